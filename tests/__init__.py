@@ -1,0 +1,1 @@
+"""Tests: plain ones, and those that run on real kernels (tests/lab)."""
