@@ -1,0 +1,69 @@
+"""SCSI commands from user space: one ``execute`` over different roads to a logical unit.
+
+``sg.py`` talks to the host's own SCSI devices, ``vhost.py`` to a vhost-scsi endpoint without any
+guest. Both offer the same ``execute``; ``commands.py`` builds and decodes what goes through it::
+
+    with sg.Device("/dev/sg0") as disk:
+        result = disk.execute(*commands.read_keys())
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from dataclasses import dataclass
+from typing import Protocol
+
+GOOD = 0x00
+CHECK_CONDITION = 0x02
+CONDITION_MET = 0x04
+BUSY = 0x08
+RESERVATION_CONFLICT = 0x18
+TASK_SET_FULL = 0x28
+TASK_ABORTED = 0x40
+
+
+@dataclass(frozen=True)
+class Result:
+    """What the logical unit answered.
+
+    ``status`` is the SCSI status byte (SAM-5 5.3.1), ``sense`` the autosense bytes (empty unless
+    ``CHECK_CONDITION``), ``data`` the bytes that really arrived: the residual is cut off.
+    """
+
+    status: int
+    sense: bytes = b""
+    data: bytes = b""
+
+    @property
+    def good(self) -> bool:
+        return self.status == GOOD
+
+
+class Execute(Protocol):
+    """Sends one command to one logical unit and waits for the answer.
+
+    ``cdb`` 6 to 32 bytes; ``data_out`` is sent; ``data_in`` bytes are accepted at most; ``timeout``
+    in seconds. A SCSI error is a ``Result``; where no SCSI status came back, ``TransportError`` is
+    raised, ``CommandTimeout`` if that was for want of time.
+    """
+
+    def __call__(self, cdb: bytes, data_out: bytes = b"", data_in: int = 0,
+                 timeout: float = 10.0) -> Result: ...
+
+
+class TransportError(OSError):
+    """The road to the logical unit failed: there is no SCSI status to look at.
+
+    An ``OSError`` with ``errno``, ``strerror`` and the device or WWPN as ``filename``.
+    """
+
+    def __init__(self, code: int, reason: str, where: str) -> None:
+        super().__init__(code, f"{reason} ({os.strerror(code)})", where)
+
+
+class CommandTimeout(TransportError, TimeoutError):
+    """No answer in time. The command may still be executed later."""
+
+    def __init__(self, reason: str, where: str) -> None:
+        super().__init__(errno.ETIMEDOUT, reason, where)
