@@ -1,0 +1,316 @@
+"""THE table: one row for every configfs attribute of a target.
+
+What is true of an attribute stands here and nowhere else: where it lives, what it is for,
+how it is read and written, when the kernel takes it, and what it must never be.  The source
+of each row is the kernel's own store and show functions (drivers/target, drivers/vhost).
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Callable, Dict, Iterator, Mapping, Optional, Tuple
+
+from .model import Secret
+
+# --- classes -------------------------------------------------------------------------------
+ID = "ID"            # an initiator can see it: must be identical
+CONFIG = "CONFIG"    # how the target behaves
+RUNTIME = "RUNTIME"  # SCSI state that changes while it serves
+HOST = "HOST"        # of this host alone: never written, compared where an initiator sees it
+SECRET = "SECRET"    # CHAP: never shown
+CARRIED = (ID, CONFIG, RUNTIME, SECRET)
+
+# --- windows: when the kernel takes a write ------------------------------------------------
+PRE_ENABLE = "PRE_ENABLE"  # before the backstore is enabled
+ENABLED = "ENABLED"        # after it is enabled (which would overwrite it), any time
+UNEXPORTED = "UNEXPORTED"  # enabled, and no LUN links to it (export_count == 0)
+ONCE = "ONCE"              # one write in the object's life
+LINKED = "LINKED"          # the LUN, or mapped LUN, has its link
+GATE_SHUT = "GATE_SHUT"    # the TPG is disabled
+GATE = "GATE"              # the write that lets initiators in
+ANY = "ANY"
+
+
+@dataclass(frozen=True)
+class Format:
+    """How an attribute's text becomes the value that would be written back."""
+
+    name: str
+    read: Callable[[str], str]
+    newline: bool = True  # whether what is written ends in a newline
+
+
+def _strip(text: str) -> str:
+    return text[:-1] if text.endswith("\n") else text
+
+
+def _words(*words: str) -> Callable[[str], str]:
+    """The kernel shows a word and takes its number."""
+    numbers = {word: str(number) for number, word in enumerate(words)}
+
+    def read(text: str) -> str:
+        word = _strip(text)
+        if word not in numbers:
+            raise ValueError(f"the kernel shows {word!r}, known are {', '.join(numbers)}")
+        return numbers[word]
+
+    return read
+
+
+def _prefixed(prefix: str) -> Callable[[str], str]:
+    def read(text: str) -> str:
+        text = _strip(text)
+        if not text.startswith(prefix):
+            raise ValueError(f"the kernel shows {text!r} without {prefix!r}")
+        return text[len(prefix):]
+
+    return read
+
+
+def _group(label: str) -> Callable[[str], str]:
+    """The first line of a group's description names it."""
+
+    def read(text: str) -> str:
+        first = text.split("\n", 1)[0]
+        return first[len(label):] if first.startswith(label) else ""
+
+    return read
+
+
+RAW = Format("RAW", _strip)
+INT = Format("INT", _strip)
+HEX = Format("HEX", lambda text: str(int(_strip(text) or "0", 0)))
+COMPANY = Format("COMPANY", _strip)
+BARE = Format("BARE", _strip, newline=False)
+SERIAL = Format("SERIAL", _prefixed("T10 VPD Unit Serial Number: "))
+ACCESS_TYPE = Format("ACCESS_TYPE", _words("None", "Implicit", "Explicit",
+                                           "Implicit and Explicit"))
+ACCESS_STATUS = Format("ACCESS_STATUS", _words("None", "Altered by Explicit STPG",
+                                               "Altered by Implicit ALUA"))
+LU_GROUP = Format("LU_GROUP", _group("LU Group Alias: "))
+TG_PT_GROUP = Format("TG_PT_GROUP", _group("TG Port Alias: "))
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """One attribute of one kind of object.
+
+    at         kind of object (model.Object.kind), with ``:plugin`` or ``:fabric`` where only
+               those have it
+    path       below the object's directory
+    kind       ID, CONFIG, RUNTIME, HOST, SECRET
+    window     when the kernel takes it
+    rank       order among the attributes of one object and window: lower is written first
+    default    the value that a fresh object has and which therefore needs no write; None where
+               only the kernel at hand can tell
+    if_absent  what a kernel without the attribute does, None where nothing is known to equal it
+    forbidden  values never written, with the reason
+    unset      values that say "never set" and can't be written
+    source     where the rule comes from
+    """
+
+    at: str
+    path: str
+    kind: str
+    window: str = ANY
+    format: Format = INT
+    rank: int = 50
+    if_absent: Optional[str] = None
+    forbidden: Mapping[str, str] = None  # type: ignore[assignment]
+    unset: Tuple[str, ...] = ()
+    compared: bool = False
+    source: str = ""
+
+    @property
+    def kind_of_object(self) -> str:
+        return self.at.partition(":")[0]
+
+    @property
+    def only(self) -> Tuple[str, ...]:
+        """The plugins or fabrics that have it; all where empty."""
+        words = self.at.partition(":")[2]
+        return tuple(words.split(",")) if words else ()
+
+    def value(self, text: str) -> str:
+        """What ``text``, as read from the kernel, would be written as."""
+        value = self.format.read(text)
+        return Secret(value) if self.kind == SECRET else value
+
+    def encode(self, value: str) -> bytes:
+        return value.encode() + (b"\n" if self.format.newline else b"")
+
+
+def _rows(at: str, kind: str, names: str, window: str = ANY, prefix: str = "",
+          **more: object) -> Iterator[Attribute]:
+    for name in names.split():
+        yield Attribute(at, prefix + name, kind, window, **more)  # type: ignore[arg-type]
+
+
+def _table() -> Iterator[Attribute]:
+    # ---- backstore ------------------------------------------------------------------------
+    yield Attribute("backstore", "udev_path", CONFIG, PRE_ENABLE, RAW, 10, unset=("",),
+                    source="target_core_configfs.c:target_dev_udev_path_store")
+    yield Attribute("backstore", "alias", CONFIG, PRE_ENABLE, RAW, 11, unset=("",),
+                    source="target_core_configfs.c:target_dev_alias_store")
+
+    def attrib(kind: str, names: str, window: str = ENABLED, at: str = "backstore",
+               **more: object) -> Iterator[Attribute]:
+        return _rows(at, kind, names, window, "attrib/", **more)
+
+    # Rewrites wwn/product_id, so it goes first and wwn/ after it (dev_set_t10_wwn_model_alias).
+    yield from attrib(ID, "emulate_model_alias", UNEXPORTED, rank=1)
+    # enable resets it to hw_block_size; optimal_sectors and the limits are counted in it.
+    yield from attrib(ID, "block_size", UNEXPORTED, rank=2)
+    yield from attrib(ID, "optimal_sectors", UNEXPORTED, rank=3)
+    yield from attrib(CONFIG, "queue_depth", UNEXPORTED, rank=3)
+    # target_configure_device overwrites the limits with the device's own.
+    yield from attrib(ID, "max_unmap_lba_count max_unmap_block_desc_count unmap_granularity "
+                          "unmap_granularity_alignment max_write_same_len", rank=4)
+    # Before enable=1 these panic a 6.1 kernel with fileio (fd_configure_unmap): never earlier.
+    yield from attrib(ID, "emulate_tpu emulate_tpws", rank=5)
+    yield from attrib(ID, "unmap_zeroes_data", UNEXPORTED, rank=6)
+    yield from attrib(ID, "pi_prot_type", UNEXPORTED, rank=7)
+    yield from attrib(CONFIG, "pi_prot_verify", rank=8)
+    yield from attrib(ID, "emulate_ua_intlck_ctrl emulate_tas", UNEXPORTED)
+    yield from attrib(CONFIG, "force_pr_aptpl", UNEXPORTED)
+    yield from attrib(ID, "emulate_dpo emulate_fua_write emulate_fua_read emulate_caw "
+                          "emulate_3pc emulate_pr is_nonrot")
+    yield from attrib(ID, "emulate_write_cache")
+    yield from attrib(ID, "emulate_rest_reord",
+                      forbidden={"1": "the kernel answers ENOSYS"})
+    yield from attrib(CONFIG, "enforce_pr_isids")
+    yield from attrib(ID, "emulate_rsoc", if_absent="0")
+    yield from attrib(ID, "alua_support pgr_support", if_absent="1")
+    yield from attrib(HOST, "hw_block_size", compared=True)
+    yield from attrib(HOST, "hw_max_sectors hw_queue_depth hw_pi_prot_type submit_type "
+                            "complete_type pi_prot_format",
+                      source="of the host's own device; pi_prot_format destroys data and reads 0")
+    yield from attrib(HOST, "atomic_max_len atomic_alignment atomic_granularity "
+                            "atomic_max_with_boundary atomic_max_boundary",
+                      compared=True, if_absent="0")
+
+    yield from _rows("backstore", ID, "vendor_id product_id revision", UNEXPORTED, "wwn/",
+                     format=RAW, rank=60)
+    yield Attribute("backstore", "wwn/company_id", ID, UNEXPORTED, COMPANY, 60,
+                    if_absent="0x001405", source="target_core_configfs.c:target_wwn_company_id")
+    # Empty, and never written, it shows no NAA; a newline would switch on an all-zero one.
+    yield Attribute("backstore", "wwn/vpd_unit_serial", ID, UNEXPORTED, SERIAL, 60, unset=("",),
+                    source="target_core_configfs.c:target_wwn_vpd_unit_serial_store")
+    yield Attribute("backstore", "wwn/pd_text_id_info", ID, UNEXPORTED, RAW, 60, unset=("",),
+                    if_absent="", source="target_core_configfs.c:target_wwn_pd_text_id_info_store")
+    # Needs the LU group, and enable (before it, the write is lost). NULL leads to a panic in
+    # core_alua_do_port_transition; the default group is left by removing the other one.
+    yield Attribute("backstore", "alua_lu_gp", ID, ENABLED, LU_GROUP, 80,
+                    forbidden={"NULL": "the next ALUA state change would panic the kernel"},
+                    unset=("", "default_lu_gp"),
+                    source="target_core_alua.c:core_alua_do_port_transition")
+    yield Attribute("backstore", "lba_map", ID, ENABLED, RAW, 85, unset=("",),
+                    source="target_core_configfs.c:target_dev_lba_map_store")
+
+    # ---- LU and target port groups ----------------------------------------------------------
+    yield Attribute("lu_group", "lu_gp_id", ID, ONCE, RAW, 1, unset=("",))
+    alua = "alua_group"
+    # Until it has an id, a group takes nothing else.
+    yield Attribute(alua, "tg_pt_gp_id", ID, ONCE, RAW, 1, unset=("", "0"))
+    yield Attribute(alua, "alua_access_type", ID, ANY, ACCESS_TYPE, 2)
+    yield from _rows(alua, ID, "alua_support_transitioning alua_support_offline "
+                     "alua_support_unavailable alua_support_standby "
+                     "alua_support_active_nonoptimized alua_support_active_optimized", rank=3)
+    # Follows from lba_map and refuses every write without one.
+    yield Attribute(alua, "alua_support_lba_dependent", HOST)
+    yield from _rows(alua, CONFIG, "alua_write_metadata nonop_delay_msecs trans_delay_msecs "
+                     "implicit_trans_secs", rank=4)
+    yield Attribute(alua, "preferred", ID, rank=4)
+    # Writing the state sets the status, so the status goes last; lba_map goes between.
+    yield Attribute(alua, "alua_access_state", RUNTIME, rank=90, forbidden={
+        "14": "the LUN would answer ILLEGAL REQUEST to every command"})
+    yield Attribute(alua, "alua_access_status", RUNTIME, ANY, ACCESS_STATUS, 91)
+
+    # ---- TPG ------------------------------------------------------------------------------
+    tpg = "tpg:iscsi"
+    # Adds and removes None in param/AuthMethod, so before it (iscsit_ta_authentication).
+    yield Attribute(tpg, "attrib/authentication", CONFIG, GATE_SHUT, INT, 1)
+    # generate_node_acls=1 forces cache_dynamic_acls, so before it (iscsit_ta_generate_node_acls).
+    yield Attribute(tpg, "attrib/generate_node_acls", CONFIG, GATE_SHUT, INT, 2)
+    yield from _rows(tpg, CONFIG, "cache_dynamic_acls default_cmdsn_depth default_erl "
+                     "demo_mode_discovery demo_mode_write_protect fabric_prot_type "
+                     "login_keys_workaround login_timeout prod_mode_write_protect t10_pi "
+                     "tpg_enabled_sendtargets", GATE_SHUT, "attrib/", rank=3)
+    yield Attribute(tpg, "attrib/netif_timeout", HOST)  # gone since 6.2; no effect on the wire
+    # A stored newline would be part of the name: BARE.  NULL clears, so it is not "unset".
+    yield from _rows(tpg, CONFIG, "auth/userid auth/userid_mutual", GATE_SHUT, format=BARE,
+                     rank=4, unset=("",))
+    yield from _rows(tpg, SECRET, "auth/password auth/password_mutual", GATE_SHUT, format=BARE,
+                     rank=4, unset=("",))
+    yield from _rows(tpg, CONFIG, "AuthMethod HeaderDigest DataDigest MaxConnections TargetAlias "
+                     "InitialR2T ImmediateData MaxRecvDataSegmentLength MaxXmitDataSegmentLength "
+                     "MaxBurstLength FirstBurstLength DefaultTime2Wait DefaultTime2Retain "
+                     "MaxOutstandingR2T DataPDUInOrder DataSequenceInOrder ErrorRecoveryLevel "
+                     "IFMarker OFMarker IFMarkInt OFMarkInt", GATE_SHUT, "param/", format=RAW,
+                     rank=5)
+    # 0 is "not yet given": the kernel gives the lowest free one at enable.
+    yield Attribute("tpg", "rtpi", ID, GATE_SHUT, HEX, 6, unset=("0",), if_absent="0",
+                    source="target_core_tpg.c:target_tpg_register_rtpi")
+    yield Attribute("tpg:vhost,loopback", "attrib/fabric_prot_type", CONFIG, ANY, INT, 6)
+    # An error stands for "no nexus"; it can't go while LUNs are linked.
+    yield Attribute("tpg:vhost,loopback", "nexus", CONFIG, GATE, RAW, 100, unset=("",),
+                    source="drivers/vhost/scsi.c:vhost_scsi_tpg_nexus_store")
+    yield Attribute(tpg, "enable", RUNTIME, GATE, INT, 100,
+                    source="target_core_fabric_configfs.c:target_fabric_tpg_base_enable_store")
+    yield from _rows("portal", CONFIG, "iser cxgbit", rank=1)
+
+    # ---- LUN --------------------------------------------------------------------------------
+    # Right after the link and before any ACL, else every mapping owes its initiator a 3F/03.
+    yield Attribute("lun", "alua_tg_pt_gp", ID, LINKED, TG_PT_GROUP, 1,
+                    unset=("", "default_tg_pt_gp"))
+    yield from _rows("lun", RUNTIME, "alua_tg_pt_offline alua_tg_pt_write_md", LINKED, rank=2)
+    yield Attribute("lun", "alua_tg_pt_status", RUNTIME, LINKED, INT, 3)  # offline sets it
+    # Read from statistics/scsi_port/indx on kernels without tpgt_N/rtpi, see reader.
+
+    # ---- ACL --------------------------------------------------------------------------------
+    acl = "acl:iscsi"
+    yield from _rows(acl, CONFIG, "dataout_timeout dataout_timeout_retries default_erl "
+                     "nopin_response_timeout nopin_timeout random_datain_pdu_offsets "
+                     "random_datain_seq_offsets random_r2t_offsets", GATE_SHUT, "attrib/", rank=2)
+    yield Attribute(acl, "attrib/authentication", CONFIG, GATE_SHUT, INT, 1, if_absent="-1")
+    yield from _rows(acl, CONFIG, "auth/userid auth/userid_mutual", GATE_SHUT, format=BARE,
+                     rank=3, unset=("",))
+    yield from _rows(acl, SECRET, "auth/password auth/password_mutual", GATE_SHUT, format=BARE,
+                     rank=3, unset=("",))
+    # Changing it drops the initiator's session.
+    yield Attribute(acl, "cmdsn_depth", CONFIG, GATE_SHUT, INT, 4)
+    yield Attribute(acl, "tag", CONFIG, ANY, BARE, 5, unset=("",))
+    # Before the link it is lost (target_fabric_mappedlun_write_protect_store).
+    yield Attribute("mapped_lun", "write_protect", CONFIG, LINKED, INT, 1)
+
+
+TABLE: Tuple[Attribute, ...] = tuple(_table())
+
+
+def _index() -> Dict[Tuple[str, str], Dict[str, Attribute]]:
+    """(kind of object, plugin or fabric) → path → row, for those that the table names."""
+    owners = {"backstore": ("fileio", "iblock", "rd_mcp", "pscsi", "user"),
+              "alua_group": ("",), "lu_group": ("",)}
+    index: Dict[Tuple[str, str], Dict[str, Attribute]] = {}
+    for row in TABLE:
+        for owner in row.only or owners.get(row.kind_of_object, ("iscsi", "vhost", "loopback")):
+            index.setdefault((row.kind_of_object, owner), {})[row.path] = row
+    return index
+
+
+_INDEX = _index()
+
+
+def rows(kind: str, owner: str = "") -> Mapping[str, Attribute]:
+    """The rows of a kind of object: ``{path: row}``; ``owner`` is its plugin or fabric."""
+    return _INDEX.get((kind, owner), {})
+
+
+def row(kind: str, owner: str, path: str) -> Optional[Attribute]:
+    return rows(kind, owner).get(path)
+
+
+def owner_of(key: Tuple[str, ...]) -> str:
+    """The plugin or fabric of a key, "" for groups."""
+    if key[0] == "target" or (key[0] == "backstore" and len(key) == 3):
+        return key[1]
+    return ""

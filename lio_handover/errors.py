@@ -1,0 +1,268 @@
+"""Every way in which a handover is refused or fails: one tree, one table.
+
+A class's docstring says who must act; ``code`` is the exit code of the command line, and the
+class's name is its name on D-Bus.  ``lio-handover errors`` prints the table.
+
+Every message is one line: what failed; what was changed and what was not; what to run next.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Iterator, List, Sequence, Tuple, Type
+
+NOTHING_CHANGED = "nothing was changed"
+
+#: Exit codes that no error has.
+SAME, DIFFERENT, USAGE = 0, 1, 2
+
+
+class HandoverError(Exception):
+    """Something went wrong that has no name of its own: please report it."""
+
+    code = 70
+
+    def __init__(self, what: str, changed: str = NOTHING_CHANGED, do: str = "") -> None:
+        self.what, self.changed, self.do = what, changed, do
+        super().__init__(what)
+
+    def __str__(self) -> str:
+        return "; ".join([self.what, self.changed, *([f"next: {self.do}"] if self.do else [])])
+
+
+class NotRoot(HandoverError):
+    """Run it as root: the kernel's target lets nobody else in."""
+
+    code = 3
+
+
+class NoTargetModules(HandoverError):
+    """Load the kernel's target modules and mount configfs on this host."""
+
+    code = 4
+
+
+class NoSuchTarget(HandoverError):
+    """Name a target that this host has."""
+
+    code = 5
+
+
+class BadSettings(HandoverError):
+    """Correct the configuration file, or the option."""
+
+    code = 6
+
+
+class BadMap(HandoverError):
+    """Correct the --map option."""
+
+    code = 7
+
+
+class BadFile(HandoverError):
+    """Give a document that can be read, or a place where it can be written."""
+
+    code = 8
+
+
+class DocumentError(HandoverError):
+    """Export the document again: this one can't be taken."""
+
+    code = 10
+
+
+class NotJson(DocumentError):
+    """Give the file that export wrote: this is something else."""
+
+    code = 11
+
+
+class Truncated(DocumentError):
+    """Copy the document again: its end is missing."""
+
+    code = 12
+
+
+class WrongVersion(DocumentError):
+    """Use a lio-handover that knows this version of the document."""
+
+    code = 13
+
+
+class BadDigest(DocumentError):
+    """Copy or export the document again: it was changed after it was written."""
+
+    code = 14
+
+
+class TooLarge(DocumentError):
+    """Give the file that export wrote: no document is that large."""
+
+    code = 15
+
+
+class TooDeep(DocumentError):
+    """Give the file that export wrote: no document is nested that deeply."""
+
+    code = 16
+
+
+class BadShape(DocumentError):
+    """Export the document again: a field is missing, unknown or of the wrong type."""
+
+    code = 17
+
+
+class BadName(DocumentError):
+    """Correct the name: the kernel, or its file system, can't have it."""
+
+    code = 18
+
+
+class BadValue(DocumentError):
+    """Correct the value: the kernel would refuse it, or be harmed by it."""
+
+    code = 19
+
+
+class Duplicate(DocumentError):
+    """Correct the document: two objects claim one place."""
+
+    code = 20
+
+
+class Refusal(HandoverError):
+    """Look at what is refused, then decide."""
+
+    code = 30
+
+
+class StorageMissing(Refusal):
+    """Make the file or device reachable on this host, or name it with --map."""
+
+    code = 31
+
+
+class StorageDiffers(Refusal):
+    """Attach the same storage to this host: what is here is not what the source served."""
+
+    code = 32
+
+
+class StorageNotAllowed(Refusal):
+    """Allow the path in the configuration file, if it is meant to be served."""
+
+    code = 33
+
+
+class StorageInUse(Refusal):
+    """Free the storage: this host uses it for something else."""
+
+    code = 34
+
+
+class TargetDiffers(Refusal):
+    """Look at `diff`, then remove what is there if it is not wanted."""
+
+    code = 35
+
+
+class NotFrozen(Refusal):
+    """Freeze the target on the source host, export again, and import that."""
+
+    code = 36
+
+
+class InUse(Refusal):
+    """Free the target first: somebody uses it."""
+
+    code = 37
+
+
+class CannotRepresent(Refusal):
+    """Decide about the state which can't be carried over as it is."""
+
+    code = 38
+
+
+class CannotChange(Refusal):
+    """Remove the target and import it afresh: the kernel does not let this be changed in place."""
+
+    code = 39
+
+
+class HazardRefused(Refusal):
+    """Report it: a write that harms the kernel was about to be made, and was not."""
+
+    code = 40
+
+
+class KernelRefused(HandoverError):
+    """Look at the kernel's log (dmesg) for the reason."""
+
+    code = 50
+
+
+class Interrupted(HandoverError):
+    """Run it again when it suits."""
+
+    code = 51
+
+
+class UndoFailed(HandoverError):
+    """Look at what is left with `show`, and take it away with `remove`."""
+
+    code = 52
+
+
+class VerifyFailed(HandoverError):
+    """Compare with `diff`; the destination must not serve until they are the same."""
+
+    code = 53
+
+
+class StillRunning(HandoverError):
+    """Wait: the kernel has not come back from a request, or commands are still executing."""
+
+    code = 54
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One reason to refuse.  ``override`` is what --allow takes to go on all the same, or ""."""
+
+    error: Type[HandoverError]
+    subject: str
+    sentence: str
+    override: str = ""
+    do: str = ""
+
+
+def refuse(findings: Sequence[Finding], allowed: Sequence[str] = ()) -> List[Finding]:
+    """Raise the first finding that is not allowed, counting the others; return the allowed ones."""
+    stopping = [one for one in findings if one.override not in allowed or not one.override]
+    if not stopping:
+        return list(findings)
+    first = stopping[0]
+    what = f"{first.subject}: {first.sentence}"
+    if len(stopping) > 1:
+        what += f" (and {len(stopping) - 1} more: " + ", ".join(
+            sorted({f"{one.subject} {one.error.__name__}" for one in stopping[1:]})) + ")"
+    do = first.do
+    if first.override:
+        do = (do + ", or " if do else "") + f"--allow {first.override} to go on all the same"
+    error = first.error(what, do=do)
+    error.findings = stopping  # type: ignore[attr-defined]
+    raise error
+
+
+def table() -> Iterator[Tuple[int, str, str]]:
+    """(exit code, name, who must act) of every error, in the order of the codes."""
+
+    def below(one: Type[HandoverError]) -> Iterator[Type[HandoverError]]:
+        yield one
+        for child in one.__subclasses__():
+            yield from below(child)
+
+    for one in sorted(below(HandoverError), key=lambda one: one.code):
+        yield one.code, one.__name__, (one.__doc__ or "").strip()

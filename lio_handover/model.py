@@ -1,0 +1,355 @@
+"""What a host serves, as plain data in the kernel's own words.
+
+An object has its *structure* as fields (names, numbers, links, children) and everything
+else in ``attributes``: ``{path below the object's directory: value as it would be written}``.
+``key`` says who an object is, without saying where on this host it happens to live: the
+number of an HBA is not part of it.  ``children`` makes comparing two hosts one linear walk.
+
+Nothing here reads, writes or judges.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Dict, Iterator, List, Mapping, Optional, Tuple, Union
+
+Key = Tuple[str, ...]
+
+
+class Secret(str):
+    """A value that must not be seen: it shows as ``(secret)`` wherever it is printed or formatted.
+
+    Its characters are had by ``encode()``, and by ``json``; nothing else gives them away.
+    """
+
+    def __str__(self) -> str:
+        return "(secret)"
+
+    __repr__ = __str__
+
+    def __format__(self, spec: str) -> str:
+        return format(str(self), spec)
+
+
+Attributes = Mapping[str, str]
+
+#: The SCSI persistent reservation types (SPC-4 table 173), by code.
+RESERVATION_TYPES = {
+    1: "Write Exclusive",
+    3: "Exclusive Access",
+    5: "Write Exclusive, Registrants Only",
+    6: "Exclusive Access, Registrants Only",
+    7: "Write Exclusive, All Registrants",
+    8: "Exclusive Access, All Registrants",
+}
+
+
+@dataclass(frozen=True)
+class Registration:
+    """One registered I_T nexus of one backstore.
+
+    ``isid`` is 12 hex digits (iSCSI) or ``""``.  ``fabric`` is the kernel's name of it
+    (``iSCSI``, ``vhost``, ``loopback``), ``target`` the WWN as the kernel compares it.
+    The numbers say through which port the registration was made; ``all_tg_pt`` that it
+    holds on every port of the target.
+    """
+
+    initiator: str
+    isid: str
+    key: int
+    fabric: str
+    target: str
+    tpgt: int
+    lun: int
+    mapped_lun: int
+    all_tg_pt: bool = False
+
+    @property
+    def nexus(self) -> Tuple[str, str, str, int]:
+        """What the kernel tells registrations apart by: node ACL (name and TPG) and ISID."""
+        return (self.initiator, self.isid, self.target, self.tpgt)
+
+
+@dataclass(frozen=True)
+class Reservations:
+    """The persistent reservations of one backstore.
+
+    ``registrations`` stand in the order in which READ KEYS returns them.  ``type`` is 0
+    without a reservation; ``holder`` indexes ``registrations`` (for types 7 and 8 it is
+    the registrant which the kernel shows as holder) or is None.  ``generation`` is
+    PRgeneration; ``aptpl`` whether the device says that reservations survive power loss.
+    """
+
+    generation: int = 0
+    aptpl: bool = False
+    type: int = 0
+    holder: Optional[int] = None
+    registrations: Tuple[Registration, ...] = ()
+
+    def __bool__(self) -> bool:
+        return self != NO_RESERVATIONS
+
+
+NO_RESERVATIONS = Reservations()
+
+
+@dataclass(frozen=True)
+class AluaGroup:
+    """A target port group of a backstore (ALUA)."""
+
+    key: Key
+    attributes: Attributes = field(default_factory=dict)
+
+    kind = "alua_group"
+
+    @property
+    def name(self) -> str:
+        return self.key[-1]
+
+    def children(self) -> Tuple["Object", ...]:
+        return ()
+
+
+@dataclass(frozen=True)
+class LuGroup:
+    """A logical unit group, shared by every backstore of the host that names it."""
+
+    key: Key
+    attributes: Attributes = field(default_factory=dict)
+
+    kind = "lu_group"
+
+    @property
+    def name(self) -> str:
+        return self.key[-1]
+
+    def children(self) -> Tuple["Object", ...]:
+        return ()
+
+
+@dataclass(frozen=True)
+class Backstore:
+    """A disk: ``plugin`` is fileio, iblock, …; ``parameters`` what goes into ``control``.
+
+    ``hba`` is where it lives on this host (``fileio_0``), not who it is.
+    """
+
+    key: Key
+    parameters: Attributes = field(default_factory=dict)
+    attributes: Attributes = field(default_factory=dict)
+    alua_groups: Tuple[AluaGroup, ...] = ()
+    reservations: Reservations = NO_RESERVATIONS
+    hba: str = field(default="", compare=False)
+    #: attributes of class HOST which an initiator can see or which must match; never written
+    host: Attributes = field(default_factory=dict, compare=False)
+
+    kind = "backstore"
+
+    @property
+    def plugin(self) -> str:
+        return self.key[1]
+
+    @property
+    def name(self) -> str:
+        return self.key[2]
+
+    @property
+    def path(self) -> str:
+        """The file or device which it opens."""
+        name = "fd_dev_name" if self.plugin == "fileio" else "udev_path"
+        return self.parameters.get(name, "")
+
+    @property
+    def serial(self) -> str:
+        return self.attributes.get("wwn/vpd_unit_serial", "")
+
+    def children(self) -> Tuple["Object", ...]:
+        return self.alua_groups
+
+
+@dataclass(frozen=True)
+class Portal:
+    """A network portal of an iSCSI TPG: ``ip:port`` or ``[ip6]:port``."""
+
+    key: Key
+    attributes: Attributes = field(default_factory=dict)
+
+    kind = "portal"
+
+    @property
+    def address(self) -> str:
+        return self.key[-1]
+
+    def children(self) -> Tuple["Object", ...]:
+        return ()
+
+
+@dataclass(frozen=True)
+class Lun:
+    """A LUN of a TPG: the link by which a backstore is exported.
+
+    ``backstore`` is a backstore's key, or None where nothing is linked.  ``alias`` is the
+    name of the symbolic link: any name works, targetcli makes random ones.
+    """
+
+    key: Key
+    backstore: Optional[Key] = None
+    alias: str = field(default="", compare=False)
+    attributes: Attributes = field(default_factory=dict)
+
+    kind = "lun"
+
+    @property
+    def number(self) -> int:
+        return int(self.key[-1])
+
+    def children(self) -> Tuple["Object", ...]:
+        return ()
+
+
+@dataclass(frozen=True)
+class MappedLun:
+    """A LUN as one initiator sees it: ``lun`` is the number of the TPG's LUN, or None."""
+
+    key: Key
+    lun: Optional[int] = None
+    alias: str = field(default="", compare=False)
+    attributes: Attributes = field(default_factory=dict)
+
+    kind = "mapped_lun"
+
+    @property
+    def number(self) -> int:
+        return int(self.key[-1])
+
+    def children(self) -> Tuple["Object", ...]:
+        return ()
+
+
+@dataclass(frozen=True)
+class Acl:
+    """An initiator's own access list in a TPG."""
+
+    key: Key
+    attributes: Attributes = field(default_factory=dict)
+    mapped_luns: Tuple[MappedLun, ...] = ()
+
+    kind = "acl"
+
+    @property
+    def initiator(self) -> str:
+        return self.key[-1]
+
+    def children(self) -> Tuple["Object", ...]:
+        return self.mapped_luns
+
+
+@dataclass(frozen=True)
+class Tpg:
+    """A target portal group.  The nexus of a vhost or loopback TPG is its attribute ``nexus``."""
+
+    key: Key
+    attributes: Attributes = field(default_factory=dict)
+    portals: Tuple[Portal, ...] = ()
+    luns: Tuple[Lun, ...] = ()
+    acls: Tuple[Acl, ...] = ()
+    #: initiators logged in or dynamic; not part of what is handed over
+    sessions: Tuple[str, ...] = field(default=(), compare=False)
+
+    kind = "tpg"
+
+    @property
+    def tag(self) -> int:
+        return int(self.key[-1])
+
+    @property
+    def fabric(self) -> str:
+        return self.key[1]
+
+    def children(self) -> Tuple["Object", ...]:
+        return (*self.portals, *self.luns, *self.acls)
+
+
+@dataclass(frozen=True)
+class Target:
+    """A target: an IQN, or a WWPN for vhost and loopback."""
+
+    key: Key
+    attributes: Attributes = field(default_factory=dict)
+    tpgs: Tuple[Tpg, ...] = ()
+
+    kind = "target"
+
+    @property
+    def fabric(self) -> str:
+        return self.key[1]
+
+    @property
+    def wwn(self) -> str:
+        return self.key[2]
+
+    @property
+    def name(self) -> str:
+        """As people write it: ``iscsi/iqn.…``."""
+        return f"{self.fabric}/{self.wwn}"
+
+    def children(self) -> Tuple["Object", ...]:
+        return self.tpgs
+
+
+Object = Union[LuGroup, Backstore, AluaGroup, Target, Tpg, Portal, Lun, Acl, MappedLun]
+
+
+@dataclass(frozen=True)
+class State:
+    """All that a host serves, or the part of it that concerns some targets."""
+
+    lu_groups: Tuple[LuGroup, ...] = ()
+    backstores: Tuple[Backstore, ...] = ()
+    targets: Tuple[Target, ...] = ()
+
+    def roots(self) -> Tuple[Object, ...]:
+        return (*self.lu_groups, *self.backstores, *self.targets)
+
+    def objects(self) -> Iterator[Object]:
+        """Every object, parents before children."""
+        stack: List[Object] = list(reversed(self.roots()))
+        while stack:
+            one = stack.pop()
+            yield one
+            stack.extend(reversed(one.children()))
+
+    def index(self) -> Dict[Key, Object]:
+        return {one.key: one for one in self.objects()}
+
+    def backstore(self, key: Key) -> Optional[Backstore]:
+        return next((one for one in self.backstores if one.key == key), None)
+
+    def target(self, name: str) -> Optional[Target]:
+        return next((one for one in self.targets if one.name == name), None)
+
+    def luns(self) -> Iterator[Tuple[Target, Tpg, Lun]]:
+        for target in self.targets:
+            for tpg in target.tpgs:
+                for lun in tpg.luns:
+                    yield target, tpg, lun
+
+
+def backstore_key(plugin: str, name: str) -> Key:
+    return ("backstore", plugin, name)
+
+
+def target_key(fabric: str, wwn: str) -> Key:
+    return ("target", fabric, wwn)
+
+
+def say(key: Key) -> str:
+    """A key as a person would write it: ``iscsi/iqn.x/tpg1/lun0``, ``fileio/disk0/group``."""
+    kind, *rest = key
+    if kind != "target":
+        return "/".join(rest)
+    words = rest[:2] + [f"tpg{tag}" for tag in rest[2:3]]
+    below = rest[3:]
+    while below:
+        what, name, *below = below
+        words.append(f"lun{name}" if what == "lun" else name)
+    return "/".join(words)
