@@ -225,6 +225,9 @@ def _table() -> Iterator[Attribute]:
         "14": "the LUN would answer ILLEGAL REQUEST to every command"})
     yield Attribute(alua, "alua_access_status", RUNTIME, ANY, ACCESS_STATUS, 91)
 
+    # ---- target ---------------------------------------------------------------------------
+    yield Attribute("target", "param/cmd_completion_affinity", HOST)
+
     # ---- TPG ------------------------------------------------------------------------------
     tpg = "tpg:iscsi"
     # Adds and removes None in param/AuthMethod, so before it (iscsit_ta_authentication).

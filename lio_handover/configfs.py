@@ -1,0 +1,189 @@
+"""The only code that touches the kernel's target tree, /sys/kernel/config/target.
+
+Reading is free; every change goes through one guard, so that the writes which panic a kernel
+or destroy data can't be made, whatever asked for them.  Paths are relative to the tree.
+"""
+from __future__ import annotations
+
+import os
+import re
+from typing import Callable, Dict, List, Optional, Tuple
+
+from . import errors
+from .attributes import HOST, TABLE
+
+ROOT = "/sys/kernel/config/target"
+
+#: One write(2) is one store(), and a store takes no more (fs/configfs/file.c:fill_write_buffer).
+MAX_WRITE = 4095
+
+#: The number in lun_N must be the kernel's own way to write it: lun_0x10 would be a second LUN 16.
+_CANONICAL = re.compile(r"(?:lun|tpgt)_(?:0|[1-9][0-9]*)")
+_NUMBERED = re.compile(r"(?:^|/)((?:lun|tpgt)_[^/]*)(?=/|$)")
+
+#: The one form of a registration that every kernel reads right (target_core_configfs.c:
+#: target_pr_res_aptpl_metadata_store): 12 hex digits of ISID, types as decimals without a zero.
+_PR_LINE = re.compile(
+    rb"initiator_fabric=\w+,initiator_node=[^,\n]+,(?:initiator_sid=[0-9a-f]{12},)?"
+    rb"sa_res_key=0x[0-9a-f]{1,16},res_holder=[01],res_type=[0135678],res_scope=0,"
+    rb"res_all_tg_pt=[01],mapped_lun=\d+,target_fabric=\w+,target_node=[^,\n]+,"
+    rb"tpgt=\d+,port_rtpi=\d+,target_lun=\d+\n")
+
+Guard = Callable[["Configfs", str, bytes], Optional[str]]
+
+
+def _never(values: Dict[str, str]) -> Guard:
+    def guard(_: "Configfs", path: str, data: bytes) -> Optional[str]:
+        word = data.decode(errors="replace").strip()
+        try:
+            word = str(int(word, 0))  # the kernel takes 0xe for 14
+        except ValueError:
+            pass
+        return values.get(word)
+    return guard
+
+
+def _only_enabled(fs: "Configfs", path: str, data: bytes) -> Optional[str]:
+    if fs.read(path.rsplit("/", 2)[0] + "/enable").strip() == "1":
+        return None
+    return "before the backstore is enabled it panics a 6.1 kernel (fd_configure_unmap)"
+
+
+def _control(_: "Configfs", path: str, data: bytes) -> Optional[str]:
+    for word in re.split(rb"[,\n]", data):
+        name, _equals, value = word.partition(b"=")
+        if name in (b"fd_buffered_io", b"fd_async_io") and value != b"1":
+            return "the kernel takes no value but 1"
+    return None
+
+
+def _pr_line(_: "Configfs", path: str, data: bytes) -> Optional[str]:
+    return None if _PR_LINE.fullmatch(data) else "not a registration which every kernel reads right"
+
+
+#: The last word of a path → what must not be written there (kernel hazards, all in one place).
+_GUARDS: Dict[str, Guard] = {
+    "emulate_tpu": _only_enabled,
+    "emulate_tpws": _only_enabled,
+    "unmap_zeroes_data": _only_enabled,
+    "control": _control,
+    "res_aptpl_metadata": _pr_line,
+    **{row.path.rsplit("/", 1)[-1]: _never(dict(row.forbidden)) for row in TABLE if row.forbidden},
+}
+
+#: Files which may be written although the table has no row that is carried for them.
+_ALSO_WRITTEN = {"control", "enable", "res_aptpl_metadata", "transport_status", "nexus"}
+_WRITTEN = _ALSO_WRITTEN | {row.path.rsplit("/", 1)[-1] for row in TABLE if row.kind != HOST}
+
+
+class Configfs:
+    """The target tree.  ``changes`` counts the changes asked of the kernel.
+
+    Reading raises OSError; a change raises OSError as the kernel gave it, or HazardRefused
+    before the kernel is asked.
+    """
+
+    def __init__(self, root: str = ROOT) -> None:
+        self.root = root
+        self.changes = 0
+
+    # ---- reading --------------------------------------------------------------------------
+    def path(self, path: str) -> str:
+        return f"{self.root}/{path}"
+
+    def exists(self, path: str) -> bool:
+        return os.path.lexists(self.path(path))
+
+    def read(self, path: str) -> str:
+        """The whole text of a file: a show() gives at most one page."""
+        fd = os.open(f"{self.root}/{path}", os.O_RDONLY)
+        try:
+            data = os.read(fd, 65536)
+        finally:
+            os.close(fd)
+        return data.decode(errors="surrogateescape")
+
+    def names(self, path: str = "") -> List[str]:
+        """What stands in a directory, in an order that does not depend on the kernel's."""
+        return sorted(os.listdir(self.path(path)))
+
+    def entries(self, path: str) -> Tuple[List[str], List[str], List[Tuple[str, str]]]:
+        """(files, directories, [(link's name, path in the tree where it leads)])."""
+        files: List[str] = []
+        folders: List[str] = []
+        links: List[Tuple[str, str]] = []
+        with os.scandir(self.path(path)) as found:
+            for one in found:
+                if one.is_symlink():
+                    links.append((one.name, self._target(one.path)))
+                elif one.is_dir(follow_symlinks=False):
+                    folders.append(one.name)
+                else:
+                    files.append(one.name)
+        return files, folders, links
+
+    def link_in(self, path: str) -> Optional[Tuple[str, str]]:
+        """(name, path in the tree where it leads) of the one link in a directory, or None."""
+        with os.scandir(self.path(path)) as found:
+            for one in found:
+                if one.is_symlink():
+                    return one.name, self._target(one.path)
+        return None
+
+    @staticmethod
+    def _target(path: str) -> str:
+        return os.readlink(path).rpartition("../target/")[2]
+
+    def writable(self, path: str) -> bool:
+        return bool(os.stat(self.path(path)).st_mode & 0o200)
+
+    # ---- changing -------------------------------------------------------------------------
+    def _guard(self, op: str, path: str) -> None:
+        if ".." in path or "\0" in path or "\n" in path or path.startswith("/") or not path:
+            raise errors.HazardRefused(f"{op} {path!r}: not a name in the target tree")
+        for name in _NUMBERED.findall(path):
+            if not _CANONICAL.fullmatch(name):
+                raise errors.HazardRefused(
+                    f"{op} {path}: {name} would be a second name of a number already taken")
+
+    def mkdir(self, path: str) -> None:
+        self._guard("mkdir", path)
+        self.changes += 1
+        os.mkdir(self.path(path))
+
+    def rmdir(self, path: str) -> None:
+        self._guard("rmdir", path)
+        self.changes += 1
+        os.rmdir(self.path(path))
+
+    def link(self, path: str, target: str) -> None:
+        self._guard("link", path)
+        self.changes += 1
+        os.symlink(self.path(target), self.path(path))
+
+    def unlink(self, path: str) -> None:
+        self._guard("unlink", path)
+        self.changes += 1
+        os.unlink(self.path(path))
+
+    def write(self, path: str, data: bytes) -> None:
+        """One store(): all of ``data`` or an error."""
+        self._guard("write", path)
+        name = path.rsplit("/", 1)[-1]
+        reason: Optional[str] = None
+        if name not in _WRITTEN:
+            reason = "not an attribute that is known to be safe to write"
+        elif not data or len(data) > MAX_WRITE:
+            reason = f"{len(data)} bytes: a write takes 1 to {MAX_WRITE}"
+        elif name in _GUARDS:
+            reason = _GUARDS[name](self, path, data)
+        if reason:
+            raise errors.HazardRefused(f"write {path}: {reason}")
+        self.changes += 1
+        fd = os.open(f"{self.root}/{path}", os.O_WRONLY)
+        try:
+            written = os.write(fd, data)
+        finally:
+            os.close(fd)
+        if written != len(data):
+            raise OSError(5, f"the kernel took {written} of {len(data)} bytes")

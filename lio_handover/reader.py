@@ -1,0 +1,406 @@
+"""The kernel → the model.  Reads only; asks for each file once."""
+from __future__ import annotations
+
+import errno
+import os
+import re
+from dataclasses import dataclass
+from typing import Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple
+
+from . import errors, reservations
+from .attributes import HOST, Attribute, rows
+from .configfs import Configfs
+from .model import (NO_RESERVATIONS, Acl, AluaGroup, Backstore, Key, Lun, LuGroup, MappedLun,
+                    Portal, Reservations, State, Target, Tpg, backstore_key, target_key)
+
+#: Directories of the tree's top which are not fabrics.
+_NOT_FABRICS = {"core"}
+#: Directories of a wwn or a TPG which hold no attributes of their own that are carried over.
+_ATTRIBUTE_FOLDERS = ("attrib", "auth", "param", "wwn")
+#: Fabrics' names in the target tree → as the PR code shows and takes them.
+FABRIC_NAMES = {"iscsi": "iSCSI", "vhost": "vhost", "loopback": "loopback"}
+
+_FILEIO = re.compile(r"TCM FILEIO ID: \d+ +File: (.*?)  Size: (\d+)  Mode: (\S+)"
+                     r"(?: Async: (\d))?", re.S)
+_IBLOCK = re.compile(r"iBlock device: (\S+)  UDEV PATH: (.*?)  readonly: (\d)"
+                     r"(?:\s+exclusive: (\d))?", re.S)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a plan must know of the host, and no document carries."""
+
+    release: str = ""
+    boot_id: str = ""
+    dbroot: str = ""
+    hbas: Tuple[str, ...] = ()
+    fabrics: Tuple[str, ...] = ()
+    has_rtpi: bool = True
+    #: the HBA of each backstore of the host, by key: ``fileio_0``
+    placed: Mapping[Key, str] = None  # type: ignore[assignment]
+
+
+class Reader:
+    """Reads a host.  One instance sees one kernel: which files it has is asked once a kind."""
+
+    def __init__(self, fs: Configfs) -> None:
+        self.fs = fs
+        self._files: Dict[Tuple[str, str], List[Tuple[str, Optional[Attribute]]]] = {}
+
+    # ---- attributes ---------------------------------------------------------------------------
+    def _attribute_files(self, kind: str, owner: str, path: str) \
+            -> List[Tuple[str, Optional[Attribute]]]:
+        """The files of this kind of object: those of the table that this kernel has, and those
+        it does not know but can be written."""
+        known = self._files.get((kind, owner))
+        if known is not None:
+            return known
+        table = rows(kind, owner)
+        found: List[Tuple[str, Optional[Attribute]]] = []
+        files, folders, _links = self.fs.entries(path)
+        names = list(files)
+        for folder in _ATTRIBUTE_FOLDERS:
+            if folder in folders:
+                names += [f"{folder}/{name}" for name in self.fs.entries(f"{path}/{folder}")[0]]
+        skip = _NOT_ATTRIBUTES.get(kind, ())
+        for name in sorted(names):
+            row = table.get(name)
+            if row is not None:
+                found.append((name, row))
+            elif name not in skip and self.fs.writable(f"{path}/{name}"):
+                found.append((name, None))
+        self._files[kind, owner] = found
+        return found
+
+    def _attributes(self, kind: str, owner: str, path: str) -> Tuple[Dict[str, str],
+                                                                     Dict[str, str]]:
+        """(carried, host's own) attributes of one object."""
+        carried: Dict[str, str] = {}
+        host: Dict[str, str] = {}
+        for name, row in self._attribute_files(kind, owner, path):
+            if row is not None and row.kind == HOST and not row.compared:
+                continue
+            try:
+                text = self.fs.read(f"{path}/{name}")
+            except OSError as error:
+                if error.errno in (errno.ENODEV, errno.EINVAL, errno.EACCES, errno.EPERM):
+                    continue  # no nexus, no link yet, write-only: nothing to carry
+                raise
+            if row is None:
+                carried[name] = text.rstrip("\n")
+                continue
+            try:
+                value = row.value(text)
+            except ValueError as error:
+                raise errors.CannotRepresent(
+                    f"{path}/{name} can't be read: {error}") from None
+            if row.kind == HOST:
+                host[name] = value
+            elif value not in row.unset:
+                carried[name] = value
+        return carried, host
+
+    # ---- backstores ---------------------------------------------------------------------------
+    def hbas(self) -> List[str]:
+        return [name for name in self.fs.names("core") if name != "alua"]
+
+    def placed(self) -> Dict[Key, str]:
+        """Where each backstore of the host lives: key → HBA."""
+        found: Dict[Key, str] = {}
+        for hba in self.hbas():
+            plugin = hba.rpartition("_")[0]
+            for name in self.fs.entries(f"core/{hba}")[1]:
+                found.setdefault(backstore_key(plugin, name), hba)
+        return found
+
+    def backstore(self, hba: str, name: str,
+                  places: Mapping[str, Sequence[reservations.Place]]) -> Backstore:
+        """One backstore.  ``places``: how each initiator reaches it, see reservations.read.
+
+        Raises CannotRepresent where its reservations can't be told with certainty.
+        """
+        plugin = hba.rpartition("_")[0]
+        path = f"core/{hba}/{name}"
+        key = backstore_key(plugin, name)
+        attributes, host = self._attributes("backstore", plugin, path)
+        groups = []
+        for group in self.fs.names(f"{path}/alua") if self.fs.exists(f"{path}/alua") else ():
+            group_path = f"{path}/alua/{group}"
+            carried, _ = self._attributes("alua_group", "", group_path)
+            groups.append(AluaGroup((*key, "alua", group), carried))
+        return Backstore(key, self._parameters(plugin, path), attributes, tuple(groups),
+                         self._reservations(path, attributes.get("wwn/vpd_unit_serial", ""),
+                                            places), hba, host)
+
+    def _parameters(self, plugin: str, path: str) -> Dict[str, str]:
+        """What was written to ``control``, as the info file shows it."""
+        info = self.fs.read(f"{path}/info")
+        found: Dict[str, str] = {}
+        if plugin == "fileio":
+            match = _FILEIO.search(info)
+            if match:
+                found["fd_dev_name"] = match[1]
+                if match[2] != "0":
+                    found["fd_dev_size"] = match[2]
+                if match[3] != "O_DSYNC":
+                    found["fd_buffered_io"] = "1"
+                if match[4] == "1":
+                    found["fd_async_io"] = "1"
+        elif plugin == "iblock":
+            match = _IBLOCK.search(info)
+            if match:
+                found["udev_path"] = match[2]
+                if match[3] != "0":
+                    found["readonly"] = match[3]
+                if match[4] == "0":
+                    found["exclusive"] = "0"
+        else:
+            found["info"] = info.partition("\n")[2].strip()
+        return found
+
+    def _reservations(self, path: str, serial: str,
+                      places: Mapping[str, Sequence[reservations.Place]]) -> Reservations:
+        if not self.fs.exists(f"{path}/pr"):
+            return NO_RESERVATIONS
+        for _attempt in range(3):
+            texts = reservations.Texts(**{
+                field: self.fs.read(f"{path}/pr/{name}") for field, name in reservations.FILES})
+            if self.fs.read(f"{path}/pr/res_pr_generation") == texts.generation:
+                break
+        else:
+            raise errors.StillRunning(f"{path}: its reservations change while they are read",
+                                      do="freeze the target first")
+        if texts.res_type.strip() not in (reservations.PRESENT, reservations.SPC2):
+            return NO_RESERVATIONS
+        try:
+            return reservations.read(texts, places, self._aptpl_file(serial))
+        except reservations.Unclear as error:
+            raise errors.CannotRepresent(f"{path.rpartition('/')[2]}: {error}") from None
+
+    def _aptpl_file(self, serial: str) -> Optional[bytes]:
+        if not serial:
+            return None
+        try:
+            with open(f"{self.dbroot()}/pr/aptpl_{serial}", "rb") as file:
+                return file.read()
+        except OSError:
+            return None
+
+    def dbroot(self) -> str:
+        return self.fs.read("dbroot").strip()
+
+    # ---- targets ------------------------------------------------------------------------------
+    def fabrics(self) -> List[str]:
+        return [name for name in self.fs.entries("")[1] if name not in _NOT_FABRICS]
+
+    def target_names(self) -> List[Tuple[str, str]]:
+        """(fabric, WWN) of every target."""
+        return [(fabric, wwn) for fabric in sorted(self.fabrics())
+                for wwn in self.fs.entries(fabric)[1] if wwn not in _FABRIC_DEFAULTS]
+
+    def target(self, fabric: str, wwn: str) -> Target:
+        key = target_key(fabric, wwn)
+        path = f"{fabric}/{wwn}"
+        carried, _ = self._attributes("target", fabric, path)
+        tags = sorted(int(name[5:]) for name in self.fs.entries(path)[1]
+                      if name.startswith("tpgt_"))
+        return Target(key, carried, tuple(self._tpg(key, f"{path}/tpgt_{tag}", tag)
+                                          for tag in tags))
+
+    def _tpg(self, above: Key, path: str, tag: int) -> Tpg:
+        fabric = above[1]
+        key = (*above, str(tag))
+        carried, _ = self._attributes("tpg", fabric, path)
+        luns = tuple(self._lun(key, path, number) for number in self._numbers(f"{path}/lun"))
+        if "rtpi" not in carried:
+            carried, luns = self._rtpi(path, carried, luns)
+        portals = tuple(
+            Portal((*key, "portal", name),
+                   self._attributes("portal", fabric, f"{path}/np/{name}")[0])
+            for name in self.fs.names(f"{path}/np")) if self.fs.exists(f"{path}/np") else ()
+        acls = tuple(self._acl(key, path, name) for name in self.fs.names(f"{path}/acls"))
+        return Tpg(key, carried, portals, luns, acls, self._sessions(path, acls))
+
+    def _numbers(self, path: str) -> List[int]:
+        return sorted(int(name[4:], 0) for name in self.fs.entries(path)[1]
+                      if name.startswith("lun_"))
+
+    def _lun(self, above: Key, path: str, number: int) -> Lun:
+        here = f"{path}/lun/lun_{number}"
+        link = self.fs.link_in(here)
+        if link is None:
+            return Lun((*above, "lun", str(number)))
+        carried, _ = self._attributes("lun", above[1], here)
+        return Lun((*above, "lun", str(number)), key_of_path(link[1]), link[0], carried)
+
+    def _rtpi(self, path: str, carried: Dict[str, str], luns: Tuple[Lun, ...]) \
+            -> Tuple[Dict[str, str], Tuple[Lun, ...]]:
+        """Kernels up to 6.1 number the port of each link: shown as the TPG's where all agree."""
+        if self.fs.exists(f"{path}/rtpi"):
+            return carried, luns
+        numbers = {}
+        for lun in luns:
+            if lun.backstore is not None:
+                numbers[lun.number] = self.fs.read(
+                    f"{path}/lun/lun_{lun.number}/statistics/scsi_port/indx").strip()
+        different = set(numbers.values())
+        if len(different) == 1:
+            return {**carried, "rtpi": different.pop()}, luns
+        return carried, tuple(
+            Lun(lun.key, lun.backstore, lun.alias,
+                {**lun.attributes, "rtpi": numbers[lun.number]}) if lun.number in numbers else lun
+            for lun in luns)
+
+    def _acl(self, above: Key, path: str, initiator: str) -> Acl:
+        fabric = above[1]
+        here = f"{path}/acls/{initiator}"
+        key = (*above, "acl", initiator)
+        carried, _ = self._attributes("acl", fabric, here)
+        mapped = []
+        for number in self._numbers(here):
+            link = self.fs.link_in(f"{here}/lun_{number}")
+            if link is None:
+                mapped.append(MappedLun((*key, "lun", str(number))))
+                continue
+            attributes, _ = self._attributes("mapped_lun", fabric, f"{here}/lun_{number}")
+            mapped.append(MappedLun((*key, "lun", str(number)),
+                                    int(link[1].rpartition("/lun_")[2], 0), link[0], attributes))
+        return Acl(key, carried, tuple(mapped))
+
+    def _sessions(self, path: str, acls: Sequence[Acl]) -> Tuple[str, ...]:
+        found = []
+        if self.fs.exists(f"{path}/dynamic_sessions"):
+            found += [name for name in re.split(r"[\n\0]+", self.fs.read(
+                f"{path}/dynamic_sessions")) if name]
+            found += [acl.initiator for acl in acls if not self.fs.read(
+                f"{path}/acls/{acl.initiator}/info").startswith("No active")]
+        return tuple(found)
+
+    # ---- a whole host ---------------------------------------------------------------------------
+    def links(self, fabric: str, wwn: str) -> Iterator[Tuple[str, str, Key]]:
+        """(TPG's name, LUN's name, backstore) of every link of a target, without reading it."""
+        for tpgt in self.fs.entries(f"{fabric}/{wwn}")[1]:
+            if not tpgt.startswith("tpgt_"):
+                continue
+            for lun in self.fs.entries(f"{fabric}/{wwn}/{tpgt}/lun")[1]:
+                link = self.fs.link_in(f"{fabric}/{wwn}/{tpgt}/lun/{lun}")
+                if link is not None:
+                    yield tpgt, lun, key_of_path(link[1])
+
+    def exporters(self, backstores: Iterable[Key], outside: Iterable[str] = ()) \
+            -> Dict[Key, List[str]]:
+        """Which LUNs export these backstores: ``iscsi/iqn.x/tpgt_1/lun_0``, but for those of
+        the targets ``outside`` names."""
+        wanted, skip = set(backstores), set(outside)
+        found: Dict[Key, List[str]] = {}
+        for fabric, wwn in self.target_names():
+            if f"{fabric}/{wwn}" in skip:
+                continue
+            for tpgt, lun, key in self.links(fabric, wwn):
+                if key in wanted:
+                    found.setdefault(key, []).append(f"{fabric}/{wwn}/{tpgt}/{lun}")
+        return found
+
+    def state(self, targets: Optional[Sequence[Tuple[str, str]]] = None,
+              backstores: Iterable[Key] = ()) -> State:
+        """These targets, with the backstores and LU groups that they use; the whole host where
+        ``targets`` is None.  ``backstores`` are read even where no target uses them.
+
+        Raises NoSuchTarget, CannotRepresent, OSError.
+        """
+        try:
+            names = self.target_names() if targets is None else targets
+        except FileNotFoundError:
+            raise no_modules() from None
+        found = []
+        for fabric, wwn in names:
+            try:
+                found.append(self.target(fabric, wwn))
+            except (FileNotFoundError, NotADirectoryError):
+                raise errors.NoSuchTarget(f"{fabric}/{wwn}: this host has no such target",
+                                          do="lio-handover show") from None
+        placed = self.placed()
+        wanted = set(backstores) & set(placed)
+        for target in found:
+            for tpg in target.tpgs:
+                wanted.update(lun.backstore for lun in tpg.luns if lun.backstore)
+        if targets is None:
+            wanted.update(placed)
+        places = _places(found)
+        stores = tuple(self.backstore(placed[key], key[2], places.get(key, {}))
+                       for key in sorted(wanted))
+        return State(self._lu_groups(stores, targets is None), stores, tuple(found))
+
+    def _lu_groups(self, stores: Sequence[Backstore], all_of_them: bool) -> Tuple[LuGroup, ...]:
+        named = {store.attributes.get("alua_lu_gp") for store in stores}
+        path = "core/alua/lu_gps"
+        if not all_of_them and named <= {None} or not self.fs.exists(path):
+            return ()
+        return tuple(LuGroup(("lu_group", name),
+                             self._attributes("lu_group", "", f"{path}/{name}")[0])
+                     for name in self.fs.names(path)
+                     if name != "default_lu_gp" and (all_of_them or name in named))
+
+    def facts(self) -> Facts:
+        """Raises NoTargetModules."""
+        if not self.fs.exists("core"):
+            raise no_modules()
+        with open("/proc/sys/kernel/random/boot_id") as file:
+            boot_id = file.read().strip()
+        release = os.uname().release
+        has_rtpi = tuple(int(word) for word in re.findall(r"\d+", release)[:2]) >= (6, 4)
+        for fabric, wwn in self.target_names():  # better seen than known by the number
+            tags = [name for name in self.fs.entries(f"{fabric}/{wwn}")[1]
+                    if name.startswith("tpgt_")]
+            if tags:
+                has_rtpi = self.fs.exists(f"{fabric}/{wwn}/{tags[0]}/rtpi")
+                break
+        return Facts(release, boot_id, self.dbroot(), tuple(self.hbas()), tuple(self.fabrics()),
+                     has_rtpi, self.placed())
+
+
+#: Writable files of an object which are structure, an action or a constant, not an attribute.
+_NOT_ATTRIBUTES: Dict[str, Tuple[str, ...]] = {
+    "backstore": ("control", "enable", "info"),
+    "tpg": ("dynamic_sessions",), "acl": ("info",), "target": (),
+}
+#: Directories which a fabric has before anybody makes a target.
+_FABRIC_DEFAULTS = ("discovery_auth",)
+
+
+def key_of_path(path: str) -> Key:
+    """``core/fileio_0/d0`` → the backstore's key."""
+    _core, hba, name = path.split("/", 2)
+    return backstore_key(hba.rpartition("_")[0], name)
+
+
+def no_modules() -> errors.NoTargetModules:
+    return errors.NoTargetModules(
+        "the kernel's target tree is not there",
+        do="modprobe target_core_mod; mount -t configfs none /sys/kernel/config")
+
+
+def _places(targets: Iterable[Target]) -> Dict[Key, Dict[str, List[reservations.Place]]]:
+    """Backstore → initiator → the ways by which it gets there (explicit ACLs and nexuses)."""
+    found: Dict[Key, Dict[str, List[reservations.Place]]] = {}
+
+    def add(store: Optional[Key], initiator: str, place: reservations.Place) -> None:
+        if store is not None:
+            found.setdefault(store, {}).setdefault(initiator, []).append(place)
+
+    for target in targets:
+        fabric = FABRIC_NAMES.get(target.fabric, target.fabric)
+        for tpg in target.tpgs:
+            luns = {lun.number: lun for lun in tpg.luns}
+            explicit = {acl.initiator for acl in tpg.acls}
+            for acl in tpg.acls:
+                for mapped in acl.mapped_luns:
+                    if mapped.lun is not None and mapped.lun in luns:
+                        add(luns[mapped.lun].backstore, acl.initiator, reservations.Place(
+                            fabric, target.wwn, tpg.tag, mapped.lun, mapped.number))
+            nexus = tpg.attributes.get("nexus")
+            if nexus and nexus not in explicit:
+                for lun in tpg.luns:
+                    add(lun.backstore, nexus, reservations.Place(
+                        fabric, target.wwn, tpg.tag, lun.number, lun.number))
+    return found
