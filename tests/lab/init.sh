@@ -1,0 +1,36 @@
+#!/bin/sh
+# First program of a lab host.  The machine's tree is the kernel's root, mounted read-only; the
+# host gets an overlay over it, so whatever it writes ends with it and never reaches the machine.
+# pivot_root and not chroot: kernel threads (APTPL files) follow the root of init.
+# (Not busybox's shell: it starts its own commands through /proc/self/exe, which is the machine's
+# until /proc is mounted, and there it is the kernel's program.)
+set -e
+# What was said must leave the machine before the kernel panics over its first process.
+trap 'sleep 1' EXIT
+. "$LAB_HOME/env"
+mount -t tmpfs tmpfs /mnt
+mkdir /mnt/upper /mnt/work /mnt/root
+modprobe -d "$LAB_KERNEL" overlay
+mount -t overlay -o lowerdir=/,upperdir=/mnt/upper,workdir=/mnt/work overlay /mnt/root
+cd /mnt/root
+mount -t proc proc proc
+mount -t sysfs sysfs sys
+mount -t devtmpfs devtmpfs dev
+mkdir -p dev/pts dev/shm
+mount -t devpts devpts dev/pts
+mount -t tmpfs tmpfs dev/shm
+mount -t tmpfs tmpfs run
+mkdir -p usr/lib/modules run/lock
+mount -t hostfs -o "$LAB_KERNEL/lib/modules" none usr/lib/modules
+# What a host owns starts empty, whatever this machine keeps there.
+for folder in $LAB_OWN; do
+    mkdir -p "./$folder"
+    mount -t tmpfs tmpfs "./$folder"
+done
+mount -t hostfs -o "$LAB_SHARED" none "./$LAB_SHARED"
+pivot_root . mnt
+exec chroot . sh -c '
+    umount -l /mnt
+    cd "$LAB_CHECKOUT"
+    exec "$LAB_PYTHON" -m tests.lab.agent
+' <dev/console >dev/console 2>&1
