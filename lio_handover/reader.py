@@ -43,8 +43,9 @@ class Facts:
 class Reader:
     """Reads a host.  One instance sees one kernel: which files it has is asked once a kind."""
 
-    def __init__(self, fs: Configfs) -> None:
+    def __init__(self, fs: Configfs, reservations: bool = True) -> None:
         self.fs = fs
+        self.with_reservations = reservations
         self._files: Dict[Tuple[str, str], List[Tuple[str, Optional[Attribute]]]] = {}
 
     # ---- attributes ---------------------------------------------------------------------------
@@ -96,8 +97,8 @@ class Reader:
                     f"{path}/{name} can't be read: {error}") from None
             if row.kind == HOST:
                 host[name] = value
-            elif value not in row.unset:
-                carried[name] = value
+            elif value not in row.unset and value != row.if_absent:
+                carried[name] = value  # what an older kernel does anyway is left out
         return carried, host
 
     # ---- backstores ---------------------------------------------------------------------------
@@ -160,7 +161,7 @@ class Reader:
 
     def _reservations(self, path: str, serial: str,
                       places: Mapping[str, Sequence[reservations.Place]]) -> Reservations:
-        if not self.fs.exists(f"{path}/pr"):
+        if not self.with_reservations or not self.fs.exists(f"{path}/pr"):
             return NO_RESERVATIONS
         for _attempt in range(3):
             texts = reservations.Texts(**{

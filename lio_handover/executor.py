@@ -1,0 +1,345 @@
+"""Steps → the kernel.  Runs a plan, or leaves the host as it was.
+
+A plan may be stopped between any two steps; what takes it back is planned from what the
+kernel then shows, so a step that was half done needs no inverse of its own.
+"""
+from __future__ import annotations
+
+import errno
+import os
+import time
+from dataclasses import dataclass, field, replace
+from typing import Callable, Dict, FrozenSet, List, Optional, Sequence, Tuple
+
+from . import errors
+from .configfs import Configfs
+from .diff import Change, Create, Register, Relink, Remove, Set, diff
+from .model import Key, State, say
+from .plan import KERNEL_OPS, SCRATCH_TARGET, Plan, Step, plan
+from .reader import Facts, Reader
+
+Progress = Callable[[int, int, Step], None]
+
+
+@dataclass(frozen=True)
+class Scope:
+    """Which part of the host a plan may touch, and its undo looks at."""
+
+    targets: FrozenSet[Tuple[str, str]]
+    backstores: FrozenSet[Key]
+
+    @staticmethod
+    def of(*states: State) -> "Scope":
+        return Scope(
+            frozenset((one.fabric, one.wwn) for state in states for one in state.targets),
+            frozenset(one.key for state in states for one in state.backstores))
+
+    def read(self, fs: Configfs, reservations: bool = True) -> State:
+        """The part of the host that is in scope, whatever of it is there."""
+        reader = Reader(fs, reservations=reservations)
+        there = [one for one in reader.target_names() if one in self.targets]
+        return reader.state(there, self.backstores)
+
+
+@dataclass
+class Outcome:
+    """What running a plan took: kernel writes, and seconds of each phase."""
+
+    steps: int = 0
+    writes: int = 0
+    seconds: Dict[str, float] = field(default_factory=dict)
+    notes: Tuple[str, ...] = ()
+
+
+class StepFailed(Exception):
+    """A step that the kernel, or the host, refused."""
+
+    def __init__(self, step: Step, error: BaseException) -> None:
+        self.step, self.error = step, error
+        super().__init__(f"{step}: {reason(error)}")
+
+
+def reason(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.errno:
+        return f"{errno.errorcode.get(error.errno, error.errno)} ({error.strerror})"
+    return str(error)
+
+
+def never() -> bool:
+    return False
+
+
+def apply(fs: Configfs, the_plan: Plan, before: State, facts: Facts,
+          progress: Optional[Progress] = None, stop: Callable[[], bool] = never) -> Outcome:
+    """Run a plan made from ``before``; where it fails or ``stop`` says so, undo it.
+
+    Raises KernelRefused, VerifyFailed or Interrupted after an undo (the message says that
+    nothing is changed), UndoFailed where the undo failed too.
+    """
+    run = _Run(fs, the_plan, before, facts)
+    outcome = Outcome(notes=the_plan.notes)
+    began = fs.changes
+    try:
+        for number, step in enumerate(the_plan.steps):
+            if stop():
+                raise errors.Interrupted("interrupted before it was done")
+            if progress:
+                progress(number, len(the_plan.steps), step)
+            started = time.monotonic()
+            try:
+                run.step(step)
+            except (OSError, errors.Refusal) as error:
+                raise StepFailed(step, error) from error
+            outcome.seconds[step.phase] = (outcome.seconds.get(step.phase, 0.0)
+                                           + time.monotonic() - started)
+            outcome.steps += 1
+    except (StepFailed, errors.HandoverError) as error:
+        raise run.undo(error) from error
+    outcome.writes = fs.changes - began
+    return outcome
+
+
+class _Run:
+    """One run of one plan: what it has touched outside the tree, and the way back."""
+
+    def __init__(self, fs: Configfs, the_plan: Plan, before: State, facts: Facts) -> None:
+        self.fs, self.plan, self.before, self.facts = fs, the_plan, before, facts
+        self.scope = Scope.of(before, the_plan.want)
+        self.files: Dict[str, Optional[bytes]] = {}
+        self.gate_opened = False
+
+    def step(self, step: Step) -> None:
+        getattr(self, f"_{step.op}")(step)
+        if step.slot == "gate":
+            self.gate_opened = True
+
+    # ---- the kernel's tree ---
+    def _mkdir(self, step: Step) -> None:
+        self.fs.mkdir(step.path)
+
+    def _rmdir(self, step: Step) -> None:
+        self.fs.rmdir(step.path)
+
+    def _link(self, step: Step) -> None:
+        self.fs.link(step.path, step.value.decode())
+
+    def _unlink(self, step: Step) -> None:
+        self.fs.unlink(step.path)
+
+    def _write(self, step: Step) -> None:
+        if step.row is not None and self._has_already(step):
+            return
+        self.fs.write(step.path, step.value)
+
+    def _has_already(self, step: Step) -> bool:
+        """Many attributes refuse being told what they are already."""
+        assert step.row is not None
+        wanted = step.value.decode()
+        if step.row.format.newline:
+            wanted = wanted[:-1]
+        try:
+            text = self.fs.read(step.path)
+        except FileNotFoundError:
+            if wanted == step.row.if_absent:
+                return True
+            raise errors.CannotRepresent(
+                f"this kernel has no {step.row.path}, and {wanted} is not what it does "
+                "without") from None
+        except OSError:
+            return False
+        try:
+            return step.row.format.read(text) == wanted
+        except ValueError:
+            return False
+
+    # ---- around it ---
+    def _load(self, step: Step) -> None:
+        if os.path.isdir(f"/sys/module/{step.path}"):
+            return
+        import subprocess
+        done = subprocess.run(["modprobe", step.path], capture_output=True, text=True)
+        if done.returncode:
+            raise OSError(errno.ENODEV, f"modprobe {step.path}: {done.stderr.strip()}")
+
+    def _folder(self, step: Step) -> None:
+        os.makedirs(step.path, mode=0o700, exist_ok=True)
+
+    def _file(self, step: Step) -> None:
+        if step.path not in self.files:
+            try:
+                with open(step.path, "rb") as file:
+                    self.files[step.path] = file.read()
+            except FileNotFoundError:
+                self.files[step.path] = None
+        write_file(step.path, step.value)
+
+    def _flush(self, step: Step) -> None:
+        from .storage import drop_cache
+        drop_cache(step.path)
+
+    def _scsi(self, step: Step) -> None:
+        """REGISTER, then unregister, with APTPL=0: the device forgets that bit and its file
+        (target_core_pr.c:core_scsi3_emulate_pro_register)."""
+        from .initiator import commands
+        from .initiator.sg import Device
+        address = self.fs.read(f"{step.path}/address").strip()
+        lun = int(step.value)
+        key = 0x6C696F68616E6476  # any key that is not 0
+        with Device(_sg_of(address, lun)) as device:
+            commands.drain(device.execute)
+            for command in (commands.register(0, key), commands.register(key, 0)):
+                result = device.execute(*command)
+                if not result.good:
+                    raise OSError(errno.EIO, f"REGISTER answered status {result.status:#x}")
+
+    # ---- before the gate ---
+    def _verify(self, step: Step) -> None:
+        check(self.scope.read(self.fs), self.plan.want, gates=False)
+
+    # ---- the way back ---
+    def undo(self, error: Exception) -> errors.HandoverError:
+        """Bring the host back to ``before``; the error to raise, which says how it went."""
+        what = str(error) if isinstance(error, StepFailed) else getattr(error, "what", str(error))
+        kind, do = type(error), getattr(error, "do", "")
+        if isinstance(error, StepFailed):
+            inner = error.error
+            kind = type(inner) if isinstance(inner, errors.HandoverError) else \
+                errors.KernelRefused
+            do = do or getattr(inner, "do", "") or "dmesg | tail"
+        assert issubclass(kind, errors.HandoverError)
+        try:
+            self._take_back()
+        except (StepFailed, OSError, errors.HandoverError) as second:
+            return errors.UndoFailed(
+                f"{what}; and taking it back failed: {second}",
+                changed="the host is left in between, its gates shut",
+                do="lio-handover show, then lio-handover remove")
+        return kind(what, do=do)
+
+    def _take_back(self) -> None:
+        if self.gate_opened:
+            self._shut_gates()
+        scope = Scope(self.scope.targets | {(SCRATCH_TARGET[1], SCRATCH_TARGET[2])},
+                      self.scope.backstores)
+        reader = Reader(self.fs)
+        now = _with_reservations_of(scope.read(self.fs, reservations=False), self.before)
+        back = plan(now, self.before, reader.facts(), self.facts.fabrics, verify=False)
+        if back.refused:
+            one = back.refused[0]
+            raise errors.CannotChange(f"{one.subject}: {one.sentence}")
+        for step in back.steps:
+            try:
+                self.step(step)
+            except OSError as error:
+                raise StepFailed(step, error) from error
+        self._remove_empty_hbas()
+        for path, content in self.files.items():
+            if content is None:
+                os.unlink(path)
+            else:
+                write_file(path, content)
+        left = diff(_with_reservations_of(scope.read(self.fs, reservations=False), self.before),
+                    self.before)
+        if left:
+            raise errors.VerifyFailed("; ".join(describe(one) for one in left[:3]))
+
+    def _shut_gates(self) -> None:
+        """An initiator may have come in: what it did to its reservations must not be lost."""
+        for step in self.plan.steps:
+            if step.slot == "gate" and step.path.endswith("/enable"):
+                if self.fs.read(step.path).strip() == "1":
+                    self.fs.write(step.path, b"0\n")
+        changed = [one for one in diff(self.scope.read(self.fs), self.plan.want, gates=False)
+                   if isinstance(one, Register)]
+        if changed:
+            raise errors.CannotChange(
+                f"{say(changed[0].key)}: an initiator changed its reservations meanwhile; this "
+                "host has the only copy and keeps it")
+
+    def _remove_empty_hbas(self) -> None:
+        """An HBA made for a backstore that was not made any more."""
+        mine = {step.path for step in self.plan.steps if step.slot == "HBA"}
+        for hba in Reader(self.fs).hbas():
+            path = f"core/{hba}"
+            if path in mine and hba not in self.facts.hbas and not self.fs.entries(path)[1]:
+                self.fs.rmdir(path)
+
+
+def writes(steps: Sequence[Step]) -> int:
+    """How many of the steps are requests to the kernel's target tree, at most."""
+    return sum(1 for step in steps if step.op in KERNEL_OPS)
+
+
+def check(now: State, want: State, gates: bool = True) -> None:
+    """Raises VerifyFailed where ``now`` is not ``want``, naming what differs."""
+    left = diff(now, want, gates)
+    if left:
+        more = f" (and {len(left) - 3} more)" if len(left) > 3 else ""
+        raise errors.VerifyFailed(
+            "read back, the host is not what was asked for: "
+            + "; ".join(describe(one) for one in left[:3]) + more)
+
+
+def describe(change: Change) -> str:
+    """A change in a few words, secrets hidden."""
+    if isinstance(change, Create):
+        return f"{say(change.key)} is missing"
+    if isinstance(change, Remove):
+        return f"{say(change.key)} is too much"
+    if isinstance(change, (Set, Relink)):
+        return f"{say(change.key)} {change.name} is {change.old} instead of {change.new}"
+    old, new = change.old, change.new
+    if len(old.registrations) != len(new.registrations):
+        return (f"{say(change.key)} has {len(old.registrations)} registrations instead of "
+                f"{len(new.registrations)}")
+    for name in ("generation", "aptpl", "type", "holder"):
+        if getattr(old, name) != getattr(new, name):
+            return (f"{say(change.key)} PR {name} is {getattr(old, name)} instead of "
+                    f"{getattr(new, name)}")
+    return f"{say(change.key)} has other registrations"
+
+
+def write_file(path: str, content: bytes) -> None:
+    """A whole file or none of it, on the disk when this returns; only root may read it."""
+    temporary = f"{path}.lio-handover"
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        with os.fdopen(fd, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(fd)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+    folder = os.open(os.path.dirname(path) or ".", os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _with_reservations_of(state: State, other: State) -> State:
+    """``state``, its backstores' reservations taken to be those of ``other``."""
+    held = {one.key: one.reservations for one in other.backstores}
+    return replace(state, backstores=tuple(
+        replace(one, reservations=held.get(one.key, one.reservations))
+        for one in state.backstores))
+
+
+def _sg_of(address: str, lun: int) -> str:
+    """The sg device of a loopback LUN: ``address`` is host:channel:target."""
+    folder = f"/sys/class/scsi_device/{address}:{lun}/device/scsi_generic"
+    until = time.monotonic() + 5
+    found: List[str] = []
+    while not found:
+        try:
+            found = os.listdir(folder)
+        except FileNotFoundError:
+            if time.monotonic() > until:
+                raise OSError(errno.ENODEV, f"no sg device for {address}:{lun}") from None
+            time.sleep(0.01)
+    path = f"/dev/{found[0]}"
+    while not os.path.exists(path) and time.monotonic() < until:
+        time.sleep(0.01)
+    return path

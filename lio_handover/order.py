@@ -1,0 +1,88 @@
+"""The one order in which a target is taken down and built up.
+
+A step belongs to a slot; planning is one sort by the slot's place in this list.  The sources
+are rules of the kernel: target_core_fabric_configfs.c, target_core_device.c, target_core_pr.c
+(3.: which order loses reservations), drivers/vhost/scsi.c.
+"""
+from __future__ import annotations
+
+from typing import Dict, NamedTuple, Tuple
+
+STAGE, ACTIVATE = "stage", "activate"
+
+
+class Slot(NamedTuple):
+    """name, phase (stage: while the source still serves; activate: after it has let go), why
+    it stands here."""
+
+    name: str
+    phase: str
+    why: str
+
+
+ORDER: Tuple[Slot, ...] = (
+    # ---- taking down: nothing may be gone while an initiator could still ask for it ----------
+    Slot("shut gate", STAGE, "no initiator may see the target come apart"),
+    Slot("unlink mapped LUN", STAGE, "an ACL goes only when it maps nothing"),
+    Slot("remove mapped LUN", STAGE, ""),
+    Slot("remove ACL", STAGE, ""),
+    Slot("unlink LUN", STAGE, "a backstore goes only when no LUN exports it"),
+    Slot("drop nexus", STAGE, "a nexus goes only when no LUN is linked (vhost, loopback)"),
+    Slot("remove LUN", STAGE, ""),
+    Slot("remove portal", STAGE, ""),
+    Slot("remove TPG", STAGE, ""),
+    Slot("remove target", STAGE, ""),
+    Slot("remove fabric", STAGE, "it was not there before"),
+    Slot("remove ALUA group", STAGE, ""),
+    Slot("remove backstore", STAGE, "the only way to drop registrations that wait for an ACL"),
+    Slot("remove HBA", STAGE, ""),
+    Slot("remove LU group", STAGE, "after the backstores that are in it"),
+    Slot("restore file", STAGE, "the APTPL file goes with its backstore"),
+    # ---- what the kernel takes while the source still serves ----------------------------------
+    Slot("module", STAGE, "the kernel loads no backend or vhost module by itself"),
+    Slot("folder", STAGE, "without <dbroot>/pr a REGISTER answers NOT READY, yet is done"),
+    Slot("LU group", STAGE, ""),
+    Slot("LU group id", STAGE, "only groups with an id can be named"),
+    Slot("HBA", STAGE, ""),
+    Slot("backstore", STAGE, ""),
+    Slot("control", STAGE, "what to open, before it is opened"),
+    Slot("before enable", STAGE, ""),
+    Slot("enable", STAGE, "opens the storage, and overwrites the limits that come next"),
+    Slot("backstore attribute", STAGE, "while no LUN exports it: most are refused later"),
+    Slot("ALUA group", STAGE, ""),
+    Slot("ALUA group attribute", STAGE, "the id first: without it the group takes nothing"),
+    Slot("backstore group", STAGE, "needs the groups"),
+    Slot("ALUA state", STAGE, "after what it depends on; the status after the state"),
+    Slot("fabric", STAGE, ""),
+    Slot("target", STAGE, ""),
+    Slot("TPG", STAGE, ""),
+    Slot("TPG attribute", STAGE, "the relative port is fixed at enable, and goes into each "
+                                 "registration"),
+    Slot("portal", STAGE, "the address need not be on this host yet (IP_FREEBIND)"),
+    Slot("portal attribute", STAGE, ""),
+    Slot("LUN", STAGE, "the place; its link is the export"),
+    Slot("ACL", STAGE, ""),
+    Slot("ACL attribute", STAGE, ""),
+    Slot("mapped LUN", STAGE, "the place; its link revives registrations"),
+    # ---- what has to wait until the source has let go -------------------------------------------
+    Slot("drop cache", ACTIVATE, "the source wrote behind this host's page cache until now"),
+    Slot("PR dummy", ACTIVATE, "counts PRgeneration up"),
+    Slot("PR line", ACTIVATE, "registrations change until the source is frozen, and are taken "
+                              "only before the first link"),
+    Slot("link LUN", ACTIVATE, "from here on the kernel takes no registration"),
+    Slot("LUN attribute", ACTIVATE, "before an ACL maps it, else each owes a unit attention"),
+    Slot("burn", ACTIVATE, "an ACL nobody can use revives the dummies; the count stays"),
+    Slot("nexus", ACTIVATE, "maps all LUNs, which revives registrations"),
+    Slot("link mapped LUN", ACTIVATE, "in the order in which READ KEYS shall answer"),
+    Slot("mapped LUN attribute", ACTIVATE, "before the link it would be lost"),
+    Slot("clear APTPL", ACTIVATE, "what is restored says that it survives power loss; the "
+                                  "source did not"),
+    Slot("APTPL file", ACTIVATE, "the kernel does not write it for what it restored"),
+    Slot("verify", ACTIVATE, "nothing is let in before all is read back and the same"),
+    Slot("gate", ACTIVATE, "initiators are let in"),
+)
+
+#: Slot's name → its place in the order.
+PLACE: Dict[str, int] = {slot.name: number for number, slot in enumerate(ORDER)}
+PHASE: Dict[str, str] = {slot.name: slot.phase for slot in ORDER}
+WHY: Dict[str, str] = {slot.name: slot.why for slot in ORDER}

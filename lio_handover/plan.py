@@ -1,0 +1,499 @@
+"""Changes → steps: what to ask of the kernel, one request a step, in the one order.
+
+A plan is data.  It can be shown, counted, kept, run, and stopped between any two steps; what
+undoes it is another plan, from the host as it then is to the host as it was.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple
+
+from . import errors, reservations
+from .attributes import CARRIED, Attribute, owner_of, rows
+from .diff import Change, Create, Register, Relink, Remove, Set, diff
+from .model import (Acl, AluaGroup, Backstore, Key, Lun, LuGroup, MappedLun, Portal, Registration,
+                    Secret, State, Target, Tpg, say)
+from .order import PHASE, PLACE, WHY
+from .reader import FABRIC_NAMES, Facts
+
+# --- what a step asks for ----------------------------------------------------------------------
+MKDIR, RMDIR, LINK, UNLINK, WRITE = "mkdir", "rmdir", "link", "unlink", "write"
+LOAD = "load"      # a kernel module
+FOLDER = "folder"  # a directory outside configfs
+FILE = "file"      # a file outside configfs, written whole
+FLUSH = "flush"    # drop this host's cache of a file or device
+SCSI = "scsi"      # REGISTER and unregister with APTPL=0 through the scratch nexus
+VERIFY = "verify"  # read back and compare
+
+KERNEL_OPS = (MKDIR, RMDIR, LINK, UNLINK, WRITE)
+
+#: The default groups are the kernel's own: there from the start, and for ever.
+DEFAULT_GROUP = "default_tg_pt_gp"
+
+#: A loopback target for the time of one step. Its disk is only asked, never written.
+SCRATCH_TARGET = ("target", "loopback", "naa.50014051f0ad0ff0")
+SCRATCH_NEXUS = "naa.50014051f0ad0ff1"
+
+MODULES = {"fileio": "target_core_file", "iblock": "target_core_iblock",
+           "iscsi": "iscsi_target_mod", "vhost": "vhost_scsi", "loopback": "tcm_loop"}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One request.  ``path`` is below the target tree, but for FOLDER, FILE and FLUSH.
+
+    ``row`` makes a write an *ensure*: it is left out where the kernel has the value already
+    (many refuse being told what they know), and where the kernel has no such attribute and
+    does what the value asks anyway.
+    """
+
+    op: str
+    path: str
+    value: bytes = b""
+    slot: str = ""
+    about: Key = ()
+    row: Optional[Attribute] = None
+    secret: bool = False
+
+    @property
+    def phase(self) -> str:
+        return PHASE[self.slot]
+
+    @property
+    def why(self) -> str:
+        return WHY[self.slot]
+
+    def __repr__(self) -> str:
+        return f"<Step {self}>"
+
+    def __str__(self) -> str:
+        if not self.value or self.op == FILE:
+            return f"{self.op} {self.path}"
+        shown = "(secret)" if self.secret else self.value.decode(errors="replace").rstrip("\n")
+        return f"{self.op} {self.path} {'→' if self.op == LINK else '='} {shown}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Steps in order; ``want`` is what they lead to, as far as the kernel can be brought to it.
+
+    ``notes`` say where that is not quite what was asked for, and why.
+    """
+
+    steps: Tuple[Step, ...] = ()
+    want: State = State()
+    notes: Tuple[str, ...] = ()
+    refused: Tuple[errors.Finding, ...] = ()
+
+    @property
+    def stage(self) -> Tuple[Step, ...]:
+        return tuple(one for one in self.steps if one.phase == "stage")
+
+    @property
+    def activate(self) -> Tuple[Step, ...]:
+        return tuple(one for one in self.steps if one.phase == "activate")
+
+    def counts(self) -> Dict[str, int]:
+        found: Dict[str, int] = {}
+        for step in self.steps:
+            found[step.op] = found.get(step.op, 0) + 1
+        return found
+
+
+def plan(have: State, want: State, facts: Facts,
+         keep_fabrics: Optional[Sequence[str]] = None, verify: bool = True) -> Plan:
+    """The steps from ``have`` to ``want`` on the host that ``facts`` describe.
+
+    ``keep_fabrics``: which fabric directories may stay when they become empty (None: all).
+    Nothing is raised for what can't be done in place: it stands in ``refused``.
+    """
+    changes = diff(have, want)
+    return _Planner(have, want, facts, keep_fabrics).plan(changes, verify)
+
+
+@dataclass
+class _Planner:
+    have: State
+    want: State
+    facts: Facts
+    keep_fabrics: Optional[Sequence[str]]
+    steps: List[Tuple[Tuple[int, Tuple[int, ...], int], Step]] = field(default_factory=list)
+    notes: List[str] = field(default_factory=list)
+    refused: List[errors.Finding] = field(default_factory=list)
+
+    def plan(self, changes: Sequence[Change], verify: bool) -> Plan:
+        self.old, self.new = self.have.index(), self.want.index()
+        self.created = {one.key for one in changes if isinstance(one, Create)}
+        self.removed = {one.key for one in changes if isinstance(one, Remove)}
+        self.hba = dict(self.facts.placed or {})
+        self._place_backstores()
+        self.exported = {lun.backstore for _, _, lun in self.have.luns()
+                         if lun.key not in self.removed}
+        self.first_seen = self._first_seen()
+        for one in changes:
+            if isinstance(one, Create):
+                self._create(one)
+            elif isinstance(one, Remove):
+                self._remove(one)
+            elif isinstance(one, Set):
+                self._set(one)
+            else:
+                self._cannot(one)
+        self._link_luns()
+        self._reservations()
+        self._fabrics()
+        if verify and self.created:
+            self._add("verify", VERIFY, "", about=())
+        self.steps.sort(key=lambda pair: pair[0])
+        return Plan(tuple(step for _, step in self.steps), self._reachable(), tuple(self.notes),
+                    tuple(self.refused))
+
+    # ---- small things -------------------------------------------------------------------------
+    def _add(self, slot: str, op: str, path: str, value: bytes = b"", about: Key = (),
+             order: Tuple[int, ...] = (), row: Optional[Attribute] = None,
+             secret: bool = False) -> None:
+        self.steps.append(((PLACE[slot], order, len(self.steps)),
+                           Step(op, path, value, slot, about, row, secret)))
+
+    def _place_backstores(self) -> None:
+        """An HBA of its own for each new backstore, as rtslib does; the lowest free number."""
+        taken = set(self.facts.hbas)
+        for one in self.want.backstores:
+            if one.key in self.created:
+                number = 0
+                while f"{one.plugin}_{number}" in taken:
+                    number += 1
+                self.hba[one.key] = f"{one.plugin}_{number}"
+                taken.add(self.hba[one.key])
+
+    def path(self, key: Key) -> str:
+        """Where an object is, or will be, in the target tree."""
+        kind, *rest = key
+        if kind == "lu_group":
+            return f"core/alua/lu_gps/{rest[0]}"
+        if kind == "backstore":
+            base = f"core/{self.hba[key[:3]]}/{rest[1]}"
+            return f"{base}/alua/{rest[3]}" if len(rest) > 2 else base
+        words = [rest[0], rest[1]] + [f"tpgt_{tag}" for tag in rest[2:3]]
+        below = rest[3:]
+        if below:
+            what, name = below[0], below[1]
+            words += {"lun": ["lun", f"lun_{name}"], "portal": ["np", name],
+                      "acl": ["acls", name]}[what]
+            words += [f"lun_{number}" for number in below[3:4]]
+        return "/".join(words)
+
+    def _cannot(self, change: Change) -> None:
+        what = {Relink: "is linked to something else", Register: "has other reservations"}.get(
+            type(change), "can't be changed")
+        self.refused.append(errors.Finding(
+            errors.CannotChange, say(change.key), f"it is there already and {what}",
+            do="lio-handover diff"))
+
+    # ---- attributes -----------------------------------------------------------------------------
+    def _slot_of(self, key: Key, kind: str, row: Attribute) -> str:
+        if row.window == "GATE":
+            return "nexus" if row.path == "nexus" else "gate"
+        if kind == "backstore":
+            if row.window == "PRE_ENABLE":
+                return "before enable"
+            return "backstore group" if row.rank >= 80 else "backstore attribute"
+        if kind == "alua_group":
+            return "ALUA state" if row.rank >= 90 else "ALUA group attribute"
+        return {"lu_group": "LU group id", "tpg": "TPG attribute", "portal": "portal attribute",
+                "lun": "LUN attribute", "acl": "ACL attribute", "target": "TPG attribute",
+                "mapped_lun": "mapped LUN attribute"}[kind]
+
+    def _write(self, key: Key, kind: str, row: Attribute, value: str) -> None:
+        if row.path == "enable" and value == "0":
+            return  # a TPG begins with its gate shut
+        if row.path == "rtpi" and not self.facts.has_rtpi:
+            return  # numbered by the order of the links instead
+        self._add(self._slot_of(key, kind, row), WRITE, f"{self.path(key)}/{row.path}",
+                  row.encode(value), key, (row.rank,), row, isinstance(value, Secret))
+
+    def _write_all(self, key: Key, kind: str, attributes: Mapping[str, str]) -> None:
+        table = rows(kind, owner_of(key))
+        for name, row in table.items():
+            if row.kind not in CARRIED:
+                continue
+            value = attributes.get(name)
+            if value is None and row.if_absent is not None and row.if_absent not in row.unset:
+                value = row.if_absent  # what the source did without having the attribute
+            if value is not None and value not in row.unset:
+                self._write(key, kind, row, value)
+        for name in attributes:
+            if name not in table and not (kind == "lun" and name == "rtpi"):
+                self.refused.append(errors.Finding(
+                    errors.CannotRepresent, say(key),
+                    f"attribute {name} is not known here, so it is not written blindly",
+                    "unknown-attribute"))
+
+    def _set(self, change: Set) -> None:
+        kind = (self.new.get(change.key) or self.old[change.key]).kind
+        row = rows(kind, owner_of(change.key)).get(change.name)
+        in_place = {"ANY", "GATE", "LINKED", "ENABLED"}
+        if change.key not in self.exported and not self._used(change.key):
+            in_place |= {"UNEXPORTED"}
+        if kind in ("tpg", "acl", "portal", "lun", "mapped_lun"):
+            in_place |= {"GATE_SHUT"}
+        if change.name == "nexus" or row is None or row.window not in in_place \
+                or change.new is None or change.new in row.unset:
+            self.refused.append(errors.Finding(
+                errors.CannotChange, say(change.key),
+                f"its {change.name} differs and can't be changed in place",
+                do="lio-handover diff"))
+            return
+        if row.window == "GATE" and change.new == "0":
+            self._add("shut gate", WRITE, f"{self.path(change.key)}/{row.path}", b"0\n",
+                      change.key, row=row)
+        else:
+            self._write(change.key, kind, row, change.new)
+
+    def _used(self, key: Key) -> bool:
+        return key[0] == "backstore" and key[:3] in self.exported
+
+    # ---- building up --------------------------------------------------------------------------
+    def _create(self, change: Create) -> None:
+        one = change.object
+        key, path = one.key, self.path(one.key)
+        if isinstance(one, Backstore):
+            self._create_backstore(one, path)
+        elif isinstance(one, AluaGroup):
+            if one.name != DEFAULT_GROUP:
+                self._add("ALUA group", MKDIR, path, about=key)
+            self._write_all(key, one.kind, one.attributes)
+        else:
+            slot = {LuGroup: "LU group", Target: "target", Tpg: "TPG", Portal: "portal",
+                    Lun: "LUN", Acl: "ACL", MappedLun: "mapped LUN"}[type(one)]
+            self._add(slot, MKDIR, path, about=key)
+            self._write_all(key, one.kind, one.attributes)
+        if isinstance(one, MappedLun) and one.lun is not None:
+            link = f"{'/'.join(path.split('/')[:3])}/lun/lun_{one.lun}"
+            self._add("link mapped LUN", LINK, f"{path}/{one.alias or 'link'}", link.encode(), key,
+                      self.first_seen.get(key, (1 << 30, 0)))
+
+    def _create_backstore(self, one: Backstore, path: str) -> None:
+        module = MODULES.get(one.plugin)
+        if module:
+            self._load(module)
+        hba = self.hba[one.key]
+        if hba not in self.facts.hbas:
+            self._add("HBA", MKDIR, f"core/{hba}", about=one.key)
+        self._add("backstore", MKDIR, path, about=one.key)
+        control = ",".join(f"{name}={value}" for name, value in one.parameters.items())
+        self._add("control", WRITE, f"{path}/control", control.encode() + b"\n", one.key)
+        self._add("enable", WRITE, f"{path}/enable", b"1\n", one.key)
+        self._write_all(one.key, one.kind, one.attributes)
+        self._add("drop cache", FLUSH, one.path, about=one.key)
+
+    def _load(self, module: str) -> None:
+        if not any(step.op == LOAD and step.path == module for _, step in self.steps):
+            self._add("module", LOAD, module)
+
+    def _fabrics(self) -> None:
+        wanted = sorted({one.fabric for one in self.want.targets})
+        for fabric in wanted:
+            if fabric not in self.facts.fabrics:
+                self._load(MODULES.get(fabric, fabric))
+                self._add("fabric", MKDIR, fabric)
+        if self.keep_fabrics is not None:
+            for fabric in self.facts.fabrics:
+                if fabric not in wanted and fabric not in self.keep_fabrics:
+                    self._add("remove fabric", RMDIR, fabric)
+
+    # ---- exports, in the order that gives each its relative port --------------------------------
+    def _new_links(self) -> Iterator[Tuple[Target, Tpg, Lun]]:
+        for target, tpg, lun in self.want.luns():
+            if lun.key in self.created and lun.backstore is not None:
+                yield target, tpg, lun
+
+    def _link_luns(self) -> None:
+        per_store: Dict[Key, List[Tuple[int, Lun, Tpg]]] = {}
+        for _target, tpg, lun in self._new_links():
+            rtpi = int(lun.attributes.get("rtpi", tpg.attributes.get("rtpi", "0")))
+            assert lun.backstore is not None
+            per_store.setdefault(lun.backstore, []).append((rtpi, lun, tpg))
+            if self.facts.has_rtpi and "rtpi" in lun.attributes:
+                self.refused.append(errors.Finding(
+                    errors.CannotRepresent, say(lun.key),
+                    f"its relative port is {rtpi} and its TPG's other LUNs have others; this "
+                    "kernel has one a TPG", "relative-port"))
+        for number, (store, links) in enumerate(per_store.items()):
+            counter = 1
+            for rtpi, lun, _tpg in sorted(links, key=lambda one: (one[0], one[1].key)):
+                path = f"{self.path(lun.key)}/{lun.alias or 'link'}"
+                there = self.path(store).encode()
+                if not self.facts.has_rtpi and rtpi:
+                    counter = self._burn_rtpi(lun, counter, rtpi, path, there, number)
+                self._add("link LUN", LINK, path, there, lun.key, (number,))
+                counter += 1
+
+    def _burn_rtpi(self, lun: Lun, counter: int, rtpi: int, path: str, there: bytes,
+                   number: int) -> int:
+        """Up to 6.1 each link of a backstore takes its next port number, from 1."""
+        if rtpi < counter or rtpi - counter > 1000 or lun.backstore not in self.created:
+            self.refused.append(errors.Finding(
+                errors.CannotRepresent, say(lun.key),
+                f"this kernel numbers ports by the order of links and can't give it {rtpi}",
+                "relative-port"))
+            return counter
+        while counter < rtpi:
+            self._add("link LUN", LINK, path, there, lun.key, (number,))
+            self._add("link LUN", UNLINK, path, about=lun.key, order=(number,))
+            counter += 1
+        return counter
+
+    # ---- reservations ------------------------------------------------------------------------
+    def _first_seen(self) -> Dict[Key, Tuple[int, int]]:
+        """Mapped LUN → its place among the links that revive registrations, in READ KEYS order."""
+        found: Dict[Key, Tuple[int, int]] = {}
+        for number, store in enumerate(self.want.backstores):
+            for place, one in enumerate(store.reservations.registrations):
+                fabric = _fabric_of(one)
+                found.setdefault(("target", fabric, one.target, str(one.tpgt), "acl",
+                                  one.initiator, "lun", str(one.mapped_lun)), (place, number))
+        return found
+
+    def _reservations(self) -> None:
+        clear: List[Backstore] = []
+        burns: Dict[Key, List[Tuple[Registration, int, Backstore]]] = {}
+        for store in self.want.backstores:
+            held = store.reservations
+            if store.key not in self.created or not held:
+                continue
+            path = f"{self.path(store.key)}/pr/res_aptpl_metadata"
+            burn, generation = reservations.restored_generation(held)
+            if burn > reservations.MAX_BURN:
+                self.notes.append(
+                    f"{say(store.key)}: PRgeneration {held.generation} would take {burn} dummy "
+                    f"registrations; it becomes {generation - burn}")
+                burn = 0
+            elif generation != held.generation:
+                self.notes.append(
+                    f"{say(store.key)}: PRgeneration becomes {generation}, one more than on the "
+                    "source: no kernel can restore it together with an APTPL bit of 0")
+            place = self._burn_place(store)
+            if burn and place is None:
+                self.notes.append(f"{say(store.key)}: PRgeneration becomes {generation - burn} "
+                                  f"instead of {generation}: no LUN exports it")
+            elif burn and place is not None:
+                for line in reservations.dummies(burn, place[1]):
+                    self._add("PR dummy", WRITE, path, line, store.key)
+                burns.setdefault(place[0], []).append((place[1], burn, store))
+            for line in reservations.metadata(held):
+                self._add("PR line", WRITE, path, line, store.key)
+            if reservations.needs_clearing(held):
+                clear.append(store)
+            self._aptpl_file(store)
+        for tpg, ones in burns.items():
+            self._burn(tpg, ones)
+        if clear:
+            self._clear_aptpl(clear)
+
+    def _burn_place(self, store: Backstore) -> Optional[Tuple[Key, Registration]]:
+        """(TPG, a registration to make dummies like): the first LUN that exports the backstore."""
+        for target, tpg, lun in self._new_links():
+            if lun.backstore == store.key:
+                return tpg.key, Registration(
+                    "", "", 0, FABRIC_NAMES[target.fabric], target.wwn, tpg.tag, lun.number,
+                    lun.number)
+        return None
+
+    def _burn(self, tpg: Key, ones: Sequence[Tuple[Registration, int, Backstore]]) -> None:
+        acl = f"{self.path(tpg)}/acls/{reservations.BURN_INITIATOR}"
+        self._add("burn", MKDIR, acl, about=tpg)
+        for like, _count, store in ones:
+            lun = f"{acl}/lun_{like.mapped_lun}"
+            self._add("burn", MKDIR, lun, about=store.key)
+            self._add("burn", LINK, f"{lun}/link",
+                      f"{self.path(tpg)}/lun/lun_{like.lun}".encode(), store.key)
+            self._add("burn", UNLINK, f"{lun}/link", about=store.key)
+            self._add("burn", RMDIR, lun, about=store.key)
+        self._add("burn", RMDIR, acl, about=tpg)
+
+    def _clear_aptpl(self, stores: Iterable[Backstore]) -> None:
+        """A loopback nexus of our own registers and unregisters with APTPL=0."""
+        fabric, wwn = SCRATCH_TARGET[1:]
+        tpg = f"{fabric}/{wwn}/tpgt_1"
+        slot = "clear APTPL"
+        self._load(MODULES[fabric])
+        new_fabric = fabric not in self.facts.fabrics and fabric not in {
+            one.fabric for one in self.want.targets}
+        if new_fabric:
+            self._add(slot, MKDIR, fabric)
+        for path in (f"{fabric}/{wwn}", tpg):
+            self._add(slot, MKDIR, path, about=SCRATCH_TARGET)
+        self._add(slot, WRITE, f"{tpg}/nexus", SCRATCH_NEXUS.encode() + b"\n", SCRATCH_TARGET)
+        for number, store in enumerate(stores):
+            lun = f"{tpg}/lun/lun_{number}"
+            self._add(slot, MKDIR, lun, about=store.key)
+            self._add(slot, LINK, f"{lun}/link", self.path(store.key).encode(), store.key)
+            self._add(slot, SCSI, tpg, str(number).encode(), store.key)
+            self._add(slot, UNLINK, f"{lun}/link", about=store.key)
+            self._add(slot, RMDIR, lun, about=store.key)
+        self._add(slot, WRITE, f"{tpg}/nexus", b"NULL\n", SCRATCH_TARGET)
+        for path in (tpg, f"{fabric}/{wwn}"):
+            self._add(slot, RMDIR, path, about=SCRATCH_TARGET)
+        if new_fabric:
+            self._add(slot, RMDIR, fabric)
+
+    def _aptpl_file(self, store: Backstore) -> None:
+        if not store.serial:
+            return
+        rtpi = {(target.wwn, tpg.tag): int(tpg.attributes.get("rtpi", "0"))
+                for target in self.want.targets for tpg in target.tpgs}
+        folder = f"{self.facts.dbroot}/pr"
+        self._add("folder", FOLDER, folder)
+        self._add("APTPL file", FILE, f"{folder}/aptpl_{store.serial}",
+                  reservations.file(store.reservations, rtpi), store.key)
+
+    def _reachable(self) -> State:
+        """What can be verified: ``want`` with the PRgenerations that the kernel can be given."""
+        stores = []
+        for store in self.want.backstores:
+            if store.key in self.created and store.reservations:
+                burn, generation = reservations.restored_generation(store.reservations)
+                if burn > reservations.MAX_BURN or burn and self._burn_place(store) is None:
+                    generation -= burn
+                store = replace(store, reservations=replace(store.reservations,
+                                                            generation=generation))
+            stores.append(store)
+        return replace(self.want, backstores=tuple(stores))
+
+    # ---- taking down --------------------------------------------------------------------------
+    def _remove(self, change: Remove) -> None:
+        one = change.object
+        key, path = one.key, self.path(one.key)
+        if isinstance(one, Tpg):
+            if one.attributes.get("enable", "0") != "0":
+                self._add("shut gate", WRITE, f"{path}/enable", b"0\n", key)
+            if one.attributes.get("nexus"):
+                self._add("drop nexus", WRITE, f"{path}/nexus", b"NULL\n", key)
+            self._add("remove TPG", RMDIR, path, about=key)
+        elif isinstance(one, MappedLun):
+            if one.lun is not None:
+                self._add("unlink mapped LUN", UNLINK, f"{path}/{one.alias}", about=key)
+            self._add("remove mapped LUN", RMDIR, path, about=key)
+        elif isinstance(one, Lun):
+            if one.backstore is not None:
+                self._add("unlink LUN", UNLINK, f"{path}/{one.alias}", about=key)
+            self._add("remove LUN", RMDIR, path, about=key)
+        elif isinstance(one, Backstore):
+            self._add("remove backstore", RMDIR, path, about=key)
+            hba = self.hba[key]
+            others = [other for other, place in self.hba.items()
+                      if place == hba and other not in self.removed]
+            if not others and not any(step.path == f"core/{hba}" for _, step in self.steps):
+                self._add("remove HBA", RMDIR, f"core/{hba}", about=key)
+        elif isinstance(one, AluaGroup):
+            if one.name != DEFAULT_GROUP:
+                self._add("remove ALUA group", RMDIR, path, about=key)
+        else:
+            slot = {Acl: "remove ACL", Portal: "remove portal", Target: "remove target",
+                    LuGroup: "remove LU group"}[type(one)]
+            self._add(slot, RMDIR, path, about=key)
+
+
+def _fabric_of(one: Registration) -> str:
+    return {shown: name for name, shown in FABRIC_NAMES.items()}.get(one.fabric, one.fabric)
