@@ -532,9 +532,12 @@ def describe(result: Result) -> bytes:
     """What a fingerprint holds for one question: the data, or status and sense as text."""
     if result.good:
         return result.data
-    sense = sense_of(result)
     text = f"status 0x{result.status:02x}"
-    return f"{text} sense {sense} [{result.sense.hex()}]".encode() if sense else text.encode()
+    sense = sense_of(result)
+    if sense:
+        # Both formats have their additional length in byte 7; LIO fills up with zeros.
+        text += f" sense {sense} [{result.sense[:8 + (result.sense[7:8] or b'0')[0]].hex()}]"
+    return text.encode()
 
 
 # The order of a fingerprint; TEST UNIT READY comes first as anything else would eat what it tells.
@@ -557,6 +560,9 @@ _QUESTIONS: tuple[tuple[str, Callable[[], Command]], ...] = (
     ("pr in read full status", read_full_status),
 )
 
+# Without a unit serial LIO answers these and lists none (target_core_spc.c:spc_emulate_evpd_00).
+_VPD_PAGES = (0x80, 0x83, 0x86, 0xb0, 0xb1, 0xb2)
+
 
 def fingerprint(execute: Execute) -> dict[str, bytes]:
     """Everything an initiator can ask one logical unit, in a stable order.
@@ -570,7 +576,7 @@ def fingerprint(execute: Execute) -> dict[str, bytes]:
         answers[name] = describe(execute(*question()))
     pages = execute(*vpd(0))
     answers["vpd 00"] = describe(pages)
-    if pages.good:
-        for page in decode_vpd_pages(pages.data):
-            answers[f"vpd {page:02x}"] = describe(execute(*vpd(page)))
+    listed = decode_vpd_pages(pages.data) if pages.good else []
+    for page in sorted({*listed, *_VPD_PAGES} - {0}):
+        answers[f"vpd {page:02x}"] = describe(execute(*vpd(page)))
     return answers
