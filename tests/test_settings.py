@@ -1,0 +1,88 @@
+"""The configuration file: what it says, and how it says no."""
+from __future__ import annotations
+
+import os
+import re
+from typing import Any
+
+import pytest
+
+from lio_handover.errors import BadSettings
+from lio_handover.settings import Settings, load, parse
+
+SHIPPED = os.path.join(os.path.dirname(__file__), "..", "etc", "lio-handover", "lio-handover.conf")
+
+
+def shipped() -> str:
+    with open(SHIPPED, encoding="utf-8") as file:
+        return file.read()
+
+
+def test_the_shipped_file_changes_nothing() -> None:
+    assert load(SHIPPED) == Settings()
+
+
+def test_the_defaults_which_the_shipped_file_names_are_the_defaults() -> None:
+    text = re.sub(r"^#(?=\w|    )", "", shipped(), flags=re.M)
+    nothing = Settings((), (), "/nowhere", "/nowhere", 1)
+    assert parse(text, "x", nothing) == Settings()
+    every = set(re.findall(r"^(\w+) =", text, flags=re.M))
+    assert len(every) == len(Settings.__dataclass_fields__)
+
+
+def test_no_file_is_no_error(tmp_path: Any) -> None:
+    assert load(str(tmp_path / "none.conf")) == Settings()
+
+
+def test_drop_ins_replace_in_order(tmp_path: Any) -> None:
+    main = tmp_path / "x.conf"
+    main.write_text("[storage]\nroots = /a\ndevices =\n  /dev/a*\n\n  # why\n  /dev/b*\n"
+                    "[limits]\ndocument=1k\n")
+    folder = tmp_path / "x.conf.d"
+    folder.mkdir()
+    (folder / "20.conf").write_text("[storage]\nroots =\n\t/c d/\n[host]\ndbroot = /var/x\n")
+    (folder / "10.conf").write_text("[storage]\nroots = /b\n")
+    (folder / "README").write_text("not read")
+    (folder / ".30.conf").write_text("not read")
+    assert load(str(main)) == Settings(
+        roots=("/c d",), devices=("/dev/a*", "/dev/b*"), dbroot="/var/x", document_bytes=1024)
+
+
+def test_an_empty_list_allows_nothing() -> None:
+    assert parse("[storage]\nroots =\n", "x").roots == ()
+
+
+@pytest.mark.parametrize("text, line, word", [
+    ("[stroage]", 1, "[storage]"),
+    ("[storage", 1, "section"),
+    ("roots = /srv", 1, "no section"),
+    ("[storage]\n\nroot = /srv", 3, "roots"),
+    ("[storage]\nroots", 2, "="),
+    ("[storage]\nroots = srv", 2, "full path"),
+    ("[storage]\nroots = /srv/../etc", 2, "full path"),
+    ("[storage]\nroots = /a\nroots = /b", 3, "line 2"),
+    ("  /srv", 1, "continues nothing"),
+    ("[storage]\n  /srv", 2, "continues nothing"),
+    ("[storage]\nroots = /a\n[host]\n  /srv", 4, "continues nothing"),
+    ("[host]\ndbroot = /a\n  /b", 2, "one value"),
+    ("[host]\nstate_directory =", 2, "one value"),
+    ("[limits]\ndocument = many", 2, "bytes"),
+    ("[limits]\ndocument = 0", 2, "0"),
+    ("[limits]\ndocument = 1T", 2, "bytes"),
+])
+def test_what_is_wrong_is_named_with_its_line(text: str, line: int, word: str) -> None:
+    with pytest.raises(BadSettings) as caught:
+        parse(text, "some.conf")
+    assert f"some.conf, line {line}: " in str(caught.value)
+    assert word in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_what_cannot_be_read_is_named(tmp_path: Any) -> None:
+    path = tmp_path / "x.conf"
+    path.write_bytes(b"\xff")
+    with pytest.raises(BadSettings, match="UTF-8"):
+        load(str(path))
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(BadSettings, match="x.conf: "):
+        load(str(path))
