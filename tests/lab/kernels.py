@@ -15,9 +15,9 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from . import floating
@@ -57,17 +57,21 @@ def kernel(role: str) -> Kernel:
     """The kernel of a role, fetched if this cache has none yet."""
     if role not in SUITES:
         raise LabError(f"no kernel has the role {role!r}; there are {', '.join(ROLES)}")
-    folder = cache_folder() / "kernels" / f"{role}-{SUITES[role]}-{_FORMAT}"
+    found = cached(role, SUITES[role], _FORMAT, _build)
+    twin = floating.twin_path(found.linux)
+    return replace(found, linux=twin) if twin.exists() and floating.needed_here() else found
+
+
+def cached(role: str, suite: str, form: str, build: Callable[[str, Path, Path], str]) -> Kernel:
+    """The kernel of a role; where the cache has none, `build(suite, work, folder)` fills the folder
+    `work`, which then becomes `folder`, and returns the kernel's release."""
+    folder = cache_folder() / "kernels" / f"{role}-{suite}-{form}"
     if not (folder / "release").exists():
         with _locked(folder.parent / f"{role}.lock"):
             if not (folder / "release").exists():
-                _build(role, folder)
+                _fill(role, suite, folder, build)
     release = (folder / "release").read_text().strip()
-    linux = folder / "linux"
-    twin = floating.twin_path(linux)
-    if twin.exists() and floating.needed_here():
-        linux = twin
-    return Kernel(role, SUITES[role], release, linux, folder)
+    return Kernel(role, suite, release, folder / "linux", folder)
 
 
 @contextmanager
@@ -79,7 +83,7 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _build(role: str, folder: Path) -> None:
+def _fill(role: str, suite: str, folder: Path, build: Callable[[str, Path, Path], str]) -> None:
     """Fetch, unpack, and only then give the folder its name: an interrupted fetch leaves none."""
     for stale in folder.parent.glob(f"{role}.partial-*"):
         shutil.rmtree(stale)
@@ -87,13 +91,17 @@ def _build(role: str, folder: Path) -> None:
         shutil.rmtree(folder)
     work = folder.parent / f"{role}.partial-{os.getpid()}"
     work.mkdir(parents=True)
-    suite = SUITES[role]
     print(f"lab: fetching the {role} kernel (Debian {suite}) into {folder}",
           file=sys.stderr, flush=True)
-    packages = _download(suite, work)
-    tree = work / "tree"
-    for package in packages:
-        _run(["dpkg", "-x", str(package), str(tree)])
+    release = build(suite, work, folder)
+    shutil.rmtree(work / "tree")
+    (work / "release").write_text(release + "\n")
+    work.rename(folder)
+
+
+def _build(suite: str, work: Path, folder: Path) -> str:
+    """User Mode Linux: the program, on a C library that may be newer than this machine's."""
+    tree = unpack(suite, work, "user-mode-linux", "libc6")
     (work / "lib").mkdir()
     (tree / "usr/lib/uml/modules").rename(work / "lib" / "modules")
     releases = [entry.name for entry in (work / "lib" / "modules").iterdir()]
@@ -105,13 +113,10 @@ def _build(role: str, folder: Path) -> None:
     kept = work / "libc"
     library.rename(kept)
     final = folder / "libc"
-    _run(["patchelf", "--set-interpreter", str(final / "ld-linux-x86-64.so.2"),
-          "--set-rpath", str(final), str(linux)])
+    run(["patchelf", "--set-interpreter", str(final / "ld-linux-x86-64.so.2"),
+         "--set-rpath", str(final), str(linux)])
     floating.build_twin(linux)
-    shutil.rmtree(tree)
-    shutil.rmtree(work / "apt")
-    (work / "release").write_text(releases[0] + "\n")
-    work.rename(folder)
+    return releases[0]
 
 
 def _c_library(tree: Path) -> Path:
@@ -122,7 +127,17 @@ def _c_library(tree: Path) -> Path:
     raise LabError("the libc6 package holds no libc.so.6 for x86-64")
 
 
-def _download(suite: str, work: Path) -> list[Path]:
+def unpack(suite: str, work: Path, *names: str, follow: str = "") -> Path:
+    """Fetch a suite's packages, and what they depend on where its name matches `follow`; return the
+    folder `work`/tree with all that is in them."""
+    tree = work / "tree"
+    for package in _download(suite, work, names, follow):
+        run(["dpkg", "-x", str(package), str(tree)])
+    shutil.rmtree(work / "apt")
+    return tree
+
+
+def _download(suite: str, work: Path, names: Sequence[str], follow: str) -> list[Path]:
     """Let apt fetch and verify the suite's packages with a configuration of our own."""
     apt = work / "apt"
     for name in ("sources", "lists/partial", "archives/partial", "packages"):
@@ -142,13 +157,15 @@ def _download(suite: str, work: Path) -> list[Path]:
         "APT::Update::Error-Mode": "any", "APT::Get::AllowUnauthenticated": "false",
         "Acquire::AllowInsecureRepositories": "false",
     }
-    command = ["apt-get", "-q"]
-    for key, value in options.items():
-        command += ["-o", f"{key}={value}"]
-    _run([*command, "update"])
-    _run([*command, "download", "user-mode-linux", "libc6"], cwd=apt / "packages")
+    settings = [word for key, value in options.items() for word in ("-o", f"{key}={value}")]
+    run(["apt-get", "-q", *settings, "update"])
+    if follow:
+        told = run(["apt-cache", *settings, "depends", "--recurse", "--important", *names])
+        # A dependency that nothing provides is written in angle brackets.
+        names = sorted({*names, *re.findall(rf"(?m)^({follow})$", told)})
+    run(["apt-get", "-q", *settings, "download", *names], cwd=apt / "packages")
     found = sorted((apt / "packages").glob("*.deb"))
-    if len(found) != 2:
+    if len(found) != len(names):
         raise LabError(f"apt fetched {[path.name for path in found]} of {suite}")
     return found
 
@@ -195,7 +212,7 @@ def _own_codename() -> tuple[str, ...]:
     return (*names, "oldoldstable", "oldstable", "stable", "testing", "unstable", "sid")
 
 
-def _run(command: list[str], cwd: Path | None = None) -> None:
+def run(command: list[str], cwd: Path | None = None) -> str:
     """Run a tool that should just work; what it said is the error when it does not."""
     try:
         done = subprocess.run(command, cwd=cwd, stdin=subprocess.DEVNULL, text=True,
@@ -204,3 +221,4 @@ def _run(command: list[str], cwd: Path | None = None) -> None:
         raise LabError(f"{command[0]} is not installed; scripts/test installs it") from None
     if done.returncode:
         raise LabError(f"{command[0]} failed ({done.returncode}):\n{done.stdout[-2000:]}")
+    return done.stdout
