@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from . import inside, kernels
+from . import inside, kernels, qemu
 from .errors import LabError
 from .host import Host
 from .namespace import Namespace
@@ -86,7 +86,7 @@ class Lab:
         return host
 
     def _new(self, role: str, name: str | None = None) -> Host:
-        kernel = kernels.kernel(role)
+        kernel = (qemu if role in qemu.ROLES else kernels).kernel(role)
         self._taps += 1
         name = name or chr(ord("a") + self._taps - 1)
         if not re.fullmatch(r"[a-z][a-z0-9-]*", name) or name in self.all:
@@ -95,7 +95,8 @@ class Lab:
         self._ip("tuntap", "add", tap, "mode", "tap")
         self._ip("link", "set", tap, "master", "br0")
         self._ip("link", "set", tap, "up")
-        host = Host(self, name, kernel, f"198.18.0.{10 + self._taps}", tap)
+        kind = qemu.QemuHost if role in qemu.ROLES else Host
+        host = kind(self, name, kernel, f"198.18.0.{10 + self._taps}", tap)
         self.all[name] = host
         return host
 
