@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Dict, Iterator, List, Mapping, Optional, Tuple, Union
 
 from .attributes import HOST, owner_of, row, rows
-from .model import (Backstore, Key, Lun, MappedLun, Object, Reservations, State, say)
+from .model import (DEFAULT_GROUP, Backstore, Key, Lun, MappedLun, Object, Reservations, State, say)
 
 
 @dataclass(frozen=True)
@@ -65,22 +65,25 @@ class Register:
 Change = Union[Create, Remove, Set, Relink, Register]
 
 
-def diff(have: State, want: State, gates: bool = True) -> Tuple[Change, ...]:
+def diff(have: State, want: State, gates: bool = True, partial: bool = False) \
+        -> Tuple[Change, ...]:
     """The changes from ``have`` to ``want``, removals first, parents before children.
 
-    ``gates=False`` leaves out what lets initiators in (window GATE).
+    ``gates=False`` leaves out what lets initiators in (window GATE).  ``partial`` says that
+    ``want`` names only what somebody cares for: what it leaves open may be anything.
     """
     old, new = have.index(), want.index()
-    changes: List[Change] = [Remove(one) for key, one in old.items() if key not in new]
+    changes: List[Change] = [Remove(one) for key, one in old.items() if key not in new
+                             and not (partial and key[-1] == DEFAULT_GROUP)]
     for key, one in new.items():
         if key in old:
-            changes.extend(_compare(old[key], one, gates))
+            changes.extend(_compare(old[key], one, gates, partial))
         else:
             changes.append(Create(one))
     return tuple(changes)
 
 
-def _compare(old: Object, new: Object, gates: bool) -> Iterator[Change]:
+def _compare(old: Object, new: Object, gates: bool, partial: bool) -> Iterator[Change]:
     if isinstance(new, Lun) and isinstance(old, Lun) and old.backstore != new.backstore:
         yield Relink(new.key, "backstore", _say(old.backstore), _say(new.backstore))
     elif isinstance(new, MappedLun) and isinstance(old, MappedLun) and old.lun != new.lun:
@@ -92,7 +95,7 @@ def _compare(old: Object, new: Object, gates: bool) -> Iterator[Change]:
                              new.parameters.get(name, ""))
         if old.reservations != new.reservations:
             yield Register(new.key, old.reservations, new.reservations)
-    yield from _attributes(old, new, gates)
+    yield from _attributes(old, new, gates, partial)
 
 
 def _say(key: Optional[Key]) -> str:
@@ -107,11 +110,11 @@ def value(attributes: Mapping[str, str], kind: str, owner: str, name: str) -> Op
     return found.if_absent if found else None
 
 
-def _attributes(old: Object, new: Object, gates: bool) -> Iterator[Change]:
+def _attributes(old: Object, new: Object, gates: bool, partial: bool) -> Iterator[Change]:
     if old.attributes == new.attributes:
         return
     owner = owner_of(new.key)
-    for name in sorted({*old.attributes, *new.attributes}):
+    for name in sorted(new.attributes if partial else {*old.attributes, *new.attributes}):
         was = value(old.attributes, new.kind, owner, name)
         wanted = value(new.attributes, new.kind, owner, name)
         if was == wanted:

@@ -194,7 +194,7 @@ class _Run:
 
     # ---- before the gate ---
     def _verify(self, step: Step) -> None:
-        check(self.scope.read(self.fs), self.plan.want, gates=False)
+        check(self.scope.read(self.fs), self.plan.want, False, self.plan.partial)
 
     # ---- the way back ---
     def undo(self, error: Exception) -> errors.HandoverError:
@@ -270,9 +270,9 @@ def writes(steps: Sequence[Step]) -> int:
     return sum(1 for step in steps if step.op in KERNEL_OPS)
 
 
-def check(now: State, want: State, gates: bool = True) -> None:
+def check(now: State, want: State, gates: bool = True, partial: bool = False) -> None:
     """Raises VerifyFailed where ``now`` is not ``want``, naming what differs."""
-    left = diff(now, want, gates)
+    left = diff(now, want, gates, partial)
     if left:
         more = f" (and {len(left) - 3} more)" if len(left) > 3 else ""
         raise errors.VerifyFailed(

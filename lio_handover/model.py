@@ -32,6 +32,9 @@ class Secret(str):
 
 Attributes = Mapping[str, str]
 
+#: The target port group which every backstore has from the start, and for ever.
+DEFAULT_GROUP = "default_tg_pt_gp"
+
 #: The SCSI persistent reservation types (SPC-4 table 173), by code.
 RESERVATION_TYPES = {
     1: "Write Exclusive",

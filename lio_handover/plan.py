@@ -11,7 +11,8 @@ from typing import Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, 
 from . import errors, reservations
 from .attributes import CARRIED, Attribute, owner_of, rows
 from .diff import Change, Create, Register, Relink, Remove, Set, diff
-from .model import (Acl, AluaGroup, Backstore, Key, Lun, LuGroup, MappedLun, Portal, Registration,
+from .model import (DEFAULT_GROUP, Acl, AluaGroup, Backstore, Key, Lun, LuGroup, MappedLun, Portal,
+                    Registration,
                     Secret, State, Target, Tpg, say)
 from .order import PHASE, PLACE, WHY
 from .reader import FABRIC_NAMES, Facts
@@ -26,9 +27,6 @@ SCSI = "scsi"      # REGISTER and unregister with APTPL=0 through the scratch ne
 VERIFY = "verify"  # read back and compare
 
 KERNEL_OPS = (MKDIR, RMDIR, LINK, UNLINK, WRITE)
-
-#: The default groups are the kernel's own: there from the start, and for ever.
-DEFAULT_GROUP = "default_tg_pt_gp"
 
 #: A loopback target for the time of one step. Its disk is only asked, never written.
 SCRATCH_TARGET = ("target", "loopback", "naa.50014051f0ad0ff0")
@@ -84,6 +82,7 @@ class Plan:
     want: State = State()
     notes: Tuple[str, ...] = ()
     refused: Tuple[errors.Finding, ...] = ()
+    partial: bool = False
 
     @property
     def stage(self) -> Tuple[Step, ...]:
@@ -101,14 +100,17 @@ class Plan:
 
 
 def plan(have: State, want: State, facts: Facts,
-         keep_fabrics: Optional[Sequence[str]] = None, verify: bool = True) -> Plan:
+         keep_fabrics: Optional[Sequence[str]] = None, verify: bool = True,
+         partial: bool = False) -> Plan:
     """The steps from ``have`` to ``want`` on the host that ``facts`` describe.
 
     ``keep_fabrics``: which fabric directories may stay when they become empty (None: all).
+    ``partial``: what ``want`` leaves open may be as the kernel makes it, see diff.
     Nothing is raised for what can't be done in place: it stands in ``refused``.
     """
-    changes = diff(have, want)
-    return _Planner(have, want, facts, keep_fabrics).plan(changes, verify)
+    changes = diff(have, want, partial=partial)
+    return replace(_Planner(have, want, facts, keep_fabrics).plan(changes, verify),
+                   partial=partial)
 
 
 @dataclass

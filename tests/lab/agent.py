@@ -66,7 +66,9 @@ class Agent:
         while True:
             for key, _ in self._selector.select():
                 if key.fd == self._line:
-                    for message in self._decoder.feed(os.read(self._line, _CHUNK)):
+                    data = os.read(self._line, _CHUNK)
+                    self._send("credit", 0, len(data))
+                    for message in self._decoder.feed(data):
                         self._obey(*message)
                 elif key.fd == self._wake:
                     _drain(self._wake)

@@ -5,7 +5,6 @@ import itertools
 import os
 import pickle
 import queue
-import select
 import shlex
 import signal
 import socket
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 BOOT_SECONDS = 60
 _MEMORY = "512M"
+_PATIENCE = 30      # seconds it may leave a message unread, as it does while it imports
 _GRACE = 5      # seconds a host has to report the end of what it was told to kill
 
 
@@ -71,10 +71,10 @@ class Host:
             kind, *rest = self._line.open(0).get(timeout=BOOT_SECONDS)
         except queue.Empty:
             self.kill()
-            raise HostTimeout(self._with_console(
+            raise HostTimeout(self.told(
                 f"{self.name} did not boot in {BOOT_SECONDS} s")) from None
         if kind != "hello":
-            raise HostDied(self._with_console(f"{self.name} died while booting"))
+            raise HostDied(self.told(f"{self.name} died while booting"))
         self.release, self.boot_id = rest[0]["release"], rest[0]["boot"]
         return self
 
@@ -137,13 +137,13 @@ class Host:
             event = self._next(events, time.monotonic() + timeout)
             if event is None:
                 self._stop(ident, events)
-                raise HostTimeout(self._with_console(
+                raise HostTimeout(self.told(
                     f"{what} did not end on {self.name} in {timeout} s"))
         finally:
             line.forget(ident)
         _, code, result = event
         if not result:
-            raise LabError(self._with_console(
+            raise LabError(self.told(
                 f"{what} ended on {self.name} without a result (exit {code})"))
         ok, value, trace = pickle.loads(result)
         if ok:
@@ -195,7 +195,7 @@ class Host:
 
     def _connected(self) -> _Line:
         if not self.alive or self._line is None:
-            raise HostDied(self._with_console(f"{self.name} is off"))
+            raise HostDied(self.told(f"{self.name} is off"))
         return self._line
 
     def _next(self, events: queue.Queue[Any], deadline: float) -> Any:
@@ -205,7 +205,7 @@ class Host:
         except queue.Empty:
             return None
         if event[0] == "gone":
-            raise HostDied(self._with_console(f"{self.name} died"))
+            raise HostDied(self.told(f"{self.name} died"))
         return event
 
     def _stop(self, ident: int, events: queue.Queue[Any]) -> None:
@@ -214,7 +214,8 @@ class Host:
             self._line.send("signal", ident, signal.SIGKILL)
         self._next(events, time.monotonic() + _GRACE)
 
-    def _with_console(self, sentence: str) -> str:
+    def told(self, sentence: str) -> str:
+        """A sentence about this host, with what its console says; that is kept from now on."""
         self.bed.keep_consoles()
         return f"{sentence}; its console, kept in {self.console}, ends:\n{self.console_tail()}"
 
@@ -254,7 +255,7 @@ class Program:
         while self.returncode is None:
             event = self.host._next(self._events, deadline)
             if event is None:
-                raise HostTimeout(self.host._with_console(
+                raise HostTimeout(self.host.told(
                     f"{shlex.join(self.argv)} did not end on {self.host.name} in {timeout} s; "
                     f"it said: {bytes(self._output[1] + self._output[2])[-1000:]!r}"))
             self._take(event)
@@ -291,7 +292,11 @@ class _Line:
         self._numbers = itertools.count(1)
         self._waiting: dict[int, queue.Queue[Any]] = {}
         self._lock = threading.Lock()
+        self._taken = threading.Condition(self._lock)
+        self._window = wire.WINDOW
         self._sending = threading.Lock()
+        self._credit = wire.WINDOW
+        self._credited = threading.Condition()
         self._closed = False
         threading.Thread(target=self._listen, name=f"lab-{host.name}", daemon=True).start()
 
@@ -316,21 +321,23 @@ class _Line:
         return ident, events
 
     def send(self, *message: Any) -> None:
-        """Say something to the agent, unless the host takes nothing any more."""
+        """Say something to the agent, no faster than it takes it."""
         data = memoryview(wire.encode(message))
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + _PATIENCE
         with self._sending:
             while data:
-                if not select.select([], [self._socket], [], 1)[1]:
-                    if time.monotonic() > deadline:
-                        raise HostTimeout(f"{self._host.name} does not read its serial line")
-                    continue
+                with self._lock:
+                    if not self._taken.wait_for(lambda: self._closed or self._window > 0,
+                                                max(0.0, deadline - time.monotonic())):
+                        raise HostTimeout(self._host.told(f"{self._host.name} takes no messages"))
+                    if self._closed:
+                        raise HostDied(self._host.told(f"{self._host.name} died"))
+                    chunk, data = data[:self._window], data[self._window:]
+                    self._window -= len(chunk)
                 try:
-                    data = data[self._socket.send(data, socket.MSG_DONTWAIT):]
-                except BlockingIOError:
-                    continue
+                    self._socket.sendall(chunk)
                 except OSError:
-                    raise HostDied(f"{self._host.name} died") from None
+                    raise HostDied(self._host.told(f"{self._host.name} died")) from None
 
     def close(self) -> None:
         """Hang up; who still waits is told."""
@@ -344,7 +351,14 @@ class _Line:
         try:
             while data := self._socket.recv(1 << 16):
                 for kind, ident, *rest in decoder.feed(data):
+                    if kind == "credit":
+                        self._credit_back(rest[0])
+                        continue
                     with self._lock:
+                        if kind == "took":
+                            self._window += rest[0]
+                            self._taken.notify()
+                            continue
                         events = self._waiting.get(ident)
                     if events:
                         events.put((kind, *rest))
@@ -353,9 +367,16 @@ class _Line:
         finally:
             with self._lock:
                 self._closed = True
+                self._taken.notify_all()
                 for events in self._waiting.values():
                     events.put(("gone",))
+            self._credit_back(0)
             self._socket.close()
+
+    def _credit_back(self, amount: int) -> None:
+        with self._credited:
+            self._credit += amount
+            self._credited.notify_all()
 
 
 CHECKOUT = Path(__file__).resolve().parents[2]
