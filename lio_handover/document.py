@@ -136,6 +136,11 @@ def dumps(document: Document) -> bytes:
     return seal(tree)
 
 
+def check(document: Document) -> None:
+    """Raises the DocumentError that ``dumps`` would, in a third of its time."""
+    _document(_tree(document))
+
+
 def state_bytes(document: Document) -> bytes:
     """The ``state`` part alone, as bytes: equal wherever the same thing is served."""
     return _text(_state_tree(canonical(document.state))).encode("ascii")

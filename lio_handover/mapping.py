@@ -1,0 +1,245 @@
+"""Names that differ between hosts: ``--map KIND:OLD=NEW``.
+
+    device:/dev/sdb=/dev/sdc            the path of one backstore
+    root:/srv/a=/srv/b                  every path below a directory
+    portal:192.0.2.1:3260=192.0.2.9:3260    (without ports: every port of the address)
+    target:iqn.…:old=iqn.…:new          an IQN or WWPN, with the registrations made through it
+    initiator:naa.…=naa.…               an ACL's name, a nexus, and their registrations
+
+Every name is looked up as the document has it, so that two names can be exchanged.  Block devices
+that are known by a WWID are found by it where the path leads elsewhere on this host.
+"""
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field, replace
+from typing import Dict, List, NamedTuple, NoReturn, Optional, Sequence, Set, Tuple
+
+from . import model, storage
+from .document import Document, acl_key, canonical, check, portal_key
+from .errors import BadMap, DocumentError, Duplicate
+from .model import Key, say
+from .storage import HERE, Host
+
+KINDS = ("device", "root", "portal", "target", "initiator")
+
+
+class Applied(NamedTuple):
+    """One name that was changed: ``what`` is a kind, or ``wwid`` for a device found by it."""
+
+    what: str
+    old: str
+    new: str
+
+
+def _bad(option: str, what: str) -> NoReturn:
+    raise BadMap(f"--map {_show(option)}: {what}",
+                 do="--map " + "|".join(KINDS) + ":OLD=NEW, with OLD as `show` has it")
+
+
+def _show(text: str) -> str:
+    return text if text.isascii() and text.isprintable() else ascii(text)
+
+
+def parse(options: Sequence[str]) -> "Mapping":
+    """The mapping that options ``KIND:OLD=NEW`` ask for.  Raises BadMap."""
+    names: Dict[str, Dict[str, str]] = {kind: {} for kind in KINDS}
+    for option in options:
+        kind, colon, rest = option.partition(":")
+        if not colon or kind not in names:
+            _bad(option, f"begins with none of {', '.join(one + ':' for one in KINDS)}")
+        # A path may hold =, and the new one begins with /.
+        split = re.fullmatch(r"(.+?)=(/.*)" if kind in ("device", "root") else r"(.+?)=(.+)", rest)
+        if not split:
+            _bad(option, "is not OLD=NEW" + (" with a full path as NEW" if "=" in rest else ""))
+        old, new = split[1], split[2]
+        if kind in ("device", "root"):
+            old, new = old.rstrip("/") or "/", new.rstrip("/") or "/"
+            for one in (old, new):
+                if not one.startswith("/") or {".", ".."} & set(one.split("/")) \
+                        or "," in new or not one.isprintable():
+                    _bad(option, f"{_show(one)} is not the full path of a file or device")
+        elif kind == "portal" and _has_port(old) != _has_port(new):
+            _bad(option, "has a port on one side only")
+        if old in names[kind]:
+            _bad(option, f"{_show(old)} is mapped twice")
+        names[kind][old] = new
+    return Mapping(**{kind + "s": one for kind, one in names.items()})
+
+
+def _has_port(address: str) -> bool:
+    return bool(re.search(r"(?:^[^:]*|\]):[0-9]+$", address))
+
+
+@dataclass(frozen=True)
+class Mapping:
+    """Names as the document has them → names on this host, by kind."""
+
+    devices: Dict[str, str] = field(default_factory=dict)
+    roots: Dict[str, str] = field(default_factory=dict)
+    portals: Dict[str, str] = field(default_factory=dict)
+    targets: Dict[str, str] = field(default_factory=dict)
+    initiators: Dict[str, str] = field(default_factory=dict)
+
+    def apply(self, document: Document, host: Optional[Host] = HERE,
+              ) -> Tuple[Document, List[Applied]]:
+        """The document in this host's names, and what was changed.
+
+        ``host`` is where devices are looked up by their WWID, None not to look.  Raises BadMap
+        for a map that matches nothing or gives a name that can't be, Duplicate where two
+        objects get one name.
+        """
+        return _Applying(self, document, host).result()
+
+
+class _Applying:
+    """One application: remembers what was changed and which maps were used."""
+
+    def __init__(self, mapping: Mapping, document: Document, host: Optional[Host]) -> None:
+        self.mapping, self.document, self.host = mapping, document, host
+        self.applied: List[Applied] = []
+        self.used: Set[Tuple[str, str]] = set()
+        #: (fabric of a registration, its target's name) → the new name
+        self.renamed: Dict[Tuple[str, str], str] = {}
+
+    def result(self) -> Tuple[Document, List[Applied]]:
+        state = self.document.state
+        targets = tuple(map(self.target, state.targets))
+        stores = tuple(map(self.backstore, state.backstores))
+        for kind in KINDS:
+            for old, new in getattr(self.mapping, kind + "s").items():
+                if (kind, old) not in self.used:
+                    _bad(f"{kind}:{old}={new}", f"the document has no {_NOUNS[kind]} {_show(old)}")
+        if not self.applied:
+            return self.document, []
+        _once("target", [one.key for one in targets])
+        changed = {one.new for one in self.applied if one.what in ("device", "root", "wwid")}
+        _once("backstores' file or device",
+              [(one.path,) for one in stores if one.path in changed])
+        made = replace(self.document, state=canonical(
+            replace(state, targets=targets, backstores=stores)))
+        try:
+            check(made)
+        except Duplicate:
+            raise
+        except DocumentError as error:
+            raise BadMap(f"--map gives a name that can't be: {error.what}") from None
+        return made, list(dict.fromkeys(self.applied))
+
+    def use(self, kind: str, old: str, shown: str, new: str, what: str = "") -> str:
+        self.used.add((kind, old))
+        if shown != new:
+            self.applied.append(Applied(what or kind, shown, new))
+        return new
+
+    # ---- targets -------------------------------------------------------------------------------
+    def target(self, one: model.Target) -> model.Target:
+        new = self.mapping.targets.get(one.wwn)
+        key = one.key
+        if new is not None:
+            self.use("target", one.wwn, one.wwn, new)
+            key = model.target_key(one.fabric, new)
+            # The kernel knows a vhost or loopback target fc.X by the name X.
+            self.renamed[one.fabric, _bare(one.wwn)] = _bare(new)
+        return replace(one, key=key, tpgs=tuple(self.tpg(tpg, key) for tpg in one.tpgs))
+
+    def tpg(self, one: model.Tpg, target: Key) -> model.Tpg:
+        key = (*target, one.key[-1])
+        attributes = dict(one.attributes)
+        if attributes.get("nexus"):
+            attributes["nexus"] = self.initiator(attributes["nexus"])
+        portals = tuple(self.portal(portal, key) for portal in one.portals)
+        acls = tuple(self.acl(acl, key) for acl in one.acls)
+        _once("portal", [portal.key for portal in portals])
+        _once("ACL", [acl.key for acl in acls])
+        return replace(one, key=key, attributes=attributes, portals=portals, acls=acls,
+                       luns=tuple(replace(lun, key=(*key, *lun.key[-2:])) for lun in one.luns))
+
+    def portal(self, one: model.Portal, tpg: Key) -> model.Portal:
+        return replace(one, key=portal_key(tpg, self.address(one.address)))
+
+    def address(self, name: str) -> str:
+        if name in self.mapping.portals:
+            return self.use("portal", name, name, self.mapping.portals[name])
+        host, _colon, port = name.rpartition(":")
+        for old in (host, host.strip("[]")):
+            if old in self.mapping.portals:
+                new = self.mapping.portals[old]
+                if ":" in new and not new.startswith("["):
+                    new = f"[{new}]"
+                return self.use("portal", old, name, f"{new}:{port}")
+        return name
+
+    def acl(self, one: model.Acl, tpg: Key) -> model.Acl:
+        key = acl_key(tpg, self.initiator(one.initiator))
+        return replace(one, key=key, mapped_luns=tuple(
+            replace(lun, key=(*key, *lun.key[-2:])) for lun in one.mapped_luns))
+
+    def initiator(self, name: str) -> str:
+        new = self.mapping.initiators.get(name)
+        return name if new is None else self.use("initiator", name, name, new)
+
+    # ---- backstores ----------------------------------------------------------------------------
+    def backstore(self, one: model.Backstore) -> model.Backstore:
+        held = replace(one.reservations, registrations=tuple(
+            map(self.registration, one.reservations.registrations)))
+        path = self.path(one)
+        if path == one.path:
+            return replace(one, reservations=held)
+        parameters, attributes = dict(one.parameters), dict(one.attributes)
+        parameters["fd_dev_name" if one.plugin == "fileio" else "udev_path"] = path
+        if attributes.get("udev_path") == one.path:  # what targetcli notes there
+            attributes["udev_path"] = path
+        return replace(one, parameters=parameters, attributes=attributes, reservations=held)
+
+    def registration(self, one: model.Registration) -> model.Registration:
+        target = self.renamed.get((one.fabric.lower(), _bare(one.target)), one.target)
+        return replace(one, initiator=self.initiator(one.initiator), target=target)
+
+    def path(self, one: model.Backstore) -> str:
+        path = one.path
+        if not path:
+            return path
+        if path in self.mapping.devices:
+            return self.use("device", path, path, self.mapping.devices[path])
+        below = [root for root in self.mapping.roots if path.startswith(root.rstrip("/") + "/")]
+        if below:
+            root = max(below, key=len)
+            return self.use("root", root, path, self.mapping.roots[root].rstrip("/")
+                            + path[len(root.rstrip("/")):])
+        found = self.by_wwid(one)
+        return path if found is None else self.use("wwid", path, path, found)
+
+    def by_wwid(self, one: model.Backstore) -> Optional[str]:
+        """Where this host has the device, if not where the path leads."""
+        wwid = self.document.storage.get(say(one.key), {}).get("wwid")
+        if self.host is None or not isinstance(wwid, str) or not wwid:
+            return None
+        try:
+            seen = storage.look(one.path)
+        except OSError:
+            pass
+        else:
+            import os
+            os.close(seen.fd)
+            if seen.block and storage.wwid_of(seen.device, self.host) == wwid:
+                return None
+        return storage.find_by_wwid(wwid, self.host)
+
+
+_NOUNS = {"device": "backstore on", "root": "backstore below", "portal": "portal",
+          "target": "target", "initiator": "initiator"}
+
+
+def _bare(wwn: str) -> str:
+    return wwn[3:] if wwn.startswith("fc.") else wwn
+
+
+def _once(what: str, keys: Sequence[Key]) -> None:
+    seen: Set[Key] = set()
+    for key in keys:
+        if key in seen:
+            name = say(key) if len(key) > 1 else key[0]
+            raise Duplicate(f"--map makes two objects one {what}: {_show(name)}",
+                            do="map them to different names")
+        seen.add(key)
