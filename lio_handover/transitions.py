@@ -1,0 +1,487 @@
+"""The protocol of a handover as one table: what each side may do, from where, on what evidence.
+
+Pure data. The service executes these rows step by step, `tests/model` explores every interleaving
+and every crash between two steps of the same rows, and docs/handover-protocol.md is tested against
+them. Nothing here talks to a kernel, a file or a peer.
+
+How to read a row: in `state`, `verb` is accepted if every one of `needs` holds (else it is refused
+and nothing changes); then `steps` run in order; the place of the RECORD steps among them is *the*
+statement of what is durable when. Every step must be harmless when it was done before: after a crash
+the same row, or the `recover` row of the recorded state, runs again from its first step. A step that
+cannot do its work refuses: the verb ends there and the recorded state stands.
+
+Papers are what the sides say to each other. They carry the handover's epoch (and, where registrations
+are concerned, the digest of the run-time state), are said only after the record that makes them true,
+may be said again at any time, and may be lost, late or repeated. So nothing may be concluded from a
+paper except what its issuer can never take back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Dict, FrozenSet, Iterable, Iterator, List, Mapping, Optional, Tuple, Union
+
+SOURCE = "source"
+DESTINATION = "destination"
+
+
+class Mode(str, Enum):
+    """By what the initiator is kept from serving twice; chosen at `prepare`, part of the offer."""
+
+    ISCSI = "iscsi"
+    ISCSI_LATE = "iscsi-late"
+    VHOST_QMP = "vhost-qmp"
+    VHOST_INBAND = "vhost-inband"
+    VHOST_STOPPED = "vhost-stopped"
+
+
+MODES: Mapping[Mode, str] = {
+    Mode.ISCSI: "iSCSI: we close and open the gate (the TPG's enable) on both hosts",
+    Mode.ISCSI_LATE: "iSCSI on storage that only one host may open at a time",
+    Mode.VHOST_QMP: "vhost, the driver holds both QMP monitors: destination -S, pause-before-switchover",
+    Mode.VHOST_INBAND: "vhost under a manager that keeps QMP to itself (libvirt): dbus-vmstate, -S",
+    Mode.VHOST_STOPPED: "vhost, the guest is paused before its RAM is copied (no dirty logging needed)",
+}
+ALL = frozenset(Mode)
+ISCSI = frozenset({Mode.ISCSI, Mode.ISCSI_LATE})
+LATE = frozenset({Mode.ISCSI_LATE})
+HELD = frozenset({Mode.VHOST_QMP, Mode.VHOST_STOPPED})
+INBAND = frozenset({Mode.VHOST_INBAND})
+VHOST = HELD | INBAND
+
+
+class Paper(str, Enum):
+    """What one side tells the other. The value says what it promises for ever."""
+
+    OFFER = "the source offers the target under this epoch"
+    DOCUMENT = "the run-time state of the frozen target (with its digest)"
+    ARMED = "the destination holds this document durably and will not forget this epoch"
+    RELEASED = "the source will not serve unless the destination gives the epoch back or is fenced"
+    SERVING = "the destination has been seen to serve"
+    RETURNED = "the destination owned the target and gives it back, with its present run-time state"
+    ABORTED = "the destination will never serve under this epoch, and did not"
+    KEPT = "the source serves again; this epoch is over"
+    RETIRED = "the source has taken its target down for good"
+
+
+class Need(str, Enum):
+    """What must be seen before a row may run, other than papers."""
+
+    SAME_BOOT = "this host has not been rebooted since the state was recorded (boot id)"
+    NEW_BOOT = "this host was rebooted since the state was recorded"
+    DOCUMENT_CURRENT = "the armed paper names the digest of the source's present run-time state"
+    RELEASE_MATCHES = "the released paper names the digest of what is loaded here"
+    GUEST_STOPPED = "no endpoint is attached here: QEMU has stopped the guest, or is gone"
+    GUEST_HERE = "the guest is attached here, or (iSCSI) the gate reads back open"
+    GUEST_LEFT = "migration has completed, or the source's QEMU is gone: it cannot resume by itself"
+    GUEST_RAN = "the guest is attached here or executed a command here since this was armed"
+    PEER_SAYS_RELEASED = "asked now, the source says released, retiring or retired"
+    PEER_SERVES_BY_FORCE = "asked now, the peer serves on an operator's word"
+    PEER_IS_FENCED = "an operator or a fence program says: the peer's host is off; what runs is lost"
+    PEER_NEVER_RETURNS = "the operator adds: nor will it ever boot with its present records"
+
+
+class Do(str, Enum):
+    """What a row does. The value is the sentence for `status`, dry runs and docs."""
+
+    CHECK = "preflight: refuse with reasons; above all a target that is not whole and ours"
+    RECORD = "write the new state, epoch and boot id to the journal, fsync file and folder"
+    SAY = "answer with a paper"
+    READ = "read the kernel"
+    SAVEFILE_DROP = "take the target out of targetcli's save file (nothing to do when it is not in it)"
+    SAVEFILE_PUT = "put the target, as it now is, into targetcli's save file"
+    GATE_CLOSE = "close the gate: iSCSI enable=0; vhost: our own initiator takes the endpoint, or refuses"
+    GATE_OPEN = "open the gate: iSCSI enable=1; vhost: our own initiator lets go of the endpoint"
+    DRAIN = "prove idle"
+    FLUSH = "flush the backing storage"
+    KEEP_COPY = "if the kernel holds it: export run-time state into journal and APTPL file, fsync"
+    KEEP_PAPER = "put the document that came with the verb into journal and APTPL file, fsync"
+    COMPARE = "read run-time state again; refuse unless it is what the peer is armed with"
+    PROVE_NEVER_RAN = "refuse if any command was executed here since it was armed (num_cmds)"
+    BUILD = "backstores, target, TPG, portals: all the kernel takes before a LUN is linked"
+    LOAD = "whatever is missing, then registrations from the durable copy, LUN links, ACLs, nexus"
+    VERIFY = "read back and compare; refuse on a difference"
+    STORAGE_RELEASE = "run the release command: this host has closed the storage"
+    STORAGE_ACQUIRE = "run the acquire command: this host may open the storage"
+    TEARDOWN = "unlink and remove the target and its backstores (refused while a guest is attached)"
+    APTPL_DROP = "remove our APTPL file and kept copies"
+
+
+@dataclass(frozen=True)
+class Step:
+    do: Do
+    state: str = ""  # of RECORD
+    paper: Optional[Paper] = None  # of SAY
+
+    def __str__(self) -> str:
+        if self.do is Do.RECORD:
+            return f"record {self.state}"
+        if self.paper is not None:
+            return f"say {self.paper.name.lower()}"
+        return self.do.name.lower().replace("_", " ")
+
+
+@dataclass(frozen=True)
+class Row:
+    role: str
+    state: str
+    verb: str
+    to: str
+    summary: str
+    steps: Tuple[Step, ...]
+    papers: FrozenSet[Paper] = frozenset()
+    needs: FrozenSet[Need] = frozenset()
+    modes: FrozenSet[Mode] = ALL
+    deadline: float = 30.0  # seconds until it alarms; it never closes a gate that was open
+
+    @property
+    def forced(self) -> bool:
+        return Need.PEER_IS_FENCED in self.needs
+
+
+@dataclass(frozen=True)
+class State:
+    means: str
+    opens: str  # ALONE, ASKS or NEVER: may this host open the gate after a reboot?
+    gives: FrozenSet[Paper] = field(default_factory=frozenset)  # papers the peer gets by asking
+
+
+ALONE, ASKS, NEVER = "alone", "asks", "never"
+
+
+def _papers(words: str) -> FrozenSet[Paper]:
+    return frozenset(Paper[word.upper()] for word in words.split())
+
+
+SOURCE_STATES: Mapping[str, State] = {
+    "idle": State("serves; no handover, or the last one is over", ALONE, _papers("kept")),
+    "prepared": State("serves; a destination may stage", ALONE, _papers("offer")),
+    "freezing": State("owns; on its way to be quiet", ALONE),
+    "frozen": State("owns; quiet and exported, may go back at any moment", ALONE, _papers("document")),
+    "released": State("does not serve; the destination decides", ASKS, _papers("released")),
+    "thawing": State("owns; on its way back to serve", ALONE, _papers("kept")),
+    "forced": State("serves because an operator said the destination is fenced", ASKS, _papers("kept")),
+    "retiring": State("never serves again; being taken down", NEVER),
+    "retired": State("gone from here", NEVER, _papers("retired")),
+}
+DESTINATION_STATES: Mapping[str, State] = {
+    "none": State("nothing here (epochs that were aborted are remembered)", NEVER,
+                  _papers("aborted")),
+    "staged": State("built as far as the kernel allows; no registrations", NEVER, _papers("aborted")),
+    "armed": State("holds the final document; complete but for the gate", NEVER,
+                   _papers("armed aborted")),
+    "opening": State("owns; the gate is opened or being opened, not yet seen to serve", ASKS,
+                     _papers("armed")),
+    "serving": State("owns and serves; the source still keeps everything", ASKS, _papers("serving")),
+    "confirmed": State("owns and serves; the source is gone", ALONE, _papers("serving")),
+    "returned": State("owned, closed its gate, offers the target back", ASKS, _papers("returned")),
+    "aborting": State("being taken down; never serves under this epoch", NEVER),
+    "forced": State("serves because an operator said the source is fenced", ASKS, _papers("serving")),
+}
+# In-band, the nexus must be up before `released`: whether an armed side ran is QEMU's knowledge.
+INBAND_STATES: Mapping[Tuple[str, str], State] = {
+    (SOURCE, "frozen"): State("the guest is stopped for migration; QEMU decides", ASKS,
+                              _papers("document")),
+    (DESTINATION, "armed"): State("holds the final document, gate open; QEMU decides", ASKS,
+                                  _papers("armed aborted")),
+}
+STATES: Mapping[str, Mapping[str, State]] = {
+    SOURCE: SOURCE_STATES, DESTINATION: DESTINATION_STATES}
+
+
+def state_of(role: str, name: str, mode: Mode) -> State:
+    if mode in INBAND and (role, name) in INBAND_STATES:
+        return INBAND_STATES[role, name]
+    return STATES[role][name]
+
+
+READ, WRITE = "read", "write"
+# verb → (who has it, polkit action, what it is for)
+VERBS: Mapping[str, Tuple[str, str, str]] = {
+    "prepare": (SOURCE, WRITE, "check everything and offer the target under a new epoch"),
+    "freeze": (SOURCE, WRITE, "make the target quiet, keeping all it needs to go on"),
+    "export": (SOURCE, READ, "hand out the document; changes nothing, may be repeated"),
+    "release": (SOURCE, WRITE, "commit: promise not to serve, once the destination is armed"),
+    "thaw": (SOURCE, WRITE, "go back to serving"),
+    "retire": (SOURCE, WRITE, "take the target down, only after the destination serves"),
+    "stage": (DESTINATION, WRITE, "build all that the kernel allows while the source serves"),
+    "activate": (DESTINATION, WRITE, "go as far as the papers allow: arm, then own and open the gate"),
+    "verify": (DESTINATION, WRITE, "read back, see it serve, say so"),
+    "confirm": (DESTINATION, WRITE, "note that the source is gone: from now on alone"),
+    "abort": (DESTINATION, WRITE, "end it here; what was owned is given back, never dropped"),
+    "status": ("both", READ, "state, epoch, findings, next step; repeats the papers of the state"),
+    "recover": ("both", WRITE, "after a crash, a reboot or a lost answer: finish or say why not"),
+}
+
+
+# ---- the table ---------------------------------------------------------------------------------
+
+_Item = Union[Do, str, Paper]
+
+
+def _steps(items: Iterable[_Item]) -> Iterator[Step]:
+    for item in items:
+        if isinstance(item, Do):
+            yield Step(item)
+        elif isinstance(item, Paper):
+            yield Step(Do.SAY, paper=item)
+        else:
+            yield Step(Do.RECORD, state=item)
+
+
+def _rows(role: str, states: str, verb: str, to: str, summary: str, *items: _Item,
+          papers: str = "", needs: Tuple[Need, ...] = (), modes: FrozenSet[Mode] = ALL,
+          deadline: float = 30.0) -> List[Row]:
+    """One row for each of `states`. A plain string among `items` is a RECORD of that state.
+
+    Rows that touch storage are split: a late mode opens and closes it at the places named here."""
+    rows = []
+    late = (Do.STORAGE_ACQUIRE, Do.STORAGE_RELEASE)
+    variants = [(modes - LATE, [item for item in items if item not in late]), (modes & LATE, items)]
+    if not any(item in late for item in items):
+        variants = [(modes, items)]
+    for state in states.split():
+        for variant_modes, variant in variants:
+            if variant_modes:
+                rows.append(Row(role, state, verb, to, summary, tuple(_steps(variant)),
+                                _papers(papers), frozenset(needs), variant_modes, deadline))
+    return rows
+
+
+_BACK = (Do.STORAGE_ACQUIRE, Do.LOAD, Do.GATE_OPEN, Do.SAVEFILE_PUT, Paper.KEPT, "idle")
+_GONE = (Do.TEARDOWN, Do.SAVEFILE_DROP, Do.APTPL_DROP, "retired", Paper.RETIRED)
+_WHOLE = (Do.STORAGE_ACQUIRE, Do.LOAD, Do.VERIFY)  # before the record: it may be relied on after it
+_DROP = (Do.TEARDOWN, Do.STORAGE_RELEASE, "none", Paper.ABORTED)
+
+
+def _source() -> Iterator[List[Row]]:
+    def row(states: str, verb: str, to: str, summary: str, *items: _Item, papers: str = "",
+            needs: Tuple[Need, ...] = (), modes: FrozenSet[Mode] = ALL,
+            deadline: float = 30.0) -> List[Row]:
+        return _rows(SOURCE, states, verb, to, summary, *items, papers=papers, needs=needs,
+                     modes=modes, deadline=deadline)
+
+    # forwards
+    yield row("idle", "prepare", "prepared", "check, and offer under the next epoch",
+              Do.CHECK, "prepared", Paper.OFFER, deadline=120)
+    yield row("prepared", "prepare", "prepared", "check again; the same epoch",
+              Do.CHECK, Paper.OFFER, deadline=120)
+    yield row("prepared freezing", "freeze", "frozen",
+              "leave the save file, close the gate, drain, flush, keep a copy",
+              "freezing", Do.SAVEFILE_DROP, Do.GATE_CLOSE, Do.DRAIN, Do.FLUSH, Do.KEEP_COPY, "frozen",
+              needs=(Need.SAME_BOOT,), modes=ISCSI, deadline=10)
+    yield row("prepared freezing", "freeze", "frozen",
+              "leave the save file, drain, flush, keep a copy; the endpoint stays free for QEMU",
+              "freezing", Do.SAVEFILE_DROP, Do.DRAIN, Do.FLUSH, Do.KEEP_COPY, "frozen",
+              needs=(Need.SAME_BOOT, Need.GUEST_STOPPED), modes=VHOST, deadline=3)
+    yield row("frozen", "export", "frozen", "the final document",
+              Do.READ, Paper.DOCUMENT, needs=(Need.SAME_BOOT,), modes=ISCSI, deadline=10)
+    yield row("frozen", "export", "frozen", "the final document, read while the guest is stopped",
+              Do.READ, Paper.DOCUMENT, needs=(Need.SAME_BOOT, Need.GUEST_STOPPED), modes=VHOST, deadline=3)
+    yield row("frozen", "release", "released", "commit; the save file is looked at once more",
+              Do.SAVEFILE_DROP, "released", Paper.RELEASED,
+              papers="armed", needs=(Need.SAME_BOOT, Need.DOCUMENT_CURRENT), modes=ISCSI - LATE,
+              deadline=3)
+    yield row("frozen", "release", "released", "commit, and close the storage before saying so",
+              "released", Do.TEARDOWN, Do.SAVEFILE_DROP, Do.STORAGE_RELEASE, Paper.RELEASED,
+              papers="armed", needs=(Need.SAME_BOOT, Need.DOCUMENT_CURRENT), modes=LATE, deadline=10)
+    yield row("released", "release", "released", "say it again, the storage closed",
+              Do.TEARDOWN, Do.SAVEFILE_DROP, Do.STORAGE_RELEASE, Paper.RELEASED, modes=LATE, deadline=10)
+    yield row("frozen", "release", "released",
+              "commit: first occupy the endpoint, so that no resume of the source can succeed",
+              Do.GATE_CLOSE, Do.COMPARE, Do.SAVEFILE_DROP, "released", Paper.RELEASED,
+              papers="armed", needs=(Need.SAME_BOOT, Need.DOCUMENT_CURRENT, Need.GUEST_LEFT), modes=HELD,
+              deadline=3)
+    yield row("frozen", "release", "released",
+              "QEMU has committed: occupy the endpoint and note it",
+              Do.GATE_CLOSE, Do.COMPARE, Do.SAVEFILE_DROP, "released", Paper.RELEASED,
+              papers="armed", needs=(Need.DOCUMENT_CURRENT, Need.GUEST_LEFT), modes=INBAND)
+    yield row("released", "release", "released", "say it again, the endpoint still occupied",
+              Do.GATE_CLOSE, Paper.RELEASED, modes=VHOST, deadline=3)
+    yield row("released", "release", "released", "say it again", Paper.RELEASED, modes=ISCSI - LATE)
+    yield row("released", "retire", "retired", "take it down: the destination serves",
+              "retiring", *_GONE, papers="serving", deadline=300)
+    yield row("retiring", "retire", "retired", "go on taking it down", *_GONE, deadline=300)
+    yield row("retired", "retire", "retired", "say it again", Paper.RETIRED)
+
+    # backwards, on one's own word while nothing was released
+    yield row("prepared freezing frozen", "thaw", "idle", "the source never gave anything away",
+              "thawing", *_BACK, modes=ALL - INBAND)
+    yield row("prepared freezing", "thaw", "idle", "the guest never left",
+              "thawing", *_BACK, modes=INBAND)
+    yield row("frozen", "thaw", "idle", "QEMU resumed the guest here: migration failed",
+              "thawing", *_BACK, needs=(Need.GUEST_HERE,), modes=INBAND)
+    # backwards, on the destination's word
+    yield row("frozen", "thaw", "idle", "the destination never ran and never will",
+              "thawing", *_BACK, papers="aborted", modes=INBAND)
+    yield row("released", "thaw", "idle", "the destination never served and never will",
+              "thawing", *_BACK, papers="aborted")
+    yield row("released", "thaw", "idle", "the destination gives it back: first keep what it says",
+              Do.KEEP_PAPER, "thawing", *_BACK, papers="returned")
+    yield row("thawing", "thaw", "idle", "go on going back", *_BACK)
+
+    # recover: the same steps, found from kernel, journal and peer
+    yield row("idle", "recover", "idle", "serve again after a reboot",
+              Do.STORAGE_ACQUIRE, Do.LOAD, Do.GATE_OPEN, Do.SAVEFILE_PUT)
+    yield row("prepared freezing frozen", "recover", "idle", "nothing was given away: go back",
+              "thawing", *_BACK, modes=ALL - INBAND)
+    yield row("prepared freezing", "recover", "idle", "nothing was given away: go back",
+              "thawing", *_BACK, modes=INBAND)
+    yield row("frozen", "recover", "idle", "QEMU resumed the guest here: go back",
+              "thawing", *_BACK, needs=(Need.GUEST_HERE,), modes=INBAND)
+    yield row("frozen", "recover", "idle", "the destination never ran: go back",
+              "thawing", *_BACK, papers="aborted", modes=INBAND)
+    yield row("frozen", "recover", "released", "QEMU cannot resume here and the destination is armed: on",
+              Do.GATE_CLOSE, Do.COMPARE, Do.SAVEFILE_DROP, "released", Paper.RELEASED,
+              papers="armed", needs=(Need.DOCUMENT_CURRENT, Need.GUEST_LEFT), modes=INBAND)
+    yield row("released", "recover", "retired", "the destination serves: go on",
+              "retiring", *_GONE, papers="serving", deadline=300)
+    yield row("released", "recover", "idle", "the destination never served: go back",
+              "thawing", *_BACK, papers="aborted")
+    yield row("released", "recover", "idle", "the destination gives it back: go back",
+              Do.KEEP_PAPER, "thawing", *_BACK, papers="returned")
+    yield row("thawing", "recover", "idle", "go on going back", *_BACK)
+    yield row("retiring", "recover", "retired", "go on taking it down", *_GONE, deadline=300)
+    yield row("forced", "recover", "idle", "the destination knows now: settled",
+              "thawing", *_BACK, papers="aborted")
+    yield row("forced", "recover", "idle", "the destination knows now: settled",
+              "thawing", *_BACK, papers="returned")
+    yield row("forced", "recover", "forced", "the same boot: go on serving",
+              Do.STORAGE_ACQUIRE, Do.LOAD, Do.GATE_OPEN, Paper.KEPT, needs=(Need.SAME_BOOT,))
+    yield row("forced", "status", "forced", "tell the destination, however late it asks", Paper.KEPT)
+    yield row("forced", "recover", "retired", "the destination was forced later: step down",
+              Do.GATE_CLOSE, "retiring", *_GONE,
+              needs=(Need.NEW_BOOT, Need.PEER_SERVES_BY_FORCE))
+
+    # on an operator's word
+    force = ("forced", Do.STORAGE_ACQUIRE, Do.LOAD, Do.GATE_OPEN, Paper.KEPT)
+    yield row("released", "recover", "forced", "serve from our own copy; ask before serving at a boot",
+              *force, needs=(Need.PEER_IS_FENCED,))
+    yield row("forced", "recover", "forced", "serve again, on the word given again",
+              *force, needs=(Need.PEER_IS_FENCED, Need.NEW_BOOT))
+    yield row("frozen", "recover", "forced", "whether the guest ran there is lost with that host",
+              *force, needs=(Need.PEER_IS_FENCED, Need.GUEST_STOPPED), modes=INBAND)
+
+
+def _destination() -> Iterator[List[Row]]:
+    def row(states: str, verb: str, to: str, summary: str, *items: _Item, papers: str = "",
+            needs: Tuple[Need, ...] = (), modes: FrozenSet[Mode] = ALL,
+            deadline: float = 30.0) -> List[Row]:
+        return _rows(DESTINATION, states, verb, to, summary, *items, papers=papers, needs=needs,
+                     modes=modes, deadline=deadline)
+
+    # forwards
+    yield row("none", "stage", "staged", "build; an epoch that was aborted here is refused",
+              "staged", Do.BUILD, papers="offer", modes=ALL - LATE, deadline=300)
+    yield row("none", "stage", "staged", "check what can be checked with the storage closed",
+              "staged", papers="offer", modes=LATE, deadline=300)
+    yield row("staged", "stage", "staged", "build what is missing",
+              "staged", Do.BUILD, modes=ALL - LATE, deadline=300)
+    yield row("staged", "stage", "staged", "check again", "staged", modes=LATE, deadline=300)
+    yield row("staged armed", "activate", "armed", "keep the document, load it, gate shut",
+              Do.KEEP_PAPER, "armed", Do.LOAD, Do.VERIFY, Paper.ARMED,
+              papers="document", needs=(Need.SAME_BOOT,), modes=(ISCSI - LATE) | HELD, deadline=3)
+    yield row("staged armed", "activate", "armed", "keep the document; the storage is not ours yet",
+              Do.KEEP_PAPER, "armed", Paper.ARMED,
+              papers="document", needs=(Need.SAME_BOOT,), modes=LATE, deadline=3)
+    yield row("staged armed", "activate", "armed", "Load(): keep the document, load it, gate open",
+              Do.GATE_CLOSE, Do.PROVE_NEVER_RAN, Do.KEEP_PAPER, "armed", Do.LOAD, Do.VERIFY,
+              Do.GATE_OPEN, Paper.ARMED,
+              papers="document", needs=(Need.SAME_BOOT,), modes=INBAND, deadline=3)
+    yield row("armed", "activate", "opening", "own it, then open the gate",
+              *_WHOLE, "opening", Do.GATE_OPEN, papers="released",
+              needs=(Need.SAME_BOOT, Need.RELEASE_MATCHES), modes=ALL - INBAND, deadline=3)
+    yield row("armed", "activate", "opening", "the source says now that it released: own it",
+              *_WHOLE, "opening", Do.GATE_OPEN, needs=(Need.PEER_SAYS_RELEASED,), modes=INBAND)
+    yield row("opening serving", "verify", "serving", "seen to serve",
+              Do.VERIFY, "serving", Paper.SERVING, needs=(Need.SAME_BOOT, Need.GUEST_HERE))
+    yield row("armed", "verify", "serving", "the guest runs here: QEMU has committed",
+              "serving", Paper.SERVING, needs=(Need.SAME_BOOT, Need.GUEST_RAN), modes=INBAND)
+    yield row("forced", "verify", "forced", "seen to serve",
+              Do.VERIFY, Paper.SERVING, needs=(Need.SAME_BOOT, Need.GUEST_HERE))
+    yield row("opening serving forced", "confirm", "confirmed", "the source is gone; into the save file",
+              *_WHOLE, "confirmed", Do.GATE_OPEN, Do.SAVEFILE_PUT, papers="retired")
+    yield row("confirmed", "verify", "confirmed", "seen to serve",
+              Do.VERIFY, Paper.SERVING, needs=(Need.GUEST_HERE,))
+
+    # backwards
+    yield row("none", "abort", "none", "never heard of it: and never will",
+              "none", Paper.ABORTED)
+    yield row("staged", "abort", "none", "nothing was given to us", "aborting", *_DROP)
+    yield row("armed", "abort", "none", "never opened: nothing ran here",
+              "aborting", *_DROP, modes=ALL - INBAND)
+    yield row("armed", "abort", "none", "occupy the endpoint, prove that nothing ran",
+              Do.GATE_CLOSE, Do.PROVE_NEVER_RAN, "aborting", *_DROP,
+              needs=(Need.SAME_BOOT,), modes=INBAND)
+    yield row("opening serving", "abort", "returned", "give it back: close, keep a copy, keep everything",
+              Do.GATE_CLOSE, Do.SAVEFILE_DROP, Do.KEEP_COPY, "returned",
+              Paper.RETURNED, modes=ALL - LATE)
+    yield row("opening serving returned", "abort", "returned", "give it back, and the storage with it",
+              Do.GATE_CLOSE, Do.KEEP_COPY, "returned",
+              Do.TEARDOWN, Do.SAVEFILE_DROP, Do.STORAGE_RELEASE, Paper.RETURNED, modes=LATE)
+    yield row("returned", "abort", "returned", "say it again", Paper.RETURNED, modes=ALL - LATE)
+
+    # recover
+    yield row("none", "recover", "none", "nothing here", Do.READ)
+    yield row("staged", "recover", "none", "nothing was given to us", "aborting", *_DROP)
+    yield row("armed", "recover", "none", "the source kept it; until that is heard this may be the last copy",
+              "aborting", *_DROP, papers="kept", modes=ALL - INBAND)
+    yield row("armed", "recover", "none", "the source kept it", Do.GATE_CLOSE, "aborting", *_DROP,
+              papers="kept", modes=INBAND)
+    yield row("armed", "recover", "opening", "the source says now that it released: own it",
+              *_WHOLE, "opening", Do.GATE_OPEN, needs=(Need.PEER_SAYS_RELEASED,), modes=INBAND)
+    yield row("armed", "recover", "serving", "the guest runs here: QEMU has committed",
+              "serving", Paper.SERVING, needs=(Need.SAME_BOOT, Need.GUEST_RAN), modes=INBAND)
+    yield row("opening serving", "recover", "opening", "the same boot: own it still",
+              *_WHOLE, "opening", Do.GATE_OPEN, needs=(Need.SAME_BOOT,))
+    yield row("opening serving forced", "recover", "opening",
+              "after a reboot: the source says now that it has not taken it back",
+              *_WHOLE, "opening", Do.GATE_OPEN, needs=(Need.NEW_BOOT, Need.PEER_SAYS_RELEASED))
+    yield row("opening serving", "recover", "none", "the source was forced while we were down",
+              Do.GATE_CLOSE, Do.SAVEFILE_DROP, "aborting", *_DROP, papers="kept",
+              needs=(Need.NEW_BOOT,))
+    yield row("opening serving forced", "recover", "confirmed", "the source is gone",
+              *_WHOLE, "confirmed", Do.GATE_OPEN, Do.SAVEFILE_PUT, papers="retired")
+    yield row("confirmed", "recover", "confirmed", "serve again after a reboot",
+              *_WHOLE, Do.GATE_OPEN, Do.SAVEFILE_PUT)
+    yield row("returned", "recover", "none", "the source serves again: take ours down",
+              "aborting", *_DROP, papers="kept")
+    yield row("returned", "recover", "confirmed", "the source was already gone: it stays ours",
+              *_WHOLE, "confirmed", Do.GATE_OPEN, Do.SAVEFILE_PUT, papers="retired")
+    yield row("aborting", "recover", "none", "go on taking it down", *_DROP)
+    yield row("forced", "recover", "forced", "the same boot: go on serving",
+              *_WHOLE, Do.GATE_OPEN, needs=(Need.SAME_BOOT,))
+    yield row("forced", "recover", "none", "the source was forced later: step down",
+              Do.GATE_CLOSE, "aborting", *_DROP,
+              needs=(Need.NEW_BOOT, Need.PEER_SERVES_BY_FORCE))
+
+    # on an operator's word
+    force = (*_WHOLE, "forced", Do.GATE_OPEN, Paper.SERVING)
+    yield row("opening serving forced", "recover", "forced",
+              "serve from our own copy; ask before serving at a boot",
+              *force, needs=(Need.PEER_IS_FENCED, Need.NEW_BOOT))
+    yield row("armed returned", "recover", "confirmed",
+              "the source may still believe that it owns: it must never boot with its records",
+              "confirmed", *_WHOLE, Do.GATE_OPEN, Do.SAVEFILE_PUT,
+              needs=(Need.PEER_IS_FENCED, Need.PEER_NEVER_RETURNS))
+
+
+TABLE: Tuple[Row, ...] = tuple(
+    row for rows in (*_source(), *_destination()) for row in rows)
+
+
+def rows_for(role: str, state: str, verb: str, mode: Mode,
+             table: Iterable[Row] = TABLE) -> List[Row]:
+    """The rows to try, in the table's order; the first whose papers and needs hold is taken."""
+    return [row for row in table
+            if row.role == role and row.state == state and row.verb == verb and mode in row.modes]
+
+
+def verdicts(mode: Mode, table: Iterable[Row] = TABLE) -> Dict[Tuple[str, str], List[Row]]:
+    """For each (role, state): the rows by which `recover` can lead out of it."""
+    out: Dict[Tuple[str, str], List[Row]] = {}
+    for row in table:
+        if row.verb == "recover" and mode in row.modes:
+            out.setdefault((row.role, row.state), []).append(row)
+    return out
