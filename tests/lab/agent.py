@@ -67,7 +67,7 @@ class Agent:
             for key, _ in self._selector.select():
                 if key.fd == self._line:
                     data = os.read(self._line, _CHUNK)
-                    self._send("credit", 0, len(data))
+                    self._send("took", 0, len(data))
                     for message in self._decoder.feed(data):
                         self._obey(*message)
                 elif key.fd == self._wake:

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from . import inside, kernels, qemu
+from . import inside, kernels, openiscsi, qemu
 from .errors import LabError
 from .host import Host
 from .namespace import Namespace
@@ -81,8 +81,9 @@ class Lab:
 
     def host(self, role: str, name: str | None = None, iscsi_initiator: bool = False) -> Host:
         """Boot one host; as an iSCSI initiator it has the kernel's initiator loaded, too."""
-        host = self._new(role, name)
-        host.boot()
+        host = self._new(role, name).boot()
+        if iscsi_initiator:
+            host.call(openiscsi.start, f"iqn.2003-01.org.example:{host.name}")
         return host
 
     def _new(self, role: str, name: str | None = None) -> Host:

@@ -295,8 +295,6 @@ class _Line:
         self._taken = threading.Condition(self._lock)
         self._window = wire.WINDOW
         self._sending = threading.Lock()
-        self._credit = wire.WINDOW
-        self._credited = threading.Condition()
         self._closed = False
         threading.Thread(target=self._listen, name=f"lab-{host.name}", daemon=True).start()
 
@@ -351,9 +349,6 @@ class _Line:
         try:
             while data := self._socket.recv(1 << 16):
                 for kind, ident, *rest in decoder.feed(data):
-                    if kind == "credit":
-                        self._credit_back(rest[0])
-                        continue
                     with self._lock:
                         if kind == "took":
                             self._window += rest[0]
@@ -370,13 +365,7 @@ class _Line:
                 self._taken.notify_all()
                 for events in self._waiting.values():
                     events.put(("gone",))
-            self._credit_back(0)
             self._socket.close()
-
-    def _credit_back(self, amount: int) -> None:
-        with self._credited:
-            self._credit += amount
-            self._credited.notify_all()
 
 
 CHECKOUT = Path(__file__).resolve().parents[2]

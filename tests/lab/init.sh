@@ -21,7 +21,7 @@ mount -t devpts devpts dev/pts
 mount -t tmpfs tmpfs dev/shm
 mount -t tmpfs tmpfs run
 mkdir -p usr/lib/modules run/lock
-mount -t hostfs -o "$LAB_KERNEL/lib/modules" none usr/lib/modules
+mount -r -t hostfs -o "$LAB_KERNEL/lib/modules" none usr/lib/modules
 # What a host owns starts empty, whatever this machine keeps there.
 for folder in $LAB_OWN; do
     mkdir -p "./$folder"

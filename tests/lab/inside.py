@@ -16,6 +16,8 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from . import openiscsi
+
 TARGET = Path("/sys/kernel/config/target")
 DBROOT = Path("/etc/target")
 MODULES = ("configfs", "target_core_mod", "target_core_file", "target_core_iblock",
@@ -102,7 +104,7 @@ def _extra_addresses() -> list[str]:
 def wipe() -> list[str]:
     """Remove all that a test can have left here; return what would not go (empty: clean)."""
     _stop_programs()
-    _log_out()
+    openiscsi.stop()
     for address in _extra_addresses():
         run("ip", "address", "del", address, "dev", "vec0")
     clear_targets()
@@ -237,13 +239,6 @@ def _empty(folder: Path) -> None:
             entry.unlink()
 
 
-def _log_out() -> None:
-    """End the initiator's sessions of this host in the kernel, with or without its daemon."""
-    if _entries(Path("/sys/class/iscsi_session")):
-        from .initiators import stop_initiator
-        stop_initiator()
-
-
 # ── processes ────────────────────────────────────────────────────────────────────────────────
 
 def _programs() -> list[tuple[int, str]]:
@@ -264,7 +259,7 @@ def _programs() -> list[tuple[int, str]]:
 
 
 def _stop_programs() -> None:
-    # iscsid has to stay until its sessions were logged out; `stop_initiator` ends it.
+    # iscsid has to stay until its sessions were logged out; `openiscsi.stop` ends it.
     wanted = [pid for pid, name in _programs() if name != "iscsid"]
     for pid in wanted:
         try:

@@ -16,9 +16,6 @@ LIMIT = 256 * 1024 * 1024
 # How much the lab may have under way to an agent that has not said it took it.  A User Mode Linux
 # terminal holds 4096 bytes, and once it had to tell the sender to wait it never hears it again.
 WINDOW = 3500
-# So many bytes may be under way to a host. Its line holds 4096, and UML's driver does not always
-# start again after it was full (arch/um/drivers/line.c); the agent says what it has read.
-WINDOW = 2048
 
 
 def encode(message: tuple[Any, ...]) -> bytes:
