@@ -121,11 +121,13 @@ def _wwid(folder: str) -> str:
         whole = _wwid(os.path.dirname(folder))
         return f"{whole}/part{number}" if whole else ""
     uuid = _read(folder + "/dm/uuid")
-    if uuid.startswith("mpath-"):
-        name = uuid[6:]
+    before, mpath, name = uuid.partition("mpath-")
+    if mpath and (not before or (before.startswith("part") and before[4:-1].isdigit())):
+        part = f"/{before[:-1]}" if before else ""
         if name[:1] == "3" and len(name) in (17, 33):  # as scsi_id writes an NAA name
-            return "naa." + name[1:].lower()
-        return name if name.startswith(("eui.", "nvme.", "uuid.")) else "dm:" + uuid
+            return "naa." + name[1:].lower() + part
+        if name.startswith(("eui.", "nvme.", "uuid.")):
+            return name + part
     if uuid:
         return "dm:" + uuid
     if os.path.isdir(folder + "/dm"):
@@ -339,6 +341,7 @@ def _refused(what: str, path: str, error: OSError) -> NoReturn:
 
 
 def _show(text: str) -> str:
+    text = text if len(text) <= 300 else text[:297] + "..."
     return text if text.isprintable() and text.isascii() else ascii(text)
 
 
@@ -573,7 +576,10 @@ def _swaps(host: Host) -> List[str]:
 
 def _uses(wanted: Backstore, seen: Seen, here: State, host: Host) -> Iterator[str]:
     if seen.block:
-        yield from users(seen.device, host)
+        found = users(seen.device, host)
+        yield from found
+        if not found and here.backstore(wanted.key) is None and _claimed(seen):
+            yield "is claimed by something of this host (mounted elsewhere, or another target)"
         own, held = family(seen.device, host)
         overlapping = {*own, *held}
         folder = _folder(seen.device, host)
@@ -593,6 +599,16 @@ def _uses(wanted: Backstore, seen: Seen, here: State, host: Host) -> Iterator[st
             yield f"is served by {say(other.key)} of this host already"
 
 
+def _claimed(seen: Seen) -> bool:
+    """Whether the kernel would let nobody else have the device: sees what other mount
+    namespaces hide."""
+    try:
+        os.close(_reopen(seen, os.O_EXCL))
+    except OSError as error:
+        return error.errno == errno.EBUSY
+    return False
+
+
 def _same(path: str, seen: Seen, overlapping: Set[str]) -> bool:
     """Whether a path leads to the same file, or to one of the devices."""
     try:
@@ -610,6 +626,7 @@ def find_by_wwid(wwid: str, host: Host = HERE) -> Optional[str]:
     """A path of the block device with this WWID on this host, None if there is none.
 
     A multipath device comes before its paths; a name that lasts (/dev/disk/by-id) before others.
+    A mere serial number that two devices have finds neither: anybody may give it.
     """
     found = []
     for name in _list(f"{host.sys}/block"):
@@ -617,7 +634,7 @@ def find_by_wwid(wwid: str, host: Host = HERE) -> Optional[str]:
         for one in [folder, *(f"{folder}/{part}" for part in _partitions(folder))]:
             if _wwid(one) == wwid:
                 found.append((not os.path.isdir(folder + "/dm"), os.path.basename(one), one))
-    if not found:
+    if not found or (wwid.startswith("serial:") and len(found) > 1):
         return None
     _paths, kernel, folder = min(found)
     return _lasting(kernel, _read(folder + "/dm/name"), host)

@@ -176,6 +176,8 @@ def test_no_evidence_of_what_is_not_there(root: str) -> None:
     ({"dm__uuid": "mpath-36001405AB12345678901234567890abc"},
      "naa.6001405ab12345678901234567890abc"),
     ({"dm__uuid": "mpath-eui.0025385b"}, "eui.0025385b"),
+    ({"dm__uuid": "part2-mpath-36001405AB1234567"}, "naa.6001405ab1234567/part2"),
+    ({"dm__uuid": "mpath-1ATA_disk"}, "dm:mpath-1ATA_disk"),
     ({"dm__uuid": "LVM-abc"}, "dm:LVM-abc"),
     ({"dm__name": "x"}, ""),
     ({"md__uuid": "1:2:3"}, "md:1:2:3"),
@@ -199,6 +201,13 @@ def test_find_by_wwid(machine: Machine) -> None:
     assert find_by_wwid(wwid, machine.host) == f"{machine.host.dev}/mapper/mpatha"
     machine.disk("sdb1", "8:17", of="sdb")
     assert find_by_wwid(wwid + "/part1", machine.host) == f"{machine.host.dev}/sdb1"
+
+
+def test_a_serial_of_two_devices_finds_neither(machine: Machine) -> None:
+    machine.disk("vda", "252:0", serial="disk")
+    assert find_by_wwid("serial:disk", machine.host) == f"{machine.host.dev}/vda"
+    machine.disk("vdb", "252:16", serial="disk")
+    assert find_by_wwid("serial:disk", machine.host) is None
 
 
 # --- which paths ---------------------------------------------------------------------------------
@@ -427,6 +436,26 @@ def test_a_device_in_use_is_refused(blocks: Machine) -> None:
         wanted = store(f"{blocks.host.dev}/sda", plugin)
         found = findings(wanted, evidence(wanted, True, blocks.host), settings, host=blocks.host)
         assert kinds(found) == [StorageInUse] and "/mnt" in found[0].sentence
+
+
+def test_a_device_claimed_out_of_sight_is_refused(blocks: Machine, monkeypatch: Any) -> None:
+    disks(blocks)
+    wanted = store(f"{blocks.host.dev}/sdb", "iblock")
+    proof = evidence(wanted, True, blocks.host)
+    settings = Settings((), (f"{blocks.host.dev}/sd*",))
+    real = os.open
+
+    def claimed(name: Any, flags: int, *more: Any) -> int:
+        if flags & os.O_EXCL:
+            raise OSError(16, "Device or resource busy")
+        return real(name, flags, *more)
+
+    monkeypatch.setattr(os, "open", claimed)
+    found = findings(wanted, proof, settings, host=blocks.host)
+    assert kinds(found) == [StorageInUse] and "claimed" in found[0].sentence
+    # By the very backstore, where the target is there already.
+    here = model.State(backstores=(wanted,))
+    assert findings(wanted, proof, settings, here, blocks.host) == []
 
 
 def test_the_root_of_the_real_host_is_in_use() -> None:
