@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import pickle
 import struct
 from collections.abc import Callable
 
@@ -234,6 +235,13 @@ def test_no_answer_in_time_is_a_timeout(host: int, driver: int) -> None:
     with pytest.raises(TimeoutError) as caught:
         sg.check_transport(host, driver, 0, "/dev/sg7")
     assert isinstance(caught.value, CommandTimeout) and caught.value.errno == errno.ETIMEDOUT
+
+
+@pytest.mark.parametrize("error", [
+    TransportError(errno.ENODEV, "gone", "naa.5001"), CommandTimeout("no answer", "/dev/sg7")])
+def test_a_transport_failure_survives_the_way_between_processes(error: TransportError) -> None:
+    copy = pickle.loads(pickle.dumps(error))
+    assert type(copy) is type(error) and str(copy) == str(error) and copy.errno == error.errno
 
 
 @pytest.mark.parametrize("host, driver, status", [(0, 0, 0), (0, 8, 2), (0x11, 0, 0x18)])

@@ -60,6 +60,11 @@ class TransportError(OSError):
 
     def __init__(self, code: int, reason: str, where: str) -> None:
         super().__init__(code, f"{reason} ({os.strerror(code)})", where)
+        self.reason, self.where = reason, where
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # It has to survive the way home from a child process.
+        return type(self), (self.errno, self.reason, self.where)
 
 
 class CommandTimeout(TransportError, TimeoutError):
@@ -67,3 +72,6 @@ class CommandTimeout(TransportError, TimeoutError):
 
     def __init__(self, reason: str, where: str) -> None:
         super().__init__(errno.ETIMEDOUT, reason, where)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.reason, self.where)
