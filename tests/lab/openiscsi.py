@@ -41,7 +41,7 @@ def start(name: str) -> None:
     Path("/etc/iscsi/initiatorname.iscsi").write_text(f"InitiatorName={name}\n")
     lines = [f"{key} = {value}" for key, value in TIMING.items()]
     _CONF.write_text("\n".join([*lines, "iscsid.safe_logout = No"]) + "\n")
-    if _daemon() is None:
+    if not _daemons():
         _start_daemon()
 
 
@@ -133,15 +133,14 @@ def wait_for_state(session: int, wanted: str, timeout: float) -> float:
 def stop() -> None:
     """End all sessions, also those of a daemon that was killed or whose target is gone."""
     if sessions():
-        if _daemon() is None:
+        if not _daemons():
             _start_daemon()
         subprocess.run(["iscsiadm", "-m", "session", "--logout"], stdin=subprocess.DEVNULL,
                        stdout=subprocess.DEVNULL, check=False, timeout=20)
         _until("all sessions ended", lambda: not sessions(), 10)
-    pid = _daemon()
-    if pid is not None:
+    for pid in _daemons():
         os.kill(pid, signal.SIGKILL)
-        _until("iscsid ended", lambda: _daemon() is None, 5)
+    _until("iscsid ended", lambda: not _daemons(), 5)
 
 
 def _settled(session: int) -> bool:
@@ -157,14 +156,17 @@ def _settled(session: int) -> bool:
         for unit in units)
 
 
-def _daemon() -> int | None:
+def _daemons() -> list[int]:
+    """iscsid, which is two processes: one of them writes the log."""
+    found = []
     for entry in Path("/proc").iterdir():
         try:
-            if entry.name.isdigit() and (entry / "comm").read_text() == "iscsid\n":
-                return int(entry.name)
+            if entry.name.isdigit() and (entry / "comm").read_text() == "iscsid\n" and \
+                    (entry / "cmdline").read_bytes():       # else it is dead, and not yet buried
+                found.append(int(entry.name))
         except OSError:
             continue
-    return None
+    return found
 
 
 def _iscsiadm(*words: str) -> str:
