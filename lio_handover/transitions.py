@@ -75,6 +75,8 @@ class Need(str, Enum):
     GUEST_STOPPED = "no endpoint is attached here: QEMU has stopped the guest, or is gone"
     GUEST_HERE = "the guest is attached here, or (iSCSI) the gate reads back open"
     GUEST_LEFT = "migration has completed, or the source's QEMU is gone: it cannot resume by itself"
+    RAN_SINCE_EXPORT = "the run-time state kept here is not what was exported: the guest ran here again"
+    PEER_ARMED_WITH_OTHER = "asked now, the destination is armed with a document that is not our present state"
     GUEST_RAN = "the guest is attached here or executed a command here since this was armed"
     PEER_SAYS_RELEASED = "asked now, the source says released, retiring or retired"
     PEER_SERVES_BY_FORCE = "asked now, the peer serves on an operator's word"
@@ -244,7 +246,7 @@ def _rows(role: str, states: str, verb: str, to: str, summary: str, *items: _Ite
     for state in states.split():
         for variant_modes, variant in variants:
             if variant_modes:
-                rows.append(Row(role, state, verb, to, summary, tuple(_steps(variant)),
+                rows.append(Row(role, state, verb, to or state, summary, tuple(_steps(variant)),
                                 _papers(papers), frozenset(needs), variant_modes, deadline))
     return rows
 
@@ -295,8 +297,8 @@ def _source() -> Iterator[List[Row]]:
               deadline=3)
     yield row("frozen", "release", "released",
               "QEMU has committed: occupy the endpoint and note it",
-              Do.GATE_CLOSE, Do.COMPARE, Do.SAVEFILE_DROP, "released", Paper.RELEASED,
-              papers="armed", needs=(Need.DOCUMENT_CURRENT, Need.GUEST_LEFT), modes=INBAND)
+              Do.GATE_CLOSE, Do.SAVEFILE_DROP, "released", Paper.RELEASED,
+              papers="serving", modes=INBAND)
     yield row("released", "release", "released", "say it again, the endpoint still occupied",
               Do.GATE_CLOSE, Paper.RELEASED, modes=VHOST, deadline=3)
     yield row("released", "release", "released", "say it again", Paper.RELEASED, modes=ISCSI - LATE)
@@ -317,6 +319,8 @@ def _source() -> Iterator[List[Row]]:
               "thawing", *_BACK, papers="aborted", modes=INBAND)
     yield row("released", "thaw", "idle", "the destination never served and never will",
               "thawing", *_BACK, papers="aborted")
+    yield row("frozen", "thaw", "idle", "the guest ran there and is given back: first keep that",
+              Do.KEEP_PAPER, "thawing", *_BACK, papers="returned", modes=INBAND)
     yield row("released", "thaw", "idle", "the destination gives it back: first keep what it says",
               Do.KEEP_PAPER, "thawing", *_BACK, papers="returned")
     yield row("thawing", "thaw", "idle", "go on going back", *_BACK)
@@ -330,15 +334,24 @@ def _source() -> Iterator[List[Row]]:
               "thawing", *_BACK, modes=INBAND)
     yield row("frozen", "recover", "idle", "QEMU resumed the guest here: go back",
               "thawing", *_BACK, needs=(Need.GUEST_HERE,), modes=INBAND)
+    yield row("frozen", "recover", "idle", "QEMU resumed the guest here, before this host went down",
+              "thawing", *_BACK, needs=(Need.RAN_SINCE_EXPORT,), modes=INBAND)
+    yield row("frozen", "recover", "idle", "that document is older: the guest ran here after it, so not there",
+              "thawing", *_BACK, needs=(Need.PEER_ARMED_WITH_OTHER,), modes=INBAND)
     yield row("frozen", "recover", "idle", "the destination never ran: go back",
               "thawing", *_BACK, papers="aborted", modes=INBAND)
     yield row("frozen", "recover", "released", "QEMU cannot resume here and the destination is armed: on",
               Do.GATE_CLOSE, Do.COMPARE, Do.SAVEFILE_DROP, "released", Paper.RELEASED,
               papers="armed", needs=(Need.DOCUMENT_CURRENT, Need.GUEST_LEFT), modes=INBAND)
+    yield row("frozen", "recover", "released", "the guest was seen to run there: QEMU has committed",
+              Do.GATE_CLOSE, Do.SAVEFILE_DROP, "released", Paper.RELEASED,
+              papers="serving", modes=INBAND)
     yield row("released", "recover", "retired", "the destination serves: go on",
               "retiring", *_GONE, papers="serving", deadline=300)
     yield row("released", "recover", "idle", "the destination never served: go back",
               "thawing", *_BACK, papers="aborted")
+    yield row("frozen", "recover", "idle", "the guest ran there and is given back: first keep that",
+              Do.KEEP_PAPER, "thawing", *_BACK, papers="returned", modes=INBAND)
     yield row("released", "recover", "idle", "the destination gives it back: go back",
               Do.KEEP_PAPER, "thawing", *_BACK, papers="returned")
     yield row("thawing", "recover", "idle", "go on going back", *_BACK)
@@ -398,6 +411,8 @@ def _destination() -> Iterator[List[Row]]:
               Do.VERIFY, "serving", Paper.SERVING, needs=(Need.SAME_BOOT, Need.GUEST_HERE))
     yield row("armed", "verify", "serving", "the guest runs here: QEMU has committed",
               "serving", Paper.SERVING, needs=(Need.SAME_BOOT, Need.GUEST_RAN), modes=INBAND)
+    yield row("armed", "status", "armed", "say it again", Paper.ARMED, modes=INBAND)
+    yield row("serving forced", "status", "", "say it again: the source need not keep it", Paper.SERVING)
     yield row("forced", "verify", "forced", "seen to serve",
               Do.VERIFY, Paper.SERVING, needs=(Need.SAME_BOOT, Need.GUEST_HERE))
     yield row("opening serving forced", "confirm", "confirmed", "the source is gone; into the save file",
@@ -433,8 +448,8 @@ def _destination() -> Iterator[List[Row]]:
               *_WHOLE, "opening", Do.GATE_OPEN, needs=(Need.PEER_SAYS_RELEASED,), modes=INBAND)
     yield row("armed", "recover", "serving", "the guest runs here: QEMU has committed",
               "serving", Paper.SERVING, needs=(Need.SAME_BOOT, Need.GUEST_RAN), modes=INBAND)
-    yield row("opening serving", "recover", "opening", "the same boot: own it still",
-              *_WHOLE, "opening", Do.GATE_OPEN, needs=(Need.SAME_BOOT,))
+    yield row("opening serving", "recover", "", "the same boot: own it still",
+              *_WHOLE, Do.GATE_OPEN, needs=(Need.SAME_BOOT,))
     yield row("opening serving forced", "recover", "opening",
               "after a reboot: the source says now that it has not taken it back",
               *_WHOLE, "opening", Do.GATE_OPEN, needs=(Need.NEW_BOOT, Need.PEER_SAYS_RELEASED))

@@ -1,0 +1,530 @@
+"""The world as the checker sees it, and everything that may happen next.
+
+The two services run the rows of the transition table, one step at a time, called by a driver that
+may call anything in any order with any paper that was ever said: this is every driver, and it is
+message loss, delay, repetition and reordering too. Around them: two QEMUs that resume and exit by
+themselves, a service crash between any two steps, a host losing power at any moment and booting with
+targetcli restoring its save file, an operator. Crashes and reboots are not counted: any number.
+
+What is left out: the contents of the disk (flushing), more than one target, and clocks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Dict, FrozenSet, Iterator, List, NamedTuple, Optional, Tuple
+
+from lio_handover.transitions import (ALONE, DESTINATION, SOURCE, TABLE, VHOST, Do, Mode, Need, Paper,
+                                      Row, Step, state_of)
+
+S, D = "s", "d"
+ROLE = {S: SOURCE, D: DESTINATION}
+PEER = {S: D, D: S}
+
+# the gate, as the kernel has it: nothing, built without registrations, complete but shut, open.
+NOTHING, BUILT, SHUT, OPEN = "nothing", "built", "shut", "open"
+OFF, ON, NEVER_AGAIN = 0, 1, -1
+NO_VERSION = -1  # of registrations
+
+# Needs that are evaluated together with their paper.
+_WITH_PAPER = frozenset({Need.DOCUMENT_CURRENT, Need.RELEASE_MATCHES})
+
+TO_SOURCE = frozenset(paper.name for paper in (
+    Paper.ARMED, Paper.SERVING, Paper.RETURNED, Paper.ABORTED))
+
+PaperSaid = Tuple[str, int, int]  # name, epoch, version
+
+
+class Host(NamedTuple):
+    up: int = ON
+    row: int = -1  # row in execution, or -1
+    at: int = 0  # its next step
+    arg: int = NO_VERSION  # what came with the verb: a document's version, or an epoch
+    state: str = ""  # journal
+    epoch: int = 0  # journal
+    aborted: int = 0  # journal: no epoch up to this one will ever be served here
+    same_boot: bool = True  # journal's boot id is the present one
+    file: int = 0  # save file: 0 absent, 1 enabled, 2 disabled
+    disk: int = NO_VERSION  # registrations kept durably (APTPL file, journal)
+    armed_with: int = NO_VERSION  # journal, in-band: version of the document that came
+    gate: str = NOTHING  # kernel
+    pr: int = NO_VERSION  # registrations in the kernel
+    ran: bool = False  # kernel: a command was executed since it was loaded
+    storage: bool = True  # kernel: the backing storage is open (late mode)
+
+
+class World(NamedTuple):
+    s: Host
+    d: Host
+    qs: str  # source QEMU: run pre sent post gone; lost: it resumed and we had taken its endpoint
+    qd: str  # destination QEMU: wait loaded run gone (never ran) crashed (ran)
+    latest: int  # version of the registrations that initiators believe in
+    papers: FrozenSet[PaperSaid]
+    forces: int
+
+
+@dataclass(frozen=True)
+class Scope:
+    """How far to look: the only things that are counted."""
+
+    epochs: int = 1
+    changes: int = 1  # to the registrations, by initiators
+    forces: int = 1  # words of an operator
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What is assumed of the rest; mutants change these as well as rows."""
+
+    targetcli_meddles: bool = False  # somebody saves or restores with targetcli in the middle
+    boot_scrub: bool = False  # our unit cleans the save file before targetcli's restore
+    destination_waits: bool = True  # QEMU there was started with -S
+    holder_survives: bool = True  # our initiator keeps the endpoint when the service crashes
+    epochs_checked: bool = True
+    tombstones: bool = True
+    word_is_true: bool = True  # "fenced" is said only of a host that is off
+    never_means_never: bool = True
+    manager_knows: bool = True  # in-band: it resumes the source only where the guest never ran
+
+
+Event = Tuple[Tuple[str, ...], str, World]  # label, kind, what comes out
+PLAIN, FORCE, BOOT_S, BOOT_D = "", "force", "boot-s", "boot-d"
+
+
+@dataclass
+class Model:
+    mode: Mode
+    scope: Scope = Scope()
+    around: Surroundings = Surroundings()
+    table: Tuple[Row, ...] = TABLE
+    _by_state: Dict[Tuple[str, str], List[int]] = field(default_factory=dict)
+    _said: Dict[Tuple[FrozenSet[PaperSaid], PaperSaid], FrozenSet[PaperSaid]] = field(
+        default_factory=dict)
+    _live: Dict[Tuple[FrozenSet[PaperSaid], str, int, str, int, int], FrozenSet[PaperSaid]] = field(
+        default_factory=dict)
+    _asks_boot: FrozenSet[Tuple[str, str]] = frozenset()
+
+    def __post_init__(self) -> None:
+        self.vhost = self.mode in VHOST
+        self.late = self.mode is Mode.ISCSI_LATE
+        self.inband = self.mode is Mode.VHOST_INBAND
+        self.stopped = self.mode is Mode.VHOST_STOPPED
+        for number, row in enumerate(self.table):
+            if self.mode in row.modes:
+                self._by_state.setdefault((row.role, row.state), []).append(number)
+
+        self._asks_boot = frozenset(
+            (row.role, row.state) for row in self.table
+            if self.mode in row.modes and row.needs & {Need.SAME_BOOT, Need.NEW_BOOT})
+
+    def normal(self, w: World) -> World:
+        """Forget what nothing can ask about again, so that worlds that cannot differ are one."""
+        s, d = w.s, w.d
+        if not s.same_boot and (SOURCE, s.state) not in self._asks_boot:
+            s = s._replace(same_boot=True)
+        if not d.same_boot and (DESTINATION, d.state) not in self._asks_boot:
+            d = d._replace(same_boot=True)
+        if d.ran and not self.inband:
+            d = d._replace(ran=False)
+        qd = w.qd
+        if qd == "crashed" and not self.inband:
+            qd = "gone"
+        papers = w.papers
+        if papers and self.around.epochs_checked:
+            key = (papers, s.state, s.epoch, d.state, d.epoch, d.aborted)
+            live = self._live.get(key)
+            if live is None:
+                live = self._live[key] = frozenset(
+                    paper for paper in papers if self._useful(paper, s, d))
+            papers = live
+        if s is w.s and d is w.d and qd is w.qd and papers is w.papers:
+            return w
+        return w._replace(s=s, d=d, qd=qd, papers=papers)
+
+    @staticmethod
+    def _useful(paper: PaperSaid, s: Host, d: Host) -> bool:
+        """Could the one it is for still act on it?"""
+        name, epoch, _ = paper
+        if name in TO_SOURCE:
+            over = s.state in ("idle", "thawing", "retiring", "retired")
+            return not (epoch < s.epoch or over and epoch == s.epoch)
+        if name == Paper.OFFER.name:
+            return epoch > d.aborted
+        if d.state == "confirmed":
+            return False
+        return epoch > d.aborted and not (d.state == "aborting" and epoch == d.epoch)
+
+    def initial(self) -> World:
+        return World(
+            s=Host(state="idle", file=1, disk=0, gate=OPEN, pr=0),
+            d=Host(state="none", storage=not self.late),
+            qs="run" if self.vhost else "gone", qd="wait" if self.vhost else "gone",
+            latest=0, papers=frozenset(), forces=0)
+
+    # ---- what can be seen -------------------------------------------------------------------
+
+    def attached(self, w: World, me: str) -> bool:
+        return (w.qs if me == S else w.qd) == "run"
+
+    def serving(self, w: World, me: str) -> bool:
+        if self.vhost:
+            return self.attached(w, me)
+        host: Host = getattr(w, me)
+        return host.up == ON and host.gate == OPEN
+
+    def violation(self, w: World) -> Optional[str]:
+        s, d = self.serving(w, S), self.serving(w, D)
+        if s and d:
+            return "two hosts serve the same disk"
+        if self.late and w.s.storage and w.d.storage:
+            return "two hosts have the storage open"
+        if s and w.s.pr != w.latest or d and w.d.pr != w.latest:
+            return "a host serves without registrations that were made"
+        if w.qs == "lost":
+            return "the source's QEMU resumed by itself, found its endpoint taken and exited: guest lost"
+        return None
+
+    def settled(self, w: World) -> bool:
+        """One owner serves, nothing is open any more."""
+        if w.s.row >= 0 or w.d.row >= 0:
+            return False
+        if w.s.state == "retired" and w.d.state == "confirmed":
+            return self.serving(w, D)
+        if w.s.state == "idle" and w.d.state == "none":
+            return self.serving(w, S)
+        return w.s.up == NEVER_AGAIN and w.d.state == "confirmed" and self.serving(w, D)
+
+    # ---- verbs: rows of the table -------------------------------------------------------------
+
+    def _versions(self, w: World, host: Host, paper: Paper) -> List[int]:
+        """Versions under which `paper` was said for this host's epoch."""
+        return sorted({version for name, epoch, version in w.papers if name == paper.name
+                       and (epoch == host.epoch or not self.around.epochs_checked)})
+
+    @staticmethod
+    def _current(host: Host) -> int:
+        return host.pr if host.gate in (SHUT, OPEN) else host.disk
+
+    def _need(self, w: World, me: str, need: Need) -> bool:
+        host: Host = getattr(w, me)
+        peer: Host = getattr(w, PEER[me])
+        if need is Need.SAME_BOOT:
+            return host.same_boot
+        if need is Need.NEW_BOOT:
+            return not host.same_boot
+        if need is Need.GUEST_STOPPED:
+            return not self.attached(w, me)
+        if need is Need.GUEST_HERE:
+            return self.serving(w, me)
+        if need is Need.GUEST_LEFT:
+            return w.qs in ("post", "gone")
+        if need is Need.RAN_SINCE_EXPORT:
+            exported = self._versions(w, host, Paper.DOCUMENT)
+            return bool(exported) and self._current(host) not in exported
+        if need is Need.PEER_ARMED_WITH_OTHER:
+            return (peer.up == ON and peer.epoch == host.epoch and peer.state == "armed"
+                    and peer.row < 0 and peer.armed_with != self._current(host))
+        if need is Need.GUEST_RAN:
+            return self.attached(w, me) or host.ran
+        if need is Need.PEER_SAYS_RELEASED:
+            return (peer.up == ON and peer.epoch == host.epoch
+                    and peer.state in ("released", "retiring", "retired"))
+        if need is Need.PEER_SERVES_BY_FORCE:
+            return peer.up == ON and peer.state == "forced" and peer.gate == OPEN
+        if need is Need.PEER_IS_FENCED:
+            return w.forces < self.scope.forces and (
+                peer.up != ON or not self.around.word_is_true)
+        if need is Need.PEER_NEVER_RETURNS:
+            return True
+        raise AssertionError(need)
+
+    def _arguments(self, w: World, me: str, row: Row) -> List[int]:
+        """With what the row may be called now; empty when it may not."""
+        host: Host = getattr(w, me)
+        for need in row.needs:
+            if need not in _WITH_PAPER and not self._need(w, me, need):
+                return []
+        arguments = [NO_VERSION]
+        for paper in row.papers:
+            if paper is Paper.OFFER:
+                arguments = [epoch for name, epoch, _ in w.papers
+                             if name == paper.name and epoch > host.aborted]
+                continue
+            versions = self._versions(w, host, paper)
+            if paper is Paper.DOCUMENT and self.inband:  # it comes in QEMU's stream only: Save, Load
+                streaming = w.qs == "pre" and w.s.state == "frozen" and w.s.row < 0
+                versions = [v for v in versions if streaming and v == w.s.pr]
+            if Need.DOCUMENT_CURRENT in row.needs:
+                versions = [version for version in versions if version == self._current(host)]
+            if Need.RELEASE_MATCHES in row.needs:
+                versions = [version for version in versions if version == host.disk]
+            if not versions:
+                return []
+            if paper in (Paper.DOCUMENT, Paper.RETURNED):
+                arguments = versions
+        if row.verb == "abort" and row.state == "none":
+            arguments = [w.s.epoch] if w.s.epoch else []  # the source asks, and names its epoch
+        if row.verb == "prepare" and row.state == "idle" and host.epoch >= self.scope.epochs:
+            return []
+        return arguments
+
+    def _verbs(self, w: World, me: str) -> Iterator[Event]:
+        host: Host = getattr(w, me)
+        if host.up != ON:
+            return
+        if host.row >= 0:
+            yield from self._advance(w, me, host.row, host.at, host.arg)
+            return
+        for number in self._by_state.get((ROLE[me], host.state), ()):
+            row = self.table[number]
+            for argument in self._arguments(w, me, row):
+                told = w
+                if Need.PEER_NEVER_RETURNS in row.needs and self.around.never_means_never:
+                    peer: Host = getattr(w, PEER[me])
+                    told = w._replace(**{PEER[me]: peer._replace(up=NEVER_AGAIN)})
+                yield from self._advance(told, me, number, 0, argument)
+
+    def _advance(self, w: World, me: str, number: int, at: int, arg: int) -> Iterator[Event]:
+        """Run the row from step `at` up to and including the first step that changes anything."""
+        row = self.table[number]
+        before: Host = getattr(w, me)
+        free = w._replace(**{me: before._replace(row=-1, at=0, arg=NO_VERSION)})
+        kind = FORCE if row.forced else PLAIN
+        for index in range(at, len(row.steps)):
+            step = row.steps[index]
+            after = self._step(free, me, row, step, arg)
+            if after is None:
+                if at:
+                    yield (me, "refused", str(number), str(index)), kind, free
+                return
+            if after is not free and after != free:
+                if index + 1 < len(row.steps):
+                    host: Host = getattr(after, me)
+                    if not any(later.do is Do.KEEP_PAPER for later in row.steps[index + 1:]):
+                        arg = NO_VERSION
+                    after = after._replace(**{me: host._replace(row=number, at=index + 1, arg=arg)})
+                yield (me, "began" if at == 0 else "went on", str(number), str(index)), kind, after
+                return
+        if at:
+            yield (me, "ended", str(number), str(at)), kind, free
+
+    def _say(self, w: World, paper: PaperSaid) -> World:
+        key = (w.papers, paper)
+        papers = self._said.get(key)
+        if papers is None:
+            papers = self._said[key] = w.papers | {paper}
+        return w._replace(papers=papers)
+
+    def _record(self, w: World, me: str, row: Row, state: str, arg: int) -> World:
+        host: Host = getattr(w, me)
+        epoch, aborted = host.epoch, host.aborted
+        if state == "prepared":
+            epoch += 1
+        elif state == "staged" and host.state == "none":
+            epoch = arg
+        elif state == "none":
+            if self.around.tombstones:
+                aborted = max(aborted, arg if host.state == "none" else epoch)
+            epoch = 0
+            host = host._replace(armed_with=NO_VERSION)
+        host = host._replace(state=state, epoch=epoch, aborted=aborted, same_boot=True)
+        w = w._replace(**{me: host})
+        if row.forced:  # the operator accepts that what only the peer had is gone
+            w = w._replace(latest=host.disk, forces=w.forces + 1)
+        return w
+
+    def _step(self, w: World, me: str, row: Row, step: Step, arg: int) -> Optional[World]:
+        """The world after `step`, or None when it refuses."""
+        host: Host = getattr(w, me)
+        do = step.do
+        if do is Do.RECORD:
+            return self._record(w, me, row, step.state, arg)
+        if do is Do.SAY:
+            assert step.paper is not None
+            paper, epoch, version = step.paper, host.epoch, NO_VERSION
+            if paper is Paper.ABORTED:
+                epoch = max(host.aborted, arg if host.state == "none" else 0)
+            if paper in (Paper.DOCUMENT, Paper.RELEASED):
+                version = self._current(host)
+            elif paper in (Paper.ARMED, Paper.RETURNED):
+                armed_inband = paper is Paper.ARMED and self.inband
+                version = host.armed_with if armed_inband else host.disk
+            return self._say(w, (paper.name, epoch, version))
+        new = host
+        if do is Do.SAVEFILE_DROP:
+            new = host._replace(file=0)
+        elif do is Do.SAVEFILE_PUT:
+            new = host._replace(file=1)
+        elif do is Do.GATE_CLOSE:
+            if self.vhost and self.attached(w, me):
+                return None  # ENODEV: somebody else has the endpoint
+            if host.gate == OPEN:
+                new = host._replace(gate=SHUT)
+        elif do is Do.GATE_OPEN:
+            if host.gate not in (SHUT, OPEN):
+                return None
+            new = host._replace(gate=OPEN)
+        elif do is Do.KEEP_COPY:
+            if host.gate in (SHUT, OPEN) and host.pr != NO_VERSION:
+                new = host._replace(disk=host.pr)
+        elif do is Do.KEEP_PAPER:
+            new = host._replace(disk=arg, armed_with=arg if self.inband and me == D else NO_VERSION)
+        elif do is Do.COMPARE:
+            if self._current(host) not in self._versions(w, host, Paper.ARMED):
+                return None
+        elif do is Do.PROVE_NEVER_RAN:
+            if host.ran or self.attached(w, me):
+                return None
+        elif do is Do.BUILD:
+            if host.gate == NOTHING:
+                new = host._replace(gate=BUILT)
+        elif do is Do.LOAD:
+            if self.late and not host.storage:
+                return None
+            if host.gate in (NOTHING, BUILT) or host.pr != host.disk:
+                if self.vhost and self.attached(w, me):
+                    return None
+                new = host._replace(gate=SHUT, pr=host.disk, ran=False)
+        elif do is Do.TEARDOWN:
+            if self.vhost and self.attached(w, me):
+                return None
+            new = host._replace(gate=NOTHING, pr=NO_VERSION, ran=False)
+        elif do is Do.APTPL_DROP:
+            new = host._replace(disk=NO_VERSION)
+        elif do is Do.STORAGE_RELEASE:
+            new = host._replace(storage=False)
+        elif do is Do.STORAGE_ACQUIRE:
+            new = host._replace(storage=True)
+        elif do is Do.CHECK:
+            if host.gate != OPEN or host.pr != host.disk:
+                return None
+        else:  # READ DRAIN FLUSH VERIFY: nothing the model holds
+            return w
+        return w if new is host else w._replace(**{me: new})
+
+    # ---- everything else that happens -----------------------------------------------------------
+
+    def events(self, w: World) -> List[Event]:
+        out: List[Event] = []
+        for me in (S, D):
+            out.extend(self._verbs(w, me))
+            out.extend(self._host(w, me))
+        if self.vhost:
+            out.extend(self._qemu(w))
+        for me in (S, D):
+            if w.latest < self.scope.changes and self.serving(w, me):
+                host: Host = getattr(w, me)
+                new = w.latest + 1
+                ran = host.ran or me == D
+                out.append((("initiator", me), PLAIN, w._replace(
+                    latest=new, **{me: host._replace(pr=new, disk=new, ran=ran)})))
+        return out
+
+    def _restored(self, host: Host) -> Host:
+        """What targetcli's restore makes of this host's kernel: no nexus that is ours, for vhost."""
+        if not host.file:
+            return host._replace(gate=NOTHING, pr=NO_VERSION)
+        return host._replace(gate=OPEN if host.file == 1 else SHUT,
+                             pr=NO_VERSION if self.vhost else host.disk, storage=True, ran=False)
+
+    def _host(self, w: World, me: str) -> Iterator[Event]:
+        host: Host = getattr(w, me)
+        if host.up == ON:
+            if host.row >= 0:
+                gate = host.gate
+                if self.vhost and gate == SHUT and not self.around.holder_survives:
+                    gate = OPEN
+                yield (me, "service crashes"), PLAIN, w._replace(
+                    **{me: host._replace(row=-1, at=0, arg=NO_VERSION, gate=gate)})
+            dark = host._replace(up=OFF, row=-1, at=0, arg=NO_VERSION, same_boot=False, gate=NOTHING,
+                                 pr=NO_VERSION, ran=False, storage=not self.late)
+            qemu = {}
+            if self.vhost and me == S:
+                qemu = {"qs": "gone"}
+            elif self.vhost:
+                qemu = {"qd": "crashed" if w.qd in ("run", "crashed") else "gone"}
+            yield (me, "loses power"), PLAIN, w._replace(**{me: dark}, **qemu)
+            if self.around.targetcli_meddles and host.row < 0:
+                file = {NOTHING: 0, BUILT: 2, SHUT: 2, OPEN: 1}[host.gate]
+                if file != host.file:
+                    yield (me, "targetcli saves"), PLAIN, w._replace(
+                        **{me: host._replace(file=file)})
+                if not self.vhost and (host.file or host.gate != NOTHING):
+                    yield (me, "targetcli restores"), PLAIN, w._replace(
+                        **{me: self._restored(host)})
+        elif host.up == OFF:
+            kind = BOOT_S if me == S else BOOT_D
+            file = host.file
+            if self.around.boot_scrub and state_of(ROLE[me], host.state, self.mode).opens != ALONE:
+                file = 0
+            host = host._replace(up=ON, file=file)
+            yield (me, "boots"), kind, w._replace(**{me: host})
+            if file:
+                yield (me, "boots, targetcli restores"), kind, w._replace(
+                    **{me: self._restored(host)})
+
+    def _attach(self, w: World, me: str) -> World:
+        """QEMU starts its guest: SET_ENDPOINT, and exit(1) when that fails."""
+        host: Host = getattr(w, me)
+        if host.gate == OPEN:
+            if me == S:
+                return w._replace(qs="run")
+            return w._replace(qd="run", d=host._replace(ran=True))
+        return w._replace(qs="gone") if me == S else w._replace(qd="gone")
+
+    def _resume_alone(self, w: World) -> World:
+        """Migration failed as the source's QEMU sees it: vm_start, nobody asked."""
+        if self.stopped:
+            return w._replace(qs="pre")
+        after = self._attach(w, S)
+        if after.qs == "gone" and w.s.state not in ("released", "retiring", "retired"):
+            return w._replace(qs="lost")
+        return after
+
+    def _qemu(self, w: World) -> Iterator[Event]:
+        qs, qd = w.qs, w.qd
+        if qs == "run" and (self.stopped or qd == "wait"):
+            yield ("qemu", "stops the guest"), PLAIN, w._replace(qs="pre")
+        if qs == "pre":
+            if not self.stopped:
+                yield ("qemu", "cancelled"), PLAIN, self._resume_alone(w)
+            loaded_there = (w.s.state == "frozen" and w.s.row < 0  # Save() has answered
+                            and w.d.state == "armed" and w.d.row < 0  # and Load() too
+                            and w.d.epoch == w.s.epoch and w.d.gate == OPEN and w.d.pr == w.s.pr)
+            if qd == "wait" and (loaded_there or not self.inband):
+                yield ("qemu", "sends the guest"), PLAIN, w._replace(qs="sent")
+        if qs == "sent":
+            yield ("qemu", "network cut"), PLAIN, self._resume_alone(w)
+            if qd == "wait":
+                loaded = w._replace(qd="loaded")
+                if not self.around.destination_waits:
+                    loaded = self._attach(loaded, D)
+                yield ("qemu", "arrives"), PLAIN, loaded
+            if qd in ("loaded", "run"):
+                yield ("qemu", "completed"), PLAIN, w._replace(qs="post")
+        if qd == "loaded" and (qs == "post" or not self.inband):
+            yield ("qemu", "cont destination"), PLAIN, self._attach(w, D)
+        if qs == "post" or (qs == "pre" and self.stopped):
+            if not self.inband or (qd == "gone" and self.around.manager_knows) or (
+                    qd in ("gone", "crashed") and not self.around.manager_knows):
+                yield ("qemu", "cont source"), PLAIN, self._attach(w, S)
+        if qs != "gone":
+            yield ("qemu", "source QEMU killed"), PLAIN, w._replace(qs="gone")
+        if qd not in ("gone", "crashed"):
+            yield ("qemu", "destination QEMU killed"), PLAIN, w._replace(
+                qd="crashed" if qd == "run" else "gone")
+        if qd in ("gone", "crashed") and qs == "run" and w.d.up == ON:
+            yield ("qemu", "destination QEMU started"), PLAIN, w._replace(qd="wait")
+        # a guest that is gone is booted again, wherever the endpoint lets it; our unit ran before
+        if qs == "gone" and w.s.gate == OPEN and self._may_cold_start(w, S):
+            yield ("qemu", "guest booted on source"), PLAIN, self._attach(w, S)
+        if qd in ("gone", "crashed") and w.d.gate == OPEN and self._may_cold_start(w, D):
+            yield ("qemu", "guest booted on destination"), PLAIN, self._attach(w, D)
+
+    def _may_cold_start(self, w: World, me: str) -> bool:
+        host: Host = getattr(w, me)
+        opens = state_of(ROLE[me], host.state, self.mode).opens
+        owner = opens == ALONE or host.state in ("opening", "serving", "forced")
+        if owner:
+            return host.pr == host.disk  # guests are ordered after our boot unit
+        return not self.inband
