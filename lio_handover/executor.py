@@ -27,18 +27,22 @@ class Scope:
 
     targets: FrozenSet[Tuple[str, str]]
     backstores: FrozenSet[Key]
+    lu_groups: FrozenSet[str] = frozenset()
 
     @staticmethod
     def of(*states: State) -> "Scope":
         return Scope(
             frozenset((one.fabric, one.wwn) for state in states for one in state.targets),
-            frozenset(one.key for state in states for one in state.backstores))
+            frozenset(one.key for state in states for one in state.backstores),
+            frozenset(one.name for state in states for one in state.lu_groups))
 
     def read(self, fs: Configfs, reservations: bool = True) -> State:
         """The part of the host that is in scope, whatever of it is there."""
         reader = Reader(fs, reservations=reservations)
         there = [one for one in reader.target_names() if one in self.targets]
-        return reader.state(there, self.backstores)
+        found = reader.state(there, self.backstores)
+        names = self.lu_groups | {one.name for one in found.lu_groups}
+        return replace(found, lu_groups=reader.lu_groups(sorted(names)))
 
 
 @dataclass
@@ -165,13 +169,21 @@ class _Run:
         os.makedirs(step.path, mode=0o700, exist_ok=True)
 
     def _file(self, step: Step) -> None:
-        if step.path not in self.files:
-            try:
-                with open(step.path, "rb") as file:
-                    self.files[step.path] = file.read()
-            except FileNotFoundError:
-                self.files[step.path] = None
+        self._remember(step.path)
         write_file(step.path, step.value)
+
+    def _delete(self, step: Step) -> None:
+        self._remember(step.path)
+        if self.files[step.path] is not None:
+            os.unlink(step.path)
+
+    def _remember(self, path: str) -> None:
+        if path not in self.files:
+            try:
+                with open(path, "rb") as file:
+                    self.files[path] = file.read()
+            except FileNotFoundError:
+                self.files[path] = None
 
     def _flush(self, step: Step) -> None:
         from .storage import drop_cache
@@ -220,10 +232,36 @@ class _Run:
         if self.gate_opened:
             self._shut_gates()
         scope = Scope(self.scope.targets | {(SCRATCH_TARGET[1], SCRATCH_TARGET[2])},
-                      self.scope.backstores)
-        reader = Reader(self.fs)
-        now = _with_reservations_of(scope.read(self.fs, reservations=False), self.before)
-        back = plan(now, self.before, reader.facts(), self.facts.fabrics, verify=False)
+                      self.scope.backstores, self.scope.lu_groups)
+        for want in self._ways_back(scope):
+            now = _with_reservations_of(scope.read(self.fs, reservations=False), self.before)
+            self._go(plan(now, want, Reader(self.fs).facts(), self.facts.fabrics, verify=False))
+        self._remove_empty_hbas()
+        for path, content in self.files.items():
+            if content is not None:
+                write_file(path, content)
+            elif os.path.exists(path):
+                os.unlink(path)
+        left = diff(_with_reservations_of(scope.read(self.fs, reservations=False), self.before),
+                    self.before)
+        if left:
+            raise errors.VerifyFailed("; ".join(describe(one) for one in left[:3]))
+
+    def _ways_back(self, scope: Scope) -> List[State]:
+        """Straight to ``before``, unless registrations are lost: they come back only into a
+        backstore made afresh."""
+        held = {one.key: one.reservations for one in self.before.backstores if one.reservations}
+        if not held:
+            return [self.before]
+        try:
+            now = {one.key: one.reservations for one in scope.read(self.fs).backstores}
+        except errors.CannotRepresent:
+            now = {}
+        if all(now.get(key, found) == found for key, found in held.items()):
+            return [self.before]
+        return [State(self.before.lu_groups), self.before]
+
+    def _go(self, back: Plan) -> None:
         if back.refused:
             one = back.refused[0]
             raise errors.CannotChange(f"{one.subject}: {one.sentence}")
@@ -232,16 +270,6 @@ class _Run:
                 self.step(step)
             except OSError as error:
                 raise StepFailed(step, error) from error
-        self._remove_empty_hbas()
-        for path, content in self.files.items():
-            if content is None:
-                os.unlink(path)
-            else:
-                write_file(path, content)
-        left = diff(_with_reservations_of(scope.read(self.fs, reservations=False), self.before),
-                    self.before)
-        if left:
-            raise errors.VerifyFailed("; ".join(describe(one) for one in left[:3]))
 
     def _shut_gates(self) -> None:
         """An initiator may have come in: what it did to its reservations must not be lost."""

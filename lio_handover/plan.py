@@ -22,6 +22,7 @@ MKDIR, RMDIR, LINK, UNLINK, WRITE = "mkdir", "rmdir", "link", "unlink", "write"
 LOAD = "load"      # a kernel module
 FOLDER = "folder"  # a directory outside configfs
 FILE = "file"      # a file outside configfs, written whole
+DELETE = "delete"  # such a file, if it is there
 FLUSH = "flush"    # drop this host's cache of a file or device
 SCSI = "scsi"      # REGISTER and unregister with APTPL=0 through the scratch nexus
 VERIFY = "verify"  # read back and compare

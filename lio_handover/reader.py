@@ -332,15 +332,43 @@ class Reader:
                        for key in sorted(wanted))
         return State(self._lu_groups(stores, targets is None), stores, tuple(found))
 
-    def _lu_groups(self, stores: Sequence[Backstore], all_of_them: bool) -> Tuple[LuGroup, ...]:
-        named = {store.attributes.get("alua_lu_gp") for store in stores}
+    def outline(self) -> State:
+        """Every backstore of the host with what it opens and its serial, and no more."""
+        stores = []
+        for key, hba in sorted(self.placed().items()):
+            path = f"core/{hba}/{key[2]}"
+            serial = ""
+            if self.fs.exists(f"{path}/wwn/vpd_unit_serial"):
+                serial = self.fs.read(f"{path}/wwn/vpd_unit_serial").strip().rpartition(": ")[2]
+            stores.append(Backstore(key, self._parameters(key[1], path),
+                                    {"wwn/vpd_unit_serial": serial} if serial else {}, hba=hba))
+        return State((), tuple(stores))
+
+    def lu_groups(self, names: Iterable[str]) -> Tuple[LuGroup, ...]:
+        """Those of the LU groups named that this host has."""
         path = "core/alua/lu_gps"
-        if not all_of_them and named <= {None} or not self.fs.exists(path):
-            return ()
         return tuple(LuGroup(("lu_group", name),
                              self._attributes("lu_group", "", f"{path}/{name}")[0])
-                     for name in self.fs.names(path)
-                     if name != "default_lu_gp" and (all_of_them or name in named))
+                     for name in names if self.fs.exists(f"{path}/{name}"))
+
+    def relative_ports(self) -> Dict[str, List[str]]:
+        """Relative port → the enabled iSCSI TPGs that have it, on kernels with tpgt_N/rtpi."""
+        found: Dict[str, List[str]] = {}
+        for fabric, wwn in self.target_names():
+            for tpgt in self.fs.entries(f"{fabric}/{wwn}")[1]:
+                path = f"{fabric}/{wwn}/{tpgt}"
+                if tpgt.startswith("tpgt_") and self.fs.exists(f"{path}/rtpi"):
+                    number = str(int(self.fs.read(f"{path}/rtpi"), 0))
+                    if number != "0":
+                        found.setdefault(number, []).append(path)
+        return found
+
+    def _lu_groups(self, stores: Sequence[Backstore], all_of_them: bool) -> Tuple[LuGroup, ...]:
+        named = {store.attributes["alua_lu_gp"] for store in stores
+                 if "alua_lu_gp" in store.attributes}
+        if all_of_them and self.fs.exists("core/alua/lu_gps"):
+            named = set(self.fs.names("core/alua/lu_gps")) - {"default_lu_gp"}
+        return self.lu_groups(sorted(named))
 
     def facts(self) -> Facts:
         """Raises NoTargetModules."""

@@ -1,0 +1,370 @@
+"""The façade: every verb of the command line, the shell and the service, in their order.
+
+A verb checks first, raises with the reason, and changes the host only after all checks.
+"""
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+
+from . import diff as differ
+from . import document as documents
+from . import errors, executor, preflight, reservations, storage
+from .configfs import Configfs
+from .document import Document, Origin
+from .executor import Outcome, Progress, Scope
+from .frozen import Frozen, Record
+from .model import Backstore, Key, State, Target, Tpg, backstore_key, say
+from .order import PLACE
+from .plan import DELETE, Plan, Step, plan
+from .reader import Facts, Reader, no_modules
+from .settings import Settings, load
+
+#: Two looks at a LUN's command counter, so many seconds apart, prove that it is idle.
+IDLE_SECONDS = 0.05
+IDLE_TRIES = 100
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A document looked at from this host: what is here, what would be done, what speaks
+    against it.  ``mapped`` says which names were changed on the way in."""
+
+    document: Document
+    have: State
+    plan: Plan
+    findings: Tuple[errors.Finding, ...]
+    facts: Facts
+    mapped: Tuple[Tuple[str, str, str], ...] = ()
+
+
+class Core:
+    """One host.  ``fs`` and ``settings`` are those of the host unless given."""
+
+    def __init__(self, settings: Optional[Settings] = None, fs: Optional[Configfs] = None) -> None:
+        self.settings = settings if settings is not None else load()
+        self.fs = fs if fs is not None else Configfs()
+
+    # ---- looking ---
+    def names(self, targets: Sequence[str], everything: bool = False) -> List[Tuple[str, str]]:
+        """(fabric, WWN) of the targets named ``iscsi/iqn.…``.  Raises NoSuchTarget."""
+        reader = self._reader()
+        there = reader.target_names()
+        if everything:
+            return there
+        found = []
+        for name in targets:
+            fabric, _, wwn = name.partition("/")
+            if (fabric, wwn) not in there:
+                raise errors.NoSuchTarget(f"{name}: this host has no such target",
+                                          do="lio-handover show")
+            if (fabric, wwn) not in found:
+                found.append((fabric, wwn))
+        return found
+
+    def _reader(self) -> Reader:
+        if not self.fs.exists("core"):
+            raise no_modules()
+        return Reader(self.fs)
+
+    def show(self, targets: Sequence[str] = ()) -> State:
+        """What the host serves: these targets, or all of it."""
+        return self._reader().state(self.names(targets) if targets else None)
+
+    def frozen(self, facts: Optional[Facts] = None) -> Frozen:
+        facts = facts if facts is not None else self._reader().facts()
+        return Frozen(self.settings.state_directory, facts.boot_id)
+
+    # ---- the source's verbs ---
+    def prepare(self, names: Sequence[Tuple[str, str]]) -> Tuple[Document, List[errors.Finding]]:
+        """The document as it would be now, and why these targets could not be handed over."""
+        reader = self._reader()
+        state = reader.state(names)
+        document = self._document(state, reader.facts())
+        return document, preflight.source(state, reader)
+
+    def export(self, names: Sequence[Tuple[str, str]], allow: Sequence[str] = ()) -> Document:
+        """What this host serves, to be imported elsewhere.  Changes nothing.
+
+        It says ``frozen`` where every gate is shut and all data is on the storage; then the
+        gates in it are those that the freeze found open.
+        """
+        reader = self._reader()
+        state = reader.state(names)
+        errors.refuse(preflight.source(state, reader), allow)
+        facts = reader.facts()
+        document = self._document(state, facts)
+        if document.frozen:
+            self.frozen(facts).exported([one.name for one in state.targets], document.digest)
+        return document
+
+    def _document(self, state: State, facts: Facts) -> Document:
+        is_frozen = bool(state.targets) and all(_shut(target) for target in state.targets)
+        if is_frozen:
+            self._flush(state)
+            record = self.frozen(facts)
+            state = replace(state, targets=tuple(
+                _with_gates(target, record.record(target.name)) for target in state.targets))
+        evidence = {say(store.key): storage.evidence(store, sample=is_frozen)
+                    for store in state.backstores}
+        document = Document(documents.canonical(state), is_frozen,
+                            Origin(os.uname().nodename, facts.release, facts.boot_id), evidence)
+        documents.check(document)
+        return document
+
+    def _flush(self, state: State) -> None:
+        for store in state.backstores:
+            if store.path:
+                storage.flush(store.path)
+
+    def freeze(self, names: Sequence[Tuple[str, str]], allow: Sequence[str] = ()) -> State:
+        """Shut the gates, wait until no command executes, put all data on the storage.
+
+        A freeze that can't be finished opens the gates again.  Returns the frozen state.
+        """
+        with self._alone():
+            reader = self._reader()
+            have = reader.state(names)
+            errors.refuse([*preflight.source(have, reader), *_cannot_freeze(have)], allow)
+            facts = reader.facts()
+            record = self.frozen(facts)
+            record.freeze(have)
+            shut = replace(have, targets=tuple(_with_gate(one, "0") for one in have.targets))
+            opened = [storage.opened(store.path) for store in have.backstores if store.path]
+            try:
+                executor.apply(self.fs, plan(have, shut, facts, verify=False), have, facts)
+                self._idle(have, facts)
+                for store, fd in zip([one for one in have.backstores if one.path], opened):
+                    storage.flush(store.path, fd)
+            except (errors.HandoverError, OSError):
+                self._thaw(names, facts)
+                raise
+            finally:
+                for fd in opened:
+                    os.close(fd)
+            return reader.state(names)
+
+    def _idle(self, state: State, facts: Facts) -> None:
+        """Raises StillRunning where commands go on being executed."""
+        paths = [f"core/{(facts.placed or {})[store.key]}/{store.name}/statistics/scsi_lu/num_cmds"
+                 for store in state.backstores]
+        before: Optional[List[str]] = None
+        for _ in range(IDLE_TRIES):
+            now = [self.fs.read(path) for path in paths]
+            if now == before:
+                return
+            before = now
+            time.sleep(IDLE_SECONDS)
+        raise errors.StillRunning("commands are still being executed although the gates are shut",
+                                  changed="the gates are open again")
+
+    def thaw(self, names: Sequence[Tuple[str, str]]) -> State:
+        """Open the gates which a freeze has shut.  Only where no other host serves the target."""
+        with self._alone():
+            facts = self._reader().facts()
+            record = self.frozen(facts)
+            for fabric, wwn in names:
+                if record.record(f"{fabric}/{wwn}") is None:
+                    raise errors.NoSuchTarget(f"{fabric}/{wwn} was not frozen by lio-handover",
+                                              do="lio-handover show")
+            return self._thaw(names, facts)
+
+    def _thaw(self, names: Sequence[Tuple[str, str]], facts: Facts) -> State:
+        reader = self._reader()
+        have = reader.state(names)
+        record = self.frozen(facts)
+        want = replace(have, targets=tuple(
+            _with_gates(one, record.record(one.name)) for one in have.targets))
+        executor.apply(self.fs, plan(have, want, facts, verify=False), have, facts)
+        record.forget([f"{fabric}/{wwn}" for fabric, wwn in names])
+        return reader.state(names)
+
+    # ---- the destination's verbs ---
+    def ready(self, document: Document, maps: Sequence[str] = ()) -> Ready:
+        """Look at a document from this host.  Changes nothing."""
+        from . import mapping
+        document, applied = mapping.parse(maps).apply(document)
+        reader = self._reader()
+        facts = reader.facts()
+        have = Scope.of(document.state).read(self.fs)
+        the_plan = plan(have, document.state, facts)
+        findings = preflight.destination(document, have, reader, facts, self.settings)
+        if not any(isinstance(one, (differ.Set, differ.Relink, differ.Register))
+                   for one in differ.diff(have, document.state)):
+            findings += preflight.planned(the_plan)
+        return Ready(document, have, the_plan, tuple(findings), facts,
+                     tuple((one.what, one.old, one.new) for one in applied))
+
+    def import_(self, ready: Ready, allow: Sequence[str] = (),
+                progress: Optional[Progress] = None,
+                stop: Callable[[], bool] = executor.never) -> Outcome:
+        """Make this host serve the document, or leave it as it was.
+
+        Nothing to do where it serves just that already.
+        """
+        if not differ.diff(ready.have, reachable(ready.document.state)):
+            return Outcome()
+        errors.refuse(ready.findings, allow)
+        with self._alone():
+            return executor.apply(self.fs, ready.plan, ready.have, ready.facts, progress, stop)
+
+    def compare(self, document: Document, maps: Sequence[str] = ()) \
+            -> Tuple[State, State, Tuple[differ.Change, ...]]:
+        """(here, wanted, the changes from one to the other)."""
+        from . import mapping
+        document, _applied = mapping.parse(maps).apply(document)
+        self._reader()
+        have = Scope.of(document.state).read(self.fs)
+        return have, document.state, differ.diff(have, document.state)
+
+    def verify(self, document: Document, maps: Sequence[str] = ()) -> None:
+        """Raises VerifyFailed where this host does not serve just what the document says."""
+        have, want, _changes = self.compare(document, maps)
+        executor.check(have, reachable(want))
+
+    # ---- removing ---
+    def remove(self, targets: Sequence[str], everything: bool = False, allow: Sequence[str] = (),
+               progress: Optional[Progress] = None,
+               stop: Callable[[], bool] = executor.never) -> Tuple[Outcome, str]:
+        """Take targets away, with the backstores that nothing else exports.
+
+        Returns what it took, and the document kept of what was removed.  ``plugin/name`` names
+        a backstore that no target exports.
+        """
+        with self._alone():
+            have, want, reader = self._without(targets, everything)
+            facts = reader.facts()
+            record = self.frozen(facts)
+            errors.refuse(preflight.removal(have, reader, record.names()), allow)
+            the_plan = plan(have, want, facts, verify=False)
+            the_plan = replace(the_plan, steps=self._drop_files(the_plan, have, want, facts))
+            kept = self._keep(have, facts)
+            outcome = executor.apply(self.fs, the_plan, have, facts, progress, stop)
+            record.forget([target.name for target in have.targets])
+            return outcome, kept
+
+    def _without(self, targets: Sequence[str], everything: bool) -> Tuple[State, State, Reader]:
+        reader = self._reader()
+        stores: List[Key] = []
+        names: List[str] = []
+        fabrics = reader.fabrics()
+        for name in targets:
+            first, _, rest = name.partition("/")
+            if first not in fabrics and backstore_key(first, rest) in reader.placed():
+                stores.append(backstore_key(first, rest))
+            else:
+                names.append(name)
+        found = reader.state(self.names(names, everything), stores)
+        mine = [target.name for target in found.targets]
+        others = reader.exporters([store.key for store in found.backstores], mine)
+        kept = tuple(store for store in found.backstores if store.key in others)
+        groups = tuple(group for group in found.lu_groups
+                       if _members_outside(self.fs, group.name, found, others))
+        return found, State(groups, kept), reader
+
+    def _drop_files(self, the_plan: Plan, have: State, want: State, facts: Facts) \
+            -> Tuple[Step, ...]:
+        """The APTPL file of a removed backstore would bring its reservations back one day."""
+        kept = {store.key for store in want.backstores}
+        files = [Step(DELETE, f"{facts.dbroot}/pr/aptpl_{store.serial}", slot="restore file",
+                      about=store.key)
+                 for store in have.backstores if store.serial and store.key not in kept]
+        return tuple(sorted([*the_plan.steps, *files], key=lambda step: PLACE[step.slot]))
+
+    def _keep(self, state: State, facts: Facts) -> str:
+        """Write what is about to be removed where it can be imported from again; its path."""
+        folder = os.path.join(self.settings.state_directory, "removed")
+        name = time.strftime("%Y%m%dT%H%M%S") + f"-{os.getpid()}.json"
+        path = os.path.join(folder, name)
+        if not state.targets:
+            return ""
+        document = Document(documents.canonical(state), False,
+                            Origin(os.uname().nodename, facts.release, facts.boot_id),
+                            {say(store.key): _evidence(store) for store in state.backstores})
+        try:
+            os.makedirs(folder, mode=0o700, exist_ok=True)
+            executor.write_file(path, documents.dumps(document))
+        except OSError as error:
+            raise errors.BadFile(f"{path} can't be written: {error.strerror}",
+                                 do="make room: what is removed is kept there first") from None
+        return path
+
+    # ---- one at a time ---
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """No other lio-handover changes this host meanwhile.  Raises NotRoot, StillRunning."""
+        if os.geteuid() != 0:
+            raise errors.NotRoot("only root may change what this host serves", do="sudo")
+        path = os.path.join(self.settings.state_directory, "lock")
+        try:
+            os.makedirs(self.settings.state_directory, mode=0o700, exist_ok=True)
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise errors.BadFile(f"{path} can't be opened: {error.strerror}") from None
+        try:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise errors.StillRunning(
+                    "another lio-handover is changing this host",
+                    do="wait for it, or find it with: fuser " + path) from None
+            yield
+        finally:
+            os.close(fd)
+
+
+def reachable(want: State) -> State:
+    """``want`` with the PRgenerations that a kernel can be given, see reservations."""
+    return replace(want, backstores=tuple(
+        replace(store, reservations=replace(
+            store.reservations,
+            generation=reservations.restored_generation(store.reservations)[1]))
+        if store.reservations else store for store in want.backstores))
+
+
+def _shut(target: Target) -> bool:
+    """Whether no initiator can get a command executed: only iSCSI's gate can be seen."""
+    return target.fabric == "iscsi" and all(
+        tpg.attributes.get("enable", "0") == "0" for tpg in target.tpgs)
+
+
+def _with_gate(target: Target, value: str) -> Target:
+    def tpg(one: Tpg) -> Tpg:
+        return replace(one, attributes={**one.attributes, "enable": value})
+    return replace(target, tpgs=tuple(tpg(one) for one in target.tpgs))
+
+
+def _with_gates(target: Target, record: Optional[Record]) -> Target:
+    """The target with the gates that were open when it was frozen."""
+    values: Dict[str, str] = dict(record.gates) if record else {}
+    return replace(target, tpgs=tuple(
+        replace(one, attributes={**one.attributes, "enable": values[one.key[3]]})
+        if one.key[3] in values else one for one in target.tpgs))
+
+
+def _cannot_freeze(state: State) -> Iterator[errors.Finding]:
+    for target in state.targets:
+        if target.fabric != "iscsi":
+            yield errors.Finding(errors.CannotRepresent, target.name,
+                                 f"a {target.fabric} target has no gate that can be shut")
+
+
+def _members_outside(fs: Configfs, group: str, state: State,
+                     kept: Dict[Key, List[str]]) -> bool:
+    """Whether backstores that stay are in this LU group."""
+    leaving = {f"{store.hba}/{store.name}" for store in state.backstores
+               if store.key not in kept}
+    members = {line.strip("\0\n ") for line in
+               fs.read(f"core/alua/lu_gps/{group}/members").splitlines()}
+    return bool({one for one in members if one} - leaving)
+
+
+def _evidence(store: Backstore) -> documents.Evidence:
+    try:
+        return storage.evidence(store, sample=False)
+    except errors.HandoverError:
+        return {}

@@ -1,0 +1,91 @@
+"""Which gates a freeze has shut, and what they were: kept on the disk before the first is shut.
+
+The kernel can't tell a TPG that was frozen from one that was never enabled.  This record can,
+until the host reboots (configfs dies with the kernel: the boot id says so).
+"""
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import Dict, List, Mapping, Optional
+
+from . import errors
+from .executor import write_file
+from .model import State
+from .diff import gates
+
+NAME = "frozen.json"
+
+
+@dataclass(frozen=True)
+class Record:
+    """One frozen target: {TPG's tag: the value its gate had}, and the document it went into."""
+
+    gates: Mapping[str, str] = field(default_factory=dict)
+    document: str = ""
+
+
+class Frozen:
+    """The record of one host.  ``boot_id`` is that of the running kernel.
+
+    Raises BadFile where it can't be read or written.
+    """
+
+    def __init__(self, directory: str, boot_id: str) -> None:
+        self.path = os.path.join(directory, NAME)
+        self.boot_id = boot_id
+
+    def _load(self) -> Dict[str, Record]:
+        import json
+        try:
+            with open(self.path, "rb") as file:
+                found = json.load(file)
+            if found["boot_id"] != self.boot_id:
+                return {}
+            return {name: Record(one["gates"], one["document"])
+                    for name, one in found["targets"].items()}
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise errors.BadFile(f"{self.path} can't be read: {error}",
+                                 do="look at the file; without it a thaw does not know which "
+                                    "TPGs were enabled") from None
+
+    def _save(self, records: Mapping[str, Record]) -> None:
+        import json
+        text = json.dumps({"boot_id": self.boot_id, "targets": {
+            name: {"gates": dict(one.gates), "document": one.document}
+            for name, one in records.items()}}, indent=1, sort_keys=True)
+        try:
+            os.makedirs(os.path.dirname(self.path), mode=0o700, exist_ok=True)
+            write_file(self.path, text.encode() + b"\n")
+        except OSError as error:
+            raise errors.BadFile(f"{self.path} can't be written: {error.strerror}") from None
+
+    def record(self, name: str) -> Optional[Record]:
+        """The record of a target, None where it is not frozen."""
+        return self._load().get(name)
+
+    def names(self) -> List[str]:
+        return sorted(self._load())
+
+    def freeze(self, state: State) -> None:
+        """Note the gates that are open now; a target that is noted already keeps its note."""
+        records = self._load()
+        for target in state.targets:
+            one = State(targets=(target,))
+            records.setdefault(target.name, Record(
+                {key[3]: value for key, name, value in gates(one) if name == "enable"}))
+        self._save(records)
+
+    def exported(self, names: List[str], document: str) -> None:
+        records = self._load()
+        for name in names:
+            if name in records:
+                records[name] = Record(records[name].gates, document)
+        self._save(records)
+
+    def forget(self, names: List[str]) -> None:
+        records = self._load()
+        if any(records.pop(name, None) is not None for name in names):
+            self._save(records)

@@ -1,0 +1,182 @@
+"""What speaks against it: all reasons at once, before the kernel is asked for anything.
+
+Each function looks and returns findings; none raises for what it finds, none changes anything.
+"""
+from __future__ import annotations
+
+from typing import Dict, Iterator, List, Sequence
+
+from . import errors, reservations, storage
+from .diff import diff
+from .document import Document
+from .errors import Finding
+from .executor import describe
+from .model import State, say
+from .plan import Plan
+from .reader import Facts, Reader
+from .settings import Settings
+
+#: What this program hands over; the rest is refused by name.
+PLUGINS = ("fileio", "iblock")
+FABRICS = ("iscsi", "loopback")
+
+
+def source(state: State, reader: Reader) -> List[Finding]:
+    """Why these targets can't be handed over as they are."""
+    return [*_kinds(state), *_shared(state, reader), *_dynamic(state)]
+
+
+def _kinds(state: State) -> Iterator[Finding]:
+    for store in state.backstores:
+        if store.plugin not in PLUGINS:
+            yield Finding(errors.CannotRepresent, say(store.key),
+                          f"a {store.plugin} backstore can't be handed over: its data or its "
+                          "reservations are not where LIO could give them")
+        for name, value in store.attributes.items():
+            if name == "attrib/pgr_support" and value == "0":
+                yield Finding(errors.CannotRepresent, say(store.key),
+                              "reservations go to the physical device, past LIO",
+                              "pgr-passthrough")
+    for target in state.targets:
+        if target.fabric not in FABRICS:
+            yield Finding(errors.CannotRepresent, target.name,
+                          f"the {target.fabric} fabric is not handed over yet")
+
+
+def _shared(state: State, reader: Reader) -> Iterator[Finding]:
+    mine = [target.name for target in state.targets]
+    others = reader.exporters([store.key for store in state.backstores], mine)
+    for key, exporters in others.items():
+        yield Finding(errors.InUse, say(key), "is exported by " + ", ".join(exporters) + " too",
+                      do="hand those over together with it")
+
+
+def _dynamic(state: State) -> Iterator[Finding]:
+    for target in state.targets:
+        for tpg in target.tpgs:
+            if tpg.attributes.get("attrib/generate_node_acls", "0") == "1":
+                explicit = {acl.initiator for acl in tpg.acls}
+                for name in tpg.sessions:
+                    if name not in explicit:
+                        yield Finding(
+                            errors.CannotRepresent, say(tpg.key),
+                            f"{name} is there by a dynamic ACL, so nothing of it is carried",
+                            "dynamic-acl", "give it an ACL of its own")
+
+
+def destination(document: Document, have: State, reader: Reader, facts: Facts,
+                settings: Settings) -> List[Finding]:
+    """Why this document can't be imported here; ``have`` is what of it is here already."""
+    found: List[Finding] = []
+    if not document.frozen:
+        found.append(Finding(
+            errors.NotFrozen, _names(document.state),
+            "the document was exported while the source could still serve it", "not-frozen",
+            "freeze and export it on the source"))
+    found += _kinds(document.state)
+    found += _there(document.state, have, reader)
+    here = reader.outline()
+    for store in document.state.backstores:
+        if have.backstore(store.key) is None:
+            found += storage.findings(store, document.storage.get(say(store.key), {}), settings,
+                                      here)
+    found += _serials(document.state, here)
+    if facts.has_rtpi:
+        found += _relative_ports(document.state, reader)
+    return found
+
+
+def planned(the_plan: Plan) -> List[Finding]:
+    """What the plan can't do."""
+    return list(the_plan.refused)
+
+
+def _names(state: State) -> str:
+    return ", ".join(target.name for target in state.targets) or "the document"
+
+
+def _there(want: State, have: State, reader: Reader) -> Iterator[Finding]:
+    there = {target.name for target in have.targets}
+    stores = [store for store in have.backstores if not any(
+        lun.backstore == store.key for _, _, lun in have.luns())]
+    differing: Dict[str, str] = {}
+    for change in diff(have, want):
+        name = "/".join(change.key[1:3])
+        if name in there or change.key[0] == "backstore" and have.backstore(change.key[:3]):
+            differing.setdefault(name, describe(change))
+    for name, how in differing.items():
+        yield Finding(errors.TargetDiffers, name, f"is on this host already and differs: {how}",
+                      do="lio-handover diff")
+    exporters = reader.exporters([store.key for store in stores])
+    for store in stores:
+        name = say(store.key)
+        if name in differing:
+            continue
+        if store.key in exporters:
+            yield Finding(errors.InUse, name,
+                          "is on this host already, exported by " + exporters[store.key][0])
+        else:
+            yield Finding(
+                errors.TargetDiffers, name, "is on this host already, and the kernel does not "
+                "tell whether registrations wait in it", do=f"lio-handover remove {name}")
+
+
+def _serials(want: State, here: State) -> Iterator[Finding]:
+    serials = {store.serial: say(store.key) for store in here.backstores if store.serial}
+    for store in want.backstores:
+        other = serials.get(store.serial)
+        if other and other != say(store.key):
+            yield Finding(errors.TargetDiffers, say(store.key),
+                          f"its unit serial {store.serial} is that of {other} on this host")
+
+
+def _relative_ports(want: State, reader: Reader) -> Iterator[Finding]:
+    """Looked at by the kernel only at the very gate (target_core_tpg.c:
+    target_tpg_register_rtpi), when it is too late."""
+    taken = reader.relative_ports()
+    for target in want.targets:
+        for tpg in target.tpgs:
+            for other in taken.get(tpg.attributes.get("rtpi", ""), ()):
+                if not other.startswith(f"{target.name}/"):
+                    yield Finding(
+                        errors.CannotRepresent, say(tpg.key),
+                        f"its relative port {tpg.attributes['rtpi']} is taken by {other} on this "
+                        "host", do="disable that one and give it another rtpi")
+
+
+def removal(state: State, reader: Reader, frozen: Sequence[str]) -> List[Finding]:
+    """Who still needs what is to be removed."""
+    found: List[Finding] = []
+    for target in state.targets:
+        for tpg in target.tpgs:
+            for name in tpg.sessions:
+                found.append(Finding(errors.InUse, say(tpg.key), f"{name} is logged in",
+                                     do=f"lio-handover freeze {target.name}"))
+            if tpg.attributes.get("nexus"):
+                found.append(Finding(
+                    errors.InUse, say(tpg.key),
+                    f"{tpg.attributes['nexus']} has a nexus, and may be using it", "nexus"))
+    mine = [target.name for target in state.targets]
+    others = reader.exporters([store.key for store in state.backstores], mine)
+    for key, exporters in others.items():
+        found.append(Finding(errors.InUse, say(key), "is exported by " + ", ".join(exporters)
+                             + " too, and stays", "shared"))
+    for store in state.backstores:
+        held = store.reservations
+        if held.registrations and store.key not in others:
+            who = sorted({one.initiator for one in held.registrations})
+            what = "hold reservations" if held.type else "are registered"
+            found.append(Finding(
+                errors.InUse, say(store.key),
+                f"{', '.join(who[:4])}{' …' if len(who) > 4 else ''} {what}, which this host "
+                "alone has unless the target was handed over", "reserved"))
+    return found
+
+
+def generation_notes(state: State) -> List[str]:
+    """Where PRgeneration will not be what it was, and why."""
+    return [f"{say(store.key)}: PRgeneration {store.reservations.generation} becomes "
+            f"{reservations.restored_generation(store.reservations)[1]}"
+            for store in state.backstores if store.reservations and
+            reservations.restored_generation(store.reservations)[1]
+            != store.reservations.generation]
