@@ -40,11 +40,15 @@ def target(wwpn: str = WWPN, luns: int = 1, tpgt: int = 1, nexus: str = NEXUS,
            fabric: str = "vhost") -> None:
     """A TPG whose LUN n is ramdisk n."""
     tpg = TARGET / fabric / wwpn / f"tpgt_{tpgt}"
+    tpg.mkdir(parents=True)
+    if fabric == "loopback":        # its LUNs are looked for when they are linked
+        (tpg / "nexus").write_text(nexus)
     for number in range(luns):
         lun = tpg / f"lun/lun_{number}"
         lun.mkdir(parents=True)
         (lun / "link").symlink_to(ramdisk(number))
-    (tpg / "nexus").write_text(nexus)
+    if fabric != "loopback":
+        (tpg / "nexus").write_text(nexus)
 
 
 def stuck_target(seconds: int) -> None:
@@ -228,6 +232,7 @@ def stuck() -> tuple[dict[str, tuple[str, int, str]], dict[str, float]]:
     seen["reset"] = _failure(lambda: unit.reset(timeout=0.3))
     seconds["limits"] = time.monotonic() - begin
     seen["reset first"] = _failure(lambda: first.wait(10))
+    assert commands.sense_of(unit.execute(*commands.test_unit_ready())) == (6, 0x29, 3)
     begin = time.monotonic()
     unit.submit(*commands.read_10(0))
     seen["detach"] = _failure(endpoint.detach)
