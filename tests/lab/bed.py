@@ -73,23 +73,27 @@ class Lab:
         """Boot hosts with kernels of these roles, side by side."""
         if disk:
             self._make_disk(disk)
-        hosts = [self._new(role) for role in roles]
+        hosts = self.add(*roles)
         with ThreadPoolExecutor(len(hosts) or 1) as pool:
             for booted in [pool.submit(host.boot) for host in hosts]:
                 booted.result()
         return hosts
 
-    def host(self, role: str, name: str | None = None, iscsi_initiator: bool = False) -> Host:
-        """Boot one host; as an iSCSI initiator it has the kernel's initiator loaded, too."""
-        host = self._new(role, name).boot()
+    def host(self, role: str, name: str = "", iscsi_initiator: bool = False) -> Host:
+        """Boot one host; as an iSCSI initiator it has the kernel's initiator running, too."""
+        host = self.add(role, name=name)[0].boot()
         if iscsi_initiator:
             host.call(openiscsi.start, f"iqn.2003-01.org.example:{host.name}")
         return host
 
-    def _new(self, role: str, name: str | None = None) -> Host:
+    def add(self, *roles: str, name: str = "") -> list[Host]:
+        """Hosts of these roles, cabled and switched off."""
+        return [self._new(role, name) for role in roles]
+
+    def _new(self, role: str, name: str) -> Host:
         kernel = (qemu if role in qemu.ROLES else kernels).kernel(role)
         self._taps += 1
-        name = name or chr(ord("a") + self._taps - 1)
+        name = name or _letters(self._taps)
         if not re.fullmatch(r"[a-z][a-z0-9-]*", name) or name in self.all:
             raise LabError(f"{name!r} is taken, or no name for a host")
         tap = f"tap{self._taps}"
@@ -151,3 +155,8 @@ class Lab:
         self._undertaker.wait()
         if self.folder.exists() and not (self.folder / "keep").exists():
             shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _letters(number: int) -> str:
+    """a, b, … z, then host27 and so on."""
+    return chr(ord("a") + number - 1) if number <= 26 else f"host{number}"

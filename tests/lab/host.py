@@ -82,8 +82,11 @@ class Host:
         """A power cut: nothing is written any more, everything in memory is gone."""
         process, self._process = self._process, None
         if process:
-            process.kill()
-            process.wait()
+            try:
+                process.wait(0.2 if self._line and self._line.closed else 0)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
         if self._line:
             self._line.close()
 
@@ -205,6 +208,7 @@ class Host:
         except queue.Empty:
             return None
         if event[0] == "gone":
+            self.kill()     # what is left of it is a program that writes its last words
             raise HostDied(self.told(f"{self.name} died"))
         return event
 
@@ -215,11 +219,10 @@ class Host:
         self._next(events, time.monotonic() + _GRACE)
 
     def told(self, sentence: str) -> str:
-        """A sentence about this host, with what its console says; that is kept from now on."""
-        self.bed.keep_consoles()
-        return f"{sentence}; its console, kept in {self.console}, ends:\n{self.console_tail()}"
+        """A sentence about this host, with what its console says."""
+        return f"{sentence}; its console ({self.console}) ends:\n{self.console_tail()}"
 
-    def console_tail(self, lines: int = 25) -> str:
+    def console_tail(self, lines: int = 60) -> str:
         """The last lines of the console."""
         if not self.console.exists():
             return "(empty)"
@@ -295,14 +298,14 @@ class _Line:
         self._taken = threading.Condition(self._lock)
         self._window = wire.WINDOW
         self._sending = threading.Lock()
-        self._closed = False
+        self.closed = False
         threading.Thread(target=self._listen, name=f"lab-{host.name}", daemon=True).start()
 
     def open(self, ident: int) -> queue.Queue[Any]:
         """A queue of all that is said about one job."""
         with self._lock:
             events: queue.Queue[Any] = self._waiting.setdefault(ident, queue.Queue())
-            if self._closed:
+            if self.closed:
                 events.put(("gone",))
             return events
 
@@ -325,10 +328,10 @@ class _Line:
         with self._sending:
             while data:
                 with self._lock:
-                    if not self._taken.wait_for(lambda: self._closed or self._window > 0,
+                    if not self._taken.wait_for(lambda: self.closed or self._window > 0,
                                                 max(0.0, deadline - time.monotonic())):
                         raise HostTimeout(self._host.told(f"{self._host.name} takes no messages"))
-                    if self._closed:
+                    if self.closed:
                         raise HostDied(self._host.told(f"{self._host.name} died"))
                     chunk, data = data[:self._window], data[self._window:]
                     self._window -= len(chunk)
@@ -361,7 +364,7 @@ class _Line:
             print(f"lab: the line to {self._host.name}: {error}", file=sys.stderr)
         finally:
             with self._lock:
-                self._closed = True
+                self.closed = True
                 self._taken.notify_all()
                 for events in self._waiting.values():
                     events.put(("gone",))

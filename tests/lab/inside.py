@@ -134,7 +134,7 @@ def leftovers() -> list[str]:
 
 def complaints() -> list[str]:
     """Lines in which this kernel reported a mistake of its own since it booted."""
-    lines = []
+    lines: list[str] = []
     with open("/dev/kmsg", "rb", buffering=0) as log:
         os.set_blocking(log.fileno(), False)
         while True:

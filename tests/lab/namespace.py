@@ -43,8 +43,8 @@ class Namespace:
         It gets a session of its own too: a person's Ctrl-C is for the lab to act on.
         """
         command = [*_MORTAL, *(_SEALED if sealed else ()), *argv]
-        return self._thread.submit(subprocess.Popen, command, start_new_session=True,
-                                   **options).result()
+        return self._thread.submit(
+            lambda: subprocess.Popen(command, start_new_session=True, **options)).result()
 
     def run(self, argv: Sequence[str], input: bytes = b"",  # noqa: A002 - as subprocess has it
             timeout: float | None = 60, check: bool = True,
@@ -57,8 +57,10 @@ class Namespace:
             except BaseException:
                 process.kill()
                 raise
-        answer = (out.decode(errors="replace"), err.decode(errors="replace")) if text else (out, err)
-        done = subprocess.CompletedProcess(list(argv), process.returncode, *answer)
+        done = subprocess.CompletedProcess(
+            list(argv), process.returncode, *((out.decode(errors="replace"),
+                                               err.decode(errors="replace")) if text
+                                              else (out, err)))
         if check and done.returncode:
             words = (err or out).decode(errors="replace").strip()
             raise LabError(f"{' '.join(argv)}: exit {done.returncode}: {words}")

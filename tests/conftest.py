@@ -1,0 +1,168 @@
+"""Fixtures of all tests: hosts with real kernels, booted once a session and clean for each test."""
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import lab
+
+HostsOf = Callable[..., list[lab.Host]]
+CLIENT = "client"
+
+
+class Pool:
+    """The session's bed: lends booted, clean hosts to one test at a time."""
+
+    def __init__(self) -> None:
+        self._bed: lab.Lab | None = None
+        self._by_place: dict[tuple[str, int], lab.Host] = {}
+        self.used: list[lab.Host] = []
+
+    @property
+    def bed(self) -> lab.Lab:
+        """The bed, made when the first test wants it."""
+        if self._bed is None:
+            self._bed = lab.Lab()
+        return self._bed
+
+    def take(self, *roles: str, name: str = "") -> list[lab.Host]:
+        """One host for each role; a role named twice means two hosts."""
+        places = [(name or role, roles[:index].count(role)) for index, role in enumerate(roles)]
+        new = [(place, role) for place, role in zip(places, roles)
+               if place not in self._by_place]
+        for place, host in zip((place for place, _ in new),
+                               self.bed.add(*(role for _, role in new), name=name)):
+            self._by_place[place] = host
+        hosts = [self._by_place[place] for place in places]
+        self.used += [host for host in hosts if host not in self.used]
+        self._all_at_once(lambda host: host.alive or host.boot(), hosts)
+        return hosts
+
+    def clean(self) -> None:
+        """Wipe what the test used.  A host that does not come clean is switched off: the next test
+        that wants it gets it freshly booted."""
+        used, self.used = self.used, []
+        # Initiators first: they log out from targets that are still there.
+        used.sort(key=lambda host: host.name != CLIENT)
+        errors: list[BaseException] = []
+
+        def wipe(host: lab.Host) -> None:
+            try:
+                self.bed.heal(host)
+                if host.alive:
+                    host.wipe()
+            except BaseException as error:      # noqa: B902 - the others are wiped all the same
+                host.kill()
+                errors.append(error)
+
+        self._all_at_once(wipe, [host for host in used if host.name == CLIENT])
+        self._all_at_once(wipe, [host for host in used if host.name != CLIENT])
+        if self._bed is not None:
+            for entry in self._bed.shared.iterdir():
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        if errors:
+            raise errors[0]
+
+    def close(self) -> None:
+        """End the bed."""
+        if self._bed is not None:
+            self._bed.close()
+
+    @staticmethod
+    def _all_at_once(work: Callable[[lab.Host], Any], hosts: list[lab.Host]) -> None:
+        if hosts:
+            with ThreadPoolExecutor(len(hosts)) as pool:
+                list(pool.map(work, hosts))
+
+
+@pytest.fixture(scope="session")
+def _pool() -> Iterator[Pool]:
+    pool = Pool()
+    try:
+        yield pool
+    finally:
+        pool.close()
+
+
+@pytest.fixture
+def bed(_pool: Pool) -> Iterator[lab.Lab]:
+    """The network, the shared folder and the shared disk of this test's hosts."""
+    yield _pool.bed
+    _pool.clean()
+
+
+@pytest.fixture
+def hosts(bed: lab.Lab, _pool: Pool) -> HostsOf:
+    """`a, b = hosts("oldest", "newest")`: clean hosts with kernels of these roles."""
+    return _pool.take
+
+
+@pytest.fixture
+def oldest(hosts: HostsOf) -> lab.Host:
+    """A host with the oldest kernel."""
+    return hosts("oldest")[0]
+
+
+@pytest.fixture
+def stable(hosts: HostsOf) -> lab.Host:
+    """A host with the kernel of the stable release."""
+    return hosts("stable")[0]
+
+
+@pytest.fixture
+def newest(hosts: HostsOf) -> lab.Host:
+    """A host with the newest kernel."""
+    return hosts("newest")[0]
+
+
+@pytest.fixture(params=lab.ROLES)
+def each_host(request: pytest.FixtureRequest, hosts: HostsOf) -> lab.Host:
+    """The test runs once with each kernel."""
+    return hosts(str(request.param))[0]
+
+
+@pytest.fixture
+def client(bed: lab.Lab, _pool: Pool) -> lab.OpenIscsi:
+    """The kernel's iSCSI initiator, on a host of its own."""
+    return lab.OpenIscsi(_pool.take("stable", name=CLIENT)[0])
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--full", action="store_true", help="run the long tests, too")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark what boots kernels; leave the long tests out unless they are wanted."""
+    for item in items:
+        if "bed" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.lab)
+    if not config.getoption("--full"):
+        left_out = [item for item in items if item.get_closest_marker("full")]
+        if left_out:
+            config.hook.pytest_deselected(items=left_out)
+            items[:] = [item for item in items if item not in left_out]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+        item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A test that fails shows what its hosts' consoles said, and they are kept."""
+    report = yield
+    pool = getattr(item, "funcargs", {}).get("_pool")
+    if report.failed and isinstance(pool, Pool) and pool.used:
+        pool.bed.keep_consoles()
+        for host in pool.used:
+            report.sections.append((f"console of {host.name} ({host.release}), kept in "
+                                    f"{host.console}", host.console_tail()))
+    return report
+
+
+def pytest_report_header() -> str:
+    """What the tests run on."""
+    return f"lab: kernels in {lab.cache_folder()}, tests in {Path(sys.executable)}"
