@@ -2,33 +2,23 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
 
 import pytest
 
 from lio_handover.initiator import RESERVATION_CONFLICT, commands
 from tests import invhost
+from tests.conftest import HostsOf
 from tests.invhost import NEXUS, OTHER, OTHER_NEXUS, WWPN
-from tests.lab import Host, Lab, inside
+from tests.lab import Host, inside
 from tests.lab.qemu import ROLES
-
-pytestmark = pytest.mark.lab
 
 LOOPBACK = "naa.5001405000000003"
 CHANGED = (0x06, 0x3f, 0x0e)
 
 
-@pytest.fixture(scope="session")
-def vhost_hosts() -> Iterator[dict[str, Host]]:
-    with Lab() as lab:
-        yield dict(zip(ROLES, lab.hosts(*ROLES)))
-
-
 @pytest.fixture(params=ROLES)
-def host(request: pytest.FixtureRequest, vhost_hosts: dict[str, Host]) -> Iterator[Host]:
-    machine = vhost_hosts[request.param]
-    yield machine
-    machine.wipe()
+def host(request: pytest.FixtureRequest, hosts: HostsOf) -> Host:
+    return hosts(str(request.param))[0]
 
 
 def test_everything_an_initiator_can_ask_is_read(host: Host) -> None:

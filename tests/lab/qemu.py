@@ -18,6 +18,7 @@ from .kernels import Kernel
 
 SUITES = {"vhost-oldest": "bookworm", "vhost-newest": "sid"}
 ROLES = tuple(SUITES)
+DISK = "/dev/vda"       # what these hosts call the shared disk; the others say /dev/ubda
 _FORMAT = "1"       # raise it when what `_build` leaves in the cache changes
 _PACKAGES = r"linux-(?:image|binary|modules)-\d\S+"
 _MEMORY = "1G"
