@@ -105,6 +105,8 @@ class Host:
             "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
             "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1", "HOME": "/root",
             "LANG": "C.UTF-8", "TERM": "dumb",
+            # Where this Python keeps its compiled modules, or each boot would compile them.
+            "PYTHONPYCACHEPREFIX": sys.pycache_prefix or "",
             "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
         }
         text = "".join(f"export {key}={shlex.quote(value)}\n" for key, value in values.items())

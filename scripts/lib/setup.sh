@@ -1,0 +1,140 @@
+# Sourced by the scripts: makes a bare Debian machine ready for the lab, and says what it does.
+# Only what is missing is installed; no service is started, and none will be at the next boot.
+# shellcheck shell=bash
+#
+#   setup_as_root "$@"    start the calling script again as root where it is not
+#   setup_lab             packages for hosts and initiators
+#   setup_kernels         fetch kernels (and wait for them)
+#   setup_checks          a virtual environment with pytest and the linters: $SETUP_PYTHON
+#
+# Without setup_checks, $SETUP_PYTHON is the system's Python: the lab needs nothing else.
+
+SETUP_ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+SETUP_PYTHON=/usr/bin/python3
+SETUP_PACKAGES=(
+    python3 python3-venv python3-dbus python3-gi dbus
+    python3-rtslib-fb python3-configshell-fb targetcli-fb
+    iproute2 kmod patchelf
+    libiscsi-bin open-iscsi sg3-utils
+    qemu-system-x86 busybox-static
+)
+# What these packages would start when the machine boots next.
+SETUP_UNITS=(
+    open-iscsi.service iscsid.service iscsid.socket
+    rtslib-fb-targetctl.service targetclid.service targetclid.socket
+)
+
+PATH=$PATH:/usr/sbin:/sbin
+HOME=${HOME:-$(getent passwd "$(id -u)" | cut -d: -f6)}
+export PATH HOME
+
+setup_say() { printf 'setup: %s\n' "$*" >&2; }
+setup_die() { setup_say "$*"; exit 1; }
+
+setup_cache() {
+    SETUP_CACHE=${LIO_HANDOVER_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/lio-handover}
+    mkdir -p "$SETUP_CACHE"
+    SETUP_CACHE=$(cd "$SETUP_CACHE" && pwd)
+    # Beside the kernels, and not as root's files in somebody's checkout.
+    export LIO_HANDOVER_CACHE=$SETUP_CACHE
+    export PYTHONPYCACHEPREFIX=$SETUP_CACHE/pycache MYPY_CACHE_DIR=$SETUP_CACHE/mypy
+    export HYPOTHESIS_STORAGE_DIRECTORY=$SETUP_CACHE/hypothesis
+}
+
+setup_as_root() {
+    if [ "$(id -u)" -ne 0 ]; then
+        command -v sudo >/dev/null ||
+            setup_die "hosts need network namespaces: run this as root, or install sudo"
+        setup_say "hosts need network namespaces: going on with sudo"
+        setup_cache
+        exec sudo "LIO_HANDOVER_CACHE=$SETUP_CACHE" "CI=${CI-}" "${BASH:-bash}" "$0" "$@"
+    fi
+    setup_cache
+}
+
+# One set-up at a time; the lock is dropped with the shell that holds it.
+setup_locked() {
+    (
+        exec 9>"$SETUP_CACHE/setup.lock"
+        flock -n 9 || { setup_say "waiting for another set-up"; flock 9; }
+        "$@" 9>&-
+    )
+}
+
+setup_lab() { setup_locked setup_install; setup_check_machine; }
+
+setup_install() {
+    local package missing=() log=$SETUP_CACHE/apt.log
+    command -v apt-get >/dev/null || setup_die "this is no Debian machine: apt-get is missing"
+    for package in "${SETUP_PACKAGES[@]}"; do
+        [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] ||
+            missing+=("$package")
+    done
+    [ ${#missing[@]} -gt 0 ] || return 0
+    setup_say "installing ${missing[*]} (log: $log)"
+    if ! setup_apt "${missing[@]}" >"$log" 2>&1 </dev/null; then
+        tail -n 20 "$log" >&2
+        setup_die "apt could not install them"
+    fi
+}
+
+setup_apt() {
+    local unit before=() policy=/usr/sbin/policy-rc.d ours=
+    for unit in "${SETUP_UNITS[@]}"; do
+        before+=("$(systemctl is-enabled "$unit" 2>/dev/null || true)")
+    done
+    # The one way to tell packages not to start anything; a policy of the machine's own stays.
+    if [ ! -e "$policy" ]; then
+        ours=$policy
+        # shellcheck disable=SC2064
+        trap "rm -f '$policy'" EXIT
+        printf '#!/bin/sh\nexit 101\n' >"$policy"
+        chmod 755 "$policy"
+    fi
+    apt-get -q update &&
+        DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=600 \
+            install --no-install-recommends "$@" || return
+    [ -z "$ours" ] || rm -f "$ours"
+    for unit in "${!SETUP_UNITS[@]}"; do
+        case ${before[$unit]} in
+            enabled | alias | static) ;;     # it was there before us, and is somebody's
+            *) systemctl disable "${SETUP_UNITS[$unit]}" || true ;;
+        esac
+    done
+}
+
+setup_check_machine() {
+    [ "$(uname -m)" = x86_64 ] || setup_die "the lab's kernels are for x86-64 only"
+    if [ ! -c /dev/net/tun ]; then
+        mkdir -p /dev/net
+        mknod /dev/net/tun c 10 200 2>/dev/null || true
+    fi
+    (: <>/dev/net/tun) 2>/dev/null || setup_die "cannot open /dev/net/tun: hosts need a network"
+    unshare --net true 2>/dev/null || setup_die "may not make network namespaces here"
+}
+
+setup_kernels() { (cd "$SETUP_ROOT" && "$SETUP_PYTHON" -m tests.lab --fetch); }
+
+setup_checks() {
+    local wanted
+    wanted=$(cat "$SETUP_ROOT/scripts/lib/requirements.txt" <(/usr/bin/python3 -V) | sha256sum)
+    SETUP_VENV=$SETUP_CACHE/venv
+    setup_locked setup_venv "${wanted%% *}"
+    SETUP_PYTHON=$SETUP_VENV/bin/python
+}
+
+setup_venv() {
+    local log=$SETUP_CACHE/pip.log
+    # The stamp comes last: what was interrupted is made anew.
+    [ "$(cat "$SETUP_VENV/complete" 2>/dev/null)" != "$1" ] || return 0
+    setup_say "making a virtual environment with pytest and linters (log: $log)"
+    rm -rf "$SETUP_VENV"
+    if ! { /usr/bin/python3 -m venv --system-site-packages "$SETUP_VENV" &&
+        "$SETUP_VENV/bin/python" -m pip install --quiet --disable-pip-version-check \
+            --requirement "$SETUP_ROOT/scripts/lib/requirements.txt"; } >"$log" 2>&1 </dev/null
+    then
+        tail -n 20 "$log" >&2
+        setup_die "pip could not install them"
+    fi
+    printf '%s\n' "$1" >"$SETUP_VENV/complete"
+}
