@@ -7,13 +7,13 @@ Every message is one line: what failed; what was changed and what was not; what 
 """
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Iterator, List, Sequence, Tuple, Type
+# Neither dataclasses nor typing: the command line starts with this module alone.
+from collections.abc import Iterator, Sequence
 
 NOTHING_CHANGED = "nothing was changed"
 
-#: Exit codes that no error has.
-SAME, DIFFERENT, USAGE = 0, 1, 2
+#: Exit codes that no error has.  A signal N ends a command with SIGNAL + N.
+SAME, DIFFERENT, USAGE, SIGNAL = 0, 1, 2, 128
 
 
 class HandoverError(Exception):
@@ -23,6 +23,7 @@ class HandoverError(Exception):
 
     def __init__(self, what: str, changed: str = NOTHING_CHANGED, do: str = "") -> None:
         self.what, self.changed, self.do = what, changed, do
+        self.findings: Sequence[Finding] = ()  # all the reasons, where there are several
         super().__init__(what)
 
     def __str__(self) -> str:
@@ -227,39 +228,47 @@ class StillRunning(HandoverError):
     code = 54
 
 
-@dataclass(frozen=True)
 class Finding:
     """One reason to refuse.  ``override`` is what --allow takes to go on all the same, or ""."""
 
-    error: Type[HandoverError]
-    subject: str
-    sentence: str
-    override: str = ""
-    do: str = ""
+    __slots__ = ("error", "subject", "sentence", "override", "do")
+
+    def __init__(self, error: type[HandoverError], subject: str, sentence: str,
+                 override: str = "", do: str = "") -> None:
+        self.error, self.subject, self.sentence = error, subject, sentence
+        self.override, self.do = override, do
+
+    def __repr__(self) -> str:
+        return f"<Finding {self.error.__name__} {self.subject}: {self.sentence}>"
 
 
-def refuse(findings: Sequence[Finding], allowed: Sequence[str] = ()) -> List[Finding]:
+def stopping(findings: Sequence[Finding], allowed: Sequence[str] = ()) -> list[Finding]:
+    """Those of the findings that nobody has allowed."""
+    return [one for one in findings if one.override not in allowed or not one.override]
+
+
+def refuse(findings: Sequence[Finding], allowed: Sequence[str] = ()) -> list[Finding]:
     """Raise the first finding that is not allowed, counting the others; return the allowed ones."""
-    stopping = [one for one in findings if one.override not in allowed or not one.override]
-    if not stopping:
+    found = stopping(findings, allowed)
+    if not found:
         return list(findings)
-    first = stopping[0]
+    first = found[0]
     what = f"{first.subject}: {first.sentence}"
-    if len(stopping) > 1:
-        what += f" (and {len(stopping) - 1} more: " + ", ".join(
-            sorted({f"{one.subject} {one.error.__name__}" for one in stopping[1:]})) + ")"
+    if len(found) > 1:
+        what += f" (and {len(found) - 1} more: " + ", ".join(
+            sorted({f"{one.subject} {one.error.__name__}" for one in found[1:]})) + ")"
     do = first.do
     if first.override:
         do = (do + ", or " if do else "") + f"--allow {first.override} to go on all the same"
     error = first.error(what, do=do)
-    error.findings = stopping  # type: ignore[attr-defined]
+    error.findings = found
     raise error
 
 
-def table() -> Iterator[Tuple[int, str, str]]:
+def table() -> Iterator[tuple[int, str, str]]:
     """(exit code, name, who must act) of every error, in the order of the codes."""
 
-    def below(one: Type[HandoverError]) -> Iterator[Type[HandoverError]]:
+    def below(one: type[HandoverError]) -> Iterator[type[HandoverError]]:
         yield one
         for child in one.__subclasses__():
             yield from below(child)
