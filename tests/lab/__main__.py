@@ -59,7 +59,7 @@ def main() -> int:
 
 
 def _kernel(role: str) -> kernels.Kernel:
-    return (qemu if role in qemu.ROLES else kernels).kernel(role)
+    return qemu.kernel(role) if role in qemu.ROLES else kernels.kernel(role)
 
 
 def _run(host: Host, command: str, timeout: float = 3600) -> int:

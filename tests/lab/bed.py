@@ -91,7 +91,7 @@ class Lab:
         return [self._new(role, name) for role in roles]
 
     def _new(self, role: str, name: str) -> Host:
-        kernel = (qemu if role in qemu.ROLES else kernels).kernel(role)
+        kernel = qemu.kernel(role) if role in qemu.ROLES else kernels.kernel(role)
         self._taps += 1
         name = name or _letters(self._taps)
         if not re.fullmatch(r"[a-z][a-z0-9-]*", name) or name in self.all:
