@@ -154,6 +154,8 @@ def held() -> dict[str, tuple[str, int, str]]:
     holder.close()
     seen["rmdir when free"] = _failure(tpg.rmdir)
     seen["attach when free"] = _failure(lambda: vhost.occupy(WWPN).close())
+    vhost.occupy(WWPN)
+    seen["attach when forgotten"] = _failure(lambda: vhost.occupy(WWPN).close())
     seen["command when closed"] = _failure(
         lambda: holder.unit().execute(*commands.test_unit_ready()))
     seen["nobody"] = _failure(lambda: vhost.occupy(OTHER))
@@ -256,19 +258,23 @@ def eventually_free(timeout: float = 10) -> bool:
 # ── the host's own devices ───────────────────────────────────────────────────────────────────
 
 
+def _node(kind: str) -> str:
+    """/dev/sgX or /dev/sdX of the loopback LUN 0."""
+    folder = Path("/sys/class/scsi_generic") if kind == "sg" else Path("/sys/block")
+    return "/dev/" + next(path.name for path in folder.iterdir() if path.name.startswith(kind))
+
+
 def through_sg(*steps: Command) -> list[tuple[int, Sense | None, bytes]]:
     """Send commands to the loopback LUN 0 through its /dev/sgX."""
-    node = next(Path("/sys/class/scsi_generic").iterdir()).name
     answers = []
-    with sg.Device(f"/dev/{node}") as disk:
+    with sg.Device(_node("sg")) as disk:
         for command in steps:
             result = disk.execute(*command)
             answers.append((result.status, commands.sense_of(result), result.data))
     return answers
 
 
-def sg_fingerprint() -> dict[str, bytes]:
-    """The loopback LUN 0's fingerprint through its /dev/sgX."""
-    node = next(Path("/sys/class/scsi_generic").iterdir()).name
-    with sg.Device(f"/dev/{node}") as disk:
+def sg_fingerprint(kind: str) -> dict[str, bytes]:
+    """The loopback LUN 0's fingerprint through its /dev/sgX or /dev/sdX."""
+    with sg.Device(_node(kind)) as disk:
         return commands.fingerprint(disk.execute)

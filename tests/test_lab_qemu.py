@@ -10,6 +10,7 @@ from tests import lab
 from tests.conftest import HostsOf
 from tests.lab import barehands, blocks, inside
 from tests.lab.qemu import DISK, ROLES
+from tests.test_lab import echo
 
 TARGET = "iqn.2003-01.org.example:emulated"
 SERVICE = "198.18.0.101"
@@ -38,6 +39,11 @@ def test_an_emulated_host_is_clean_and_not_the_machine(host: lab.Host) -> None:
                                  "touch /usr/lib/modules/lab-was-here"], check=False)
     assert done.returncode == 1 and "Read-only file system" in done.stderr
     assert [entry.name for entry in host.kernel.modules.parent.iterdir()] == [host.release]
+
+
+def test_anything_passes_the_line_unchanged(hosts: HostsOf) -> None:
+    data = os.urandom(3_000_000)
+    assert hosts(ROLES[-1])[0].call(echo, data) == data
 
 
 def test_both_kinds_of_hosts_share_files_disk_and_network(bed: lab.Lab, hosts: HostsOf) -> None:

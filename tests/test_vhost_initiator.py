@@ -116,6 +116,7 @@ def test_one_holder_keeps_all_others_out(host: Host) -> None:
     assert seen["rmdir"][1] == errno.EBUSY
     assert seen["rmdir when free"][1] == errno.ENOTEMPTY
     assert seen["attach when free"] == ("", 0, "")
+    assert seen["attach when forgotten"] == ("", 0, "")
     assert seen["command when closed"][:2] == ("TransportError", errno.ENOTCONN)
     assert seen["nobody"][:2] == ("TransportError", errno.ENODEV) and OTHER in seen["nobody"][2]
     assert seen["descriptors after 20 more"] == seen["descriptors"]
@@ -166,7 +167,8 @@ def test_the_hosts_own_device_gives_the_same_answers(host: Host) -> None:
     host.call(invhost.target, wwpn=LOOPBACK, fabric="loopback", nexus=OTHER_NEXUS)
     # Asked when both ports are there: INQUIRY tells whether there is more than one (MULTIP).
     _, (guest,) = host.call(invhost.fingerprints, 1)
-    own = host.call(invhost.sg_fingerprint)
+    own = host.call(invhost.sg_fingerprint, "sg")
+    assert host.call(invhost.sg_fingerprint, "sd") == own
     # VPD 83 names the port by which one came, B0 has the fabric's own limit.
     assert {key for key in guest if guest[key] != own[key]} == {"vpd 83", "vpd b0"}
     write, read = commands.write_10(1, b"own" + bytes(509)), commands.read_10(1)

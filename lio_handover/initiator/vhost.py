@@ -19,6 +19,7 @@ import select
 import struct
 import threading
 import time
+import weakref
 from collections.abc import Iterable
 from types import TracebackType
 
@@ -76,9 +77,6 @@ _RESPONSES = {
 }
 _COMMAND_SIZE, _ANSWER_SIZE, _SENSE_SIZE = 51, 108, 96
 _TMF_SIZE = 24
-
-# Where the kernel did not return in time it may still write through these addresses.
-_abandoned: list[object] = []
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -258,9 +256,11 @@ class Endpoint:
         self._rings: list[_Ring] = []
         self._log: _Memory | None = None
         self._features = 0
+        self._memory = _Memory(_SLOTS_AT + (depth + 1) * self._slot_size)
         self._fd = os.open(device, os.O_RDWR | os.O_CLOEXEC)
+        # The kernel must have let go of the memory before that goes, also where nobody closes.
+        self._forgotten = weakref.finalize(self, _let_go, self._fd, self._rings, self._memory)
         try:
-            self._memory = _Memory(_SLOTS_AT + (depth + 1) * self._slot_size)
             self._set_up(4 * depth)
         except BaseException:
             self.close()
@@ -324,24 +324,24 @@ class Endpoint:
 
     def _bounded(self, name: str, request: int) -> None:
         """An ioctl that may wait for the backstore or for another's endpoint, and not for ever."""
-        failed: list[TransportError] = []
-        fd, target, where = self._fd, self._target, self.wwpn
+        failed: list[OSError] = []
 
-        def call() -> None:
+        def call(fd: int, target: bytes, *_kept: object) -> None:
             try:
                 fcntl.ioctl(fd, request, target)
             except OSError as error:
-                failed.append(TransportError(error.errno or errno.EIO, f"{name} refused", where))
+                failed.append(error)
 
-        thread = threading.Thread(target=call, daemon=True, name=name)
+        # Until it returns the kernel may write into our memory: the thread keeps that.
+        thread = threading.Thread(target=call, name=name, daemon=True,
+                                  args=(self._fd, self._target, self._memory, self._log))
         thread.start()
         thread.join(self.timeout)
         if thread.is_alive():
             self._stuck = True
-            _abandoned.append((self._memory, self._log))
             raise CommandTimeout(f"{name} did not return within {self.timeout:g} s", self.wwpn)
         if failed:
-            raise failed[0]
+            raise TransportError(failed[0].errno or errno.EIO, f"{name} refused", self.wwpn)
 
     def close(self) -> None:
         """Detach and close; again is harmless.
@@ -355,11 +355,8 @@ class Endpoint:
             self.detach()
         finally:
             # Where an ioctl has not returned it has the file open still; this only lets go of it.
-            fd, self._fd = self._fd, -1
-            self.attached = False
-            os.close(fd)
-            for ring in self._rings:
-                ring.close()
+            self._fd, self.attached = -1, False
+            self._forgotten()
 
     def __enter__(self) -> Endpoint:
         try:
@@ -521,6 +518,12 @@ class Endpoint:
         first = pending.at // _PAGE
         data = -(-pending.data_in // _PAGE)
         return {pending.ring.used // _PAGE}, set(range(first, first + 1 + data))
+
+
+def _let_go(fd: int, rings: list[_Ring], _memory: _Memory) -> None:
+    os.close(fd)
+    for ring in rings:
+        ring.close()
 
 
 def _rang(fd: int) -> bool:
