@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from .bed import Lab
 
 T = TypeVar("T")
-BOOT_SECONDS = 60
 _MEMORY = "512M"
 _PATIENCE = 30      # seconds it may leave a message unread, as it does while it imports
 _GRACE = 5      # seconds a host has to report the end of what it was told to kill
@@ -33,6 +32,8 @@ _GRACE = 5      # seconds a host has to report the end of what it was told to ki
 
 class Host:
     """A host of the bed.  Made by `Lab.host`; boots again after `kill` with `boot`."""
+
+    boot_seconds = 60
 
     def __init__(self, bed: Lab, name: str, kernel: Kernel, address: str, tap: str) -> None:
         self.bed = bed
@@ -68,11 +69,11 @@ class Host:
                                               "TMPDIR": self.bed.memory_folder})
         self._line = _Line(self, ours)
         try:
-            kind, *rest = self._line.open(0).get(timeout=BOOT_SECONDS)
+            kind, *rest = self._line.open(0).get(timeout=self.boot_seconds)
         except queue.Empty:
             self.kill()
             raise HostTimeout(self.told(
-                f"{self.name} did not boot in {BOOT_SECONDS} s")) from None
+                f"{self.name} did not boot in {self.boot_seconds} s")) from None
         if kind != "hello":
             raise HostDied(self.told(f"{self.name} died while booting"))
         self.release, self.boot_id = rest[0]["release"], rest[0]["boot"]

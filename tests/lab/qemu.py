@@ -98,6 +98,8 @@ def _dependencies(modules: Path) -> dict[str, list[str]]:
 class QemuHost(Host):
     """A host of the bed like any other, on an emulated machine."""
 
+    boot_seconds = 180      # 10 on two idle cores; emulation feels every other load
+
     def boot(self) -> Host:
         """As `Host.boot`; vhost_scsi is loaded, too."""
         super().boot()
