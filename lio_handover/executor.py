@@ -194,6 +194,9 @@ class _Run:
         (target_core_pr.c:core_scsi3_emulate_pro_register)."""
         from .initiator import commands
         from .initiator.sg import Device
+        store = self.plan.want.backstore(step.about)
+        if store is not None:
+            self._remember(f"{self.facts.dbroot}/pr/aptpl_{store.serial}")
         address = self.fs.read(f"{step.path}/address").strip()
         lun = int(step.value)
         key = 0x6C696F68616E6476  # any key that is not 0
@@ -248,18 +251,20 @@ class _Run:
             raise errors.VerifyFailed("; ".join(describe(one) for one in left[:3]))
 
     def _ways_back(self, scope: Scope) -> List[State]:
-        """Straight to ``before``, unless registrations are lost: they come back only into a
-        backstore made afresh."""
+        """Straight to ``before``, unless a backstore that is still there has lost what it gets
+        only when it is made afresh: registrations and, up to 6.1, relative port numbers."""
         held = {one.key: one.reservations for one in self.before.backstores if one.reservations}
-        if not held:
-            return [self.before]
         try:
-            now = {one.key: one.reservations for one in scope.read(self.fs).backstores}
+            now = scope.read(self.fs)
         except errors.CannotRepresent:
-            now = {}
-        if all(now.get(key, found) == found for key, found in held.items()):
-            return [self.before]
-        return [State(self.before.lu_groups), self.before]
+            return [State(self.before.lu_groups), self.before]
+        there = {one.key: one.reservations for one in now.backstores}
+        linked = {lun.key for _, _, lun in now.luns() if lun.backstore}
+        lost = any(there.get(key, found) != found for key, found in held.items()) or (
+            not self.facts.has_rtpi and any(
+                lun.key not in linked and lun.backstore in there
+                for _, _, lun in self.before.luns()))
+        return [State(self.before.lu_groups), self.before] if lost else [self.before]
 
     def _go(self, back: Plan) -> None:
         if back.refused:

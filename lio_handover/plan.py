@@ -159,10 +159,16 @@ class _Planner:
                            Step(op, path, value, slot, about, row, secret)))
 
     def _place_backstores(self) -> None:
-        """An HBA of its own for each new backstore, as rtslib does; the lowest free number."""
+        """An HBA of its own for each new backstore, as rtslib does: the one it had on this host
+        before, else the lowest free number."""
+        used = {hba for key, hba in self.hba.items() if key not in self.removed}
         taken = set(self.facts.hbas)
         for one in self.want.backstores:
             if one.key in self.created:
+                if one.hba.startswith(f"{one.plugin}_") and one.hba not in used:
+                    self.hba[one.key] = one.hba
+                    taken.add(one.hba)
+                    continue
                 number = 0
                 while f"{one.plugin}_{number}" in taken:
                     number += 1
@@ -281,7 +287,8 @@ class _Planner:
         if module:
             self._load(module)
         hba = self.hba[one.key]
-        if hba not in self.facts.hbas:
+        if hba not in self.facts.hbas and not any(
+                step.op == MKDIR and step.path == f"core/{hba}" for _, step in self.steps):
             self._add("HBA", MKDIR, f"core/{hba}", about=one.key)
         self._add("backstore", MKDIR, path, about=one.key)
         control = ",".join(f"{name}={value}" for name, value in one.parameters.items())

@@ -135,7 +135,7 @@ def _wwid(folder: str) -> str:
     for prefix, file in (("", "wwid"), ("", "device/wwid"), ("md:", "md/uuid"),
                          ("serial:", "serial"), ("serial:", "device/serial")):
         name = " ".join(_read(f"{folder}/{file}").split())
-        if name:
+        if name and name != "(null)":  # as some drivers say that they have none
             return prefix + name
     return ""
 

@@ -1,11 +1,27 @@
 """What tests run inside a lab host: functions that a host's agent can call by name."""
 from __future__ import annotations
 
+import os
+import re
+from collections.abc import Callable
+
+from lio_handover import document as documents
+from lio_handover import errors
 from lio_handover.configfs import Configfs
+from lio_handover.core import Core
+from lio_handover.document import Document
 from lio_handover.executor import Outcome, Scope, apply
 from lio_handover.model import State
 from lio_handover.plan import plan
 from lio_handover.reader import Reader
+from lio_handover.settings import Settings
+
+#: The lab's shared folder is somewhere below /tmp, its disk is UML's.
+SETTINGS = Settings(roots=("/tmp",), devices=("/dev/ubda", "/dev/vda"))
+
+
+def core(fs: Configfs | None = None) -> Core:
+    return Core(SETTINGS, fs)
 
 
 def read_all() -> State:
@@ -22,9 +38,38 @@ def build(want: State) -> Outcome:
     return apply(fs, plan(have, want, facts, partial=True), have, facts)
 
 
+def freeze(everything: bool = True) -> None:
+    one = core()
+    one.freeze(one.names([], everything))
+
+
+def thaw() -> None:
+    one = core()
+    one.thaw(one.names([], True))
+
+
+def export() -> bytes:
+    """The document of all targets."""
+    one = core()
+    return documents.dumps(one.export(one.names([], True)))
+
+
+def import_(data: bytes, allow: tuple[str, ...] = ()) -> Outcome:
+    one = core()
+    return one.import_(one.ready(documents.loads(data)), allow)
+
+
+def verify(data: bytes) -> None:
+    core().verify(documents.loads(data))
+
+
+def remove(allow: tuple[str, ...] = ()) -> Outcome:
+    return core().remove([], True, allow)[0]
+
+
 def tree() -> dict[str, str]:
-    """Every path of the host's target tree and what it says, statistics left out."""
-    import os
+    """Every path of the host's target tree and what it says, statistics left out; and the APTPL
+    files."""
     fs = Configfs()
     found: dict[str, str] = {}
     for folder, folders, files in os.walk(fs.root):
@@ -38,7 +83,93 @@ def tree() -> dict[str, str]:
                 found[f"{where}/{name}"] = "-> " + os.readlink(path)
         for name in files:
             try:
-                found[f"{where}/{name}"] = fs.read(f"{where}/{name}" if where else name)
+                text = fs.read(f"{where}/{name}" if where else name)
+                # The kernel numbers these as it makes them, and nobody else can see it.
+                text = re.sub(r"(HBA Index|FILEIO ID): \d+", r"\1", text)
+                if name == "members":  # in the order in which they came
+                    text = "\n".join(sorted(re.split(r"[\n\0]+", text)))
+                found[f"{where}/{name}"] = text
             except OSError as error:
                 found[f"{where}/{name}"] = f"errno {error.errno}"
+    aptpl = fs.read("dbroot").strip() + "/pr"
+    for name in sorted(os.listdir(aptpl)) if os.path.isdir(aptpl) else ():
+        with open(f"{aptpl}/{name}") as file:
+            found[f"{aptpl}/{name}"] = file.read()
     return found
+
+
+class Stopping(Configfs):
+    """A tree whose ``point``-th change fails: before the kernel is asked, or after."""
+
+    def __init__(self, point: int, how: str) -> None:
+        super().__init__()
+        self.point, self.how = point, how
+        self.asked = False
+
+    def _change(self, change: Callable[[], None]) -> None:
+        hit = self.changes + 1 == self.point
+        if hit and self.how == "before":
+            self.changes += 1
+            raise OSError(5, "injected")
+        change()
+        if hit and self.how == "after":
+            raise OSError(5, "injected")
+        if hit and self.how == "stop":
+            self.asked = True
+
+    def stop(self) -> bool:
+        asked, self.asked = self.asked, False
+        return asked
+
+    def mkdir(self, path: str) -> None:
+        self._change(lambda: Configfs.mkdir(self, path))
+
+    def rmdir(self, path: str) -> None:
+        self._change(lambda: Configfs.rmdir(self, path))
+
+    def link(self, path: str, target: str) -> None:
+        self._change(lambda: Configfs.link(self, path, target))
+
+    def unlink(self, path: str) -> None:
+        self._change(lambda: Configfs.unlink(self, path))
+
+    def write(self, path: str, data: bytes) -> None:
+        self._change(lambda: Configfs.write(self, path, data))
+
+
+def differences(old: dict[str, str], new: dict[str, str]) -> list[str]:
+    return [f"{path}: {old.get(path)!r} became {new.get(path)!r}"
+            for path in sorted({*old, *new}) if old.get(path) != new.get(path)]
+
+
+def stopped_everywhere(verb: str, data: bytes, how: str) -> tuple[int, list[str]]:
+    """Run ``import`` or ``remove`` once for each of its kernel changes and stop it there.
+
+    (number of points, what was not as before).  At the end it runs through.
+    """
+    document: Document = documents.loads(data)
+    before, wrong = tree(), []
+    point = 0
+    while True:
+        point += 1
+        fs = Stopping(point, how)
+        one = core(fs)
+        try:
+            if verb == "import":
+                one.import_(one.ready(document), stop=fs.stop)
+            else:
+                one.remove([], True, ("reserved",), stop=fs.stop)
+        except errors.UndoFailed as error:
+            return point, [*wrong, f"point {point}: {error}"]
+        except errors.HandoverError as error:
+            if "nothing was changed" not in str(error):
+                wrong.append(f"point {point}: {error}")
+        else:
+            if fs.changes >= point and how != "stop":
+                wrong.append(f"point {point}: a change that failed went unnoticed")
+            return point - 1, wrong
+        left = differences(before, tree())
+        if left:
+            wrong += [f"point {point}: {one}" for one in left[:5]]
+            if len(wrong) > 20:
+                return point, wrong
