@@ -18,11 +18,9 @@ SETUP_PACKAGES=(
     libiscsi-bin open-iscsi sg3-utils
     qemu-system-x86 busybox-static
 )
-# What these packages would start when the machine boots next.
-SETUP_UNITS=(
-    open-iscsi.service iscsid.service iscsid.socket
-    rtslib-fb-targetctl.service targetclid.service targetclid.socket
-)
+# Of these, what they would start at the next boot stays switched off: this machine is no target
+# and no initiator because it tests some.
+SETUP_QUIET=(open-iscsi python3-rtslib-fb targetcli-fb)
 
 PATH=$PATH:/usr/sbin:/sbin
 HOME=${HOME:-$(getent passwd "$(id -u)" | cut -d: -f6)}
@@ -79,10 +77,7 @@ setup_install() {
 }
 
 setup_apt() {
-    local unit before=() policy=/usr/sbin/policy-rc.d ours=
-    for unit in "${SETUP_UNITS[@]}"; do
-        before+=("$(systemctl is-enabled "$unit" 2>/dev/null || true)")
-    done
+    local package unit policy=/usr/sbin/policy-rc.d ours=
     # The one way to tell packages not to start anything; a policy of the machine's own stays.
     if [ ! -e "$policy" ]; then
         ours=$policy
@@ -95,11 +90,13 @@ setup_apt() {
         DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=600 \
             install --no-install-recommends "$@" || return
     [ -z "$ours" ] || rm -f "$ours"
-    for unit in "${!SETUP_UNITS[@]}"; do
-        case ${before[$unit]} in
-            enabled | alias | static) ;;     # it was there before us, and is somebody's
-            *) systemctl disable "${SETUP_UNITS[$unit]}" || true ;;
-        esac
+    for package in "${SETUP_QUIET[@]}"; do
+        # Only what was installed just now: before that, it was somebody's decision.
+        [[ " $* " == *" $package "* ]] || continue
+        for unit in $(dpkg -L "$package" | sed -nE 's,^(/usr)?/lib/systemd/system/([^/@]+)$,\2,p')
+        do
+            deb-systemd-helper disable "$unit"
+        done
     done
 }
 
@@ -118,15 +115,16 @@ setup_kernels() { (cd "$SETUP_ROOT" && "$SETUP_PYTHON" -m tests.lab --fetch); }
 setup_checks() {
     local wanted
     wanted=$(cat "$SETUP_ROOT/scripts/lib/requirements.txt" <(/usr/bin/python3 -V) | sha256sum)
-    SETUP_VENV=$SETUP_CACHE/venv
-    setup_locked setup_venv "${wanted%% *}"
+    # One folder for each wish: another checkout of another age may be using its own.
+    SETUP_VENV=$SETUP_CACHE/venv-${wanted:0:12}
+    setup_locked setup_venv
     SETUP_PYTHON=$SETUP_VENV/bin/python
 }
 
 setup_venv() {
     local log=$SETUP_CACHE/pip.log
     # The stamp comes last: what was interrupted is made anew.
-    [ "$(cat "$SETUP_VENV/complete" 2>/dev/null)" != "$1" ] || return 0
+    [ ! -e "$SETUP_VENV/complete" ] || return 0
     setup_say "making a virtual environment with pytest and linters (log: $log)"
     rm -rf "$SETUP_VENV"
     if ! { /usr/bin/python3 -m venv --system-site-packages "$SETUP_VENV" &&
@@ -136,5 +134,5 @@ setup_venv() {
         tail -n 20 "$log" >&2
         setup_die "pip could not install them"
     fi
-    printf '%s\n' "$1" >"$SETUP_VENV/complete"
+    touch "$SETUP_VENV/complete"
 }
