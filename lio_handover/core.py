@@ -8,8 +8,9 @@ import fcntl
 import os
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+from dataclasses import dataclass, field, replace
+from typing import (Callable, Dict, FrozenSet, Iterator, List, Mapping, Optional, Sequence,
+                    Tuple)
 
 from . import diff as differ
 from . import document as documents
@@ -40,6 +41,24 @@ class Ready:
     findings: Tuple[errors.Finding, ...]
     facts: Facts
     mapped: Tuple[Tuple[str, str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class View:
+    """A host for people to look at: what it serves, and what no document carries.
+
+    ``sizes`` is in bytes, without an entry for storage that can't be found; ``off`` are the
+    backstores that were never enabled; ``unclear`` says why reservations can't be told, where
+    they can't: then the state has none.
+    """
+
+    state: State
+    host: str = ""
+    kernel: str = ""
+    frozen: Tuple[str, ...] = ()
+    sizes: Mapping[Key, int] = field(default_factory=dict)
+    off: FrozenSet[Key] = frozenset()
+    unclear: str = ""
 
 
 class Core:
@@ -74,6 +93,30 @@ class Core:
     def show(self, targets: Sequence[str] = ()) -> State:
         """What the host serves: these targets, or all of it."""
         return self._reader().state(self.names(targets) if targets else None)
+
+    def view(self, targets: Sequence[str] = ()) -> View:
+        """The same for people: it is shown even where it could not be handed over."""
+        reader = self._reader()
+        names = self.names(targets) if targets else None
+        unclear = ""
+        try:
+            state = reader.state(names)
+        except (errors.CannotRepresent, errors.StillRunning) as error:
+            unclear = error.what
+            state = Reader(self.fs, reservations=False).state(names)
+        sizes = {}
+        for store in state.backstores:
+            try:
+                proof = storage.evidence(store, sample=False)
+            except errors.HandoverError:
+                continue
+            if "size" in proof:
+                served = store.parameters.get("fd_dev_size") if proof["kind"] == "file" else None
+                sizes[store.key] = int(served or proof["size"])
+        off = frozenset(store.key for store in state.backstores if self.fs.read(
+            f"core/{store.hba}/{store.name}/enable").strip() == "0")
+        return View(state, os.uname().nodename, os.uname().release,
+                    tuple(self.frozen().names()), sizes, off, unclear)
 
     def frozen(self, facts: Optional[Facts] = None) -> Frozen:
         facts = facts if facts is not None else self._reader().facts()
@@ -121,7 +164,8 @@ class Core:
             if store.path:
                 storage.flush(store.path)
 
-    def freeze(self, names: Sequence[Tuple[str, str]], allow: Sequence[str] = ()) -> State:
+    def freeze(self, names: Sequence[Tuple[str, str]], allow: Sequence[str] = (),
+               stop: Callable[[], bool] = executor.never) -> State:
         """Shut the gates, wait until no command executes, put all data on the storage.
 
         A freeze that can't be finished opens the gates again.  Returns the frozen state.
@@ -136,8 +180,9 @@ class Core:
             shut = replace(have, targets=tuple(_with_gate(one, "0") for one in have.targets))
             opened = [storage.opened(store.path) for store in have.backstores if store.path]
             try:
-                executor.apply(self.fs, plan(have, shut, facts, verify=False), have, facts)
-                self._idle(have, facts)
+                executor.apply(self.fs, plan(have, shut, facts, verify=False), have, facts,
+                               stop=stop)
+                self._idle(have, facts, stop)
                 for store, fd in zip([one for one in have.backstores if one.path], opened):
                     storage.flush(store.path, fd)
             except (errors.HandoverError, OSError):
@@ -148,12 +193,15 @@ class Core:
                     os.close(fd)
             return reader.state(names)
 
-    def _idle(self, state: State, facts: Facts) -> None:
+    def _idle(self, state: State, facts: Facts, stop: Callable[[], bool]) -> None:
         """Raises StillRunning where commands go on being executed."""
         paths = [f"core/{(facts.placed or {})[store.key]}/{store.name}/statistics/scsi_lu/num_cmds"
                  for store in state.backstores]
         before: Optional[List[str]] = None
         for _ in range(IDLE_TRIES):
+            if stop():
+                raise errors.Interrupted("interrupted before it was done",
+                                         changed="the gates are open again")
             now = [self.fs.read(path) for path in paths]
             if now == before:
                 return
@@ -206,7 +254,7 @@ class Core:
 
         Nothing to do where it serves just that already.
         """
-        if not differ.diff(ready.have, reachable(ready.document.state)):
+        if not differ.diff(ready.have, reachable(ready.document.state, ready.have)):
             return Outcome()
         errors.refuse(ready.findings, allow)
         with self._alone():
@@ -214,17 +262,18 @@ class Core:
 
     def compare(self, document: Document, maps: Sequence[str] = ()) \
             -> Tuple[State, State, Tuple[differ.Change, ...]]:
-        """(here, wanted, the changes from one to the other)."""
+        """(here, wanted as far as a kernel can be brought to it, the changes between them)."""
         from . import mapping
         document, _applied = mapping.parse(maps).apply(document)
         self._reader()
         have = Scope.of(document.state).read(self.fs)
-        return have, document.state, differ.diff(have, document.state)
+        want = reachable(document.state, have)
+        return have, want, differ.diff(have, want)
 
     def verify(self, document: Document, maps: Sequence[str] = ()) -> None:
         """Raises VerifyFailed where this host does not serve just what the document says."""
         have, want, _changes = self.compare(document, maps)
-        executor.check(have, reachable(want))
+        executor.check(have, want)
 
     # ---- removing ---
     def remove(self, targets: Sequence[str], everything: bool = False, allow: Sequence[str] = (),
@@ -317,13 +366,19 @@ class Core:
             os.close(fd)
 
 
-def reachable(want: State) -> State:
-    """``want`` with the PRgenerations that a kernel can be given, see reservations."""
-    return replace(want, backstores=tuple(
-        replace(store, reservations=replace(
-            store.reservations,
-            generation=reservations.restored_generation(store.reservations)[1]))
-        if store.reservations else store for store in want.backstores))
+def reachable(want: State, have: State = State()) -> State:
+    """``want`` with the PRgenerations that a kernel can be given, see reservations; where
+    ``have`` has the very one that is wanted, with that."""
+    def store(one: Backstore) -> Backstore:
+        here = have.backstore(one.key)
+        if not one.reservations or here is not None and here.reservations == one.reservations:
+            return one
+        burn, generation = reservations.restored_generation(one.reservations)
+        if burn > reservations.MAX_BURN:
+            generation -= burn
+        return replace(one, reservations=replace(one.reservations, generation=generation))
+
+    return replace(want, backstores=tuple(map(store, want.backstores)))
 
 
 def _shut(target: Target) -> bool:

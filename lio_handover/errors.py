@@ -275,3 +275,10 @@ def table() -> Iterator[tuple[int, str, str]]:
 
     for one in sorted(below(HandoverError), key=lambda one: one.code):
         yield one.code, one.__name__, (one.__doc__ or "").strip()
+
+
+def one_line(text: str) -> str:
+    """The text as a terminal may have it: one line, what can't be printed written as \\xNN."""
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
