@@ -1,7 +1,6 @@
 """Fixtures of all tests: hosts with real kernels, booted once a session and clean for each test."""
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -64,8 +63,7 @@ class Pool:
         self._all_at_once(wipe, [host for host in used if host.name == CLIENT])
         self._all_at_once(wipe, [host for host in used if host.name != CLIENT])
         if self._bed is not None:
-            for entry in self._bed.shared.iterdir():
-                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+            self._bed.empty_storage()
         if errors:
             raise errors[0]
 

@@ -114,6 +114,31 @@ def test_a_file_is_shared(bed: lab.Lab, hosts: HostsOf) -> None:
     assert b.run(["cat", path]).stdout == "from a"
 
 
+def test_a_file_opened_anew_is_read_anew(bed: lab.Lab, hosts: HostsOf) -> None:
+    """As on shared file systems: a target that went and comes back must not see old pages."""
+    path = bed.shared / "file"
+    for here, there in (hosts("oldest", "newest"), hosts("newest", "stable")):
+        for text in ("one", "two", "six"):
+            here.run(["dd", f"of={path}", "conv=fsync"], input=text.encode())
+            assert there.run(["cat", path]).stdout == text
+            there.run(["dd", f"of={path}", "conv=fsync,notrunc"], input=text.upper().encode())
+            assert here.run(["cat", path]).stdout == text.upper()
+
+
+def test_a_backstore_made_anew_reads_anew(bed: lab.Lab, hosts: HostsOf) -> None:
+    a, b = hosts("oldest", "newest")
+    path = bed.shared / "file"
+    for number in range(3):
+        for host in (a, b):
+            host.call(barehands.fileio, "one", str(path), SIZE)
+            disk = host.call(barehands.loopback, "one")
+            before = bytes([number * 2 + (host is b)]) * 4096
+            if number or host is b:
+                assert host.call(blocks.read, disk, 8192, 4096) == before
+            host.call(blocks.write, disk, 8192, bytes([before[0] + 1]) * 4096)
+            host.call(inside.clear_targets)
+
+
 def test_the_disk_is_shared(hosts: HostsOf) -> None:
     a, b = hosts("oldest", "newest")
     data = os.urandom(4096)

@@ -6,7 +6,6 @@ One thread, one loop: whoever forks must not have threads.
 """
 from __future__ import annotations
 
-import ctypes
 import errno
 import fcntl
 import importlib
@@ -14,7 +13,6 @@ import os
 import pickle
 import selectors
 import signal
-import struct
 import sys
 import time
 import traceback
@@ -91,8 +89,6 @@ class Agent:
             for job in self._jobs.values():
                 if job.ident == ident:
                     _signal_group(job.pid, rest[0])
-        elif kind == "reload":
-            self._warm.clear()
 
     # ── calls ────────────────────────────────────────────────────────────────────────────────
 
@@ -256,11 +252,6 @@ def _drain(descriptor: int) -> None:
     except OSError as error:
         if error.errno != errno.EAGAIN:
             raise
-
-
-def power_off() -> None:
-    """Switch this host off at once, as `poweroff -f` does."""
-    ctypes.CDLL(None).reboot(struct.unpack("i", struct.pack("I", 0x4321FEDC))[0])
 
 
 def main() -> None:

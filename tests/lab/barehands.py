@@ -2,6 +2,7 @@
 product, and the product's tests want sources it has not made."""
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -61,6 +62,24 @@ def iscsi(target: str, address: str, luns: Mapping[int, str],
     if enable:
         (tpg / "enable").write_text("1")
     return str(tpg)
+
+
+def loopback(name: str, wwn: str = "naa.5001405000000001", hba: str = "fileio_0") -> str:
+    """Give this host itself a backstore as a disk; return its device node."""
+    tpg = TARGET / "loopback" / wwn / "tpgt_1"
+    tpg.mkdir(parents=True)
+    (tpg / "nexus").write_text("naa.5001405000000002")
+    before = set(Path("/sys/class/block").iterdir())
+    lun = tpg / "lun" / "lun_0"
+    lun.mkdir()
+    (lun / "lio-lab").symlink_to(TARGET / "core" / hba / name)
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        for entry in set(Path("/sys/class/block").iterdir()) - before:
+            if (Path("/dev") / entry.name).exists():
+                return f"/dev/{entry.name}"
+        time.sleep(0.02)
+    raise TimeoutError(f"no disk appeared for {name}")
 
 
 def _set(folder: Path, **values: int | str) -> None:

@@ -32,7 +32,11 @@ done
 
 
 class Lab:
-    """A network, a scratch folder and hosts.  Use it with `with`; its end takes all of it away."""
+    """A network, a scratch folder and hosts.  Use it with `with`; its end takes all of it away.
+
+    `shared` is a folder at the same path in all hosts and here, `disk` the file behind their shared
+    disk.  Hosts cache: what one wrote and flushed, another sees when it opens the file anew.
+    """
 
     def __init__(self, disk: int = 64 * MiB) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="lio-handover-lab-"))
@@ -109,6 +113,18 @@ class Lab:
         self.disk = self.folder / "disk"
         with self.disk.open("ab") as disk:
             disk.truncate(size)
+
+    def empty_storage(self) -> None:
+        """Remove all shared files and zero the shared disk; no host may be using them."""
+        for entry in self.shared.iterdir():
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
+        if self.disk:
+            size = self.disk.stat().st_size
+            os.truncate(self.disk, 0)
+            os.truncate(self.disk, size)
 
     # ── network ──────────────────────────────────────────────────────────────────────────────
 

@@ -135,6 +135,8 @@ class Host:
 
         What it raises is raised here, with the traceback of over there as a note.
         """
+        if function.__module__ == "__main__":
+            raise LabError(f"{function!r} is in no module that a host could import")
         line = self._connected()
         body = pickle.dumps((function, args, keywords), pickle.HIGHEST_PROTOCOL)
         ident, events = line.start("call", function.__module__, body)

@@ -13,17 +13,16 @@ the lio-handover that moves it is the command, as an administrator would run it.
 """
 from __future__ import annotations
 
-import json
 import mmap
 import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from lio_handover.initiator import RESERVATION_CONFLICT, commands, sg
 from lio_handover.initiator.commands import Command
@@ -141,6 +140,14 @@ def _put(folder: Path, values: dict[str, str]) -> None:
         path.write_text(value)
 
 
+def remains() -> list[str]:
+    """Every target and backstore of this host, and every APTPL file."""
+    tree = inside.TARGET
+    found = [path for path in (*tree.glob("iscsi/iqn.*"), *tree.glob("core/*_[0-9]*"),
+                               *(inside.DBROOT / "pr").iterdir())]
+    return sorted(map(str, found))
+
+
 def fingerprints(nodes: dict[int, str]) -> dict[int, dict[str, bytes]]:
     """All that an initiator can ask each of its LUNs."""
     found = {}
@@ -232,6 +239,82 @@ class Sight:
     probes: dict[str, str] = field(default_factory=dict)
 
 
+class Difference(NamedTuple):
+    """One question that A and B answered differently."""
+
+    who: str
+    lun: int
+    question: str
+    a: bytes
+    b: bytes
+
+
+class Reason(NamedTuple):
+    """Why answers to ``questions`` may differ, where ``covers`` says that this is how they do."""
+
+    questions: tuple[str, ...]
+    covers: Callable[[Difference], bool]
+    why: str
+
+
+def differences(a: Sight, b: Sight) -> list[Difference]:
+    """Every question whose answer is not byte for byte the same."""
+    found = []
+    for (who, lun), answers in a.answers.items():
+        others = b.answers[who, lun]
+        for question in [*answers, *(name for name in others if name not in answers)]:
+            was, now = answers.get(question, b"not asked"), others.get(question, b"not asked")
+            if was != now:
+                found.append(Difference(who, lun, question, was, now))
+    return found
+
+
+def reason(one: Difference) -> Reason | None:
+    """What explains a difference, None where nothing does."""
+    return next((row for row in REASONS if one.question in row.questions and row.covers(one)), None)
+
+
+def _told_at_first_login(one: Difference) -> bool:
+    return not one.a and one.b.startswith(b"status 0x02 sense 6/3f/0e ")
+
+
+def _one_opcode_more(one: Difference) -> bool:
+    """The same list but for A3/05, which stands last where it is there."""
+    if one.a.startswith(b"status") or one.b.startswith(b"status"):
+        return False
+    less, more = sorted((one.a[4:], one.b[4:]), key=len)
+    rest = more[len(less):]
+    return more.startswith(less) and len(rest) in (8, 20) and rest.startswith(b"\xa3\0\0\x05")
+
+
+def _zero_at_the_end(one: Difference) -> bool:
+    """The same but for its length (bytes 2 and 3), the longer one ending in the zeroes."""
+    less, more = sorted((one.a, one.b), key=len)
+    return less[:2] + less[4:] == more[:2] + more[4:len(less)] and not any(more[len(less):])
+
+
+def _fenced_on_one(one: Difference) -> bool:
+    """Bob, fenced off LUN 2, is told so by one kernel only."""
+    return (one.who, one.lun) == (BOB, DISK) and b"status 0x18" in (one.a, one.b)
+
+
+#: THE table: every difference that a handover may make, and nothing else.
+REASONS = (
+    Reason(("test unit ready",), _told_at_first_login,
+           "The first login under an ACL is told that its LUNs have changed. On B it is the first; "
+           "REPORT LUNS then says what it said on A."),
+    Reason(("report supported opcodes", "report supported opcodes timeouts"), _one_opcode_more,
+           "7.2 knows one command more, REPORT IDENTIFYING INFORMATION (A3/05), and lists it."),
+    Reason(("vpd b0",), _zero_at_the_end,
+           "7.2 ends this page one field earlier; up to 6.12 that field is there, and zero."),
+    Reason(("read capacity 10",), _fenced_on_one,
+           "Up to 6.1 READ CAPACITY (10) conflicts with somebody else's reservation of type 8."),
+    Reason(("report supported opcodes", "report supported opcodes timeouts"), _fenced_on_one,
+           "6.1 does not know this command, and says so even to who is fenced off; later kernels "
+           "know it, are told by the document not to answer it, and look at reservations first."),
+)
+
+
 class Ack(NamedTuple):
     """A write that the initiator was told is done, and when (its own clock)."""
 
@@ -250,6 +333,9 @@ class Scenario:
         self.times: dict[str, float] = {}
         self.ran: list[Done] = []
         self.document = b""
+        self.frozen_counts: dict[int, int] = {}
+        self.late_counts: dict[int, int] = {}
+        self.lost: dict[int, list[int]] = {}
         self._writers: list[threading.Thread] = []
         self._counts: dict[int, int] = {}
         self._failed: list[BaseException] = []
@@ -314,9 +400,13 @@ class Scenario:
         for who in (BOB, ALICE):        # bob first: nothing of his has eaten a unit attention
             for lun, found in client.call(fingerprints, self.generic[who]).items():
                 sight.answers[who, lun] = found
-        for what, trial in self._trials().items():
-            sight.probes[what] = trial()
+        sight.probes = self.probe()
         return sight
+
+    def probe(self, only: Sequence[str] = ()) -> dict[str, str]:
+        """What alice, bob and strangers try, and what becomes of it."""
+        return {what: trial() for what, trial in self._trials().items()
+                if not only or what in only}
 
     def _trials(self) -> dict[str, Callable[[], str]]:
         block = {PLAIN: bytes(512), IDENTITY: bytes(4096), DISK: bytes(512)}
@@ -437,10 +527,19 @@ class Scenario:
     def freeze(self) -> Done:
         return self.lio_handover(self.source, "freeze", NAME)
 
+    def at_freeze(self) -> None:
+        """Note which writes A acknowledged, and which of them the storage does not have."""
+        self.frozen_counts = self.counts()
+        self.lost = self.missing_on_storage()
+
     def export(self) -> Done:
         done = self.lio_handover(self.source, "export", NAME)
         self.document = done.stdout.encode()
         return done
+
+    def before_import(self) -> None:
+        """Note which writes were acknowledged since: nobody serves now."""
+        self.late_counts = self.counts()
 
     def import_(self) -> Done:
         return self.lio_handover(self.destination, "import", "-", stdin=self.document)
@@ -459,7 +558,6 @@ class Scenario:
     def remove(self) -> Done:
         return self.lio_handover(self.source, "remove", NAME, "--override", "reserved")
 
-    def report(self) -> dict[str, Any]:
-        """The document as data."""
-        found: dict[str, Any] = json.loads(self.document)
-        return found
+    def left_on_source(self) -> list[str]:
+        """What A still has of the target: objects of its tree, and APTPL files."""
+        return self.source.call(remains)
