@@ -170,41 +170,52 @@ def _download(suite: str, work: Path, names: Sequence[str], follow: str) -> list
     return found
 
 
-def _source_for(suite: str) -> tuple[str, str]:
-    """The machine's own apt entry for Debian, with the suite changed: (file name, text)."""
-    own = _own_codename()
-    for path in sorted(Path("/etc/apt/sources.list.d").glob("*.sources")):
+def _source_for(suite: str, apt: Path = Path("/etc/apt")) -> tuple[str, str]:
+    """The machine's own apt entry for Debian, with the suite changed: (file name, text).
+
+    Others have a suite called stable or bookworm, too; Debian's archive is the one whose address
+    ends in debian, if there is one.
+    """
+    own = _own_names()
+    found: list[tuple[bool, int, str, str]] = []
+    for path in sorted(apt.glob("sources.list.d/*.sources")):
         for stanza in re.split(r"\n\s*\n", path.read_text()):
-            changed = _deb822_for(stanza, own, suite)
-            if changed:
-                return "lab.sources", changed
-    lists = [Path("/etc/apt/sources.list")]
-    lists += sorted(Path("/etc/apt/sources.list.d").glob("*.list"))
-    for path in lists:
+            for rank, name in enumerate(own):
+                changed, address = _stanza_for(stanza, name, suite)
+                found += [(not _is_archive(address), rank, "lab.sources", changed)] * bool(changed)
+    for path in [apt / "sources.list", *sorted(apt.glob("sources.list.d/*.list"))]:
         for line in path.read_text().splitlines() if path.exists() else []:
             match = re.match(r"\s*deb\s+(\[[^]]*\]\s+)?(\S+)\s+(\S+)\s+(.*\bmain\b.*)", line)
             if match and match[3] in own:
-                return "lab.list", f"deb {match[1] or ''}{match[2]} {suite} main\n"
-    raise LabError("found no apt source for Debian's own suite in /etc/apt; the lab copies it to "
-                   f"fetch kernels (looked for one of: {', '.join(own)})")
+                found.append((not _is_archive(match[2]), own.index(match[3]), "lab.list",
+                              f"deb {match[1] or ''}{match[2]} {suite} main\n"))
+    if not found:
+        raise LabError(f"found no apt source for Debian's own suite in {apt}; the lab copies it to "
+                       f"fetch kernels (looked for one of: {', '.join(own)})")
+    _, _, name, text = min(found)
+    return name, text
 
 
-def _deb822_for(stanza: str, own: tuple[str, ...], suite: str) -> str | None:
-    """The stanza for another suite, or None where it is not the machine's Debian archive."""
-    lines = [line for line in stanza.splitlines() if not line.startswith("#")]
-    text = "\n".join(lines) + "\n"
+def _is_archive(address: str) -> bool:
+    return address.rstrip("/").endswith("debian")
+
+
+def _stanza_for(stanza: str, own: str, suite: str) -> tuple[str, str]:
+    """The stanza for another suite, and its address; empty where it is not for the suite `own`."""
+    text = "".join(f"{line}\n" for line in stanza.splitlines() if not line.startswith("#"))
     suites = re.search(r"(?mi)^Suites:(.*)$", text)
-    if (not suites or not set(suites[1].split()) & set(own)
+    address = re.search(r"(?mi)^URIs:\s*(.*?)\s*$", text)
+    if (not suites or own not in suites[1].split() or not address
             or not re.search(r"(?mi)^Types:.*\bdeb\b", text)
             or not re.search(r"(?mi)^Components:.*\bmain\b", text)
             or re.search(r"(?mi)^Enabled:\s*no", text)):
-        return None
+        return "", ""
     text = re.sub(r"(?mi)^Suites:.*$", f"Suites: {suite}", text)
     text = re.sub(r"(?mi)^Components:.*$", "Components: main", text)
-    return re.sub(r"(?mi)^Types:.*$", "Types: deb", text)
+    return re.sub(r"(?mi)^Types:.*$", "Types: deb", text), address[1]
 
 
-def _own_codename() -> tuple[str, ...]:
+def _own_names() -> tuple[str, ...]:
     """The names under which this machine's archive may list its own suite."""
     text = Path("/etc/os-release").read_text()
     match = re.search(r"(?m)^VERSION_CODENAME=(\S+)", text)
