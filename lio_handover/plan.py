@@ -5,6 +5,7 @@ undoes it is another plan, from the host as it then is to the host as it was.
 """
 from __future__ import annotations
 
+import heapq
 from dataclasses import dataclass, field, replace
 from typing import Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple
 
@@ -133,6 +134,10 @@ class _Planner:
         self.exported = {lun.backstore for _, _, lun in self.have.luns()
                          if lun.key not in self.removed}
         self.first_seen = self._first_seen()
+        self.link_place = _merged(
+            [[one.key for one in acl.mapped_luns] for target in self.want.targets
+             for tpg in target.tpgs for acl in tpg.acls],
+            self._chains())
         for one in changes:
             if isinstance(one, Create):
                 self._create(one)
@@ -280,7 +285,7 @@ class _Planner:
         if isinstance(one, MappedLun) and one.lun is not None:
             link = f"{'/'.join(path.split('/')[:3])}/lun/lun_{one.lun}"
             self._add("link mapped LUN", LINK, f"{path}/{one.alias or 'link'}", link.encode(), key,
-                      self.first_seen.get(key, (1 << 30, 0)))
+                      (self.link_place[key],))
 
     def _create_backstore(self, one: Backstore, path: str) -> None:
         module = MODULES.get(one.plugin)
@@ -364,6 +369,13 @@ class _Planner:
                 found.setdefault(("target", fabric, one.target, str(one.tpgt), "acl",
                                   one.initiator, "lun", str(one.mapped_lun)), (place, number))
         return found
+
+    def _chains(self) -> Iterable[List[Key]]:
+        """For each backstore the mapped LUNs that revive its registrations, in their order."""
+        chains: Dict[int, List[Key]] = {}
+        for key, (_place, store) in sorted(self.first_seen.items(), key=lambda pair: pair[1]):
+            chains.setdefault(store, []).append(key)
+        return chains.values()
 
     def _reservations(self) -> None:
         clear: List[Backstore] = []
@@ -507,3 +519,41 @@ class _Planner:
 
 def _fabric_of(one: Registration) -> str:
     return {shown: name for name, shown in FABRIC_NAMES.items()}.get(one.fabric, one.fabric)
+
+
+def _merged(acls: Iterable[Sequence[Key]], chains: Iterable[Sequence[Key]]) -> Dict[Key, int]:
+    """Each mapped LUN's place in an order that follows all ``chains`` (READ KEYS shall answer in
+    that order) and the numbers in each ACL wherever that goes with it: REPORT LUNS has the last
+    link first, whatever its number (target_core_spc.c:spc_emulate_report_luns).
+
+    A mapped LUN is in one ACL, and in one chain at most.
+    """
+    rank: Dict[Key, int] = {}
+    follows: Dict[Key, Key] = {}  # in its ACL
+    for acl in acls:
+        for key in acl:
+            rank[key] = len(rank)
+        follows.update(zip(acl, acl[1:]))
+    must: Dict[Key, Key] = {}
+    for chain in chains:
+        there = [key for key in chain if key in rank]
+        must.update(zip(there, there[1:]))
+    waits_for_chain, waits_for_acl = set(must.values()), set(follows.values())
+    free = [(rank[key], key) for key in rank if key not in waits_for_chain]
+    best = [pair for pair in free if pair[1] not in waits_for_acl]
+    heapq.heapify(free)
+    heapq.heapify(best)
+    place: Dict[Key, int] = {}
+    while free or best:
+        _rank, key = heapq.heappop(best or free)
+        if key in place:
+            continue
+        place[key] = len(place)
+        for after, waiting in ((must.get(key), waits_for_chain), (follows.get(key),
+                                                                  waits_for_acl)):
+            if after is None or after in place:
+                continue
+            waiting.discard(after)
+            if after not in waits_for_chain:
+                heapq.heappush(best if after not in waits_for_acl else free, (rank[after], after))
+    return place
