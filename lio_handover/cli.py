@@ -337,6 +337,10 @@ def _seconds(seconds: Mapping[str, float]) -> str:
     return f"{sum(seconds.values()):.2f} s" + (f" ({parts})" if len(seconds) > 1 else "")
 
 
+def _writes(number: int) -> str:
+    return f"{number} kernel write" + "s"[:number != 1]
+
+
 def _quoted(words: Sequence[str]) -> str:
     import shlex
     return " ".join(map(shlex.quote, words))
@@ -399,7 +403,7 @@ def freeze(args: argparse.Namespace, signals: Signals) -> int:
     if args.json:
         _data({"targets": names, "writes": core.fs.changes, "seconds": round(took, 6)})
     _done(args, f"froze {', '.join(names)}: gates shut, no command executing, data on the storage; "
-          f"{core.fs.changes} kernel writes in {took:.2f} s",
+          f"{_writes(core.fs.changes)} in {took:.2f} s",
           f"{PROG} export {_quoted(names)} -o FILE (or thaw)")
     return errors.SAME
 
@@ -440,7 +444,7 @@ def thaw(args: argparse.Namespace, signals: Signals) -> int:
         _data({"targets": thawed, "writes": core.fs.changes})
     if thawed:
         _done(args, f"thawed {', '.join(thawed)}: initiators are let in again; "
-              f"{core.fs.changes} kernel writes", f"{PROG} show {_quoted(thawed)}")
+              f"{_writes(core.fs.changes)}", f"{PROG} show {_quoted(thawed)}")
     else:
         _done(args, "nothing is frozen; nothing was changed")
     return errors.SAME
@@ -510,9 +514,10 @@ def import_(args: argparse.Namespace, signals: Signals) -> int:
         _done(args, f"this host serves {render.names(state)} just so already; nothing was changed")
         return errors.SAME
     origin = ready.document.origin.host
-    _done(args, f"imported {render.names(state)}: {outcome.writes} kernel writes in "
+    _done(args, f"imported {render.names(state)}: {_writes(outcome.writes)} in "
           f"{_seconds(outcome.seconds)}, read back and the same",
-          f"on {origin or 'the source'}: {PROG} remove {_quoted(names)}")
+          f"on {origin or 'the source'}: {PROG} remove {_quoted(names)}" + (
+              " --allow reserved" if any(one.reservations for one in state.backstores) else ""))
     return errors.SAME
 
 
@@ -521,7 +526,11 @@ def verify(args: argparse.Namespace, signals: Signals) -> int:
     _root("verify")
     core = _core(args)
     document = _document(args, core)
-    core.verify(document, args.map)
+    try:
+        core.verify(document, args.map)
+    except errors.VerifyFailed as error:
+        raise errors.VerifyFailed(error.what, do=_quoted(
+            [PROG, "diff", args.file, *_again("--map", args.map)])) from None
     if args.json:
         _data({"same": True, "targets": [one.name for one in document.state.targets]})
     _done(args, f"this host serves just what the document says: {render.contents(document.state)}; "
@@ -539,7 +548,7 @@ def remove(args: argparse.Namespace, signals: Signals) -> int:
     signals.progress.clear()
     if args.json:
         _data({"targets": names, "kept": kept, **render.outcome_tree(outcome)})
-    _done(args, f"removed {', '.join(names) or 'every target'}: {outcome.writes} kernel writes in "
+    _done(args, f"removed {', '.join(names) or 'every target'}: {_writes(outcome.writes)} in "
           f"{_seconds(outcome.seconds)}" + (f"; what it was is kept in {kept}" if kept else ""),
           f"{PROG} show")
     return errors.SAME

@@ -53,10 +53,13 @@ class Screen:
 
 
 def wrap(text: str, width: int) -> List[str]:
-    """The text in lines of at most ``width``; broken at blanks, and in a word that is too long."""
+    """The text in lines of at most ``width``: broken at blanks, words that are too long behind
+    their marks, or anywhere."""
     lines = []
     while 0 < width < len(text):
         at = text.rfind(" ", 1, width + 1)
+        if at <= 0:
+            at = 1 + max(text.rfind(mark, width // 3, width) for mark in "/:,")
         if at <= 0:
             at = width
         lines.append(text[:at])
@@ -345,8 +348,8 @@ def _compare(old: Optional[model.Object], new: Optional[model.Object],
                            _value(change.new, change.old)))
     below = [row for pair in _pairs(old.children() if old else (), new.children() if new else ())
              for row in _compare(*pair, changes, depth + 1)]
-    if not (mark or own or below):
-        return []
+    if not (mark or own or below) or mark and one.key[-1] == DEFAULT_GROUP:
+        return []  # the default group comes with its backstore
     head = Row(mark, depth, _label(one, depth), _about(old) if mark else "",
                _about(new) if mark else "")
     return [head, *own, *below]
@@ -402,9 +405,11 @@ def _registered(change: differ.Register, depth: int) -> Iterator[Row]:
     mine = {one.nexus: number for number, one in enumerate(old.registrations)}
     theirs = {one.nexus: number for number, one in enumerate(new.registrations)}
     for nexus in [*theirs, *(one for one in mine if one not in theirs)]:
-        here = _registration(old, mine.get(nexus))
-        there = _registration(new, theirs.get(nexus))
-        if here != there:
+        fields = [_registration(side, at.get(nexus)) for side, at in ((old, mine), (new, theirs))]
+        if fields[0] != fields[1]:
+            here, there = (" ".join(word for at, word in enumerate(side) if word and (
+                not at or side[at:at + 1] != other[at:at + 1])) or "(not there)"
+                for side, other in (fields, fields[::-1]))
             mark = "+" if nexus not in mine else "-" if nexus not in theirs else "!"
             yield Row(mark, depth, nexus[0] + (f" isid {nexus[1]}" if nexus[1] else ""),
                       here, there)
@@ -413,21 +418,22 @@ def _registered(change: differ.Register, depth: int) -> Iterator[Row]:
             ", ".join(one.initiator for one in side.registrations) for side in (old, new)))
 
 
-def _registration(held: model.Reservations, number: Optional[int]) -> str:
+def _registration(held: model.Reservations, number: Optional[int]) -> List[str]:
+    """Key, port, LUN, scope, whether it holds; nothing where there is no registration."""
     if number is None:
-        return "(not there)"
+        return []
     one = held.registrations[number]
-    port = f"{one.target} tpg{one.tpgt} lun{one.lun} mapped_lun{one.mapped_lun}"
-    return " ".join(word for word in (f"0x{one.key:016x}", port, "all ports" if one.all_tg_pt
-                                      else "", _holds(held, number)) if word)
+    return [f"0x{one.key:016x}", f"{one.target} tpg{one.tpgt}",
+            f"lun{one.lun} mapped_lun{one.mapped_lun}", "all ports" if one.all_tg_pt else "",
+            _holds(held, number)]
 
 
 def columns(found: Sequence[Row], here: str, there: str, screen: Screen) -> Iterator[str]:
     """Rows as two columns, what differs marked in front."""
-    lines = [Row(row.mark, row.depth, "  " * row.depth + one_line(row.label),
-                 one_line(row.here), one_line(row.there)) for row in found]
+    lines = [Row(row.mark, row.depth, one_line(row.label), one_line(row.here),
+                 one_line(row.there)) for row in found]
     lines.insert(0, Row("", 0, "", one_line(here), one_line(there)))
-    label = max(len(line.label) for line in lines if line.here or line.there)
+    label = max(2 * line.depth + len(line.label) for line in lines if line.here or line.there)
     left = max(len(line.here) for line in lines)
     right = max(len(line.there) for line in lines)
     if screen.width and 2 + label + 2 + left + 3 + right > screen.width:
@@ -439,14 +445,14 @@ def columns(found: Sequence[Row], here: str, there: str, screen: Screen) -> Iter
     for number, line in enumerate(lines):
         paint = "title" if number == 0 else mood.get(line.mark, "")
         if not (line.here or line.there):
-            for part in wrap(line.label, screen.width - 2 if screen.width else 0):
-                yield f"{line.mark or ' '} {part}"
+            indent = " " * (2 * line.depth)
+            for part in wrap(line.label, screen.width - 2 - len(indent) if screen.width else 0):
+                yield f"{line.mark or ' '} {indent}{part}"
             continue
-        indent = " " * (2 * line.depth + 2)
-        first, *more = wrap(line.label, label if screen.width else 0)
-        parts = [first, *(indent + part for part in
-                          wrap(" ".join(more) if " " in line.label.strip() else "".join(more),
-                               max(label - len(indent), 8) if screen.width else 0) if part)]
+        indent = " " * (2 * line.depth)
+        parts = [indent + part if not at else f"{indent}  {part}" for at, part in enumerate(
+            wrap(line.label, max(label - len(indent) - 2, 8)
+                 if screen.width and len(indent + line.label) > label else 0))]
         cells = [parts, wrap(line.here, left if screen.width else 0),
                  wrap(line.there, right if screen.width else 0)]
         for at in range(max(map(len, cells))):
@@ -479,17 +485,8 @@ def contents(state: State) -> str:
 
 # --- plan ----------------------------------------------------------------------------------------
 def plan(ready: Ready, screen: Screen, allowed: Sequence[str] = ()) -> Iterator[str]:
-    """A plan as numbered steps, in the groups of the one order."""
+    """A plan as numbered steps, in the groups of the one order; last what one must know of it."""
     the_plan = ready.plan
-    if ready.mapped:
-        yield screen.paint("maps", "title")
-        for what, old, new in ready.mapped:
-            yield one_line(f"  {what}: {old} -> {new}")
-    if the_plan.notes:
-        yield screen.paint("notes", "title")
-        for note in the_plan.notes:
-            yield from _hanging("  ", note, screen)
-    yield from findings(ready.findings, screen, allowed)
     number = 0
     for phase, meaning in (("stage", "while the source still serves"),
                            ("activate", "when the source has let go")):
@@ -497,14 +494,28 @@ def plan(ready: Ready, screen: Screen, allowed: Sequence[str] = ()) -> Iterator[
         if not steps:
             continue
         yield screen.paint(f"{phase}: {meaning} ({count(len(steps), 'step')})", "title")
-        slot = ""
+        slot = above = ""
         for step in steps:
             number += 1
             if step.slot != slot:
-                slot = step.slot
+                slot, above = step.slot, ""
                 yield from _hanging("  ", f"{slot}: {step.why}" if step.why else slot, screen,
                                     "dim")
-            yield from _hanging(f"{number:6} ", str(step), screen)
+            words = str(step).rstrip()
+            folder = step.path[:-len(step.row.path)] if step.row else ""
+            if folder and folder == above:
+                words = words.replace(folder, "…/", 1)
+            above = folder
+            yield from _hanging(f"{number:6} ", words, screen)
+    if ready.mapped:
+        yield screen.paint("maps", "title")
+        for what, old, new in ready.mapped:
+            yield from _hanging("  ", f"{what}: {old} -> {new}", screen)
+    if the_plan.notes:
+        yield screen.paint("notes", "title")
+        for note in the_plan.notes:
+            yield from _hanging("  ", note, screen)
+    yield from findings(ready.findings, screen, allowed)
 
 
 def _hanging(before: str, text: str, screen: Screen, mood: str = "") -> Iterator[str]:
