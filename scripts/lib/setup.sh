@@ -95,7 +95,8 @@ setup_apt() {
         [[ " $* " == *" $package "* ]] || continue
         for unit in $(dpkg -L "$package" | sed -nE 's,^(/usr)?/lib/systemd/system/([^/@]+)$,\2,p')
         do
-            deb-systemd-helper disable "$unit"
+            # As the package's own script would; systemctl may not be there, or not be running.
+            DPKG_MAINTSCRIPT_PACKAGE=$package deb-systemd-helper disable "$unit" || true
         done
     done
 }
