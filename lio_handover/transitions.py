@@ -4,23 +4,24 @@ Pure data. The service executes these rows step by step, `tests/model` explores 
 and every crash between two steps of the same rows, and docs/handover-protocol.md is tested against
 them. Nothing here talks to a kernel, a file or a peer.
 
-How to read a row: in `state`, `verb` is accepted if every one of `needs` holds (else it is refused
-and nothing changes); then `steps` run in order; the place of the RECORD steps among them is *the*
-statement of what is durable when. Every step must be harmless when it was done before: after a crash
-the same row, or the `recover` row of the recorded state, runs again from its first step. A step that
-cannot do its work refuses: the verb ends there and the recorded state stands.
+How to read a row: in `state`, `verb` is accepted if every one of `papers` and `needs` is there
+(else it is refused and nothing changes); then `steps` run in order; the place of the RECORD steps
+among them is *the* statement of what is durable when. Every step must be harmless when it was
+done before: after a crash the same row, or the `recover` row of the recorded state, runs again
+from its first step. A step that cannot do its work refuses: the verb ends there and the recorded
+state stands.
 
-Papers are what the sides say to each other. They carry the handover's epoch (and, where registrations
-are concerned, the digest of the run-time state), are said only after the record that makes them true,
-may be said again at any time, and may be lost, late or repeated. So nothing may be concluded from a
-paper except what its issuer can never take back.
+Papers are what the sides say to each other. They carry the handover's epoch (and, where
+registrations are concerned, the digest of the run-time state), are said only after the record
+that makes them true, may be said again at any time, and may be lost, late or repeated. So nothing
+may be concluded from a paper except what its issuer can never take back.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Dict, FrozenSet, Iterable, Iterator, List, Mapping, Optional, Tuple, Union
+from typing import FrozenSet, Iterable, Iterator, List, Mapping, Optional, Tuple, Union
 
 SOURCE = "source"
 DESTINATION = "destination"
@@ -39,9 +40,9 @@ class Mode(str, Enum):
 MODES: Mapping[Mode, str] = {
     Mode.ISCSI: "iSCSI: we close and open the gate (the TPG's enable) on both hosts",
     Mode.ISCSI_LATE: "iSCSI on storage that only one host may open at a time",
-    Mode.VHOST_QMP: "vhost, the driver holds both QMP monitors: destination -S, pause-before-switchover",
+    Mode.VHOST_QMP: "vhost, the driver has both QMPs; destination -S, pause-before-switchover",
     Mode.VHOST_INBAND: "vhost under a manager that keeps QMP to itself (libvirt): dbus-vmstate, -S",
-    Mode.VHOST_STOPPED: "vhost, the guest is paused before its RAM is copied (no dirty logging needed)",
+    Mode.VHOST_STOPPED: "vhost, the guest is paused before its RAM is copied: no dirty logging",
 }
 ALL = frozenset(Mode)
 ISCSI = frozenset({Mode.ISCSI, Mode.ISCSI_LATE})
@@ -75,12 +76,16 @@ class Need(str, Enum):
     GUEST_STOPPED = "no endpoint is attached here: QEMU has stopped the guest, or is gone"
     GUEST_HERE = "the guest is attached here, or (iSCSI) the gate reads back open"
     GUEST_LEFT = "migration has completed, or the source's QEMU is gone: it cannot resume by itself"
-    RAN_SINCE_EXPORT = "the run-time state kept here is not what was exported: the guest ran here again"
-    PEER_ARMED_WITH_OTHER = "asked now, the destination is armed with a document that is not our present state"
+    RAN_SINCE_EXPORT = ("the run-time state kept here is not what was exported: the guest ran "
+                        "here again")
+    PEER_ARMED_WITH_OTHER = ("asked now, the destination is armed with a document that is not our "
+                             "present state")
     GUEST_RAN = "the guest is attached here or executed a command here since this was armed"
     PEER_SAYS_RELEASED = "asked now, the source says released, retiring or retired"
+    PEER_SAYS_KEPT = "asked now, the source says forced or idle, or names a later epoch"
     PEER_SERVES_BY_FORCE = "asked now, the peer serves on an operator's word"
-    PEER_IS_FENCED = "an operator or a fence program says: the peer's host is off; what runs is lost"
+    PEER_IS_FENCED = ("an operator or a fence program says: the peer's host is off; what "
+                      "runs is lost")
     PEER_NEVER_RETURNS = "the operator adds: nor will it ever boot with its present records"
 
 
@@ -91,20 +96,24 @@ class Do(str, Enum):
     RECORD = "write the new state, epoch and boot id to the journal, fsync file and folder"
     SAY = "answer with a paper"
     READ = "read the kernel"
-    SAVEFILE_DROP = "take the target out of targetcli's save file (nothing to do when it is not in it)"
+    SAVEFILE_DROP = ("take the target out of targetcli's save file (nothing to do when it "
+                     "is not in it)")
     SAVEFILE_PUT = "put the target, as it now is, into targetcli's save file"
-    GATE_CLOSE = "close the gate: iSCSI enable=0; vhost: our own initiator takes the endpoint, or refuses"
+    GATE_CLOSE = ("close the gate: iSCSI enable=0; vhost: our own initiator takes the "
+                  "endpoint, or refuses")
     GATE_OPEN = "open the gate: iSCSI enable=1; vhost: our own initiator lets go of the endpoint"
     DRAIN = "prove idle"
     FLUSH = "flush the backing storage"
     KEEP_COPY = "if the kernel holds it: export run-time state into journal and APTPL file, fsync"
     KEEP_PAPER = "put the document that came with the verb into journal and APTPL file, fsync"
+    PROVE_SHUT = ("refuse unless the gate reads back shut and then the save file does "
+                  "not hold it enabled")
     COMPARE = "read run-time state again; refuse unless it is what the peer is armed with"
     PROVE_NEVER_RAN = "refuse if any command was executed here since it was armed (num_cmds)"
     BUILD = "backstores, target, TPG, portals: all the kernel takes before a LUN is linked"
     LOAD = "whatever is missing, then registrations from the durable copy, LUN links, ACLs, nexus"
     VERIFY = "read back and compare; refuse on a difference"
-    STORAGE_RELEASE = "run the release command: this host has closed the storage"
+    STORAGE_RELEASE = "run the release command: the storage is closed here (refused while in use)"
     STORAGE_ACQUIRE = "run the acquire command: this host may open the storage"
     TEARDOWN = "unlink and remove the target and its backstores (refused while a guest is attached)"
     APTPL_DROP = "remove our APTPL file and kept copies"
@@ -146,7 +155,7 @@ class Row:
 class State:
     means: str
     opens: str  # ALONE, ASKS or NEVER: may this host open the gate after a reboot?
-    gives: FrozenSet[Paper] = field(default_factory=frozenset)  # papers the peer gets by asking
+    gives: FrozenSet[Paper] = field(default_factory=frozenset)  # papers its peer gets by asking now
 
 
 ALONE, ASKS, NEVER = "alone", "asks", "never"
@@ -160,26 +169,31 @@ SOURCE_STATES: Mapping[str, State] = {
     "idle": State("serves; no handover, or the last one is over", ALONE, _papers("kept")),
     "prepared": State("serves; a destination may stage", ALONE, _papers("offer")),
     "freezing": State("owns; on its way to be quiet", ALONE),
-    "frozen": State("owns; quiet and exported, may go back at any moment", ALONE, _papers("document")),
+    "frozen": State("owns; quiet and exported, may go back at any moment", ALONE,
+                    _papers("document")),
     "released": State("does not serve; the destination decides", ASKS, _papers("released")),
-    "thawing": State("owns; on its way back to serve", ALONE, _papers("kept")),
-    "forced": State("serves because an operator said the destination is fenced", ASKS, _papers("kept")),
+    "thawing": State("owns; on its way back to serve", ALONE),
+    "forced": State("serves because an operator said the destination is fenced", ASKS,
+                    _papers("kept")),
     "retiring": State("never serves again; being taken down", NEVER),
     "retired": State("gone from here", NEVER, _papers("retired")),
 }
 DESTINATION_STATES: Mapping[str, State] = {
     "none": State("nothing here (epochs that were aborted are remembered)", NEVER,
                   _papers("aborted")),
-    "staged": State("built as far as the kernel allows; no registrations", NEVER, _papers("aborted")),
+    "staged": State("built as far as the kernel allows; no registrations", NEVER,
+                    _papers("aborted")),
     "armed": State("holds the final document; complete but for the gate", NEVER,
                    _papers("armed aborted")),
     "opening": State("owns; the gate is opened or being opened, not yet seen to serve", ASKS,
                      _papers("armed")),
-    "serving": State("owns and serves; the source still keeps everything", ASKS, _papers("serving")),
+    "serving": State("owns and serves; the source still keeps everything", ASKS,
+                     _papers("serving")),
     "confirmed": State("owns and serves; the source is gone", ALONE, _papers("serving")),
     "returned": State("owned, closed its gate, offers the target back", ASKS, _papers("returned")),
     "aborting": State("being taken down; never serves under this epoch", NEVER),
-    "forced": State("serves because an operator said the source is fenced", ASKS, _papers("serving")),
+    "forced": State("serves because an operator said the source is fenced", ASKS,
+                    _papers("serving")),
 }
 # In-band, the nexus must be up before `released`: whether an armed side ran is QEMU's knowledge.
 INBAND_STATES: Mapping[Tuple[str, str], State] = {
@@ -208,7 +222,7 @@ VERBS: Mapping[str, Tuple[str, str, str]] = {
     "thaw": (SOURCE, WRITE, "go back to serving"),
     "retire": (SOURCE, WRITE, "take the target down, only after the destination serves"),
     "stage": (DESTINATION, WRITE, "build all that the kernel allows while the source serves"),
-    "activate": (DESTINATION, WRITE, "go as far as the papers allow: arm, then own and open the gate"),
+    "activate": (DESTINATION, WRITE, "as far as the papers allow: arm, then own and open the gate"),
     "verify": (DESTINATION, WRITE, "read back, see it serve, say so"),
     "confirm": (DESTINATION, WRITE, "note that the source is gone: from now on alone"),
     "abort": (DESTINATION, WRITE, "end it here; what was owned is given back, never dropped"),
@@ -254,7 +268,7 @@ def _rows(role: str, states: str, verb: str, to: str, summary: str, *items: _Ite
 _BACK = (Do.STORAGE_ACQUIRE, Do.LOAD, Do.GATE_OPEN, Do.SAVEFILE_PUT, Paper.KEPT, "idle")
 _GONE = (Do.TEARDOWN, Do.SAVEFILE_DROP, Do.APTPL_DROP, "retired", Paper.RETIRED)
 _WHOLE = (Do.STORAGE_ACQUIRE, Do.LOAD, Do.VERIFY)  # before the record: it may be relied on after it
-_DROP = (Do.TEARDOWN, Do.STORAGE_RELEASE, "none", Paper.ABORTED)
+_DROP = (Do.TEARDOWN, Do.SAVEFILE_DROP, Do.STORAGE_RELEASE, "none", Paper.ABORTED)
 
 
 def _source() -> Iterator[List[Row]]:
@@ -271,30 +285,36 @@ def _source() -> Iterator[List[Row]]:
               Do.CHECK, Paper.OFFER, deadline=120)
     yield row("prepared freezing", "freeze", "frozen",
               "leave the save file, close the gate, drain, flush, keep a copy",
-              "freezing", Do.SAVEFILE_DROP, Do.GATE_CLOSE, Do.DRAIN, Do.FLUSH, Do.KEEP_COPY, "frozen",
-              needs=(Need.SAME_BOOT,), modes=ISCSI, deadline=10)
+              "freezing", Do.SAVEFILE_DROP, Do.GATE_CLOSE, Do.DRAIN, Do.FLUSH, Do.KEEP_COPY,
+              "frozen", needs=(Need.SAME_BOOT,), modes=ISCSI, deadline=10)
     yield row("prepared freezing", "freeze", "frozen",
               "leave the save file, drain, flush, keep a copy; the endpoint stays free for QEMU",
               "freezing", Do.SAVEFILE_DROP, Do.DRAIN, Do.FLUSH, Do.KEEP_COPY, "frozen",
-              needs=(Need.SAME_BOOT, Need.GUEST_STOPPED), modes=VHOST, deadline=3)
+              needs=(Need.SAME_BOOT, Need.GUEST_STOPPED), modes=VHOST,
+              deadline=3)
     yield row("frozen", "export", "frozen", "the final document",
               Do.READ, Paper.DOCUMENT, needs=(Need.SAME_BOOT,), modes=ISCSI, deadline=10)
     yield row("frozen", "export", "frozen", "the final document, read while the guest is stopped",
-              Do.READ, Paper.DOCUMENT, needs=(Need.SAME_BOOT, Need.GUEST_STOPPED), modes=VHOST, deadline=3)
-    yield row("frozen", "release", "released", "commit; the save file is looked at once more",
-              Do.SAVEFILE_DROP, "released", Paper.RELEASED,
+              Do.READ, Paper.DOCUMENT, needs=(Need.SAME_BOOT, Need.GUEST_STOPPED), modes=VHOST,
+              deadline=3)
+    yield row("frozen", "release", "released", "commit; gate and save file are looked at once more",
+              Do.GATE_CLOSE, Do.SAVEFILE_DROP, Do.PROVE_SHUT, Do.COMPARE, "released",
+              Paper.RELEASED,
               papers="armed", needs=(Need.SAME_BOOT, Need.DOCUMENT_CURRENT), modes=ISCSI - LATE,
               deadline=3)
     yield row("frozen", "release", "released", "commit, and close the storage before saying so",
-              "released", Do.TEARDOWN, Do.SAVEFILE_DROP, Do.STORAGE_RELEASE, Paper.RELEASED,
-              papers="armed", needs=(Need.SAME_BOOT, Need.DOCUMENT_CURRENT), modes=LATE, deadline=10)
+              Do.GATE_CLOSE, Do.SAVEFILE_DROP, Do.PROVE_SHUT, Do.COMPARE, "released",
+              Do.TEARDOWN, Do.SAVEFILE_DROP, Do.STORAGE_RELEASE, Paper.RELEASED,
+              papers="armed", needs=(Need.SAME_BOOT, Need.DOCUMENT_CURRENT), modes=LATE,
+              deadline=10)
     yield row("released", "release", "released", "say it again, the storage closed",
-              Do.TEARDOWN, Do.SAVEFILE_DROP, Do.STORAGE_RELEASE, Paper.RELEASED, modes=LATE, deadline=10)
+              Do.TEARDOWN, Do.SAVEFILE_DROP, Do.STORAGE_RELEASE, Paper.RELEASED, modes=LATE,
+              deadline=10)
     yield row("frozen", "release", "released",
               "commit: first occupy the endpoint, so that no resume of the source can succeed",
               Do.GATE_CLOSE, Do.COMPARE, Do.SAVEFILE_DROP, "released", Paper.RELEASED,
-              papers="armed", needs=(Need.SAME_BOOT, Need.DOCUMENT_CURRENT, Need.GUEST_LEFT), modes=HELD,
-              deadline=3)
+              papers="armed", needs=(Need.SAME_BOOT, Need.DOCUMENT_CURRENT, Need.GUEST_LEFT),
+              modes=HELD, deadline=3)
     yield row("frozen", "release", "released",
               "QEMU has committed: occupy the endpoint and note it",
               Do.GATE_CLOSE, Do.SAVEFILE_DROP, "released", Paper.RELEASED,
@@ -334,16 +354,20 @@ def _source() -> Iterator[List[Row]]:
               "thawing", *_BACK, modes=INBAND)
     yield row("frozen", "recover", "idle", "QEMU resumed the guest here: go back",
               "thawing", *_BACK, needs=(Need.GUEST_HERE,), modes=INBAND)
-    yield row("frozen", "recover", "idle", "QEMU resumed the guest here, before this host went down",
+    yield row("frozen", "recover", "idle",
+              "QEMU resumed the guest here, before this host went down",
               "thawing", *_BACK, needs=(Need.RAN_SINCE_EXPORT,), modes=INBAND)
-    yield row("frozen", "recover", "idle", "that document is older: the guest ran here after it, so not there",
+    yield row("frozen", "recover", "idle",
+              "that document is older: the guest ran here after it, so not there",
               "thawing", *_BACK, needs=(Need.PEER_ARMED_WITH_OTHER,), modes=INBAND)
     yield row("frozen", "recover", "idle", "the destination never ran: go back",
               "thawing", *_BACK, papers="aborted", modes=INBAND)
-    yield row("frozen", "recover", "released", "QEMU cannot resume here and the destination is armed: on",
+    yield row("frozen", "recover", "released",
+              "QEMU cannot resume here and the destination is armed: on",
               Do.GATE_CLOSE, Do.COMPARE, Do.SAVEFILE_DROP, "released", Paper.RELEASED,
               papers="armed", needs=(Need.DOCUMENT_CURRENT, Need.GUEST_LEFT), modes=INBAND)
-    yield row("frozen", "recover", "released", "the guest was seen to run there: QEMU has committed",
+    yield row("frozen", "recover", "released",
+              "the guest was seen to run there: QEMU has committed",
               Do.GATE_CLOSE, Do.SAVEFILE_DROP, "released", Paper.RELEASED,
               papers="serving", modes=INBAND)
     yield row("released", "recover", "retired", "the destination serves: go on",
@@ -362,14 +386,16 @@ def _source() -> Iterator[List[Row]]:
               "thawing", *_BACK, papers="returned")
     yield row("forced", "recover", "forced", "the same boot: go on serving",
               Do.STORAGE_ACQUIRE, Do.LOAD, Do.GATE_OPEN, Paper.KEPT, needs=(Need.SAME_BOOT,))
-    yield row("forced", "status", "forced", "tell the destination, however late it asks", Paper.KEPT)
+    yield row("forced", "status", "forced",
+              "tell the destination, however late it asks", Paper.KEPT)
     yield row("forced", "recover", "retired", "the destination was forced later: step down",
               Do.GATE_CLOSE, "retiring", *_GONE,
               needs=(Need.NEW_BOOT, Need.PEER_SERVES_BY_FORCE))
 
     # on an operator's word
     force = ("forced", Do.STORAGE_ACQUIRE, Do.LOAD, Do.GATE_OPEN, Paper.KEPT)
-    yield row("released", "recover", "forced", "serve from our own copy; ask before serving at a boot",
+    yield row("released", "recover", "forced",
+              "serve from our own copy; ask before serving at a boot",
               *force, needs=(Need.PEER_IS_FENCED,))
     yield row("forced", "recover", "forced", "serve again, on the word given again",
               *force, needs=(Need.PEER_IS_FENCED, Need.NEW_BOOT))
@@ -412,10 +438,12 @@ def _destination() -> Iterator[List[Row]]:
     yield row("armed", "verify", "serving", "the guest runs here: QEMU has committed",
               "serving", Paper.SERVING, needs=(Need.SAME_BOOT, Need.GUEST_RAN), modes=INBAND)
     yield row("armed", "status", "armed", "say it again", Paper.ARMED, modes=INBAND)
-    yield row("serving forced", "status", "", "say it again: the source need not keep it", Paper.SERVING)
+    yield row("serving forced", "status", "",
+              "say it again: the source need not keep it", Paper.SERVING)
     yield row("forced", "verify", "forced", "seen to serve",
               Do.VERIFY, Paper.SERVING, needs=(Need.SAME_BOOT, Need.GUEST_HERE))
-    yield row("opening serving forced", "confirm", "confirmed", "the source is gone; into the save file",
+    yield row("opening serving forced", "confirm", "confirmed",
+              "the source is gone; into the save file",
               *_WHOLE, "confirmed", Do.GATE_OPEN, Do.SAVEFILE_PUT, papers="retired")
     yield row("confirmed", "verify", "confirmed", "seen to serve",
               Do.VERIFY, Paper.SERVING, needs=(Need.GUEST_HERE,))
@@ -429,18 +457,21 @@ def _destination() -> Iterator[List[Row]]:
     yield row("armed", "abort", "none", "occupy the endpoint, prove that nothing ran",
               Do.GATE_CLOSE, Do.PROVE_NEVER_RAN, "aborting", *_DROP,
               needs=(Need.SAME_BOOT,), modes=INBAND)
-    yield row("opening serving", "abort", "returned", "give it back: close, keep a copy, keep everything",
-              Do.GATE_CLOSE, Do.SAVEFILE_DROP, Do.KEEP_COPY, "returned",
+    yield row("opening serving", "abort", "returned",
+              "give it back: close, keep a copy, keep everything",
+              Do.GATE_CLOSE, Do.SAVEFILE_DROP, Do.PROVE_SHUT, Do.KEEP_COPY, "returned",
               Paper.RETURNED, modes=ALL - LATE)
-    yield row("opening serving returned", "abort", "returned", "give it back, and the storage with it",
-              Do.GATE_CLOSE, Do.KEEP_COPY, "returned",
+    yield row("opening serving returned", "abort", "returned",
+              "give it back, and the storage with it",
+              Do.GATE_CLOSE, Do.SAVEFILE_DROP, Do.PROVE_SHUT, Do.KEEP_COPY, "returned",
               Do.TEARDOWN, Do.SAVEFILE_DROP, Do.STORAGE_RELEASE, Paper.RETURNED, modes=LATE)
     yield row("returned", "abort", "returned", "say it again", Paper.RETURNED, modes=ALL - LATE)
 
     # recover
     yield row("none", "recover", "none", "nothing here", Do.READ)
     yield row("staged", "recover", "none", "nothing was given to us", "aborting", *_DROP)
-    yield row("armed", "recover", "none", "the source kept it; until that is heard this may be the last copy",
+    yield row("armed", "recover", "none",
+              "the source kept it; until that is heard this may be the last copy",
               "aborting", *_DROP, papers="kept", modes=ALL - INBAND)
     yield row("armed", "recover", "none", "the source kept it", Do.GATE_CLOSE, "aborting", *_DROP,
               papers="kept", modes=INBAND)
@@ -454,14 +485,14 @@ def _destination() -> Iterator[List[Row]]:
               "after a reboot: the source says now that it has not taken it back",
               *_WHOLE, "opening", Do.GATE_OPEN, needs=(Need.NEW_BOOT, Need.PEER_SAYS_RELEASED))
     yield row("opening serving", "recover", "none", "the source was forced while we were down",
-              Do.GATE_CLOSE, Do.SAVEFILE_DROP, "aborting", *_DROP, papers="kept",
-              needs=(Need.NEW_BOOT,))
+              Do.GATE_CLOSE, Do.SAVEFILE_DROP, "aborting", *_DROP,
+              needs=(Need.NEW_BOOT, Need.PEER_SAYS_KEPT))
     yield row("opening serving forced", "recover", "confirmed", "the source is gone",
               *_WHOLE, "confirmed", Do.GATE_OPEN, Do.SAVEFILE_PUT, papers="retired")
     yield row("confirmed", "recover", "confirmed", "serve again after a reboot",
               *_WHOLE, Do.GATE_OPEN, Do.SAVEFILE_PUT)
     yield row("returned", "recover", "none", "the source serves again: take ours down",
-              "aborting", *_DROP, papers="kept")
+              "aborting", *_DROP, needs=(Need.PEER_SAYS_KEPT,))
     yield row("returned", "recover", "confirmed", "the source was already gone: it stays ours",
               *_WHOLE, "confirmed", Do.GATE_OPEN, Do.SAVEFILE_PUT, papers="retired")
     yield row("aborting", "recover", "none", "go on taking it down", *_DROP)
@@ -491,12 +522,3 @@ def rows_for(role: str, state: str, verb: str, mode: Mode,
     """The rows to try, in the table's order; the first whose papers and needs hold is taken."""
     return [row for row in table
             if row.role == role and row.state == state and row.verb == verb and mode in row.modes]
-
-
-def verdicts(mode: Mode, table: Iterable[Row] = TABLE) -> Dict[Tuple[str, str], List[Row]]:
-    """For each (role, state): the rows by which `recover` can lead out of it."""
-    out: Dict[Tuple[str, str], List[Row]] = {}
-    for row in table:
-        if row.verb == "recover" and mode in row.modes:
-            out.setdefault((row.role, row.state), []).append(row)
-    return out

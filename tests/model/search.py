@@ -35,7 +35,9 @@ def tell(model: Model, label: Tuple[str, ...], world: World) -> str:
             return "driver: stop; the source's guest is paused"
         return _QEMU[label[1]]
     if label[0] == "initiator":
-        return f"an initiator changes registrations on the {_HOST[label[1]]} (now version {world.latest})"
+        how = " without APTPL" if len(label) > 2 else ""
+        return (f"an initiator changes registrations{how} on the {_HOST[label[1]]} "
+                f"(now version {world.latest})")
     who = _HOST[label[0]]
     if label[1] in ("began", "went on", "refused", "ended"):
         row = model.table[int(label[2])]
@@ -72,7 +74,7 @@ class Result:
     problem: Optional[str] = None
     story: List[str] = field(default_factory=list)
     goals: Set[str] = field(default_factory=set)
-    pairs: Dict[Tuple[str, str], int] = field(default_factory=dict)
+    pairs: Dict[Tuple[str, str], Set[str]] = field(default_factory=dict)  # who serves in it
     rows: Set[int] = field(default_factory=set)
     needs_word: int = 0  # states from which only an operator's word leads out, both hosts alive
     dead_ends_checked: int = 0
@@ -124,6 +126,8 @@ def explore(model: Model, liveness: bool = True, limit: int = 0) -> Result:
             result.transitions += 1
             if label[0] in (S, D) and len(label) == 4:
                 result.rows.add(int(label[2]))
+            if after.qd == "run" and label in (("qemu", "cont destination"), ("qemu", "arrives")):
+                result.goals.add("alive")
             there = number.get(after)
             if there is None:
                 there = number[after] = len(worlds)
@@ -140,26 +144,31 @@ def explore(model: Model, liveness: bool = True, limit: int = 0) -> Result:
         here += 1
 
     for w in worlds:
-        pair = (w.s.state, w.d.state)
-        result.pairs[pair] = result.pairs.get(pair, 0) + 1
+        serve = result.pairs.setdefault((w.s.state, w.d.state), set())
+        for me in (S, D):
+            if model.serving(w, me):
+                serve.add(ROLE[me])
     if not liveness:
         return finish(None)
     settled = [n for n, w in enumerate(worlds) if model.settled(w)]
-    result.goals = {"moved" if worlds[n].s.state == "retired" else
-                    "stayed" if worlds[n].s.epoch else "untouched" for n in settled}
+    result.goals |= {
+        "moved" if worlds[n].s.state == "retired" else
+        "stayed" if worlds[n].s.epoch else "untouched" for n in settled}
     for goal, why in (("moved", "no handover can ever complete"),
-                      ("stayed", "no handover that was begun can ever be undone")):
+                      ("stayed", "no handover that was begun can ever be undone"),
+                      ("alive" if model.vhost else "moved", "no guest ever arrives alive")):
         if goal not in result.goals:
             return finish(why, 0)
     graph = _Graph(len(worlds), origin, target, kinds)
 
-    stuck = graph.cannot_reach(settled, without=())
+    stuck = [n for n in graph.cannot_reach(settled, without=())
+             if not _wants_another_word(model, worlds[n])]
     if stuck:
         return finish("there is no way out, not even with an operator's word", stuck[0])
     alone = graph.cannot_reach(settled, without=(_KINDS[FORCE],))
     result.needs_word = len(alone)
     for n in alone:
-        if worlds[n].forces == 0 and S_D_live(worlds[n]):
+        if worlds[n].forces == 0 and _both_may_return(worlds[n]):
             return finish("both hosts can come back, and yet only an operator leads out", n)
 
     # a host that is off for ever: the other one, with an operator's word, must come to serve
@@ -167,8 +176,7 @@ def explore(model: Model, liveness: bool = True, limit: int = 0) -> Result:
         other = S if me == D else D
         good = [n for n, w in enumerate(worlds)
                 if getattr(w, me).up != 1 and getattr(w, other).row < 0 and model.serving(w, other)]
-        lost = set(graph.cannot_reach(good, without=(_KINDS[BOOT_S], _KINDS[BOOT_D])
-                                      if False else (_KINDS[boot],)))
+        lost = set(graph.cannot_reach(good, without=(_KINDS[boot],)))
         for n, w in enumerate(worlds):
             if getattr(w, me).up != OFF or w.forces >= model.scope.forces:
                 continue
@@ -180,7 +188,13 @@ def explore(model: Model, liveness: bool = True, limit: int = 0) -> Result:
     return finish(None)
 
 
-def S_D_live(w: World) -> bool:
+def _wants_another_word(model: Model, w: World) -> bool:
+    """Both were forced in turn and are dark: whose registrations count is a human's choice, and the
+    words that this scope counts are spent."""
+    return w.forces >= model.scope.forces and w.s.state == w.d.state == "forced"
+
+
+def _both_may_return(w: World) -> bool:
     return w.s.up >= 0 and w.d.up >= 0
 
 
@@ -196,7 +210,8 @@ def _can_carry_on(w: World, survivor: str) -> bool:
 class _Graph:
     """Edges backwards, for reachability."""
 
-    def __init__(self, size: int, origin: array[int], target: array[int], kinds: array[int]) -> None:
+    def __init__(self, size: int, origin: array[int], target: array[int],
+                 kinds: array[int]) -> None:
         self.size = size
         start = array("l", bytes((size + 1) * array("l").itemsize))
         for there in target:

@@ -3,8 +3,9 @@
 The two services run the rows of the transition table, one step at a time, called by a driver that
 may call anything in any order with any paper that was ever said: this is every driver, and it is
 message loss, delay, repetition and reordering too. Around them: two QEMUs that resume and exit by
-themselves, a service crash between any two steps, a host losing power at any moment and booting with
-targetcli restoring its save file, an operator. Crashes and reboots are not counted: any number.
+themselves, a service crash between any two steps, a host losing power at any moment and booting
+with targetcli restoring its save file, an operator. Crashes and reboots are not counted: any
+number of them.
 
 What is left out: the contents of the disk (flushing), more than one target, and clocks.
 """
@@ -14,8 +15,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Dict, FrozenSet, Iterator, List, NamedTuple, Optional, Tuple
 
-from lio_handover.transitions import (ALONE, DESTINATION, SOURCE, TABLE, VHOST, Do, Mode, Need, Paper,
-                                      Row, Step, state_of)
+from lio_handover.transitions import (ALONE, DESTINATION, SOURCE, TABLE, VHOST, Do, Mode, Need,
+                                      Paper, Row, Step, state_of)
 
 S, D = "s", "d"
 ROLE = {S: SOURCE, D: DESTINATION}
@@ -49,6 +50,7 @@ class Host(NamedTuple):
     armed_with: int = NO_VERSION  # journal, in-band: version of the document that came
     gate: str = NOTHING  # kernel
     pr: int = NO_VERSION  # registrations in the kernel
+    stale: bool = False  # kernel: a document came since it was loaded
     ran: bool = False  # kernel: a command was executed since it was loaded
     storage: bool = True  # kernel: the backing storage is open (late mode)
 
@@ -61,6 +63,7 @@ class World(NamedTuple):
     latest: int  # version of the registrations that initiators believe in
     papers: FrozenSet[PaperSaid]
     forces: int
+    made: int = 0  # versions made so far (power loss may take the latest back)
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,7 @@ class Scope:
     epochs: int = 1
     changes: int = 1  # to the registrations, by initiators
     forces: int = 1  # words of an operator
+    volatile: bool = False  # also registrations without APTPL, which power loss may take
 
 
 @dataclass(frozen=True)
@@ -82,9 +86,14 @@ class Surroundings:
     holder_survives: bool = True  # our initiator keeps the endpoint when the service crashes
     epochs_checked: bool = True
     tombstones: bool = True
+    copies_durable: bool = True
     word_is_true: bool = True  # "fenced" is said only of a host that is off
     never_means_never: bool = True
     manager_knows: bool = True  # in-band: it resumes the source only where the guest never ran
+
+
+def put(w: World, me: str, host: Host) -> World:
+    return w._replace(s=host) if me == S else w._replace(d=host)
 
 
 Event = Tuple[Tuple[str, ...], str, World]  # label, kind, what comes out
@@ -181,7 +190,7 @@ class Model:
         if s and w.s.pr != w.latest or d and w.d.pr != w.latest:
             return "a host serves without registrations that were made"
         if w.qs == "lost":
-            return "the source's QEMU resumed by itself, found its endpoint taken and exited: guest lost"
+            return "the source's QEMU resumed alone, found its endpoint taken: guest lost"
         return None
 
     def settled(self, w: World) -> bool:
@@ -229,6 +238,9 @@ class Model:
         if need is Need.PEER_SAYS_RELEASED:
             return (peer.up == ON and peer.epoch == host.epoch
                     and peer.state in ("released", "retiring", "retired"))
+        if need is Need.PEER_SAYS_KEPT:
+            return peer.up == ON and (peer.epoch > host.epoch or peer.epoch == host.epoch
+                                      and peer.state in ("forced", "idle"))
         if need is Need.PEER_SERVES_BY_FORCE:
             return peer.up == ON and peer.state == "forced" and peer.gate == OPEN
         if need is Need.PEER_IS_FENCED:
@@ -251,7 +263,7 @@ class Model:
                              if name == paper.name and epoch > host.aborted]
                 continue
             versions = self._versions(w, host, paper)
-            if paper is Paper.DOCUMENT and self.inband:  # it comes in QEMU's stream only: Save, Load
+            if paper is Paper.DOCUMENT and self.inband:  # only in QEMU's stream: Save, Load
                 streaming = w.qs == "pre" and w.s.state == "frozen" and w.s.row < 0
                 versions = [v for v in versions if streaming and v == w.s.pr]
             if Need.DOCUMENT_CURRENT in row.needs:
@@ -281,14 +293,14 @@ class Model:
                 told = w
                 if Need.PEER_NEVER_RETURNS in row.needs and self.around.never_means_never:
                     peer: Host = getattr(w, PEER[me])
-                    told = w._replace(**{PEER[me]: peer._replace(up=NEVER_AGAIN)})
+                    told = put(w, PEER[me], peer._replace(up=NEVER_AGAIN))
                 yield from self._advance(told, me, number, 0, argument)
 
     def _advance(self, w: World, me: str, number: int, at: int, arg: int) -> Iterator[Event]:
         """Run the row from step `at` up to and including the first step that changes anything."""
         row = self.table[number]
         before: Host = getattr(w, me)
-        free = w._replace(**{me: before._replace(row=-1, at=0, arg=NO_VERSION)})
+        free = put(w, me, before._replace(row=-1, at=0, arg=NO_VERSION))
         kind = FORCE if row.forced else PLAIN
         for index in range(at, len(row.steps)):
             step = row.steps[index]
@@ -302,7 +314,7 @@ class Model:
                     host: Host = getattr(after, me)
                     if not any(later.do is Do.KEEP_PAPER for later in row.steps[index + 1:]):
                         arg = NO_VERSION
-                    after = after._replace(**{me: host._replace(row=number, at=index + 1, arg=arg)})
+                    after = put(after, me, host._replace(row=number, at=index + 1, arg=arg))
                 yield (me, "began" if at == 0 else "went on", str(number), str(index)), kind, after
                 return
         if at:
@@ -328,7 +340,7 @@ class Model:
             epoch = 0
             host = host._replace(armed_with=NO_VERSION)
         host = host._replace(state=state, epoch=epoch, aborted=aborted, same_boot=True)
-        w = w._replace(**{me: host})
+        w = put(w, me, host)
         if row.forced:  # the operator accepts that what only the peer had is gone
             w = w._replace(latest=host.disk, forces=w.forces + 1)
         return w
@@ -368,9 +380,13 @@ class Model:
             if host.gate in (SHUT, OPEN) and host.pr != NO_VERSION:
                 new = host._replace(disk=host.pr)
         elif do is Do.KEEP_PAPER:
-            new = host._replace(disk=arg, armed_with=arg if self.inband and me == D else NO_VERSION)
+            new = host._replace(disk=arg, armed_with=arg if self.inband and me == D else NO_VERSION,
+                                stale=host.gate in (SHUT, OPEN) and host.pr != arg)
         elif do is Do.COMPARE:
             if self._current(host) not in self._versions(w, host, Paper.ARMED):
+                return None
+        elif do is Do.PROVE_SHUT:
+            if not self.vhost and (host.gate == OPEN or host.file == 1):
                 return None
         elif do is Do.PROVE_NEVER_RAN:
             if host.ran or self.attached(w, me):
@@ -381,26 +397,28 @@ class Model:
         elif do is Do.LOAD:
             if self.late and not host.storage:
                 return None
-            if host.gate in (NOTHING, BUILT) or host.pr != host.disk:
+            if host.gate in (NOTHING, BUILT) or host.stale or host.pr == NO_VERSION:
                 if self.vhost and self.attached(w, me):
                     return None
-                new = host._replace(gate=SHUT, pr=host.disk, ran=False)
+                new = host._replace(gate=SHUT, pr=host.disk, stale=False, ran=False)
         elif do is Do.TEARDOWN:
             if self.vhost and self.attached(w, me):
                 return None
-            new = host._replace(gate=NOTHING, pr=NO_VERSION, ran=False)
+            new = host._replace(gate=NOTHING, pr=NO_VERSION, stale=False, ran=False)
         elif do is Do.APTPL_DROP:
             new = host._replace(disk=NO_VERSION)
         elif do is Do.STORAGE_RELEASE:
+            if host.gate != NOTHING:
+                return None
             new = host._replace(storage=False)
         elif do is Do.STORAGE_ACQUIRE:
             new = host._replace(storage=True)
         elif do is Do.CHECK:
-            if host.gate != OPEN or host.pr != host.disk:
+            if host.gate != OPEN or host.pr == NO_VERSION:
                 return None
         else:  # READ DRAIN FLUSH VERIFY: nothing the model holds
             return w
-        return w if new is host else w._replace(**{me: new})
+        return w if new is host else put(w, me, new)
 
     # ---- everything else that happens -----------------------------------------------------------
 
@@ -412,20 +430,23 @@ class Model:
         if self.vhost:
             out.extend(self._qemu(w))
         for me in (S, D):
-            if w.latest < self.scope.changes and self.serving(w, me):
+            if w.made < self.scope.changes and self.serving(w, me):
                 host: Host = getattr(w, me)
-                new = w.latest + 1
-                ran = host.ran or me == D
-                out.append((("initiator", me), PLAIN, w._replace(
-                    latest=new, **{me: host._replace(pr=new, disk=new, ran=ran)})))
+                new = w.made + 1
+                host = host._replace(pr=new, ran=host.ran or me == D)
+                changed = w._replace(latest=new, made=new)
+                out.append((("initiator", me), PLAIN, put(changed, me, host._replace(disk=new))))
+                if self.scope.volatile:
+                    out.append((("initiator", me, "volatile"), PLAIN, put(changed, me, host)))
         return out
 
     def _restored(self, host: Host) -> Host:
-        """What targetcli's restore makes of this host's kernel: no nexus that is ours, for vhost."""
+        """What targetcli's restore makes of this kernel; for vhost, a nexus that is not ours."""
         if not host.file:
-            return host._replace(gate=NOTHING, pr=NO_VERSION)
+            return host._replace(gate=NOTHING, pr=NO_VERSION, stale=False, ran=False)
         return host._replace(gate=OPEN if host.file == 1 else SHUT,
-                             pr=NO_VERSION if self.vhost else host.disk, storage=True, ran=False)
+                             pr=NO_VERSION if self.vhost else host.disk, storage=True,
+                             stale=False, ran=False)
 
     def _host(self, w: World, me: str) -> Iterator[Event]:
         host: Host = getattr(w, me)
@@ -434,34 +455,39 @@ class Model:
                 gate = host.gate
                 if self.vhost and gate == SHUT and not self.around.holder_survives:
                     gate = OPEN
-                yield (me, "service crashes"), PLAIN, w._replace(
-                    **{me: host._replace(row=-1, at=0, arg=NO_VERSION, gate=gate)})
-            dark = host._replace(up=OFF, row=-1, at=0, arg=NO_VERSION, same_boot=False, gate=NOTHING,
-                                 pr=NO_VERSION, ran=False, storage=not self.late)
-            qemu = {}
-            if self.vhost and me == S:
-                qemu = {"qs": "gone"}
-            elif self.vhost:
-                qemu = {"qd": "crashed" if w.qd in ("run", "crashed") else "gone"}
-            yield (me, "loses power"), PLAIN, w._replace(**{me: dark}, **qemu)
-            if self.around.targetcli_meddles and host.row < 0:
+                yield (me, "service crashes"), PLAIN, put(w, me, host._replace(
+                    row=-1, at=0, arg=NO_VERSION, gate=gate))
+            dark = host._replace(up=OFF, row=-1, at=0, arg=NO_VERSION, same_boot=False,
+                                 gate=NOTHING, pr=NO_VERSION, stale=False, ran=False,
+                                 storage=not self.late)
+            if me == D and not self.around.copies_durable:
+                dark = dark._replace(disk=NO_VERSION)
+            off = put(w, me, dark)
+            if me == S:
+                off = off._replace(qs="gone")
+            else:
+                off = off._replace(qd="crashed" if w.qd in ("run", "crashed") else "gone")
+            latest = w.latest
+            peer: Host = getattr(w, PEER[me])
+            if self.scope.volatile and host.pr == latest and latest not in (
+                    host.disk, peer.disk, peer.pr):
+                latest = host.disk  # made without APTPL and not yet kept: gone with power, rightly
+            yield (me, "loses power"), PLAIN, off._replace(latest=latest)
+            if self.around.targetcli_meddles:
                 file = {NOTHING: 0, BUILT: 2, SHUT: 2, OPEN: 1}[host.gate]
                 if file != host.file:
-                    yield (me, "targetcli saves"), PLAIN, w._replace(
-                        **{me: host._replace(file=file)})
+                    yield (me, "targetcli saves"), PLAIN, put(w, me, host._replace(file=file))
                 if not self.vhost and (host.file or host.gate != NOTHING):
-                    yield (me, "targetcli restores"), PLAIN, w._replace(
-                        **{me: self._restored(host)})
+                    yield (me, "targetcli restores"), PLAIN, put(w, me, self._restored(host))
         elif host.up == OFF:
             kind = BOOT_S if me == S else BOOT_D
             file = host.file
             if self.around.boot_scrub and state_of(ROLE[me], host.state, self.mode).opens != ALONE:
                 file = 0
             host = host._replace(up=ON, file=file)
-            yield (me, "boots"), kind, w._replace(**{me: host})
+            yield (me, "boots"), kind, put(w, me, host)
             if file:
-                yield (me, "boots, targetcli restores"), kind, w._replace(
-                    **{me: self._restored(host)})
+                yield (me, "boots, targetcli restores"), kind, put(w, me, self._restored(host))
 
     def _attach(self, w: World, me: str) -> World:
         """QEMU starts its guest: SET_ENDPOINT, and exit(1) when that fails."""
@@ -526,5 +552,5 @@ class Model:
         opens = state_of(ROLE[me], host.state, self.mode).opens
         owner = opens == ALONE or host.state in ("opening", "serving", "forced")
         if owner:
-            return host.pr == host.disk  # guests are ordered after our boot unit
+            return host.pr != NO_VERSION and not host.stale  # our boot unit ran before
         return not self.inband

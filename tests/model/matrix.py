@@ -1,0 +1,116 @@
+"""The matrix of the document: every pair of states that can be, from the table and the search."""
+
+from __future__ import annotations
+
+from typing import FrozenSet, List, Optional
+
+from lio_handover.transitions import (DESTINATION, DESTINATION_STATES, SOURCE, SOURCE_STATES, TABLE,
+                                      Mode, Need, Paper, Row, rows_for, state_of)
+
+from tests.model.runs import run
+
+# by the name of the run whose reachable pairs are taken
+MATRICES = {Mode.ISCSI: "iscsi", Mode.VHOST_INBAND: "vhost-inband, an operator"}
+SAME_AS_ISCSI = {Mode.ISCSI_LATE: "iscsi-late", Mode.VHOST_QMP: "vhost-qmp, an operator",
+                 Mode.VHOST_STOPPED: "vhost-stopped, an operator"}
+_GAVE_UP = ("released", "retiring", "retired")
+_PEER = {SOURCE: DESTINATION, DESTINATION: SOURCE}
+_ANSWERS = {
+    Need.PEER_SAYS_RELEASED: {"released", "retiring", "retired"},
+    Need.PEER_SAYS_KEPT: {"forced", "idle"},
+    Need.PEER_SERVES_BY_FORCE: {"forced"},
+    Need.PEER_ARMED_WITH_OTHER: {"armed"},
+}
+_CONDITION = {
+    Need.SAME_BOOT: "no reboot", Need.NEW_BOOT: "rebooted", Need.GUEST_HERE: "guest here",
+    Need.GUEST_LEFT: "guest left", Need.GUEST_RAN: "guest ran here",
+    Need.RAN_SINCE_EXPORT: "ran here since",
+    Need.PEER_ARMED_WITH_OTHER: "armed with an older document",
+    Need.DOCUMENT_CURRENT: "", Need.GUEST_STOPPED: "",
+}
+
+
+def owner(mode: Mode, source: str, destination: str) -> str:
+    if mode is Mode.VHOST_INBAND and source == "frozen" and destination in (
+            "armed", "opening", "serving", "forced", "confirmed", "returned"):
+        return "QEMU decides" if destination == "armed" else "destination"
+    if destination == "confirmed":
+        return "destination"
+    if source in _GAVE_UP:
+        if destination in ("opening", "serving", "forced"):
+            return "destination"
+        if source != "released":
+            return "destination"
+        return ("source's next record" if destination == "returned"
+                else "destination's next record" if destination == "armed" else "source, on asking")
+    return "source"
+
+
+def _said(role: str, state: str, mode: Mode, epoch_over: bool) -> FrozenSet[Paper]:
+    gives = state_of(role, state, mode).gives
+    return gives if epoch_over or state != "idle" else gives - {Paper.KEPT}
+
+
+def _applies(row: Row, peer_state: Optional[str], said: FrozenSet[Paper]) -> bool:
+    asks = [need for need in row.needs if need in _ANSWERS]
+    if peer_state is None:
+        return not row.papers and not asks
+    return row.papers <= said and all(peer_state in _ANSWERS[need] for need in asks)
+
+
+def recover(mode: Mode, role: str, state: str, peer_state: Optional[str]) -> str:
+    """Where `recover` leads in `state`; the peer is in `peer_state`, or (None) does not answer."""
+    said = frozenset() if peer_state is None else _said(_PEER[role], peer_state, mode, True)
+    rows = rows_for(role, state, "recover", mode, TABLE)
+    out: List[str] = []
+    for row in rows:
+        if row.forced or not _applies(row, peer_state, said):
+            continue
+        conditions = sorted(filter(None, (_CONDITION.get(need, "") for need in row.needs)))
+        text = row.to + (f" ({', '.join(conditions)})" if conditions else "")
+        if text not in out:
+            out.append(text)
+    certain = any(not text.endswith(")") for text in out)
+    if not certain and peer_state is None:
+        out = out or ["stays"]
+        out += sorted({("never returns → " if Need.PEER_NEVER_RETURNS in row.needs
+                        else "fenced → ") + row.to for row in rows if row.forced})
+    return ", ".join(out) or "stays"
+
+
+def matrix(mode: Mode) -> List[str]:
+    pairs = run(MATRICES[mode]).pairs
+    lines = ["| source | destination | may be serving | owner "
+             "| `recover` on source: answered · silent "
+             "| `recover` on destination: answered · silent |", "|---|---|---|---|---|---|"]
+    for source in SOURCE_STATES:
+        for destination in DESTINATION_STATES:
+            if (source, destination) not in pairs:
+                continue
+            serving = " or ".join(sorted(pairs[source, destination])) or "nobody"
+            cells = [source, destination, serving, owner(mode, source, destination)]
+            for role, state, peer in ((SOURCE, source, destination),
+                                      (DESTINATION, destination, source)):
+                if destination == "confirmed" and role == SOURCE and source not in _GAVE_UP:
+                    cells.append("**must never boot** (the word that was given)")
+                    continue
+                asked, silent = recover(mode, role, state, peer), recover(mode, role, state, None)
+                cells.append(asked if asked == silent else f"{asked} · {silent}")
+            lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def steps_table(mode: Mode) -> List[str]:
+    """The rows that go forwards and back, without status and recover."""
+    lines = ["| where | from | verb | on | steps, in order | to | s |",
+             "|---|---|---|---|---|---|---|"]
+    for row in TABLE:
+        if mode not in row.modes or row.verb in ("status", "recover"):
+            continue
+        on = sorted(paper.name.lower() for paper in row.papers)
+        on += sorted(need.name.lower().replace("_", " ") for need in row.needs)
+        steps = " · ".join(f"**{step}**" if step.state or step.paper else str(step)
+                           for step in row.steps)
+        lines.append(f"| {row.role} | {row.state} | {row.verb} | {', '.join(on) or '–'} | {steps} "
+                     f"| {row.to} | {row.deadline:g} |")
+    return lines

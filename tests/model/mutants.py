@@ -1,0 +1,263 @@
+"""The protocol broken on purpose, one way at a time: the checker must tell a story for each.
+
+A mutant changes rows of the table, or what is assumed of the surroundings. `expects` is a part of
+the sentence of the invariant that must break, so that one caught for another reason is noticed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any, Callable, Dict, Optional, Tuple
+
+from lio_handover.transitions import (ALL, DESTINATION, HELD, SOURCE, TABLE, Do, Mode, Need,
+                                      Paper, Row, Step)
+
+from tests.model.search import Result, explore
+from tests.model.world import Model, Scope, Surroundings
+
+Table = Tuple[Row, ...]
+
+TWICE = "two hosts serve"
+STALE = "without registrations"
+STORAGE = "storage open"
+GUEST = "guest lost"
+NO_WAY = "no way out"
+DEAD = "arrives alive"
+
+
+@dataclass(frozen=True)
+class Mutant:
+    what: str
+    expects: str
+    mode: Mode = Mode.ISCSI
+    change: Optional[Callable[[Row], Row]] = None
+    around: Dict[str, Any] = field(default_factory=dict)
+    scope: Scope = Scope()
+
+    def model(self) -> Model:
+        table: Table = TABLE
+        if self.change is not None:
+            table = tuple(self.change(row) for row in TABLE)
+        return Model(self.mode, self.scope, Surroundings(**self.around), table)
+
+    def changes_something(self) -> bool:
+        model, plain = self.model(), Model(self.mode, self.scope)
+        return [row for row in model.table if self.mode in row.modes] != [
+            row for row in plain.table if self.mode in row.modes] or model.around != plain.around
+
+    def run(self) -> Result:
+        return explore(self.model(), liveness=self.expects in (NO_WAY, DEAD))
+
+
+def _rows(role: str, verb: str, state: str = "", papers: str = "", to: str = "",
+          modes: frozenset[Mode] = ALL) -> Callable[[Row], bool]:
+    def matches(row: Row) -> bool:
+        return (row.role == role and row.verb in verb.split() and bool(row.modes & modes)
+                and (not state or row.state in state.split()) and (not to or row.to == to)
+                and (not papers or Paper[papers.upper()] in row.papers))
+    return matches
+
+
+def _without(where: Callable[[Row], bool], *dos: Do) -> Callable[[Row], Row]:
+    def change(row: Row) -> Row:
+        if not where(row):
+            return row
+        return replace(row, steps=tuple(step for step in row.steps if step.do not in dos))
+    return change
+
+
+def _no_needs(where: Callable[[Row], bool], *needs: Need, papers: str = "") -> Callable[[Row], Row]:
+    gone = frozenset(Paper[word.upper()] for word in papers.split())
+
+    def change(row: Row) -> Row:
+        if not where(row):
+            return row
+        return replace(row, needs=row.needs - frozenset(needs), papers=row.papers - gone)
+    return change
+
+
+def _first(where: Callable[[Row], bool], moved: Callable[[Step], bool],
+           before: Callable[[Step], bool]) -> Callable[[Row], Row]:
+    """The step `moved` is done just before the first step `before`."""
+    def change(row: Row) -> Row:
+        if not where(row) or not any(moved(step) for step in row.steps):
+            return row
+        steps = [step for step in row.steps if not moved(step)]
+        at = next((n for n, step in enumerate(steps) if before(step)), -1)
+        if at < 0:
+            return row
+        return replace(row, steps=tuple(
+            steps[:at] + [step for step in row.steps if moved(step)] + steps[at:]))
+    return change
+
+
+def _adding(where: Callable[[Row], bool], before: Callable[[Step], bool],
+            *added: Step) -> Callable[[Row], Row]:
+    def change(row: Row) -> Row:
+        if not where(row):
+            return row
+        at = next((n for n, step in enumerate(row.steps) if before(step)), -1)
+        if at < 0:
+            return row
+        return replace(row, steps=row.steps[:at] + added + row.steps[at:])
+    return change
+
+
+def _both(*changes: Callable[[Row], Row]) -> Callable[[Row], Row]:
+    def change(row: Row) -> Row:
+        for one in changes:
+            row = one(row)
+        return row
+    return change
+
+
+def _does(*dos: Do) -> Callable[[Step], bool]:
+    return lambda step: step.do in dos
+
+
+def _says(paper: Paper) -> Callable[[Step], bool]:
+    return lambda step: step.paper is paper
+
+
+def _records(state: str = "") -> Callable[[Step], bool]:
+    return lambda step: step.do is Do.RECORD and (not state or step.state == state)
+
+
+_S, _D = SOURCE, DESTINATION
+_SAYS_RELEASED = _rows(_S, "release", "frozen")
+_ARM = _rows(_D, "activate", "staged armed", papers="document")
+_OWN = _rows(_D, "activate", "armed", to="opening")
+_BACK = _rows(_S, "thaw recover", "released", to="idle")
+_GIVE_BACK = _rows(_D, "abort", "opening serving")
+
+MUTANTS: Dict[str, Mutant] = {
+    # those that were asked for by name
+    "no-freeze": Mutant(
+        "freeze does not close the gate", TWICE,
+        change=_without(_rows(_S, "freeze release"), Do.GATE_CLOSE, Do.PROVE_SHUT)),
+    "savefile-at-retire": Mutant(
+        "the save file is changed only when the source is taken down", TWICE,
+        change=_without(_rows(_S, "freeze release"), Do.SAVEFILE_DROP, Do.PROVE_SHUT)),
+    "no-S-inband": Mutant(
+        "in-band, the destination's QEMU is started without -S", TWICE, Mode.VHOST_INBAND,
+        around={"destination_waits": False}),
+    "no-S-qmp": Mutant(
+        "by QMP, the destination's QEMU is started without -S", DEAD, Mode.VHOST_QMP,
+        around={"destination_waits": False}, scope=Scope(changes=0, forces=0)),
+    "released-after-gate": Mutant(
+        "`released` is written after it was said: the destination may already have opened", TWICE,
+        change=_first(_SAYS_RELEASED, _says(Paper.RELEASED), _records("released"))),
+    "recover-guesses": Mutant(
+        "recover takes a silent destination for one that never served", TWICE,
+        change=_no_needs(_rows(_S, "recover", "released", "aborted"), papers="aborted")),
+    "abort-unlinks-first": Mutant(
+        "abort after the gate was open takes LUNs off before it exported", STALE,
+        change=_adding(_GIVE_BACK, _does(Do.KEEP_COPY), Step(Do.TEARDOWN)),
+        scope=Scope(forces=0, volatile=True)),
+    # papers and epochs
+    "epoch-ignored": Mutant(
+        "papers of an older epoch are taken for this one's", TWICE,
+        around={"epochs_checked": False}, scope=Scope(epochs=2, changes=0, forces=0)),
+    "no-tombstone": Mutant(
+        "an aborted epoch is not remembered", TWICE,
+        around={"tombstones": False}, scope=Scope(changes=0, forces=0)),
+    "thaw-after-released": Mutant(
+        "thaw is allowed after released without the destination's word", TWICE,
+        change=_no_needs(_rows(_S, "thaw", "released", "aborted"), papers="aborted")),
+    "released-unarmed": Mutant(
+        "released is said to a destination that is not armed", TWICE,
+        change=_both(_no_needs(_SAYS_RELEASED, Need.DOCUMENT_CURRENT, papers="armed"),
+                     _without(_SAYS_RELEASED, Do.COMPARE))),
+    "digest-ignored": Mutant(
+        "the source releases whatever document the destination is armed with", STALE,
+        Mode.VHOST_QMP,
+        change=_both(_no_needs(_SAYS_RELEASED, Need.DOCUMENT_CURRENT),
+                     _without(_SAYS_RELEASED, Do.COMPARE),
+                     _no_needs(_OWN, Need.RELEASE_MATCHES)), scope=Scope(forces=0)),
+    "old-release-after-reboot": Mutant(
+        "a destination that was rebooted still acts on an old `released`", TWICE,
+        change=_no_needs(_OWN, Need.SAME_BOOT)),
+    "serving-unseen": Mutant(
+        "the destination says that it serves before it was seen to", NO_WAY,
+        change=_adding(_ARM, _says(Paper.ARMED), Step(Do.SAY, paper=Paper.SERVING)),
+        scope=Scope(forces=0)),
+    "retire-early": Mutant(
+        "the source is taken down as soon as it has released", NO_WAY,
+        change=_no_needs(_rows(_S, "retire", "released"), papers="serving"),
+        scope=Scope(forces=0)),
+    "no-copy-before-gate": Mutant(
+        "the destination opens its gate while its copy is not yet on its disk", STALE,
+        around={"copies_durable": False}),
+    "load-after-owning": Mutant(
+        "the destination records that it owns before what it owns is loaded", STALE, Mode.VHOST_QMP,
+        change=_first(_OWN, _records("opening"), _does(Do.LOAD)), scope=Scope(forces=0)),
+    "kept-before-copy": Mutant(
+        "the source says that it goes on before it kept what came back", STALE,
+        change=_without(_BACK, Do.KEEP_PAPER)),
+    "drops-before-kept": Mutant(
+        "the destination gives the target back and forgets it at once", STALE,
+        change=_adding(_GIVE_BACK, _says(Paper.RETURNED), Step(Do.TEARDOWN),
+                       Step(Do.RECORD, state="none"))),
+    # boots and operators
+    "boot-opens-unasked": Mutant(
+        "a destination that is not confirmed serves after a reboot without asking", TWICE,
+        change=_no_needs(_rows(_D, "recover", "opening serving", to="opening"),
+                         Need.PEER_SAYS_RELEASED)),
+    "file-before-confirm": Mutant(
+        "the destination enters its save file before the source is gone", TWICE,
+        change=_adding(_OWN, _does(Do.GATE_OPEN), Step(Do.SAVEFILE_PUT))),
+    "forced-into-file": Mutant(
+        "a source that serves by force enters its save file", TWICE,
+        change=_adding(_rows(_S, "recover", "released", to="forced"), _does(Do.GATE_OPEN),
+                       Step(Do.SAVEFILE_PUT)), scope=Scope(changes=0, forces=2)),
+    "no-second-look": Mutant(
+        "release does not look at the save file again (somebody left targetcli in between)", TWICE,
+        change=_without(_SAYS_RELEASED, Do.SAVEFILE_DROP, Do.PROVE_SHUT),
+        scope=Scope(changes=0, forces=0),
+        around={"targetcli_meddles": True, "boot_scrub": True}),
+    "no-scrub": Mutant(
+        "somebody saves with targetcli, and nothing cleans the file before its restore", TWICE,
+        around={"targetcli_meddles": True}, scope=Scope(changes=0)),
+    "operator-errs": Mutant(
+        "the operator says `fenced` of a host that is on (an assumption, not a defect)", TWICE,
+        around={"word_is_true": False}),
+    "gone-returns": Mutant(
+        "a host comes back that was said never to (an assumption, not a defect)", TWICE,
+        around={"never_means_never": False}, scope=Scope(changes=0)),
+    # storage and QEMU
+    "released-before-closing": Mutant(
+        "late: released is said before the storage is closed", STORAGE, Mode.ISCSI_LATE,
+        change=_first(_SAYS_RELEASED, _says(Paper.RELEASED), _does(Do.STORAGE_RELEASE))),
+    "returned-before-closing": Mutant(
+        "late: the target is given back before the storage is closed", STORAGE, Mode.ISCSI_LATE,
+        change=_first(_GIVE_BACK, _says(Paper.RETURNED), _does(Do.STORAGE_RELEASE))),
+    "occupy-omitted": Mutant(
+        "the source's endpoint is not occupied at release", TWICE, Mode.VHOST_QMP,
+        change=_without(_rows(_S, "release", modes=HELD), Do.GATE_CLOSE), scope=Scope(changes=0)),
+    "occupy-omitted-stopped": Mutant(
+        "the source's endpoint is not occupied at release", TWICE, Mode.VHOST_STOPPED,
+        change=_without(_rows(_S, "release", modes=HELD), Do.GATE_CLOSE), scope=Scope(changes=0)),
+    "holder-dies": Mutant(
+        "whoever occupies the endpoint dies with the service", TWICE, Mode.VHOST_QMP,
+        around={"holder_survives": False}, scope=Scope(changes=0, forces=0)),
+    "armed-open": Mutant(
+        "the destination's endpoint is not occupied while it is armed", TWICE, Mode.VHOST_QMP,
+        change=_adding(_ARM, _says(Paper.ARMED), Step(Do.GATE_OPEN)), scope=Scope(changes=0)),
+    "occupy-too-early": Mutant(
+        "the source's endpoint is occupied at freeze, while its QEMU may still resume", GUEST,
+        Mode.VHOST_QMP, change=_adding(_rows(_S, "freeze"), _records("frozen"),
+                                       Step(Do.GATE_CLOSE)), scope=Scope(changes=0)),
+    "release-before-completed": Mutant(
+        "the source's endpoint is occupied before the migration has completed", GUEST,
+        Mode.VHOST_QMP, change=_no_needs(_SAYS_RELEASED, Need.GUEST_LEFT),
+        scope=Scope(changes=0)),
+    "inband-thaws-alone": Mutant(
+        "in-band, the source goes back without knowing where the guest is", TWICE,
+        Mode.VHOST_INBAND,
+        change=_no_needs(_rows(_S, "thaw", "frozen", "aborted"), papers="aborted")),
+    "inband-aborts-after-run": Mutant(
+        "in-band, the destination aborts though the guest ran there", STALE, Mode.VHOST_INBAND,
+        change=_without(_rows(_D, "abort", "armed"), Do.PROVE_NEVER_RAN)),
+    "manager-guesses": Mutant(
+        "in-band, the manager resumes the source whenever the destination is gone (an assumption)",
+        STALE, Mode.VHOST_INBAND, around={"manager_knows": False}),
+}

@@ -1,0 +1,57 @@
+"""What is explored by default (a minute on one core, mutants included) and with --full."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Dict
+
+from lio_handover.transitions import Mode
+
+from tests.model.mutants import MUTANTS
+from tests.model.search import Result, explore
+from tests.model.world import Model, Scope, Surroundings
+
+MEDDLED = Surroundings(targetcli_meddles=True, boot_scrub=True)
+
+
+@dataclass(frozen=True)
+class Run:
+    mode: Mode
+    scope: Scope = Scope()
+    around: Surroundings = Surroundings()
+    full: bool = False
+
+
+RUNS: Dict[str, Run] = {
+    "iscsi": Run(Mode.ISCSI),
+    "iscsi-late": Run(Mode.ISCSI_LATE),
+    "iscsi-late, targetcli meddles": Run(Mode.ISCSI_LATE, Scope(forces=0), MEDDLED),
+    "vhost-qmp, an operator": Run(Mode.VHOST_QMP, Scope(changes=0)),
+    "vhost-qmp, registrations change": Run(Mode.VHOST_QMP, Scope(forces=0)),
+    "vhost-inband, an operator": Run(Mode.VHOST_INBAND, Scope(changes=0)),
+    "vhost-stopped, an operator": Run(Mode.VHOST_STOPPED, Scope(changes=0)),
+
+    "iscsi, without APTPL": Run(Mode.ISCSI, Scope(changes=2, volatile=True), full=True),
+    "iscsi, targetcli meddles": Run(Mode.ISCSI, Scope(), MEDDLED, full=True),
+    "iscsi, two words of operators": Run(Mode.ISCSI, Scope(forces=2), full=True),
+    "iscsi, two epochs": Run(Mode.ISCSI, Scope(epochs=2), full=True),
+    "iscsi-late, without APTPL": Run(Mode.ISCSI_LATE, Scope(changes=2, volatile=True), full=True),
+    "iscsi-late, two words of operators": Run(Mode.ISCSI_LATE, Scope(forces=2), full=True),
+    "vhost-qmp": Run(Mode.VHOST_QMP, full=True),
+    "vhost-qmp, without APTPL": Run(Mode.VHOST_QMP, Scope(forces=0, volatile=True), full=True),
+    "vhost-qmp, two words of operators": Run(Mode.VHOST_QMP, Scope(changes=0, forces=2), full=True),
+    "vhost-inband": Run(Mode.VHOST_INBAND, full=True),
+    "vhost-inband, two words of operators": Run(
+        Mode.VHOST_INBAND, Scope(changes=0, forces=2), full=True),
+    "vhost-stopped": Run(Mode.VHOST_STOPPED, full=True),
+}
+SLOW_MUTANTS = frozenset({"load-after-owning", "digest-ignored", "inband-thaws-alone",
+                          "inband-aborts-after-run", "manager-guesses", "epoch-ignored"})
+assert SLOW_MUTANTS <= set(MUTANTS)
+
+
+@lru_cache(maxsize=None)
+def run(name: str) -> Result:
+    one = RUNS[name]
+    return explore(Model(one.mode, one.scope, one.around))
