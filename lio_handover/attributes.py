@@ -27,6 +27,7 @@ ONCE = "ONCE"              # one write in the object's life
 LINKED = "LINKED"          # the LUN, or mapped LUN, has its link
 GATE_SHUT = "GATE_SHUT"    # the TPG is disabled
 GATE = "GATE"              # the write that lets initiators in
+NEXUS = "NEXUS"            # before the first LUN is linked, and then for good
 ANY = "ANY"
 
 
@@ -255,7 +256,7 @@ def _table() -> Iterator[Attribute]:
                     source="target_core_tpg.c:target_tpg_register_rtpi")
     yield Attribute("tpg:vhost,loopback", "attrib/fabric_prot_type", CONFIG, ANY, INT, 6)
     # An error stands for "no nexus"; it can't go while LUNs are linked.
-    yield Attribute("tpg:vhost,loopback", "nexus", CONFIG, GATE, RAW, 100, unset=("",),
+    yield Attribute("tpg:vhost,loopback", "nexus", CONFIG, NEXUS, RAW, 100, unset=("",),
                     source="drivers/vhost/scsi.c:vhost_scsi_tpg_nexus_store")
     yield Attribute(tpg, "enable", RUNTIME, GATE, INT, 100,
                     source="target_core_fabric_configfs.c:target_fabric_tpg_base_enable_store")

@@ -156,6 +156,17 @@ class Configfs:
         self.changes += 1
         os.rmdir(self.path(path))
 
+    def try_rmdir(self, path: str) -> int:
+        """The errno of an rmdir that can't succeed, because there are LUNs below."""
+        self._guard("rmdir", path)
+        if not any(name.startswith("lun_") for name in os.listdir(self.path(path) + "/lun")):
+            raise errors.HazardRefused(f"rmdir {path}: it could succeed")
+        try:
+            os.rmdir(self.path(path))
+        except OSError as error:
+            return error.errno or 0
+        return 0
+
     def link(self, path: str, target: str) -> None:
         self._guard("link", path)
         self.changes += 1

@@ -14,7 +14,7 @@ from typing import (Callable, Dict, FrozenSet, Iterator, List, Mapping, Optional
 
 from . import diff as differ
 from . import document as documents
-from . import errors, executor, preflight, reservations, storage
+from . import errors, executor, preflight, storage
 from .configfs import Configfs
 from .document import Document, Origin
 from .executor import Outcome, Progress, Scope
@@ -23,6 +23,7 @@ from .model import Backstore, Key, State, Target, Tpg, backstore_key, say
 from .order import PLACE
 from .plan import DELETE, Plan, Step, plan
 from .reader import Facts, Reader, no_modules
+from .revival import reachable
 from .settings import Settings, load
 
 #: Two looks at a LUN's command counter, so many seconds apart, prove that it is idle.
@@ -146,7 +147,8 @@ class Core:
         return document
 
     def _document(self, state: State, facts: Facts) -> Document:
-        is_frozen = bool(state.targets) and all(_shut(target) for target in state.targets)
+        reader = self._reader()
+        is_frozen = bool(state.targets) and all(_shut(one, reader) for one in state.targets)
         if is_frozen:
             self._flush(state)
             record = self.frozen(facts)
@@ -173,7 +175,8 @@ class Core:
         with self._alone():
             reader = self._reader()
             have = reader.state(names)
-            errors.refuse([*preflight.source(have, reader), *_cannot_freeze(have)], allow)
+            errors.refuse([*preflight.source(have, reader), *_cannot_freeze(have, reader)],
+                          allow)
             facts = reader.facts()
             record = self.frozen(facts)
             record.freeze(have)
@@ -254,7 +257,8 @@ class Core:
 
         Nothing to do where it serves just that already.
         """
-        if not differ.diff(ready.have, reachable(ready.document.state, ready.have)):
+        wanted, _notes = reachable(ready.document.state, ready.facts, ready.have)
+        if not differ.diff(ready.have, wanted):
             return Outcome()
         errors.refuse(ready.findings, allow)
         with self._alone():
@@ -265,9 +269,9 @@ class Core:
         """(here, wanted as far as a kernel can be brought to it, the changes between them)."""
         from . import mapping
         document, _applied = mapping.parse(maps).apply(document)
-        self._reader()
+        facts = self._reader().facts()
         have = Scope.of(document.state).read(self.fs)
-        want = reachable(document.state, have)
+        want, _notes = reachable(document.state, facts, have)
         return have, want, differ.diff(have, want)
 
     def verify(self, document: Document, maps: Sequence[str] = ()) -> None:
@@ -366,28 +370,18 @@ class Core:
             os.close(fd)
 
 
-def reachable(want: State, have: State = State()) -> State:
-    """``want`` with the PRgenerations that a kernel can be given, see reservations; where
-    ``have`` has the very one that is wanted, with that."""
-    def store(one: Backstore) -> Backstore:
-        here = have.backstore(one.key)
-        if not one.reservations or here is not None and here.reservations == one.reservations:
-            return one
-        burn, generation = reservations.restored_generation(one.reservations)
-        if burn > reservations.MAX_BURN:
-            generation -= burn
-        return replace(one, reservations=replace(one.reservations, generation=generation))
-
-    return replace(want, backstores=tuple(map(store, want.backstores)))
-
-
-def _shut(target: Target) -> bool:
-    """Whether no initiator can get a command executed: only iSCSI's gate can be seen."""
-    return target.fabric == "iscsi" and all(
-        tpg.attributes.get("enable", "0") == "0" for tpg in target.tpgs)
+def _shut(target: Target, reader: Reader) -> bool:
+    """Whether it is certain that no initiator can get a command executed."""
+    if target.fabric == "iscsi":
+        return all(tpg.attributes.get("enable", "0") == "0" for tpg in target.tpgs)
+    return target.fabric == "vhost" and reader.attached(target) is False
 
 
 def _with_gate(target: Target, value: str) -> Target:
+    """The target with every gate shut (``0``); vhost's is its guest's."""
+    if target.fabric != "iscsi":
+        return target
+
     def tpg(one: Tpg) -> Tpg:
         return replace(one, attributes={**one.attributes, "enable": value})
     return replace(target, tpgs=tuple(tpg(one) for one in target.tpgs))
@@ -401,11 +395,14 @@ def _with_gates(target: Target, record: Optional[Record]) -> Target:
         if one.key[3] in values else one for one in target.tpgs))
 
 
-def _cannot_freeze(state: State) -> Iterator[errors.Finding]:
+def _cannot_freeze(state: State, reader: Reader) -> Iterator[errors.Finding]:
+    """A vhost target is frozen by its guest being stopped: that can be seen, not done."""
     for target in state.targets:
-        if target.fabric != "iscsi":
+        if target.fabric == "loopback":
             yield errors.Finding(errors.CannotRepresent, target.name,
-                                 f"a {target.fabric} target has no gate that can be shut")
+                                 "its initiator is this host, which can't be kept out")
+        elif target.fabric == "vhost" and not _shut(target, reader):
+            yield preflight.guest_attached(target)
 
 
 def _members_outside(fs: Configfs, group: str, state: State,

@@ -133,7 +133,30 @@ class _Run:
     def _write(self, step: Step) -> None:
         if step.row is not None and self._has_already(step):
             return
-        self.fs.write(step.path, step.value)
+        if step.slot in ("nexus", "late nexus"):
+            self._nexus(step)
+        else:
+            self.fs.write(step.path, step.value)
+
+    def _nexus(self, step: Step) -> None:
+        """rtslib gives a vhost TPG that has no nexus a random one, even when it only lists
+        (rtslib/target.py:TPG._gen_wwn): while no LUN is linked, such a one is dropped."""
+        for _attempt in range(100):
+            try:
+                return self.fs.write(step.path, step.value)
+            except OSError as error:
+                if step.row is None and error.errno == errno.ENODEV:
+                    return  # there is none, which is what was asked for
+                if error.errno != errno.EEXIST:
+                    raise
+            if step.row is not None and self._has_already(step):
+                return
+            try:
+                self.fs.write(step.path, b"NULL\n")
+            except OSError as error:
+                if error.errno != errno.ENODEV:
+                    raise
+        raise OSError(errno.EEXIST, "somebody makes a nexus there again and again")
 
     def _has_already(self, step: Step) -> bool:
         """Many attributes refuse being told what they are already."""
@@ -188,6 +211,10 @@ class _Run:
     def _flush(self, step: Step) -> None:
         from .storage import drop_cache
         drop_cache(step.path)
+
+    def _drain(self, step: Step) -> None:
+        from .initiator.vhost import drain
+        drain(step.path, [int(tag) for tag in step.value.split(b",")])
 
     def _scsi(self, step: Step) -> None:
         """REGISTER, then unregister, with APTPL=0: the device forgets that bit and its file

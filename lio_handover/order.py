@@ -69,15 +69,19 @@ ORDER: Tuple[Slot, ...] = (
     Slot("PR dummy", ACTIVATE, "counts PRgeneration up"),
     Slot("PR line", ACTIVATE, "registrations change until the source is frozen, and are taken "
                               "only before the first link"),
+    Slot("nexus", ACTIVATE, "before the first LUN is linked, as only then a nexus that somebody "
+                            "else has made there can be dropped"),
     Slot("link LUN", ACTIVATE, "from here on the kernel takes no registration"),
+    Slot("late nexus", ACTIVATE, "up to 6.1 links give the relative ports, so only the nexuses are "
+                                 "left to give READ KEYS its order"),
     Slot("LUN attribute", ACTIVATE, "before an ACL maps it, else each owes a unit attention"),
     Slot("burn", ACTIVATE, "an ACL nobody can use revives the dummies; the count stays"),
-    Slot("nexus", ACTIVATE, "maps all LUNs, which revives registrations"),
     Slot("link mapped LUN", ACTIVATE, "in the order in which READ KEYS shall answer"),
     Slot("mapped LUN attribute", ACTIVATE, "before the link it would be lost"),
     Slot("clear APTPL", ACTIVATE, "what is restored says that it survives power loss; the "
                                   "source did not"),
     Slot("APTPL file", ACTIVATE, "the kernel does not write it for what it restored"),
+    Slot("drain", ACTIVATE, "linking owes the initiator news of LUNs that it knows already"),
     Slot("verify", ACTIVATE, "nothing is let in before all is read back and the same"),
     Slot("gate", ACTIVATE, "initiators are let in"),
 )

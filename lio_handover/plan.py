@@ -5,7 +5,6 @@ undoes it is another plan, from the host as it then is to the host as it was.
 """
 from __future__ import annotations
 
-import heapq
 from dataclasses import dataclass, field, replace
 from typing import Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple
 
@@ -14,9 +13,10 @@ from .attributes import CARRIED, Attribute, owner_of, rows
 from .diff import Change, Create, Register, Relink, Remove, Set, diff
 from .model import (DEFAULT_GROUP, Acl, AluaGroup, Backstore, Key, Lun, LuGroup, MappedLun, Portal,
                     Registration,
-                    Secret, State, Target, Tpg, say)
+                    Reservations, Secret, State, Target, Tpg, say)
 from .order import PHASE, PLACE, WHY
-from .reader import FABRIC_NAMES, Facts
+from .reader import Facts
+from .revival import LAST, Revival, burn_place, dummies, merged, reachable
 
 # --- what a step asks for ----------------------------------------------------------------------
 MKDIR, RMDIR, LINK, UNLINK, WRITE = "mkdir", "rmdir", "link", "unlink", "write"
@@ -26,6 +26,7 @@ FILE = "file"      # a file outside configfs, written whole
 DELETE = "delete"  # such a file, if it is there
 FLUSH = "flush"    # drop this host's cache of a file or device
 SCSI = "scsi"      # REGISTER and unregister with APTPL=0 through the scratch nexus
+DRAIN = "drain"    # fetch the unit attentions that a vhost target's LUNs owe, and drop them
 VERIFY = "verify"  # read back and compare
 
 KERNEL_OPS = (MKDIR, RMDIR, LINK, UNLINK, WRITE)
@@ -122,7 +123,6 @@ class _Planner:
     facts: Facts
     keep_fabrics: Optional[Sequence[str]]
     steps: List[Tuple[Tuple[int, Tuple[int, ...], int], Step]] = field(default_factory=list)
-    notes: List[str] = field(default_factory=list)
     refused: List[errors.Finding] = field(default_factory=list)
 
     def plan(self, changes: Sequence[Change], verify: bool) -> Plan:
@@ -133,11 +133,11 @@ class _Planner:
         self._place_backstores()
         self.exported = {lun.backstore for _, _, lun in self.have.luns()
                          if lun.key not in self.removed}
-        self.first_seen = self._first_seen()
-        self.link_place = _merged(
+        self.revival = Revival(self.want, self.facts)
+        self.link_place = merged(
             [[one.key for one in acl.mapped_luns] for target in self.want.targets
              for tpg in target.tpgs for acl in tpg.acls],
-            self._chains())
+            self.revival.chains())
         for one in changes:
             if isinstance(one, Create):
                 self._create(one)
@@ -150,11 +150,12 @@ class _Planner:
         self._link_luns()
         self._reservations()
         self._fabrics()
+        self._drain()
         if verify and self.created:
             self._add("verify", VERIFY, "", about=())
         self.steps.sort(key=lambda pair: pair[0])
-        return Plan(tuple(step for _, step in self.steps), self._reachable(), tuple(self.notes),
-                    tuple(self.refused))
+        want, notes = reachable(self.want, self.facts)
+        return Plan(tuple(step for _, step in self.steps), want, notes, tuple(self.refused))
 
     # ---- small things -------------------------------------------------------------------------
     def _add(self, slot: str, op: str, path: str, value: bytes = b"", about: Key = (),
@@ -206,8 +207,8 @@ class _Planner:
 
     # ---- attributes -----------------------------------------------------------------------------
     def _slot_of(self, key: Key, kind: str, row: Attribute) -> str:
-        if row.window == "GATE":
-            return "nexus" if row.path == "nexus" else "gate"
+        if row.window in ("GATE", "NEXUS"):
+            return row.window.lower()
         if kind == "backstore":
             if row.window == "PRE_ENABLE":
                 return "before enable"
@@ -223,8 +224,13 @@ class _Planner:
             return  # a TPG begins with its gate shut
         if row.path == "rtpi" and not self.facts.has_rtpi:
             return  # numbered by the order of the links instead
-        self._add(self._slot_of(key, kind, row), WRITE, f"{self.path(key)}/{row.path}",
-                  row.encode(value), key, (row.rank,), row, isinstance(value, Secret))
+        slot = self._slot_of(key, kind, row)
+        order: Tuple[int, ...] = (row.rank,)
+        if slot == "nexus" and key[:3] in self.revival.late:
+            self._add(slot, WRITE, f"{self.path(key)}/{row.path}", b"NULL\n", key)
+            slot, order = "late nexus", self.revival.nexus_seen.get(key, LAST)
+        self._add(slot, WRITE, f"{self.path(key)}/{row.path}", row.encode(value), key, order, row,
+                  isinstance(value, Secret))
 
     def _write_all(self, key: Key, kind: str, attributes: Mapping[str, str]) -> None:
         table = rows(kind, owner_of(key))
@@ -251,7 +257,7 @@ class _Planner:
             in_place |= {"UNEXPORTED"}
         if kind in ("tpg", "acl", "portal", "lun", "mapped_lun"):
             in_place |= {"GATE_SHUT"}
-        if change.name == "nexus" or row is None or row.window not in in_place \
+        if row is None or row.window not in in_place \
                 or change.new is None or change.new in row.unset:
             self.refused.append(errors.Finding(
                 errors.CannotChange, say(change.key),
@@ -300,7 +306,16 @@ class _Planner:
         self._add("control", WRITE, f"{path}/control", control.encode() + b"\n", one.key)
         self._add("enable", WRITE, f"{path}/enable", b"1\n", one.key)
         self._write_all(one.key, one.kind, one.attributes)
-        self._add("drop cache", FLUSH, one.path, about=one.key)
+        if one.path:
+            self._add("drop cache", FLUSH, one.path, about=one.key)
+
+    def _drain(self) -> None:
+        for target in self.want.targets:
+            tags = [tpg.tag for tpg in target.tpgs
+                    if tpg.key in self.created and tpg.attributes.get("nexus") and tpg.luns]
+            if target.fabric == "vhost" and tags:
+                self._add("drain", DRAIN, target.wwn,
+                          ",".join(map(str, tags)).encode(), target.key)
 
     def _load(self, module: str) -> None:
         if not any(step.op == LOAD and step.path == module for _, step in self.steps):
@@ -324,82 +339,61 @@ class _Planner:
                 yield target, tpg, lun
 
     def _link_luns(self) -> None:
-        per_store: Dict[Key, List[Tuple[int, Lun, Tpg]]] = {}
-        for _target, tpg, lun in self._new_links():
-            rtpi = int(lun.attributes.get("rtpi", tpg.attributes.get("rtpi", "0")))
-            assert lun.backstore is not None
-            per_store.setdefault(lun.backstore, []).append((rtpi, lun, tpg))
-            if self.facts.has_rtpi and "rtpi" in lun.attributes:
-                self.refused.append(errors.Finding(
-                    errors.CannotRepresent, say(lun.key),
-                    f"its relative port is {rtpi} and its TPG's other LUNs have others; this "
-                    "kernel has one a TPG", "relative-port"))
-        for number, (store, links) in enumerate(per_store.items()):
-            counter = 1
-            for rtpi, lun, _tpg in sorted(links, key=lambda one: (one[0], one[1].key)):
-                path = f"{self.path(lun.key)}/{lun.alias or 'link'}"
-                there = self.path(store).encode()
-                if not self.facts.has_rtpi and rtpi:
-                    counter = self._burn_rtpi(lun, counter, rtpi, path, there, number)
-                self._add("link LUN", LINK, path, there, lun.key, (number,))
-                counter += 1
+        links = {lun.key: (tpg, lun) for _, tpg, lun in self._new_links()}
+        ports = {key: int(lun.attributes.get("rtpi", tpg.attributes.get("rtpi", "0")))
+                 for key, (tpg, lun) in links.items()}
+        if self.facts.has_rtpi:  # the order of links is free, and may serve READ KEYS
+            chains = self.revival.chains()
+            for key, (_tpg, lun) in links.items():
+                if "rtpi" in lun.attributes:
+                    self._no_port(key, ports[key], "its TPG's LUNs have different ones, and this "
+                                                   "kernel has one a TPG")
+        else:
+            by_store: Dict[Optional[Key], List[Key]] = {}
+            for key in sorted(links, key=lambda key: ports[key]):
+                by_store.setdefault(links[key][1].backstore, []).append(key)
+            chains = by_store.values()
+        rows_of = [[lun.key for lun in tpg.luns] for target in self.want.targets
+                   for tpg in target.tpgs]
+        counters: Dict[Key, int] = {}
+        for key, place in sorted(merged(rows_of, chains).items(), key=lambda pair: pair[1]):
+            if key in links:
+                self._link_lun(links[key][1], ports[key], place, counters)
 
-    def _burn_rtpi(self, lun: Lun, counter: int, rtpi: int, path: str, there: bytes,
-                   number: int) -> int:
-        """Up to 6.1 each link of a backstore takes its next port number, from 1."""
-        if rtpi < counter or rtpi - counter > 1000 or lun.backstore not in self.created:
-            self.refused.append(errors.Finding(
-                errors.CannotRepresent, say(lun.key),
-                f"this kernel numbers ports by the order of links and can't give it {rtpi}",
-                "relative-port"))
-            return counter
-        while counter < rtpi:
-            self._add("link LUN", LINK, path, there, lun.key, (number,))
-            self._add("link LUN", UNLINK, path, about=lun.key, order=(number,))
-            counter += 1
-        return counter
+    def _link_lun(self, lun: Lun, port: int, place: int, counters: Dict[Key, int]) -> None:
+        assert lun.backstore is not None
+        path = f"{self.path(lun.key)}/{lun.alias or 'link'}"
+        there = self.path(lun.backstore).encode()
+        counter = counters.get(lun.backstore, 1)
+        if port and not self.facts.has_rtpi:
+            # Up to 6.1 each link of a backstore takes its next port number, from 1.
+            if port < counter or port - counter > 1000 or lun.backstore not in self.created:
+                self._no_port(lun.key, port, "this kernel gives them by the order of links")
+            else:
+                for _ in range(counter, port):
+                    self._add("link LUN", LINK, path, there, lun.key, (place,))
+                    self._add("link LUN", UNLINK, path, about=lun.key, order=(place,))
+                counter = port
+        self._add("link LUN", LINK, path, there, lun.key, (place,))
+        counters[lun.backstore] = counter + 1
+
+    def _no_port(self, key: Key, port: int, why: str) -> None:
+        self.refused.append(errors.Finding(
+            errors.CannotRepresent, say(key), f"it can't have the relative port {port} here: {why}",
+            "relative-port"))
 
     # ---- reservations ------------------------------------------------------------------------
-    def _first_seen(self) -> Dict[Key, Tuple[int, int]]:
-        """Mapped LUN → its place among the links that revive registrations, in READ KEYS order."""
-        found: Dict[Key, Tuple[int, int]] = {}
-        for number, store in enumerate(self.want.backstores):
-            for place, one in enumerate(store.reservations.registrations):
-                fabric = _fabric_of(one)
-                found.setdefault(("target", fabric, one.target, str(one.tpgt), "acl",
-                                  one.initiator, "lun", str(one.mapped_lun)), (place, number))
-        return found
-
-    def _chains(self) -> Iterable[List[Key]]:
-        """For each backstore the mapped LUNs that revive its registrations, in their order."""
-        chains: Dict[int, List[Key]] = {}
-        for key, (_place, store) in sorted(self.first_seen.items(), key=lambda pair: pair[1]):
-            chains.setdefault(store, []).append(key)
-        return chains.values()
-
     def _reservations(self) -> None:
         clear: List[Backstore] = []
         burns: Dict[Key, List[Tuple[Registration, int, Backstore]]] = {}
         for store in self.want.backstores:
-            held = store.reservations
+            held = self.revival.order(store)
             if store.key not in self.created or not held:
                 continue
             path = f"{self.path(store.key)}/pr/res_aptpl_metadata"
-            burn, generation = reservations.restored_generation(held)
-            if burn > reservations.MAX_BURN:
-                self.notes.append(
-                    f"{say(store.key)}: PRgeneration {held.generation} would take {burn} dummy "
-                    f"registrations; it becomes {generation - burn}")
-                burn = 0
-            elif generation != held.generation:
-                self.notes.append(
-                    f"{say(store.key)}: PRgeneration becomes {generation}, one more than on the "
-                    "source: no kernel can restore it together with an APTPL bit of 0")
-            place = self._burn_place(store)
-            if burn and place is None:
-                self.notes.append(f"{say(store.key)}: PRgeneration becomes {generation - burn} "
-                                  f"instead of {generation}: no LUN exports it")
-            elif burn and place is not None:
+            place = burn_place(self.want, store.key)
+            burn = dummies(held, place)
+            if burn and place is not None:
                 for line in reservations.dummies(burn, place[1]):
                     self._add("PR dummy", WRITE, path, line, store.key)
                 burns.setdefault(place[0], []).append((place[1], burn, store))
@@ -407,20 +401,11 @@ class _Planner:
                 self._add("PR line", WRITE, path, line, store.key)
             if reservations.needs_clearing(held):
                 clear.append(store)
-            self._aptpl_file(store)
+            self._aptpl_file(store, held)
         for tpg, ones in burns.items():
             self._burn(tpg, ones)
         if clear:
             self._clear_aptpl(clear)
-
-    def _burn_place(self, store: Backstore) -> Optional[Tuple[Key, Registration]]:
-        """(TPG, a registration to make dummies like): the first LUN that exports the backstore."""
-        for target, tpg, lun in self._new_links():
-            if lun.backstore == store.key:
-                return tpg.key, Registration(
-                    "", "", 0, FABRIC_NAMES[target.fabric], target.wwn, tpg.tag, lun.number,
-                    lun.number)
-        return None
 
     def _burn(self, tpg: Key, ones: Sequence[Tuple[Registration, int, Backstore]]) -> None:
         acl = f"{self.path(tpg)}/acls/{reservations.BURN_INITIATOR}"
@@ -460,7 +445,7 @@ class _Planner:
         if new_fabric:
             self._add(slot, RMDIR, fabric)
 
-    def _aptpl_file(self, store: Backstore) -> None:
+    def _aptpl_file(self, store: Backstore, held: Reservations) -> None:
         if not store.serial:
             return
         rtpi = {(target.wwn, tpg.tag): int(tpg.attributes.get("rtpi", "0"))
@@ -468,20 +453,7 @@ class _Planner:
         folder = f"{self.facts.dbroot}/pr"
         self._add("folder", FOLDER, folder)
         self._add("APTPL file", FILE, f"{folder}/aptpl_{store.serial}",
-                  reservations.file(store.reservations, rtpi), store.key)
-
-    def _reachable(self) -> State:
-        """What can be verified: ``want`` with the PRgenerations that the kernel can be given."""
-        stores = []
-        for store in self.want.backstores:
-            if store.key in self.created and store.reservations:
-                burn, generation = reservations.restored_generation(store.reservations)
-                if burn > reservations.MAX_BURN or burn and self._burn_place(store) is None:
-                    generation -= burn
-                store = replace(store, reservations=replace(store.reservations,
-                                                            generation=generation))
-            stores.append(store)
-        return replace(self.want, backstores=tuple(stores))
+                  reservations.file(held, rtpi), store.key)
 
     # ---- taking down --------------------------------------------------------------------------
     def _remove(self, change: Remove) -> None:
@@ -515,45 +487,3 @@ class _Planner:
             slot = {Acl: "remove ACL", Portal: "remove portal", Target: "remove target",
                     LuGroup: "remove LU group"}[type(one)]
             self._add(slot, RMDIR, path, about=key)
-
-
-def _fabric_of(one: Registration) -> str:
-    return {shown: name for name, shown in FABRIC_NAMES.items()}.get(one.fabric, one.fabric)
-
-
-def _merged(acls: Iterable[Sequence[Key]], chains: Iterable[Sequence[Key]]) -> Dict[Key, int]:
-    """Each mapped LUN's place in an order that follows all ``chains`` (READ KEYS shall answer in
-    that order) and the numbers in each ACL wherever that goes with it: REPORT LUNS has the last
-    link first, whatever its number (target_core_spc.c:spc_emulate_report_luns).
-
-    A mapped LUN is in one ACL, and in one chain at most.
-    """
-    rank: Dict[Key, int] = {}
-    follows: Dict[Key, Key] = {}  # in its ACL
-    for acl in acls:
-        for key in acl:
-            rank[key] = len(rank)
-        follows.update(zip(acl, acl[1:]))
-    must: Dict[Key, Key] = {}
-    for chain in chains:
-        there = [key for key in chain if key in rank]
-        must.update(zip(there, there[1:]))
-    waits_for_chain, waits_for_acl = set(must.values()), set(follows.values())
-    free = [(rank[key], key) for key in rank if key not in waits_for_chain]
-    best = [pair for pair in free if pair[1] not in waits_for_acl]
-    heapq.heapify(free)
-    heapq.heapify(best)
-    place: Dict[Key, int] = {}
-    while free or best:
-        _rank, key = heapq.heappop(best or free)
-        if key in place:
-            continue
-        place[key] = len(place)
-        for after, waiting in ((must.get(key), waits_for_chain), (follows.get(key),
-                                                                  waits_for_acl)):
-            if after is None or after in place:
-                continue
-            waiting.discard(after)
-            if after not in waits_for_chain:
-                heapq.heappush(best if after not in waits_for_acl else free, (rank[after], after))
-    return place

@@ -6,19 +6,19 @@ from __future__ import annotations
 
 from typing import Dict, Iterator, List, Sequence
 
-from . import errors, reservations, storage
+from . import errors, storage
 from .diff import diff
 from .document import Document
 from .errors import Finding
 from .executor import describe
-from .model import State, say
+from .model import State, Target, say
 from .plan import Plan
 from .reader import Facts, Reader
 from .settings import Settings
 
 #: What this program hands over; the rest is refused by name.
 PLUGINS = ("fileio", "iblock")
-FABRICS = ("iscsi", "loopback")
+FABRICS = ("iscsi", "vhost", "loopback")
 
 
 def source(state: State, reader: Reader) -> List[Finding]:
@@ -83,6 +83,8 @@ def destination(document: Document, have: State, reader: Reader, facts: Facts,
     found += _serials(document.state, here)
     if facts.has_rtpi:
         found += _relative_ports(document.state, reader)
+    else:
+        found += _no_relative_port(document.state)
     return found
 
 
@@ -144,6 +146,24 @@ def _relative_ports(want: State, reader: Reader) -> Iterator[Finding]:
                         "host", do="disable that one and give it another rtpi")
 
 
+def _no_relative_port(want: State) -> Iterator[Finding]:
+    """From 6.4 on, vhost and loopback ports have the number 0 until one is written
+    (target_core_tpg.c); before, a link always gives one."""
+    for target in want.targets:
+        for tpg in target.tpgs:
+            if target.fabric != "iscsi" and "rtpi" not in tpg.attributes and any(
+                    lun.backstore and "rtpi" not in lun.attributes for lun in tpg.luns):
+                yield Finding(errors.CannotRepresent, say(tpg.key),
+                              "its relative port is 0, and this kernel gives each at least 1",
+                              "relative-port", "set its rtpi on the source")
+
+
+def guest_attached(target: Target) -> Finding:
+    """A guest, or a vhost client, holds the endpoint."""
+    return Finding(errors.InUse, target.name, "a guest is attached to it",
+                   do="stop the guest, or let QEMU pause it for the migration")
+
+
 def removal(state: State, reader: Reader, frozen: Sequence[str]) -> List[Finding]:
     """Who still needs what is to be removed."""
     found: List[Finding] = []
@@ -152,10 +172,11 @@ def removal(state: State, reader: Reader, frozen: Sequence[str]) -> List[Finding
             for name in tpg.sessions:
                 found.append(Finding(errors.InUse, say(tpg.key), f"{name} is logged in",
                                      do=f"lio-handover freeze {target.name}"))
-            if tpg.attributes.get("nexus"):
+            if tpg.attributes.get("nexus") and target.fabric == "loopback":
                 found.append(Finding(
-                    errors.InUse, say(tpg.key),
-                    f"{tpg.attributes['nexus']} has a nexus, and may be using it", "nexus"))
+                    errors.InUse, say(tpg.key), "its LUNs are disks of this very host", "local"))
+        if target.fabric == "vhost" and reader.attached(target):
+            found.append(guest_attached(target))
     mine = [target.name for target in state.targets]
     others = reader.exporters([store.key for store in state.backstores], mine)
     for key, exporters in others.items():
@@ -171,12 +192,3 @@ def removal(state: State, reader: Reader, frozen: Sequence[str]) -> List[Finding
                 f"{', '.join(who[:4])}{' …' if len(who) > 4 else ''} {what}, which this host "
                 "alone has unless the target was handed over", "reserved"))
     return found
-
-
-def generation_notes(state: State) -> List[str]:
-    """Where PRgeneration will not be what it was, and why."""
-    return [f"{say(store.key)}: PRgeneration {store.reservations.generation} becomes "
-            f"{reservations.restored_generation(store.reservations)[1]}"
-            for store in state.backstores if store.reservations and
-            reservations.restored_generation(store.reservations)[1]
-            != store.reservations.generation]

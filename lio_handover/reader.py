@@ -212,6 +212,9 @@ class Reader:
         fabric = above[1]
         key = (*above, str(tag))
         carried, _ = self._attributes("tpg", fabric, path)
+        if carried.get("nexus") and above[2].startswith("fc."):
+            # Shown without the prefix that it must be written with (vhost_scsi_tpg_nexus_show).
+            carried["nexus"] = "fc." + carried["nexus"].removeprefix("fc.")
         luns = tuple(self._lun(key, path, number) for number in self._numbers(f"{path}/lun"))
         if "rtpi" not in carried:
             carried, luns = self._rtpi(path, carried, luns)
@@ -276,6 +279,21 @@ class Reader:
             found += [acl.initiator for acl in acls if not self.fs.read(
                 f"{path}/acls/{acl.initiator}/info").startswith("No active")]
         return tuple(found)
+
+    def attached(self, target: Target) -> Optional[bool]:
+        """Whether a guest can have commands executed by a vhost target; None if not to be known.
+
+        rmdir of a TPG says EBUSY where an endpoint is attached and, as there are LUNs in it,
+        ENOTEMPTY where none is (fs/configfs/dir.c:configfs_rmdir looks at dependencies first).
+        """
+        answers = set()
+        for tpg in target.tpgs:
+            path = f"{target.fabric}/{target.wwn}/tpgt_{tpg.tag}"
+            if self._numbers(f"{path}/lun"):  # else rmdir would take it away; no LUN, no command
+                answers.add(self.fs.try_rmdir(path))
+        if errno.EBUSY in answers:
+            return True
+        return False if answers <= {errno.ENOTEMPTY} else None
 
     # ---- a whole host ---------------------------------------------------------------------------
     def links(self, fabric: str, wwn: str) -> Iterator[Tuple[str, str, Key]]:

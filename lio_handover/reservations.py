@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from typing import Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from .model import NO_RESERVATIONS, Registration, Reservations
 
@@ -318,8 +318,9 @@ def needs_clearing(reservations: Reservations) -> bool:
     return not reservations.aptpl and bool(reservations.registrations or reservations.generation)
 
 
-def places_of(entries: Iterable[Tuple[str, Place]]) -> Dict[str, List[Place]]:
-    result: Dict[str, List[Place]] = {}
-    for initiator, place in entries:
-        result.setdefault(initiator, []).append(place)
-    return result
+def reordered(reservations: Reservations, ranks: Sequence[Tuple[int, ...]]) -> Reservations:
+    """The same registrations in the order of their ``ranks``, the holder still the holder."""
+    order = sorted(range(len(ranks)), key=lambda number: (ranks[number], number))
+    holder = None if reservations.holder is None else order.index(reservations.holder)
+    return replace(reservations, holder=holder, registrations=tuple(
+        reservations.registrations[number] for number in order))

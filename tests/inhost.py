@@ -148,7 +148,8 @@ def stopped_everywhere(verb: str, data: bytes, how: str) -> tuple[int, list[str]
     (number of points, what was not as before).  At the end it runs through.
     """
     document: Document = documents.loads(data)
-    before, wrong = tree(), []
+    before = tree()
+    wrong: list[str] = []
     point = 0
     while True:
         point += 1

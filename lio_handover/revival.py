@@ -1,0 +1,169 @@
+"""Which registrations come back when, and so what of READ KEYS and PRgeneration can be kept.
+
+A restored registration comes to life when its initiator can reach the LUN: at the link of an
+explicit mapped LUN, or, by a nexus without an ACL, when there are both the nexus and the LUN's
+link (target_core_pr.c:__core_scsi3_check_aptpl_registration and its callers).  READ KEYS
+answers in that order.
+"""
+from __future__ import annotations
+
+import heapq
+from dataclasses import replace
+from typing import Dict, Iterable, List, Optional, Sequence, Set, Tuple
+
+from . import reservations
+from .model import Backstore, Key, Registration, Reservations, State, say
+from .reader import FABRIC_NAMES, Facts
+
+#: After everything that has a place.
+LAST = (1 << 30, 0)
+
+
+class Revival:
+    """The order in which the registrations of a state can be brought back on a host."""
+
+    def __init__(self, want: State, facts: Facts) -> None:
+        self.mapped: Set[Key] = {
+            mapped.key for target in want.targets for tpg in target.tpgs for acl in tpg.acls
+            for mapped in acl.mapped_luns}
+        #: mapped LUN, or a nexus' LUN → (place in READ KEYS, number of the backstore)
+        self.first_seen: Dict[Key, Tuple[int, int]] = {}
+        #: TPG → the first of those of its nexus
+        self.nexus_seen: Dict[Key, Tuple[int, int]] = {}
+        for number, store in enumerate(want.backstores):
+            for place, one in enumerate(store.reservations.registrations):
+                unit = self.unit(one)
+                self.first_seen.setdefault(unit, (place, number))
+                if unit not in self.mapped:
+                    tpg = unit[:4]
+                    self.nexus_seen[tpg] = min(self.nexus_seen.get(tpg, LAST), (place, number))
+        #: targets whose nexuses must come after the links of their LUNs
+        self.late: Set[Key] = set() if facts.has_rtpi else self._late(want)
+
+    def unit(self, one: Registration) -> Key:
+        """What brings a registration back: a mapped LUN, or a LUN for its TPG's nexus."""
+        fabric = {shown: name for name, shown in FABRIC_NAMES.items()}.get(one.fabric, one.fabric)
+        tpg = ("target", fabric, one.target, str(one.tpgt))
+        mapped = (*tpg, "acl", one.initiator, "lun", str(one.mapped_lun))
+        return mapped if mapped in self.mapped else (*tpg, "lun", str(one.lun))
+
+    def _late(self, want: State) -> Set[Key]:
+        """Up to 6.1 the links are bound to the order of the relative ports; where that is not
+        the order of READ KEYS, the nexuses have to give it."""
+        ports: Dict[Key, int] = {}
+        for _target, tpg, lun in want.luns():
+            ports[lun.key] = int(lun.attributes.get("rtpi", tpg.attributes.get("rtpi", "0")))
+        found: Set[Key] = set()
+        for store in want.backstores:
+            units = [unit for unit in map(self.unit, store.reservations.registrations)
+                     if unit not in self.mapped]
+            if units != sorted(units, key=lambda unit: ports.get(unit, 0)):
+                found.update(unit[:3] for unit in units)
+        return found
+
+    def order(self, store: Backstore) -> Reservations:
+        """The reservations as READ KEYS can show them: what comes back together stands
+        together, nexuses before ACLs."""
+        def rank(one: Registration) -> Tuple[int, ...]:
+            unit = self.unit(one)
+            if unit in self.mapped:
+                return (1, self.first_seen[unit][0])
+            if unit[:3] in self.late:
+                return (0, *self.nexus_seen[unit[:4]])
+            return (0, self.first_seen[unit][0])
+        held = store.reservations
+        return reservations.reordered(held, [rank(one) for one in held.registrations])
+
+    def chains(self) -> Iterable[List[Key]]:
+        """For each backstore what revives its registrations, in the order of READ KEYS."""
+        found: Dict[int, List[Key]] = {}
+        for key, (_place, store) in sorted(self.first_seen.items(), key=lambda pair: pair[1]):
+            found.setdefault(store, []).append(key)
+        return found.values()
+
+
+def burn_place(want: State, store: Key) -> Optional[Tuple[Key, Registration]]:
+    """(TPG, a registration to make dummies like): the first LUN that exports the backstore."""
+    for target, tpg, lun in want.luns():
+        if lun.backstore == store:
+            return tpg.key, Registration(
+                "", "", 0, FABRIC_NAMES.get(target.fabric, target.fabric), target.wwn, tpg.tag,
+                lun.number, lun.number)
+    return None
+
+
+def dummies(held: Reservations, place: Optional[Tuple[Key, Registration]]) -> int:
+    """How many dummy registrations to make for PRgeneration: none where they have no place, or
+    would be too many."""
+    burn, _generation = reservations.restored_generation(held)
+    return burn if place is not None and burn <= reservations.MAX_BURN else 0
+
+
+def reachable(want: State, facts: Facts, have: State = State()) \
+        -> Tuple[State, Tuple[str, ...]]:
+    """(``want`` as far as the host's kernel can be brought to it, what is not quite kept).
+
+    Only the order of READ KEYS and PRgeneration can fall short, and not where ``have``, what
+    the host serves, has just what is wanted.
+    """
+    revival = Revival(want, facts)
+    notes: List[str] = []
+    stores: List[Backstore] = []
+    for store in want.backstores:
+        held = store.reservations
+        here = have.backstore(store.key)
+        if held and (here is None or here.reservations != held):
+            made = revival.order(store)
+            if made.registrations != held.registrations:
+                notes.append(f"{say(store.key)}: READ KEYS will answer in another order, as "
+                             "registrations of one initiator come back together")
+            burn, generation = reservations.restored_generation(held)
+            generation += dummies(held, burn_place(want, store.key)) - burn
+            if generation != held.generation:
+                notes.append(
+                    f"{say(store.key)}: PRgeneration {held.generation} becomes {generation}: "
+                    + ("the kernel can not restore it together with an APTPL bit of 0"
+                       if generation > held.generation else
+                       f"more than {reservations.MAX_BURN} dummy registrations, or no LUN for "
+                       "them"))
+            store = replace(store, reservations=replace(made, generation=generation))
+        stores.append(store)
+    return replace(want, backstores=tuple(stores)), tuple(notes)
+
+
+def merged(rows: Iterable[Sequence[Key]], chains: Iterable[Sequence[Key]]) -> Dict[Key, int]:
+    """Each link's place in an order that follows all ``chains`` (READ KEYS shall answer in that
+    order) and the numbers in each ACL or TPG wherever that goes with it: REPORT LUNS has the last
+    link first, whatever its number (target_core_spc.c:spc_emulate_report_luns).
+
+    A link is in one row, and in one chain at most.
+    """
+    rank: Dict[Key, int] = {}
+    follows: Dict[Key, Key] = {}  # in its row
+    for row in rows:
+        for key in row:
+            rank[key] = len(rank)
+        follows.update(zip(row, row[1:]))
+    must: Dict[Key, Key] = {}
+    for chain in chains:
+        there = [key for key in chain if key in rank]
+        must.update(zip(there, there[1:]))
+    waits_for_chain, waits_in_row = set(must.values()), set(follows.values())
+    free = [(rank[key], key) for key in rank if key not in waits_for_chain]
+    best = [pair for pair in free if pair[1] not in waits_in_row]
+    heapq.heapify(free)
+    heapq.heapify(best)
+    place: Dict[Key, int] = {}
+    while free or best:
+        _rank, key = heapq.heappop(best or free)
+        if key in place:
+            continue
+        place[key] = len(place)
+        for after, waiting in ((must.get(key), waits_for_chain),
+                               (follows.get(key), waits_in_row)):
+            if after is None or after in place:
+                continue
+            waiting.discard(after)
+            if after not in waits_for_chain:
+                heapq.heappush(best if after not in waits_in_row else free, (rank[after], after))
+    return place
