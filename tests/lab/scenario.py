@@ -50,7 +50,24 @@ PROGRAM = CHECKOUT / "scripts" / "lio-handover"
 RECORD = 4096
 FIRST_RECORD = MiB              # what is below is for the probes
 PACE = 0.004                    # seconds between two records of one writer: the disk must not fill
+BLOCK_SIZE = {PLAIN: 512, IDENTITY: 4096, DISK: 512}
 PROBE_BLOCK = 8                 # the block that probes read and write
+
+HOLDS, FENCED = "alice writes LUN 0 (type 5, hers)", "bob writes LUN 0"
+CONFLICT = "RESERVATION CONFLICT"
+#: Probe → what must become of it, on A as on B.
+RIGHT = {
+    HOLDS: "done",
+    "bob reads LUN 0": "done",
+    FENCED: CONFLICT,
+    "bob writes LUN 1 (nobody's)": "done",
+    "alice writes LUN 2 (type 8, hers)": "done",
+    "bob reads LUN 2": CONFLICT,
+    "bob writes LUN 2": CONFLICT,
+    "bob preempts alice on LUN 2": CONFLICT,
+    "alice logs in with a wrong password": "refused: Authentication",
+    "mallory, who has no ACL, logs in": "refused: Authorization",
+}
 
 
 class Registration(NamedTuple):
@@ -166,7 +183,7 @@ def ask(node: str, command: Command) -> str:
             result = device.execute(*command)
             sense = commands.sense_of(result)
     if result.status == RESERVATION_CONFLICT:
-        return "RESERVATION CONFLICT"
+        return CONFLICT
     if result.good:
         return "done"
     return str(sense) if sense else f"status {result.status:#x}"
@@ -301,8 +318,8 @@ def _fenced_on_one(one: Difference) -> bool:
 #: THE table: every difference that a handover may make, and nothing else.
 REASONS = (
     Reason(("test unit ready",), _told_at_first_login,
-           "The first login under an ACL is told that its LUNs have changed. On B it is the first; "
-           "REPORT LUNS then says what it said on A."),
+           "The first login under an ACL is told once that LUNs were added to it. On B it is the "
+           "first; REPORT LUNS then says what it said on A."),
     Reason(("report supported opcodes", "report supported opcodes timeouts"), _one_opcode_more,
            "7.2 knows one command more, REPORT IDENTIFYING INFORMATION (A3/05), and lists it."),
     Reason(("vpd b0",), _zero_at_the_end,
@@ -409,22 +426,20 @@ class Scenario:
                 if not only or what in only}
 
     def _trials(self) -> dict[str, Callable[[], str]]:
-        block = {PLAIN: bytes(512), IDENTITY: bytes(4096), DISK: bytes(512)}
-
         def read(who: str, lun: int) -> Callable[[], str]:
             return lambda: self._ask(who, lun, commands.read_10(
-                PROBE_BLOCK, block_size=len(block[lun])))
+                PROBE_BLOCK, block_size=BLOCK_SIZE[lun]))
 
         def write(who: str, lun: int) -> Callable[[], str]:
             return lambda: self._ask(who, lun, commands.write_10(
-                PROBE_BLOCK, block[lun], len(block[lun])))
+                PROBE_BLOCK, bytes(BLOCK_SIZE[lun]), BLOCK_SIZE[lun]))
 
         return {
-            "alice writes LUN 0, which she holds (type 5)": write(ALICE, PLAIN),
+            HOLDS: write(ALICE, PLAIN),
             "bob reads LUN 0": read(BOB, PLAIN),
-            "bob writes LUN 0": write(BOB, PLAIN),
-            "bob writes LUN 1, which nobody holds": write(BOB, IDENTITY),
-            "alice writes LUN 2, which she holds (type 8)": write(ALICE, DISK),
+            FENCED: write(BOB, PLAIN),
+            "bob writes LUN 1 (nobody's)": write(BOB, IDENTITY),
+            "alice writes LUN 2 (type 8, hers)": write(ALICE, DISK),
             "bob reads LUN 2": read(BOB, DISK),
             "bob writes LUN 2": write(BOB, DISK),
             "bob preempts alice on LUN 2": lambda: self._ask(
@@ -443,7 +458,7 @@ class Scenario:
             ["iscsi-inq", "-i", name, stranger.url(ADDRESS, TARGET)], check=False)
         if not done.returncode:
             return "let in"
-        reason = re.search(r"Status: (.*?)(\(\d+\))?\s*$", done.stderr + done.stdout)
+        reason = re.search(r"Status: (.*?)(?: failure)?(\(\d+\))?\s*$", done.stderr + done.stdout)
         return f"refused: {reason[1]}" if reason else "refused"
 
     # ---- writing ---
@@ -524,6 +539,9 @@ class Scenario:
                 for lun, acks in self.acknowledged().items()}
 
     # ---- the handover ---
+    def prepare(self) -> Done:
+        return self.lio_handover(self.source, "prepare", NAME)
+
     def freeze(self) -> Done:
         return self.lio_handover(self.source, "freeze", NAME)
 
@@ -556,7 +574,10 @@ class Scenario:
                 session.wait_for("LOGGED_IN", 60)
 
     def remove(self) -> Done:
-        return self.lio_handover(self.source, "remove", NAME, "--override", "reserved")
+        return self.lio_handover(self.source, "remove", NAME, "--allow", "reserved")
+
+    def verify(self) -> Done:
+        return self.lio_handover(self.destination, "verify", "-", stdin=self.document)
 
     def left_on_source(self) -> list[str]:
         """What A still has of the target: objects of its tree, and APTPL files."""
