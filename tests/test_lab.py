@@ -225,6 +225,20 @@ def test_a_cable_can_be_pulled(bed: lab.Lab, hosts: HostsOf) -> None:
     assert a.run(ping).returncode == 0
 
 
+def test_what_hangs_in_the_kernel_is_told(bed: lab.Lab, stable: lab.Host,
+                                          client: lab.OpenIscsi) -> None:
+    bed.move_address(SERVICE, None, stable)
+    serve(bed, stable)
+    session = client.login(TARGET, SERVICE)
+    disk = session.disk(0)
+    bed.cut(stable)
+    with pytest.raises(lab.HostTimeout, match=r"(?s)cannot be killed.*Show Blocked State.*blkdev"):
+        client.host.call(blocks.read, disk.node, 0, 4096, timeout=1)
+    bed.heal(stable)
+    assert session.wait_for("LOGGED_IN", 30) < 30
+    assert disk.read(0, 4096) == bytes(4096)
+
+
 # ── power and cleanliness ────────────────────────────────────────────────────────────────────
 
 def test_a_host_loses_its_power_and_boots_again(bed: lab.Lab, stable: lab.Host) -> None:

@@ -144,9 +144,10 @@ class Host:
         try:
             event = self._next(events, time.monotonic() + timeout)
             if event is None:
-                self._stop(ident, events)
-                raise HostTimeout(self.told(
-                    f"{what} did not end on {self.name} in {timeout} s"))
+                sentence = f"{what} did not end on {self.name} in {timeout} s"
+                if not self._stop(ident, events):
+                    sentence += f" and cannot be killed:\n{self._blocked()}\n"
+                raise HostTimeout(self.told(sentence))
         finally:
             line.forget(ident)
         _, code, result = event
@@ -217,11 +218,20 @@ class Host:
             raise HostDied(self.told(f"{self.name} died"))
         return event
 
-    def _stop(self, ident: int, events: queue.Queue[Any]) -> None:
-        """Kill a job that took too long; one stuck in the kernel cannot be killed."""
+    def _stop(self, ident: int, events: queue.Queue[Any]) -> bool:
+        """Kill a job that took too long; False where it is stuck in the kernel."""
         if self._line:
             self._line.send("signal", ident, signal.SIGKILL)
-        self._next(events, time.monotonic() + _GRACE)
+        return self._next(events, time.monotonic() + _GRACE) is not None
+
+    def _blocked(self) -> str:
+        """Where in the kernel this host's processes are stuck."""
+        try:
+            said = str(self.run(["sh", "-c", "echo w >/proc/sysrq-trigger; dmesg"],
+                                timeout=_GRACE, check=False).stdout)
+            return "".join(said.rpartition("sysrq: Show Blocked State")[1:])
+        except LabError:
+            return "(and it does not answer)"
 
     def told(self, sentence: str) -> str:
         """A sentence about this host, with what its console says."""
