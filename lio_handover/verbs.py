@@ -1,0 +1,434 @@
+"""The verbs of the command line: words → the façade → words.
+
+Data goes to standard output, words to standard error.  The exit code is that of errors.py's one
+table; ``lio-handover errors`` prints it.
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import stat
+import sys
+import time
+from typing import Callable, Iterable, List, Mapping, Sequence
+
+from . import document as documents
+from . import errors, files, render
+from .cli import PROG, flushed, say, unprinted
+from .core import Core, Ready
+from .document import Document
+from .plan import Step
+from .settings import load
+
+
+# --- from start to end ---------------------------------------------------------------------------
+def run(args: argparse.Namespace) -> int:
+    """Run a command that was understood; its exit code."""
+    signals = Signals()
+    signals.install()
+    try:
+        return flushed(RUN[args.verb](args, signals))
+    except BaseException as error:
+        signals.progress.clear()
+        if args.debug:
+            import traceback
+            traceback.print_exc()
+        return _explain(error, args, signals)
+
+
+def _explain(error: BaseException, args: argparse.Namespace, signals: Signals) -> int:
+    """One line for a failure; its exit code."""
+    if isinstance(error, BrokenPipeError):
+        return unprinted(error)
+    if isinstance(error, Usage):
+        say(f"{PROG}: {error}; {errors.NOTHING_CHANGED}; next: {PROG} {args.verb} --help")
+        return errors.USAGE
+    code = None
+    if isinstance(error, (Stopped, KeyboardInterrupt)):
+        code = errors.SIGNAL + getattr(error, "number", 2)
+        known: errors.HandoverError = errors.Interrupted("interrupted")
+    else:
+        known = _known(error, args)
+        if signals.number and isinstance(known, (errors.Interrupted, errors.KernelRefused)):
+            code = errors.SIGNAL + signals.number
+    code = known.code if code is None else code
+    if args.json:
+        try:
+            _data({"error": {"name": type(known).__name__, "code": code, "what": known.what,
+                             "changed": known.changed, "do": known.do, "findings": [
+                                 render.finding_tree(one) for one in known.findings]}})
+        except OSError:
+            pass  # what is printed can't arrive; the line and the exit code can
+    say(f"{PROG}: {known}")
+    return flushed(code)
+
+
+def _known(error: BaseException, args: argparse.Namespace) -> errors.HandoverError:
+    """The error, or what an error of another kind means."""
+    if isinstance(error, errors.HandoverError):
+        return error
+    changed = errors.NOTHING_CHANGED if args.verb in ("show", "diff", "plan", "verify", "prepare",
+                                                      "export") else \
+        "whether anything was changed is not known"
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        if isinstance(error, PermissionError) and os.geteuid() != 0:
+            return errors.NotRoot(f"{where}only root may look there", do=f"sudo {PROG}")
+        kind = errors.KernelRefused if str(error.filename or "").startswith("/sys/") else \
+            errors.HandoverError
+        return kind(f"{where}{error.strerror or error}", changed, f"{PROG} show, dmesg")
+    return errors.HandoverError(f"{type(error).__name__}: {error}", changed,
+                                "run it again with --debug, and report it")
+
+
+# --- saying things -------------------------------------------------------------------------------
+def _done(args: argparse.Namespace, what: str, do: str = "") -> None:
+    if not args.json:
+        say(f"{PROG}: {what}" + (f"; next: {do}" if do else ""))
+
+
+def _data(tree: object) -> None:
+    print(json.dumps(tree, indent=1, sort_keys=True))
+
+
+def _print(lines: Iterable[str]) -> None:
+    for line in lines:
+        print(line)
+
+
+class Progress:
+    """Long work shows where it is, in one line of a terminal; nowhere else."""
+
+    def __init__(self) -> None:
+        self.shown = False
+        self.active = sys.stderr is not None and sys.stderr.isatty() \
+            and os.environ.get("TERM", "dumb") != "dumb"
+        self._last = 0.0
+
+    def __call__(self, number: int, total: int, step: Step) -> None:
+        if self.active:
+            now = time.monotonic()
+            if now - self._last > 0.05:
+                self._last = now
+                self.say(f"{step.phase} {number + 1}/{total}: {step.slot}, {step.path}")
+
+    def say(self, text: str) -> None:
+        if self.active:
+            try:
+                width = os.get_terminal_size(sys.stderr.fileno()).columns
+            except OSError:
+                width = 80
+            self._put("\r" + errors.one_line(text)[:max(width - 1, 20)] + "\x1b[K")
+            self.shown = True
+
+    def clear(self) -> None:
+        if self.shown:
+            self._put("\r\x1b[K")
+            self.shown = False
+
+    @staticmethod
+    def _put(text: str) -> None:
+        try:
+            sys.stderr.write(text)
+            sys.stderr.flush()
+        except OSError:
+            pass
+
+
+# --- signals -------------------------------------------------------------------------------------
+class Stopped(BaseException):
+    """A signal came while nothing was being changed."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+class Signals:
+    """SIGINT, SIGTERM and SIGHUP end a command at once; while the host is being changed, between
+    two steps, and then all is taken back, however many signals come."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        self.deferred = False
+        self.progress = Progress()
+
+    def install(self) -> None:
+        for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(one) is not signal.SIG_IGN:
+                signal.signal(one, self._came)
+
+    def _came(self, number: int, _frame: object) -> None:
+        if not self.deferred:
+            raise Stopped(number)
+        if not self.number:
+            self.number = number
+            self.progress.say("stopping, and taking back what was done")
+
+    def stop(self) -> bool:
+        return self.number != 0
+
+
+# --- what verbs share ----------------------------------------------------------------------------
+def _root(verb: str) -> None:
+    if os.geteuid() != 0:
+        raise errors.NotRoot(f"only root may {verb}", do=f"sudo {PROG} {verb}")
+
+
+def _core(args: argparse.Namespace) -> Core:
+    if not args.config:
+        return Core(load())
+    try:
+        kind = os.stat(args.config).st_mode
+    except (OSError, ValueError) as error:
+        raise errors.BadSettings(f"{args.config} can't be read: "
+                                 f"{getattr(error, 'strerror', None) or error}",
+                                 do="correct --config") from None
+    if not stat.S_ISREG(kind) and os.path.realpath(args.config) != os.devnull:
+        raise errors.BadSettings(f"{args.config} is not a file", do="correct --config")
+    return Core(load(args.config))
+
+
+def _document(args: argparse.Namespace, core: Core) -> Document:
+    limit = core.settings.document_bytes
+    return documents.loads(files.read(args.file, limit), limit)
+
+
+def _targets(args: argparse.Namespace) -> List[str]:
+    """The targets named, as `show` writes them; targetcli's users begin them with a slash."""
+    if bool(args.targets) == getattr(args, "all", False):
+        raise Usage("name targets, or give --all" if not args.targets else
+                    "either name targets or give --all")
+    return _named(args)
+
+
+def _named(args: argparse.Namespace) -> List[str]:
+    found = [name.strip("/") for name in args.targets]
+    for name in found:
+        if "/" not in name:
+            raise Usage(f"{name} is no TARGET: it is FABRIC/WWN, as `{PROG} show` has it")
+    return found
+
+
+class Usage(Exception):
+    """Words that can be parsed and yet make no sense."""
+
+
+def _seconds(seconds: Mapping[str, float]) -> str:
+    parts = ", ".join(f"{phase} {took:.2f} s" for phase, took in seconds.items())
+    return f"{sum(seconds.values()):.2f} s" + (f" ({parts})" if len(seconds) > 1 else "")
+
+
+def _writes(number: int) -> str:
+    return f"{number} kernel write" + "s"[:number != 1]
+
+
+def _quoted(words: Sequence[str]) -> str:
+    import shlex
+    return " ".join(map(shlex.quote, words))
+
+
+# --- the verbs -----------------------------------------------------------------------------------
+def show(args: argparse.Namespace, signals: Signals) -> int:
+    view = _core(args).view(_named(args))
+    if args.json:
+        _data(render.view_tree(view))
+    else:
+        _print(render.tree(view, render.Screen.of(sys.stdout)))
+    if view.unclear:
+        say(f"{PROG}: reservations are not shown: {view.unclear}")
+    return errors.SAME
+
+
+def prepare(args: argparse.Namespace, signals: Signals) -> int:
+    _root("prepare")
+    core = _core(args)
+    made, found = core.prepare(core.names(_targets(args), args.all))
+    against = errors.stopping(found, args.allow)
+    names = [one.name for one in made.state.targets]
+    if args.json:
+        _data({"targets": names, "frozen": made.frozen, "bytes": len(documents.dumps(made)),
+               "findings": [render.finding_tree(one, args.allow) for one in found]})
+    else:
+        print(errors.one_line(f"{render.names(made.state, 99)}: {render.contents(made.state)}"))
+        _print(render.findings(found, render.Screen.of(sys.stdout), args.allow))
+    if against:
+        return _against(args, against, "a handover")
+    _done(args, "nothing speaks against a handover; nothing was changed",
+          f"{PROG} " + ("export" if made.frozen else "freeze") + f" {_quoted(names)}")
+    return errors.SAME
+
+
+def _against(args: argparse.Namespace, against: Sequence[errors.Finding], what: str) -> int:
+    """Findings were shown: how many, and the exit code of the first."""
+    if not args.json:
+        kinds = ", ".join(sorted({one.error.__name__ for one in against}))
+        say(f"{PROG}: {render.count(len(against), 'finding')} against {what} ({kinds}); "
+            f"{errors.NOTHING_CHANGED}; next: see each finding")
+    return against[0].error.code
+
+
+def freeze(args: argparse.Namespace, signals: Signals) -> int:
+    _root("freeze")
+    core = _core(args)
+    found = core.names(_targets(args), args.all)
+    signals.deferred = True
+    signals.progress.say("shutting the gates, waiting for commands, flushing data")
+    started = time.monotonic()
+    state = core.freeze(found, args.allow, signals.stop)
+    took = time.monotonic() - started
+    signals.progress.clear()
+    names = [one.name for one in state.targets]
+    if args.json:
+        _data({"targets": names, "writes": core.fs.changes, "seconds": round(took, 6)})
+    _done(args, f"froze {', '.join(names)}: gates shut, no command executing, data on the storage; "
+          f"{_writes(core.fs.changes)} in {took:.2f} s",
+          f"{PROG} export {_quoted(names)} -o FILE (or thaw)")
+    return errors.SAME
+
+
+def export(args: argparse.Namespace, signals: Signals) -> int:
+    _root("export")
+    if args.output == files.STREAM:
+        files.check_stream()
+    core = _core(args)
+    made = core.export(core.names(_targets(args), args.all), args.allow)
+    data = documents.dumps(made)
+    files.write(args.output, data)
+    names = [one.name for one in made.state.targets]
+    if args.json and args.output != files.STREAM:
+        _data({"targets": names, "frozen": made.frozen, "digest": made.digest,
+               "bytes": len(data), "file": args.output})
+    how = "frozen" if made.frozen else "NOT frozen: import will refuse it"
+    _done(args, f"exported {', '.join(names)} ({how}), {len(data)} bytes, "
+          f"digest {made.digest[:12]}…; nothing was changed",
+          f"{PROG} import FILE on the other host" if made.frozen else
+          f"{PROG} freeze {_quoted(names)}, and export again")
+    return errors.SAME
+
+
+def thaw(args: argparse.Namespace, signals: Signals) -> int:
+    _root("thaw")
+    core = _core(args)
+    names = _targets(args)
+    if args.all:
+        there = [f"{fabric}/{wwn}" for fabric, wwn in core.names((), True)]
+        names = [one for one in core.frozen().names() if one in there]
+    found = core.names(names)
+    signals.deferred = True
+    state = core.thaw(found) if found else None
+    thawed = [one.name for one in state.targets] if state else []
+    if args.json:
+        _data({"targets": thawed, "writes": core.fs.changes})
+    if thawed:
+        _done(args, f"thawed {', '.join(thawed)}: initiators are let in again; "
+              f"{_writes(core.fs.changes)}", f"{PROG} show {_quoted(thawed)}")
+    else:
+        _done(args, "nothing is frozen; nothing was changed")
+    return errors.SAME
+
+
+def diff(args: argparse.Namespace, signals: Signals) -> int:
+    core = _core(args)
+    document = _document(args, core)
+    have, want, changes = core.compare(document, args.map)
+    if args.json:
+        _data({"same": not changes, "changes": [render.change_tree(one) for one in changes]})
+        return errors.DIFFERENT if changes else errors.SAME
+    rows = render.rows(have, want, changes)
+    origin = document.origin
+    here, there = f"here: {os.uname().nodename}", f"document: {origin.host}" + (
+        ", frozen" if document.frozen else "")
+    if rows:
+        _print(render.columns(rows, here, there, render.Screen.of(sys.stdout)))
+    _done(args, render.alike(want, rows))
+    return errors.DIFFERENT if changes else errors.SAME
+
+
+def plan(args: argparse.Namespace, signals: Signals) -> int:
+    _root("plan")
+    core = _core(args)
+    return _show_plan(args, core.ready(_document(args, core), args.map))
+
+
+def _show_plan(args: argparse.Namespace, ready: Ready) -> int:
+    against = errors.stopping(ready.findings, args.allow)
+    if args.json:
+        _data(render.plan_tree(ready, args.allow))
+    else:
+        _print(render.plan(ready, render.Screen.of(sys.stdout), args.allow))
+    if against:
+        return _against(args, against, "this import")
+    _done(args, f"{render.about_plan(ready.plan)}; nothing was changed", _quoted(
+        [PROG, "import", args.file, *_again("--map", args.map), *_again("--allow", args.allow)]))
+    return errors.SAME
+
+
+def _again(option: str, values: Sequence[str]) -> List[str]:
+    return [word for value in values for word in (option, value)]
+
+
+def import_(args: argparse.Namespace, signals: Signals) -> int:
+    _root("import")
+    core = _core(args)
+    ready = core.ready(_document(args, core), args.map)
+    if args.dry_run:
+        return _show_plan(args, ready)
+    state = ready.document.state
+    signals.deferred = True
+    outcome = core.import_(ready, args.allow, signals.progress, signals.stop)
+    signals.progress.clear()
+    names = [one.name for one in state.targets]
+    if args.json:
+        _data({"targets": names, "maps": [
+            {"kind": what, "old": old, "new": new} for what, old, new in ready.mapped],
+            **render.outcome_tree(outcome)})
+    for note in outcome.notes if not args.json else ():
+        say(f"{PROG}: note: {note}")
+    if not outcome.steps:
+        _done(args, f"this host serves {render.names(state)} just so already; nothing was changed")
+        return errors.SAME
+    origin = ready.document.origin.host
+    _done(args, f"imported {render.names(state)}: {_writes(outcome.writes)} in "
+          f"{_seconds(outcome.seconds)}, read back and the same",
+          f"on {origin or 'the source'}: {PROG} remove {_quoted(names)}" + (
+              " --allow reserved" if any(one.reservations for one in state.backstores) else ""))
+    return errors.SAME
+
+
+def verify(args: argparse.Namespace, signals: Signals) -> int:
+    _root("verify")
+    core = _core(args)
+    document = _document(args, core)
+    try:
+        core.verify(document, args.map)
+    except errors.VerifyFailed as error:
+        raise errors.VerifyFailed(error.what, do=_quoted(
+            [PROG, "diff", args.file, *_again("--map", args.map)])) from None
+    if args.json:
+        _data({"same": True, "targets": [one.name for one in document.state.targets]})
+    _done(args, f"this host serves just what the document says: {render.contents(document.state)}; "
+          "nothing was changed")
+    return errors.SAME
+
+
+def remove(args: argparse.Namespace, signals: Signals) -> int:
+    _root("remove")
+    core = _core(args)
+    names = _targets(args)
+    signals.deferred = True
+    outcome, kept = core.remove(names, args.all, args.allow, signals.progress, signals.stop)
+    signals.progress.clear()
+    if args.json:
+        _data({"targets": names, "kept": kept, **render.outcome_tree(outcome)})
+    _done(args, f"removed {', '.join(names) or 'every target'}: {_writes(outcome.writes)} in "
+          f"{_seconds(outcome.seconds)}" + (f"; what it was is kept in {kept}" if kept else ""),
+          f"{PROG} show")
+    return errors.SAME
+
+
+RUN: Mapping[str, Callable[[argparse.Namespace, Signals], int]] = {
+    "show": show, "prepare": prepare, "freeze": freeze, "export": export, "thaw": thaw,
+    "diff": diff, "plan": plan, "import": import_, "verify": verify, "remove": remove}
