@@ -1,0 +1,171 @@
+"""A target moves between real kernels while real initiators use it: tests/lab/scenario.py's story."""
+from __future__ import annotations
+
+import hashlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from lio_handover.initiator import commands
+from tests import demo, lab
+from tests.conftest import HostsOf
+from tests.lab import scenario
+from tests.lab.scenario import ALICE, BOB, DISK, IDENTITY, LUNS, PLAIN, Difference, Scenario
+
+PAIRS = [("stable", "newest"), ("newest", "stable"), ("oldest", "stable"),
+         pytest.param("oldest", "newest", marks=pytest.mark.full),
+         pytest.param("stable", "stable", marks=pytest.mark.full)]
+Story = Callable[[str, str], Scenario]
+NOTHING: dict[int, list[int]] = {lun: [] for lun in LUNS}
+
+
+@pytest.fixture
+def story(bed: lab.Lab, hosts: HostsOf, client: lab.OpenIscsi) -> Story:
+    """`story("stable", "newest")`: the source serves, alice and bob have registered."""
+    def begin(source: str, destination: str) -> Scenario:
+        a, b = hosts(source, destination)
+        told = Scenario(bed, a, b, client.host)
+        told.build()
+        return told
+    return begin
+
+
+@contextmanager
+def writing(told: Scenario) -> Iterator[None]:
+    """Alice writes meanwhile; each of her writes has come to an end when this does."""
+    told.start_writing()
+    told.wait_for_writes(20)
+    yield
+    told.wait_for_writes(20)
+    told.stop_writing()
+
+
+@pytest.mark.parametrize("source, destination", PAIRS)
+def test_the_initiators_go_on_and_see_the_same(story: Story, source: str, destination: str) -> None:
+    told = story(source, destination)
+    on_a = told.look("A")
+    assert on_a.probes == scenario.RIGHT
+    with writing(told):
+        told.freeze()
+        told.at_freeze()
+        assert told.lost == NOTHING
+        assert told.try_login(BOB).startswith("refused")
+        told.export()
+        told.before_import()
+        assert told.late_counts == told.frozen_counts
+        told.import_()
+        told.take_over()
+        told.come_back()
+    assert told.wrong_through_target() == NOTHING
+    on_b = told.look("B")
+    assert on_b.probes == scenario.RIGHT
+    unexplained = [one for one in scenario.differences(on_a, on_b) if not scenario.reason(one)]
+    assert unexplained == []
+    for lun, keys, generation, held, aptpl in (
+            (PLAIN, (0xA11CE002,), 2, (0xA11CE002, 5), True),
+            (IDENTITY, (0xB0B002, 0xA11CE101), 3, None, False),
+            (DISK, (0xA11CE203,), 3, (0xA11CE203, 8), False)):
+        answers = on_b.answers[ALICE, lun]
+        assert commands.decode_keys(answers["pr in read keys"]) == (generation, keys)
+        full = commands.decode_full_status(answers["pr in read full status"])
+        assert [(one.key, one.type) for one in full.registrations if one.holder] == (
+            [held] if held else [])
+        assert commands.decode_capabilities(
+            answers["pr in report capabilities"]).ptpl_active == aptpl
+
+    # What A kept until now goes; B does not notice.
+    assert told.left_on_source()
+    told.remove()
+    assert told.left_on_source() == []
+    assert told.probe() == scenario.RIGHT
+    assert told.wrong_through_target() == NOTHING
+    told.verify()
+
+
+def test_nothing_reaches_the_storage_once_frozen(story: Story) -> None:
+    told = story("stable", "newest")
+
+    def digest() -> str:
+        assert told.bed.disk is not None
+        found = hashlib.sha256()
+        for path in (told.bed.shared / "plain.img", told.bed.shared / "identity.img",
+                     told.bed.disk):
+            found.update(path.read_bytes())
+        return found.hexdigest()
+
+    with writing(told):
+        for _ in range(3):      # another write is under way each time
+            told.freeze()
+            frozen = digest()
+            told.at_freeze()
+            assert told.lost == NOTHING
+            assert told.try_login(ALICE, scenario.SECRET).startswith("refused")
+            time.sleep(0.5)
+            assert digest() == frozen
+            assert told.counts() == told.frozen_counts
+            told.lio_handover(told.source, "thaw", scenario.NAME)
+            told.come_back()
+            told.wait_for_writes(5)
+    assert told.wrong_through_target() == NOTHING
+    assert told.probe() == scenario.RIGHT
+
+
+def test_the_document_is_what_stands_between_them(story: Story) -> None:
+    """A document that was not frozen is refused; one that was is imported once, and twice is
+    nothing."""
+    told = story("stable", "newest")
+    told.export()
+    refused = told.lio_handover(told.destination, "import", "-", stdin=told.document, check=False)
+    assert refused.code != 0 and "frozen" in refused.stderr
+    told.freeze()
+    told.export()
+    told.import_()
+    again = told.import_()
+    assert "already; nothing was changed" in again.stderr
+    told.take_over()
+    told.come_back()
+    assert told.probe() == scenario.RIGHT
+
+
+def test_the_table_of_reasons_explains_only_what_it_names() -> None:
+    def explained(question: str, a: bytes, b: bytes, who: str = ALICE, lun: int = PLAIN) -> bool:
+        return scenario.reason(Difference(who, lun, question, a, b)) is not None
+
+    told = b"status 0x02 sense 6/3f/0e REPORTED LUNS DATA HAS CHANGED [70]"
+    assert explained("test unit ready", b"", told)
+    assert not explained("test unit ready", told, b"")
+    assert not explained("test unit ready", b"", told.replace(b"3f/0e", b"29/00"))
+    assert not explained("inquiry", b"", told)
+
+    short = bytes.fromhex("00b0000c 01010001 00004000 00004000")
+    long = bytes.fromhex("00b00010 01010001 00004000 00004000 00000000")
+    assert explained("vpd b0", short, long) and explained("vpd b0", long, short)
+    assert not explained("vpd b0", short, long[:-1] + b"\1")
+    assert not explained("vpd b0", short, long.replace(b"\x40", b"\x41"))
+    assert not explained("vpd b1", short, long)
+
+    opcodes = bytes.fromhex("00000008 1200000000000006")
+    more = bytes.fromhex("00000010 1200000000000006 a30000050001000c")
+    assert explained("report supported opcodes", opcodes, more)
+    assert explained("report supported opcodes", more, opcodes)
+    assert not explained("report supported opcodes", opcodes, more.replace(b"\x05", b"\x0f"))
+    assert not explained("report supported opcodes", opcodes, more + more[4:])
+    assert not explained("report supported opcodes", more, b"status 0x18")
+
+    assert explained("read capacity 10", b"status 0x18", bytes(8), BOB, DISK)
+    assert not explained("read capacity 10", b"status 0x18", bytes(8), ALICE, DISK)
+    assert not explained("read capacity 10", b"status 0x18", bytes(8), BOB, PLAIN)
+    assert not explained("read capacity 16", b"status 0x18", bytes(32), BOB, DISK)
+
+
+@pytest.mark.lab
+def test_the_demo_succeeds_and_fits_on_a_page(monkeypatch: pytest.MonkeyPatch,
+                                              capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["demo"])
+    assert demo.main() == 0, capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "The target moved, and its initiators went on." in printed
+    assert max(map(len, printed.splitlines())) <= demo.WIDTH + 2
