@@ -1,4 +1,4 @@
-"""A target moves between real kernels while real initiators use it: tests/lab/scenario.py's story."""
+"""A target moves between real kernels while real initiators use it: the story of scenario.py."""
 from __future__ import annotations
 
 import hashlib
