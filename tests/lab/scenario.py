@@ -345,6 +345,7 @@ class Scenario:
     def __init__(self, bed: Lab, source: Host, destination: Host, client: Host) -> None:
         self.bed, self.source, self.destination = bed, source, destination
         self.initiator = OpenIscsi(client, ALICE)
+        self.folder = str(bed.shared)       # the shared folder, as the hosts call it
         self.sessions: dict[str, Session] = {}
         self.sights: dict[str, Sight] = {}
         self.times: dict[str, float] = {}
@@ -391,8 +392,8 @@ class Scenario:
             with (self.bed.shared / f"{name}.img").open("wb") as file:
                 file.truncate(SIZE)
         for host in (self.source, self.destination):
-            host.call(configure, str(self.bed.shared))
-        self.source.call(serve, str(self.bed.shared))
+            host.call(configure, self.folder)
+        self.source.call(serve, self.folder)
         self.bed.move_address(ADDRESS, None, self.source)
 
     def log_in(self) -> None:
