@@ -217,7 +217,7 @@ READ, WRITE = "read", "write"
 VERBS: Mapping[str, Tuple[str, str, str]] = {
     "prepare": (SOURCE, WRITE, "check everything and offer the target under a new epoch"),
     "freeze": (SOURCE, WRITE, "make the target quiet, keeping all it needs to go on"),
-    "export": (SOURCE, READ, "hand out the document; changes nothing, may be repeated"),
+    "export": (SOURCE, READ, "hand out the document; no kernel write, may be repeated"),
     "release": (SOURCE, WRITE, "commit: promise not to serve, once the destination is armed"),
     "thaw": (SOURCE, WRITE, "go back to serving"),
     "retire": (SOURCE, WRITE, "take the target down, only after the destination serves"),
@@ -293,9 +293,9 @@ def _source() -> Iterator[List[Row]]:
               needs=(Need.SAME_BOOT, Need.GUEST_STOPPED), modes=VHOST,
               deadline=3)
     yield row("frozen", "export", "frozen", "the final document",
-              Do.READ, Paper.DOCUMENT, needs=(Need.SAME_BOOT,), modes=ISCSI, deadline=10)
+              Do.KEEP_COPY, Paper.DOCUMENT, needs=(Need.SAME_BOOT,), modes=ISCSI, deadline=10)
     yield row("frozen", "export", "frozen", "the final document, read while the guest is stopped",
-              Do.READ, Paper.DOCUMENT, needs=(Need.SAME_BOOT, Need.GUEST_STOPPED), modes=VHOST,
+              Do.KEEP_COPY, Paper.DOCUMENT, needs=(Need.SAME_BOOT, Need.GUEST_STOPPED), modes=VHOST,
               deadline=3)
     yield row("frozen", "release", "released", "commit; gate and save file are looked at once more",
               Do.GATE_CLOSE, Do.SAVEFILE_DROP, Do.PROVE_SHUT, Do.COMPARE, "released",

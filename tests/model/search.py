@@ -99,12 +99,21 @@ def explore(model: Model, liveness: bool = True, limit: int = 0) -> Result:
     origin, target, kinds = array("l"), array("l"), array("b")
 
     def story(index: int) -> List[str]:
-        lines: List[str] = []
+        way = []
         end = index
         while parent[index] >= 0:
-            lines.append(tell(model, labels[index], worlds[index]))
+            way.append(index)
             index = parent[index]
-        return lines[::-1] + ["so: " + describe(model, worlds[end])]
+        lines: List[str] = []
+        running: Tuple[str, ...] = ()  # the verb whose steps the last line tells
+        for index in reversed(way):
+            label, line = labels[index], tell(model, labels[index], worlds[index])
+            if label[1] == "went on" and running == (label[0], label[2]):
+                lines[-1] += line[line.rindex(":") + 1:].replace(" ", ", ", 1)
+            else:
+                lines.append(line)
+            running = (label[0], label[2]) if len(label) == 4 else ()
+        return lines + ["so: " + describe(model, worlds[end])]
 
     def finish(problem: Optional[str], index: int = -1) -> Result:
         result.states, result.seconds = len(worlds), time.perf_counter() - began
