@@ -115,10 +115,9 @@ def _draw(node: Node, screen: Screen, bars: str, last: bool) -> Iterator[str]:
                f"[{screen.paint(about, node.mood)}]")
     else:
         indent = below + ("| " if node.below else "  ") + " "
-        first, *more = wrap(head, screen.width)
-        yield first
-        for line in more:
-            yield indent + line
+        name = wrap(one_line(node.name), screen.width - len(indent))
+        for number, line in enumerate(name):
+            yield (indent if number else f"{bars}o- ") + line
         lines = wrap(about, screen.width - len(indent) - 2) if about else []
         for number, line in enumerate(lines):
             yield (indent + (" " if number else "[") + screen.paint(line, node.mood)
@@ -493,7 +492,8 @@ def plan(ready: Ready, screen: Screen, allowed: Sequence[str] = ()) -> Iterator[
         steps = [step for step in the_plan.steps if step.phase == phase]
         if not steps:
             continue
-        yield screen.paint(f"{phase}: {meaning} ({count(len(steps), 'step')})", "title")
+        yield from _hanging("", f"{phase}: {meaning} ({count(len(steps), 'step')})", screen,
+                            "title")
         slot = above = ""
         for step in steps:
             number += 1

@@ -409,8 +409,9 @@ def verify(args: argparse.Namespace, signals: Signals) -> int:
             [PROG, "diff", args.file, *_again("--map", args.map)])) from None
     if args.json:
         _data({"same": True, "targets": [one.name for one in document.state.targets]})
-    _done(args, f"this host serves just what the document says: {render.contents(document.state)}; "
-          "nothing was changed")
+    state = document.state
+    _done(args, f"this host serves {render.names(state)} just as the document says: "
+          f"{render.contents(state)}; nothing was changed")
     return errors.SAME
 
 
