@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -9,8 +10,9 @@ from contextlib import contextmanager
 
 import pytest
 
+from lio_handover import errors
 from lio_handover.initiator import commands
-from tests import demo, lab
+from tests import demo, inhost, lab
 from tests.conftest import HostsOf
 from tests.lab import scenario
 from tests.lab.scenario import ALICE, BOB, DISK, IDENTITY, LUNS, PLAIN, Difference, Scenario
@@ -106,7 +108,7 @@ def test_nothing_reaches_the_storage_once_frozen(story: Story) -> None:
             time.sleep(0.5)
             assert digest() == frozen
             assert told.counts() == told.frozen_counts
-            told.lio_handover(told.source, "thaw", scenario.NAME)
+            told.thaw()
             told.come_back()
             told.wait_for_writes(5)
     assert told.wrong_through_target() == NOTHING
@@ -127,6 +129,49 @@ def test_the_document_is_what_stands_between_them(story: Story) -> None:
     assert "already; nothing was changed" in again.stderr
     told.take_over()
     told.come_back()
+    assert told.probe() == scenario.RIGHT
+
+
+def test_there_and_back_again_is_as_it_was(story: Story) -> None:
+    told = story("stable", "newest")
+    first = told.look("A")
+    documents = []
+    with writing(told):
+        for _ in range(2):
+            told.hand_over()
+            told.wait_for_writes(5)
+            assert told.lost == NOTHING and told.late_counts == told.frozen_counts
+            told.remove()
+            documents.append(json.loads(told.document))
+            told.turn_round()
+    assert told.wrong_through_target() == NOTHING
+    again = told.look("A again")
+    assert again.probes == scenario.RIGHT
+    # The kernel is that of the beginning: nothing but the first login under an ACL tells of it.
+    assert {one.question for one in scenario.differences(first, again)} == {"test unit ready"}
+    assert all(map(scenario.reason, scenario.differences(first, again)))
+    for one in documents:
+        del one["digest"], one["origin"]
+    for name in documents[0]:
+        if name not in ("storage", "host"):     # alice went on writing; another kernel
+            assert documents[0][name] == documents[1][name], name
+
+
+def test_where_the_destination_refuses_the_source_goes_on(story: Story) -> None:
+    told = story("stable", "newest")
+    before = told.destination.call(inhost.tree)
+    told.destination.call(scenario.configure, told.folder, "/dev/disk/by-id/*")
+    with writing(told):
+        told.freeze()
+        told.export()
+        refused = told.lio_handover(told.destination, "import", "-", stdin=told.document,
+                                    check=False)
+        assert refused.code == errors.StorageNotAllowed.code, refused.stderr
+        assert scenario.DEVICE in refused.stderr and "nothing was changed" in refused.stderr
+        told.thaw()
+        told.come_back()
+    assert told.destination.call(inhost.tree) == before
+    assert told.wrong_through_target() == NOTHING
     assert told.probe() == scenario.RIGHT
 
 

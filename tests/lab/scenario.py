@@ -91,10 +91,10 @@ REGISTRATIONS = (
 
 # ── what runs inside the hosts ───────────────────────────────────────────────────────────────
 
-def configure(roots: str) -> None:
+def configure(roots: str, devices: str = "/dev/ubd*") -> None:
     """Let lio-handover serve what the bed shares, and nothing else."""
     Path("/etc/lio-handover/lio-handover.conf").write_text(
-        f"[storage]\nroots =\n    {roots}\ndevices =\n    /dev/ubd*\n")
+        f"[storage]\nroots =\n    {roots}\ndevices =\n    {devices}\n")
 
 
 def serve(folder: str) -> None:
@@ -540,6 +540,23 @@ class Scenario:
                 for lun, acks in self.acknowledged().items()}
 
     # ---- the handover ---
+    def hand_over(self) -> None:
+        """All of it, in one go, up to the initiators' return."""
+        self.freeze()
+        self.at_freeze()
+        self.export()
+        self.before_import()
+        self.import_()
+        self.take_over()
+        self.come_back()
+
+    def turn_round(self) -> None:
+        """From now on the other way: who has the target is the source."""
+        self.source, self.destination = self.destination, self.source
+
+    def thaw(self) -> Done:
+        return self.lio_handover(self.source, "thaw", NAME)
+
     def prepare(self) -> Done:
         return self.lio_handover(self.source, "prepare", NAME)
 
