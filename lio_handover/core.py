@@ -257,7 +257,7 @@ class Core:
 
         Nothing to do where it serves just that already.
         """
-        wanted, _notes = reachable(ready.document.state, ready.facts, ready.have)
+        wanted, _notes = reachable(ready.document.state, ready.have)
         if not differ.diff(ready.have, wanted):
             return Outcome()
         errors.refuse(ready.findings, allow)
@@ -269,9 +269,9 @@ class Core:
         """(here, wanted as far as a kernel can be brought to it, the changes between them)."""
         from . import mapping
         document, _applied = mapping.parse(maps).apply(document)
-        facts = self._reader().facts()
+        self._reader()
         have = Scope.of(document.state).read(self.fs)
-        want, _notes = reachable(document.state, facts, have)
+        want, _notes = reachable(document.state, have)
         return have, want, differ.diff(have, want)
 
     def verify(self, document: Document, maps: Sequence[str] = ()) -> None:

@@ -72,8 +72,8 @@ ORDER: Tuple[Slot, ...] = (
     Slot("nexus", ACTIVATE, "before the first LUN is linked, as only then a nexus that somebody "
                             "else has made there can be dropped"),
     Slot("link LUN", ACTIVATE, "from here on the kernel takes no registration"),
-    Slot("late nexus", ACTIVATE, "up to 6.1 links give the relative ports, so only the nexuses are "
-                                 "left to give READ KEYS its order"),
+    Slot("late nexus", ACTIVATE, "where the links' order, which is that of the ports, is not that "
+                                 "of READ KEYS"),
     Slot("LUN attribute", ACTIVATE, "before an ACL maps it, else each owes a unit attention"),
     Slot("burn", ACTIVATE, "an ACL nobody can use revives the dummies; the count stays"),
     Slot("link mapped LUN", ACTIVATE, "in the order in which READ KEYS shall answer"),

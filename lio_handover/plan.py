@@ -112,7 +112,7 @@ def plan(have: State, want: State, facts: Facts,
     Nothing is raised for what can't be done in place: it stands in ``refused``.
     """
     changes = diff(have, want, partial=partial)
-    return replace(_Planner(have, want, facts, keep_fabrics).plan(changes, verify),
+    return replace(_Planner(have, want, facts, keep_fabrics, partial).plan(changes, verify),
                    partial=partial)
 
 
@@ -122,6 +122,7 @@ class _Planner:
     want: State
     facts: Facts
     keep_fabrics: Optional[Sequence[str]]
+    partial: bool = False
     steps: List[Tuple[Tuple[int, Tuple[int, ...], int], Step]] = field(default_factory=list)
     refused: List[errors.Finding] = field(default_factory=list)
 
@@ -133,7 +134,7 @@ class _Planner:
         self._place_backstores()
         self.exported = {lun.backstore for _, _, lun in self.have.luns()
                          if lun.key not in self.removed}
-        self.revival = Revival(self.want, self.facts)
+        self.revival = Revival(self.want)
         self.link_place = merged(
             [[one.key for one in acl.mapped_luns] for target in self.want.targets
              for tpg in target.tpgs for acl in tpg.acls],
@@ -154,7 +155,7 @@ class _Planner:
         if verify and self.created:
             self._add("verify", VERIFY, "", about=())
         self.steps.sort(key=lambda pair: pair[0])
-        want, notes = reachable(self.want, self.facts)
+        want, notes = reachable(self.want)
         return Plan(tuple(step for _, step in self.steps), want, notes, tuple(self.refused))
 
     # ---- small things -------------------------------------------------------------------------
@@ -238,7 +239,7 @@ class _Planner:
             if row.kind not in CARRIED:
                 continue
             value = attributes.get(name)
-            if value is None and row.if_absent is not None and row.if_absent not in row.unset:
+            if value is None and not self.partial and row.if_absent not in (None, *row.unset):
                 value = row.if_absent  # what the source did without having the attribute
             if value is not None and value not in row.unset:
                 self._write(key, kind, row, value)
@@ -342,21 +343,22 @@ class _Planner:
         links = {lun.key: (tpg, lun) for _, tpg, lun in self._new_links()}
         ports = {key: int(lun.attributes.get("rtpi", tpg.attributes.get("rtpi", "0")))
                  for key, (tpg, lun) in links.items()}
-        if self.facts.has_rtpi:  # the order of links is free, and may serve READ KEYS
-            chains = self.revival.chains()
+        if self.facts.has_rtpi:
             for key, (_tpg, lun) in links.items():
                 if "rtpi" in lun.attributes:
                     self._no_port(key, ports[key], "its TPG's LUNs have different ones, and this "
                                                    "kernel has one a TPG")
-        else:
-            by_store: Dict[Optional[Key], List[Key]] = {}
-            for key in sorted(links, key=lambda key: ports[key]):
-                by_store.setdefault(links[key][1].backstore, []).append(key)
-            chains = by_store.values()
-        rows_of = [[lun.key for lun in tpg.luns] for target in self.want.targets
-                   for tpg in target.tpgs]
+        # Ascending ports: up to 6.1 the links number them, and RTPG answers in the links' order.
+        chains: Dict[Optional[Key], List[Key]] = {}
+        for key in sorted(links, key=lambda key: ports[key]):
+            chains.setdefault(links[key][1].backstore, []).append(key)
+        # A nexus made after the links takes the LUNs in the reverse of their order
+        # (target_core_tpg.c:core_tpg_add_node_to_devs), and REPORT LUNS shows it.
+        rows_of = [[lun.key for lun in tpg.luns][::-1 if target.key in self.revival.late else 1]
+                   for target in self.want.targets for tpg in target.tpgs]
         counters: Dict[Key, int] = {}
-        for key, place in sorted(merged(rows_of, chains).items(), key=lambda pair: pair[1]):
+        for key, place in sorted(merged(rows_of, chains.values()).items(),
+                                 key=lambda pair: pair[1]):
             if key in links:
                 self._link_lun(links[key][1], ports[key], place, counters)
 

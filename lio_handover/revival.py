@@ -13,7 +13,7 @@ from typing import Dict, Iterable, List, Optional, Sequence, Set, Tuple
 
 from . import reservations
 from .model import Backstore, Key, Registration, Reservations, State, say
-from .reader import FABRIC_NAMES, Facts
+from .reader import FABRIC_NAMES
 
 #: After everything that has a place.
 LAST = (1 << 30, 0)
@@ -22,7 +22,7 @@ LAST = (1 << 30, 0)
 class Revival:
     """The order in which the registrations of a state can be brought back on a host."""
 
-    def __init__(self, want: State, facts: Facts) -> None:
+    def __init__(self, want: State) -> None:
         self.mapped: Set[Key] = {
             mapped.key for target in want.targets for tpg in target.tpgs for acl in tpg.acls
             for mapped in acl.mapped_luns}
@@ -38,7 +38,7 @@ class Revival:
                     tpg = unit[:4]
                     self.nexus_seen[tpg] = min(self.nexus_seen.get(tpg, LAST), (place, number))
         #: targets whose nexuses must come after the links of their LUNs
-        self.late: Set[Key] = set() if facts.has_rtpi else self._late(want)
+        self.late: Set[Key] = self._late(want)
 
     def unit(self, one: Registration) -> Key:
         """What brings a registration back: a mapped LUN, or a LUN for its TPG's nexus."""
@@ -48,8 +48,8 @@ class Revival:
         return mapped if mapped in self.mapped else (*tpg, "lun", str(one.lun))
 
     def _late(self, want: State) -> Set[Key]:
-        """Up to 6.1 the links are bound to the order of the relative ports; where that is not
-        the order of READ KEYS, the nexuses have to give it."""
+        """The links are bound to the order of the relative ports, which RTPG shows; where that is
+        not the order of READ KEYS, the nexuses have to give it."""
         ports: Dict[Key, int] = {}
         for _target, tpg, lun in want.luns():
             ports[lun.key] = int(lun.attributes.get("rtpi", tpg.attributes.get("rtpi", "0")))
@@ -99,14 +99,13 @@ def dummies(held: Reservations, place: Optional[Tuple[Key, Registration]]) -> in
     return burn if place is not None and burn <= reservations.MAX_BURN else 0
 
 
-def reachable(want: State, facts: Facts, have: State = State()) \
-        -> Tuple[State, Tuple[str, ...]]:
-    """(``want`` as far as the host's kernel can be brought to it, what is not quite kept).
+def reachable(want: State, have: State = State()) -> Tuple[State, Tuple[str, ...]]:
+    """(``want`` as far as a kernel can be brought to it, what is not quite kept).
 
     Only the order of READ KEYS and PRgeneration can fall short, and not where ``have``, what
     the host serves, has just what is wanted.
     """
-    revival = Revival(want, facts)
+    revival = Revival(want)
     notes: List[str] = []
     stores: List[Backstore] = []
     for store in want.backstores:
