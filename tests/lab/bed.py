@@ -50,7 +50,7 @@ class Lab:
             ["/bin/sh", "-c", _UNDERTAKER, "undertaker", str(self.folder)],
             stdin=subprocess.PIPE, start_new_session=True)
         self._taps = 0
-        self.memory_folder = "/dev/shm" if os.access("/dev/shm", os.W_OK) else str(self.folder)
+        self.memory_folder = _memory_folder(self.folder)
         if disk:
             self._make_disk(disk)
         try:
@@ -176,3 +176,17 @@ class Lab:
 def _letters(number: int) -> str:
     """a, b, … z, then host27 and so on."""
     return chr(ord("a") + number - 1) if number <= 26 else f"host{number}"
+
+
+def _memory_folder(otherwise: Path) -> str:
+    """Where hosts keep their memory, a file each that they also run from.
+
+    Containers often have a /dev/shm too small for it, or one that nothing may run from; there a
+    host would die of a bus error in the middle of something.
+    """
+    try:
+        shm = os.statvfs("/dev/shm")
+    except OSError:
+        return str(otherwise)
+    fits = shm.f_bavail * shm.f_frsize >= 4096 * MiB and not shm.f_flag & os.ST_NOEXEC
+    return "/dev/shm" if fits else str(otherwise)
