@@ -19,9 +19,9 @@ from .configfs import Configfs
 from .document import Document, Origin
 from .executor import Outcome, Progress, Scope
 from .frozen import Frozen, Record
-from .model import Backstore, Key, State, Target, Tpg, backstore_key, say
+from .model import Backstore, Key, Lun, State, Target, Tpg, backstore_key, say
 from .order import PLACE
-from .plan import DELETE, Plan, Step, plan
+from .plan import DELETE, SCRATCH_NEXUS, SCRATCH_TARGET, Plan, Step, plan
 from .reader import Facts, Reader, no_modules
 from .revival import reachable
 from .settings import Settings, load
@@ -129,7 +129,31 @@ class Core:
         reader = self._reader()
         state = reader.state(names)
         document = self._document(state, reader.facts())
-        return document, preflight.source(state, reader)
+        findings = preflight.source(state, reader)
+        if any(target.fabric == "vhost" for target in state.targets):
+            findings += preflight.live_migration(self.logs_guest_writes())
+        return document, findings
+
+    def logs_guest_writes(self) -> bool:
+        """Whether this kernel's vhost-scsi tells a live migration which guest memory it wrote.
+
+        Found out by function, with a scratch disk and a scratch target that are gone when this
+        returns: kernels before 6.16 take the feature bit and log nothing.
+        """
+        from .initiator.vhost import probe_dirty_logging
+        scratch = _scratch()
+        wwpn = scratch.targets[0].wwn
+        with self._alone():
+            scope, facts = Scope.of(scratch), self._reader().facts()
+            before = scope.read(self.fs)
+            executor.apply(self.fs, plan(before, scratch, facts, verify=False, partial=True),
+                           before, facts)
+            try:
+                return probe_dirty_logging(wwpn)
+            finally:
+                now, then = scope.read(self.fs), self._reader().facts()
+                executor.apply(self.fs, plan(now, before, then, facts.fabrics, verify=False),
+                               now, then)
 
     def export(self, names: Sequence[Tuple[str, str]], allow: Sequence[str] = ()) -> Document:
         """What this host serves, to be imported elsewhere.  Changes nothing.
@@ -413,6 +437,15 @@ def _members_outside(fs: Configfs, group: str, state: State,
     members = {line.strip("\0\n ") for line in
                fs.read(f"core/alua/lu_gps/{group}/members").splitlines()}
     return bool({one for one in members if one} - leaving)
+
+
+def _scratch() -> State:
+    """A disk in memory behind a vhost target that nobody else knows."""
+    store = Backstore(backstore_key("rd_mcp", "lio-handover-probe"), {"rd_pages": "16"})
+    key = ("target", "vhost", SCRATCH_TARGET[2])
+    lun = Lun((*key, "1", "lun", "0"), store.key)
+    return State((), (store,), (Target(key, {}, (
+        Tpg((*key, "1"), {"nexus": SCRATCH_NEXUS}, luns=(lun,)),)),))
 
 
 def _evidence(store: Backstore) -> documents.Evidence:

@@ -26,6 +26,17 @@ def source(state: State, reader: Reader) -> List[Finding]:
     return [*_kinds(state), *_shared(state, reader), *_dynamic(state)]
 
 
+def live_migration(logs_guest_writes: bool) -> List[Finding]:
+    """Commit "vhost-scsi: log write descriptors" (2025): without it the pages that a READ filled
+    after they were copied are missing on the destination."""
+    if logs_guest_writes:
+        return []
+    return [Finding(errors.CannotRepresent, "this kernel",
+                    "its vhost-scsi does not log what it writes into a guest's memory: a live "
+                    "migration would corrupt the guest", "stopped-guest",
+                    "stop the guest before its memory is copied")]
+
+
 def _kinds(state: State) -> Iterator[Finding]:
     for store in state.backstores:
         if store.plugin not in PLUGINS:

@@ -56,7 +56,8 @@ ROLES = pytest.mark.parametrize("document", lab.ROLES, indirect=True)
 
 
 @ROLES
-@pytest.mark.parametrize("how", ["before", "after", "stop"])
+@pytest.mark.parametrize("how", ["before", *(pytest.param(how, marks=pytest.mark.full)
+                                             for how in ("after", "stop"))])
 def test_an_import_stopped_anywhere_leaves_nothing(
         document: bytes, hosts: HostsOf, how: str, request: pytest.FixtureRequest) -> None:
     role = request.node.callspec.params["document"]

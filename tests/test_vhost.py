@@ -103,7 +103,8 @@ def import_with_a_foreign_nexus(data: bytes) -> None:
     one.import_(one.ready(documents.loads(data)))
 
 
-@pytest.mark.parametrize("luns", [1, 3, 8])
+@pytest.mark.parametrize("luns", [3, pytest.param(1, marks=pytest.mark.full),
+                                  pytest.param(8, marks=pytest.mark.full)])
 @pytest.mark.parametrize("roles", [(a, b) for a in KINDS for b in KINDS], ids="-to-".join)
 def test_a_guest_can_not_tell(roles: tuple[str, str], luns: int, bed: lab.Lab,
                               hosts: HostsOf) -> None:
@@ -131,7 +132,7 @@ def test_a_guest_can_not_tell(roles: tuple[str, str], luns: int, bed: lab.Lab,
     source.call(inhost.remove, ("reserved",))
 
 
-@pytest.mark.parametrize("role", KINDS)
+@pytest.mark.parametrize("role", [pytest.param(KINDS[0], marks=pytest.mark.full), KINDS[1]])
 def test_an_import_stopped_anywhere_leaves_nothing(role: str, bed: lab.Lab,
                                                    hosts: HostsOf) -> None:
     source, destination = hosts(role, role)
@@ -210,3 +211,20 @@ def test_rtslib_listing_all_the_time_changes_nothing(bed: lab.Lab, hosts: HostsO
     last = here.call(inhost.export)
     assert documents.state_bytes(documents.loads(last)) == documents.state_bytes(
         documents.loads(first))
+
+
+def prepared() -> tuple[dict[str, str], dict[str, str], list[str]]:
+    """(tree before, tree after, what speaks against a handover)."""
+    before = inhost.tree()
+    _document, findings = inhost.core().prepare([("vhost", WWPN)])
+    return before, inhost.tree(), [one.override for one in findings]
+
+
+@pytest.mark.parametrize("role, expected", zip(KINDS, (["stopped-guest"], [])))
+def test_prepare_finds_out_whether_live_migration_is_safe(
+        role: str, expected: list[str], bed: lab.Lab, hosts: HostsOf) -> None:
+    host, = hosts(role)
+    host.call(inhost.build, state(bed.shared, 1))
+    before, after, found = host.call(prepared, timeout=120)
+    assert found == expected
+    assert after == before
