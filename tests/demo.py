@@ -74,7 +74,7 @@ def show(page: Page, source: str, destination: str) -> None:
         _move(page, story)
         _writes(page, story)
         _sights(page, story)
-        _pages(page, story)
+        show_pages(page, story.sights["A"], story.sights["B"])
         _remove(page, story)
 
 
@@ -87,6 +87,8 @@ def _serve(page: Page, story: Scenario) -> None:
     page.line("LUN 1   fileio  another, with buffered writes, blocks of 4096, an ALUA group and an")
     page.line('                identity of its own: "ACME", "Flux Array 9000", "7.01"')
     page.line("LUN 2   iblock  /dev/ubda, a disk that A and B share, 64 MiB")
+    if not story.opcodes:
+        page.line("All of them have emulate_rsoc=0: B's kernel could not list opcodes as A's does")
     page.line("alice   logs in by CHAP, both ways")
     page.line("bob     logs in without", time.monotonic() - began)
     page.heading("Reservations")
@@ -199,8 +201,8 @@ def _reservation(answers: dict[str, bytes]) -> str:
     return held + (", APTPL" if aptpl else "")
 
 
-def _pages(page: Page, story: Scenario) -> None:
-    a, b = story.sights["A"], story.sights["B"]
+def show_pages(page: Page, a: Sight, b: Sight) -> None:
+    """Every answer, and each difference with its reason, or marked as wrong."""
     found = scenario.differences(a, b)
     marks = _marks(found)
     page.heading("Every answer to every question, in bytes")

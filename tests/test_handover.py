@@ -19,6 +19,7 @@ from tests.lab.scenario import ALICE, BOB, DISK, IDENTITY, LUNS, PLAIN, Differen
 
 PAIRS = [("stable", "newest"), ("newest", "stable"), ("oldest", "stable"),
          pytest.param("oldest", "newest", marks=pytest.mark.full),
+         pytest.param("newest", "oldest", marks=pytest.mark.full),
          pytest.param("stable", "stable", marks=pytest.mark.full)]
 Story = Callable[[str, str], Scenario]
 NOTHING: dict[int, list[int]] = {lun: [] for lun in LUNS}
@@ -204,6 +205,26 @@ def test_the_table_of_reasons_explains_only_what_it_names() -> None:
     assert not explained("read capacity 10", b"status 0x18", bytes(8), ALICE, DISK)
     assert not explained("read capacity 10", b"status 0x18", bytes(8), BOB, PLAIN)
     assert not explained("read capacity 16", b"status 0x18", bytes(32), BOB, DISK)
+
+
+@pytest.mark.parametrize("question, changed, wrong", [
+    ("vpd 83", bytes(8), 1), ("vpd b0", bytes.fromhex("00b0000c") + bytes(12), 0)])
+def test_the_demo_marks_what_nothing_explains(
+        capsys: pytest.CaptureFixture[str], question: str, changed: bytes, wrong: int) -> None:
+    before = {"vpd 83": bytes(7) + b"\1", "vpd b0": bytes.fromhex("00b00010") + bytes(16)}
+    a, b = (scenario.Sight({(who, lun): dict(before) for who in (ALICE, BOB) for lun in LUNS})
+            for _ in range(2))
+    b.answers[BOB, DISK][question] = changed
+    page = demo.Page()
+    demo.show_pages(page, a, b)
+    printed = capsys.readouterr().out
+    assert len(page.wrong) == wrong
+    assert ("nothing explains vpd 83 of LUN 2 for bob" in printed) == bool(wrong)
+    if wrong:       # the last of eight bytes, and a mark under it
+        assert ["A  0000  00 00 00 00 00 00 00 01", "B  0000  00 00 00 00 00 00 00 00"] == [
+            line.strip().removesuffix(" --" * 8) for line in printed.splitlines()
+            if "  0000  " in line]
+        assert "\n" + " " * 37 + "^^\n" in printed
 
 
 @pytest.mark.lab

@@ -97,8 +97,11 @@ def configure(roots: str, devices: str = "/dev/ubd*") -> None:
         f"[storage]\nroots =\n    {roots}\ndevices =\n    {devices}\n")
 
 
-def serve(folder: str) -> None:
-    """The target: two files in ``folder`` and a disk, two ACLs."""
+def serve(folder: str, opcodes: bool = True) -> None:
+    """The target: two files in ``folder`` and a disk, two ACLs.
+
+    Without ``opcodes`` it does not list the commands it knows, as a 6.1 kernel can't.
+    """
     plain = _backstore("fileio_0/plain", f"fd_dev_name={folder}/plain.img,fd_dev_size={SIZE}",
                        {"wwn/vpd_unit_serial": "71a1e5f0-0000-4000-8000-000000000001"})
     identity = _backstore(
@@ -114,6 +117,9 @@ def serve(folder: str) -> None:
          "alua/near/preferred": "1", "alua/near/nonop_delay_msecs": "20"})
     disk = _backstore("iblock_0/disk", f"udev_path={DEVICE}",
                       {"wwn/vpd_unit_serial": "d15c0000-0000-4000-8000-000000000003"})
+    for store in (plain, identity, disk):
+        if not opcodes:
+            _put(store, {"attrib/emulate_rsoc": "0"})
     tpg = inside.TARGET / "iscsi" / TARGET / "tpgt_1"
     tpg.mkdir(parents=True)
     _put(tpg, {"attrib/authentication": "1", "attrib/generate_node_acls": "0",
@@ -328,7 +334,7 @@ REASONS = (
            "Up to 6.1 READ CAPACITY (10) conflicts with somebody else's reservation of type 8."),
     Reason(("report supported opcodes", "report supported opcodes timeouts"), _fenced_on_one,
            "6.1 does not know this command, and says so even to who is fenced off; later kernels "
-           "know it, are told by the document not to answer it, and look at reservations first."),
+           "know it, are told not to answer it (emulate_rsoc=0), and look at reservations first."),
 )
 
 
@@ -345,6 +351,8 @@ class Scenario:
     def __init__(self, bed: Lab, source: Host, destination: Host, client: Host) -> None:
         self.bed, self.source, self.destination = bed, source, destination
         self.initiator = OpenIscsi(client, ALICE)
+        #: lio-handover would refuse to lose them
+        self.opcodes = destination.role != "oldest" or source.role == "oldest"
         self.folder = str(bed.shared)       # the shared folder, as the hosts call it
         self.sessions: dict[str, Session] = {}
         self.sights: dict[str, Sight] = {}
@@ -393,7 +401,7 @@ class Scenario:
                 file.truncate(SIZE)
         for host in (self.source, self.destination):
             host.call(configure, self.folder)
-        self.source.call(serve, self.folder)
+        self.source.call(serve, self.folder, self.opcodes)
         self.bed.move_address(ADDRESS, None, self.source)
 
     def log_in(self) -> None:
