@@ -3,8 +3,12 @@ from __future__ import annotations
 
 import os
 import re
+import signal
+import tempfile
 from collections.abc import Callable
 
+from lio_handover import cli
+from lio_handover import core as facade
 from lio_handover import document as documents
 from lio_handover import errors
 from lio_handover.configfs import Configfs
@@ -18,6 +22,7 @@ from lio_handover.settings import Settings
 
 #: The lab's shared folder is somewhere below /tmp, its disk is UML's.
 SETTINGS = Settings(roots=("/tmp",), devices=("/dev/ubda", "/dev/vda"))
+CONFIG = "[storage]\nroots =\n    /tmp\ndevices =\n    /dev/ubda\n    /dev/vda\n"
 
 
 def core(fs: Configfs | None = None) -> Core:
@@ -116,6 +121,8 @@ class Stopping(Configfs):
             raise OSError(5, "injected")
         if hit and self.how == "stop":
             self.asked = True
+        if hit and self.how == "SIGINT":
+            os.kill(os.getpid(), signal.SIGINT)
 
     def stop(self) -> bool:
         asked, self.asked = self.asked, False
@@ -174,3 +181,33 @@ def stopped_everywhere(verb: str, data: bytes, how: str) -> tuple[int, list[str]
             wrong += [f"point {point}: {one}" for one in left[:5]]
             if len(wrong) > 20:
                 return point, wrong
+
+
+def interrupted_everywhere(data: bytes) -> tuple[int, list[str]]:
+    """Run the command ``import`` once for each of its kernel changes, and press Ctrl-C there.
+
+    (number of points, what was not as it should be).
+    """
+    before = tree()
+    wrong: list[str] = []
+    point = 0
+    kept = getattr(facade, "Configfs")
+    with tempfile.TemporaryDirectory() as folder:
+        for name, content in (("document", data), ("conf", CONFIG.encode())):
+            with open(f"{folder}/{name}", "wb") as file:
+                file.write(content)
+        words = ["import", f"{folder}/document", "--config", f"{folder}/conf"]
+        while len(wrong) < 20:
+            point += 1
+            fs = Stopping(point, "SIGINT")
+            setattr(facade, "Configfs", lambda: fs)
+            try:
+                code = cli.main(words)
+            finally:
+                setattr(facade, "Configfs", kept)
+            if code == 0:
+                return point - 1, wrong
+            left = differences(before, tree())
+            if code != 128 + signal.SIGINT or left:
+                wrong += [f"point {point}: exit {code}", *left[:5]]
+    return point, wrong

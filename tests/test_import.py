@@ -70,6 +70,16 @@ def test_an_import_stopped_anywhere_leaves_nothing(
     destination.call(inhost.verify, document)
 
 
+@pytest.mark.parametrize("document", ["newest"], indirect=True)
+def test_a_command_interrupted_anywhere_leaves_nothing(document: bytes, hosts: HostsOf) -> None:
+    destination = hosts("newest", "newest")[1]
+    points, wrong = destination.call(inhost.interrupted_everywhere, document, timeout=280)
+    print(f"{points} points")
+    assert not wrong
+    assert points > 80
+    destination.call(inhost.verify, document)
+
+
 @ROLES
 def test_a_removal_stopped_anywhere_leaves_all(
         document: bytes, hosts: HostsOf, request: pytest.FixtureRequest) -> None:
