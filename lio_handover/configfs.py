@@ -32,14 +32,19 @@ _PR_LINE = re.compile(
 Guard = Callable[["Configfs", str, bytes], Optional[str]]
 
 
+def _as_read(data: bytes) -> str:
+    """A word as the kernel reads it: up to a NUL, and 0xe, 016 or +14 for 14 (kstrtoul)."""
+    word = data.partition(b"\0")[0].decode(errors="replace").strip()
+    digits = word.lstrip("+")
+    try:
+        return str(int(digits, 8 if re.fullmatch("0[0-7]+", digits) else 0))
+    except ValueError:
+        return word
+
+
 def _never(values: Dict[str, str]) -> Guard:
     def guard(_: "Configfs", path: str, data: bytes) -> Optional[str]:
-        word = data.decode(errors="replace").strip()
-        try:
-            word = str(int(word, 0))  # the kernel takes 0xe for 14
-        except ValueError:
-            pass
-        return values.get(word)
+        return values.get(_as_read(data))
     return guard
 
 
