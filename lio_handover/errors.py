@@ -27,7 +27,8 @@ class HandoverError(Exception):
         super().__init__(what)
 
     def __str__(self) -> str:
-        return "; ".join([self.what, self.changed, *([f"next: {self.do}"] if self.do else [])])
+        who = (self.__doc__ or "").strip().rstrip(".")
+        return f"{self.what}; {self.changed}; next: {self.do or who[:1].lower() + who[1:]}"
 
 
 class NotRoot(HandoverError):
