@@ -711,7 +711,7 @@ def test_a_signal_ends_what_changes_nothing_at_once(capfd: Captured, core: Fake,
     monkeypatch.setitem(verbs.RUN, "show", hit)
     code, out, err = run(capfd, "show")
     assert (code, out) == (128 + number, "")
-    assert shape(err) == ["lio-handover: interrupted", "nothing was changed"]
+    assert shape(err)[:2] == ["lio-handover: interrupted", "nothing was changed"]
 
 
 @pytest.mark.parametrize("verb", ["import", "remove", "freeze"])
