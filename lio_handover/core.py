@@ -50,7 +50,7 @@ class View:
 
     ``sizes`` is in bytes, without an entry for storage that can't be found; ``off`` are the
     backstores that were never enabled; ``unclear`` says why reservations can't be told, where
-    they can't: then the state has none.
+    they can't: then the state has none; ``notes`` what else is not shown.
     """
 
     state: State
@@ -60,6 +60,7 @@ class View:
     sizes: Mapping[Key, int] = field(default_factory=dict)
     off: FrozenSet[Key] = frozenset()
     unclear: str = ""
+    notes: Tuple[str, ...] = ()
 
 
 class Core:
@@ -116,8 +117,12 @@ class Core:
                 sizes[store.key] = int(served or proof["size"])
         off = frozenset(store.key for store in state.backstores if self.fs.read(
             f"core/{store.hba}/{store.name}/enable").strip() == "0")
-        return View(state, os.uname().nodename, os.uname().release,
-                    tuple(self.frozen().names()), sizes, off, unclear)
+        view = View(state, os.uname().nodename, os.uname().release, (), sizes, off, unclear)
+        try:
+            return replace(view, frozen=tuple(self.frozen().names()))
+        except errors.BadFile as error:
+            return replace(view, notes=(
+                f"whether targets are frozen is not shown: {error.what}",))
 
     def frozen(self, facts: Optional[Facts] = None) -> Frozen:
         facts = facts if facts is not None else self._reader().facts()

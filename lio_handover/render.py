@@ -20,6 +20,7 @@ from .plan import FILE, Plan, Step
 #: Moods → SGR codes.  Every mood is said in words, too.
 _COLOURS = {"good": "32", "warn": "33", "bad": "31;1", "title": "1", "dim": "2"}
 _WIDEST_TREE = 120
+_HARD = "\0"  # a blank where no line ends
 _MANY = 4  # LUNs that are mapped alike are shown as one line from here on
 
 ALUA_STATES = {"0": "active/optimized", "1": "active/non-optimized", "2": "standby",
@@ -108,7 +109,8 @@ def _draw(node: Node, screen: Screen, bars: str, last: bool) -> Iterator[str]:
     width = min(screen.width or 80, _WIDEST_TREE)
     below = bars + ("  " if last else "| ")
     head = f"{bars}o- {one_line(node.name)}"
-    about = one_line(", ".join(one for one in node.about if one))
+    items = [one_line(one) for one in node.about if one]
+    about = ", ".join(items)
     dots = width - len(head) - len(about) - 4
     if about and (dots > 0 or not screen.width):
         yield (f"{head} {screen.paint('.' * max(dots, 2), 'dim')} "
@@ -118,7 +120,10 @@ def _draw(node: Node, screen: Screen, bars: str, last: bool) -> Iterator[str]:
         name = wrap(one_line(node.name), screen.width - len(indent))
         for number, line in enumerate(name):
             yield (indent if number else f"{bars}o- ") + line
-        lines = wrap(about, screen.width - len(indent) - 2) if about else []
+        # Between the things that are said, not within one of them.
+        whole = ", ".join(one.replace(" ", _HARD) for one in items)
+        lines = [line.replace(_HARD, " ") for line in
+                 (wrap(whole, screen.width - len(indent) - 2) if whole else [])]
         for number, line in enumerate(lines):
             yield (indent + (" " if number else "[") + screen.paint(line, node.mood)
                    + ("]" if number == len(lines) - 1 else ""))
@@ -437,7 +442,7 @@ def columns(found: Sequence[Row], here: str, there: str, screen: Screen) -> Iter
     right = max(len(line.there) for line in lines)
     if screen.width and 2 + label + 2 + left + 3 + right > screen.width:
         room = screen.width - 2 - 2 - 3
-        label = min(label, max(room * 2 // 5, room - left - right))
+        label = min(label, max(room // 2, room - left - right))
         left = min(left, max((room - label) // 2, room - label - right))
         right = room - label - left
     mood = {"!": "warn", "+": "good", "-": "bad"}
@@ -554,6 +559,7 @@ def view_tree(view: View) -> Dict[str, Any]:
     return {
         "host": view.host, "kernel": view.kernel, "frozen": list(view.frozen),
         "sizes": {say(key): number for key, number in view.sizes.items()},
+        "notes": list(view.notes),
         "not_enabled": sorted(say(key) for key in view.off), "unclear": view.unclear,
         "sessions": {say(tpg.key): list(tpg.sessions) for target in view.state.targets
                      for tpg in target.tpgs},

@@ -239,6 +239,8 @@ def show(args: argparse.Namespace, signals: Signals) -> int:
         _print(render.tree(view, render.Screen.of(sys.stdout)))
     if view.unclear:
         say(f"{PROG}: reservations are not shown: {view.unclear}")
+    for note in view.notes:
+        say(f"{PROG}: {note}")
     return errors.SAME
 
 
@@ -282,7 +284,8 @@ def freeze(args: argparse.Namespace, signals: Signals) -> int:
     signals.progress.clear()
     names = [one.name for one in state.targets]
     if args.json:
-        _data({"targets": names, "writes": core.fs.changes, "seconds": round(took, 6)})
+        _data({"targets": names, "writes": core.fs.changes,
+               "seconds": {"freeze": round(took, 6)}})
     _done(args, f"froze {', '.join(names)}: gates shut, no command executing, data on the storage; "
           f"{_writes(core.fs.changes)} in {took:.2f} s",
           f"{PROG} export {_quoted(names)} -o FILE (or thaw)")

@@ -334,6 +334,38 @@ def test_findings_are_all_shown_and_the_first_gives_the_code(capfd: Captured, co
     assert run(capfd, "import", doc, "--allow", "not-frozen")[0] == errors.StorageMissing.code
 
 
+def documented(what: str) -> set[str]:
+    """The members that the manual gives one of its rows."""
+    text = (CHECKOUT / "docs" / "command-line.md").read_text()
+    row = next(line for line in text.splitlines() if line.startswith(f"| {what} |"))
+    return set(row.split("|")[2].split("(")[0].split("`")[1::2])
+
+
+def test_json_is_as_documented(capfd: Captured, core: Fake, doc: str, tmp_path: Path) -> None:
+    core.findings = FINDINGS[1:]
+    allow = ["--allow", "not-frozen"]
+    for what, words in (
+            ("`show`", ["show"]), ("`prepare`", ["prepare", NAME]), ("`freeze`", ["freeze", NAME]),
+            ("`export -o FILE`", ["export", NAME, "-o", str(tmp_path / "out")]),
+            ("`thaw`", ["thaw", NAME]), ("`diff`", ["diff", doc]),
+            ("`plan`, `import --dry-run`", ["plan", doc]),
+            ("`plan`, `import --dry-run`", ["import", doc, "--dry-run"]),
+            ("`import`", ["import", doc, *allow]), ("`verify`", ["verify", doc]),
+            ("`remove`", ["remove", NAME])):
+        assert json.loads(run(capfd, *words, "--json")[1]).keys() == documented(what), what
+    for one in json.loads(run(capfd, "errors", "--json")[1]):
+        assert one.keys() == documented("`errors`")
+    failed = json.loads(run(capfd, "import", doc, "--json")[1])
+    assert {"error", *failed["error"]} == documented("any that fails")
+    text = (CHECKOUT / "docs" / "command-line.md").read_text()
+    core.here = with_acl(auth_userid="other")
+    plan_ = json.loads(run(capfd, "plan", doc, "--json")[1])
+    differing = json.loads(run(capfd, "diff", doc, "--json")[1])
+    for one in (failed["error"]["findings"][0], plan_["steps"][0], plan_["maps"][0],
+                differing["changes"][0]):
+        assert all(f"`{name}`" in text for name in one), one
+
+
 # ── secrets ──────────────────────────────────────────────────────────────────────────────────
 
 def test_no_output_but_the_document_holds_a_secret(capfd: Captured, core: Fake,
