@@ -104,6 +104,7 @@ class Attribute:
     default    the value that a fresh object has and which therefore needs no write; None where
                only the kernel at hand can tell
     if_absent  what a kernel without the attribute does, None where nothing is known to equal it
+    symbol     the function by which a kernel shows that it has the attribute (/proc/kallsyms)
     forbidden  values never written, with the reason
     unset      values that say "never set" and can't be written
     source     where the rule comes from
@@ -116,6 +117,7 @@ class Attribute:
     format: Format = INT
     rank: int = 50
     if_absent: Optional[str] = None
+    symbol: str = ""
     forbidden: Mapping[str, str] = None  # type: ignore[assignment]
     unset: Tuple[str, ...] = ()
     compared: bool = False
@@ -179,7 +181,7 @@ def _table() -> Iterator[Attribute]:
     yield from attrib(ID, "emulate_rest_reord",
                       forbidden={"1": "the kernel answers ENOSYS"})
     yield from attrib(CONFIG, "enforce_pr_isids")
-    yield from attrib(ID, "emulate_rsoc", if_absent="0")
+    yield from attrib(ID, "emulate_rsoc", if_absent="0", symbol="emulate_rsoc_show")
     yield from attrib(ID, "alua_support pgr_support", if_absent="1")
     yield from attrib(HOST, "hw_block_size", compared=True)
     yield from attrib(HOST, "hw_max_sectors hw_queue_depth hw_pi_prot_type submit_type "
@@ -192,12 +194,15 @@ def _table() -> Iterator[Attribute]:
     yield from _rows("backstore", ID, "vendor_id product_id revision", UNEXPORTED, "wwn/",
                      format=RAW, rank=60)
     yield Attribute("backstore", "wwn/company_id", ID, UNEXPORTED, COMPANY, 60,
-                    if_absent="0x001405", source="target_core_configfs.c:target_wwn_company_id")
+                    if_absent="0x001405",
+                    symbol="target_wwn_company_id_show",
+                    source="target_core_configfs.c:target_wwn_company_id")
     # Empty, and never written, it shows no NAA; a newline would switch on an all-zero one.
     yield Attribute("backstore", "wwn/vpd_unit_serial", ID, UNEXPORTED, SERIAL, 60, unset=("",),
                     source="target_core_configfs.c:target_wwn_vpd_unit_serial_store")
     yield Attribute("backstore", "wwn/pd_text_id_info", ID, UNEXPORTED, RAW, 60, unset=("",),
-                    if_absent="", source="target_core_configfs.c:target_wwn_pd_text_id_info_store")
+                    if_absent="", symbol="target_wwn_pd_text_id_info_show",
+                    source="target_core_configfs.c:target_wwn_pd_text_id_info_store")
     # Needs the LU group, and enable (before it, the write is lost). NULL leads to a panic in
     # core_alua_do_port_transition; the default group is left by removing the other one.
     yield Attribute("backstore", "alua_lu_gp", ID, ENABLED, LU_GROUP, 80,
@@ -253,6 +258,7 @@ def _table() -> Iterator[Attribute]:
                      rank=5)
     # 0 is "not yet given": the kernel gives the lowest free one at enable.
     yield Attribute("tpg", "rtpi", ID, GATE_SHUT, HEX, 6, unset=("0",), if_absent="0",
+                    symbol="target_fabric_tpg_base_rtpi_show",
                     source="target_core_tpg.c:target_tpg_register_rtpi")
     yield Attribute("tpg:vhost,loopback", "attrib/fabric_prot_type", CONFIG, ANY, INT, 6)
     # An error stands for "no nexus"; it can't go while LUNs are linked.
@@ -275,7 +281,8 @@ def _table() -> Iterator[Attribute]:
     yield from _rows(acl, CONFIG, "dataout_timeout dataout_timeout_retries default_erl "
                      "nopin_response_timeout nopin_timeout random_datain_pdu_offsets "
                      "random_datain_seq_offsets random_r2t_offsets", GATE_SHUT, "attrib/", rank=2)
-    yield Attribute(acl, "attrib/authentication", CONFIG, GATE_SHUT, INT, 1, if_absent="-1")
+    yield Attribute(acl, "attrib/authentication", CONFIG, GATE_SHUT, INT, 1, if_absent="-1",
+                    symbol="iscsi_nacl_attrib_authentication_show")
     yield from _rows(acl, CONFIG, "auth/userid auth/userid_mutual", GATE_SHUT, format=BARE,
                      rank=3, unset=("",))
     yield from _rows(acl, SECRET, "auth/password auth/password_mutual", GATE_SHUT, format=BARE,

@@ -15,7 +15,7 @@ from . import errors
 from .configfs import Configfs
 from .diff import Change, Create, Register, Relink, Remove, Set, diff
 from .model import Key, State, say
-from .plan import KERNEL_OPS, SCRATCH_TARGET, Plan, Step, plan
+from .plan import AUTOPROBE, KERNEL_OPS, PROBING, SCRATCH_TARGET, Plan, Step, plan
 from .reader import Facts, Reader
 
 Progress = Callable[[int, int, Step], None]
@@ -66,7 +66,7 @@ class StepFailed(Exception):
 def reason(error: BaseException) -> str:
     if isinstance(error, OSError) and error.errno:
         return f"{errno.errorcode.get(error.errno, error.errno)} ({error.strerror})"
-    return str(error)
+    return error.what if isinstance(error, errors.HandoverError) else str(error)
 
 
 def never() -> bool:
@@ -111,6 +111,8 @@ class _Run:
         self.scope = Scope.of(before, the_plan.want)
         self.files: Dict[str, Optional[bytes]] = {}
         self.gate_opened = False
+        #: whether drivers are attached to new SCSI devices, while we have switched it off
+        self.probing = b""
 
     def step(self, step: Step) -> None:
         getattr(self, f"_{step.op}")(step)
@@ -212,6 +214,26 @@ class _Run:
         from .storage import drop_cache
         drop_cache(step.path)
 
+    def _probing(self, step: Step) -> None:
+        """Devices that came while drivers were not attached get theirs afterwards."""
+        if step.value == b"0" and not self.probing:
+            with open(step.path, "rb") as file:
+                self.probing = file.read().strip()
+        if self.probing != b"1":
+            return  # somebody else has switched it off
+        with open(step.path, "wb") as out:
+            out.write(step.value)
+        if step.value == b"1":
+            self.probing = b""
+            bus = os.path.dirname(step.path)
+            for name in os.listdir(f"{bus}/devices"):
+                if name[0].isdigit() and not os.path.exists(f"{bus}/devices/{name}/driver"):
+                    try:
+                        with open(f"{bus}/drivers_probe", "w") as probe:
+                            probe.write(name)
+                    except OSError:
+                        pass  # no driver wants it, or it is gone
+
     def _drain(self, step: Step) -> None:
         from .initiator.vhost import drain
         drain(step.path, [int(tag) for tag in step.value.split(b",")])
@@ -267,6 +289,8 @@ class _Run:
             now = _with_reservations_of(scope.read(self.fs, reservations=False), self.before)
             self._go(plan(now, want, Reader(self.fs).facts(), self.facts.fabrics, verify=False))
         self._remove_empty_hbas()
+        if self.probing:
+            self._probing(Step(PROBING, AUTOPROBE, b"1"))
         for path, content in self.files.items():
             if content is not None:
                 write_file(path, content)

@@ -26,6 +26,7 @@ FILE = "file"      # a file outside configfs, written whole
 DELETE = "delete"  # such a file, if it is there
 FLUSH = "flush"    # drop this host's cache of a file or device
 SCSI = "scsi"      # REGISTER and unregister with APTPL=0 through the scratch nexus
+PROBING = "probing"  # whether the host attaches drivers to SCSI devices that come (1 or 0)
 DRAIN = "drain"    # fetch the unit attentions that a vhost target's LUNs owe, and drop them
 VERIFY = "verify"  # read back and compare
 
@@ -34,6 +35,8 @@ KERNEL_OPS = (MKDIR, RMDIR, LINK, UNLINK, WRITE)
 #: A loopback target for the time of one step. Its disk is only asked, never written.
 SCRATCH_TARGET = ("target", "loopback", "naa.50014051f0ad0ff0")
 SCRATCH_NEXUS = "naa.50014051f0ad0ff1"
+
+AUTOPROBE = "/sys/bus/scsi/drivers_autoprobe"
 
 MODULES = {"fileio": "target_core_file", "iblock": "target_core_iblock",
            "iscsi": "iscsi_target_mod", "vhost": "vhost_scsi", "loopback": "tcm_loop"}
@@ -429,6 +432,8 @@ class _Planner:
         self._load(MODULES[fabric])
         new_fabric = fabric not in self.facts.fabrics and fabric not in {
             one.fabric for one in self.want.targets}
+        # Else sd would read the disk's partitions, and udev, LVM and mdadm take it for the host's.
+        self._add(slot, PROBING, AUTOPROBE, b"0")
         if new_fabric:
             self._add(slot, MKDIR, fabric)
         for path in (f"{fabric}/{wwn}", tpg):
@@ -446,6 +451,7 @@ class _Planner:
             self._add(slot, RMDIR, path, about=SCRATCH_TARGET)
         if new_fabric:
             self._add(slot, RMDIR, fabric)
+        self._add(slot, PROBING, AUTOPROBE, b"1")
 
     def _aptpl_file(self, store: Backstore, held: Reservations) -> None:
         if not store.serial:
@@ -453,7 +459,8 @@ class _Planner:
         rtpi = {(target.wwn, tpg.tag): int(tpg.attributes.get("rtpi", "0"))
                 for target in self.want.targets for tpg in target.tpgs}
         folder = f"{self.facts.dbroot}/pr"
-        self._add("folder", FOLDER, folder)
+        if not any(step.op == FOLDER for _, step in self.steps):
+            self._add("folder", FOLDER, folder)
         self._add("APTPL file", FILE, f"{folder}/aptpl_{store.serial}",
                   reservations.file(held, rtpi), store.key)
 

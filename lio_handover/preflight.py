@@ -6,14 +6,14 @@ from __future__ import annotations
 
 from typing import Dict, Iterator, List, Sequence
 
-from . import errors, storage
+from . import attributes, errors, storage
 from .diff import diff
 from .document import Document
 from .errors import Finding
 from .executor import describe
 from .model import State, Target, say
 from .plan import Plan
-from .reader import Facts, Reader
+from .reader import Facts, Reader, kernel_symbols
 from .settings import Settings
 
 #: What this program hands over; the rest is refused by name.
@@ -92,6 +92,7 @@ def destination(document: Document, have: State, reader: Reader, facts: Facts,
             found += storage.findings(store, document.storage.get(say(store.key), {}), settings,
                                       here)
     found += _serials(document.state, here)
+    found += _lacking(document.state)
     if facts.has_rtpi:
         found += _relative_ports(document.state, reader)
     else:
@@ -155,6 +156,22 @@ def _relative_ports(want: State, reader: Reader) -> Iterator[Finding]:
                         errors.CannotRepresent, say(tpg.key),
                         f"its relative port {tpg.attributes['rtpi']} is taken by {other} on this "
                         "host", do="disable that one and give it another rtpi")
+
+
+def _lacking(want: State) -> Iterator[Finding]:
+    """Attributes which this kernel does not have, set to what it does not do without them."""
+    asked = [(one.key, row, value) for one in want.objects()
+             for name, value in one.attributes.items()
+             for row in [attributes.row(one.kind, attributes.owner_of(one.key), name)]
+             if row is not None and row.symbol and row.path != "rtpi"
+             and value not in (row.if_absent, *row.unset)]
+    there = kernel_symbols({row.symbol for _, row, _ in asked}) if asked else set()
+    for key, row, value in asked:
+        if row.symbol not in there:
+            yield Finding(errors.CannotRepresent, say(key),
+                          f"this kernel has no {row.path}, and {value} is not what it does without",
+                          do=f"write {row.if_absent} to it on the source, if it may be so"
+                          if row.if_absent else "")
 
 
 def _no_relative_port(want: State) -> Iterator[Finding]:

@@ -5,7 +5,7 @@ import errno
 import os
 import re
 from dataclasses import dataclass
-from typing import Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Set, Tuple
 
 from . import errors, reservations
 from .attributes import HOST, Attribute, rows
@@ -395,13 +395,16 @@ class Reader:
         with open("/proc/sys/kernel/random/boot_id") as file:
             boot_id = file.read().strip()
         release = os.uname().release
-        has_rtpi = tuple(int(word) for word in re.findall(r"\d+", release)[:2]) >= (6, 4)
-        for fabric, wwn in self.target_names():  # better seen than known by the number
+        has_rtpi: Optional[bool] = None
+        for fabric, wwn in self.target_names():
             tags = [name for name in self.fs.entries(f"{fabric}/{wwn}")[1]
                     if name.startswith("tpgt_")]
             if tags:
                 has_rtpi = self.fs.exists(f"{fabric}/{wwn}/{tags[0]}/rtpi")
                 break
+        if has_rtpi is None:
+            symbol = "target_fabric_tpg_base_rtpi_show"
+            has_rtpi = symbol in kernel_symbols({symbol})
         return Facts(release, boot_id, self.dbroot(), tuple(self.hbas()), tuple(self.fabrics()),
                      has_rtpi, self.placed())
 
@@ -413,6 +416,18 @@ _NOT_ATTRIBUTES: Dict[str, Tuple[str, ...]] = {
 }
 #: Directories which a fabric has before anybody makes a target.
 _FABRIC_DEFAULTS = ("discovery_auth",)
+
+
+def kernel_symbols(wanted: Set[str]) -> Set[str]:
+    """Those of the functions that the running kernel has; only a look at it tells which
+    attributes an object will have that is not there yet."""
+    lines = b""
+    try:
+        with open("/proc/kallsyms", "rb") as file:
+            lines = file.read()
+    except OSError:
+        pass
+    return {name for name in wanted if re.search(rb"\s" + name.encode() + rb"\s", lines)}
 
 
 def key_of_path(path: str) -> Key:

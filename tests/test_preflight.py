@@ -1,0 +1,73 @@
+"""What a destination refuses before its kernel is touched, on real kernels."""
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from lio_handover import document as documents
+from lio_handover import errors
+from lio_handover.document import lun_key, tpg_key
+from lio_handover.model import Backstore, Lun, State, Target, Tpg, backstore_key, target_key
+from tests import inhost, lab, samples
+from tests.conftest import HostsOf
+
+
+def test_an_attribute_that_the_kernel_lacks_is_refused_unless_it_says_the_same(
+        bed: lab.Lab, hosts: HostsOf) -> None:
+    source, destination = hosts("stable", "oldest")
+    source.call(inhost.build, small(bed.shared, {"attrib/emulate_rsoc": "1"}))
+    source.call(inhost.freeze)
+    document = source.call(inhost.export)
+    before = destination.call(inhost.tree)
+    with pytest.raises(errors.CannotRepresent, match="no attrib/emulate_rsoc") as refused:
+        destination.call(inhost.import_, document)
+    assert str(refused.value).count("nothing was changed") == 1
+    assert destination.call(inhost.tree) == before
+    source.call(inhost.remove)
+    source.call(inhost.build, small(bed.shared, {"attrib/emulate_rsoc": "0"}))
+    source.call(inhost.freeze)
+    destination.call(inhost.import_, source.call(inhost.export))
+
+
+def small(shared: Path, more: dict[str, str]) -> State:
+    """An iSCSI target of one LUN, without ACLs."""
+    path = shared / "small.img"
+    path.write_bytes(b"\0" * lab.MiB)
+    store = Backstore(backstore_key("fileio", "small"),
+                      {"fd_dev_name": str(path), "fd_dev_size": str(lab.MiB)},
+                      {"wwn/vpd_unit_serial": "small", **more})
+    key = target_key("iscsi", "iqn.2003-01.org.example:small")
+    tpg = tpg_key(key, 1)
+    return State((), (store,), (Target(key, {}, (Tpg(
+        tpg, {"enable": "1"}, luns=(Lun(lun_key(tpg, 0), store.key, "link"),)),)),))
+
+
+def drivers_attach() -> str:
+    return Path("/sys/bus/scsi/drivers_autoprobe").read_text().strip()
+
+
+def attached(host: lab.Host) -> list[str]:
+    """The kernel's words on SCSI devices which got a driver."""
+    return [line for line in host.run(["dmesg"]).stdout.splitlines() if "Attached " in line]
+
+
+def test_restoring_reservations_shows_the_host_no_disk(bed: lab.Lab, hosts: HostsOf) -> None:
+    """The nexus by which the APTPL bit is cleared must not bring udev, LVM or mdadm the disk."""
+    source, destination = hosts("stable", "stable")
+    path = bed.shared / "disk0.img"
+    path.write_bytes(b"\0" * (1 << 26))
+    state = samples.iscsi(registrants=2, paths=[str(path)])
+    source.call(inhost.build, State((), tuple(
+        replace(one, attributes={"wwn/vpd_unit_serial": one.serial}) for one in state.backstores),
+        state.targets))
+    source.call(inhost.freeze)
+    document = source.call(inhost.export)
+    assert not documents.loads(document).state.backstores[0].reservations.aptpl
+    before = attached(destination)
+    destination.call(inhost.import_, document)
+    new = attached(destination)[len(before):]
+    assert [line for line in new if "scsi generic" in line]  # it was there, after all
+    assert not [line for line in new if "SCSI disk" in line]
+    assert destination.call(drivers_attach) == "1"
