@@ -1,0 +1,51 @@
+"""Run rows: python3 -m tests.migration [--list] [ROW...]"""
+from __future__ import annotations
+
+import sys
+import time
+
+from tests.lab.bed import Lab
+from tests.lab.errors import LabError
+from tests.migration.bench import ROLE, Bench, Wrong, consoles
+from tests.migration.net import QmpError
+from tests.migration.rows import ROWS
+
+
+def say(line: str) -> None:
+    print(line, flush=True)
+
+
+def main(words: list[str]) -> int:
+    unknown = [word for word in words if word not in ROWS]
+    if unknown:
+        say("Rows:")
+        for name, function in ROWS.items():
+            say(f"  {name:24} {function.__doc__}")
+        return 0 if unknown == ["--list"] else 2
+    failed = []
+    with Lab() as bed:
+        began = time.monotonic()
+        bench = Bench(bed, bed.hosts(ROLE, ROLE), say)
+        say(f"{bench.version}; hosts and guests have Linux {bench.hosts[0].release}; two hosts "
+            f"up in {time.monotonic() - began:.0f} s")
+        try:
+            for name in words or ROWS:
+                began = time.monotonic()
+                say(f"\n== {name}: {ROWS[name].__doc__}")
+                try:
+                    ROWS[name](bench)
+                    say(f"== {name}: as the table says ({time.monotonic() - began:.0f} s)")
+                except (Wrong, QmpError, LabError) as error:
+                    failed.append(name)
+                    say(f"== {name}: NOT as the table says: {error}")
+                    say(consoles(bench))
+                    bench.clear()
+        finally:
+            bench.close()
+    if failed:
+        say(f"not as the table says: {' '.join(failed)}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,412 @@
+"""Two hosts, a guest that moves between them, and what its disk tells about who ran when."""
+from __future__ import annotations
+
+import itertools
+import re
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lio_handover import document as documents
+from tests import inhost as pipeline
+from tests.lab.bed import Lab
+from tests.lab.host import Host, Program
+from tests.migration import guest, image, inhost
+from tests.migration.net import Cable, Json, Qmp, QmpError, Sockets
+
+ROLE = "vhost-newest"
+GUEST_SECONDS = 180
+_MIGRATION_PORT = 4446
+_ACKNOWLEDGED = re.compile(r"^a (\d+) (\d)$", re.M)
+
+
+class Wrong(Exception):
+    """Not what the row says."""
+
+
+class Vm:
+    """One QEMU, `number` in what the guest writes down."""
+
+    def __init__(self, bench: Bench, host: Host, number: int, words: list[str]) -> None:
+        self.bench, self.host, self.number = bench, host, number
+        self.name = f"QEMU {number} on {host.name}"
+        self.said_path = bench.folder / f"said-{bench.run}-{number}"
+        self.events: list[tuple[float, str, Json]] = []
+        self._happened = threading.Condition()
+        port = 4400 + number
+        argv = [
+            "qemu-system-x86_64", "-accel", "kvm", "-cpu", "qemu64", "-m", "128", "-smp", "1",
+            "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
+            "-kernel", str(bench.linux), "-initrd", str(bench.initrd),
+            "-append", f"console=ttyS0 quiet panic=-1 mitigations=off run={bench.run}",
+            "-serial", f"file:{self.said_path}.console",
+            "-chardev", f"file,id=said,path={self.said_path}",
+            "-device", f"isa-debugcon,iobase={guest.PORT:#x},readback={number},chardev=said",
+            "-device", f"vhost-scsi-pci,id=scsi,wwpn={inhost.WWPN},migratable=on",
+            "-qmp", f"tcp:{host.address}:{port},server=on,wait=off", *words]
+        self.program: Program = host.popen(argv)
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                self.qmp = Qmp(bench.sockets.connect(host.address, port), self._heard)
+                break
+            except OSError:
+                if self.program.poll() is not None or time.monotonic() > deadline:
+                    raise Wrong(f"{self.name}: {self.complaints()}") from None
+                time.sleep(0.1)
+
+    def _heard(self, name: str, data: Json) -> None:
+        if name == "MIGRATION_PASS":
+            return
+        self.bench.note(self.name, f"{name} {data.get('status', '')}".strip())
+        with self._happened:
+            self.events.append((time.monotonic(), name, data))
+            self._happened.notify_all()
+
+    def wait(self, *names: str, timeout: float = 60) -> str:
+        """Wait for one of these: an event's name, or a migration's status.  "gone": it exited."""
+        deadline = time.monotonic() + timeout
+        while True:
+            with self._happened:
+                for word in self.story():
+                    if word in names:
+                        return word
+                self._happened.wait(0.1)
+            if "gone" in names and self.program.poll() is not None:
+                self.bench.note(self.name, f"exit {self.program.returncode}")
+                return "gone"
+            if time.monotonic() > deadline:
+                raise Wrong(f"{self.name}: no {' or '.join(names)} in {timeout:g} s, but "
+                            f"{self.story()}; {self.complaints()}")
+
+    def story(self) -> list[str]:
+        """Events since `forget`; of MIGRATION the status."""
+        return [data.get("status", "") if name == "MIGRATION" else name
+                for _, name, data in self.events]
+
+    def forget(self) -> None:
+        """Start a new story."""
+        with self._happened:
+            self.events.clear()
+
+    def ask(self, command: str, **arguments: object) -> str:
+        """Execute a command of which either outcome is worth telling."""
+        try:
+            self.qmp(command, **arguments)
+            answer = "ok"
+        except QmpError as error:
+            answer = str(error)
+        self.bench.note(self.name, f"<- {command}: {answer}")
+        return answer
+
+    def status(self) -> str:
+        """`query-status`, or how it ended."""
+        try:
+            return str(self.qmp("query-status")["status"])
+        except QmpError:
+            for _ in range(50):
+                if self.program.poll() is not None:
+                    break
+                time.sleep(0.1)
+            return f"exit {self.program.returncode}"
+
+    def migration(self) -> str:
+        """`query-migrate`."""
+        try:
+            return str(self.qmp("query-migrate").get("status", "none"))
+        except QmpError:
+            return self.status()
+
+    def complaints(self) -> str:
+        """What it wrote to stderr."""
+        return self.program.stderr_so_far().decode(errors="replace").strip()
+
+    def said(self) -> str:
+        """What the guest said while this QEMU executed it."""
+        return self.said_path.read_text(errors="replace") if self.said_path.exists() else ""
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        if self.program.poll() is None:
+            self.bench.note(self.name, "<- SIGKILL")
+            self.program.kill()
+            self.program.wait(20)
+        self.qmp.close()
+
+    def capabilities(self, *names: str) -> None:
+        """Switch migration capabilities on."""
+        self.qmp("migrate-set-capabilities", capabilities=[
+            {"capability": one, "state": one in names}
+            for one in ("events", "return-path", "pause-before-switchover")])
+
+
+@dataclass
+class Records:
+    """What the disk says about one run of the guest."""
+
+    #: QEMU → (first, last) numbers, in order, holes closed only where nothing is missing
+    spans: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
+    twice: list[int] = field(default_factory=list)
+    missing: list[int] = field(default_factory=list)
+    lost: list[int] = field(default_factory=list)
+    unreserved: list[int] = field(default_factory=list)
+    complaints: list[str] = field(default_factory=list)
+    last: int = -1
+
+    @property
+    def good(self) -> bool:
+        """One guest only, nothing lost, the reservation always there."""
+        return not (self.twice or self.missing or self.lost or self.unreserved or self.complaints)
+
+    def __str__(self) -> str:
+        spans = ", ".join(f"QEMU {qemu}: " + " and ".join(f"{a}-{b}" for a, b in found)
+                          for qemu, found in sorted(self.spans.items()))
+        wrong = [f"{len(found)} {what} (from {found[0]})" for what, found in (
+            ("written by two guests", self.twice), ("missing", self.missing),
+            ("acknowledged and lost", self.lost), ("without the reservation", self.unreserved))
+            if found]
+        return "; ".join([spans or "no records", *wrong, *self.complaints[:5]])
+
+
+class Bench:
+    """The hosts and the guest; rows run one after the other and find a guest that runs."""
+
+    def __init__(self, bed: Lab, hosts: list[Host], say: Callable[[str], None]) -> None:
+        self.bed, self.hosts, self.say = bed, hosts, say
+        self.sockets = Sockets(bed)
+        self.folder = bed.shared
+        self.linux = hosts[0].kernel.linux
+        self.initrd = self.folder / "guest.img"
+        self.initrd.write_bytes(image.build(hosts[0].kernel))
+        self.run = 0
+        self.started = time.monotonic()
+        self.vms: list[Vm] = []
+        self.source_vm: Vm | None = None
+        self._numbers = itertools.count()
+        self._ports = itertools.count(_MIGRATION_PORT)
+        self._holds = itertools.count()
+        self._threads = ThreadPoolExecutor(8)
+        for host in hosts:
+            host.call(inhost.start_kvm)
+            if host is not hosts[0]:
+                host.call(inhost.occupied)      # so that its agent has loaded what rows call
+        self.version = hosts[0].run(["qemu-system-x86_64", "--version"]).stdout.splitlines()[0]
+
+    def note(self, who: str, what: str) -> None:
+        """A line of the story."""
+        self.say(f"{time.monotonic() - self.started:8.2f}  {who}: {what}")
+
+    def close(self) -> None:
+        """Kill the guests."""
+        for vm in self.vms:
+            vm.kill()
+        self.sockets.close()
+        self._threads.shutdown(wait=False)
+
+    # ── the guest ────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def vm(self) -> Vm:
+        """The QEMU that executes the guest."""
+        assert self.source_vm is not None
+        return self.source_vm
+
+    def other(self, host: Host) -> Host:
+        """The other host."""
+        return self.hosts[1 - self.hosts.index(host)]
+
+    def start(self, host: Host, words: list[str]) -> Vm:
+        """A QEMU with the guest's devices."""
+        vm = Vm(self, host, next(self._numbers) % guest.AREAS + 1, words)
+        self.vms.append(vm)
+        return vm
+
+    def guest(self) -> Vm:
+        """A running guest that holds its reservation: the one there is, or a new one."""
+        if self.source_vm is not None and self.source_vm.status() == "running":
+            self.source_vm.forget()
+            return self.source_vm
+        self.clear()
+        self.run += 1
+        self.note("bench", f"a new guest, run {self.run}")
+        host = self.hosts[0]
+        host.call(pipeline.build, inhost.state())
+        vm = self.source_vm = self.start(host, [])
+        self.until(lambda: "a 10 " in vm.said(), "the guest writes", vm, GUEST_SECONDS)
+        self.note("bench", "the guest writes")
+        vm.forget()
+        return vm
+
+    def until(self, done: Callable[[], bool], what: str, vm: Vm, seconds: float = 60) -> None:
+        """Wait for something that the guest does."""
+        deadline = time.monotonic() + seconds
+        while not done():
+            if time.monotonic() > deadline or vm.program.poll() is not None:
+                raise Wrong(f"never: {what}; {vm.name} is {vm.status()}, the guest said "
+                            f"{vm.said()[-300:]!r}; {vm.complaints()}")
+            time.sleep(0.1)
+
+    def writes(self, vm: Vm, more: int = 25) -> bool:
+        """Whether the guest goes on writing, executed by this QEMU."""
+        before = len(_ACKNOWLEDGED.findall(vm.said()))
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline and vm.program.poll() is None:
+            if len(_ACKNOWLEDGED.findall(vm.said())) >= before + more:
+                return True
+            time.sleep(0.1)
+        return False
+
+    def clear(self) -> None:
+        """No guest, no target, no records."""
+        for vm in self.vms:
+            vm.kill()
+        self.vms.clear()
+        self.source_vm = None
+        for host in self.hosts:
+            host.wipe()
+        assert self.bed.disk
+        with self.bed.disk.open("r+b") as disk:
+            size = disk.seek(0, 2)
+            disk.truncate(0)
+            disk.truncate(size)
+
+    # ── migration ────────────────────────────────────────────────────────────────────────────
+
+    def incoming(self, *words: str, capabilities: tuple[str, ...] = ("events", "return-path")
+                 ) -> tuple[Vm, Cable]:
+        """A QEMU on the other host that waits for the guest, and what leads to it."""
+        host = self.other(self.vm.host)
+        vm = self.start(host, ["-incoming", "defer", *words])
+        vm.capabilities(*capabilities)
+        port = next(self._ports)
+        vm.qmp("migrate-incoming", uri=f"tcp:{host.address}:{port}")
+        return vm, Cable(self.sockets, host.address, port)
+
+    def migrate(self, cable: Cable, *capabilities: str) -> None:
+        """Start it."""
+        self.vm.forget()
+        self.vm.capabilities("events", "return-path", *capabilities)
+        self.vm.qmp("migrate-set-parameters", **{"downtime-limit": 3000,
+                                                 "max-bandwidth": 1 << 30})
+        self.note(self.vm.name, "<- migrate")
+        self.vm.qmp("migrate", uri=f"tcp:198.18.0.1:{cable.port}")
+
+    # ── the target ───────────────────────────────────────────────────────────────────────────
+
+    def export(self, host: Host) -> bytes:
+        """Freeze and export; refused while a guest is attached."""
+        host.call(pipeline.freeze)
+        document = host.call(pipeline.export)
+        if not documents.loads(document).frozen:
+            raise Wrong("the document does not say frozen")
+        self.note(host.name, "frozen and exported")
+        return document
+
+    def activate(self, host: Host, document: bytes) -> None:
+        """Import and verify: nexus up, so the gate is open unless somebody holds it."""
+        host.call(pipeline.import_, document, timeout=120)
+        host.call(pipeline.verify, document)
+        self.note(host.name, "imported and verified")
+
+    def same(self, host: Host, document: bytes) -> None:
+        """That the target is still what was exported."""
+        now = documents.state_bytes(documents.loads(host.call(pipeline.export)))
+        if now != documents.state_bytes(documents.loads(document)):
+            raise Wrong(f"{host.name}: not what it exported")
+
+    @contextmanager
+    def occupy(self, host: Host) -> Iterator[None]:
+        """Our own initiator sits on the endpoint."""
+        folder = self.folder / f"hold-{next(self._holds)}"
+        folder.mkdir()
+        ended: Future[str] = self._threads.submit(host.call, inhost.hold, str(folder),
+                                                  timeout=600)
+        while not (folder / "held").exists():
+            if ended.done():
+                raise Wrong(f"{host.name}: not occupied: {ended.exception()}")
+            time.sleep(0.02)
+        self.note(host.name, "endpoint occupied")
+        try:
+            yield
+        finally:
+            (folder / "release").touch()
+            ended.result(60)
+            self.note(host.name, "endpoint given back")
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def remove(self, host: Host) -> None:
+        """Take the target down where it is not served any more."""
+        host.call(pipeline.remove, ("reserved",), timeout=120)
+        self.note(host.name, "removed")
+
+    def reservation(self, host: Host) -> str:
+        """What this host's kernel says about it."""
+        return " ".join(host.call(inhost.holder)[0].split())
+
+    # ── the judgement ────────────────────────────────────────────────────────────────────────
+
+    def records(self) -> Records:
+        """Read the disk and what the guest said it had been acknowledged."""
+        assert self.bed.disk
+        found: dict[int, set[int]] = {}
+        result = Records()
+        # Before the disk: the guest goes on writing.
+        told = {path: path.read_text(errors="replace")
+                for path in sorted(self.folder.glob(f"said-{self.run}-?"))}
+        areas: dict[int, list[int]] = {}
+        with self.bed.disk.open("rb") as disk:
+            for area in range(guest.AREAS):
+                disk.seek(area * guest.AREA)
+                data = disk.read(guest.AREA)
+                for at in range(0, guest.AREA, guest.SIZE):
+                    record = guest.unpack(data[at:at + guest.SIZE])
+                    if record is None or record[0] != self.run:
+                        continue
+                    _, qemu, number, _, key, kind, *_ = record
+                    found.setdefault(number, set()).add(qemu)
+                    areas.setdefault(qemu, []).append(number)
+                    if (key, kind) != (guest.KEY, guest.TYPE):
+                        result.unreserved.append(number)
+        result.last = max(found, default=-1)
+        result.twice = sorted(number for number, by in found.items() if len(by) > 1)
+        result.missing = sorted(set(range(result.last)) - set(found))
+        for qemu, numbers in areas.items():
+            numbers.sort()
+            spans = result.spans[qemu] = []
+            for number in numbers:
+                if spans and spans[-1][1] == number - 1:
+                    spans[-1] = (spans[-1][0], number)
+                else:
+                    spans.append((number, number))
+        lost = set()
+        for path, said in told.items():
+            lost.update(int(number) for number, qemu in _ACKNOWLEDGED.findall(said)
+                        if int(qemu) not in found.get(int(number), ()))
+            result.complaints += [f"{path.name}: {line}" for line in said.splitlines()
+                                  if line.startswith("!")]
+        result.lost = sorted(lost)
+        return result
+
+    def judge(self, *, twice: bool = False) -> Records:
+        """What the records say must be right: one guest, nothing lost.
+
+        :raises Wrong: it is not; with `twice` the other way round: two guests must be seen.
+        """
+        records = self.records()
+        self.note("disk", str(records))
+        if twice and not records.twice:
+            raise Wrong(f"two guests should have been seen: {records}")
+        if not twice and not records.good:
+            raise Wrong(str(records))
+        return records
+
+
+def consoles(bench: Bench) -> str:
+    """What the guests' kernels wrote, for who looks for a mistake."""
+    return "\n".join(f"{path.name}:\n{path.read_text(errors='replace')[-2000:]}"
+                     for path in sorted(Path(bench.folder).glob("said-*.console")))

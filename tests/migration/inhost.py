@@ -1,0 +1,63 @@
+"""What the rows do inside a host besides what `tests.inhost` has: calls."""
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from lio_handover.document import lun_key, tpg_key
+from lio_handover.initiator import vhost
+from lio_handover.model import Backstore, Lun, State, Target, Tpg, backstore_key, target_key
+from tests.lab import inside
+from tests.lab.qemu import DISK
+
+WWPN = "naa.5001405abcdef077"
+NEXUS = "naa.5001405000000077"
+
+
+def state() -> State:
+    """One disk, the shared one, behind one WWPN."""
+    store = Backstore(backstore_key("iblock", "disk"), {"udev_path": DISK},
+                      {"wwn/vpd_unit_serial": "6a3f0c77-0000-4000-8000-000000000077"})
+    key = target_key("vhost", WWPN)
+    tpg = tpg_key(key, 1)
+    return State((), (store,), (Target(key, {}, (Tpg(
+        tpg, {"nexus": NEXUS, "rtpi": "1"}, luns=(Lun(lun_key(tpg, 0), store.key, "link"),)),)),))
+
+
+def hold(folder: str) -> str:
+    """Occupy the endpoint until the file `release` appears; says so in the file `held`."""
+    with vhost.occupy(WWPN):
+        (Path(folder) / "held").touch()
+        while not (Path(folder) / "release").exists():
+            time.sleep(0.02)
+    return "released"
+
+
+def occupied() -> str:
+    """What becomes of an attempt to take the endpoint, which is given back at once."""
+    try:
+        vhost.occupy(WWPN).close()
+    except OSError as error:
+        return f"errno {error.errno}"
+    return "free"
+
+
+def drop_nexus() -> None:
+    """Take away what a guest would attach to, with all of the target."""
+    inside.clear_targets()
+
+
+def holder() -> tuple[str, str]:
+    """(who holds the reservation, its type) as this host's kernel says, or its words for none."""
+    found = []
+    for name in ("res_holder", "res_pr_type"):
+        path = inside.TARGET / "core"
+        files = sorted(path.glob(f"iblock_*/disk/pr/{name}"))
+        found.append(files[0].read_text().strip() if files else "no backstore")
+    return found[0], found[1]
+
+
+def start_kvm() -> str:
+    """Make /dev/kvm work; the CPU emulated has AMD's extension."""
+    inside.run("modprobe", "kvm_amd")
+    return "ok" if Path("/dev/kvm").exists() else "no /dev/kvm"
