@@ -1,4 +1,4 @@
-"""What QEMU really does when a guest with a vhost-scsi disk is migrated; see docs/qemu-behaviour.md.
+"""What QEMU does when a guest with a vhost-scsi disk is migrated; see docs/qemu-behaviour.md.
 
     python3 -m tests.migration [ROW...]
 

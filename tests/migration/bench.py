@@ -15,7 +15,7 @@ from pathlib import Path
 from lio_handover import document as documents
 from tests import inhost as pipeline
 from tests.lab.bed import Lab
-from tests.lab.host import Host, Program
+from tests.lab.host import CHECKOUT, Host, Program
 from tests.migration import guest, image, inhost
 from tests.migration.net import Cable, Json, Qmp, QmpError, Sockets
 
@@ -45,7 +45,7 @@ class Vm:
             "-kernel", str(bench.linux), "-initrd", str(bench.initrd),
             "-append", f"console=ttyS0 quiet panic=-1 mitigations=off run={bench.run}",
             "-serial", f"file:{self.said_path}.console",
-            "-chardev", f"file,id=said,path={self.said_path}",
+            "-chardev", f"file,id=said,path={self.said_path},append=on",
             "-device", f"isa-debugcon,iobase={guest.PORT:#x},readback={number},chardev=said",
             "-device", f"vhost-scsi-pci,id=scsi,wwpn={inhost.WWPN},migratable=on",
             "-qmp", f"tcp:{host.address}:{port},server=on,wait=off", *words]
@@ -94,10 +94,10 @@ class Vm:
         with self._happened:
             self.events.clear()
 
-    def ask(self, command: str, **arguments: object) -> str:
+    def ask(self, command: str, **arguments: str) -> str:
         """Execute a command of which either outcome is worth telling."""
         try:
-            self.qmp(command, **arguments)
+            self.qmp(command, 60, **arguments)
             answer = "ok"
         except QmpError as error:
             answer = str(error)
@@ -173,6 +173,48 @@ class Records:
         return "; ".join([spans or "no records", *wrong, *self.complaints[:5]])
 
 
+def read(path: Path, folder: Path, run: int) -> Records:
+    """Read the disk, and in ``folder`` what the guest said it had been acknowledged."""
+    found: dict[int, set[int]] = {}
+    result = Records()
+    # Before the disk: the guest goes on writing.
+    told = {file: file.read_text(errors="replace")
+            for file in sorted(folder.glob(f"said-{run}-?"))}
+    areas: dict[int, list[int]] = {}
+    with path.open("rb") as disk:
+        for area in range(guest.AREAS):
+            disk.seek(area * guest.AREA)
+            data = disk.read(guest.AREA)
+            for at in range(0, guest.AREA, guest.SIZE):
+                record = guest.unpack(data[at:at + guest.SIZE])
+                if record is None or record[0] != run:
+                    continue
+                _, qemu, number, _, key, kind, *_ = record
+                found.setdefault(number, set()).add(qemu)
+                areas.setdefault(qemu, []).append(number)
+                if (key, kind) != (guest.KEY, guest.TYPE):
+                    result.unreserved.append(number)
+    result.last = max(found, default=-1)
+    result.twice = sorted(number for number, by in found.items() if len(by) > 1)
+    result.missing = sorted(set(range(result.last)) - set(found))
+    for qemu, numbers in areas.items():
+        numbers.sort()
+        spans = result.spans[qemu] = []
+        for number in numbers:
+            if spans and spans[-1][1] == number - 1:
+                spans[-1] = (spans[-1][0], number)
+            else:
+                spans.append((number, number))
+    lost: set[int] = set()
+    for file, said in told.items():
+        lost.update(int(number) for number, qemu in _ACKNOWLEDGED.findall(said)
+                    if int(qemu) not in found.get(int(number), ()))
+        result.complaints += [f"{file.name}: {line}" for line in said.splitlines()
+                              if line.startswith("!")]
+    result.lost = sorted(lost)
+    return result
+
+
 class Bench:
     """The hosts and the guest; rows run one after the other and find a guest that runs."""
 
@@ -187,7 +229,8 @@ class Bench:
         self.started = time.monotonic()
         self.vms: list[Vm] = []
         self.source_vm: Vm | None = None
-        self._numbers = itertools.count()
+        self._helpers: dict[str, list[Program]] = {}
+        self._numbers = itertools.cycle(range(1, guest.AREAS + 1))
         self._ports = itertools.count(_MIGRATION_PORT)
         self._holds = itertools.count()
         self._threads = ThreadPoolExecutor(8)
@@ -222,7 +265,9 @@ class Bench:
 
     def start(self, host: Host, words: list[str]) -> Vm:
         """A QEMU with the guest's devices."""
-        vm = Vm(self, host, next(self._numbers) % guest.AREAS + 1, words)
+        busy = {vm.number for vm in self.vms if vm.program.poll() is None}
+        number = next(number for number in self._numbers if number not in busy)
+        vm = Vm(self, host, number, words)
         self.vms.append(vm)
         return vm
 
@@ -232,11 +277,15 @@ class Bench:
             self.source_vm.forget()
             return self.source_vm
         self.clear()
+        return self.fresh()
+
+    def fresh(self, *words: str) -> Vm:
+        """A new guest, where there is none."""
         self.run += 1
         self.note("bench", f"a new guest, run {self.run}")
         host = self.hosts[0]
         host.call(pipeline.build, inhost.state())
-        vm = self.source_vm = self.start(host, [])
+        vm = self.source_vm = self.start(host, list(words))
         self.until(lambda: "a 10 " in vm.said(), "the guest writes", vm, GUEST_SECONDS)
         self.note("bench", "the guest writes")
         vm.forget()
@@ -268,12 +317,38 @@ class Bench:
         self.vms.clear()
         self.source_vm = None
         for host in self.hosts:
+            for program in self._helpers.pop(host.name, []):
+                self.note(host.name, f"helper: {program.stdout_so_far()!r} "
+                          f"{program.stderr_so_far()[-500:]!r}")
             host.wipe()
         assert self.bed.disk
         with self.bed.disk.open("r+b") as disk:
             size = disk.seek(0, 2)
             disk.truncate(0)
             disk.truncate(size)
+
+    # ── dbus-vmstate ─────────────────────────────────────────────────────────────────────────
+
+    def helper(self, host: Host, fail: str = "") -> str:
+        """A bus of its own, and on it what answers Save() and Load(); its path."""
+        bus = f"/run/lio-handover-{next(self._holds)}"
+        self._helpers.setdefault(host.name, []).append(host.popen(
+            ["dbus-daemon", "--session", "--nofork", f"--address=unix:path={bus}"]))
+        program = host.popen(["/usr/bin/python3", "-m", "tests.migration.vmstate", bus, fail],
+                             env={"PYTHONPATH": str(CHECKOUT)})
+        self._helpers[host.name].append(program)
+        deadline = time.monotonic() + 60
+        while b"ready" not in program.stdout_so_far():
+            if program.poll() is not None or time.monotonic() > deadline:
+                raise Wrong(f"no helper on {host.name}: {program.stderr_so_far()!r}")
+            time.sleep(0.1)
+        return bus
+
+    def end_helper(self, host: Host) -> None:
+        """Kill what answers, and leave the bus."""
+        self._helpers[host.name][-1].kill()
+        self._helpers[host.name][-1].wait(10)
+        self.note(host.name, "helper killed")
 
     # ── migration ────────────────────────────────────────────────────────────────────────────
 
@@ -287,12 +362,14 @@ class Bench:
         vm.qmp("migrate-incoming", uri=f"tcp:{host.address}:{port}")
         return vm, Cable(self.sockets, host.address, port)
 
-    def migrate(self, cable: Cable, *capabilities: str) -> None:
+    def migrate(self, cable: Cable, *capabilities: str, return_path: bool = True,
+                bandwidth: int = 1 << 30) -> None:
         """Start it."""
         self.vm.forget()
-        self.vm.capabilities("events", "return-path", *capabilities)
+        path = ("return-path",) if return_path else ()
+        self.vm.capabilities("events", *path, *capabilities)
         self.vm.qmp("migrate-set-parameters", **{"downtime-limit": 3000,
-                                                 "max-bandwidth": 1 << 30})
+                                                 "max-bandwidth": bandwidth})
         self.note(self.vm.name, "<- migrate")
         self.vm.qmp("migrate", uri=f"tcp:198.18.0.1:{cable.port}")
 
@@ -350,54 +427,13 @@ class Bench:
 
     # ── the judgement ────────────────────────────────────────────────────────────────────────
 
-    def records(self) -> Records:
-        """Read the disk and what the guest said it had been acknowledged."""
-        assert self.bed.disk
-        found: dict[int, set[int]] = {}
-        result = Records()
-        # Before the disk: the guest goes on writing.
-        told = {path: path.read_text(errors="replace")
-                for path in sorted(self.folder.glob(f"said-{self.run}-?"))}
-        areas: dict[int, list[int]] = {}
-        with self.bed.disk.open("rb") as disk:
-            for area in range(guest.AREAS):
-                disk.seek(area * guest.AREA)
-                data = disk.read(guest.AREA)
-                for at in range(0, guest.AREA, guest.SIZE):
-                    record = guest.unpack(data[at:at + guest.SIZE])
-                    if record is None or record[0] != self.run:
-                        continue
-                    _, qemu, number, _, key, kind, *_ = record
-                    found.setdefault(number, set()).add(qemu)
-                    areas.setdefault(qemu, []).append(number)
-                    if (key, kind) != (guest.KEY, guest.TYPE):
-                        result.unreserved.append(number)
-        result.last = max(found, default=-1)
-        result.twice = sorted(number for number, by in found.items() if len(by) > 1)
-        result.missing = sorted(set(range(result.last)) - set(found))
-        for qemu, numbers in areas.items():
-            numbers.sort()
-            spans = result.spans[qemu] = []
-            for number in numbers:
-                if spans and spans[-1][1] == number - 1:
-                    spans[-1] = (spans[-1][0], number)
-                else:
-                    spans.append((number, number))
-        lost = set()
-        for path, said in told.items():
-            lost.update(int(number) for number, qemu in _ACKNOWLEDGED.findall(said)
-                        if int(qemu) not in found.get(int(number), ()))
-            result.complaints += [f"{path.name}: {line}" for line in said.splitlines()
-                                  if line.startswith("!")]
-        result.lost = sorted(lost)
-        return result
-
     def judge(self, *, twice: bool = False) -> Records:
         """What the records say must be right: one guest, nothing lost.
 
         :raises Wrong: it is not; with `twice` the other way round: two guests must be seen.
         """
-        records = self.records()
+        assert self.bed.disk
+        records = read(self.bed.disk, self.folder, self.run)
         self.note("disk", str(records))
         if twice and not records.twice:
             raise Wrong(f"two guests should have been seen: {records}")

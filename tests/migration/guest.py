@@ -27,7 +27,8 @@ _RECORD = struct.Struct("<8sIIQQQIII")
 _MAGIC = b"LIOMOVED"
 
 
-def pack(run, qemu, number, clock, key, kind, generation, before):  # type: ignore[no-untyped-def]
+def pack(run: int, qemu: int, number: int, clock: int, key: int, kind: int, generation: int,
+         before: int) -> bytes:
     """A record of 512 bytes; the last four are the CRC of the others."""
     head = _RECORD.pack(_MAGIC, run, qemu, number, clock, key, kind, generation, before)
     body = head + struct.pack("<Q", number) * ((SIZE - 4 - len(head)) // 8)
@@ -35,7 +36,7 @@ def pack(run, qemu, number, clock, key, kind, generation, before):  # type: igno
     return body + struct.pack("<I", zlib.crc32(body))
 
 
-def unpack(data):   # type: ignore[no-untyped-def]
+def unpack(data: bytes) -> "tuple[int, ...] | None":
     """(run, qemu, number, clock, key, type, generation, crc before, crc), or None for no record."""
     crc = struct.unpack("<I", data[-4:])[0]
     if data[:8] != _MAGIC or zlib.crc32(data[:-4]) != crc:

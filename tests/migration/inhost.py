@@ -7,6 +7,7 @@ from pathlib import Path
 from lio_handover.document import lun_key, tpg_key
 from lio_handover.initiator import vhost
 from lio_handover.model import Backstore, Lun, State, Target, Tpg, backstore_key, target_key
+from tests import inhost as pipeline
 from tests.lab import inside
 from tests.lab.qemu import DISK
 
@@ -26,10 +27,11 @@ def state() -> State:
 
 def hold(folder: str) -> str:
     """Occupy the endpoint until the file `release` appears; says so in the file `held`."""
-    with vhost.occupy(WWPN):
-        (Path(folder) / "held").touch()
-        while not (Path(folder) / "release").exists():
-            time.sleep(0.02)
+    endpoint = vhost.occupy(WWPN)
+    (Path(folder) / "held").touch()
+    while not (Path(folder) / "release").exists():
+        time.sleep(0.02)
+    endpoint.close()
     return "released"
 
 
@@ -40,11 +42,6 @@ def occupied() -> str:
     except OSError as error:
         return f"errno {error.errno}"
     return "free"
-
-
-def drop_nexus() -> None:
-    """Take away what a guest would attach to, with all of the target."""
-    inside.clear_targets()
 
 
 def holder() -> tuple[str, str]:
@@ -61,3 +58,8 @@ def start_kvm() -> str:
     """Make /dev/kvm work; the CPU emulated has AMD's extension."""
     inside.run("modprobe", "kvm_amd")
     return "ok" if Path("/dev/kvm").exists() else "no /dev/kvm"
+
+
+def thaw() -> None:
+    """Take back a freeze, if there was one."""
+    pipeline.thaw()

@@ -1,15 +1,21 @@
 """The rows of docs/qemu-behaviour.md: each does one thing and holds QEMU to what the table says."""
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
-from tests.migration.bench import Bench, Wrong
+from tests.lab.host import Host
+from tests.migration import inhost
+from tests.migration.bench import Bench, Vm, Wrong
+from tests.migration.net import Cable
 
 ROWS: dict[str, Callable[[Bench], None]] = {}
 PAUSE = "pause-before-switchover"
+_ENDS = ("completed", "failed", "cancelled", "gone")
 
 
 def row(function: Callable[[Bench], None]) -> Callable[[Bench], None]:
+    """Name it as people type it."""
     ROWS[function.__name__.replace("_", "-")] = function
     return function
 
@@ -20,41 +26,82 @@ def expect(what: str, found: object, *wanted: object) -> None:
         raise Wrong(f"{what}: {found!r}, not {' or '.join(map(repr, wanted))}")
 
 
-def moved(bench: Bench, destination: object) -> None:
+def moved(bench: Bench, destination: Vm) -> None:
     """The destination serves: it writes, holds the reservation, and the source is taken down."""
-    from tests.migration.bench import Vm
-    assert isinstance(destination, Vm)
     source = bench.vm
     if not bench.writes(destination):
         raise Wrong(f"{destination.name}: the guest does not write; {destination.said()[-200:]!r}")
     source.kill()
     bench.remove(source.host)
     bench.source_vm = destination
+    bench.judge()
+    if inhost.NEXUS not in bench.reservation(destination.host):
+        raise Wrong(f"{destination.host.name}: {bench.reservation(destination.host)!r}")
 
 
-def stayed(bench: Bench, destination: object, remove: bool = True) -> None:
+def stayed(bench: Bench, destination: Vm, remove: bool = False) -> None:
     """The source serves; what is left of the destination is taken away."""
-    from tests.migration.bench import Vm
-    assert isinstance(destination, Vm)
     expect("source", bench.vm.status(), "running")
     if not bench.writes(bench.vm):
         raise Wrong(f"{bench.vm.name}: the guest does not write")
     destination.kill()
     if remove:
         bench.remove(destination.host)
+    bench.vm.host.call(inhost.thaw)
+    bench.judge()
+    if inhost.NEXUS not in bench.reservation(bench.vm.host):
+        raise Wrong(f"{bench.vm.host.name}: {bench.reservation(bench.vm.host)!r}")
 
+
+def lost(bench: Bench) -> None:
+    """Nobody executes the guest any more; what it wrote is all there."""
+    bench.note("bench", "the guest is lost")
+    bench.judge()
+    bench.clear()
+
+
+def to_pre_switchover(bench: Bench, *words: str) -> tuple[Vm, Vm, Cable]:
+    """A migration that waits in pre-switchover, the destination with the state imported."""
+    source = bench.guest()
+    destination, cable = bench.incoming(*words)
+    bench.migrate(cable, PAUSE)
+    expect("source", source.wait("pre-switchover", *_ENDS), "pre-switchover")
+    expect("query-status", source.status(), "finish-migrate")
+    document = bench.export(source.host)
+    bench.activate(destination.host, document)
+    return source, destination, cable
+
+
+def to_completed(bench: Bench, *words: str) -> tuple[Vm, Vm, bytes]:
+    """A migration that has completed, the destination waiting for `cont`."""
+    source = bench.guest()
+    destination, cable = bench.incoming("-S", *words)
+    bench.migrate(cable)
+    expect("source", source.wait(*_ENDS), "completed")
+    expect("destination", destination.wait(*_ENDS), "completed")
+    expect("source", source.status(), "postmigrate")
+    expect("destination", destination.status(), "paused")
+    return source, destination, bench.export(source.host)
+
+
+def to_unconfirmed(bench: Bench, *words: str) -> tuple[Vm, Vm, Cable]:
+    """The destination has everything, and what it says about that does not reach the source."""
+    source, destination, cable = to_pre_switchover(bench, *words)
+    cable.hold("back")
+    expect("continue", source.ask("migrate-continue", state="pre-switchover"), "ok")
+    expect("destination", destination.wait(*_ENDS), "completed")
+    expect("destination", destination.status(), "paused" if words else "running")
+    time.sleep(2)
+    expect("source waits", source.migration(), "device")
+    return source, destination, cable
+
+
+# ── ways that work ───────────────────────────────────────────────────────────────────────────
 
 @row
 def commit(bench: Bench) -> None:
-    """-S; completed; source occupied; export, import; cont."""
-    source = bench.guest()
-    destination, cable = bench.incoming("-S")
-    bench.migrate(cable)
-    expect("source", source.wait("completed", "failed", "gone"), "completed")
-    expect("destination", destination.wait("completed", "failed", "gone"), "completed")
-    expect("source", source.status(), "postmigrate")
-    expect("destination", destination.status(), "paused", "inmigrate")
-    document = bench.export(source.host)
+    """-S; completed; source frozen, exported, occupied; import; cont on the destination."""
+    source, destination, document = to_completed(bench)
     with bench.occupy(source.host):
         bench.same(source.host, document)
         bench.activate(destination.host, document)
@@ -63,20 +110,399 @@ def commit(bench: Bench) -> None:
         if not bench.writes(destination):
             raise Wrong("the guest does not write")
     moved(bench, destination)
-    bench.judge()
+
+
+@row
+def vhost_qmp(bench: Bench) -> None:
+    """The protocol's own order: import in pre-switchover with both gates shut, -S, cont."""
+    source = bench.guest()
+    destination, cable = bench.incoming("-S")
+    bench.migrate(cable, PAUSE)
+    expect("source", source.wait("pre-switchover", *_ENDS), "pre-switchover")
+    document = bench.export(source.host)
+    bench.activate(destination.host, document)
+    with bench.occupy(destination.host):
+        expect("continue", source.ask("migrate-continue", state="pre-switchover"), "ok")
+        expect("source", source.wait(*_ENDS), "completed")
+        expect("destination", destination.wait(*_ENDS), "completed")
+        held = bench.occupy(source.host)
+        held.__enter__()
+        bench.same(source.host, document)
+    try:
+        expect("cont", destination.ask("cont"), "ok")
+        expect("destination", destination.status(), "running")
+        if not bench.writes(destination):
+            raise Wrong("the guest does not write")
+    finally:
+        held.__exit__(None, None, None)
+    moved(bench, destination)
 
 
 @row
 def pre_switchover(bench: Bench) -> None:
-    """pause-before-switchover: export, import, migrate-continue."""
+    """No -S: export and import in pre-switchover, migrate-continue."""
+    source, destination, _ = to_pre_switchover(bench)
+    expect("cont is refused", source.ask("cont"), "Migration is not finalized yet")
+    expect("continue", source.ask("migrate-continue", state="pre-switchover"), "ok")
+    expect("source", source.wait(*_ENDS), "completed")
+    expect("destination", destination.wait(*_ENDS), "completed")
+    moved(bench, destination)
+
+
+def _in_band(bench: Bench, fail: str = "") -> tuple[Vm, Vm, Cable]:
+    """A guest whose QEMU has a dbus-vmstate object, and a destination for it, -S."""
+    bench.clear()       # the object has to be there from the start
+    source = bench.fresh("-object", _vmstate(bench, bench.hosts[0]))
+    destination, cable = bench.incoming("-S", "-object", _vmstate(bench, bench.hosts[1], fail))
+    return source, destination, cable
+
+
+def _vmstate(bench: Bench, host: Host, fail: str = "") -> str:
+    bus = bench.helper(host, fail)
+    return f"dbus-vmstate,id=lio,addr=unix:path={bus},id-list=lio-handover"
+
+
+@row
+def dbus_vmstate(bench: Bench) -> None:
+    """-S; Save() freezes and exports, Load() imports: the state travels in the stream; cont."""
+    source, destination, cable = _in_band(bench)
+    bench.migrate(cable)
+    expect("source", source.wait(*_ENDS), "completed")
+    expect("destination", destination.wait(*_ENDS), "completed")
+    expect("destination", destination.status(), "paused")
+    expect("source's endpoint", source.host.call(inhost.occupied), "free")
+    expect("cont", destination.ask("cont"), "ok")
+    expect("destination", destination.status(), "running")
+    moved(bench, destination)
+    bench.clear()
+
+
+@row
+def dbus_load_fails(bench: Bench) -> None:
+    """As dbus-vmstate, but Load() answers with an error."""
+    source, destination, cable = _in_band(bench, "Load")
+    bench.migrate(cable)
+    expect("source", source.wait(*_ENDS), "failed")
+    expect("destination", destination.wait("gone", "completed"), "gone")
+    stayed(bench, destination)
+    bench.clear()
+
+
+@row
+def dbus_save_fails(bench: Bench) -> None:
+    """As dbus-vmstate, but the helper of the source is gone when Save() is called."""
+    source, destination, cable = _in_band(bench)
+    bench.end_helper(source.host)
+    bench.migrate(cable)
+    expect("source", source.wait(*_ENDS), "failed")
+    bench.note(destination.name, destination.status())
+    stayed(bench, destination)
+    bench.clear()
+
+
+# ── nothing to attach to ─────────────────────────────────────────────────────────────────────
+
+@row
+def no_target(bench: Bench) -> None:
+    """-S; cont on a destination that has no target; then cont on the source."""
+    source, destination, _ = to_completed(bench)
+    destination.ask("cont")
+    expect("destination", destination.wait("gone"), "gone")
+    expect("exit", destination.program.returncode, 1)
+    bench.note(destination.name, f"{destination.story()}; {destination.complaints()}")
+    expect("source", source.status(), "postmigrate")
+    expect("cont", source.ask("cont"), "ok")
+    stayed(bench, destination)
+
+
+@row
+def no_target_autostart(bench: Bench) -> None:
+    """No -S; a destination that has no target."""
     source = bench.guest()
     destination, cable = bench.incoming()
-    bench.migrate(cable, PAUSE)
-    expect("source", source.wait("pre-switchover", "failed", "gone"), "pre-switchover")
-    document = bench.export(source.host)
+    bench.migrate(cable)
+    expect("source", source.wait(*_ENDS), "failed")
+    expect("destination", destination.wait("gone"), "gone")
+    bench.note(destination.name, f"{destination.story()}; {destination.complaints()}")
+    stayed(bench, destination)
+
+
+@row
+def no_target_no_return_path(bench: Bench) -> None:
+    """No -S, no return-path; a destination that has no target; then cont on the source."""
+    source = bench.guest()
+    destination, cable = bench.incoming(capabilities=("events",))
+    bench.migrate(cable, return_path=False)
+    expect("source", source.wait(*_ENDS), "completed")
+    expect("destination", destination.wait("gone"), "gone")
+    expect("source", source.status(), "postmigrate")
+    expect("cont", source.ask("cont"), "ok")
+    stayed(bench, destination)
+
+
+@row
+def cont_too_early(bench: Bench) -> None:
+    """-S, but `cont` was sent to the waiting destination, which has no target."""
+    source = bench.guest()
+    destination, cable = bench.incoming("-S")
+    expect("cont", destination.ask("cont"), "ok")
+    expect("destination", destination.status(), "inmigrate")
+    bench.migrate(cable)
+    expect("source", source.wait(*_ENDS), "failed")
+    expect("destination", destination.wait("gone"), "gone")
+    stayed(bench, destination)
+
+
+@row
+def destination_occupied(bench: Bench) -> None:
+    """-S; cont on the destination while our own initiator still sits on its endpoint."""
+    source, destination, document = to_completed(bench)
     bench.activate(destination.host, document)
-    expect("continue", source.ask("migrate-continue", state="pre-switchover"), "ok")
-    expect("source", source.wait("completed", "failed", "gone"), "completed")
-    expect("destination", destination.wait("completed", "failed", "gone"), "completed")
+    with bench.occupy(destination.host):
+        destination.ask("cont")
+        expect("destination", destination.wait("gone"), "gone")
+        bench.note(destination.name, f"{destination.story()}; {destination.complaints()}")
+    expect("cont", source.ask("cont"), "ok")
+    stayed(bench, destination, remove=True)
+
+
+# ── the source resumes ───────────────────────────────────────────────────────────────────────
+
+@row
+def source_resumes_occupied(bench: Bench) -> None:
+    """As commit; while the destination serves, cont on the source, whose endpoint is occupied."""
+    source, destination, document = to_completed(bench)
+    bench.activate(destination.host, document)
+    with bench.occupy(source.host):
+        expect("cont", destination.ask("cont"), "ok")
+        if not bench.writes(destination):
+            raise Wrong("the guest does not write")
+        source.ask("cont")
+        expect("source", source.wait("gone"), "gone")
+        bench.note(source.name, f"exit {source.program.returncode}; {source.story()}; "
+                                f"{source.complaints()}")
     moved(bench, destination)
-    bench.judge()
+
+
+@row
+def source_resumes_unoccupied(bench: Bench) -> None:
+    """As commit without the occupier: cont on the source while the destination serves."""
+    source, destination, document = to_completed(bench)
+    bench.activate(destination.host, document)
+    expect("cont", destination.ask("cont"), "ok")
+    if not bench.writes(destination):
+        raise Wrong("the guest does not write")
+    expect("cont", source.ask("cont"), "ok")
+    expect("both write", (bench.writes(source), bench.writes(destination)), (True, True))
+    bench.judge(twice=True)
+    bench.clear()
+
+
+@row
+def occupied_too_early(bench: Bench) -> None:
+    """Source occupied in pre-switchover already; then migrate_cancel."""
+    source, destination, _ = to_pre_switchover(bench)
+    with bench.occupy(source.host):
+        source.ask("migrate_cancel")
+        expect("source", source.wait("gone"), "gone")
+        bench.note(source.name, f"{source.story()}; {source.complaints()}")
+        expect("destination", destination.wait("gone"), "gone")
+    lost(bench)
+
+
+@row
+def cancel_pre_switchover(bench: Bench) -> None:
+    """migrate_cancel in pre-switchover, the destination has imported."""
+    source, destination, _ = to_pre_switchover(bench)
+    expect("cancel", source.ask("migrate_cancel"), "ok")
+    expect("source", source.wait("cancelled", "gone"), "cancelled")
+    expect("destination", destination.wait("gone"), "gone")
+    stayed(bench, destination, remove=True)
+
+
+# ── the network ──────────────────────────────────────────────────────────────────────────────
+
+@row
+def cut_active(bench: Bench) -> None:
+    """Connection reset while RAM is copied."""
+    source = bench.guest()
+    destination, cable = bench.incoming("-S")
+    bench.migrate(cable, bandwidth=1 << 20)
+    expect("source", source.wait("active", "completed", "failed"), "active")
+    time.sleep(1)
+    cable.cut()
+    bench.note("cable", "reset")
+    expect("source", source.wait(*_ENDS), "failed")
+    expect("destination", destination.wait("gone"), "gone")
+    expect("never stopped", "STOP" in source.story(), False)
+    stayed(bench, destination)
+
+
+@row
+def cut_pre_switchover(bench: Bench) -> None:
+    """Connection reset in pre-switchover, the destination has imported; then migrate-continue."""
+    source, destination, cable = to_pre_switchover(bench)
+    cable.cut()
+    bench.note("cable", "reset")
+    expect("destination", destination.wait("gone"), "gone")
+    time.sleep(3)
+    bench.note(source.name, f"{source.migration()}, {source.status()}, {source.story()}")
+    if source.status() != "running":
+        source.ask("migrate-continue", state="pre-switchover")
+        expect("source", source.wait(*_ENDS), "failed")
+    stayed(bench, destination, remove=True)
+
+
+@row
+def cut_after_resume(bench: Bench) -> None:
+    """No -S: the destination runs, its word is lost and the connection is reset."""
+    source, destination, cable = to_unconfirmed(bench)
+    cable.cut()
+    bench.note("cable", "reset")
+    expect("source", source.wait(*_ENDS), "failed")
+    expect("source", source.status(), "running")
+    expect("both write", (bench.writes(source), bench.writes(destination)), (True, True))
+    bench.judge(twice=True)
+    bench.clear()
+
+
+@row
+def cut_after_load_paused(bench: Bench) -> None:
+    """-S: the destination has everything, its word is lost and the connection is reset."""
+    source, destination, cable = to_unconfirmed(bench, "-S")
+    cable.cut()
+    bench.note("cable", "reset")
+    expect("source", source.wait(*_ENDS), "failed")
+    expect("source", source.status(), "running")
+    expect("destination", destination.status(), "paused")
+    expect("its migration", destination.migration(), "completed")
+    expect("occupying the source's endpoint", source.host.call(inhost.occupied), "errno 19")
+    stayed(bench, destination, remove=True)
+
+
+@row
+def silent_after_resume(bench: Bench) -> None:
+    """No -S: the destination runs, its word is lost, nothing is reset; then migrate_cancel."""
+    source, destination, _ = to_unconfirmed(bench)
+    source.ask("cont")
+    source.ask("migrate_cancel")
+    expect("source", source.wait("cancelled", "failed", "gone"), "cancelled", "failed")
+    expect("source", source.status(), "running")
+    expect("both write", (bench.writes(source), bench.writes(destination)), (True, True))
+    bench.judge(twice=True)
+    bench.clear()
+
+
+@row
+def silent_after_load_paused(bench: Bench) -> None:
+    """-S: the destination has everything, its word is lost; then migrate_cancel."""
+    source, destination, _ = to_unconfirmed(bench, "-S")
+    source.ask("cont")
+    source.ask("migrate_cancel")
+    expect("source", source.wait("cancelled", "failed", "gone"), "cancelled", "failed")
+    expect("destination", destination.status(), "paused")
+    stayed(bench, destination, remove=True)
+
+
+# ── the parties die ──────────────────────────────────────────────────────────────────────────
+
+@row
+def kill_destination_active(bench: Bench) -> None:
+    """SIGKILL of the destination's QEMU while RAM is copied."""
+    source = bench.guest()
+    destination, cable = bench.incoming("-S")
+    bench.migrate(cable, bandwidth=1 << 20)
+    expect("source", source.wait("active", *_ENDS), "active")
+    destination.kill()
+    expect("source", source.wait(*_ENDS), "failed")
+    expect("never stopped", "STOP" in source.story(), False)
+    stayed(bench, destination)
+
+
+@row
+def kill_destination_pre_switchover(bench: Bench) -> None:
+    """SIGKILL of the destination's QEMU in pre-switchover, its host has imported."""
+    source, destination, _ = to_pre_switchover(bench)
+    destination.kill()
+    time.sleep(3)
+    bench.note(source.name, f"{source.migration()}, {source.status()}, {source.story()}")
+    if source.status() != "running":
+        source.ask("migrate-continue", state="pre-switchover")
+        expect("source", source.wait(*_ENDS), "failed")
+    stayed(bench, destination, remove=True)
+
+
+@row
+def kill_destination_unconfirmed(bench: Bench) -> None:
+    """SIGKILL of the destination's QEMU, which had everything, -S, and could not say so."""
+    source, destination, _ = to_unconfirmed(bench, "-S")
+    destination.kill()
+    expect("source", source.wait(*_ENDS), "failed")
+    stayed(bench, destination, remove=True)
+
+
+@row
+def kill_destination_completed(bench: Bench) -> None:
+    """SIGKILL of the destination's QEMU between completed and cont; then cont on the source."""
+    source, destination, document = to_completed(bench)
+    bench.activate(destination.host, document)
+    destination.kill()
+    time.sleep(2)
+    expect("source", source.status(), "postmigrate")
+    expect("cont", source.ask("cont"), "ok")
+    stayed(bench, destination, remove=True)
+
+
+@row
+def kill_source_active(bench: Bench) -> None:
+    """SIGKILL of the source's QEMU while RAM is copied."""
+    source = bench.guest()
+    destination, cable = bench.incoming("-S")
+    bench.migrate(cable, bandwidth=1 << 20)
+    expect("source", source.wait("active", *_ENDS), "active")
+    source.kill()
+    expect("destination", destination.wait("gone"), "gone")
+    lost(bench)
+
+
+@row
+def kill_source_pre_switchover(bench: Bench) -> None:
+    """SIGKILL of the source's QEMU in pre-switchover, the destination's host has imported."""
+    source, destination, _ = to_pre_switchover(bench)
+    source.kill()
+    expect("destination", destination.wait("gone"), "gone")
+    lost(bench)
+
+
+@row
+def kill_source_unconfirmed(bench: Bench) -> None:
+    """SIGKILL of the source's QEMU, which waits for the word of a destination with -S."""
+    source, destination, _ = to_unconfirmed(bench, "-S")
+    source.kill()
+    time.sleep(1)
+    expect("destination", destination.status(), "paused")
+    with bench.occupy(source.host):
+        expect("cont", destination.ask("cont"), "ok")
+        expect("destination", destination.status(), "running")
+        if not bench.writes(destination):
+            raise Wrong("the guest does not write")
+    moved(bench, destination)
+
+
+@row
+def kill_source_completed(bench: Bench) -> None:
+    """SIGKILL of the source's QEMU between completed and export; the handover goes on."""
+    source = bench.guest()
+    destination, cable = bench.incoming("-S")
+    bench.migrate(cable)
+    expect("source", source.wait(*_ENDS), "completed")
+    expect("destination", destination.wait(*_ENDS), "completed")
+    source.kill()
+    document = bench.export(source.host)
+    with bench.occupy(source.host):
+        bench.same(source.host, document)
+        bench.activate(destination.host, document)
+        expect("cont", destination.ask("cont"), "ok")
+        if not bench.writes(destination):
+            raise Wrong("the guest does not write")
+    moved(bench, destination)
