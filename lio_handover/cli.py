@@ -74,7 +74,7 @@ All reasons at once, each with what can be done.  Run it while the target serves
 
   lio-handover prepare iscsi/iqn.2003-01.org.example:db
   lio-handover prepare --all --json
-""", ("targets", "all", "allow")),
+""", ("targets", "all", "allow", "probe")),
     "freeze": ("shut the gates, wait until no command executes, flush all data", """\
 Initiators are thrown out and try to come back; they find the destination, or this host after
 thaw.  Where it can't be finished, the gates are opened again.
@@ -87,7 +87,7 @@ alone, whole or not at all; a terminal gets none.
 
   lio-handover export iscsi/iqn.2003-01.org.example:db -o db.json
   lio-handover export --all | ssh b lio-handover import -
-""", ("targets", "all", "allow", "output")),
+""", ("targets", "all", "allow", "probe", "output")),
     "thaw": ("open the gates that freeze has shut", """\
 Only where no other host serves the target: two that do destroy its data.
 
@@ -176,6 +176,11 @@ def _argument(one: argparse.ArgumentParser, name: str) -> None:
     elif name == "output":
         one.add_argument("-o", "--output", metavar="FILE", default="-",
                          help="where the document goes (default -, standard output)")
+    elif name == "probe":
+        one.add_argument("--probe", action="store_true",
+                         help="ask the devices for what configfs does not show of registrations, "
+                              "through a nexus that is gone afterwards; meanwhile initiators see "
+                              "one port more")
     elif name == "dry-run":
         one.add_argument("--dry-run", action="store_true", help="only show the plan")
     elif name == "map":

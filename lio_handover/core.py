@@ -14,15 +14,16 @@ from typing import (Callable, Dict, FrozenSet, Iterator, List, Mapping, Optional
 
 from . import diff as differ
 from . import document as documents
-from . import errors, executor, preflight, storage
+from . import errors, executor, preflight, probes, reservations, restored, storage
 from .configfs import Configfs
 from .document import Document, Origin
 from .executor import Outcome, Progress, Scope
 from .frozen import Frozen, Record
-from .model import Backstore, Key, Lun, State, Target, Tpg, backstore_key, say
+from .model import Backstore, Key, State, Target, Tpg, backstore_key, say
 from .order import PLACE
-from .plan import DELETE, SCRATCH_NEXUS, SCRATCH_TARGET, Plan, Step, plan
-from .reader import Facts, Reader, no_modules
+from .plan import DELETE, Plan, Step, plan
+from .reader import Facts, Reader, boot_id, no_modules
+from .reservations import Seen
 from .revival import reachable
 from .settings import Settings, load
 
@@ -87,10 +88,11 @@ class Core:
                 found.append((fabric, wwn))
         return found
 
-    def _reader(self) -> Reader:
+    def _reader(self, seen: Optional[Mapping[Key, Sequence[Seen]]] = None) -> Reader:
         if not self.fs.exists("core"):
             raise no_modules()
-        return Reader(self.fs)
+        return Reader(self.fs, seen=seen,
+                      known=restored.load(self.settings.state_directory, boot_id()))
 
     def show(self, targets: Sequence[str] = ()) -> State:
         """What the host serves: these targets, or all of it."""
@@ -129,44 +131,37 @@ class Core:
         return Frozen(self.settings.state_directory, facts.boot_id)
 
     # ---- the source's verbs ---
-    def prepare(self, names: Sequence[Tuple[str, str]]) -> Tuple[Document, List[errors.Finding]]:
-        """The document as it would be now, and why these targets could not be handed over."""
-        reader = self._reader()
+    def prepare(self, names: Sequence[Tuple[str, str]], probe: bool = False) \
+            -> Tuple[Document, List[errors.Finding]]:
+        """The document as it would be now, and why these targets could not be handed over.
+
+        ``probe``: see probes.full_status.
+        """
+        reader = self._prober(names, probe)
         state = reader.state(names)
         document = self._document(state, reader.facts())
         findings = preflight.source(state, reader)
         if any(target.fabric == "vhost" for target in state.targets):
-            findings += preflight.live_migration(self.logs_guest_writes())
+            with self._alone():
+                findings += preflight.live_migration(probes.logs_guest_writes(self.fs))
         return document, findings
 
-    def logs_guest_writes(self) -> bool:
-        """Whether this kernel's vhost-scsi tells a live migration which guest memory it wrote.
-
-        Found out by function, with a scratch disk and a scratch target that are gone when this
-        returns: kernels before 6.16 take the feature bit and log nothing.
-        """
-        from .initiator.vhost import probe_dirty_logging
-        scratch = _scratch()
-        wwpn = scratch.targets[0].wwn
+    def _prober(self, names: Sequence[Tuple[str, str]], probe: bool) -> Reader:
+        if not probe:
+            return self._reader()
         with self._alone():
-            scope, facts = Scope.of(scratch), self._reader().facts()
-            before = scope.read(self.fs)
-            executor.apply(self.fs, plan(before, scratch, facts, verify=False, partial=True),
-                           before, facts)
-            try:
-                return probe_dirty_logging(wwpn)
-            finally:
-                now, then = scope.read(self.fs), self._reader().facts()
-                executor.apply(self.fs, plan(now, before, then, facts.fabrics, verify=False),
-                               now, then)
+            self._reader()
+            return self._reader(probes.full_status(self.fs, names))
 
-    def export(self, names: Sequence[Tuple[str, str]], allow: Sequence[str] = ()) -> Document:
-        """What this host serves, to be imported elsewhere.  Changes nothing.
+    def export(self, names: Sequence[Tuple[str, str]], allow: Sequence[str] = (),
+               probe: bool = False) -> Document:
+        """What this host serves, to be imported elsewhere.  Changes nothing, but for what
+        ``probe`` does, see probes.full_status.
 
         It says ``frozen`` where every gate is shut and all data is on the storage; then the
         gates in it are those that the freeze found open.
         """
-        reader = self._reader()
+        reader = self._prober(names, probe)
         state = reader.state(names)
         errors.refuse(preflight.source(state, reader), allow)
         facts = reader.facts()
@@ -176,6 +171,7 @@ class Core:
         return document
 
     def _document(self, state: State, facts: Facts) -> Document:
+        state = _settled(state)
         reader = self._reader()
         is_frozen = bool(state.targets) and all(_shut(one, reader) for one in state.targets)
         if is_frozen:
@@ -202,10 +198,10 @@ class Core:
         A freeze that can't be finished opens the gates again.  Returns the frozen state.
         """
         with self._alone():
-            reader = self._reader()
+            reader = Reader(self._reader().fs, reservations=False)
             have = reader.state(names)
-            errors.refuse([*preflight.source(have, reader), *_cannot_freeze(have, reader)],
-                          allow)
+            errors.refuse([*preflight.source(have, reader), *_cannot_freeze(have, reader),
+                           *preflight.held(have, self._reader())], allow)
             facts = reader.facts()
             record = self.frozen(facts)
             record.freeze(have)
@@ -254,7 +250,7 @@ class Core:
             return self._thaw(names, facts)
 
     def _thaw(self, names: Sequence[Tuple[str, str]], facts: Facts) -> State:
-        reader = self._reader()
+        reader = Reader(self.fs, reservations=False)
         have = reader.state(names)
         record = self.frozen(facts)
         want = replace(have, targets=tuple(
@@ -270,7 +266,7 @@ class Core:
         document, applied = mapping.parse(maps).apply(document)
         reader = self._reader()
         facts = reader.facts()
-        have = Scope.of(document.state).read(self.fs)
+        have = Scope.of(document.state).read(self.fs, known=document.state)
         the_plan = plan(have, document.state, facts)
         findings = preflight.destination(document, have, reader, facts, self.settings)
         if not any(isinstance(one, (differ.Set, differ.Relink, differ.Register))
@@ -291,7 +287,13 @@ class Core:
             return Outcome()
         errors.refuse(ready.findings, allow)
         with self._alone():
-            return executor.apply(self.fs, ready.plan, ready.have, ready.facts, progress, stop)
+            outcome = executor.apply(self.fs, ready.plan, ready.have, ready.facts, progress, stop)
+            try:
+                restored.note(self.settings.state_directory, ready.facts.boot_id, ready.plan.want)
+            except OSError as error:
+                outcome.notes += (f"{self.settings.state_directory}: {error.strerror}: an export "
+                                  "may need --probe",)
+            return outcome
 
     def compare(self, document: Document, maps: Sequence[str] = ()) \
             -> Tuple[State, State, Tuple[differ.Change, ...]]:
@@ -299,7 +301,7 @@ class Core:
         from . import mapping
         document, _applied = mapping.parse(maps).apply(document)
         self._reader()
-        have = Scope.of(document.state).read(self.fs)
+        have = Scope.of(document.state).read(self.fs, known=document.state)
         want, _notes = reachable(document.state, have)
         return have, want, differ.diff(have, want)
 
@@ -318,10 +320,20 @@ class Core:
         a backstore that no target exports.
         """
         with self._alone():
-            have, want, reader = self._without(targets, everything)
+            reader = self._reader()
+            findings: List[errors.Finding] = []
+            try:
+                have, want = self._without(reader, targets, everything)
+            except errors.CannotRepresent as error:
+                findings.append(errors.Finding(
+                    errors.InUse, "what would be lost with it can't be told", error.what,
+                    "unclear"))
+                reader = Reader(self.fs, reservations=False)
+                have, want = self._without(reader, targets, everything)
             facts = reader.facts()
             record = self.frozen(facts)
-            errors.refuse(preflight.removal(have, reader, record.names()), allow)
+            findings += preflight.removal(have, reader)
+            errors.refuse(findings, allow)
             the_plan = plan(have, want, facts, verify=False)
             the_plan = replace(the_plan, steps=self._drop_files(the_plan, have, want, facts))
             kept = self._keep(have, facts)
@@ -329,8 +341,9 @@ class Core:
             record.forget([target.name for target in have.targets])
             return outcome, kept
 
-    def _without(self, targets: Sequence[str], everything: bool) -> Tuple[State, State, Reader]:
-        reader = self._reader()
+    def _without(self, reader: Reader, targets: Sequence[str], everything: bool) \
+            -> Tuple[State, State]:
+        """(what is there of these targets and what they use, what of it stays)."""
         stores: List[Key] = []
         names: List[str] = []
         fabrics = reader.fabrics()
@@ -346,7 +359,7 @@ class Core:
         kept = tuple(store for store in found.backstores if store.key in others)
         groups = tuple(group for group in found.lu_groups
                        if _members_outside(self.fs, group.name, found, others))
-        return found, State(groups, kept), reader
+        return found, State(groups, kept)
 
     def _drop_files(self, the_plan: Plan, have: State, want: State, facts: Facts) \
             -> Tuple[Step, ...]:
@@ -364,7 +377,7 @@ class Core:
         path = os.path.join(folder, name)
         if not state.targets:
             return ""
-        document = Document(documents.canonical(state), False,
+        document = Document(documents.canonical(_settled(state)), False,
                             Origin(os.uname().nodename, facts.release, facts.boot_id),
                             {say(store.key): _evidence(store) for store in state.backstores})
         try:
@@ -397,6 +410,12 @@ class Core:
             yield
         finally:
             os.close(fd)
+
+
+def _settled(state: State) -> State:
+    return replace(state, backstores=tuple(
+        replace(one, reservations=reservations.settled(one.reservations))
+        for one in state.backstores))
 
 
 def _shut(target: Target, reader: Reader) -> bool:
@@ -442,15 +461,6 @@ def _members_outside(fs: Configfs, group: str, state: State,
     members = {line.strip("\0\n ") for line in
                fs.read(f"core/alua/lu_gps/{group}/members").splitlines()}
     return bool({one for one in members if one} - leaving)
-
-
-def _scratch() -> State:
-    """A disk in memory behind a vhost target that nobody else knows."""
-    store = Backstore(backstore_key("rd_mcp", "lio-handover-probe"), {"rd_pages": "16"})
-    key = ("target", "vhost", SCRATCH_TARGET[2])
-    lun = Lun((*key, "1", "lun", "0"), store.key)
-    return State((), (store,), (Target(key, {}, (
-        Tpg((*key, "1"), {"nexus": SCRATCH_NEXUS}, luns=(lun,)),)),))
 
 
 def _evidence(store: Backstore) -> documents.Evidence:

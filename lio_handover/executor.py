@@ -15,8 +15,9 @@ from . import errors
 from .configfs import Configfs
 from .diff import Change, Create, Register, Relink, Remove, Set, diff
 from .model import Key, State, say
-from .plan import AUTOPROBE, KERNEL_OPS, PROBING, SCRATCH_TARGET, Plan, Step, plan
+from .plan import KERNEL_OPS, SCRATCH_TARGET, Plan, Step, plan
 from .reader import Facts, Reader
+from .scsibus import Drivers, sg_of
 
 Progress = Callable[[int, int, Step], None]
 
@@ -36,9 +37,15 @@ class Scope:
             frozenset(one.key for state in states for one in state.backstores),
             frozenset(one.name for state in states for one in state.lu_groups))
 
-    def read(self, fs: Configfs, reservations: bool = True) -> State:
-        """The part of the host that is in scope, whatever of it is there."""
-        reader = Reader(fs, reservations=reservations)
+    def read(self, fs: Configfs, reservations: bool = True, known: State = State(),
+             untouched: bool = False) -> State:
+        """The part of the host that is in scope, whatever of it is there.
+
+        ``known``: a state whose registrations are believed where the kernel, which does not show
+        all of them, agrees as far as it goes (see reservations.read).
+        """
+        reader = Reader(fs, reservations=reservations, untouched=untouched, known={
+            one.key: one.reservations for one in known.backstores})
         there = [one for one in reader.target_names() if one in self.targets]
         found = reader.state(there, self.backstores)
         names = self.lu_groups | {one.name for one in found.lu_groups}
@@ -111,8 +118,7 @@ class _Run:
         self.scope = Scope.of(before, the_plan.want)
         self.files: Dict[str, Optional[bytes]] = {}
         self.gate_opened = False
-        #: whether drivers are attached to new SCSI devices, while we have switched it off
-        self.probing = b""
+        self.drivers = Drivers()
 
     def step(self, step: Step) -> None:
         getattr(self, f"_{step.op}")(step)
@@ -214,25 +220,11 @@ class _Run:
         from .storage import drop_cache
         drop_cache(step.path)
 
-    def _probing(self, step: Step) -> None:
-        """Devices that came while drivers were not attached get theirs afterwards."""
-        if step.value == b"0" and not self.probing:
-            with open(step.path, "rb") as file:
-                self.probing = file.read().strip()
-        if self.probing != b"1":
-            return  # somebody else has switched it off
-        with open(step.path, "wb") as out:
-            out.write(step.value)
-        if step.value == b"1":
-            self.probing = b""
-            bus = os.path.dirname(step.path)
-            for name in os.listdir(f"{bus}/devices"):
-                if name[0].isdigit() and not os.path.exists(f"{bus}/devices/{name}/driver"):
-                    try:
-                        with open(f"{bus}/drivers_probe", "w") as probe:
-                            probe.write(name)
-                    except OSError:
-                        pass  # no driver wants it, or it is gone
+    def _drivers(self, step: Step) -> None:
+        if step.value == b"off":
+            self.drivers.off()
+        else:
+            self.drivers.on()
 
     def _drain(self, step: Step) -> None:
         from .initiator.vhost import drain
@@ -249,7 +241,7 @@ class _Run:
         address = self.fs.read(f"{step.path}/address").strip()
         lun = int(step.value)
         key = 0x6C696F68616E6476  # any key that is not 0
-        with Device(_sg_of(address, lun)) as device:
+        with Device(sg_of(address, lun)) as device:
             commands.drain(device.execute)
             for command in (commands.register(0, key), commands.register(key, 0)):
                 result = device.execute(*command)
@@ -258,7 +250,8 @@ class _Run:
 
     # ---- before the gate ---
     def _verify(self, step: Step) -> None:
-        check(self.scope.read(self.fs), self.plan.want, False, self.plan.partial)
+        check(self.scope.read(self.fs, known=self.plan.want, untouched=True), self.plan.want,
+              False, self.plan.partial)
 
     # ---- the way back ---
     def undo(self, error: Exception) -> errors.HandoverError:
@@ -289,8 +282,7 @@ class _Run:
             now = _with_reservations_of(scope.read(self.fs, reservations=False), self.before)
             self._go(plan(now, want, Reader(self.fs).facts(), self.facts.fabrics, verify=False))
         self._remove_empty_hbas()
-        if self.probing:
-            self._probing(Step(PROBING, AUTOPROBE, b"1"))
+        self.drivers.on()
         for path, content in self.files.items():
             if content is not None:
                 write_file(path, content)
@@ -306,7 +298,7 @@ class _Run:
         only when it is made afresh: registrations and, up to 6.1, relative port numbers."""
         held = {one.key: one.reservations for one in self.before.backstores if one.reservations}
         try:
-            now = scope.read(self.fs)
+            now = scope.read(self.fs, known=self.before, untouched=True)
         except errors.CannotRepresent:
             return [State(self.before.lu_groups), self.before]
         there = {one.key: one.reservations for one in now.backstores}
@@ -333,7 +325,8 @@ class _Run:
             if step.slot == "gate" and step.path.endswith("/enable"):
                 if self.fs.read(step.path).strip() == "1":
                     self.fs.write(step.path, b"0\n")
-        changed = [one for one in diff(self.scope.read(self.fs), self.plan.want, gates=False)
+        now = self.scope.read(self.fs, known=self.plan.want)
+        changed = [one for one in diff(now, self.plan.want, gates=False)
                    if isinstance(one, Register)]
         if changed:
             raise errors.CannotChange(
@@ -409,21 +402,3 @@ def _with_reservations_of(state: State, other: State) -> State:
     return replace(state, backstores=tuple(
         replace(one, reservations=held.get(one.key, one.reservations))
         for one in state.backstores))
-
-
-def _sg_of(address: str, lun: int) -> str:
-    """The sg device of a loopback LUN: ``address`` is host:channel:target."""
-    folder = f"/sys/class/scsi_device/{address}:{lun}/device/scsi_generic"
-    until = time.monotonic() + 5
-    found: List[str] = []
-    while not found:
-        try:
-            found = os.listdir(folder)
-        except FileNotFoundError:
-            if time.monotonic() > until:
-                raise OSError(errno.ENODEV, f"no sg device for {address}:{lun}") from None
-            time.sleep(0.01)
-    path = f"/dev/{found[0]}"
-    while not os.path.exists(path) and time.monotonic() < until:
-        time.sleep(0.01)
-    return path

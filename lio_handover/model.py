@@ -53,7 +53,7 @@ class Registration:
     ``isid`` is 12 hex digits (iSCSI) or ``""``.  ``fabric`` is the kernel's name of it
     (``iSCSI``, ``vhost``, ``loopback``), ``target`` the WWN as the kernel compares it.
     The numbers say through which port the registration was made; ``all_tg_pt`` that it
-    holds on every port of the target.
+    holds on every port of the target, None where the kernel does not show it.
     """
 
     initiator: str
@@ -64,7 +64,7 @@ class Registration:
     tpgt: int
     lun: int
     mapped_lun: int
-    all_tg_pt: bool = False
+    all_tg_pt: Optional[bool] = False
 
     @property
     def nexus(self) -> Tuple[str, str, str, int]:

@@ -17,6 +17,7 @@ from .model import (DEFAULT_GROUP, Acl, AluaGroup, Backstore, Key, Lun, LuGroup,
 from .order import PHASE, PLACE, WHY
 from .reader import Facts
 from .revival import LAST, Revival, burn_place, dummies, merged, reachable
+from .scsibus import AUTOPROBE
 
 # --- what a step asks for ----------------------------------------------------------------------
 MKDIR, RMDIR, LINK, UNLINK, WRITE = "mkdir", "rmdir", "link", "unlink", "write"
@@ -26,7 +27,7 @@ FILE = "file"      # a file outside configfs, written whole
 DELETE = "delete"  # such a file, if it is there
 FLUSH = "flush"    # drop this host's cache of a file or device
 SCSI = "scsi"      # REGISTER and unregister with APTPL=0 through the scratch nexus
-PROBING = "probing"  # whether the host attaches drivers to SCSI devices that come (1 or 0)
+DRIVERS = "drivers"  # off and on: whether this host attaches any to SCSI devices that come
 DRAIN = "drain"    # fetch the unit attentions that a vhost target's LUNs owe, and drop them
 VERIFY = "verify"  # read back and compare
 
@@ -35,8 +36,6 @@ KERNEL_OPS = (MKDIR, RMDIR, LINK, UNLINK, WRITE)
 #: A loopback target for the time of one step. Its disk is only asked, never written.
 SCRATCH_TARGET = ("target", "loopback", "naa.50014051f0ad0ff0")
 SCRATCH_NEXUS = "naa.50014051f0ad0ff1"
-
-AUTOPROBE = "/sys/bus/scsi/drivers_autoprobe"
 
 MODULES = {"fileio": "target_core_file", "iblock": "target_core_iblock",
            "iscsi": "iscsi_target_mod", "vhost": "vhost_scsi", "loopback": "tcm_loop"}
@@ -433,7 +432,7 @@ class _Planner:
         new_fabric = fabric not in self.facts.fabrics and fabric not in {
             one.fabric for one in self.want.targets}
         # Else sd would read the disk's partitions, and udev, LVM and mdadm take it for the host's.
-        self._add(slot, PROBING, AUTOPROBE, b"0")
+        self._add(slot, DRIVERS, AUTOPROBE, b"off")
         if new_fabric:
             self._add(slot, MKDIR, fabric)
         for path in (f"{fabric}/{wwn}", tpg):
@@ -451,7 +450,7 @@ class _Planner:
             self._add(slot, RMDIR, path, about=SCRATCH_TARGET)
         if new_fabric:
             self._add(slot, RMDIR, fabric)
-        self._add(slot, PROBING, AUTOPROBE, b"1")
+        self._add(slot, DRIVERS, AUTOPROBE, b"on")
 
     def _aptpl_file(self, store: Backstore, held: Reservations) -> None:
         if not store.serial:

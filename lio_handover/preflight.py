@@ -4,9 +4,9 @@ Each function looks and returns findings; none raises for what it finds, none ch
 """
 from __future__ import annotations
 
-from typing import Dict, Iterator, List, Sequence
+from typing import Dict, Iterator, List
 
-from . import attributes, errors, storage
+from . import attributes, errors, reservations, storage
 from .diff import diff
 from .document import Document
 from .errors import Finding
@@ -23,7 +23,7 @@ FABRICS = ("iscsi", "vhost", "loopback")
 
 def source(state: State, reader: Reader) -> List[Finding]:
     """Why these targets can't be handed over as they are."""
-    return [*_kinds(state), *_shared(state, reader), *_dynamic(state)]
+    return [*_kinds(state), *_shared(state, reader), *_dynamic(state), *_all_ports(state)]
 
 
 def live_migration(logs_guest_writes: bool) -> List[Finding]:
@@ -54,6 +54,22 @@ def _kinds(state: State) -> Iterator[Finding]:
                           f"the {target.fabric} fabric is not handed over yet")
 
 
+def held(state: State, reader: Reader) -> List[Finding]:
+    """Reservations that a freeze would end, or that an export could not tell for certain."""
+    for store in state.backstores:
+        path = f"core/{store.hba}/{store.name}/pr/res_type"
+        if reader.fs.exists(path) and reader.fs.read(path).strip() == reservations.SPC2:
+            return [Finding(errors.CannotRepresent, say(store.key),
+                            "an initiator holds an SPC-2 reservation, which ends with its session",
+                            "spc2", "let it RELEASE first")]
+    try:
+        reader.state([(target.fabric, target.wwn) for target in state.targets])
+    except errors.CannotRepresent as error:
+        return [Finding(errors.CannotRepresent, "an export would be refused", error.what,
+                        "unclear", "lio-handover prepare --probe")]
+    return []
+
+
 def _shared(state: State, reader: Reader) -> Iterator[Finding]:
     mine = [target.name for target in state.targets]
     others = reader.exporters([store.key for store in state.backstores], mine)
@@ -73,6 +89,17 @@ def _dynamic(state: State) -> Iterator[Finding]:
                             errors.CannotRepresent, say(tpg.key),
                             f"{name} is there by a dynamic ACL, so nothing of it is carried",
                             "dynamic-acl", "give it an ACL of its own")
+
+
+def _all_ports(state: State) -> Iterator[Finding]:
+    for store in state.backstores:
+        unknown = [one for one in store.reservations.registrations if one.all_tg_pt is None]
+        if unknown:
+            yield Finding(
+                errors.CannotRepresent, say(store.key),
+                f"the kernel does not show ALL_TG_PT of {len(unknown)} registrations, which is "
+                "nearly always 0", "all-tg-pt",
+                "ask the device with --probe")
 
 
 def destination(document: Document, have: State, reader: Reader, facts: Facts,
@@ -192,7 +219,7 @@ def guest_attached(target: Target) -> Finding:
                    do="stop the guest, or let QEMU pause it for the migration")
 
 
-def removal(state: State, reader: Reader, frozen: Sequence[str]) -> List[Finding]:
+def removal(state: State, reader: Reader) -> List[Finding]:
     """Who still needs what is to be removed."""
     found: List[Finding] = []
     for target in state.targets:

@@ -12,6 +12,7 @@ from .attributes import HOST, Attribute, rows
 from .configfs import Configfs
 from .model import (NO_RESERVATIONS, Acl, AluaGroup, Backstore, Key, Lun, LuGroup, MappedLun,
                     Portal, Reservations, State, Target, Tpg, backstore_key, target_key)
+from .reservations import Seen
 
 #: Directories of the tree's top which are not fabrics.
 _NOT_FABRICS = {"core"}
@@ -43,8 +44,15 @@ class Facts:
 class Reader:
     """Reads a host.  One instance sees one kernel: which files it has is asked once a kind."""
 
-    def __init__(self, fs: Configfs, reservations: bool = True) -> None:
+    def __init__(self, fs: Configfs, reservations: bool = True,
+                 seen: Optional[Mapping[Key, Sequence[Seen]]] = None,
+                 known: Optional[Mapping[Key, Reservations]] = None,
+                 untouched: bool = False) -> None:
         self.fs = fs
+        #: what this program restored, and whether nobody can have changed it since
+        self.known, self.untouched = known or {}, untouched
+        #: what READ FULL STATUS said of a backstore, where it was asked
+        self.seen = seen or {}
         self.with_reservations = reservations
         self._files: Dict[Tuple[str, str], List[Tuple[str, Optional[Attribute]]]] = {}
 
@@ -131,7 +139,7 @@ class Reader:
             groups.append(AluaGroup((*key, "alua", group), carried))
         return Backstore(key, self._parameters(plugin, path), attributes, tuple(groups),
                          self._reservations(path, attributes.get("wwn/vpd_unit_serial", ""),
-                                            places), hba, host)
+                                            places, key), hba, host)
 
     def _parameters(self, plugin: str, path: str) -> Dict[str, str]:
         """What was written to ``control``, as the info file shows it."""
@@ -160,7 +168,8 @@ class Reader:
         return found
 
     def _reservations(self, path: str, serial: str,
-                      places: Mapping[str, Sequence[reservations.Place]]) -> Reservations:
+                      places: Mapping[str, Sequence[reservations.Place]],
+                      key: Key) -> Reservations:
         if not self.with_reservations or not self.fs.exists(f"{path}/pr"):
             return NO_RESERVATIONS
         for _attempt in range(3):
@@ -174,7 +183,8 @@ class Reader:
         if texts.res_type.strip() not in (reservations.PRESENT, reservations.SPC2):
             return NO_RESERVATIONS
         try:
-            return reservations.read(texts, places, self._aptpl_file(serial))
+            return reservations.read(texts, places, self._aptpl_file(serial),
+                                     self.seen.get(key, ()), self.known.get(key), self.untouched)
         except reservations.Unclear as error:
             raise errors.CannotRepresent(f"{path.rpartition('/')[2]}: {error}") from None
 
@@ -392,8 +402,6 @@ class Reader:
         """Raises NoTargetModules."""
         if not self.fs.exists("core"):
             raise no_modules()
-        with open("/proc/sys/kernel/random/boot_id") as file:
-            boot_id = file.read().strip()
         release = os.uname().release
         has_rtpi: Optional[bool] = None
         for fabric, wwn in self.target_names():
@@ -405,7 +413,7 @@ class Reader:
         if has_rtpi is None:
             symbol = "target_fabric_tpg_base_rtpi_show"
             has_rtpi = symbol in kernel_symbols({symbol})
-        return Facts(release, boot_id, self.dbroot(), tuple(self.hbas()), tuple(self.fabrics()),
+        return Facts(release, boot_id(), self.dbroot(), tuple(self.hbas()), tuple(self.fabrics()),
                      has_rtpi, self.placed())
 
 
@@ -416,6 +424,12 @@ _NOT_ATTRIBUTES: Dict[str, Tuple[str, ...]] = {
 }
 #: Directories which a fabric has before anybody makes a target.
 _FABRIC_DEFAULTS = ("discovery_auth",)
+
+
+def boot_id() -> str:
+    """Of the running kernel: configfs, and all that is in it, dies with it."""
+    with open("/proc/sys/kernel/random/boot_id") as file:
+        return file.read().strip()
 
 
 def kernel_symbols(wanted: Set[str]) -> Set[str]:
@@ -458,11 +472,17 @@ def _places(targets: Iterable[Target]) -> Dict[Key, Dict[str, List[reservations.
             for acl in tpg.acls:
                 for mapped in acl.mapped_luns:
                     if mapped.lun is not None and mapped.lun in luns:
-                        add(luns[mapped.lun].backstore, acl.initiator, reservations.Place(
-                            fabric, target.wwn, tpg.tag, mapped.lun, mapped.number))
+                        lun = luns[mapped.lun]
+                        add(lun.backstore, acl.initiator, reservations.Place(
+                            fabric, target.wwn, tpg.tag, lun.number, mapped.number,
+                            _port(tpg, lun)))
             nexus = tpg.attributes.get("nexus")
             if nexus and nexus not in explicit:
                 for lun in tpg.luns:
                     add(lun.backstore, nexus, reservations.Place(
-                        fabric, target.wwn, tpg.tag, lun.number, lun.number))
+                        fabric, target.wwn, tpg.tag, lun.number, lun.number, _port(tpg, lun)))
     return found
+
+
+def _port(tpg: Tpg, lun: Lun) -> int:
+    return int(lun.attributes.get("rtpi", tpg.attributes.get("rtpi", "0")))

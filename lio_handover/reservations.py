@@ -52,6 +52,16 @@ class Place(NamedTuple):
     tpgt: int
     lun: int
     mapped_lun: int
+    rtpi: int = 0
+
+
+class Seen(NamedTuple):
+    """What READ FULL STATUS says of one registration; ``rtpi`` is None with ALL_TG_PT."""
+
+    initiator: str
+    isid: str
+    key: int
+    rtpi: Optional[int]
 
 
 @dataclass(frozen=True)
@@ -133,11 +143,15 @@ def parse_file(data: bytes) -> List[Tuple[Registration, bool, int]]:
 
 
 def read(texts: Texts, places: Mapping[str, Sequence[Place]],
-         aptpl_file: Optional[bytes] = None) -> Reservations:
+         aptpl_file: Optional[bytes] = None, seen: Sequence[Seen] = (),
+         known: Optional[Reservations] = None, untouched: bool = False) -> Reservations:
     """The reservations of a backstore, whole and certain.
 
     ``places`` says for each initiator's name by which ways it reaches the backstore;
-    ``aptpl_file`` is believed only where it agrees with what the kernel shows.
+    ``aptpl_file`` is believed only where it agrees with what the kernel shows; ``seen`` is what
+    READ FULL STATUS answered, in its order, if it was asked; ``known`` is what this program
+    restored there itself, believed as long as nothing that can be seen has changed since.
+    ``untouched`` says that nobody can have changed it.
     Raises Unclear where what is known does not determine a registration, and where an SPC-2
     reservation is held, which nothing can carry over.
     """
@@ -151,17 +165,32 @@ def read(texts: Texts, places: Mapping[str, Sequence[Place]],
         return replace(NO_RESERVATIONS, generation=generation,
                        aptpl="Activated" in texts.aptpl)
     kind = parse_type(texts.type) if holder else 0
+    if seen:
+        live, cut = _agreed(live, cut, seen), False
     registrations = _from_file(live, cut, holder, kind, aptpl_file)
+    if registrations is None and known is not None and (untouched or not cut):
+        if cut or len(live) == len(known.registrations):
+            registrations = _from_known(live, generation, holder, kind, known)
     if registrations is None:
         if cut:
             raise Unclear(f"the kernel shows only the first {len(live)} registrations, and no "
                           "APTPL file agrees with them")
-        registrations = _from_places(live, holder, texts, places)
+        registrations = _from_places(live, holder, texts, places, seen)
     index = None
     if holder:
         index = _holder_index(registrations, holder, texts)
     return Reservations(generation, "Activated" in texts.aptpl, kind, index,
                         tuple(registrations))
+
+
+def _agreed(live: Sequence[Live], cut: bool, seen: Sequence[Seen]) -> List[Live]:
+    """All registrations: both lists have the kernel's order, and one page does not hold all."""
+    same = [(one.initiator, one.isid, one.key) for one in live] == [
+        (one.initiator, one.isid, one.key) for one in seen[:len(live)]]
+    if not same or len(seen) < len(live) or not cut and len(seen) > len(live):
+        raise Unclear("READ FULL STATUS and the kernel's list of registrations do not agree")
+    return [*live, *(Live(live[0].fabric, one.initiator, one.isid, one.key)
+                     for one in seen[len(live):])]
 
 
 def _holder_index(registrations: Sequence[Registration], holder: Tuple[str, str, str],
@@ -200,8 +229,22 @@ def _from_file(live: Sequence[Live], cut: bool, holder: Optional[Tuple[str, str,
     return [one for one, _, _ in blocks]
 
 
+def _from_known(live: Sequence[Live], generation: int, holder: Optional[Tuple[str, str, str]],
+                kind: int, known: Reservations) -> Optional[List[Registration]]:
+    """What was restored, where PRgeneration (so no REGISTER came since), every registration
+    that is shown, and the reservation are still the same; else None."""
+    shown = [(one.initiator, one.isid, one.key) for one in live]
+    was = [(one.initiator, one.isid, one.key) for one in known.registrations]
+    held = None if known.holder is None else known.registrations[known.holder]
+    if (generation, kind) != (known.generation, known.type) or shown != was[:len(shown)] \
+            or (holder and holder[1:]) != (held and (held.initiator, held.isid)):
+        return None
+    return list(known.registrations)
+
+
 def _from_places(live: Sequence[Live], holder: Optional[Tuple[str, str, str]], texts: Texts,
-                 places: Mapping[str, Sequence[Place]]) -> List[Registration]:
+                 places: Mapping[str, Sequence[Place]],
+                 seen: Sequence[Seen] = ()) -> List[Registration]:
     """The kernel knows a registration by node ACL and ISID, so by TPG (target_core_pr.c:
     __core_scsi3_locate_pr_reg); which mapped LUN of the TPG it came by makes no difference."""
     port = _PORT.search(texts.port)
@@ -222,6 +265,11 @@ def _from_places(live: Sequence[Live], holder: Optional[Tuple[str, str, str]], t
         if not by_tpg:
             raise Unclear(f"{initiator} is registered, but has no explicit ACL that maps this "
                           "backstore; give it one, as a dynamic ACL loses its reservation")
+        if seen:
+            named = _by_port(numbers, seen, by_tpg)
+            if named is not None:
+                chosen.update(named)
+                continue
         tpgs = list(by_tpg)
         holds = holder is not None and (initiator, isid) == holder[1:]
         if len(tpgs) == 1 and len(numbers) == 1:
@@ -235,15 +283,29 @@ def _from_places(live: Sequence[Live], holder: Optional[Tuple[str, str, str]], t
         else:
             raise Unclear(f"{initiator} has {len(numbers)} registrations and reaches the "
                           f"backstore through {len(tpgs)} TPGs; set force_pr_aptpl, or let it "
-                          "register again with APTPL=1, so that the kernel says which is which")
+                          "register again with APTPL=1, so that the kernel says which is which; "
+                          "or ask the device with --probe")
     result: List[Registration] = []
     for number, one in enumerate(live):
         place = chosen[number]
-        holds = holder is not None and (one.initiator, one.isid) == holder[1:]
+        holds = holder is not None and (one.initiator, one.isid) == holder[1:] \
+            and (place.target, place.tpgt) == (held_at or (place.target, place.tpgt))
+        all_tg_pt = seen[number].rtpi is None if seen else holder_all if holds else None
         result.append(Registration(one.initiator, one.isid, one.key, place.fabric, place.target,
-                                   place.tpgt, place.lun, place.mapped_lun,
-                                   holds and holder_all))
+                                   place.tpgt, place.lun, place.mapped_lun, all_tg_pt))
     return result
+
+
+def _by_port(numbers: Sequence[int], seen: Sequence[Seen],
+             by_tpg: Mapping[Tuple[str, int], Place]) -> Optional[Dict[int, Place]]:
+    """Each registration's place by the relative port it was made through, where that says."""
+    found: Dict[int, Place] = {}
+    for number in numbers:
+        matching = [place for place in by_tpg.values() if place.rtpi == seen[number].rtpi]
+        if len(matching) != 1:
+            return None
+        found[number] = matching[0]
+    return found
 
 
 # ---- writing -------------------------------------------------------------------------------
@@ -251,7 +313,7 @@ def _line(one: Registration, holder: bool, kind: int, rtpi: int = 0) -> bytes:
     sid = f"initiator_sid={one.isid}," if one.isid else ""
     return (f"initiator_fabric={one.fabric},initiator_node={one.initiator},{sid}"
             f"sa_res_key={one.key:#x},res_holder={int(holder)},res_type={kind if holder else 0},"
-            f"res_scope=0,res_all_tg_pt={int(one.all_tg_pt)},mapped_lun={one.mapped_lun},"
+            f"res_scope=0,res_all_tg_pt={int(bool(one.all_tg_pt))},mapped_lun={one.mapped_lun},"
             f"target_fabric={one.fabric},target_node={compared_name(one)},tpgt={one.tpgt},"
             f"port_rtpi={rtpi},target_lun={one.lun}\n").encode()
 
@@ -292,7 +354,7 @@ def file(reservations: Reservations, rtpi: Mapping[Tuple[str, int], int]) -> byt
             lines += ["res_holder=1", f"res_type={reservations.type:02x}", "res_scope=00"]
         else:
             lines.append("res_holder=0")
-        lines += [f"res_all_tg_pt={int(one.all_tg_pt)}", f"mapped_lun={one.mapped_lun}",
+        lines += [f"res_all_tg_pt={int(bool(one.all_tg_pt))}", f"mapped_lun={one.mapped_lun}",
                   f"target_fabric={one.fabric}", f"target_node={compared_name(one)}",
                   f"tpgt={one.tpgt}", f"port_rtpi={rtpi.get((one.target, one.tpgt), 0)}",
                   f"target_lun={one.lun}", f"PR_REG_END: {number}"]
@@ -324,3 +386,9 @@ def reordered(reservations: Reservations, ranks: Sequence[Tuple[int, ...]]) -> R
     holder = None if reservations.holder is None else order.index(reservations.holder)
     return replace(reservations, holder=holder, registrations=tuple(
         reservations.registrations[number] for number in order))
+
+
+def settled(reservations: Reservations) -> Reservations:
+    """With ALL_TG_PT taken to be 0 where it is not known."""
+    return replace(reservations, registrations=tuple(
+        replace(one, all_tg_pt=bool(one.all_tg_pt)) for one in reservations.registrations))

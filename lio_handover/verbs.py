@@ -247,7 +247,7 @@ def show(args: argparse.Namespace, signals: Signals) -> int:
 def prepare(args: argparse.Namespace, signals: Signals) -> int:
     _root("prepare")
     core = _core(args)
-    made, found = core.prepare(core.names(_targets(args), args.all))
+    made, found = core.prepare(core.names(_targets(args), args.all), args.probe)
     against = errors.stopping(found, args.allow)
     names = [one.name for one in made.state.targets]
     if args.json:
@@ -297,7 +297,7 @@ def export(args: argparse.Namespace, signals: Signals) -> int:
     if args.output == files.STREAM:
         files.check_stream()
     core = _core(args)
-    made = core.export(core.names(_targets(args), args.all), args.allow)
+    made = core.export(core.names(_targets(args), args.all), args.allow, args.probe)
     data = documents.dumps(made)
     files.write(args.output, data)
     names = [one.name for one in made.state.targets]

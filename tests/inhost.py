@@ -43,9 +43,9 @@ def build(want: State) -> Outcome:
     return apply(fs, plan(have, want, facts, partial=True), have, facts)
 
 
-def freeze(everything: bool = True) -> None:
+def freeze(everything: bool = True, allow: tuple[str, ...] = ()) -> None:
     one = core()
-    one.freeze(one.names([], everything))
+    one.freeze(one.names([], everything), allow)
 
 
 def thaw() -> None:
@@ -56,7 +56,7 @@ def thaw() -> None:
 def export() -> bytes:
     """The document of all targets."""
     one = core()
-    return documents.dumps(one.export(one.names([], True)))
+    return documents.dumps(one.export(one.names([], True), ("all-tg-pt",)))
 
 
 def import_(data: bytes, allow: tuple[str, ...] = ()) -> Outcome:

@@ -74,10 +74,10 @@ class Fake(Core):
         self._answer()
         return view(frozen=(NAME,))
 
-    def prepare(self, names: Any) -> Any:
+    def prepare(self, names: Any, probe: bool = False) -> Any:
         return samples.document(STATE), list(self.findings)
 
-    def export(self, names: Any, allow: Any = ()) -> document.Document:
+    def export(self, names: Any, allow: Any = (), probe: bool = False) -> document.Document:
         self._answer()
         return samples.document(STATE, True)
 

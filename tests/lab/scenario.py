@@ -566,7 +566,7 @@ class Scenario:
         return self.lio_handover(self.source, "thaw", NAME)
 
     def prepare(self) -> Done:
-        return self.lio_handover(self.source, "prepare", NAME)
+        return self.lio_handover(self.source, "prepare", "--allow", "all-tg-pt", NAME)
 
     def freeze(self) -> Done:
         return self.lio_handover(self.source, "freeze", NAME)
@@ -577,7 +577,7 @@ class Scenario:
         self.lost = self.missing_on_storage()
 
     def export(self) -> Done:
-        done = self.lio_handover(self.source, "export", NAME)
+        done = self.lio_handover(self.source, "export", "--probe", NAME)
         self.document = done.stdout.encode()
         return done
 

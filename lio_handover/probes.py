@@ -1,0 +1,97 @@
+"""What a host tells only when it is asked by an initiator, through a scratch nexus of our own.
+
+Each probe makes its scratch objects by a plan and takes them away by another, also when it fails.
+"""
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Dict, Iterator, List, Sequence, Tuple
+
+from . import errors
+from .configfs import Configfs
+from .executor import Scope, apply
+from .initiator import commands
+from .initiator.sg import Device
+from .initiator.vhost import probe_dirty_logging
+from .model import Backstore, Key, Lun, State, Target, Tpg, backstore_key, say
+from .plan import SCRATCH_NEXUS, SCRATCH_TARGET, plan
+from .reader import Reader
+from .reservations import Seen
+from .scsibus import Drivers, sg_of
+
+
+def full_status(fs: Configfs, names: Sequence[Tuple[str, str]]) -> Dict[Key, List[Seen]]:
+    """What READ FULL STATUS answers for each backstore of these targets on which somebody is
+    registered: all that configfs does not show of registrations.
+
+    It is not without trace: while the scratch nexus is there, initiators see one port more, and
+    up to 6.1 the next link of the backstore gets a higher relative port.  Raises
+    CannotRepresent where the device does not answer.
+    """
+    have = Reader(fs, reservations=False).state(names)
+    stores = [store for store in have.backstores if _registered(fs, store)]
+    if not stores:
+        return {}
+    drivers = Drivers()
+    drivers.off()
+    try:
+        with _scratch(fs, have, _target("loopback", stores)) as path:
+            address = fs.read(f"{path}/tpgt_1/address").strip()
+            return {store.key: _ask(store, sg_of(address, number))
+                    for number, store in enumerate(stores)}
+    finally:
+        drivers.on()
+
+
+def _registered(fs: Configfs, store: Backstore) -> bool:
+    text = fs.read(f"core/{store.hba}/{store.name}/pr/res_pr_registered_i_pts")
+    return text.count("\n") > 1 and not text.endswith("None\n")
+
+
+def _ask(store: Backstore, path: str) -> List[Seen]:
+    with Device(path) as device:
+        commands.drain(device.execute)
+        result = device.execute(*commands.read_full_status())
+    if not result.good:
+        raise errors.CannotRepresent(
+            f"{say(store.key)}: READ FULL STATUS answered status {result.status:#x}")
+    found = []
+    for one in commands.decode_full_status(result.data).registrations:
+        name, _, isid = one.initiator.partition(",i,0x")
+        found.append(Seen(name, isid, one.key, one.rtpi))
+    return found
+
+
+def logs_guest_writes(fs: Configfs) -> bool:
+    """Whether this kernel's vhost-scsi tells a live migration which guest memory it wrote.
+
+    Found out by function, with a scratch disk in memory: kernels before 6.16 take the feature
+    bit and log nothing.
+    """
+    store = Backstore(backstore_key("rd_mcp", "lio-handover-probe"), {"rd_pages": "16"})
+    with _scratch(fs, State(), _target("vhost", [store]), store):
+        return probe_dirty_logging(SCRATCH_TARGET[2])
+
+
+def _target(fabric: str, stores: Sequence[Backstore]) -> Target:
+    """A target that nobody else knows, with a LUN for each of the backstores."""
+    key = ("target", fabric, SCRATCH_TARGET[2])
+    tpg = (*key, "1")
+    return Target(key, {}, (Tpg(tpg, {"nexus": SCRATCH_NEXUS}, luns=tuple(
+        Lun((*tpg, "lun", str(number)), store.key) for number, store in enumerate(stores))),))
+
+
+@contextmanager
+def _scratch(fs: Configfs, have: State, target: Target, *stores: Backstore) -> Iterator[str]:
+    """The target's directory, while it is there besides ``have``."""
+    want = replace(have, targets=(*have.targets, target), backstores=(*have.backstores, *stores))
+    facts = Reader(fs).facts()
+    scope = Scope.of(want)
+    before = scope.read(fs, reservations=False)
+    apply(fs, plan(before, want, facts, verify=False, partial=True), before, facts)
+    try:
+        yield "/".join(target.key[1:])
+    finally:
+        now = scope.read(fs, reservations=False)
+        apply(fs, plan(now, before, Reader(fs).facts(), facts.fabrics, verify=False), now, facts)

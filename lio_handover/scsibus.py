@@ -1,0 +1,66 @@
+"""The host's own SCSI bus, while a scratch nexus puts a disk on it that is not the host's."""
+from __future__ import annotations
+
+import errno
+import os
+import time
+from typing import List
+
+AUTOPROBE = "/sys/bus/scsi/drivers_autoprobe"
+
+
+class Drivers:
+    """Whether drivers are attached to SCSI devices that come: without them sd reads no
+    partitions, and udev, LVM and mdadm do not take the disk for one of the host's.
+
+    ``off`` and ``on`` raise OSError; ``on`` gives those that came meanwhile their drivers.
+    """
+
+    def __init__(self) -> None:
+        self._was = b""
+
+    def off(self) -> None:
+        if not self._was:
+            with open(AUTOPROBE, "rb") as file:
+                self._was = file.read().strip()
+        self._write(b"0")
+
+    def on(self) -> None:
+        """As it was before the first ``off``; nothing without one."""
+        self._write(b"1")
+        if self._was == b"1":
+            bus = os.path.dirname(AUTOPROBE)
+            for name in os.listdir(f"{bus}/devices"):
+                if name[0].isdigit() and not os.path.exists(f"{bus}/devices/{name}/driver"):
+                    try:
+                        with open(f"{bus}/drivers_probe", "w") as probe:
+                            probe.write(name)
+                    except OSError:
+                        pass  # no driver wants it, or it is gone
+        self._was = b""
+
+    def _write(self, value: bytes) -> None:
+        if self._was == b"1":  # else somebody else has switched it off
+            with open(AUTOPROBE, "wb") as file:
+                file.write(value)
+
+
+def sg_of(address: str, lun: int, patience: float = 5.0) -> str:
+    """The sg device of a loopback LUN: ``address`` is what its TPG shows, host:channel:target.
+
+    Raises OSError ENODEV where none comes within ``patience`` seconds.
+    """
+    folder = f"/sys/class/scsi_device/{address}:{lun}/device/scsi_generic"
+    until = time.monotonic() + patience
+    found: List[str] = []
+    while not found:
+        try:
+            found = os.listdir(folder)
+        except FileNotFoundError:
+            if time.monotonic() > until:
+                raise OSError(errno.ENODEV, f"no sg device for {address}:{lun}") from None
+            time.sleep(0.01)
+    path = f"/dev/{found[0]}"
+    while not os.path.exists(path) and time.monotonic() < until:
+        time.sleep(0.01)
+    return path
