@@ -93,7 +93,7 @@ Only where no other host serves the target: two that do destroy its data.
 
   lio-handover thaw iscsi/iqn.2003-01.org.example:db
   lio-handover thaw --all        everything that was frozen here
-""", ("targets", "all")),
+""", ("targets", "all", "allow")),
     "diff": ("this host beside a document, what differs marked", """\
   !  differs      +  only in the document      -  only here
 Exit code 0 where they are the same, 1 where they differ.

@@ -238,15 +238,24 @@ class Core:
         raise errors.StillRunning("commands are still being executed although the gates are shut",
                                   changed="the gates are open again")
 
-    def thaw(self, names: Sequence[Tuple[str, str]]) -> State:
+    def thaw(self, names: Sequence[Tuple[str, str]], allow: Sequence[str] = ()) -> State:
         """Open the gates which a freeze has shut.  Only where no other host serves the target."""
         with self._alone():
             facts = self._reader().facts()
             record = self.frozen(facts)
+            findings: List[errors.Finding] = []
             for fabric, wwn in names:
-                if record.record(f"{fabric}/{wwn}") is None:
+                one = record.record(f"{fabric}/{wwn}")
+                if one is None:
                     raise errors.NoSuchTarget(f"{fabric}/{wwn} was not frozen by lio-handover",
                                               do="lio-handover show")
+                if one.document:
+                    findings.append(errors.Finding(
+                        errors.InUse, f"{fabric}/{wwn}",
+                        f"document {one.document[:12]}… of it was exported since the freeze, so "
+                        "another host may serve it", "exported",
+                        "make sure that none does, and never will"))
+            errors.refuse(findings, allow)
             return self._thaw(names, facts)
 
     def _thaw(self, names: Sequence[Tuple[str, str]], facts: Facts) -> State:

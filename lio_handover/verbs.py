@@ -321,7 +321,7 @@ def thaw(args: argparse.Namespace, signals: Signals) -> int:
         names = [one for one in core.frozen().names() if one in there]
     found = core.names(names)
     signals.deferred = True
-    state = core.thaw(found) if found else None
+    state = core.thaw(found, args.allow) if found else None
     thawed = [one.name for one in state.targets] if state else []
     if args.json:
         _data({"targets": thawed, "writes": core.fs.changes})

@@ -48,9 +48,9 @@ def freeze(everything: bool = True, allow: tuple[str, ...] = ()) -> None:
     one.freeze(one.names([], everything), allow)
 
 
-def thaw() -> None:
+def thaw(allow: tuple[str, ...] = ("exported",)) -> None:
     one = core()
-    one.thaw(one.names([], True))
+    one.thaw(one.names([], True), allow)
 
 
 def export() -> bytes:

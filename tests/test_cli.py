@@ -85,7 +85,7 @@ class Fake(Core):
         self._answer()
         return STATE
 
-    def thaw(self, names: Any) -> State:
+    def thaw(self, names: Any, allow: Any = ()) -> State:
         self._answer()
         return STATE
 

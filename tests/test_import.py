@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from lio_handover import document as documents
+from lio_handover import errors
 from lio_handover.model import LuGroup, Reservations, State
 from tests import inhost, lab, samples
 from tests.conftest import HostsOf
@@ -108,6 +109,17 @@ def test_ten_moves_change_nothing(document: bytes, hosts: HostsOf,
         here, there = there, here
     assert documents.state_bytes(documents.loads(moving)) == first
     assert documents.loads(moving).state.backstores[0].reservations != Reservations()
+
+
+def test_a_thaw_after_an_export_has_to_be_meant(bed: lab.Lab, stable: lab.Host) -> None:
+    stable.call(inhost.build, rich(bed.shared))
+    stable.call(inhost.freeze)
+    stable.call(inhost.thaw, ())
+    stable.call(inhost.freeze)
+    stable.call(inhost.export)
+    with pytest.raises(errors.InUse, match="another host may serve it"):
+        stable.call(inhost.thaw, ())
+    stable.call(inhost.thaw, ("exported",))
 
 
 def test_what_is_there_already_is_not_touched(bed: lab.Lab, stable: lab.Host) -> None:

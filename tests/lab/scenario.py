@@ -563,7 +563,7 @@ class Scenario:
         self.source, self.destination = self.destination, self.source
 
     def thaw(self) -> Done:
-        return self.lio_handover(self.source, "thaw", NAME)
+        return self.lio_handover(self.source, "thaw", "--allow", "exported", NAME)
 
     def prepare(self) -> Done:
         return self.lio_handover(self.source, "prepare", "--allow", "all-tg-pt", NAME)

@@ -38,7 +38,7 @@ class Vm:
         self.said_path = bench.folder / f"said-{bench.run}-{number}"
         self.events: list[tuple[float, str, Json]] = []
         self._happened = threading.Condition()
-        port = 4400 + number
+        self.port = port = 4400 + number
         argv = [
             "qemu-system-x86_64", "-accel", "kvm", "-cpu", "qemu64", "-m", "128", "-smp", "1",
             "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
@@ -137,6 +137,15 @@ class Vm:
             self.program.kill()
             self.program.wait(20)
         self.qmp.close()
+
+    def hang_up(self) -> None:
+        """Leave its monitor."""
+        self.qmp.close()
+        self.bench.note(self.name, "nobody listens to its monitor")
+
+    def call_again(self) -> None:
+        """Be at its monitor again."""
+        self.qmp = Qmp(self.bench.sockets.connect(self.host.address, self.port), self._heard)
 
     def capabilities(self, *names: str) -> None:
         """Switch migration capabilities on."""
@@ -445,4 +454,4 @@ class Bench:
 def consoles(bench: Bench) -> str:
     """What the guests' kernels wrote, for who looks for a mistake."""
     return "\n".join(f"{path.name}:\n{path.read_text(errors='replace')[-2000:]}"
-                     for path in sorted(Path(bench.folder).glob("said-*.console")))
+                     for path in sorted(Path(bench.folder).glob(f"said-{bench.run}-*.console")))

@@ -1,9 +1,13 @@
 """What the rows do inside a host besides what `tests.inhost` has: calls."""
 from __future__ import annotations
 
+import os
+import signal
+import socket
 import time
 from pathlib import Path
 
+from lio_handover import errors
 from lio_handover.document import lun_key, tpg_key
 from lio_handover.initiator import vhost
 from lio_handover.model import Backstore, Lun, State, Target, Tpg, backstore_key, target_key
@@ -62,4 +66,39 @@ def start_kvm() -> str:
 
 def thaw() -> None:
     """Take back a freeze, if there was one."""
-    pipeline.thaw()
+    try:
+        pipeline.thaw()
+    except errors.NoSuchTarget:
+        pass
+
+
+def frozen() -> list[str]:
+    """The targets that are frozen here."""
+    one = pipeline.core()
+    return one.frozen().names()
+
+
+def commands() -> int:
+    """How many commands the disk was sent by anybody since it was made."""
+    path, = (inside.TARGET / "core").glob("iblock_*/disk/statistics/scsi_lu/num_cmds")
+    return int(path.read_text())
+
+
+def handed_over() -> tuple[str, str, str]:
+    """An occupier in a process of its own gives its descriptor away and is killed: what others
+    find while it lives, when it is dead, and when the descriptor is closed, too."""
+    ours, its = socket.socketpair()
+    pid = os.fork()
+    if pid == 0:
+        endpoint = vhost.occupy(WWPN)
+        socket.send_fds(its, [b"x"], [endpoint._fd])
+        time.sleep(600)
+        os._exit(0)
+    _, (handle,), _, _ = socket.recv_fds(ours, 1, 1)
+    both = occupied()
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    time.sleep(1)
+    one = occupied()
+    os.close(handle)
+    return both, one, occupied()

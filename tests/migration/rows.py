@@ -149,12 +149,12 @@ def pre_switchover(bench: Bench) -> None:
     moved(bench, destination)
 
 
-def _in_band(bench: Bench, fail: str = "") -> tuple[Vm, Vm, Cable]:
+def _in_band(bench: Bench, fail: str = "", source: str = "") -> tuple[Vm, Vm, Cable]:
     """A guest whose QEMU has a dbus-vmstate object, and a destination for it, -S."""
     bench.clear()       # the object has to be there from the start
-    source = bench.fresh("-object", _vmstate(bench, bench.hosts[0]))
+    vm = bench.fresh("-object", _vmstate(bench, bench.hosts[0], source))
     destination, cable = bench.incoming("-S", "-object", _vmstate(bench, bench.hosts[1], fail))
-    return source, destination, cable
+    return vm, destination, cable
 
 
 def _vmstate(bench: Bench, host: Host, fail: str = "") -> str:
@@ -171,9 +171,12 @@ def dbus_vmstate(bench: Bench) -> None:
     expect("destination", destination.wait(*_ENDS), "completed")
     expect("destination", destination.status(), "paused")
     expect("source's endpoint", source.host.call(inhost.occupied), "free")
+    expect("num_cmds before", destination.host.call(inhost.commands), 0)
     expect("cont", destination.ask("cont"), "ok")
     expect("destination", destination.status(), "running")
     moved(bench, destination)
+    bench.note(destination.host.name, f"num_cmds {destination.host.call(inhost.commands)}")
+    expect("num_cmds after is 0", destination.host.call(inhost.commands) == 0, False)
     bench.clear()
 
 
@@ -197,6 +200,33 @@ def dbus_save_fails(bench: Bench) -> None:
     expect("source", source.wait(*_ENDS), "failed")
     bench.note(destination.name, destination.status())
     stayed(bench, destination)
+    bench.clear()
+
+
+@row
+def dbus_save_late(bench: Bench) -> None:
+    """As dbus-vmstate, but Save() takes 30 s."""
+    source, destination, cable = _in_band(bench, source="Save late")
+    bench.migrate(cable)
+    expect("source", source.wait(*_ENDS), "failed")
+    time.sleep(10)
+    bench.note(destination.name, destination.status())
+    expect("frozen in vain", "vhost/" + inhost.WWPN in source.host.call(inhost.frozen), True)
+    stayed(bench, destination)
+    bench.clear()
+
+
+@row
+def dbus_load_late(bench: Bench) -> None:
+    """As dbus-vmstate, but Load() takes 30 s and then opens the gate."""
+    source, destination, cable = _in_band(bench, "Load late")
+    bench.migrate(cable)
+    expect("source", source.wait(*_ENDS), "failed")
+    expect("destination", destination.wait("gone"), "gone")
+    expect("destination's endpoint", destination.host.call(inhost.occupied), "errno 19")
+    time.sleep(12)
+    expect("destination's endpoint", destination.host.call(inhost.occupied), "free")
+    stayed(bench, destination, remove=True)
     bench.clear()
 
 
@@ -320,6 +350,84 @@ def cancel_pre_switchover(bench: Bench) -> None:
     stayed(bench, destination, remove=True)
 
 
+@row
+def postmigrate_stays(bench: Bench) -> None:
+    """completed; our monitors hang up, the destination's QEMU is killed; a minute passes."""
+    source, destination, _ = to_completed(bench)
+    source.hang_up()
+    destination.kill()
+    time.sleep(60)
+    source.call_again()
+    expect("source", source.status(), "postmigrate")
+    expect("source's endpoint", source.host.call(inhost.occupied), "free")
+    expect("cont", source.ask("cont"), "ok")
+    stayed(bench, destination)
+
+
+# ── the guest is stopped first ───────────────────────────────────────────────────────────────
+
+def _stopped(bench: Bench) -> tuple[Vm, Vm, Cable, bytes]:
+    """A guest that was stopped, its state imported before its RAM is copied; no -S."""
+    source = bench.guest()
+    destination, cable = bench.incoming()
+    expect("stop", source.ask("stop"), "ok")
+    document = bench.export(source.host)
+    bench.activate(destination.host, document)
+    return source, destination, cable, document
+
+
+@row
+def stopped(bench: Bench) -> None:
+    """stop, export, import, migrate, no -S; completed; source occupied; cont."""
+    source, destination, cable, document = _stopped(bench)
+    bench.migrate(cable)
+    expect("source", source.wait(*_ENDS), "completed")
+    expect("destination", destination.wait(*_ENDS), "completed")
+    expect("source", source.status(), "postmigrate")
+    expect("destination", destination.status(), "paused")
+    expect("destination's endpoint", destination.host.call(inhost.occupied), "free")
+    with bench.occupy(source.host):
+        bench.same(source.host, document)
+        expect("cont", destination.ask("cont"), "ok")
+        expect("destination", destination.status(), "running")
+    moved(bench, destination)
+
+
+@row
+def stopped_cut_active(bench: Bench) -> None:
+    """As stopped; connection reset while RAM is copied."""
+    source, destination, cable, _ = _stopped(bench)
+    bench.migrate(cable, bandwidth=1 << 20)
+    expect("source", source.wait("active", "completed", "failed"), "active")
+    time.sleep(1)
+    cable.cut()
+    expect("source", source.wait(*_ENDS), "failed")
+    expect("destination", destination.wait("gone"), "gone")
+    time.sleep(2)
+    expect("source", source.status(), "paused")
+    expect("source's endpoint", source.host.call(inhost.occupied), "free")
+    expect("cont", source.ask("cont"), "ok")
+    stayed(bench, destination, remove=True)
+
+
+@row
+def stopped_cut_unconfirmed(bench: Bench) -> None:
+    """As stopped; the destination has everything, its word is lost, the connection is reset."""
+    source, destination, cable, _ = _stopped(bench)
+    bench.migrate(cable, PAUSE)
+    expect("source", source.wait("pre-switchover", *_ENDS), "pre-switchover")
+    cable.hold("back")
+    expect("continue", source.ask("migrate-continue", state="pre-switchover"), "ok")
+    expect("destination", destination.wait(*_ENDS), "completed")
+    cable.cut()
+    expect("source", source.wait(*_ENDS), "failed")
+    time.sleep(2)
+    expect("source", source.status(), "paused")
+    expect("destination", destination.status(), "paused")
+    expect("cont", source.ask("cont"), "ok")
+    stayed(bench, destination, remove=True)
+
+
 # ── the network ──────────────────────────────────────────────────────────────────────────────
 
 @row
@@ -435,8 +543,9 @@ def kill_destination_pre_switchover(bench: Bench) -> None:
 @row
 def kill_destination_unconfirmed(bench: Bench) -> None:
     """SIGKILL of the destination's QEMU, which had everything, -S, and could not say so."""
-    source, destination, _ = to_unconfirmed(bench, "-S")
+    source, destination, cable = to_unconfirmed(bench, "-S")
     destination.kill()
+    cable.cut()     # as its host's kernel would
     expect("source", source.wait(*_ENDS), "failed")
     stayed(bench, destination, remove=True)
 
@@ -506,3 +615,33 @@ def kill_source_completed(bench: Bench) -> None:
         if not bench.writes(destination):
             raise Wrong("the guest does not write")
     moved(bench, destination)
+
+
+# ── the kernel's side ────────────────────────────────────────────────────────────────────────
+
+@row
+def descriptor_outlives(bench: Bench) -> None:
+    """No QEMU: an occupier hands its descriptor to another process and is killed."""
+    vm = bench.guest()
+    vm.ask("stop")
+    expect("(while both, after the kill, after the close)",
+           vm.host.call(inhost.handed_over), ("errno 19", "errno 19", "free"))
+    vm.ask("cont")
+    if not bench.writes(vm):
+        raise Wrong("the guest does not write")
+    bench.judge()
+
+
+@row
+def attach_is_not_counted(bench: Bench) -> None:
+    """No QEMU: num_cmds before and after our initiator was attached without a command."""
+    vm = bench.guest()
+    vm.ask("stop")
+    before = vm.host.call(inhost.commands)
+    expect("endpoint", vm.host.call(inhost.occupied), "free")
+    expect("num_cmds", vm.host.call(inhost.commands), before)
+    vm.ask("cont")
+    if not bench.writes(vm):
+        raise Wrong("the guest does not write")
+    expect("num_cmds went on", vm.host.call(inhost.commands) > before, True)
+    bench.judge()

@@ -6,6 +6,7 @@ it believes whatever it is given.
 from __future__ import annotations
 
 import sys
+import time
 from typing import Any
 
 import dbus
@@ -32,6 +33,8 @@ def serve(address: str, fail: str) -> None:
         @dbus.service.method(_NAME, out_signature="ay")     # type: ignore
         def Save(self) -> Any:
             _tell("Save")
+            if fail == "Save late":
+                time.sleep(30)
             pipeline.freeze()
             return dbus.ByteArray(pipeline.export())
 
@@ -40,6 +43,8 @@ def serve(address: str, fail: str) -> None:
             _tell("Load")
             if fail == "Load":
                 raise dbus.DBusException("told to fail")
+            if fail == "Load late":
+                time.sleep(30)
             pipeline.import_(bytes(data))
             pipeline.verify(bytes(data))
             _tell("loaded")
