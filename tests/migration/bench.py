@@ -15,6 +15,7 @@ from pathlib import Path
 from lio_handover import document as documents
 from tests import inhost as pipeline
 from tests.lab.bed import Lab
+from tests.lab.errors import LabError
 from tests.lab.host import CHECKOUT, Host, Program
 from tests.migration import guest, image, inhost
 from tests.migration.net import Cable, Json, Qmp, QmpError, Sockets
@@ -42,7 +43,7 @@ class Vm:
         argv = [
             "qemu-system-x86_64", "-accel", "kvm", "-cpu", "qemu64", "-m", "128", "-smp", "1",
             "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
-            "-kernel", str(bench.linux), "-initrd", str(bench.initrd),
+            "-bios", "qboot.rom", "-kernel", str(bench.linux), "-initrd", str(bench.initrd),
             "-append", f"console=ttyS0 quiet panic=-1 mitigations=off run={bench.run}",
             "-serial", f"file:{self.said_path}.console",
             "-chardev", f"file,id=said,path={self.said_path},append=on",
@@ -243,6 +244,7 @@ class Bench:
         self._ports = itertools.count(_MIGRATION_PORT)
         self._holds = itertools.count()
         self._threads = ThreadPoolExecutor(8)
+        self.sockets.nudge([host.address for host in hosts])
         for host in hosts:
             host.call(inhost.start_kvm)
             if host is not hosts[0]:
@@ -329,7 +331,12 @@ class Bench:
             for program in self._helpers.pop(host.name, []):
                 self.note(host.name, f"helper: {program.stdout_so_far()!r} "
                           f"{program.stderr_so_far()[-500:]!r}")
-            host.wipe()
+            try:
+                host.wipe()
+            except LabError as error:
+                self.note(host.name, f"boots anew: {error}".partition("; its console")[0])
+                host.kill()
+                host.boot().call(inhost.start_kvm)
         assert self.bed.disk
         with self.bed.disk.open("r+b") as disk:
             size = disk.seek(0, 2)

@@ -25,6 +25,7 @@ class Sockets:
     def __init__(self, bed: Lab) -> None:
         self._inhabitant = bed.namespace.popen(["sleep", "infinity"], stdin=subprocess.DEVNULL)
         self._thread = ThreadPoolExecutor(1, initializer=self._enter)
+        self._closed = threading.Event()
 
     def _enter(self) -> None:
         library = ctypes.CDLL(None, use_errno=True)
@@ -43,8 +44,28 @@ class Sockets:
         """A listening socket where the hosts reach it."""
         return self._thread.submit(socket.create_server, (GATEWAY, 0)).result()
 
+    def nudge(self, addresses: list[str]) -> None:
+        """From now on send each of these hosts an empty datagram now and then.
+
+        Emulated, a host whose guest is busy sometimes misses its timer's interrupt and then sleeps
+        until another comes.
+        """
+        line = self._thread.submit(socket.socket, socket.AF_INET, socket.SOCK_DGRAM).result()
+
+        def send() -> None:
+            with line:
+                while not self._closed.wait(0.25):
+                    for address in addresses:
+                        try:
+                            line.sendto(b"", (address, 9))
+                        except OSError:
+                            pass    # it says that nobody listens
+
+        threading.Thread(target=send, daemon=True).start()
+
     def close(self) -> None:
-        """End the thread and what holds the namespace open."""
+        """End the threads and what holds the namespace open."""
+        self._closed.set()
         self._thread.shutdown()
         self._inhabitant.kill()
         self._inhabitant.wait()
