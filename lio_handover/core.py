@@ -30,6 +30,8 @@ from .settings import Settings, load
 #: Two looks at a LUN's command counter, so many seconds apart, prove that it is idle.
 IDLE_SECONDS = 0.05
 IDLE_TRIES = 100
+#: How often an import is begun again because rtslib was faster.
+MEDDLED_TRIES = 10
 
 
 @dataclass(frozen=True)
@@ -296,13 +298,23 @@ class Core:
             return Outcome()
         errors.refuse(ready.findings, allow)
         with self._alone():
-            outcome = executor.apply(self.fs, ready.plan, ready.have, ready.facts, progress, stop)
+            outcome = self._patiently(ready, progress, stop)
             try:
                 restored.note(self.settings.state_directory, ready.facts.boot_id, ready.plan.want)
             except OSError as error:
                 outcome.notes += (f"{self.settings.state_directory}: {error.strerror}: an export "
                                   "may need --probe",)
             return outcome
+
+    def _patiently(self, ready: Ready, progress: Optional[Progress],
+                   stop: Callable[[], bool]) -> Outcome:
+        """Once more where somebody else got in between: that was taken back, and is rare."""
+        for _attempt in range(MEDDLED_TRIES):
+            try:
+                return executor.apply(self.fs, ready.plan, ready.have, ready.facts, progress, stop)
+            except errors.Meddled as error:
+                last = error
+        raise last
 
     def compare(self, document: Document, maps: Sequence[str] = ()) \
             -> Tuple[State, State, Tuple[differ.Change, ...]]:

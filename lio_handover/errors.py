@@ -205,6 +205,12 @@ class KernelRefused(HandoverError):
     code = 50
 
 
+class Meddled(KernelRefused):
+    """Keep others from the target meanwhile: rtslib makes a nexus even when it only lists."""
+
+    code = 55
+
+
 class Interrupted(HandoverError):
     """Run it again when it suits."""
 

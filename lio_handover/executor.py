@@ -99,7 +99,7 @@ def apply(fs: Configfs, the_plan: Plan, before: State, facts: Facts,
             started = time.monotonic()
             try:
                 run.step(step)
-            except (OSError, errors.Refusal) as error:
+            except (OSError, errors.Refusal, errors.Meddled) as error:
                 raise StepFailed(step, error) from error
             outcome.seconds[step.phase] = (outcome.seconds.get(step.phase, 0.0)
                                            + time.monotonic() - started)
@@ -162,6 +162,9 @@ class _Run:
             try:
                 self.fs.write(step.path, b"NULL\n")
             except OSError as error:
+                if error.errno in (errno.EBUSY, errno.EPERM):
+                    raise errors.Meddled(f"{step.path}: somebody has made a nexus there, which "
+                                         "can't go as LUNs are linked") from None
                 if error.errno != errno.ENODEV:
                     raise
         raise OSError(errno.EEXIST, "somebody makes a nexus there again and again")
@@ -197,16 +200,24 @@ class _Run:
             raise OSError(errno.ENODEV, f"modprobe {step.path}: {done.stderr.strip()}")
 
     def _folder(self, step: Step) -> None:
-        os.makedirs(step.path, mode=0o700, exist_ok=True)
+        os.makedirs(self._below_dbroot(step.path), mode=0o700, exist_ok=True)
 
     def _file(self, step: Step) -> None:
-        self._remember(step.path)
-        write_file(step.path, step.value)
+        path = self._below_dbroot(step.path)
+        self._remember(path)
+        write_file(path, step.value)
 
     def _delete(self, step: Step) -> None:
-        self._remember(step.path)
-        if self.files[step.path] is not None:
-            os.unlink(step.path)
+        path = self._below_dbroot(step.path)
+        self._remember(path)
+        if self.files[path] is not None:
+            os.unlink(path)
+
+    def _below_dbroot(self, path: str) -> str:
+        """rtslib moves dbroot to its distribution's folder whenever it looks at a host without
+        backstores (rtslib/root.py), so it may have moved since the plan was made."""
+        inside = path[len(self.facts.dbroot):]
+        return self.fs.read("dbroot").strip() + inside
 
     def _remember(self, path: str) -> None:
         if path not in self.files:
@@ -237,7 +248,7 @@ class _Run:
         from .initiator.sg import Device
         store = self.plan.want.backstore(step.about)
         if store is not None:
-            self._remember(f"{self.facts.dbroot}/pr/aptpl_{store.serial}")
+            self._remember(self._below_dbroot(f"{self.facts.dbroot}/pr/aptpl_{store.serial}"))
         address = self.fs.read(f"{step.path}/address").strip()
         lun = int(step.value)
         key = 0x6C696F68616E6476  # any key that is not 0

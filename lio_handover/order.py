@@ -40,11 +40,12 @@ ORDER: Tuple[Slot, ...] = (
     Slot("restore file", STAGE, "the APTPL file goes with its backstore"),
     # ---- what the kernel takes while the source still serves ----------------------------------
     Slot("module", STAGE, "the kernel loads no backend or vhost module by itself"),
-    Slot("folder", STAGE, "without <dbroot>/pr a REGISTER answers NOT READY, yet is done"),
     Slot("LU group", STAGE, ""),
     Slot("LU group id", STAGE, "only groups with an id can be named"),
     Slot("HBA", STAGE, ""),
     Slot("backstore", STAGE, ""),
+    Slot("folder", STAGE, "without <dbroot>/pr a REGISTER answers NOT READY, yet is done; nobody "
+                          "can change dbroot once there is a backstore"),
     Slot("control", STAGE, "what to open, before it is opened"),
     Slot("before enable", STAGE, ""),
     Slot("enable", STAGE, "opens the storage, and overwrites the limits that come next"),

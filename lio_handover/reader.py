@@ -478,8 +478,9 @@ def _places(targets: Iterable[Target]) -> Dict[Key, Dict[str, List[reservations.
                             _port(tpg, lun)))
             nexus = tpg.attributes.get("nexus")
             if nexus and nexus not in explicit:
+                name = nexus.removeprefix("fc.")  # which the kernel does not keep
                 for lun in tpg.luns:
-                    add(lun.backstore, nexus, reservations.Place(
+                    add(lun.backstore, name, reservations.Place(
                         fabric, target.wwn, tpg.tag, lun.number, lun.number, _port(tpg, lun)))
     return found
 
