@@ -84,6 +84,12 @@ def commands() -> int:
     return int(path.read_text())
 
 
+def port_commands() -> int:
+    """How many of them came through the target's own port."""
+    path = inside.TARGET / "vhost" / WWPN / "tpgt_1/lun/lun_0/statistics/scsi_tgt_port/in_cmds"
+    return int(path.read_text())
+
+
 def handed_over() -> tuple[str, str, str]:
     """An occupier in a process of its own gives its descriptor away and is killed: what others
     find while it lives, when it is dead, and when the descriptor is closed, too."""

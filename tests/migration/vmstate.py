@@ -33,10 +33,11 @@ def serve(address: str, fail: str) -> None:
         @dbus.service.method(_NAME, out_signature="ay")     # type: ignore
         def Save(self) -> Any:
             _tell("Save")
+            pipeline.freeze()
+            data = pipeline.export()
             if fail == "Save late":
                 time.sleep(30)
-            pipeline.freeze()
-            return dbus.ByteArray(pipeline.export())
+            return dbus.ByteArray(data)
 
         @dbus.service.method(_NAME, in_signature="ay", byte_arrays=True)    # type: ignore
         def Load(self, data: Any) -> None:
