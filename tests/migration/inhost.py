@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 
 from lio_handover import errors
-from lio_handover.document import lun_key, tpg_key
 from lio_handover.initiator import vhost
 from lio_handover.model import Backstore, Lun, State, Target, Tpg, backstore_key, target_key
 from tests import inhost as pipeline
@@ -24,9 +23,10 @@ def state() -> State:
     store = Backstore(backstore_key("iblock", "disk"), {"udev_path": DISK},
                       {"wwn/vpd_unit_serial": "6a3f0c77-0000-4000-8000-000000000077"})
     key = target_key("vhost", WWPN)
-    tpg = tpg_key(key, 1)
-    return State((), (store,), (Target(key, {}, (Tpg(
-        tpg, {"nexus": NEXUS, "rtpi": "1"}, luns=(Lun(lun_key(tpg, 0), store.key, "link"),)),)),))
+    tpg = (*key, "1")
+    lun = Lun((*tpg, "lun", "0"), store.key, "link")
+    return State((), (store,), (
+        Target(key, {}, (Tpg(tpg, {"nexus": NEXUS, "rtpi": "1"}, luns=(lun,)),)),))
 
 
 def hold(folder: str) -> str:

@@ -203,7 +203,7 @@ def dbus_save_fails(bench: Bench) -> None:
     bench.migrate(cable)
     expect("source", source.wait(*_ENDS), "failed")
     time.sleep(5)
-    expect("destination", destination.status(), "exit 1")
+    expect("destination", destination.status(), "inmigrate")
     stayed(bench, destination)
     bench.clear()
 
