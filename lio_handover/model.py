@@ -10,6 +10,7 @@ Nothing here reads, writes or judges.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Dict, Iterator, List, Mapping, Optional, Tuple, Union
 
 Key = Tuple[str, ...]
@@ -324,8 +325,12 @@ class State:
     def index(self) -> Dict[Key, Object]:
         return {one.key: one for one in self.objects()}
 
+    @cached_property
+    def _stores(self) -> Dict[Key, Backstore]:
+        return {one.key: one for one in self.backstores}
+
     def backstore(self, key: Key) -> Optional[Backstore]:
-        return next((one for one in self.backstores if one.key == key), None)
+        return self._stores.get(key)
 
     def target(self, name: str) -> Optional[Target]:
         return next((one for one in self.targets if one.name == name), None)

@@ -6,11 +6,13 @@ undoes it is another plan, from the host as it then is to the host as it was.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple
+from itertools import count
+from typing import Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Set, Tuple
 
+from . import diff as differ
 from . import errors, reservations
 from .attributes import CARRIED, Attribute, owner_of, rows
-from .diff import Change, Create, Register, Relink, Remove, Set, diff
+from .diff import Change, Create, Register, Relink, Remove, diff
 from .model import (DEFAULT_GROUP, Acl, AluaGroup, Backstore, Key, Lun, LuGroup, MappedLun, Portal,
                     Registration,
                     Reservations, Secret, State, Target, Tpg, say)
@@ -127,13 +129,16 @@ class _Planner:
     partial: bool = False
     steps: List[Tuple[Tuple[int, Tuple[int, ...], int], Step]] = field(default_factory=list)
     refused: List[errors.Finding] = field(default_factory=list)
+    said: Set[Tuple[str, str]] = field(default_factory=set)
 
     def plan(self, changes: Sequence[Change], verify: bool) -> Plan:
         self.old, self.new = self.have.index(), self.want.index()
         self.created = {one.key for one in changes if isinstance(one, Create)}
         self.removed = {one.key for one in changes if isinstance(one, Remove)}
         self.hba = dict(self.facts.placed or {})
+        self.hbas = set(self.facts.hbas)
         self._place_backstores()
+        self.staying = {hba for key, hba in self.hba.items() if key not in self.removed}
         self.exported = {lun.backstore for _, _, lun in self.have.luns()
                          if lun.key not in self.removed}
         self.revival = Revival(self.want)
@@ -146,7 +151,7 @@ class _Planner:
                 self._create(one)
             elif isinstance(one, Remove):
                 self._remove(one)
-            elif isinstance(one, Set):
+            elif isinstance(one, differ.Set):
                 self._set(one)
             else:
                 self._cannot(one)
@@ -167,22 +172,26 @@ class _Planner:
         self.steps.append(((PLACE[slot], order, len(self.steps)),
                            Step(op, path, value, slot, about, row, secret)))
 
+    def _once(self, slot: str, op: str, path: str, about: Key = ()) -> None:
+        if (op, path) not in self.said:
+            self.said.add((op, path))
+            self._add(slot, op, path, about=about)
+
     def _place_backstores(self) -> None:
         """An HBA of its own for each new backstore, as rtslib does: the one it had on this host
         before, else the lowest free number."""
         used = {hba for key, hba in self.hba.items() if key not in self.removed}
-        taken = set(self.facts.hbas)
+        taken = set(self.hbas)
+        free: Dict[str, Iterator[str]] = {}
         for one in self.want.backstores:
-            if one.key in self.created:
-                if one.hba.startswith(f"{one.plugin}_") and one.hba not in used:
-                    self.hba[one.key] = one.hba
-                    taken.add(one.hba)
-                    continue
-                number = 0
-                while f"{one.plugin}_{number}" in taken:
-                    number += 1
-                self.hba[one.key] = f"{one.plugin}_{number}"
-                taken.add(self.hba[one.key])
+            if one.key not in self.created:
+                continue
+            if one.hba.startswith(f"{one.plugin}_") and one.hba not in used:
+                self.hba[one.key] = one.hba
+            else:
+                names = free.setdefault(one.plugin, _numbered(one.plugin))
+                self.hba[one.key] = next(name for name in names if name not in taken)
+            taken.add(self.hba[one.key])
 
     def path(self, key: Key) -> str:
         """Where an object is, or will be, in the target tree."""
@@ -252,7 +261,7 @@ class _Planner:
                     f"attribute {name} is not known here, so it is not written blindly",
                     "unknown-attribute"))
 
-    def _set(self, change: Set) -> None:
+    def _set(self, change: differ.Set) -> None:
         kind = (self.new.get(change.key) or self.old[change.key]).kind
         row = rows(kind, owner_of(change.key)).get(change.name)
         in_place = {"ANY", "GATE", "LINKED", "ENABLED"}
@@ -301,9 +310,8 @@ class _Planner:
         if module:
             self._load(module)
         hba = self.hba[one.key]
-        if hba not in self.facts.hbas and not any(
-                step.op == MKDIR and step.path == f"core/{hba}" for _, step in self.steps):
-            self._add("HBA", MKDIR, f"core/{hba}", about=one.key)
+        if hba not in self.hbas:
+            self._once("HBA", MKDIR, f"core/{hba}", one.key)
         self._add("backstore", MKDIR, path, about=one.key)
         control = ",".join(f"{name}={value}" for name, value in one.parameters.items())
         self._add("control", WRITE, f"{path}/control", control.encode() + b"\n", one.key)
@@ -321,8 +329,7 @@ class _Planner:
                           ",".join(map(str, tags)).encode(), target.key)
 
     def _load(self, module: str) -> None:
-        if not any(step.op == LOAD and step.path == module for _, step in self.steps):
-            self._add("module", LOAD, module)
+        self._once("module", LOAD, module)
 
     def _fabrics(self) -> None:
         wanted = sorted({one.fabric for one in self.want.targets})
@@ -458,8 +465,7 @@ class _Planner:
         rtpi = {(target.wwn, tpg.tag): int(tpg.attributes.get("rtpi", "0"))
                 for target in self.want.targets for tpg in target.tpgs}
         folder = f"{self.facts.dbroot}/pr"
-        if not any(step.op == FOLDER for _, step in self.steps):
-            self._add("folder", FOLDER, folder)
+        self._once("folder", FOLDER, folder)
         self._add("APTPL file", FILE, f"{folder}/aptpl_{store.serial}",
                   reservations.file(held, rtpi), store.key)
 
@@ -484,10 +490,8 @@ class _Planner:
         elif isinstance(one, Backstore):
             self._add("remove backstore", RMDIR, path, about=key)
             hba = self.hba[key]
-            others = [other for other, place in self.hba.items()
-                      if place == hba and other not in self.removed]
-            if not others and not any(step.path == f"core/{hba}" for _, step in self.steps):
-                self._add("remove HBA", RMDIR, f"core/{hba}", about=key)
+            if hba not in self.staying:
+                self._once("remove HBA", RMDIR, f"core/{hba}", key)
         elif isinstance(one, AluaGroup):
             if one.name != DEFAULT_GROUP:
                 self._add("remove ALUA group", RMDIR, path, about=key)
@@ -495,3 +499,8 @@ class _Planner:
             slot = {Acl: "remove ACL", Portal: "remove portal", Target: "remove target",
                     LuGroup: "remove LU group"}[type(one)]
             self._add(slot, RMDIR, path, about=key)
+
+
+def _numbered(plugin: str) -> Iterator[str]:
+    """fileio_0, fileio_1, …"""
+    return (f"{plugin}_{number}" for number in count())

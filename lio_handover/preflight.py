@@ -138,8 +138,8 @@ def _names(state: State) -> str:
 
 def _there(want: State, have: State, reader: Reader) -> Iterator[Finding]:
     there = {target.name for target in have.targets}
-    stores = [store for store in have.backstores if not any(
-        lun.backstore == store.key for _, _, lun in have.luns())]
+    linked = {lun.backstore for _, _, lun in have.luns()}
+    stores = [store for store in have.backstores if store.key not in linked]
     differing: Dict[str, str] = {}
     for change in diff(have, want):
         name = "/".join(change.key[1:3])
