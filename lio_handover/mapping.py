@@ -15,11 +15,11 @@ import re
 from dataclasses import dataclass, field, replace
 from typing import Dict, List, NamedTuple, NoReturn, Optional, Sequence, Set, Tuple
 
-from . import model, storage
+from . import devices, model
+from .devices import HERE, Host
 from .document import Document, acl_key, canonical, check, portal_key
 from .errors import BadMap, DocumentError, Duplicate
 from .model import Key, say
-from .storage import HERE, Host
 
 KINDS = ("device", "root", "portal", "target", "initiator")
 
@@ -216,15 +216,15 @@ class _Applying:
         if self.host is None or not isinstance(wwid, str) or not wwid:
             return None
         try:
-            seen = storage.look(one.path)
+            seen = devices.look(one.path)
         except OSError:
             pass
         else:
             import os
             os.close(seen.fd)
-            if seen.block and storage.wwid_of(seen.device, self.host) == wwid:
+            if seen.block and devices.wwid_of(seen.device, self.host) == wwid:
                 return None
-        return storage.find_by_wwid(wwid, self.host)
+        return devices.find_by_wwid(wwid, self.host)
 
 
 _NOUNS = {"device": "backstore on", "root": "backstore below", "portal": "portal",

@@ -7,10 +7,10 @@ from typing import Any, Dict, List
 
 import pytest
 
-from lio_handover import errors, model, storage
+from lio_handover import devices, errors, model
+from lio_handover.devices import Host
 from lio_handover.document import Document, canonical, dumps, loads
 from lio_handover.mapping import Applied, Mapping, parse
-from lio_handover.storage import Host
 
 from . import samples
 from .test_storage import Machine
@@ -167,12 +167,12 @@ def here(tmp_path: Any, monkeypatch: pytest.MonkeyPatch, **disks: str) -> Host:
     numbers = {name: f"8:{16 * number}" for number, name in enumerate(disks)}
     for name, wwid in disks.items():
         machine.disk(name, numbers[name], device__wwid=wwid)
-    real = storage.look
+    real = devices.look
 
-    def look(path: str) -> storage.Seen:
+    def look(path: str) -> devices.Seen:
         return real(path)._replace(block=True, device=numbers[os.path.basename(path)])
 
-    monkeypatch.setattr(storage, "look", look)
+    monkeypatch.setattr(devices, "look", look)
     return machine.host
 
 

@@ -8,10 +8,11 @@ from typing import Any, Dict, List, Optional, Type
 
 import pytest
 
-from lio_handover import errors, model, storage
+from lio_handover import devices, errors, model, storage
+from lio_handover.devices import Host, find_by_wwid, users
 from lio_handover.errors import (StorageDiffers, StorageInUse, StorageMissing, StorageNotAllowed)
 from lio_handover.settings import Settings
-from lio_handover.storage import Host, evidence, find_by_wwid, findings, users
+from lio_handover.storage import evidence, findings
 
 from . import samples
 
@@ -75,9 +76,9 @@ def machine(tmp_path: Any) -> Machine:
 @pytest.fixture
 def blocks(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> Machine:
     """Files below the machine's /dev pass for the block devices of their names."""
-    real = storage.look
+    real = devices.look
 
-    def look(path: str) -> storage.Seen:
+    def look(path: str) -> devices.Seen:
         seen = real(path)
         name = os.path.basename(seen.real)
         found = next((link for link in os.listdir(f"{machine.folder}/sys/dev/block")
@@ -87,7 +88,7 @@ def blocks(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> Machine:
             return seen._replace(block=True, regular=False, device=found)
         return seen
 
-    monkeypatch.setattr(storage, "look", look)
+    monkeypatch.setattr(devices, "look", look)
     return machine
 
 
@@ -185,7 +186,7 @@ def test_no_evidence_of_what_is_not_there(root: str) -> None:
 ])
 def test_wwid(machine: Machine, files: Dict[str, str], wanted: str) -> None:
     machine.disk("d", "8:0", MIB, "", **files)
-    assert storage.wwid_of("8:0", machine.host) == wanted
+    assert devices.wwid_of("8:0", machine.host) == wanted
 
 
 def test_find_by_wwid(machine: Machine) -> None:

@@ -1,0 +1,289 @@
+"""What the kernel tells of paths, block devices, mounts and swap of this host.
+
+A path is first opened without opening what it leads to (O_PATH), and only a regular file or a
+block device is then read.  What /sys, /proc and /dev say is asked through a Host, so that a test
+can give its own.
+"""
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from dataclasses import dataclass
+from typing import Dict, List, NamedTuple, Optional, Tuple, Union
+
+Evidence = Dict[str, Union[str, int, bool]]
+
+
+@dataclass(frozen=True)
+class Host:
+    """Where the kernel tells about this host."""
+
+    sys: str = "/sys"
+    proc: str = "/proc"
+    dev: str = "/dev"
+
+
+HERE = Host()
+
+
+class Seen(NamedTuple):
+    """What a path leads to, without having opened it: ``fd`` is O_PATH."""
+
+    fd: int
+    real: str
+    block: bool
+    regular: bool
+    device: str  # major:minor of a block device
+    identity: Tuple[int, int]  # of a file: device and inode
+    size: int  # of a file, bytes
+
+
+# --- looking -------------------------------------------------------------------------------------
+def look(path: str) -> Seen:
+    """What ``path`` leads to; the caller closes ``fd``.  Raises OSError.
+
+    Opens nothing: no fifo is waited for, no device starts to do what devices do when opened.
+    """
+    fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        found = os.fstat(fd)
+        real = os.readlink(f"/proc/self/fd/{fd}")
+    except OSError:
+        os.close(fd)
+        raise
+    return Seen(fd, real, stat.S_ISBLK(found.st_mode), stat.S_ISREG(found.st_mode),
+                f"{os.major(found.st_rdev)}:{os.minor(found.st_rdev)}",
+                (found.st_dev, found.st_ino), found.st_size)
+
+
+def reopen(seen: Seen, flags: int = 0) -> int:
+    """A descriptor to read from the very thing that was looked at."""
+    if not (seen.block or seen.regular):
+        raise OSError(errno.EINVAL, "neither a file nor a block device")
+    return os.open(f"/proc/self/fd/{seen.fd}",
+                   os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY | flags)
+
+
+def one_line_of(path: str) -> str:
+    """The one line of a file in sysfs, "" without the file."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read(4096).strip("\0 \n\t")
+    except OSError:
+        return ""
+
+
+def names_in(path: str) -> List[str]:
+    try:
+        return sorted(os.listdir(path))
+    except OSError:
+        return []
+
+
+def folder_of(device: str, host: Host) -> str:
+    """A block device's directory in sysfs."""
+    return os.path.realpath(f"{host.sys}/dev/block/{device}")
+
+
+def wwid_of(device: str, host: Host = HERE) -> str:
+    """The name under which every host knows a block device (``8:16``), "" if it has none.
+
+    ``naa.…``, ``eui.…`` or ``t10.…`` as the kernel gives it, ``dm:UUID`` (LVM, crypt),
+    ``md:UUID`` or ``serial:…``; ``/part3`` is added for a partition.  A multipath device has
+    the name of the unit that its paths lead to.
+    """
+    return _wwid(folder_of(device, host))
+
+
+def _wwid(folder: str) -> str:
+    number = one_line_of(folder + "/partition")
+    if number:
+        whole = _wwid(os.path.dirname(folder))
+        return f"{whole}/part{number}" if whole else ""
+    uuid = one_line_of(folder + "/dm/uuid")
+    before, mpath, name = uuid.partition("mpath-")
+    if mpath and (not before or (before.startswith("part") and before[4:-1].isdigit())):
+        part = f"/{before[:-1]}" if before else ""
+        if name[:1] == "3" and len(name) in (17, 33):  # as scsi_id writes an NAA name
+            return "naa." + name[1:].lower() + part
+        if name.startswith(("eui.", "nvme.", "uuid.")):
+            return name + part
+    if uuid:
+        return "dm:" + uuid
+    if os.path.isdir(folder + "/dm"):
+        return ""
+    for prefix, file in (("", "wwid"), ("", "device/wwid"), ("md:", "md/uuid"),
+                         ("serial:", "serial"), ("serial:", "device/serial")):
+        name = " ".join(one_line_of(f"{folder}/{file}").split())
+        if name and name != "(null)":  # as some drivers say that they have none
+            return prefix + name
+    return ""
+
+
+def block_facts(device: str, host: Host = HERE) -> Evidence:
+    """Size in bytes, logical block size and WWID of a block device.  Raises OSError."""
+    folder = folder_of(device, host)
+    whole = os.path.dirname(folder) if os.path.exists(folder + "/partition") else folder
+    try:
+        found: Evidence = {
+            "kind": "block", "size": int(one_line_of(folder + "/size")) * 512,
+            "logical_block_size": int(one_line_of(whole + "/queue/logical_block_size") or "512")}
+    except ValueError:
+        raise OSError(errno.ENODEV, "the kernel knows no such block device") from None
+    wwid = _wwid(folder)
+    if wwid:
+        found["wwid"] = wwid
+    return found
+
+
+class Mount(NamedTuple):
+    """One line of /proc/self/mountinfo."""
+
+    device: str
+    point: str
+    type: str
+    source: str
+
+
+def _unescape(text: str) -> str:
+    """The kernel writes a blank as \\040."""
+    if "\\" not in text:
+        return text
+    first, *rest = text.split("\\")
+    return first + "".join(chr(int(one[:3], 8)) + one[3:] if one[:3].isdigit() else "\\" + one
+                           for one in rest)
+
+
+def mounts(host: Host = HERE) -> List[Mount]:
+    found = []
+    with open(f"{host.proc}/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        for line in file:
+            before, _dash, after = line.partition(" - ")
+            words, more = before.split(), after.split()
+            if len(words) >= 5 and len(more) >= 2:
+                found.append(Mount(words[2], _unescape(words[4]), more[0], _unescape(more[1])))
+    return found
+
+
+def file_system(real: str, host: Host) -> str:
+    """The type of the file system in which a resolved path lies."""
+    best, name = "", ""
+    for one in mounts(host):
+        if len(one.point) >= len(best) and below(real, one.point):
+            best, name = one.point, one.type
+    return name
+
+
+def below(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(folder.rstrip("/") + "/")
+
+
+def show(text: str) -> str:
+    text = text if len(text) <= 300 else text[:297] + "..."
+    return text if text.isprintable() and text.isascii() else ascii(text)
+
+
+# --- who uses it ---------------------------------------------------------------------------------
+def family(device: str, host: Host = HERE) -> Tuple[Dict[str, str], Dict[str, str]]:
+    """({major:minor: name} of a device and its partitions, the same of all that stands on them).
+
+    The names are the kernel's (``sdb1``, ``dm-0``).
+    """
+    own: Dict[str, str] = {}
+    held: Dict[str, str] = {}
+    folder = folder_of(device, host)
+    own[device] = os.path.basename(folder)
+    pending = [folder]
+    for name in _partitions(folder):
+        own[one_line_of(f"{folder}/{name}/dev")] = name
+        pending.append(f"{folder}/{name}")
+    while pending:
+        one = pending.pop()
+        for name in names_in(one + "/holders"):
+            holder = os.path.realpath(f"{one}/holders/{name}")
+            if one_line_of(holder + "/dev") not in held:
+                held[one_line_of(holder + "/dev")] = name
+                pending.append(holder)
+                for part in _partitions(holder):
+                    held[one_line_of(f"{holder}/{part}/dev")] = part
+                    pending.append(f"{holder}/{part}")
+    return own, held
+
+
+def _partitions(folder: str) -> List[str]:
+    return [name for name in names_in(folder) if os.path.exists(f"{folder}/{name}/partition")]
+
+
+def users(device: str, host: Host = HERE) -> List[str]:
+    """How this host itself uses a block device, in words: mounted, swap, held by another."""
+    own, held = family(device, host)
+    every = {**own, **held}
+    known = set(every.values())
+    for name in tuple(known):
+        known.add(one_line_of(f"{host.sys}/block/{name}/dm/name"))
+    folder = folder_of(device, host)
+    if os.path.exists(folder + "/partition"):  # the whole disk may be mounted, or held
+        whole = os.path.dirname(folder)
+        every[one_line_of(whole + "/dev")] = os.path.basename(whole)
+        known.add(os.path.basename(whole))
+        held.update((one_line_of(f"{whole}/holders/{name}/dev"), name)
+                    for name in names_in(whole + "/holders"))
+    known.discard("")
+    found = []
+    for one in mounts(host):
+        if one.device in every or _basename(one.source, host) in known:
+            found.append("holds this host's root" if one.point == "/"
+                         else f"is mounted on {show(one.point)}")
+    for path in swaps(host):
+        if _basename(path, host) in known:
+            found.append("is swap space")
+    if held:
+        found.append("is part of " + ", ".join(sorted(
+            one_line_of(f"{host.sys}/block/{name}/dm/name") or name for name in held.values())))
+    return list(dict.fromkeys(found))
+
+
+def _basename(path: str, host: Host) -> str:
+    """The kernel's name of a device that a path of /dev leads to, "" for other paths."""
+    if not path.startswith("/dev/"):
+        return ""
+    return os.path.basename(os.path.realpath(host.dev + path[4:]))
+
+
+def swaps(host: Host) -> List[str]:
+    try:
+        with open(f"{host.proc}/swaps", encoding="utf-8", errors="surrogateescape") as file:
+            return [_unescape(line.split()[0]) for line in file.readlines()[1:] if line.strip()]
+    except OSError:
+        return []
+
+
+# --- finding a device ----------------------------------------------------------------------------
+def find_by_wwid(wwid: str, host: Host = HERE) -> Optional[str]:
+    """A path of the block device with this WWID on this host, None if there is none.
+
+    A multipath device comes before its paths; a name that lasts (/dev/disk/by-id) before others.
+    A mere serial number that two devices have finds neither: anybody may give it.
+    """
+    found = []
+    for name in names_in(f"{host.sys}/block"):
+        folder = os.path.realpath(f"{host.sys}/block/{name}")
+        for one in [folder, *(f"{folder}/{part}" for part in _partitions(folder))]:
+            if _wwid(one) == wwid:
+                found.append((not os.path.isdir(folder + "/dm"), os.path.basename(one), one))
+    if not found or (wwid.startswith("serial:") and len(found) > 1):
+        return None
+    _paths, kernel, folder = min(found)
+    return _lasting(kernel, one_line_of(folder + "/dm/name"), host)
+
+
+def _lasting(kernel: str, mapped: str, host: Host) -> str:
+    node = f"{host.dev}/{kernel.replace('!', '/')}"
+    links = [f"{host.dev}/disk/by-id/{one}" for one in names_in(f"{host.dev}/disk/by-id")]
+    same = [one for one in links if os.path.realpath(one) == node]
+    for prefix in ("wwn-", "nvme-eui.", "nvme-uuid.", "dm-uuid-", ""):
+        for one in same:
+            if os.path.basename(one).startswith(prefix):
+                return one
+    return f"{host.dev}/mapper/{mapped}" if mapped else node
