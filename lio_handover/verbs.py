@@ -15,11 +15,12 @@ import time
 from typing import Callable, Iterable, List, Mapping, Sequence
 
 from . import document as documents
-from . import errors, files, render
+from . import answers, columns, errors, files, steps, tree, wording
 from .cli import PROG, flushed, say, unprinted
 from .core import Core, Ready
 from .document import Document
 from .plan import Step
+from .screen import Screen
 from .settings import load
 
 
@@ -58,7 +59,7 @@ def _explain(error: BaseException, args: argparse.Namespace, signals: Signals) -
         try:
             _data({"error": {"name": type(known).__name__, "code": code, "what": known.what,
                              "changed": known.changed, "do": known.do, "findings": [
-                                 render.finding_tree(one) for one in known.findings]}})
+                                 answers.finding_tree(one) for one in known.findings]}})
         except OSError:
             pass  # what is printed can't arrive; the line and the exit code can
     say(f"{PROG}: {known}")
@@ -234,9 +235,9 @@ def _quoted(words: Sequence[str]) -> str:
 def show(args: argparse.Namespace, signals: Signals) -> int:
     view = _core(args).view(_named(args))
     if args.json:
-        _data(render.view_tree(view))
+        _data(answers.view_tree(view))
     else:
-        _print(render.tree(view, render.Screen.of(sys.stdout)))
+        _print(tree.tree(view, Screen.of(sys.stdout)))
     if view.unclear:
         say(f"{PROG}: reservations are not shown: {view.unclear}")
     for note in view.notes:
@@ -252,10 +253,10 @@ def prepare(args: argparse.Namespace, signals: Signals) -> int:
     names = [one.name for one in made.state.targets]
     if args.json:
         _data({"targets": names, "frozen": made.frozen, "bytes": len(documents.dumps(made)),
-               "findings": [render.finding_tree(one, args.allow) for one in found]})
+               "findings": [answers.finding_tree(one, args.allow) for one in found]})
     else:
-        print(errors.one_line(f"{render.names(made.state, 99)}: {render.contents(made.state)}"))
-        _print(render.findings(found, render.Screen.of(sys.stdout), args.allow))
+        print(errors.one_line(f"{wording.names(made.state, 99)}: {wording.contents(made.state)}"))
+        _print(steps.findings(found, Screen.of(sys.stdout), args.allow))
     if against:
         return _against(args, against, "a handover")
     _done(args, "nothing speaks against a handover; nothing was changed",
@@ -267,7 +268,7 @@ def _against(args: argparse.Namespace, against: Sequence[errors.Finding], what: 
     """Findings were shown: how many, and the exit code of the first."""
     if not args.json:
         kinds = ", ".join(sorted({one.error.__name__ for one in against}))
-        say(f"{PROG}: {render.count(len(against), 'finding')} against {what} ({kinds}); "
+        say(f"{PROG}: {wording.count(len(against), 'finding')} against {what} ({kinds}); "
             f"{errors.NOTHING_CHANGED}; next: see each finding")
     return against[0].error.code
 
@@ -338,15 +339,15 @@ def diff(args: argparse.Namespace, signals: Signals) -> int:
     document = _document(args, core)
     have, want, changes = core.compare(document, args.map)
     if args.json:
-        _data({"same": not changes, "changes": [render.change_tree(one) for one in changes]})
+        _data({"same": not changes, "changes": [answers.change_tree(one) for one in changes]})
         return errors.DIFFERENT if changes else errors.SAME
-    rows = render.rows(have, want, changes)
+    rows = columns.rows(have, want, changes)
     origin = document.origin
     here, there = f"here: {os.uname().nodename}", f"document: {origin.host}" + (
         ", frozen" if document.frozen else "")
     if rows:
-        _print(render.columns(rows, here, there, render.Screen.of(sys.stdout)))
-    _done(args, render.alike(want, rows))
+        _print(columns.columns(rows, here, there, Screen.of(sys.stdout)))
+    _done(args, columns.alike(want, rows))
     return errors.DIFFERENT if changes else errors.SAME
 
 
@@ -359,12 +360,12 @@ def plan(args: argparse.Namespace, signals: Signals) -> int:
 def _show_plan(args: argparse.Namespace, ready: Ready) -> int:
     against = errors.stopping(ready.findings, args.allow)
     if args.json:
-        _data(render.plan_tree(ready, args.allow))
+        _data(answers.plan_tree(ready, args.allow))
     else:
-        _print(render.plan(ready, render.Screen.of(sys.stdout), args.allow))
+        _print(steps.plan(ready, Screen.of(sys.stdout), args.allow))
     if against:
         return _against(args, against, "this import")
-    _done(args, f"{render.about_plan(ready.plan)}; nothing was changed", _quoted(
+    _done(args, f"{steps.about_plan(ready.plan)}; nothing was changed", _quoted(
         [PROG, "import", args.file, *_again("--map", args.map), *_again("--allow", args.allow)]))
     return errors.SAME
 
@@ -387,14 +388,14 @@ def import_(args: argparse.Namespace, signals: Signals) -> int:
     if args.json:
         _data({"targets": names, "maps": [
             {"kind": what, "old": old, "new": new} for what, old, new in ready.mapped],
-            **render.outcome_tree(outcome)})
+            **answers.outcome_tree(outcome)})
     for note in outcome.notes if not args.json else ():
         say(f"{PROG}: note: {note}")
     if not outcome.steps:
-        _done(args, f"this host serves {render.names(state)} just so already; nothing was changed")
+        _done(args, f"this host serves {wording.names(state)} just so already; nothing was changed")
         return errors.SAME
     origin = ready.document.origin.host
-    _done(args, f"imported {render.names(state)}: {_writes(outcome.writes)} in "
+    _done(args, f"imported {wording.names(state)}: {_writes(outcome.writes)} in "
           f"{_seconds(outcome.seconds)}, read back and the same",
           f"on {origin or 'the source'}: {PROG} remove {_quoted(names)}" + (
               " --allow reserved" if any(one.reservations for one in state.backstores) else ""))
@@ -413,8 +414,8 @@ def verify(args: argparse.Namespace, signals: Signals) -> int:
     if args.json:
         _data({"same": True, "targets": [one.name for one in document.state.targets]})
     state = document.state
-    _done(args, f"this host serves {render.names(state)} just as the document says: "
-          f"{render.contents(state)}; nothing was changed")
+    _done(args, f"this host serves {wording.names(state)} just as the document says: "
+          f"{wording.contents(state)}; nothing was changed")
     return errors.SAME
 
 
@@ -426,7 +427,7 @@ def remove(args: argparse.Namespace, signals: Signals) -> int:
     outcome, kept = core.remove(names, args.all, args.allow, signals.progress, signals.stop)
     signals.progress.clear()
     if args.json:
-        _data({"targets": names, "kept": kept, **render.outcome_tree(outcome)})
+        _data({"targets": names, "kept": kept, **answers.outcome_tree(outcome)})
     _done(args, f"removed {', '.join(names) or 'every target'}: {_writes(outcome.writes)} in "
           f"{_seconds(outcome.seconds)}" + (f"; what it was is kept in {kept}" if kept else ""),
           f"{PROG} show")

@@ -17,14 +17,15 @@ from typing import Any
 
 import pytest
 
-from lio_handover import (__version__, cli, diff, document, errors, files, model, render,
-                          verbs)
+from lio_handover import (__version__, answers, cli, columns, diff, document, errors, files, model,
+                          steps, tree, verbs, wording)
 from lio_handover.configfs import Configfs
 from lio_handover.core import Core, Ready, View
 from lio_handover.executor import Outcome
 from lio_handover.model import State
 from lio_handover.plan import plan
 from lio_handover.reader import Facts
+from lio_handover.screen import Screen
 from lio_handover.settings import Settings
 from tests import samples
 
@@ -406,8 +407,8 @@ def with_tpg(**changed: Any) -> State:
 
 def test_the_tree_tells_what_an_engineer_asks() -> None:
     sessions = with_tpg(sessions=(samples.initiator(0), "iqn.dynamic:x"))
-    lines = list(render.tree(view(sessions, off=frozenset({STATE.backstores[1].key})),
-                             render.Screen()))
+    lines = list(tree.tree(view(sessions, off=frozenset({STATE.backstores[1].key})),
+                           Screen()))
     text = "\n".join(lines)
     for words in (
             "o- a.example .", "[kernel 6.1.0]", "[/srv/disk0.img, 64 MiB, write-thru, 1 LUN]",
@@ -422,11 +423,11 @@ def test_the_tree_tells_what_an_engineer_asks() -> None:
         assert words in text, words
     assert text.count("HOLDER") == 1
     assert "\x1b" not in text
-    frozen = "\n".join(render.tree(view(frozen=(NAME,)), render.Screen()))
+    frozen = "\n".join(tree.tree(view(frozen=(NAME,)), Screen()))
     assert f"o- {NAME} ............. [FROZEN by lio-handover]" in frozen
-    missing = "\n".join(render.tree(replace(view(), sizes={}), render.Screen()))
+    missing = "\n".join(tree.tree(replace(view(), sizes={}), Screen()))
     assert "[/srv/disk0.img IS NOT THERE, write-thru, 1 LUN]" in missing
-    unclear = "\n".join(render.tree(view(unclear="two could be meant"), render.Screen()))
+    unclear = "\n".join(tree.tree(view(unclear="two could be meant"), Screen()))
     assert "reservations" in unclear and "[can't be told]" in unclear
     assert "HOLDER" not in unclear
 
@@ -436,7 +437,7 @@ def test_who_holds_is_marked(kind: int, holders: int) -> None:
     held = samples.registrations(2, kind=kind, holder=0 if kind in (5, 7, 8) else None)
     state = replace(STATE, backstores=(
         replace(STATE.backstores[0], reservations=held), *STATE.backstores[1:]))
-    text = "\n".join(render.tree(view(state), render.Screen()))
+    text = "\n".join(tree.tree(view(state), Screen()))
     assert text.count("HOLDER") == holders
     assert ("registered, not reserved" in text) is (kind == 0)
 
@@ -444,34 +445,34 @@ def test_who_holds_is_marked(kind: int, holders: int) -> None:
 LONG = "/srv/" + "very-long-name/" * 12 + "disk.img"
 
 
-def everything(screen: render.Screen) -> Iterator[str]:
+def everything(screen: Screen) -> Iterator[str]:
     """All that is shown of a host, a difference and a plan with long names."""
     store = STATE.backstores[0]
     state = replace(STATE, backstores=(replace(store, parameters={
         **store.parameters, "fd_dev_name": LONG}), *STATE.backstores[1:]))
-    yield from render.tree(view(state), screen)
-    yield from render.columns(render.rows(STATE, state, diff.diff(STATE, state)), "here: a",
-                              "document: b", screen)
-    yield from render.columns(render.rows(State(), state, diff.diff(State(), state)), "here: a",
-                              "document: b", screen)
-    yield from render.plan(ready(state, FINDINGS), screen)
+    yield from tree.tree(view(state), screen)
+    yield from columns.columns(columns.rows(STATE, state, diff.diff(STATE, state)), "here: a",
+                               "document: b", screen)
+    yield from columns.columns(columns.rows(State(), state, diff.diff(State(), state)), "here: a",
+                               "document: b", screen)
+    yield from steps.plan(ready(state, FINDINGS), screen)
 
 
 @pytest.mark.parametrize("width", [40, 80, 119, 160, 400])
 def test_no_line_is_wider_than_the_terminal(width: int) -> None:
-    lines = list(everything(render.Screen(width)))
+    lines = list(everything(Screen(width)))
     assert max(map(len, lines)) <= width
     together = "".join("".join(lines).split())
     assert "very-long-name/disk.img"[-8:] in together
     # Colours add nothing that is seen.
     import re
-    coloured = list(everything(render.Screen(width, True)))
+    coloured = list(everything(Screen(width, True)))
     assert [re.sub("\x1b\\[[0-9;]*m", "", line) for line in coloured] == lines
     assert coloured != lines
 
 
 def test_without_a_terminal_nothing_is_wrapped() -> None:
-    lines = list(everything(render.Screen()))
+    lines = list(everything(Screen()))
     assert any(LONG in line and len(line) > 200 for line in lines)
 
 
@@ -485,11 +486,11 @@ def test_no_control_character_reaches_the_terminal() -> None:
     state = State((), (store,), (replace(STATE.targets[0], tpgs=(tpg,)),))
     changes = diff.diff(STATE, state)
     shown = [
-        *render.tree(view(state), render.Screen(80)),
-        *render.columns(render.rows(STATE, state, changes), bad, bad, render.Screen(80)),
-        *render.columns(render.rows(STATE, state, changes), bad, bad, render.Screen()),
-        *render.plan(replace(ready(), mapped=(("device", bad, bad),), findings=(
-            errors.Finding(errors.InUse, bad, bad, bad, bad),)), render.Screen(80))]
+        *tree.tree(view(state), Screen(80)),
+        *columns.columns(columns.rows(STATE, state, changes), bad, bad, Screen(80)),
+        *columns.columns(columns.rows(STATE, state, changes), bad, bad, Screen()),
+        *steps.plan(replace(ready(), mapped=(("device", bad, bad),), findings=(
+            errors.Finding(errors.InUse, bad, bad, bad, bad),)), Screen(80))]
     assert all(line.isprintable() for line in shown)
     assert sum("\\x1b" in line for line in shown) > 5
     assert errors.one_line(bad) == "a\\x1b[31m\\nb\\x07\\u202e\\x9b"
@@ -497,7 +498,7 @@ def test_no_control_character_reaches_the_terminal() -> None:
 
 def rows_of(have: State, want: State) -> list[tuple[str, str, str, str]]:
     return [(row.mark, row.label, row.here, row.there)
-            for row in render.rows(have, want, diff.diff(have, want)) if row.mark]
+            for row in columns.rows(have, want, diff.diff(have, want)) if row.mark]
 
 
 def test_every_kind_of_difference_is_a_row() -> None:
@@ -538,8 +539,8 @@ def test_every_kind_of_difference_is_a_row() -> None:
 def test_columns_stand_beside_each_other() -> None:
     want = with_tpg(attributes={**STATE.targets[0].tpgs[0].attributes,
                                 "attrib/login_timeout": "30"})
-    found = render.rows(STATE, want, diff.diff(STATE, want))
-    assert list(render.columns(found, "here: a", "document: b", render.Screen(80))) == [
+    found = columns.rows(STATE, want, diff.diff(STATE, want))
+    assert list(columns.columns(found, "here: a", "document: b", Screen(80))) == [
         "                            here: a | document: b",
         "------------------------------------+------------",
         f"  {NAME}",
@@ -549,7 +550,7 @@ def test_columns_stand_beside_each_other() -> None:
 
 def test_a_plan_is_numbered_through_and_says_why() -> None:
     one = ready()
-    lines = list(render.plan(one, render.Screen()))
+    lines = list(steps.plan(one, Screen()))
     text = "\n".join(lines)
     numbers = [int(line.split()[0]) for line in lines if line.split()[0].isdigit()]
     assert numbers == list(range(1, len(one.plan.steps) + 1))
@@ -564,7 +565,7 @@ def test_a_plan_is_numbered_through_and_says_why() -> None:
     assert f"auth/password = {model.Secret('x')}" in text
     for note in one.plan.notes:
         assert note in text
-    told = render.plan_tree(one)
+    told = answers.plan_tree(one)
     assert [each["number"] for each in told["steps"]] == numbers
     assert all(each["value"] is None for each in told["steps"]
                if each["secret"] or each["op"] == "file")
@@ -572,9 +573,9 @@ def test_a_plan_is_numbered_through_and_says_why() -> None:
 
 
 def test_sizes_and_counts_are_said_as_people_say_them() -> None:
-    assert [render.size(one) for one in (0, 512, 1 << 26, 1536 << 20, 5 << 50)] == [
+    assert [wording.size(one) for one in (0, 512, 1 << 26, 1536 << 20, 5 << 50)] == [
         "0 bytes", "512 bytes", "64 MiB", "1.5 GiB", "5 PiB"]
-    assert render.count(1, "LUN") + render.count(0, "LUN") == "1 LUN0 LUNs"
+    assert wording.count(1, "LUN") + wording.count(0, "LUN") == "1 LUN0 LUNs"
 
 
 # ── terminals ────────────────────────────────────────────────────────────────────────────────
@@ -599,12 +600,12 @@ def test_colours_are_for_terminals_alone(monkeypatch: pytest.MonkeyPatch, tmp_pa
     monkeypatch.setenv("TERM", "xterm")
     with terminal(123) as (_, its), open(its, "w", closefd=False) as screen, \
             (tmp_path / "out").open("w") as file:
-        assert render.Screen.of(file) == render.Screen(0, False)
-        assert render.Screen.of(screen) == render.Screen(123, True)
+        assert Screen.of(file) == Screen(0, False)
+        assert Screen.of(screen) == Screen(123, True)
         monkeypatch.setenv("NO_COLOR", "1")
-        assert render.Screen.of(screen) == render.Screen(123, False)
+        assert Screen.of(screen) == Screen(123, False)
         monkeypatch.setenv("COLUMNS", "70")
-        assert render.Screen.of(screen).width == 70
+        assert Screen.of(screen).width == 70
 
 
 def test_progress_is_one_line_on_a_terminal_and_nothing_elsewhere(
