@@ -1,0 +1,158 @@
+"""Who may import whom, and who may write what: read from the sources, nothing is run."""
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "lio_handover"
+
+#: A module imports what stands before it, wherever in its text.  Packages count as one.
+ORDER = """__init__
+    errors model order transitions attributes settings files
+    shape values objects sealed document devices storage
+    diff reservations configfs scsibus initiator
+    reader revival plan executor frozen restored probes mapping preflight core
+    wording screen tree columns steps answers
+    cli verbs""".split()
+#: The command line is understood before the verbs, slow to import, are wanted.
+LATE = {("cli", "verbs")}
+
+#: Whom extras are for; rtslib's one module is not chosen yet.
+ONLY = {"dbus": {"service", "client"}, "gi": {"service", "client"}, "configshell_fb": {"shell"}}
+ONCE = "rtslib_fb"
+
+#: Who changes anything, and where.
+KERNEL = {"configfs", "scsibus"}
+FILES = {"core", "executor", "files", "frozen", "restored"}
+DEVICES = {"initiator", "cli"}  # /dev/sg*, /dev/vhost-scsi; /dev/null
+#: What one of FILES names of /sys, only to look at it.
+LOOKED_AT = {("executor", "/sys/module/")}
+
+_DEEDS = set("""chmod link makedirs mkdir mknod remove rename renames replace rmdir symlink truncate
+    unlink write pwrite writev pwritev write_text write_bytes touch""".split())
+_FLAGS = {"O_WRONLY", "O_RDWR", "O_CREAT", "O_TRUNC", "O_APPEND"}
+
+Module = tuple[str, ast.AST]
+
+
+def sources() -> list[Module]:
+    """(the module's name in ORDER, its syntax) of every file of the package."""
+    return [(path.relative_to(PACKAGE).parts[0].removesuffix(".py"), ast.parse(path.read_text()))
+            for path in sorted(PACKAGE.rglob("*.py"))]
+
+
+def imports(tree: ast.AST) -> Iterator[str]:
+    """Full names; for ``from a import b``, both what b may be: a module or something of a's."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (one.name for one in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            words = (["lio_handover"] if node.level else []) + [node.module or ""]
+            yield from (".".join([word for word in words if word] + [one.name])
+                        for one in node.names)
+
+
+def downward(modules: list[Module]) -> list[str]:
+    """Imports against the order, and of what is not in it."""
+    wrong = []
+    for module, tree in modules:
+        for name in imports(tree):
+            top, _, rest = name.partition(".")
+            if top != "lio_handover":
+                continue
+            other = rest.split(".")[0]
+            if other not in ORDER and not ((PACKAGE / f"{other}.py").exists()
+                                           or other and (PACKAGE / other).is_dir()):
+                other = "__init__"
+            if module != other and (module, other) not in LATE and (
+                    module not in ORDER or other not in ORDER[:ORDER.index(module)]):
+                wrong.append(f"{module} imports {other}")
+    return wrong
+
+
+def foreign(modules: list[Module]) -> list[str]:
+    """Extras where they must not be needed."""
+    found = [(module, name.split(".")[0]) for module, tree in modules for name in imports(tree)]
+    wrong = [f"{module} imports {name}" for module, name in found
+             if module not in ONLY.get(name, {module})]
+    users = {module for module, name in found if name == ONCE}
+    return wrong + [f"{module} imports {ONCE}" for module in sorted(users) if len(users) > 1]
+
+
+def writes(tree: ast.AST) -> bool:
+    """Whether something is opened for writing, made, renamed or removed."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) \
+                and node.value.id == "os" and node.attr in _DEEDS | _FLAGS:
+            return True
+        if not isinstance(node, ast.Call):
+            continue
+        if isinstance(node.func, ast.Attribute) and node.func.attr in ("write_text", "write_bytes"):
+            return True
+        if isinstance(node.func, ast.Name) and node.func.id == "open":
+            modes = [*node.args[1:2], *(one.value for one in node.keywords if one.arg == "mode")]
+            if any(not isinstance(one, ast.Constant) or set("wax+") & set(str(one.value))
+                   for one in modes):
+                return True
+    return False
+
+
+def changing(modules: list[Module]) -> list[str]:
+    """Writers that are not known, and those of files that know a path below /sys."""
+    wrong = []
+    for module, tree in modules:
+        if module in KERNEL or not writes(tree):
+            continue
+        if module not in FILES | DEVICES:
+            wrong.append(f"{module} writes")
+        wrong += [f"{module} names {node.value}" for node in ast.walk(tree)
+                  if isinstance(node, ast.Constant) and isinstance(node.value, str)
+                  and node.value.startswith("/sys") and (module, node.value) not in LOOKED_AT]
+    return wrong
+
+
+def test_every_module_has_its_place() -> None:
+    assert {module for module, _ in sources()} == set(ORDER) and len(set(ORDER)) == len(ORDER)
+
+
+def test_imports_go_one_way() -> None:
+    assert downward(sources()) == []
+
+
+def test_extras_are_imported_where_they_are_for() -> None:
+    assert foreign(sources()) == []
+
+
+def test_the_kernel_is_changed_in_two_places() -> None:
+    modules = sources()
+    assert changing(modules) == []
+    assert KERNEL | FILES | DEVICES == {module for module, tree in modules if writes(tree)}
+
+
+@pytest.mark.parametrize("rule, module, source", [
+    (downward, "model", "from .core import Core"),
+    (downward, "errors", "def f():\n    from . import model"),
+    (downward, "diff", "import lio_handover.plan"),
+    (downward, "unheard_of", "from . import errors"),
+    (foreign, "core", "import dbus.service"),
+    (foreign, "client", "from configshell_fb import ConfigNode"),
+    (foreign, "verbs", "def f():\n    from gi.repository import GLib"),
+    (changing, "diff", "open(path, 'w')"),
+    (changing, "reader", "import os\nos.open(path, os.O_WRONLY)"),
+    (changing, "plan", "from os import path\nopen(name, mode=how)"),
+    (changing, "storage", "Path(name).write_text('1')"),
+    (changing, "core", "import os\nos.mkdir(f'/sys/kernel/config/target/{name}')"),
+    (changing, "executor", "open('/sys/module/x/parameters/y', 'wb')"),
+])
+def test_what_breaks_a_rule_is_found(rule: Callable[[list[Module]], list[str]], module: str,
+                                     source: str) -> None:
+    assert rule([(module, ast.parse(source))])
+
+
+def test_rtslib_has_one_module() -> None:
+    one, other = (ast.parse(f"import {ONCE}"), ast.parse(f"from {ONCE} import root"))
+    assert foreign([("core", one), ("core", other)]) == []
+    assert foreign([("core", one), ("verbs", other)])
