@@ -1,6 +1,7 @@
 """Fixtures of all tests: hosts with real kernels, booted once a session and clean for each test."""
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +11,10 @@ from typing import Any
 import pytest
 
 from tests import lab
+
+# A shell that runs this in the background has SIGINT ignored, and so would all that tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 HostsOf = Callable[..., list[lab.Host]]
 CLIENT = "client"
