@@ -1,4 +1,4 @@
-"""Run rows: python3 -m tests.migration [--list] [ROW...]"""
+"""Run rows: python3 -m tests.migration [--list] [--on vhost-oldest] [ROW...]"""
 from __future__ import annotations
 
 import sys
@@ -14,6 +14,9 @@ def say(line: str) -> None:
 
 
 def main(words: list[str]) -> int:
+    role = ROLE
+    if words[:1] == ["--on"]:
+        role, words = words[1], words[2:]
     unknown = [word for word in words if word not in ROWS]
     if unknown:
         say("Rows:")
@@ -23,7 +26,7 @@ def main(words: list[str]) -> int:
     failed = []
     with Lab() as bed:
         began = time.monotonic()
-        bench = Bench(bed, bed.hosts(ROLE, ROLE), say)
+        bench = Bench(bed, bed.hosts(role, role), say)
         say(f"{bench.version}; hosts and guests have Linux {bench.hosts[0].release}; two hosts "
             f"up in {time.monotonic() - began:.0f} s")
         try:

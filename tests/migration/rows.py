@@ -72,11 +72,11 @@ def to_pre_switchover(bench: Bench, *words: str) -> tuple[Vm, Vm, Cable]:
     return source, destination, cable
 
 
-def to_completed(bench: Bench, *words: str) -> tuple[Vm, Vm, bytes]:
+def to_completed(bench: Bench, bandwidth: int = 1 << 30) -> tuple[Vm, Vm, bytes]:
     """A migration that has completed, the destination waiting for `cont`."""
     source = bench.guest()
-    destination, cable = bench.incoming("-S", *words)
-    bench.migrate(cable)
+    destination, cable = bench.incoming("-S")
+    bench.migrate(cable, bandwidth=bandwidth)
     expect("source", source.wait(*_ENDS), "completed")
     expect("destination", destination.wait(*_ENDS), "completed")
     expect("source", source.status(), "postmigrate")
@@ -135,6 +135,19 @@ def vhost_qmp(bench: Bench) -> None:
             raise Wrong("the guest does not write")
     finally:
         held.__exit__(None, None, None)
+    moved(bench, destination)
+
+
+@row
+def slow_copy(bench: Bench) -> None:
+    """As commit, but RAM is copied slowly while the disk writes into it."""
+    source, destination, document = to_completed(bench, 6 << 20)
+    bench.note(source.name, f"passes: {source.qmp('query-migrate')['ram']['dirty-sync-count']}")
+    with bench.occupy(source.host):
+        bench.activate(destination.host, document)
+        expect("cont", destination.ask("cont"), "ok")
+        if not bench.writes(destination, 50):
+            raise Wrong("the guest does not write")
     moved(bench, destination)
 
 
@@ -566,6 +579,22 @@ def kill_destination_completed(bench: Bench) -> None:
     expect("source", source.status(), "postmigrate")
     expect("cont", source.ask("cont"), "ok")
     stayed(bench, destination, remove=True)
+
+
+@row
+def kill_destination_serving(bench: Bench) -> None:
+    """SIGKILL of the destination after it served; then cont on the source, not occupied."""
+    source, destination, document = to_completed(bench)
+    bench.activate(destination.host, document)
+    expect("cont", destination.ask("cont"), "ok")
+    if not bench.writes(destination):
+        raise Wrong("the guest does not write")
+    destination.kill()
+    expect("source", source.status(), "postmigrate")
+    expect("cont", source.ask("cont"), "ok")
+    expect("the source writes", bench.writes(source), True)
+    bench.judge(twice=True)
+    bench.clear()
 
 
 @row
