@@ -261,6 +261,7 @@ def _table() -> Iterator[Attribute]:
                     symbol="target_fabric_tpg_base_rtpi_show",
                     source="target_core_tpg.c:target_tpg_register_rtpi")
     yield Attribute("tpg:vhost,loopback", "attrib/fabric_prot_type", CONFIG, ANY, INT, 6)
+    yield Attribute("tpg:loopback", "transport_status", RUNTIME, ANY, RAW, 7)
     # An error stands for "no nexus"; it can't go while LUNs are linked.
     yield Attribute("tpg:vhost,loopback", "nexus", CONFIG, NEXUS, RAW, 100, unset=("",),
                     source="drivers/vhost/scsi.c:vhost_scsi_tpg_nexus_store")

@@ -72,6 +72,7 @@ class Core:
     def __init__(self, settings: Optional[Settings] = None, fs: Optional[Configfs] = None) -> None:
         self.settings = settings if settings is not None else load()
         self.fs = fs if fs is not None else Configfs()
+        self._mine = False  # whether the lock of this host is held
 
     # ---- looking ---
     def names(self, targets: Sequence[str], everything: bool = False) -> List[Tuple[str, str]]:
@@ -163,14 +164,15 @@ class Core:
         It says ``frozen`` where every gate is shut and all data is on the storage; then the
         gates in it are those that the freeze found open.
         """
-        reader = self._prober(names, probe)
-        state = reader.state(names)
-        errors.refuse(preflight.source(state, reader), allow)
-        facts = reader.facts()
-        document = self._document(state, facts)
-        if document.frozen:
-            self.frozen(facts).exported([one.name for one in state.targets], document.digest)
-        return document
+        with self._alone():
+            reader = self._prober(names, probe)
+            state = reader.state(names)
+            errors.refuse(preflight.source(state, reader), allow)
+            facts = reader.facts()
+            document = self._document(state, facts)
+            if document.frozen:
+                self.frozen(facts).exported([one.name for one in state.targets], document.digest)
+            return document
 
     def _document(self, state: State, facts: Facts) -> Document:
         state = _settled(state)
@@ -206,22 +208,36 @@ class Core:
                            *preflight.held(have, self._reader())], allow)
             facts = reader.facts()
             record = self.frozen(facts)
-            record.freeze(have)
             shut = replace(have, targets=tuple(_with_gate(one, "0") for one in have.targets))
-            opened = [storage.opened(store.path) for store in have.backstores if store.path]
+            opened: List[int] = []
+            new: List[str] = []
             try:
+                for store in have.backstores:
+                    if store.path:
+                        opened.append(storage.opened(store.path))
+                new = record.freeze(have)
                 executor.apply(self.fs, plan(have, shut, facts, verify=False), have, facts,
-                               stop=stop)
+                               stop=stop, reservations=False)
                 self._idle(have, facts, stop)
                 for store, fd in zip([one for one in have.backstores if one.path], opened):
                     storage.flush(store.path, fd)
-            except (errors.HandoverError, OSError):
-                self._thaw(names, facts)
+                record.done([target.name for target in have.targets])
+            except BaseException as error:
+                self._unfreeze(names, have, facts)
+                record.forget(new)
+                if isinstance(error, errors.HandoverError):
+                    error.changed = "the gates are as they were; initiators may have been out"
                 raise
             finally:
                 for fd in opened:
                     os.close(fd)
             return reader.state(names)
+
+    def _unfreeze(self, names: Sequence[Tuple[str, str]], have: State, facts: Facts) -> None:
+        """Every gate as it was when the freeze began, whatever an older note says."""
+        now = Reader(self.fs, reservations=False).state(names)
+        executor.apply(self.fs, plan(now, have, facts, verify=False), now, facts,
+                       reservations=False)
 
     def _idle(self, state: State, facts: Facts, stop: Callable[[], bool]) -> None:
         """Raises StillRunning where commands go on being executed."""
@@ -231,14 +247,14 @@ class Core:
         for _ in range(IDLE_TRIES):
             if stop():
                 raise errors.Interrupted("interrupted before it was done",
-                                         changed="the gates are open again")
+                                         changed="the gates are as they were")
             now = [self.fs.read(path) for path in paths]
             if now == before:
                 return
             before = now
             time.sleep(IDLE_SECONDS)
         raise errors.StillRunning("commands are still being executed although the gates are shut",
-                                  changed="the gates are open again")
+                                  changed="the gates are as they were")
 
     def thaw(self, names: Sequence[Tuple[str, str]], allow: Sequence[str] = ()) -> State:
         """Open the gates which a freeze has shut.  Only where no other host serves the target."""
@@ -266,7 +282,8 @@ class Core:
         record = self.frozen(facts)
         want = replace(have, targets=tuple(
             _with_gates(one, record.record(one.name)) for one in have.targets))
-        executor.apply(self.fs, plan(have, want, facts, verify=False), have, facts)
+        executor.apply(self.fs, plan(have, want, facts, verify=False), have, facts,
+                       reservations=False)
         record.forget([f"{fabric}/{wwn}" for fabric, wwn in names])
         return reader.state(names)
 
@@ -280,9 +297,9 @@ class Core:
         have = Scope.of(document.state).read(self.fs, known=document.state)
         the_plan = plan(have, document.state, facts)
         findings = preflight.destination(document, have, reader, facts, self.settings)
-        if not any(isinstance(one, (differ.Set, differ.Relink, differ.Register))
-                   for one in differ.diff(have, document.state)):
-            findings += preflight.planned(the_plan)
+        differing = {one.subject for one in findings if one.error is errors.TargetDiffers}
+        findings += [one for one in preflight.planned(the_plan)
+                     if "/".join(one.subject.split("/")[:2]) not in differing]
         return Ready(document, have, the_plan, tuple(findings), facts,
                      tuple((one.what, one.old, one.new) for one in applied))
 
@@ -298,13 +315,23 @@ class Core:
             return Outcome()
         errors.refuse(ready.findings, allow)
         with self._alone():
+            self._still(ready)
             outcome = self._patiently(ready, progress, stop)
+            self.frozen(ready.facts).forget([one.name for one in ready.document.state.targets])
             try:
                 restored.note(self.settings.state_directory, ready.facts.boot_id, ready.plan.want)
             except OSError as error:
                 outcome.notes += (f"{self.settings.state_directory}: {error.strerror}: an export "
                                   "may need --probe",)
             return outcome
+
+    def _still(self, ready: Ready) -> None:
+        """The plan is for the host as it was looked at; an undo brings it back to that."""
+        want = ready.document.state
+        if Scope.of(want).read(self.fs, known=want) != ready.have \
+                or self._reader().placed() != ready.facts.placed:
+            raise errors.StillRunning("this host was changed since it was looked at",
+                                      do="run it again")
 
     def _patiently(self, ready: Ready, progress: Optional[Progress],
                    stop: Callable[[], bool]) -> Outcome:
@@ -351,6 +378,8 @@ class Core:
                     "unclear"))
                 reader = Reader(self.fs, reservations=False)
                 have, want = self._without(reader, targets, everything)
+            findings += [errors.Finding(errors.InUse, say(store.key), "is exported, and stays")
+                         for store in want.backstores if say(store.key) in targets]
             facts = reader.facts()
             record = self.frozen(facts)
             findings += preflight.removal(have, reader)
@@ -358,8 +387,12 @@ class Core:
             the_plan = plan(have, want, facts, verify=False)
             the_plan = replace(the_plan, steps=self._drop_files(the_plan, have, want, facts))
             kept = self._keep(have, facts)
-            outcome = executor.apply(self.fs, the_plan, have, facts, progress, stop)
+            outcome = executor.apply(self.fs, the_plan, have, facts, progress, stop,
+                                     reservations=reader.with_reservations)
             record.forget([target.name for target in have.targets])
+            staying = {store.key for store in want.backstores}
+            restored.forget(self.settings.state_directory, facts.boot_id, [
+                store.key for store in have.backstores if store.key not in staying])
             return outcome, kept
 
     def _without(self, reader: Reader, targets: Sequence[str], everything: bool) \
@@ -413,6 +446,9 @@ class Core:
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """No other lio-handover changes this host meanwhile.  Raises NotRoot, StillRunning."""
+        if self._mine:
+            yield
+            return
         if os.geteuid() != 0:
             raise errors.NotRoot("only root may change what this host serves", do="sudo")
         path = os.path.join(self.settings.state_directory, "lock")
@@ -428,8 +464,10 @@ class Core:
                 raise errors.StillRunning(
                     "another lio-handover is changing this host",
                     do="wait for it, or find it with: fuser " + path) from None
+            self._mine = True
             yield
         finally:
+            self._mine = False
             os.close(fd)
 
 

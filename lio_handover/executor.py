@@ -9,15 +9,17 @@ import errno
 import os
 import time
 from dataclasses import dataclass, field, replace
-from typing import Callable, Dict, FrozenSet, List, Optional, Sequence, Tuple
+from typing import Callable, Dict, FrozenSet, List, Optional, Sequence, Set, Tuple
 
+from . import diff as differ
 from . import errors
 from .configfs import Configfs
-from .diff import Change, Create, Register, Relink, Remove, Set, diff
+from .diff import Change, Create, Register, Relink, Remove, diff
 from .model import Key, State, say
 from .plan import KERNEL_OPS, SCRATCH_TARGET, Plan, Step, plan
 from .reader import Facts, Reader
-from .scsibus import Drivers, sg_of
+from .revival import reachable
+from .scsibus import AUTOPROBE, Drivers, sg_of
 
 Progress = Callable[[int, int, Step], None]
 
@@ -36,6 +38,13 @@ class Scope:
             frozenset((one.fabric, one.wwn) for state in states for one in state.targets),
             frozenset(one.key for state in states for one in state.backstores),
             frozenset(one.name for state in states for one in state.lu_groups))
+
+    def part_of(self, state: State) -> State:
+        """What of ``state`` is in scope."""
+        return State(tuple(one for one in state.lu_groups if one.name in self.lu_groups),
+                     tuple(one for one in state.backstores if one.key in self.backstores),
+                     tuple(one for one in state.targets
+                           if (one.fabric, one.wwn) in self.targets))
 
     def read(self, fs: Configfs, reservations: bool = True, known: State = State(),
              untouched: bool = False) -> State:
@@ -81,13 +90,15 @@ def never() -> bool:
 
 
 def apply(fs: Configfs, the_plan: Plan, before: State, facts: Facts,
-          progress: Optional[Progress] = None, stop: Callable[[], bool] = never) -> Outcome:
+          progress: Optional[Progress] = None, stop: Callable[[], bool] = never,
+          reservations: bool = True) -> Outcome:
     """Run a plan made from ``before``; where it fails or ``stop`` says so, undo it.
 
-    Raises KernelRefused, VerifyFailed or Interrupted after an undo (the message says that
-    nothing is changed), UndoFailed where the undo failed too.
+    ``reservations`` says whether ``before`` was read with them: only then can what loses them
+    be undone.  Raises KernelRefused, VerifyFailed or Interrupted after an undo (the message says
+    that nothing is changed), UndoFailed where the undo failed too.
     """
-    run = _Run(fs, the_plan, before, facts)
+    run = _Run(fs, the_plan, before, facts, reservations)
     outcome = Outcome(notes=the_plan.notes)
     began = fs.changes
     try:
@@ -99,28 +110,44 @@ def apply(fs: Configfs, the_plan: Plan, before: State, facts: Facts,
             started = time.monotonic()
             try:
                 run.step(step)
-            except (OSError, errors.Refusal, errors.Meddled) as error:
+            except (OSError, ValueError, errors.Refusal, errors.Meddled) as error:
                 raise StepFailed(step, error) from error
             outcome.seconds[step.phase] = (outcome.seconds.get(step.phase, 0.0)
                                            + time.monotonic() - started)
             outcome.steps += 1
     except (StepFailed, errors.HandoverError) as error:
         raise run.undo(error) from error
+    except BaseException as error:
+        failed = run.undo(errors.KernelRefused(f"{type(error).__name__}: {error}"))
+        if isinstance(failed, errors.UndoFailed):
+            raise failed from error
+        raise
     outcome.writes = fs.changes - began
     return outcome
+
+
+#: Steps which end registrations, or what else comes back only into a backstore made afresh.
+LOSING = ("unlink mapped LUN", "remove mapped LUN", "remove ACL", "unlink LUN", "drop nexus",
+          "remove LUN", "remove backstore")
 
 
 class _Run:
     """One run of one plan: what it has touched outside the tree, and the way back."""
 
-    def __init__(self, fs: Configfs, the_plan: Plan, before: State, facts: Facts) -> None:
+    def __init__(self, fs: Configfs, the_plan: Plan, before: State, facts: Facts,
+                 reservations: bool) -> None:
         self.fs, self.plan, self.before, self.facts = fs, the_plan, before, facts
+        self.reservations = reservations
         self.scope = Scope.of(before, the_plan.want)
+        self.touched: Set[Key] = set()  # roots of the objects that steps were about
+        self.lost = False  # whether a step has run that loses registrations
         self.files: Dict[str, Optional[bytes]] = {}
         self.gate_opened = False
         self.drivers = Drivers()
 
     def step(self, step: Step) -> None:
+        self.touched.add(step.about[:2] if step.about[:1] == ("lu_group",) else step.about[:3])
+        self.lost = self.lost or step.slot in LOSING
         getattr(self, f"_{step.op}")(step)
         if step.slot == "gate":
             self.gate_opened = True
@@ -276,22 +303,45 @@ class _Run:
             do = do or getattr(inner, "do", "") or "dmesg | tail"
         assert issubclass(kind, errors.HandoverError)
         try:
-            self._take_back()
-        except (StepFailed, OSError, errors.HandoverError) as second:
+            changed = self._take_back()
+        except (StepFailed, OSError, ValueError, errors.HandoverError) as second:
             return errors.UndoFailed(
-                f"{what}; and taking it back failed: {second}",
-                changed="the host is left in between, its gates shut",
+                f"{what}; and taking it back failed: {reason(second)}", changed=self._in_between(),
                 do="lio-handover show, then lio-handover remove")
-        return kind(what, do=do)
+        return kind(what, changed=changed, do=do)
 
-    def _take_back(self) -> None:
+    def _in_between(self) -> str:
+        open_gates = []
+        for fabric, wwn in self.scope.targets:
+            for tpg in (self.fs.entries(f"{fabric}/{wwn}")[1]
+                        if self.fs.exists(f"{fabric}/{wwn}") else ()):
+                path = f"{fabric}/{wwn}/{tpg}"
+                if self.fs.exists(f"{path}/enable") and self.fs.read(f"{path}/enable") == "1\n":
+                    open_gates.append(path)
+        drivers = "" if self.drivers.are_on() else \
+            "; drivers are not attached to new SCSI devices (write 1 to " + AUTOPROBE + ")"
+        return ("the host is left in between, with " + (
+            f"{', '.join(open_gates)} enabled" if open_gates else "its gates shut") + drivers)
+
+    def _take_back(self) -> str:
+        """Bring back what this run has touched, and nothing else; what is changed all the same."""
         if self.gate_opened:
             self._shut_gates()
-        scope = Scope(self.scope.targets | {(SCRATCH_TARGET[1], SCRATCH_TARGET[2])},
-                      self.scope.backstores, self.scope.lu_groups)
-        for want in self._ways_back(scope):
-            now = _with_reservations_of(scope.read(self.fs, reservations=False), self.before)
-            self._go(plan(now, want, Reader(self.fs).facts(), self.facts.fabrics, verify=False))
+        scope = self._touched_scope()
+        before = scope.part_of(self.before)
+        scope = Scope(scope.targets | {(SCRATCH_TARGET[1], SCRATCH_TARGET[2])}, scope.backstores,
+                      scope.lu_groups)
+        ways = self._ways_back(scope, before)
+        if len(ways) > 1:  # nothing is taken down that could not be built up again
+            self._refuse(plan(State(before.lu_groups), before, Reader(self.fs).facts(),
+                              verify=False))
+        for want in ways:
+            # What a target in scope links to need not be in scope.
+            now = scope.part_of(scope.read(self.fs, reservations=False))
+            now = _with_reservations_of(now, before)
+            back = plan(now, want, Reader(self.fs).facts(), self.facts.fabrics, verify=False)
+            self._refuse(back)
+            self._go(back)
         self._remove_empty_hbas()
         self.drivers.on()
         for path, content in self.files.items():
@@ -299,34 +349,69 @@ class _Run:
                 write_file(path, content)
             elif os.path.exists(path):
                 os.unlink(path)
-        left = diff(_with_reservations_of(scope.read(self.fs, reservations=False), self.before),
-                    self.before)
+        return self._compare(scope, before)
+
+    def _touched_scope(self) -> Scope:
+        """What the run has touched, with what shares backstores with it."""
+        targets = [one for state in (self.before, self.plan.want) for one in state.targets]
+        links = {target.key: {lun.backstore for tpg in target.tpgs for lun in tpg.luns
+                              if lun.backstore} for target in targets}
+        stores = {key for key in self.touched if key[:1] == ("backstore",)}
+        for key in links:
+            if key in self.touched:
+                stores |= links[key] & self.scope.backstores
+        touched = self.touched | {key for key, linked in links.items() if linked & stores}
+        return Scope(frozenset((one.fabric, one.wwn) for one in targets if one.key in touched),
+                     frozenset(stores & self.scope.backstores),
+                     frozenset(key[1] for key in self.touched if key[:1] == ("lu_group",)))
+
+    def _compare(self, scope: Scope, before: State) -> str:
+        """Raises VerifyFailed where the host is not as it was, as far as a kernel can be."""
+        if not self.reservations:
+            now = scope.part_of(scope.read(self.fs, reservations=False))
+            now = _with_reservations_of(now, before)
+        else:
+            now = scope.part_of(scope.read(self.fs, known=before, untouched=True))
+        left = diff(now, before)
+        notes: Tuple[str, ...] = ()
+        if left and self.reservations:
+            nearest, notes = reachable(before)
+            left = diff(scope.part_of(scope.read(self.fs, known=nearest, untouched=True)), nearest)
         if left:
             raise errors.VerifyFailed("; ".join(describe(one) for one in left[:3]))
+        return ("all is as it was, but: " + "; ".join(notes)) if notes else errors.NOTHING_CHANGED
 
-    def _ways_back(self, scope: Scope) -> List[State]:
+    def _ways_back(self, scope: Scope, before: State) -> List[State]:
         """Straight to ``before``, unless a backstore that is still there has lost what it gets
         only when it is made afresh: registrations and, up to 6.1, relative port numbers."""
-        held = {one.key: one.reservations for one in self.before.backstores if one.reservations}
+        if not self.lost or not before.targets:
+            return [before]
+        if not self.reservations:
+            raise errors.CannotChange("its registrations could not be told, and are lost")
+        held = {one.key: one.reservations for one in before.backstores if one.reservations}
+        afresh = [State(before.lu_groups), before]
         try:
-            now = scope.read(self.fs, known=self.before, untouched=True)
+            now = scope.read(self.fs, known=before, untouched=True)
         except errors.CannotRepresent:
-            return [State(self.before.lu_groups), self.before]
+            return afresh
         there = {one.key: one.reservations for one in now.backstores}
         linked = {lun.key for _, _, lun in now.luns() if lun.backstore}
         lost = any(there.get(key, found) != found for key, found in held.items()) or (
             not self.facts.has_rtpi and any(
                 lun.key not in linked and lun.backstore in there
-                for _, _, lun in self.before.luns()))
-        return [State(self.before.lu_groups), self.before] if lost else [self.before]
+                for _, _, lun in before.luns()))
+        return afresh if lost else [before]
 
-    def _go(self, back: Plan) -> None:
+    @staticmethod
+    def _refuse(back: Plan) -> None:
         if back.refused:
             one = back.refused[0]
             raise errors.CannotChange(f"{one.subject}: {one.sentence}")
+
+    def _go(self, back: Plan) -> None:
         for step in back.steps:
             try:
-                self.step(step)
+                getattr(self, f"_{step.op}")(step)
             except OSError as error:
                 raise StepFailed(step, error) from error
 
@@ -336,6 +421,8 @@ class _Run:
             if step.slot == "gate" and step.path.endswith("/enable"):
                 if self.fs.read(step.path).strip() == "1":
                     self.fs.write(step.path, b"0\n")
+        if not self.reservations:
+            return
         now = self.scope.read(self.fs, known=self.plan.want)
         changed = [one for one in diff(now, self.plan.want, gates=False)
                    if isinstance(one, Register)]
@@ -374,7 +461,7 @@ def describe(change: Change) -> str:
         return f"{say(change.key)} is missing"
     if isinstance(change, Remove):
         return f"{say(change.key)} is too much"
-    if isinstance(change, (Set, Relink)):
+    if isinstance(change, (differ.Set, Relink)):
         return f"{say(change.key)} {change.name} is {change.old} instead of {change.new}"
     old, new = change.old, change.new
     if len(old.registrations) != len(new.registrations):

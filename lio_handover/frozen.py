@@ -6,7 +6,7 @@ until the host reboots (configfs dies with the kernel: the boot id says so).
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Dict, List, Mapping, Optional
 
 from . import errors
@@ -23,6 +23,8 @@ class Record:
 
     gates: Mapping[str, str] = field(default_factory=dict)
     document: str = ""
+    #: whether the freeze has shut them all: before that, a gate that is shut may be its work
+    shut: bool = False
 
 
 class Frozen:
@@ -42,7 +44,7 @@ class Frozen:
                 found = json.load(file)
             if found["boot_id"] != self.boot_id:
                 return {}
-            return {name: Record(one["gates"], one["document"])
+            return {name: Record(one["gates"], one["document"], one["shut"])
                     for name, one in found["targets"].items()}
         except FileNotFoundError:
             return {}
@@ -54,7 +56,7 @@ class Frozen:
     def _save(self, records: Mapping[str, Record]) -> None:
         import json
         text = json.dumps({"boot_id": self.boot_id, "targets": {
-            name: {"gates": dict(one.gates), "document": one.document}
+            name: {"gates": dict(one.gates), "document": one.document, "shut": one.shut}
             for name, one in records.items()}}, indent=1, sort_keys=True)
         try:
             os.makedirs(os.path.dirname(self.path), mode=0o700, exist_ok=True)
@@ -69,20 +71,33 @@ class Frozen:
     def names(self) -> List[str]:
         return sorted(self._load())
 
-    def freeze(self, state: State) -> None:
-        """Note the gates that are open now; a target that is noted already keeps its note."""
-        records = self._load()
+    def freeze(self, state: State) -> List[str]:
+        """Note the gates that are open now, before they are shut; the names that are new.
+
+        A freeze that was cut off keeps its note; one that was done, and gates opened since by
+        other means, does not.
+        """
+        records, new = self._load(), []
         for target in state.targets:
-            one = State(targets=(target,))
-            records.setdefault(target.name, Record(
-                {key[3]: value for key, name, value in gates(one) if name == "enable"}))
+            open_now = {key[3]: value for key, name, value in gates(State(targets=(target,)))
+                        if name == "enable"}
+            noted = records.get(target.name)
+            if noted is None or noted.shut and open_now:
+                records[target.name] = Record(open_now)
+                new.append(target.name)
         self._save(records)
+        return new
+
+    def done(self, names: List[str]) -> None:
+        """All gates of these are shut now."""
+        self._save({name: replace(one, shut=one.shut or name in names)
+                    for name, one in self._load().items()})
 
     def exported(self, names: List[str], document: str) -> None:
         records = self._load()
         for name in names:
             if name in records:
-                records[name] = Record(records[name].gates, document)
+                records[name] = replace(records[name], document=document)
         self._save(records)
 
     def forget(self, names: List[str]) -> None:

@@ -18,7 +18,7 @@ from .model import (DEFAULT_GROUP, Acl, AluaGroup, Backstore, Key, Lun, LuGroup,
                     Reservations, Secret, State, Target, Tpg, say)
 from .order import PHASE, PLACE, WHY
 from .reader import Facts
-from .revival import LAST, Revival, burn_place, dummies, merged, reachable
+from .revival import LAST, Revival, dummies, merged, reachable
 from .scsibus import AUTOPROBE
 
 # --- what a step asks for ----------------------------------------------------------------------
@@ -142,6 +142,8 @@ class _Planner:
         self.exported = {lun.backstore for _, _, lun in self.have.luns()
                          if lun.key not in self.removed}
         self.revival = Revival(self.want)
+        self.rtpi = {(target.wwn, tpg.tag): int(tpg.attributes.get("rtpi", "0"))
+                     for target in self.want.targets for tpg in target.tpgs}
         self.link_place = merged(
             [[one.key for one in acl.mapped_luns] for target in self.want.targets
              for tpg in target.tpgs for acl in tpg.acls],
@@ -258,8 +260,7 @@ class _Planner:
             if name not in table and not (kind == "lun" and name == "rtpi"):
                 self.refused.append(errors.Finding(
                     errors.CannotRepresent, say(key),
-                    f"attribute {name} is not known here, so it is not written blindly",
-                    "unknown-attribute"))
+                    f"attribute {name} is not known here, so it is not written blindly"))
 
     def _set(self, change: differ.Set) -> None:
         kind = (self.new.get(change.key) or self.old[change.key]).kind
@@ -390,8 +391,8 @@ class _Planner:
 
     def _no_port(self, key: Key, port: int, why: str) -> None:
         self.refused.append(errors.Finding(
-            errors.CannotRepresent, say(key), f"it can't have the relative port {port} here: {why}",
-            "relative-port"))
+            errors.CannotRepresent, say(key),
+            f"it can't have the relative port {port} here: {why}"))
 
     # ---- reservations ------------------------------------------------------------------------
     def _reservations(self) -> None:
@@ -402,7 +403,7 @@ class _Planner:
             if store.key not in self.created or not held:
                 continue
             path = f"{self.path(store.key)}/pr/res_aptpl_metadata"
-            place = burn_place(self.want, store.key)
+            place = self.revival.burn_places.get(store.key)
             burn = dummies(held, place)
             if burn and place is not None:
                 for line in reservations.dummies(burn, place[1]):
@@ -462,12 +463,10 @@ class _Planner:
     def _aptpl_file(self, store: Backstore, held: Reservations) -> None:
         if not store.serial:
             return
-        rtpi = {(target.wwn, tpg.tag): int(tpg.attributes.get("rtpi", "0"))
-                for target in self.want.targets for tpg in target.tpgs}
         folder = f"{self.facts.dbroot}/pr"
         self._once("folder", FOLDER, folder)
         self._add("APTPL file", FILE, f"{folder}/aptpl_{store.serial}",
-                  reservations.file(held, rtpi), store.key)
+                  reservations.file(held, self.rtpi), store.key)
 
     # ---- taking down --------------------------------------------------------------------------
     def _remove(self, change: Remove) -> None:

@@ -4,7 +4,7 @@ Each function looks and returns findings; none raises for what it finds, none ch
 """
 from __future__ import annotations
 
-from typing import Dict, Iterator, List
+from typing import Dict, Iterator, List, Type
 
 from . import attributes, errors, reservations, storage
 from .diff import diff
@@ -23,7 +23,8 @@ FABRICS = ("iscsi", "vhost", "loopback")
 
 def source(state: State, reader: Reader) -> List[Finding]:
     """Why these targets can't be handed over as they are."""
-    return [*_kinds(state), *_shared(state, reader), *_dynamic(state), *_all_ports(state)]
+    return [*_kinds(state), *_shared(state, reader), *_dynamic(state), *_all_ports(state),
+            *_hidden(state, errors.CannotRepresent)]
 
 
 def live_migration(logs_guest_writes: bool) -> List[Finding]:
@@ -171,18 +172,34 @@ def _serials(want: State, here: State) -> Iterator[Finding]:
                           f"its unit serial {store.serial} is that of {other} on this host")
 
 
+def _hidden(state: State, error: Type[errors.HandoverError]) -> Iterator[Finding]:
+    """emulate_pr=0 hides registrations, and keeps them (target_core_configfs.c: res_* show)."""
+    for store in state.backstores:
+        if store.attributes.get("attrib/emulate_pr") == "0":
+            yield Finding(error, say(store.key), "its emulate_pr is 0, so registrations, if there "
+                          "are any, can't be seen", "hidden",
+                          "write 1 to its attrib/emulate_pr, if it may be so")
+
+
 def _relative_ports(want: State, reader: Reader) -> Iterator[Finding]:
     """Looked at by the kernel only at the very gate (target_core_tpg.c:
     target_tpg_register_rtpi), when it is too late."""
     taken = reader.relative_ports()
+    here: Dict[str, str] = {}
     for target in want.targets:
         for tpg in target.tpgs:
-            for other in taken.get(tpg.attributes.get("rtpi", ""), ()):
-                if not other.startswith(f"{target.name}/"):
-                    yield Finding(
-                        errors.CannotRepresent, say(tpg.key),
-                        f"its relative port {tpg.attributes['rtpi']} is taken by {other} on this "
-                        "host", do="disable that one and give it another rtpi")
+            port = tpg.attributes.get("rtpi", "0")
+            if target.fabric != "iscsi" or port == "0" or tpg.attributes.get("enable") != "1":
+                continue
+            others = [f"{other} on this host" for other in taken.get(port, ())
+                      if not other.startswith(f"{target.name}/")]
+            if port in here:
+                others.append(f"{here[port]} of the same document")
+            here[port] = say(tpg.key)
+            for other in others:
+                yield Finding(errors.CannotRepresent, say(tpg.key),
+                              f"its relative port {port} is taken by {other}, and this kernel "
+                              "gives each number once", do="give one of them another rtpi")
 
 
 def _lacking(want: State) -> Iterator[Finding]:
@@ -221,7 +238,7 @@ def guest_attached(target: Target) -> Finding:
 
 def removal(state: State, reader: Reader) -> List[Finding]:
     """Who still needs what is to be removed."""
-    found: List[Finding] = []
+    found = list(_hidden(state, errors.InUse))
     for target in state.targets:
         for tpg in target.tpgs:
             for name in tpg.sessions:

@@ -5,7 +5,6 @@ Each probe makes its scratch objects by a plan and takes them away by another, a
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Dict, Iterator, List, Sequence, Tuple
 
 from . import errors
@@ -36,7 +35,7 @@ def full_status(fs: Configfs, names: Sequence[Tuple[str, str]]) -> Dict[Key, Lis
     drivers = Drivers()
     drivers.off()
     try:
-        with _scratch(fs, have, _target("loopback", stores)) as path:
+        with _scratch(fs, _target("loopback", stores)) as path:
             address = fs.read(f"{path}/tpgt_1/address").strip()
             return {store.key: _ask(store, sg_of(address, number))
                     for number, store in enumerate(stores)}
@@ -70,7 +69,7 @@ def logs_guest_writes(fs: Configfs) -> bool:
     bit and log nothing.
     """
     store = Backstore(backstore_key("rd_mcp", "lio-handover-probe"), {"rd_pages": "16"})
-    with _scratch(fs, State(), _target("vhost", [store]), store):
+    with _scratch(fs, _target("vhost", [store]), store):
         return probe_dirty_logging(SCRATCH_TARGET[2])
 
 
@@ -83,15 +82,26 @@ def _target(fabric: str, stores: Sequence[Backstore]) -> Target:
 
 
 @contextmanager
-def _scratch(fs: Configfs, have: State, target: Target, *stores: Backstore) -> Iterator[str]:
-    """The target's directory, while it is there besides ``have``."""
-    want = replace(have, targets=(*have.targets, target), backstores=(*have.backstores, *stores))
-    facts = Reader(fs).facts()
+def _scratch(fs: Configfs, target: Target, *stores: Backstore) -> Iterator[str]:
+    """The target's directory, while it is there.  Nothing else is looked at or touched."""
+    want = State((), stores, (target,))
     scope = Scope.of(want)
-    before = scope.read(fs, reservations=False)
-    apply(fs, plan(before, want, facts, verify=False, partial=True), before, facts)
+
+    def away() -> None:
+        now = scope.part_of(scope.read(fs, reservations=False))
+        facts = Reader(fs).facts()
+        apply(fs, plan(now, State(), facts, fabrics, verify=False), now, facts,
+              reservations=False)
+
+    fabrics = Reader(fs).fabrics()
     try:
+        away()  # what a probe that was killed has left
+        apply(fs, plan(State(), want, Reader(fs).facts(), verify=False, partial=True), State(),
+              Reader(fs).facts(), reservations=False)
         yield "/".join(target.key[1:])
     finally:
-        now = scope.read(fs, reservations=False)
-        apply(fs, plan(now, before, Reader(fs).facts(), facts.fabrics, verify=False), now, facts)
+        try:
+            away()
+        except BaseException:  # which has put it back
+            away()
+            raise

@@ -383,12 +383,12 @@ class Reader:
         """Relative port → the enabled iSCSI TPGs that have it, on kernels with tpgt_N/rtpi."""
         found: Dict[str, List[str]] = {}
         for fabric, wwn in self.target_names():
-            for tpgt in self.fs.entries(f"{fabric}/{wwn}")[1]:
+            for tpgt in self.fs.entries(f"{fabric}/{wwn}")[1] if fabric == "iscsi" else ():
                 path = f"{fabric}/{wwn}/{tpgt}"
-                if tpgt.startswith("tpgt_") and self.fs.exists(f"{path}/rtpi"):
+                if tpgt.startswith("tpgt_") and self.fs.exists(f"{path}/rtpi") \
+                        and self.fs.read(f"{path}/enable").strip() == "1":
                     number = str(int(self.fs.read(f"{path}/rtpi"), 0))
-                    if number != "0":
-                        found.setdefault(number, []).append(path)
+                    found.setdefault(number, []).append(path)
         return found
 
     def _lu_groups(self, stores: Sequence[Backstore], all_of_them: bool) -> Tuple[LuGroup, ...]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import asdict
-from typing import Dict, Mapping
+from typing import Dict, Iterable, Mapping
 
 from .executor import write_file
 from .model import Key, Registration, Reservations, State, say
@@ -35,6 +35,14 @@ def note(directory: str, boot_id: str, state: State) -> None:
     held = load(directory, boot_id)
     held.update({one.key: one.reservations for one in state.backstores})
     _save(directory, boot_id, {key: one for key, one in held.items() if one.registrations})
+
+
+def forget(directory: str, boot_id: str, backstores: Iterable[Key]) -> None:
+    """Drop what was noted of backstores that are gone."""
+    held, gone = load(directory, boot_id), set(backstores)
+    left = {key: one for key, one in held.items() if key not in gone}
+    if left != held:
+        _save(directory, boot_id, left)
 
 
 def _save(directory: str, boot_id: str, held: Mapping[Key, Reservations]) -> None:

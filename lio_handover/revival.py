@@ -37,6 +37,13 @@ class Revival:
                 if unit not in self.mapped:
                     tpg = unit[:4]
                     self.nexus_seen[tpg] = min(self.nexus_seen.get(tpg, LAST), (place, number))
+        #: backstore → (TPG, a registration to make dummies like), for the first LUN with it
+        self.burn_places: Dict[Key, Tuple[Key, Registration]] = {}
+        for target, tpg_, lun in want.luns():
+            if lun.backstore is not None and lun.backstore not in self.burn_places:
+                fabric = FABRIC_NAMES.get(target.fabric, target.fabric)
+                self.burn_places[lun.backstore] = (tpg_.key, Registration(
+                    "", "", 0, fabric, target.wwn, tpg_.tag, lun.number, lun.number))
         #: targets whose nexuses must come after the links of their LUNs
         self.late: Set[Key] = self._late(want)
 
@@ -82,16 +89,6 @@ class Revival:
         return found.values()
 
 
-def burn_place(want: State, store: Key) -> Optional[Tuple[Key, Registration]]:
-    """(TPG, a registration to make dummies like): the first LUN that exports the backstore."""
-    for target, tpg, lun in want.luns():
-        if lun.backstore == store:
-            return tpg.key, Registration(
-                "", "", 0, FABRIC_NAMES.get(target.fabric, target.fabric), target.wwn, tpg.tag,
-                lun.number, lun.number)
-    return None
-
-
 def dummies(held: Reservations, place: Optional[Tuple[Key, Registration]]) -> int:
     """How many dummy registrations to make for PRgeneration: none where they have no place, or
     would be too many."""
@@ -117,7 +114,7 @@ def reachable(want: State, have: State = State()) -> Tuple[State, Tuple[str, ...
                 notes.append(f"{say(store.key)}: READ KEYS will answer in another order, as "
                              "registrations of one initiator come back together")
             burn, generation = reservations.restored_generation(held)
-            generation += dummies(held, burn_place(want, store.key)) - burn
+            generation += dummies(held, revival.burn_places.get(store.key)) - burn
             if generation != held.generation:
                 notes.append(
                     f"{say(store.key)}: PRgeneration {held.generation} becomes {generation}: "

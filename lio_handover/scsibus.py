@@ -4,9 +4,10 @@ from __future__ import annotations
 import errno
 import os
 import time
-from typing import List
+from typing import List, Set
 
-AUTOPROBE = "/sys/bus/scsi/drivers_autoprobe"
+_BUS = "/sys/bus/scsi"
+AUTOPROBE = f"{_BUS}/drivers_autoprobe"
 
 
 class Drivers:
@@ -18,26 +19,35 @@ class Drivers:
 
     def __init__(self) -> None:
         self._was = b""
+        self._there: Set[str] = set()
+
+    def are_on(self) -> bool:
+        """Whether nothing is left to be put back."""
+        return self._was != b"1"
 
     def off(self) -> None:
         if not self._was:
             with open(AUTOPROBE, "rb") as file:
                 self._was = file.read().strip()
+            self._there = self._devices()
         self._write(b"0")
 
     def on(self) -> None:
         """As it was before the first ``off``; nothing without one."""
         self._write(b"1")
         if self._was == b"1":
-            bus = os.path.dirname(AUTOPROBE)
-            for name in os.listdir(f"{bus}/devices"):
-                if name[0].isdigit() and not os.path.exists(f"{bus}/devices/{name}/driver"):
+            for name in self._devices() - self._there:
+                if not os.path.exists(f"{_BUS}/devices/{name}/driver"):
                     try:
-                        with open(f"{bus}/drivers_probe", "w") as probe:
+                        with open(f"{_BUS}/drivers_probe", "w") as probe:
                             probe.write(name)
                     except OSError:
                         pass  # no driver wants it, or it is gone
         self._was = b""
+
+    @staticmethod
+    def _devices() -> Set[str]:
+        return {name for name in os.listdir(f"{_BUS}/devices") if name[0].isdigit()}
 
     def _write(self, value: bytes) -> None:
         if self._was == b"1":  # else somebody else has switched it off

@@ -12,7 +12,8 @@ import signal
 import stat
 import sys
 import time
-from typing import Callable, Iterable, List, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Callable, Iterable, Iterator, List, Mapping, Sequence
 
 from . import document as documents
 from . import answers, columns, errors, files, steps, tree, wording
@@ -171,6 +172,15 @@ class Signals:
     def stop(self) -> bool:
         return self.number != 0
 
+    @contextmanager
+    def later(self) -> Iterator[None]:
+        """A signal that comes meanwhile ends the command afterwards.  Raises Stopped."""
+        self.deferred = True
+        yield
+        self.deferred = False
+        if self.number:
+            raise Stopped(self.number)
+
 
 # --- what verbs share ----------------------------------------------------------------------------
 def _root(verb: str) -> None:
@@ -248,7 +258,9 @@ def show(args: argparse.Namespace, signals: Signals) -> int:
 def prepare(args: argparse.Namespace, signals: Signals) -> int:
     _root("prepare")
     core = _core(args)
-    made, found = core.prepare(core.names(_targets(args), args.all), args.probe)
+    wanted = core.names(_targets(args), args.all)
+    with signals.later():  # a scratch nexus may be there
+        made, found = core.prepare(wanted, args.probe)
     against = errors.stopping(found, args.allow)
     names = [one.name for one in made.state.targets]
     if args.json:
@@ -298,7 +310,9 @@ def export(args: argparse.Namespace, signals: Signals) -> int:
     if args.output == files.STREAM:
         files.check_stream()
     core = _core(args)
-    made = core.export(core.names(_targets(args), args.all), args.allow, args.probe)
+    found = core.names(_targets(args), args.all)
+    with signals.later():
+        made = core.export(found, args.allow, args.probe)
     data = documents.dumps(made)
     files.write(args.output, data)
     names = [one.name for one in made.state.targets]

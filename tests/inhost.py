@@ -121,6 +121,8 @@ class Stopping(Configfs):
             raise OSError(5, "injected")
         if hit and self.how == "stop":
             self.asked = True
+        if hit and self.how == "interrupt":
+            raise KeyboardInterrupt
         if hit and self.how == "SIGINT":
             os.kill(os.getpid(), signal.SIGINT)
 
