@@ -5,6 +5,7 @@ import errno
 import os
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Set, Tuple
 
 from . import errors, reservations
@@ -411,8 +412,7 @@ class Reader:
                 has_rtpi = self.fs.exists(f"{fabric}/{wwn}/{tags[0]}/rtpi")
                 break
         if has_rtpi is None:
-            symbol = "target_fabric_tpg_base_rtpi_show"
-            has_rtpi = symbol in kernel_symbols({symbol})
+            has_rtpi = _knows_rtpi()
         return Facts(release, boot_id(), self.dbroot(), tuple(self.hbas()), tuple(self.fabrics()),
                      has_rtpi, self.placed())
 
@@ -442,6 +442,13 @@ def kernel_symbols(wanted: Set[str]) -> Set[str]:
     except OSError:
         pass
     return {name for name in wanted if re.search(rb"\s" + name.encode() + rb"\s", lines)}
+
+
+@lru_cache(maxsize=None)
+def _knows_rtpi() -> bool:
+    """Of target_core_mod, which is loaded where there is a tree to be read."""
+    symbol = "target_fabric_tpg_base_rtpi_show"
+    return symbol in kernel_symbols({symbol})
 
 
 def key_of_path(path: str) -> Key:

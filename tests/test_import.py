@@ -54,9 +54,12 @@ def document(bed: lab.Lab, hosts: HostsOf, request: pytest.FixtureRequest) -> by
 
 
 ROLES = pytest.mark.parametrize("document", lab.ROLES, indirect=True)
+NEWEST = pytest.mark.parametrize("document", [
+    pytest.param(role, marks=[] if role == "newest" else [pytest.mark.full])
+    for role in lab.ROLES], indirect=True)
 
 
-@ROLES
+@NEWEST
 @pytest.mark.parametrize("how", ["before", *(pytest.param(how, marks=pytest.mark.full)
                                              for how in ("after", "stop"))])
 def test_an_import_stopped_anywhere_leaves_nothing(
@@ -81,7 +84,7 @@ def test_a_command_interrupted_anywhere_leaves_nothing(document: bytes, hosts: H
     destination.call(inhost.verify, document)
 
 
-@ROLES
+@NEWEST
 def test_a_removal_stopped_anywhere_leaves_all(
         document: bytes, hosts: HostsOf, request: pytest.FixtureRequest) -> None:
     role = request.node.callspec.params["document"]

@@ -137,14 +137,14 @@ def test_a_guest_can_not_tell(roles: tuple[str, str], luns: int, bed: lab.Lab,
 def test_an_import_stopped_anywhere_leaves_nothing(role: str, bed: lab.Lab,
                                                    hosts: HostsOf) -> None:
     source, destination = hosts(role, role)
-    source.call(inhost.build, state(bed.shared, 2))
-    source.call(reserve, 2)
+    source.call(inhost.build, state(bed.shared, 1))
+    source.call(reserve, 1)
     document = source.call(inhost.export)
     points, wrong = destination.call(inhost.stopped_everywhere, "import", document, "before",
                                      timeout=400)
     print(f"{points} points")
     assert not wrong
-    assert points > 40
+    assert points > 25
 
 
 @pytest.fixture
@@ -221,7 +221,8 @@ for count in itertools.count():
 TARGETCLI = "count=0; while :; do targetcli ls >/dev/null 2>&1; echo $((count += 1)); done"
 
 
-@pytest.mark.parametrize("role", [pytest.param(KINDS[0], marks=pytest.mark.full), KINDS[1]])
+@pytest.mark.full
+@pytest.mark.parametrize("role", KINDS)
 def test_listing_all_the_time_changes_nothing(role: str, bed: lab.Lab, hosts: HostsOf) -> None:
     here, there = hosts(role, role)
     here.call(inhost.build, state(bed.shared, 2))
