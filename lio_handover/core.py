@@ -26,6 +26,7 @@ from .reader import Facts, Reader, boot_id, no_modules
 from .reservations import Seen
 from .revival import reachable
 from .settings import Settings, load
+from .wholefile import write_file
 
 #: Two looks at a LUN's command counter, so many seconds apart, prove that it is idle.
 IDLE_SECONDS = 0.05
@@ -436,7 +437,7 @@ class Core:
                             {say(store.key): _evidence(store) for store in state.backstores})
         try:
             os.makedirs(folder, mode=0o700, exist_ok=True)
-            executor.write_file(path, documents.dumps(document))
+            write_file(path, documents.dumps(document))
         except OSError as error:
             raise errors.BadFile(f"{path} can't be written: {error.strerror}",
                                  do="make room: what is removed is kept there first") from None

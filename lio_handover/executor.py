@@ -20,6 +20,7 @@ from .plan import KERNEL_OPS, SCRATCH_TARGET, Plan, Step, plan
 from .reader import Facts, Reader
 from .revival import reachable
 from .scsibus import AUTOPROBE, Drivers, sg_of
+from .wholefile import write_file
 
 Progress = Callable[[int, int, Step], None]
 
@@ -472,26 +473,6 @@ def describe(change: Change) -> str:
             return (f"{say(change.key)} PR {name} is {getattr(old, name)} instead of "
                     f"{getattr(new, name)}")
     return f"{say(change.key)} has other registrations"
-
-
-def write_file(path: str, content: bytes) -> None:
-    """A whole file or none of it, on the disk when this returns; only root may read it."""
-    temporary = f"{path}.lio-handover"
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    try:
-        with os.fdopen(fd, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(fd)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-    folder = os.open(os.path.dirname(path) or ".", os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _with_reservations_of(state: State, other: State) -> State:

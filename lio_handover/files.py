@@ -8,6 +8,7 @@ import sys
 from typing import NoReturn
 
 from . import errors
+from .wholefile import write_file
 
 #: The FILE that stands for standard input or output.
 STREAM = "-"
@@ -70,25 +71,8 @@ def write(path: str, data: bytes) -> None:
         pass
     except (OSError, ValueError) as error:
         _bad(path, f"can't be written: {_reason(error)}")
-    folder = os.path.dirname(path) or "."
-    made = os.path.join(folder, f".{os.path.basename(path)[:200]}.{os.urandom(8).hex()}")
     try:
-        fd = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC,
-                     0o600)
-        try:
-            with os.fdopen(fd, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(fd)
-            os.rename(made, path)
-        except BaseException:
-            os.unlink(made)
-            raise
-        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+        write_file(path, data)
     except OSError as error:
         _bad(path, f"can't be written: {_reason(error)}")
 

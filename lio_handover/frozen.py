@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Dict, List, Mapping, Optional
 
 from . import errors
-from .executor import write_file
+from .wholefile import write_file
 from .model import State
 from .diff import gates
 

@@ -9,7 +9,7 @@ import os
 from dataclasses import asdict
 from typing import Dict, Iterable, Mapping
 
-from .executor import write_file
+from .wholefile import write_file
 from .model import Key, Registration, Reservations, State, say
 
 NAME = "restored.json"
