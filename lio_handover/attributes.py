@@ -101,8 +101,6 @@ class Attribute:
     kind       ID, CONFIG, RUNTIME, HOST, SECRET
     window     when the kernel takes it
     rank       order among the attributes of one object and window: lower is written first
-    default    the value that a fresh object has and which therefore needs no write; None where
-               only the kernel at hand can tell
     if_absent  what a kernel without the attribute does, None where nothing is known to equal it
     symbol     the function by which a kernel shows that it has the attribute (/proc/kallsyms)
     forbidden  values never written, with the reason

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from typing import Callable, Dict, List, Optional, Tuple
+from typing import Callable, Dict, List, Optional, Set, Tuple
 
 from . import errors
 from .attributes import HOST, TABLE
@@ -16,6 +16,8 @@ ROOT = "/sys/kernel/config/target"
 
 #: One write(2) is one store(), and a store takes no more (fs/configfs/file.c:fill_write_buffer).
 MAX_WRITE = 4095
+#: One read(2) is one show(), and a show gives no more (fs/configfs/file.c:fill_read_buffer).
+PAGE = os.sysconf("SC_PAGESIZE")
 
 #: The number in lun_N must be the kernel's own way to write it: lun_0x10 would be a second LUN 16.
 _CANONICAL = re.compile(r"(?:lun|tpgt)_(?:0|[1-9][0-9]*)")
@@ -49,6 +51,8 @@ def _never(values: Dict[str, str]) -> Guard:
 
 
 def _only_enabled(fs: "Configfs", path: str, data: bytes) -> Optional[str]:
+    if path.rsplit("/", 2)[0] in fs.enabled:
+        return None
     if fs.read(path.rsplit("/", 2)[0] + "/enable").strip() == "1":
         return None
     return "before the backstore is enabled it panics a 6.1 kernel (fd_configure_unmap)"
@@ -91,6 +95,8 @@ class Configfs:
     def __init__(self, root: str = ROOT) -> None:
         self.root = root
         self.changes = 0
+        #: backstores that were enabled through this object
+        self.enabled: Set[str] = set()
 
     # ---- reading --------------------------------------------------------------------------
     def path(self, path: str) -> str:
@@ -103,7 +109,7 @@ class Configfs:
         """The whole text of a file: a show() gives at most one page."""
         fd = os.open(f"{self.root}/{path}", os.O_RDONLY)
         try:
-            data = os.read(fd, 65536)
+            data = os.read(fd, PAGE)
         finally:
             os.close(fd)
         return data.decode(errors="surrogateescape")
@@ -159,6 +165,7 @@ class Configfs:
     def rmdir(self, path: str) -> None:
         self._guard("rmdir", path)
         self.changes += 1
+        self.enabled.discard(path)
         os.rmdir(self.path(path))
 
     def try_rmdir(self, path: str) -> int:
@@ -203,3 +210,5 @@ class Configfs:
             os.close(fd)
         if written != len(data):
             raise OSError(5, f"the kernel took {written} of {len(data)} bytes")
+        if name == "enable" and path.startswith("core/"):
+            self.enabled.add(path[:-len("/enable")])

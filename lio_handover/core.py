@@ -16,6 +16,7 @@ from . import diff as differ
 from . import document as documents
 from . import errors, executor, preflight, probes, reservations, restored, storage
 from .configfs import Configfs
+from .devices import Glance
 from .document import Document, Origin
 from .executor import Outcome, Progress, Scope
 from .frozen import Frozen, Record
@@ -184,7 +185,8 @@ class Core:
             record = self.frozen(facts)
             state = replace(state, targets=tuple(
                 _with_gates(target, record.record(target.name)) for target in state.targets))
-        evidence = {say(store.key): storage.evidence(store, sample=is_frozen)
+        here = Glance()
+        evidence = {say(store.key): storage.evidence(store, is_frozen, here)
                     for store in state.backstores}
         document = Document(documents.canonical(state), is_frozen,
                             Origin(os.uname().nodename, facts.release, facts.boot_id), evidence)
@@ -336,12 +338,19 @@ class Core:
 
     def _patiently(self, ready: Ready, progress: Optional[Progress],
                    stop: Callable[[], bool]) -> Outcome:
-        """Once more where somebody else got in between: that was taken back, and is rare."""
+        """Once more where somebody else got in between, or where new objects were not what this
+        program takes them to be: that was taken back, and is rare."""
+        the_plan = ready.plan
         for _attempt in range(MEDDLED_TRIES):
             try:
-                return executor.apply(self.fs, ready.plan, ready.have, ready.facts, progress, stop)
+                return executor.apply(self.fs, the_plan, ready.have, ready.facts, progress, stop)
             except errors.Meddled as error:
-                last = error
+                last: errors.HandoverError = error
+            except errors.VerifyFailed as error:
+                careful = plan(ready.have, ready.document.state, ready.facts, trusting=False)
+                if the_plan == careful:
+                    raise
+                last, the_plan = error, careful
         raise last
 
     def compare(self, document: Document, maps: Sequence[str] = ()) \

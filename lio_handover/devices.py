@@ -10,6 +10,7 @@ import errno
 import os
 import stat
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Dict, List, NamedTuple, Optional, Tuple, Union
 
 Evidence = Dict[str, Union[str, int, bool]]
@@ -22,6 +23,19 @@ class Host:
     sys: str = "/sys"
     proc: str = "/proc"
     dev: str = "/dev"
+
+    @property
+    def mounts(self) -> List["Mount"]:
+        """What is mounted where, in the order of the mounts.  Raises OSError."""
+        return _mounts(self)
+
+
+class Glance(Host):
+    """The host at one moment: what is mounted is asked once."""
+
+    @cached_property
+    def mounts(self) -> List["Mount"]:
+        return _mounts(self)
 
 
 HERE = Host()
@@ -155,7 +169,7 @@ def _unescape(text: str) -> str:
                            for one in rest)
 
 
-def mounts(host: Host = HERE) -> List[Mount]:
+def _mounts(host: Host) -> List[Mount]:
     found = []
     with open(f"{host.proc}/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
         for line in file:
@@ -169,7 +183,7 @@ def mounts(host: Host = HERE) -> List[Mount]:
 def file_system(real: str, host: Host) -> str:
     """The type of the file system in which a resolved path lies."""
     best, name = "", ""
-    for one in mounts(host):
+    for one in host.mounts:
         if len(one.point) >= len(best) and below(real, one.point):
             best, name = one.point, one.type
     return name
@@ -231,7 +245,7 @@ def users(device: str, host: Host = HERE) -> List[str]:
                     for name in names_in(whole + "/holders"))
     known.discard("")
     found = []
-    for one in mounts(host):
+    for one in host.mounts:
         if one.device in every or _basename(one.source, host) in known:
             found.append("holds this host's root" if one.point == "/"
                          else f"is mounted on {show(one.point)}")

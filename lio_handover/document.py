@@ -5,7 +5,7 @@ which can't be imported is found out on the host where it is made.  Whatever is 
 input is a DocumentError (see errors.py) whose message says where (``$.state.targets[0].wwn``)
 and never holds a secret's value.
 
-The bytes are UTF-8 (ASCII, in fact), keys sorted, indented by one, ending in a newline.
+The bytes are UTF-8 (ASCII, in fact), keys sorted, a line for each object, ending in a newline.
 ``digest`` is their first member, the SHA-256 of all the others::
 
     {
@@ -13,13 +13,16 @@ The bytes are UTF-8 (ASCII, in fact), keys sorted, indented by one, ending in a 
      "frozen": true,
      "host": {"fileio/disk0": {"attrib/hw_block_size": "512"}},
      "origin": {"boot_id": "…", "host": "…", "kernel": "…"},
-     "state": {"backstores": […], "lu_groups": […], "targets": […]},
+     "state": {"backstores": […], "common": {"backstore/fileio": {…}, …}, "lu_groups": […],
+               "targets": […]},
      "storage": {"fileio/disk0": {"kind": "file", "size": 67108864, …}},
      "version": 1
     }
 
 ``state`` says the same of the same thing on every host: no HBA numbers, no link names, no order
-in which a host happened to be walked.  Documents hold CHAP secrets: keep them 0600.
+in which a host happened to be walked.  ``common`` has the attributes in which all objects of a
+kind agree, where there are several; with an object stand its own.  Documents hold CHAP secrets:
+keep them 0600.
 
 Here a Document becomes JSON objects and comes back; the bytes of those are made and opened in
 sealed.py, and what they may say is judged in shape.py, values.py and objects.py.
@@ -27,14 +30,16 @@ sealed.py, and what they may say is judged in shape.py, values.py and objects.py
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any, Dict, Iterable, Mapping, Set, Tuple, Union
+from functools import cached_property
+from typing import Any, Callable, Dict, Iterable, Mapping, Set, Tuple, Union
 
 from . import model
+from .attributes import owner_of
 from .errors import BadShape
 from .model import Key, State
-from .objects import (acl_key, alua_group_key, lu_group_key, lun_key, mapped_lun_key, portal_key,
-                      state_of, tpg_key)
-from .sealed import MAX_BYTES, VERSION, body_of, digest_of, seal, text_of, unseal
+from .objects import (acl_key, alua_group_key, label, lu_group_key, lun_key, mapped_lun_key,
+                      portal_key, state_of, tpg_key)
+from .sealed import MAX_BYTES, VERSION, body_of, digest_of, seal, text_of, unseal, with_digest
 from .shape import an_object, any_object, fail, plain_name, plain_text, show, true_or_false, whole
 from .values import U64, attribute_path
 
@@ -43,6 +48,8 @@ __all__ = ["MAX_BYTES", "VERSION", "Document", "Evidence", "Origin", "acl_key", 
            "portal_key", "seal", "state_bytes", "tpg_key"]
 
 Evidence = Mapping[str, Union[str, int, bool]]
+#: The attributes of an object which stand with it, not with what is common to its kind.
+Own = Callable[[model.Object], Mapping[str, str]]
 
 
 @dataclass(frozen=True)
@@ -73,10 +80,21 @@ class Document:
         """{backstore: its HOST attributes}: compared, never written."""
         return {model.say(one.key): one.host for one in self.state.backstores if one.host}
 
-    @property
+    @cached_property
+    def body(self) -> bytes:
+        """All of its bytes but for the digest."""
+        return body_of(_tree(self))
+
+    @cached_property
     def digest(self) -> str:
         """64 hex digits; the same for the same document everywhere."""
-        return digest_of(body_of(_tree(self)))
+        return digest_of(self.body)
+
+    @cached_property
+    def judged(self) -> bool:
+        """True where it can be read again, else a DocumentError."""
+        _document(_tree(self))
+        return True
 
 
 # --- writing -------------------------------------------------------------------------------------
@@ -105,14 +123,13 @@ def dumps(document: Document) -> bytes:
 
     Raises a DocumentError where ``loads`` would: what can't be read is not written.
     """
-    tree = _tree(document)
-    _document(tree)
-    return seal(tree)
+    check(document)
+    return with_digest(document.body)
 
 
 def check(document: Document) -> None:
-    """Raises the DocumentError that ``dumps`` would, in a third of its time."""
-    _document(_tree(document))
+    """Raises the DocumentError that ``dumps`` would."""
+    assert document.judged
 
 
 def state_bytes(document: Document) -> bytes:
@@ -141,21 +158,54 @@ def _tree(document: Document) -> Dict[str, Any]:
 
 
 def _state_tree(state: State) -> Dict[str, Any]:
+    common = _common(state)
+
+    def own(one: model.Object) -> Mapping[str, str]:
+        shared = None if _bare(one) else common.get(label(one.kind, owner_of(one.key)))
+        return dict(one.attributes.items() - shared.items()) if shared else one.attributes
+
     return {
-        "lu_groups": [{"name": one.name, "attributes": one.attributes}
-                      for one in state.lu_groups],
-        "backstores": [_backstore_tree(one) for one in state.backstores],
-        "targets": [{"fabric": one.fabric, "wwn": one.wwn, "attributes": one.attributes,
-                     "tpgs": [_tpg_tree(tpg) for tpg in one.tpgs]} for one in state.targets],
+        "common": common,
+        "lu_groups": [{"name": one.name, "attributes": own(one)} for one in state.lu_groups],
+        "backstores": [_backstore_tree(one, own) for one in state.backstores],
+        "targets": [{"fabric": one.fabric, "wwn": one.wwn, "attributes": own(one),
+                     "tpgs": [_tpg_tree(tpg, own) for tpg in one.tpgs]} for one in state.targets],
     }
 
 
-def _backstore_tree(one: model.Backstore) -> Dict[str, Any]:
+def _common(state: State) -> Dict[str, Dict[str, str]]:
+    """{kind of object: the attributes that all of them have}, where there are several."""
+    first: Dict[str, Mapping[str, str]] = {}
+    common: Dict[str, Dict[str, str]] = {}
+    for one in state.objects():
+        if _bare(one):
+            continue
+        kind = label(one.kind, owner_of(one.key))
+        known = common.get(kind)
+        if known is None:
+            if kind not in first:
+                first[kind] = one.attributes
+                continue
+            known = dict(first[kind])
+        if known and known != one.attributes:
+            known = {name: value for name, value in known.items()
+                     if one.attributes.get(name) == value}
+        common[kind] = known
+    return {kind: known for kind, known in common.items() if known}
+
+
+def _bare(one: model.Object) -> bool:
+    """Whether it has no attributes yet: a LUN, or mapped LUN, without its link."""
+    return isinstance(one, model.Lun) and one.backstore is None \
+        or isinstance(one, model.MappedLun) and one.lun is None
+
+
+def _backstore_tree(one: model.Backstore, own: Own) -> Dict[str, Any]:
     held = one.reservations
     return {
         "plugin": one.plugin, "name": one.name,
-        "parameters": one.parameters, "attributes": one.attributes,
-        "alua_groups": [{"name": group.name, "attributes": group.attributes}
+        "parameters": one.parameters, "attributes": own(one),
+        "alua_groups": [{"name": group.name, "attributes": own(group)}
                         for group in one.alua_groups],
         "reservations": {
             "generation": held.generation, "aptpl": held.aptpl, "type": held.type,
@@ -168,17 +218,17 @@ def _backstore_tree(one: model.Backstore) -> Dict[str, Any]:
     }
 
 
-def _tpg_tree(one: model.Tpg) -> Dict[str, Any]:
+def _tpg_tree(one: model.Tpg, own: Own) -> Dict[str, Any]:
     return {
-        "tag": one.tag, "attributes": one.attributes,
-        "portals": [{"address": portal.address, "attributes": portal.attributes}
+        "tag": one.tag, "attributes": own(one),
+        "portals": [{"address": portal.address, "attributes": own(portal)}
                     for portal in one.portals],
-        "luns": [{"number": lun.number, "attributes": lun.attributes,
+        "luns": [{"number": lun.number, "attributes": own(lun),
                   "backstore": None if lun.backstore is None else model.say(lun.backstore)}
                  for lun in one.luns],
-        "acls": [{"initiator": acl.initiator, "attributes": acl.attributes,
-                  "mapped_luns": [{"number": lun.number, "lun": lun.lun,
-                                   "attributes": lun.attributes} for lun in acl.mapped_luns]}
+        "acls": [{"initiator": acl.initiator, "attributes": own(acl),
+                  "mapped_luns": [{"number": lun.number, "lun": lun.lun, "attributes": own(lun)}
+                                  for lun in acl.mapped_luns]}
                  for acl in one.acls],
     }
 

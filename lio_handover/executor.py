@@ -9,18 +9,21 @@ import errno
 import os
 import time
 from dataclasses import dataclass, field, replace
-from typing import Callable, Dict, FrozenSet, List, Optional, Sequence, Set, Tuple
+from typing import Callable, Dict, FrozenSet, List, Optional, Sequence, Tuple
 
 from . import diff as differ
 from . import errors
+from .attributes import NEXUS
 from .configfs import Configfs
 from .diff import Change, Create, Register, Relink, Remove, diff
 from .model import Key, State, say
-from .plan import KERNEL_OPS, SCRATCH_TARGET, Plan, Step, plan
+from .plan import (DELETE, DRAIN, DRIVERS, FILE, FLUSH, FOLDER, KERNEL_OPS, LINK, LOAD, MKDIR,
+                   RMDIR, SCRATCH_TARGET, SCSI, UNLINK, VERIFY, WRITE, Plan, Step, plan)
 from .reader import Facts, Reader
 from .revival import reachable
 from .scsibus import AUTOPROBE, Drivers, sg_of
-from .wholefile import write_file
+from .staged import staged
+from .wholefile import write_file, write_files
 
 Progress = Callable[[int, int, Step], None]
 
@@ -103,19 +106,7 @@ def apply(fs: Configfs, the_plan: Plan, before: State, facts: Facts,
     outcome = Outcome(notes=the_plan.notes)
     began = fs.changes
     try:
-        for number, step in enumerate(the_plan.steps):
-            if stop():
-                raise errors.Interrupted("interrupted before it was done")
-            if progress:
-                progress(number, len(the_plan.steps), step)
-            started = time.monotonic()
-            try:
-                run.step(step)
-            except (OSError, ValueError, errors.Refusal, errors.Meddled) as error:
-                raise StepFailed(step, error) from error
-            outcome.seconds[step.phase] = (outcome.seconds.get(step.phase, 0.0)
-                                           + time.monotonic() - started)
-            outcome.steps += 1
+        run.through(the_plan.steps, outcome.seconds, progress, stop)
     except (StepFailed, errors.HandoverError) as error:
         raise run.undo(error) from error
     except BaseException as error:
@@ -123,6 +114,7 @@ def apply(fs: Configfs, the_plan: Plan, before: State, facts: Facts,
         if isinstance(failed, errors.UndoFailed):
             raise failed from error
         raise
+    outcome.steps = run.begun
     outcome.writes = fs.changes - began
     return outcome
 
@@ -140,18 +132,49 @@ class _Run:
         self.fs, self.plan, self.before, self.facts = fs, the_plan, before, facts
         self.reservations = reservations
         self.scope = Scope.of(before, the_plan.want)
-        self.touched: Set[Key] = set()  # roots of the objects that steps were about
-        self.lost = False  # whether a step has run that loses registrations
-        self.files: Dict[str, Optional[bytes]] = {}
+        self.begun = 0  # so many of the steps were begun
+        self.files: Dict[str, Optional[bytes]] = {}  # what they were before
+        self.waiting: Dict[str, Step] = {}  # to be written with the others of their slot
         self.gate_opened = False
         self.drivers = Drivers()
 
-    def step(self, step: Step) -> None:
-        self.touched.add(step.about[:2] if step.about[:1] == ("lu_group",) else step.about[:3])
-        self.lost = self.lost or step.slot in LOSING
-        getattr(self, f"_{step.op}")(step)
-        if step.slot == "gate":
-            self.gate_opened = True
+        self.deeds = {op: getattr(self, f"_{op}") for op in (
+            MKDIR, RMDIR, LINK, UNLINK, WRITE, LOAD, FOLDER, FILE, DELETE, FLUSH, SCSI, DRIVERS,
+            DRAIN, VERIFY)}
+
+    def through(self, steps: Sequence[Step], seconds: Dict[str, float],
+                progress: Optional[Progress], stop: Callable[[], bool]) -> None:
+        """Do the steps; ``seconds`` of each phase, and of reading back, are added up.
+
+        Raises StepFailed, or what verify raises.
+        """
+        slot, span, started = "", "", time.monotonic()
+        try:
+            for step in steps:
+                if stop():
+                    raise errors.Interrupted("interrupted before it was done")
+                if progress:
+                    progress(self.begun, len(steps), step)
+                if step.slot is not slot:
+                    if self.waiting:
+                        self._write_waiting()
+                    slot = step.slot
+                    last, span = span, "verify" if step.op == VERIFY else step.phase
+                    if last and last != span:
+                        now = time.monotonic()
+                        seconds[last] = seconds.get(last, 0.0) + now - started
+                        started = now
+                self.begun += 1
+                try:
+                    self.deeds[step.op](step)
+                except (OSError, ValueError, errors.Refusal, errors.Meddled) as error:
+                    raise StepFailed(step, error) from error
+                if slot == "gate":
+                    self.gate_opened = True
+            self._write_waiting()
+        finally:
+            if span:
+                seconds[span] = seconds.get(span, 0.0) + time.monotonic() - started
 
     # ---- the kernel's tree ---
     def _mkdir(self, step: Step) -> None:
@@ -167,12 +190,17 @@ class _Run:
         self.fs.unlink(step.path)
 
     def _write(self, step: Step) -> None:
-        if step.row is not None and self._has_already(step):
+        row = step.row
+        if row is not None and not step.sure and self._has_already(step):
             return
-        if step.slot in ("nexus", "late nexus"):
-            self._nexus(step)
-        else:
+        if row is not None and row.window == NEXUS or step.slot in ("nexus", "late nexus"):
+            return self._nexus(step)
+        try:
             self.fs.write(step.path, step.value)
+        except FileNotFoundError:
+            if row is None or not step.sure:
+                raise
+            self._has_already(step)  # raises where the kernel would need the attribute
 
     def _nexus(self, step: Step) -> None:
         """rtslib gives a vhost TPG that has no nexus a random one, even when it only lists
@@ -233,7 +261,16 @@ class _Run:
     def _file(self, step: Step) -> None:
         path = self._below_dbroot(step.path)
         self._remember(path)
-        write_file(path, step.value)
+        self.waiting[path] = step
+
+    def _write_waiting(self) -> None:
+        """The files of one slot at once: their folder is made durable once."""
+        files, self.waiting = self.waiting, {}
+        try:
+            write_files({path: step.value for path, step in files.items()})
+        except OSError as error:
+            last = next(reversed(files.values()))
+            raise StepFailed(last, error) from error
 
     def _delete(self, step: Step) -> None:
         path = self._below_dbroot(step.path)
@@ -289,12 +326,20 @@ class _Run:
 
     # ---- before the gate ---
     def _verify(self, step: Step) -> None:
-        check(self.scope.read(self.fs, known=self.plan.want, untouched=True), self.plan.want,
-              False, self.plan.partial)
+        want, partial = self.plan.want, self.plan.partial
+        if step.phase == "stage":
+            want = staged(want, self.plan.steps, self.facts.has_rtpi)
+            check(self.scope.read(self.fs, reservations=False), want, False, partial)
+        else:
+            # The rest was read back at the end of the stage.
+            check(Reader(self.fs, untouched=True, known={
+                one.key: one.reservations for one in want.backstores}).runtime(want), want, False,
+                partial)
 
     # ---- the way back ---
     def undo(self, error: Exception) -> errors.HandoverError:
         """Bring the host back to ``before``; the error to raise, which says how it went."""
+        self.waiting.clear()
         what = str(error) if isinstance(error, StepFailed) else getattr(error, "what", str(error))
         kind, do = type(error), getattr(error, "do", "")
         if isinstance(error, StepFailed):
@@ -357,14 +402,16 @@ class _Run:
         targets = [one for state in (self.before, self.plan.want) for one in state.targets]
         links = {target.key: {lun.backstore for tpg in target.tpgs for lun in tpg.luns
                               if lun.backstore} for target in targets}
-        stores = {key for key in self.touched if key[:1] == ("backstore",)}
+        touched = {step.about[:2] if step.about[:1] == ("lu_group",) else step.about[:3]
+                   for step in self.plan.steps[:self.begun]}
+        stores = {key for key in touched if key[:1] == ("backstore",)}
         for key in links:
-            if key in self.touched:
+            if key in touched:
                 stores |= links[key] & self.scope.backstores
-        touched = self.touched | {key for key, linked in links.items() if linked & stores}
+        touched |= {key for key, linked in links.items() if linked & stores}
         return Scope(frozenset((one.fabric, one.wwn) for one in targets if one.key in touched),
                      frozenset(stores & self.scope.backstores),
-                     frozenset(key[1] for key in self.touched if key[:1] == ("lu_group",)))
+                     frozenset(key[1] for key in touched if key[:1] == ("lu_group",)))
 
     def _compare(self, scope: Scope, before: State) -> str:
         """Raises VerifyFailed where the host is not as it was, as far as a kernel can be."""
@@ -385,7 +432,8 @@ class _Run:
     def _ways_back(self, scope: Scope, before: State) -> List[State]:
         """Straight to ``before``, unless a backstore that is still there has lost what it gets
         only when it is made afresh: registrations and, up to 6.1, relative port numbers."""
-        if not self.lost or not before.targets:
+        lost = any(step.slot in LOSING for step in self.plan.steps[:self.begun])
+        if not lost or not before.targets:
             return [before]
         if not self.reservations:
             raise errors.CannotChange("its registrations could not be told, and are lost")
@@ -412,9 +460,10 @@ class _Run:
     def _go(self, back: Plan) -> None:
         for step in back.steps:
             try:
-                getattr(self, f"_{step.op}")(step)
+                self.deeds[step.op](step)
             except OSError as error:
                 raise StepFailed(step, error) from error
+        self._write_waiting()
 
     def _shut_gates(self) -> None:
         """An initiator may have come in: what it did to its reservations must not be lost."""

@@ -11,7 +11,7 @@ from typing import Any, Callable, Dict, Iterable, Mapping, Optional, Set, Union
 from . import model
 from .errors import BadName, BadShape, BadValue, Duplicate
 from .model import Key, State
-from .shape import (an_object, entries, fail, plain_name, show, string, true_or_false,
+from .shape import (an_object, any_object, entries, fail, plain_name, show, string, true_or_false,
                     whole)
 from .values import (INITIATOR, PARAMETERS, PR_FABRIC, TAGS, U32, U64, WWN, attributes_of,
                      parameters_of, port_name, portal_address, without)
@@ -53,21 +53,53 @@ def _once(seen: Set[Any], name: Any, where: str, what: str) -> None:
     seen.add(name)
 
 
+def label(kind: str, owner: str) -> str:
+    """What stands for a kind of object, with its plugin or fabric: ``backstore/fileio``."""
+    return f"{kind}/{owner}" if owner else kind
+
+
+_LABELS = {label(*place): place for place in (
+    *(("backstore", plugin) for plugin in PARAMETERS), ("alua_group", ""), ("lu_group", ""),
+    *((kind, fabric) for kind in ("target", "tpg", "portal", "lun", "acl", "mapped_lun")
+      for fabric in WWN))}
+
+
+class Common:
+    """The attributes which all objects of a kind have, and which do not stand with each."""
+
+    def __init__(self, value: Any, where: str) -> None:
+        self.known: Dict[str, Dict[str, str]] = {}
+        for name, one in any_object(value, where).items():
+            at = f"{where}[{show(name)}]"
+            if name not in _LABELS:
+                fail(BadShape, f"{at} is no kind of object")
+            self.known[name] = attributes_of(one, at, *_LABELS[name])
+
+    def attributes(self, value: Any, where: str, kind: str, owner: str = "",
+                   unlinked: bool = False) -> Dict[str, str]:
+        """All attributes of one object, its own before what is common; without its link
+        (``unlinked``) it has but its own."""
+        own = attributes_of(value, where, kind, owner, unlinked)
+        shared = None if unlinked else self.known.get(label(kind, owner))
+        return {**shared, **own} if shared else own
+
+
 def state_of(value: Any, where: str) -> State:
-    members = an_object(value, where, "lu_groups", "backstores", "targets")
+    members = an_object(value, where, "common", "lu_groups", "backstores", "targets")
+    common = Common(members["common"], f"{where}.common")
     seen: Set[Any] = set()
     lu_groups = tuple(_groups(members["lu_groups"], f"{where}.lu_groups", "lu_group",
-                              lu_group_key))
+                              lu_group_key, common))
     backstores: Dict[str, model.Backstore] = {}
     for at, one in entries(members["backstores"], f"{where}.backstores"):
-        made = _backstore(one, at)
+        made = _backstore(one, at, common)
         _once(seen, made.key, at, f"backstore {show(model.say(made.key))}")
         _group_named(made.attributes.get("alua_lu_gp", ""), lu_groups, "default_lu_gp",
                      f"{at}.attributes['alua_lu_gp']", "LU group of the document")
         backstores[model.say(made.key)] = made
     targets = []
     for at, one in entries(members["targets"], f"{where}.targets"):
-        target = _target(one, at, backstores)
+        target = _target(one, at, backstores, common)
         _once(seen, target.key, at, f"target {show(target.name)}")
         targets.append(target)
     return State(lu_groups, tuple(backstores.values()), tuple(targets))
@@ -79,7 +111,8 @@ def _group_named(name: str, groups: Iterable[Union[model.LuGroup, model.AluaGrou
         fail(BadValue, f"{where}, {show(name)}, is no {what}")
 
 
-def _groups(value: Any, where: str, kind: str, key: Callable[[str], Key]) -> Iterable[Any]:
+def _groups(value: Any, where: str, kind: str, key: Callable[[str], Key],
+            common: Common) -> Iterable[Any]:
     """LU groups or ALUA groups: unique by name, and by the id that an initiator sees."""
     names: Set[Any] = set()
     ids: Set[Any] = set()
@@ -89,14 +122,14 @@ def _groups(value: Any, where: str, kind: str, key: Callable[[str], Key]) -> Ite
         if name == "NULL":
             fail(BadName, f"{at}.name, 'NULL', is the kernel's word for no group")
         _once(names, name, at, f"group {show(name)}")
-        made = attributes_of(members["attributes"], f"{at}.attributes", kind)
+        made = common.attributes(members["attributes"], f"{at}.attributes", kind)
         number = made.get("lu_gp_id" if kind == "lu_group" else "tg_pt_gp_id", "")
         if number:
             _once(ids, number, at, f"group with id {number}")
         yield (model.LuGroup if kind == "lu_group" else model.AluaGroup)(key(name), made)
 
 
-def _backstore(value: Any, where: str) -> model.Backstore:
+def _backstore(value: Any, where: str, common: Common) -> model.Backstore:
     members = an_object(value, where, "plugin", "name", "parameters", "attributes", "alua_groups",
                         "reservations")
     plugin = plain_name(members["plugin"], f"{where}.plugin")
@@ -106,9 +139,10 @@ def _backstore(value: Any, where: str) -> model.Backstore:
     return model.Backstore(
         key,
         parameters=parameters_of(members["parameters"], f"{where}.parameters", plugin),
-        attributes=attributes_of(members["attributes"], f"{where}.attributes", "backstore", plugin),
+        attributes=common.attributes(members["attributes"], f"{where}.attributes", "backstore",
+                                     plugin),
         alua_groups=tuple(_groups(members["alua_groups"], f"{where}.alua_groups", "alua_group",
-                                  lambda name: alua_group_key(key, name))),
+                                  lambda name: alua_group_key(key, name), common)),
         reservations=_reservations(members["reservations"], f"{where}.reservations"))
 
 
@@ -167,7 +201,8 @@ def _registration(value: Any, where: str) -> model.Registration:
         all_tg_pt=true_or_false(members["all_tg_pt"], f"{where}.all_tg_pt"))
 
 
-def _target(value: Any, where: str, backstores: Mapping[str, model.Backstore]) -> model.Target:
+def _target(value: Any, where: str, backstores: Mapping[str, model.Backstore],
+            common: Common) -> model.Target:
     members = an_object(value, where, "fabric", "wwn", "attributes", "tpgs")
     fabric = string(members["fabric"], f"{where}.fabric")
     if fabric not in WWN:
@@ -178,18 +213,19 @@ def _target(value: Any, where: str, backstores: Mapping[str, model.Backstore]) -
     addresses: Set[Any] = set()
     tpgs = []
     for at, one in entries(members["tpgs"], f"{where}.tpgs"):
-        tpg = _tpg(one, at, key, fabric, backstores, addresses)
+        tpg = _tpg(one, at, key, fabric, backstores, addresses, common)
         _once(tags, tpg.tag, at, f"TPG {tpg.tag}")
         tpgs.append(tpg)
-    return model.Target(key, attributes_of(members["attributes"], f"{where}.attributes", "target",
-                                           fabric), tuple(tpgs))
+    return model.Target(key, common.attributes(
+        members["attributes"], f"{where}.attributes", "target", fabric), tuple(tpgs))
 
 
 def _tpg(value: Any, where: str, target: Key, fabric: str,
-         backstores: Mapping[str, model.Backstore], addresses: Set[Any]) -> model.Tpg:
+         backstores: Mapping[str, model.Backstore], addresses: Set[Any],
+         common: Common) -> model.Tpg:
     members = an_object(value, where, "tag", "attributes", "portals", "luns", "acls")
     key = tpg_key(target, whole(members["tag"], f"{where}.tag", 0, TAGS[fabric]))
-    made = attributes_of(members["attributes"], f"{where}.attributes", "tpg", fabric)
+    made = common.attributes(members["attributes"], f"{where}.attributes", "tpg", fabric)
     if made.get("nexus"):
         port_name(made["nexus"], f"{where}.attributes['nexus']", WWN[fabric])
     portals = []
@@ -199,25 +235,25 @@ def _tpg(value: Any, where: str, target: Key, fabric: str,
         each = an_object(one, at, "address", "attributes")
         address, said = portal_address(each["address"], f"{at}.address")
         _once(addresses, said, at, f"portal {show(address)} of one target")
-        portals.append(model.Portal(portal_key(key, address), attributes_of(
+        portals.append(model.Portal(portal_key(key, address), common.attributes(
             each["attributes"], f"{at}.attributes", "portal", fabric)))
     luns: Dict[int, model.Lun] = {}
     for at, one in entries(members["luns"], f"{where}.luns"):
-        lun = _lun(one, at, key, fabric, backstores)
+        lun = _lun(one, at, key, fabric, backstores, common)
         if lun.number in luns:
             fail(Duplicate, f"{at} is a second LUN {lun.number}")
         luns[lun.number] = lun
     names: Set[Any] = set()
     acls = []
     for at, one in entries(members["acls"], f"{where}.acls"):
-        acl = _acl(one, at, key, fabric, luns)
+        acl = _acl(one, at, key, fabric, luns, common)
         _once(names, acl.initiator, at, f"ACL {show(acl.initiator)}")
         acls.append(acl)
     return model.Tpg(key, made, tuple(portals), tuple(luns.values()), tuple(acls))
 
 
 def _lun(value: Any, where: str, tpg: Key, fabric: str,
-         backstores: Mapping[str, model.Backstore]) -> model.Lun:
+         backstores: Mapping[str, model.Backstore], common: Common) -> model.Lun:
     members = an_object(value, where, "number", "backstore", "attributes")
     number = whole(members["number"], f"{where}.number", 0, U64)
     backstore: Optional[model.Backstore] = None
@@ -226,8 +262,8 @@ def _lun(value: Any, where: str, tpg: Key, fabric: str,
         backstore = backstores.get(name)
         if backstore is None:
             fail(BadShape, f"{where}.backstore, {show(name)}, is not in the document")
-    made = attributes_of(members["attributes"], f"{where}.attributes", "lun", fabric,
-                         unlinked=backstore is None)
+    made = common.attributes(members["attributes"], f"{where}.attributes", "lun", fabric,
+                             unlinked=backstore is None)
     _group_named(made.get("alua_tg_pt_gp", ""), backstore.alua_groups if backstore else (),
                  "default_tg_pt_gp", f"{where}.attributes['alua_tg_pt_gp']",
                  "ALUA group of the backstore")
@@ -235,7 +271,7 @@ def _lun(value: Any, where: str, tpg: Key, fabric: str,
 
 
 def _acl(value: Any, where: str, tpg: Key, fabric: str,
-         luns: Mapping[int, model.Lun]) -> model.Acl:
+         luns: Mapping[int, model.Lun], common: Common) -> model.Acl:
     members = an_object(value, where, "initiator", "attributes", "mapped_luns")
     at = f"{where}.initiator"
     key = acl_key(tpg, without(plain_name(members["initiator"], at, INITIATOR), at, ", "))
@@ -252,7 +288,8 @@ def _acl(value: Any, where: str, tpg: Key, fabric: str,
                 fail(BadValue, f"{at}.lun is {lun}, which has no backstore")
         if number in mapped:
             fail(Duplicate, f"{at} is a second mapped LUN {number}")
-        mapped[number] = model.MappedLun(mapped_lun_key(key, number), lun, attributes=attributes_of(
-            each["attributes"], f"{at}.attributes", "mapped_lun", fabric, unlinked=lun is None))
-    made = attributes_of(members["attributes"], f"{where}.attributes", "acl", fabric)
+        made = common.attributes(each["attributes"], f"{at}.attributes", "mapped_lun", fabric,
+                                 unlinked=lun is None)
+        mapped[number] = model.MappedLun(mapped_lun_key(key, number), lun, attributes=made)
+    made = common.attributes(members["attributes"], f"{where}.attributes", "acl", fabric)
     return model.Acl(key, made, tuple(mapped.values()))

@@ -65,6 +65,7 @@ ORDER: Tuple[Slot, ...] = (
     Slot("ACL", STAGE, ""),
     Slot("ACL attribute", STAGE, ""),
     Slot("mapped LUN", STAGE, "the place; its link revives registrations"),
+    Slot("verify stage", STAGE, "what has to wait is then all that can be wrong"),
     # ---- what has to wait until the source has let go -------------------------------------------
     Slot("drop cache", ACTIVATE, "the source wrote behind this host's page cache until now"),
     Slot("PR dummy", ACTIVATE, "counts PRgeneration up"),

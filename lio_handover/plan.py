@@ -10,12 +10,11 @@ from itertools import count
 from typing import Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Set, Tuple
 
 from . import diff as differ
-from . import errors, reservations
+from . import errors, fresh, reservations
 from .attributes import CARRIED, Attribute, owner_of, rows
 from .diff import Change, Create, Register, Relink, Remove, diff
-from .model import (DEFAULT_GROUP, Acl, AluaGroup, Backstore, Key, Lun, LuGroup, MappedLun, Portal,
-                    Registration,
-                    Reservations, Secret, State, Target, Tpg, say)
+from .model import (DEFAULT_GROUP, Acl, AluaGroup, Backstore, Key, Lun, LuGroup, MappedLun, Object,
+                    Portal, Registration, Reservations, Secret, State, Target, Tpg, say)
 from .order import PHASE, PLACE, WHY
 from .reader import Facts
 from .revival import LAST, Revival, dummies, merged, reachable
@@ -33,6 +32,7 @@ DRIVERS = "drivers"  # off and on: whether this host attaches any to SCSI device
 DRAIN = "drain"    # fetch the unit attentions that a vhost target's LUNs owe, and drop them
 VERIFY = "verify"  # read back and compare
 
+_NOTHING: Mapping[str, str] = {}
 KERNEL_OPS = (MKDIR, RMDIR, LINK, UNLINK, WRITE)
 
 #: A loopback target for the time of one step. Its disk is only asked, never written.
@@ -49,7 +49,7 @@ class Step:
 
     ``row`` makes a write an *ensure*: it is left out where the kernel has the value already
     (many refuse being told what they know), and where the kernel has no such attribute and
-    does what the value asks anyway.
+    does what the value asks anyway.  ``sure`` says that it can't have the value: nobody looks.
     """
 
     op: str
@@ -59,6 +59,7 @@ class Step:
     about: Key = ()
     row: Optional[Attribute] = None
     secret: bool = False
+    sure: bool = False
 
     @property
     def phase(self) -> str:
@@ -108,16 +109,17 @@ class Plan:
 
 def plan(have: State, want: State, facts: Facts,
          keep_fabrics: Optional[Sequence[str]] = None, verify: bool = True,
-         partial: bool = False) -> Plan:
+         partial: bool = False, trusting: bool = True) -> Plan:
     """The steps from ``have`` to ``want`` on the host that ``facts`` describe.
 
     ``keep_fabrics``: which fabric directories may stay when they become empty (None: all).
     ``partial``: what ``want`` leaves open may be as the kernel makes it, see diff.
+    ``trusting``: new objects are what fresh.py says they are; else each attribute is looked at.
     Nothing is raised for what can't be done in place: it stands in ``refused``.
     """
     changes = diff(have, want, partial=partial)
-    return replace(_Planner(have, want, facts, keep_fabrics, partial).plan(changes, verify),
-                   partial=partial)
+    planner = _Planner(have, want, facts, keep_fabrics, partial, trusting)
+    return replace(planner.plan(changes, verify), partial=partial)
 
 
 @dataclass
@@ -127,6 +129,7 @@ class _Planner:
     facts: Facts
     keep_fabrics: Optional[Sequence[str]]
     partial: bool = False
+    trusting: bool = True
     steps: List[Tuple[Tuple[int, Tuple[int, ...], int], Step]] = field(default_factory=list)
     refused: List[errors.Finding] = field(default_factory=list)
     said: Set[Tuple[str, str]] = field(default_factory=set)
@@ -162,6 +165,7 @@ class _Planner:
         self._fabrics()
         self._drain()
         if verify and self.created:
+            self._add("verify stage", VERIFY, "", about=())
             self._add("verify", VERIFY, "", about=())
         self.steps.sort(key=lambda pair: pair[0])
         want, notes = reachable(self.want)
@@ -170,9 +174,9 @@ class _Planner:
     # ---- small things -------------------------------------------------------------------------
     def _add(self, slot: str, op: str, path: str, value: bytes = b"", about: Key = (),
              order: Tuple[int, ...] = (), row: Optional[Attribute] = None,
-             secret: bool = False) -> None:
+             secret: bool = False, sure: bool = False) -> None:
         self.steps.append(((PLACE[slot], order, len(self.steps)),
-                           Step(op, path, value, slot, about, row, secret)))
+                           Step(op, path, value, slot, about, row, secret, sure)))
 
     def _once(self, slot: str, op: str, path: str, about: Key = ()) -> None:
         if (op, path) not in self.said:
@@ -233,7 +237,7 @@ class _Planner:
                 "lun": "LUN attribute", "acl": "ACL attribute", "target": "TPG attribute",
                 "mapped_lun": "mapped LUN attribute"}[kind]
 
-    def _write(self, key: Key, kind: str, row: Attribute, value: str) -> None:
+    def _write(self, key: Key, kind: str, row: Attribute, value: str, sure: bool = False) -> None:
         if row.path == "enable" and value == "0":
             return  # a TPG begins with its gate shut
         if row.path == "rtpi" and not self.facts.has_rtpi:
@@ -244,23 +248,30 @@ class _Planner:
             self._add(slot, WRITE, f"{self.path(key)}/{row.path}", b"NULL\n", key)
             slot, order = "late nexus", self.revival.nexus_seen.get(key, LAST)
         self._add(slot, WRITE, f"{self.path(key)}/{row.path}", row.encode(value), key, order, row,
-                  isinstance(value, Secret))
+                  isinstance(value, Secret), sure)
 
-    def _write_all(self, key: Key, kind: str, attributes: Mapping[str, str]) -> None:
-        table = rows(kind, owner_of(key))
-        for name, row in table.items():
-            if row.kind not in CARRIED:
-                continue
-            value = attributes.get(name)
-            if value is None and not self.partial and row.if_absent not in (None, *row.unset):
-                value = row.if_absent  # what the source did without having the attribute
-            if value is not None and value not in row.unset:
-                self._write(key, kind, row, value)
-        for name in attributes:
-            if name not in table and not (kind == "lun" and name == "rtpi"):
-                self.refused.append(errors.Finding(
-                    errors.CannotRepresent, say(key),
-                    f"attribute {name} is not known here, so it is not written blindly"))
+    def _write_all(self, key: Key, kind: str, attributes: Mapping[str, str],
+                   known: Mapping[str, str] = _NOTHING) -> None:
+        """Everything that a new object does not have by itself; ``known``: what it has."""
+        owner = owner_of(key)
+        table = rows(kind, owner)
+        if not self.trusting:
+            known = _NOTHING
+        own = attributes.items() - known.items() if known else attributes.items()
+        unsure = fresh.clobbered(kind, [name for name, _value in own])
+        wanted = [*own, *((name, attributes[name]) for name in unsure
+                          if name in attributes and known.get(name) == attributes[name])]
+        if not self.partial:
+            wanted += fresh.meant(kind, owner, attributes, known)
+        for name, value in sorted(wanted):
+            row = table.get(name)
+            if row is None:
+                if kind != "lun" or name != "rtpi":
+                    self.refused.append(errors.Finding(
+                        errors.CannotRepresent, say(key),
+                        f"attribute {name} is not known here, so it is not written blindly"))
+            elif row.kind in CARRIED and value not in row.unset:
+                self._write(key, kind, row, value, name in known and name not in unsure)
 
     def _set(self, change: differ.Set) -> None:
         kind = (self.new.get(change.key) or self.old[change.key]).kind
@@ -295,16 +306,29 @@ class _Planner:
         elif isinstance(one, AluaGroup):
             if one.name != DEFAULT_GROUP:
                 self._add("ALUA group", MKDIR, path, about=key)
-            self._write_all(key, one.kind, one.attributes)
+            self._write_all(key, one.kind, one.attributes, fresh.FRESH["alua_group", ""])
         else:
             slot = {LuGroup: "LU group", Target: "target", Tpg: "TPG", Portal: "portal",
                     Lun: "LUN", Acl: "ACL", MappedLun: "mapped LUN"}[type(one)]
             self._add(slot, MKDIR, path, about=key)
-            self._write_all(key, one.kind, one.attributes)
+            self._write_all(key, one.kind, one.attributes, self._fresh(one))
         if isinstance(one, MappedLun) and one.lun is not None:
             link = f"{'/'.join(path.split('/')[:3])}/lun/lun_{one.lun}"
             self._add("link mapped LUN", LINK, f"{path}/{one.alias or 'link'}", link.encode(), key,
                       (self.link_place[key],))
+
+    def _fresh(self, one: Object) -> Mapping[str, str]:
+        """What a new object of a TPG has by itself."""
+        tpg = self.new.get(one.key[:4])
+        if not isinstance(tpg, Tpg):
+            return _NOTHING
+        readonly = False
+        if isinstance(one, MappedLun) and one.lun is not None:
+            lun = self.new.get((*tpg.key, "lun", str(one.lun)))
+            store = self.want.backstore(lun.backstore) if isinstance(lun, Lun) \
+                and lun.backstore else None
+            readonly = store is None or store.parameters.get("readonly", "0") != "0"
+        return fresh.values(one.key, one.kind, tpg, readonly)
 
     def _create_backstore(self, one: Backstore, path: str) -> None:
         module = MODULES.get(one.plugin)
@@ -317,7 +341,7 @@ class _Planner:
         control = ",".join(f"{name}={value}" for name, value in one.parameters.items())
         self._add("control", WRITE, f"{path}/control", control.encode() + b"\n", one.key)
         self._add("enable", WRITE, f"{path}/enable", b"1\n", one.key)
-        self._write_all(one.key, one.kind, one.attributes)
+        self._write_all(one.key, one.kind, one.attributes, fresh.store_values(one))
         if one.path:
             self._add("drop cache", FLUSH, one.path, about=one.key)
 

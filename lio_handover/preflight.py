@@ -8,6 +8,7 @@ import os
 from typing import Dict, Iterator, List, Type
 
 from . import attributes, errors, reservations, storage
+from .devices import Glance
 from .diff import diff
 from .document import Document
 from .errors import Finding
@@ -115,11 +116,11 @@ def destination(document: Document, have: State, reader: Reader, facts: Facts,
             "freeze and export it on the source"))
     found += _kinds(document.state)
     found += _there(document.state, have, reader)
-    here = reader.outline()
+    here, glance = reader.outline(), Glance()
     for store in document.state.backstores:
         if have.backstore(store.key) is None:
             found += storage.findings(store, document.storage.get(say(store.key), {}), settings,
-                                      here)
+                                      here, glance)
     found += _serials(document.state, here)
     found += _lacking(document.state)
     if facts.has_rtpi:

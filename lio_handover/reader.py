@@ -4,15 +4,15 @@ from __future__ import annotations
 import errno
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Set, Tuple
 
 from . import errors, reservations
-from .attributes import HOST, Attribute, rows
+from .attributes import GATE, HOST, NEXUS, SECRET, Attribute, rows
 from .configfs import Configfs
 from .model import (NO_RESERVATIONS, Acl, AluaGroup, Backstore, Key, Lun, LuGroup, MappedLun,
-                    Portal, Reservations, State, Target, Tpg, backstore_key, target_key)
+                    Portal, Reservations, Secret, State, Target, Tpg, backstore_key, target_key)
 from .reservations import Seen
 
 #: Directories of the tree's top which are not fabrics.
@@ -40,6 +40,10 @@ class Facts:
     has_rtpi: bool = True
     #: the HBA of each backstore of the host, by key: ``fileio_0``
     placed: Mapping[Key, str] = None  # type: ignore[assignment]
+
+
+#: What a file says that has nothing to say for now.
+_NOTHING_THERE = (errno.ENODEV, errno.EINVAL, errno.EACCES, errno.EPERM)
 
 
 class Reader:
@@ -76,38 +80,41 @@ class Reader:
         for name in sorted(names):
             row = table.get(name)
             if row is not None:
-                found.append((name, row))
+                if row.kind != HOST or row.compared:
+                    found.append((name, row))
             elif name not in skip and self.fs.writable(f"{path}/{name}"):
                 found.append((name, None))
         self._files[kind, owner] = found
         return found
 
-    def _attributes(self, kind: str, owner: str, path: str) -> Tuple[Dict[str, str],
-                                                                     Dict[str, str]]:
-        """(carried, host's own) attributes of one object."""
+    def _attributes(self, kind: str, owner: str, path: str, windows: Sequence[str] = ()) \
+            -> Tuple[Dict[str, str], Dict[str, str]]:
+        """(carried, host's own) attributes of one object; only those of ``windows`` if any."""
         carried: Dict[str, str] = {}
         host: Dict[str, str] = {}
+        read = self.fs.read
         for name, row in self._attribute_files(kind, owner, path):
-            if row is not None and row.kind == HOST and not row.compared:
+            if windows and (row is None or row.window not in windows):
                 continue
             try:
-                text = self.fs.read(f"{path}/{name}")
+                text = read(f"{path}/{name}")
             except OSError as error:
-                if error.errno in (errno.ENODEV, errno.EINVAL, errno.EACCES, errno.EPERM):
+                if error.errno in _NOTHING_THERE:
                     continue  # no nexus, no link yet, write-only: nothing to carry
                 raise
             if row is None:
                 carried[name] = text.rstrip("\n")
                 continue
             try:
-                value = row.value(text)
+                value = row.format.read(text)
             except ValueError as error:
                 raise errors.CannotRepresent(
                     f"{path}/{name} can't be read: {error}") from None
             if row.kind == HOST:
                 host[name] = value
             elif value not in row.unset and value != row.if_absent:
-                carried[name] = value  # what an older kernel does anyway is left out
+                # What an older kernel does anyway is left out.
+                carried[name] = value if row.kind != SECRET else Secret(value)
         return carried, host
 
     # ---- backstores ---------------------------------------------------------------------------
@@ -223,9 +230,7 @@ class Reader:
         fabric = above[1]
         key = (*above, str(tag))
         carried, _ = self._attributes("tpg", fabric, path)
-        if carried.get("nexus") and above[2].startswith("fc."):
-            # Shown without the prefix that it must be written with (vhost_scsi_tpg_nexus_show).
-            carried["nexus"] = "fc." + carried["nexus"].removeprefix("fc.")
+        carried = self._whole_nexus(key, carried)
         luns = tuple(self._lun(key, path, number) for number in self._numbers(f"{path}/lun"))
         if "rtpi" not in carried:
             carried, luns = self._rtpi(path, carried, luns)
@@ -235,6 +240,14 @@ class Reader:
             for name in self.fs.names(f"{path}/np")) if self.fs.exists(f"{path}/np") else ()
         acls = tuple(self._acl(key, path, name) for name in self.fs.names(f"{path}/acls"))
         return Tpg(key, carried, portals, luns, acls, self._sessions(path, acls))
+
+    @staticmethod
+    def _whole_nexus(key: Key, carried: Dict[str, str]) -> Dict[str, str]:
+        """With the prefix that it is shown without and must be written with
+        (vhost_scsi_tpg_nexus_show)."""
+        if carried.get("nexus") and key[2].startswith("fc."):
+            carried["nexus"] = "fc." + carried["nexus"].removeprefix("fc.")
+        return carried
 
     def _numbers(self, path: str) -> List[int]:
         return sorted(int(name[4:], 0) for name in self.fs.entries(path)[1]
@@ -271,16 +284,20 @@ class Reader:
         here = f"{path}/acls/{initiator}"
         key = (*above, "acl", initiator)
         carried, _ = self._attributes("acl", fabric, here)
+        return Acl(key, carried, self._mapped(fabric, key, here))
+
+    def _mapped(self, fabric: str, above: Key, here: str) -> Tuple[MappedLun, ...]:
         mapped = []
         for number in self._numbers(here):
+            key = (*above, "lun", str(number))
             link = self.fs.link_in(f"{here}/lun_{number}")
             if link is None:
-                mapped.append(MappedLun((*key, "lun", str(number))))
+                mapped.append(MappedLun(key))
                 continue
             attributes, _ = self._attributes("mapped_lun", fabric, f"{here}/lun_{number}")
-            mapped.append(MappedLun((*key, "lun", str(number)),
-                                    int(link[1].rpartition("/lun_")[2], 0), link[0], attributes))
-        return Acl(key, carried, tuple(mapped))
+            mapped.append(MappedLun(key, int(link[1].rpartition("/lun_")[2], 0), link[0],
+                                    attributes))
+        return tuple(mapped)
 
     def _sessions(self, path: str, acls: Sequence[Acl]) -> Tuple[str, ...]:
         found = []
@@ -360,6 +377,32 @@ class Reader:
         stores = tuple(self.backstore(placed[key], key[2], places.get(key, {}))
                        for key in sorted(wanted))
         return State(self._lu_groups(stores, targets is None), stores, tuple(found))
+
+    def runtime(self, base: State) -> State:
+        """``base``, read before, with what may have come since: links and what needs them,
+        nexuses, gates, reservations."""
+        targets = tuple(replace(target, tpgs=tuple(
+            self._runtime_tpg(one, f"{target.fabric}/{target.wwn}/tpgt_{one.tag}")
+            for one in target.tpgs)) for target in base.targets)
+        placed, places = self.placed(), _places(targets)
+        return State(base.lu_groups, tuple(replace(one, reservations=self._reservations(
+            f"core/{placed[one.key]}/{one.name}", one.serial, places.get(one.key, {}), one.key))
+            for one in base.backstores), targets)
+
+    def _runtime_tpg(self, base: Tpg, path: str) -> Tpg:
+        table = rows("tpg", base.fabric)
+        carried = {name: value for name, value in base.attributes.items()
+                   if table[name].window not in (GATE, NEXUS)}
+        carried.update(self._attributes("tpg", base.fabric, path, (GATE, NEXUS))[0])
+        if not self.fs.exists(f"{path}/rtpi"):
+            carried.pop("rtpi", None)
+        luns = tuple(self._lun(base.key, path, one.number) for one in base.luns)
+        if "rtpi" not in carried:
+            carried, luns = self._rtpi(path, carried, luns)
+        return replace(base, attributes=self._whole_nexus(base.key, carried), luns=luns,
+                       acls=tuple(replace(one, mapped_luns=self._mapped(
+                           base.fabric, one.key, f"{path}/acls/{one.initiator}"))
+                           for one in base.acls))
 
     def outline(self) -> State:
         """Every backstore of the host with what it opens and its serial, and no more."""

@@ -6,7 +6,6 @@ it knows.  Kept until the host reboots, and believed only while what can be seen
 from __future__ import annotations
 
 import os
-from dataclasses import asdict
 from typing import Dict, Iterable, Mapping
 
 from .wholefile import write_file
@@ -49,5 +48,6 @@ def _save(directory: str, boot_id: str, held: Mapping[Key, Reservations]) -> Non
     import json
     os.makedirs(directory, mode=0o700, exist_ok=True)
     text = json.dumps({"boot_id": boot_id, "backstores": {
-        say(key): asdict(one) for key, one in held.items()}}, indent=1, sort_keys=True)
+        say(key): {**vars(one), "registrations": [vars(each) for each in one.registrations]}
+        for key, one in held.items()}})
     write_file(os.path.join(directory, NAME), text.encode() + b"\n")

@@ -23,7 +23,11 @@ def seal(tree: Mapping[str, Any]) -> bytes:
 
     Judges nothing: it is how a test, or an operator's script, makes a document of its own.
     """
-    body = body_of(tree)
+    return with_digest(body_of(tree))
+
+
+def with_digest(body: bytes) -> bytes:
+    """The bytes of a document whose other members these are."""
     return b'{\n "digest": "%s",\n' % digest_of(body).encode() + body[2:]
 
 
@@ -37,42 +41,49 @@ def body_of(tree: Mapping[str, Any]) -> bytes:
     return text.encode("ascii")
 
 
-def text_of(tree: Any) -> str:
-    from json.encoder import encode_basestring_ascii as quote
+#: Members whose own members, or entries, stand on lines of their own.
+_OPENED = frozenset("""state common backstores lu_groups targets tpgs luns acls portals
+    storage host""".split())
+
+
+def text_of(tree: Mapping[str, Any]) -> str:
+    """Canonical JSON: keys sorted, a line for each thing that a person would compare."""
+    import json
+    encode = json.JSONEncoder(sort_keys=True, check_circular=False, default=_no_json).encode
     out: List[str] = []
-    _render(tree, "\n", out, quote)
+    _render(tree, "\n", out, encode)
     out.append("\n")
     return "".join(out)
 
 
-def _render(value: Any, line: str, out: List[str], quote: Callable[[str], str]) -> None:
-    """Like ``json.dumps(value, indent=1, sort_keys=True)``, in less of its time."""
-    if isinstance(value, str):
-        out.append(quote(value))
-    elif isinstance(value, Mapping):
-        opening, inner = "{", line + " "
+def _render(value: Any, line: str, out: List[str], encode: Callable[[Any], str]) -> None:
+    inner = line + " "
+    if isinstance(value, dict):
+        opening = "{"
         for name in sorted(value):
-            one = value[name]
-            if isinstance(one, str):
-                out.append(f"{opening}{inner}{quote(name)}: {quote(one)}")
+            out.append(f"{opening}{inner}{encode(name)}: ")
+            if name in _OPENED and value[name]:
+                _render(value[name], inner, out, encode)
             else:
-                out.append(f"{opening}{inner}{quote(name)}: ")
-                _render(one, inner, out, quote)
+                out.append(encode(value[name]))
             opening = ","
-        out.append(line + "}" if value else "{}")
+        out.append(line + "}")
     elif isinstance(value, (list, tuple)):
-        opening, inner = "[", line + " "
+        opening = "["
         for one in value:
             out.append(opening + inner)
-            _render(one, inner, out, quote)
+            if isinstance(one, dict) and not _OPENED.isdisjoint(one):
+                _render(one, inner, out, encode)
+            else:
+                out.append(encode(one))
             opening = ","
-        out.append(line + "]" if value else "[]")
-    elif value is None or isinstance(value, bool):
-        out.append({None: "null", True: "true", False: "false"}[value])
-    elif isinstance(value, int):
-        out.append(str(value))
+        out.append(line + "]")
     else:
-        raise BadShape(f"a {type(value).__name__} can't stand in a document")
+        out.append(encode(value))
+
+
+def _no_json(value: Any) -> NoReturn:
+    raise BadShape(f"a {type(value).__name__} can't stand in a document")
 
 
 # --- reading -------------------------------------------------------------------------------------

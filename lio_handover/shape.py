@@ -46,7 +46,7 @@ def an_object(value: Any, where: str, *names: str) -> Dict[str, Any]:
 
 def any_object(value: Any, where: str) -> Dict[str, Any]:
     """An object with any members."""
-    if not isinstance(value, Mapping):
+    if type(value) is not dict and not isinstance(value, Mapping):
         fail(BadShape, f"{where} is {kind_of(value)}, not an object")
     return value  # type: ignore[return-value]
 

@@ -93,7 +93,7 @@ def _digest(seen: Seen, size: int, flags: int) -> Tuple[str, bool]:
     fd = reopen(seen, flags)
     try:
         if not flags:
-            _forget(fd, seen)
+            _forget(fd, seen.block)
         zero = True
         with mmap.mmap(-1, BLOCK) as page:  # O_DIRECT wants an aligned buffer
             for offset in offsets(size):
@@ -106,9 +106,9 @@ def _digest(seen: Seen, size: int, flags: int) -> Tuple[str, bool]:
         os.close(fd)
 
 
-def _forget(fd: int, seen: Seen) -> None:
+def _forget(fd: int, block: bool) -> None:
     """Drop the clean pages that the page cache has of it.  Raises OSError."""
-    if seen.block:
+    if block:
         import fcntl
         fcntl.ioctl(fd, _BLKFLSBUF, 0)
     else:
@@ -154,14 +154,11 @@ def drop_cache(path: str) -> None:
     For the destination, after the source has flushed: fileio serves from the page cache.
     """
     try:
-        seen = devices.look(path)
-        try:
-            fd = reopen(seen)
-        finally:
-            os.close(seen.fd)
+        # The kernel has it open, for writing: to open it once more starts nothing.
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
         try:
             os.fsync(fd)
-            _forget(fd, seen)
+            _forget(fd, stat.S_ISBLK(os.fstat(fd).st_mode))
         finally:
             os.close(fd)
     except OSError as error:

@@ -1,7 +1,8 @@
-"""A file written whole or not at all."""
+"""Files written whole or not at all."""
 from __future__ import annotations
 
 import os
+from typing import List, Mapping, Tuple
 
 
 def write_file(path: str, content: bytes) -> None:
@@ -9,20 +10,43 @@ def write_file(path: str, content: bytes) -> None:
 
     Nobody but the owner may read it, at no moment.  Raises OSError.
     """
-    folder = os.path.dirname(path) or "."
-    made = os.path.join(folder, f".{os.path.basename(path)[:200]}.{os.urandom(8).hex()}")
-    fd = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    write_files({path: content})
+
+
+def write_files(files: Mapping[str, bytes]) -> None:
+    """The same for several, ``{path: content}``: each is whole, and all are on the disk when this
+    returns.  Where it fails, some may be new and some what they were."""
+    made: List[Tuple[str, str]] = []
     try:
-        with os.fdopen(fd, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(fd)
-        os.rename(made, path)
+        for path, content in files.items():
+            folder, name = os.path.split(path)
+            new = os.path.join(folder or ".", f".{name[:200]}.{os.urandom(8).hex()}")
+            _write(new, content)
+            made.append((new, path))
+        while made:
+            os.rename(*made[-1])
+            made.pop()
     except BaseException:
-        os.unlink(made)
+        for new, _path in made:
+            os.unlink(new)
         raise
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    for folder in {os.path.dirname(path) or "." for path in files}:
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+def _write(path: str, content: bytes) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
+        view = memoryview(content)
+        while view:
+            view = view[os.write(fd, view):]
         os.fsync(fd)
+    except BaseException:
+        os.unlink(path)
+        raise
     finally:
         os.close(fd)

@@ -38,10 +38,45 @@ def test_is_read_back() -> None:
     assert back.digest == made.digest == json.loads(dumps(made))["digest"]
 
 
-def test_is_what_json_makes_of_it() -> None:
-    data = dumps(samples.document(FULL))
-    rest = {name: one for name, one in json.loads(data).items()}
-    assert data.decode() == json.dumps(rest, indent=1, sort_keys=True) + "\n"
+def test_has_a_line_for_each_object_that_a_person_would_compare() -> None:
+    made = samples.document(samples.iscsi(luns=3, acls=2))
+    lines = dumps(made).decode().splitlines()
+    assert lines[:2] == ["{", f' "digest": "{made.digest}",']
+    for start, count in (('{"alua_groups"', 3), ('{"attributes": {}, "backstore": "fileio/disk', 3),
+                         ('{"attributes": {}, "initiator": "iqn', 2)):
+        assert sum(line.strip().startswith(start) for line in lines) == count, start
+
+
+def test_what_all_of_a_kind_have_stands_once_and_is_had_by_each() -> None:
+    state = samples.iscsi(luns=3, acls=2, chap=True)
+    odd = replace(state.backstores[1], attributes={
+        **state.backstores[1].attributes, "attrib/emulate_tas": "0", "attrib/is_nonrot": "1"})
+    state = replace(state, backstores=(state.backstores[0], odd, state.backstores[2]))
+    data = dumps(samples.document(state))
+    assert loads(data).state == state
+    tree = json.loads(data)["state"]
+    common = tree["common"]["backstore/fileio"]
+    assert "attrib/queue_depth" in common and not {"attrib/is_nonrot", "attrib/emulate_tas"} & \
+        common.keys()
+    assert tree["backstores"][1]["attributes"] == {
+        "attrib/emulate_tas": "0", "attrib/is_nonrot": "1",
+        "wwn/vpd_unit_serial": odd.serial}
+    assert data.count(samples.SECRET.encode()) == 1
+    # There is one TPG only: it says all of its own.
+    assert "tpg/iscsi" not in tree["common"]
+
+
+def test_what_is_common_is_judged_like_what_an_object_says() -> None:
+    tree = json.loads(dumps(samples.document(samples.iscsi(luns=2))))
+    for kind, path, value, error in (
+            ("backstore/fileio", "attrib/emulate_rest_reord", "1", errors.BadValue),
+            ("backstore/fileio", "control", "x", errors.BadValue),
+            ("lun/iscsi", "../enable", "1", errors.BadName),
+            ("backstore/floppy", "attrib/x", "1", errors.BadShape)):
+        spoilt = json.loads(json.dumps(tree))
+        spoilt["state"]["common"].setdefault(kind, {})[path] = value
+        with pytest.raises(error, match="common"):
+            loads(seal(spoilt))
 
 
 def test_state_is_the_same_on_every_host() -> None:

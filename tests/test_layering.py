@@ -13,8 +13,8 @@ PACKAGE = Path(__file__).resolve().parents[1] / "lio_handover"
 ORDER = """__init__
     errors wholefile model order transitions attributes settings files
     shape values objects sealed document devices storage
-    diff reservations configfs scsibus initiator
-    reader revival plan executor frozen restored probes mapping preflight core
+    fresh diff reservations configfs scsibus initiator
+    reader revival plan staged executor frozen restored probes mapping preflight core
     wording screen tree columns steps answers
     cli verbs""".split()
 #: The command line is understood before the verbs, slow to import, are wanted.
