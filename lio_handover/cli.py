@@ -5,6 +5,7 @@ Only what parsing needs is imported here, and little of it: this is what startin
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import sys
 
@@ -211,6 +212,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         return errors.SIGNAL + 2
     except OSError as error:
         return unprinted(error)
+    # What a command makes it keeps until it ends: looking for garbage finds none.
+    gc.disable()
     return verbs.run(args)
 
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from itertools import count
-from typing import Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Set, Tuple
+from typing import (Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Set,
+                    Tuple)
 
 from . import diff as differ
 from . import errors, fresh, reservations
@@ -43,8 +44,7 @@ MODULES = {"fileio": "target_core_file", "iblock": "target_core_iblock",
            "iscsi": "iscsi_target_mod", "vhost": "vhost_scsi", "loopback": "tcm_loop"}
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(NamedTuple):
     """One request.  ``path`` is below the target tree, but for FOLDER, FILE and FLUSH.
 
     ``row`` makes a write an *ensure*: it is left out where the kernel has the value already
@@ -133,6 +133,8 @@ class _Planner:
     steps: List[Tuple[Tuple[int, Tuple[int, ...], int], Step]] = field(default_factory=list)
     refused: List[errors.Finding] = field(default_factory=list)
     said: Set[Tuple[str, str]] = field(default_factory=set)
+    paths: Dict[Key, str] = field(default_factory=dict)
+    known: Dict[Tuple[Key, str, bool], Mapping[str, str]] = field(default_factory=dict)
 
     def plan(self, changes: Sequence[Change], verify: bool) -> Plan:
         self.old, self.new = self.have.index(), self.want.index()
@@ -201,6 +203,12 @@ class _Planner:
 
     def path(self, key: Key) -> str:
         """Where an object is, or will be, in the target tree."""
+        found = self.paths.get(key)
+        if found is None:
+            found = self.paths[key] = self._path(key)
+        return found
+
+    def _path(self, key: Key) -> str:
         kind, *rest = key
         if kind == "lu_group":
             return f"core/alua/lu_gps/{rest[0]}"
@@ -319,16 +327,19 @@ class _Planner:
 
     def _fresh(self, one: Object) -> Mapping[str, str]:
         """What a new object of a TPG has by itself."""
-        tpg = self.new.get(one.key[:4])
-        if not isinstance(tpg, Tpg):
-            return _NOTHING
         readonly = False
-        if isinstance(one, MappedLun) and one.lun is not None:
-            lun = self.new.get((*tpg.key, "lun", str(one.lun)))
+        if isinstance(one, MappedLun):
+            lun = self.new.get((*one.key[:4], "lun", str(one.lun)))
             store = self.want.backstore(lun.backstore) if isinstance(lun, Lun) \
                 and lun.backstore else None
             readonly = store is None or store.parameters.get("readonly", "0") != "0"
-        return fresh.values(one.key, one.kind, tpg, readonly)
+        place = (one.key[:4], one.kind, readonly)
+        known = self.known.get(place)
+        if known is None:
+            tpg = self.new.get(one.key[:4])
+            known = self.known[place] = fresh.values(one.key, one.kind, tpg, readonly) \
+                if isinstance(tpg, Tpg) else _NOTHING
+        return known
 
     def _create_backstore(self, one: Backstore, path: str) -> None:
         module = MODULES.get(one.plugin)

@@ -7,7 +7,6 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -296,7 +295,7 @@ def test_progress_is_one_line_on_a_terminal_and_nothing_elsewhere(
     with terminal(40) as (ours, its), open(its, "w", closefd=False) as screen:
         monkeypatch.setattr(sys, "stderr", screen)
         progress = verbs.Progress()
-        progress(0, 300, replace(step, path="x" * 80))
+        progress(0, 300, step._replace(path="x" * 80))
         progress.clear()
         said = ""
         while said.count("\x1b[K") < 2:

@@ -5,11 +5,13 @@ know nothing of the product.  Every figure is in seconds of one process on this 
 """
 from __future__ import annotations
 
+import mmap
 import os
 import time
 from dataclasses import dataclass, field
 
 from lio_handover import document as documents
+from lio_handover import storage
 from lio_handover.configfs import ROOT, Configfs
 from lio_handover.core import Core
 from lio_handover.diff import diff
@@ -26,6 +28,10 @@ TPG = f"iscsi/{IQN}/tpgt_1"
 Call = tuple[str, str, str]     # mkdir, write or link; path below the tree; what
 
 
+#: Every so many-th LUN is reserved by the first initiator.
+RESERVED = 10
+
+
 @dataclass
 class Calls:
     """The bare calls of one target: what may be done early, and what only in the window."""
@@ -35,7 +41,7 @@ class Calls:
 
 
 def calls(folder: str, luns: int, acls: int) -> Calls:
-    """A target of ``luns`` files of ``folder``, each reserved by the first of ``acls`` ACLs."""
+    """A target of ``luns`` files of ``folder``, all mapped by each of ``acls`` ACLs."""
     made = Calls()
     stage, activate = made.stage.append, made.activate.append
     for lun in range(luns):
@@ -45,10 +51,13 @@ def calls(folder: str, luns: int, acls: int) -> Calls:
         stage(("write", f"{store}/control", f"fd_dev_name={folder}/{lun},fd_dev_size={SIZE}\n"))
         stage(("write", f"{store}/enable", "1\n"))
         stage(("write", f"{store}/attrib/emulate_tpu", "1\n"))
-        stage(("write", f"{store}/wwn/vpd_unit_serial", f"{lun:08x}-0000-4000-8000-000000000000\n"))
-        activate(("write", f"{store}/pr/res_aptpl_metadata", registration(lun)))
-    for folder_ in ("iscsi", f"iscsi/{IQN}", TPG):
-        stage(("mkdir", folder_, ""))
+        stage(("write", f"{store}/wwn/vpd_unit_serial", f"{serial(lun)}\n"))
+        activate(("forget", f"{folder}/{lun}", ""))
+    for lun in range(0, luns, RESERVED):
+        activate(("write", f"core/fileio_{lun}/disk{lun}/pr/res_aptpl_metadata",
+                  registration(lun)))
+    for name in ("iscsi", f"iscsi/{IQN}", TPG):
+        stage(("mkdir", name, ""))
     for name, value in (("attrib/generate_node_acls", "0"), ("attrib/login_timeout", "20"),
                         ("param/MaxBurstLength", "524288"), ("param/TargetAlias", "bench")):
         stage(("write", f"{TPG}/{name}", f"{value}\n"))
@@ -63,8 +72,14 @@ def calls(folder: str, luns: int, acls: int) -> Calls:
         for lun in range(luns):
             stage(("mkdir", f"{acl}/lun_{lun}", ""))
             activate(("link", f"{acl}/lun_{lun}/link", f"{TPG}/lun/lun_{lun}"))
+    for lun in range(0, luns, RESERVED):
+        activate(("file", f"{inside.DBROOT}/pr/aptpl_{serial(lun)}", aptpl(lun)))
     activate(("write", f"{TPG}/enable", "1\n"))
     return made
+
+
+def serial(lun: int) -> str:
+    return f"{lun:08x}-0000-4000-8000-000000000000"
 
 
 def registration(lun: int) -> str:
@@ -73,6 +88,12 @@ def registration(lun: int) -> str:
             f"initiator_sid=00023d000001,sa_res_key={0xb0 + lun:#x},res_holder=1,res_type=5,"
             f"res_scope=0,res_all_tg_pt=0,mapped_lun={lun},target_fabric=iSCSI,"
             f"target_node={IQN},tpgt=1,port_rtpi=1,target_lun={lun}\n")
+
+
+def aptpl(lun: int) -> str:
+    """The same as the kernel's own file has it."""
+    lines = registration(lun).strip().replace("res_type=5", "res_type=05").split(",")
+    return "\n".join(["PR_REG_START: 0", *lines, "PR_REG_END: 0", "\0"])
 
 
 def prepare(folder: str, luns: int) -> None:
@@ -91,16 +112,37 @@ def do(asked: list[Call]) -> float:
             os.mkdir(f"{ROOT}/{path}")
         elif op == "link":
             os.symlink(f"{ROOT}/{what}", f"{ROOT}/{path}")
-        else:
+        elif op == "write":
             fd = os.open(f"{ROOT}/{path}", os.O_WRONLY)
             os.write(fd, what.encode())
             os.close(fd)
+        elif op == "forget":        # this host's pages of a file
+            fd = os.open(path, os.O_RDONLY)
+            os.fsync(fd)
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            os.close(fd)
+        else:                       # a file, whole and durable
+            fd = os.open(path + ".new", os.O_WRONLY | os.O_CREAT, 0o600)
+            os.write(fd, what.encode())
+            os.fsync(fd)
+            os.close(fd)
+            os.rename(path + ".new", path)
     return time.perf_counter() - began
 
 
-def read(paths: list[str]) -> float:
-    """Seconds that it takes to read these files once each."""
+def read(paths: list[str], backing: list[str]) -> float:
+    """Seconds that it takes to read these files once each, and to have the ``backing`` files on
+    the storage and read the blocks that prove which they are."""
     began = time.perf_counter()
+    page = mmap.mmap(-1, storage.BLOCK)
+    for path in backing:
+        fd = os.open(path, os.O_RDONLY)
+        os.fsync(fd)
+        os.close(fd)
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECT)
+        for offset in storage.offsets(SIZE):
+            os.preadv(fd, [page], offset)
+        os.close(fd)
     for path in paths:
         fd = os.open(f"{ROOT}/{path}", os.O_RDONLY)
         try:
@@ -147,29 +189,82 @@ def measure(folder: str, luns: int, acls: int, runs: int) -> Figures:
         best[name] = min(best.get(name, seconds), seconds)
 
     bare = calls(folder, luns, acls)
-    made = len(bare.stage) + len(bare.activate)
     for _ in range(runs):
         note("bare stage", do(bare.stage))
         note("bare activate", do(bare.activate))
-        data, figures = _export()
+        data, figures = _export(folder, luns)
         for name, seconds in figures.items():
             note(name, seconds)
         down()
         for name, seconds in _replay(data).items():
             note(name, seconds)
         down()
-    best["bare calls"] = made
+    best["calls"] = len(bare.stage) + len(bare.activate)
     return best
 
 
-def _export() -> tuple[bytes, Figures]:
+def peer(kind: str, folder: str, luns: int, acls: int, path: str) -> Figures:
+    """The same target restored by rtslib or targetcli from the file that rtslib wrote.
+
+    Seconds of ``dump`` and ``restore``; raises what they raise.
+    """
+    prepare(folder, luns)
+    made = calls(folder, luns, acls)
+    do(made.stage)
+    do(made.activate)
+    import rtslib_fb
+    began = time.perf_counter()
+    rtslib_fb.RTSRoot().save_to_file(path)
+    took = {"dump": time.perf_counter() - began}
+    down()
+    began = time.perf_counter()
+    if kind == "rtslib":
+        rtslib_fb.RTSRoot().restore_from_file(path)
+    else:
+        inside.run("targetcli", "restoreconfig", path)
+    took["restore"] = time.perf_counter() - began
+    there = len(os.listdir(f"{ROOT}/{TPG}/lun"))
+    if there != luns:
+        raise RuntimeError(f"{kind} restored {there} of {luns} LUNs")
+    return took
+
+
+def side_by_side(folder: str, luns: int, workers: int) -> Figures:
+    """Seconds of the bare calls of ``workers`` targets' backstores: one after the other, and by
+    one process each at the same time."""
+    prepare(folder, luns * workers)
+    stores = [[call for call in calls(folder, luns * workers, 0).stage
+               if call[1].startswith("core/") and first <= int(
+                   call[1].split("/")[1].partition("_")[2]) < first + luns]
+              for first in range(0, luns * workers, luns)]
+    alone = sum(map(do, stores))
+    down()
+    began = time.perf_counter()
+    children = []
+    for one in stores:
+        pid = os.fork()
+        if pid == 0:
+            try:
+                do(one)
+            finally:
+                os._exit(0)
+        children.append(pid)
+    for pid in children:
+        os.waitpid(pid, 0)
+    together = time.perf_counter() - began
+    down()
+    return {"alone": alone, "together": together, "processors": os.cpu_count() or 1}
+
+
+def _export(folder: str, luns: int) -> tuple[bytes, Figures]:
     one = core()
     names = one.names([], True)
     one.freeze(names)
     fs = Recording()
     core(fs).export(names)
     paths = list(fs.paths)
-    took = {"bare read": read(paths)}
+    backing = [f"{folder}/{lun}" for lun in range(luns)]
+    took = {"bare read": read(paths, backing)}
     one = core()
     began = time.perf_counter()
     document = one.export(names)

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from .bed import Lab
 
 T = TypeVar("T")
-_MEMORY = "512M"
 _PATIENCE = 30      # seconds it may leave a message unread, as it does while it imports
 _GRACE = 5      # seconds a host has to report the end of what it was told to kill
 
@@ -34,6 +33,7 @@ class Host:
     """A host of the bed.  Made by `Lab.host`; boots again after `kill` with `boot`."""
 
     boot_seconds = 60
+    memory = "512M"     # of the next boot
 
     def __init__(self, bed: Lab, name: str, kernel: Kernel, address: str, tap: str) -> None:
         self.bed = bed
@@ -117,7 +117,7 @@ class Host:
 
     def _command(self, line: int) -> list[str]:
         command = [
-            str(self.kernel.linux), f"mem={_MEMORY}", f"umid={self.name}",
+            str(self.kernel.linux), f"mem={self.memory}", f"umid={self.name}",
             f"uml_dir={self._home}/", "rootfstype=hostfs", "rootflags=/", "ro",
             f"init={self._home}/init", f"LAB_HOME={self._home}",
             "con=null", "con0=null,fd:2", f"ssl0=fd:{line}",

@@ -21,7 +21,6 @@ ROLES = tuple(SUITES)
 DISK = "/dev/vda"       # what these hosts call the shared disk; the others say /dev/ubda
 _FORMAT = "1"       # raise it when what `_build` leaves in the cache changes
 _PACKAGES = r"linux-(?:image|binary|modules)-\d\S+"
-_MEMORY = "1G"
 
 # What is loaded before the tree of files is there, in the kernel's archive for its first process.
 _EARLY = ("virtio_pci", "9pnet_virtio", "9p", "overlay", "virtio_console")
@@ -98,6 +97,7 @@ def _dependencies(modules: Path) -> dict[str, list[str]]:
 class QemuHost(Host):
     """A host of the bed like any other, on an emulated machine."""
 
+    memory = "1G"
     boot_seconds = 180      # 10 on two idle cores; emulation feels every other load
 
     def boot(self) -> Host:
@@ -130,7 +130,7 @@ class QemuHost(Host):
         files = "local,security_model=none,multidevs=remap"
         command = [
             "qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "1",
-            "-m", _MEMORY, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
+            "-m", self.memory, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
             "-chardev", f"file,id=console,path={self.console},append=on",
             "-serial", "chardev:console",
             "-device", "virtio-serial-pci", "-chardev", f"socket,id=line,fd={line}",

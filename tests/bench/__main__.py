@@ -1,0 +1,111 @@
+"""Times a handover against the bare calls of the same target, and against its peers."""
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from tests import lab
+from tests.lab import qemu
+
+from . import inhost, page
+
+SIZES = [(luns, acls) for luns in (20, 100, 200, 1000) for acls in (1, 4)]
+#: Pairs to see whether anything grows faster than the number of LUNs.
+GROWTH = [(500, 1), (1000, 1), (2000, 1)]
+QUICK = [(20, 1), (20, 4), (100, 1), (100, 4)]
+PEERS = ("rtslib", "targetcli")
+#: Seconds after which a peer is stopped.
+PATIENCE = 300
+#: A host needs about so much memory for a LUN that is read whole.
+MEMORY = "3G"
+
+Row = dict[str, Any]
+
+
+def row(host: lab.Host, folder: str, luns: int, acls: int, runs: int) -> Row:
+    """One size: seconds and ratios."""
+    took = host.call(inhost.measure, folder, luns, acls, runs, timeout=1500)
+    bare = took["bare stage"] + took["bare activate"]
+    replay = took["stage"] + took["activate"]
+    return {
+        "luns": luns, "acls": acls, "calls": int(took["calls"]), "writes": int(took["writes"]),
+        "bare_seconds": bare, "replay_seconds": replay,
+        "replay_ratio_to_bare": replay / bare,
+        "activate_seconds": took["activate"],
+        "activate_ratio_to_bare": took["activate"] / took["bare activate"],
+        "activate_part_of_replay": took["activate"] / replay,
+        "read_back_seconds": took["verify"],
+        "import_ratio_to_bare": took["import"] / bare,
+        "read_seconds": took["bare read"], "reads": int(took["bare reads"]),
+        "export_seconds": took["export"],
+        "export_ratio_to_bare": took["export"] / took["bare read"],
+        "read_back_ratio_to_bare": took["verify"] / took["bare read"],
+        "planning_part_of_replay": (took["document"] + took["diff"] + took["plan"]) / replay,
+    }
+
+
+def peers(host: lab.Host, folder: str, one: Row, patience: float) -> None:
+    """Add what rtslib and targetcli take, None where they were stopped."""
+    for kind in PEERS:
+        ratio: float | None = None
+        try:
+            took = host.call(inhost.peer, kind, folder, one["luns"], one["acls"],
+                             "/etc/target/bench.json", timeout=patience)
+            ratio = took["restore"] / one["bare_seconds"]
+            one["rtslib_dump_ratio_to_export"] = took["dump"] / one["export_seconds"]
+        except lab.HostTimeout:
+            print(f"bench: {kind} did not end in {patience:.0f} s, and was stopped",
+                  file=sys.stderr)
+        except Exception as error:      # noqa: B902 - a peer that fails is a result, too
+            one[f"{kind}_error"] = f"{type(error).__name__}: {error}".splitlines()[0]
+        one[f"{kind}_ratio_to_bare"] = ratio
+        host.call(inhost.down, timeout=600)
+
+
+def measure(role: str, sizes: list[tuple[int, int]], runs: int, patience: float,
+            with_peers: bool) -> Row:
+    """All rows of one kernel."""
+    with lab.Lab() as bed:
+        host, = bed.add(role)
+        host.memory = MEMORY
+        host.boot()
+        folder = str(bed.shared / "bench")
+        host.call(inhost.measure, folder, 2, 1, 1)      # what is imported late, and is no part
+        found: Row = {"kernel": host.release, "role": role, "rows": []}
+        for luns, acls in sizes:
+            print(f"bench: {luns} LUNs x {acls} ACLs", file=sys.stderr)
+            one = row(host, folder, luns, acls, runs)
+            if with_peers and (luns, acls) not in GROWTH[::2]:
+                peers(host, folder, one, patience)
+            found["rows"].append(one)
+        found["side_by_side"] = host.call(inhost.side_by_side, folder, 100, 2, timeout=300)
+        return found
+
+
+def main() -> int:
+    """Print a table, or JSON; write a plot."""
+    parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
+    parser.add_argument("--quick", action="store_true",
+                        help="20 and 100 LUNs only; a peer has one minute")
+    parser.add_argument("--json", action="store_true", help="print figures instead of the table")
+    parser.add_argument("--plot", metavar="FILE", type=Path, help="draw the ratios (SVG)")
+    parser.add_argument("--role", default="newest", choices=[*lab.ROLES, *qemu.ROLES],
+                        help="the kernel (default: %(default)s); vhost-* are emulated PCs")
+    parser.add_argument("--runs", type=int, default=5, metavar="N",
+                        help="the least of N runs counts (default: %(default)s)")
+    parser.add_argument("--no-peers", action="store_true", help="without rtslib and targetcli")
+    wanted = parser.parse_args()
+    sizes = QUICK if wanted.quick else [*SIZES, *GROWTH[::2]]
+    found = measure(wanted.role, sizes, wanted.runs, 60 if wanted.quick else PATIENCE,
+                    not wanted.no_peers)
+    if wanted.plot:
+        wanted.plot.write_text(page.plot(found))
+    print(json.dumps(found, indent=1) if wanted.json else page.table(found))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
