@@ -81,9 +81,14 @@ class Document:
         return {model.say(one.key): one.host for one in self.state.backstores if one.host}
 
     @cached_property
+    def tree(self) -> Dict[str, Any]:
+        """What JSON is made of."""
+        return _tree(self)
+
+    @cached_property
     def body(self) -> bytes:
         """All of its bytes but for the digest."""
-        return body_of(_tree(self))
+        return body_of(self.tree)
 
     @cached_property
     def digest(self) -> str:
@@ -93,7 +98,7 @@ class Document:
     @cached_property
     def judged(self) -> bool:
         """True where it can be read again, else a DocumentError."""
-        _document(_tree(self))
+        _document(self.tree)
         return True
 
 

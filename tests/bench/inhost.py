@@ -138,8 +138,7 @@ def read(paths: list[str], backing: list[str]) -> float:
     for path in backing:
         fd = os.open(path, os.O_RDONLY)
         os.fsync(fd)
-        os.close(fd)
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECT)
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
         for offset in storage.offsets(SIZE):
             os.preadv(fd, [page], offset)
         os.close(fd)
