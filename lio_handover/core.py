@@ -14,7 +14,7 @@ from typing import (Callable, Dict, FrozenSet, Iterator, List, Mapping, Optional
 
 from . import diff as differ
 from . import document as documents
-from . import errors, executor, preflight, probes, reservations, restored, storage
+from . import dynamic, errors, executor, preflight, probes, reservations, restored, storage
 from .configfs import Configfs
 from .devices import Glance
 from .document import Document, Origin
@@ -180,16 +180,18 @@ class Core:
         state = _settled(state)
         reader = self._reader()
         is_frozen = bool(state.targets) and all(_shut(one, reader) for one in state.targets)
+        record = self.frozen(facts)
+        state, notes = dynamic.made_explicit(state, _noted(state, record))
         if is_frozen:
             self._flush(state)
-            record = self.frozen(facts)
             state = replace(state, targets=tuple(
                 _with_gates(target, record.record(target.name)) for target in state.targets))
         here = Glance()
         evidence = {say(store.key): storage.evidence(store, is_frozen, here)
                     for store in state.backstores}
         document = Document(documents.canonical(state), is_frozen,
-                            Origin(os.uname().nodename, facts.release, facts.boot_id), evidence)
+                            Origin(os.uname().nodename, facts.release, facts.boot_id), evidence,
+                            notes)
         documents.check(document)
         return document
 
@@ -299,6 +301,7 @@ class Core:
         facts = reader.facts()
         have = Scope.of(document.state).read(self.fs, known=document.state)
         the_plan = plan(have, document.state, facts)
+        the_plan = replace(the_plan, notes=(*document.notes, *the_plan.notes))
         findings = preflight.destination(document, have, reader, facts, self.settings)
         differing = {one.subject for one in findings if one.error is errors.TargetDiffers}
         findings += [one for one in preflight.planned(the_plan)
@@ -441,9 +444,11 @@ class Core:
         path = os.path.join(folder, name)
         if not state.targets:
             return ""
-        document = Document(documents.canonical(_settled(state)), False,
+        state, notes = dynamic.made_explicit(_settled(state), _noted(state, self.frozen(facts)))
+        document = Document(documents.canonical(state), False,
                             Origin(os.uname().nodename, facts.release, facts.boot_id),
-                            {say(store.key): _evidence(store) for store in state.backstores})
+                            {say(store.key): _evidence(store) for store in state.backstores},
+                            notes)
         try:
             os.makedirs(folder, mode=0o700, exist_ok=True)
             write_file(path, documents.dumps(document))
@@ -485,6 +490,16 @@ def _settled(state: State) -> State:
     return replace(state, backstores=tuple(
         replace(one, reservations=reservations.settled(one.reservations))
         for one in state.backstores))
+
+
+def _noted(state: State, record: Frozen) -> dynamic.Names:
+    """TPG → who was there by a dynamic ACL when its target was frozen."""
+    found: Dict[Key, Sequence[str]] = {}
+    for target in state.targets:
+        one = record.record(target.name) if any(map(dynamic.made, target.tpgs)) else None
+        for tag, names in one.dynamic.items() if one else ():
+            found[(*target.key, tag)] = names
+    return found
 
 
 def _shut(target: Target, reader: Reader) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 from typing import Dict, Iterator, List, Type
 
-from . import attributes, errors, reservations, storage
+from . import attributes, dynamic, errors, reservations, storage
 from .devices import Glance
 from .diff import diff
 from .document import Document
@@ -82,16 +82,15 @@ def _shared(state: State, reader: Reader) -> Iterator[Finding]:
 
 
 def _dynamic(state: State) -> Iterator[Finding]:
+    """Those of a TPG that makes dynamic ACLs are carried as explicit ones, see dynamic."""
     for target in state.targets:
         for tpg in target.tpgs:
-            if tpg.attributes.get("attrib/generate_node_acls", "0") == "1":
-                explicit = {acl.initiator for acl in tpg.acls}
-                for name in tpg.sessions:
-                    if name not in explicit:
-                        yield Finding(
-                            errors.CannotRepresent, say(tpg.key),
-                            f"{name} is there by a dynamic ACL, so nothing of it is carried",
-                            "dynamic-acl", "give it an ACL of its own")
+            for name in () if dynamic.made(tpg) else dynamic.sessions(tpg):
+                yield Finding(
+                    errors.CannotRepresent, say(tpg.key),
+                    f"{name} is there by a dynamic ACL, and generate_node_acls was switched off "
+                    "since, so nothing of it is carried and it could not come back",
+                    "dynamic-acl", "give it an ACL of its own")
 
 
 def _all_ports(state: State) -> Iterator[Finding]:

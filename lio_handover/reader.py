@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Set, Tuple
 
-from . import errors, reservations
+from . import dynamic, errors, reservations
 from .attributes import GATE, HOST, NEXUS, SECRET, Attribute, rows
 from .configfs import Configfs
 from .model import (NO_RESERVATIONS, Acl, AluaGroup, Backstore, Key, Lun, LuGroup, MappedLun,
@@ -532,6 +532,11 @@ def _places(targets: Iterable[Target]) -> Dict[Key, Dict[str, List[reservations.
                 for lun in tpg.luns:
                     add(lun.backstore, name, reservations.Place(
                         fabric, target.wwn, tpg.tag, lun.number, lun.number, _port(tpg, lun)))
+            if dynamic.made(tpg):
+                for lun in tpg.luns:
+                    add(lun.backstore, reservations.ANYONE, reservations.Place(
+                        fabric, target.wwn, tpg.tag, lun.number, lun.number, _port(tpg, lun),
+                        frozenset(explicit)))
     return found
 
 

@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "lio_handover"
 ORDER = """__init__
     errors wholefile model order transitions attributes settings files
     shape values objects sealed document devices storage
-    fresh diff reservations configfs scsibus initiator
+    fresh diff reservations dynamic configfs scsibus initiator
     reader revival plan staged executor frozen restored probes mapping preflight core
     wording screen tree columns steps answers
     cli verbs""".split()
