@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Callable, Dict, FrozenSet, List, Optional, Sequence, Tuple
 
 from . import diff as differ
-from . import errors
+from . import dynamic, errors
 from .attributes import NEXUS
 from .configfs import Configfs
 from .diff import Change, Create, Register, Relink, Remove, diff
@@ -378,7 +378,11 @@ class _Run:
         scope = Scope(scope.targets | {(SCRATCH_TARGET[1], SCRATCH_TARGET[2])}, scope.backstores,
                       scope.lu_groups)
         ways = self._ways_back(scope, before)
+        notes: Tuple[str, ...] = ()
         if len(ways) > 1:  # nothing is taken down that could not be built up again
+            # Who was there by a dynamic ACL gets no registration back without one.
+            before, notes = dynamic.made_explicit(before, {})
+            ways = [*ways[:-1], before]
             self._refuse(plan(State(before.lu_groups), before, Reader(self.fs).facts(),
                               verify=False))
         for want in ways:
@@ -395,7 +399,7 @@ class _Run:
                 write_file(path, content)
             elif os.path.exists(path):
                 os.unlink(path)
-        return self._compare(scope, before)
+        return self._compare(scope, before, notes)
 
     def _touched_scope(self) -> Scope:
         """What the run has touched, with what shares backstores with it."""
@@ -413,7 +417,7 @@ class _Run:
                      frozenset(stores & self.scope.backstores),
                      frozenset(key[1] for key in touched if key[:1] == ("lu_group",)))
 
-    def _compare(self, scope: Scope, before: State) -> str:
+    def _compare(self, scope: Scope, before: State, notes: Tuple[str, ...]) -> str:
         """Raises VerifyFailed where the host is not as it was, as far as a kernel can be."""
         if not self.reservations:
             now = scope.part_of(scope.read(self.fs, reservations=False))
@@ -421,9 +425,9 @@ class _Run:
         else:
             now = scope.part_of(scope.read(self.fs, known=before, untouched=True))
         left = diff(now, before)
-        notes: Tuple[str, ...] = ()
         if left and self.reservations:
-            nearest, notes = reachable(before)
+            nearest, more = reachable(before)
+            notes += more
             left = diff(scope.part_of(scope.read(self.fs, known=nearest, untouched=True)), nearest)
         if left:
             raise errors.VerifyFailed("; ".join(describe(one) for one in left[:3]))

@@ -164,6 +164,34 @@ def test_whose_dynamic_acl_would_end_is_refused(bed: lab.Lab, stable: lab.Host,
     assert stable.call(inhost.read_all).targets[0].tpgs[0].attributes["enable"] == "1"
 
 
+@pytest.mark.full
+def test_a_removal_that_fails_keeps_what_was_held_without_an_acl(
+        bed: lab.Lab, stable: lab.Host, client: lab.OpenIscsi) -> None:
+    stable.call(inhost.build, served(bed.shared))
+    disk = client.login(IQN, stable.address, ALICE, CHAP).disk(0)
+    disk.register(0xA2)
+    disk.register(0xA1, 0xA2)
+    disk.reserve(0xA1, 5)
+    stable.call(inhost.freeze)
+    before = stable.call(inhost.read_all).backstores[0].reservations
+    last = stable.call(removal_that_fails)
+    assert len(last) > 1 and "nothing was changed" in last[0]
+    assert f"all is as it was, but: {IQN}" in last[-1].replace("iscsi/", "")
+    assert stable.call(inhost.read_all).backstores[0].reservations == before
+    assert list(stable.call(explicit, (ALICE,))) == [ALICE]
+
+
+def removal_that_fails() -> list[str]:
+    """What is said where a removal fails at each of its changes, until it can't be as before."""
+    said: list[str] = []
+    while not said or "nothing was changed" in said[-1]:
+        try:
+            inhost.core(inhost.Stopping(len(said) + 1, "before")).remove([], True, ("reserved",))
+        except errors.HandoverError as error:
+            said.append(str(error))
+    return said
+
+
 def no_more() -> None:
     Configfs().write(f"{PATH}/attrib/generate_node_acls", b"0\n")
 
