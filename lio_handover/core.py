@@ -14,7 +14,7 @@ from typing import (Callable, Dict, FrozenSet, Iterator, List, Mapping, Optional
 
 from . import diff as differ
 from . import document as documents
-from . import dynamic, errors, executor, preflight, probes, reservations, restored, storage
+from . import dynamic, errors, executor, late, preflight, probes, reservations, restored, storage
 from .configfs import Configfs
 from .devices import Glance
 from .document import Document, Origin
@@ -300,8 +300,13 @@ class Core:
         reader = self._reader()
         facts = reader.facts()
         have = Scope.of(document.state).read(self.fs, known=document.state)
-        the_plan = plan(have, document.state, facts)
-        the_plan = replace(the_plan, notes=(*document.notes, *the_plan.notes))
+        openings = late.openings(document.state, self.settings, document.storage)
+        the_plan = plan(have, document.state, facts, late=openings)
+        the_plan = replace(the_plan, notes=(
+            *document.notes, *the_plan.notes,
+            *(f"{say(key)}: {one.rule.name} storage: only once the source has released it, it is "
+              "acquired here and compared" for key, one in openings.items()
+              if have.backstore(key) is None)))
         findings = preflight.destination(document, have, reader, facts, self.settings)
         differing = {one.subject for one in findings if one.error is errors.TargetDiffers}
         findings += [one for one in preflight.planned(the_plan)
@@ -320,6 +325,8 @@ class Core:
         if not differ.diff(ready.have, wanted):
             return Outcome()
         errors.refuse(ready.findings, allow)
+        ready = replace(ready, plan=replace(ready.plan, late={
+            key: replace(one, allowed=tuple(allow)) for key, one in ready.plan.late.items()}))
         with self._alone():
             self._still(ready)
             outcome = self._patiently(ready, progress, stop)
@@ -350,7 +357,9 @@ class Core:
             except errors.Meddled as error:
                 last: errors.HandoverError = error
             except errors.VerifyFailed as error:
-                careful = plan(ready.have, ready.document.state, ready.facts, trusting=False)
+                careful = plan(ready.have, ready.document.state, ready.facts, trusting=False,
+                               late=the_plan.late)
+                careful = replace(careful, notes=the_plan.notes)
                 if the_plan == careful:
                     raise
                 last, the_plan = error, careful
@@ -397,7 +406,9 @@ class Core:
             record = self.frozen(facts)
             findings += preflight.removal(have, reader)
             errors.refuse(findings, allow)
-            the_plan = plan(have, want, facts, verify=False)
+            openings = late.openings(have, self.settings, {
+                say(store.key): _evidence(store) for store in have.backstores})
+            the_plan = plan(have, want, facts, verify=False, late=openings)
             the_plan = replace(the_plan, steps=self._drop_files(the_plan, have, want, facts))
             kept = self._keep(have, facts)
             outcome = executor.apply(self.fs, the_plan, have, facts, progress, stop,

@@ -12,13 +12,14 @@ from dataclasses import dataclass, field, replace
 from typing import Callable, Dict, FrozenSet, List, Optional, Sequence, Tuple
 
 from . import diff as differ
-from . import dynamic, errors
+from . import dynamic, errors, late
 from .attributes import NEXUS
 from .configfs import Configfs
 from .diff import Change, Create, Register, Relink, Remove, diff
-from .model import Key, State, say
-from .plan import (DELETE, DRAIN, DRIVERS, FILE, FLUSH, FOLDER, KERNEL_OPS, LINK, LOAD, MKDIR,
-                   RMDIR, SCRATCH_TARGET, SCSI, UNLINK, VERIFY, WRITE, Plan, Step, plan)
+from .model import NO_RESERVATIONS, Key, State, say
+from .plan import (ACQUIRE, DELETE, DRAIN, DRIVERS, FILE, FLUSH, FOLDER, KERNEL_OPS, LINK, LOAD,
+                   MKDIR, PROVE, RELEASE, RMDIR, SCRATCH_TARGET, SCSI, UNLINK, VERIFY, WRITE, Plan,
+                   Step, plan)
 from .reader import Facts, Reader
 from .revival import reachable
 from .scsibus import AUTOPROBE, Drivers, sg_of
@@ -137,10 +138,12 @@ class _Run:
         self.waiting: Dict[str, Step] = {}  # to be written with the others of their slot
         self.gate_opened = False
         self.drivers = Drivers()
+        #: late storage that was acquired, or begun to be, and not released since → its path
+        self.acquired: Dict[Key, str] = {}
 
         self.deeds = {op: getattr(self, f"_{op}") for op in (
             MKDIR, RMDIR, LINK, UNLINK, WRITE, LOAD, FOLDER, FILE, DELETE, FLUSH, SCSI, DRIVERS,
-            DRAIN, VERIFY)}
+            DRAIN, VERIFY, ACQUIRE, PROVE, RELEASE)}
 
     def through(self, steps: Sequence[Step], seconds: Dict[str, float],
                 progress: Optional[Progress], stop: Callable[[], bool]) -> None:
@@ -296,6 +299,23 @@ class _Run:
         from .storage import drop_cache
         drop_cache(step.path)
 
+    def _acquire(self, step: Step) -> None:
+        self.acquired[step.about] = step.path  # first: a command that fails may have done it
+        late.run("acquire", self.plan.late[step.about].rule, step.path)
+
+    def _prove(self, step: Step) -> None:
+        """What preflight looks at where it may."""
+        from .storage import findings
+        opening = self.plan.late[step.about]
+        store = self.plan.want.backstore(step.about) or self.before.backstore(step.about)
+        assert store is not None
+        errors.refuse(findings(store, opening.proof, opening.settings, Reader(self.fs).outline()),
+                      opening.allowed)
+
+    def _release(self, step: Step) -> None:
+        late.run("release", self.plan.late[step.about].rule, step.path)
+        self.acquired.pop(step.about, None)
+
     def _drivers(self, step: Step) -> None:
         if step.value == b"off":
             self.drivers.off()
@@ -331,6 +351,12 @@ class _Run:
             want = staged(want, self.plan.steps, self.facts.has_rtpi)
             check(self.scope.read(self.fs, reservations=False), want, False, partial)
         else:
+            later = {one.about for one in self.plan.steps if one.op == ACQUIRE}
+            if later:  # no stage has read them back
+                made = Scope(frozenset(), frozenset(later)).read(self.fs, reservations=False)
+                check(replace(made, lu_groups=()), State((), tuple(
+                    replace(one, reservations=NO_RESERVATIONS) for one in want.backstores
+                    if one.key in later)), False, partial)
             # The rest was read back at the end of the stage.
             check(Reader(self.fs, untouched=True, known={
                 one.key: one.reservations for one in want.backstores}).runtime(want), want, False,
@@ -366,8 +392,10 @@ class _Run:
                     open_gates.append(path)
         drivers = "" if self.drivers.are_on() else \
             "; drivers are not attached to new SCSI devices (write 1 to " + AUTOPROBE + ")"
+        held = [path for key, path in self.acquired.items() if self.before.backstore(key) is None]
         return ("the host is left in between, with " + (
-            f"{', '.join(open_gates)} enabled" if open_gates else "its gates shut") + drivers)
+            f"{', '.join(open_gates)} enabled" if open_gates else "its gates shut") + drivers
+            + (f"; {', '.join(held)} not released" if held else ""))
 
     def _take_back(self) -> str:
         """Bring back what this run has touched, and nothing else; what is changed all the same."""
@@ -389,10 +417,15 @@ class _Run:
             # What a target in scope links to need not be in scope.
             now = scope.part_of(scope.read(self.fs, reservations=False))
             now = _with_reservations_of(now, before)
-            back = plan(now, want, Reader(self.fs).facts(), self.facts.fabrics, verify=False)
+            back = plan(now, want, Reader(self.fs).facts(), self.facts.fabrics, verify=False,
+                        late=self.plan.late)
             self._refuse(back)
             self._go(back)
         self._remove_empty_hbas()
+        for key, path in [*self.acquired.items()][::-1]:
+            if before.backstore(key) is None:
+                late.run("release", self.plan.late[key].rule, path)
+                del self.acquired[key]
         self.drivers.on()
         for path, content in self.files.items():
             if content is not None:

@@ -20,6 +20,21 @@ class Slot(NamedTuple):
     why: str
 
 
+#: How a backstore is made, but for the directory of its HBA, which others may share.
+_MAKING: Tuple[Slot, ...] = (
+    Slot("backstore", STAGE, ""),
+    Slot("control", STAGE, "what to open, before it is opened"),
+    Slot("before enable", STAGE, ""),
+    Slot("enable", STAGE, "opens the storage, and overwrites the limits that come next"),
+    Slot("backstore attribute", STAGE, "while no LUN exports it: most are refused later"),
+    Slot("ALUA group", STAGE, ""),
+    Slot("ALUA group attribute", STAGE, "the id first: without it the group takes nothing"),
+    Slot("backstore group", STAGE, "needs the groups"),
+    Slot("ALUA state", STAGE, "after what it depends on; the status after the state"),
+)
+#: Slots of a backstore whose storage may be opened only inside the window → the later slot.
+LATE: Dict[str, str] = {slot.name: f"late {slot.name}" for slot in _MAKING}
+
 ORDER: Tuple[Slot, ...] = (
     # ---- taking down: nothing may be gone while an initiator could still ask for it ----------
     Slot("shut gate", STAGE, "no initiator may see the target come apart"),
@@ -36,6 +51,7 @@ ORDER: Tuple[Slot, ...] = (
     Slot("remove ALUA group", STAGE, ""),
     Slot("remove backstore", STAGE, "the only way to drop registrations that wait for an ACL"),
     Slot("remove HBA", STAGE, ""),
+    Slot("release", STAGE, "nothing has the storage open: another host may"),
     Slot("remove LU group", STAGE, "after the backstores that are in it"),
     Slot("restore file", STAGE, "the APTPL file goes with its backstore"),
     # ---- what the kernel takes while the source still serves ----------------------------------
@@ -43,17 +59,10 @@ ORDER: Tuple[Slot, ...] = (
     Slot("LU group", STAGE, ""),
     Slot("LU group id", STAGE, "only groups with an id can be named"),
     Slot("HBA", STAGE, ""),
-    Slot("backstore", STAGE, ""),
+    *_MAKING[:1],
     Slot("folder", STAGE, "without <dbroot>/pr a REGISTER answers NOT READY, yet is done; nobody "
                           "can change dbroot once there is a backstore"),
-    Slot("control", STAGE, "what to open, before it is opened"),
-    Slot("before enable", STAGE, ""),
-    Slot("enable", STAGE, "opens the storage, and overwrites the limits that come next"),
-    Slot("backstore attribute", STAGE, "while no LUN exports it: most are refused later"),
-    Slot("ALUA group", STAGE, ""),
-    Slot("ALUA group attribute", STAGE, "the id first: without it the group takes nothing"),
-    Slot("backstore group", STAGE, "needs the groups"),
-    Slot("ALUA state", STAGE, "after what it depends on; the status after the state"),
+    *_MAKING[1:],
     Slot("fabric", STAGE, ""),
     Slot("target", STAGE, ""),
     Slot("TPG", STAGE, ""),
@@ -67,6 +76,9 @@ ORDER: Tuple[Slot, ...] = (
     Slot("mapped LUN", STAGE, "the place; its link revives registrations"),
     Slot("verify stage", STAGE, "what has to wait is then all that can be wrong"),
     # ---- what has to wait until the source has let go -------------------------------------------
+    Slot("acquire", ACTIVATE, "one host alone may have this storage open, and it was the source"),
+    Slot("prove", ACTIVATE, "this storage could not be looked at before"),
+    *(Slot(LATE[slot.name], ACTIVATE, slot.why) for slot in _MAKING),
     Slot("drop cache", ACTIVATE, "the source wrote behind this host's page cache until now"),
     Slot("PR dummy", ACTIVATE, "counts PRgeneration up"),
     Slot("PR line", ACTIVATE, "registrations change until the source is frozen, and are taken "

@@ -14,9 +14,10 @@ from . import diff as differ
 from . import errors, fresh, reservations
 from .attributes import CARRIED, Attribute, owner_of, rows
 from .diff import Change, Create, Register, Relink, Remove, diff
+from .late import Opening
 from .model import (DEFAULT_GROUP, Acl, AluaGroup, Backstore, Key, Lun, LuGroup, MappedLun, Object,
                     Portal, Registration, Reservations, Secret, State, Target, Tpg, say)
-from .order import PHASE, PLACE, WHY
+from .order import LATE, PHASE, PLACE, WHY
 from .reader import Facts
 from .revival import LAST, Revival, dummies, merged, reachable
 from .scsibus import AUTOPROBE
@@ -32,6 +33,9 @@ SCSI = "scsi"      # REGISTER and unregister with APTPL=0 through the scratch ne
 DRIVERS = "drivers"  # off and on: whether this host attaches any to SCSI devices that come
 DRAIN = "drain"    # fetch the unit attentions that a vhost target's LUNs owe, and drop them
 VERIFY = "verify"  # read back and compare
+ACQUIRE = "acquire"  # run the command after which this host may open the storage
+PROVE = "prove"      # look at storage that could not be looked at before
+RELEASE = "release"  # run the command after which another host may
 
 _NOTHING: Mapping[str, str] = {}
 KERNEL_OPS = (MKDIR, RMDIR, LINK, UNLINK, WRITE)
@@ -45,7 +49,8 @@ MODULES = {"fileio": "target_core_file", "iblock": "target_core_iblock",
 
 
 class Step(NamedTuple):
-    """One request.  ``path`` is below the target tree, but for FOLDER, FILE and FLUSH.
+    """One request.  ``path`` is below the target tree, but for FOLDER, FILE and FLUSH, and for
+    ACQUIRE, PROVE and RELEASE, whose ``value`` is the command without the path.
 
     ``row`` makes a write an *ensure*: it is left out where the kernel has the value already
     (many refuse being told what they know), and where the kernel has no such attribute and
@@ -91,6 +96,8 @@ class Plan:
     notes: Tuple[str, ...] = ()
     refused: Tuple[errors.Finding, ...] = ()
     partial: bool = False
+    #: backstores whose storage is opened only inside the window
+    late: Mapping[Key, Opening] = field(default_factory=dict)
 
     @property
     def stage(self) -> Tuple[Step, ...]:
@@ -109,17 +116,19 @@ class Plan:
 
 def plan(have: State, want: State, facts: Facts,
          keep_fabrics: Optional[Sequence[str]] = None, verify: bool = True,
-         partial: bool = False, trusting: bool = True) -> Plan:
+         partial: bool = False, trusting: bool = True,
+         late: Optional[Mapping[Key, Opening]] = None) -> Plan:
     """The steps from ``have`` to ``want`` on the host that ``facts`` describe.
 
     ``keep_fabrics``: which fabric directories may stay when they become empty (None: all).
     ``partial``: what ``want`` leaves open may be as the kernel makes it, see diff.
     ``trusting``: new objects are what fresh.py says they are; else each attribute is looked at.
+    ``late``: backstores on either side whose storage one host alone may have open, see late.
     Nothing is raised for what can't be done in place: it stands in ``refused``.
     """
     changes = diff(have, want, partial=partial)
-    planner = _Planner(have, want, facts, keep_fabrics, partial, trusting)
-    return replace(planner.plan(changes, verify), partial=partial)
+    planner = _Planner(have, want, facts, keep_fabrics, partial, trusting, late or {})
+    return replace(planner.plan(changes, verify), partial=partial, late=late or {})
 
 
 @dataclass
@@ -128,8 +137,9 @@ class _Planner:
     want: State
     facts: Facts
     keep_fabrics: Optional[Sequence[str]]
-    partial: bool = False
-    trusting: bool = True
+    partial: bool
+    trusting: bool
+    late: Mapping[Key, Opening]
     steps: List[Tuple[Tuple[int, Tuple[int, ...], int], Step]] = field(default_factory=list)
     refused: List[errors.Finding] = field(default_factory=list)
     said: Set[Tuple[str, str]] = field(default_factory=set)
@@ -177,6 +187,8 @@ class _Planner:
     def _add(self, slot: str, op: str, path: str, value: bytes = b"", about: Key = (),
              order: Tuple[int, ...] = (), row: Optional[Attribute] = None,
              secret: bool = False, sure: bool = False) -> None:
+        if self.late and about[:3] in self.late:
+            slot = LATE.get(slot, slot)
         self.steps.append(((PLACE[slot], order, len(self.steps)),
                            Step(op, path, value, slot, about, row, secret, sure)))
 
@@ -345,6 +357,9 @@ class _Planner:
         module = MODULES.get(one.plugin)
         if module:
             self._load(module)
+        if one.key in self.late:
+            self._command("acquire", ACQUIRE, one.key, self.late[one.key].rule.acquire)
+            self._add("prove", PROVE, one.path, about=one.key)
         hba = self.hba[one.key]
         if hba not in self.hbas:
             self._once("HBA", MKDIR, f"core/{hba}", one.key)
@@ -355,6 +370,11 @@ class _Planner:
         self._write_all(one.key, one.kind, one.attributes, fresh.store_values(one))
         if one.path:
             self._add("drop cache", FLUSH, one.path, about=one.key)
+
+    def _command(self, slot: str, op: str, key: Key, words: Sequence[str]) -> None:
+        """With the path as it was wanted: a backstore that is half made has none yet."""
+        import shlex
+        self._add(slot, op, self.late[key].path, " ".join(map(shlex.quote, words)).encode(), key)
 
     def _drain(self) -> None:
         for target in self.want.targets:
@@ -526,6 +546,8 @@ class _Planner:
             hba = self.hba[key]
             if hba not in self.staying:
                 self._once("remove HBA", RMDIR, f"core/{hba}", key)
+            if key in self.late:
+                self._command("release", RELEASE, key, self.late[key].rule.release)
         elif isinstance(one, AluaGroup):
             if one.name != DEFAULT_GROUP:
                 self._add("remove ALUA group", RMDIR, path, about=key)

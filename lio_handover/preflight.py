@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 from typing import Dict, Iterator, List, Type
 
-from . import attributes, dynamic, errors, reservations, storage
+from . import attributes, dynamic, errors, late, reservations, storage
 from .devices import Glance
 from .diff import diff
 from .document import Document
@@ -118,8 +118,8 @@ def destination(document: Document, have: State, reader: Reader, facts: Facts,
     here, glance = reader.outline(), Glance()
     for store in document.state.backstores:
         if have.backstore(store.key) is None:
-            found += storage.findings(store, document.storage.get(say(store.key), {}), settings,
-                                      here, glance)
+            look = storage.named if late.rule(settings, store.path) else storage.findings
+            found += look(store, document.storage.get(say(store.key), {}), settings, here, glance)
     found += _serials(document.state, here)
     found += _lacking(document.state)
     if facts.has_rtpi:

@@ -221,6 +221,37 @@ def findings(wanted: Backstore, proof: Mapping[str, Union[str, int, bool]], sett
     return list(_findings(wanted, proof, settings, here, host))
 
 
+def named(wanted: Backstore, proof: Mapping[str, Union[str, int, bool]], settings: Settings,
+          here: State = State(), host: Host = HERE) -> List[Finding]:
+    """Why this host can't serve ``wanted``, as far as its name tells: storage which must not be
+    looked at yet, because another host has it open."""
+    allowed = _roots(wanted, settings) or _is_named(wanted, settings) \
+        or below(wanted.path, host.dev)  # which may be the device mapper's other name of it
+    found = [] if allowed else [_finding(StorageNotAllowed, wanted, *_NOWHERE)]
+    if not proof:
+        found.append(_finding(StorageDiffers, wanted, *_UNPROVEN))
+    real = os.path.realpath(wanted.path)
+    found += [_finding(StorageInUse, wanted, f"is served by {say(other.key)} of this host already")
+              for other in here.backstores if other.key != wanted.key and other.path
+              and os.path.realpath(other.path) == real]
+    return found
+
+
+_NOWHERE = ("lies under no configured root", "",
+            "allow it in the configuration file, or use --map root:OLD=NEW")
+_UNPROVEN = ("can't be compared: the document does not say what the source served",
+             "unproven-storage", "export the document again")
+
+
+def _roots(wanted: Backstore, settings: Settings) -> List[str]:
+    path = wanted.path
+    return [root for root in settings.roots if below(path, root) and path != root]
+
+
+def _is_named(wanted: Backstore, settings: Settings) -> bool:
+    return any(matches(wanted.path, one) for one in settings.devices)
+
+
 def _finding(error: type[HandoverError], wanted: Backstore, sentence: str, override: str = "",
              do: str = "") -> Finding:
     return Finding(error, say(wanted.key), f"{show(wanted.path)} {sentence}", override, do)
@@ -229,11 +260,9 @@ def _finding(error: type[HandoverError], wanted: Backstore, sentence: str, overr
 def _findings(wanted: Backstore, proof: Mapping[str, Union[str, int, bool]], settings: Settings,
               here: State, host: Host) -> Iterator[Finding]:
     path = wanted.path
-    roots = [root for root in settings.roots if below(path, root) and path != root]
-    named = any(matches(path, one) for one in settings.devices)
-    if not roots and not named and not below(path, host.dev):
-        yield _finding(StorageNotAllowed, wanted, "lies under no configured root",
-                       do="allow it in the configuration file, or use --map root:OLD=NEW")
+    roots, is_named = _roots(wanted, settings), _is_named(wanted, settings)
+    if not roots and not is_named and not below(path, host.dev):
+        yield _finding(StorageNotAllowed, wanted, *_NOWHERE)
         return
     if roots and all(leaves(path, root) for root in roots):
         yield _finding(StorageNotAllowed, wanted, "is reached through a symbolic link that leaves "
@@ -242,7 +271,7 @@ def _findings(wanted: Backstore, proof: Mapping[str, Union[str, int, bool]], set
     try:
         seen = devices.look(path)
     except OSError as error:
-        if error.errno in (errno.ENOENT, errno.ENOTDIR) and (roots or named):
+        if error.errno in (errno.ENOENT, errno.ENOTDIR) and (roots or is_named):
             yield _finding(StorageMissing, wanted, "does not exist on this host",
                            do="make it reachable here, or name it with --map")
         else:
@@ -298,9 +327,7 @@ def _differences(wanted: Backstore, seen: Seen, proof: Mapping[str, Union[str, i
         yield _finding(StorageDiffers, wanted,
                        f"has {size} bytes, and {asked} are to be served of it")
     if not proof:
-        yield _finding(StorageDiffers, wanted,
-                       "can't be compared: the document does not say what the source served",
-                       "unproven-storage", "export the document again")
+        yield _finding(StorageDiffers, wanted, *_UNPROVEN)
         return
     for name, what in (("kind", "is a {} on this host, on the source it was a {}"),
                        ("size", "has {} bytes, on the source it had {}"),
