@@ -303,11 +303,12 @@ class Core:
         openings = late.openings(document.state, self.settings, document.storage)
         the_plan = plan(have, document.state, facts, late=openings)
         the_plan = replace(the_plan, notes=(
-            *document.notes, *the_plan.notes,
+            *document.notes, *mapping.notes(applied), *the_plan.notes,
             *(f"{say(key)}: {one.rule.name} storage: only once the source has released it, it is "
               "acquired here and compared" for key, one in openings.items()
               if have.backstore(key) is None)))
-        findings = preflight.destination(document, have, reader, facts, self.settings)
+        findings = preflight.destination(document, have, reader, facts, self.settings,
+                                         self.frozen(facts).names())
         differing = {one.subject for one in findings if one.error is errors.TargetDiffers}
         findings += [one for one in preflight.planned(the_plan)
                      if "/".join(one.subject.split("/")[:2]) not in differing]

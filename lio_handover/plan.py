@@ -447,7 +447,8 @@ class _Planner:
     def _no_port(self, key: Key, port: int, why: str) -> None:
         self.refused.append(errors.Finding(
             errors.CannotRepresent, say(key),
-            f"it can't have the relative port {port} here: {why}"))
+            f"it can't have the relative port {port} here: {why}",
+            do=f"--map rtpi:{say(key[:4])}=NUMBER, if initiators may see another"))
 
     # ---- reservations ------------------------------------------------------------------------
     def _reservations(self) -> None:

@@ -5,7 +5,7 @@ Each function looks and returns findings; none raises for what it finds, none ch
 from __future__ import annotations
 
 import os
-from typing import Dict, Iterator, List, Type
+from typing import Dict, Iterator, List, Mapping, Sequence, Type
 
 from . import attributes, dynamic, errors, late, reservations, storage
 from .devices import Glance
@@ -105,8 +105,9 @@ def _all_ports(state: State) -> Iterator[Finding]:
 
 
 def destination(document: Document, have: State, reader: Reader, facts: Facts,
-                settings: Settings) -> List[Finding]:
-    """Why this document can't be imported here; ``have`` is what of it is here already."""
+                settings: Settings, frozen: Sequence[str] = ()) -> List[Finding]:
+    """Why this document can't be imported here; ``have`` is what of it is here already, ``frozen``
+    the targets of this host that would have their gates opened by a thaw."""
     found: List[Finding] = []
     if not document.frozen:
         found.append(Finding(
@@ -123,7 +124,7 @@ def destination(document: Document, have: State, reader: Reader, facts: Facts,
     found += _serials(document.state, here)
     found += _lacking(document.state)
     if facts.has_rtpi:
-        found += _relative_ports(document.state, reader)
+        found += _relative_ports(document.state, reader.relative_ports(frozen))
     else:
         found += _no_relative_port(document.state)
     return found
@@ -182,10 +183,9 @@ def _hidden(state: State, error: Type[errors.HandoverError]) -> Iterator[Finding
                           "write 1 to its attrib/emulate_pr, if it may be so")
 
 
-def _relative_ports(want: State, reader: Reader) -> Iterator[Finding]:
+def _relative_ports(want: State, taken: Mapping[str, Sequence[str]]) -> Iterator[Finding]:
     """Looked at by the kernel only at the very gate (target_core_tpg.c:
     target_tpg_register_rtpi), when it is too late."""
-    taken = reader.relative_ports()
     here: Dict[str, str] = {}
     for target in want.targets:
         for tpg in target.tpgs:
@@ -200,7 +200,8 @@ def _relative_ports(want: State, reader: Reader) -> Iterator[Finding]:
             for other in others:
                 yield Finding(errors.CannotRepresent, say(tpg.key),
                               f"its relative port {port} is taken by {other}, and this kernel "
-                              "gives each number once", do="give one of them another rtpi")
+                              "gives each number once",
+                              do=f"--map rtpi:{port}=fresh, if initiators may see other numbers")
 
 
 def _lacking(want: State) -> Iterator[Finding]:

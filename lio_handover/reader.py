@@ -423,14 +423,16 @@ class Reader:
                              self._attributes("lu_group", "", f"{path}/{name}")[0])
                      for name in names if self.fs.exists(f"{path}/{name}"))
 
-    def relative_ports(self) -> Dict[str, List[str]]:
-        """Relative port → the enabled iSCSI TPGs that have it, on kernels with tpgt_N/rtpi."""
+    def relative_ports(self, frozen: Sequence[str] = ()) -> Dict[str, List[str]]:
+        """Relative port → the iSCSI TPGs that have it and are enabled, or of a ``frozen`` target;
+        on kernels with tpgt_N/rtpi."""
         found: Dict[str, List[str]] = {}
         for fabric, wwn in self.target_names():
             for tpgt in self.fs.entries(f"{fabric}/{wwn}")[1] if fabric == "iscsi" else ():
                 path = f"{fabric}/{wwn}/{tpgt}"
-                if tpgt.startswith("tpgt_") and self.fs.exists(f"{path}/rtpi") \
-                        and self.fs.read(f"{path}/enable").strip() == "1":
+                if tpgt.startswith("tpgt_") and self.fs.exists(f"{path}/rtpi") and (
+                        f"{fabric}/{wwn}" in frozen
+                        or self.fs.read(f"{path}/enable").strip() == "1"):
                     number = str(int(self.fs.read(f"{path}/rtpi"), 0))
                     found.setdefault(number, []).append(path)
         return found
