@@ -175,7 +175,17 @@ def _table() -> Iterator[Attribute]:
     yield from attrib(CONFIG, "force_pr_aptpl", UNEXPORTED)
     yield from attrib(ID, "emulate_dpo emulate_fua_write emulate_fua_read emulate_caw "
                           "emulate_3pc emulate_pr is_nonrot")
-    yield from attrib(ID, "emulate_write_cache")
+    yield from attrib(ID, "emulate_write_cache", at="backstore:fileio,iblock,rd_mcp")
+    # tcmu: once it is enabled, its handler in user space is told, and may be waited for.
+    yield from attrib(ID, "emulate_write_cache", PRE_ENABLE, at="backstore:user", rank=12,
+                      source="target_core_user.c:tcmu_emulate_write_cache_store")
+    yield from attrib(CONFIG, "cmd_time_out", UNEXPORTED, at="backstore:user")
+    yield from attrib(CONFIG, "qfull_time_out tmr_notification", at="backstore:user")
+    # -1 is the administrator's, else enable takes what the host's handler has said.
+    yield from attrib(CONFIG, "nl_reply_supported", PRE_ENABLE, at="backstore:user", rank=12,
+                      unset=("0", "1"), source="target_core_user.c:tcmu_configure_device")
+    # What control was told, by which it is carried.
+    yield from attrib(HOST, "dev_config dev_size", at="backstore:user")
     yield from attrib(ID, "emulate_rest_reord",
                       forbidden={"1": "the kernel answers ENOSYS"})
     yield from attrib(CONFIG, "enforce_pr_isids")

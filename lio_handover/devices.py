@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 from dataclasses import dataclass
 from functools import cached_property
@@ -149,6 +150,12 @@ def block_facts(device: str, host: Host = HERE) -> Evidence:
     if wwid:
         found["wwid"] = wwid
     return found
+
+
+def hctl_of(device: str, host: Host = HERE) -> str:
+    """The address of the SCSI device that a block device (``8:16``) is: ``0:0:0:1``, or ""."""
+    name = os.path.basename(os.path.realpath(folder_of(device, host) + "/device"))
+    return name if re.fullmatch(r"\d+:\d+:\d+:\d+", name) else ""
 
 
 class Mount(NamedTuple):

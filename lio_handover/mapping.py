@@ -13,6 +13,7 @@ that are known by a WWID are found by it where the path leads elsewhere on this 
 """
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass, field, replace
 from typing import Dict, List, NamedTuple, NoReturn, Optional, Sequence, Set, Tuple
@@ -22,6 +23,7 @@ from .devices import HERE, Host
 from .document import Document, acl_key, canonical, check, portal_key
 from .errors import BadMap, DocumentError, Duplicate
 from .model import Key, say
+from .parameters import HCTL
 
 KINDS = ("device", "root", "portal", "target", "initiator", "rtpi")
 #: Instead of a relative port: one that only depends on the TPG's name.
@@ -31,7 +33,8 @@ _LEFT_TO_THE_KERNEL, _HIGHEST_PORT = 4096, 65535
 
 
 class Applied(NamedTuple):
-    """One name that was changed: ``what`` is a kind, or ``wwid`` for a device found by it."""
+    """One name that was changed: ``what`` is a kind, ``wwid`` for a device found by it, or
+    ``address`` for the H:C:T:L of a pscsi device."""
 
     what: str
     old: str
@@ -230,13 +233,27 @@ class _Applying:
         held = replace(one.reservations, registrations=tuple(
             map(self.registration, one.reservations.registrations)))
         path = self.path(one)
-        if path == one.path:
-            return replace(one, reservations=held)
         parameters, attributes = dict(one.parameters), dict(one.attributes)
-        parameters["fd_dev_name" if one.plugin == "fileio" else "udev_path"] = path
+        if one.plugin == "pscsi":
+            parameters.update(self.scsi_address(one, path))
+        elif path != one.path:
+            parameters["fd_dev_name" if one.plugin == "fileio" else "udev_path"] = path
         if attributes.get("udev_path") == one.path:  # what targetcli notes there
             attributes["udev_path"] = path
         return replace(one, parameters=parameters, attributes=attributes, reservations=held)
+
+    def scsi_address(self, one: model.Backstore, path: str) -> Dict[str, str]:
+        """Where this host has the SCSI device: its numbers are of the host alone."""
+        if self.host is None or not path:
+            return {}
+        try:
+            seen = devices.look(path)
+        except OSError:
+            return {}
+        os.close(seen.fd)
+        new = devices.hctl_of(seen.device, self.host) if seen.block else ""
+        old = ":".join(one.parameters.get(name, "?") for name in HCTL)
+        return dict(zip(HCTL, self.use("address", old, old, new).split(":"))) if new else {}
 
     def registration(self, one: model.Registration) -> model.Registration:
         target = self.renamed.get((one.fabric.lower(), _bare(one.target)), one.target)
@@ -266,7 +283,6 @@ class _Applying:
         except OSError:
             pass
         else:
-            import os
             os.close(seen.fd)
             if seen.block and devices.wwid_of(seen.device, self.host) == wwid:
                 return None

@@ -45,6 +45,7 @@ SCRATCH_TARGET = ("target", "loopback", "naa.50014051f0ad0ff0")
 SCRATCH_NEXUS = "naa.50014051f0ad0ff1"
 
 MODULES = {"fileio": "target_core_file", "iblock": "target_core_iblock",
+           "pscsi": "target_core_pscsi", "user": "target_core_user",
            "iscsi": "iscsi_target_mod", "vhost": "vhost_scsi", "loopback": "tcm_loop"}
 
 

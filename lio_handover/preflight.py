@@ -7,19 +7,19 @@ from __future__ import annotations
 import os
 from typing import Dict, Iterator, List, Mapping, Sequence, Type
 
-from . import attributes, dynamic, errors, late, reservations, storage
+from . import attributes, dynamic, errors, handler, late, reservations, storage
 from .devices import Glance
 from .diff import diff
 from .document import Document
 from .errors import Finding
 from .executor import describe
-from .model import State, Target, say
+from .model import Backstore, State, Target, say
+from .parameters import HCTL
 from .plan import Plan
 from .reader import Facts, Reader, kernel_symbols
 from .settings import Settings
 
 #: What this program hands over; the rest is refused by name.
-PLUGINS = ("fileio", "iblock")
 FABRICS = ("iscsi", "vhost", "loopback")
 
 
@@ -42,19 +42,35 @@ def live_migration(logs_guest_writes: bool) -> List[Finding]:
 
 def _kinds(state: State) -> Iterator[Finding]:
     for store in state.backstores:
-        if store.plugin not in PLUGINS:
+        if store.plugin == "rd_mcp" and store.parameters.get("rd_nullio") != "1":
             yield Finding(errors.CannotRepresent, say(store.key),
-                          f"a {store.plugin} backstore can't be handed over: its data or its "
-                          "reservations are not where LIO could give them")
-        for name, value in store.attributes.items():
-            if name == "attrib/pgr_support" and value == "0":
-                yield Finding(errors.CannotRepresent, say(store.key),
-                              "reservations go to the physical device, past LIO",
-                              "pgr-passthrough")
+                          "its data is in this host's memory, and does not go with it", "ramdisk")
+        elif store.plugin == "user":
+            yield Finding(errors.CannotRepresent, say(store.key),
+                          "its data is behind a program in user space: whether all of it is on "
+                          "storage, and on the same on both hosts, can't be seen", "unseen-data",
+                          "make sure of it with that program")
+        elif store.plugin == "pscsi":
+            yield from _pscsi(store)
+        if store.attributes.get("attrib/pgr_support") == "0":
+            yield Finding(errors.CannotRepresent, say(store.key),
+                          "reservations go to the physical device, past LIO, which knows them as "
+                          "this host's" + (", and so does ALUA" if store.plugin == "pscsi" else ""),
+                          "pgr-passthrough", "let the initiators register again afterwards")
     for target in state.targets:
         if target.fabric not in FABRICS:
             yield Finding(errors.CannotRepresent, target.name,
                           f"the {target.fabric} fabric is not handed over yet")
+
+
+def _pscsi(store: Backstore) -> Iterator[Finding]:
+    if HCTL[0] not in store.parameters:
+        yield Finding(errors.CannotRepresent, say(store.key),
+                      "its HBA is a physical one (hba_mode), whose numbers are of this host alone")
+    if not store.path:
+        yield Finding(errors.CannotRepresent, say(store.key),
+                      "it names no block device (udev_path), so nothing could show that the other "
+                      "host has the same")
 
 
 def held(state: State, reader: Reader) -> List[Finding]:
@@ -121,6 +137,7 @@ def destination(document: Document, have: State, reader: Reader, facts: Facts,
         if have.backstore(store.key) is None:
             look = storage.named if late.rule(settings, store.path) else storage.findings
             found += look(store, document.storage.get(say(store.key), {}), settings, here, glance)
+    found += _handler(document.state, have)
     found += _serials(document.state, here)
     found += _lacking(document.state)
     if facts.has_rtpi:
@@ -163,6 +180,19 @@ def _there(want: State, have: State, reader: Reader) -> Iterator[Finding]:
             yield Finding(
                 errors.TargetDiffers, name, "is on this host already, and the kernel does not "
                 "tell whether registrations wait in it", do=f"lio-handover remove {name}")
+
+
+def _handler(want: State, have: State) -> Iterator[Finding]:
+    """Without one, making a tcmu backstore may wait for ever, and its LUN serves nothing."""
+    stores = [store for store in want.backstores
+              if store.plugin == "user" and have.backstore(store.key) is None]
+    there = handler.listens() if stores else True
+    for store in () if there else stores:
+        waits = store.attributes.get("attrib/nl_reply_supported") != "-1"
+        yield Finding(errors.CannotRepresent, say(store.key),
+                      "no program on this host serves tcmu backstores" if there is False else
+                      "whether a program on this host serves tcmu backstores can't be told",
+                      "" if waits and there is False else "no-handler", "start tcmu-runner")
 
 
 def _serials(want: State, here: State) -> Iterator[Finding]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Set, Tuple
 
-from . import dynamic, errors, reservations
+from . import dynamic, errors, parameters, reservations
 from .attributes import GATE, HOST, NEXUS, SECRET, Attribute, rows
 from .configfs import Configfs
 from .model import (NO_RESERVATIONS, Acl, AluaGroup, Backstore, Key, Lun, LuGroup, MappedLun,
@@ -21,11 +21,6 @@ _NOT_FABRICS = {"core"}
 _ATTRIBUTE_FOLDERS = ("attrib", "auth", "param", "wwn")
 #: Fabrics' names in the target tree → as the PR code shows and takes them.
 FABRIC_NAMES = {"iscsi": "iSCSI", "vhost": "vhost", "loopback": "loopback"}
-
-_FILEIO = re.compile(r"TCM FILEIO ID: \d+ +File: (.*?)  Size: (\d+)  Mode: (\S+)"
-                     r"(?: Async: (\d))?", re.S)
-_IBLOCK = re.compile(r"iBlock device: (\S+)  UDEV PATH: (.*?)  readonly: (\d)"
-                     r"(?:\s+exclusive: (\d))?", re.S)
 
 
 @dataclass(frozen=True)
@@ -151,29 +146,7 @@ class Reader:
 
     def _parameters(self, plugin: str, path: str) -> Dict[str, str]:
         """What was written to ``control``, as the info file shows it."""
-        info = self.fs.read(f"{path}/info")
-        found: Dict[str, str] = {}
-        if plugin == "fileio":
-            match = _FILEIO.search(info)
-            if match:
-                found["fd_dev_name"] = match[1]
-                if match[2] != "0":
-                    found["fd_dev_size"] = match[2]
-                if match[3] != "O_DSYNC":
-                    found["fd_buffered_io"] = "1"
-                if match[4] == "1":
-                    found["fd_async_io"] = "1"
-        elif plugin == "iblock":
-            match = _IBLOCK.search(info)
-            if match:
-                found["udev_path"] = match[2]
-                if match[3] != "0":
-                    found["readonly"] = match[3]
-                if match[4] == "0":
-                    found["exclusive"] = "0"
-        else:
-            found["info"] = info.partition("\n")[2].strip()
-        return found
+        return parameters.parse(plugin, self.fs.read(f"{path}/info"))
 
     def _reservations(self, path: str, serial: str,
                       places: Mapping[str, Sequence[reservations.Place]],

@@ -13,12 +13,15 @@ from typing import Iterator, List, Mapping, NoReturn, Optional, Set, Tuple, Unio
 
 from . import devices
 from .devices import (HERE, Evidence, Host, Seen, below, block_facts, family, file_system,
-                      folder_of, names_in, one_line_of, reopen, show, swaps, users)
+                      folder_of, hctl_of, names_in, one_line_of, reopen, show, swaps, users)
 from .errors import (Finding, HandoverError, KernelRefused, StorageDiffers, StorageInUse,
                      StorageMissing, StorageNotAllowed)
 from .model import Backstore, State, say
+from .parameters import HCTL
 from .settings import Settings
 
+#: The plugins that open a file or block device of the host.
+OPENING = ("fileio", "iblock", "pscsi")
 BLOCK = 4096  # bytes of one sample
 SAMPLES = 16
 
@@ -41,7 +44,7 @@ def evidence(backstore: Backstore, sample: bool, host: Host = HERE) -> Evidence:
     ``sample_zero`` (all of them were zeroes, so that it proves little).  {} for a plugin that
     opens neither.
     """
-    if backstore.plugin not in ("fileio", "iblock"):
+    if backstore.plugin not in OPENING or not backstore.path:
         return {}
     name, path = say(backstore.key), backstore.path
     try:
@@ -216,7 +219,7 @@ def findings(wanted: Backstore, proof: Mapping[str, Union[str, int, bool]], sett
 
     ``here`` is what this host serves already.  Changes nothing; never opens for writing.
     """
-    if wanted.plugin not in ("fileio", "iblock"):
+    if wanted.plugin not in OPENING:
         return []
     return list(_findings(wanted, proof, settings, here, host))
 
@@ -295,8 +298,8 @@ def _findings(wanted: Backstore, proof: Mapping[str, Union[str, int, bool]], set
 def _not_allowed(wanted: Backstore, seen: Seen, settings: Settings, in_roots: bool,
                  host: Host) -> str:
     if seen.regular:
-        if wanted.plugin == "iblock":
-            return "is a file, and iblock needs a block device"
+        if wanted.plugin != "fileio":
+            return f"is a file, and {wanted.plugin} needs a block device"
         if not in_roots or not any(below(seen.real, os.path.realpath(root))
                                    for root in settings.roots):
             return "lies under no configured root"
@@ -329,6 +332,8 @@ def _differences(wanted: Backstore, seen: Seen, proof: Mapping[str, Union[str, i
     if not proof:
         yield _finding(StorageDiffers, wanted, *_UNPROVEN)
         return
+    if wanted.plugin == "pscsi":
+        yield from _address(wanted, seen, proof, host)
     for name, what in (("kind", "is a {} on this host, on the source it was a {}"),
                        ("size", "has {} bytes, on the source it had {}"),
                        ("logical_block_size", "has blocks of {} bytes, on the source of {}"),
@@ -349,6 +354,20 @@ def _differences(wanted: Backstore, seen: Seen, proof: Mapping[str, Union[str, i
         yield _finding(StorageDiffers, wanted, "is another file of a shared file system "
                        f"(inode {found['inode']}, on the source {proof.get('inode')})",
                        "other-file", "name the file with --map")
+
+
+def _address(wanted: Backstore, seen: Seen, proof: Mapping[str, Union[str, int, bool]],
+             host: Host) -> Iterator[Finding]:
+    """pscsi opens the device twice: by its path, to claim it, and by its address, to use it."""
+    address = hctl_of(seen.device, host)
+    asked = ":".join(wanted.parameters.get(name, "?") for name in HCTL)
+    if address != asked:
+        yield _finding(StorageDiffers, wanted,
+                       f"is SCSI device {address or 'no'}, and {asked} is to be served",
+                       do="name it with --map device:OLD=NEW")
+    if not proof.get("wwid"):
+        yield _finding(StorageDiffers, wanted, "has no WWID by which it would be known to be the "
+                       "same on both hosts", "unproven-storage")
 
 
 def _uses(wanted: Backstore, seen: Seen, here: State, host: Host) -> Iterator[str]:
