@@ -232,6 +232,30 @@ def family(device: str, host: Host = HERE) -> Tuple[Dict[str, str], Dict[str, st
     return own, held
 
 
+def under(device: str, host: Host = HERE) -> Tuple[Dict[str, str], List[str]]:
+    """({major:minor: name} of all block devices on which one stands, the files of loop devices).
+
+    A partition stands on its disk, a mapped device or array on its parts.
+    """
+    found: Dict[str, str] = {}
+    files: List[str] = []
+    pending = [folder_of(device, host)]
+    while pending:
+        one = pending.pop()
+        below_it = [os.path.realpath(f"{one}/slaves/{name}") for name in names_in(one + "/slaves")]
+        if os.path.exists(one + "/partition"):
+            below_it.append(os.path.dirname(one))
+        backing = one_line_of(one + "/loop/backing_file")
+        if backing:
+            files.append(backing)
+        for folder in below_it:
+            number = one_line_of(folder + "/dev")
+            if number and number not in found:
+                found[number] = os.path.basename(folder)
+                pending.append(folder)
+    return found, files
+
+
 def _partitions(folder: str) -> List[str]:
     return [name for name in names_in(folder) if os.path.exists(f"{folder}/{name}/partition")]
 

@@ -10,15 +10,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Dict, List, Mapping, Sequence, Tuple
 
+from .attributes import rows
+from .fresh import FRESH
 from .model import Acl, Key, MappedLun, State, Tpg, say
 
 #: What every ACL has that nobody changed (iscsi_target_nodeattrib.c:
 #: iscsit_set_default_node_attribues); a dynamic one can't be changed.
-_DEFAULTS = {
-    "attrib/dataout_timeout": "3", "attrib/dataout_timeout_retries": "5",
-    "attrib/nopin_timeout": "15", "attrib/nopin_response_timeout": "30",
-    "attrib/random_datain_pdu_offsets": "0", "attrib/random_datain_seq_offsets": "0",
-    "attrib/random_r2t_offsets": "0"}
+_DEFAULTS = {name: value for name, value in FRESH["acl", "iscsi"].items()
+             if value and rows("acl", "iscsi")[name].if_absent != value}
 #: Attribute of the TPG → of the ACL.
 _FROM_TPG = {"attrib/default_erl": "attrib/default_erl",
              "attrib/default_cmdsn_depth": "cmdsn_depth",

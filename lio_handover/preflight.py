@@ -25,8 +25,8 @@ FABRICS = ("iscsi", "vhost", "loopback")
 
 def source(state: State, reader: Reader) -> List[Finding]:
     """Why these targets can't be handed over as they are."""
-    return [*_kinds(state), *_shared(state, reader), *_dynamic(state), *_all_ports(state),
-            *_hidden(state, errors.CannotRepresent)]
+    return [*_kinds(state), *_shared(state, reader), *_storage_shared(state, reader.outline()),
+            *_dynamic(state), *_all_ports(state), *_hidden(state, errors.CannotRepresent)]
 
 
 def live_migration(logs_guest_writes: bool) -> List[Finding]:
@@ -97,6 +97,21 @@ def _shared(state: State, reader: Reader) -> Iterator[Finding]:
                       do="hand those over together with it")
 
 
+def _storage_shared(state: State, here: State) -> Iterator[Finding]:
+    """Whoever is served by the other backstore would go on writing when this one has moved."""
+    mine = {store.key for store in state.backstores}
+    served = storage.Served(here)
+    for store in state.backstores:
+        for key in served.sharers_of(store):
+            said = f"its storage is that of {say(key)}, too"
+            if key not in mine:
+                yield Finding(errors.InUse, say(store.key), said,
+                              do="hand the targets of both over together, or remove that one")
+            elif store.key < key:
+                yield Finding(errors.InUse, say(store.key),
+                              f"{said}, which does not know of its reservations", "shared-storage")
+
+
 def _dynamic(state: State) -> Iterator[Finding]:
     """Those of a TPG that makes dynamic ACLs are carried as explicit ones, see dynamic."""
     for target in state.targets:
@@ -133,10 +148,12 @@ def destination(document: Document, have: State, reader: Reader, facts: Facts,
     found += _kinds(document.state)
     found += _there(document.state, have, reader)
     here, glance = reader.outline(), Glance()
+    served = storage.Served(here, glance)
     for store in document.state.backstores:
         if have.backstore(store.key) is None:
             look = storage.named if late.rule(settings, store.path) else storage.findings
-            found += look(store, document.storage.get(say(store.key), {}), settings, here, glance)
+            found += look(store, document.storage.get(say(store.key), {}), settings, served, glance)
+    found += _twice(document.state)
     found += _handler(document.state, have)
     found += _serials(document.state, here)
     found += _lacking(document.state)
@@ -180,6 +197,17 @@ def _there(want: State, have: State, reader: Reader) -> Iterator[Finding]:
             yield Finding(
                 errors.TargetDiffers, name, "is on this host already, and the kernel does not "
                 "tell whether registrations wait in it", do=f"lio-handover remove {name}")
+
+
+def _twice(want: State) -> Iterator[Finding]:
+    """Two backstores of the document on one storage of this host."""
+    served = storage.Served(want)
+    for store in want.backstores:
+        for key in served.sharers_of(store):
+            if store.key < key:
+                yield Finding(errors.StorageInUse, say(store.key),
+                              f"its storage is that of {say(key)} of the same document, too, which "
+                              "does not know of its reservations", "shared-storage")
 
 
 def _handler(want: State, have: State) -> Iterator[Finding]:

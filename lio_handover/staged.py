@@ -13,7 +13,8 @@ _NEXUSES = ("nexus", "late nexus")
 
 def staged(want: State, steps: Sequence[Step], has_rtpi: bool) -> State:
     """``want`` without what ``steps`` do in the window: late storage, links and what needs them,
-    nexuses, reservations.  Gates are as wanted; up to 6.1 the links number the ports (``has_rtpi``)."""
+    nexuses, reservations.  Gates are as wanted; up to 6.1 the links number the ports
+    (``has_rtpi``)."""
     later = {step.about for step in steps if step.op == ACQUIRE}
     links: Set[Key] = set()
     nexuses: Set[Key] = set()

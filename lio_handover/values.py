@@ -265,7 +265,8 @@ def parameters_of(value: Any, where: str, plugin: str) -> Dict[str, str]:
             fail(BadValue, f"{at} is {show(text)}, not {' or '.join(sorted(_WORDS[name]))}")
         if name in _NUMBERS and not (_DECIMAL.fullmatch(text)
                                      and 0 <= int(text) <= _NUMBERS[name]):
-            fail(BadValue, f"{at} is {show(text)}, not a number from 0 to {_NUMBERS[name]}")
+            what = "number of bytes" if name.endswith("dev_size") else "number"
+            fail(BadValue, f"{at} is {show(text)}, not a {what} from 0 to {_NUMBERS[name]}")
         made[name] = text
     for name in _NEEDED.get(plugin, ()):
         if not made.get(name):

@@ -28,7 +28,7 @@ echo "$1 $(uname -n)" >> {log}
 case $1-$2 in
     acquire-fail) echo "no quorum" >&2; exit 17;;
     acquire-half) mv "$3.away" "$3"; echo "in use elsewhere" >&2; exit 1;;
-    acquire-hang) sleep 600 & wait;;
+    acquire-hang) sleep 61317 & wait;;
     acquire-other) mv "$3.away" "$3"; dd if=/dev/urandom of="$3" bs=4096 count=1 conv=notrunc;;
     acquire-nothing) exit 0;;
     release-stuck) exit 11;;
@@ -85,7 +85,7 @@ def test_a_command_that_hangs_is_killed_with_all_it_started(script: Path) -> Non
         late.acquire(settings(script, "hang", 1), str(script.parent / "disk"))
     assert time.monotonic() - began < 6
     running = [Path(f"/proc/{pid}/cmdline") for pid in os.listdir("/proc") if pid.isdigit()]
-    assert not [one for one in running if one.exists() and b"sleep\x00600" in one.read_bytes()]
+    assert not [one for one in running if one.exists() and b"sleep\x0061317" in one.read_bytes()]
 
 
 # ── what is known before ─────────────────────────────────────────────────────────────────────
