@@ -97,7 +97,8 @@ class Core:
         if not self.fs.exists("core"):
             raise no_modules()
         return Reader(self.fs, seen=seen,
-                      known=restored.load(self.settings.state_directory, boot_id()))
+                      known={key: (held,) for key, held in restored.load(
+                          self.settings.state_directory, boot_id()).items()})
 
     def show(self, targets: Sequence[str] = ()) -> State:
         """What the host serves: these targets, or all of it."""

@@ -55,11 +55,15 @@ class Scope:
              untouched: bool = False) -> State:
         """The part of the host that is in scope, whatever of it is there.
 
-        ``known``: a state whose registrations are believed where the kernel, which does not show
-        all of them, agrees as far as it goes (see reservations.read).
+        ``known``: a state whose registrations, as they are or as they could be restored, are
+        believed where the kernel, which does not show all of them, agrees as far as it goes (see
+        reservations.read).
         """
+        nearest = reachable(known)[0] if any(one.reservations for one in known.backstores) \
+            else known
         reader = Reader(fs, reservations=reservations, untouched=untouched, known={
-            one.key: one.reservations for one in known.backstores})
+            one.key: (one.reservations, other.reservations)
+            for one, other in zip(known.backstores, nearest.backstores)})
         there = [one for one in reader.target_names() if one in self.targets]
         found = reader.state(there, self.backstores)
         names = self.lu_groups | {one.name for one in found.lu_groups}
@@ -358,9 +362,8 @@ class _Run:
                     replace(one, reservations=NO_RESERVATIONS) for one in want.backstores
                     if one.key in later)), False, partial)
             # The rest was read back at the end of the stage.
-            check(Reader(self.fs, untouched=True, known={
-                one.key: one.reservations for one in want.backstores}).runtime(want), want, False,
-                partial)
+            known = {one.key: (one.reservations,) for one in want.backstores}
+            check(Reader(self.fs, untouched=True, known=known).runtime(want), want, False, partial)
 
     # ---- the way back ---
     def undo(self, error: Exception) -> errors.HandoverError:

@@ -46,7 +46,7 @@ class Reader:
 
     def __init__(self, fs: Configfs, reservations: bool = True,
                  seen: Optional[Mapping[Key, Sequence[Seen]]] = None,
-                 known: Optional[Mapping[Key, Reservations]] = None,
+                 known: Optional[Mapping[Key, Sequence[Reservations]]] = None,
                  untouched: bool = False) -> None:
         self.fs = fs
         #: what this program restored, and whether nobody can have changed it since
@@ -165,7 +165,8 @@ class Reader:
             return NO_RESERVATIONS
         try:
             return reservations.read(texts, places, self._aptpl_file(serial),
-                                     self.seen.get(key, ()), self.known.get(key), self.untouched)
+                                     self.seen.get(key, ()), self.known.get(key, ()),
+                                     self.untouched)
         except reservations.Unclear as error:
             raise errors.CannotRepresent(f"{path.rpartition('/')[2]}: {error}") from None
 

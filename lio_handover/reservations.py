@@ -150,7 +150,7 @@ def parse_file(data: bytes) -> List[Tuple[Registration, bool, int]]:
 
 def read(texts: Texts, places: Mapping[str, Sequence[Place]],
          aptpl_file: Optional[bytes] = None, seen: Sequence[Seen] = (),
-         known: Optional[Reservations] = None, untouched: bool = False) -> Reservations:
+         known: Sequence[Reservations] = (), untouched: bool = False) -> Reservations:
     """The reservations of a backstore, whole and certain.
 
     ``places`` says for each initiator's name, and for ANYONE, by which ways it reaches the
@@ -175,9 +175,9 @@ def read(texts: Texts, places: Mapping[str, Sequence[Place]],
     if seen:
         live, cut = _agreed(live, cut, seen), False
     registrations = _from_file(live, cut, holder, kind, aptpl_file)
-    if registrations is None and known is not None and (untouched or not cut):
-        if cut or len(live) == len(known.registrations):
-            registrations = _from_known(live, generation, holder, kind, known)
+    for one in known if untouched or not cut else ():
+        if registrations is None and (cut or len(live) == len(one.registrations)):
+            registrations = _from_known(live, generation, holder, kind, one)
     if registrations is None:
         if cut:
             raise Unclear(f"the kernel shows only the first {len(live)} registrations, and no "
