@@ -438,12 +438,32 @@ class _Planner:
             if port < counter or port - counter > 1000 or lun.backstore not in self.created:
                 self._no_port(lun.key, port, "this kernel gives them by the order of links")
             else:
-                for _ in range(counter, port):
-                    self._add("link LUN", LINK, path, there, lun.key, (place,))
-                    self._add("link LUN", UNLINK, path, about=lun.key, order=(place,))
+                self._use_up_ports(lun, path, port - counter, place)
                 counter = port
         self._add("link LUN", LINK, path, there, lun.key, (place,))
         counters[lun.backstore] = counter + 1
+
+    def _use_up_ports(self, lun: Lun, path: str, count: int, place: int) -> None:
+        """Link and unlink ``count`` times; where a nexus has the LUN at once, and an unlink would
+        end its registrations, in a TPG that has none."""
+        assert lun.backstore is not None
+        there = self.path(lun.backstore).encode()
+        target = self.new[lun.key[:3]]
+        assert isinstance(target, Target)
+        made: List[str] = []
+        if count and any(tpg.attributes.get("nexus") for tpg in target.tpgs):
+            tags = {tpg.tag for tpg in target.tpgs}
+            free = next(tag for tag in range(32) if tag not in tags)
+            tpg = f"{self.path(target.key)}/tpgt_{free}"
+            made = [tpg, f"{tpg}/lun/lun_0"]
+            path = f"{made[-1]}/link"
+        for one in made:
+            self._add("link LUN", MKDIR, one, about=lun.key, order=(place,))
+        for _ in range(count):
+            self._add("link LUN", LINK, path, there, lun.key, (place,))
+            self._add("link LUN", UNLINK, path, about=lun.key, order=(place,))
+        for one in reversed(made):
+            self._add("link LUN", RMDIR, one, about=lun.key, order=(place,))
 
     def _no_port(self, key: Key, port: int, why: str) -> None:
         self.refused.append(errors.Finding(
