@@ -43,6 +43,8 @@ KERNEL_OPS = (MKDIR, RMDIR, LINK, UNLINK, WRITE)
 #: A loopback target for the time of one step. Its disk is only asked, never written.
 SCRATCH_TARGET = ("target", "loopback", "naa.50014051f0ad0ff0")
 SCRATCH_NEXUS = "naa.50014051f0ad0ff1"
+#: A target port group for the same time, where the default one's state is in the way.
+SCRATCH_GROUP = "lio-handover-scratch"
 
 MODULES = {"fileio": "target_core_file", "iblock": "target_core_iblock",
            "pscsi": "target_core_pscsi", "user": "target_core_user",
@@ -527,9 +529,17 @@ class _Planner:
             lun = f"{tpg}/lun/lun_{number}"
             self._add(slot, MKDIR, lun, about=store.key)
             self._add(slot, LINK, f"{lun}/link", self.path(store.key).encode(), store.key)
+            group = f"{self.path(store.key)}/alua/{SCRATCH_GROUP}"
+            if _refuses_registers(store):
+                self._add(slot, MKDIR, group, about=store.key)
+                self._add(slot, WRITE, f"{group}/tg_pt_gp_id", b"0\n", store.key)  # the next free
+                self._add(slot, WRITE, f"{lun}/alua_tg_pt_gp", SCRATCH_GROUP.encode() + b"\n",
+                          store.key)
             self._add(slot, SCSI, tpg, str(number).encode(), store.key)
             self._add(slot, UNLINK, f"{lun}/link", about=store.key)
             self._add(slot, RMDIR, lun, about=store.key)
+            if _refuses_registers(store):
+                self._add(slot, RMDIR, group, about=store.key)
         self._add(slot, WRITE, f"{tpg}/nexus", b"NULL\n", SCRATCH_TARGET)
         for path in (tpg, f"{fabric}/{wwn}"):
             self._add(slot, RMDIR, path, about=SCRATCH_TARGET)
@@ -577,6 +587,13 @@ class _Planner:
             slot = {Acl: "remove ACL", Portal: "remove portal", Target: "remove target",
                     LuGroup: "remove LU group"}[type(one)]
             self._add(slot, RMDIR, path, about=key)
+
+
+def _refuses_registers(store: Backstore) -> bool:
+    """Whether a LUN of the default group takes no REGISTER: in unavailable and transitioning
+    (target_core_alua.c:core_alua_state_unavailable, core_alua_state_transition)."""
+    return any(group.name == DEFAULT_GROUP and group.attributes.get("alua_access_state") in
+               ("3", "15") for group in store.alua_groups)
 
 
 def _numbered(plugin: str) -> Iterator[str]:
