@@ -82,6 +82,11 @@ CLOBBERS: Mapping[Tuple[str, str], Tuple[str, ...]] = {
     ("backstore", "attrib/emulate_model_alias"): ("wwn/product_id",),
     ("backstore", "attrib/block_size"): ("attrib/optimal_sectors", "attrib/max_unmap_lba_count",
                                          "attrib/max_write_same_len"),
+    # configure_unmap, where max_unmap_block_desc_count is 0
+    **{("backstore", "attrib/" + name): (
+        "attrib/max_unmap_lba_count", "attrib/max_unmap_block_desc_count",
+        "attrib/unmap_granularity", "attrib/unmap_granularity_alignment")
+       for name in ("emulate_tpu", "emulate_tpws", "unmap_zeroes_data")},
     ("backstore", "attrib/pi_prot_type"): ("attrib/pi_prot_verify",),
     ("alua_group", "alua_access_type"): ("alua_access_state", "alua_access_status"),
     ("alua_group", "alua_access_state"): ("alua_access_status",),

@@ -31,6 +31,7 @@ _MAKING: Tuple[Slot, ...] = (
     Slot("ALUA group attribute", STAGE, "the id first: without it the group takes nothing"),
     Slot("backstore group", STAGE, "needs the groups"),
     Slot("ALUA state", STAGE, "after what it depends on; the status after the state"),
+    Slot("LU group member", STAGE, "from here on a state is that of all members"),
 )
 #: Slots of a backstore whose storage may be opened only inside the window → the later slot.
 LATE: Dict[str, str] = {slot.name: f"late {slot.name}" for slot in _MAKING}
@@ -98,6 +99,7 @@ ORDER: Tuple[Slot, ...] = (
     Slot("drain", ACTIVATE, "linking owes the initiator news of LUNs that it knows already"),
     Slot("verify", ACTIVATE, "nothing is let in before all is read back and the same"),
     Slot("gate", ACTIVATE, "initiators are let in"),
+    Slot("after gate", ACTIVATE, "the gate takes None out of AuthMethod where authentication is 1"),
 )
 
 #: Slot's name → its place in the order.

@@ -40,6 +40,9 @@ RELEASE = "release"  # run the command after which another host may
 _NOTHING: Mapping[str, str] = {}
 KERNEL_OPS = (MKDIR, RMDIR, LINK, UNLINK, WRITE)
 
+#: The bit of alua_access_type which says that the host itself may change the state.
+_IMPLICIT = 1
+
 #: A loopback target for the time of one step. Its disk is only asked, never written.
 SCRATCH_TARGET = ("target", "loopback", "naa.50014051f0ad0ff0")
 SCRATCH_NEXUS = "naa.50014051f0ad0ff1"
@@ -253,6 +256,8 @@ class _Planner:
         if kind == "backstore":
             if row.window == "PRE_ENABLE":
                 return "before enable"
+            if row.rank >= 90:
+                return "LU group member"
             return "backstore group" if row.rank >= 80 else "backstore attribute"
         if kind == "alua_group":
             return "ALUA state" if row.rank >= 90 else "ALUA group attribute"
@@ -270,8 +275,30 @@ class _Planner:
         if slot == "nexus" and key[:3] in self.revival.late:
             self._add(slot, WRITE, f"{self.path(key)}/{row.path}", b"NULL\n", key)
             slot, order = "late nexus", self.revival.nexus_seen.get(key, LAST)
+        if row.path == "alua_access_type" and self._refuses_states(key, value):
+            self._add(slot, WRITE, f"{self.path(key)}/{row.path}",
+                      row.encode(str(int(value) | _IMPLICIT)), key, order, row, sure=sure)
+            slot, order, sure = "ALUA state", (row.rank + 90,), False
+        if slot == "gate":
+            self._after_gate(key)
         self._add(slot, WRITE, f"{self.path(key)}/{row.path}", row.encode(value), key, order, row,
                   isinstance(value, Secret), sure)
+
+    def _refuses_states(self, key: Key, access_type: str) -> bool:
+        """Only a group with implicit ALUA takes a state from its host (target_core_configfs.c:
+        target_tg_pt_gp_alua_access_state_store); without, an initiator has set it."""
+        return not int(access_type) & _IMPLICIT and \
+            self.new[key].attributes.get("alua_access_state", "0") != "0"
+
+    def _after_gate(self, key: Key) -> None:
+        """Where authentication is 1, enable takes None out of AuthMethod (iscsi_target_tpg.c:
+        iscsit_tpg_enable_portal_group); the source may have been told to admit it since."""
+        attributes = self.new[key].attributes
+        methods = attributes.get("param/AuthMethod", "")
+        row = rows("tpg", owner_of(key)).get("param/AuthMethod")
+        if row and attributes.get("attrib/authentication") == "1" and "None" in methods.split(","):
+            self._add("after gate", WRITE, f"{self.path(key)}/{row.path}", row.encode(methods), key,
+                      row=row)
 
     def _write_all(self, key: Key, kind: str, attributes: Mapping[str, str],
                    known: Mapping[str, str] = _NOTHING) -> None:
@@ -316,6 +343,11 @@ class _Planner:
                       change.key, row=row)
         else:
             self._write(change.key, kind, row, change.new)
+            for name in fresh.CLOBBERS.get((kind, change.name), ()):
+                value = self.new[change.key].attributes.get(name)
+                other = rows(kind, owner_of(change.key)).get(name)
+                if value is not None and other is not None and value not in other.unset:
+                    self._write(change.key, kind, other, value)
 
     def _used(self, key: Key) -> bool:
         return key[0] == "backstore" and key[:3] in self.exported
