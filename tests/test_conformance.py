@@ -37,6 +37,7 @@ def serve(plain: str, read_only: str) -> None:
     for name in conformance.INITIATORS:
         (tpg / "acls" / name / f"lun_{READ_ONLY}" / "write_protect").write_text("1")
 
+
 #: Tests that wait some seconds for what the kernel does in its own time, which on a busy machine
 #: can be too short on either host: these get another try, and a reason.
 IN_ITS_OWN_TIME = {
@@ -64,7 +65,6 @@ class Judged:
         self.there.call(inhost.import_, document)
         self.bed.move_address(SERVICE, self.here, self.there)
         self.here.call(inhost.remove, ("reserved",))
-
 
     def again(self, before: dict[str, Verdict], lun: int) -> dict[str, Verdict]:
         """The verdicts of the same families now."""
