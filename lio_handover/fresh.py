@@ -6,7 +6,7 @@ made again without this table (core.Core.import_).
 """
 from __future__ import annotations
 
-from typing import Dict, FrozenSet, Iterable, Mapping, Tuple
+from typing import Dict, FrozenSet, Iterable, Mapping, Set, Tuple
 
 from .attributes import rows
 from .model import Backstore, Key, Tpg
@@ -82,11 +82,6 @@ CLOBBERS: Mapping[Tuple[str, str], Tuple[str, ...]] = {
     ("backstore", "attrib/emulate_model_alias"): ("wwn/product_id",),
     ("backstore", "attrib/block_size"): ("attrib/optimal_sectors", "attrib/max_unmap_lba_count",
                                          "attrib/max_write_same_len"),
-    # configure_unmap, where max_unmap_block_desc_count is 0
-    **{("backstore", "attrib/" + name): (
-        "attrib/max_unmap_lba_count", "attrib/max_unmap_block_desc_count",
-        "attrib/unmap_granularity", "attrib/unmap_granularity_alignment")
-       for name in ("emulate_tpu", "emulate_tpws", "unmap_zeroes_data")},
     ("backstore", "attrib/pi_prot_type"): ("attrib/pi_prot_verify",),
     ("alua_group", "alua_access_type"): ("alua_access_state", "alua_access_status"),
     ("alua_group", "alua_access_state"): ("alua_access_status",),
@@ -94,6 +89,11 @@ CLOBBERS: Mapping[Tuple[str, str], Tuple[str, ...]] = {
     ("tpg", "attrib/generate_node_acls"): ("attrib/cache_dynamic_acls",),
     ("lun", "alua_tg_pt_offline"): ("alua_tg_pt_status",),
 }
+
+#: Each of these sets the limits, too, where there are none yet (configure_unmap).
+_UNMAP = ("attrib/emulate_tpu", "attrib/emulate_tpws", "attrib/unmap_zeroes_data")
+_LIMITS = ("attrib/max_unmap_lba_count", "attrib/max_unmap_block_desc_count",
+           "attrib/unmap_granularity", "attrib/unmap_granularity_alignment")
 
 #: (kind of object, attribute) → the attribute of its TPG from which a new one has its value
 INHERITED: Mapping[Tuple[str, str], str] = {
@@ -130,9 +130,14 @@ def values(key: Key, kind: str, tpg: Tpg, readonly: bool = False) -> Values:
     return {name: value for name, value in known.items() if name not in unsure} if unsure else known
 
 
-def clobbered(kind: str, names: Iterable[str]) -> FrozenSet[str]:
-    """The attributes whose value nobody knows once these are written."""
-    return frozenset(other for name in names for other in CLOBBERS.get((kind, name), ()))
+def clobbered(kind: str, names: Iterable[str], known: Values) -> FrozenSet[str]:
+    """The attributes whose value nobody knows once these are written to what was ``known``."""
+    found: Set[str] = set()
+    for name in names:
+        found.update(CLOBBERS.get((kind, name), ()))
+        if name in _UNMAP and known.get("attrib/max_unmap_block_desc_count", "0") == "0":
+            found.update(_LIMITS)
+    return frozenset(found)
 
 
 def meant(kind: str, owner: str, attributes: Values, known: Values) -> Iterable[Tuple[str, str]]:

@@ -308,7 +308,7 @@ class _Planner:
         if not self.trusting:
             known = _NOTHING
         own = attributes.items() - known.items() if known else attributes.items()
-        unsure = fresh.clobbered(kind, [name for name, _value in own])
+        unsure = fresh.clobbered(kind, [name for name, _value in own], known)
         wanted = [*own, *((name, attributes[name]) for name in unsure
                           if name in attributes and known.get(name) == attributes[name])]
         if not self.partial:
@@ -343,7 +343,9 @@ class _Planner:
                       change.key, row=row)
         else:
             self._write(change.key, kind, row, change.new)
-            for name in fresh.CLOBBERS.get((kind, change.name), ()):
+            old = self.old.get(change.key)
+            for name in sorted(fresh.clobbered(kind, [change.name],
+                                               old.attributes if old else _NOTHING)):
                 value = self.new[change.key].attributes.get(name)
                 other = rows(kind, owner_of(change.key)).get(name)
                 if value is not None and other is not None and value not in other.unset:
