@@ -105,10 +105,24 @@ def a_nexus_at_a_late_port(world: World) -> State:
             (Lun(lun_key(tpg, 0), STORE, "link", dict(world.fresh["lun"])),)),)),))
 
 
+def nexuses_in_another_order(world: World) -> State:
+    """READ KEYS answers in the order of the links; a loopback's nexus can't come after those."""
+    target = model.target_key("loopback", WWPN)
+    tpgs, held = [], []
+    for tag in (1, 0):
+        tpg, nexus = tpg_key(target, tag), f"{NEXUS[:-1]}{tag + 2}"
+        port = {} if world.has_rtpi else {"rtpi": str(tag + 1)}
+        tpgs.append(Tpg(tpg, {**world.fresh["tpg:loopback"], "nexus": nexus, **port}, (),
+                        (Lun(lun_key(tpg, 0), STORE, "link", dict(world.fresh["lun"])),)))
+        held.append(replace(registered("loopback", nexus, WWPN).registrations[0], tpgt=tag))
+    store_ = store(world, held=Reservations(2, True, 1, 1, tuple(held)))
+    return State((), (store_,), (Target(target, dict(world.fresh["target"]), tuple(tpgs[::-1])),))
+
+
 CASES: dict[str, Callable[[World], State]] = {one.__name__: one for one in (
     a_registration_without_aptpl, authentication_and_none, a_state_of_an_explicit_group,
     limits_of_nothing, unavailable_and_registered, two_states_in_one_lu_group, a_slow_transition,
-    a_nexus_at_a_late_port)}
+    a_nexus_at_a_late_port, nexuses_in_another_order)}
 
 
 def hold() -> dict[str, tuple[str, float]]:
