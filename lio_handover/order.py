@@ -79,9 +79,10 @@ ORDER: Tuple[Slot, ...] = (
     # ---- what has to wait until the source has let go -------------------------------------------
     Slot("acquire", ACTIVATE, "one host alone may have this storage open, and it was the source"),
     Slot("prove", ACTIVATE, "this storage could not be looked at before"),
-    *(Slot(LATE[slot.name], ACTIVATE, slot.why) for slot in _MAKING),
+    *(Slot(LATE[slot.name], ACTIVATE, "its storage was the source's until now"
+           + (f"; {slot.why}" if slot.why else "")) for slot in _MAKING),
     Slot("drop cache", ACTIVATE, "the source wrote behind this host's page cache until now"),
-    Slot("PR dummy", ACTIVATE, "counts PRgeneration up"),
+    Slot("PR dummy", ACTIVATE, "counts PRgeneration up, which is final when the source is frozen"),
     Slot("PR line", ACTIVATE, "registrations change until the source is frozen, and are taken "
                               "only before the first link"),
     Slot("nexus", ACTIVATE, "before the first LUN is linked, as only then a nexus that somebody "
@@ -91,7 +92,8 @@ ORDER: Tuple[Slot, ...] = (
                                  "of READ KEYS"),
     Slot("LUN attribute", ACTIVATE, "before an ACL maps it, else each owes a unit attention"),
     Slot("burn", ACTIVATE, "an ACL nobody can use revives the dummies; the count stays"),
-    Slot("link mapped LUN", ACTIVATE, "in the order in which READ KEYS shall answer"),
+    Slot("link mapped LUN", ACTIVATE, "revives registrations, in the order in which READ KEYS shall "
+                                      "answer"),
     Slot("mapped LUN attribute", ACTIVATE, "before the link it would be lost"),
     Slot("clear APTPL", ACTIVATE, "what is restored says that it survives power loss; the "
                                   "source did not"),
