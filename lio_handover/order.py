@@ -92,8 +92,8 @@ ORDER: Tuple[Slot, ...] = (
                                  "of READ KEYS"),
     Slot("LUN attribute", ACTIVATE, "before an ACL maps it, else each owes a unit attention"),
     Slot("burn", ACTIVATE, "an ACL nobody can use revives the dummies; the count stays"),
-    Slot("link mapped LUN", ACTIVATE, "revives registrations, in the order in which READ KEYS shall "
-                                      "answer"),
+    Slot("link mapped LUN", ACTIVATE, "revives registrations, in the order in which READ KEYS "
+                                      "shall answer"),
     Slot("mapped LUN attribute", ACTIVATE, "before the link it would be lost"),
     Slot("clear APTPL", ACTIVATE, "what is restored says that it survives power loss; the "
                                   "source did not"),
