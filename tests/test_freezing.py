@@ -61,7 +61,7 @@ def test_a_target_that_is_never_idle_is_not_frozen(bed: lab.Lab, stable: lab.Hos
     assert "the gates are as they were" in said and left == [] and files == 0
 
 
-@pytest.mark.parametrize("fails", ["opened", "flush"])
+@pytest.mark.parametrize("fails", ["flush", pytest.param("opened", marks=pytest.mark.full)])
 def test_data_that_is_not_on_the_storage_keeps_the_gates_open(
         fails: str, bed: lab.Lab, stable: lab.Host) -> None:
     stable.call(inhost.build, small(bed.shared, {}))
