@@ -79,7 +79,7 @@ class Core:
     # ---- looking ---
     def names(self, targets: Sequence[str], everything: bool = False) -> List[Tuple[str, str]]:
         """(fabric, WWN) of the targets named ``iscsi/iqn.…``.  Raises NoSuchTarget."""
-        reader = self._reader()
+        reader = self.reader()
         there = reader.target_names()
         if everything:
             return there
@@ -93,19 +93,23 @@ class Core:
                 found.append((fabric, wwn))
         return found
 
-    def _reader(self, seen: Optional[Mapping[Key, Sequence[Seen]]] = None) -> Reader:
+    def reader(self, seen: Optional[Mapping[Key, Sequence[Seen]]] = None) -> Reader:
         if not self.fs.exists("core"):
             raise no_modules()
         return Reader(self.fs, seen=seen,
                       known=restored.load(self.settings.state_directory, boot_id()))
 
+    def outline(self, names: Sequence[Tuple[str, str]]) -> State:
+        """These targets without their registrations: nothing of it is refused."""
+        return Reader(self.reader().fs, reservations=False).state(names)
+
     def show(self, targets: Sequence[str] = ()) -> State:
         """What the host serves: these targets, or all of it."""
-        return self._reader().state(self.names(targets) if targets else None)
+        return self.reader().state(self.names(targets) if targets else None)
 
     def view(self, targets: Sequence[str] = ()) -> View:
         """The same for people: it is shown even where it could not be handed over."""
-        reader = self._reader()
+        reader = self.reader()
         names = self.names(targets) if targets else None
         unclear = ""
         try:
@@ -132,7 +136,7 @@ class Core:
                 f"whether targets are frozen is not shown: {error.what}",))
 
     def frozen(self, facts: Optional[Facts] = None) -> Frozen:
-        facts = facts if facts is not None else self._reader().facts()
+        facts = facts if facts is not None else self.reader().facts()
         return Frozen(self.settings.state_directory, facts.boot_id)
 
     # ---- the source's verbs ---
@@ -147,16 +151,16 @@ class Core:
         document = self._document(state, reader.facts())
         findings = preflight.source(state, reader)
         if any(target.fabric == "vhost" for target in state.targets):
-            with self._alone():
+            with self.alone():
                 findings += preflight.live_migration(probes.logs_guest_writes(self.fs))
         return document, findings
 
     def _prober(self, names: Sequence[Tuple[str, str]], probe: bool) -> Reader:
         if not probe:
-            return self._reader()
-        with self._alone():
-            self._reader()
-            return self._reader(probes.full_status(self.fs, names))
+            return self.reader()
+        with self.alone():
+            self.reader()
+            return self.reader(probes.full_status(self.fs, names))
 
     def export(self, names: Sequence[Tuple[str, str]], allow: Sequence[str] = (),
                probe: bool = False) -> Document:
@@ -166,7 +170,7 @@ class Core:
         It says ``frozen`` where every gate is shut and all data is on the storage; then the
         gates in it are those that the freeze found open.
         """
-        with self._alone():
+        with self.alone():
             reader = self._prober(names, probe)
             state = reader.state(names)
             errors.refuse(preflight.source(state, reader), allow)
@@ -178,7 +182,7 @@ class Core:
 
     def _document(self, state: State, facts: Facts) -> Document:
         state = _settled(state)
-        reader = self._reader()
+        reader = self.reader()
         is_frozen = bool(state.targets) and all(_shut(one, reader) for one in state.targets)
         if is_frozen:
             self._flush(state)
@@ -204,11 +208,11 @@ class Core:
 
         A freeze that can't be finished opens the gates again.  Returns the frozen state.
         """
-        with self._alone():
-            reader = Reader(self._reader().fs, reservations=False)
+        with self.alone():
+            reader = Reader(self.reader().fs, reservations=False)
             have = reader.state(names)
             errors.refuse([*preflight.source(have, reader), *_cannot_freeze(have, reader),
-                           *preflight.held(have, self._reader())], allow)
+                           *preflight.held(have, self.reader())], allow)
             facts = reader.facts()
             record = self.frozen(facts)
             shut = replace(have, targets=tuple(_with_gate(one, "0") for one in have.targets))
@@ -261,8 +265,8 @@ class Core:
 
     def thaw(self, names: Sequence[Tuple[str, str]], allow: Sequence[str] = ()) -> State:
         """Open the gates which a freeze has shut.  Only where no other host serves the target."""
-        with self._alone():
-            facts = self._reader().facts()
+        with self.alone():
+            facts = self.reader().facts()
             record = self.frozen(facts)
             findings: List[errors.Finding] = []
             for fabric, wwn in names:
@@ -295,7 +299,7 @@ class Core:
         """Look at a document from this host.  Changes nothing."""
         from . import mapping
         document, applied = mapping.parse(maps).apply(document)
-        reader = self._reader()
+        reader = self.reader()
         facts = reader.facts()
         have = Scope.of(document.state).read(self.fs, known=document.state)
         the_plan = plan(have, document.state, facts)
@@ -317,7 +321,7 @@ class Core:
         if not differ.diff(ready.have, wanted):
             return Outcome()
         errors.refuse(ready.findings, allow)
-        with self._alone():
+        with self.alone():
             self._still(ready)
             outcome = self._patiently(ready, progress, stop)
             self.frozen(ready.facts).forget([one.name for one in ready.document.state.targets])
@@ -332,7 +336,7 @@ class Core:
         """The plan is for the host as it was looked at; an undo brings it back to that."""
         want = ready.document.state
         if Scope.of(want).read(self.fs, known=want) != ready.have \
-                or self._reader().placed() != ready.facts.placed:
+                or self.reader().placed() != ready.facts.placed:
             raise errors.StillRunning("this host was changed since it was looked at",
                                       do="run it again")
 
@@ -358,7 +362,7 @@ class Core:
         """(here, wanted as far as a kernel can be brought to it, the changes between them)."""
         from . import mapping
         document, _applied = mapping.parse(maps).apply(document)
-        self._reader()
+        self.reader()
         have = Scope.of(document.state).read(self.fs, known=document.state)
         want, _notes = reachable(document.state, have)
         return have, want, differ.diff(have, want)
@@ -377,17 +381,17 @@ class Core:
         Returns what it took, and the document kept of what was removed.  ``plugin/name`` names
         a backstore that no target exports.
         """
-        with self._alone():
-            reader = self._reader()
+        with self.alone():
+            reader = self.reader()
             findings: List[errors.Finding] = []
             try:
-                have, want = self._without(reader, targets, everything)
+                have, want = self.without(reader, targets, everything)
             except errors.CannotRepresent as error:
                 findings.append(errors.Finding(
                     errors.InUse, "what would be lost with it can't be told", error.what,
                     "unclear"))
                 reader = Reader(self.fs, reservations=False)
-                have, want = self._without(reader, targets, everything)
+                have, want = self.without(reader, targets, everything)
             findings += [errors.Finding(errors.InUse, say(store.key), "is exported, and stays")
                          for store in want.backstores if say(store.key) in targets]
             facts = reader.facts()
@@ -405,7 +409,7 @@ class Core:
                 store.key for store in have.backstores if store.key not in staying])
             return outcome, kept
 
-    def _without(self, reader: Reader, targets: Sequence[str], everything: bool) \
+    def without(self, reader: Reader, targets: Sequence[str], everything: bool = False) \
             -> Tuple[State, State]:
         """(what is there of these targets and what they use, what of it stays)."""
         stores: List[Key] = []
@@ -454,7 +458,7 @@ class Core:
 
     # ---- one at a time ---
     @contextmanager
-    def _alone(self) -> Iterator[None]:
+    def alone(self) -> Iterator[None]:
         """No other lio-handover changes this host meanwhile.  Raises NotRoot, StillRunning."""
         if self._mine:
             yield

@@ -15,6 +15,7 @@ ORDER = """__init__
     shape values objects sealed document devices storage
     fresh diff reservations configfs scsibus initiator
     reader revival plan staged executor frozen restored probes mapping preflight core
+    papers journal owners savefile runtime deeds handover
     wording screen tree columns steps answers
     cli verbs""".split()
 #: The command line is understood before the verbs, slow to import, are wanted.
@@ -26,7 +27,8 @@ ONCE = "rtslib_fb"
 
 #: Who changes anything, and where.
 KERNEL = {"configfs", "scsibus"}
-FILES = {"core", "executor", "frozen", "restored", "wholefile"}
+FILES = {"core", "executor", "frozen", "restored", "wholefile", "journal", "owners", "savefile",
+         "deeds"}
 DEVICES = {"initiator", "cli"}  # /dev/sg*, /dev/vhost-scsi; /dev/null
 #: What one of FILES names of /sys, only to look at it.
 LOOKED_AT = {("executor", "/sys/module/")}

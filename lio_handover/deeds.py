@@ -1,0 +1,600 @@
+"""What each step of the protocol does on this host: one method for each transitions.Do.
+
+Every one of them looks first and does what is missing, so it may be run again after a crash
+anywhere in it.  One that can't do its work raises, and the verb ends there: the recorded state
+stands.  Which come in what order is said by the table alone.
+"""
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass, field, replace
+from typing import Callable, Dict, FrozenSet, Iterator, List, Mapping, Optional, Sequence, Tuple
+
+from . import document as documents
+from . import (errors, executor, preflight, reservations, restored, runtime, savefile,
+               storage)
+from .configfs import Configfs
+from .core import Core
+from .diff import diff
+from .document import Document, Origin
+from .executor import Progress, Scope
+from .journal import DOCUMENT, PREPARED, RETURNED, Handover, Journal
+from .model import Key, State, Target, backstore_key, say
+from .owners import Owners
+from .papers import Message
+from .plan import Plan, plan
+from .reader import Facts, Reader, boot_id
+from .transitions import DESTINATION, SOURCE, VHOST, Do, Mode, Paper, Row, Step
+
+#: Two looks at a LUN's command counter, so many seconds apart, prove that it is idle.
+IDLE_SECONDS = 0.05
+IDLE_TRIES = 100
+
+
+@dataclass
+class Deeds:
+    """One verb's work: the host, the handover's journal, and what came with the verb."""
+
+    core: Core
+    journal: Journal
+    row: Row
+    papers: Mapping[Paper, Message] = field(default_factory=dict)
+    allow: Sequence[str] = ()
+    by: str = ""
+    words: FrozenSet[str] = frozenset()
+    progress: Optional[Progress] = None
+    stop: Callable[[], bool] = executor.never
+    epoch: int = 0  # under which the verb runs
+    said: List[Message] = field(default_factory=list)
+    notes: List[str] = field(default_factory=list)
+
+    # ---- small things ---------------------------------------------------------------------------
+    @property
+    def fs(self) -> Configfs:
+        return self.core.fs
+
+    @property
+    def handover(self) -> Handover:
+        return self.journal.handover
+
+    @property
+    def directory(self) -> str:
+        return self.core.settings.state_directory
+
+    @property
+    def mode(self) -> Mode:
+        return Mode(self.handover.mode)
+
+    @property
+    def vhost(self) -> bool:
+        return self.mode in VHOST
+
+    def do(self, step: Step) -> None:
+        """Run one step.  Raises a HandoverError where it can't be done."""
+        try:
+            if step.do is Do.RECORD:
+                self._record(step.state)
+            elif step.paper is not None:
+                self._say(step.paper)
+            else:
+                getattr(self, f"_{step.do.name.lower()}")()
+        except OSError as error:
+            raise errors.KernelRefused(
+                f"{step}: {executor.reason(error)}",
+                changed=f"the handover is {self.handover.state or 'not begun'} as before",
+                do=f"lio-handover status {self.journal.id}") from error
+
+    def reader(self, reserved: bool = True) -> Reader:
+        return Reader(self.fs, reservations=reserved,
+                      known=restored.load(self.directory, boot_id()))
+
+    def names(self) -> List[Tuple[str, str]]:
+        """(fabric, WWN) of the handover's targets that this kernel has."""
+        reader = self.reader()
+        wanted = {tuple(name.split("/", 1)) for name in self.local_targets()}
+        return [one for one in reader.target_names() if one in wanted]
+
+    def stores(self) -> List[Key]:
+        """The handover's backstores, as they are called on this host."""
+        return [backstore_key(*name.split("/", 1)) for name in self.journal.notes.stores]
+
+    def local_targets(self) -> Tuple[str, ...]:
+        """The targets as they are called on this host."""
+        if not self.journal.notes.maps:
+            return self.handover.targets
+        document = self.prepared()
+        return tuple(one.name for one in document.state.targets)
+
+    def mapped(self, document: Document) -> Document:
+        from . import mapping
+        return mapping.parse(self.journal.notes.maps).apply(document)[0]
+
+    def prepared(self) -> Document:
+        """The document that was offered, in this host's names."""
+        return self.mapped(documents.loads(self._kept(PREPARED)))
+
+    def _kept(self, name: str) -> bytes:
+        data = self.journal.kept(name)
+        if data is None:
+            raise errors.JournalBroken(f"{self.journal.folder} has no {name}",
+                                       do=f"lio-handover status {self.journal.id}")
+        return data
+
+    def durable(self) -> Document:
+        """The copy that counts when the kernel has none, in this host's names."""
+        for name in (RETURNED, DOCUMENT, PREPARED):
+            data = self.journal.kept(name)
+            if data is not None:
+                return self.mapped(documents.loads(data))
+        raise errors.JournalBroken(f"{self.journal.folder} has no document",
+                                   do=f"lio-handover status {self.journal.id}")
+
+    def as_it_came(self) -> str:
+        """The digest of the document the destination is armed with, as the source named it."""
+        return runtime.digest(documents.loads(self._kept(DOCUMENT)).state)
+
+    def current(self) -> str:
+        """The digest of the source's present run-time state: the kernel's, else the kept one."""
+        if self.whole():
+            return runtime.digest(self.look().state)
+        return runtime.digest(self.durable().state)
+
+    def whole(self) -> bool:
+        """Whether the kernel holds all targets, with every LUN linked: so the registrations."""
+        there = self.names()
+        if len(there) != len(self.handover.targets):
+            return False
+        reader = self.reader(False)
+        wanted = {lun.key: lun.backstore for _, _, lun in self.durable().state.luns()}
+        have = {lun.key: lun.backstore for _, _, lun in reader.state(there).luns()}
+        return all(have.get(key) == store for key, store in wanted.items())
+
+    def look(self) -> Document:
+        """A document of the targets as the kernel has them, the gates as the journal has them."""
+        reader = self.reader()
+        state = reader.state(self.names())
+        state = replace(state, backstores=tuple(
+            replace(one, reservations=reservations.settled(one.reservations))
+            for one in state.backstores))
+        gates = self.journal.notes.gates
+        state = replace(state, targets=tuple(_with_gates(one, gates.get(one.name, {}))
+                                             for one in state.targets))
+        evidence = {say(store.key): storage.evidence(store, sample=True)
+                    for store in state.backstores}
+        document = Document(documents.canonical(state), True,
+                            Origin(os.uname().nodename, os.uname().release, boot_id()), evidence)
+        documents.check(document)
+        return document
+
+    # ---- records and papers ---------------------------------------------------------------------
+    def _record(self, state: str) -> None:
+        owners, targets = Owners(self.directory), self.handover.targets
+        gates: Optional[Dict[str, Dict[str, str]]] = None
+        if state in ("prepared", "staged"):
+            owners.note(targets, epoch=self.epoch, handover=self.journal.id)
+        elif state == "none":
+            owners.note(targets, aborted=self.epoch)
+        elif state == "freezing" and self.handover.state == "prepared":
+            gates = self._open_gates()
+        more = {"by": self.by, "words": sorted(self.words)} if self.words else {}
+        self.journal.state(state, self.epoch, boot_id(), gates, **more)
+
+    def _open_gates(self) -> Dict[str, Dict[str, str]]:
+        """Every gate as it is: what a thaw, or the destination, opens again."""
+        found: Dict[str, Dict[str, str]] = {}
+        for target in self.reader(False).state(self.names()).targets:
+            if target.fabric == "iscsi":
+                found[target.name] = {str(tpg.tag): tpg.attributes.get("enable", "0")
+                                      for tpg in target.tpgs}
+        return found
+
+    def _say(self, paper: Paper) -> None:
+        message = self.message(paper)
+        self.journal.note("said", paper=paper.name.lower(), digest=message.digest)
+        self.said.append(message)
+
+    def message(self, paper: Paper) -> Message:
+        """The paper as this side may say it now."""
+        digest, data = "", b""
+        if paper is Paper.OFFER:
+            data = self._kept(PREPARED)
+        elif paper is Paper.RETURNED:
+            data = self._kept(RETURNED)
+            digest = runtime.digest(documents.loads(data).state)
+        elif paper in (Paper.DOCUMENT, Paper.ARMED, Paper.RELEASED):
+            digest = self.as_it_came()
+            if paper is Paper.DOCUMENT:
+                data = self._kept(DOCUMENT)
+        return Message(paper, self.journal.id, self.epoch, digest, self.handover.targets,
+                       self.handover.mode, data)
+
+    # ---- looking --------------------------------------------------------------------------------
+    def _check(self) -> None:
+        names = self.core.names(self.handover.targets)
+        document, findings = self.core.prepare(names)
+        state = document.state
+        for target in state.targets:
+            if (target.fabric == "vhost") is not self.vhost or target.fabric == "loopback":
+                findings.append(errors.Finding(
+                    errors.CannotRepresent, target.name,
+                    f"can't be handed over in mode {self.mode.value}"))
+            if target.fabric == "iscsi" and not any(
+                    tpg.attributes.get("enable") == "1" for tpg in target.tpgs):
+                findings.append(errors.Finding(
+                    errors.InUse, target.name, "serves nobody: no TPG of it is enabled",
+                    do="enable it, or remove it"))
+        findings += preflight.held(state, self.reader())
+        if self.mode is Mode.VHOST_STOPPED:
+            findings = [one for one in findings if one.override != "stopped-guest"]
+        errors.refuse(findings, self.allow)
+        self.journal.keep(PREPARED, documents.dumps(document))
+
+    def _read(self) -> None:
+        self.reader(False).target_names()
+
+    def unchanged(self) -> None:
+        """Raises StructureChanged where the target is not what was offered, but for its
+        registrations and gates."""
+        here = self.reader(False).state(self.names())
+        changed = runtime.changes(self.prepared().state, here)
+        if changed:
+            more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
+            raise errors.StructureChanged(
+                "changed since it was prepared: " + executor.describe(changed[0]) + more,
+                changed="nothing was given away",
+                do=f"lio-handover source thaw {self.journal.id}, then prepare again")
+
+    def readable(self) -> None:
+        """Raises what an export would refuse: while the gate is still open."""
+        errors.refuse(preflight.held(self.reader(False).state(self.names()), self.reader()),
+                      self.allow)
+
+    # ---- gates ----------------------------------------------------------------------------------
+    def _tpgs(self) -> Iterator[str]:
+        """The path of every iSCSI TPG of the handover's targets that is here."""
+        for fabric, wwn in self.names():
+            if fabric == "iscsi":
+                for name in self.fs.entries(f"{fabric}/{wwn}")[1]:
+                    if name.startswith("tpgt_"):
+                        yield f"{fabric}/{wwn}/{name}"
+
+    def open_tpgs(self) -> List[str]:
+        return [path for path in self._tpgs() if self.fs.read(f"{path}/enable").strip() == "1"]
+
+    def _gate_close(self) -> None:
+        for path in self.open_tpgs():
+            self.fs.write(f"{path}/enable", b"0\n")
+
+    def _gate_open(self) -> None:
+        wanted = [f"{target.name}/tpgt_{tpg.tag}" for target in self.durable().state.targets
+                  for tpg in target.tpgs if tpg.attributes.get("enable") == "1"]
+        shut = [path for path in self._tpgs()
+                if path in wanted and self.fs.read(f"{path}/enable").strip() != "1"]
+        if shut:
+            self.journal.note("opened", boot=boot_id())
+        for path in shut:
+            self.fs.write(f"{path}/enable", b"1\n")
+
+    def serves(self) -> bool:
+        """Whether every gate that was open on the source reads back open here."""
+        wanted = {f"{target.name}/tpgt_{tpg.tag}" for target in self.durable().state.targets
+                  for tpg in target.tpgs if tpg.attributes.get("enable") == "1"}
+        return bool(wanted) and wanted <= set(self.open_tpgs())
+
+    def guest(self) -> bool:
+        """Whether a guest is attached to a vhost target here."""
+        reader = self.reader(False)
+        return any(reader.attached(target) for target in reader.state(self.names()).targets
+                   if target.fabric == "vhost")
+
+    def ran(self) -> bool:
+        """Whether a command was executed here since the load."""
+        counted = self.journal.notes.commands
+        return any(count != counted.get(name, count) for name, count in self.commands().items())
+
+    def _savefile_drop(self) -> None:
+        savefile.drop(self.local_targets(), self.journal.notes.stores)
+
+    def _savefile_put(self) -> None:
+        reader = self.reader(False)
+        savefile.put(reader.state(self.names()), reader.dbroot())
+
+    def _prove_shut(self) -> None:
+        still = self.open_tpgs()
+        saved = [one for one in savefile.entries(self.local_targets()) if one.enabled]
+        if not still and saved:
+            raise errors.StillRunning(
+                f"{saved[0].path} holds {saved[0].target} enabled again: somebody saves it",
+                changed="the target is shut, and ours",
+                do=f"lio-handover status {self.journal.id}")
+        if still:
+            raise errors.StillRunning(f"{still[0]} was enabled again by somebody else",
+                                      changed="the target is shut again, and ours",
+                                      do=f"lio-handover status {self.journal.id}")
+
+    def _drain(self) -> None:
+        state = self.reader(False).state(self.names())
+        before: Optional[List[str]] = None
+        for _ in range(IDLE_TRIES):
+            if self.stop():
+                raise errors.Interrupted("interrupted before it was done",
+                                         changed="the gates are shut")
+            now = [self.fs.read(f"core/{store.hba}/{store.name}/statistics/scsi_lu/num_cmds")
+                   for store in state.backstores]
+            if now == before:
+                return
+            before = now
+            time.sleep(IDLE_SECONDS)
+        raise errors.StillRunning("commands are still being executed although the gates are shut",
+                                  changed="the gates are shut",
+                                  do=f"lio-handover source thaw {self.journal.id}")
+
+    def _flush(self) -> None:
+        for store in self.reader(False).state(self.names()).backstores:
+            if store.path:
+                storage.flush(store.path)
+
+    # ---- copies ---------------------------------------------------------------------------------
+    def _keep_copy(self) -> None:
+        if not self.whole():
+            return
+        document = self.look()
+        if self.handover.role == SOURCE:
+            self.unchanged()
+        self._keep(RETURNED if self.handover.role == DESTINATION else DOCUMENT, document, False)
+
+    def _keep(self, name: str, document: Document, stale: bool, data: bytes = b"") -> None:
+        self.journal.keep(name, data or documents.dumps(document))
+        self.journal.note("kept", digest=runtime.digest(document.state), stale=stale)
+        self._aptpl_files(self.mapped(document) if data else document)
+
+    def _aptpl_files(self, document: Document) -> None:
+        from .wholefile import write_file
+        folder = os.path.join(self.fs.read("dbroot").strip(), "pr")
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        ports = {(target.wwn, tpg.tag): int(tpg.attributes.get("rtpi", "0"))
+                 for target in document.state.targets for tpg in target.tpgs}
+        for store in document.state.backstores:
+            if store.serial and store.reservations:
+                content = reservations.file(store.reservations, ports)
+                path = os.path.join(folder, f"aptpl_{store.serial}")
+                try:
+                    with open(path, "rb") as file:
+                        if file.read() == content:
+                            continue
+                except FileNotFoundError:
+                    pass
+                write_file(path, content)
+
+    def _keep_paper(self) -> None:
+        if self.handover.role == SOURCE:
+            self._keep_returned(self.papers[Paper.RETURNED])
+            return
+        message = self.papers[Paper.DOCUMENT]
+        document = documents.loads(message.document, self.core.settings.document_bytes)
+        changed = runtime.changes(documents.loads(self._kept(PREPARED)).state, document.state)
+        if changed:
+            raise errors.StructureChanged(
+                "the document is not of what was offered: " + executor.describe(changed[0]),
+                do="prepare again on the source")
+        digest = runtime.digest(document.state)
+        notes = self.journal.notes
+        stale = notes.loaded[0] == boot_id() and notes.loaded[1] != digest
+        self._keep(DOCUMENT, document, stale, message.document)
+
+    def _keep_returned(self, message: Message) -> None:
+        """The run-time state that comes back goes into what this host knows of the rest."""
+        theirs = documents.loads(message.document, self.core.settings.document_bytes)
+        mine = documents.loads(self._kept(DOCUMENT))
+        stores = []
+        for store in mine.state.backstores:
+            other = theirs.state.backstore(store.key)
+            if other is None:
+                raise errors.CannotRepresent(
+                    f"{say(store.key)} is not in what comes back: it has another name there",
+                    do="lio-handover status")
+            stores.append(replace(store, reservations=other.reservations))
+        document = replace(mine, state=replace(mine.state, backstores=tuple(stores)))
+        stale = self.whole() and runtime.digest(self.look().state) != runtime.digest(
+            document.state)
+        self._keep(RETURNED, document, stale)
+
+    def _compare(self) -> None:
+        self.unchanged()
+        now = self.current()
+        armed = self.papers[Paper.ARMED].digest
+        if now != armed:
+            raise errors.StructureChanged(
+                "the run-time state is not what the destination is armed with",
+                changed="nothing was given away",
+                do=f"lio-handover source export {self.journal.id}, and activate again")
+
+    def _prove_never_ran(self) -> None:
+        if self.ran():
+            raise errors.InUse("a command was executed here since the document was loaded",
+                               changed="nothing was taken down",
+                               do=f"lio-handover destination verify {self.journal.id}")
+
+    def commands(self) -> Dict[str, int]:
+        """num_cmds of each of the handover's backstores that is here."""
+        found = {}
+        placed = self.reader(False).placed()
+        for key in self.stores():
+            path = f"core/{placed[key]}/{key[2]}/statistics/scsi_lu/num_cmds" \
+                if key in placed else ""
+            if path and self.fs.exists(path):
+                found[say(key)] = int(self.fs.read(path))
+        return found
+
+    # ---- building up and taking down ------------------------------------------------------------
+    def _build(self) -> None:
+        document = self.prepared()
+        reader = self.reader()
+        facts = reader.facts()
+        want = runtime.staged(document.state, facts.has_rtpi)
+        have = Scope.of(want).read(self.fs)
+        if diff(have, want):
+            self._run(plan(have, want, facts), have, facts)
+
+    def _run(self, the_plan: Plan, before: State, facts: Facts) -> None:
+        if the_plan.refused:
+            errors.refuse(the_plan.refused, self.allow)
+        outcome = executor.apply(self.fs, the_plan, before, facts, self.progress, self.stop)
+        self.notes += outcome.notes
+
+    def _load(self) -> None:
+        notes, boot = self.journal.notes, boot_id()
+        whole = self.whole()
+        if whole and not notes.stale and notes.loading != boot:
+            return
+        document = self._since(self.durable(), boot)
+        digest = runtime.digest(document.state)
+        want = runtime.shut(document.state)
+        if whole or notes.loading == boot:
+            self._afresh(want)
+        have = Scope.of(want).read(self.fs)
+        reader = self.reader()
+        facts = reader.facts()
+        want = replace(want, backstores=tuple(
+            replace(one, hba=(facts.placed or {}).get(one.key, "")) for one in want.backstores))
+        base = runtime.staged(want, facts.has_rtpi)
+        small = plan(have, base, facts, verify=False)
+        if small.refused and have.targets:
+            self._afresh(want)
+            have = Scope.of(want).read(self.fs)
+            facts = self.reader().facts()
+            small = plan(have, base, facts, verify=False)
+        waiting = plan(State(), want, _without(facts, want), verify=False)
+        the_plan = replace(waiting, steps=(
+            *(step for step in small.steps if step.phase == "stage"),
+            *(step for step in waiting.steps if step.phase == "activate"
+              and step.slot != "gate")))
+        self._same_storage(document)
+        self.journal.note("loading", boot=boot)
+        self._run(the_plan, have, facts)
+        try:
+            restored.note(self.directory, boot, the_plan.want)
+        except OSError as error:
+            self.notes.append(f"{self.directory}: {error.strerror}: an export may need --probe")
+        self.journal.note("loaded", boot=boot, digest=digest, commands=self.commands())
+
+    def _since(self, document: Document, boot: str) -> Document:
+        """The durable copy with what is known of registrations made after it: where the power
+        was cut those that survive it are in the APTPL files (SPC-4 5.13.4.2)."""
+        served = self.journal.notes.opened
+        if not served and self.journal.kept(DOCUMENT) is None:
+            served = self.handover.boot_id  # a source that has kept nothing yet
+        if not served:
+            return document
+        if served == boot:
+            if not self.names():
+                return document
+            raise errors.StructureChanged(
+                "parts of the target are missing, and what is there may have registrations that "
+                "nothing else has", changed="nothing was taken down",
+                do="lio-handover show, and put back what is missing")
+        folder = os.path.join(self.fs.read("dbroot").strip(), "pr")
+        stores = []
+        for store in document.state.backstores:
+            try:
+                with open(os.path.join(folder, f"aptpl_{store.serial}"), "rb") as file:
+                    blocks = reservations.parse_file(file.read())
+            except FileNotFoundError:
+                blocks = []
+            except reservations.Unclear as error:
+                raise errors.CannotRepresent(f"{say(store.key)}: {error}") from None
+            stores.append(replace(store, reservations=reservations.of_file(
+                blocks, store.reservations.generation)))
+        return replace(document, state=replace(document.state, backstores=tuple(stores)))
+
+    def _same_storage(self, document: Document) -> None:
+        """The source has flushed: from here on both must see the same data."""
+        found = []
+        for store in document.state.backstores:
+            found += [one for one in storage.findings(
+                store, document.storage.get(say(store.key), {}), self.core.settings)
+                if one.error is errors.StorageDiffers]
+        errors.refuse(found, self.allow)
+
+    def _afresh(self, want: State) -> None:
+        """Take down what is here of it: pending registrations go only with the backstore."""
+        facts = self.reader().facts()
+        have = Scope.of(want).read(self.fs, reservations=False)
+        executor.apply(self.fs, plan(have, State(have.lu_groups), facts, verify=False), have,
+                       facts, reservations=False)
+
+    def _verify(self) -> None:
+        """Registrations are compared while no initiator can have changed them."""
+        from .revival import reachable
+        document = self.durable()
+        asked = document.state
+        want, _notes = reachable(asked)
+        never_open = self.journal.notes.opened != boot_id()
+        have = Scope.of(want).read(self.fs, reservations=never_open, known=want,
+                                   untouched=never_open)
+        if not never_open:
+            have, want = runtime.structure(have), runtime.structure(want)
+        left = diff(have, want, gates=False)
+        if left:
+            executor.check(have, want, gates=False)
+
+    def _teardown(self) -> None:
+        self._gate_close()
+        reader = self.reader(False)
+        targets = [f"{fabric}/{wwn}" for fabric, wwn in self.names()]
+        placed = reader.placed()
+        stores = [say(key) for key in self.stores() if key in placed]
+        if not targets and not stores:
+            self.journal.note("gone")
+            return
+        have, want = self.core.without(reader, [*targets, *stores])
+        extra = {say(store.key) for store in have.backstores} - set(self.journal.notes.stores)
+        if extra:
+            errors.refuse([errors.Finding(
+                errors.StructureChanged, sorted(extra)[0], "was added to the target since it was "
+                "prepared, and is no part of the handover", "changed",
+                "take it out of the target")], self.allow)
+        for target in have.targets:
+            if target.fabric == "vhost" and reader.attached(target):
+                errors.refuse([preflight.guest_attached(target)])
+        facts = reader.facts()
+        the_plan = plan(have, want, facts, verify=False)
+        executor.apply(self.fs, the_plan, have, facts, self.progress, self.stop,
+                       reservations=False)
+        staying = {store.key for store in want.backstores}
+        gone = [store.key for store in have.backstores if store.key not in staying]
+        restored.forget(self.directory, facts.boot_id, gone)
+        self.journal.note("gone")
+        if self.row.to == "none":
+            self._remove_aptpl_files()
+
+    def _aptpl_drop(self) -> None:
+        self._remove_aptpl_files()
+        self.journal.drop()
+
+    def _remove_aptpl_files(self) -> None:
+        """One that stayed would bring its reservations back one day."""
+        placed = self.reader(False).placed()
+        folder = os.path.join(self.fs.read("dbroot").strip(), "pr")
+        for name, serial in self.journal.notes.stores.items():
+            if serial and backstore_key(*name.split("/", 1)) not in placed:
+                try:
+                    os.unlink(os.path.join(folder, f"aptpl_{serial}"))
+                except FileNotFoundError:
+                    continue
+
+
+def _without(facts: Facts, want: State) -> Facts:
+    """The facts of a host that has nothing of ``want`` yet."""
+    mine = {one.key for one in want.backstores}
+    placed = {key: hba for key, hba in (facts.placed or {}).items() if key not in mine}
+    hbas = {one.hba for one in want.backstores} - set(placed.values())
+    return replace(facts, placed=placed,
+                   hbas=tuple(hba for hba in facts.hbas if hba not in hbas))
+
+
+def _with_gates(target: Target, values: Mapping[str, str]) -> Target:
+    return replace(target, tpgs=tuple(
+        replace(one, attributes={**one.attributes, "enable": values[str(one.tag)]})
+        if str(one.tag) in values else one for one in target.tpgs))

@@ -1,0 +1,453 @@
+"""The engine: runs the rows of the protocol's table (transitions.py) on this host.
+
+A verb looks up the rows for where the journal says the handover stands, takes the first whose
+papers and needs hold, and runs its steps in order.  Everything it may do stands in that table,
+which tests/model explores; what each step does stands in deeds.py.
+"""
+from __future__ import annotations
+
+import threading
+import uuid
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import (Callable, Dict, FrozenSet, Iterator, List, Mapping, Optional, Sequence,
+                    Tuple)
+
+from . import document as documents
+from . import errors, executor, mapping, preflight
+from .core import Core
+from .deeds import Deeds
+from .document import Document
+from .executor import Progress, Scope
+from .journal import PREPARED, Handover, Journal, ids
+from .model import say
+from .owners import Owner, Owners
+from .papers import Message, is_id
+from .reader import boot_id
+from .transitions import (DESTINATION, SOURCE, TABLE, VERBS, Mode, Need, Paper, Row, rows_for,
+                          state_of)
+
+__all__ = ["Answer", "Handover", "Handovers", "Peer"]
+
+#: Where a handover is over; the next one of the target is another.
+OVER = {SOURCE: ("idle", "retired"), DESTINATION: ("none", "confirmed")}
+#: What may be said to a verb: by an operator, or (of QEMU) by the driver that sees it.
+WORDS = {"peer-is-fenced": Need.PEER_IS_FENCED, "peer-never-returns": Need.PEER_NEVER_RETURNS,
+         "guest-left": Need.GUEST_LEFT}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a verb answers: the handover as it now is, the papers said (by status: those that
+    still hold), what else there is to know, and the command to run next."""
+
+    handover: Handover
+    papers: Tuple[Message, ...] = ()
+    notes: Tuple[str, ...] = ()
+    next: str = ""
+
+
+#: (the handover, ``status`` or ``abort``) → what the other host answers to that verb now.
+#: Raises PeerUnreachable.
+Peer = Callable[[Handover, str], Answer]
+
+
+class Handovers:
+    """The handovers of one host.
+
+    ``peer`` asks the other side; None: there is no way to ask.  ``alarm`` is called with the
+    handover and the verb when a verb takes longer than its row allows; nothing is cut short.
+    """
+
+    def __init__(self, core: Core, peer: Optional[Peer] = None,
+                 alarm: Optional[Callable[[Handover, str], None]] = None) -> None:
+        self.core, self.peer, self.alarm = core, peer, alarm
+
+    # ---- looking --------------------------------------------------------------------------------
+    @property
+    def _directory(self) -> str:
+        return self.core.settings.state_directory
+
+    def list(self) -> List[Handover]:
+        """Every handover this host knows, the newest last.  Raises JournalBroken."""
+        found = [Journal(self._directory, one).handover for one in ids(self._directory)]
+        return sorted(found, key=lambda one: one.since)
+
+    def get(self, id: str) -> Handover:  # noqa: A002 - the D-Bus API's word
+        """Raises NoSuchHandover, JournalBroken."""
+        return Journal(self._directory, id).handover
+
+    def status(self, id: str = "") -> List[Answer]:  # noqa: A002
+        """Where one handover, or each, stands.  Changes nothing."""
+        return [self._status(Journal(self._directory, one))
+                for one in ([id] if id else [one.id for one in self.list()])]
+
+    def _status(self, journal: Journal) -> Answer:
+        handover = journal.handover
+        state = handover.state or _FIRST_STATE[handover.role]
+        may = state_of(handover.role, state, Mode(handover.mode)).gives
+        rows = rows_for(handover.role, state, "status", Mode(handover.mode))
+        may |= {step.paper for row in rows for step in row.steps if step.paper is not None}
+        if state in ("staged", "armed"):
+            may -= {Paper.ABORTED}  # which it gives by aborting
+        row = rows[0] if rows else Row(handover.role, state, "status", state, "", ())
+        deeds = Deeds(self.core, journal, row, epoch=handover.epoch)
+        papers = [deeds.message(paper) for paper in Paper
+                  if paper in may and paper.name.lower() in journal.notes.said]
+        notes = []
+        if handover.busy:
+            notes.append(f"{handover.busy} was begun and has not ended")
+        if handover.error:
+            notes.append(f"the last verb failed: {handover.error}")
+        if handover.boot_id and handover.boot_id != boot_id():
+            notes.append("this host was rebooted since")
+        return Answer(handover, tuple(papers), tuple(notes), self._next(handover))
+
+    def _next(self, handover: Handover) -> str:
+        if handover.busy or handover.error:
+            return f"lio-handover recover {handover.id}"
+        verb = _ONWARD.get((handover.role, handover.state), "")
+        return f"lio-handover {handover.role} {verb} {handover.id}" if verb else ""
+
+    # ---- doing ----------------------------------------------------------------------------------
+    def do(self, verb: str, role: str, id: str = "", *,  # noqa: A002
+           targets: Sequence[str] = (), mode: str = "iscsi", papers: Sequence[Message] = (),
+           words: FrozenSet[str] = frozenset(), by: str = "", allow: Sequence[str] = (),
+           maps: Sequence[str] = (), peer: str = "", progress: Optional[Progress] = None,
+           stop: Callable[[], bool] = executor.never) -> Answer:
+        """Run a verb.
+
+        ``targets`` and ``mode`` are for prepare, ``maps`` for stage.  ``words`` are an operator's
+        (``by`` says whose) or, of QEMU, the driver's: see WORDS.  Raises WrongState where no row
+        of the table fits, StaleEpoch for an epoch that is over, and what the steps raise; then
+        the recorded state stands.
+        """
+        if verb not in VERBS or VERBS[verb][0] not in (role, "both"):
+            raise errors.WrongState(f"a {role} has no verb {errors.one_line(verb)!r}",
+                                    do="lio-handover --help")
+        unknown = set(words) - set(WORDS)
+        if unknown:
+            raise errors.WrongState(f"{errors.one_line(min(unknown))!r} is no word that can be "
+                                    "given", do=f"one of {', '.join(sorted(WORDS))}")
+        if verb == "status":
+            return self._status(self._journal(id, role))
+        with self.core.alone():
+            journal, epoch = self._begin(verb, role, id, targets, mode, papers, maps, peer, allow)
+            run = _Verb(self, journal, verb, epoch, papers, words)
+            row = run.row()
+            if row is None:
+                return self._status(journal)
+            answer, done = Answer(journal.handover), []
+            while row is not None:
+                deeds = Deeds(self.core, journal, row, run.by_paper, allow, by, words, progress,
+                              stop, epoch)
+                latest = self._run(deeds, verb)
+                answer = replace(latest, papers=answer.papers + latest.papers,
+                                 notes=answer.notes + latest.notes)
+                done.append(row)
+                row = run.further(done)
+            return answer
+
+    def _journal(self, id: str, role: str) -> Journal:  # noqa: A002
+        journal = Journal(self._directory, id)
+        if journal.handover.role != role:
+            raise errors.WrongState(f"this host is the {journal.handover.role} of {id}",
+                                    do=f"lio-handover status {id}")
+        return journal
+
+    def _run(self, deeds: Deeds, verb: str) -> Answer:
+        journal, row = deeds.journal, deeds.row
+        self._before(deeds, verb)
+        journal.note("begin", verb=verb, to=row.to)
+        try:
+            with self._watched(journal, verb, row.deadline):
+                for step in row.steps:
+                    journal.note("step", do=str(step))
+                    deeds.do(step)
+        except errors.HandoverError as error:
+            if not journal.handover.state:
+                journal.remove()
+                raise
+            journal.note("end", error=f"{type(error).__name__}: {error.what}")
+            if error.changed == errors.NOTHING_CHANGED:
+                error.changed = f"the handover is {journal.handover.state}"
+            raise
+        journal.note("end")
+        return Answer(journal.handover, tuple(deeds.said), tuple(deeds.notes),
+                      self._next(journal.handover))
+
+    @staticmethod
+    def _before(deeds: Deeds, verb: str) -> None:
+        """What would stop a freeze is found while the source still serves."""
+        if verb == "freeze":
+            deeds.unchanged()
+            deeds.readable()
+
+    @contextmanager
+    def _watched(self, journal: Journal, verb: str, seconds: float) -> Iterator[None]:
+        def late() -> None:
+            if self.alarm is not None:
+                self.alarm(journal.handover, verb)
+        timer = threading.Timer(seconds, late)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    # ---- beginning ------------------------------------------------------------------------------
+    def _begin(self, verb: str, role: str, id: str,  # noqa: A002
+               targets: Sequence[str], mode: str, papers: Sequence[Message],
+               maps: Sequence[str], peer: str, allow: Sequence[str]) -> Tuple[Journal, int]:
+        """(the journal, the epoch the verb runs under); a new handover where there is none."""
+        known = set(ids(self._directory))
+        if verb == "prepare" and id not in known:
+            return self._prepare(id, targets, mode, peer)
+        if verb == "stage" and not id:
+            id = next((one.handover for one in papers if one.paper is Paper.OFFER), id)
+        if verb == "abort" and not id:
+            id = next((one.handover for one in papers), id)
+        if verb in ("stage", "abort") and role == DESTINATION and id not in known:
+            return self._arrives(verb, id, papers, maps, peer, allow)
+        journal = self._journal(id, role)
+        handover = journal.handover
+        if handover.state in OVER[role] and verb in ("prepare", "stage"):
+            raise errors.StaleEpoch(f"handover {id} is over: it is {handover.state}",
+                                    do="lio-handover source prepare, which begins another")
+        if targets and set(targets) != set(handover.targets):
+            raise errors.WrongState(f"handover {id} is of {', '.join(handover.targets)}",
+                                    do=f"lio-handover status {id}")
+        return journal, handover.epoch
+
+    def _prepare(self, id: str, targets: Sequence[str],  # noqa: A002
+                 mode: str, peer: str) -> Tuple[Journal, int]:
+        if id and not is_id(id):
+            raise errors.NoSuchHandover(f"{errors.one_line(id)!r} is no UUID in small letters",
+                                        do="leave the id out: one is made")
+        if mode not in {one.value for one in Mode}:
+            raise errors.WrongState(f"there is no mode {errors.one_line(mode)!r}",
+                                    do=f"one of {', '.join(one.value for one in Mode)}")
+        if not targets:
+            raise errors.NoSuchTarget("no target is named", do="lio-handover show")
+        names = tuple(f"{fabric}/{wwn}" for fabric, wwn in self.core.names(targets))
+        self._nothing_else(names)
+        state = self.core.outline([(fabric, wwn) for fabric, wwn in self.core.names(targets)])
+        owners = Owners(self._directory).load()
+        epoch = 1 + max(owners.get(name, Owner()).epoch for name in names)
+        first = Handover(id or str(uuid.uuid4()), SOURCE, "", epoch, mode, names, peer=peer)
+        return Journal.create(self._directory, first, {
+            say(one.key): one.serial for one in state.backstores}), epoch
+
+    def _nothing_else(self, names: Sequence[str]) -> None:
+        """No other handover of these targets is under way on this host."""
+        for one in self.list():
+            if one.state and one.state not in OVER[one.role] and set(one.targets) & set(names):
+                raise errors.WrongState(
+                    f"handover {one.id} of {', '.join(one.targets)} is under way: this host is "
+                    f"its {one.role}, {one.state}", do=f"lio-handover status {one.id}")
+
+    def _arrives(self, verb: str, id: str,  # noqa: A002
+                 papers: Sequence[Message], maps: Sequence[str], peer: str,
+                 allow: Sequence[str]) -> Tuple[Journal, int]:
+        """A handover this host hears of for the first time: its offer, or that it is over."""
+        mine = [one for one in papers if one.handover == id]
+        if verb == "stage":
+            mine = [one for one in mine if one.paper is Paper.OFFER]
+        if not mine or not mine[0].targets or not mine[0].mode:
+            raise errors.WrongState(
+                f"this host has no handover {errors.one_line(id) or 'of that id'}, and no paper "
+                "of the source about it was given",
+                do="give the offer" if verb == "stage" else "give any paper of the source")
+        paper = mine[0]
+        if paper.epoch < 1:
+            raise errors.StaleEpoch(f"epoch {paper.epoch} is none", do="prepare on the source")
+        stores: Dict[str, str] = {}
+        document: Optional[Document] = None
+        if verb == "stage":
+            document = documents.loads(paper.document, self.core.settings.document_bytes)
+            stores = self._can_stage(paper, document, maps, allow)
+        first = Handover(id, DESTINATION, "", paper.epoch, paper.mode, paper.targets, peer=peer)
+        journal = Journal.create(self._directory, first, stores, tuple(maps))
+        if document is not None:
+            journal.keep(PREPARED, paper.document)
+        return journal, paper.epoch
+
+    def _can_stage(self, paper: Message, document: Document, maps: Sequence[str],
+                   allow: Sequence[str]) -> Dict[str, str]:
+        """Refuse an offer that can't be taken; the backstores in it, with their serials."""
+        owners = Owners(self._directory).load()
+        for name in paper.targets:
+            one = owners.get(name, Owner())
+            if paper.epoch <= max(one.aborted, one.epoch):
+                raise errors.StaleEpoch(
+                    f"{name}: epoch {paper.epoch} is over here; the last one was "
+                    f"{max(one.aborted, one.epoch)}",
+                    do="lio-handover source thaw, then prepare again")
+        if {one.name for one in document.state.targets} != set(paper.targets):
+            raise errors.BadShape("the offer is not about the targets in its document",
+                                  do="give what prepare answered")
+        local = mapping.parse(maps).apply(document)[0]
+        self._nothing_else([one.name for one in local.state.targets])
+        reader = self.core.reader()
+        facts = reader.facts()
+        have = Scope.of(local.state).read(self.core.fs, known=local.state)
+        if not Mode(paper.mode) is Mode.ISCSI_LATE:
+            found = preflight.destination(local, have, reader, facts, self.core.settings)
+            errors.refuse([one for one in found if one.error is not errors.NotFrozen], allow)
+        if have.targets or have.backstores:
+            raise errors.TargetDiffers("the target is on this host already",
+                                       do="lio-handover show")
+        return {say(one.key): one.serial for one in local.state.backstores}
+
+
+_FIRST_STATE = {SOURCE: "idle", DESTINATION: "none"}
+#: The verb that leads on, in the order of a handover.
+_ONWARD: Mapping[Tuple[str, str], str] = {
+    (SOURCE, "prepared"): "freeze", (SOURCE, "freezing"): "freeze", (SOURCE, "frozen"): "export",
+    (SOURCE, "released"): "retire", (SOURCE, "thawing"): "thaw", (SOURCE, "retiring"): "retire",
+    (DESTINATION, "staged"): "activate", (DESTINATION, "armed"): "activate",
+    (DESTINATION, "opening"): "verify", (DESTINATION, "serving"): "confirm",
+    (DESTINATION, "aborting"): "abort",
+}
+
+
+class _Verb:
+    """One verb as it was called: which row fits."""
+
+    def __init__(self, handovers: Handovers, journal: Journal, verb: str, epoch: int,
+                 papers: Sequence[Message], words: FrozenSet[str]) -> None:
+        self.all, self.journal, self.verb, self.epoch = handovers, journal, verb, epoch
+        self.words = words
+        self.by_paper: Dict[Paper, Message] = {}
+        self.stale = [one for one in papers if not self._take(one)]
+        first = Row(journal.handover.role, "", verb, "", "", ())
+        self.deeds = Deeds(handovers.core, journal, first, self.by_paper, epoch=epoch)
+        self._asked: Optional[Answer] = None
+        self._silent: Optional[errors.HandoverError] = None
+
+    def _take(self, one: Message) -> bool:
+        """Keep a paper that is about this handover and epoch, from the other side."""
+        if (one.handover, one.epoch) != (self.journal.id, self.epoch):
+            return False
+        self.by_paper.setdefault(one.paper, one)
+        return True
+
+    def row(self) -> Optional[Row]:
+        """The row to run; None where there is nothing to do any more.  Raises WrongState."""
+        handover = self.journal.handover
+        state = handover.state or _FIRST_STATE[handover.role]
+        mode = Mode(handover.mode)
+        rows = rows_for(handover.role, state, self.verb, mode)
+        lacking: List[str] = []
+        onward = self.further(())
+        if onward is not None:
+            return onward
+        for row in rows:
+            missing = self._missing(row)
+            if not missing:
+                return row
+            lacking.append(" and ".join(missing))
+        if not rows and not handover.busy and not handover.error and any(
+                row.verb == self.verb and row.to == state for row in TABLE
+                if row.role == handover.role and mode in row.modes):
+            return None
+        raise self._wrong(handover, state, lacking)
+
+    def further(self, done: Sequence[Row]) -> Optional[Row]:
+        """activate goes as far as its papers allow: the row that leads on from here."""
+        handover = self.journal.handover
+        rows = rows_for(handover.role, handover.state, self.verb, Mode(handover.mode))
+        return next((row for row in rows if self.verb == "activate" and row.to != row.state
+                     and row not in done and not self._missing(row)), None)
+
+    def _wrong(self, handover: Handover, state: str, lacking: Sequence[str]) -> Exception:
+        where = f"the {handover.role} is {state}"
+        if self.stale and lacking:
+            old = self.stale[0]
+            return errors.StaleEpoch(
+                f"{where} under epoch {self.epoch}, and the {old.paper.name.lower()} paper is of "
+                f"handover {old.handover}, epoch {old.epoch}",
+                do=f"lio-handover status {handover.id}")
+        what = f"{where}: {self.verb} is not possible"
+        if lacking:
+            what = f"{where}: {self.verb} needs " + ", or ".join(lacking)
+        return errors.WrongState(what, do=f"lio-handover status {handover.id}")
+
+    # ---- papers and needs -----------------------------------------------------------------------
+    def _missing(self, row: Row) -> List[str]:
+        """What the row needs and is not there, in words."""
+        missing = [f"the paper {paper.name.lower()}" for paper in sorted(row.papers)
+                   if paper not in self.by_paper]
+        if not missing:
+            missing = [need.value for need in sorted(row.needs) if not self._holds(need)]
+        return missing
+
+    def _holds(self, need: Need) -> bool:
+        return bool(getattr(self, f"_{need.name.lower()}")())
+
+    def _same_boot(self) -> bool:
+        return self.journal.handover.boot_id == boot_id()
+
+    def _new_boot(self) -> bool:
+        return not self._same_boot()
+
+    def _document_current(self) -> bool:
+        return self.by_paper[Paper.ARMED].digest == self.deeds.current()
+
+    def _release_matches(self) -> bool:
+        return self.by_paper[Paper.RELEASED].digest == self.deeds.as_it_came()
+
+    def _guest_here(self) -> bool:
+        if self.deeds.vhost:
+            return self.deeds.guest()
+        return self.deeds.serves()
+
+    def _guest_stopped(self) -> bool:
+        return not self.deeds.guest()
+
+    def _guest_left(self) -> bool:
+        return "guest-left" in self.words and not self.deeds.guest()
+
+    def _guest_ran(self) -> bool:
+        return self.deeds.guest() or self.deeds.ran()
+
+    def _ran_since_export(self) -> bool:
+        exported = self.journal.notes.said.get("document", [])
+        return bool(exported) and self.deeds.current() not in exported
+
+    def _peer_is_fenced(self) -> bool:
+        return "peer-is-fenced" in self.words and self._ask() is None
+
+    def _peer_never_returns(self) -> bool:
+        return "peer-never-returns" in self.words
+
+    def _peer_armed_with_other(self) -> bool:
+        peer = self._ask()
+        return peer is not None and peer.handover.state == "armed" \
+            and peer.handover.digest != self.deeds.current()
+
+    def _peer_says_released(self) -> bool:
+        return self._peer_is("released", "retiring", "retired")
+
+    def _peer_says_kept(self) -> bool:
+        return self._peer_is("forced", "idle")
+
+    def _peer_serves_by_force(self) -> bool:
+        return self._peer_is("forced")
+
+    def _peer_is(self, *states: str) -> bool:
+        peer = self._ask()
+        return peer is not None and peer.handover.state in states
+
+    def _ask(self, verb: str = "status") -> Optional[Answer]:
+        """What the other side answers now; None where it does not."""
+        if self.all.peer is None or self._silent is not None:
+            return None
+        if self._asked is None or verb != "status":
+            try:
+                self._asked = self.all.peer(self.journal.handover, verb)
+            except errors.PeerUnreachable as error:
+                self._silent = error
+                return None
+        return self._asked
