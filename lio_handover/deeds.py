@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Callable, Dict, FrozenSet, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from . import document as documents
-from . import (errors, executor, preflight, reservations, restored, runtime, savefile,
+from . import (errors, executor, mapping, preflight, reservations, restored, runtime, savefile,
                storage)
 from .configfs import Configfs
 from .core import Core
@@ -25,7 +25,8 @@ from .owners import Owners
 from .papers import Message
 from .plan import Plan, plan
 from .reader import Facts, Reader, boot_id
-from .transitions import DESTINATION, SOURCE, VHOST, Do, Mode, Paper, Row, Step
+from .transitions import SOURCE, VHOST, Do, Mode, Paper, Row, Step
+from .wholefile import write_file
 
 #: Two looks at a LUN's command counter, so many seconds apart, prove that it is idle.
 IDLE_SECONDS = 0.05
@@ -103,36 +104,59 @@ class Deeds:
         """The targets as they are called on this host."""
         if not self.journal.notes.maps:
             return self.handover.targets
-        document = self.prepared()
-        return tuple(one.name for one in document.state.targets)
+        return tuple(one.name for one in self.prepared().state.targets)
 
-    def mapped(self, document: Document) -> Document:
-        from . import mapping
-        return mapping.parse(self.journal.notes.maps).apply(document)[0]
+    def kept(self, name: str) -> Document:
+        """A document that was kept, in the source's names."""
+        if name not in self.journal.documents:
+            data = self.journal.kept(name)
+            if data is None:
+                raise errors.JournalBroken(f"{self.journal.folder} has no {name}",
+                                           do=f"lio-handover status {self.journal.id}")
+            self.journal.documents[name] = documents.loads(data)
+        return self.journal.documents[name]
+
+    def local(self, name: str) -> Document:
+        """A document that was kept, in this host's names."""
+        if self.handover.role == SOURCE:
+            return self.kept(name)
+        here = f"{name} here"
+        if here not in self.journal.documents:
+            self.journal.documents[here] = mapping.parse(self.journal.notes.maps).apply(
+                self.kept(name))[0]
+        return self.journal.documents[here]
 
     def prepared(self) -> Document:
         """The document that was offered, in this host's names."""
-        return self.mapped(documents.loads(self._kept(PREPARED)))
-
-    def _kept(self, name: str) -> bytes:
-        data = self.journal.kept(name)
-        if data is None:
-            raise errors.JournalBroken(f"{self.journal.folder} has no {name}",
-                                       do=f"lio-handover status {self.journal.id}")
-        return data
+        return self.local(PREPARED)
 
     def durable(self) -> Document:
         """The copy that counts when the kernel has none, in this host's names."""
-        for name in (RETURNED, DOCUMENT, PREPARED):
-            data = self.journal.kept(name)
-            if data is not None:
-                return self.mapped(documents.loads(data))
-        raise errors.JournalBroken(f"{self.journal.folder} has no document",
-                                   do=f"lio-handover status {self.journal.id}")
+        for name in (RETURNED, DOCUMENT):
+            if name in self.journal.documents or self.journal.has(name):
+                return self.local(name)
+        return self.local(PREPARED)
 
     def as_it_came(self) -> str:
         """The digest of the document the destination is armed with, as the source named it."""
-        return runtime.digest(documents.loads(self._kept(DOCUMENT)).state)
+        return runtime.digest(self.kept(DOCUMENT).state)
+
+    def _in_source_names(self, document: Document) -> Document:
+        """A document of this host as the source would have written it: its own, with the
+        registrations of this one."""
+        maps = mapping.parse(self.journal.notes.maps)
+        targets = {new: old for old, new in maps.targets.items()}
+        initiators = {new: old for old, new in maps.initiators.items()}
+        base = self.kept(DOCUMENT)
+        stores = []
+        for store in base.state.backstores:
+            here = document.state.backstore(store.key)
+            held = here.reservations if here is not None else store.reservations
+            stores.append(replace(store, reservations=replace(held, registrations=tuple(
+                replace(one, initiator=initiators.get(one.initiator, one.initiator),
+                        target=targets.get(one.target, one.target))
+                for one in held.registrations))))
+        return replace(base, state=replace(base.state, backstores=tuple(stores)))
 
     def current(self) -> str:
         """The digest of the source's present run-time state: the kernel's, else the kept one."""
@@ -198,14 +222,14 @@ class Deeds:
         """The paper as this side may say it now."""
         digest, data = "", b""
         if paper is Paper.OFFER:
-            data = self._kept(PREPARED)
+            data = self.journal.kept(PREPARED) or b""
         elif paper is Paper.RETURNED:
-            data = self._kept(RETURNED)
-            digest = runtime.digest(documents.loads(data).state)
+            data = self.journal.kept(RETURNED) or b""
+            digest = runtime.digest(self.kept(RETURNED).state)
         elif paper in (Paper.DOCUMENT, Paper.ARMED, Paper.RELEASED):
             digest = self.as_it_came()
             if paper is Paper.DOCUMENT:
-                data = self._kept(DOCUMENT)
+                data = self.journal.kept(DOCUMENT) or b""
         return Message(paper, self.journal.id, self.epoch, digest, self.handover.targets,
                        self.handover.mode, data)
 
@@ -335,6 +359,18 @@ class Deeds:
             if store.path:
                 storage.flush(store.path)
 
+    def scrub(self) -> None:
+        """Where this host may not serve, what somebody else brought back is shut again, and
+        taken out of targetcli's save file; both are reported."""
+        names = ", ".join(self.local_targets())
+        if not self.vhost and self.open_tpgs():
+            self._gate_close()
+            self.notes.append(f"{names}: was open although this host may not serve it, and is "
+                              "shut again: somebody brought it back")
+        for path in savefile.drop(self.local_targets(), self.journal.notes.stores):
+            self.notes.append(f"{names}: was in {path}, which would bring it back at a boot, and "
+                              "was taken out of it")
+
     # ---- copies ---------------------------------------------------------------------------------
     def _keep_copy(self) -> None:
         if not self.whole():
@@ -342,15 +378,17 @@ class Deeds:
         document = self.look()
         if self.handover.role == SOURCE:
             self.unchanged()
-        self._keep(RETURNED if self.handover.role == DESTINATION else DOCUMENT, document, False)
+            self._keep(DOCUMENT, document, False)
+        else:
+            self._keep(RETURNED, self._in_source_names(document), False)
 
-    def _keep(self, name: str, document: Document, stale: bool, data: bytes = b"") -> None:
-        self.journal.keep(name, data or documents.dumps(document))
+    def _keep(self, name: str, document: Document, stale: bool) -> None:
+        self.journal.keep(name, documents.dumps(document))
+        self.journal.documents[name] = document
         self.journal.note("kept", digest=runtime.digest(document.state), stale=stale)
-        self._aptpl_files(self.mapped(document) if data else document)
+        self._aptpl_files(self.local(name))
 
     def _aptpl_files(self, document: Document) -> None:
-        from .wholefile import write_file
         folder = os.path.join(self.fs.read("dbroot").strip(), "pr")
         os.makedirs(folder, mode=0o700, exist_ok=True)
         ports = {(target.wwn, tpg.tag): int(tpg.attributes.get("rtpi", "0"))
@@ -373,7 +411,7 @@ class Deeds:
             return
         message = self.papers[Paper.DOCUMENT]
         document = documents.loads(message.document, self.core.settings.document_bytes)
-        changed = runtime.changes(documents.loads(self._kept(PREPARED)).state, document.state)
+        changed = runtime.changes(self.kept(PREPARED).state, document.state)
         if changed:
             raise errors.StructureChanged(
                 "the document is not of what was offered: " + executor.describe(changed[0]),
@@ -381,12 +419,12 @@ class Deeds:
         digest = runtime.digest(document.state)
         notes = self.journal.notes
         stale = notes.loaded[0] == boot_id() and notes.loaded[1] != digest
-        self._keep(DOCUMENT, document, stale, message.document)
+        self._keep(DOCUMENT, document, stale)
 
     def _keep_returned(self, message: Message) -> None:
         """The run-time state that comes back goes into what this host knows of the rest."""
         theirs = documents.loads(message.document, self.core.settings.document_bytes)
-        mine = documents.loads(self._kept(DOCUMENT))
+        mine = self.kept(DOCUMENT)
         stores = []
         for store in mine.state.backstores:
             other = theirs.state.backstore(store.key)

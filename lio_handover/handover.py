@@ -24,8 +24,8 @@ from .model import say
 from .owners import Owner, Owners
 from .papers import Message, is_id
 from .reader import boot_id
-from .transitions import (DESTINATION, SOURCE, TABLE, VERBS, Mode, Need, Paper, Row, rows_for,
-                          state_of)
+from .transitions import (ALONE, ASKS, DESTINATION, SOURCE, TABLE, VERBS, Mode, Need, Paper, Row,
+                          rows_for, state_of)
 
 __all__ = ["Answer", "Handover", "Handovers", "Peer"]
 
@@ -134,10 +134,16 @@ class Handovers:
         with self.core.alone():
             journal, epoch = self._begin(verb, role, id, targets, mode, papers, maps, peer, allow)
             run = _Verb(self, journal, verb, epoch, papers, words)
-            row = run.row()
-            if row is None:
-                return self._status(journal)
-            answer, done = Answer(journal.handover), []
+            if verb == "recover":
+                notes = self._scrub(journal)
+                row = run.recovery()
+                if row is None:
+                    return self._stays(run, notes)
+            else:
+                notes, row = (), run.row()
+                if row is None:
+                    return self._status(journal)
+            answer, done = Answer(journal.handover, notes=notes), []
             while row is not None:
                 deeds = Deeds(self.core, journal, row, run.by_paper, allow, by, words, progress,
                               stop, epoch)
@@ -147,6 +153,59 @@ class Handovers:
                 done.append(row)
                 row = run.further(done)
             return answer
+
+    # ---- recovering -----------------------------------------------------------------------------
+    def recover(self, id: str = "", words: FrozenSet[str] = frozenset(),  # noqa: A002
+                by: str = "", allow: Sequence[str] = ()) -> List[Answer]:
+        """Finish what was cut off, or say why not and what a human may order: one handover, or
+        each.  Harmless in every state, as often as you like.
+
+        What fails for one handover stands in its notes where all are recovered.
+        """
+        if id:
+            return [self.do("recover", self.get(id).role, id, words=words, by=by, allow=allow)]
+        found = []
+        for one in self.list():
+            try:
+                found.append(self.do("recover", one.role, one.id, words=words, by=by, allow=allow))
+            except errors.HandoverError as error:
+                found.append(Answer(self.get(one.id), (), (f"{type(error).__name__}: {error}",),
+                                    error.do))
+        return found
+
+    def _scrub(self, journal: Journal) -> Tuple[str, ...]:
+        handover = journal.handover
+        mode = Mode(handover.mode)
+        opens = state_of(handover.role, handover.state, mode).opens if handover.state else ALONE
+        may = opens == ALONE or opens == ASKS and handover.boot_id == boot_id() \
+            and handover.state not in ("released", "returned")
+        if may or handover.state == "none" or self.superseded(handover):
+            return ()
+        deeds = Deeds(self.core, journal, Row(handover.role, "", "recover", "", "", ()))
+        deeds.scrub()
+        return tuple(deeds.notes)
+
+    def superseded(self, handover: Handover) -> bool:
+        """Whether a later handover of the same targets counts now."""
+        owners = Owners(self._directory).load()
+        return any(owners.get(name, Owner()).handover not in ("", handover.id)
+                   for name in handover.targets)
+
+    def _stays(self, run: "_Verb", notes: Tuple[str, ...]) -> Answer:
+        """Where only the other side, or a human, can know."""
+        status = self._status(run.journal)
+        handover = status.handover
+        if handover.state in OVER[handover.role]:
+            return replace(status, notes=notes, next="")
+        command = f"lio-handover recover {handover.id}"
+        if run.answered:
+            return replace(status, notes=(run.why(), *notes),
+                           next=f"on the other host {command}, then here again")
+        words = run.words_that_lead()
+        if words:
+            command += "".join(f" --{word}" for word in words)
+            notes += (f"only if {_ASSERTS[words]}: {command}",)
+        return replace(status, notes=(run.why(), *notes), next=command)
 
     def _journal(self, id: str, role: str) -> Journal:  # noqa: A002
         journal = Journal(self._directory, id)
@@ -312,6 +371,15 @@ _ONWARD: Mapping[Tuple[str, str], str] = {
 }
 
 
+#: What an operator asserts by each set of words.
+_ASSERTS: Mapping[Tuple[str, ...], str] = {
+    ("peer-is-fenced",): "the other host is off now",
+    ("peer-is-fenced", "peer-never-returns"):
+        "the other host is off now and will never boot again with its present records",
+    ("guest-left",): "QEMU here has completed the migration, or is gone",
+}
+
+
 class _Verb:
     """One verb as it was called: which row fits."""
 
@@ -353,6 +421,62 @@ class _Verb:
                 if row.role == handover.role and mode in row.modes):
             return None
         raise self._wrong(handover, state, lacking)
+
+    # ---- recovering -----------------------------------------------------------------------------
+    def recovery(self) -> Optional[Row]:
+        """The row of recover that fits; None where it stays.  The other side is asked, and, where
+        it is armed and this side has released, asked to abort: its first record decides."""
+        handover = self.journal.handover
+        if handover.state in OVER[handover.role] and (
+                handover.boot_id == boot_id() or self.all.superseded(handover)):
+            return None
+        row = self._first()
+        if row is None and (handover.state == "released" or self._inband_frozen()):
+            peer = self._ask()
+            if peer is not None and peer.handover.state in ("armed", "returned", "none", "staged"):
+                self._ask("abort")
+                row = self._first()
+        return row
+
+    def _inband_frozen(self) -> bool:
+        return self.journal.handover.state == "frozen" \
+            and self.journal.handover.mode == Mode.VHOST_INBAND.value
+
+    def _first(self) -> Optional[Row]:
+        handover = self.journal.handover
+        if not handover.state:
+            return None
+        for row in rows_for(handover.role, handover.state, "recover", Mode(handover.mode)):
+            if row.papers - set(self.by_paper):
+                self._ask()
+            if not self._missing(row):
+                return row
+        return None
+
+    def words_that_lead(self) -> Tuple[str, ...]:
+        """The words that would let a row of recover fit."""
+        handover = self.journal.handover
+        for row in rows_for(handover.role, handover.state, "recover", Mode(handover.mode)):
+            words = tuple(word for word, need in WORDS.items() if need in row.needs)
+            others = row.needs - {WORDS[word] for word in words}
+            if words and not row.papers - set(self.by_paper) and all(map(self._holds, others)):
+                return words
+        return ()
+
+    @property
+    def answered(self) -> bool:
+        """Whether the other side has answered."""
+        return self._asked is not None
+
+    def why(self) -> str:
+        """Why it stays."""
+        role, state = self.journal.handover.role, self.journal.handover.state
+        if self._asked is not None:
+            peer = self._asked.handover
+            return (f"the {role} is {state} and stays: the {peer.role} answers that it is "
+                    f"{peer.state}, which does not decide")
+        silent = self._silent.what if self._silent else "there is no way to ask it"
+        return f"the {role} is {state} and stays: the other side has to be asked, and {silent}"
 
     def further(self, done: Sequence[Row]) -> Optional[Row]:
         """activate goes as far as its papers allow: the row that leads on from here."""
@@ -450,4 +574,7 @@ class _Verb:
             except errors.PeerUnreachable as error:
                 self._silent = error
                 return None
+            for one in self._asked.papers:
+                if (one.handover, one.epoch) == (self.journal.id, self.epoch):
+                    self.by_paper[one.paper] = one
         return self._asked

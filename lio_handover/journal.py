@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
 
 from . import errors
+from .document import Document
 from .papers import is_id
 from .transitions import STATES, Mode
 from .wholefile import write_file
@@ -74,6 +75,8 @@ class Journal:
         self.id = handover
         self.handover = Handover(handover, "", "", 0, "", ())
         self.notes = Notes()
+        #: what was read of the whole files, by name
+        self.documents: Dict[str, Document] = {}
         self._load()
 
     @classmethod
@@ -91,7 +94,7 @@ class Journal:
         made = cls.__new__(cls)
         made.folder, made.id = folder, first.id
         made.path = os.path.join(folder, "journal")
-        made.handover, made.notes = first, Notes()
+        made.handover, made.notes, made.documents = first, Notes(), {}
         made.note("new", role=first.role, mode=first.mode, targets=list(first.targets),
                   stores=dict(stores), maps=list(maps), peer=first.peer, at=time.time())
         return made
@@ -196,6 +199,7 @@ class Journal:
     # ---- whole files --------------------------------------------------------------------------
     def keep(self, name: str, content: bytes) -> None:
         """Keep a document: whole and on the disk when this returns."""
+        self.documents.clear()
         try:
             write_file(os.path.join(self.folder, name), content)
         except OSError as error:
@@ -212,8 +216,13 @@ class Journal:
         except OSError as error:
             raise _broken(path, error) from None
 
+    def has(self, name: str) -> bool:
+        """Whether a document was kept."""
+        return os.path.exists(os.path.join(self.folder, name))
+
     def drop(self) -> None:
         """Remove the documents, and with them the secrets in them."""
+        self.documents.clear()
         for name in FILES:
             path = os.path.join(self.folder, name)
             try:

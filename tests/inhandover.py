@@ -4,8 +4,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from lio_handover import errors
 from lio_handover.configfs import Configfs
-from lio_handover.handover import Answer, Handovers
+from lio_handover.handover import Answer, Handover, Handovers
 from lio_handover.model import State
 from lio_handover.papers import Message
 from tests import inhost, lab, samples
@@ -32,8 +33,38 @@ def state(shared: Path, registrants: int = 2, aptpl: bool = True) -> State:
     return replace(made, backstores=stores)
 
 
-def handovers() -> Handovers:
-    return Handovers(inhost.core())
+class Ask(Exception):
+    """The other host must be asked, which only the test can do."""
+
+
+#: What the other host answers to a verb; None: nothing.
+Answers = dict[str, Answer | None]
+
+
+def handovers(answers: Answers | None = None) -> Handovers:
+    def peer(_handover: Handover, verb: str) -> Answer:
+        assert answers is not None
+        if verb not in answers:
+            raise Ask(verb)
+        answer = answers[verb]
+        if answer is None:
+            raise errors.PeerUnreachable("it does not answer")
+        return answer
+    return Handovers(inhost.core(), None if answers is None else peer)
+
+
+def recover(id: str, answers: Answers, words: frozenset[str] = frozenset()  # noqa: A002
+            ) -> Answer | str:
+    """What recover answers, or the verb that the other host has to answer first."""
+    try:
+        return handovers(answers).recover(id, words, "the test")[0]
+    except Ask as question:
+        return str(question)
+
+
+def told(id: str) -> str:  # noqa: A002
+    """The journal of a handover."""
+    return Path(inhost.SETTINGS.state_directory, "handovers", id, "journal").read_text()
 
 
 def do(verb: str, role: str, id: str = "", papers: Sequence[Message] = (),  # noqa: A002

@@ -1,18 +1,25 @@
 """The handover engine on real kernels: two hosts, every verb, papers carried by the test."""
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 
 from lio_handover import document as documents
+from lio_handover import errors
 from lio_handover.handover import Answer
 from lio_handover.papers import Message, from_json, to_json
 from lio_handover.transitions import DESTINATION, SOURCE, Paper
 from tests import inhandover, inhost, lab
 from tests.conftest import HostsOf
 from tests.inhandover import TARGET
+
+
+PEER = {SOURCE: DESTINATION, DESTINATION: SOURCE}
+FIRST = {SOURCE: "idle", DESTINATION: "none"}
+#: The verbs of a handover up to each pair of states; * is the destination's.
+WAY = "prepare stage* freeze export activate* release activate* verify* retire confirm*"
 
 
 class Two:
@@ -30,8 +37,39 @@ class Two:
         self.papers += [one for one in answer.papers if one not in self.papers]
         return answer
 
+    def recover(self, role: str, silent: bool = False, words: Sequence[str] = ()) -> Answer:
+        """recover on one host, the other answering, or silent."""
+        answers: inhandover.Answers = {"status": None} if silent else {}
+        while True:
+            found = self.host[role].call(inhandover.recover, self.id, answers, frozenset(words))
+            if isinstance(found, Answer):
+                self.papers += [one for one in found.papers if one not in self.papers]
+                return found
+            answers[found] = self.answer(PEER[role], found)
+
+    def answer(self, role: str, verb: str) -> Answer | None:
+        try:
+            if verb == "status":
+                return self.host[role].call(inhandover.status, self.id)[0]
+            return self.do(verb, role)
+        except (errors.NoSuchHandover, lab.HostDied):
+            return None
+
     def state(self, role: str) -> str:
-        return self.host[role].call(inhandover.status, self.id)[0].handover.state
+        try:
+            return self.host[role].call(inhandover.status, self.id)[0].handover.state
+        except errors.NoSuchHandover:
+            return FIRST[role]
+
+    def states(self) -> tuple[str, str]:
+        return self.state(SOURCE), self.state(DESTINATION)
+
+    def go(self, verbs: str) -> None:
+        """Verbs by their names; a word with * is the destination's."""
+        for verb in verbs.split():
+            name = verb.strip("*")
+            role = DESTINATION if "*" in verb else SOURCE
+            self.do(name, role, **({"targets": (TARGET,)} if name == "prepare" else {}))
 
     def serving(self) -> list[str]:
         """Who has an open gate."""
@@ -80,3 +118,50 @@ def test_a_handover_goes_through(two: Callable[[str, str], Two], source: str,
     assert documents.state_bytes(documents.loads(before)) == documents.state_bytes(
         documents.loads(after))
     assert not pair.host[SOURCE].call(inhost.read_all).targets
+
+
+def held(pair: Two, role: str) -> bytes:
+    """The run-time and other state of the target where it serves."""
+    return documents.state_bytes(documents.loads(pair.host[role].call(inhost.export_state)))
+
+
+@pytest.mark.parametrize("source, destination", [("stable", "newest")])
+def test_every_way_back_and_what_recover_makes_of_every_pair(
+        two: Callable[[str, str], Two], source: str, destination: str) -> None:
+    """Cut the handover off after each verb and recover on both hosts, the source first."""
+    pair = two(source, destination)
+    before = held(pair, SOURCE)
+    verbs = WAY.split()
+    for count, (there, after) in enumerate((
+            (("prepared", "none"), ("idle", "none")), (("prepared", "staged"), ("idle", "none")),
+            (("frozen", "staged"), ("idle", "none")), (("frozen", "staged"), ("idle", "none")),
+            (("frozen", "armed"), ("idle", "none")), (("released", "armed"), ("idle", "none"))), 1):
+        pair.id, pair.papers = "", []
+        pair.go(" ".join(verbs[:count]))
+        assert pair.states() == there
+        for _ in range(2):
+            pair.recover(SOURCE)
+            assert pair.serving() in ([], [SOURCE])
+            if count > 1:
+                pair.recover(DESTINATION)
+            assert pair.states() == after
+        assert pair.serving() == [SOURCE]
+        assert held(pair, SOURCE) == before
+        assert not pair.host[DESTINATION].call(inhost.read_all).backstores
+    # what was owned is given back
+    pair.id, pair.papers = "", []
+    pair.go(" ".join(verbs[:7]))
+    pair.go("abort*")
+    assert (pair.states(), pair.serving()) == (("released", "returned"), [])
+    pair.recover(SOURCE)
+    assert (pair.states(), pair.serving()) == (("idle", "returned"), [SOURCE])
+    pair.recover(DESTINATION)
+    assert pair.states() == ("idle", "none")
+    assert held(pair, SOURCE) == before
+    # and what is served on the destination stays there
+    pair.id, pair.papers = "", []
+    pair.go(" ".join(verbs[:8]))
+    pair.recover(SOURCE)
+    assert (pair.states(), pair.serving()) == (("retired", "serving"), [DESTINATION])
+    pair.go("confirm*")
+    assert held(pair, DESTINATION) == before
