@@ -158,26 +158,30 @@ class Deeds:
                 for one in held.registrations))))
         return replace(base, state=replace(base.state, backstores=tuple(stores)))
 
+    def here(self, reserved: bool = True) -> State:
+        """What this kernel has of the targets."""
+        return self.reader(reserved).state(self.names())
+
     def current(self) -> str:
         """The digest of the source's present run-time state: the kernel's, else the kept one."""
         if self.whole():
-            return runtime.digest(self.look().state)
+            return runtime.digest(self.here())
         return runtime.digest(self.durable().state)
 
     def whole(self) -> bool:
         """Whether the kernel holds all targets, with every LUN linked: so the registrations."""
-        there = self.names()
-        if len(there) != len(self.handover.targets):
-            return False
         reader = self.reader(False)
-        wanted = {lun.key: lun.backstore for _, _, lun in self.durable().state.luns()}
-        have = {lun.key: lun.backstore for _, _, lun in reader.state(there).luns()}
-        return all(have.get(key) == store for key, store in wanted.items())
+        found = {("target", *name.split("/", 1), tpgt[5:], "lun", lun[4:]): store
+                 for name in self.local_targets() if self.fs.exists(name)
+                 for tpgt, lun, store in reader.links(*name.split("/", 1))}
+        return self._whole(found)
 
-    def look(self) -> Document:
-        """A document of the targets as the kernel has them, the gates as the journal has them."""
-        reader = self.reader()
-        state = reader.state(self.names())
+    def _whole(self, links: Mapping[Key, Optional[Key]]) -> bool:
+        wanted = {lun.key: lun.backstore for _, _, lun in self.durable().state.luns()}
+        return all(links.get(key) == store for key, store in wanted.items())
+
+    def _document(self, state: State) -> Document:
+        """A document of what the kernel has, the gates as the journal has them."""
         state = replace(state, backstores=tuple(
             replace(one, reservations=reservations.settled(one.reservations))
             for one in state.backstores))
@@ -186,10 +190,8 @@ class Deeds:
                                              for one in state.targets))
         evidence = {say(store.key): storage.evidence(store, sample=True)
                     for store in state.backstores}
-        document = Document(documents.canonical(state), True,
-                            Origin(os.uname().nodename, os.uname().release, boot_id()), evidence)
-        documents.check(document)
-        return document
+        return Document(documents.canonical(state), True,
+                        Origin(os.uname().nodename, os.uname().release, boot_id()), evidence)
 
     # ---- records and papers ---------------------------------------------------------------------
     def _record(self, state: str) -> None:
@@ -207,10 +209,9 @@ class Deeds:
     def _open_gates(self) -> Dict[str, Dict[str, str]]:
         """Every gate as it is: what a thaw, or the destination, opens again."""
         found: Dict[str, Dict[str, str]] = {}
-        for target in self.reader(False).state(self.names()).targets:
-            if target.fabric == "iscsi":
-                found[target.name] = {str(tpg.tag): tpg.attributes.get("enable", "0")
-                                      for tpg in target.tpgs}
+        for path in self._tpgs():
+            name, _, tpgt = path.rpartition("/")
+            found.setdefault(name, {})[tpgt[5:]] = self.fs.read(f"{path}/enable").strip()
         return found
 
     def _say(self, paper: Paper) -> None:
@@ -257,10 +258,18 @@ class Deeds:
     def _read(self) -> None:
         self.reader(False).target_names()
 
-    def unchanged(self) -> None:
+    def ready(self) -> None:
+        """Refuse, while the gate is still open, what would stop a freeze."""
+        try:
+            state = self.here()
+        except errors.CannotRepresent:
+            state = self.here(False)
+            errors.refuse(preflight.held(state, self.reader()), self.allow)
+        self.unchanged(state)
+
+    def unchanged(self, here: State) -> None:
         """Raises StructureChanged where the target is not what was offered, but for its
         registrations and gates."""
-        here = self.reader(False).state(self.names())
         changed = runtime.changes(self.prepared().state, here)
         if changed:
             more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
@@ -268,11 +277,6 @@ class Deeds:
                 "changed since it was prepared: " + executor.describe(changed[0]) + more,
                 changed="nothing was given away",
                 do=f"lio-handover source thaw {self.journal.id}, then prepare again")
-
-    def readable(self) -> None:
-        """Raises what an export would refuse: while the gate is still open."""
-        errors.refuse(preflight.held(self.reader(False).state(self.names()), self.reader()),
-                      self.allow)
 
     # ---- gates ----------------------------------------------------------------------------------
     def _tpgs(self) -> Iterator[str]:
@@ -338,14 +342,12 @@ class Deeds:
                                       do=f"lio-handover status {self.journal.id}")
 
     def _drain(self) -> None:
-        state = self.reader(False).state(self.names())
-        before: Optional[List[str]] = None
+        before: Optional[Dict[str, int]] = None
         for _ in range(IDLE_TRIES):
             if self.stop():
                 raise errors.Interrupted("interrupted before it was done",
                                          changed="the gates are shut")
-            now = [self.fs.read(f"core/{store.hba}/{store.name}/statistics/scsi_lu/num_cmds")
-                   for store in state.backstores]
+            now = self.commands()
             if now == before:
                 return
             before = now
@@ -355,7 +357,7 @@ class Deeds:
                                   do=f"lio-handover source thaw {self.journal.id}")
 
     def _flush(self) -> None:
-        for store in self.reader(False).state(self.names()).backstores:
+        for store in self.durable().state.backstores:
             if store.path:
                 storage.flush(store.path)
 
@@ -373,11 +375,13 @@ class Deeds:
 
     # ---- copies ---------------------------------------------------------------------------------
     def _keep_copy(self) -> None:
-        if not self.whole():
+        state = self.here()
+        if not self._whole({lun.key: lun.backstore for _, _, lun in state.luns()}):
             return
-        document = self.look()
         if self.handover.role == SOURCE:
-            self.unchanged()
+            self.unchanged(state)
+        document = self._document(state)
+        if self.handover.role == SOURCE:
             self._keep(DOCUMENT, document, False)
         else:
             self._keep(RETURNED, self._in_source_names(document), False)
@@ -434,15 +438,17 @@ class Deeds:
                     do="lio-handover status")
             stores.append(replace(store, reservations=other.reservations))
         document = replace(mine, state=replace(mine.state, backstores=tuple(stores)))
-        stale = self.whole() and runtime.digest(self.look().state) != runtime.digest(
-            document.state)
+        stale = self.whole() and self.current() != runtime.digest(document.state)
         self._keep(RETURNED, document, stale)
 
     def _compare(self) -> None:
-        self.unchanged()
-        now = self.current()
-        armed = self.papers[Paper.ARMED].digest
-        if now != armed:
+        if self.whole():
+            state = self.here()
+            self.unchanged(state)
+            now = runtime.digest(state)
+        else:
+            now = runtime.digest(self.durable().state)
+        if now != self.papers[Paper.ARMED].digest:
             raise errors.StructureChanged(
                 "the run-time state is not what the destination is armed with",
                 changed="nothing was given away",

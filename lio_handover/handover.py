@@ -239,8 +239,7 @@ class Handovers:
     def _before(deeds: Deeds, verb: str) -> None:
         """What would stop a freeze is found while the source still serves."""
         if verb == "freeze":
-            deeds.unchanged()
-            deeds.readable()
+            deeds.ready()
 
     @contextmanager
     def _watched(self, journal: Journal, verb: str, seconds: float) -> Iterator[None]:
@@ -517,7 +516,8 @@ class _Verb:
         return not self._same_boot()
 
     def _document_current(self) -> bool:
-        return self.by_paper[Paper.ARMED].digest == self.deeds.current()
+        # Of what was last kept; the step COMPARE then looks at the kernel.
+        return self.by_paper[Paper.ARMED].digest == self.journal.handover.digest
 
     def _release_matches(self) -> bool:
         return self.by_paper[Paper.RELEASED].digest == self.deeds.as_it_came()
