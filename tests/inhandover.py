@@ -1,10 +1,16 @@
 """What tests of the handover engine run inside a lab host."""
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import pickle
+import signal
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
-from lio_handover import errors
+from lio_handover import (deeds, errors, executor, journal, owners, restored, savefile,
+                          wholefile)
 from lio_handover.configfs import Configfs
 from lio_handover.handover import Answer, Handover, Handovers
 from lio_handover.model import State
@@ -60,6 +66,98 @@ def recover(id: str, answers: Answers, words: frozenset[str] = frozenset()  # no
         return handovers(answers).recover(id, words, "the test")[0]
     except Ask as question:
         return str(question)
+
+
+# ── being killed anywhere ────────────────────────────────────────────────────────────────────
+
+class Points:
+    """Counts what a verb does to the kernel and to the disk: SIGKILL before or after one of them.
+
+    Each change has two points, before it and after it; a record of the journal a third, when half
+    of it is written.
+    """
+
+    def __init__(self, point: int) -> None:
+        self.point, self.seen, self.what = point, 0, ""
+
+    def pass_(self, what: str) -> None:
+        self.seen += 1
+        self.what = what
+        if self.seen == self.point:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def around(self, name: str, work: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*args: Any, **keywords: Any) -> Any:
+            self.pass_(f"before {name}")
+            result = work(*args, **keywords)
+            self.pass_(f"after {name}")
+            return result
+        return wrapped
+
+    def install(self) -> None:
+        """Into this process, which is a fork of its own."""
+        for name in ("mkdir", "rmdir", "link", "unlink", "write"):
+            setattr(Configfs, name, self.around(name, getattr(Configfs, name)))
+        for module in (journal, owners, savefile, deeds, executor, restored):
+            setattr(module, "write_file", self.around("write_file", wholefile.write_file))
+        plain = os.write
+
+        def half(fd: int, data: bytes) -> int:
+            if data.startswith(b'{"'):
+                self.pass_("before a record")
+                if self.seen + 1 == self.point:
+                    plain(fd, data[:len(data) // 2])
+                self.pass_("in a record")
+            done = plain(fd, data)
+            if data.startswith(b'{"'):
+                self.pass_("after a record")
+            return done
+        setattr(os, "write", half)
+
+
+def crash(point: int, verb: str, role: str, id: str,  # noqa: A002
+          papers: Sequence[Message] = (), **more: Any) -> tuple[bool, Answer | None]:
+    """(whether the verb was killed at that point, its answer if it ended before)."""
+    ours, its = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            points = Points(point)
+            points.install()
+            answer = do(verb, role, id, papers, **more)
+            with os.fdopen(its, "wb") as pipe:
+                pipe.write(pickle.dumps(answer))
+            code = 0
+        except errors.HandoverError as error:
+            print(f"{verb} as {role}: {error}", file=sys.stderr, flush=True)
+        finally:
+            os._exit(code)
+    os.close(its)
+    with os.fdopen(ours, "rb") as pipe:
+        data = pipe.read()
+    _, status = os.waitpid(pid, 0)
+    if os.WIFSIGNALED(status):
+        return True, None
+    assert status == 0, f"{verb} ended with {status}"
+    ended: Answer = pickle.loads(data)
+    return False, ended
+
+
+def recover_again(id: str, answers: Answers) -> str | tuple[int, str, str]:  # noqa: A002
+    """(changes asked of the kernel, states recorded before, and after) of another recover; or the
+    verb that the other host has to answer first."""
+    before = _states(id)
+    one = handovers(answers)
+    try:
+        one.recover(id)
+    except Ask as question:
+        return str(question)
+    return one.core.fs.changes, before, _states(id)
+
+
+def _states(id: str) -> str:  # noqa: A002
+    return "".join(line for line in told(id).splitlines() if '"record": "state"' in line)
 
 
 def told(id: str) -> str:  # noqa: A002
