@@ -369,9 +369,13 @@ class Deeds:
             self._gate_close()
             self.notes.append(f"{names}: was open although this host may not serve it, and is "
                               "shut again: somebody brought it back")
-        for path in savefile.drop(self.local_targets(), self.journal.notes.stores):
-            self.notes.append(f"{names}: was in {path}, which would bring it back at a boot, and "
-                              "was taken out of it")
+        self.notes += self.unsave()
+
+    def unsave(self) -> List[str]:
+        """Take the targets out of targetcli's save file; what was done."""
+        names = ", ".join(self.local_targets())
+        return [f"{names}: was in {path}, which would bring it back at a boot, and was taken out "
+                "of it" for path in savefile.drop(self.local_targets(), self.journal.notes.stores)]
 
     # ---- copies ---------------------------------------------------------------------------------
     def _keep_copy(self) -> None:

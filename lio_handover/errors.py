@@ -277,6 +277,12 @@ class SavefileBroken(HandoverError):
     code = 66
 
 
+class Undecided(HandoverError):
+    """Decide, if you know what can't be seen from here: recover prints what may be ordered."""
+
+    code = 67
+
+
 class Finding:
     """One reason to refuse.  ``override`` is what --allow takes to go on all the same, or ""."""
 

@@ -22,15 +22,13 @@ from .executor import Progress, Scope
 from .journal import PREPARED, Handover, Journal, ids
 from .model import say
 from .owners import Owner, Owners
-from .papers import Message, is_id
+from .papers import Message, from_json, is_id, to_json
 from .reader import boot_id
-from .transitions import (ALONE, ASKS, DESTINATION, SOURCE, TABLE, VERBS, Mode, Need, Paper, Row,
-                          rows_for, state_of)
+from .transitions import (ALONE, ASKS, DESTINATION, SOURCE, STATES, TABLE, VERBS, Mode, Need, Paper,
+                          Row, rows_for, state_of)
 
-__all__ = ["Answer", "Handover", "Handovers", "Peer"]
+__all__ = ["Answer", "Handover", "Handovers", "Peer", "answer_from_json", "answer_to_json"]
 
-#: Where a handover is over; the next one of the target is another.
-OVER = {SOURCE: ("idle", "retired"), DESTINATION: ("none", "confirmed")}
 #: What may be said to a verb: by an operator, or (of QEMU) by the driver that sees it.
 WORDS = {"peer-is-fenced": Need.PEER_IS_FENCED, "peer-never-returns": Need.PEER_NEVER_RETURNS,
          "guest-left": Need.GUEST_LEFT}
@@ -39,12 +37,42 @@ WORDS = {"peer-is-fenced": Need.PEER_IS_FENCED, "peer-never-returns": Need.PEER_
 @dataclass(frozen=True)
 class Answer:
     """What a verb answers: the handover as it now is, the papers said (by status: those that
-    still hold), what else there is to know, and the command to run next."""
+    still hold), what else there is to know, and the command to run next.  ``stays``: recover
+    could not know how to go on, and changed no state; ``failed`` is the code of the error where
+    one of several could not be recovered."""
 
     handover: Handover
     papers: Tuple[Message, ...] = ()
     notes: Tuple[str, ...] = ()
     next: str = ""
+    stays: bool = False
+    failed: int = 0
+
+
+def answer_to_json(answer: Answer) -> bytes:
+    """The whole of an answer, for a peer: documents, and with them secrets, included."""
+    import json
+    from dataclasses import asdict
+    return json.dumps({
+        "handover": asdict(answer.handover), "papers": json.loads(to_json(answer.papers)),
+        "notes": list(answer.notes), "next": answer.next, "stays": answer.stays},
+        indent=1, sort_keys=True).encode() + b"\n"
+
+
+def answer_from_json(data: bytes) -> Answer:
+    """What ``answer_to_json`` wrote.  Raises a DocumentError for any other bytes."""
+    import json
+    try:
+        tree = json.loads(data)
+        one = tree["handover"]
+        made = Handover(**{**one, "targets": tuple(one["targets"])})
+        if made.role not in STATES or made.state not in STATES[made.role]:
+            raise ValueError(made.state)
+        return Answer(made, from_json(json.dumps(tree["papers"]).encode()),
+                      tuple(map(str, tree["notes"])), str(tree["next"]), bool(tree["stays"]))
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise errors.BadShape(f"the answer can't be read: {type(error).__name__}",
+                              do="ask the other host with the same lio-handover") from None
 
 
 #: (the handover, ``status`` or ``abort``) → what the other host answers to that verb now.
@@ -134,6 +162,10 @@ class Handovers:
         with self.core.alone():
             journal, epoch = self._begin(verb, role, id, targets, mode, papers, maps, peer, allow)
             run = _Verb(self, journal, verb, epoch, papers, words)
+            if not journal.handover.state and verb == "recover":
+                journal.remove()
+                return Answer(journal.handover, (), ("it was cut off before it was begun, and is "
+                                                     "forgotten",))
             if verb == "recover":
                 notes = self._scrub(journal)
                 row = run.recovery()
@@ -170,7 +202,7 @@ class Handovers:
                 found.append(self.do("recover", one.role, one.id, words=words, by=by, allow=allow))
             except errors.HandoverError as error:
                 found.append(Answer(self.get(one.id), (), (f"{type(error).__name__}: {error}",),
-                                    error.do))
+                                    error.do, failed=error.code))
         return found
 
     def _scrub(self, journal: Journal) -> Tuple[str, ...]:
@@ -185,6 +217,19 @@ class Handovers:
         deeds.scrub()
         return tuple(deeds.notes)
 
+    def before_restore(self) -> Tuple[str, ...]:
+        """At boot, before targetcli's restore, which asks nobody: take out of its save file what
+        may not open alone.  Needs no kernel.  Returns what was done.  Raises SavefileBroken."""
+        notes: List[str] = []
+        for one in self.list():
+            if not one.state or one.state == "none" or self.superseded(one) \
+                    or state_of(one.role, one.state, Mode(one.mode)).opens == ALONE:
+                continue
+            deeds = Deeds(self.core, Journal(self._directory, one.id),
+                          Row(one.role, "", "recover", "", "", ()))
+            notes += deeds.unsave()
+        return tuple(notes)
+
     def superseded(self, handover: Handover) -> bool:
         """Whether a later handover of the same targets counts now."""
         owners = Owners(self._directory).load()
@@ -195,17 +240,17 @@ class Handovers:
         """Where only the other side, or a human, can know."""
         status = self._status(run.journal)
         handover = status.handover
-        if handover.state in OVER[handover.role]:
+        if handover.over:
             return replace(status, notes=notes, next="")
         command = f"lio-handover recover {handover.id}"
         if run.answered:
-            return replace(status, notes=(run.why(), *notes),
+            return replace(status, notes=(run.why(), *notes), stays=True,
                            next=f"on the other host {command}, then here again")
         words = run.words_that_lead()
         if words:
             command += "".join(f" --{word}" for word in words)
             notes += (f"only if {_ASSERTS[words]}: {command}",)
-        return replace(status, notes=(run.why(), *notes), next=command)
+        return replace(status, notes=(run.why(), *notes), next=command, stays=True)
 
     def _journal(self, id: str, role: str) -> Journal:  # noqa: A002
         journal = Journal(self._directory, id)
@@ -260,6 +305,9 @@ class Handovers:
                maps: Sequence[str], peer: str, allow: Sequence[str]) -> Tuple[Journal, int]:
         """(the journal, the epoch the verb runs under); a new handover where there is none."""
         known = set(ids(self._directory))
+        if id in known and verb in ("prepare", "stage", "abort") and not self.get(id).state:
+            Journal(self._directory, id).remove()  # it was cut off before its first state
+            known.discard(id)
         if verb == "prepare" and id not in known:
             return self._prepare(id, targets, mode, peer)
         if verb == "stage" and not id:
@@ -270,7 +318,7 @@ class Handovers:
             return self._arrives(verb, id, papers, maps, peer, allow)
         journal = self._journal(id, role)
         handover = journal.handover
-        if handover.state in OVER[role] and verb in ("prepare", "stage"):
+        if handover.over and verb in ("prepare", "stage"):
             raise errors.StaleEpoch(f"handover {id} is over: it is {handover.state}",
                                     do="lio-handover source prepare, which begins another")
         if targets and set(targets) != set(handover.targets):
@@ -300,7 +348,7 @@ class Handovers:
     def _nothing_else(self, names: Sequence[str]) -> None:
         """No other handover of these targets is under way on this host."""
         for one in self.list():
-            if one.state and one.state not in OVER[one.role] and set(one.targets) & set(names):
+            if one.state and not one.over and set(one.targets) & set(names):
                 raise errors.WrongState(
                     f"handover {one.id} of {', '.join(one.targets)} is under way: this host is "
                     f"its {one.role}, {one.state}", do=f"lio-handover status {one.id}")
@@ -426,7 +474,7 @@ class _Verb:
         """The row of recover that fits; None where it stays.  The other side is asked, and, where
         it is armed and this side has released, asked to abort: its first record decides."""
         handover = self.journal.handover
-        if handover.state in OVER[handover.role] and (
+        if handover.over and (
                 handover.boot_id == boot_id() or self.all.superseded(handover)):
             return None
         row = self._first()
@@ -472,6 +520,9 @@ class _Verb:
         role, state = self.journal.handover.role, self.journal.handover.state
         if self._asked is not None:
             peer = self._asked.handover
+            if not peer.state:
+                return (f"the {role} is {state} and stays: the {peer.role} answers that it has no "
+                        "such handover")
             return (f"the {role} is {state} and stays: the {peer.role} answers that it is "
                     f"{peer.state}, which does not decide")
         silent = self._silent.what if self._silent else "there is no way to ask it"
@@ -574,6 +625,10 @@ class _Verb:
             except errors.PeerUnreachable as error:
                 self._silent = error
                 return None
+            except errors.NoSuchHandover:
+                mine = self.journal.handover
+                role, state = (DESTINATION, "none") if mine.role == SOURCE else (SOURCE, "")
+                self._asked = Answer(replace(mine, role=role, state=state))
             for one in self._asked.papers:
                 if (one.handover, one.epoch) == (self.journal.id, self.epoch):
                     self.by_paper[one.paper] = one

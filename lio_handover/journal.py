@@ -17,11 +17,13 @@ from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
 from . import errors
 from .document import Document
 from .papers import is_id
-from .transitions import STATES, Mode
+from .transitions import DESTINATION, SOURCE, STATES, Mode
 from .wholefile import write_file
 
 PREPARED, DOCUMENT, RETURNED = "prepared.json", "document.json", "returned.json"
 FILES = (PREPARED, DOCUMENT, RETURNED)
+
+OVER = {SOURCE: ("idle", "retired"), DESTINATION: ("none", "confirmed")}
 
 Gates = Mapping[str, Mapping[str, str]]
 
@@ -46,6 +48,11 @@ class Handover:
     error: str = ""
     busy: str = ""
     peer: str = ""
+
+    @property
+    def over(self) -> bool:
+        """Whether it has come to its end; the next one of its targets is another."""
+        return self.state in OVER[self.role]
 
 
 @dataclass
@@ -84,7 +91,7 @@ class Journal:
                maps: Tuple[str, ...] = ()) -> "Journal":
         """Begin a handover: not durable, and in no state, until ``state`` is called."""
         folder = os.path.join(directory, "handovers", first.id)
-        if os.path.exists(os.path.join(folder, "journal")):
+        if first.id in ids(directory):
             raise errors.WrongState(f"there is a handover {first.id} already",
                                     do=f"lio-handover status {first.id}")
         try:
@@ -119,8 +126,8 @@ class Journal:
                     f"{self.path}, line {number} can't be read: {type(error).__name__}",
                     do=f"look at {self.path}") from None
         if not self.handover.role:
-            raise errors.NoSuchHandover(f"handover {self.id} was never begun",
-                                        do=f"rm -r {self.folder}")
+            raise errors.NoSuchHandover(f"this host has no handover {self.id}",
+                                        do="lio-handover status")
 
     def _take(self, one: Dict[str, Any]) -> None:
         from dataclasses import replace
@@ -238,15 +245,22 @@ class Journal:
 
 
 def ids(directory: str) -> Iterator[str]:
-    """Of every handover that this host has a folder of."""
+    """Of every handover that was begun here: its first record is whole."""
     try:
         names = sorted(os.listdir(os.path.join(directory, "handovers")))
     except FileNotFoundError:
         return
     except OSError as error:
         raise _broken(os.path.join(directory, "handovers"), error) from None
-    yield from (name for name in names if is_id(name)
-                and os.path.exists(os.path.join(directory, "handovers", name, "journal")))
+    for name in names:
+        try:
+            with open(os.path.join(directory, "handovers", name, "journal"), "rb") as file:
+                if is_id(name) and file.readline().endswith(b"\n"):
+                    yield name
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            raise _broken(os.path.join(directory, "handovers", name), error) from None
 
 
 def _whole_lines(fd: int) -> int:

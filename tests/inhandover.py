@@ -4,7 +4,6 @@ from __future__ import annotations
 import os
 import pickle
 import signal
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -121,34 +120,32 @@ def crash(point: int, verb: str, role: str, id: str,  # noqa: A002
     ours, its = os.pipe()
     pid = os.fork()
     if pid == 0:
-        code = 1
         try:
-            points = Points(point)
-            points.install()
-            answer = do(verb, role, id, papers, **more)
-            with os.fdopen(its, "wb") as pipe:
-                pipe.write(pickle.dumps(answer))
-            code = 0
-        except errors.HandoverError as error:
-            print(f"{verb} as {role}: {error}", file=sys.stderr, flush=True)
-        finally:
-            os._exit(code)
+            Points(point).install()
+            result: Any = do(verb, role, id, papers, **more)
+        except BaseException as error:  # noqa: B902 - raised again by the parent
+            result = error
+        with os.fdopen(its, "wb") as pipe:
+            pipe.write(pickle.dumps(result))
+        os._exit(0)
     os.close(its)
     with os.fdopen(ours, "rb") as pipe:
         data = pipe.read()
     _, status = os.waitpid(pid, 0)
     if os.WIFSIGNALED(status):
         return True, None
-    assert status == 0, f"{verb} ended with {status}"
-    ended: Answer = pickle.loads(data)
+    ended = pickle.loads(data)
+    if isinstance(ended, BaseException):
+        raise ended
     return False, ended
 
 
 def recover_again(id: str, answers: Answers) -> str | tuple[int, str, str]:  # noqa: A002
     """(changes asked of the kernel, states recorded before, and after) of another recover; or the
     verb that the other host has to answer first."""
-    before = _states(id)
     one = handovers(answers)
+    one.get(id)
+    before = _states(id)
     try:
         one.recover(id)
     except Ask as question:

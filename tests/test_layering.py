@@ -17,9 +17,9 @@ ORDER = """__init__
     reader revival plan staged executor frozen restored probes mapping preflight core
     papers journal owners savefile runtime deeds handover
     wording screen tree columns steps answers
-    cli verbs""".split()
+    cli verbs handover_verbs""".split()
 #: The command line is understood before the verbs, slow to import, are wanted.
-LATE = {("cli", "verbs")}
+LATE = {("cli", "verbs"), ("verbs", "handover_verbs")}
 
 #: Whom extras are for; rtslib's one module is not chosen yet.
 ONLY = {"dbus": {"service", "client"}, "gi": {"service", "client"}, "configshell_fb": {"shell"}}
