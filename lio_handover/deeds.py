@@ -28,6 +28,8 @@ from .reader import Facts, Reader, boot_id
 from .transitions import SOURCE, VHOST, Do, Mode, Paper, Row, Step
 from .wholefile import write_file
 
+#: Where kernels and rtslib keep APTPL files (target_core_configfs.c, rtslib/root.py).
+DBROOTS = ("/var/target", "/etc/target", "/etc/rtslib-fb-target")
 #: Two looks at a LUN's command counter, so many seconds apart, prove that it is idle.
 IDLE_SECONDS = 0.05
 IDLE_TRIES = 100
@@ -174,7 +176,17 @@ class Deeds:
         found = {("target", *name.split("/", 1), tpgt[5:], "lun", lun[4:]): store
                  for name in self.local_targets() if self.fs.exists(name)
                  for tpgt, lun, store in reader.links(*name.split("/", 1))}
-        return self._whole(found)
+        return self._whole(found) and all(
+            self._nexus(f"{target.name}/tpgt_{tpg.tag}") == tpg.attributes["nexus"]
+            for target in self.durable().state.targets for tpg in target.tpgs
+            if "nexus" in tpg.attributes)
+
+    def _nexus(self, tpg: str) -> str:
+        """What nexus a TPG has: targetcli can't carry it, and rtslib makes one up."""
+        try:
+            return self.fs.read(f"{tpg}/nexus").strip()
+        except OSError:
+            return ""
 
     def _whole(self, links: Mapping[Key, Optional[Key]]) -> bool:
         wanted = {lun.key: lun.backstore for _, _, lun in self.durable().state.luns()}
@@ -326,7 +338,8 @@ class Deeds:
 
     def _savefile_put(self) -> None:
         reader = self.reader(False)
-        savefile.put(reader.state(self.names()), reader.dbroot())
+        paths = savefile.put(reader.state(self.names()), reader.dbroot())
+        self.journal.note("saved", paths=paths)
 
     def _prove_shut(self) -> None:
         still = self.open_tpgs()
@@ -360,6 +373,14 @@ class Deeds:
         for store in self.durable().state.backstores:
             if store.path:
                 storage.flush(store.path)
+
+    def settled(self) -> bool:
+        """Of a handover that is over: whether nothing is left for recover to bring back at a
+        boot, as targetcli did, or as they were taken out of the save file that had them."""
+        if self.vhost:
+            return False
+        return bool(self.names()) or bool(self.journal.notes.saved) and not savefile.entries(
+            self.local_targets())
 
     def scrub(self) -> None:
         """Where this host may not serve, what somebody else brought back is shut again, and
@@ -516,11 +537,14 @@ class Deeds:
         waiting = plan(State(), want, _without(facts, want), verify=False)
         the_plan = replace(waiting, steps=(
             *(step for step in small.steps if step.phase == "stage"),
-            *(step for step in waiting.steps if step.phase == "activate"
-              and step.slot != "gate")))
+            *(step for step in waiting.steps if step.slot == "folder"
+              or step.phase == "activate" and step.slot != "gate")))
         self._same_storage(document)
         self.journal.note("loading", boot=boot)
         self._run(the_plan, have, facts)
+        if document is not self.durable():
+            executor.check(Scope.of(want).read(self.fs, known=the_plan.want, untouched=True),
+                           the_plan.want, False)
         try:
             restored.note(self.directory, boot, the_plan.want)
         except OSError as error:
@@ -542,19 +566,27 @@ class Deeds:
                 "parts of the target are missing, and what is there may have registrations that "
                 "nothing else has", changed="nothing was taken down",
                 do="lio-handover show, and put back what is missing")
-        folder = os.path.join(self.fs.read("dbroot").strip(), "pr")
         stores = []
         for store in document.state.backstores:
             try:
-                with open(os.path.join(folder, f"aptpl_{store.serial}"), "rb") as file:
-                    blocks = reservations.parse_file(file.read())
-            except FileNotFoundError:
-                blocks = []
+                blocks = reservations.parse_file(self._aptpl_file(store.serial))
             except reservations.Unclear as error:
                 raise errors.CannotRepresent(f"{say(store.key)}: {error}") from None
             stores.append(replace(store, reservations=reservations.of_file(
                 blocks, store.reservations.generation)))
         return replace(document, state=replace(document.state, backstores=tuple(stores)))
+
+    def _aptpl_file(self, serial: str) -> bytes:
+        """The newest APTPL file of a backstore: rtslib moves dbroot (rtslib/root.py)."""
+        found = []
+        for folder in {self.fs.read("dbroot").strip(), *DBROOTS}:
+            path = os.path.join(folder, "pr", f"aptpl_{serial}")
+            try:
+                with open(path, "rb") as file:
+                    found.append((os.fstat(file.fileno()).st_mtime_ns, file.read()))
+            except FileNotFoundError:
+                continue
+        return max(found)[1] if found else b""
 
     def _same_storage(self, document: Document) -> None:
         """The source has flushed: from here on both must see the same data."""
@@ -578,7 +610,7 @@ class Deeds:
         document = self.durable()
         asked = document.state
         want, _notes = reachable(asked)
-        never_open = self.journal.notes.opened != boot_id()
+        never_open = not self.journal.notes.opened
         have = Scope.of(want).read(self.fs, reservations=never_open, known=want,
                                    untouched=never_open)
         if not never_open:
@@ -624,11 +656,12 @@ class Deeds:
     def _remove_aptpl_files(self) -> None:
         """One that stayed would bring its reservations back one day."""
         placed = self.reader(False).placed()
-        folder = os.path.join(self.fs.read("dbroot").strip(), "pr")
         for name, serial in self.journal.notes.stores.items():
-            if serial and backstore_key(*name.split("/", 1)) not in placed:
+            if not serial or backstore_key(*name.split("/", 1)) in placed:
+                continue
+            for folder in {self.fs.read("dbroot").strip(), *DBROOTS}:
                 try:
-                    os.unlink(os.path.join(folder, f"aptpl_{serial}"))
+                    os.unlink(os.path.join(folder, "pr", f"aptpl_{serial}"))
                 except FileNotFoundError:
                     continue
 

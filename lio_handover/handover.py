@@ -474,8 +474,8 @@ class _Verb:
         """The row of recover that fits; None where it stays.  The other side is asked, and, where
         it is armed and this side has released, asked to abort: its first record decides."""
         handover = self.journal.handover
-        if handover.over and (
-                handover.boot_id == boot_id() or self.all.superseded(handover)):
+        if handover.over and (handover.boot_id == boot_id() or self.all.superseded(handover)
+                              or handover.state in ("idle", "confirmed") and self.deeds.settled()):
             return None
         row = self._first()
         if row is None and (handover.state == "released" or self._inband_frozen()):

@@ -67,6 +67,7 @@ class Notes:
     stale: bool = False  # a document was kept which is not what was loaded
     opened: str = ""  # boot id of the kernel in which the gate was opened since the last copy
     commands: Dict[str, int] = field(default_factory=dict)  # num_cmds after the load
+    saved: Tuple[str, ...] = ()  # save files that hold the targets
     said: Dict[str, List[str]] = field(default_factory=dict)  # paper → digests
 
 
@@ -162,6 +163,8 @@ class Journal:
             notes.opened = one["boot"]
         elif kind == "gone":
             notes.loading, notes.loaded, notes.opened = "", ("", ""), ""
+        elif kind == "saved":
+            notes.saved = tuple(one["paths"])
         elif kind == "said":
             notes.said.setdefault(one["paper"], []).append(one["digest"])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 import os
 import pickle
 import signal
+import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from tests import inhost, lab, samples
 
 SIZE = 8 * lab.MiB
 TARGET = f"iscsi/{samples.IQN}"
+OTHER = "iscsi/iqn.2026-11.org.example:other"
+SAVED = "/etc/rtslib-fb-target/saveconfig.json"
 
 
 def state(shared: Path, registrants: int = 2, aptpl: bool = True) -> State:
@@ -65,6 +68,37 @@ def recover(id: str, answers: Answers, words: frozenset[str] = frozenset()  # no
         return handovers(answers).recover(id, words, "the test")[0]
     except Ask as question:
         return str(question)
+
+
+# ── power ────────────────────────────────────────────────────────────────────────────────────
+
+def disk(folder: str) -> None:
+    """Let this host keep what a real one has on its disk in ``folder``, past a power cut: of what
+    it writes there only what it has synced, as its page cache ends with it."""
+    for path in ("/var/lib/lio-handover", "/etc/target", "/etc/rtslib-fb-target"):
+        os.makedirs(folder + path, exist_ok=True)
+        subprocess.run(["mount", "--bind", folder + path, path], check=True)
+
+
+def boots(folder: str) -> tuple[str, ...]:
+    """What a host does when it boots: our unit, then targetcli's."""
+    disk(folder)
+    notes = handovers().before_restore()
+    if os.path.exists(SAVED):
+        done = subprocess.run(["targetctl", "restore", SAVED], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    return notes
+
+
+def save() -> None:
+    """As targetcli does."""
+    subprocess.run(["targetctl", "save", SAVED], check=True)
+
+
+def saved() -> dict[str, bool]:
+    """Target → whether targetcli would bring it back serving."""
+    return {one.target: one.enabled for one in savefile.entries(
+        [TARGET, OTHER]) if one.path == SAVED}
 
 
 # ── being killed anywhere ────────────────────────────────────────────────────────────────────
