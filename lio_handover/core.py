@@ -4,10 +4,9 @@ A verb checks first, raises with the reason, and changes the host only after all
 """
 from __future__ import annotations
 
-import fcntl
 import os
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import (Callable, Dict, FrozenSet, Iterator, List, Mapping, Optional, Sequence,
                     Tuple)
@@ -20,6 +19,7 @@ from .devices import Glance
 from .document import Document, Origin
 from .executor import Outcome, Progress, Scope
 from .frozen import Frozen, Record
+from .locks import PATIENCE, SCRATCH, Locks
 from .model import Backstore, Key, State, Target, Tpg, backstore_key, say
 from .order import PLACE
 from .plan import DELETE, Plan, Step, plan
@@ -34,6 +34,9 @@ IDLE_SECONDS = 0.05
 IDLE_TRIES = 100
 #: How often an import is begun again because rtslib was faster.
 MEDDLED_TRIES = 10
+
+#: Makes a plan of a host's facts; whether it may trust the table of new objects.
+Maker = Callable[[Facts, bool], Plan]
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ class Core:
     def __init__(self, settings: Optional[Settings] = None, fs: Optional[Configfs] = None) -> None:
         self.settings = settings if settings is not None else load()
         self.fs = fs if fs is not None else Configfs()
-        self._mine = False  # whether the lock of this host is held
+        self._mine = False  # whether this holds its locks
 
     # ---- looking ---
     def names(self, targets: Sequence[str], everything: bool = False) -> List[Tuple[str, str]]:
@@ -151,14 +154,14 @@ class Core:
         document = self._document(state, reader.facts())
         findings = preflight.source(state, reader)
         if any(target.fabric == "vhost" for target in state.targets):
-            with self.alone():
+            with self.alone(names), self.locks.hold(SCRATCH, patience=PATIENCE):
                 findings += preflight.live_migration(probes.logs_guest_writes(self.fs))
         return document, findings
 
     def _prober(self, names: Sequence[Tuple[str, str]], probe: bool) -> Reader:
         if not probe:
             return self.reader()
-        with self.alone():
+        with self.alone(names), self.locks.hold(SCRATCH, patience=PATIENCE):
             self.reader()
             return self.reader(probes.full_status(self.fs, names))
 
@@ -170,7 +173,7 @@ class Core:
         It says ``frozen`` where every gate is shut and all data is on the storage; then the
         gates in it are those that the freeze found open.
         """
-        with self.alone():
+        with self.alone(names):
             reader = self._prober(names, probe)
             state = reader.state(names)
             errors.refuse(preflight.source(state, reader), allow)
@@ -208,7 +211,7 @@ class Core:
 
         A freeze that can't be finished opens the gates again.  Returns the frozen state.
         """
-        with self.alone():
+        with self.alone(names):
             reader = Reader(self.reader().fs, reservations=False)
             have = reader.state(names)
             errors.refuse([*preflight.source(have, reader), *_cannot_freeze(have, reader),
@@ -265,7 +268,7 @@ class Core:
 
     def thaw(self, names: Sequence[Tuple[str, str]], allow: Sequence[str] = ()) -> State:
         """Open the gates which a freeze has shut.  Only where no other host serves the target."""
-        with self.alone():
+        with self.alone(names):
             facts = self.reader().facts()
             record = self.frozen(facts)
             findings: List[errors.Finding] = []
@@ -321,7 +324,7 @@ class Core:
         if not differ.diff(ready.have, wanted):
             return Outcome()
         errors.refuse(ready.findings, allow)
-        with self.alone():
+        with self.alone(more=_lock_names(ready.document.state)):
             self._still(ready)
             outcome = self._patiently(ready, progress, stop)
             self.frozen(ready.facts).forget([one.name for one in ready.document.state.targets])
@@ -342,19 +345,14 @@ class Core:
 
     def _patiently(self, ready: Ready, progress: Optional[Progress],
                    stop: Callable[[], bool]) -> Outcome:
-        """Once more where somebody else got in between, or where new objects were not what this
-        program takes them to be: that was taken back, and is rare."""
-        the_plan = ready.plan
+        """Once more where somebody else got in between: that was taken back, and is rare."""
         for _attempt in range(MEDDLED_TRIES):
             try:
-                return executor.apply(self.fs, the_plan, ready.have, ready.facts, progress, stop)
+                return self.run(lambda facts, trusting: plan(
+                    ready.have, ready.document.state, facts, trusting=trusting),
+                    ready.have, ready.facts, progress, stop)[1]
             except errors.Meddled as error:
-                last: errors.HandoverError = error
-            except errors.VerifyFailed as error:
-                careful = plan(ready.have, ready.document.state, ready.facts, trusting=False)
-                if the_plan == careful:
-                    raise
-                last, the_plan = error, careful
+                last = error
         raise last
 
     def compare(self, document: Document, maps: Sequence[str] = ()) \
@@ -381,7 +379,7 @@ class Core:
         Returns what it took, and the document kept of what was removed.  ``plugin/name`` names
         a backstore that no target exports.
         """
-        with self.alone():
+        with self.alone(more=self._removing(targets, everything)):
             reader = self.reader()
             findings: List[errors.Finding] = []
             try:
@@ -408,6 +406,15 @@ class Core:
             restored.forget(self.settings.state_directory, facts.boot_id, [
                 store.key for store in have.backstores if store.key not in staying])
             return outcome, kept
+
+    def _removing(self, targets: Sequence[str], everything: bool) -> List[str]:
+        """What to lock for a removal: nothing, so the host, for all of it."""
+        if everything:
+            return []
+        fabrics = self.reader().fabrics()
+        pairs = [tuple(name.split("/", 1)) for name in targets if "/" in name]
+        return [*targets, *self.lock_names([(first, rest) for first, rest in pairs
+                                            if first in fabrics])]
 
     def without(self, reader: Reader, targets: Sequence[str], everything: bool = False) \
             -> Tuple[State, State]:
@@ -458,31 +465,90 @@ class Core:
 
     # ---- one at a time ---
     @contextmanager
-    def alone(self) -> Iterator[None]:
-        """No other lio-handover changes this host meanwhile.  Raises NotRoot, StillRunning."""
+    def alone(self, names: Sequence[Tuple[str, str]] = (), more: Sequence[str] = ()) \
+            -> Iterator[None]:
+        """No other lio-handover changes these targets and their backstores meanwhile; ``more``
+        are further names to lock.  Without any, none changes this host.
+
+        Raises NotRoot, StillRunning.
+        """
         if self._mine:
             yield
             return
         if os.geteuid() != 0:
             raise errors.NotRoot("only root may change what this host serves", do="sudo")
-        path = os.path.join(self.settings.state_directory, "lock")
-        try:
-            os.makedirs(self.settings.state_directory, mode=0o700, exist_ok=True)
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise errors.BadFile(f"{path} can't be opened: {error.strerror}") from None
-        try:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise errors.StillRunning(
-                    "another lio-handover is changing this host",
-                    do="wait for it, or find it with: fuser " + path) from None
+        with self.locks.alone([*self.lock_names(names), *more]):
             self._mine = True
-            yield
-        finally:
-            self._mine = False
-            os.close(fd)
+            try:
+                yield
+            finally:
+                self._mine = False
+
+    @property
+    def locks(self) -> Locks:
+        return Locks(self.settings.state_directory)
+
+    def lock_names(self, names: Sequence[Tuple[str, str]]) -> List[str]:
+        """The targets and the backstores they export; those that share one wait for each other."""
+        reader = Reader(self.fs)
+        found = [f"{fabric}/{wwn}" for fabric, wwn in names]
+        for fabric, wwn in names:
+            if self.fs.exists(f"{fabric}/{wwn}"):
+                found += [say(store) for _, _, store in reader.links(fabric, wwn)]
+        return found
+
+    def run(self, make: Maker, before: State, facts: Facts, progress: Optional[Progress] = None,
+            stop: Callable[[], bool] = executor.never, reservations: bool = True) \
+            -> Tuple[Plan, Outcome]:
+        """Run what ``make`` plans, see executor.apply, beside others who build on this host: no
+        two take the same HBA, nor the scratch target at one time.
+
+        ``make`` is given the facts, and whether to trust the table of what new objects are like;
+        where that was wrong, which is taken back and rare, once more without.
+        """
+        try:
+            return self._run(make, True, before, facts, progress, stop, reservations)
+        except errors.VerifyFailed:
+            if make(facts, True) == make(facts, False):
+                raise
+            return self._run(make, False, before, facts, progress, stop, reservations)
+
+    def _run(self, make: Maker, trusting: bool, before: State, facts: Facts,
+             progress: Optional[Progress], stop: Callable[[], bool], reservations: bool) \
+            -> Tuple[Plan, Outcome]:
+        taken: Tuple[str, ...] = ()
+        while True:
+            the_plan = make(replace(facts, hbas=facts.hbas + taken), trusting)
+            if the_plan.refused:
+                errors.refuse(the_plan.refused)
+            with ExitStack() as held:
+                busy = self._reserve(the_plan, held)
+                if busy:
+                    taken += busy
+                    continue
+                return the_plan, executor.apply(self.fs, the_plan, before, facts, progress, stop,
+                                                reservations)
+
+    def _reserve(self, the_plan: Plan, held: ExitStack) -> Tuple[str, ...]:
+        """Lock the HBAs that the plan makes; those that somebody else was faster to take."""
+        busy = []
+        for hba in sorted({step.path[len("core/"):] for step in the_plan.steps
+                           if step.slot == "HBA"}):
+            try:
+                held.enter_context(self.locks.hold(f"hba/{hba}"))
+            except errors.StillRunning:
+                busy.append(hba)
+            else:
+                if self.fs.exists(f"core/{hba}"):
+                    busy.append(hba)
+        if not busy and any(step.slot == "clear APTPL" for step in the_plan.steps):
+            held.enter_context(self.locks.hold(SCRATCH, patience=PATIENCE))
+        return tuple(busy)
+
+
+def _lock_names(state: State) -> List[str]:
+    """What a document is about."""
+    return [*(one.name for one in state.targets), *(say(one.key) for one in state.backstores)]
 
 
 def _settled(state: State) -> State:

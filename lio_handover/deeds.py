@@ -15,7 +15,7 @@ from . import document as documents
 from . import (errors, executor, mapping, preflight, reservations, restored, runtime, savefile,
                storage)
 from .configfs import Configfs
-from .core import Core
+from .core import Core, Maker
 from .diff import diff
 from .document import Document, Origin
 from .executor import Progress, Scope
@@ -498,19 +498,25 @@ class Deeds:
 
     # ---- building up and taking down ------------------------------------------------------------
     def _build(self) -> None:
-        document = self.prepared()
-        reader = self.reader()
-        facts = reader.facts()
-        want = runtime.staged(document.state, facts.has_rtpi)
-        have = Scope.of(want).read(self.fs)
-        if diff(have, want):
-            self._run(plan(have, want, facts), have, facts)
+        self._build_to(self.prepared().state)
 
-    def _run(self, the_plan: Plan, before: State, facts: Facts) -> None:
-        if the_plan.refused:
-            errors.refuse(the_plan.refused, self.allow)
-        outcome = executor.apply(self.fs, the_plan, before, facts, self.progress, self.stop)
+    def _build_to(self, state: State) -> State:
+        """As much of ``state`` as needs no registrations; what is then here."""
+        facts = self.reader().facts()
+        want = runtime.staged(state, facts.has_rtpi)
+        have = Scope.of(want).read(self.fs)
+        if not diff(have, want):
+            return have
+        if have.targets and plan(have, want, facts).refused:
+            self._afresh(want)
+            have, facts = Scope.of(want).read(self.fs), self.reader().facts()
+        self._run(lambda facts, trusting: plan(have, want, facts, trusting=trusting), have, facts)
+        return Scope.of(want).read(self.fs)
+
+    def _run(self, make: Maker, before: State, facts: Facts) -> Plan:
+        the_plan, outcome = self.core.run(make, before, facts, self.progress, self.stop)
         self.notes += outcome.notes
+        return the_plan
 
     def _load(self) -> None:
         notes, boot = self.journal.notes, boot_id()
@@ -522,26 +528,11 @@ class Deeds:
         want = runtime.shut(document.state)
         if whole or notes.loading == boot:
             self._afresh(want)
-        have = Scope.of(want).read(self.fs)
-        reader = self.reader()
-        facts = reader.facts()
-        want = replace(want, backstores=tuple(
-            replace(one, hba=(facts.placed or {}).get(one.key, "")) for one in want.backstores))
-        base = runtime.staged(want, facts.has_rtpi)
-        small = plan(have, base, facts, verify=False)
-        if small.refused and have.targets:
-            self._afresh(want)
-            have = Scope.of(want).read(self.fs)
-            facts = self.reader().facts()
-            small = plan(have, base, facts, verify=False)
-        waiting = plan(State(), want, _without(facts, want), verify=False)
-        the_plan = replace(waiting, steps=(
-            *(step for step in small.steps if step.phase == "stage"),
-            *(step for step in waiting.steps if step.slot == "folder"
-              or step.phase == "activate" and step.slot != "gate")))
         self._same_storage(document)
         self.journal.note("loading", boot=boot)
-        self._run(the_plan, have, facts)
+        have = self._build_to(want)
+        facts = self.reader().facts()
+        the_plan = self._run(lambda facts, _trusting: _waiting(want, facts), have, facts)
         if document is not self.durable():
             executor.check(Scope.of(want).read(self.fs, known=the_plan.want, untouched=True),
                            the_plan.want, False)
@@ -664,6 +655,17 @@ class Deeds:
                     os.unlink(os.path.join(folder, "pr", f"aptpl_{serial}"))
                 except FileNotFoundError:
                     continue
+
+
+def _waiting(want: State, facts: Facts) -> Plan:
+    """What had to wait, of a host that has the staged part of ``want``: planned as for one that
+    has nothing of it."""
+    placed = facts.placed or {}
+    want = replace(want, backstores=tuple(
+        replace(one, hba=placed.get(one.key, "")) for one in want.backstores))
+    made = plan(State(), want, _without(facts, want), verify=False)
+    return replace(made, steps=tuple(step for step in made.steps if step.slot == "folder"
+                                     or step.phase == "activate" and step.slot != "gate"))
 
 
 def _without(facts: Facts, want: State) -> Facts:

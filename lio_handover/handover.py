@@ -159,7 +159,7 @@ class Handovers:
                                     "given", do=f"one of {', '.join(sorted(WORDS))}")
         if verb == "status":
             return self._status(self._journal(id, role))
-        with self.core.alone():
+        with self.core.alone(more=self._lock_names(verb, id, targets, papers, maps)):
             journal, epoch = self._begin(verb, role, id, targets, mode, papers, maps, peer, allow)
             run = _Verb(self, journal, verb, epoch, papers, words)
             if not journal.handover.state and verb == "recover":
@@ -185,6 +185,25 @@ class Handovers:
                 done.append(row)
                 row = run.further(done)
             return answer
+
+    def _lock_names(self, verb: str, id: str, targets: Sequence[str],  # noqa: A002
+                    papers: Sequence[Message], maps: Sequence[str]) -> List[str]:
+        """The handover, and whatever of this host it is about."""
+        if id in ids(self._directory):
+            journal = Journal(self._directory, id)
+            row = Row(journal.handover.role, "", verb, "", "", ())
+            found = [*journal.handover.targets, *journal.notes.stores]
+            if journal.notes.maps:
+                found += Deeds(self.core, journal, row).local_targets()
+            return [f"handover/{id}", *found]
+        found = self.core.lock_names(self.core.names(targets)) if verb == "prepare" else []
+        for one in papers:
+            if verb == "stage" and one.paper is Paper.OFFER:
+                state = mapping.parse(maps).apply(documents.loads(
+                    one.document, self.core.settings.document_bytes))[0].state
+                found += [*(target.name for target in state.targets),
+                          *(say(store.key) for store in state.backstores)]
+        return [f"handover/{id}", *found]
 
     # ---- recovering -----------------------------------------------------------------------------
     def recover(self, id: str = "", words: FrozenSet[str] = frozenset(),  # noqa: A002

@@ -9,13 +9,12 @@ here (no epoch up to it will ever be served here), ``handover`` whose record cou
 """
 from __future__ import annotations
 
-import fcntl
 import os
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from typing import Dict, Iterable, Iterator, Optional
+from typing import Dict, Iterable, Optional
 
 from . import errors
+from .locks import PATIENCE, Locks
 from .wholefile import write_file
 
 NAME = "owners.json"
@@ -54,7 +53,7 @@ class Owners:
              handover: Optional[str] = None) -> None:
         """Raise the numbers of these targets; durable when it returns."""
         import json
-        with self._alone():
+        with Locks(os.path.dirname(self.path)).hold(NAME, patience=PATIENCE):
             found = self.load()
             was = dict(found)
             for name in targets:
@@ -71,18 +70,3 @@ class Owners:
             except OSError as error:
                 raise errors.JournalBroken(
                     f"{self.path} can't be written: {error.strerror}") from None
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Handovers of other targets write the same file."""
-        try:
-            os.makedirs(os.path.dirname(self.path), mode=0o700, exist_ok=True)
-            fd = os.open(self.path + ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise errors.JournalBroken(
-                f"{self.path}.lock can't be opened: {error.strerror}") from None
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(fd)

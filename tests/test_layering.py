@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "lio_handover"
 
 #: A module imports what stands before it, wherever in its text.  Packages count as one.
 ORDER = """__init__
-    errors wholefile model order transitions attributes settings files
+    errors wholefile locks model order transitions attributes settings files
     shape values objects sealed document devices storage
     fresh diff reservations configfs scsibus initiator
     reader revival plan staged executor frozen restored probes mapping preflight core
@@ -27,8 +27,8 @@ ONCE = "rtslib_fb"
 
 #: Who changes anything, and where.
 KERNEL = {"configfs", "scsibus"}
-FILES = {"core", "executor", "frozen", "restored", "wholefile", "journal", "owners", "savefile",
-         "deeds"}
+FILES = {"core", "deeds", "executor", "frozen", "journal", "locks", "restored", "savefile",
+         "wholefile"}
 DEVICES = {"initiator", "cli"}  # /dev/sg*, /dev/vhost-scsi; /dev/null
 #: What one of FILES names of /sys, only to look at it.
 LOOKED_AT = {("executor", "/sys/module/")}
