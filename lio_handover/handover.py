@@ -159,32 +159,51 @@ class Handovers:
                                     "given", do=f"one of {', '.join(sorted(WORDS))}")
         if verb == "status":
             return self._status(self._journal(id, role))
-        with self.core.alone(more=self._lock_names(verb, id, targets, papers, maps)):
-            journal, epoch = self._begin(verb, role, id, targets, mode, papers, maps, peer, allow)
-            run = _Verb(self, journal, verb, epoch, papers, words)
-            if not journal.handover.state and verb == "recover":
-                journal.remove()
-                return Answer(journal.handover, (), ("it was cut off before it was begun, and is "
-                                                     "forgotten",))
-            if verb == "recover":
-                notes = self._scrub(journal)
-                row = run.recovery()
-                if row is None:
-                    return self._stays(run, notes)
-            else:
-                notes, row = (), run.row()
-                if row is None:
-                    return self._status(journal)
-            answer, done = Answer(journal.handover, notes=notes), []
-            while row is not None:
-                deeds = Deeds(self.core, journal, row, run.by_paper, allow, by, words, progress,
-                              stop, epoch)
-                latest = self._run(deeds, verb)
-                answer = replace(latest, papers=answer.papers + latest.papers,
-                                 notes=answer.notes + latest.notes)
-                done.append(row)
-                row = run.further(done)
-            return answer
+        if verb == "prepare" and not id:
+            id = str(uuid.uuid4())
+        elif verb in ("stage", "abort") and not id:
+            id = next((one.handover for one in papers), "")
+        try:
+            self.core.reader()
+            with self.core.alone(more=self._lock_names(verb, id, targets, papers, maps)):
+                journal, epoch = self._begin(verb, role, id, targets, mode, papers, maps, peer,
+                                             allow)
+                run = _Verb(self, journal, verb, epoch, papers, words)
+                return self._recover(run, by, allow, progress, stop) if verb == "recover" else \
+                    self._go(run, run.row(), (), by, allow, progress, stop)
+        except OSError as error:
+            raise errors.KernelRefused(
+                f"{verb}: {error.filename or ''}: {executor.reason(error)}",
+                changed="the recorded state stands", do=f"lio-handover status {id}") from error
+
+    def _go(self, run: "_Verb", row: Optional[Row], notes: Tuple[str, ...], by: str,
+            allow: Sequence[str], progress: Optional[Progress], stop: Callable[[], bool]) -> Answer:
+        """Run a row, and for activate those that lead on from where it leads; where there is
+        none, nothing is left to do."""
+        journal = run.journal
+        if row is None:
+            return self._status(journal)
+        answer, done = Answer(journal.handover, notes=notes), []
+        while row is not None:
+            latest = self._run(Deeds(self.core, journal, row, run.by_paper, allow, by, run.words,
+                                     progress, stop, run.epoch), run.verb)
+            answer = replace(latest, papers=answer.papers + latest.papers,
+                             notes=answer.notes + latest.notes)
+            done.append(row)
+            row = run.further(done)
+        return answer
+
+    def _recover(self, run: "_Verb", by: str, allow: Sequence[str],
+                 progress: Optional[Progress], stop: Callable[[], bool]) -> Answer:
+        journal = run.journal
+        if not journal.handover.state:
+            journal.remove()
+            return Answer(journal.handover, (), ("it was cut off before it was begun, and is "
+                                                 "forgotten",))
+        notes = self._scrub(journal)
+        row = run.recovery()
+        return self._stays(run, notes) if row is None else \
+            self._go(run, row, notes, by, allow, progress, stop)
 
     def _lock_names(self, verb: str, id: str, targets: Sequence[str],  # noqa: A002
                     papers: Sequence[Message], maps: Sequence[str]) -> List[str]:
@@ -329,10 +348,6 @@ class Handovers:
             known.discard(id)
         if verb == "prepare" and id not in known:
             return self._prepare(id, targets, mode, peer)
-        if verb == "stage" and not id:
-            id = next((one.handover for one in papers if one.paper is Paper.OFFER), id)
-        if verb == "abort" and not id:
-            id = next((one.handover for one in papers), id)
         if verb in ("stage", "abort") and role == DESTINATION and id not in known:
             return self._arrives(verb, id, papers, maps, peer, allow)
         journal = self._journal(id, role)
@@ -347,7 +362,7 @@ class Handovers:
 
     def _prepare(self, id: str, targets: Sequence[str],  # noqa: A002
                  mode: str, peer: str) -> Tuple[Journal, int]:
-        if id and not is_id(id):
+        if not is_id(id):
             raise errors.NoSuchHandover(f"{errors.one_line(id)!r} is no UUID in small letters",
                                         do="leave the id out: one is made")
         if mode not in {one.value for one in Mode}:
@@ -360,7 +375,7 @@ class Handovers:
         state = self.core.outline([(fabric, wwn) for fabric, wwn in self.core.names(targets)])
         owners = Owners(self._directory).load()
         epoch = 1 + max(owners.get(name, Owner()).epoch for name in names)
-        first = Handover(id or str(uuid.uuid4()), SOURCE, "", epoch, mode, names, peer=peer)
+        first = Handover(id, SOURCE, "", epoch, mode, names, peer=peer)
         return Journal.create(self._directory, first, {
             say(one.key): one.serial for one in state.backstores}), epoch
 

@@ -26,7 +26,7 @@ _PLAIN = re.compile(r"[A-Za-z0-9_.:@,=-][A-Za-z0-9_.:@,=/-]{0,199}")
 
 
 class Locks:
-    """The locks of one host.  Raises StillRunning where somebody holds one, BadFile where its
+    """The locks of one host.  Raises StillRunning where somebody holds one, JournalBroken where its
     file can't be opened."""
 
     def __init__(self, directory: str) -> None:
@@ -51,7 +51,7 @@ class Locks:
             os.makedirs(self.folder, mode=0o700, exist_ok=True)
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise errors.BadFile(f"{path} can't be opened: {error.strerror}") from None
+            raise errors.JournalBroken(f"{path} can't be opened: {error.strerror}") from None
         try:
             deadline = time.monotonic() + patience
             while not _try(fd, fcntl.LOCK_SH if shared else fcntl.LOCK_EX):

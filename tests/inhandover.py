@@ -5,7 +5,10 @@ import os
 import pickle
 import signal
 import subprocess
+import sys
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ from lio_handover import (deeds, errors, executor, journal, owners, restored, sa
                           wholefile)
 from lio_handover.configfs import Configfs
 from lio_handover.handover import Answer, Handover, Handovers
+from lio_handover.locks import Locks
 from lio_handover.model import State
 from lio_handover.papers import Message
 from tests import inhost, lab, samples
@@ -25,7 +29,6 @@ SAVED = "/etc/rtslib-fb-target/saveconfig.json"
 
 def state(shared: Path, registrants: int = 2, aptpl: bool = True) -> State:
     """One iSCSI target with two LUNs, the first of them registered and reserved."""
-    from dataclasses import replace
     paths = [str(shared / "zero.img"), str(shared / "one.img")]
     for path in paths:
         Path(path).write_bytes(b"\0" * SIZE)
@@ -215,3 +218,137 @@ def gates() -> dict[str, str]:
                 if tpgt.startswith("tpgt_"):
                     found[f"iscsi/{wwn}/{tpgt}"] = fs.read(f"iscsi/{wwn}/{tpgt}/enable").strip()
     return found
+
+
+# ── spoiling ─────────────────────────────────────────────────────────────────────────────────
+
+FOLDER = inhost.SETTINGS.state_directory
+
+
+def configure() -> None:
+    """What the command reads."""
+    Path("/etc/lio-handover/lio-handover.conf").write_text(inhost.CONFIG)
+
+
+def small_disk(there: bool = True) -> None:
+    """A state directory on a disk of its own."""
+    if there:
+        os.makedirs(FOLDER, exist_ok=True)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "none", FOLDER], check=True)
+    else:
+        subprocess.run(["umount", FOLDER], check=True)
+
+
+def spoil(how: str) -> None:
+    """That disk full, or read-only."""
+    if how == "read-only":
+        subprocess.run(["mount", "-o", "remount,ro", FOLDER], check=True)
+        return
+    with open(f"{FOLDER}/filler", "wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(512))
+        except OSError:
+            pass
+
+
+def mend() -> None:
+    subprocess.run(["mount", "-o", "remount,rw", FOLDER], check=True)
+    Path(FOLDER, "filler").unlink(missing_ok=True)
+
+
+def _journal(id: str) -> Path:  # noqa: A002
+    return Path(FOLDER, "handovers", id, "journal")
+
+
+def half_a_record(id: str) -> None:  # noqa: A002
+    with _journal(id).open("ab") as file:
+        file.write(b'{"at": 1764110000.0, "boot": "1e0f')
+
+
+def garble(id: str) -> None:  # noqa: A002
+    lines = _journal(id).read_bytes().splitlines(True)
+    _journal(id).write_bytes(b"".join([*lines[:2], b"{]\n", *lines[3:]]))
+
+
+def more_luns(there: bool) -> None:
+    """What somebody does with targetcli: one more backstore and LUN, or none any more."""
+    tpg = Path(Configfs().path(f"{TARGET}/tpgt_1/lun/lun_9"))
+    store = Path(Configfs().path("core/rd_mcp_9/added"))
+    if there:
+        store.mkdir(parents=True)
+        (store / "control").write_text("rd_pages=16")
+        (store / "enable").write_text("1")
+        tpg.mkdir()
+        (tpg / "link").symlink_to(store)
+    else:
+        (tpg / "link").unlink()
+        for folder in (tpg, store, store.parent):
+            folder.rmdir()
+
+
+def open_gates() -> None:
+    Configfs().write(f"{TARGET}/tpgt_1/enable", b"1\n")
+
+
+def clock(seconds: int) -> None:
+    time.clock_settime(time.CLOCK_REALTIME, seconds)
+
+
+def without_configfs(id: str) -> None:  # noqa: A002
+    """configfs is unmounted under us: an error with a name, and status still tells."""
+    subprocess.run(["umount", "/sys/kernel/config"], check=True)
+    try:
+        for verb in ("retire", "recover"):
+            try:
+                do(verb, "source", id)
+            except errors.NoTargetModules:
+                continue
+            raise AssertionError(f"{verb} did not notice")
+        assert status(id)[0].handover.state == "retired"
+    finally:
+        subprocess.run(["mount", "-t", "configfs", "none", "/sys/kernel/config"], check=True)
+
+
+# ── side by side ─────────────────────────────────────────────────────────────────────────────
+
+def other_state(shared: Path) -> State:
+    """Another target, on a backstore of its own."""
+    path = shared / "other.img"
+    path.write_bytes(b"\0" * SIZE)
+    made = samples.iscsi(wwn=OTHER.partition("/")[2], paths=[str(path)],
+                         portals=("0.0.0.0:3261",))
+    store = replace(samples.backstore("other", path=str(path), size=SIZE), hba="")
+    store = replace(store, attributes={"wwn/vpd_unit_serial": "0ther"})
+    target, = made.targets
+    tpg, = target.tpgs
+    lun, = tpg.luns
+    tpg = replace(tpg, luns=(replace(lun, backstore=store.key),),
+                  attributes={**tpg.attributes, "rtpi": "2"})
+    return State((), (store,), (replace(target, tpgs=(tpg,)),))
+
+
+def stage_at_once(offers: Sequence[Sequence[Message]]) -> list[str]:
+    """Each offer staged by a process of its own, all at the same time; where each then stands."""
+    pids = []
+    for offer in offers:
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                do("stage", "destination", papers=offer)
+                code = 0
+            except BaseException as error:  # noqa: B902 - to the console
+                print(error, file=sys.stderr, flush=True)
+            finally:
+                os._exit(code)
+        pids.append(pid)
+    for pid in pids:
+        assert os.waitpid(pid, 0)[1] == 0, "see the console"
+    return [status(offer[0].handover)[0].handover.state for offer in offers]
+
+
+def while_held(name: str, id: str) -> Answer:  # noqa: A002
+    """freeze while another process holds a lock."""
+    with Locks(FOLDER).hold(name):
+        return do("freeze", "source", id)
