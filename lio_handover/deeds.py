@@ -19,6 +19,7 @@ from .core import Core, Maker
 from .diff import diff
 from .document import Document, Origin
 from .executor import Progress, Scope
+from .holder import Holders
 from .journal import DOCUMENT, PREPARED, RETURNED, Handover, Journal
 from .model import Key, State, Target, backstore_key, say
 from .owners import Owners
@@ -302,11 +303,39 @@ class Deeds:
     def open_tpgs(self) -> List[str]:
         return [path for path in self._tpgs() if self.fs.read(f"{path}/enable").strip() == "1"]
 
+    def _endpoints(self) -> Iterator[str]:
+        """The WWPN of every vhost target of the handover that a guest could attach to: one that
+        is here and has a nexus."""
+        for fabric, wwn in self.names():
+            if fabric == "vhost" and any(
+                    self._nexus(f"{fabric}/{wwn}/{name}")
+                    for name in self.fs.entries(f"{fabric}/{wwn}")[1] if name[:5] == "tpgt_"):
+                yield wwn
+
+    @property
+    def holders(self) -> Holders:
+        return Holders(self.directory)
+
     def _gate_close(self) -> None:
         for path in self.open_tpgs():
             self.fs.write(f"{path}/enable", b"0\n")
+        for wwpn in self._endpoints():
+            self.holders.occupy(wwpn)
+
+    def _let_go(self) -> None:
+        """Free the endpoints which we occupy ourselves."""
+        for name in self.local_targets():
+            fabric, _, wwpn = name.partition("/")
+            if fabric == "vhost":
+                self.holders.let_go(wwpn)
 
     def _gate_open(self) -> None:
+        if self.vhost:
+            if any(self.holders.held(wwpn) for wwpn in self._endpoints()) \
+                    or not self.journal.notes.opened:
+                self.journal.note("opened", boot=boot_id())
+            self._let_go()
+            return
         wanted = [f"{target.name}/tpgt_{tpg.tag}" for target in self.durable().state.targets
                   for tpg in target.tpgs if tpg.attributes.get("enable") == "1"]
         shut = [path for path in self._tpgs()
@@ -323,10 +352,10 @@ class Deeds:
         return bool(wanted) and wanted <= set(self.open_tpgs())
 
     def guest(self) -> bool:
-        """Whether a guest is attached to a vhost target here."""
+        """Whether a guest is attached to a vhost target here: somebody, and not our holder."""
         reader = self.reader(False)
-        return any(reader.attached(target) for target in reader.state(self.names()).targets
-                   if target.fabric == "vhost")
+        return any(reader.attached(target) and self.holders.held(target.wwn) is None
+                   for target in reader.state(self.names()).targets if target.fabric == "vhost")
 
     def ran(self) -> bool:
         """Whether a command was executed here since the load."""
@@ -540,6 +569,8 @@ class Deeds:
             restored.note(self.directory, boot, the_plan.want)
         except OSError as error:
             self.notes.append(f"{self.directory}: {error.strerror}: an export may need --probe")
+        if self.vhost:
+            self._gate_close()
         self.journal.note("loaded", boot=boot, digest=digest, commands=self.commands())
 
     def _since(self, document: Document, boot: str) -> Document:
@@ -590,6 +621,8 @@ class Deeds:
 
     def _afresh(self, want: State) -> None:
         """Take down what is here of it: pending registrations go only with the backstore."""
+        self._no_guest()
+        self._let_go()
         facts = self.reader().facts()
         have = Scope.of(want).read(self.fs, reservations=False)
         executor.apply(self.fs, plan(have, State(have.lu_groups), facts, verify=False), have,
@@ -610,8 +643,16 @@ class Deeds:
         if left:
             executor.check(have, want, gates=False)
 
+    def _no_guest(self) -> None:
+        """Raises InUse where a guest is attached."""
+        if self.vhost and self.guest():
+            errors.refuse([errors.Finding(
+                errors.InUse, ", ".join(self.local_targets()), "a guest is attached to it",
+                do="stop the guest, or let QEMU finish the migration")])
+
     def _teardown(self) -> None:
-        self._gate_close()
+        if not self.vhost:
+            self._gate_close()
         reader = self.reader(False)
         targets = [f"{fabric}/{wwn}" for fabric, wwn in self.names()]
         placed = reader.placed()
@@ -626,9 +667,8 @@ class Deeds:
                 errors.StructureChanged, sorted(extra)[0], "was added to the target since it was "
                 "prepared, and is no part of the handover", "changed",
                 "take it out of the target")], self.allow)
-        for target in have.targets:
-            if target.fabric == "vhost" and reader.attached(target):
-                errors.refuse([preflight.guest_attached(target)])
+        self._no_guest()
+        self._let_go()
         facts = reader.facts()
         the_plan = plan(have, want, facts, verify=False)
         executor.apply(self.fs, the_plan, have, facts, self.progress, self.stop,

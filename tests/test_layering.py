@@ -15,7 +15,7 @@ ORDER = """__init__
     shape values objects sealed document devices storage
     fresh diff reservations configfs scsibus initiator
     reader revival plan staged executor frozen restored probes mapping preflight core
-    papers journal owners savefile runtime deeds handover
+    papers journal owners savefile holder runtime deeds handover
     wording screen tree columns steps answers
     cli verbs handover_verbs""".split()
 #: The command line is understood before the verbs, slow to import, are wanted.
@@ -27,8 +27,8 @@ ONCE = "rtslib_fb"
 
 #: Who changes anything, and where.
 KERNEL = {"configfs", "scsibus"}
-FILES = {"core", "deeds", "executor", "frozen", "journal", "locks", "restored", "savefile",
-         "wholefile"}
+FILES = {"core", "deeds", "executor", "frozen", "holder", "journal", "locks", "restored",
+         "savefile", "wholefile"}
 DEVICES = {"initiator", "cli"}  # /dev/sg*, /dev/vhost-scsi; /dev/null
 #: What one of FILES names of /sys, only to look at it.
 LOOKED_AT = {("executor", "/sys/module/")}
