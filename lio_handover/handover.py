@@ -368,6 +368,10 @@ class Handovers:
         if mode not in {one.value for one in Mode}:
             raise errors.WrongState(f"there is no mode {errors.one_line(mode)!r}",
                                     do=f"one of {', '.join(one.value for one in Mode)}")
+        if mode == Mode.ISCSI_LATE.value:
+            raise errors.CannotRepresent("mode iscsi-late: no storage command is known here",
+                                         do="hand it over in mode iscsi, if both hosts may open "
+                                            "the storage")
         if not targets:
             raise errors.NoSuchTarget("no target is named", do="lio-handover show")
         names = tuple(f"{fabric}/{wwn}" for fabric, wwn in self.core.names(targets))
