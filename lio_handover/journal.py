@@ -61,6 +61,7 @@ class Notes:
 
     stores: Dict[str, str] = field(default_factory=dict)  # backstore → unit serial
     maps: Tuple[str, ...] = ()
+    local: Tuple[str, ...] = ()  # the targets' names on this host, where they differ
     gates: Dict[str, Dict[str, str]] = field(default_factory=dict)  # target → tag → value
     loading: str = ""  # boot id of a load that was begun and not finished
     loaded: Tuple[str, str] = ("", "")  # boot id, digest
@@ -89,7 +90,7 @@ class Journal:
 
     @classmethod
     def create(cls, directory: str, first: Handover, stores: Mapping[str, str],
-               maps: Tuple[str, ...] = ()) -> "Journal":
+               maps: Tuple[str, ...] = (), local: Tuple[str, ...] = ()) -> "Journal":
         """Begin a handover: not durable, and in no state, until ``state`` is called."""
         folder = os.path.join(directory, "handovers", first.id)
         if first.id in ids(directory):
@@ -104,7 +105,8 @@ class Journal:
         made.path = os.path.join(folder, "journal")
         made.handover, made.notes, made.documents = first, Notes(), {}
         made.note("new", role=first.role, mode=first.mode, targets=list(first.targets),
-                  stores=dict(stores), maps=list(maps), peer=first.peer, at=time.time())
+                  stores=dict(stores), maps=list(maps), local=list(local), peer=first.peer,
+                  at=time.time())
         return made
 
     # ---- reading ------------------------------------------------------------------------------
@@ -139,6 +141,7 @@ class Journal:
                 self.handover, role=one["role"], mode=one["mode"], targets=tuple(one["targets"]),
                 peer=one["peer"], since=float(one["at"]))
             notes.stores, notes.maps = dict(one["stores"]), tuple(one["maps"])
+            notes.local = tuple(one["local"])
         elif kind == "state":
             if one["state"] not in STATES[self.handover.role]:
                 raise ValueError(one["state"])

@@ -15,7 +15,8 @@ ORDER = """__init__
     shape values objects sealed document devices storage
     fresh diff reservations configfs scsibus initiator
     reader revival plan staged executor frozen restored probes mapping preflight core
-    papers journal owners savefile holder runtime deeds handover
+    papers journal owners savefile holder runtime answer standing deeds evidence
+    handover
     wording screen tree columns steps answers
     cli verbs handover_verbs""".split()
 #: The command line is understood before the verbs, slow to import, are wanted.
