@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 from typing import Callable, Dict, FrozenSet, List, Mapping, Optional, Sequence
 
 from . import document as documents
-from . import (errors, executor, mapping, preflight, reservations, restored, runtime, savefile,
-               storage)
+from . import (dynamic, errors, executor, late, mapping, preflight, reservations, restored, runtime,
+               savefile, storage)
 from .core import Maker
 from .diff import diff
 from .document import Document, Origin
@@ -24,6 +24,7 @@ from .owners import Owners
 from .papers import Message
 from .plan import Plan, plan
 from .reader import Facts, boot_id
+from .settings import Settings
 from .standing import DBROOTS, Standing
 from .transitions import SOURCE, Do, Mode, Paper, Row, Step
 from .wholefile import write_file
@@ -48,6 +49,8 @@ class Deeds(Standing):
     stop: Callable[[], bool] = executor.never
     said: List[Message] = field(default_factory=list)
     notes: List[str] = field(default_factory=list)
+    #: target → tag → who is there by a dynamic ACL as a freeze begins
+    dynamic: Dict[str, Dict[str, List[str]]] = field(default_factory=dict)
 
     # ---- small things ---------------------------------------------------------------------------
     def do(self, step: Step) -> None:
@@ -80,20 +83,26 @@ class Deeds(Standing):
                 replace(one, initiator=initiators.get(one.initiator, one.initiator),
                         target=targets.get(one.target, one.target))
                 for one in held.registrations))))
-        return replace(base, state=replace(base.state, backstores=tuple(stores)))
+        return replace(base, state=replace(base.state, backstores=tuple(stores)),
+                       storage=_sampled(base.storage, document.storage))
 
     def _document(self, state: State) -> Document:
-        """A document of what the kernel has, the gates as the journal has them."""
+        """A document of what the kernel has, with the gates, and who was there by a dynamic ACL,
+        as the journal has them."""
         state = replace(state, backstores=tuple(
             replace(one, reservations=reservations.settled(one.reservations))
             for one in state.backstores))
-        gates = self.journal.notes.gates
-        state = replace(state, targets=tuple(_with_gates(one, gates.get(one.name, {}))
+        noted = self.journal.notes
+        there = {(*target.key, tag): who for target in state.targets
+                 for tag, who in noted.dynamic.get(target.name, {}).items()}
+        state, notes = dynamic.made_explicit(state, there)
+        state = replace(state, targets=tuple(_with_gates(one, noted.gates.get(one.name, {}))
                                              for one in state.targets))
         evidence = {say(store.key): storage.evidence(store, sample=True)
                     for store in state.backstores}
         return Document(documents.canonical(state), True,
-                        Origin(os.uname().nodename, os.uname().release, boot_id()), evidence)
+                        Origin(os.uname().nodename, os.uname().release, boot_id()), evidence,
+                        notes)
 
     # ---- records and papers ---------------------------------------------------------------------
     def _record(self, state: str) -> None:
@@ -105,7 +114,11 @@ class Deeds(Standing):
             owners.note(targets, aborted=self.epoch)
         elif state == "freezing" and self.handover.state == "prepared":
             gates = self._open_gates()
-        more = {"by": self.by, "words": sorted(self.words)} if self.words else {}
+        more: Dict[str, object] = {}
+        if self.words:
+            more.update(by=self.by, words=sorted(self.words))
+        if gates is not None:
+            more["dynamic"] = self.dynamic
         self.journal.state(state, self.epoch, boot_id(), gates, **more)
 
     def _open_gates(self) -> Dict[str, Dict[str, str]]:
@@ -139,6 +152,8 @@ class Deeds(Standing):
         findings += preflight.held(state, self.reader())
         if self.mode is Mode.VHOST_STOPPED:
             findings = [one for one in findings if one.override != "stopped-guest"]
+        if self.mode is not Mode.ISCSI_LATE:
+            findings += not_late(state, self.core.settings)
         errors.refuse(findings, self.allow)
         self.journal.keep(PREPARED, documents.dumps(document))
 
@@ -153,6 +168,8 @@ class Deeds(Standing):
             state = self.here(False)
             errors.refuse(preflight.held(state, self.reader()), self.allow)
         self.unchanged(state)
+        self.dynamic = {target.name: {str(tpg.tag): dynamic.sessions(tpg) for tpg in target.tpgs
+                                      if dynamic.made(tpg)} for target in state.targets}
 
     def unchanged(self, here: State) -> None:
         """Raises StructureChanged where the target is not what was offered, but for its
@@ -327,7 +344,8 @@ class Deeds(Standing):
                     f"{say(store.key)} is not in what comes back: it has another name there",
                     do="lio-handover status")
             stores.append(replace(store, reservations=other.reservations))
-        document = replace(mine, state=replace(mine.state, backstores=tuple(stores)))
+        document = replace(mine, state=replace(mine.state, backstores=tuple(stores)),
+                           storage=_sampled(mine.storage, theirs.storage))
         stale = self.whole() and self.current() != runtime.digest(document.state)
         self._keep(RETURNED, document, stale)
 
@@ -424,11 +442,12 @@ class Deeds(Standing):
         return replace(document, state=replace(document.state, backstores=tuple(stores)))
 
     def _same_storage(self, document: Document) -> None:
-        """The source has flushed: from here on both must see the same data."""
+        """The source has flushed: from here on both must see the same data, until it is served."""
         found = []
+        proofs = _sampled(document.storage, {}) if self.journal.notes.opened else document.storage
         for store in document.state.backstores:
             found += [one for one in storage.findings(
-                store, document.storage.get(say(store.key), {}), self.core.settings)
+                store, proofs.get(say(store.key), {}), self.core.settings)
                 if one.error is errors.StorageDiffers]
         errors.refuse(found, self.allow)
 
@@ -455,6 +474,22 @@ class Deeds(Standing):
         left = diff(have, want, gates=False)
         if left:
             executor.check(have, want, gates=False)
+
+    def _late_paths(self) -> List[str]:
+        """Of the backstores whose storage one host alone may have open."""
+        found = []
+        for store in self.durable().state.backstores:
+            if store.path and late.rule(self.core.settings, store.path) is not None:
+                found.append(store.path)
+        return found
+
+    def _storage_acquire(self) -> None:
+        for path in self._late_paths():
+            late.acquire(self.core.settings, path)
+
+    def _storage_release(self) -> None:
+        for path in self._late_paths():
+            late.release(self.core.settings, path)
 
     def _no_guest(self) -> None:
         """Raises InUse where a guest is attached."""
@@ -508,6 +543,22 @@ class Deeds(Standing):
                     os.unlink(os.path.join(folder, "pr", f"aptpl_{serial}"))
                 except FileNotFoundError:
                     continue
+
+
+def _sampled(proofs: Mapping[str, documents.Evidence],
+             later: Mapping[str, documents.Evidence]) -> Dict[str, documents.Evidence]:
+    """What proves that storage is the same, with what its data were ``later``, if that is known."""
+    data = ("sample", "sample_zero")
+    return {name: {**{key: value for key, value in proof.items() if key not in data},
+                   **{key: value for key, value in later.get(name, {}).items() if key in data}}
+            for name, proof in proofs.items()}
+
+
+def not_late(state: State, settings: Settings) -> List[errors.Finding]:
+    """Storage that one host alone may have open can't be staged while the other has it."""
+    return [errors.Finding(errors.StorageInUse, say(key), "only one host may have its storage "
+                           "open at a time", do="prepare with --mode iscsi-late")
+            for key in late.openings(state, settings, {})]
 
 
 def _waiting(want: State, facts: Facts) -> Plan:

@@ -17,7 +17,7 @@ from . import document as documents
 from . import errors, executor, mapping, preflight
 from .answer import Answer, Peer, answer_from_json, answer_to_json
 from .core import Core
-from .deeds import Deeds
+from .deeds import Deeds, not_late
 from .document import Document
 from .evidence import ASSERTS, FIRST_STATE, WORDS, Evidence
 from .executor import Progress, Scope
@@ -325,10 +325,6 @@ class Handovers:
         if mode not in {one.value for one in Mode}:
             raise errors.WrongState(f"there is no mode {errors.one_line(mode)!r}",
                                     do=f"one of {', '.join(one.value for one in Mode)}")
-        if mode == Mode.ISCSI_LATE.value:
-            raise errors.CannotRepresent("mode iscsi-late: no storage command is known here",
-                                         do="hand it over in mode iscsi, if both hosts may open "
-                                            "the storage")
         if not targets:
             raise errors.NoSuchTarget("no target is named", do="lio-handover show")
         names = tuple(f"{fabric}/{wwn}" for fabric, wwn in self.core.names(targets))
@@ -397,9 +393,11 @@ class Handovers:
         reader = self.core.reader()
         facts = reader.facts()
         have = Scope.of(local.state).read(self.core.fs, known=local.state)
-        if not Mode(paper.mode) is Mode.ISCSI_LATE:
-            found = preflight.destination(local, have, reader, facts, self.core.settings)
-            errors.refuse([one for one in found if one.error is not errors.NotFrozen], allow)
+        found = preflight.destination(local, have, reader, facts, self.core.settings,
+                                      self.core.frozen(facts).names())
+        if Mode(paper.mode) is not Mode.ISCSI_LATE:
+            found += not_late(local.state, self.core.settings)
+        errors.refuse([one for one in found if one.error is not errors.NotFrozen], allow)
         if have.targets or have.backstores:
             raise errors.TargetDiffers("the target is on this host already",
                                        do="lio-handover show")

@@ -63,6 +63,7 @@ class Notes:
     maps: Tuple[str, ...] = ()
     local: Tuple[str, ...] = ()  # the targets' names on this host, where they differ
     gates: Dict[str, Dict[str, str]] = field(default_factory=dict)  # target → tag → value
+    dynamic: Dict[str, Dict[str, List[str]]] = field(default_factory=dict)  # who was there so
     loading: str = ""  # boot id of a load that was begun and not finished
     loaded: Tuple[str, str] = ("", "")  # boot id, digest
     stale: bool = False  # a document was kept which is not what was loaded
@@ -149,6 +150,7 @@ class Journal:
                                     boot_id=one["boot"], since=float(one["at"]))
             if "gates" in one:
                 notes.gates = {name: dict(gates) for name, gates in one["gates"].items()}
+                notes.dynamic = {name: dict(who) for name, who in one["dynamic"].items()}
         elif kind == "begin":
             self.handover = replace(self.handover, busy=one["verb"], error="")
         elif kind == "end":

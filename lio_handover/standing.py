@@ -54,8 +54,8 @@ class Standing:
         return self.mode in VHOST
 
     def reader(self, reserved: bool = True) -> Reader:
-        return Reader(self.fs, reservations=reserved,
-                      known=restored.load(self.directory, boot_id()))
+        return Reader(self.fs, reservations=reserved, known={
+            key: (held,) for key, held in restored.load(self.directory, boot_id()).items()})
 
     def names(self) -> List[Tuple[str, str]]:
         """(fabric, WWN) of the handover's targets that this kernel has."""

@@ -268,15 +268,22 @@ def prepare(args: argparse.Namespace, signals: Signals) -> int:
     names = [one.name for one in made.state.targets]
     if args.json:
         print_data({"targets": names, "frozen": made.frozen, "bytes": len(documents.dumps(made)),
+                    "notes": list(made.notes),
                     "findings": [answers.finding_tree(one, args.allow) for one in found]})
     else:
         print(errors.one_line(f"{wording.names(made.state, 99)}: {wording.contents(made.state)}"))
         _print(steps.findings(found, Screen.of(sys.stdout), args.allow))
+    _notes(args, made)
     if against:
         return _against(args, against, "a handover")
     _done(args, "nothing speaks against a handover; nothing was changed",
           f"{PROG} " + ("export" if made.frozen else "freeze") + f" {_quoted(names)}")
     return errors.SAME
+
+
+def _notes(args: argparse.Namespace, document: Document) -> None:
+    for note in document.notes if not args.json else ():
+        say(f"{PROG}: note: {note}")
 
 
 def _against(args: argparse.Namespace, against: Sequence[errors.Finding], what: str) -> int:
@@ -321,7 +328,8 @@ def export(args: argparse.Namespace, signals: Signals) -> int:
     names = [one.name for one in made.state.targets]
     if args.json and args.output != files.STREAM:
         print_data({"targets": names, "frozen": made.frozen, "digest": made.digest,
-                    "bytes": len(data), "file": args.output})
+                    "bytes": len(data), "file": args.output, "notes": list(made.notes)})
+    _notes(args, made)
     how = "frozen" if made.frozen else "NOT frozen: import will refuse it"
     _done(args, f"exported {', '.join(names)} ({how}), {len(data)} bytes, "
           f"digest {made.digest[:12]}…; nothing was changed",

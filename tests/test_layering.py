@@ -11,9 +11,9 @@ PACKAGE = Path(__file__).resolve().parents[1] / "lio_handover"
 
 #: A module imports what stands before it, wherever in its text.  Packages count as one.
 ORDER = """__init__
-    errors wholefile locks model order transitions attributes settings files
-    shape values objects sealed document devices storage
-    fresh diff reservations configfs scsibus initiator
+    errors wholefile locks model order transitions attributes parameters handler settings files
+    shape values objects sealed document devices storage late
+    fresh diff reservations dynamic configfs scsibus initiator
     reader revival plan staged executor frozen restored probes mapping preflight core
     papers journal owners savefile holder runtime answer standing deeds evidence
     handover
