@@ -19,6 +19,7 @@ from .devices import Glance
 from .document import Document, Origin
 from .executor import Outcome, Progress, Scope
 from .frozen import Frozen, Record
+from .journal import Journal, ids
 from .locks import PATIENCE, SCRATCH, Locks
 from .model import Backstore, Key, State, Target, Tpg, backstore_key, say
 from .order import PLACE
@@ -217,7 +218,8 @@ class Core:
         with self.alone(names):
             reader = Reader(self.reader().fs, reservations=False)
             have = reader.state(names)
-            errors.refuse([*preflight.source(have, reader), *_cannot_freeze(have, reader),
+            errors.refuse([*self._under_way([one.name for one in have.targets]),
+                           *preflight.source(have, reader), *_cannot_freeze(have, reader),
                            *preflight.held(have, self.reader())], allow)
             facts = reader.facts()
             record = self.frozen(facts)
@@ -274,7 +276,7 @@ class Core:
         with self.alone(names):
             facts = self.reader().facts()
             record = self.frozen(facts)
-            findings: List[errors.Finding] = []
+            findings = self._under_way([f"{fabric}/{wwn}" for fabric, wwn in names])
             for fabric, wwn in names:
                 one = record.record(f"{fabric}/{wwn}")
                 if one is None:
@@ -333,7 +335,8 @@ class Core:
         wanted, _notes = reachable(ready.document.state, ready.have)
         if not differ.diff(ready.have, wanted):
             return Outcome()
-        errors.refuse(ready.findings, allow)
+        errors.refuse([*self._under_way([one.name for one in ready.document.state.targets]),
+                       *ready.findings], allow)
         ready = replace(ready, plan=replace(ready.plan, late={
             key: replace(one, allowed=tuple(allow)) for key, one in ready.plan.late.items()}))
         with self.alone(more=_lock_names(ready.document.state)):
@@ -407,6 +410,7 @@ class Core:
                          for store in want.backstores if say(store.key) in targets]
             facts = reader.facts()
             record = self.frozen(facts)
+            findings += self._under_way([one.name for one in have.targets])
             findings += preflight.removal(have, reader)
             errors.refuse(findings, allow)
             openings = late.openings(have, self.settings, {
@@ -479,6 +483,20 @@ class Core:
             raise errors.BadFile(f"{path} can't be written: {error.strerror}",
                                  do="make room: what is removed is kept there first") from None
         return path
+
+    def _under_way(self, names: Sequence[str]) -> List[errors.Finding]:
+        """What a handover of these targets, of which this host is a side, has to say."""
+        found = []
+        for one in ids(self.settings.state_directory):
+            journal = Journal(self.settings.state_directory, one)
+            handover = journal.handover
+            mine = {*handover.targets, *journal.notes.local} & set(names)
+            if handover.state and not handover.over and mine:
+                found.append(errors.Finding(
+                    errors.InUse, min(mine), f"handover {one} of it is under way: this host is "
+                    f"its {handover.role}, {handover.state}", "handover",
+                    f"lio-handover status {one}"))
+        return found
 
     # ---- one at a time ---
     @contextmanager

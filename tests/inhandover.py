@@ -12,8 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lio_handover import (deeds, errors, executor, journal, owners, restored, savefile,
-                          wholefile)
+from lio_handover import (deeds, errors, evidence, executor, journal, owners, restored, savefile,
+                          transitions, wholefile)
 from lio_handover.configfs import Configfs
 from lio_handover.core import Core
 from lio_handover.handover import Answer, Handover, Handovers
@@ -21,6 +21,7 @@ from lio_handover.locks import Locks
 from lio_handover.model import State
 from lio_handover.papers import Message
 from lio_handover.settings import Late
+from lio_handover.transitions import Row
 from tests import inhost, lab, samples
 
 SIZE = 8 * lab.MiB
@@ -237,6 +238,19 @@ def do(verb: str, role: str, id: str = "", papers: Sequence[Message] = (),  # no
 
 def status(id: str = "") -> list[Answer]:  # noqa: A002
     return handovers().status(id)
+
+
+def slow_freeze(id: str) -> tuple[list[str], str]:  # noqa: A002
+    """(verbs that the alarm was for, the state after) of a freeze that takes longer than it may."""
+    alarms: list[str] = []
+    plain = transitions.rows_for
+
+    def hurried(*args: Any) -> list[Row]:
+        return [replace(row, deadline=0.01) for row in plain(*args)]
+
+    setattr(evidence, "rows_for", hurried)
+    one = Handovers(inhost.core(), alarm=lambda _handover, verb: alarms.append(verb))
+    return alarms, one.do("freeze", "source", id).handover.state
 
 
 def gates() -> dict[str, str]:

@@ -82,6 +82,7 @@ def test_a_destination_that_was_rebooted_asks_or_is_told(powered: Callable[[], P
 
 # ── what else goes wrong ─────────────────────────────────────────────────────────────────────
 
+@pytest.mark.full
 def test_a_journal_that_cannot_be_written_stops_the_verb(two: Callable[[str, str], Two]) -> None:
     pair = two("stable", "newest")
     source = pair.host[SOURCE]
@@ -163,6 +164,7 @@ def test_a_lock_is_for_what_it_names(bed: lab.Lab) -> None:
                 raise AssertionError("the host was held")
 
 
+@pytest.mark.full
 def test_two_handovers_build_side_by_side(bed: lab.Lab, two: Callable[[str, str], Two]) -> None:
     pair = two("stable", "newest")
     a, b = pair.host[SOURCE], pair.host[DESTINATION]
