@@ -181,6 +181,8 @@ class Handovers:
             journal.remove()
             return Answer(journal.handover, (), ("it was cut off before it was begun, and is "
                                                  "forgotten",))
+        if journal.handover.over:
+            self._tidy(journal)
         notes = self._scrub(journal)
         row = run.recovery()
         return self._stays(run, notes) if row is None else \
@@ -284,8 +286,19 @@ class Handovers:
                 error.changed = f"the handover is {journal.handover.state}"
             raise
         journal.note("end")
+        self._tidy(journal)
         return Answer(journal.handover, tuple(deeds.said), tuple(deeds.notes),
                       self._next(journal.handover))
+
+    def _tidy(self, journal: Journal) -> None:
+        """Documents hold secrets: they go when nothing can need them any more."""
+        handover = journal.handover
+        if handover.state in ("none", "retired"):
+            journal.drop()
+        elif handover.state in ("prepared", "staged"):
+            for one in self.list():
+                if one.id != handover.id and one.over and set(one.targets) & set(handover.targets):
+                    Journal(self._directory, one.id).drop()
 
     @staticmethod
     def _before(deeds: Deeds, verb: str) -> None:
