@@ -133,6 +133,35 @@ what is removed is kept.  PLUGIN/NAME names a backstore that no target exports.
   lio-handover remove iscsi/iqn.2003-01.org.example:db
   lio-handover remove iscsi/iqn.2003-01.org.example:db --allow reserved   after a handover
 """, ("targets", "all", "allow")),
+    "source": ("one step of a handover that survives a crash, on the source", """\
+VERB: prepare TARGET..., then freeze, export, release, retire with the handover's ID; thaw
+goes back.  Each answers with papers, which the other side's verb takes.  A verb may be
+repeated; what is out of turn is refused.  See docs/handover-protocol.md.
+
+  lio-handover source prepare iscsi/iqn.2003-01.org.example:db -o offer.json
+  lio-handover source release ID --papers armed.json -o released.json
+""", ("step", "names", "papers", "papers-out", "mode", "peer", "words", "allow", "whole")),
+    "destination": ("one step of a handover that survives a crash, on the destination", """\
+VERB: stage, activate (with the document: armed; with released: open), verify, confirm; abort
+ends it here, and gives back what was owned.
+
+  lio-handover destination stage --papers offer.json --map root:/srv/a=/srv/b
+  lio-handover destination activate ID --papers document.json -o armed.json
+""", ("step", "names", "papers", "papers-out", "peer", "words", "map", "allow", "whole")),
+    "status": ("where handovers stand, and what leads on", """\
+Every handover of this host, or one: its state, what went wrong, what to run next.
+
+  lio-handover status
+  lio-handover status ID -o papers.json     its papers, once more
+""", ("id?", "papers-out", "whole")),
+    "recover": ("finish what was cut off, or say what a human may order", """\
+After a crash, a reboot or a lost answer, on both hosts, the source first.  It looks at kernel,
+journal and the other side, and never guesses: where it can't know, it stays closed.
+
+  lio-handover recover --ask 'ssh b lio-handover'
+  lio-handover recover ID --peer-is-fenced     only if the other host is off now
+  lio-handover recover --boot                  before targetcli restores, at boot
+""", ("id?", "papers-out", "ask", "words", "allow", "boot", "whole")),
     "errors": ("the table of exit codes", "", ()),
 }
 
@@ -185,6 +214,41 @@ def _argument(one: argparse.ArgumentParser, name: str) -> None:
                          help="ask the devices for what configfs does not show of registrations, "
                               "through a nexus that is gone afterwards; meanwhile initiators see "
                               "one port more")
+    elif name == "step":
+        one.add_argument("step", metavar="VERB", help="see below")
+    elif name == "names":
+        one.add_argument("names", nargs="*", metavar="ID", help="the handover; left out where "
+                         "just one is under way (for prepare: TARGETs)")
+    elif name == "id?":
+        one.add_argument("id", nargs="?", default="", metavar="ID", help="a handover (all, "
+                         "without one)")
+    elif name == "papers":
+        one.add_argument("--papers", action="append", default=[], metavar="FILE",
+                         help="what the other side said; - is standard input")
+    elif name == "papers-out":
+        one.add_argument("-o", "--output", metavar="FILE", default="",
+                         help="where the papers of the answer go; - is standard output")
+    elif name == "mode":
+        one.add_argument("--mode", default="iscsi", metavar="MODE", help="of prepare: iscsi, "
+                         "iscsi-late, vhost-qmp, vhost-inband or vhost-stopped (default iscsi)")
+    elif name == "peer":
+        one.add_argument("--peer", default="", metavar="HOST", help="a note of who the other "
+                         "side is")
+    elif name == "words":
+        for word, asserts in (("peer-is-fenced", "the other host is off now"),
+                              ("peer-never-returns", "nor will it ever boot with its records"),
+                              ("guest-left", "QEMU here has completed the migration, or is gone")):
+            one.add_argument(f"--{word}", action="append_const", dest="words", const=word,
+                             default=[], help=f"you say so: {asserts}")
+    elif name == "ask":
+        one.add_argument("--ask", default="", metavar="COMMAND", help="how to run lio-handover on "
+                         "the other host: 'ssh b lio-handover'")
+    elif name == "boot":
+        one.add_argument("--boot", action="store_true", help="only take out of targetcli's save "
+                         "file what may not open alone")
+    elif name == "whole":
+        one.add_argument("--whole", action="store_true", help="the answer as --ask reads it, with "
+                         "documents and their secrets, on standard output")
     elif name == "dry-run":
         one.add_argument("--dry-run", action="store_true", help="only show the plan")
     elif name == "map":

@@ -4,10 +4,9 @@ A verb checks first, raises with the reason, and changes the host only after all
 """
 from __future__ import annotations
 
-import fcntl
 import os
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import (Callable, Dict, FrozenSet, Iterator, List, Mapping, Optional, Sequence,
                     Tuple)
@@ -20,6 +19,8 @@ from .devices import Glance
 from .document import Document, Origin
 from .executor import Outcome, Progress, Scope
 from .frozen import Frozen, Record
+from .journal import Journal, ids
+from .locks import PATIENCE, SCRATCH, Locks
 from .model import Backstore, Key, State, Target, Tpg, backstore_key, say
 from .order import PLACE
 from .plan import DELETE, Plan, Step, freezing, plan
@@ -31,6 +32,9 @@ from .wholefile import write_file
 
 #: How often an import is begun again because rtslib was faster.
 MEDDLED_TRIES = 10
+
+#: Makes a plan of a host's facts; whether it may trust the table of new objects.
+Maker = Callable[[Facts, bool], Plan]
 
 
 @dataclass(frozen=True)
@@ -71,12 +75,12 @@ class Core:
     def __init__(self, settings: Optional[Settings] = None, fs: Optional[Configfs] = None) -> None:
         self.settings = settings if settings is not None else load()
         self.fs = fs if fs is not None else Configfs()
-        self._mine = False  # whether the lock of this host is held
+        self._mine = False  # whether this holds its locks
 
     # ---- looking ---
     def names(self, targets: Sequence[str], everything: bool = False) -> List[Tuple[str, str]]:
         """(fabric, WWN) of the targets named ``iscsi/iqn.…``.  Raises NoSuchTarget."""
-        reader = self._reader()
+        reader = self.reader()
         there = reader.target_names()
         if everything:
             return there
@@ -90,20 +94,24 @@ class Core:
                 found.append((fabric, wwn))
         return found
 
-    def _reader(self, seen: Optional[Mapping[Key, Sequence[Seen]]] = None) -> Reader:
+    def reader(self, seen: Optional[Mapping[Key, Sequence[Seen]]] = None) -> Reader:
         if not self.fs.exists("core"):
             raise no_modules()
         return Reader(self.fs, seen=seen,
                       known={key: (held,) for key, held in restored.load(
                           self.settings.state_directory, boot_id()).items()})
 
+    def outline(self, names: Sequence[Tuple[str, str]]) -> State:
+        """These targets without their registrations: nothing of it is refused."""
+        return Reader(self.reader().fs, reservations=False).state(names)
+
     def show(self, targets: Sequence[str] = ()) -> State:
         """What the host serves: these targets, or all of it."""
-        return self._reader().state(self.names(targets) if targets else None)
+        return self.reader().state(self.names(targets) if targets else None)
 
     def view(self, targets: Sequence[str] = ()) -> View:
         """The same for people: it is shown even where it could not be handed over."""
-        reader = self._reader()
+        reader = self.reader()
         names = self.names(targets) if targets else None
         unclear = ""
         try:
@@ -130,7 +138,7 @@ class Core:
                 f"whether targets are frozen is not shown: {error.what}",))
 
     def frozen(self, facts: Optional[Facts] = None) -> Frozen:
-        facts = facts if facts is not None else self._reader().facts()
+        facts = facts if facts is not None else self.reader().facts()
         return Frozen(self.settings.state_directory, facts.boot_id)
 
     # ---- the source's verbs ---
@@ -145,16 +153,16 @@ class Core:
         document = self._document(state, reader.facts())
         findings = preflight.source(state, reader)
         if any(target.fabric == "vhost" for target in state.targets):
-            with self._alone():
+            with self.alone(names), self.locks.hold(SCRATCH, patience=PATIENCE):
                 findings += preflight.live_migration(probes.logs_guest_writes(self.fs))
         return document, findings
 
     def _prober(self, names: Sequence[Tuple[str, str]], probe: bool) -> Reader:
         if not probe:
-            return self._reader()
-        with self._alone():
-            self._reader()
-            return self._reader(probes.full_status(self.fs, names))
+            return self.reader()
+        with self.alone(names), self.locks.hold(SCRATCH, patience=PATIENCE):
+            self.reader()
+            return self.reader(probes.full_status(self.fs, names))
 
     def export(self, names: Sequence[Tuple[str, str]], allow: Sequence[str] = (),
                probe: bool = False) -> Document:
@@ -164,7 +172,7 @@ class Core:
         It says ``frozen`` where every gate is shut and all data is on the storage; then the
         gates in it are those that the freeze found open.
         """
-        with self._alone():
+        with self.alone(names):
             reader = self._prober(names, probe)
             state = reader.state(names)
             errors.refuse(preflight.source(state, reader), allow)
@@ -176,7 +184,7 @@ class Core:
 
     def _document(self, state: State, facts: Facts) -> Document:
         state = _settled(state)
-        reader = self._reader()
+        reader = self.reader()
         is_frozen = bool(state.targets) and all(_shut(one, reader) for one in state.targets)
         record = self.frozen(facts)
         state, notes = dynamic.made_explicit(state, _noted(state, record))
@@ -204,11 +212,12 @@ class Core:
 
         A freeze that can't be finished opens the gates again.  Returns the frozen state.
         """
-        with self._alone():
-            reader = Reader(self._reader().fs, reservations=False)
+        with self.alone(names):
+            reader = Reader(self.reader().fs, reservations=False)
             have = reader.state(names)
-            errors.refuse([*preflight.source(have, reader), *_cannot_freeze(have, reader),
-                           *preflight.held(have, self._reader())], allow)
+            errors.refuse([*self._under_way([one.name for one in have.targets]),
+                           *preflight.source(have, reader), *_cannot_freeze(have, reader),
+                           *preflight.held(have, self.reader())], allow)
             facts = reader.facts()
             record = self.frozen(facts)
             shut = replace(have, targets=tuple(_with_gate(one, "0") for one in have.targets))
@@ -234,10 +243,10 @@ class Core:
 
     def thaw(self, names: Sequence[Tuple[str, str]], allow: Sequence[str] = ()) -> State:
         """Open the gates which a freeze has shut.  Only where no other host serves the target."""
-        with self._alone():
-            facts = self._reader().facts()
+        with self.alone(names):
+            facts = self.reader().facts()
             record = self.frozen(facts)
-            findings: List[errors.Finding] = []
+            findings = self._under_way([f"{fabric}/{wwn}" for fabric, wwn in names])
             for fabric, wwn in names:
                 one = record.record(f"{fabric}/{wwn}")
                 if one is None:
@@ -268,7 +277,7 @@ class Core:
         """Look at a document from this host.  Changes nothing."""
         from . import mapping
         document, applied = mapping.parse(maps).apply(document)
-        reader = self._reader()
+        reader = self.reader()
         facts = reader.facts()
         have = Scope.of(document.state).read(self.fs, known=document.state)
         openings = late.openings(document.state, self.settings, document.storage)
@@ -296,10 +305,11 @@ class Core:
         wanted, _notes = reachable(ready.document.state, ready.have)
         if not differ.diff(ready.have, wanted):
             return Outcome()
-        errors.refuse(ready.findings, allow)
+        errors.refuse([*self._under_way([one.name for one in ready.document.state.targets]),
+                       *ready.findings], allow)
         ready = replace(ready, plan=replace(ready.plan, late={
             key: replace(one, allowed=tuple(allow)) for key, one in ready.plan.late.items()}))
-        with self._alone():
+        with self.alone(more=_lock_names(ready.document.state)):
             self._still(ready)
             outcome = self._patiently(ready, progress, stop)
             self.frozen(ready.facts).forget([one.name for one in ready.document.state.targets])
@@ -314,27 +324,21 @@ class Core:
         """The plan is for the host as it was looked at; an undo brings it back to that."""
         want = ready.document.state
         if Scope.of(want).read(self.fs, known=want) != ready.have \
-                or self._reader().placed() != ready.facts.placed:
+                or self.reader().placed() != ready.facts.placed:
             raise errors.StillRunning("this host was changed since it was looked at",
                                       do="run it again")
 
     def _patiently(self, ready: Ready, progress: Optional[Progress],
                    stop: Callable[[], bool]) -> Outcome:
-        """Once more where somebody else got in between, or where new objects were not what this
-        program takes them to be: that was taken back, and is rare."""
-        the_plan = ready.plan
+        """Once more where somebody else got in between: that was taken back, and is rare."""
         for _attempt in range(MEDDLED_TRIES):
             try:
-                return executor.apply(self.fs, the_plan, ready.have, ready.facts, progress, stop)
+                return self.run(lambda facts, trusting: replace(plan(
+                    ready.have, ready.document.state, facts, trusting=trusting,
+                    late=ready.plan.late), notes=ready.plan.notes),
+                    ready.have, ready.facts, progress, stop)[1]
             except errors.Meddled as error:
-                last: errors.HandoverError = error
-            except errors.VerifyFailed as error:
-                careful = plan(ready.have, ready.document.state, ready.facts, trusting=False,
-                               late=the_plan.late)
-                careful = replace(careful, notes=the_plan.notes)
-                if the_plan == careful:
-                    raise
-                last, the_plan = error, careful
+                last = error
         raise last
 
     def compare(self, document: Document, maps: Sequence[str] = ()) \
@@ -342,7 +346,7 @@ class Core:
         """(here, wanted as far as a kernel can be brought to it, the changes between them)."""
         from . import mapping
         document, _applied = mapping.parse(maps).apply(document)
-        self._reader()
+        self.reader()
         have = Scope.of(document.state).read(self.fs, known=document.state)
         want, _notes = reachable(document.state, have)
         return have, want, differ.diff(have, want)
@@ -361,21 +365,22 @@ class Core:
         Returns what it took, and the document kept of what was removed.  ``plugin/name`` names
         a backstore that no target exports.
         """
-        with self._alone():
-            reader = self._reader()
+        with self.alone(more=self._removing(targets, everything)):
+            reader = self.reader()
             findings: List[errors.Finding] = []
             try:
-                have, want = self._without(reader, targets, everything)
+                have, want = self.without(reader, targets, everything)
             except errors.CannotRepresent as error:
                 findings.append(errors.Finding(
                     errors.InUse, "what would be lost with it can't be told", error.what,
                     "unclear"))
                 reader = Reader(self.fs, reservations=False)
-                have, want = self._without(reader, targets, everything)
+                have, want = self.without(reader, targets, everything)
             findings += [errors.Finding(errors.InUse, say(store.key), "is exported, and stays")
                          for store in want.backstores if say(store.key) in targets]
             facts = reader.facts()
             record = self.frozen(facts)
+            findings += self._under_way([one.name for one in have.targets])
             findings += preflight.removal(have, reader)
             errors.refuse(findings, allow)
             openings = late.openings(have, self.settings, {
@@ -391,7 +396,16 @@ class Core:
                 store.key for store in have.backstores if store.key not in staying])
             return outcome, kept
 
-    def _without(self, reader: Reader, targets: Sequence[str], everything: bool) \
+    def _removing(self, targets: Sequence[str], everything: bool) -> List[str]:
+        """What to lock for a removal: nothing, so the host, for all of it."""
+        if everything:
+            return []
+        fabrics = self.reader().fabrics()
+        pairs = [tuple(name.split("/", 1)) for name in targets if "/" in name]
+        return [*targets, *self.lock_names([(first, rest) for first, rest in pairs
+                                            if first in fabrics])]
+
+    def without(self, reader: Reader, targets: Sequence[str], everything: bool = False) \
             -> Tuple[State, State]:
         """(what is there of these targets and what they use, what of it stays)."""
         stores: List[Key] = []
@@ -440,33 +454,106 @@ class Core:
                                  do="make room: what is removed is kept there first") from None
         return path
 
+    def _under_way(self, names: Sequence[str]) -> List[errors.Finding]:
+        """What a handover of these targets, of which this host is a side, has to say."""
+        found = []
+        for one in ids(self.settings.state_directory):
+            journal = Journal(self.settings.state_directory, one)
+            handover = journal.handover
+            mine = {*handover.targets, *journal.notes.local} & set(names)
+            if handover.state and not handover.over and mine:
+                found.append(errors.Finding(
+                    errors.InUse, min(mine), f"handover {one} of it is under way: this host is "
+                    f"its {handover.role}, {handover.state}", "handover",
+                    f"lio-handover status {one}"))
+        return found
+
     # ---- one at a time ---
     @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """No other lio-handover changes this host meanwhile.  Raises NotRoot, StillRunning."""
+    def alone(self, names: Sequence[Tuple[str, str]] = (), more: Sequence[str] = ()) \
+            -> Iterator[None]:
+        """No other lio-handover changes these targets and their backstores meanwhile; ``more``
+        are further names to lock.  Without any, none changes this host.
+
+        Raises NotRoot, StillRunning.
+        """
         if self._mine:
             yield
             return
         if os.geteuid() != 0:
             raise errors.NotRoot("only root may change what this host serves", do="sudo")
-        path = os.path.join(self.settings.state_directory, "lock")
-        try:
-            os.makedirs(self.settings.state_directory, mode=0o700, exist_ok=True)
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise errors.BadFile(f"{path} can't be opened: {error.strerror}") from None
-        try:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise errors.StillRunning(
-                    "another lio-handover is changing this host",
-                    do="wait for it, or find it with: fuser " + path) from None
+        with self.locks.alone([*self.lock_names(names), *more]):
             self._mine = True
-            yield
-        finally:
-            self._mine = False
-            os.close(fd)
+            try:
+                yield
+            finally:
+                self._mine = False
+
+    @property
+    def locks(self) -> Locks:
+        return Locks(self.settings.state_directory)
+
+    def lock_names(self, names: Sequence[Tuple[str, str]]) -> List[str]:
+        """The targets and the backstores they export; those that share one wait for each other."""
+        reader = Reader(self.fs)
+        found = [f"{fabric}/{wwn}" for fabric, wwn in names]
+        for fabric, wwn in names:
+            if self.fs.exists(f"{fabric}/{wwn}"):
+                found += [say(store) for _, _, store in reader.links(fabric, wwn)]
+        return found
+
+    def run(self, make: Maker, before: State, facts: Facts, progress: Optional[Progress] = None,
+            stop: Callable[[], bool] = executor.never, reservations: bool = True) \
+            -> Tuple[Plan, Outcome]:
+        """Run what ``make`` plans, see executor.apply, beside others who build on this host: no
+        two take the same HBA, nor the scratch target at one time.
+
+        ``make`` is given the facts, and whether to trust the table of what new objects are like;
+        where that was wrong, which is taken back and rare, once more without.
+        """
+        try:
+            return self._run(make, True, before, facts, progress, stop, reservations)
+        except errors.VerifyFailed:
+            if make(facts, True) == make(facts, False):
+                raise
+            return self._run(make, False, before, facts, progress, stop, reservations)
+
+    def _run(self, make: Maker, trusting: bool, before: State, facts: Facts,
+             progress: Optional[Progress], stop: Callable[[], bool], reservations: bool) \
+            -> Tuple[Plan, Outcome]:
+        taken: Tuple[str, ...] = ()
+        while True:
+            the_plan = make(replace(facts, hbas=facts.hbas + taken), trusting)
+            if the_plan.refused:
+                errors.refuse(the_plan.refused)
+            with ExitStack() as held:
+                busy = self._reserve(the_plan, held)
+                if busy:
+                    taken += busy
+                    continue
+                return the_plan, executor.apply(self.fs, the_plan, before, facts, progress, stop,
+                                                reservations)
+
+    def _reserve(self, the_plan: Plan, held: ExitStack) -> Tuple[str, ...]:
+        """Lock the HBAs that the plan makes; those that somebody else was faster to take."""
+        busy = []
+        for hba in sorted({step.path[len("core/"):] for step in the_plan.steps
+                           if step.slot == "HBA"}):
+            try:
+                held.enter_context(self.locks.hold(f"hba/{hba}"))
+            except errors.StillRunning:
+                busy.append(hba)
+            else:
+                if self.fs.exists(f"core/{hba}"):
+                    busy.append(hba)
+        if not busy and any(step.slot == "clear APTPL" for step in the_plan.steps):
+            held.enter_context(self.locks.hold(SCRATCH, patience=PATIENCE))
+        return tuple(busy)
+
+
+def _lock_names(state: State) -> List[str]:
+    """What a document is about."""
+    return [*(one.name for one in state.targets), *(say(one.key) for one in state.backstores)]
 
 
 def _settled(state: State) -> State:

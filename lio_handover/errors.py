@@ -241,6 +241,54 @@ class StillRunning(HandoverError):
     code = 54
 
 
+class WrongState(HandoverError):
+    """Look at `status`: it says where this handover stands and what leads on."""
+
+    code = 60
+
+
+class NoSuchHandover(HandoverError):
+    """Name a handover that this host has: `status` lists them."""
+
+    code = 61
+
+
+class StaleEpoch(HandoverError):
+    """Prepare again on the source: this attempt is over, or another one has begun."""
+
+    code = 62
+
+
+class PeerUnreachable(HandoverError):
+    """Make the other host answer; if it is off, say so to `recover --peer-is-fenced`."""
+
+    code = 63
+
+
+class JournalBroken(HandoverError):
+    """Look at the journal's folder: nothing goes on while it can't be written and read."""
+
+    code = 64
+
+
+class StructureChanged(HandoverError):
+    """Thaw, then prepare again: the target was changed by other means since."""
+
+    code = 65
+
+
+class SavefileBroken(HandoverError):
+    """Look at targetcli's save file: a handover must be able to read and to write it."""
+
+    code = 66
+
+
+class Undecided(HandoverError):
+    """Decide, if you know what can't be seen from here: recover prints what may be ordered."""
+
+    code = 67
+
+
 class Finding:
     """One reason to refuse.  ``override`` is what --allow takes to go on all the same, or ""."""
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field, replace
-from typing import Dict, List, Mapping, Optional, Sequence
+from typing import ContextManager, Dict, List, Mapping, Optional, Sequence
 
 from . import dynamic, errors
+from .locks import PATIENCE, Locks
 from .wholefile import write_file
 from .model import State
 from .diff import gates
@@ -69,6 +70,10 @@ class Frozen:
         except OSError as error:
             raise errors.BadFile(f"{self.path} can't be written: {error.strerror}") from None
 
+    def _turn(self) -> ContextManager[None]:
+        """Who freezes another target writes the same file."""
+        return Locks(os.path.dirname(self.path)).hold(NAME, patience=PATIENCE)
+
     def record(self, name: str) -> Optional[Record]:
         """The record of a target, None where it is not frozen."""
         return self._load().get(name)
@@ -82,32 +87,36 @@ class Frozen:
         A freeze that was cut off keeps its note; one that was done, and gates opened since by
         other means, does not.
         """
-        records, new = self._load(), []
-        for target in state.targets:
-            open_now = {key[3]: value for key, name, value in gates(State(targets=(target,)))
-                        if name == "enable"}
-            by_dynamic = {tpg.key[3]: dynamic.sessions(tpg) for tpg in target.tpgs
-                          if dynamic.made(tpg) and dynamic.sessions(tpg)}
-            noted = records.get(target.name)
-            if noted is None or noted.shut and open_now:
-                records[target.name] = Record(open_now, dynamic=by_dynamic)
-                new.append(target.name)
-        self._save(records)
-        return new
+        with self._turn():
+            records, new = self._load(), []
+            for target in state.targets:
+                open_now = {key[3]: value for key, name, value in gates(State(targets=(target,)))
+                            if name == "enable"}
+                by_dynamic = {tpg.key[3]: dynamic.sessions(tpg) for tpg in target.tpgs
+                              if dynamic.made(tpg) and dynamic.sessions(tpg)}
+                noted = records.get(target.name)
+                if noted is None or noted.shut and open_now:
+                    records[target.name] = Record(open_now, dynamic=by_dynamic)
+                    new.append(target.name)
+            self._save(records)
+            return new
 
     def done(self, names: List[str]) -> None:
         """All gates of these are shut now."""
-        self._save({name: replace(one, shut=one.shut or name in names)
-                    for name, one in self._load().items()})
+        with self._turn():
+            self._save({name: replace(one, shut=one.shut or name in names)
+                        for name, one in self._load().items()})
 
     def exported(self, names: List[str], document: str) -> None:
-        records = self._load()
-        for name in names:
-            if name in records:
-                records[name] = replace(records[name], document=document)
-        self._save(records)
+        with self._turn():
+            records = self._load()
+            for name in names:
+                if name in records:
+                    records[name] = replace(records[name], document=document)
+            self._save(records)
 
     def forget(self, names: List[str]) -> None:
-        records = self._load()
-        if any(records.pop(name, None) is not None for name in names):
-            self._save(records)
+        with self._turn():
+            records = self._load()
+            if [name for name in names if records.pop(name, None) is not None]:
+                self._save(records)

@@ -148,6 +148,17 @@ def parse_file(data: bytes) -> List[Tuple[Registration, bool, int]]:
     return found
 
 
+def of_file(blocks: Sequence[Tuple[Registration, bool, int]], generation: int) -> Reservations:
+    """What an APTPL file's blocks say a device has after a power loss; it does not keep
+    PRgeneration, so that is given."""
+    if not blocks:
+        return NO_RESERVATIONS
+    holder = next((number for number, (_, holds, _) in enumerate(blocks) if holds), None)
+    return Reservations(max(generation, len(blocks)), True,
+                        0 if holder is None else blocks[holder][2], holder,
+                        tuple(one for one, _, _ in blocks))
+
+
 def read(texts: Texts, places: Mapping[str, Sequence[Place]],
          aptpl_file: Optional[bytes] = None, seen: Sequence[Seen] = (),
          known: Sequence[Reservations] = (), untouched: bool = False) -> Reservations:

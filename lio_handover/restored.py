@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from typing import Dict, Iterable, Mapping
 
+from .locks import PATIENCE, Locks
 from .wholefile import write_file
 from .model import Key, Registration, Reservations, State, say
 
@@ -31,17 +32,19 @@ def load(directory: str, boot_id: str) -> Dict[Key, Reservations]:
 
 def note(directory: str, boot_id: str, state: State) -> None:
     """Add what ``state`` restored.  Raises OSError."""
-    held = load(directory, boot_id)
-    held.update({one.key: one.reservations for one in state.backstores})
-    _save(directory, boot_id, {key: one for key, one in held.items() if one.registrations})
+    with Locks(directory).hold(NAME, patience=PATIENCE):
+        held = load(directory, boot_id)
+        held.update({one.key: one.reservations for one in state.backstores})
+        _save(directory, boot_id, {key: one for key, one in held.items() if one.registrations})
 
 
 def forget(directory: str, boot_id: str, backstores: Iterable[Key]) -> None:
     """Drop what was noted of backstores that are gone."""
-    held, gone = load(directory, boot_id), set(backstores)
-    left = {key: one for key, one in held.items() if key not in gone}
-    if left != held:
-        _save(directory, boot_id, left)
+    with Locks(directory).hold(NAME, patience=PATIENCE):
+        held, gone = load(directory, boot_id), set(backstores)
+        left = {key: one for key, one in held.items() if key not in gone}
+        if left != held:
+            _save(directory, boot_id, left)
 
 
 def _save(directory: str, boot_id: str, held: Mapping[Key, Reservations]) -> None:

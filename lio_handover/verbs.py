@@ -31,7 +31,10 @@ def run(args: argparse.Namespace) -> int:
     signals = Signals()
     signals.install()
     try:
-        return flushed(RUN[args.verb](args, signals))
+        if args.verb in RUN:
+            return flushed(RUN[args.verb](args, signals))
+        from . import handover_verbs
+        return flushed(handover_verbs.RUN[args.verb](args, signals))
     except BaseException as error:
         signals.progress.clear()
         if args.debug:
@@ -58,9 +61,9 @@ def _explain(error: BaseException, args: argparse.Namespace, signals: Signals) -
     code = known.code if code is None else code
     if args.json:
         try:
-            _data({"error": {"name": type(known).__name__, "code": code, "what": known.what,
-                             "changed": known.changed, "do": known.do, "findings": [
-                                 answers.finding_tree(one) for one in known.findings]}})
+            print_data({"error": {"name": type(known).__name__, "code": code, "what": known.what,
+                                  "changed": known.changed, "do": known.do, "findings": [
+                                      answers.finding_tree(one) for one in known.findings]}})
         except OSError:
             pass  # what is printed can't arrive; the line and the exit code can
     say(f"{PROG}: {known}")
@@ -91,7 +94,7 @@ def _done(args: argparse.Namespace, what: str, do: str = "") -> None:
         say(f"{PROG}: {what}" + (f"; next: {do}" if do else ""))
 
 
-def _data(tree: object) -> None:
+def print_data(tree: object) -> None:
     print(json.dumps(tree, indent=1, sort_keys=True))
 
 
@@ -183,12 +186,12 @@ class Signals:
 
 
 # --- what verbs share ----------------------------------------------------------------------------
-def _root(verb: str) -> None:
+def as_root(verb: str) -> None:
     if os.geteuid() != 0:
         raise errors.NotRoot(f"only root may {verb}", do=f"sudo {PROG} {verb}")
 
 
-def _core(args: argparse.Namespace) -> Core:
+def the_core(args: argparse.Namespace) -> Core:
     if not args.config:
         return Core(load())
     try:
@@ -243,9 +246,9 @@ def _quoted(words: Sequence[str]) -> str:
 
 # --- the verbs -----------------------------------------------------------------------------------
 def show(args: argparse.Namespace, signals: Signals) -> int:
-    view = _core(args).view(_named(args))
+    view = the_core(args).view(_named(args))
     if args.json:
-        _data(answers.view_tree(view))
+        print_data(answers.view_tree(view))
     else:
         _print(tree.tree(view, Screen.of(sys.stdout)))
     if view.unclear:
@@ -256,17 +259,17 @@ def show(args: argparse.Namespace, signals: Signals) -> int:
 
 
 def prepare(args: argparse.Namespace, signals: Signals) -> int:
-    _root("prepare")
-    core = _core(args)
+    as_root("prepare")
+    core = the_core(args)
     wanted = core.names(_targets(args), args.all)
     with signals.later():  # a scratch nexus may be there
         made, found = core.prepare(wanted, args.probe)
     against = errors.stopping(found, args.allow)
     names = [one.name for one in made.state.targets]
     if args.json:
-        _data({"targets": names, "frozen": made.frozen, "bytes": len(documents.dumps(made)),
-               "notes": list(made.notes),
-               "findings": [answers.finding_tree(one, args.allow) for one in found]})
+        print_data({"targets": names, "frozen": made.frozen, "bytes": len(documents.dumps(made)),
+                    "notes": list(made.notes),
+                    "findings": [answers.finding_tree(one, args.allow) for one in found]})
     else:
         print(errors.one_line(f"{wording.names(made.state, 99)}: {wording.contents(made.state)}"))
         _print(steps.findings(found, Screen.of(sys.stdout), args.allow))
@@ -293,8 +296,8 @@ def _against(args: argparse.Namespace, against: Sequence[errors.Finding], what: 
 
 
 def freeze(args: argparse.Namespace, signals: Signals) -> int:
-    _root("freeze")
-    core = _core(args)
+    as_root("freeze")
+    core = the_core(args)
     found = core.names(_targets(args), args.all)
     signals.deferred = True
     signals.progress.say("shutting the gates, waiting for commands, flushing data")
@@ -304,8 +307,8 @@ def freeze(args: argparse.Namespace, signals: Signals) -> int:
     signals.progress.clear()
     names = [one.name for one in state.targets]
     if args.json:
-        _data({"targets": names, "writes": core.fs.changes,
-               "seconds": {"freeze": round(took, 6)}})
+        print_data({"targets": names, "writes": core.fs.changes,
+                    "seconds": {"freeze": round(took, 6)}})
     _done(args, f"froze {', '.join(names)}: gates shut, no command executing, data on the storage; "
           f"{_writes(core.fs.changes)} in {took:.2f} s",
           f"{PROG} export {_quoted(names)} -o FILE (or thaw)")
@@ -313,10 +316,10 @@ def freeze(args: argparse.Namespace, signals: Signals) -> int:
 
 
 def export(args: argparse.Namespace, signals: Signals) -> int:
-    _root("export")
+    as_root("export")
     if args.output == files.STREAM:
         files.check_stream()
-    core = _core(args)
+    core = the_core(args)
     found = core.names(_targets(args), args.all)
     with signals.later():
         made = core.export(found, args.allow, args.probe)
@@ -324,8 +327,8 @@ def export(args: argparse.Namespace, signals: Signals) -> int:
     files.write(args.output, data)
     names = [one.name for one in made.state.targets]
     if args.json and args.output != files.STREAM:
-        _data({"targets": names, "frozen": made.frozen, "digest": made.digest,
-               "bytes": len(data), "file": args.output, "notes": list(made.notes)})
+        print_data({"targets": names, "frozen": made.frozen, "digest": made.digest,
+                    "bytes": len(data), "file": args.output, "notes": list(made.notes)})
     _notes(args, made)
     how = "frozen" if made.frozen else "NOT frozen: import will refuse it"
     _done(args, f"exported {', '.join(names)} ({how}), {len(data)} bytes, "
@@ -336,8 +339,8 @@ def export(args: argparse.Namespace, signals: Signals) -> int:
 
 
 def thaw(args: argparse.Namespace, signals: Signals) -> int:
-    _root("thaw")
-    core = _core(args)
+    as_root("thaw")
+    core = the_core(args)
     names = _targets(args)
     if args.all:
         there = [f"{fabric}/{wwn}" for fabric, wwn in core.names((), True)]
@@ -347,7 +350,7 @@ def thaw(args: argparse.Namespace, signals: Signals) -> int:
     state = core.thaw(found, args.allow) if found else None
     thawed = [one.name for one in state.targets] if state else []
     if args.json:
-        _data({"targets": thawed, "writes": core.fs.changes})
+        print_data({"targets": thawed, "writes": core.fs.changes})
     if thawed:
         _done(args, f"thawed {', '.join(thawed)}: initiators are let in again; "
               f"{_writes(core.fs.changes)}", f"{PROG} show {_quoted(thawed)}")
@@ -357,11 +360,11 @@ def thaw(args: argparse.Namespace, signals: Signals) -> int:
 
 
 def diff(args: argparse.Namespace, signals: Signals) -> int:
-    core = _core(args)
+    core = the_core(args)
     document = _document(args, core)
     have, want, changes = core.compare(document, args.map)
     if args.json:
-        _data({"same": not changes, "changes": [answers.change_tree(one) for one in changes]})
+        print_data({"same": not changes, "changes": [answers.change_tree(one) for one in changes]})
         return errors.DIFFERENT if changes else errors.SAME
     rows = columns.rows(have, want, changes)
     origin = document.origin
@@ -374,15 +377,15 @@ def diff(args: argparse.Namespace, signals: Signals) -> int:
 
 
 def plan(args: argparse.Namespace, signals: Signals) -> int:
-    _root("plan")
-    core = _core(args)
+    as_root("plan")
+    core = the_core(args)
     return _show_plan(args, core.ready(_document(args, core), args.map))
 
 
 def _show_plan(args: argparse.Namespace, ready: Ready) -> int:
     against = errors.stopping(ready.findings, args.allow)
     if args.json:
-        _data(answers.plan_tree(ready, args.allow))
+        print_data(answers.plan_tree(ready, args.allow))
     else:
         _print(steps.plan(ready, Screen.of(sys.stdout), args.allow))
     if against:
@@ -397,8 +400,8 @@ def _again(option: str, values: Sequence[str]) -> List[str]:
 
 
 def import_(args: argparse.Namespace, signals: Signals) -> int:
-    _root("import")
-    core = _core(args)
+    as_root("import")
+    core = the_core(args)
     ready = core.ready(_document(args, core), args.map)
     if args.dry_run:
         return _show_plan(args, ready)
@@ -408,9 +411,9 @@ def import_(args: argparse.Namespace, signals: Signals) -> int:
     signals.progress.clear()
     names = [one.name for one in state.targets]
     if args.json:
-        _data({"targets": names, "maps": [
-            {"kind": what, "old": old, "new": new} for what, old, new in ready.mapped],
-            **answers.outcome_tree(outcome)})
+        print_data({"targets": names, "maps": [
+                 {"kind": what, "old": old, "new": new} for what, old, new in ready.mapped],
+                 **answers.outcome_tree(outcome)})
     for note in outcome.notes if not args.json else ():
         say(f"{PROG}: note: {note}")
     if not outcome.steps:
@@ -425,8 +428,8 @@ def import_(args: argparse.Namespace, signals: Signals) -> int:
 
 
 def verify(args: argparse.Namespace, signals: Signals) -> int:
-    _root("verify")
-    core = _core(args)
+    as_root("verify")
+    core = the_core(args)
     document = _document(args, core)
     try:
         core.verify(document, args.map)
@@ -434,7 +437,7 @@ def verify(args: argparse.Namespace, signals: Signals) -> int:
         raise errors.VerifyFailed(error.what, do=_quoted(
             [PROG, "diff", args.file, *_again("--map", args.map)])) from None
     if args.json:
-        _data({"same": True, "targets": [one.name for one in document.state.targets]})
+        print_data({"same": True, "targets": [one.name for one in document.state.targets]})
     state = document.state
     _done(args, f"this host serves {wording.names(state)} just as the document says: "
           f"{wording.contents(state)}; nothing was changed")
@@ -442,14 +445,14 @@ def verify(args: argparse.Namespace, signals: Signals) -> int:
 
 
 def remove(args: argparse.Namespace, signals: Signals) -> int:
-    _root("remove")
-    core = _core(args)
+    as_root("remove")
+    core = the_core(args)
     names = _targets(args)
     signals.deferred = True
     outcome, kept = core.remove(names, args.all, args.allow, signals.progress, signals.stop)
     signals.progress.clear()
     if args.json:
-        _data({"targets": names, "kept": kept, **answers.outcome_tree(outcome)})
+        print_data({"targets": names, "kept": kept, **answers.outcome_tree(outcome)})
     _done(args, f"removed {', '.join(names) or 'every target'}: {_writes(outcome.writes)} in "
           f"{_seconds(outcome.seconds)}" + (f"; what it was is kept in {kept}" if kept else ""),
           f"{PROG} show")

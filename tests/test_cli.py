@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from lio_handover import __version__, cli, document, errors, model, verbs
+from lio_handover import __version__, cli, document, errors, handover_verbs, model, verbs
 from lio_handover.configfs import Configfs
 from lio_handover.core import Core
 from lio_handover.executor import Outcome
@@ -28,7 +28,7 @@ from tests.commandline import (CHECKOUT, FACTS, FINDINGS, NAME, STATE, Captured,
 def core(monkeypatch: pytest.MonkeyPatch) -> Fake:
     """Every verb talks to this façade, as root."""
     fake = Fake()
-    monkeypatch.setattr(verbs, "_core", lambda args: fake)
+    monkeypatch.setattr(verbs, "the_core", lambda args: fake)
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     return fake
 
@@ -53,9 +53,9 @@ def doc(tmp_path: Path) -> str:
 
 def test_every_verb_of_the_manual_is_there(capfd: Captured) -> None:
     wanted = ["show", "prepare", "freeze", "export", "thaw", "diff", "plan", "import", "verify",
-              "remove", "errors"]
+              "remove", "source", "destination", "status", "recover", "errors"]
     assert list(cli.VERBS) == wanted
-    assert [*verbs.RUN, "errors"] == wanted
+    assert [*verbs.RUN, *handover_verbs.RUN, "errors"] == wanted
     code, out, _ = run(capfd, "--help")
     assert code == 0
     for verb in wanted:
@@ -148,7 +148,7 @@ def test_a_permission_that_is_missing_means_no_root(capfd: Captured, core: Fake,
 def test_without_modules_every_verb_says_so(capfd: Captured, doc: str,
                                             monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    monkeypatch.setattr(verbs, "_core",
+    monkeypatch.setattr(verbs, "the_core",
                         lambda args: Core(Settings(), Configfs("/nonexistent")))
     for words in (["show"], ["prepare", NAME], ["freeze", NAME], ["export", "--all"],
                   ["thaw", NAME], ["plan", doc], ["import", doc], ["import", doc, "--dry-run"],

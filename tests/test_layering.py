@@ -11,14 +11,17 @@ PACKAGE = Path(__file__).resolve().parents[1] / "lio_handover"
 
 #: A module imports what stands before it, wherever in its text.  Packages count as one.
 ORDER = """__init__
-    errors wholefile model order transitions attributes parameters handler settings files
+    errors wholefile locks model order transitions attributes parameters handler settings files
     shape values objects sealed document devices storage late
     fresh diff reservations dynamic configfs scsibus initiator
+    papers journal owners savefile
     reader revival plan staged executor frozen restored probes mapping preflight core
+    holder runtime answer standing deeds evidence
+    handover
     wording screen tree columns steps answers
-    cli verbs""".split()
+    cli verbs handover_verbs""".split()
 #: The command line is understood before the verbs, slow to import, are wanted.
-LATE = {("cli", "verbs")}
+LATE = {("cli", "verbs"), ("verbs", "handover_verbs")}
 
 #: Whom extras are for; rtslib's one module is not chosen yet.
 ONLY = {"dbus": {"service", "client"}, "gi": {"service", "client"}, "configshell_fb": {"shell"}}
@@ -26,7 +29,8 @@ ONCE = "rtslib_fb"
 
 #: Who changes anything, and where.
 KERNEL = {"configfs", "scsibus"}
-FILES = {"core", "executor", "frozen", "restored", "wholefile"}
+FILES = {"core", "deeds", "executor", "frozen", "holder", "journal", "locks", "restored",
+         "savefile", "wholefile"}
 DEVICES = {"initiator", "cli"}  # /dev/sg*, /dev/vhost-scsi; /dev/null
 #: What one of FILES names of /sys, only to look at it.
 LOOKED_AT = {("executor", "/sys/module/")}

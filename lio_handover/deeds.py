@@ -1,0 +1,586 @@
+"""What each step of the protocol does on this host: one method for each transitions.Do.
+
+Every one of them looks first and does what is missing, so it may be run again after a crash
+anywhere in it.  One that can't do its work raises, and the verb ends there: the recorded state
+stands.  Which come in what order is said by the table alone.
+"""
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass, field, replace
+from typing import Callable, Dict, FrozenSet, List, Mapping, Optional, Sequence
+
+from . import document as documents
+from . import (dynamic, errors, executor, late, mapping, preflight, reservations, restored, runtime,
+               savefile, storage)
+from .core import Maker
+from .diff import diff
+from .document import Document, Origin
+from .executor import Progress, Scope
+from .journal import DOCUMENT, PREPARED, RETURNED
+from .model import State, Target, backstore_key, say
+from .owners import Owners
+from .papers import Message
+from .plan import Plan, plan
+from .reader import Facts, boot_id
+from .settings import Settings
+from .standing import DBROOTS, Standing
+from .transitions import SOURCE, Do, Mode, Paper, Row, Step
+from .wholefile import write_file
+
+#: Where only is looked, there is no row.
+NOTHING = Row("", "", "", "", "", ())
+#: Two looks at a LUN's command counter, so many seconds apart, prove that it is idle.
+IDLE_SECONDS = 0.05
+IDLE_TRIES = 100
+
+
+@dataclass
+class Deeds(Standing):
+    """One verb's work: the handover where it stands, and what came with the verb."""
+
+    row: Row = NOTHING
+    papers: Mapping[Paper, Message] = field(default_factory=dict)
+    allow: Sequence[str] = ()
+    by: str = ""
+    words: FrozenSet[str] = frozenset()
+    progress: Optional[Progress] = None
+    stop: Callable[[], bool] = executor.never
+    said: List[Message] = field(default_factory=list)
+    notes: List[str] = field(default_factory=list)
+    #: target → tag → who is there by a dynamic ACL as a freeze begins
+    dynamic: Dict[str, Dict[str, List[str]]] = field(default_factory=dict)
+
+    # ---- small things ---------------------------------------------------------------------------
+    def do(self, step: Step) -> None:
+        """Run one step.  Raises a HandoverError where it can't be done."""
+        try:
+            if step.do is Do.RECORD:
+                self._record(step.state)
+            elif step.paper is not None:
+                self._say(step.paper)
+            else:
+                getattr(self, f"_{step.do.name.lower()}")()
+        except OSError as error:
+            raise errors.KernelRefused(
+                f"{step}: {executor.reason(error)}",
+                changed=f"the handover is {self.handover.state or 'not begun'} as before",
+                do=f"lio-handover status {self.journal.id}") from error
+
+    def _in_source_names(self, document: Document) -> Document:
+        """A document of this host as the source would have written it: its own, with the
+        registrations of this one."""
+        maps = mapping.parse(self.journal.notes.maps)
+        targets = {new: old for old, new in maps.targets.items()}
+        initiators = {new: old for old, new in maps.initiators.items()}
+        base = self.kept(DOCUMENT)
+        stores = []
+        for store in base.state.backstores:
+            here = document.state.backstore(store.key)
+            held = here.reservations if here is not None else store.reservations
+            stores.append(replace(store, reservations=replace(held, registrations=tuple(
+                replace(one, initiator=initiators.get(one.initiator, one.initiator),
+                        target=targets.get(one.target, one.target))
+                for one in held.registrations))))
+        return replace(base, state=replace(base.state, backstores=tuple(stores)),
+                       storage=_sampled(base.storage, document.storage))
+
+    def _document(self, state: State) -> Document:
+        """A document of what the kernel has, with the gates, and who was there by a dynamic ACL,
+        as the journal has them."""
+        state = replace(state, backstores=tuple(
+            replace(one, reservations=reservations.settled(one.reservations))
+            for one in state.backstores))
+        noted = self.journal.notes
+        there = {(*target.key, tag): who for target in state.targets
+                 for tag, who in noted.dynamic.get(target.name, {}).items()}
+        state, notes = dynamic.made_explicit(state, there)
+        state = replace(state, targets=tuple(_with_gates(one, noted.gates.get(one.name, {}))
+                                             for one in state.targets))
+        evidence = {say(store.key): storage.evidence(store, sample=True)
+                    for store in state.backstores}
+        return Document(documents.canonical(state), True,
+                        Origin(os.uname().nodename, os.uname().release, boot_id()), evidence,
+                        notes)
+
+    # ---- records and papers ---------------------------------------------------------------------
+    def _record(self, state: str) -> None:
+        owners, targets = Owners(self.directory), {*self.handover.targets, *self.local_targets()}
+        gates: Optional[Dict[str, Dict[str, str]]] = None
+        if state in ("prepared", "staged"):
+            owners.note(targets, epoch=self.epoch, handover=self.journal.id)
+        elif state == "none":
+            owners.note(targets, aborted=self.epoch)
+        elif state == "freezing" and self.handover.state == "prepared":
+            gates = self._open_gates()
+        more: Dict[str, object] = {}
+        if self.words:
+            more.update(by=self.by, words=sorted(self.words))
+        if gates is not None:
+            more["dynamic"] = self.dynamic
+        self.journal.state(state, self.epoch, boot_id(), gates, **more)
+
+    def _open_gates(self) -> Dict[str, Dict[str, str]]:
+        """Every gate as it is: what a thaw, or the destination, opens again."""
+        found: Dict[str, Dict[str, str]] = {}
+        for path in self.tpgs():
+            name, _, tpgt = path.rpartition("/")
+            found.setdefault(name, {})[tpgt[5:]] = self.fs.read(f"{path}/enable").strip()
+        return found
+
+    def _say(self, paper: Paper) -> None:
+        message = self.message(paper)
+        self.journal.note("said", paper=paper.name.lower(), digest=message.digest)
+        self.said.append(message)
+
+    # ---- looking --------------------------------------------------------------------------------
+    def _check(self) -> None:
+        names = self.core.names(self.handover.targets)
+        document, findings = self.core.prepare(names)
+        state = document.state
+        for target in state.targets:
+            if (target.fabric == "vhost") is not self.vhost or target.fabric == "loopback":
+                findings.append(errors.Finding(
+                    errors.CannotRepresent, target.name,
+                    f"can't be handed over in mode {self.mode.value}"))
+            if target.fabric == "iscsi" and not any(
+                    tpg.attributes.get("enable") == "1" for tpg in target.tpgs):
+                findings.append(errors.Finding(
+                    errors.InUse, target.name, "serves nobody: no TPG of it is enabled",
+                    do="enable it, or remove it"))
+        findings += preflight.held(state, self.reader())
+        if self.mode is Mode.VHOST_STOPPED:
+            findings = [one for one in findings if one.override != "stopped-guest"]
+        if self.mode is not Mode.ISCSI_LATE:
+            findings += not_late(state, self.core.settings)
+        errors.refuse(findings, self.allow)
+        self.journal.keep(PREPARED, documents.dumps(document))
+
+    def _read(self) -> None:
+        self.reader(False).target_names()
+
+    def ready(self) -> None:
+        """Refuse, while the gate is still open, what would stop a freeze."""
+        try:
+            state = self.here()
+        except errors.CannotRepresent:
+            state = self.here(False)
+            errors.refuse(preflight.held(state, self.reader()), self.allow)
+        self.unchanged(state)
+        self.dynamic = {target.name: {str(tpg.tag): dynamic.sessions(tpg) for tpg in target.tpgs
+                                      if dynamic.made(tpg)} for target in state.targets}
+
+    def unchanged(self, here: State) -> None:
+        """Raises StructureChanged where the target is not what was offered, but for its
+        registrations and gates."""
+        changed = runtime.changes(self.prepared().state, here)
+        if changed:
+            more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
+            raise errors.StructureChanged(
+                "changed since it was prepared: " + executor.describe(changed[0]) + more,
+                changed="nothing was given away",
+                do=f"lio-handover source thaw {self.journal.id}, then prepare again")
+
+    # ---- gates ----------------------------------------------------------------------------------
+    def _gate_close(self) -> None:
+        for path in self.open_tpgs():
+            self.fs.write(f"{path}/enable", b"0\n")
+        for wwpn in self.endpoints():
+            self.holders.occupy(wwpn)
+
+    def _let_go(self) -> None:
+        """Free the endpoints which we occupy ourselves."""
+        for name in self.local_targets():
+            fabric, _, wwpn = name.partition("/")
+            if fabric == "vhost":
+                self.holders.let_go(wwpn)
+
+    def _gate_open(self) -> None:
+        if self.vhost:
+            if any(self.holders.held(wwpn) for wwpn in self.endpoints()) \
+                    or not self.journal.notes.opened:
+                self.journal.note("opened", boot=boot_id())
+            self._let_go()
+            return
+        wanted = self.wanted_open()
+        shut = [path for path in self.tpgs()
+                if path in wanted and self.fs.read(f"{path}/enable").strip() != "1"]
+        if shut:
+            self.journal.note("opened", boot=boot_id())
+        for path in shut:
+            self.fs.write(f"{path}/enable", b"1\n")
+
+    def _savefile_drop(self) -> None:
+        savefile.drop(self.local_targets(), self.journal.notes.stores)
+
+    def _savefile_put(self) -> None:
+        reader = self.reader(False)
+        paths = savefile.put(reader.state(self.names()), reader.dbroot())
+        self.journal.note("saved", paths=paths)
+
+    def _prove_shut(self) -> None:
+        still = self.open_tpgs()
+        saved = [one for one in savefile.entries(self.local_targets()) if one.enabled]
+        if not still and saved:
+            raise errors.StillRunning(
+                f"{saved[0].path} holds {saved[0].target} enabled again: somebody saves it",
+                changed="the target is shut, and ours",
+                do=f"lio-handover status {self.journal.id}")
+        if still:
+            raise errors.StillRunning(f"{still[0]} was enabled again by somebody else",
+                                      changed="the target is shut again, and ours",
+                                      do=f"lio-handover status {self.journal.id}")
+
+    def _drain(self) -> None:
+        before: Optional[Dict[str, int]] = None
+        for _ in range(IDLE_TRIES):
+            if self.stop():
+                raise errors.Interrupted("interrupted before it was done",
+                                         changed="the gates are shut")
+            now = self.commands()
+            if now == before:
+                return
+            before = now
+            time.sleep(IDLE_SECONDS)
+        raise errors.StillRunning("commands are still being executed although the gates are shut",
+                                  changed="the gates are shut",
+                                  do=f"lio-handover source thaw {self.journal.id}")
+
+    def _flush(self) -> None:
+        for store in self.durable().state.backstores:
+            if store.path:
+                storage.flush(store.path)
+
+    def scrub(self) -> None:
+        """Where this host may not serve, what somebody else brought back is shut again, and
+        taken out of targetcli's save file; both are reported."""
+        names = ", ".join(self.local_targets())
+        if self.open_tpgs() or any(self.holders.held(wwpn) is None for wwpn in self.endpoints()):
+            self._gate_close()
+            self.notes.append(f"{names}: was open although this host may not serve it, and is "
+                              "shut again: somebody brought it back")
+        self.notes += self.unsave()
+
+    def unsave(self) -> List[str]:
+        """Take the targets out of targetcli's save file; what was done."""
+        names = ", ".join(self.local_targets())
+        return [f"{names}: was in {path}, which would bring it back at a boot, and was taken out "
+                "of it" for path in savefile.drop(self.local_targets(), self.journal.notes.stores)]
+
+    # ---- copies ---------------------------------------------------------------------------------
+    def _keep_copy(self) -> None:
+        state = self.here()
+        if not self.links_are_whole({lun.key: lun.backstore for _, _, lun in state.luns()}):
+            return
+        if self.handover.role == SOURCE:
+            self.unchanged(state)
+        document = self._document(state)
+        if self.handover.role == SOURCE:
+            self._keep(DOCUMENT, document, False)
+        else:
+            self._keep(RETURNED, self._in_source_names(document), False)
+
+    def _keep(self, name: str, document: Document, stale: bool) -> None:
+        self.journal.keep(name, documents.dumps(document))
+        self.journal.documents[name] = document
+        self.journal.note("kept", digest=runtime.digest(document.state), stale=stale)
+        self._aptpl_files(self.local(name))
+
+    def _aptpl_files(self, document: Document) -> None:
+        folder = os.path.join(self.fs.read("dbroot").strip(), "pr")
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        ports = {(target.wwn, tpg.tag): int(tpg.attributes.get("rtpi", "0"))
+                 for target in document.state.targets for tpg in target.tpgs}
+        for store in document.state.backstores:
+            if store.serial and store.reservations:
+                content = reservations.file(store.reservations, ports)
+                path = os.path.join(folder, f"aptpl_{store.serial}")
+                try:
+                    with open(path, "rb") as file:
+                        if file.read() == content:
+                            continue
+                except FileNotFoundError:
+                    pass
+                write_file(path, content)
+
+    def _keep_paper(self) -> None:
+        if self.handover.role == SOURCE:
+            self._keep_returned(self.papers[Paper.RETURNED])
+            return
+        message = self.papers[Paper.DOCUMENT]
+        document = documents.loads(message.document, self.core.settings.document_bytes)
+        changed = runtime.changes(self.kept(PREPARED).state, document.state)
+        if changed:
+            raise errors.StructureChanged(
+                "the document is not of what was offered: " + executor.describe(changed[0]),
+                do="prepare again on the source")
+        digest = self._named(message, document)
+        notes = self.journal.notes
+        stale = notes.loaded[0] == boot_id() and notes.loaded[1] != digest
+        self._keep(DOCUMENT, document, stale)
+
+    @staticmethod
+    def _named(message: Message, document: Document) -> str:
+        """The digest of the run-time state.  Raises BadDigest where the paper names another."""
+        digest = runtime.digest(document.state)
+        if digest != message.digest:
+            raise errors.BadDigest(
+                f"the {message.paper.name.lower()} paper does not name the document in it",
+                do="give what the other side's verb answered")
+        return digest
+
+    def _keep_returned(self, message: Message) -> None:
+        """The run-time state that comes back goes into what this host knows of the rest."""
+        theirs = documents.loads(message.document, self.core.settings.document_bytes)
+        self._named(message, theirs)
+        mine = self.kept(DOCUMENT)
+        stores = []
+        for store in mine.state.backstores:
+            other = theirs.state.backstore(store.key)
+            if other is None:
+                raise errors.CannotRepresent(
+                    f"{say(store.key)} is not in what comes back: it has another name there",
+                    do="lio-handover status")
+            stores.append(replace(store, reservations=other.reservations))
+        document = replace(mine, state=replace(mine.state, backstores=tuple(stores)),
+                           storage=_sampled(mine.storage, theirs.storage))
+        stale = self.whole() and self.current() != runtime.digest(document.state)
+        self._keep(RETURNED, document, stale)
+
+    def _compare(self) -> None:
+        if self.whole():
+            state = self.here()
+            self.unchanged(state)
+            now = runtime.digest(state)
+        else:
+            now = runtime.digest(self.durable().state)
+        if now != self.papers[Paper.ARMED].digest:
+            raise errors.StructureChanged(
+                "the run-time state is not what the destination is armed with",
+                changed="nothing was given away",
+                do=f"lio-handover source export {self.journal.id}, and activate again")
+
+    def _prove_never_ran(self) -> None:
+        if self.ran():
+            raise errors.InUse("a command was executed here since the document was loaded",
+                               changed="nothing was taken down",
+                               do=f"lio-handover destination verify {self.journal.id}")
+
+    # ---- building up and taking down ------------------------------------------------------------
+    def _build(self) -> None:
+        self._build_to(self.prepared().state)
+
+    def _build_to(self, state: State) -> State:
+        """As much of ``state`` as needs no registrations; what is then here."""
+        facts = self.reader().facts()
+        want = runtime.staged(state, facts.has_rtpi)
+        have = Scope.of(want).read(self.fs)
+        if not diff(have, want):
+            return have
+        if have.targets and plan(have, want, facts).refused:
+            self._afresh(want)
+            have, facts = Scope.of(want).read(self.fs), self.reader().facts()
+        self._run(lambda facts, trusting: plan(have, want, facts, trusting=trusting), have, facts)
+        return Scope.of(want).read(self.fs)
+
+    def _run(self, make: Maker, before: State, facts: Facts) -> Plan:
+        the_plan, outcome = self.core.run(make, before, facts, self.progress, self.stop)
+        self.notes += outcome.notes
+        return the_plan
+
+    def _load(self) -> None:
+        notes, boot = self.journal.notes, boot_id()
+        whole = self.whole()
+        if whole and not notes.stale and notes.loading != boot:
+            return
+        document = self._since(self.durable(), boot)
+        digest = runtime.digest(document.state)
+        want = runtime.shut(document.state)
+        if whole or notes.loading == boot:
+            self._afresh(want)
+        self._same_storage(document)
+        self.journal.note("loading", boot=boot)
+        have = self._build_to(want)
+        facts = self.reader().facts()
+        the_plan = self._run(lambda facts, _trusting: _waiting(want, facts), have, facts)
+        if document is not self.durable():
+            executor.check(Scope.of(want).read(self.fs, known=the_plan.want, untouched=True),
+                           the_plan.want, False)
+        try:
+            restored.note(self.directory, boot, the_plan.want)
+        except OSError as error:
+            self.notes.append(f"{self.directory}: {error.strerror}: an export may need --probe")
+        if self.vhost:
+            self._gate_close()
+        self.journal.note("loaded", boot=boot, digest=digest, commands=self.commands())
+
+    def _since(self, document: Document, boot: str) -> Document:
+        """The durable copy with what is known of registrations made after it: where the power
+        was cut those that survive it are in the APTPL files (SPC-4 5.13.4.2)."""
+        served = self.journal.notes.opened
+        if not served and self.journal.kept(DOCUMENT) is None:
+            served = self.handover.boot_id  # a source that has kept nothing yet
+        if not served:
+            return document
+        if served == boot:
+            if not self.names():
+                return document
+            raise errors.StructureChanged(
+                "parts of the target are missing, and what is there may have registrations that "
+                "nothing else has", changed="nothing was taken down",
+                do="lio-handover show, and put back what is missing")
+        stores = []
+        for store in document.state.backstores:
+            try:
+                blocks = reservations.parse_file(self.aptpl_file(store.serial))
+            except reservations.Unclear as error:
+                raise errors.CannotRepresent(f"{say(store.key)}: {error}") from None
+            stores.append(replace(store, reservations=reservations.of_file(
+                blocks, store.reservations.generation)))
+        return replace(document, state=replace(document.state, backstores=tuple(stores)))
+
+    def _same_storage(self, document: Document) -> None:
+        """The source has flushed: from here on both must see the same data, until it is served."""
+        found = []
+        proofs = _sampled(document.storage, {}) if self.journal.notes.opened else document.storage
+        for store in document.state.backstores:
+            found += [one for one in storage.findings(
+                store, proofs.get(say(store.key), {}), self.core.settings)
+                if one.error is errors.StorageDiffers]
+        errors.refuse(found, self.allow)
+
+    def _afresh(self, want: State) -> None:
+        """Take down what is here of it: pending registrations go only with the backstore."""
+        self._no_guest()
+        self._let_go()
+        facts = self.reader().facts()
+        have = Scope.of(want).read(self.fs, reservations=False)
+        executor.apply(self.fs, plan(have, State(have.lu_groups), facts, verify=False), have,
+                       facts, reservations=False)
+
+    def _verify(self) -> None:
+        """Registrations are compared while no initiator can have changed them."""
+        from .revival import reachable
+        document = self.durable()
+        asked = document.state
+        want, _notes = reachable(asked)
+        never_open = not self.journal.notes.opened
+        have = Scope.of(want).read(self.fs, reservations=never_open, known=want,
+                                   untouched=never_open)
+        if not never_open:
+            have, want = runtime.structure(have), runtime.structure(want)
+        left = diff(have, want, gates=False)
+        if left:
+            executor.check(have, want, gates=False)
+
+    def _late_paths(self) -> List[str]:
+        """Of the backstores whose storage one host alone may have open."""
+        found = []
+        for store in self.durable().state.backstores:
+            if store.path and late.rule(self.core.settings, store.path) is not None:
+                found.append(store.path)
+        return found
+
+    def _storage_acquire(self) -> None:
+        for path in self._late_paths():
+            late.acquire(self.core.settings, path)
+
+    def _storage_release(self) -> None:
+        for path in self._late_paths():
+            late.release(self.core.settings, path)
+
+    def _no_guest(self) -> None:
+        """Raises InUse where a guest is attached."""
+        if self.vhost and self.guest():
+            errors.refuse([errors.Finding(
+                errors.InUse, ", ".join(self.local_targets()), "a guest is attached to it",
+                do="stop the guest, or let QEMU finish the migration")])
+
+    def _teardown(self) -> None:
+        if not self.vhost:
+            self._gate_close()
+        reader = self.reader(False)
+        targets = [f"{fabric}/{wwn}" for fabric, wwn in self.names()]
+        placed = reader.placed()
+        stores = [say(key) for key in self.stores() if key in placed]
+        if not targets and not stores:
+            self.journal.note("gone")
+            return
+        have, want = self.core.without(reader, [*targets, *stores])
+        extra = {say(store.key) for store in have.backstores} - set(self.journal.notes.stores)
+        if extra:
+            errors.refuse([errors.Finding(
+                errors.StructureChanged, sorted(extra)[0], "was added to the target since it was "
+                "prepared, and is no part of the handover", "changed",
+                "take it out of the target")], self.allow)
+        self._no_guest()
+        self._let_go()
+        facts = reader.facts()
+        the_plan = plan(have, want, facts, verify=False)
+        executor.apply(self.fs, the_plan, have, facts, self.progress, self.stop,
+                       reservations=False)
+        staying = {store.key for store in want.backstores}
+        gone = [store.key for store in have.backstores if store.key not in staying]
+        restored.forget(self.directory, facts.boot_id, gone)
+        self.journal.note("gone")
+        if self.row.to == "none":
+            self._remove_aptpl_files()
+
+    def _aptpl_drop(self) -> None:
+        self._remove_aptpl_files()
+        self.journal.drop()
+
+    def _remove_aptpl_files(self) -> None:
+        """One that stayed would bring its reservations back one day."""
+        placed = self.reader(False).placed()
+        for name, serial in self.journal.notes.stores.items():
+            if not serial or backstore_key(*name.split("/", 1)) in placed:
+                continue
+            for folder in {self.fs.read("dbroot").strip(), *DBROOTS}:
+                try:
+                    os.unlink(os.path.join(folder, "pr", f"aptpl_{serial}"))
+                except FileNotFoundError:
+                    continue
+
+
+def _sampled(proofs: Mapping[str, documents.Evidence],
+             later: Mapping[str, documents.Evidence]) -> Dict[str, documents.Evidence]:
+    """What proves that storage is the same, with what its data were ``later``, if that is known."""
+    data = ("sample", "sample_zero")
+    return {name: {**{key: value for key, value in proof.items() if key not in data},
+                   **{key: value for key, value in later.get(name, {}).items() if key in data}}
+            for name, proof in proofs.items()}
+
+
+def not_late(state: State, settings: Settings) -> List[errors.Finding]:
+    """Storage that one host alone may have open can't be staged while the other has it."""
+    return [errors.Finding(errors.StorageInUse, say(key), "only one host may have its storage "
+                           "open at a time", do="prepare with --mode iscsi-late")
+            for key in late.openings(state, settings, {})]
+
+
+def _waiting(want: State, facts: Facts) -> Plan:
+    """What had to wait, of a host that has the staged part of ``want``: planned as for one that
+    has nothing of it."""
+    placed = facts.placed or {}
+    want = replace(want, backstores=tuple(
+        replace(one, hba=placed.get(one.key, "")) for one in want.backstores))
+    made = plan(State(), want, _without(facts, want), verify=False)
+    return replace(made, steps=tuple(step for step in made.steps if step.slot == "folder"
+                                     or step.phase == "activate" and step.slot != "gate"))
+
+
+def _without(facts: Facts, want: State) -> Facts:
+    """The facts of a host that has nothing of ``want`` yet."""
+    mine = {one.key for one in want.backstores}
+    placed = {key: hba for key, hba in (facts.placed or {}).items() if key not in mine}
+    hbas = {one.hba for one in want.backstores} - set(placed.values())
+    return replace(facts, placed=placed,
+                   hbas=tuple(hba for hba in facts.hbas if hba not in hbas))
+
+
+def _with_gates(target: Target, values: Mapping[str, str]) -> Target:
+    return replace(target, tpgs=tuple(
+        replace(one, attributes={**one.attributes, "enable": values[str(one.tag)]})
+        if str(one.tag) in values else one for one in target.tpgs))

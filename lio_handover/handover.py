@@ -1,0 +1,430 @@
+"""The engine: runs the rows of the protocol's table (transitions.py) on this host.
+
+A verb looks up the rows for where the journal says the handover stands, takes the first whose
+papers and needs hold, and runs its steps in order.  Everything it may do stands in that table,
+which tests/model explores; what each step does stands in deeds.py.
+"""
+from __future__ import annotations
+
+import threading
+import uuid
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import (Callable, Dict, FrozenSet, Iterator, List, Mapping, Optional, Sequence,
+                    Tuple)
+
+from . import document as documents
+from . import errors, executor, mapping, preflight
+from .answer import Answer, Peer, answer_from_json, answer_to_json
+from .core import Core
+from .deeds import Deeds, not_late
+from .document import Document
+from .evidence import ASSERTS, FIRST_STATE, WORDS, Evidence
+from .executor import Progress, Scope
+from .journal import PREPARED, Handover, Journal, ids
+from .model import State, say
+from .owners import Owner, Owners
+from .papers import Message, is_id
+from .reader import boot_id
+from .standing import Standing
+from .transitions import (ALONE, ASKS, DESTINATION, SOURCE, VERBS, Mode, Paper, Row, rows_for,
+                          state_of)
+
+__all__ = ["Answer", "Handover", "Handovers", "Peer", "answer_from_json", "answer_to_json"]
+
+#: The verb that leads on, in the order of a handover.
+_ONWARD: Mapping[Tuple[str, str], str] = {
+    (SOURCE, "prepared"): "freeze", (SOURCE, "freezing"): "freeze", (SOURCE, "frozen"): "export",
+    (SOURCE, "released"): "retire", (SOURCE, "thawing"): "thaw", (SOURCE, "retiring"): "retire",
+    (DESTINATION, "staged"): "activate", (DESTINATION, "armed"): "activate",
+    (DESTINATION, "opening"): "verify", (DESTINATION, "serving"): "confirm",
+    (DESTINATION, "aborting"): "abort",
+}
+
+
+class Handovers:
+    """The handovers of one host.
+
+    ``peer`` asks the other side; None: there is no way to ask.  ``alarm`` is called with the
+    handover and the verb when a verb takes longer than its row allows; nothing is cut short.
+    """
+
+    def __init__(self, core: Core, peer: Optional[Peer] = None,
+                 alarm: Optional[Callable[[Handover, str], None]] = None) -> None:
+        self.core, self.peer, self.alarm = core, peer, alarm
+
+    # ---- looking --------------------------------------------------------------------------------
+    @property
+    def _directory(self) -> str:
+        return self.core.settings.state_directory
+
+    def list(self) -> List[Handover]:
+        """Every handover this host knows, the newest last.  Raises JournalBroken."""
+        found = [Journal(self._directory, one).handover for one in ids(self._directory)]
+        return sorted(found, key=lambda one: one.since)
+
+    def get(self, id: str) -> Handover:  # noqa: A002 - the D-Bus API's word
+        """Raises NoSuchHandover, JournalBroken."""
+        return Journal(self._directory, id).handover
+
+    def status(self, id: str = "") -> List[Answer]:  # noqa: A002
+        """Where one handover, or each, stands.  Changes nothing.
+
+        Of all, one whose journal can't be read has the error in its notes.
+        """
+        if id:
+            return [self._status(Journal(self._directory, id))]
+        return self._each(lambda one: self._status(Journal(self._directory, one)))
+
+    def _each(self, work: Callable[[str], Answer]) -> List[Answer]:
+        """For every handover, the oldest first; what fails for one stands in its notes."""
+        found = []
+        for one in ids(self._directory):
+            try:
+                found.append(work(one))
+            except errors.HandoverError as error:
+                try:
+                    where = self.get(one)
+                except errors.HandoverError:
+                    where = Handover(one, "", "", 0, "", ())
+                found.append(Answer(where, (), (f"{type(error).__name__}: {error}",), error.do,
+                                    failed=error.code))
+        return sorted(found, key=lambda one: one.handover.since)
+
+    def _status(self, journal: Journal) -> Answer:
+        handover = journal.handover
+        state = handover.state or FIRST_STATE[handover.role]
+        may = state_of(handover.role, state, Mode(handover.mode)).gives
+        rows = rows_for(handover.role, state, "status", Mode(handover.mode))
+        may |= {step.paper for row in rows for step in row.steps if step.paper is not None}
+        if state in ("staged", "armed"):
+            may -= {Paper.ABORTED}  # which it gives by aborting
+        standing = Standing(self.core, journal, handover.epoch)
+        papers = [standing.message(paper) for paper in Paper
+                  if paper in may and paper.name.lower() in journal.notes.said]
+        notes = []
+        if handover.busy:
+            notes.append(f"{handover.busy} was begun and has not ended")
+        if handover.error:
+            notes.append(f"the last verb failed: {handover.error}")
+        if handover.boot_id and handover.boot_id != boot_id():
+            notes.append("this host was rebooted since")
+        return Answer(handover, tuple(papers), tuple(notes), self._next(handover))
+
+    def _next(self, handover: Handover) -> str:
+        if handover.busy or handover.error:
+            return f"lio-handover recover {handover.id}"
+        verb = _ONWARD.get((handover.role, handover.state), "")
+        return f"lio-handover {handover.role} {verb} {handover.id}" if verb else ""
+
+    # ---- doing ----------------------------------------------------------------------------------
+    def do(self, verb: str, role: str, id: str = "", *,  # noqa: A002
+           targets: Sequence[str] = (), mode: str = "iscsi", papers: Sequence[Message] = (),
+           words: FrozenSet[str] = frozenset(), by: str = "", allow: Sequence[str] = (),
+           maps: Sequence[str] = (), peer: str = "", progress: Optional[Progress] = None,
+           stop: Callable[[], bool] = executor.never) -> Answer:
+        """Run a verb.
+
+        ``targets`` and ``mode`` are for prepare, ``maps`` for stage.  ``words`` are an operator's
+        (``by`` says whose) or, of QEMU, the driver's: see WORDS.  Raises WrongState where no row
+        of the table fits, StaleEpoch for an epoch that is over, and what the steps raise; then
+        the recorded state stands.
+        """
+        if verb not in VERBS or VERBS[verb][0] not in (role, "both"):
+            raise errors.WrongState(f"a {role} has no verb {errors.one_line(verb)!r}",
+                                    do="lio-handover --help")
+        unknown = set(words) - set(WORDS)
+        if unknown:
+            raise errors.WrongState(f"{errors.one_line(min(unknown))!r} is no word that can be "
+                                    "given", do=f"one of {', '.join(sorted(WORDS))}")
+        if verb == "status":
+            return self._status(self._journal(id, role))
+        if verb == "prepare" and not id:
+            id = str(uuid.uuid4())
+        elif verb in ("stage", "abort") and not id:
+            id = next((one.handover for one in papers), "")
+        try:
+            self.core.reader()
+            with self.core.alone(more=self._lock_names(verb, id, targets, papers, maps)):
+                journal, epoch = self._begin(verb, role, id, targets, mode, papers, maps, peer,
+                                             allow)
+                run = Evidence(self.core, self.peer, journal, verb, epoch, papers, words,
+                               self.superseded(journal.handover))
+                return self._recover(run, by, allow, progress, stop) if verb == "recover" else \
+                    self._go(run, run.row(), (), by, allow, progress, stop)
+        except OSError as error:
+            raise errors.KernelRefused(
+                f"{verb}: {error.filename or ''}: {executor.reason(error)}",
+                changed="the recorded state stands", do=f"lio-handover status {id}") from error
+
+    def _go(self, run: Evidence, row: Optional[Row], notes: Tuple[str, ...], by: str,
+            allow: Sequence[str], progress: Optional[Progress], stop: Callable[[], bool]) -> Answer:
+        """Run a row, and for activate those that lead on from where it leads; where there is
+        none, nothing is left to do."""
+        journal = run.journal
+        if row is None:
+            return self._status(journal)
+        answer, done = Answer(journal.handover, notes=notes), []
+        while row is not None:
+            latest = self._run(Deeds(self.core, journal, run.epoch, row, run.by_paper, allow, by,
+                                     run.words, progress, stop), run.verb)
+            answer = replace(latest, papers=answer.papers + latest.papers,
+                             notes=answer.notes + latest.notes)
+            done.append(row)
+            row = run.further(done)
+        return answer
+
+    def _recover(self, run: Evidence, by: str, allow: Sequence[str],
+                 progress: Optional[Progress], stop: Callable[[], bool]) -> Answer:
+        journal = run.journal
+        if not journal.handover.state:
+            journal.remove()
+            return Answer(journal.handover, (), ("it was cut off before it was begun, and is "
+                                                 "forgotten",))
+        if journal.handover.over:
+            self._tidy(journal)
+        notes = self._scrub(journal)
+        row = run.recovery()
+        return self._stays(run, notes) if row is None else \
+            self._go(run, row, notes, by, allow, progress, stop)
+
+    def _lock_names(self, verb: str, id: str, targets: Sequence[str],  # noqa: A002
+                    papers: Sequence[Message], maps: Sequence[str]) -> List[str]:
+        """The handover, and whatever of this host it is about."""
+        if id in ids(self._directory):
+            journal = Journal(self._directory, id)
+            return [f"handover/{id}", *journal.handover.targets, *journal.notes.local,
+                    *journal.notes.stores]
+        found = self.core.lock_names(self.core.names(targets)) if verb == "prepare" else []
+        for one in papers:
+            if verb == "stage" and one.paper is Paper.OFFER:
+                state = mapping.parse(maps).apply(documents.loads(
+                    one.document, self.core.settings.document_bytes))[0].state
+                found += [*(target.name for target in state.targets),
+                          *(say(store.key) for store in state.backstores)]
+        return [f"handover/{id}", *found]
+
+    # ---- recovering -----------------------------------------------------------------------------
+    def recover(self, id: str = "", words: FrozenSet[str] = frozenset(),  # noqa: A002
+                by: str = "", allow: Sequence[str] = ()) -> List[Answer]:
+        """Finish what was cut off, or say why not and what a human may order: one handover, or
+        each.  Harmless in every state, as often as you like.
+
+        What fails for one handover stands in its notes where all are recovered.
+        """
+        def one(name: str) -> Answer:
+            return self.do("recover", self.get(name).role, name, words=words, by=by, allow=allow)
+        return [one(id)] if id else self._each(one)
+
+    def _scrub(self, journal: Journal) -> Tuple[str, ...]:
+        handover = journal.handover
+        mode = Mode(handover.mode)
+        opens = state_of(handover.role, handover.state, mode).opens if handover.state else ALONE
+        may = opens == ALONE or opens == ASKS and handover.boot_id == boot_id() \
+            and handover.state not in ("released", "returned")
+        if may or handover.state == "none" or self.superseded(handover):
+            return ()
+        deeds = Deeds(self.core, journal)
+        deeds.scrub()
+        return tuple(deeds.notes)
+
+    def before_restore(self) -> Tuple[str, ...]:
+        """At boot, before targetcli's restore, which asks nobody: take out of its save file what
+        may not open alone.  Needs no kernel.  Returns what was done.  Raises SavefileBroken."""
+        notes: List[str] = []
+        for one in self.list():
+            if not one.state or one.state == "none" or self.superseded(one) \
+                    or state_of(one.role, one.state, Mode(one.mode)).opens == ALONE:
+                continue
+            notes += Deeds(self.core, Journal(self._directory, one.id)).unsave()
+        return tuple(notes)
+
+    def superseded(self, handover: Handover) -> bool:
+        """Whether a later handover of the same targets counts now."""
+        owners = Owners(self._directory).load()
+        return any(owners.get(name, Owner()).handover not in ("", handover.id)
+                   for name in handover.targets)
+
+    def _stays(self, run: Evidence, notes: Tuple[str, ...]) -> Answer:
+        """Where only the other side, or a human, can know."""
+        status = self._status(run.journal)
+        handover = status.handover
+        if handover.over:
+            return replace(status, notes=notes, next="")
+        command = f"lio-handover recover {handover.id}"
+        if run.answered:
+            return replace(status, notes=(run.why(), *notes), stays=True,
+                           next=f"on the other host {command}, then here again")
+        words = run.words_that_lead()
+        if words:
+            command += "".join(f" --{word}" for word in words)
+            notes += (f"only if {ASSERTS[words]}: {command}",)
+        return replace(status, notes=(run.why(), *notes), next=command, stays=True)
+
+    def _journal(self, id: str, role: str) -> Journal:  # noqa: A002
+        journal = Journal(self._directory, id)
+        if journal.handover.role != role:
+            raise errors.WrongState(f"this host is the {journal.handover.role} of {id}",
+                                    do=f"lio-handover status {id}")
+        return journal
+
+    def _run(self, deeds: Deeds, verb: str) -> Answer:
+        journal, row = deeds.journal, deeds.row
+        self._before(deeds, verb)
+        journal.note("begin", verb=verb, to=row.to)
+        try:
+            with self._watched(journal, verb, row.deadline):
+                for step in row.steps:
+                    journal.note("step", do=str(step))
+                    deeds.do(step)
+        except errors.HandoverError as error:
+            if not journal.handover.state:
+                journal.remove()
+                raise
+            journal.note("end", error=f"{type(error).__name__}: {error.what}")
+            if error.changed == errors.NOTHING_CHANGED:
+                error.changed = f"the handover is {journal.handover.state}"
+            raise
+        journal.note("end")
+        self._tidy(journal)
+        return Answer(journal.handover, tuple(deeds.said), tuple(deeds.notes),
+                      self._next(journal.handover))
+
+    def _tidy(self, journal: Journal) -> None:
+        """Documents hold secrets: they go when nothing can need them any more."""
+        handover = journal.handover
+        if handover.state in ("none", "retired"):
+            journal.drop()
+        elif handover.state in ("prepared", "staged"):
+            for one in self.list():
+                if one.id != handover.id and one.over and set(one.targets) & set(handover.targets):
+                    Journal(self._directory, one.id).drop()
+
+    @staticmethod
+    def _before(deeds: Deeds, verb: str) -> None:
+        """What would stop a freeze is found while the source still serves."""
+        if verb == "freeze":
+            deeds.ready()
+
+    @contextmanager
+    def _watched(self, journal: Journal, verb: str, seconds: float) -> Iterator[None]:
+        def late() -> None:
+            if self.alarm is not None:
+                self.alarm(journal.handover, verb)
+        timer = threading.Timer(seconds, late)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    # ---- beginning ------------------------------------------------------------------------------
+    def _begin(self, verb: str, role: str, id: str,  # noqa: A002
+               targets: Sequence[str], mode: str, papers: Sequence[Message],
+               maps: Sequence[str], peer: str, allow: Sequence[str]) -> Tuple[Journal, int]:
+        """(the journal, the epoch the verb runs under); a new handover where there is none."""
+        known = set(ids(self._directory))
+        if id in known and verb in ("prepare", "stage", "abort") and not self.get(id).state:
+            Journal(self._directory, id).remove()  # it was cut off before its first state
+            known.discard(id)
+        if verb == "prepare" and id not in known:
+            return self._prepare(id, targets, mode, peer)
+        if verb in ("stage", "abort") and role == DESTINATION and id not in known:
+            return self._arrives(verb, id, papers, maps, peer, allow)
+        journal = self._journal(id, role)
+        handover = journal.handover
+        if handover.over and verb in ("prepare", "stage"):
+            raise errors.StaleEpoch(f"handover {id} is over: it is {handover.state}",
+                                    do="lio-handover source prepare, which begins another")
+        if targets and set(targets) != set(handover.targets):
+            raise errors.WrongState(f"handover {id} is of {', '.join(handover.targets)}",
+                                    do=f"lio-handover status {id}")
+        return journal, handover.epoch
+
+    def _prepare(self, id: str, targets: Sequence[str],  # noqa: A002
+                 mode: str, peer: str) -> Tuple[Journal, int]:
+        if not is_id(id):
+            raise errors.NoSuchHandover(f"{errors.one_line(id)!r} is no UUID in small letters",
+                                        do="leave the id out: one is made")
+        if mode not in {one.value for one in Mode}:
+            raise errors.WrongState(f"there is no mode {errors.one_line(mode)!r}",
+                                    do=f"one of {', '.join(one.value for one in Mode)}")
+        if not targets:
+            raise errors.NoSuchTarget("no target is named", do="lio-handover show")
+        names = tuple(f"{fabric}/{wwn}" for fabric, wwn in self.core.names(targets))
+        self._nothing_else(names)
+        state = self.core.outline([(fabric, wwn) for fabric, wwn in self.core.names(targets)])
+        owners = Owners(self._directory).load()
+        epoch = 1 + max(owners.get(name, Owner()).epoch for name in names)
+        first = Handover(id, SOURCE, "", epoch, mode, names, peer=peer)
+        return Journal.create(self._directory, first, {
+            say(one.key): one.serial for one in state.backstores}), epoch
+
+    def _nothing_else(self, names: Sequence[str]) -> None:
+        """No other handover of these targets is under way on this host."""
+        for one in self.list():
+            journal = Journal(self._directory, one.id)
+            if one.state and not one.over and {*one.targets, *journal.notes.local} & set(names):
+                raise errors.WrongState(
+                    f"handover {one.id} of {', '.join(one.targets)} is under way: this host is "
+                    f"its {one.role}, {one.state}", do=f"lio-handover status {one.id}")
+
+    def _arrives(self, verb: str, id: str,  # noqa: A002
+                 papers: Sequence[Message], maps: Sequence[str], peer: str,
+                 allow: Sequence[str]) -> Tuple[Journal, int]:
+        """A handover this host hears of for the first time: its offer, or that it is over."""
+        mine = [one for one in papers if one.handover == id]
+        if verb == "stage":
+            mine = [one for one in mine if one.paper is Paper.OFFER]
+        if not mine or not mine[0].targets or not mine[0].mode:
+            raise errors.WrongState(
+                f"this host has no handover {errors.one_line(id) or 'of that id'}, and no paper "
+                "of the source about it was given",
+                do="give the offer" if verb == "stage" else "give any paper of the source")
+        paper = mine[0]
+        if paper.epoch < 1:
+            raise errors.StaleEpoch(f"epoch {paper.epoch} is none", do="prepare on the source")
+        stores: Dict[str, str] = {}
+        document: Optional[Document] = None
+        local: Tuple[str, ...] = ()
+        if verb == "stage":
+            document = documents.loads(paper.document, self.core.settings.document_bytes)
+            state = self._can_stage(paper, document, maps, allow)
+            stores = {say(one.key): one.serial for one in state.backstores}
+            local = tuple(one.name for one in state.targets)
+        first = Handover(id, DESTINATION, "", paper.epoch, paper.mode, paper.targets, peer=peer)
+        journal = Journal.create(self._directory, first, stores, tuple(maps), local)
+        if document is not None:
+            journal.keep(PREPARED, paper.document)
+        return journal, paper.epoch
+
+    def _can_stage(self, paper: Message, document: Document, maps: Sequence[str],
+                   allow: Sequence[str]) -> State:
+        """Refuse an offer that can't be taken; what is offered, in this host's names."""
+        owners = Owners(self._directory).load()
+        for name in paper.targets:
+            one = owners.get(name, Owner())
+            if paper.epoch <= one.aborted or (
+                    paper.epoch <= one.epoch and one.handover != paper.handover):
+                raise errors.StaleEpoch(
+                    f"{name}: epoch {paper.epoch} is over here; the last one was "
+                    f"{max(one.aborted, one.epoch)}",
+                    do="lio-handover source thaw, then prepare again")
+        if {one.name for one in document.state.targets} != set(paper.targets):
+            raise errors.BadShape("the offer is not about the targets in its document",
+                                  do="give what prepare answered")
+        local = mapping.parse(maps).apply(document)[0]
+        self._nothing_else([one.name for one in local.state.targets])
+        reader = self.core.reader()
+        facts = reader.facts()
+        have = Scope.of(local.state).read(self.core.fs, known=local.state)
+        found = preflight.destination(local, have, reader, facts, self.core.settings,
+                                      self.core.frozen(facts).names())
+        if Mode(paper.mode) is not Mode.ISCSI_LATE:
+            found += not_late(local.state, self.core.settings)
+        errors.refuse([one for one in found if one.error is not errors.NotFrozen], allow)
+        if have.targets or have.backstores:
+            raise errors.TargetDiffers("the target is on this host already",
+                                       do="lio-handover show")
+        return local.state

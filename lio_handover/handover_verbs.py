@@ -1,0 +1,187 @@
+"""The command line's verbs of the handover engine: source, destination, status, recover.
+
+Papers travel as files, or through pipes; whoever carries them is trusted with nothing.
+"""
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+from typing import Callable, List, Mapping, Sequence
+
+from . import errors, files
+from .cli import PROG, say
+from .handover import Answer, Handover, Handovers, Peer, answer_from_json, answer_to_json
+from .papers import MAX_PAPERS, Message, from_json, to_json
+from .sealed import MAX_BYTES
+from .transitions import DESTINATION, SOURCE, VERBS, Paper
+from .verbs import Signals, Usage, as_root, print_data, the_core
+
+#: Verbs whose papers carry documents, and these secrets.
+_SECRET = ("prepare", "export", "abort")
+#: Seconds for the other host to answer.
+ASK_SECONDS = 30.0
+
+
+def step(args: argparse.Namespace, signals: Signals) -> int:
+    """``source VERB`` and ``destination VERB``."""
+    role = args.verb
+    verbs = [name for name, (whose, _, _) in VERBS.items() if whose == role]
+    if args.step not in verbs:
+        raise Usage(f"{args.step} is no verb of the {role}: " + ", ".join(verbs))
+    as_root(f"{role} {args.step}")
+    if args.output == files.STREAM and args.step in _SECRET:
+        files.check_stream()
+    handovers = _handovers(args)
+    papers = _papers(args.papers)
+    targets: Sequence[str] = ()
+    if args.step == "prepare" and not (len(args.names) == 1 and "/" not in args.names[0]):
+        targets, name = [one.strip("/") for one in args.names], ""
+    else:
+        name = _name(args.names, handovers, role, args.step, papers)
+    signals.deferred = True
+    answer = handovers.do(
+        args.step, role, name, targets=targets, mode=getattr(args, "mode", ""), papers=papers,
+        words=frozenset(args.words), by=_who(), allow=args.allow, maps=getattr(args, "map", ()),
+        peer=args.peer, progress=signals.progress, stop=signals.stop)
+    signals.progress.clear()
+    return _answers(args, [answer])
+
+
+def status(args: argparse.Namespace, signals: Signals) -> int:
+    as_root("see handovers")
+    return _answers(args, _handovers(args).status(args.id))
+
+
+def recover(args: argparse.Namespace, signals: Signals) -> int:
+    as_root("recover")
+    handovers = _handovers(args)
+    if args.boot:
+        return _boot(args, handovers)
+    signals.deferred = True
+    found = handovers.recover(args.id, frozenset(args.words), _who(), args.allow)
+    signals.progress.clear()
+    _answers(args, found)
+    failed = [one for one in found if one.failed]
+    if failed:
+        return failed[0].failed
+    return errors.Undecided.code if any(one.stays for one in found) else errors.SAME
+
+
+def _boot(args: argparse.Namespace, handovers: Handovers) -> int:
+    notes = handovers.before_restore()
+    if args.json:
+        print_data({"notes": list(notes)})
+    for note in notes:
+        say(f"{PROG}: {note}")
+    return errors.SAME
+
+
+# ---- the words of a command ---------------------------------------------------------------------
+def _handovers(args: argparse.Namespace) -> Handovers:
+    def late(handover: Handover, verb: str) -> None:
+        say(f"{PROG}: {verb} of {handover.id} takes longer than it should; it goes on")
+
+    ask = getattr(args, "ask", "")
+    return Handovers(the_core(args), _peer(ask) if ask else None, late)
+
+
+def _who() -> str:
+    """Who gives a word, for the journal."""
+    return os.environ.get("SUDO_USER") or os.environ.get("USER") or f"uid {os.getuid()}"
+
+
+def _name(names: Sequence[str], handovers: Handovers, role: str, verb: str,
+          papers: Sequence[Message]) -> str:
+    """The handover that is meant: named, or the only one under way."""
+    if len(names) > 1:
+        raise Usage("name one handover")
+    if names:
+        return names[0]
+    if verb in ("stage", "abort") and papers:
+        return papers[0].handover
+    under_way = [one.id for one in handovers.list() if one.role == role and not one.over]
+    if len(under_way) != 1:
+        raise Usage(f"{len(under_way)} handovers are under way here: name one, as `{PROG} status` "
+                    "has it" if verb != "prepare" else "name targets")
+    return under_way[0]
+
+
+def _papers(paths: Sequence[str]) -> List[Message]:
+    found: List[Message] = []
+    for path in paths:
+        found += from_json(files.read(path, 2 * MAX_BYTES))
+    if len(found) > MAX_PAPERS:
+        raise Usage(f"{len(found)} papers: a handover has fewer")
+    return found
+
+
+# ---- asking the other host ----------------------------------------------------------------------
+def _peer(command: str) -> Peer:
+    """Asks by running lio-handover there: ``ssh b lio-handover``."""
+    words = shlex.split(command)
+
+    def ask(handover: Handover, verb: str) -> Answer:
+        import subprocess
+        if verb == "status":
+            more, papers = ["status", handover.id, "--whole"], b""
+        else:
+            more = [DESTINATION, verb, handover.id, "--papers", "-", "--whole"]
+            # One that never heard of it has to give up the epoch, so it is told.
+            papers = to_json([Message(Paper.OFFER, handover.id, handover.epoch,
+                                      targets=handover.targets, mode=handover.mode)])
+        try:
+            done = subprocess.run([*words, *more], input=papers, capture_output=True,
+                                  timeout=ASK_SECONDS)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            why = error.strerror if isinstance(error, OSError) else "no answer in time"
+            raise errors.PeerUnreachable(f"{words[0]}: {why}") from None
+        if done.returncode == errors.NoSuchHandover.code:
+            raise errors.NoSuchHandover(f"the other host has no handover {handover.id}")
+        if done.returncode:
+            said = done.stderr.decode(errors="replace").strip().splitlines()
+            raise errors.PeerUnreachable(
+                f"{words[0]} ended with {done.returncode}" + (f": {said[-1]}" if said else ""))
+        return answer_from_json(done.stdout)
+    return ask
+
+
+# ---- what is answered ---------------------------------------------------------------------------
+def _answers(args: argparse.Namespace, found: Sequence[Answer]) -> int:
+    papers = [paper for one in found for paper in one.papers]
+    if args.output:
+        files.write(args.output, to_json(papers))
+    if args.whole:
+        if len(found) != 1:
+            raise Usage("name one handover with --whole")
+        files.write(files.STREAM, answer_to_json(found[0]))
+    elif args.json and args.output != files.STREAM:
+        print_data([_tree(one) for one in found])
+    if not args.json:
+        for one in found:
+            for line in _lines(one):
+                say(line)
+        if not found:
+            say(f"{PROG}: there is no handover on this host")
+    return errors.SAME
+
+
+def _tree(answer: Answer) -> Mapping[str, object]:
+    from dataclasses import asdict
+    return {**asdict(answer.handover), "targets": list(answer.handover.targets),
+            "papers": [one.paper.name.lower() for one in answer.papers],
+            "notes": list(answer.notes), "next": answer.next, "stays": answer.stays}
+
+
+def _lines(answer: Answer) -> List[str]:
+    one = answer.handover
+    first = (f"{PROG}: {one.id}: {one.role} of {', '.join(one.targets)}: {one.state or 'begun'} "
+             f"(epoch {one.epoch}, {one.mode})")
+    if answer.papers:
+        first += "; says " + ", ".join(paper.paper.name.lower() for paper in answer.papers)
+    return [first, *(f"{PROG}: {note}" for note in answer.notes),
+            *([f"{PROG}: next: {answer.next}"] if answer.next else [])]
+
+
+RUN: Mapping[str, Callable[[argparse.Namespace, Signals], int]] = {
+    SOURCE: step, DESTINATION: step, "status": status, "recover": recover}

@@ -1,0 +1,299 @@
+"""What this host was doing: one folder a handover, one line of JSON a record.
+
+``<state directory>/handovers/<id>/journal`` is only ever appended to.  A record of a state is on
+the disk, file and folder, when ``state`` returns; notes (which step was begun, what was loaded)
+are plain appends: a crash of the program loses none of them, and a crash of the host makes them
+worthless, as the kernel they are about is gone.  Beside it lie whole files: ``prepared.json``
+(what was offered), ``document.json`` (the final document), ``returned.json``.
+"""
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from dataclasses import dataclass, field
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
+
+from . import errors
+from .document import Document
+from .papers import is_id
+from .transitions import DESTINATION, SOURCE, STATES, Mode
+from .wholefile import write_file
+
+PREPARED, DOCUMENT, RETURNED = "prepared.json", "document.json", "returned.json"
+FILES = (PREPARED, DOCUMENT, RETURNED)
+
+OVER = {SOURCE: ("idle", "retired"), DESTINATION: ("none", "confirmed")}
+
+Gates = Mapping[str, Mapping[str, str]]
+
+
+@dataclass(frozen=True)
+class Handover:
+    """One handover on this host, as the journal has it.
+
+    ``since`` is wall clock time, for people only; ``busy`` the verb that was begun and has not
+    ended; ``error`` how the last one failed; ``digest`` that of the run-time state last kept.
+    """
+
+    id: str
+    role: str
+    state: str
+    epoch: int
+    mode: str
+    targets: Tuple[str, ...]
+    boot_id: str = ""
+    digest: str = ""
+    since: float = 0.0
+    error: str = ""
+    busy: str = ""
+    peer: str = ""
+
+    @property
+    def over(self) -> bool:
+        """Whether it has come to its end; the next one of its targets is another."""
+        return self.state in OVER[self.role]
+
+
+@dataclass
+class Notes:
+    """What the journal says besides the state."""
+
+    stores: Dict[str, str] = field(default_factory=dict)  # backstore → unit serial
+    maps: Tuple[str, ...] = ()
+    local: Tuple[str, ...] = ()  # the targets' names on this host, where they differ
+    gates: Dict[str, Dict[str, str]] = field(default_factory=dict)  # target → tag → value
+    dynamic: Dict[str, Dict[str, List[str]]] = field(default_factory=dict)  # who was there so
+    loading: str = ""  # boot id of a load that was begun and not finished
+    loaded: Tuple[str, str] = ("", "")  # boot id, digest
+    stale: bool = False  # a document was kept which is not what was loaded
+    opened: str = ""  # boot id of the kernel in which the gate was opened since the last copy
+    commands: Dict[str, int] = field(default_factory=dict)  # num_cmds after the load
+    saved: Tuple[str, ...] = ()  # save files that hold the targets
+    said: Dict[str, List[str]] = field(default_factory=dict)  # paper → digests
+
+
+class Journal:
+    """One handover's folder.  Raises NoSuchHandover, JournalBroken."""
+
+    def __init__(self, directory: str, handover: str) -> None:
+        if not is_id(handover):
+            raise errors.NoSuchHandover(f"{errors.one_line(handover)!r} is no handover's id",
+                                        do="lio-handover status")
+        self.folder = os.path.join(directory, "handovers", handover)
+        self.path = os.path.join(self.folder, "journal")
+        self.id = handover
+        self.handover = Handover(handover, "", "", 0, "", ())
+        self.notes = Notes()
+        #: what was read of the whole files, by name
+        self.documents: Dict[str, Document] = {}
+        self._load()
+
+    @classmethod
+    def create(cls, directory: str, first: Handover, stores: Mapping[str, str],
+               maps: Tuple[str, ...] = (), local: Tuple[str, ...] = ()) -> "Journal":
+        """Begin a handover: not durable, and in no state, until ``state`` is called."""
+        folder = os.path.join(directory, "handovers", first.id)
+        if first.id in ids(directory):
+            raise errors.WrongState(f"there is a handover {first.id} already",
+                                    do=f"lio-handover status {first.id}")
+        try:
+            os.makedirs(folder, mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise _broken(folder, error) from None
+        made = cls.__new__(cls)
+        made.folder, made.id = folder, first.id
+        made.path = os.path.join(folder, "journal")
+        made.handover, made.notes, made.documents = first, Notes(), {}
+        made.note("new", role=first.role, mode=first.mode, targets=list(first.targets),
+                  stores=dict(stores), maps=list(maps), local=list(local), peer=first.peer,
+                  at=time.time())
+        return made
+
+    # ---- reading ------------------------------------------------------------------------------
+    def _load(self) -> None:
+        try:
+            with open(self.path, "rb") as file:
+                data = file.read()
+        except FileNotFoundError:
+            raise errors.NoSuchHandover(f"this host has no handover {self.id}",
+                                        do="lio-handover status") from None
+        except OSError as error:
+            raise _broken(self.path, error) from None
+        import json
+        lines = data.split(b"\n")
+        for number, line in enumerate(lines[:-1], 1):  # what follows the last newline is a half
+            try:
+                self._take(json.loads(line))
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise errors.JournalBroken(
+                    f"{self.path}, line {number} can't be read: {type(error).__name__}",
+                    do=f"look at {self.path}") from None
+        if not self.handover.role:
+            raise errors.NoSuchHandover(f"this host has no handover {self.id}",
+                                        do="lio-handover status")
+
+    def _take(self, one: Dict[str, Any]) -> None:
+        from dataclasses import replace
+        kind, notes = one["record"], self.notes
+        if kind == "new":
+            Mode(one["mode"])
+            self.handover = replace(
+                self.handover, role=one["role"], mode=one["mode"], targets=tuple(one["targets"]),
+                peer=one["peer"], since=float(one["at"]))
+            notes.stores, notes.maps = dict(one["stores"]), tuple(one["maps"])
+            notes.local = tuple(one["local"])
+        elif kind == "state":
+            if one["state"] not in STATES[self.handover.role]:
+                raise ValueError(one["state"])
+            self.handover = replace(self.handover, state=one["state"], epoch=int(one["epoch"]),
+                                    boot_id=one["boot"], since=float(one["at"]))
+            if "gates" in one:
+                notes.gates = {name: dict(gates) for name, gates in one["gates"].items()}
+                notes.dynamic = {name: dict(who) for name, who in one["dynamic"].items()}
+        elif kind == "begin":
+            self.handover = replace(self.handover, busy=one["verb"], error="")
+        elif kind == "end":
+            self.handover = replace(self.handover, busy="", error=one.get("error", ""))
+        elif kind == "kept":
+            self.handover = replace(self.handover, digest=one["digest"])
+            notes.stale, notes.opened = bool(one["stale"]), ""
+        elif kind == "loading":
+            notes.loading = one["boot"]
+        elif kind == "loaded":
+            notes.loading, notes.stale = "", False
+            notes.loaded = (one["boot"], one["digest"])
+            notes.commands = {name: int(count) for name, count in one["commands"].items()}
+        elif kind == "opened":
+            notes.opened = one["boot"]
+        elif kind == "gone":
+            notes.loading, notes.loaded, notes.opened = "", ("", ""), ""
+        elif kind == "saved":
+            notes.saved = tuple(one["paths"])
+        elif kind == "said":
+            notes.said.setdefault(one["paper"], []).append(one["digest"])
+
+    # ---- writing ------------------------------------------------------------------------------
+    def state(self, state: str, epoch: int, boot_id: str, gates: Optional[Gates] = None,
+              **more: Any) -> None:
+        """The record that makes a state true: on the disk when this returns."""
+        record: Dict[str, Any] = {"record": "state", "state": state, "epoch": epoch,
+                                  "boot": boot_id, "at": time.time(), **more}
+        if gates is not None:
+            record["gates"] = gates
+        self._append(record, durable=True)
+
+    def note(self, record: str, **more: Any) -> None:
+        """A record that need not outlive the kernel it is about."""
+        self._append({"record": record, **more}, durable=False)
+
+    def _append(self, record: Dict[str, Any], durable: bool) -> None:
+        import json
+        line = json.dumps(record, sort_keys=True).encode() + b"\n"
+        try:
+            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            try:
+                whole = _whole_lines(fd)
+                try:
+                    if os.write(fd, line) != len(line):
+                        raise OSError(28, "No space left on device")
+                    if durable:
+                        os.fsync(fd)
+                except OSError:
+                    os.ftruncate(fd, whole)
+                    raise
+            finally:
+                os.close(fd)
+            if durable:
+                for folder in (self.folder, os.path.dirname(self.folder)):
+                    _fsync_folder(folder)
+        except OSError as error:
+            raise _broken(self.path, error) from None
+        self._take(record)
+
+    # ---- whole files --------------------------------------------------------------------------
+    def keep(self, name: str, content: bytes) -> None:
+        """Keep a document: whole and on the disk when this returns."""
+        self.documents.clear()
+        try:
+            write_file(os.path.join(self.folder, name), content)
+        except OSError as error:
+            raise _broken(os.path.join(self.folder, name), error) from None
+
+    def kept(self, name: str) -> Optional[bytes]:
+        """A document that was kept, or None."""
+        path = os.path.join(self.folder, name)
+        try:
+            with open(path, "rb") as file:
+                return file.read()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise _broken(path, error) from None
+
+    def has(self, name: str) -> bool:
+        """Whether a document was kept."""
+        return os.path.exists(os.path.join(self.folder, name))
+
+    def drop(self) -> None:
+        """Remove the documents, and with them the secrets in them."""
+        self.documents.clear()
+        for name in FILES:
+            path = os.path.join(self.folder, name)
+            try:
+                os.unlink(path)
+            except FileNotFoundError:
+                pass
+            except OSError as error:
+                raise _broken(path, error) from None
+
+    def remove(self) -> None:
+        """Forget a handover that came to nothing before its first state."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def ids(directory: str) -> Iterator[str]:
+    """Of every handover that was begun here: its first record is whole."""
+    try:
+        names = sorted(os.listdir(os.path.join(directory, "handovers")))
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise _broken(os.path.join(directory, "handovers"), error) from None
+    for name in names:
+        try:
+            with open(os.path.join(directory, "handovers", name, "journal"), "rb") as file:
+                if is_id(name) and file.readline().endswith(b"\n"):
+                    yield name
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            raise _broken(os.path.join(directory, "handovers", name), error) from None
+
+
+def _whole_lines(fd: int) -> int:
+    """The length up to the last newline; half a record after it is cut off."""
+    size = os.fstat(fd).st_size
+    end = size
+    while end:
+        start = max(0, end - 65536)
+        at = os.pread(fd, end - start, start).rfind(b"\n")
+        if at >= 0:
+            end = start + at + 1
+            break
+        end = start
+    if end != size:
+        os.ftruncate(fd, end)
+    return end
+
+
+def _fsync_folder(path: str) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _broken(path: str, error: OSError) -> errors.JournalBroken:
+    return errors.JournalBroken(f"{path}: {error.strerror or error}")

@@ -1,0 +1,399 @@
+"""What tests of the handover engine run inside a lab host."""
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from lio_handover import (deeds, errors, evidence, executor, journal, owners, restored, savefile,
+                          transitions, wholefile)
+from lio_handover.configfs import Configfs
+from lio_handover.core import Core
+from lio_handover.handover import Answer, Handover, Handovers
+from lio_handover.locks import Locks
+from lio_handover.model import State
+from lio_handover.papers import Message
+from lio_handover.settings import Late
+from lio_handover.transitions import Row
+from tests import inhost, lab, samples
+
+SIZE = 8 * lab.MiB
+TARGET = f"iscsi/{samples.IQN}"
+OTHER = "iscsi/iqn.2026-11.org.example:other"
+SAVED = "/etc/rtslib-fb-target/saveconfig.json"
+
+
+def state(shared: Path, registrants: int = 2, aptpl: bool = True) -> State:
+    """One iSCSI target with two LUNs, the first of them registered and reserved."""
+    paths = [str(shared / "zero.img"), str(shared / "one.img")]
+    for path in paths:
+        Path(path).write_bytes(b"\0" * SIZE)
+    made = samples.iscsi(luns=2, acls=2, registrants=registrants, paths=paths,
+                         portals=("0.0.0.0:3260",))
+    held = samples.registrations(registrants, aptpl=aptpl)
+    stores = tuple(replace(
+        store, hba="", parameters={**store.parameters, "fd_dev_size": str(SIZE)},
+        attributes={name: value for name, value in store.attributes.items()
+                    if name.startswith("wwn/")},
+        reservations=held if not number else store.reservations)
+        for number, store in enumerate(made.backstores))
+    return replace(made, backstores=stores)
+
+
+class Ask(Exception):
+    """The other host must be asked, which only the test can do."""
+
+
+#: What the other host answers to a verb; None: nothing.
+Answers = dict[str, Answer | None]
+
+
+def handovers(answers: Answers | None = None) -> Handovers:
+    def peer(_handover: Handover, verb: str) -> Answer:
+        assert answers is not None
+        if verb not in answers:
+            raise Ask(verb)
+        answer = answers[verb]
+        if answer is None:
+            raise errors.PeerUnreachable("it does not answer")
+        return answer
+    core = Core(replace(inhost.SETTINGS, late=late_rules()))
+    return Handovers(core, None if answers is None else peer)
+
+
+#: Where a host finds the folder of what is served late, see ``serve_late``.
+LATE_FOLDER = Path("/etc/lio-handover/late-folder")
+
+
+def serve_late(folder: str) -> None:
+    """From now on the files in ``folder`` are storage that one host alone may have open."""
+    LATE_FOLDER.write_text(folder)
+    script = Path(folder, "late.sh")
+    script.write_text(f"""#!/bin/sh
+# acquire|release PATH: what a cluster's lock would do
+holder=$2.holder
+case $1 in
+acquire) [ ! -e $holder ] || [ "$(cat $holder)" = $(hostname) ] || exit 1; hostname >$holder ;;
+release) rm -f $holder ;;
+esac
+echo $1 $(hostname) >>{folder}/late.log
+""")
+    script.chmod(0o755)
+
+
+def late_rules() -> tuple[Late, ...]:
+    if not LATE_FOLDER.exists():
+        return ()
+    folder = LATE_FOLDER.read_text()
+    return (Late("files", (f"{folder}/*.img",), (f"{folder}/late.sh", "acquire"),
+                 (f"{folder}/late.sh", "release")),)
+
+
+def recover(id: str, answers: Answers, words: frozenset[str] = frozenset()  # noqa: A002
+            ) -> Answer | str:
+    """What recover answers, or the verb that the other host has to answer first."""
+    try:
+        return handovers(answers).recover(id, words, "the test")[0]
+    except Ask as question:
+        return str(question)
+
+
+# ── power ────────────────────────────────────────────────────────────────────────────────────
+
+def disk(folder: str) -> None:
+    """Let this host keep what a real one has on its disk in ``folder``, past a power cut: of what
+    it writes there only what it has synced, as its page cache ends with it."""
+    for path in ("/var/lib/lio-handover", "/etc/target", "/etc/rtslib-fb-target"):
+        os.makedirs(folder + path, exist_ok=True)
+        subprocess.run(["mount", "--bind", folder + path, path], check=True)
+
+
+def boots(folder: str) -> tuple[str, ...]:
+    """What a host does when it boots: our unit, then targetcli's."""
+    disk(folder)
+    notes = handovers().before_restore()
+    if os.path.exists(SAVED):
+        done = subprocess.run(["targetctl", "restore", SAVED], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    return notes
+
+
+def save() -> None:
+    """As targetcli does."""
+    subprocess.run(["targetctl", "save", SAVED], check=True)
+
+
+def saved() -> dict[str, bool]:
+    """Target → whether targetcli would bring it back serving."""
+    return {one.target: one.enabled for one in savefile.entries(
+        [TARGET, OTHER]) if one.path == SAVED}
+
+
+# ── being killed anywhere ────────────────────────────────────────────────────────────────────
+
+class Points:
+    """Counts what a verb does to the kernel and to the disk: SIGKILL before or after one of them.
+
+    Each change has two points, before it and after it; a record of the journal a third, when half
+    of it is written.  Notes that a step begins are left out: nobody acts on them.
+    """
+
+    def __init__(self, point: int) -> None:
+        self.point, self.seen, self.what = point, 0, ""
+
+    def pass_(self, what: str) -> None:
+        self.seen += 1
+        self.what = what
+        if self.seen == self.point:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def around(self, name: str, work: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*args: Any, **keywords: Any) -> Any:
+            self.pass_(f"before {name}")
+            result = work(*args, **keywords)
+            self.pass_(f"after {name}")
+            return result
+        return wrapped
+
+    def install(self) -> None:
+        """Into this process, which is a fork of its own."""
+        for name in ("mkdir", "rmdir", "link", "unlink", "write"):
+            setattr(Configfs, name, self.around(name, getattr(Configfs, name)))
+        for module in (journal, owners, savefile, deeds, executor, restored):
+            setattr(module, "write_file", self.around("write_file", wholefile.write_file))
+        plain = os.write
+
+        def half(fd: int, data: bytes) -> int:
+            if bytes(data[:2]) != b'{"' or b'"record": "step"' in data:
+                return plain(fd, data)
+            self.pass_("before a record")
+            if self.seen + 1 == self.point:
+                plain(fd, data[:len(data) // 2])
+            self.pass_("in a record")
+            done = plain(fd, data)
+            self.pass_("after a record")
+            return done
+        setattr(os, "write", half)
+
+
+def crash(point: int, verb: str, role: str, id: str,  # noqa: A002
+          papers: Sequence[Message] = (), **more: Any) -> tuple[bool, Answer | None]:
+    """(whether the verb was killed at that point, its answer if it ended before)."""
+    ours, its = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            Points(point).install()
+            result: Any = do(verb, role, id, papers, **more)
+        except BaseException as error:  # noqa: B902 - raised again by the parent
+            result = error
+        with os.fdopen(its, "wb") as pipe:
+            pipe.write(pickle.dumps(result))
+        os._exit(0)
+    os.close(its)
+    with os.fdopen(ours, "rb") as pipe:
+        data = pipe.read()
+    _, status = os.waitpid(pid, 0)
+    if os.WIFSIGNALED(status):
+        return True, None
+    ended = pickle.loads(data)
+    if isinstance(ended, BaseException):
+        raise ended
+    return False, ended
+
+
+def recover_again(id: str, answers: Answers) -> str | tuple[int, str, str]:  # noqa: A002
+    """(changes asked of the kernel, states recorded before, and after) of another recover; or the
+    verb that the other host has to answer first."""
+    one = handovers(answers)
+    one.get(id)
+    before = _states(id)
+    try:
+        one.recover(id)
+    except Ask as question:
+        return str(question)
+    return one.core.fs.changes, before, _states(id)
+
+
+def _states(id: str) -> str:  # noqa: A002
+    return "".join(line for line in told(id).splitlines() if '"record": "state"' in line)
+
+
+def told(id: str) -> str:  # noqa: A002
+    """The journal of a handover."""
+    return Path(inhost.SETTINGS.state_directory, "handovers", id, "journal").read_text()
+
+
+def do(verb: str, role: str, id: str = "", papers: Sequence[Message] = (),  # noqa: A002
+       **more: object) -> Answer:
+    return handovers().do(verb, role, id, papers=papers, **more)  # type: ignore[arg-type]
+
+
+def status(id: str = "") -> list[Answer]:  # noqa: A002
+    return handovers().status(id)
+
+
+def slow_freeze(id: str) -> tuple[list[str], str]:  # noqa: A002
+    """(verbs that the alarm was for, the state after) of a freeze that takes longer than it may."""
+    alarms: list[str] = []
+    plain = transitions.rows_for
+
+    def hurried(*args: Any) -> list[Row]:
+        return [replace(row, deadline=0.01) for row in plain(*args)]
+
+    setattr(evidence, "rows_for", hurried)
+    one = Handovers(inhost.core(), alarm=lambda _handover, verb: alarms.append(verb))
+    return alarms, one.do("freeze", "source", id).handover.state
+
+
+def gates() -> dict[str, str]:
+    """TPG → enable, of every iSCSI TPG here."""
+    fs = Configfs()
+    found = {}
+    for wwn in fs.entries("iscsi")[1] if fs.exists("iscsi") else ():
+        if wwn != "discovery_auth":
+            for tpgt in fs.entries(f"iscsi/{wwn}")[1]:
+                if tpgt.startswith("tpgt_"):
+                    found[f"iscsi/{wwn}/{tpgt}"] = fs.read(f"iscsi/{wwn}/{tpgt}/enable").strip()
+    return found
+
+
+# ── spoiling ─────────────────────────────────────────────────────────────────────────────────
+
+FOLDER = inhost.SETTINGS.state_directory
+
+
+def configure() -> None:
+    """What the command reads."""
+    Path("/etc/lio-handover/lio-handover.conf").write_text(inhost.CONFIG)
+
+
+def small_disk(there: bool = True) -> None:
+    """A state directory on a disk of its own."""
+    if there:
+        os.makedirs(FOLDER, exist_ok=True)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "none", FOLDER], check=True)
+    else:
+        subprocess.run(["umount", FOLDER], check=True)
+
+
+def spoil(how: str) -> None:
+    """That disk full, or read-only."""
+    if how == "read-only":
+        subprocess.run(["mount", "-o", "remount,ro", FOLDER], check=True)
+        return
+    with open(f"{FOLDER}/filler", "wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(512))
+        except OSError:
+            pass
+
+
+def mend() -> None:
+    subprocess.run(["mount", "-o", "remount,rw", FOLDER], check=True)
+    Path(FOLDER, "filler").unlink(missing_ok=True)
+
+
+def _journal(id: str) -> Path:  # noqa: A002
+    return Path(FOLDER, "handovers", id, "journal")
+
+
+def half_a_record(id: str) -> None:  # noqa: A002
+    with _journal(id).open("ab") as file:
+        file.write(b'{"at": 1764110000.0, "boot": "1e0f')
+
+
+def garble(id: str) -> None:  # noqa: A002
+    lines = _journal(id).read_bytes().splitlines(True)
+    _journal(id).write_bytes(b"".join([*lines[:2], b"{]\n", *lines[3:]]))
+
+
+def more_luns(there: bool) -> None:
+    """What somebody does with targetcli: one more backstore and LUN, or none any more."""
+    tpg = Path(Configfs().path(f"{TARGET}/tpgt_1/lun/lun_9"))
+    store = Path(Configfs().path("core/rd_mcp_9/added"))
+    if there:
+        store.mkdir(parents=True)
+        (store / "control").write_text("rd_pages=16")
+        (store / "enable").write_text("1")
+        tpg.mkdir()
+        (tpg / "link").symlink_to(store)
+    else:
+        (tpg / "link").unlink()
+        for folder in (tpg, store, store.parent):
+            folder.rmdir()
+
+
+def open_gates() -> None:
+    Configfs().write(f"{TARGET}/tpgt_1/enable", b"1\n")
+
+
+def clock(seconds: int) -> None:
+    time.clock_settime(time.CLOCK_REALTIME, seconds)
+
+
+def without_configfs(id: str) -> None:  # noqa: A002
+    """configfs is unmounted under us: an error with a name, and status still tells."""
+    subprocess.run(["umount", "/sys/kernel/config"], check=True)
+    try:
+        for verb in ("retire", "recover"):
+            try:
+                do(verb, "source", id)
+            except errors.NoTargetModules:
+                continue
+            raise AssertionError(f"{verb} did not notice")
+        assert status(id)[0].handover.state == "retired"
+    finally:
+        subprocess.run(["mount", "-t", "configfs", "none", "/sys/kernel/config"], check=True)
+
+
+# ── side by side ─────────────────────────────────────────────────────────────────────────────
+
+def other_state(shared: Path) -> State:
+    """Another target, on a backstore of its own."""
+    path = shared / "other.img"
+    path.write_bytes(b"\0" * SIZE)
+    made = samples.iscsi(wwn=OTHER.partition("/")[2], paths=[str(path)],
+                         portals=("0.0.0.0:3261",))
+    store = replace(samples.backstore("other", path=str(path), size=SIZE), hba="")
+    store = replace(store, attributes={"wwn/vpd_unit_serial": "0ther"})
+    target, = made.targets
+    tpg, = target.tpgs
+    lun, = tpg.luns
+    tpg = replace(tpg, luns=(replace(lun, backstore=store.key),),
+                  attributes={**tpg.attributes, "rtpi": "2"})
+    return State((), (store,), (replace(target, tpgs=(tpg,)),))
+
+
+def stage_at_once(offers: Sequence[Sequence[Message]]) -> list[str]:
+    """Each offer staged by a process of its own, all at the same time; where each then stands."""
+    pids = []
+    for offer in offers:
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                do("stage", "destination", papers=offer)
+                code = 0
+            except BaseException as error:  # noqa: B902 - to the console
+                print(error, file=sys.stderr, flush=True)
+            finally:
+                os._exit(code)
+        pids.append(pid)
+    for pid in pids:
+        assert os.waitpid(pid, 0)[1] == 0, "see the console"
+    return [status(offer[0].handover)[0].handover.state for offer in offers]
+
+
+def while_held(name: str, id: str) -> Answer:  # noqa: A002
+    """freeze while another process holds a lock."""
+    with Locks(FOLDER).hold(name):
+        return do("freeze", "source", id)

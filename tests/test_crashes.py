@@ -1,0 +1,133 @@
+"""A handover killed anywhere: before and after every change of the kernel and every record."""
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from lio_handover import errors
+from lio_handover.model import State
+from lio_handover.transitions import DESTINATION, SOURCE
+from tests import inhandover, inhost, lab
+from tests.conftest import HostsOf
+from tests.inhandover import TARGET
+from tests.test_engine import WAY, Two, held
+
+#: What is killed: (verbs that go before, the verb, whose).
+KILLED = {
+    "prepare": ("", "prepare", SOURCE),
+    "stage": ("prepare", "stage", DESTINATION),
+    "freeze": ("prepare stage*", "freeze", SOURCE),
+    "export": ("prepare stage* freeze", "export", SOURCE),
+    "arm": ("prepare stage* freeze export", "activate", DESTINATION),
+    "release": ("prepare stage* freeze export activate*", "release", SOURCE),
+    "open": ("prepare stage* freeze export activate* release", "activate", DESTINATION),
+    "verify": (WAY.partition(" verify*")[0], "verify", DESTINATION),
+    "retire": (WAY.partition(" retire")[0], "retire", SOURCE),
+    "confirm": (WAY.partition(" confirm*")[0], "confirm", DESTINATION),
+    "thaw": ("prepare stage* freeze export activate*", "thaw", SOURCE),
+    "abort": ("prepare stage* freeze export activate*", "abort", DESTINATION),
+    "give back": (WAY.partition(" verify*")[0], "abort", DESTINATION),
+    "take back": (WAY.partition(" verify*")[0] + " abort*", "thaw", SOURCE),
+}
+
+
+class Killed:
+    """A pair of hosts that is brought to the same place again and again."""
+
+    def __init__(self, pair: Two, state: State) -> None:
+        self.pair, self.state = pair, state
+        self.before = held(pair, SOURCE)
+
+    def at(self, name: str, point: int) -> bool:
+        """Kill the verb at a point and see that there is a way on; False where it ended first."""
+        pair, (way, verb, role) = self.pair, KILLED[name]
+        pair.id, pair.papers = "", []
+        pair.go(way)
+        more: dict[str, Any] = {"targets": (TARGET,)} if verb == "prepare" else {}
+        pair.id = pair.id or "00000000-0000-4000-8000-%012x" % point
+        killed, answer = pair.host[role].call(
+            inhandover.crash, point, verb, role, pair.id, tuple(pair.papers), **more)
+        if answer is not None:
+            pair.papers += answer.papers
+        self.one_serves()
+        self.settle()
+        self.start_again()
+        return bool(killed)
+
+    def one_serves(self) -> None:
+        assert len(self.pair.serving()) < 2, "two hosts serve one backstore"
+
+    def settle(self) -> None:
+        """recover on both, as often as it takes, then on as a driver would."""
+        pair = self.pair
+        for _ in range(2):
+            for role in (SOURCE, DESTINATION):
+                try:
+                    pair.recover(role)
+                except errors.NoSuchHandover:
+                    continue
+                self.one_serves()
+            if pair.states() in (("idle", "none"), ("released", "opening"), ("retired", "serving")):
+                break
+        for role in (SOURCE, DESTINATION):
+            self.again(role)
+        states = pair.states()
+        if states[1] in ("opening", "serving"):
+            assert states[0] in ("released", "retired")
+            pair.go("verify*")
+            self.one_serves()
+            pair.go("retire confirm*")
+            states = pair.states()
+        assert states in (("idle", "none"), ("retired", "confirmed"))
+        owner = SOURCE if states[0] == "idle" else DESTINATION
+        assert pair.serving() == [owner]
+        assert held(pair, owner) == self.before, "registrations or structure are not as before"
+
+    def again(self, role: str) -> None:
+        """Another recover does nothing: no change of the kernel, no record of a state."""
+        pair = self.pair
+        answers: inhandover.Answers = {}
+        while True:
+            try:
+                found = pair.host[role].call(inhandover.recover_again, pair.id, answers)
+            except errors.NoSuchHandover:
+                return
+            if not isinstance(found, str):
+                break
+            answers[found] = pair.answer(DESTINATION if role == SOURCE else SOURCE, found)
+        changes, before, after = found
+        assert (changes, before) == (0, after), f"a second recover on the {role} does something"
+
+    def start_again(self) -> None:
+        a, b = self.pair.host[SOURCE], self.pair.host[DESTINATION]
+        if self.pair.serving() == [DESTINATION]:
+            b.call(inhost.remove, ("reserved",))
+            a.call(inhost.build, self.state)
+        assert not b.call(inhost.read_all).backstores
+
+
+@pytest.fixture
+def killed(bed: lab.Lab, hosts: HostsOf) -> Iterator[Killed]:
+    a, b = hosts("stable", "newest")
+    state = inhandover.state(bed.shared)
+    a.call(inhost.build, state)
+    yield Killed(Two(a, b), state)
+
+
+@pytest.mark.parametrize("name, point", [
+    ("arm", 40), ("retire", 25)])
+def test_a_verb_that_is_killed_leaves_a_way_on(killed: Killed, name: str, point: int) -> None:
+    assert killed.at(name, point)
+
+
+@pytest.mark.full
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("name", KILLED)
+def test_a_verb_killed_anywhere_leaves_a_way_on(killed: Killed, name: str) -> None:
+    point = 0
+    while killed.at(name, point := point + 1):
+        pass
+    print(f"{name}: {point - 1} points")
+    assert point > 10

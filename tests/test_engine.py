@@ -1,0 +1,214 @@
+"""The handover engine on real kernels: two hosts, every verb, papers carried by the test."""
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+
+from lio_handover import document as documents
+from lio_handover import errors
+from lio_handover.handover import Answer
+from lio_handover.papers import Message, from_json, to_json
+from lio_handover.transitions import DESTINATION, SOURCE, Paper
+from tests import inhandover, inhost, lab
+from tests.conftest import HostsOf
+from tests.inhandover import TARGET
+
+
+PEER = {SOURCE: DESTINATION, DESTINATION: SOURCE}
+FIRST = {SOURCE: "idle", DESTINATION: "none"}
+#: The verbs of a handover up to each pair of states; * is the destination's.
+WAY = "prepare stage* freeze export activate* release activate* verify* retire confirm*"
+
+
+class Two:
+    """Two hosts and all the papers said so far, carried as their JSON."""
+
+    def __init__(self, a: lab.Host, b: lab.Host) -> None:
+        self.host = {SOURCE: a, DESTINATION: b}
+        self.id = ""
+        self.papers: list[Message] = []
+
+    def do(self, verb: str, role: str, **more: Any) -> Answer:
+        given = () if verb == "prepare" else from_json(to_json(self.papers[-12:]))
+        answer = self.host[role].call(inhandover.do, verb, role, self.id, given, **more)
+        self.id = answer.handover.id
+        self.papers += [one for one in answer.papers if one not in self.papers]
+        return answer
+
+    def recover(self, role: str, silent: bool = False, words: Sequence[str] = ()) -> Answer:
+        """recover on one host, the other answering, or silent."""
+        answers: inhandover.Answers = {"status": None} if silent else {}
+        while True:
+            found = self.host[role].call(inhandover.recover, self.id, answers, frozenset(words))
+            if isinstance(found, Answer):
+                self.papers += [one for one in found.papers if one not in self.papers]
+                return found
+            answers[found] = self.answer(PEER[role], found)
+
+    def answer(self, role: str, verb: str) -> Answer | None:
+        try:
+            if verb == "status":
+                return self.host[role].call(inhandover.status, self.id)[0]
+            return self.do(verb, role)
+        except (errors.NoSuchHandover, lab.HostDied):
+            return None
+
+    def state(self, role: str) -> str:
+        try:
+            return self.host[role].call(inhandover.status, self.id)[0].handover.state
+        except errors.NoSuchHandover:
+            return FIRST[role]
+
+    def states(self) -> tuple[str, str]:
+        return self.state(SOURCE), self.state(DESTINATION)
+
+    def go(self, verbs: str) -> None:
+        """Verbs by their names; a word with * is the destination's."""
+        for verb in verbs.split():
+            name = verb.strip("*")
+            role = DESTINATION if "*" in verb else SOURCE
+            self.do(name, role, **({"targets": (TARGET,)} if name == "prepare" else {}))
+
+    def serving(self) -> list[str]:
+        """Who has an open gate."""
+        return [role for role in (SOURCE, DESTINATION)
+                if "1" in self.host[role].call(inhandover.gates).values()]
+
+
+@pytest.fixture
+def two(bed: lab.Lab, hosts: HostsOf) -> Callable[[str, str], Two]:
+    """`two("stable", "newest")`: a source that serves, and a destination."""
+    def make(source: str, destination: str) -> Two:
+        a, b = hosts(source, destination)
+        a.call(inhost.build, inhandover.state(bed.shared))
+        return Two(a, b)
+    return make
+
+
+#: Each verb of a handover that goes well: (verb, role, state after it, papers said, who serves).
+FORWARD: tuple[tuple[str, str, str, set[Paper], list[str]], ...] = (
+    ("prepare", SOURCE, "prepared", {Paper.OFFER}, [SOURCE]),
+    ("stage", DESTINATION, "staged", set(), [SOURCE]),
+    ("freeze", SOURCE, "frozen", set(), []),
+    ("export", SOURCE, "frozen", {Paper.DOCUMENT}, []),
+    ("activate", DESTINATION, "armed", {Paper.ARMED}, []),
+    ("release", SOURCE, "released", {Paper.RELEASED}, []),
+    ("activate", DESTINATION, "opening", set(), [DESTINATION]),
+    ("verify", DESTINATION, "serving", {Paper.SERVING}, [DESTINATION]),
+    ("retire", SOURCE, "retired", {Paper.RETIRED}, [DESTINATION]),
+    ("confirm", DESTINATION, "confirmed", set(), [DESTINATION]),
+)
+
+
+@pytest.mark.parametrize("source, destination", [
+    ("stable", "newest"), pytest.param("oldest", "oldest", marks=pytest.mark.full),
+    pytest.param("newest", "stable", marks=pytest.mark.full)])
+def test_a_handover_goes_through(two: Callable[[str, str], Two], source: str,
+                                 destination: str) -> None:
+    pair = two(source, destination)
+    before = pair.host[SOURCE].call(inhost.export_state)
+    for verb, role, state, papers, serving in FORWARD:
+        more = {"targets": (TARGET,)} if verb == "prepare" else {}
+        answer = pair.do(verb, role, **more)
+        assert (answer.handover.state, {one.paper for one in answer.papers}) == (state, papers)
+        assert pair.serving() == serving, verb
+        again = pair.do(verb, role)
+        assert (again.handover.state, pair.serving()) == (state, serving), verb
+    after = pair.host[DESTINATION].call(inhost.export_state)
+    assert documents.state_bytes(documents.loads(before)) == documents.state_bytes(
+        documents.loads(after))
+    assert not pair.host[SOURCE].call(inhost.read_all).targets
+
+
+def held(pair: Two, role: str) -> bytes:
+    """The run-time and other state of the target where it serves."""
+    return documents.state_bytes(documents.loads(pair.host[role].call(inhost.export_state)))
+
+
+@pytest.mark.full
+def test_what_recover_makes_of_every_pair(two: Callable[[str, str], Two]) -> None:
+    """Cut the handover off after each verb and recover on both hosts, the source first."""
+    pair = two("stable", "newest")
+    before = held(pair, SOURCE)
+    verbs = WAY.split()
+    for count, there in enumerate((
+            ("prepared", "none"), ("prepared", "staged"), ("frozen", "staged"),
+            ("frozen", "staged"), ("frozen", "armed"), ("released", "armed")), 1):
+        pair.id, pair.papers = "", []
+        pair.go(" ".join(verbs[:count]))
+        assert pair.states() == there
+        for _ in range(2):
+            pair.recover(SOURCE)
+            assert pair.serving() in ([], [SOURCE])
+            if count > 1:
+                pair.recover(DESTINATION)
+            assert pair.states() == ("idle", "none")
+        assert pair.serving() == [SOURCE]
+        assert held(pair, SOURCE) == before
+        assert not pair.host[DESTINATION].call(inhost.read_all).backstores
+
+
+def test_a_deadline_alarms_and_ends_nothing(two: Callable[[str, str], Two]) -> None:
+    pair = two("stable", "newest")
+    pair.go("prepare")
+    source = pair.host[SOURCE]
+    assert source.call(inhandover.slow_freeze, pair.id) == (["freeze"], "frozen")
+    with pytest.raises(errors.InUse, match=f"handover {pair.id} of it is under way"):
+        source.call(inhost.remove, ("reserved",))
+    assert pair.serving() == []
+
+
+@pytest.mark.parametrize("give_back", [pytest.param(False, marks=pytest.mark.full), True])
+def test_late_storage_is_open_on_one_host(bed: lab.Lab, two: Callable[[str, str], Two],
+                                          give_back: bool) -> None:
+    pair = two("stable", "newest")
+    a, b = pair.host[SOURCE], pair.host[DESTINATION]
+    before = held(pair, SOURCE)
+    for host in (a, b):
+        host.call(inhandover.serve_late, str(bed.shared))
+    log = bed.shared / "late.log"
+    with pytest.raises(errors.StorageInUse, match="mode iscsi-late"):
+        pair.do("prepare", SOURCE, targets=(TARGET,))
+    pair.do("prepare", SOURCE, targets=(TARGET,), mode="iscsi-late")
+    pair.go("stage* freeze export activate*")
+    assert not b.call(inhost.read_all).backstores and not log.exists()
+    pair.go("release")
+    assert not a.call(inhost.read_all).backstores
+    assert log.read_text().split() == ["release", "a"] * 2
+    log.unlink()
+    pair.go("activate*")
+    assert log.read_text().split() == ["acquire", "b"] * 2
+    log.unlink()
+    if give_back:
+        (bed.shared / "zero.img").write_bytes(b"\1" * inhandover.SIZE)   # it has served
+        pair.go("abort* thaw")
+        assert log.read_text().split() == ["release", "b"] * 2 + ["acquire", "a"] * 2
+    else:
+        pair.go("verify* retire confirm*")
+    assert pair.serving() == [SOURCE if give_back else DESTINATION]
+    assert held(pair, pair.serving()[0]) == before
+
+
+def test_what_was_owned_is_given_back(two: Callable[[str, str], Two]) -> None:
+    pair = two("stable", "newest")
+    before = held(pair, SOURCE)
+    pair.go(WAY.partition(" verify*")[0] + " abort*")
+    assert (pair.states(), pair.serving()) == (("released", "returned"), [])
+    pair.recover(SOURCE)
+    assert (pair.states(), pair.serving()) == (("idle", "returned"), [SOURCE])
+    pair.recover(DESTINATION)
+    assert pair.states() == ("idle", "none")
+    assert held(pair, SOURCE) == before
+
+
+@pytest.mark.full
+def test_a_lost_driver_does_not_stop_what_is_served(two: Callable[[str, str], Two]) -> None:
+    pair = two("stable", "newest")
+    before = held(pair, SOURCE)
+    pair.go(WAY.partition(" retire")[0])
+    pair.recover(SOURCE)
+    assert (pair.states(), pair.serving()) == (("retired", "serving"), [DESTINATION])
+    pair.go("confirm*")
+    assert held(pair, DESTINATION) == before

@@ -1,0 +1,105 @@
+"""A host loses its power at every state of a handover, and boots with targetcli's own restore."""
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from lio_handover import document as documents
+from lio_handover.model import say
+from lio_handover.transitions import DESTINATION, SOURCE
+from tests import inhandover, inhost, lab
+from tests.conftest import HostsOf
+from tests.inhandover import TARGET
+from tests.test_engine import PEER, WAY, Two
+
+
+def registered(pair: Two, role: str) -> dict[str, tuple[int, set[tuple[str, int, bool]]]]:
+    """What initiators hold; the rest, and the order, is what targetcli makes of it at a boot."""
+    state = documents.loads(pair.host[role].call(inhost.export_state)).state
+    return {say(store.key): (store.reservations.type, {
+        (one.initiator, one.key, number == store.reservations.holder)
+        for number, one in enumerate(store.reservations.registrations)})
+        for store in state.backstores}
+
+
+class Powered(Two):
+    """Two hosts with disks."""
+
+    def __init__(self, bed: lab.Lab, a: lab.Host, b: lab.Host) -> None:
+        super().__init__(a, b)
+        self.folder = {SOURCE: str(bed.shared / "disk-a"), DESTINATION: str(bed.shared / "disk-b")}
+        for role, host in self.host.items():
+            host.call(inhandover.disk, self.folder[role])
+            host.call(inhandover.save)  # which moves dbroot to the distribution's, once for all
+        a.call(inhost.build, inhandover.state(bed.shared))
+        a.call(inhandover.save)
+        self.before = registered(self, SOURCE)
+
+    def cut(self, role: str) -> None:
+        self.host[role].kill()
+
+    def boot(self, role: str) -> tuple[str, ...]:
+        self.host[role].boot()
+        notes = self.host[role].call(inhandover.boots, self.folder[role])
+        self.one_serves()
+        return notes
+
+    def serving(self) -> list[str]:
+        return [role for role in (SOURCE, DESTINATION) if self.host[role].alive
+                and "1" in self.host[role].call(inhandover.gates).values()]
+
+    def one_serves(self) -> None:
+        assert len(self.serving()) < 2, "two hosts serve one backstore"
+
+    def recovered(self) -> None:
+        """recover on both, then on as a driver would; one serves, with all registrations."""
+        for role in (SOURCE, DESTINATION, SOURCE, DESTINATION):
+            if self.known(role):
+                self.recover(role)
+                self.one_serves()
+        states = self.states()
+        if states[1] in ("opening", "serving"):
+            self.go("verify* retire confirm*")
+            states = self.states()
+        assert states in (("idle", "none"), ("retired", "confirmed"))
+        owner = SOURCE if states[0] == "idle" else DESTINATION
+        assert self.serving() == [owner]
+        assert registered(self, owner) == self.before
+        assert self.host[owner].call(inhandover.saved) == {TARGET: True}
+        assert self.host[PEER[owner]].call(inhandover.saved) == {}
+
+    def known(self, role: str) -> bool:
+        return bool(self.host[role].call(inhandover.status))
+
+
+@pytest.fixture
+def powered(bed: lab.Lab, hosts: HostsOf) -> Iterator[Callable[[], Powered]]:
+    made: list[Powered] = []
+
+    def make() -> Powered:
+        made.append(Powered(bed, *hosts("stable", "newest")))
+        return made[-1]
+    yield make
+    for pair in made:
+        for host in pair.host.values():
+            host.kill()
+
+
+STATES = [(count, role) for count in range(1, len(WAY.split()) + 1)
+          for role in (SOURCE, DESTINATION)]
+SAMPLE = [(7, DESTINATION)]
+
+
+@pytest.mark.parametrize("count, role", [
+    pytest.param(count, role, marks=[] if (count, role) in SAMPLE else pytest.mark.full,
+                 id=f"{WAY.split()[count - 1]}-{role}") for count, role in STATES])
+def test_a_host_that_lost_power_comes_back_to_one_owner(
+        powered: Callable[[], Powered], count: int, role: str) -> None:
+    pair = powered()
+    pair.go(" ".join(WAY.split()[:count]))
+    pair.cut(role)
+    if pair.known(PEER[role]):
+        pair.recover(PEER[role], silent=True)
+    pair.boot(role)
+    pair.recovered()

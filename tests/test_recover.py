@@ -1,0 +1,216 @@
+"""Where recover can't know it says what a human may order; and what else goes wrong has a name."""
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Callable
+
+import pytest
+
+from lio_handover import errors
+from lio_handover.locks import Locks
+from lio_handover.transitions import DESTINATION, SOURCE
+from tests import inhandover, inhost, lab
+from tests.inhandover import OTHER, TARGET
+from tests.lab.scenario import PROGRAM
+from tests.test_engine import WAY, Two, two
+from tests.test_power import Powered, powered
+
+__all__ = ["powered", "two"]
+
+
+def printed(host: lab.Host, words: str) -> tuple[int, list[str]]:
+    """(exit code, commands that it prints) of a command as a person would run it."""
+    host.call(inhandover.configure)
+    done = host.run([PROGRAM, *shlex.split(words)[1:]], check=False, timeout=60)
+    return done.returncode, re.findall(r"lio-handover recover \S+(?: --[a-z-]+)*$",
+                                       done.stderr, re.M)
+
+
+@pytest.mark.parametrize("count, off, then", [
+    pytest.param(6, DESTINATION, ["forced", ""], id="released"),
+    pytest.param(6, SOURCE, ["", "confirmed"], id="armed", marks=pytest.mark.full)])
+def test_the_printed_commands_lead_out(two: Callable[[str, str], Two], count: int, off: str,
+                                       then: list[str]) -> None:
+    """One host is off and the other stays closed, until a human says what it can't see."""
+    pair = two("stable", "newest")
+    pair.go(" ".join(WAY.split()[:count]))
+    role = DESTINATION if off == SOURCE else SOURCE
+    pair.host[off].kill()
+    code, commands = printed(pair.host[role], f"lio-handover recover {pair.id}")
+    assert (code, "1" in pair.host[role].call(inhandover.gates).values()) == (
+        errors.Undecided.code, False)
+    code, _ = printed(pair.host[role], commands[-1])
+    assert code == 0
+    assert pair.state(role) == max(then)
+    assert set(pair.host[role].call(inhandover.gates).values()) == {"1"}
+    assert '"by": "' in pair.host[role].call(inhandover.told, pair.id)
+
+
+@pytest.mark.full
+def test_forced_on_one_side_the_other_steps_down_when_it_boots(
+        powered: Callable[[], Powered]) -> None:
+    pair = powered()
+    pair.go(WAY.partition(" verify*")[0])
+    pair.cut(DESTINATION)
+    stays = pair.recover(SOURCE, silent=True)
+    assert stays.stays and pair.serving() == []
+    pair.recover(SOURCE, silent=True, words=["peer-is-fenced"])
+    assert pair.state(SOURCE) == "forced" and pair.serving() == [SOURCE]
+    pair.boot(DESTINATION)
+    assert pair.recover(DESTINATION, silent=True).next.endswith(" --peer-is-fenced")
+    assert pair.serving() == [SOURCE]
+    pair.recover(DESTINATION)
+    pair.recover(SOURCE)
+    assert pair.states() == ("idle", "none") and pair.serving() == [SOURCE]
+
+
+@pytest.mark.full
+def test_a_destination_that_was_rebooted_asks_or_is_told(powered: Callable[[], Powered]) -> None:
+    pair = powered()
+    pair.go(WAY.partition(" retire")[0])
+    pair.cut(DESTINATION)
+    pair.cut(SOURCE)
+    pair.boot(DESTINATION)
+    code, commands = printed(pair.host[DESTINATION], f"lio-handover recover {pair.id}")
+    assert code == errors.Undecided.code and pair.serving() == []
+    assert printed(pair.host[DESTINATION], commands[-1])[0] == 0
+    assert pair.state(DESTINATION) == "forced" and pair.serving() == [DESTINATION]
+    pair.boot(SOURCE)
+    pair.recovered()
+
+
+@pytest.mark.full
+def test_a_handover_by_the_commands_alone(bed: lab.Lab, two: Callable[[str, str], Two]) -> None:
+    """As docs/handover-protocol.md has it; each side's papers are files, the ids are left out."""
+    pair = two("stable", "newest")
+    folder = bed.shared / "papers"
+    folder.mkdir()
+    said: list[str] = []
+    for host in pair.host.values():
+        host.call(inhandover.configure)
+    for verb in WAY.split():
+        role = DESTINATION if "*" in verb else SOURCE
+        words = [role, verb.strip("*"), "--peer", "the other", "-o", f"{folder}/{len(said)}.json"]
+        if verb == "prepare":
+            words.append(TARGET)
+        elif said:
+            words += ["--papers", said[-1]]
+        pair.host[role].run([PROGRAM, *words], timeout=120)
+        if len(json.loads((folder / f"{len(said)}.json").read_text())):
+            said.append(f"{folder}/{len(said)}.json")
+        assert (folder / "0.json").stat().st_mode & 0o777 == 0o600
+    pair.id = json.loads((folder / "0.json").read_text())[0]["handover"]
+    assert pair.states() == ("retired", "confirmed") and pair.serving() == [DESTINATION]
+    shown = pair.host[DESTINATION].run([PROGRAM, "status", "--json"], timeout=60).stdout
+    assert json.loads(shown)[0]["state"] == "confirmed" and "password" not in shown
+    done = pair.host[SOURCE].run([PROGRAM, "source", "freeze", pair.id], check=False, timeout=60)
+    assert done.returncode == errors.WrongState.code
+    assert "the source is retired: freeze is not possible" in done.stderr
+
+
+# ── what else goes wrong ─────────────────────────────────────────────────────────────────────
+
+@pytest.mark.full
+def test_a_journal_that_cannot_be_written_stops_the_verb(two: Callable[[str, str], Two]) -> None:
+    pair = two("stable", "newest")
+    source = pair.host[SOURCE]
+    source.call(inhandover.small_disk)
+    for how in ("full", "read-only"):
+        pair.id, pair.papers = "", []
+        pair.go("prepare")
+        source.call(inhandover.spoil, how)
+        with pytest.raises(errors.JournalBroken, match="No space|Read-only"):
+            pair.go("freeze")
+        assert pair.state(SOURCE) in ("prepared", "freezing")
+        source.call(inhandover.mend)
+        pair.recover(SOURCE)
+        assert pair.state(SOURCE) == "idle" and pair.serving() == [SOURCE]
+    source.call(inhandover.small_disk, False)
+    pair.id, pair.papers = "", []
+    pair.go("prepare")
+    source.call(inhandover.half_a_record, pair.id)
+    assert pair.state(SOURCE) == "prepared"
+    pair.go("stage* freeze")
+    assert pair.state(SOURCE) == "frozen"
+    source.call(inhandover.garble, pair.id)
+    with pytest.raises(errors.JournalBroken, match="line 3 can't be read"):
+        pair.state(SOURCE)
+    with pytest.raises(errors.JournalBroken, match="line 3 can't be read"):
+        pair.recover(SOURCE)
+    assert pair.serving() == []
+
+
+def test_what_others_change_is_seen_in_time(two: Callable[[str, str], Two]) -> None:
+    """By targetcli between the verbs; and the clock, and the id, and no target tree at all."""
+    pair = two("stable", "newest")
+    source = pair.host[SOURCE]
+    pair.go("prepare")
+    source.call(inhandover.more_luns, True)
+    with pytest.raises(errors.StructureChanged, match="changed since it was prepared: .*added"):
+        pair.go("freeze")
+    assert pair.serving() == [SOURCE]
+    source.call(inhandover.more_luns, False)
+    with pytest.raises(errors.WrongState, match="is under way"):
+        source.call(inhandover.do, "prepare", SOURCE, "", (), targets=(TARGET,))
+    pair.go("stage* freeze export activate*")
+    source.call(inhandover.open_gates)     # as a restore does
+    pair.go("release")
+    assert pair.serving() == []
+    source.call(inhandover.clock, 946684800)
+    pair.go("activate* verify*")
+    source.call(inhandover.more_luns, True)
+    with pytest.raises(errors.StructureChanged, match="was added to the target"):
+        pair.go("retire")
+    assert pair.state(SOURCE) == "retiring" and pair.serving() == [DESTINATION]
+    source.call(inhandover.more_luns, False)
+    pair.recover(SOURCE)
+    pair.go("confirm*")
+    with pytest.raises(errors.StaleEpoch, match="is over"):
+        source.call(inhandover.do, "prepare", SOURCE, pair.id, (), targets=(TARGET,))
+    with pytest.raises(errors.StaleEpoch, match="is over"):
+        pair.go("stage*")
+    source.call(inhandover.without_configfs, pair.id)
+
+
+# ── side by side ─────────────────────────────────────────────────────────────────────────────
+
+def test_a_lock_is_for_what_it_names(bed: lab.Lab) -> None:
+    folder = str(bed.shared / "state")
+    one, other = Locks(folder), Locks(folder)
+    with one.alone(["fileio/disk0", "iscsi/x"]):
+        with other.alone(["fileio/disk1"]):
+            pass
+        with pytest.raises(errors.StillRunning, match="changing iscsi/x; "):
+            with other.alone(["iscsi/x"]):
+                raise AssertionError("both hold it")
+        with pytest.raises(errors.StillRunning, match="changing this host"):
+            with other.alone():
+                raise AssertionError("both hold it")
+    with other.alone():
+        with pytest.raises(errors.StillRunning):
+            with one.alone(["fileio/disk7"]):
+                raise AssertionError("the host was held")
+
+
+@pytest.mark.full
+def test_two_handovers_build_side_by_side(bed: lab.Lab, two: Callable[[str, str], Two]) -> None:
+    pair = two("stable", "newest")
+    a, b = pair.host[SOURCE], pair.host[DESTINATION]
+    a.call(inhost.build, inhandover.other_state(bed.shared))
+    offers = [a.call(inhandover.do, "prepare", SOURCE, targets=(name,)).papers
+              for name in (TARGET, OTHER)]
+    for _ in range(3):
+        assert b.call(inhandover.stage_at_once, offers) == ["staged", "staged"]
+        for offer in offers:
+            b.call(inhandover.do, "abort", DESTINATION, offer[0].handover)
+        assert not b.call(inhost.read_all).backstores
+        for offer in offers:
+            a.call(inhandover.do, "thaw", SOURCE, offer[0].handover)
+        offers = [a.call(inhandover.do, "prepare", SOURCE, targets=(name,)).papers
+                  for name in (TARGET, OTHER)]
+    with pytest.raises(errors.StillRunning, match="changing fileio/disk0"):
+        a.call(inhandover.while_held, "fileio/disk0", offers[0][0].handover)
+    assert a.call(inhandover.while_held, "fileio/disk0",
+                  offers[1][0].handover).handover.state == "frozen"

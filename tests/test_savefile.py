@@ -1,0 +1,126 @@
+"""targetcli's save file: our targets go in and out, and nothing else in it is touched."""
+from __future__ import annotations
+
+import json
+import stat
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lio_handover import errors, savefile
+from lio_handover.model import Secret
+from tests import samples
+
+TARGET = f"iscsi/{samples.IQN}"
+STORES = ["fileio/disk0", "fileio/disk1"]
+
+#: As rtslib 2.1 writes it, and what 2.2 adds: unknown here, and to be kept.
+OLD: dict[str, Any] = {
+    "fabric_modules": [],
+    "storage_objects": [
+        {"alua_tpgs": [], "attributes": {"block_size": 512}, "dev": "/srv/other.img",
+         "name": "other", "plugin": "fileio", "size": 1048576, "write_back": True, "wwn": "0ther",
+         "aio": False}],
+    "targets": [
+        {"fabric": "iscsi", "wwn": "iqn.2026-11.org.example:other", "tpgs": [
+            {"tag": 1, "enable": True, "attributes": {}, "parameters": {}, "node_acls": [],
+             "portals": [], "luns": [{"alias": "a", "alua_tg_pt_gp_name": "default_tg_pt_gp",
+                                      "index": 0, "storage_object": "/backstores/fileio/other"}]}]}
+    ]}
+NEW: dict[str, Any] = {
+    **OLD, "storage_objects": [{**OLD["storage_objects"][0], "exclusive": True}],
+    "targets": [{**OLD["targets"][0], "parameters": {"cmd_completion_affinity": "-1"}}],
+    "from_later": {"kept": [1, 2, 3]}}
+
+
+@pytest.fixture
+def paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+    """The save files of rtslib and of Debian; neither is there yet."""
+    found = (tmp_path / "target" / "saveconfig.json", tmp_path / "debian" / "saveconfig.json")
+    for path in found:
+        path.parent.mkdir()
+    monkeypatch.setattr(savefile, "PATHS", tuple(map(str, found)))
+    return found
+
+
+@pytest.mark.parametrize("content", [OLD, NEW], ids=["2.1", "2.2"])
+def test_what_is_put_in_comes_out_again_and_nothing_else_moves(
+        paths: tuple[Path, Path], content: dict[str, Any]) -> None:
+    path = paths[1]
+    path.write_text(json.dumps(content))
+    state = samples.iscsi(luns=2, acls=2, chap=True)
+    assert savefile.put(state, "/var/target") == [str(path)]
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    found = json.loads(path.read_text())
+    assert savefile.entries([TARGET]) == [savefile.Entry(str(path), TARGET, True)]
+    assert found["targets"][0] == content["targets"][0]
+    tpg, = found["targets"][1]["tpgs"]
+    assert (tpg["tag"], tpg["enable"], len(tpg["luns"]), len(tpg["node_acls"])) == (1, True, 2, 2)
+    assert tpg["node_acls"][0]["chap_password"] == Secret(samples.SECRET).encode().decode()
+    assert tpg["portals"] == [{"ip_address": "192.0.2.1", "port": 3260, "iser": False,
+                               "offload": False}]
+    assert [one["dev"] for one in found["storage_objects"]] == [
+        "/srv/other.img", "/srv/disk0.img", "/srv/disk1.img"]
+    assert savefile.drop([TARGET], STORES) == [str(path)]
+    assert json.loads(path.read_text()) == content
+    assert savefile.drop([TARGET], STORES) == []
+    copies = sorted((path.parent / "backup").iterdir())
+    assert [json.loads(one.read_text()) for one in copies] == [content, found]
+
+
+def test_a_backstore_that_another_target_exports_stays(paths: tuple[Path, Path]) -> None:
+    paths[0].write_text(json.dumps(OLD))
+    state = samples.iscsi(luns=1)
+    shared = replace(state.backstores[0], key=("backstore", "fileio", "other"))
+    savefile.put(replace(state, backstores=(shared,)), "")
+    savefile.drop([TARGET], ["fileio/other"])
+    found = json.loads(paths[0].read_text())
+    assert [one["name"] for one in found["storage_objects"]] == ["other"]
+    assert [one["wwn"] for one in found["targets"]] == ["iqn.2026-11.org.example:other"]
+
+
+def test_both_files_are_scrubbed_and_the_kernels_own_gets_it(paths: tuple[Path, Path]) -> None:
+    state = samples.iscsi()
+    for path in paths:
+        path.write_text("{}")
+        savefile.put(state, str(path.parent))
+    assert len(savefile.entries([TARGET])) == 2
+    assert savefile.drop([TARGET], STORES) == [str(path) for path in paths]
+    assert savefile.put(state, str(paths[1].parent)) == [str(paths[1])]
+    assert [one.path for one in savefile.entries([TARGET])] == [str(paths[1])]
+
+
+def test_a_gate_that_is_shut_is_saved_shut(paths: tuple[Path, Path]) -> None:
+    paths[0].write_text("")
+    state = samples.iscsi()
+    target, = state.targets
+    tpg, = target.tpgs
+    shut = replace(tpg, attributes={**tpg.attributes, "enable": "0"})
+    savefile.put(replace(state, targets=(replace(target, tpgs=(shut,)),)), "")
+    assert [one.enabled for one in savefile.entries([TARGET])] == [False]
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"targets": 1}', '{"targets": ["x"]}', "\x00"])
+def test_a_file_that_cannot_be_read_is_left_alone(paths: tuple[Path, Path], content: str) -> None:
+    paths[0].write_text(content)
+    for work in (lambda: savefile.entries([TARGET]), lambda: savefile.drop([TARGET], STORES),
+                 lambda: savefile.put(samples.iscsi(), "")):
+        with pytest.raises(errors.SavefileBroken, match="saveconfig.json"):
+            work()
+    assert paths[0].read_text() == content and not (paths[0].parent / "backup").exists()
+
+
+def test_without_targetcli_nothing_is_made(paths: tuple[Path, Path]) -> None:
+    assert savefile.put(samples.iscsi(), "/var/target") == []
+    assert not any(path.exists() for path in paths)
+    assert savefile.put(samples.iscsi(), str(paths[0].parent)) == [str(paths[0])]
+
+
+def test_no_more_copies_are_kept_than_are_useful(paths: tuple[Path, Path]) -> None:
+    paths[0].write_text(json.dumps(OLD))
+    for _ in range(savefile.BACKUPS):
+        savefile.put(samples.iscsi(), "")
+        savefile.drop([TARGET], STORES)
+    assert len(list((paths[0].parent / "backup").iterdir())) == savefile.BACKUPS
