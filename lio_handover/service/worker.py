@@ -1,0 +1,269 @@
+"""One verb in a process of its own: a request on standard input, lines of JSON on standard output.
+
+    python3 -m lio_handover.service.worker            one request, then the end
+    python3 -m lio_handover.service.worker --surveys  a line in: what this host has out
+
+Lines: {"progress": [number, total, what]}, and at the end {"result": …} or {"error": …}.
+Documents come and go by descriptors whose numbers the request names; nothing that is said here
+holds a secret.
+"""
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from typing import Any, Callable, Dict, List, Mapping, Sequence, Tuple
+
+from .. import answers, document as documents, errors, files, settings, storage
+from ..core import Core
+from ..document import Document
+from ..plan import Step
+from .hostverbs import HOST_VERBS
+from ..transitions import READ
+
+#: Seconds between two words about progress.
+OFTEN = 0.05
+
+#: What a verb comes to: its result, its data, and whether those are secret.
+Came = Tuple[Dict[str, Any], bytes, bool]
+
+
+class Stopped(BaseException):
+    """Told to stop while nothing was being changed."""
+
+
+class Work:
+    """A request being carried out."""
+
+    def __init__(self, request: Mapping[str, Any]) -> None:
+        self.request = request
+        self.verb: str = request["verb"]
+        self.core = Core(settings.load(request["config"]) if request["config"] else settings.load())
+        self.stopping = False
+        self.deferred = bool(request["role"]) or HOST_VERBS[self.verb].action != READ \
+            or bool(request["probe"])
+        self._last = 0.0
+
+    def signalled(self, _number: int, _frame: object) -> None:
+        self.stopping = True
+        if not self.deferred:
+            raise Stopped
+
+    def stop(self) -> bool:
+        return self.stopping
+
+    def progress(self, number: int, total: int, step: Step) -> None:
+        now = time.monotonic()
+        if now - self._last >= OFTEN or number == 0:
+            self._last = now
+            say({"progress": [number + 1, total, f"{step.phase}: {step.slot}, {step.path}"]})
+
+    def names(self) -> List[Tuple[str, str]]:
+        """The targets asked for, where the caller may touch them.  Raises StorageNotAllowed."""
+        found = self.core.names(self.request["targets"], self.request["all"])
+        if not found:
+            raise errors.BadCall("no target is named", do='name targets, or set the option "all"')
+        self.inside(found)
+        return found
+
+    def inside(self, found: Sequence[Tuple[str, str]]) -> None:
+        """Who is let in by the group alone may touch what lies in the configured storage."""
+        if self.request["limited"] and found:
+            state = self.core.show([f"{fabric}/{wwn}" for fabric, wwn in found])
+            errors.refuse([finding for store in state.backstores
+                           for finding in storage.findings(store, {}, self.core.settings)
+                           if finding.error is errors.StorageNotAllowed])
+
+    def document(self) -> Document:
+        limit = self.core.settings.document_bytes
+        return documents.loads(files.read_descriptor(self.request["documents"][0], limit), limit)
+
+
+# ---- the verbs of one host ---
+def show(work: Work) -> Came:
+    view = work.core.view(work.request["targets"])
+    return {"targets": [one.name for one in view.state.targets]}, _json(
+        answers.view_tree(view)), False
+
+
+def prepare(work: Work) -> Came:
+    made, found = work.core.prepare(work.names(), work.request["probe"])
+    return _with_findings(work, found, {"targets": [one.name for one in made.state.targets],
+                                        "frozen": made.frozen}, [
+        answers.finding_tree(one, work.request["allow"]) for one in found])
+
+
+def _with_findings(work: Work, found: Sequence[errors.Finding], result: Dict[str, Any],
+                   tree: Any) -> Came:
+    """The answer holds all reasons, also where the verb ends with the first."""
+    data = _json(tree)
+    try:
+        errors.refuse(found, work.request["allow"])
+    except errors.HandoverError:
+        _answer(work, data, False)
+        raise
+    return {**result, "findings": len(found)}, data, False
+
+
+def freeze(work: Work) -> Came:
+    started = time.monotonic()
+    state = work.core.freeze(work.names(), work.request["allow"], work.stop)
+    return {"targets": [one.name for one in state.targets], "writes": work.core.fs.changes,
+            "seconds": {"freeze": round(time.monotonic() - started, 6)}}, b"", False
+
+
+def export(work: Work) -> Came:
+    made = work.core.export(work.names(), work.request["allow"], work.request["probe"])
+    data = documents.dumps(made)
+    return {"targets": [one.name for one in made.state.targets], "frozen": made.frozen,
+            "digest": made.digest, "bytes": len(data)}, data, True
+
+
+def thaw(work: Work) -> Came:
+    names = work.request["targets"]
+    if work.request["all"]:
+        there = [f"{fabric}/{wwn}" for fabric, wwn in work.core.names((), True)]
+        names = [one for one in work.core.frozen().names() if one in there]
+    found = work.core.names(names)
+    work.inside(found)
+    state = work.core.thaw(found, work.request["allow"]) if found else None
+    return {"targets": [one.name for one in state.targets] if state else [],
+            "writes": work.core.fs.changes}, b"", False
+
+
+def diff(work: Work) -> Came:
+    _have, want, changes = work.core.compare(work.document(), work.request["maps"])
+    return {"targets": [one.name for one in want.targets], "same": not changes,
+            "changes": len(changes)}, _json([answers.change_tree(one) for one in changes]), False
+
+
+def plan(work: Work) -> Came:
+    ready = work.core.ready(work.document(), work.request["maps"])
+    tree = answers.plan_tree(ready, work.request["allow"])
+    return _with_findings(work, ready.findings, {
+        "targets": tree["targets"], "steps": len(tree["steps"]), "writes": tree["writes"]}, tree)
+
+
+def import_(work: Work) -> Came:
+    ready = work.core.ready(work.document(), work.request["maps"])
+    outcome = work.core.import_(ready, work.request["allow"], work.progress, work.stop)
+    return {"targets": [one.name for one in ready.document.state.targets],
+            "source": ready.document.origin.host,
+            "reserved": any(one.reservations for one in ready.document.state.backstores),
+            "maps": [f"{what}:{old}={new}" for what, old, new in ready.mapped],
+            **answers.outcome_tree(outcome)}, b"", False
+
+
+def verify(work: Work) -> Came:
+    document = work.document()
+    work.core.verify(document, work.request["maps"])
+    return {"targets": [one.name for one in document.state.targets], "same": True}, b"", False
+
+
+def remove(work: Work) -> Came:
+    targets = work.request["targets"]
+    if not targets and not work.request["all"]:
+        raise errors.BadCall("no target is named", do='name targets, or set the option "all"')
+    if work.request["limited"]:
+        work.names()
+    outcome, kept = work.core.remove(targets, work.request["all"], work.request["allow"],
+                                     work.progress, work.stop)
+    return {"targets": list(targets), "kept": kept, **answers.outcome_tree(outcome)}, b"", False
+
+
+RUN: Mapping[str, Callable[[Work], Came]] = {
+    "show": show, "prepare": prepare, "freeze": freeze, "export": export, "thaw": thaw,
+    "diff": diff, "plan": plan, "import": import_, "verify": verify, "remove": remove}
+
+
+# ---- what this host has ---
+def survey(core: Core) -> Dict[str, Any]:
+    """Targets and handovers, in little time: nothing is read but names and gates."""
+    found = core.names((), True) if core.fs.exists("core") else []
+    frozen = core.frozen().names() if found else []
+    return {"targets": [{"name": f"{fabric}/{wwn}", "enabled": _enabled(core, fabric, wwn),
+                         "frozen": f"{fabric}/{wwn}" in frozen} for fabric, wwn in found],
+            "handovers": []}
+
+
+def _enabled(core: Core, fabric: str, wwn: str) -> bool:
+    if fabric != "iscsi":
+        return True
+    path = f"{fabric}/{wwn}"
+    return any(core.fs.read(f"{path}/{tpg}/enable").strip() == "1"
+               for tpg in core.fs.entries(path)[1] if tpg.startswith("tpgt_"))
+
+
+def surveys(config: str) -> None:
+    for _line in sys.stdin:
+        try:
+            say({"survey": survey(Core(settings.load(config) if config else settings.load()))})
+        except Exception as error:  # noqa: B902 - a target may go while it is looked at
+            say({"failed": known(error).what})
+
+
+# ---- from start to end ---
+def say(words: Mapping[str, Any]) -> None:
+    """A line to the service.  Where that is gone, the work goes on."""
+    try:
+        sys.stdout.write(json.dumps(words) + "\n")
+        sys.stdout.flush()
+    except OSError:
+        sys.stdout = open(os.devnull, "w")
+
+
+def _json(tree: Any) -> bytes:
+    return json.dumps(tree, indent=1, sort_keys=True).encode() + b"\n"
+
+
+def _answer(work: Work, data: bytes, secret: bool) -> None:
+    with open(work.request["answer"], "wb", closefd=False) as file:
+        file.write(data)
+    say({"data": len(data), "secret": secret})
+
+
+def known(error: BaseException) -> errors.HandoverError:
+    """The error, or what an error of another kind means."""
+    if isinstance(error, errors.HandoverError):
+        return error
+    if isinstance(error, Stopped):
+        return errors.Interrupted("interrupted")
+    changed = "whether anything was changed is not known"
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        kind = errors.KernelRefused if str(error.filename or "").startswith("/sys/") else \
+            errors.HandoverError
+        return kind(f"{where}{error.strerror or error}", changed, "lio-handover show, dmesg")
+    return errors.HandoverError(f"{type(error).__name__}: {error}", changed, "report it")
+
+
+def run(request: Mapping[str, Any]) -> int:
+    """Carry a request out; the exit code is that of the command line."""
+    try:
+        work = Work(request)
+        signal.signal(signal.SIGTERM, work.signalled)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        result, data, secret = RUN[work.verb](work)
+        if data:
+            _answer(work, data, secret)
+        say({"result": result})
+        return errors.SAME
+    except BaseException as error:  # noqa: B902 - whatever it is, the service is told
+        one = known(error)
+        say({"error": {"name": type(one).__name__, "what": one.what, "changed": one.changed,
+                       "do": one.do}, "line": str(one)})
+        return one.code
+
+
+def main() -> int:
+    os.umask(0o077)
+    if sys.argv[1:2] == ["--surveys"]:
+        surveys(sys.argv[2] if len(sys.argv) > 2 else "")
+        return 0
+    return run(json.load(sys.stdin))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
