@@ -356,15 +356,20 @@ def refuse(findings: Sequence[Finding], allowed: Sequence[str] = ()) -> list[Fin
     raise error
 
 
-def table() -> Iterator[tuple[int, str, str]]:
-    """(exit code, name, who must act) of every error, in the order of the codes."""
+def classes() -> list[type[HandoverError]]:
+    """Every error, in the order of the codes."""
 
     def below(one: type[HandoverError]) -> Iterator[type[HandoverError]]:
         yield one
         for child in one.__subclasses__():
             yield from below(child)
 
-    for one in sorted(below(HandoverError), key=lambda one: one.code):
+    return sorted(below(HandoverError), key=lambda one: one.code)
+
+
+def table() -> Iterator[tuple[int, str, str]]:
+    """(exit code, name, who must act) of every error, in the order of the codes."""
+    for one in classes():
         yield one.code, one.__name__, (one.__doc__ or "").strip()
 
 

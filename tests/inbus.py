@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -188,3 +189,26 @@ def _call_all(objects: Mapping[str, Sequence[str]]) -> list[tuple[str, str, str,
         *(_SAMPLES[one]() for one in wire.split(method.takes))))
         for path, interfaces in objects.items() for interface in interfaces
         for method in known[interface].methods.values()]
+
+
+def forward(port: int) -> None:
+    """The system bus by TCP: a line on which descriptors can't travel, as by ssh."""
+    import socket
+    import threading
+
+    def pump(one: socket.socket, other: socket.socket) -> None:
+        while data := one.recv(1 << 16):
+            other.sendall(data)
+        other.shutdown(socket.SHUT_WR)
+
+    with socket.create_server(("", port)) as server:
+        while True:
+            client = server.accept()[0]
+            bus = socket.socket(socket.AF_UNIX)
+            bus.connect(SOCKET)
+            for pair in ((client, bus), (bus, client)):
+                threading.Thread(target=pump, args=pair, daemon=True).start()
+
+
+if __name__ == "__main__" and sys.argv[1] == "--forward":
+    forward(int(sys.argv[2]))

@@ -28,7 +28,7 @@ ONCE = "rtslib_fb"
 #: Who changes anything, and where.
 KERNEL = {"configfs", "scsibus"}
 FILES = {"core", "deeds", "executor", "frozen", "holder", "journal", "locks", "restored",
-         "savefile", "wholefile", "service"}
+         "savefile", "wholefile", "service", "client"}
 DEVICES = {"initiator", "cli"}  # /dev/sg*, /dev/vhost-scsi; /dev/null
 #: What one of FILES names of /sys, only to look at it.
 LOOKED_AT = {("executor", "/sys/module/"), ("service", "/sys/")}

@@ -1,11 +1,13 @@
 """The service as it is shipped, on the system bus of hosts with real kernels."""
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from lio_handover import document as documents
 from lio_handover import names
-from tests import inbus, inhost, lab, samples
+from tests import inbus, inhandover, inhost, lab, samples
 from tests.conftest import Pool
 from tests.test_import import rich
 
@@ -36,6 +38,17 @@ def service(bed: lab.Lab, _pool: Pool) -> Service:
 
 
 NAME = f"iscsi/{samples.IQN}"
+
+
+@pytest.fixture
+def two(bed: lab.Lab, _pool: Pool) -> tuple[Service, Service]:
+    """Two hosts with the service; the first serves a target without secrets."""
+    a, b = (Service(_pool.take(role, name=name)[0])
+            for role, name in (("stable", "bus"), ("newest", "bus2")))
+    for one in (a, b):
+        one.start()
+    a.call(inhost.build, inhandover.state(bed.shared))
+    return a, b
 
 
 @pytest.fixture
@@ -73,3 +86,20 @@ def test_nobody_may_do_anything(served: Service) -> None:
         free = interface in (names.INTROSPECTABLE, names.PEER)
         assert answer == ("" if free else "NotAuthorized"), (path, interface, member, answer)
     assert served.call(inhost.tree) == before
+
+
+def test_a_handover_by_busctl_alone(two: tuple[Service, Service]) -> None:
+    """As docs/d-bus.md has it, word by word; b's bus is reached without descriptors."""
+    a, b = two
+    text = (inbus.CHECKOUT / "docs" / "d-bus.md").read_text()
+    script, = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
+    b.host.popen(["/usr/bin/python3", "-m", "tests.inbus", "--forward", "5555"])
+    before = a.call(inhost.export_state)
+    done = a.host.run(["bash", "-c", script], timeout=120, env={
+        "TARGET": NAME, "B": "busctl --timeout=600 --address=tcp:host="
+                             f"{b.host.address},port=5555"})
+    assert done.stdout.splitlines()[-1] == 's "confirmed"', done.stderr
+    assert not a.call(inhost.read_all).targets
+    after = b.call(inhost.export_state)
+    assert documents.state_bytes(documents.loads(before)) == documents.state_bytes(
+        documents.loads(after))

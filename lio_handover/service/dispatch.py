@@ -75,6 +75,8 @@ class Call:
         self.tree, self.message, self.method, self.caller = tree, message, method, caller
         self.interactive = interactive
         self.answered = False
+        #: What is to be done once the call is answered with an error.
+        self.last: Callable[[], None] = lambda: None
 
     def reply(self, *values: Any) -> None:
         if self.answered:
@@ -93,6 +95,7 @@ class Call:
         if not self.answered:
             self.answered = True
             self.tree.refuse(self.message, error)
+            self.last()
 
     def allowed(self, action: str, then: Callable[[], None]) -> None:
         """Go on only if the caller may do this as well."""

@@ -34,14 +34,15 @@ HOST_VERBS: Mapping[str, HostVerb] = {
     "verify": _verb(READ, 60, True, "maps upload"),
     "remove": _verb(WRITE, 60, False, "all allow"),
 }
-#: Of a handover's verbs; the words need an action of their own.
-HANDOVER_OPTIONS = frozenset(
-    "allow maps peer uploads peer-is-fenced peer-never-returns".split())
-WORDS = ("peer-is-fenced", "peer-never-returns")
+#: What may be said to a handover's verb, by an operator (which is an action of its own), or (of
+#: QEMU) by the driver that sees it.
+FORCING = ("peer-is-fenced", "peer-never-returns")
+WORDS = (*FORCING, "guest-left")
+HANDOVER_OPTIONS = frozenset(["allow", "maps", "peer", "uploads", *WORDS])
 #: option → its type on the bus
 OPTIONS: Mapping[str, type] = {
     "all": bool, "probe": bool, "allow": list, "maps": list, "upload": str, "uploads": list,
-    "peer": str, "peer-is-fenced": bool, "peer-never-returns": bool}
+    "peer": str, **{word: bool for word in WORDS}}
 
 
 def deadline(role: str, verb: str) -> float:
@@ -49,4 +50,4 @@ def deadline(role: str, verb: str) -> float:
     if not role:
         return HOST_VERBS[verb].deadline
     return max([row.deadline for row in transitions.TABLE
-                if row.role == role and row.verb == verb] or [60.0])
+                if role in (row.role, "both") and row.verb == verb] or [60.0])

@@ -56,6 +56,7 @@ class Job(Node):
         self.process = 0
         self.waiting: List[Callable[[], None]] = []
         self._pending = 0
+        self._outcome = ""
 
     @property
     def running(self) -> bool:
@@ -75,9 +76,11 @@ class Job(Node):
     # ---- what the child says ---
     def said(self, words: Mapping[str, Any]) -> None:
         self.alive = time.monotonic()
-        if self.alarm:
-            self.alarm = ""
+        if self.alarm != words.get("alarm", ""):
+            self.alarm = words.get("alarm", "")
             self._changed("Alarm")
+            if self.alarm:
+                self._log(f"job {self.number}: {self.alarm}", ERR)
         if "progress" in words:
             number, total, what = words["progress"]
             self.step = (number, total, what)
@@ -90,10 +93,11 @@ class Job(Node):
             self.result = words["result"]
             self.targets = list(self.result.get("targets") or self.targets)
             self.handover = self.result.get("handover", self.handover)
-            self.state = DONE
+            self._outcome = DONE
         elif "error" in words:
-            self.error = (names.ERROR + words["error"]["name"], words["line"])
-            self.state = FAILED
+            self.error = (names.ERROR + words["error"], words["line"])
+            self.result = {"findings": words["findings"]}
+            self._outcome = CANCELLED if words["error"] == "Interrupted" else FAILED
 
     def _tell(self) -> bool:
         self._pending, self.told = 0, time.monotonic()
@@ -102,18 +106,15 @@ class Job(Node):
 
     def exited(self, code: int) -> None:
         """The process is gone, whatever it has said.  The objects are brought up to date first."""
-        cancelled = self.state == CANCELLING
-        if self.running:
+        if not self._outcome:
             died = errors.WorkerDied(f"{self.operation} ended without a word (exit {code})",
                                      "whether anything was changed is not known")
-            self.error, self.state = (names.ERROR + "WorkerDied", str(died)), FAILED
-        final = CANCELLED if self.error[0] == names.ERROR + "Interrupted" else self.state
-        self.state = CANCELLING if cancelled else RUNNING  # until the end can be looked at
+            self.error, self._outcome = (names.ERROR + "WorkerDied", str(died)), FAILED
         fcntl.fcntl(self.data, fcntl.F_ADD_SEALS, _SEALS)
-        self.jobs.tree.refresh(lambda: self._end(final))
+        self.jobs.tree.refresh(self._end)
 
-    def _end(self, final: str) -> None:
-        self.state, self.ended, self.child = final, _now(), None
+    def _end(self) -> None:
+        self.state, self.ended, self.child = self._outcome, _now(), None
         if self._pending:
             GLib.source_remove(self._pending)
             self._pending = 0

@@ -20,6 +20,7 @@ from .dispatch import Tree
 from .jobs import Jobs
 from .log import NOTICE, Log
 from .manager import Manager
+from .requests import Requests
 from .survey import Survey
 from .uploads import Uploads
 
@@ -38,8 +39,9 @@ class Daemon:
         self.survey = Survey(self.tree, config, log)
         self.jobs = Jobs(self.tree, log)
         self.tree.refresh = self.survey.refresh
-        self.tree.add(Manager(self.tree, self.jobs, self.survey, Uploads(limits.document_bytes),
-                              config, boot_id()))
+        requests = Requests(self.jobs, Uploads(limits.document_bytes), config)
+        self.survey.requests = requests
+        self.tree.add(Manager(self.tree, self.survey, requests, boot_id()))
 
     def run(self) -> int:
         """Own the name and serve.  Raises NoService where somebody else owns it."""

@@ -2,25 +2,23 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Callable, Collection, Dict, List, Mapping, Sequence
+from typing import Any, Callable, Mapping, Sequence
 
-from .. import __version__, document, errors, names
-from ..transitions import WRITE
-from .dispatch import LATER, Call, Node, Standard, Tree
-from .hostverbs import HOST_VERBS, OPTIONS
-from .jobs import Jobs
-from .survey import Survey, Target
-from .uploads import Uploads
+from .. import __version__, document, names
+from ..transitions import VERBS
+from .contract import verb_of
+from .dispatch import LATER, Call, Node, Tree
+from .hostverbs import HOST_VERBS
+from .requests import Requests, options
+from .survey import Handover, Survey, Target
 
 
 class Manager(Node):
     interfaces = (names.MANAGER, names.OBJECT_MANAGER)
 
-    def __init__(self, tree: Tree, jobs: Jobs, survey: Survey, uploads: Uploads, config: str,
-                 boot_id: str) -> None:
+    def __init__(self, tree: Tree, survey: Survey, requests: Requests, boot_id: str) -> None:
         super().__init__(names.ROOT)
-        self.tree, self.jobs, self.survey, self.uploads = tree, jobs, survey, uploads
-        self.config, self.boot_id = config, boot_id
+        self.tree, self.survey, self.requests, self.boot_id = tree, survey, requests, boot_id
         survey.stale_changed = lambda: tree.changed(self, names.MANAGER, ["Stale"])
 
     def properties(self, interface: str) -> Mapping[str, Any]:
@@ -32,77 +30,34 @@ class Manager(Node):
                 "BootId": self.boot_id, "Stale": self.survey.stale}
 
     def handler(self, interface: str, member: str) -> Callable[..., Any]:
-        if member.lower() in HOST_VERBS:
-            return lambda call, *args: self._host_verb(call, member.lower(), *args)
+        verb = member.lower()
+        if verb in HOST_VERBS:
+            return lambda call, *args: self.requests.host_verb(call, verb, *args)
+        verb = verb_of(interface, member)
+        if verb:
+            return lambda call, *args: self._handover_verb(call, verb, *args)
         return super().handler(interface, member)
 
+    def _handover_verb(self, call: Call, verb: str, handover: str, targets: Sequence[str],
+                       mode: str, papers: Sequence[int], given: Mapping[str, Any]) -> Any:
+        return self.requests.handover_verb(call, verb, VERBS[verb][0], handover, targets, mode,
+                                           papers, given)
+
     # ---- methods ---
-    def list_targets(self, call: Call, options: Mapping[str, Any]) -> Any:
-        _options(options, ())
+    def list_targets(self, call: Call, given: Mapping[str, Any]) -> Any:
+        options(given, ())
         self.survey.refresh(lambda: call.reply([
             (node.name, path) for path, node in self.tree.below(names.TARGETS)
             if isinstance(node, Target)]))
         return LATER
 
-    def upload(self, call: Call, token: str, chunk: bytes, options: Mapping[str, Any]) -> Any:
-        _options(options, ())
-        return self.uploads.put(token, chunk, call.caller.uid)
-
-    def _host_verb(self, call: Call, verb: str, what: Sequence[Any],
-                   options: Mapping[str, Any]) -> Any:
-        row = HOST_VERBS[verb]
-        documents: List[int] = list(what) if row.document else []
-        try:
-            given = _options(options, row.options)
-            targets = [] if row.document else _targets(what)
-            if row.document and given["upload"]:
-                documents.append(self.uploads.take(given["upload"], call.caller.uid))
-            if row.document and len(documents) != 1:
-                raise Standard("InvalidArgs", f"{call.method.name} takes one document: a "
-                               "descriptor, or the option upload")
-        except BaseException:
-            _close(documents)
-            raise
-        request = {"verb": verb, "targets": targets, **given}
-
-        def start() -> None:
-            call.reply(self._start(call, request, documents))
-
-        if given["probe"]:  # it makes something, if only for a moment
-            call.allowed(WRITE, start)
-        else:
-            start()
+    def list_handovers(self, call: Call, given: Mapping[str, Any]) -> Any:
+        options(given, ())
+        self.survey.refresh(lambda: call.reply([
+            (node.id, path) for path, node in self.tree.below(names.HANDOVERS)
+            if isinstance(node, Handover)]))
         return LATER
 
-    def _start(self, call: Call, request: Mapping[str, Any], documents: Sequence[int]) -> str:
-        whole = {"role": "", "handover": "", "mode": "", "config": self.config,
-                 "limited": call.caller.limited, "by": f"user {call.caller.uid}", **request}
-        return self.jobs.start(whole, documents, call.caller.uid).path
-
-
-def _targets(words: Sequence[str]) -> List[str]:
-    for one in words:
-        if "/" not in one.strip("/"):
-            raise errors.BadCall(f"{one[:80]!a} is no target: it is FABRIC/WWN",
-                                 do="ListTargets")
-    return [one.strip("/") for one in words]
-
-
-def _options(given: Mapping[str, Any], known: Collection[str]) -> Dict[str, Any]:
-    """Every option there is, as given or as if not.  Raises BadCall for one that is unknown."""
-    made: Dict[str, Any] = {
-        name: () if kind is list else kind() for name, kind in OPTIONS.items()}
-    for name, value in given.items():
-        if name not in known:
-            raise errors.BadCall(f"there is no option {name[:40]!a} here", do="see the interface")
-        kind: Any = OPTIONS[name]
-        if not isinstance(value, kind) or kind is list and not all(
-                isinstance(one, str) for one in value):
-            raise errors.BadCall(f"option {name} is of another type", do="see the interface")
-        made[name] = value
-    return made
-
-
-def _close(descriptors: Sequence[int]) -> None:
-    for one in descriptors:
-        os.close(one)
+    def upload(self, call: Call, token: str, chunk: bytes, given: Mapping[str, Any]) -> Any:
+        options(given, ())
+        return self.requests.uploads.put(token, chunk, call.caller.uid)

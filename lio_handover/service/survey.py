@@ -3,14 +3,18 @@ from __future__ import annotations
 
 import os
 import time
-from typing import Any, Callable, Dict, List, Mapping, Optional
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, Sequence
 
 from gi.repository import GLib
 
 from .. import names
 from .children import Child
+from .contract import verb_of
 from .dispatch import Node, Tree
 from .log import Log
+
+if TYPE_CHECKING:
+    from .requests import Requests
 
 #: Seconds after which who waits is answered with what is known.
 PATIENCE = 3.0
@@ -21,11 +25,10 @@ Then = Callable[[], None]
 class Target(Node):
     interfaces = (names.TARGET,)
 
-    def __init__(self, name: str) -> None:
-        super().__init__(names.path(names.TARGETS, name))
-        self.name = name
-        self.enabled = self.frozen = False
-        self.handover = "/"
+    def __init__(self, found: Mapping[str, Any], handover: str) -> None:
+        super().__init__(names.path(names.TARGETS, found["name"]))
+        self.name: str = found["name"]
+        self.enabled, self.frozen, self.handover = found["enabled"], found["frozen"], handover
 
     def properties(self, interface: str) -> Mapping[str, Any]:
         if interface != names.TARGET:
@@ -35,6 +38,29 @@ class Target(Node):
                 "Frozen": self.frozen, "Handover": self.handover}
 
 
+class Handover(Node):
+    interfaces = (names.HANDOVER,)
+
+    def __init__(self, survey: Survey, found: Mapping[str, Any]) -> None:
+        super().__init__(names.path(names.HANDOVERS, found["id"]))
+        self.survey, self.found = survey, found
+        self.id: str = found["id"]
+
+    def properties(self, interface: str) -> Mapping[str, Any]:
+        if interface != names.HANDOVER:
+            return {}
+        one = self.found
+        return {"Id": self.id, "Role": one["role"], "State": one["state"], "Means": one["means"],
+                "Epoch": one["epoch"], "Mode": one["mode"], "Targets": one["targets"],
+                "Peer": one["peer"], "Digest": one["digest"], "Busy": one["busy"],
+                "Since": int(one["since"] * 1000000), "Error": one["error"]}
+
+    def handler(self, interface: str, member: str) -> Callable[..., Any]:
+        verb = verb_of(interface, member)
+        return lambda call, papers, given: self.survey.requests.handover_verb(
+            call, verb, self.found["role"], self.id, (), "", papers, given)
+
+
 class Survey:
     """Keeps the tree's targets and handovers as they are.  ``stale`` says why it can't."""
 
@@ -42,6 +68,7 @@ class Survey:
         self.tree, self.config, self.log = tree, config, log
         self.stale = ""
         self.stale_changed: Then = lambda: None
+        self.requests: Requests
         self._child: Optional[Child] = None
         self._to_child = -1
         self._asked = 0.0  # since when an answer is awaited, 0: none is
@@ -112,25 +139,29 @@ class Survey:
 
     def stop(self) -> None:
         if self._child:
-            os.close(os.dup(self._to_child))
             self._child.signal(15)
 
     def _take(self, found: Mapping[str, Any]) -> None:
         """Make the tree what was found; tell what has changed."""
-        wanted = {names.path(names.TARGETS, one["name"]): one for one in found["targets"]}
-        for path, _node in self.tree.below(names.TARGETS):
+        part_of = {target: names.path(names.HANDOVERS, one["id"])
+                   for one in found["handovers"] for target in one["targets"]}
+        self._update(names.HANDOVERS, names.HANDOVER, [
+            Handover(self, one) for one in found["handovers"]])
+        self._update(names.TARGETS, names.TARGET, [
+            Target(one, part_of.get(one["name"], "/")) for one in found["targets"]])
+
+    def _update(self, folder: str, interface: str, nodes: Sequence[Node]) -> None:
+        wanted = {node.path: node for node in nodes}
+        for path, _node in self.tree.below(folder):
             if path not in wanted:
                 self.tree.remove(path)
-        for path, one in wanted.items():
-            node = self.tree.nodes.get(path)
-            new = not isinstance(node, Target)
-            target = node if isinstance(node, Target) else Target(one["name"])
-            before = dict(target.properties(names.TARGET))
-            target.enabled, target.frozen = one["enabled"], one["frozen"]
-            if new:
-                self.tree.add(target)
+        for path, node in wanted.items():
+            old = self.tree.nodes.get(path)
+            if old is None:
+                self.tree.add(node)
                 continue
-            after = target.properties(names.TARGET)
+            self.tree.nodes[path] = node
+            before, after = old.properties(interface), node.properties(interface)
             changed = [name for name in after if after[name] != before[name]]
             if changed:
-                self.tree.changed(target, names.TARGET, changed)
+                self.tree.changed(node, interface, changed)

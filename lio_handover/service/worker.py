@@ -3,7 +3,7 @@
     python3 -m lio_handover.service.worker            one request, then the end
     python3 -m lio_handover.service.worker --surveys  a line in: what this host has out
 
-Lines: {"progress": [number, total, what]}, and at the end {"result": …} or {"error": …}.
+Lines: {"progress": [number, total, what]}, and at the end {"result": …} or {"error": name, …}.
 Documents come and go by descriptors whose numbers the request names; nothing that is said here
 holds a secret.
 """
@@ -14,14 +14,17 @@ import os
 import signal
 import sys
 import time
+from dataclasses import asdict
 from typing import Any, Callable, Dict, List, Mapping, Sequence, Tuple
 
-from .. import answers, document as documents, errors, files, settings, storage
+from .. import answers, document as documents, errors, files, papers, settings, storage
 from ..core import Core
 from ..document import Document
+from ..handover import Answer, Handovers
+from ..journal import Handover, ids
 from ..plan import Step
+from ..transitions import READ, STATES
 from .hostverbs import HOST_VERBS
-from ..transitions import READ
 
 #: Seconds between two words about progress.
 OFTEN = 0.05
@@ -75,6 +78,12 @@ class Work:
             errors.refuse([finding for store in state.backstores
                            for finding in storage.findings(store, {}, self.core.settings)
                            if finding.error is errors.StorageNotAllowed])
+
+    def may_touch(self, every: Handovers, name: str) -> None:
+        there = self.core.names((), True)
+        wanted = self.request["targets"] or (
+            every.get(name).targets if name in ids(self.core.settings.state_directory) else ())
+        self.inside([one for one in there if "/".join(one) in wanted])
 
     def document(self) -> Document:
         limit = self.core.settings.document_bytes
@@ -150,10 +159,7 @@ def import_(work: Work) -> Came:
     ready = work.core.ready(work.document(), work.request["maps"])
     outcome = work.core.import_(ready, work.request["allow"], work.progress, work.stop)
     return {"targets": [one.name for one in ready.document.state.targets],
-            "source": ready.document.origin.host,
-            "reserved": any(one.reservations for one in ready.document.state.backstores),
-            "maps": [f"{what}:{old}={new}" for what, old, new in ready.mapped],
-            **answers.outcome_tree(outcome)}, b"", False
+            "maps": answers.maps_tree(ready), **answers.outcome_tree(outcome)}, b"", False
 
 
 def verify(work: Work) -> Came:
@@ -173,9 +179,61 @@ def remove(work: Work) -> Came:
     return {"targets": list(targets), "kept": kept, **answers.outcome_tree(outcome)}, b"", False
 
 
-RUN: Mapping[str, Callable[[Work], Came]] = {
+HOST: Mapping[str, Callable[[Work], Came]] = {
     "show": show, "prepare": prepare, "freeze": freeze, "export": export, "thaw": thaw,
     "diff": diff, "plan": plan, "import": import_, "verify": verify, "remove": remove}
+
+
+# ---- the verbs of handovers ---
+def handover(work: Work) -> Came:
+    """What a verb of transitions.VERBS answers: where it stands, and the papers as data."""
+    asked, limit = work.request, work.core.settings.document_bytes
+    given = [paper for fd in asked["documents"]
+             for paper in papers.from_json(files.read_descriptor(fd, 2 * limit), 2 * limit)]
+    every = Handovers(work.core, None, alarm)
+    name = asked["handover"]
+    if not name and work.verb in ("status", "recover"):
+        return _of_all(work, every)
+    role = every.get(name).role if asked["role"] == "both" else asked["role"]
+    work.may_touch(every, name)
+    answer = _do(work, every, role, name, given)
+    return _answer_tree(answer), papers.to_json(answer.papers) if answer.papers else b"", any(
+        paper.document for paper in answer.papers)
+
+
+def _do(work: Work, every: Handovers, role: str, name: str,
+        given: Sequence[papers.Message]) -> Answer:
+    asked = work.request
+    return every.do(work.verb, role, name, targets=asked["targets"], mode=asked["mode"],
+                    papers=given, words=frozenset(asked["words"]), by=asked["by"],
+                    allow=asked["allow"], maps=asked["maps"], peer=asked["peer"],
+                    progress=work.progress, stop=work.stop)
+
+
+def _of_all(work: Work, every: Handovers) -> Came:
+    """Each handover's status, or its recovery; one that fails does not keep the others."""
+    found: List[Dict[str, Any]] = []
+    for one in every.list():
+        work.may_touch(every, one.id)
+        try:
+            found.append(_answer_tree(_do(work, every, one.role, one.id, ())))
+        except errors.HandoverError as error:
+            found.append({"handover": one.id, "role": one.role, "state": one.state,
+                          "failed": f"{type(error).__name__}: {error}"})
+    failed = [one for one in found if "failed" in one]
+    return {"handovers": [one["handover"] for one in found],
+            "failed": [one["handover"] for one in failed]}, _json(found), False
+
+
+def _answer_tree(answer: Answer) -> Dict[str, Any]:
+    one = asdict(answer.handover)
+    return {"handover": one.pop("id"), **one,
+            "papers": [paper.paper.name.lower() for paper in answer.papers],
+            "notes": list(answer.notes), "next": answer.next}
+
+
+def alarm(late: Handover, verb: str) -> None:
+    say({"alarm": f"{verb} of handover {late.id} takes longer than it should"})
 
 
 # ---- what this host has ---
@@ -185,7 +243,17 @@ def survey(core: Core) -> Dict[str, Any]:
     frozen = core.frozen().names() if found else []
     return {"targets": [{"name": f"{fabric}/{wwn}", "enabled": _enabled(core, fabric, wwn),
                          "frozen": f"{fabric}/{wwn}" in frozen} for fabric, wwn in found],
-            "handovers": []}
+            "handovers": [_known(core, one) for one in ids(core.settings.state_directory)]}
+
+
+def _known(core: Core, name: str) -> Dict[str, Any]:
+    """A handover as its journal has it; one whose journal is broken says so."""
+    try:
+        one = Handovers(core).get(name)
+    except errors.HandoverError as error:
+        one = Handover(name, "", "", 0, "", (), error=f"{type(error).__name__}: {error.what}")
+    state = STATES.get(one.role, {}).get(one.state)
+    return {**asdict(one), "means": state.means if state else ""}
 
 
 def _enabled(core: Core, fabric: str, wwn: str) -> bool:
@@ -245,15 +313,16 @@ def run(request: Mapping[str, Any]) -> int:
         work = Work(request)
         signal.signal(signal.SIGTERM, work.signalled)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        result, data, secret = RUN[work.verb](work)
+        verb = handover if request["role"] else HOST[work.verb]
+        result, data, secret = verb(work)
         if data:
             _answer(work, data, secret)
         say({"result": result})
         return errors.SAME
     except BaseException as error:  # noqa: B902 - whatever it is, the service is told
         one = known(error)
-        say({"error": {"name": type(one).__name__, "what": one.what, "changed": one.changed,
-                       "do": one.do}, "line": str(one)})
+        say({"error": type(one).__name__, "line": str(one),
+             "findings": [answers.finding_tree(finding) for finding in one.findings]})
         return one.code
 
 
