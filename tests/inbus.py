@@ -14,7 +14,7 @@ from lio_handover.service import contract, wire
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 CONFIG = Path("/etc/lio-handover/lio-handover.conf")
-SOCKET = "/run/dbus/system_bus_socket"
+SYSTEM = "unix:path=/run/dbus/system_bus_socket"
 INSTALLED = Path("/run/lio-handover-tests/installed")
 POLKIT = "/usr/share/dbus-1/system-services/org.freedesktop.PolicyKit1.service"
 NOBODY = 65534
@@ -40,8 +40,8 @@ def start_bus() -> None:
     _run("dbus-daemon", "--system", "--fork", "--nopidfile")
 
 
-def wait_for_name(seconds: float = 20) -> None:
-    bus = system_bus()
+def wait_for_name(address: str = SYSTEM, seconds: float = 30) -> None:
+    bus = connect(address)
     until = time.monotonic() + seconds
     while not bus.name_has_owner(names.BUS_NAME):
         assert time.monotonic() < until, f"nobody owns {names.BUS_NAME}"
@@ -62,16 +62,18 @@ def plain(value: Any) -> Any:
     return wire.plain(value)
 
 
-def system_bus() -> Any:
+def connect(address: str = SYSTEM) -> Any:
     import dbus.bus
-    return dbus.bus.BusConnection(f"unix:path={SOCKET}")
+    made = dbus.bus.BusConnection(address)
+    made.set_exit_on_disconnect(False)
+    return made
 
 
 class Client:
-    """Calls on a connection of its own; errors are (name, text)."""
+    """Calls on a connection of its own; what an error is called."""
 
-    def __init__(self) -> None:
-        self.bus = system_bus()
+    def __init__(self, address: str = SYSTEM) -> None:
+        self.bus = connect(address)
 
     def call(self, path: str, interface: str, member: str, signature: str = "", *args: Any,
              timeout: float = 60) -> Any:
@@ -91,6 +93,13 @@ class Client:
         import dbus
         options = dbus.Dictionary({}, signature="sv")
         return self.call(names.ROOT, names.MANAGER, member, signature, *(args or (options,)))
+
+    def objects(self) -> dict[str, list[str]]:
+        """Every object and its interfaces."""
+        found = {names.ROOT: [*contract.STANDARD_NAMES, names.MANAGER, names.OBJECT_MANAGER]}
+        there = self.call(names.ROOT, names.OBJECT_MANAGER, "GetManagedObjects")
+        return {**found, **{str(path): [str(one) for one in interfaces]
+                            for path, interfaces in there.items()}}
 
     def get(self, path: str, interface: str) -> dict[str, Any]:
         return dict(self.call(path, names.PROPERTIES, "GetAll", "s", interface))
@@ -174,21 +183,33 @@ _SAMPLES: Mapping[str, Callable[[], Any]] = {
     "ah": lambda: descriptors(os.memfd_create("x"))}
 
 
-def call_everything(uid: int) -> list[tuple[str, str, str, str]]:
+def call_everything(uid: int, address: str = SYSTEM) -> list[tuple[str, str, str, str]]:
     """Every method of every object called by a user: (path, interface, member, error or "")."""
-    objects = {names.ROOT: [*contract.STANDARD_NAMES, names.MANAGER, names.OBJECT_MANAGER]}
-    for path, there in Client().call(names.ROOT, names.OBJECT_MANAGER, "GetManagedObjects").items():
-        objects[str(path)] = [str(one) for one in there]
-    return as_user(uid, _call_all, objects)  # type: ignore[no-any-return]
+    found: list[tuple[str, str, str, str]] = as_user(
+        uid, _call_all, address, Client(address).objects())
+    return found
 
 
-def _call_all(objects: Mapping[str, Sequence[str]]) -> list[tuple[str, str, str, str]]:
-    client, known = Client(), contract.load()
+def _call_all(address: str, objects: Mapping[str, Sequence[str]]
+              ) -> list[tuple[str, str, str, str]]:
+    client, known = Client(address), contract.load()
     return [(path, interface, method.name, client.error(
         path, interface, method.name, method.takes,
         *(_SAMPLES[one]() for one in wire.split(method.takes))))
         for path, interfaces in objects.items() for interface in interfaces
         for method in known[interface].methods.values()]
+
+
+def wait_for_port(address: str, port: int) -> None:
+    import socket
+    until = time.monotonic() + 20
+    while True:
+        try:
+            socket.create_connection((address, port), 5).close()
+            return
+        except OSError:
+            assert time.monotonic() < until
+            time.sleep(0.05)
 
 
 def forward(port: int) -> None:
@@ -205,7 +226,7 @@ def forward(port: int) -> None:
         while True:
             client = server.accept()[0]
             bus = socket.socket(socket.AF_UNIX)
-            bus.connect(SOCKET)
+            bus.connect(SYSTEM.partition("=")[2])
             for pair in ((client, bus), (bus, client)):
                 threading.Thread(target=pump, args=pair, daemon=True).start()
 

@@ -95,6 +95,7 @@ def test_a_handover_by_busctl_alone(two: tuple[Service, Service]) -> None:
     script, = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
     b.host.popen(["/usr/bin/python3", "-m", "tests.inbus", "--forward", "5555"])
     before = a.call(inhost.export_state)
+    a.call(inbus.wait_for_port, b.host.address, 5555)
     done = a.host.run(["bash", "-c", script], timeout=120, env={
         "TARGET": NAME, "B": "busctl --timeout=600 --address=tcp:host="
                              f"{b.host.address},port=5555"})

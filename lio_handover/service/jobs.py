@@ -11,7 +11,7 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
 from gi.repository import GLib
 
 from .. import errors, names
-from .children import Child
+from .children import Child, Spare
 from .dispatch import LATER, Call, Node, Tree
 from ..transitions import WRITE
 from .contract import DOCUMENT
@@ -219,6 +219,7 @@ class Jobs:
 
     def __init__(self, tree: Tree, log: Log) -> None:
         self.tree, self.log = tree, log
+        self.spare = Spare()
         self._next = 1
         self._kept: Dict[int, Job] = {}
         GLib.timeout_add(1000, self._look)
@@ -230,12 +231,12 @@ class Jobs:
             if len(running) >= MOST or user and len(
                     [one for one in running if one.user == user]) >= MOST_OF_ONE:
                 raise errors.TooMany(f"{len(running)} jobs are running")
-            data = json.dumps({**request, "documents": list(documents)}).encode()
+            data = json.dumps(request).encode()
             if len(data) > REQUEST:
                 raise errors.BadCall(f"a request of {len(data)} bytes is too large",
                                      do="name fewer targets or maps at once")
             job = Job(self, self._next, request, user)
-            self._begin(job, request, documents)
+            self._begin(job, data, documents)
         finally:
             for fd in documents:
                 os.close(fd)
@@ -245,16 +246,16 @@ class Jobs:
         job._log(f"job {job.number}: {job.operation} for user {user}", NOTICE)
         return job
 
-    def _begin(self, job: Job, request: Mapping[str, Any], documents: Sequence[int]) -> None:
-        stdin = os.memfd_create("request", os.MFD_CLOEXEC)
+    def _begin(self, job: Job, data: bytes, documents: Sequence[int]) -> None:
+        request = os.memfd_create("request", os.MFD_CLOEXEC)
         try:
-            os.write(stdin, json.dumps({**request, "documents": list(documents),
-                                        "answer": job.data}).encode())
-            os.lseek(stdin, 0, os.SEEK_SET)
-            job.child = Child([], stdin, [*documents, job.data], job.said, job.exited)
-            job.process = job.child.pid
+            os.pwrite(request, data, 0)
+            child = self.spare.take()
+            child.said, child.ended = job.said, job.exited
+            child.ask([request, job.data, *documents])
+            job.child, job.process = child, child.pid
         finally:
-            os.close(stdin)
+            os.close(request)
 
     def forget(self, job: Job) -> None:
         if self._kept.pop(job.number, None):

@@ -30,8 +30,8 @@ PROG = "lio-handoverd"
 class Daemon:
     """The service on one connection."""
 
-    def __init__(self, connection: Any, config: str, log: Log) -> None:
-        self.connection, self.log = connection, log
+    def __init__(self, connection: Any, config: str, log: Log, marked: bool) -> None:
+        self.connection, self.log, self.marked = connection, log, marked
         self.loop = GLib.MainLoop()
         self.code = 0
         limits = settings.load(config) if config else settings.load()
@@ -54,12 +54,13 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT):
             GLib.unix_signal_add(GLib.PRIORITY_HIGH, number, self._stop)
         self.survey.refresh(lambda: None)
-        _mark(True)
+        self.jobs.spare.prepare()
+        self._mark(True)
         self.log.say(f"{PROG} {__version__} is {names.BUS_NAME}", NOTICE)
         try:
             self.loop.run()
         finally:
-            _mark(False)
+            self._mark(False)
         return self.code
 
     def _disconnected(self, _connection: Any) -> None:
@@ -74,6 +75,7 @@ class Daemon:
         except dbus.DBusException:
             pass  # the bus is gone
         self.survey.stop()
+        self.jobs.spare.dismiss()
         for job in self.jobs.running():
             if job.child:
                 job.child.signal(signal.SIGTERM)
@@ -86,18 +88,19 @@ class Daemon:
         self.loop.quit()
         return False
 
-
-def _mark(there: bool) -> None:
-    """Say to clients on this host that it is worth asking the bus."""
-    try:
-        if there:
-            os.makedirs(os.path.dirname(names.RUNNING), exist_ok=True)
-            with open(names.RUNNING, "w") as file:
-                file.write(f"{os.getpid()}\n")
-        else:
-            os.unlink(names.RUNNING)
-    except OSError:
-        pass  # the command line works alone then
+    def _mark(self, there: bool) -> None:
+        """Say to clients on this host that it is worth asking the bus."""
+        if not self.marked:
+            return
+        try:
+            if there:
+                os.makedirs(os.path.dirname(names.RUNNING), 0o755, exist_ok=True)
+                with open(names.RUNNING, "w") as file:
+                    file.write(f"{os.getpid()}\n")
+            else:
+                os.unlink(names.RUNNING)
+        except OSError:
+            pass  # the command line works alone then
 
 
 def connection(bus: str) -> Any:
@@ -118,7 +121,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     args = parser.parse_args(argv)
     os.umask(0o077)
     try:
-        return Daemon(connection(args.bus), args.config, Log()).run()
+        return Daemon(connection(args.bus), args.config, Log(), args.bus == "system").run()
     except errors.HandoverError as error:
         print(f"{PROG}: {error}", file=sys.stderr)
         return error.code

@@ -1,7 +1,6 @@
 """What this host has, as the objects of the tree: looked at by a child that may get lost."""
 from __future__ import annotations
 
-import os
 import time
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, Sequence
 
@@ -70,7 +69,6 @@ class Survey:
         self.stale_changed: Then = lambda: None
         self.requests: Requests
         self._child: Optional[Child] = None
-        self._to_child = -1
         self._asked = 0.0  # since when an answer is awaited, 0: none is
         self._again = False
         self._now: List[Then] = []  # who waits for the answer that is awaited
@@ -90,12 +88,9 @@ class Survey:
         self._asked = time.monotonic()
         GLib.timeout_add(int(PATIENCE * 1000), self._impatient, self._asked)
         if self._child is None:
-            inner, self._to_child = os.pipe2(os.O_CLOEXEC)
-            try:
-                self._child = Child(["--surveys", self.config], inner, [], self._said, self._ended)
-            finally:
-                os.close(inner)
-        os.write(self._to_child, b"\n")
+            self._child = Child("--surveys", self.config)
+            self._child.said, self._child.ended = self._said, self._ended
+        self._child.ask()
 
     def _impatient(self, asked: float) -> bool:
         if self._asked == asked:
@@ -130,7 +125,6 @@ class Survey:
             self._ask()
 
     def _ended(self, code: int) -> None:
-        os.close(self._to_child)
         self._child = None
         if self._asked:
             self._asked = 0.0
@@ -139,7 +133,7 @@ class Survey:
 
     def stop(self) -> None:
         if self._child:
-            self._child.signal(15)
+            self._child.dismiss()
 
     def _take(self, found: Mapping[str, Any]) -> None:
         """Make the tree what was found; tell what has changed."""

@@ -1,17 +1,20 @@
-"""One verb in a process of its own: a request on standard input, lines of JSON on standard output.
+"""One verb in a process of its own: a request comes in, lines of JSON go out.
 
     python3 -m lio_handover.service.worker            one request, then the end
     python3 -m lio_handover.service.worker --surveys  a line in: what this host has out
 
+Standard input is a socket.  A request is one byte with descriptors: the request itself, a file
+for the data that the verb hands out, and the documents or papers that it takes.
+
 Lines: {"progress": [number, total, what]}, and at the end {"result": …} or {"error": name, …}.
-Documents come and go by descriptors whose numbers the request names; nothing that is said here
-holds a secret.
+Nothing that is said in them holds a secret.
 """
 from __future__ import annotations
 
 import json
 import os
 import signal
+import socket
 import sys
 import time
 from dataclasses import asdict
@@ -26,6 +29,8 @@ from ..plan import Step
 from ..transitions import READ, STATES
 from .hostverbs import HOST_VERBS
 
+#: No more descriptors come along: what a message of the bus may have, and two.
+MOST = 18
 #: Seconds between two words about progress.
 OFTEN = 0.05
 
@@ -40,8 +45,8 @@ class Stopped(BaseException):
 class Work:
     """A request being carried out."""
 
-    def __init__(self, request: Mapping[str, Any]) -> None:
-        self.request = request
+    def __init__(self, request: Mapping[str, Any], answer: int, documents: Sequence[int]) -> None:
+        self.request, self.answer, self.documents = request, answer, documents
         self.verb: str = request["verb"]
         self.core = Core(settings.load(request["config"]) if request["config"] else settings.load())
         self.stopping = False
@@ -87,7 +92,7 @@ class Work:
 
     def document(self) -> Document:
         limit = self.core.settings.document_bytes
-        return documents.loads(files.read_descriptor(self.request["documents"][0], limit), limit)
+        return documents.loads(files.read_descriptor(self.documents[0], limit), limit)
 
 
 # ---- the verbs of one host ---
@@ -188,7 +193,7 @@ HOST: Mapping[str, Callable[[Work], Came]] = {
 def handover(work: Work) -> Came:
     """What a verb of transitions.VERBS answers: where it stands, and the papers as data."""
     asked, limit = work.request, work.core.settings.document_bytes
-    given = [paper for fd in asked["documents"]
+    given = [paper for fd in work.documents
              for paper in papers.from_json(files.read_descriptor(fd, 2 * limit), 2 * limit)]
     every = Handovers(work.core, None, alarm)
     name = asked["handover"]
@@ -287,7 +292,7 @@ def _json(tree: Any) -> bytes:
 
 
 def _answer(work: Work, data: bytes, secret: bool) -> None:
-    with open(work.request["answer"], "wb", closefd=False) as file:
+    with open(work.answer, "wb", closefd=False) as file:
         file.write(data)
     say({"data": len(data), "secret": secret})
 
@@ -307,12 +312,11 @@ def known(error: BaseException) -> errors.HandoverError:
     return errors.HandoverError(f"{type(error).__name__}: {error}", changed, "report it")
 
 
-def run(request: Mapping[str, Any]) -> int:
+def run(request: Mapping[str, Any], answer: int, documents: Sequence[int]) -> int:
     """Carry a request out; the exit code is that of the command line."""
     try:
-        work = Work(request)
+        work = Work(request, answer, documents)
         signal.signal(signal.SIGTERM, work.signalled)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
         verb = handover if request["role"] else HOST[work.verb]
         result, data, secret = verb(work)
         if data:
@@ -331,7 +335,14 @@ def main() -> int:
     if sys.argv[1:2] == ["--surveys"]:
         surveys(sys.argv[2] if len(sys.argv) > 2 else "")
         return 0
-    return run(json.load(sys.stdin))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with socket.socket(fileno=os.dup(0)) as line:
+        asked, descriptors, _, _ = socket.recv_fds(line, 1, MOST)
+    if not asked:
+        return 0  # nothing was wanted
+    with open(descriptors[0]) as file:
+        request = json.load(file)
+    return run(request, descriptors[1], descriptors[2:])
 
 
 if __name__ == "__main__":
