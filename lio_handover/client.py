@@ -5,12 +5,16 @@ Nothing here needs a main loop: a job is waited for in slices, so that signals a
 from __future__ import annotations
 
 import os
-from typing import Any, Callable, Dict, Mapping, Optional, Sequence, Tuple
+from contextlib import contextmanager
+from typing import Any, Callable, Dict, Iterator, Mapping, Optional, Sequence, Tuple
 
 from . import errors, names
 
 #: Milliseconds of one slice of waiting, and seconds that any other call may take.
 SLICE, PATIENCE = 250, 30.0
+
+#: Verbs of handovers that are the Manager's: the host may not know the handover yet.
+_BEGINNING = ("prepare", "stage", "abort", "status", "recover")
 
 #: (number of the step, how many, which), as it goes on.
 Progress = Callable[[int, int, str], None]
@@ -67,16 +71,26 @@ class Service:
                      progress: Optional[Progress] = None,
                      stop: Callable[[], bool] = lambda: False) -> Came:
         """The same for a verb that takes a document."""
-        import dbus
-        fd = os.memfd_create("document", os.MFD_CLOEXEC)
-        try:
-            with open(fd, "wb", closefd=False) as file:
-                file.write(document)
-            job = self.call(names.ROOT, names.MANAGER, member, "aha{sv}",
-                            dbus.Array([dbus.types.UnixFd(fd)], signature="h"), _options(options))
-        finally:
-            os.close(fd)
+        with _passed(document) as passed:
+            job = self.call(names.ROOT, names.MANAGER, member, "aha{sv}", passed,
+                            _options(options))
         return self._finish(str(job), progress, stop)
+
+    def run_handover(self, verb: str, name: str, targets: Sequence[str], mode: str, papers: bytes,
+                     options: Mapping[str, Any],
+                     stop: Callable[[], bool] = lambda: False) -> Came:
+        """The same for a verb of a handover; ``papers`` as papers.to_json has them.  The data are
+        the whole answer, as handover.answer_to_json has it."""
+        import dbus
+        with _passed(papers) as passed:
+            if verb in _BEGINNING:
+                job = self.call(names.ROOT, names.MANAGER, f"{verb.capitalize()}Handover",
+                                "sassaha{sv}", name, dbus.Array(targets, signature="s"), mode,
+                                passed, _options(options))
+            else:
+                job = self.call(names.path(names.HANDOVERS, name), names.HANDOVER,
+                                verb.capitalize(), "aha{sv}", passed, _options(options))
+        return self._finish(str(job), None, stop)
 
     def _finish(self, job: str, progress: Optional[Progress], stop: Callable[[], bool]) -> Came:
         cancelled = False
@@ -102,6 +116,19 @@ class Service:
         return result, data
 
 
+@contextmanager
+def _passed(data: bytes) -> Iterator[Any]:
+    """Data as a descriptor in an argument; none for nothing."""
+    import dbus
+    fd = os.memfd_create("lio-handover", os.MFD_CLOEXEC)
+    try:
+        with open(fd, "wb", closefd=False) as file:
+            file.write(data)
+        yield dbus.Array([dbus.types.UnixFd(fd)] if data else [], signature="h")
+    finally:
+        os.close(fd)
+
+
 def _options(given: Mapping[str, Any]) -> Any:
     """Options without those that are empty."""
     import dbus
@@ -113,12 +140,13 @@ def _options(given: Mapping[str, Any]) -> Any:
 def known(name: str, line: str) -> errors.HandoverError:
     """The error that a name on the bus and its one line stand for."""
     kinds = {kind: one for one in errors.classes() for kind in [names.ERROR + one.__name__]}
+    kinds["org.freedesktop.DBus.Error.UnknownObject"] = errors.NoSuchHandover
     if name not in kinds:
         return errors.NoService(f"the service answers {name}: {line}",
                                 "whether anything was changed is not known",
                                 "systemctl status lio-handoverd, or use --alone")
     what, _, do = line.partition("; next: ")
-    what, _, changed = what.rpartition("; ")
+    what, _, changed = what.rpartition("; ") if "; " in what else (what, "", errors.NOTHING_CHANGED)
     return kinds[name](what, changed, do)
 
 

@@ -205,7 +205,7 @@ def the_core(args: argparse.Namespace) -> Core:
     return Core(load(args.config))
 
 
-def _service(args: argparse.Namespace) -> Optional[client.Service]:
+def the_service(args: argparse.Namespace) -> Optional[client.Service]:
     """The service, where it runs and shall do the work.  It has a configuration of its own."""
     if args.alone or args.config:
         return None
@@ -324,7 +324,7 @@ def _against(args: argparse.Namespace, against: Sequence[errors.Finding], what: 
 
 
 def freeze(args: argparse.Namespace, signals: Signals) -> int:
-    service = _service(args)
+    service = the_service(args)
     came = _asked(service, "Freeze", args, signals)[0] if service else _freeze(args, signals)
     names = came["targets"]
     if args.json:
@@ -350,7 +350,7 @@ def _freeze(args: argparse.Namespace, signals: Signals) -> Dict[str, Any]:
 
 
 def export(args: argparse.Namespace, signals: Signals) -> int:
-    service = _service(args)
+    service = the_service(args)
     if not service:
         as_root("export")
     if args.output == files.STREAM:
@@ -379,7 +379,7 @@ def _export(args: argparse.Namespace, signals: Signals) -> client.Came:
 
 
 def thaw(args: argparse.Namespace, signals: Signals) -> int:
-    service = _service(args)
+    service = the_service(args)
     came = _asked(service, "Thaw", args, signals)[0] if service else _thaw(args, signals)
     thawed = came["targets"]
     if args.json:
@@ -447,7 +447,7 @@ def _again(option: str, values: Sequence[str]) -> List[str]:
 
 
 def import_(args: argparse.Namespace, signals: Signals) -> int:
-    service = _service(args) if not args.dry_run else None
+    service = the_service(args) if not args.dry_run else None
     if not service:
         as_root("import")
     core = the_core(args)
@@ -503,7 +503,7 @@ def verify(args: argparse.Namespace, signals: Signals) -> int:
 
 
 def remove(args: argparse.Namespace, signals: Signals) -> int:
-    service = _service(args)
+    service = the_service(args)
     came = _asked(service, "Remove", args, signals)[0] if service else _remove(args, signals)
     names, kept = came["targets"], came["kept"]
     if args.json:

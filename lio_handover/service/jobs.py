@@ -106,6 +106,10 @@ class Job(Node):
 
     def exited(self, code: int) -> None:
         """The process is gone, whatever it has said.  The objects are brought up to date first."""
+        if not self._outcome and self.state == CANCELLING and code == -signal.SIGTERM:
+            self._outcome = CANCELLED
+            self.error = (names.ERROR + "Interrupted",
+                          str(errors.Interrupted("cancelled before it began")))
         if not self._outcome:
             died = errors.WorkerDied(f"{self.operation} ended without a word (exit {code})",
                                      "whether anything was changed is not known")
