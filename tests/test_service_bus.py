@@ -276,7 +276,7 @@ def test_descriptors_of_anything_end_in_errors_with_a_name(bus: Bus, client: Cli
 
     at_first = opened()
     calls: list[tuple[str, str, str, tuple[Any, ...]]] = [
-        (names.MANAGER, "Import", "aha{sv}", ()), (names.MANAGER, "Diff", "aha{sv}", ()),
+        (names.MANAGER, "Import", "aha{sv}", ()),
         (names.MANAGER, "StageHandover", "sassaha{sv}", ("", [], ""))]
     for interface, member, signature, before in calls:
         for what, fd, expected in bad_descriptors(tmp_path):

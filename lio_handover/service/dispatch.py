@@ -81,21 +81,25 @@ class Call:
     def reply(self, *values: Any) -> None:
         if self.answered:
             return
-        self.answered = True
-        if self.message.get_no_reply():
-            return
-        made = dbus.lowlevel.MethodReturnMessage(self.message)
         kinds = wire.split(self.method.gives)
         if len(kinds) != len(values):
             raise wire.Wrong(f"{self.method.name} answers {self.method.gives}")
-        made.append(*map(wire.typed, kinds, values), signature=self.method.gives)
-        self.tree.connection.send_message(made)
+        typed = [wire.typed(kind, value) for kind, value in zip(kinds, values)]
+        message = self._answer()
+        if not message.get_no_reply():
+            made = dbus.lowlevel.MethodReturnMessage(message)
+            made.append(*typed, signature=self.method.gives)
+            self.tree.connection.send_message(made)
 
     def fail(self, error: BaseException) -> None:
         if not self.answered:
-            self.answered = True
-            self.tree.refuse(self.message, error)
+            self.tree.refuse(self._answer(), error)
             self.last()
+
+    def _answer(self) -> Any:
+        """The message, for the last time: it holds descriptors."""
+        self.answered, message, self.message = True, self.message, None
+        return message
 
     def allowed(self, action: str, then: Callable[[], None]) -> None:
         """Go on only if the caller may do this as well."""
