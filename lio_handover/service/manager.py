@@ -4,7 +4,7 @@ from __future__ import annotations
 import os
 from typing import Any, Callable, Mapping, Sequence
 
-from .. import __version__, document, names
+from .. import __version__, document, errors, names
 from ..transitions import VERBS
 from .contract import verb_of
 from .dispatch import LATER, Call, Node, Tree
@@ -46,16 +46,24 @@ class Manager(Node):
     # ---- methods ---
     def list_targets(self, call: Call, given: Mapping[str, Any]) -> Any:
         options(given, ())
-        self.survey.refresh(lambda: call.reply([
+        return self._list(call, lambda: [
             (node.name, path) for path, node in self.tree.below(names.TARGETS)
-            if isinstance(node, Target)]))
-        return LATER
+            if isinstance(node, Target)])
 
     def list_handovers(self, call: Call, given: Mapping[str, Any]) -> Any:
         options(given, ())
-        self.survey.refresh(lambda: call.reply([
+        return self._list(call, lambda: [
             (node.id, path) for path, node in self.tree.below(names.HANDOVERS)
-            if isinstance(node, Handover)]))
+            if isinstance(node, Handover)])
+
+    def _list(self, call: Call, found: Callable[[], Sequence[Any]]) -> Any:
+        """Answer with what the host has now, or not at all."""
+        def looked() -> None:
+            if self.survey.stale:
+                call.fail(errors.StillRunning(self.survey.stale, do="see the property Stale"))
+            else:
+                call.reply(found())
+        self.survey.refresh(looked)
         return LATER
 
     def upload(self, call: Call, token: str, chunk: bytes, given: Mapping[str, Any]) -> Any:

@@ -15,8 +15,8 @@ from .log import Log
 if TYPE_CHECKING:
     from .requests import Requests
 
-#: Seconds after which who waits is answered with what is known.
-PATIENCE = 3.0
+#: Seconds after which who waits is answered with what is known; and while the child starts.
+PATIENCE, STARTING = 3.0, 20.0
 
 Then = Callable[[], None]
 
@@ -69,6 +69,7 @@ class Survey:
         self.stale_changed: Then = lambda: None
         self.requests: Requests
         self._child: Optional[Child] = None
+        self._patience = STARTING
         self._asked = 0.0  # since when an answer is awaited, 0: none is
         self._again = False
         self._now: List[Then] = []  # who waits for the answer that is awaited
@@ -78,7 +79,7 @@ class Survey:
         """Bring the tree up to date, then go on; also where the host does not answer."""
         if self._asked:
             self._next.append(then)
-            if time.monotonic() - self._asked > PATIENCE:
+            if time.monotonic() - self._asked > self._patience:
                 self._go_on()
             return
         self._now.append(then)
@@ -86,11 +87,12 @@ class Survey:
 
     def _ask(self) -> None:
         self._asked = time.monotonic()
-        GLib.timeout_add(int(PATIENCE * 1000), self._impatient, self._asked)
         if self._child is None:
+            self._patience = STARTING
             self._child = Child("--surveys", self.config)
             self._child.said, self._child.ended = self._said, self._ended
         self._child.ask()
+        GLib.timeout_add(int(self._patience * 1000), self._impatient, self._asked)
 
     def _impatient(self, asked: float) -> bool:
         if self._asked == asked:
@@ -112,7 +114,7 @@ class Survey:
             one()
 
     def _said(self, words: Dict[str, Any]) -> None:
-        self._asked = 0.0
+        self._asked, self._patience = 0.0, PATIENCE
         if "survey" in words:
             self._take(words["survey"])
             self._say("")
