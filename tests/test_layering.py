@@ -16,7 +16,7 @@ ORDER = """__init__
     fresh diff reservations configfs scsibus initiator
     reader revival plan staged executor frozen restored probes mapping preflight core
     papers journal owners savefile holder runtime deeds handover
-    wording screen tree columns steps answers
+    wording screen tree columns steps answers client
     cli verbs handover_verbs service""".split()
 #: The command line is understood before the verbs, slow to import, are wanted.
 LATE = {("cli", "verbs"), ("verbs", "handover_verbs")}

@@ -304,7 +304,8 @@ def test_what_is_uploaded_is_used_once_and_is_its_owners(bus: Bus, client: Clien
         token = client.manager("Upload", "saya{sv}", token, chunk, options({}))
     stage: tuple[Any, ...] = ("StageHandover", "sassaha{sv}", "", [], "", descriptors())
     job = client.job(client.manager(*stage, options({"uploads": [token]})))
-    assert job["Error"][0] == names.ERROR + "WrongState"  # no papers, but they could be read
+    assert job["Error"][0].removeprefix(names.ERROR) in (  # no papers, but they could be read
+        "WrongState", "NoTargetModules"), job
     assert client.error(ROOT, names.MANAGER, *stage, options({"uploads": [token]})) == "BadFile"
 
 
