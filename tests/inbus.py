@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -183,21 +184,80 @@ _SAMPLES: Mapping[str, Callable[[], Any]] = {
     "ah": lambda: descriptors(os.memfd_create("x"))}
 
 
-def call_everything(uid: int, address: str = SYSTEM) -> list[tuple[str, str, str, str]]:
-    """Every method of every object called by a user: (path, interface, member, error or "")."""
+def call_everything(uid: int, address: str = SYSTEM, but: str = ""
+                    ) -> list[tuple[str, str, str, str]]:
+    """Every method of every object called by a user: (path, interface, member, error or "");
+    ``but`` that one of no object."""
     found: list[tuple[str, str, str, str]] = as_user(
-        uid, _call_all, address, Client(address).objects())
+        uid, _call_all, address, Client(address).objects(), but)
     return found
 
 
-def _call_all(address: str, objects: Mapping[str, Sequence[str]]
+def _call_all(address: str, objects: Mapping[str, Sequence[str]], but: str
               ) -> list[tuple[str, str, str, str]]:
     client, known = Client(address), contract.load()
     return [(path, interface, method.name, client.error(
         path, interface, method.name, method.takes,
         *(_SAMPLES[one]() for one in wire.split(method.takes))))
         for path, interfaces in objects.items() for interface in interfaces
-        for method in known[interface].methods.values()]
+        for method in known[interface].methods.values() if method.name != but]
+
+
+# ── while something else is going on ─────────────────────────────────────────────────────────
+
+def held_import(data: bytes, argv: Sequence[str]) -> dict[str, Any]:
+    """An import held between two steps: what every other call is answered meanwhile, and what
+    the command line says that wants the same alone."""
+    client = Client()
+    with open("/run/held.json", "wb") as file:
+        file.write(data)
+    fd = os.open("/run/held.json", os.O_RDONLY)
+    job = client.manager("Import", "aha{sv}", descriptors(fd), options({}))
+    while client.get(job, names.JOB)["Step"][0] < 1:
+        pass
+    before = client.get(job, names.JOB)
+    os.kill(before["Process"], signal.SIGSTOP)
+    try:
+        started = time.monotonic()
+        answers = call_everything(0, but="Cancel")
+        seconds = time.monotonic() - started
+        alone = subprocess.run([*argv, "--alone", "import", "/run/held.json"],
+                               capture_output=True, text=True)
+        during = client.get(job, names.JOB)
+    finally:
+        os.kill(before["Process"], signal.SIGCONT)
+    return {"state": during["State"], "step": plain(during["Step"]), "answers": answers,
+            "seconds": seconds, "alone": (alone.returncode, alone.stderr),
+            "ended": client.job(job)}
+
+
+def answer_times(data: bytes, idle: int = 300) -> dict[str, list[float]]:
+    """Seconds that calls take, sorted: of so many while nothing happens, and of all that fit
+    into an import of the document."""
+    client = Client()
+
+    def once() -> float:
+        started = time.perf_counter()
+        client.get(names.ROOT, names.MANAGER)
+        client.call(names.ROOT, names.OBJECT_MANAGER, "GetManagedObjects")
+        return time.perf_counter() - started
+
+    found = {"idle": sorted(once() for _ in range(idle)), "busy": []}
+    fd = os.memfd_create("document")
+    with open(fd, "wb", closefd=False) as file:
+        file.write(data)
+    job = client.manager("Import", "aha{sv}", descriptors(fd), options({}))
+    while client.get(job, names.JOB)["State"] == "running":
+        found["busy"].append(once())
+    found["busy"].sort()
+    ended = client.job(job)
+    assert ended["State"] == "done", ended
+    return found
+
+
+def p99(times: Sequence[float]) -> float:
+    """Of sorted seconds."""
+    return times[min(len(times) - 1, len(times) * 99 // 100)]
 
 
 def wait_for_port(address: str, port: int) -> None:

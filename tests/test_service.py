@@ -1,12 +1,17 @@
 """The service as it is shipped, on the system bus of hosts with real kernels."""
 from __future__ import annotations
 
+import json
 import re
+import signal
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from lio_handover import document as documents
-from lio_handover import names
+from lio_handover import errors, names
+from lio_handover.model import State
 from tests import inbus, inhandover, inhost, lab, samples
 from tests.conftest import Pool
 from tests.test_import import rich
@@ -59,7 +64,9 @@ def served(service: Service, bed: lab.Lab) -> Service:
 
 
 def test_a_target_goes_and_comes_back_by_the_service(served: Service) -> None:
+    """By descriptors; and who monitors the bus, as root may, sees no secret go by."""
     path = f"{names.ROOT}/targets/{names.encode(NAME)}"
+    monitor = served.host.popen(["sh", "-c", "exec dbus-monitor --system --binary >/run/seen"])
     assert served.call(inbus.targets) == [(NAME, path)]
     frozen = served.call(inbus.run, "Freeze", NAME)
     assert frozen["State"] == "done" and frozen["Result"]["writes"] == 1, frozen
@@ -67,15 +74,49 @@ def test_a_target_goes_and_comes_back_by_the_service(served: Service) -> None:
     exported, document = served.call(inbus.export, NAME)
     assert exported["State"] == "done" and exported["Secret"], exported
     assert exported["Result"]["digest"] == documents.loads(document).digest
+    refused = served.call(inbus.run, "Remove", NAME)
+    assert refused["Error"][0] == names.ERROR + "InUse" and refused["Result"]["findings"]
     removed = served.call(inbus.run, "Remove", NAME, {"allow": ["reserved"]})
     assert removed["State"] == "done", removed
     assert served.call(inbus.targets) == []
-    imported = served.call(inbus.run_document, "Import", document)
-    assert imported["State"] == "done" and imported["Progress"] == 1.0, imported
-    assert served.call(inbus.run_document, "Verify", document)["State"] == "done"
+    for verb in ("Plan", "Import", "Verify", "Diff"):
+        job = served.call(inbus.run_document, verb, document)
+        assert (job["State"], job["Progress"], job["Secret"]) == ("done", 1.0, False), job
     assert served.call(inbus.get, path, names.TARGET)["Enabled"]
+    monitor.kill(signal.SIGTERM)
+    seen = served.host.run(["cat", "/run/seen"], text=False).stdout
+    assert NAME.encode() in seen and b"Completed" in seen
+    assert samples.SECRET.encode() in document and samples.SECRET.encode() not in seen
 
 
+@pytest.mark.full
+def test_the_command_line_has_the_service_do_the_work(served: Service) -> None:
+    def run(*words: str, code: int = 0) -> str:
+        done = served.host.run(["/usr/bin/python3", "/usr/bin/lio-handover", *words], check=False)
+        assert done.returncode == code, done.stderr
+        return str(done.stdout + done.stderr)
+
+    assert "done by lio-handoverd" in run("freeze", NAME)
+    assert "done by" not in run("--alone", "export", NAME, "--allow", "all-tg-pt", "-o", "/run/a")
+    assert "done by lio-handoverd" in run("export", NAME, "--allow", "all-tg-pt", "-o", "/run/b")
+    assert served.host.run(["cmp", "/run/a", "/run/b"]).returncode == 0
+    assert "--allow reserved" in run("remove", NAME, code=errors.InUse.code)
+    told = json.loads(run("remove", NAME, "--json", code=errors.InUse.code).partition("\nlio")[0])
+    assert told["error"]["findings"][0]["override"] == "reserved"
+    assert "done by lio-handoverd" in run("remove", NAME, "--allow", "reserved")
+    assert "done by" not in run("--config", "/dev/null", "show")
+    told = json.loads(run("import", "/run/b", "--json"))
+    assert told["by"] == "lio-handoverd" and told["writes"] > 50
+    run("verify", "/run/b")
+    assert "done by lio-handoverd" in run("source", "prepare", NAME, "--allow", "all-tg-pt", "-o",
+                                          "/run/offer")
+    assert "done by lio-handoverd" in run("source", "thaw")
+    served.daemon.kill(signal.SIGKILL)  # the mark that it runs stays behind
+    served.daemon.wait(10)
+    assert "done by" not in run("thaw", "--all")
+
+
+@pytest.mark.full
 def test_nobody_may_do_anything(served: Service) -> None:
     """Every method of every object, as an unprivileged user: what is not open is refused."""
     served.call(inbus.run, "Show", NAME)  # a job to try
@@ -86,6 +127,53 @@ def test_nobody_may_do_anything(served: Service) -> None:
         free = interface in (names.INTROSPECTABLE, names.PEER)
         assert answer == ("" if free else "NotAuthorized"), (path, interface, member, answer)
     assert served.call(inhost.tree) == before
+
+
+def many(bed: lab.Lab, luns: int) -> State:
+    """A target with so many LUNs."""
+    paths = [str(bed.shared / f"many{number}.img") for number in range(luns)]
+    for path in paths:
+        Path(path).write_bytes(b"\0" * 65536)
+    state = samples.iscsi(luns=luns, acls=1, paths=paths, portals=("0.0.0.0:3260",))
+    return replace(state, backstores=tuple(replace(
+        store, hba="", parameters={**store.parameters, "fd_dev_size": "65536"},
+        attributes={"wwn/vpd_unit_serial": f"many-{number}"})
+        for number, store in enumerate(state.backstores)))
+
+
+@pytest.fixture
+def moved(service: Service, bed: lab.Lab, request: pytest.FixtureRequest) -> bytes:
+    """A document of a target with so many LUNs; the host served it until just now."""
+    service.call(inhost.build, many(bed, request.param), timeout=200)
+    service.call(inhost.freeze)
+    document: bytes = service.call(inhost.export, timeout=100)
+    service.call(inhost.remove, timeout=100)
+    return document
+
+
+@pytest.mark.parametrize("moved", [20], indirect=True)
+def test_while_an_import_stands_between_two_steps_others_are_answered(
+        service: Service, moved: bytes) -> None:
+    argv = ["/usr/bin/python3", "/usr/bin/lio-handover"]
+    held = service.call(inbus.held_import, moved, argv, timeout=100)
+    number, total, what = held["step"]
+    assert held["state"] == "running" and 0 < number < total and what, held["step"]
+    assert len(held["answers"]) > 40
+    print(f"{len(held['answers'])} calls in {held['seconds']:.2f} s, held at {held['step']}")
+    assert held["alone"][0] == errors.StillRunning.code, held["alone"]
+    assert held["ended"]["State"] == "done", held["ended"]
+    service.call(inhost.verify, moved)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("moved", [300], indirect=True)
+def test_calls_are_answered_as_fast_while_a_long_import_runs(
+        service: Service, moved: bytes) -> None:
+    times = service.call(inbus.answer_times, moved, timeout=200)
+    idle, busy = inbus.p99(times["idle"]), inbus.p99(times["busy"])
+    print(f"p99 idle {idle * 1000:.1f} ms; {len(times['busy'])} calls while busy, p99 "
+          f"{busy * 1000:.1f} ms")
+    assert len(times["busy"]) > 50
 
 
 def test_a_handover_by_busctl_alone(two: tuple[Service, Service]) -> None:
