@@ -205,24 +205,23 @@ def _call_all(address: str, objects: Mapping[str, Sequence[str]], but: str
 
 # ── while something else is going on ─────────────────────────────────────────────────────────
 
-def held_import(data: bytes, argv: Sequence[str]) -> dict[str, Any]:
-    """An import held between two steps: what every other call is answered meanwhile, and what
-    the command line says that wants the same alone."""
+def held_import(data: bytes, target: str, argv: Sequence[str]) -> dict[str, Any]:
+    """An import held between two steps, with its target half made: what every other call is
+    answered meanwhile, and what the command line says that wants to change it alone."""
     client = Client()
-    with open("/run/held.json", "wb") as file:
+    fd = os.memfd_create("document")
+    with open(fd, "wb", closefd=False) as file:
         file.write(data)
-    fd = os.open("/run/held.json", os.O_RDONLY)
     job = client.manager("Import", "aha{sv}", descriptors(fd), options({}))
-    while client.get(job, names.JOB)["Step"][0] < 1:
-        pass
+    while not os.path.isdir(target):
+        time.sleep(0.001)
     before = client.get(job, names.JOB)
     os.kill(before["Process"], signal.SIGSTOP)
     try:
         started = time.monotonic()
         answers = call_everything(0, but="Cancel")
         seconds = time.monotonic() - started
-        alone = subprocess.run([*argv, "--alone", "import", "/run/held.json"],
-                               capture_output=True, text=True)
+        alone = subprocess.run(argv, capture_output=True, text=True)
         during = client.get(job, names.JOB)
     finally:
         os.kill(before["Process"], signal.SIGCONT)

@@ -31,7 +31,7 @@ from .hostverbs import HOST_VERBS
 
 #: No more descriptors come along: what a message of the bus may have, and two.
 MOST = 18
-#: Seconds between two words about progress.
+#: Seconds between two words about progress in steps of one kind.
 OFTEN = 0.05
 
 #: What a verb comes to: its result, its data, and whether those are secret.
@@ -52,7 +52,7 @@ class Work:
         self.stopping = False
         self.deferred = bool(request["role"]) or HOST_VERBS[self.verb].action != READ \
             or bool(request["probe"])
-        self._last = 0.0
+        self._last, self._slot = 0.0, ""
 
     def signalled(self, _number: int, _frame: object) -> None:
         self.stopping = True
@@ -64,8 +64,8 @@ class Work:
 
     def progress(self, number: int, total: int, step: Step) -> None:
         now = time.monotonic()
-        if now - self._last >= OFTEN or number == 0:
-            self._last = now
+        if now - self._last >= OFTEN or step.slot != self._slot:
+            self._last, self._slot = now, step.slot
             say({"progress": [number + 1, total, f"{step.phase}: {step.slot}, {step.path}"]})
 
     def names(self) -> List[Tuple[str, str]]:
