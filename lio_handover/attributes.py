@@ -163,19 +163,30 @@ def _table() -> Iterator[Attribute]:
     yield from attrib(ID, "block_size", UNEXPORTED, rank=2)
     yield from attrib(ID, "optimal_sectors", UNEXPORTED, rank=3)
     yield from attrib(CONFIG, "queue_depth", UNEXPORTED, rank=3)
-    # target_configure_device overwrites the limits with the device's own.
-    yield from attrib(ID, "max_unmap_lba_count max_unmap_block_desc_count unmap_granularity "
-                          "unmap_granularity_alignment max_write_same_len", rank=4)
     # Before enable=1 these panic a 6.1 kernel with fileio (fd_configure_unmap): never earlier.
     yield from attrib(ID, "emulate_tpu emulate_tpws", rank=5)
     yield from attrib(ID, "unmap_zeroes_data", UNEXPORTED, rank=6)
+    # enable overwrites the limits with the device's own, and so does each of the three above where
+    # max_unmap_block_desc_count is 0 (configure_unmap): after them.
+    yield from attrib(ID, "max_unmap_lba_count max_unmap_block_desc_count unmap_granularity "
+                          "unmap_granularity_alignment max_write_same_len", rank=7)
     yield from attrib(ID, "pi_prot_type", UNEXPORTED, rank=7)
     yield from attrib(CONFIG, "pi_prot_verify", rank=8)
     yield from attrib(ID, "emulate_ua_intlck_ctrl emulate_tas", UNEXPORTED)
     yield from attrib(CONFIG, "force_pr_aptpl", UNEXPORTED)
     yield from attrib(ID, "emulate_dpo emulate_fua_write emulate_fua_read emulate_caw "
                           "emulate_3pc emulate_pr is_nonrot")
-    yield from attrib(ID, "emulate_write_cache")
+    yield from attrib(ID, "emulate_write_cache", at="backstore:fileio,iblock,rd_mcp")
+    # tcmu: once it is enabled, its handler in user space is told, and may be waited for.
+    yield from attrib(ID, "emulate_write_cache", PRE_ENABLE, at="backstore:user", rank=12,
+                      source="target_core_user.c:tcmu_emulate_write_cache_store")
+    yield from attrib(CONFIG, "cmd_time_out", UNEXPORTED, at="backstore:user")
+    yield from attrib(CONFIG, "qfull_time_out tmr_notification", at="backstore:user")
+    # -1 is the administrator's, else enable takes what the host's handler has said.
+    yield from attrib(CONFIG, "nl_reply_supported", PRE_ENABLE, at="backstore:user", rank=12,
+                      unset=("0", "1"), source="target_core_user.c:tcmu_configure_device")
+    # What control was told, by which it is carried.
+    yield from attrib(HOST, "dev_config dev_size", at="backstore:user")
     yield from attrib(ID, "emulate_rest_reord",
                       forbidden={"1": "the kernel answers ENOSYS"})
     yield from attrib(CONFIG, "enforce_pr_isids")
@@ -203,7 +214,9 @@ def _table() -> Iterator[Attribute]:
                     source="target_core_configfs.c:target_wwn_pd_text_id_info_store")
     # Needs the LU group, and enable (before it, the write is lost). NULL leads to a panic in
     # core_alua_do_port_transition; the default group is left by removing the other one.
-    yield Attribute("backstore", "alua_lu_gp", ID, ENABLED, LU_GROUP, 80,
+    # After the ALUA states: in a group, a state written to one backstore is that of all members'
+    # target port groups of the same id.
+    yield Attribute("backstore", "alua_lu_gp", ID, ENABLED, LU_GROUP, 95,
                     forbidden={"NULL": "the next ALUA state change would panic the kernel"},
                     unset=("", "default_lu_gp"),
                     source="target_core_alua.c:core_alua_do_port_transition")
@@ -221,13 +234,15 @@ def _table() -> Iterator[Attribute]:
                      "alua_support_active_nonoptimized alua_support_active_optimized", rank=3)
     # Follows from lba_map and refuses every write without one.
     yield Attribute(alua, "alua_support_lba_dependent", HOST)
-    yield from _rows(alua, CONFIG, "alua_write_metadata nonop_delay_msecs trans_delay_msecs "
-                     "implicit_trans_secs", rank=4)
+    yield from _rows(alua, CONFIG, "alua_write_metadata nonop_delay_msecs implicit_trans_secs",
+                     rank=4)
     yield Attribute(alua, "preferred", ID, rank=4)
     # Writing the state sets the status, so the status goes last; lba_map goes between.
     yield Attribute(alua, "alua_access_state", RUNTIME, rank=90, forbidden={
         "14": "the LUN would answer ILLEGAL REQUEST to every command"})
     yield Attribute(alua, "alua_access_status", RUNTIME, ANY, ACCESS_STATUS, 91)
+    # The kernel sleeps so long in each write of the state (core_alua_do_transition_tg_pt).
+    yield Attribute(alua, "trans_delay_msecs", CONFIG, rank=92)
 
     # ---- target ---------------------------------------------------------------------------
     yield Attribute("target", "param/cmd_completion_affinity", HOST)

@@ -113,6 +113,9 @@ All of it or nothing: what fails, or is interrupted, is taken back.  --map takes
   portal:192.0.2.1:3260=192.0.2.9:3260     a portal (without ports: all of that address)
   target:iqn.2003-01.a=iqn.2003-01.b       an IQN or WWPN
   initiator:naa.5001=naa.5002              an ACL or nexus
+  rtpi:1=fresh                             the relative port 1, wherever a TPG has it, becomes one
+                                           that only its name decides (rtpi:1=7: becomes 7)
+  rtpi:iscsi/iqn.2003-01.a/tpg1=7          the relative port of one TPG
 Block devices with a WWID are found by it.
 
   lio-handover import db.json --dry-run
@@ -253,7 +256,7 @@ def _argument(one: argparse.ArgumentParser, name: str) -> None:
     elif name == "map":
         one.add_argument("--map", action="append", default=[], metavar="KIND:OLD=NEW",
                          help="another name on this host (KIND: device, root, portal, target, "
-                              "initiator)")
+                              "initiator, rtpi)")
     elif name == "allow":
         one.add_argument("--allow", action="append", default=[], metavar="NAME",
                          help="go on in spite of a finding; a refusal says which NAME")

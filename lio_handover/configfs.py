@@ -11,6 +11,7 @@ from typing import Callable, Dict, List, Optional, Set, Tuple
 
 from . import errors
 from .attributes import HOST, TABLE
+from .parameters import parse
 
 ROOT = "/sys/kernel/config/target"
 
@@ -66,6 +67,17 @@ def _control(_: "Configfs", path: str, data: bytes) -> Optional[str]:
     return None
 
 
+def _file_is_there(fs: "Configfs", path: str, _data: bytes) -> Optional[str]:
+    """fileio opens with O_CREAT (target_core_file.c:fd_configure_device)."""
+    if not path.startswith("core/fileio_"):
+        return None
+    name = parse("fileio", fs.read(path.rpartition("/")[0] + "/info")).get("fd_dev_name", "")
+    if name and not os.path.exists(name):
+        raise errors.StorageMissing(f"{errors.one_line(name)} is not there any more, and the "
+                                    "kernel would make an empty file of that name")
+    return None
+
+
 def _pr_line(_: "Configfs", path: str, data: bytes) -> Optional[str]:
     return None if _PR_LINE.fullmatch(data) else "not a registration which every kernel reads right"
 
@@ -76,6 +88,7 @@ _GUARDS: Dict[str, Guard] = {
     "emulate_tpws": _only_enabled,
     "unmap_zeroes_data": _only_enabled,
     "control": _control,
+    "enable": _file_is_there,
     "res_aptpl_metadata": _pr_line,
     **{row.path.rsplit("/", 1)[-1]: _never(dict(row.forbidden)) for row in TABLE if row.forbidden},
 }

@@ -13,7 +13,7 @@ from typing import (Callable, Dict, FrozenSet, Iterator, List, Mapping, Optional
 
 from . import diff as differ
 from . import document as documents
-from . import errors, executor, preflight, probes, reservations, restored, storage
+from . import dynamic, errors, executor, late, preflight, probes, reservations, restored, storage
 from .configfs import Configfs
 from .devices import Glance
 from .document import Document, Origin
@@ -100,7 +100,8 @@ class Core:
         if not self.fs.exists("core"):
             raise no_modules()
         return Reader(self.fs, seen=seen,
-                      known=restored.load(self.settings.state_directory, boot_id()))
+                      known={key: (held,) for key, held in restored.load(
+                          self.settings.state_directory, boot_id()).items()})
 
     def outline(self, names: Sequence[Tuple[str, str]]) -> State:
         """These targets without their registrations: nothing of it is refused."""
@@ -187,16 +188,18 @@ class Core:
         state = _settled(state)
         reader = self.reader()
         is_frozen = bool(state.targets) and all(_shut(one, reader) for one in state.targets)
+        record = self.frozen(facts)
+        state, notes = dynamic.made_explicit(state, _noted(state, record))
         if is_frozen:
             self._flush(state)
-            record = self.frozen(facts)
             state = replace(state, targets=tuple(
                 _with_gates(target, record.record(target.name)) for target in state.targets))
         here = Glance()
         evidence = {say(store.key): storage.evidence(store, is_frozen, here)
                     for store in state.backstores}
         document = Document(documents.canonical(state), is_frozen,
-                            Origin(os.uname().nodename, facts.release, facts.boot_id), evidence)
+                            Origin(os.uname().nodename, facts.release, facts.boot_id), evidence,
+                            notes)
         documents.check(document)
         return document
 
@@ -305,8 +308,15 @@ class Core:
         reader = self.reader()
         facts = reader.facts()
         have = Scope.of(document.state).read(self.fs, known=document.state)
-        the_plan = plan(have, document.state, facts)
-        findings = preflight.destination(document, have, reader, facts, self.settings)
+        openings = late.openings(document.state, self.settings, document.storage)
+        the_plan = plan(have, document.state, facts, late=openings)
+        the_plan = replace(the_plan, notes=(
+            *document.notes, *mapping.notes(applied), *the_plan.notes,
+            *(f"{say(key)}: {one.rule.name} storage: only once the source has released it, it is "
+              "acquired here and compared" for key, one in openings.items()
+              if have.backstore(key) is None)))
+        findings = preflight.destination(document, have, reader, facts, self.settings,
+                                         self.frozen(facts).names())
         differing = {one.subject for one in findings if one.error is errors.TargetDiffers}
         findings += [one for one in preflight.planned(the_plan)
                      if "/".join(one.subject.split("/")[:2]) not in differing]
@@ -324,6 +334,8 @@ class Core:
         if not differ.diff(ready.have, wanted):
             return Outcome()
         errors.refuse(ready.findings, allow)
+        ready = replace(ready, plan=replace(ready.plan, late={
+            key: replace(one, allowed=tuple(allow)) for key, one in ready.plan.late.items()}))
         with self.alone(more=_lock_names(ready.document.state)):
             self._still(ready)
             outcome = self._patiently(ready, progress, stop)
@@ -348,8 +360,9 @@ class Core:
         """Once more where somebody else got in between: that was taken back, and is rare."""
         for _attempt in range(MEDDLED_TRIES):
             try:
-                return self.run(lambda facts, trusting: plan(
-                    ready.have, ready.document.state, facts, trusting=trusting),
+                return self.run(lambda facts, trusting: replace(plan(
+                    ready.have, ready.document.state, facts, trusting=trusting,
+                    late=ready.plan.late), notes=ready.plan.notes),
                     ready.have, ready.facts, progress, stop)[1]
             except errors.Meddled as error:
                 last = error
@@ -396,7 +409,9 @@ class Core:
             record = self.frozen(facts)
             findings += preflight.removal(have, reader)
             errors.refuse(findings, allow)
-            the_plan = plan(have, want, facts, verify=False)
+            openings = late.openings(have, self.settings, {
+                say(store.key): _evidence(store) for store in have.backstores})
+            the_plan = plan(have, want, facts, verify=False, late=openings)
             the_plan = replace(the_plan, steps=self._drop_files(the_plan, have, want, facts))
             kept = self._keep(have, facts)
             outcome = executor.apply(self.fs, the_plan, have, facts, progress, stop,
@@ -452,9 +467,11 @@ class Core:
         path = os.path.join(folder, name)
         if not state.targets:
             return ""
-        document = Document(documents.canonical(_settled(state)), False,
+        state, notes = dynamic.made_explicit(_settled(state), _noted(state, self.frozen(facts)))
+        document = Document(documents.canonical(state), False,
                             Origin(os.uname().nodename, facts.release, facts.boot_id),
-                            {say(store.key): _evidence(store) for store in state.backstores})
+                            {say(store.key): _evidence(store) for store in state.backstores},
+                            notes)
         try:
             os.makedirs(folder, mode=0o700, exist_ok=True)
             write_file(path, documents.dumps(document))
@@ -555,6 +572,16 @@ def _settled(state: State) -> State:
     return replace(state, backstores=tuple(
         replace(one, reservations=reservations.settled(one.reservations))
         for one in state.backstores))
+
+
+def _noted(state: State, record: Frozen) -> dynamic.Names:
+    """TPG → who was there by a dynamic ACL when its target was frozen."""
+    found: Dict[Key, Sequence[str]] = {}
+    for target in state.targets:
+        one = record.record(target.name) if any(map(dynamic.made, target.tpgs)) else None
+        for tag, names in one.dynamic.items() if one else ():
+            found[(*target.key, tag)] = names
+    return found
 
 
 def _shut(target: Target, reader: Reader) -> bool:

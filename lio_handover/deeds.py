@@ -9,71 +9,50 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass, field, replace
-from typing import Callable, Dict, FrozenSet, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import Callable, Dict, FrozenSet, List, Mapping, Optional, Sequence
 
 from . import document as documents
-from . import (errors, executor, mapping, preflight, reservations, restored, runtime, savefile,
-               storage)
-from .configfs import Configfs
-from .core import Core, Maker
+from . import (dynamic, errors, executor, late, mapping, preflight, reservations, restored, runtime,
+               savefile, storage)
+from .core import Maker
 from .diff import diff
 from .document import Document, Origin
 from .executor import Progress, Scope
-from .holder import Holders
-from .journal import DOCUMENT, PREPARED, RETURNED, Handover, Journal
-from .model import Key, State, Target, backstore_key, say
+from .journal import DOCUMENT, PREPARED, RETURNED
+from .model import State, Target, backstore_key, say
 from .owners import Owners
 from .papers import Message
 from .plan import Plan, plan
-from .reader import Facts, Reader, boot_id
-from .transitions import SOURCE, VHOST, Do, Mode, Paper, Row, Step
+from .reader import Facts, boot_id
+from .settings import Settings
+from .standing import DBROOTS, Standing
+from .transitions import SOURCE, Do, Mode, Paper, Row, Step
 from .wholefile import write_file
 
-#: Where kernels and rtslib keep APTPL files (target_core_configfs.c, rtslib/root.py).
-DBROOTS = ("/var/target", "/etc/target", "/etc/rtslib-fb-target")
+#: Where only is looked, there is no row.
+NOTHING = Row("", "", "", "", "", ())
 #: Two looks at a LUN's command counter, so many seconds apart, prove that it is idle.
 IDLE_SECONDS = 0.05
 IDLE_TRIES = 100
 
 
 @dataclass
-class Deeds:
-    """One verb's work: the host, the handover's journal, and what came with the verb."""
+class Deeds(Standing):
+    """One verb's work: the handover where it stands, and what came with the verb."""
 
-    core: Core
-    journal: Journal
-    row: Row
+    row: Row = NOTHING
     papers: Mapping[Paper, Message] = field(default_factory=dict)
     allow: Sequence[str] = ()
     by: str = ""
     words: FrozenSet[str] = frozenset()
     progress: Optional[Progress] = None
     stop: Callable[[], bool] = executor.never
-    epoch: int = 0  # under which the verb runs
     said: List[Message] = field(default_factory=list)
     notes: List[str] = field(default_factory=list)
+    #: target → tag → who is there by a dynamic ACL as a freeze begins
+    dynamic: Dict[str, Dict[str, List[str]]] = field(default_factory=dict)
 
     # ---- small things ---------------------------------------------------------------------------
-    @property
-    def fs(self) -> Configfs:
-        return self.core.fs
-
-    @property
-    def handover(self) -> Handover:
-        return self.journal.handover
-
-    @property
-    def directory(self) -> str:
-        return self.core.settings.state_directory
-
-    @property
-    def mode(self) -> Mode:
-        return Mode(self.handover.mode)
-
-    @property
-    def vhost(self) -> bool:
-        return self.mode in VHOST
-
     def do(self, step: Step) -> None:
         """Run one step.  Raises a HandoverError where it can't be done."""
         try:
@@ -88,61 +67,6 @@ class Deeds:
                 f"{step}: {executor.reason(error)}",
                 changed=f"the handover is {self.handover.state or 'not begun'} as before",
                 do=f"lio-handover status {self.journal.id}") from error
-
-    def reader(self, reserved: bool = True) -> Reader:
-        return Reader(self.fs, reservations=reserved,
-                      known=restored.load(self.directory, boot_id()))
-
-    def names(self) -> List[Tuple[str, str]]:
-        """(fabric, WWN) of the handover's targets that this kernel has."""
-        reader = self.reader()
-        wanted = {tuple(name.split("/", 1)) for name in self.local_targets()}
-        return [one for one in reader.target_names() if one in wanted]
-
-    def stores(self) -> List[Key]:
-        """The handover's backstores, as they are called on this host."""
-        return [backstore_key(*name.split("/", 1)) for name in self.journal.notes.stores]
-
-    def local_targets(self) -> Tuple[str, ...]:
-        """The targets as they are called on this host."""
-        if not self.journal.notes.maps:
-            return self.handover.targets
-        return tuple(one.name for one in self.prepared().state.targets)
-
-    def kept(self, name: str) -> Document:
-        """A document that was kept, in the source's names."""
-        if name not in self.journal.documents:
-            data = self.journal.kept(name)
-            if data is None:
-                raise errors.JournalBroken(f"{self.journal.folder} has no {name}",
-                                           do=f"lio-handover status {self.journal.id}")
-            self.journal.documents[name] = documents.loads(data)
-        return self.journal.documents[name]
-
-    def local(self, name: str) -> Document:
-        """A document that was kept, in this host's names."""
-        if self.handover.role == SOURCE:
-            return self.kept(name)
-        here = f"{name} here"
-        if here not in self.journal.documents:
-            self.journal.documents[here] = mapping.parse(self.journal.notes.maps).apply(
-                self.kept(name))[0]
-        return self.journal.documents[here]
-
-    def prepared(self) -> Document:
-        """The document that was offered, in this host's names."""
-        return self.local(PREPARED)
-
-    def durable(self) -> Document:
-        """The copy that counts when the kernel has none, in this host's names."""
-        for name in (RETURNED, DOCUMENT):
-            if name in self.journal.documents or self.journal.has(name):
-                return self.local(name)
-        return self.local(PREPARED)
-
-    def as_it_came(self) -> str:
-        """The digest of the document the destination is armed with, as the source named it."""
-        return runtime.digest(self.kept(DOCUMENT).state)
 
     def _in_source_names(self, document: Document) -> Document:
         """A document of this host as the source would have written it: its own, with the
@@ -159,56 +83,30 @@ class Deeds:
                 replace(one, initiator=initiators.get(one.initiator, one.initiator),
                         target=targets.get(one.target, one.target))
                 for one in held.registrations))))
-        return replace(base, state=replace(base.state, backstores=tuple(stores)))
-
-    def here(self, reserved: bool = True) -> State:
-        """What this kernel has of the targets."""
-        return self.reader(reserved).state(self.names())
-
-    def current(self) -> str:
-        """The digest of the source's present run-time state: the kernel's, else the kept one."""
-        if self.whole():
-            return runtime.digest(self.here())
-        return runtime.digest(self.durable().state)
-
-    def whole(self) -> bool:
-        """Whether the kernel holds all targets, with every LUN linked: so the registrations."""
-        reader = self.reader(False)
-        found = {("target", *name.split("/", 1), tpgt[5:], "lun", lun[4:]): store
-                 for name in self.local_targets() if self.fs.exists(name)
-                 for tpgt, lun, store in reader.links(*name.split("/", 1))}
-        return self._whole(found) and all(
-            self._nexus(f"{target.name}/tpgt_{tpg.tag}") == tpg.attributes["nexus"]
-            for target in self.durable().state.targets for tpg in target.tpgs
-            if "nexus" in tpg.attributes)
-
-    def _nexus(self, tpg: str) -> str:
-        """What nexus a TPG has: targetcli can't carry it, and rtslib makes one up."""
-        try:
-            return self.fs.read(f"{tpg}/nexus").strip()
-        except OSError:
-            return ""
-
-    def _whole(self, links: Mapping[Key, Optional[Key]]) -> bool:
-        wanted = {lun.key: lun.backstore for _, _, lun in self.durable().state.luns()}
-        return all(links.get(key) == store for key, store in wanted.items())
+        return replace(base, state=replace(base.state, backstores=tuple(stores)),
+                       storage=_sampled(base.storage, document.storage))
 
     def _document(self, state: State) -> Document:
-        """A document of what the kernel has, the gates as the journal has them."""
+        """A document of what the kernel has, with the gates, and who was there by a dynamic ACL,
+        as the journal has them."""
         state = replace(state, backstores=tuple(
             replace(one, reservations=reservations.settled(one.reservations))
             for one in state.backstores))
-        gates = self.journal.notes.gates
-        state = replace(state, targets=tuple(_with_gates(one, gates.get(one.name, {}))
+        noted = self.journal.notes
+        there = {(*target.key, tag): who for target in state.targets
+                 for tag, who in noted.dynamic.get(target.name, {}).items()}
+        state, notes = dynamic.made_explicit(state, there)
+        state = replace(state, targets=tuple(_with_gates(one, noted.gates.get(one.name, {}))
                                              for one in state.targets))
         evidence = {say(store.key): storage.evidence(store, sample=True)
                     for store in state.backstores}
         return Document(documents.canonical(state), True,
-                        Origin(os.uname().nodename, os.uname().release, boot_id()), evidence)
+                        Origin(os.uname().nodename, os.uname().release, boot_id()), evidence,
+                        notes)
 
     # ---- records and papers ---------------------------------------------------------------------
     def _record(self, state: str) -> None:
-        owners, targets = Owners(self.directory), self.handover.targets
+        owners, targets = Owners(self.directory), {*self.handover.targets, *self.local_targets()}
         gates: Optional[Dict[str, Dict[str, str]]] = None
         if state in ("prepared", "staged"):
             owners.note(targets, epoch=self.epoch, handover=self.journal.id)
@@ -216,13 +114,17 @@ class Deeds:
             owners.note(targets, aborted=self.epoch)
         elif state == "freezing" and self.handover.state == "prepared":
             gates = self._open_gates()
-        more = {"by": self.by, "words": sorted(self.words)} if self.words else {}
+        more: Dict[str, object] = {}
+        if self.words:
+            more.update(by=self.by, words=sorted(self.words))
+        if gates is not None:
+            more["dynamic"] = self.dynamic
         self.journal.state(state, self.epoch, boot_id(), gates, **more)
 
     def _open_gates(self) -> Dict[str, Dict[str, str]]:
         """Every gate as it is: what a thaw, or the destination, opens again."""
         found: Dict[str, Dict[str, str]] = {}
-        for path in self._tpgs():
+        for path in self.tpgs():
             name, _, tpgt = path.rpartition("/")
             found.setdefault(name, {})[tpgt[5:]] = self.fs.read(f"{path}/enable").strip()
         return found
@@ -231,21 +133,6 @@ class Deeds:
         message = self.message(paper)
         self.journal.note("said", paper=paper.name.lower(), digest=message.digest)
         self.said.append(message)
-
-    def message(self, paper: Paper) -> Message:
-        """The paper as this side may say it now."""
-        digest, data = "", b""
-        if paper is Paper.OFFER:
-            data = self.journal.kept(PREPARED) or b""
-        elif paper is Paper.RETURNED:
-            data = self.journal.kept(RETURNED) or b""
-            digest = runtime.digest(self.kept(RETURNED).state)
-        elif paper in (Paper.DOCUMENT, Paper.ARMED, Paper.RELEASED):
-            digest = self.as_it_came()
-            if paper is Paper.DOCUMENT:
-                data = self.journal.kept(DOCUMENT) or b""
-        return Message(paper, self.journal.id, self.epoch, digest, self.handover.targets,
-                       self.handover.mode, data)
 
     # ---- looking --------------------------------------------------------------------------------
     def _check(self) -> None:
@@ -265,6 +152,8 @@ class Deeds:
         findings += preflight.held(state, self.reader())
         if self.mode is Mode.VHOST_STOPPED:
             findings = [one for one in findings if one.override != "stopped-guest"]
+        if self.mode is not Mode.ISCSI_LATE:
+            findings += not_late(state, self.core.settings)
         errors.refuse(findings, self.allow)
         self.journal.keep(PREPARED, documents.dumps(document))
 
@@ -279,6 +168,8 @@ class Deeds:
             state = self.here(False)
             errors.refuse(preflight.held(state, self.reader()), self.allow)
         self.unchanged(state)
+        self.dynamic = {target.name: {str(tpg.tag): dynamic.sessions(tpg) for tpg in target.tpgs
+                                      if dynamic.made(tpg)} for target in state.targets}
 
     def unchanged(self, here: State) -> None:
         """Raises StructureChanged where the target is not what was offered, but for its
@@ -292,34 +183,10 @@ class Deeds:
                 do=f"lio-handover source thaw {self.journal.id}, then prepare again")
 
     # ---- gates ----------------------------------------------------------------------------------
-    def _tpgs(self) -> Iterator[str]:
-        """The path of every iSCSI TPG of the handover's targets that is here."""
-        for fabric, wwn in self.names():
-            if fabric == "iscsi":
-                for name in self.fs.entries(f"{fabric}/{wwn}")[1]:
-                    if name.startswith("tpgt_"):
-                        yield f"{fabric}/{wwn}/{name}"
-
-    def open_tpgs(self) -> List[str]:
-        return [path for path in self._tpgs() if self.fs.read(f"{path}/enable").strip() == "1"]
-
-    def _endpoints(self) -> Iterator[str]:
-        """The WWPN of every vhost target of the handover that a guest could attach to: one that
-        is here and has a nexus."""
-        for fabric, wwn in self.names():
-            if fabric == "vhost" and any(
-                    self._nexus(f"{fabric}/{wwn}/{name}")
-                    for name in self.fs.entries(f"{fabric}/{wwn}")[1] if name[:5] == "tpgt_"):
-                yield wwn
-
-    @property
-    def holders(self) -> Holders:
-        return Holders(self.directory)
-
     def _gate_close(self) -> None:
         for path in self.open_tpgs():
             self.fs.write(f"{path}/enable", b"0\n")
-        for wwpn in self._endpoints():
+        for wwpn in self.endpoints():
             self.holders.occupy(wwpn)
 
     def _let_go(self) -> None:
@@ -331,36 +198,19 @@ class Deeds:
 
     def _gate_open(self) -> None:
         if self.vhost:
-            if any(self.holders.held(wwpn) for wwpn in self._endpoints()) \
+            if any(self.holders.held(wwpn) for wwpn in self.endpoints()) \
                     or not self.journal.notes.opened:
                 self.journal.note("opened", boot=boot_id())
             self._let_go()
             return
         wanted = [f"{target.name}/tpgt_{tpg.tag}" for target in self.durable().state.targets
                   for tpg in target.tpgs if tpg.attributes.get("enable") == "1"]
-        shut = [path for path in self._tpgs()
+        shut = [path for path in self.tpgs()
                 if path in wanted and self.fs.read(f"{path}/enable").strip() != "1"]
         if shut:
             self.journal.note("opened", boot=boot_id())
         for path in shut:
             self.fs.write(f"{path}/enable", b"1\n")
-
-    def serves(self) -> bool:
-        """Whether every gate that was open on the source reads back open here."""
-        wanted = {f"{target.name}/tpgt_{tpg.tag}" for target in self.durable().state.targets
-                  for tpg in target.tpgs if tpg.attributes.get("enable") == "1"}
-        return bool(wanted) and wanted <= set(self.open_tpgs())
-
-    def guest(self) -> bool:
-        """Whether a guest is attached to a vhost target here: somebody, and not our holder."""
-        reader = self.reader(False)
-        return any(reader.attached(target) and self.holders.held(target.wwn) is None
-                   for target in reader.state(self.names()).targets if target.fabric == "vhost")
-
-    def ran(self) -> bool:
-        """Whether a command was executed here since the load."""
-        counted = self.journal.notes.commands
-        return any(count != counted.get(name, count) for name, count in self.commands().items())
 
     def _savefile_drop(self) -> None:
         savefile.drop(self.local_targets(), self.journal.notes.stores)
@@ -403,19 +253,11 @@ class Deeds:
             if store.path:
                 storage.flush(store.path)
 
-    def settled(self) -> bool:
-        """Of a handover that is over: whether nothing is left for recover to bring back at a
-        boot, as targetcli did, or as they were taken out of the save file that had them."""
-        if self.vhost:
-            return False
-        return bool(self.names()) or bool(self.journal.notes.saved) and not savefile.entries(
-            self.local_targets())
-
     def scrub(self) -> None:
         """Where this host may not serve, what somebody else brought back is shut again, and
         taken out of targetcli's save file; both are reported."""
         names = ", ".join(self.local_targets())
-        if not self.vhost and self.open_tpgs():
+        if self.open_tpgs() or any(self.holders.held(wwpn) is None for wwpn in self.endpoints()):
             self._gate_close()
             self.notes.append(f"{names}: was open although this host may not serve it, and is "
                               "shut again: somebody brought it back")
@@ -430,7 +272,7 @@ class Deeds:
     # ---- copies ---------------------------------------------------------------------------------
     def _keep_copy(self) -> None:
         state = self.here()
-        if not self._whole({lun.key: lun.backstore for _, _, lun in state.luns()}):
+        if not self.links_are_whole({lun.key: lun.backstore for _, _, lun in state.luns()}):
             return
         if self.handover.role == SOURCE:
             self.unchanged(state)
@@ -474,14 +316,25 @@ class Deeds:
             raise errors.StructureChanged(
                 "the document is not of what was offered: " + executor.describe(changed[0]),
                 do="prepare again on the source")
-        digest = runtime.digest(document.state)
+        digest = self._named(message, document)
         notes = self.journal.notes
         stale = notes.loaded[0] == boot_id() and notes.loaded[1] != digest
         self._keep(DOCUMENT, document, stale)
 
+    @staticmethod
+    def _named(message: Message, document: Document) -> str:
+        """The digest of the run-time state.  Raises BadDigest where the paper names another."""
+        digest = runtime.digest(document.state)
+        if digest != message.digest:
+            raise errors.BadDigest(
+                f"the {message.paper.name.lower()} paper does not name the document in it",
+                do="give what the other side's verb answered")
+        return digest
+
     def _keep_returned(self, message: Message) -> None:
         """The run-time state that comes back goes into what this host knows of the rest."""
         theirs = documents.loads(message.document, self.core.settings.document_bytes)
+        self._named(message, theirs)
         mine = self.kept(DOCUMENT)
         stores = []
         for store in mine.state.backstores:
@@ -491,7 +344,8 @@ class Deeds:
                     f"{say(store.key)} is not in what comes back: it has another name there",
                     do="lio-handover status")
             stores.append(replace(store, reservations=other.reservations))
-        document = replace(mine, state=replace(mine.state, backstores=tuple(stores)))
+        document = replace(mine, state=replace(mine.state, backstores=tuple(stores)),
+                           storage=_sampled(mine.storage, theirs.storage))
         stale = self.whole() and self.current() != runtime.digest(document.state)
         self._keep(RETURNED, document, stale)
 
@@ -513,17 +367,6 @@ class Deeds:
             raise errors.InUse("a command was executed here since the document was loaded",
                                changed="nothing was taken down",
                                do=f"lio-handover destination verify {self.journal.id}")
-
-    def commands(self) -> Dict[str, int]:
-        """num_cmds of each of the handover's backstores that is here."""
-        found = {}
-        placed = self.reader(False).placed()
-        for key in self.stores():
-            path = f"core/{placed[key]}/{key[2]}/statistics/scsi_lu/num_cmds" \
-                if key in placed else ""
-            if path and self.fs.exists(path):
-                found[say(key)] = int(self.fs.read(path))
-        return found
 
     # ---- building up and taking down ------------------------------------------------------------
     def _build(self) -> None:
@@ -591,31 +434,20 @@ class Deeds:
         stores = []
         for store in document.state.backstores:
             try:
-                blocks = reservations.parse_file(self._aptpl_file(store.serial))
+                blocks = reservations.parse_file(self.aptpl_file(store.serial))
             except reservations.Unclear as error:
                 raise errors.CannotRepresent(f"{say(store.key)}: {error}") from None
             stores.append(replace(store, reservations=reservations.of_file(
                 blocks, store.reservations.generation)))
         return replace(document, state=replace(document.state, backstores=tuple(stores)))
 
-    def _aptpl_file(self, serial: str) -> bytes:
-        """The newest APTPL file of a backstore: rtslib moves dbroot (rtslib/root.py)."""
-        found = []
-        for folder in {self.fs.read("dbroot").strip(), *DBROOTS}:
-            path = os.path.join(folder, "pr", f"aptpl_{serial}")
-            try:
-                with open(path, "rb") as file:
-                    found.append((os.fstat(file.fileno()).st_mtime_ns, file.read()))
-            except FileNotFoundError:
-                continue
-        return max(found)[1] if found else b""
-
     def _same_storage(self, document: Document) -> None:
-        """The source has flushed: from here on both must see the same data."""
+        """The source has flushed: from here on both must see the same data, until it is served."""
         found = []
+        proofs = _sampled(document.storage, {}) if self.journal.notes.opened else document.storage
         for store in document.state.backstores:
             found += [one for one in storage.findings(
-                store, document.storage.get(say(store.key), {}), self.core.settings)
+                store, proofs.get(say(store.key), {}), self.core.settings)
                 if one.error is errors.StorageDiffers]
         errors.refuse(found, self.allow)
 
@@ -642,6 +474,22 @@ class Deeds:
         left = diff(have, want, gates=False)
         if left:
             executor.check(have, want, gates=False)
+
+    def _late_paths(self) -> List[str]:
+        """Of the backstores whose storage one host alone may have open."""
+        found = []
+        for store in self.durable().state.backstores:
+            if store.path and late.rule(self.core.settings, store.path) is not None:
+                found.append(store.path)
+        return found
+
+    def _storage_acquire(self) -> None:
+        for path in self._late_paths():
+            late.acquire(self.core.settings, path)
+
+    def _storage_release(self) -> None:
+        for path in self._late_paths():
+            late.release(self.core.settings, path)
 
     def _no_guest(self) -> None:
         """Raises InUse where a guest is attached."""
@@ -695,6 +543,22 @@ class Deeds:
                     os.unlink(os.path.join(folder, "pr", f"aptpl_{serial}"))
                 except FileNotFoundError:
                     continue
+
+
+def _sampled(proofs: Mapping[str, documents.Evidence],
+             later: Mapping[str, documents.Evidence]) -> Dict[str, documents.Evidence]:
+    """What proves that storage is the same, with what its data were ``later``, if that is known."""
+    data = ("sample", "sample_zero")
+    return {name: {**{key: value for key, value in proof.items() if key not in data},
+                   **{key: value for key, value in later.get(name, {}).items() if key in data}}
+            for name, proof in proofs.items()}
+
+
+def not_late(state: State, settings: Settings) -> List[errors.Finding]:
+    """Storage that one host alone may have open can't be staged while the other has it."""
+    return [errors.Finding(errors.StorageInUse, say(key), "only one host may have its storage "
+                           "open at a time", do="prepare with --mode iscsi-late")
+            for key in late.openings(state, settings, {})]
 
 
 def _waiting(want: State, facts: Facts) -> Plan:

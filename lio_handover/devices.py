@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 from dataclasses import dataclass
 from functools import cached_property
@@ -151,6 +152,12 @@ def block_facts(device: str, host: Host = HERE) -> Evidence:
     return found
 
 
+def hctl_of(device: str, host: Host = HERE) -> str:
+    """The address of the SCSI device that a block device (``8:16``) is: ``0:0:0:1``, or ""."""
+    name = os.path.basename(os.path.realpath(folder_of(device, host) + "/device"))
+    return name if re.fullmatch(r"\d+:\d+:\d+:\d+", name) else ""
+
+
 class Mount(NamedTuple):
     """One line of /proc/self/mountinfo."""
 
@@ -223,6 +230,30 @@ def family(device: str, host: Host = HERE) -> Tuple[Dict[str, str], Dict[str, st
                     held[one_line_of(f"{holder}/{part}/dev")] = part
                     pending.append(f"{holder}/{part}")
     return own, held
+
+
+def under(device: str, host: Host = HERE) -> Tuple[Dict[str, str], List[str]]:
+    """({major:minor: name} of all block devices on which one stands, the files of loop devices).
+
+    A partition stands on its disk, a mapped device or array on its parts.
+    """
+    found: Dict[str, str] = {}
+    files: List[str] = []
+    pending = [folder_of(device, host)]
+    while pending:
+        one = pending.pop()
+        below_it = [os.path.realpath(f"{one}/slaves/{name}") for name in names_in(one + "/slaves")]
+        if os.path.exists(one + "/partition"):
+            below_it.append(os.path.dirname(one))
+        backing = one_line_of(one + "/loop/backing_file")
+        if backing:
+            files.append(backing)
+        for folder in below_it:
+            number = one_line_of(folder + "/dev")
+            if number and number not in found:
+                found[number] = os.path.basename(folder)
+                pending.append(folder)
+    return found, files
 
 
 def _partitions(folder: str) -> List[str]:

@@ -12,6 +12,7 @@ The bytes are UTF-8 (ASCII, in fact), keys sorted, a line for each object, endin
      "digest": "…64 hex digits…",
      "frozen": true,
      "host": {"fileio/disk0": {"attrib/hw_block_size": "512"}},
+     "notes": [],
      "origin": {"boot_id": "…", "host": "…", "kernel": "…"},
      "state": {"backstores": […], "common": {"backstore/fileio": {…}, …}, "lu_groups": […],
                "targets": […]},
@@ -40,7 +41,8 @@ from .model import Key, State
 from .objects import (acl_key, alua_group_key, label, lu_group_key, lun_key, mapped_lun_key,
                       portal_key, state_of, tpg_key)
 from .sealed import MAX_BYTES, VERSION, body_of, digest_of, seal, text_of, unseal, with_digest
-from .shape import an_object, any_object, fail, plain_name, plain_text, show, true_or_false, whole
+from .shape import (an_object, any_object, entries, fail, plain_name, plain_text, show,
+                    true_or_false, whole)
 from .values import U64, attribute_path
 
 __all__ = ["MAX_BYTES", "VERSION", "Document", "Evidence", "Origin", "acl_key", "alua_group_key",
@@ -73,6 +75,8 @@ class Document:
     frozen: bool = False
     origin: Origin = Origin()
     storage: Mapping[str, Evidence] = field(default_factory=dict)
+    #: what the source has to tell of what is not quite as it was there
+    notes: Tuple[str, ...] = ()
     version: int = VERSION
 
     @property
@@ -158,6 +162,7 @@ def _tree(document: Document) -> Dict[str, Any]:
         "origin": {"host": origin.host, "kernel": origin.kernel, "boot_id": origin.boot_id},
         "storage": {name: dict(one) for name, one in document.storage.items()},
         "host": {name: dict(one) for name, one in document.host.items()},
+        "notes": list(document.notes),
         "state": _state_tree(canonical(document.state)),
     }
 
@@ -245,7 +250,7 @@ def loads(data: bytes, limit: int = MAX_BYTES) -> Document:
 
 
 def _document(tree: Any) -> Document:
-    top = an_object(tree, "$", "version", "frozen", "origin", "storage", "host", "state")
+    top = an_object(tree, "$", "version", "frozen", "origin", "storage", "host", "notes", "state")
     where = an_object(top["origin"], "$.origin", "host", "kernel", "boot_id")
     origin = Origin(*(plain_text(where[name], f"$.origin.{name}", 255)
                       for name in ("host", "kernel", "boot_id")))
@@ -261,7 +266,8 @@ def _document(tree: Any) -> Document:
             host[name][path] = plain_text(text, f"{at}[{show(path)}]")
     state = replace(state, backstores=tuple(
         replace(one, host=host.get(model.say(one.key), {})) for one in state.backstores))
-    return Document(state, true_or_false(top["frozen"], "$.frozen"), origin, storage)
+    notes = tuple(plain_text(one, at) for at, one in entries(top["notes"], "$.notes"))
+    return Document(state, true_or_false(top["frozen"], "$.frozen"), origin, storage, notes)
 
 
 def _about(value: Any, where: str, names: Set[str]) -> Iterable[Tuple[str, str, Any]]:

@@ -211,6 +211,12 @@ class Meddled(KernelRefused):
     code = 55
 
 
+class StorageCommandFailed(HandoverError):
+    """Run the storage's acquire or release command by hand, and see why it fails."""
+
+    code = 59
+
+
 class Interrupted(HandoverError):
     """Run it again when it suits."""
 

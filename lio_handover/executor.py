@@ -12,13 +12,14 @@ from dataclasses import dataclass, field, replace
 from typing import Callable, Dict, FrozenSet, List, Optional, Sequence, Tuple
 
 from . import diff as differ
-from . import errors
+from . import dynamic, errors, late
 from .attributes import NEXUS
 from .configfs import Configfs
 from .diff import Change, Create, Register, Relink, Remove, diff
-from .model import Key, State, say
-from .plan import (DELETE, DRAIN, DRIVERS, FILE, FLUSH, FOLDER, KERNEL_OPS, LINK, LOAD, MKDIR,
-                   RMDIR, SCRATCH_TARGET, SCSI, UNLINK, VERIFY, WRITE, Plan, Step, plan)
+from .model import NO_RESERVATIONS, Key, State, say
+from .plan import (ACQUIRE, DELETE, DRAIN, DRIVERS, FILE, FLUSH, FOLDER, KERNEL_OPS, LINK, LOAD,
+                   MKDIR, PROVE, RELEASE, RMDIR, SCRATCH_TARGET, SCSI, UNLINK, VERIFY, WRITE, Plan,
+                   Step, plan)
 from .reader import Facts, Reader
 from .revival import reachable
 from .scsibus import AUTOPROBE, Drivers, sg_of
@@ -54,11 +55,15 @@ class Scope:
              untouched: bool = False) -> State:
         """The part of the host that is in scope, whatever of it is there.
 
-        ``known``: a state whose registrations are believed where the kernel, which does not show
-        all of them, agrees as far as it goes (see reservations.read).
+        ``known``: a state whose registrations, as they are or as they could be restored, are
+        believed where the kernel, which does not show all of them, agrees as far as it goes (see
+        reservations.read).
         """
+        nearest = reachable(known)[0] if any(one.reservations for one in known.backstores) \
+            else known
         reader = Reader(fs, reservations=reservations, untouched=untouched, known={
-            one.key: one.reservations for one in known.backstores})
+            one.key: (one.reservations, other.reservations)
+            for one, other in zip(known.backstores, nearest.backstores)})
         there = [one for one in reader.target_names() if one in self.targets]
         found = reader.state(there, self.backstores)
         names = self.lu_groups | {one.name for one in found.lu_groups}
@@ -137,10 +142,12 @@ class _Run:
         self.waiting: Dict[str, Step] = {}  # to be written with the others of their slot
         self.gate_opened = False
         self.drivers = Drivers()
+        #: late storage that was acquired, or begun to be, and not released since → its path
+        self.acquired: Dict[Key, str] = {}
 
         self.deeds = {op: getattr(self, f"_{op}") for op in (
             MKDIR, RMDIR, LINK, UNLINK, WRITE, LOAD, FOLDER, FILE, DELETE, FLUSH, SCSI, DRIVERS,
-            DRAIN, VERIFY)}
+            DRAIN, VERIFY, ACQUIRE, PROVE, RELEASE)}
 
     def through(self, steps: Sequence[Step], seconds: Dict[str, float],
                 progress: Optional[Progress], stop: Callable[[], bool]) -> None:
@@ -304,6 +311,23 @@ class _Run:
         from .storage import drop_cache
         drop_cache(step.path)
 
+    def _acquire(self, step: Step) -> None:
+        self.acquired[step.about] = step.path  # first: a command that fails may have done it
+        late.run("acquire", self.plan.late[step.about].rule, step.path)
+
+    def _prove(self, step: Step) -> None:
+        """What preflight looks at where it may."""
+        from .storage import findings
+        opening = self.plan.late[step.about]
+        store = self.plan.want.backstore(step.about) or self.before.backstore(step.about)
+        assert store is not None
+        errors.refuse(findings(store, opening.proof, opening.settings, Reader(self.fs).outline()),
+                      opening.allowed)
+
+    def _release(self, step: Step) -> None:
+        late.run("release", self.plan.late[step.about].rule, step.path)
+        self.acquired.pop(step.about, None)
+
     def _drivers(self, step: Step) -> None:
         if step.value == b"off":
             self.drivers.off()
@@ -339,10 +363,15 @@ class _Run:
             want = staged(want, self.plan.steps, self.facts.has_rtpi)
             check(self.scope.read(self.fs, reservations=False), want, False, partial)
         else:
+            later = {one.about for one in self.plan.steps if one.op == ACQUIRE}
+            if later:  # no stage has read them back
+                made = Scope(frozenset(), frozenset(later)).read(self.fs, reservations=False)
+                check(replace(made, lu_groups=()), State((), tuple(
+                    replace(one, reservations=NO_RESERVATIONS) for one in want.backstores
+                    if one.key in later)), False, partial)
             # The rest was read back at the end of the stage.
-            check(Reader(self.fs, untouched=True, known={
-                one.key: one.reservations for one in want.backstores}).runtime(want), want, False,
-                partial)
+            known = {one.key: (one.reservations,) for one in want.backstores}
+            check(Reader(self.fs, untouched=True, known=known).runtime(want), want, False, partial)
 
     # ---- the way back ---
     def undo(self, error: Exception) -> errors.HandoverError:
@@ -374,8 +403,10 @@ class _Run:
                     open_gates.append(path)
         drivers = "" if self.drivers.are_on() else \
             "; drivers are not attached to new SCSI devices (write 1 to " + AUTOPROBE + ")"
+        held = [path for key, path in self.acquired.items() if self.before.backstore(key) is None]
         return ("the host is left in between, with " + (
-            f"{', '.join(open_gates)} enabled" if open_gates else "its gates shut") + drivers)
+            f"{', '.join(open_gates)} enabled" if open_gates else "its gates shut") + drivers
+            + (f"; {', '.join(held)} not released" if held else ""))
 
     def _take_back(self) -> str:
         """Bring back what this run has touched, and nothing else; what is changed all the same."""
@@ -386,24 +417,33 @@ class _Run:
         scope = Scope(scope.targets | {(SCRATCH_TARGET[1], SCRATCH_TARGET[2])}, scope.backstores,
                       scope.lu_groups)
         ways = self._ways_back(scope, before)
+        notes: Tuple[str, ...] = ()
         if len(ways) > 1:  # nothing is taken down that could not be built up again
+            # Who was there by a dynamic ACL gets no registration back without one.
+            before, notes = dynamic.made_explicit(before, {})
+            ways = [*ways[:-1], before]
             self._refuse(plan(State(before.lu_groups), before, Reader(self.fs).facts(),
                               verify=False))
         for want in ways:
             # What a target in scope links to need not be in scope.
             now = scope.part_of(scope.read(self.fs, reservations=False))
             now = _with_reservations_of(now, before)
-            back = plan(now, want, Reader(self.fs).facts(), self.facts.fabrics, verify=False)
+            back = plan(now, want, Reader(self.fs).facts(), self.facts.fabrics, verify=False,
+                        late=self.plan.late)
             self._refuse(back)
             self._go(back)
         self._remove_empty_hbas()
+        for key, path in [*self.acquired.items()][::-1]:
+            if before.backstore(key) is None:
+                late.run("release", self.plan.late[key].rule, path)
+                del self.acquired[key]
         self.drivers.on()
         for path, content in self.files.items():
             if content is not None:
                 write_file(path, content)
             elif os.path.exists(path):
                 os.unlink(path)
-        return self._compare(scope, before)
+        return self._compare(scope, before, notes)
 
     def _touched_scope(self) -> Scope:
         """What the run has touched, with what shares backstores with it."""
@@ -421,7 +461,7 @@ class _Run:
                      frozenset(stores & self.scope.backstores),
                      frozenset(key[1] for key in touched if key[:1] == ("lu_group",)))
 
-    def _compare(self, scope: Scope, before: State) -> str:
+    def _compare(self, scope: Scope, before: State, notes: Tuple[str, ...]) -> str:
         """Raises VerifyFailed where the host is not as it was, as far as a kernel can be."""
         if not self.reservations:
             now = scope.part_of(scope.read(self.fs, reservations=False))
@@ -429,9 +469,9 @@ class _Run:
         else:
             now = scope.part_of(scope.read(self.fs, known=before, untouched=True))
         left = diff(now, before)
-        notes: Tuple[str, ...] = ()
         if left and self.reservations:
-            nearest, notes = reachable(before)
+            nearest, more = reachable(before)
+            notes += more
             left = diff(scope.part_of(scope.read(self.fs, known=nearest, untouched=True)), nearest)
         if left:
             raise errors.VerifyFailed("; ".join(describe(one) for one in left[:3]))

@@ -6,7 +6,7 @@ made again without this table (core.Core.import_).
 """
 from __future__ import annotations
 
-from typing import Dict, FrozenSet, Iterable, Mapping, Tuple
+from typing import Dict, FrozenSet, Iterable, Mapping, Set, Tuple
 
 from .attributes import rows
 from .model import Backstore, Key, Tpg
@@ -90,6 +90,11 @@ CLOBBERS: Mapping[Tuple[str, str], Tuple[str, ...]] = {
     ("lun", "alua_tg_pt_offline"): ("alua_tg_pt_status",),
 }
 
+#: Each of these sets the limits, too, where there are none yet (configure_unmap).
+_UNMAP = ("attrib/emulate_tpu", "attrib/emulate_tpws", "attrib/unmap_zeroes_data")
+_LIMITS = ("attrib/max_unmap_lba_count", "attrib/max_unmap_block_desc_count",
+           "attrib/unmap_granularity", "attrib/unmap_granularity_alignment")
+
 #: (kind of object, attribute) → the attribute of its TPG from which a new one has its value
 INHERITED: Mapping[Tuple[str, str], str] = {
     ("acl", "cmdsn_depth"): "attrib/default_cmdsn_depth",
@@ -125,9 +130,14 @@ def values(key: Key, kind: str, tpg: Tpg, readonly: bool = False) -> Values:
     return {name: value for name, value in known.items() if name not in unsure} if unsure else known
 
 
-def clobbered(kind: str, names: Iterable[str]) -> FrozenSet[str]:
-    """The attributes whose value nobody knows once these are written."""
-    return frozenset(other for name in names for other in CLOBBERS.get((kind, name), ()))
+def clobbered(kind: str, names: Iterable[str], known: Values) -> FrozenSet[str]:
+    """The attributes whose value nobody knows once these are written to what was ``known``."""
+    found: Set[str] = set()
+    for name in names:
+        found.update(CLOBBERS.get((kind, name), ()))
+        if name in _UNMAP and known.get("attrib/max_unmap_block_desc_count", "0") == "0":
+            found.update(_LIMITS)
+    return frozenset(found)
 
 
 def meant(kind: str, owner: str, attributes: Values, known: Values) -> Iterable[Tuple[str, str]]:

@@ -1,5 +1,7 @@
 """Which gates a freeze has shut, and what they were: kept on the disk before the first is shut.
 
+And who was there by a dynamic ACL: once the gates are shut, the kernel no longer shows it.
+
 The kernel can't tell a TPG that was frozen from one that was never enabled.  This record can,
 until the host reboots (configfs dies with the kernel: the boot id says so).
 """
@@ -7,9 +9,9 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field, replace
-from typing import ContextManager, Dict, List, Mapping, Optional
+from typing import ContextManager, Dict, List, Mapping, Optional, Sequence
 
-from . import errors
+from . import dynamic, errors
 from .locks import PATIENCE, Locks
 from .wholefile import write_file
 from .model import State
@@ -26,6 +28,8 @@ class Record:
     document: str = ""
     #: whether the freeze has shut them all: before that, a gate that is shut may be its work
     shut: bool = False
+    #: {TPG's tag: initiators that were there by a dynamic ACL}
+    dynamic: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 class Frozen:
@@ -45,7 +49,7 @@ class Frozen:
                 found = json.load(file)
             if found["boot_id"] != self.boot_id:
                 return {}
-            return {name: Record(one["gates"], one["document"], one["shut"])
+            return {name: Record(one["gates"], one["document"], one["shut"], one["dynamic"])
                     for name, one in found["targets"].items()}
         except FileNotFoundError:
             return {}
@@ -57,7 +61,8 @@ class Frozen:
     def _save(self, records: Mapping[str, Record]) -> None:
         import json
         text = json.dumps({"boot_id": self.boot_id, "targets": {
-            name: {"gates": dict(one.gates), "document": one.document, "shut": one.shut}
+            name: {"gates": dict(one.gates), "document": one.document, "shut": one.shut,
+                   "dynamic": {tag: list(names) for tag, names in one.dynamic.items()}}
             for name, one in records.items()}}, indent=1, sort_keys=True)
         try:
             os.makedirs(os.path.dirname(self.path), mode=0o700, exist_ok=True)
@@ -87,9 +92,11 @@ class Frozen:
             for target in state.targets:
                 open_now = {key[3]: value for key, name, value in gates(State(targets=(target,)))
                             if name == "enable"}
+                by_dynamic = {tpg.key[3]: dynamic.sessions(tpg) for tpg in target.tpgs
+                              if dynamic.made(tpg) and dynamic.sessions(tpg)}
                 noted = records.get(target.name)
                 if noted is None or noted.shut and open_now:
-                    records[target.name] = Record(open_now)
+                    records[target.name] = Record(open_now, dynamic=by_dynamic)
                     new.append(target.name)
             self._save(records)
             return new

@@ -9,75 +9,37 @@ from __future__ import annotations
 import threading
 import uuid
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import (Callable, Dict, FrozenSet, Iterator, List, Mapping, Optional, Sequence,
                     Tuple)
 
 from . import document as documents
 from . import errors, executor, mapping, preflight
+from .answer import Answer, Peer, answer_from_json, answer_to_json
 from .core import Core
-from .deeds import Deeds
+from .deeds import Deeds, not_late
 from .document import Document
+from .evidence import ASSERTS, FIRST_STATE, WORDS, Evidence
 from .executor import Progress, Scope
 from .journal import PREPARED, Handover, Journal, ids
-from .model import say
+from .model import State, say
 from .owners import Owner, Owners
-from .papers import Message, from_json, is_id, to_json
+from .papers import Message, is_id
 from .reader import boot_id
-from .transitions import (ALONE, ASKS, DESTINATION, SOURCE, STATES, TABLE, VERBS, Mode, Need, Paper,
-                          Row, rows_for, state_of)
+from .standing import Standing
+from .transitions import (ALONE, ASKS, DESTINATION, SOURCE, VERBS, Mode, Paper, Row, rows_for,
+                          state_of)
 
 __all__ = ["Answer", "Handover", "Handovers", "Peer", "answer_from_json", "answer_to_json"]
 
-#: What may be said to a verb: by an operator, or (of QEMU) by the driver that sees it.
-WORDS = {"peer-is-fenced": Need.PEER_IS_FENCED, "peer-never-returns": Need.PEER_NEVER_RETURNS,
-         "guest-left": Need.GUEST_LEFT}
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a verb answers: the handover as it now is, the papers said (by status: those that
-    still hold), what else there is to know, and the command to run next.  ``stays``: recover
-    could not know how to go on, and changed no state; ``failed`` is the code of the error where
-    one of several could not be recovered."""
-
-    handover: Handover
-    papers: Tuple[Message, ...] = ()
-    notes: Tuple[str, ...] = ()
-    next: str = ""
-    stays: bool = False
-    failed: int = 0
-
-
-def answer_to_json(answer: Answer) -> bytes:
-    """The whole of an answer, for a peer: documents, and with them secrets, included."""
-    import json
-    from dataclasses import asdict
-    return json.dumps({
-        "handover": asdict(answer.handover), "papers": json.loads(to_json(answer.papers)),
-        "notes": list(answer.notes), "next": answer.next, "stays": answer.stays},
-        indent=1, sort_keys=True).encode() + b"\n"
-
-
-def answer_from_json(data: bytes) -> Answer:
-    """What ``answer_to_json`` wrote.  Raises a DocumentError for any other bytes."""
-    import json
-    try:
-        tree = json.loads(data)
-        one = tree["handover"]
-        made = Handover(**{**one, "targets": tuple(one["targets"])})
-        if made.role not in STATES or made.state not in STATES[made.role]:
-            raise ValueError(made.state)
-        return Answer(made, from_json(json.dumps(tree["papers"]).encode()),
-                      tuple(map(str, tree["notes"])), str(tree["next"]), bool(tree["stays"]))
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise errors.BadShape(f"the answer can't be read: {type(error).__name__}",
-                              do="ask the other host with the same lio-handover") from None
-
-
-#: (the handover, ``status`` or ``abort``) → what the other host answers to that verb now.
-#: Raises PeerUnreachable.
-Peer = Callable[[Handover, str], Answer]
+#: The verb that leads on, in the order of a handover.
+_ONWARD: Mapping[Tuple[str, str], str] = {
+    (SOURCE, "prepared"): "freeze", (SOURCE, "freezing"): "freeze", (SOURCE, "frozen"): "export",
+    (SOURCE, "released"): "retire", (SOURCE, "thawing"): "thaw", (SOURCE, "retiring"): "retire",
+    (DESTINATION, "staged"): "activate", (DESTINATION, "armed"): "activate",
+    (DESTINATION, "opening"): "verify", (DESTINATION, "serving"): "confirm",
+    (DESTINATION, "aborting"): "abort",
+}
 
 
 class Handovers:
@@ -112,15 +74,14 @@ class Handovers:
 
     def _status(self, journal: Journal) -> Answer:
         handover = journal.handover
-        state = handover.state or _FIRST_STATE[handover.role]
+        state = handover.state or FIRST_STATE[handover.role]
         may = state_of(handover.role, state, Mode(handover.mode)).gives
         rows = rows_for(handover.role, state, "status", Mode(handover.mode))
         may |= {step.paper for row in rows for step in row.steps if step.paper is not None}
         if state in ("staged", "armed"):
             may -= {Paper.ABORTED}  # which it gives by aborting
-        row = rows[0] if rows else Row(handover.role, state, "status", state, "", ())
-        deeds = Deeds(self.core, journal, row, epoch=handover.epoch)
-        papers = [deeds.message(paper) for paper in Paper
+        standing = Standing(self.core, journal, handover.epoch)
+        papers = [standing.message(paper) for paper in Paper
                   if paper in may and paper.name.lower() in journal.notes.said]
         notes = []
         if handover.busy:
@@ -168,7 +129,8 @@ class Handovers:
             with self.core.alone(more=self._lock_names(verb, id, targets, papers, maps)):
                 journal, epoch = self._begin(verb, role, id, targets, mode, papers, maps, peer,
                                              allow)
-                run = _Verb(self, journal, verb, epoch, papers, words)
+                run = Evidence(self.core, self.peer, journal, verb, epoch, papers, words,
+                               self.superseded(journal.handover))
                 return self._recover(run, by, allow, progress, stop) if verb == "recover" else \
                     self._go(run, run.row(), (), by, allow, progress, stop)
         except OSError as error:
@@ -176,7 +138,7 @@ class Handovers:
                 f"{verb}: {error.filename or ''}: {executor.reason(error)}",
                 changed="the recorded state stands", do=f"lio-handover status {id}") from error
 
-    def _go(self, run: "_Verb", row: Optional[Row], notes: Tuple[str, ...], by: str,
+    def _go(self, run: Evidence, row: Optional[Row], notes: Tuple[str, ...], by: str,
             allow: Sequence[str], progress: Optional[Progress], stop: Callable[[], bool]) -> Answer:
         """Run a row, and for activate those that lead on from where it leads; where there is
         none, nothing is left to do."""
@@ -185,15 +147,15 @@ class Handovers:
             return self._status(journal)
         answer, done = Answer(journal.handover, notes=notes), []
         while row is not None:
-            latest = self._run(Deeds(self.core, journal, row, run.by_paper, allow, by, run.words,
-                                     progress, stop, run.epoch), run.verb)
+            latest = self._run(Deeds(self.core, journal, run.epoch, row, run.by_paper, allow, by,
+                                     run.words, progress, stop), run.verb)
             answer = replace(latest, papers=answer.papers + latest.papers,
                              notes=answer.notes + latest.notes)
             done.append(row)
             row = run.further(done)
         return answer
 
-    def _recover(self, run: "_Verb", by: str, allow: Sequence[str],
+    def _recover(self, run: Evidence, by: str, allow: Sequence[str],
                  progress: Optional[Progress], stop: Callable[[], bool]) -> Answer:
         journal = run.journal
         if not journal.handover.state:
@@ -210,11 +172,8 @@ class Handovers:
         """The handover, and whatever of this host it is about."""
         if id in ids(self._directory):
             journal = Journal(self._directory, id)
-            row = Row(journal.handover.role, "", verb, "", "", ())
-            found = [*journal.handover.targets, *journal.notes.stores]
-            if journal.notes.maps:
-                found += Deeds(self.core, journal, row).local_targets()
-            return [f"handover/{id}", *found]
+            return [f"handover/{id}", *journal.handover.targets, *journal.notes.local,
+                    *journal.notes.stores]
         found = self.core.lock_names(self.core.names(targets)) if verb == "prepare" else []
         for one in papers:
             if verb == "stage" and one.paper is Paper.OFFER:
@@ -251,7 +210,7 @@ class Handovers:
             and handover.state not in ("released", "returned")
         if may or handover.state == "none" or self.superseded(handover):
             return ()
-        deeds = Deeds(self.core, journal, Row(handover.role, "", "recover", "", "", ()))
+        deeds = Deeds(self.core, journal)
         deeds.scrub()
         return tuple(deeds.notes)
 
@@ -263,9 +222,7 @@ class Handovers:
             if not one.state or one.state == "none" or self.superseded(one) \
                     or state_of(one.role, one.state, Mode(one.mode)).opens == ALONE:
                 continue
-            deeds = Deeds(self.core, Journal(self._directory, one.id),
-                          Row(one.role, "", "recover", "", "", ()))
-            notes += deeds.unsave()
+            notes += Deeds(self.core, Journal(self._directory, one.id)).unsave()
         return tuple(notes)
 
     def superseded(self, handover: Handover) -> bool:
@@ -274,7 +231,7 @@ class Handovers:
         return any(owners.get(name, Owner()).handover not in ("", handover.id)
                    for name in handover.targets)
 
-    def _stays(self, run: "_Verb", notes: Tuple[str, ...]) -> Answer:
+    def _stays(self, run: Evidence, notes: Tuple[str, ...]) -> Answer:
         """Where only the other side, or a human, can know."""
         status = self._status(run.journal)
         handover = status.handover
@@ -287,7 +244,7 @@ class Handovers:
         words = run.words_that_lead()
         if words:
             command += "".join(f" --{word}" for word in words)
-            notes += (f"only if {_ASSERTS[words]}: {command}",)
+            notes += (f"only if {ASSERTS[words]}: {command}",)
         return replace(status, notes=(run.why(), *notes), next=command, stays=True)
 
     def _journal(self, id: str, role: str) -> Journal:  # noqa: A002
@@ -368,10 +325,6 @@ class Handovers:
         if mode not in {one.value for one in Mode}:
             raise errors.WrongState(f"there is no mode {errors.one_line(mode)!r}",
                                     do=f"one of {', '.join(one.value for one in Mode)}")
-        if mode == Mode.ISCSI_LATE.value:
-            raise errors.CannotRepresent("mode iscsi-late: no storage command is known here",
-                                         do="hand it over in mode iscsi, if both hosts may open "
-                                            "the storage")
         if not targets:
             raise errors.NoSuchTarget("no target is named", do="lio-handover show")
         names = tuple(f"{fabric}/{wwn}" for fabric, wwn in self.core.names(targets))
@@ -386,7 +339,8 @@ class Handovers:
     def _nothing_else(self, names: Sequence[str]) -> None:
         """No other handover of these targets is under way on this host."""
         for one in self.list():
-            if one.state and not one.over and set(one.targets) & set(names):
+            journal = Journal(self._directory, one.id)
+            if one.state and not one.over and {*one.targets, *journal.notes.local} & set(names):
                 raise errors.WrongState(
                     f"handover {one.id} of {', '.join(one.targets)} is under way: this host is "
                     f"its {one.role}, {one.state}", do=f"lio-handover status {one.id}")
@@ -408,18 +362,21 @@ class Handovers:
             raise errors.StaleEpoch(f"epoch {paper.epoch} is none", do="prepare on the source")
         stores: Dict[str, str] = {}
         document: Optional[Document] = None
+        local: Tuple[str, ...] = ()
         if verb == "stage":
             document = documents.loads(paper.document, self.core.settings.document_bytes)
-            stores = self._can_stage(paper, document, maps, allow)
+            state = self._can_stage(paper, document, maps, allow)
+            stores = {say(one.key): one.serial for one in state.backstores}
+            local = tuple(one.name for one in state.targets)
         first = Handover(id, DESTINATION, "", paper.epoch, paper.mode, paper.targets, peer=peer)
-        journal = Journal.create(self._directory, first, stores, tuple(maps))
+        journal = Journal.create(self._directory, first, stores, tuple(maps), local)
         if document is not None:
             journal.keep(PREPARED, paper.document)
         return journal, paper.epoch
 
     def _can_stage(self, paper: Message, document: Document, maps: Sequence[str],
-                   allow: Sequence[str]) -> Dict[str, str]:
-        """Refuse an offer that can't be taken; the backstores in it, with their serials."""
+                   allow: Sequence[str]) -> State:
+        """Refuse an offer that can't be taken; what is offered, in this host's names."""
         owners = Owners(self._directory).load()
         for name in paper.targets:
             one = owners.get(name, Owner())
@@ -436,238 +393,12 @@ class Handovers:
         reader = self.core.reader()
         facts = reader.facts()
         have = Scope.of(local.state).read(self.core.fs, known=local.state)
-        if not Mode(paper.mode) is Mode.ISCSI_LATE:
-            found = preflight.destination(local, have, reader, facts, self.core.settings)
-            errors.refuse([one for one in found if one.error is not errors.NotFrozen], allow)
+        found = preflight.destination(local, have, reader, facts, self.core.settings,
+                                      self.core.frozen(facts).names())
+        if Mode(paper.mode) is not Mode.ISCSI_LATE:
+            found += not_late(local.state, self.core.settings)
+        errors.refuse([one for one in found if one.error is not errors.NotFrozen], allow)
         if have.targets or have.backstores:
             raise errors.TargetDiffers("the target is on this host already",
                                        do="lio-handover show")
-        return {say(one.key): one.serial for one in local.state.backstores}
-
-
-_FIRST_STATE = {SOURCE: "idle", DESTINATION: "none"}
-#: The verb that leads on, in the order of a handover.
-_ONWARD: Mapping[Tuple[str, str], str] = {
-    (SOURCE, "prepared"): "freeze", (SOURCE, "freezing"): "freeze", (SOURCE, "frozen"): "export",
-    (SOURCE, "released"): "retire", (SOURCE, "thawing"): "thaw", (SOURCE, "retiring"): "retire",
-    (DESTINATION, "staged"): "activate", (DESTINATION, "armed"): "activate",
-    (DESTINATION, "opening"): "verify", (DESTINATION, "serving"): "confirm",
-    (DESTINATION, "aborting"): "abort",
-}
-
-
-#: What an operator asserts by each set of words.
-_ASSERTS: Mapping[Tuple[str, ...], str] = {
-    ("peer-is-fenced",): "the other host is off now",
-    ("peer-is-fenced", "peer-never-returns"):
-        "the other host is off now and will never boot again with its present records",
-    ("guest-left",): "QEMU here has completed the migration, or is gone",
-}
-
-
-class _Verb:
-    """One verb as it was called: which row fits."""
-
-    def __init__(self, handovers: Handovers, journal: Journal, verb: str, epoch: int,
-                 papers: Sequence[Message], words: FrozenSet[str]) -> None:
-        self.all, self.journal, self.verb, self.epoch = handovers, journal, verb, epoch
-        self.words = words
-        self.by_paper: Dict[Paper, Message] = {}
-        self.stale = [one for one in papers if not self._take(one)]
-        first = Row(journal.handover.role, "", verb, "", "", ())
-        self.deeds = Deeds(handovers.core, journal, first, self.by_paper, epoch=epoch)
-        self._asked: Optional[Answer] = None
-        self._silent: Optional[errors.HandoverError] = None
-
-    def _take(self, one: Message) -> bool:
-        """Keep a paper that is about this handover and epoch, from the other side."""
-        if (one.handover, one.epoch) != (self.journal.id, self.epoch):
-            return False
-        self.by_paper.setdefault(one.paper, one)
-        return True
-
-    def row(self) -> Optional[Row]:
-        """The row to run; None where there is nothing to do any more.  Raises WrongState."""
-        handover = self.journal.handover
-        state = handover.state or _FIRST_STATE[handover.role]
-        mode = Mode(handover.mode)
-        rows = rows_for(handover.role, state, self.verb, mode)
-        lacking: List[str] = []
-        onward = self.further(())
-        if onward is not None:
-            return onward
-        for row in rows:
-            missing = self._missing(row)
-            if not missing:
-                return row
-            lacking.append(" and ".join(missing))
-        if not rows and not handover.busy and not handover.error and any(
-                row.verb == self.verb and row.to == state for row in TABLE
-                if row.role == handover.role and mode in row.modes):
-            return None
-        raise self._wrong(handover, state, lacking)
-
-    # ---- recovering -----------------------------------------------------------------------------
-    def recovery(self) -> Optional[Row]:
-        """The row of recover that fits; None where it stays.  The other side is asked, and, where
-        it is armed and this side has released, asked to abort: its first record decides."""
-        handover = self.journal.handover
-        if handover.over and (handover.boot_id == boot_id() or self.all.superseded(handover)
-                              or handover.state in ("idle", "confirmed") and self.deeds.settled()):
-            return None
-        row = self._first()
-        if row is None and (handover.state == "released" or self._inband_frozen()):
-            peer = self._ask()
-            if peer is not None and peer.handover.state in ("armed", "returned", "none", "staged"):
-                self._ask("abort")
-                row = self._first()
-        return row
-
-    def _inband_frozen(self) -> bool:
-        return self.journal.handover.state == "frozen" \
-            and self.journal.handover.mode == Mode.VHOST_INBAND.value
-
-    def _first(self) -> Optional[Row]:
-        handover = self.journal.handover
-        if not handover.state:
-            return None
-        for row in rows_for(handover.role, handover.state, "recover", Mode(handover.mode)):
-            if row.papers - set(self.by_paper):
-                self._ask()
-            if not self._missing(row):
-                return row
-        return None
-
-    def words_that_lead(self) -> Tuple[str, ...]:
-        """The words that would let a row of recover fit."""
-        handover = self.journal.handover
-        for row in rows_for(handover.role, handover.state, "recover", Mode(handover.mode)):
-            words = tuple(word for word, need in WORDS.items() if need in row.needs)
-            others = row.needs - {WORDS[word] for word in words}
-            if words and not row.papers - set(self.by_paper) and all(map(self._holds, others)):
-                return words
-        return ()
-
-    @property
-    def answered(self) -> bool:
-        """Whether the other side has answered."""
-        return self._asked is not None
-
-    def why(self) -> str:
-        """Why it stays."""
-        role, state = self.journal.handover.role, self.journal.handover.state
-        if self._asked is not None:
-            peer = self._asked.handover
-            if not peer.state:
-                return (f"the {role} is {state} and stays: the {peer.role} answers that it has no "
-                        "such handover")
-            return (f"the {role} is {state} and stays: the {peer.role} answers that it is "
-                    f"{peer.state}, which does not decide")
-        silent = self._silent.what if self._silent else "there is no way to ask it"
-        return f"the {role} is {state} and stays: the other side has to be asked, and {silent}"
-
-    def further(self, done: Sequence[Row]) -> Optional[Row]:
-        """activate goes as far as its papers allow: the row that leads on from here."""
-        handover = self.journal.handover
-        rows = rows_for(handover.role, handover.state, self.verb, Mode(handover.mode))
-        return next((row for row in rows if self.verb == "activate" and row.to != row.state
-                     and row not in done and not self._missing(row)), None)
-
-    def _wrong(self, handover: Handover, state: str, lacking: Sequence[str]) -> Exception:
-        where = f"the {handover.role} is {state}"
-        if self.stale and lacking:
-            old = self.stale[0]
-            return errors.StaleEpoch(
-                f"{where} under epoch {self.epoch}, and the {old.paper.name.lower()} paper is of "
-                f"handover {old.handover}, epoch {old.epoch}",
-                do=f"lio-handover status {handover.id}")
-        what = f"{where}: {self.verb} is not possible"
-        if lacking:
-            what = f"{where}: {self.verb} needs " + ", or ".join(lacking)
-        return errors.WrongState(what, do=f"lio-handover status {handover.id}")
-
-    # ---- papers and needs -----------------------------------------------------------------------
-    def _missing(self, row: Row) -> List[str]:
-        """What the row needs and is not there, in words."""
-        missing = [f"the paper {paper.name.lower()}" for paper in sorted(row.papers)
-                   if paper not in self.by_paper]
-        if not missing:
-            missing = [need.value for need in sorted(row.needs) if not self._holds(need)]
-        return missing
-
-    def _holds(self, need: Need) -> bool:
-        return bool(getattr(self, f"_{need.name.lower()}")())
-
-    def _same_boot(self) -> bool:
-        return self.journal.handover.boot_id == boot_id()
-
-    def _new_boot(self) -> bool:
-        return not self._same_boot()
-
-    def _document_current(self) -> bool:
-        # Of what was last kept; the step COMPARE then looks at the kernel.
-        return self.by_paper[Paper.ARMED].digest == self.journal.handover.digest
-
-    def _release_matches(self) -> bool:
-        return self.by_paper[Paper.RELEASED].digest == self.deeds.as_it_came()
-
-    def _guest_here(self) -> bool:
-        if self.deeds.vhost:
-            return self.deeds.guest()
-        return self.deeds.serves()
-
-    def _guest_stopped(self) -> bool:
-        return not self.deeds.guest()
-
-    def _guest_left(self) -> bool:
-        return "guest-left" in self.words and not self.deeds.guest()
-
-    def _guest_ran(self) -> bool:
-        return self.deeds.guest() or self.deeds.ran()
-
-    def _ran_since_export(self) -> bool:
-        exported = self.journal.notes.said.get("document", [])
-        return bool(exported) and self.deeds.current() not in exported
-
-    def _peer_is_fenced(self) -> bool:
-        return "peer-is-fenced" in self.words and self._ask() is None
-
-    def _peer_never_returns(self) -> bool:
-        return "peer-never-returns" in self.words
-
-    def _peer_armed_with_other(self) -> bool:
-        peer = self._ask()
-        return peer is not None and peer.handover.state == "armed" \
-            and peer.handover.digest != self.deeds.current()
-
-    def _peer_says_released(self) -> bool:
-        return self._peer_is("released", "retiring", "retired")
-
-    def _peer_says_kept(self) -> bool:
-        return self._peer_is("forced", "idle")
-
-    def _peer_serves_by_force(self) -> bool:
-        return self._peer_is("forced")
-
-    def _peer_is(self, *states: str) -> bool:
-        peer = self._ask()
-        return peer is not None and peer.handover.state in states
-
-    def _ask(self, verb: str = "status") -> Optional[Answer]:
-        """What the other side answers now; None where it does not."""
-        if self.all.peer is None or self._silent is not None:
-            return None
-        if self._asked is None or verb != "status":
-            try:
-                self._asked = self.all.peer(self.journal.handover, verb)
-            except errors.PeerUnreachable as error:
-                self._silent = error
-                return None
-            except errors.NoSuchHandover:
-                mine = self.journal.handover
-                role, state = (DESTINATION, "none") if mine.role == SOURCE else (SOURCE, "")
-                self._asked = Answer(replace(mine, role=role, state=state))
-            for one in self._asked.papers:
-                if (one.handover, one.epoch) == (self.journal.id, self.epoch):
-                    self.by_paper[one.paper] = one
-        return self._asked
+        return local.state

@@ -61,7 +61,9 @@ class Notes:
 
     stores: Dict[str, str] = field(default_factory=dict)  # backstore → unit serial
     maps: Tuple[str, ...] = ()
+    local: Tuple[str, ...] = ()  # the targets' names on this host, where they differ
     gates: Dict[str, Dict[str, str]] = field(default_factory=dict)  # target → tag → value
+    dynamic: Dict[str, Dict[str, List[str]]] = field(default_factory=dict)  # who was there so
     loading: str = ""  # boot id of a load that was begun and not finished
     loaded: Tuple[str, str] = ("", "")  # boot id, digest
     stale: bool = False  # a document was kept which is not what was loaded
@@ -89,7 +91,7 @@ class Journal:
 
     @classmethod
     def create(cls, directory: str, first: Handover, stores: Mapping[str, str],
-               maps: Tuple[str, ...] = ()) -> "Journal":
+               maps: Tuple[str, ...] = (), local: Tuple[str, ...] = ()) -> "Journal":
         """Begin a handover: not durable, and in no state, until ``state`` is called."""
         folder = os.path.join(directory, "handovers", first.id)
         if first.id in ids(directory):
@@ -104,7 +106,8 @@ class Journal:
         made.path = os.path.join(folder, "journal")
         made.handover, made.notes, made.documents = first, Notes(), {}
         made.note("new", role=first.role, mode=first.mode, targets=list(first.targets),
-                  stores=dict(stores), maps=list(maps), peer=first.peer, at=time.time())
+                  stores=dict(stores), maps=list(maps), local=list(local), peer=first.peer,
+                  at=time.time())
         return made
 
     # ---- reading ------------------------------------------------------------------------------
@@ -139,6 +142,7 @@ class Journal:
                 self.handover, role=one["role"], mode=one["mode"], targets=tuple(one["targets"]),
                 peer=one["peer"], since=float(one["at"]))
             notes.stores, notes.maps = dict(one["stores"]), tuple(one["maps"])
+            notes.local = tuple(one["local"])
         elif kind == "state":
             if one["state"] not in STATES[self.handover.role]:
                 raise ValueError(one["state"])
@@ -146,6 +150,7 @@ class Journal:
                                     boot_id=one["boot"], since=float(one["at"]))
             if "gates" in one:
                 notes.gates = {name: dict(gates) for name, gates in one["gates"].items()}
+                notes.dynamic = {name: dict(who) for name, who in one["dynamic"].items()}
         elif kind == "begin":
             self.handover = replace(self.handover, busy=one["verb"], error="")
         elif kind == "end":

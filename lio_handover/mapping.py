@@ -5,12 +5,15 @@
     portal:192.0.2.1:3260=192.0.2.9:3260    (without ports: every port of the address)
     target:iqn.…:old=iqn.…:new          an IQN or WWPN, with the registrations made through it
     initiator:naa.…=naa.…               an ACL's name, a nexus, and their registrations
+    rtpi:1=fresh                        a relative port, of every TPG that has it
+    rtpi:iscsi/iqn.…/tpg1=7             that of one TPG, whatever it is
 
 Every name is looked up as the document has it, so that two names can be exchanged.  Block devices
 that are known by a WWID are found by it where the path leads elsewhere on this host.
 """
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass, field, replace
 from typing import Dict, List, NamedTuple, NoReturn, Optional, Sequence, Set, Tuple
@@ -20,12 +23,18 @@ from .devices import HERE, Host
 from .document import Document, acl_key, canonical, check, portal_key
 from .errors import BadMap, DocumentError, Duplicate
 from .model import Key, say
+from .parameters import HCTL
 
-KINDS = ("device", "root", "portal", "target", "initiator")
+KINDS = ("device", "root", "portal", "target", "initiator", "rtpi")
+#: Instead of a relative port: one that only depends on the TPG's name.
+FRESH = "fresh"
+#: The kernel itself gives the lowest that is free (target_core_tpg.c:target_tpg_register_rtpi).
+_LEFT_TO_THE_KERNEL, _HIGHEST_PORT = 4096, 65535
 
 
 class Applied(NamedTuple):
-    """One name that was changed: ``what`` is a kind, or ``wwid`` for a device found by it."""
+    """One name that was changed: ``what`` is a kind, ``wwid`` for a device found by it, or
+    ``address`` for the H:C:T:L of a pscsi device."""
 
     what: str
     old: str
@@ -61,6 +70,8 @@ def parse(options: Sequence[str]) -> "Mapping":
                     _bad(option, f"{_show(one)} is not the full path of a file or device")
         elif kind == "portal" and _has_port(old) != _has_port(new):
             _bad(option, "has a port on one side only")
+        elif kind == "rtpi" and not (_is_port(new) or new == FRESH):
+            _bad(option, f"{_show(new)} is neither 1 to {_HIGHEST_PORT} nor {FRESH}")
         if old in names[kind]:
             _bad(option, f"{_show(old)} is mapped twice")
         names[kind][old] = new
@@ -69,6 +80,26 @@ def parse(options: Sequence[str]) -> "Mapping":
 
 def _has_port(address: str) -> bool:
     return bool(re.search(r"(?:^[^:]*|\]):[0-9]+$", address))
+
+
+def _is_port(text: str) -> bool:
+    return bool(re.fullmatch("[1-9][0-9]{0,4}", text)) and int(text) <= _HIGHEST_PORT
+
+
+def fresh_port(tpg: Key) -> str:
+    """A relative port of the TPG's own: the same on every host and at every time, so that it
+    need not be remembered."""
+    import hashlib
+    digest = hashlib.sha256(say(tpg).encode()).digest()
+    return str(_LEFT_TO_THE_KERNEL + int.from_bytes(digest[:8], "big")
+               % (_HIGHEST_PORT + 1 - _LEFT_TO_THE_KERNEL))
+
+
+def notes(applied: Sequence[Applied]) -> Tuple[str, ...]:
+    """What initiators will notice of the maps."""
+    return tuple(f"{old} becomes {new}: initiators see it in VPD page 83, REPORT TARGET PORT "
+                 "GROUPS and READ FULL STATUS, and may take it for another port"
+                 for what, old, new in applied if what == "rtpi")
 
 
 @dataclass(frozen=True)
@@ -80,6 +111,7 @@ class Mapping:
     portals: Dict[str, str] = field(default_factory=dict)
     targets: Dict[str, str] = field(default_factory=dict)
     initiators: Dict[str, str] = field(default_factory=dict)
+    rtpis: Dict[str, str] = field(default_factory=dict)
 
     def apply(self, document: Document, host: Optional[Host] = HERE,
               ) -> Tuple[Document, List[Applied]]:
@@ -152,8 +184,25 @@ class _Applying:
         acls = tuple(self.acl(acl, key) for acl in one.acls)
         _once("portal", [portal.key for portal in portals])
         _once("ACL", [acl.key for acl in acls])
-        return replace(one, key=key, attributes=attributes, portals=portals, acls=acls,
-                       luns=tuple(replace(lun, key=(*key, *lun.key[-2:])) for lun in one.luns))
+        luns = tuple(replace(lun, key=(*key, *lun.key[-2:])) for lun in one.luns)
+        port = self.port(one, key)
+        if port:
+            attributes["rtpi"] = port
+            luns = tuple(replace(lun, attributes={
+                name: value for name, value in lun.attributes.items() if name != "rtpi"})
+                for lun in luns)
+        return replace(one, key=key, attributes=attributes, portals=portals, acls=acls, luns=luns)
+
+    def port(self, one: model.Tpg, key: Key) -> str:
+        """The relative port which the TPG gets, "" where it keeps what it has."""
+        has, ports = one.attributes.get("rtpi", ""), self.mapping.rtpis
+        old = next((name for name in (say(one.key), has) if name and name in ports), "")
+        if not old:
+            return ""
+        new = fresh_port(key) if ports[old] == FRESH else ports[old]
+        if has == new:
+            return self.use("rtpi", old, new, new)
+        return self.use("rtpi", old, f"{say(key)}: relative port {has or 'of each LUN'}", new)
 
     def portal(self, one: model.Portal, tpg: Key) -> model.Portal:
         return replace(one, key=portal_key(tpg, self.address(one.address)))
@@ -184,13 +233,27 @@ class _Applying:
         held = replace(one.reservations, registrations=tuple(
             map(self.registration, one.reservations.registrations)))
         path = self.path(one)
-        if path == one.path:
-            return replace(one, reservations=held)
         parameters, attributes = dict(one.parameters), dict(one.attributes)
-        parameters["fd_dev_name" if one.plugin == "fileio" else "udev_path"] = path
+        if one.plugin == "pscsi":
+            parameters.update(self.scsi_address(one, path))
+        elif path != one.path:
+            parameters["fd_dev_name" if one.plugin == "fileio" else "udev_path"] = path
         if attributes.get("udev_path") == one.path:  # what targetcli notes there
             attributes["udev_path"] = path
         return replace(one, parameters=parameters, attributes=attributes, reservations=held)
+
+    def scsi_address(self, one: model.Backstore, path: str) -> Dict[str, str]:
+        """Where this host has the SCSI device: its numbers are of the host alone."""
+        if self.host is None or not path:
+            return {}
+        try:
+            seen = devices.look(path)
+        except OSError:
+            return {}
+        os.close(seen.fd)
+        new = devices.hctl_of(seen.device, self.host) if seen.block else ""
+        old = ":".join(one.parameters.get(name, "?") for name in HCTL)
+        return dict(zip(HCTL, self.use("address", old, old, new).split(":"))) if new else {}
 
     def registration(self, one: model.Registration) -> model.Registration:
         target = self.renamed.get((one.fabric.lower(), _bare(one.target)), one.target)
@@ -220,7 +283,6 @@ class _Applying:
         except OSError:
             pass
         else:
-            import os
             os.close(seen.fd)
             if seen.block and devices.wwid_of(seen.device, self.host) == wwid:
                 return None
@@ -228,7 +290,7 @@ class _Applying:
 
 
 _NOUNS = {"device": "backstore on", "root": "backstore below", "portal": "portal",
-          "target": "target", "initiator": "initiator"}
+          "target": "target", "initiator": "initiator", "rtpi": "TPG with the relative port"}
 
 
 def _bare(wwn: str) -> str:

@@ -158,7 +158,9 @@ class Backstore:
 
     @property
     def path(self) -> str:
-        """The file or device which it opens."""
+        """The file or device which it opens, "" for none."""
+        if self.plugin == "pscsi":  # control has its address, the block device is an attribute
+            return self.attributes.get("udev_path", "")
         name = "fd_dev_name" if self.plugin == "fileio" else "udev_path"
         return self.parameters.get(name, "")
 

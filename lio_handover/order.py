@@ -20,6 +20,22 @@ class Slot(NamedTuple):
     why: str
 
 
+#: How a backstore is made, but for the directory of its HBA, which others may share.
+_MAKING: Tuple[Slot, ...] = (
+    Slot("backstore", STAGE, ""),
+    Slot("control", STAGE, "what to open, before it is opened"),
+    Slot("before enable", STAGE, ""),
+    Slot("enable", STAGE, "opens the storage, and overwrites the limits that come next"),
+    Slot("backstore attribute", STAGE, "while no LUN exports it: most are refused later"),
+    Slot("ALUA group", STAGE, ""),
+    Slot("ALUA group attribute", STAGE, "the id first: without it the group takes nothing"),
+    Slot("backstore group", STAGE, "needs the groups"),
+    Slot("ALUA state", STAGE, "after what it depends on; the status after the state"),
+    Slot("LU group member", STAGE, "from here on a state is that of all members"),
+)
+#: Slots of a backstore whose storage may be opened only inside the window → the later slot.
+LATE: Dict[str, str] = {slot.name: f"late {slot.name}" for slot in _MAKING}
+
 ORDER: Tuple[Slot, ...] = (
     # ---- taking down: nothing may be gone while an initiator could still ask for it ----------
     Slot("shut gate", STAGE, "no initiator may see the target come apart"),
@@ -36,6 +52,7 @@ ORDER: Tuple[Slot, ...] = (
     Slot("remove ALUA group", STAGE, ""),
     Slot("remove backstore", STAGE, "the only way to drop registrations that wait for an ACL"),
     Slot("remove HBA", STAGE, ""),
+    Slot("release", STAGE, "nothing has the storage open: another host may"),
     Slot("remove LU group", STAGE, "after the backstores that are in it"),
     Slot("restore file", STAGE, "the APTPL file goes with its backstore"),
     # ---- what the kernel takes while the source still serves ----------------------------------
@@ -43,17 +60,10 @@ ORDER: Tuple[Slot, ...] = (
     Slot("LU group", STAGE, ""),
     Slot("LU group id", STAGE, "only groups with an id can be named"),
     Slot("HBA", STAGE, ""),
-    Slot("backstore", STAGE, ""),
+    *_MAKING[:1],
     Slot("folder", STAGE, "without <dbroot>/pr a REGISTER answers NOT READY, yet is done; nobody "
                           "can change dbroot once there is a backstore"),
-    Slot("control", STAGE, "what to open, before it is opened"),
-    Slot("before enable", STAGE, ""),
-    Slot("enable", STAGE, "opens the storage, and overwrites the limits that come next"),
-    Slot("backstore attribute", STAGE, "while no LUN exports it: most are refused later"),
-    Slot("ALUA group", STAGE, ""),
-    Slot("ALUA group attribute", STAGE, "the id first: without it the group takes nothing"),
-    Slot("backstore group", STAGE, "needs the groups"),
-    Slot("ALUA state", STAGE, "after what it depends on; the status after the state"),
+    *_MAKING[1:],
     Slot("fabric", STAGE, ""),
     Slot("target", STAGE, ""),
     Slot("TPG", STAGE, ""),
@@ -67,8 +77,12 @@ ORDER: Tuple[Slot, ...] = (
     Slot("mapped LUN", STAGE, "the place; its link revives registrations"),
     Slot("verify stage", STAGE, "what has to wait is then all that can be wrong"),
     # ---- what has to wait until the source has let go -------------------------------------------
+    Slot("acquire", ACTIVATE, "one host alone may have this storage open, and it was the source"),
+    Slot("prove", ACTIVATE, "this storage could not be looked at before"),
+    *(Slot(LATE[slot.name], ACTIVATE, "its storage was the source's until now"
+           + (f"; {slot.why}" if slot.why else "")) for slot in _MAKING),
     Slot("drop cache", ACTIVATE, "the source wrote behind this host's page cache until now"),
-    Slot("PR dummy", ACTIVATE, "counts PRgeneration up"),
+    Slot("PR dummy", ACTIVATE, "counts PRgeneration up, which is final when the source is frozen"),
     Slot("PR line", ACTIVATE, "registrations change until the source is frozen, and are taken "
                               "only before the first link"),
     Slot("nexus", ACTIVATE, "before the first LUN is linked, as only then a nexus that somebody "
@@ -78,7 +92,8 @@ ORDER: Tuple[Slot, ...] = (
                                  "of READ KEYS"),
     Slot("LUN attribute", ACTIVATE, "before an ACL maps it, else each owes a unit attention"),
     Slot("burn", ACTIVATE, "an ACL nobody can use revives the dummies; the count stays"),
-    Slot("link mapped LUN", ACTIVATE, "in the order in which READ KEYS shall answer"),
+    Slot("link mapped LUN", ACTIVATE, "revives registrations, in the order in which READ KEYS "
+                                      "shall answer"),
     Slot("mapped LUN attribute", ACTIVATE, "before the link it would be lost"),
     Slot("clear APTPL", ACTIVATE, "what is restored says that it survives power loss; the "
                                   "source did not"),
@@ -86,6 +101,7 @@ ORDER: Tuple[Slot, ...] = (
     Slot("drain", ACTIVATE, "linking owes the initiator news of LUNs that it knows already"),
     Slot("verify", ACTIVATE, "nothing is let in before all is read back and the same"),
     Slot("gate", ACTIVATE, "initiators are let in"),
+    Slot("after gate", ACTIVATE, "the gate takes None out of AuthMethod where authentication is 1"),
 )
 
 #: Slot's name → its place in the order.

@@ -14,9 +14,10 @@ from . import diff as differ
 from . import errors, fresh, reservations
 from .attributes import CARRIED, Attribute, owner_of, rows
 from .diff import Change, Create, Register, Relink, Remove, diff
+from .late import Opening
 from .model import (DEFAULT_GROUP, Acl, AluaGroup, Backstore, Key, Lun, LuGroup, MappedLun, Object,
                     Portal, Registration, Reservations, Secret, State, Target, Tpg, say)
-from .order import PHASE, PLACE, WHY
+from .order import LATE, PHASE, PLACE, WHY
 from .reader import Facts
 from .revival import LAST, Revival, dummies, merged, reachable
 from .scsibus import AUTOPROBE
@@ -32,20 +33,30 @@ SCSI = "scsi"      # REGISTER and unregister with APTPL=0 through the scratch ne
 DRIVERS = "drivers"  # off and on: whether this host attaches any to SCSI devices that come
 DRAIN = "drain"    # fetch the unit attentions that a vhost target's LUNs owe, and drop them
 VERIFY = "verify"  # read back and compare
+ACQUIRE = "acquire"  # run the command after which this host may open the storage
+PROVE = "prove"      # look at storage that could not be looked at before
+RELEASE = "release"  # run the command after which another host may
 
 _NOTHING: Mapping[str, str] = {}
 KERNEL_OPS = (MKDIR, RMDIR, LINK, UNLINK, WRITE)
 
+#: The bit of alua_access_type which says that the host itself may change the state.
+_IMPLICIT = 1
+
 #: A loopback target for the time of one step. Its disk is only asked, never written.
 SCRATCH_TARGET = ("target", "loopback", "naa.50014051f0ad0ff0")
 SCRATCH_NEXUS = "naa.50014051f0ad0ff1"
+#: A target port group for the same time, where the default one's state is in the way.
+SCRATCH_GROUP = "lio-handover-scratch"
 
 MODULES = {"fileio": "target_core_file", "iblock": "target_core_iblock",
+           "pscsi": "target_core_pscsi", "user": "target_core_user",
            "iscsi": "iscsi_target_mod", "vhost": "vhost_scsi", "loopback": "tcm_loop"}
 
 
 class Step(NamedTuple):
-    """One request.  ``path`` is below the target tree, but for FOLDER, FILE and FLUSH.
+    """One request.  ``path`` is below the target tree, but for FOLDER, FILE and FLUSH, and for
+    ACQUIRE, PROVE and RELEASE, whose ``value`` is the command without the path.
 
     ``row`` makes a write an *ensure*: it is left out where the kernel has the value already
     (many refuse being told what they know), and where the kernel has no such attribute and
@@ -91,6 +102,8 @@ class Plan:
     notes: Tuple[str, ...] = ()
     refused: Tuple[errors.Finding, ...] = ()
     partial: bool = False
+    #: backstores whose storage is opened only inside the window
+    late: Mapping[Key, Opening] = field(default_factory=dict)
 
     @property
     def stage(self) -> Tuple[Step, ...]:
@@ -109,17 +122,19 @@ class Plan:
 
 def plan(have: State, want: State, facts: Facts,
          keep_fabrics: Optional[Sequence[str]] = None, verify: bool = True,
-         partial: bool = False, trusting: bool = True) -> Plan:
+         partial: bool = False, trusting: bool = True,
+         late: Optional[Mapping[Key, Opening]] = None) -> Plan:
     """The steps from ``have`` to ``want`` on the host that ``facts`` describe.
 
     ``keep_fabrics``: which fabric directories may stay when they become empty (None: all).
     ``partial``: what ``want`` leaves open may be as the kernel makes it, see diff.
     ``trusting``: new objects are what fresh.py says they are; else each attribute is looked at.
+    ``late``: backstores on either side whose storage one host alone may have open, see late.
     Nothing is raised for what can't be done in place: it stands in ``refused``.
     """
     changes = diff(have, want, partial=partial)
-    planner = _Planner(have, want, facts, keep_fabrics, partial, trusting)
-    return replace(planner.plan(changes, verify), partial=partial)
+    planner = _Planner(have, want, facts, keep_fabrics, partial, trusting, late or {})
+    return replace(planner.plan(changes, verify), partial=partial, late=late or {})
 
 
 @dataclass
@@ -128,8 +143,9 @@ class _Planner:
     want: State
     facts: Facts
     keep_fabrics: Optional[Sequence[str]]
-    partial: bool = False
-    trusting: bool = True
+    partial: bool
+    trusting: bool
+    late: Mapping[Key, Opening]
     steps: List[Tuple[Tuple[int, Tuple[int, ...], int], Step]] = field(default_factory=list)
     refused: List[errors.Finding] = field(default_factory=list)
     said: Set[Tuple[str, str]] = field(default_factory=set)
@@ -177,6 +193,8 @@ class _Planner:
     def _add(self, slot: str, op: str, path: str, value: bytes = b"", about: Key = (),
              order: Tuple[int, ...] = (), row: Optional[Attribute] = None,
              secret: bool = False, sure: bool = False) -> None:
+        if self.late and about[:3] in self.late:
+            slot = LATE.get(slot, slot)
         self.steps.append(((PLACE[slot], order, len(self.steps)),
                            Step(op, path, value, slot, about, row, secret, sure)))
 
@@ -238,6 +256,8 @@ class _Planner:
         if kind == "backstore":
             if row.window == "PRE_ENABLE":
                 return "before enable"
+            if row.rank >= 90:
+                return "LU group member"
             return "backstore group" if row.rank >= 80 else "backstore attribute"
         if kind == "alua_group":
             return "ALUA state" if row.rank >= 90 else "ALUA group attribute"
@@ -255,8 +275,30 @@ class _Planner:
         if slot == "nexus" and key[:3] in self.revival.late:
             self._add(slot, WRITE, f"{self.path(key)}/{row.path}", b"NULL\n", key)
             slot, order = "late nexus", self.revival.nexus_seen.get(key, LAST)
+        if row.path == "alua_access_type" and self._refuses_states(key, value):
+            self._add(slot, WRITE, f"{self.path(key)}/{row.path}",
+                      row.encode(str(int(value) | _IMPLICIT)), key, order, row, sure=sure)
+            slot, order, sure = "ALUA state", (row.rank + 90,), False
+        if slot == "gate":
+            self._after_gate(key)
         self._add(slot, WRITE, f"{self.path(key)}/{row.path}", row.encode(value), key, order, row,
                   isinstance(value, Secret), sure)
+
+    def _refuses_states(self, key: Key, access_type: str) -> bool:
+        """Only a group with implicit ALUA takes a state from its host (target_core_configfs.c:
+        target_tg_pt_gp_alua_access_state_store); without, an initiator has set it."""
+        return not int(access_type) & _IMPLICIT and \
+            self.new[key].attributes.get("alua_access_state", "0") != "0"
+
+    def _after_gate(self, key: Key) -> None:
+        """Where authentication is 1, enable takes None out of AuthMethod (iscsi_target_tpg.c:
+        iscsit_tpg_enable_portal_group); the source may have been told to admit it since."""
+        attributes = self.new[key].attributes
+        methods = attributes.get("param/AuthMethod", "")
+        row = rows("tpg", owner_of(key)).get("param/AuthMethod")
+        if row and attributes.get("attrib/authentication") == "1" and "None" in methods.split(","):
+            self._add("after gate", WRITE, f"{self.path(key)}/{row.path}", row.encode(methods), key,
+                      row=row)
 
     def _write_all(self, key: Key, kind: str, attributes: Mapping[str, str],
                    known: Mapping[str, str] = _NOTHING) -> None:
@@ -266,7 +308,7 @@ class _Planner:
         if not self.trusting:
             known = _NOTHING
         own = attributes.items() - known.items() if known else attributes.items()
-        unsure = fresh.clobbered(kind, [name for name, _value in own])
+        unsure = fresh.clobbered(kind, [name for name, _value in own], known)
         wanted = [*own, *((name, attributes[name]) for name in unsure
                           if name in attributes and known.get(name) == attributes[name])]
         if not self.partial:
@@ -301,6 +343,13 @@ class _Planner:
                       change.key, row=row)
         else:
             self._write(change.key, kind, row, change.new)
+            old = self.old.get(change.key)
+            for name in sorted(fresh.clobbered(kind, [change.name],
+                                               old.attributes if old else _NOTHING)):
+                value = self.new[change.key].attributes.get(name)
+                other = rows(kind, owner_of(change.key)).get(name)
+                if value is not None and other is not None and value not in other.unset:
+                    self._write(change.key, kind, other, value)
 
     def _used(self, key: Key) -> bool:
         return key[0] == "backstore" and key[:3] in self.exported
@@ -345,6 +394,9 @@ class _Planner:
         module = MODULES.get(one.plugin)
         if module:
             self._load(module)
+        if one.key in self.late:
+            self._command("acquire", ACQUIRE, one.key, self.late[one.key].rule.acquire)
+            self._add("prove", PROVE, one.path, about=one.key)
         hba = self.hba[one.key]
         if hba not in self.hbas:
             self._once("HBA", MKDIR, f"core/{hba}", one.key)
@@ -355,6 +407,11 @@ class _Planner:
         self._write_all(one.key, one.kind, one.attributes, fresh.store_values(one))
         if one.path:
             self._add("drop cache", FLUSH, one.path, about=one.key)
+
+    def _command(self, slot: str, op: str, key: Key, words: Sequence[str]) -> None:
+        """With the path as it was wanted: a backstore that is half made has none yet."""
+        import shlex
+        self._add(slot, op, self.late[key].path, " ".join(map(shlex.quote, words)).encode(), key)
 
     def _drain(self) -> None:
         for target in self.want.targets:
@@ -417,17 +474,38 @@ class _Planner:
             if port < counter or port - counter > 1000 or lun.backstore not in self.created:
                 self._no_port(lun.key, port, "this kernel gives them by the order of links")
             else:
-                for _ in range(counter, port):
-                    self._add("link LUN", LINK, path, there, lun.key, (place,))
-                    self._add("link LUN", UNLINK, path, about=lun.key, order=(place,))
+                self._use_up_ports(lun, path, port - counter, place)
                 counter = port
         self._add("link LUN", LINK, path, there, lun.key, (place,))
         counters[lun.backstore] = counter + 1
 
+    def _use_up_ports(self, lun: Lun, path: str, count: int, place: int) -> None:
+        """Link and unlink ``count`` times; where a nexus has the LUN at once, and an unlink would
+        end its registrations, in a TPG that has none."""
+        assert lun.backstore is not None
+        there = self.path(lun.backstore).encode()
+        target = self.new[lun.key[:3]]
+        assert isinstance(target, Target)
+        made: List[str] = []
+        if count and any(tpg.attributes.get("nexus") for tpg in target.tpgs):
+            tags = {tpg.tag for tpg in target.tpgs}
+            free = next(tag for tag in range(32) if tag not in tags)
+            tpg = f"{self.path(target.key)}/tpgt_{free}"
+            made = [tpg, f"{tpg}/lun/lun_0"]
+            path = f"{made[-1]}/link"
+        for one in made:
+            self._add("link LUN", MKDIR, one, about=lun.key, order=(place,))
+        for _ in range(count):
+            self._add("link LUN", LINK, path, there, lun.key, (place,))
+            self._add("link LUN", UNLINK, path, about=lun.key, order=(place,))
+        for one in reversed(made):
+            self._add("link LUN", RMDIR, one, about=lun.key, order=(place,))
+
     def _no_port(self, key: Key, port: int, why: str) -> None:
         self.refused.append(errors.Finding(
             errors.CannotRepresent, say(key),
-            f"it can't have the relative port {port} here: {why}"))
+            f"it can't have the relative port {port} here: {why}",
+            do=f"--map rtpi:{say(key[:4])}=NUMBER, if initiators may see another"))
 
     # ---- reservations ------------------------------------------------------------------------
     def _reservations(self) -> None:
@@ -485,9 +563,17 @@ class _Planner:
             lun = f"{tpg}/lun/lun_{number}"
             self._add(slot, MKDIR, lun, about=store.key)
             self._add(slot, LINK, f"{lun}/link", self.path(store.key).encode(), store.key)
+            group = f"{self.path(store.key)}/alua/{SCRATCH_GROUP}"
+            if _refuses_registers(store):
+                self._add(slot, MKDIR, group, about=store.key)
+                self._add(slot, WRITE, f"{group}/tg_pt_gp_id", b"0\n", store.key)  # the next free
+                self._add(slot, WRITE, f"{lun}/alua_tg_pt_gp", SCRATCH_GROUP.encode() + b"\n",
+                          store.key)
             self._add(slot, SCSI, tpg, str(number).encode(), store.key)
             self._add(slot, UNLINK, f"{lun}/link", about=store.key)
             self._add(slot, RMDIR, lun, about=store.key)
+            if _refuses_registers(store):
+                self._add(slot, RMDIR, group, about=store.key)
         self._add(slot, WRITE, f"{tpg}/nexus", b"NULL\n", SCRATCH_TARGET)
         for path in (tpg, f"{fabric}/{wwn}"):
             self._add(slot, RMDIR, path, about=SCRATCH_TARGET)
@@ -526,6 +612,8 @@ class _Planner:
             hba = self.hba[key]
             if hba not in self.staying:
                 self._once("remove HBA", RMDIR, f"core/{hba}", key)
+            if key in self.late:
+                self._command("release", RELEASE, key, self.late[key].rule.release)
         elif isinstance(one, AluaGroup):
             if one.name != DEFAULT_GROUP:
                 self._add("remove ALUA group", RMDIR, path, about=key)
@@ -533,6 +621,13 @@ class _Planner:
             slot = {Acl: "remove ACL", Portal: "remove portal", Target: "remove target",
                     LuGroup: "remove LU group"}[type(one)]
             self._add(slot, RMDIR, path, about=key)
+
+
+def _refuses_registers(store: Backstore) -> bool:
+    """Whether a LUN of the default group takes no REGISTER: in unavailable and transitioning
+    (target_core_alua.c:core_alua_state_unavailable, core_alua_state_transition)."""
+    return any(group.name == DEFAULT_GROUP and group.attributes.get("alua_access_state") in
+               ("3", "15") for group in store.alua_groups)
 
 
 def _numbered(plugin: str) -> Iterator[str]:

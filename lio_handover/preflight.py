@@ -5,28 +5,28 @@ Each function looks and returns findings; none raises for what it finds, none ch
 from __future__ import annotations
 
 import os
-from typing import Dict, Iterator, List, Type
+from typing import Dict, Iterator, List, Mapping, Sequence, Type
 
-from . import attributes, errors, reservations, storage
+from . import attributes, dynamic, errors, handler, late, reservations, storage
 from .devices import Glance
 from .diff import diff
 from .document import Document
 from .errors import Finding
 from .executor import describe
-from .model import State, Target, say
+from .model import Backstore, State, Target, say
+from .parameters import HCTL
 from .plan import Plan
 from .reader import Facts, Reader, kernel_symbols
 from .settings import Settings
 
 #: What this program hands over; the rest is refused by name.
-PLUGINS = ("fileio", "iblock")
 FABRICS = ("iscsi", "vhost", "loopback")
 
 
 def source(state: State, reader: Reader) -> List[Finding]:
     """Why these targets can't be handed over as they are."""
-    return [*_kinds(state), *_shared(state, reader), *_dynamic(state), *_all_ports(state),
-            *_hidden(state, errors.CannotRepresent)]
+    return [*_kinds(state), *_shared(state, reader), *_storage_shared(state, reader.outline()),
+            *_dynamic(state), *_all_ports(state), *_hidden(state, errors.CannotRepresent)]
 
 
 def live_migration(logs_guest_writes: bool) -> List[Finding]:
@@ -42,19 +42,35 @@ def live_migration(logs_guest_writes: bool) -> List[Finding]:
 
 def _kinds(state: State) -> Iterator[Finding]:
     for store in state.backstores:
-        if store.plugin not in PLUGINS:
+        if store.plugin == "rd_mcp" and store.parameters.get("rd_nullio") != "1":
             yield Finding(errors.CannotRepresent, say(store.key),
-                          f"a {store.plugin} backstore can't be handed over: its data or its "
-                          "reservations are not where LIO could give them")
-        for name, value in store.attributes.items():
-            if name == "attrib/pgr_support" and value == "0":
-                yield Finding(errors.CannotRepresent, say(store.key),
-                              "reservations go to the physical device, past LIO",
-                              "pgr-passthrough")
+                          "its data is in this host's memory, and does not go with it", "ramdisk")
+        elif store.plugin == "user":
+            yield Finding(errors.CannotRepresent, say(store.key),
+                          "its data is behind a program in user space: whether all of it is on "
+                          "storage, and on the same on both hosts, can't be seen", "unseen-data",
+                          "make sure of it with that program")
+        elif store.plugin == "pscsi":
+            yield from _pscsi(store)
+        if store.attributes.get("attrib/pgr_support") == "0":
+            yield Finding(errors.CannotRepresent, say(store.key),
+                          "reservations go to the physical device, past LIO, which knows them as "
+                          "this host's" + (", and so does ALUA" if store.plugin == "pscsi" else ""),
+                          "pgr-passthrough", "let the initiators register again afterwards")
     for target in state.targets:
         if target.fabric not in FABRICS:
             yield Finding(errors.CannotRepresent, target.name,
                           f"the {target.fabric} fabric is not handed over yet")
+
+
+def _pscsi(store: Backstore) -> Iterator[Finding]:
+    if HCTL[0] not in store.parameters:
+        yield Finding(errors.CannotRepresent, say(store.key),
+                      "its HBA is a physical one (hba_mode), whose numbers are of this host alone")
+    if not store.path:
+        yield Finding(errors.CannotRepresent, say(store.key),
+                      "it names no block device (udev_path), so nothing could show that the other "
+                      "host has the same")
 
 
 def held(state: State, reader: Reader) -> List[Finding]:
@@ -81,17 +97,31 @@ def _shared(state: State, reader: Reader) -> Iterator[Finding]:
                       do="hand those over together with it")
 
 
+def _storage_shared(state: State, here: State) -> Iterator[Finding]:
+    """Whoever is served by the other backstore would go on writing when this one has moved."""
+    mine = {store.key for store in state.backstores}
+    served = storage.Served(here)
+    for store in state.backstores:
+        for key in served.sharers_of(store):
+            said = f"its storage is that of {say(key)}, too"
+            if key not in mine:
+                yield Finding(errors.InUse, say(store.key), said,
+                              do="hand the targets of both over together, or remove that one")
+            elif store.key < key:
+                yield Finding(errors.InUse, say(store.key),
+                              f"{said}, which does not know of its reservations", "shared-storage")
+
+
 def _dynamic(state: State) -> Iterator[Finding]:
+    """Those of a TPG that makes dynamic ACLs are carried as explicit ones, see dynamic."""
     for target in state.targets:
         for tpg in target.tpgs:
-            if tpg.attributes.get("attrib/generate_node_acls", "0") == "1":
-                explicit = {acl.initiator for acl in tpg.acls}
-                for name in tpg.sessions:
-                    if name not in explicit:
-                        yield Finding(
-                            errors.CannotRepresent, say(tpg.key),
-                            f"{name} is there by a dynamic ACL, so nothing of it is carried",
-                            "dynamic-acl", "give it an ACL of its own")
+            for name in () if dynamic.made(tpg) else dynamic.sessions(tpg):
+                yield Finding(
+                    errors.CannotRepresent, say(tpg.key),
+                    f"{name} is there by a dynamic ACL, and generate_node_acls was switched off "
+                    "since, so nothing of it is carried and it could not come back",
+                    "dynamic-acl", "give it an ACL of its own")
 
 
 def _all_ports(state: State) -> Iterator[Finding]:
@@ -106,8 +136,9 @@ def _all_ports(state: State) -> Iterator[Finding]:
 
 
 def destination(document: Document, have: State, reader: Reader, facts: Facts,
-                settings: Settings) -> List[Finding]:
-    """Why this document can't be imported here; ``have`` is what of it is here already."""
+                settings: Settings, frozen: Sequence[str] = ()) -> List[Finding]:
+    """Why this document can't be imported here; ``have`` is what of it is here already, ``frozen``
+    the targets of this host that would have their gates opened by a thaw."""
     found: List[Finding] = []
     if not document.frozen:
         found.append(Finding(
@@ -117,14 +148,17 @@ def destination(document: Document, have: State, reader: Reader, facts: Facts,
     found += _kinds(document.state)
     found += _there(document.state, have, reader)
     here, glance = reader.outline(), Glance()
+    served = storage.Served(here, glance)
     for store in document.state.backstores:
         if have.backstore(store.key) is None:
-            found += storage.findings(store, document.storage.get(say(store.key), {}), settings,
-                                      here, glance)
+            look = storage.named if late.rule(settings, store.path) else storage.findings
+            found += look(store, document.storage.get(say(store.key), {}), settings, served, glance)
+    found += _twice(document.state)
+    found += _handler(document.state, have)
     found += _serials(document.state, here)
     found += _lacking(document.state)
     if facts.has_rtpi:
-        found += _relative_ports(document.state, reader)
+        found += _relative_ports(document.state, reader.relative_ports(frozen))
     else:
         found += _no_relative_port(document.state)
     return found
@@ -165,6 +199,30 @@ def _there(want: State, have: State, reader: Reader) -> Iterator[Finding]:
                 "tell whether registrations wait in it", do=f"lio-handover remove {name}")
 
 
+def _twice(want: State) -> Iterator[Finding]:
+    """Two backstores of the document on one storage of this host."""
+    served = storage.Served(want)
+    for store in want.backstores:
+        for key in served.sharers_of(store):
+            if store.key < key:
+                yield Finding(errors.StorageInUse, say(store.key),
+                              f"its storage is that of {say(key)} of the same document, too, which "
+                              "does not know of its reservations", "shared-storage")
+
+
+def _handler(want: State, have: State) -> Iterator[Finding]:
+    """Without one, making a tcmu backstore may wait for ever, and its LUN serves nothing."""
+    stores = [store for store in want.backstores
+              if store.plugin == "user" and have.backstore(store.key) is None]
+    there = handler.listens() if stores else True
+    for store in () if there else stores:
+        waits = store.attributes.get("attrib/nl_reply_supported") != "-1"
+        yield Finding(errors.CannotRepresent, say(store.key),
+                      "no program on this host serves tcmu backstores" if there is False else
+                      "whether a program on this host serves tcmu backstores can't be told",
+                      "" if waits and there is False else "no-handler", "start tcmu-runner")
+
+
 def _serials(want: State, here: State) -> Iterator[Finding]:
     serials = {store.serial: say(store.key) for store in here.backstores if store.serial}
     for store in want.backstores:
@@ -183,10 +241,9 @@ def _hidden(state: State, error: Type[errors.HandoverError]) -> Iterator[Finding
                           "write 1 to its attrib/emulate_pr, if it may be so")
 
 
-def _relative_ports(want: State, reader: Reader) -> Iterator[Finding]:
+def _relative_ports(want: State, taken: Mapping[str, Sequence[str]]) -> Iterator[Finding]:
     """Looked at by the kernel only at the very gate (target_core_tpg.c:
     target_tpg_register_rtpi), when it is too late."""
-    taken = reader.relative_ports()
     here: Dict[str, str] = {}
     for target in want.targets:
         for tpg in target.tpgs:
@@ -201,7 +258,8 @@ def _relative_ports(want: State, reader: Reader) -> Iterator[Finding]:
             for other in others:
                 yield Finding(errors.CannotRepresent, say(tpg.key),
                               f"its relative port {port} is taken by {other}, and this kernel "
-                              "gives each number once", do="give one of them another rtpi")
+                              "gives each number once",
+                              do=f"--map rtpi:{port}=fresh, if initiators may see other numbers")
 
 
 def _lacking(want: State) -> Iterator[Finding]:

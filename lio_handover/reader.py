@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Set, Tuple
 
-from . import errors, reservations
+from . import dynamic, errors, parameters, reservations
 from .attributes import GATE, HOST, NEXUS, SECRET, Attribute, rows
 from .configfs import Configfs
 from .model import (NO_RESERVATIONS, Acl, AluaGroup, Backstore, Key, Lun, LuGroup, MappedLun,
@@ -21,11 +21,6 @@ _NOT_FABRICS = {"core"}
 _ATTRIBUTE_FOLDERS = ("attrib", "auth", "param", "wwn")
 #: Fabrics' names in the target tree → as the PR code shows and takes them.
 FABRIC_NAMES = {"iscsi": "iSCSI", "vhost": "vhost", "loopback": "loopback"}
-
-_FILEIO = re.compile(r"TCM FILEIO ID: \d+ +File: (.*?)  Size: (\d+)  Mode: (\S+)"
-                     r"(?: Async: (\d))?", re.S)
-_IBLOCK = re.compile(r"iBlock device: (\S+)  UDEV PATH: (.*?)  readonly: (\d)"
-                     r"(?:\s+exclusive: (\d))?", re.S)
 
 
 @dataclass(frozen=True)
@@ -51,7 +46,7 @@ class Reader:
 
     def __init__(self, fs: Configfs, reservations: bool = True,
                  seen: Optional[Mapping[Key, Sequence[Seen]]] = None,
-                 known: Optional[Mapping[Key, Reservations]] = None,
+                 known: Optional[Mapping[Key, Sequence[Reservations]]] = None,
                  untouched: bool = False) -> None:
         self.fs = fs
         #: what this program restored, and whether nobody can have changed it since
@@ -151,29 +146,7 @@ class Reader:
 
     def _parameters(self, plugin: str, path: str) -> Dict[str, str]:
         """What was written to ``control``, as the info file shows it."""
-        info = self.fs.read(f"{path}/info")
-        found: Dict[str, str] = {}
-        if plugin == "fileio":
-            match = _FILEIO.search(info)
-            if match:
-                found["fd_dev_name"] = match[1]
-                if match[2] != "0":
-                    found["fd_dev_size"] = match[2]
-                if match[3] != "O_DSYNC":
-                    found["fd_buffered_io"] = "1"
-                if match[4] == "1":
-                    found["fd_async_io"] = "1"
-        elif plugin == "iblock":
-            match = _IBLOCK.search(info)
-            if match:
-                found["udev_path"] = match[2]
-                if match[3] != "0":
-                    found["readonly"] = match[3]
-                if match[4] == "0":
-                    found["exclusive"] = "0"
-        else:
-            found["info"] = info.partition("\n")[2].strip()
-        return found
+        return parameters.parse(plugin, self.fs.read(f"{path}/info"))
 
     def _reservations(self, path: str, serial: str,
                       places: Mapping[str, Sequence[reservations.Place]],
@@ -192,7 +165,8 @@ class Reader:
             return NO_RESERVATIONS
         try:
             return reservations.read(texts, places, self._aptpl_file(serial),
-                                     self.seen.get(key, ()), self.known.get(key), self.untouched)
+                                     self.seen.get(key, ()), self.known.get(key, ()),
+                                     self.untouched)
         except reservations.Unclear as error:
             raise errors.CannotRepresent(f"{path.rpartition('/')[2]}: {error}") from None
 
@@ -423,14 +397,16 @@ class Reader:
                              self._attributes("lu_group", "", f"{path}/{name}")[0])
                      for name in names if self.fs.exists(f"{path}/{name}"))
 
-    def relative_ports(self) -> Dict[str, List[str]]:
-        """Relative port → the enabled iSCSI TPGs that have it, on kernels with tpgt_N/rtpi."""
+    def relative_ports(self, frozen: Sequence[str] = ()) -> Dict[str, List[str]]:
+        """Relative port → the iSCSI TPGs that have it and are enabled, or of a ``frozen`` target;
+        on kernels with tpgt_N/rtpi."""
         found: Dict[str, List[str]] = {}
         for fabric, wwn in self.target_names():
             for tpgt in self.fs.entries(f"{fabric}/{wwn}")[1] if fabric == "iscsi" else ():
                 path = f"{fabric}/{wwn}/{tpgt}"
-                if tpgt.startswith("tpgt_") and self.fs.exists(f"{path}/rtpi") \
-                        and self.fs.read(f"{path}/enable").strip() == "1":
+                if tpgt.startswith("tpgt_") and self.fs.exists(f"{path}/rtpi") and (
+                        f"{fabric}/{wwn}" in frozen
+                        or self.fs.read(f"{path}/enable").strip() == "1"):
                     number = str(int(self.fs.read(f"{path}/rtpi"), 0))
                     found.setdefault(number, []).append(path)
         return found
@@ -532,6 +508,11 @@ def _places(targets: Iterable[Target]) -> Dict[Key, Dict[str, List[reservations.
                 for lun in tpg.luns:
                     add(lun.backstore, name, reservations.Place(
                         fabric, target.wwn, tpg.tag, lun.number, lun.number, _port(tpg, lun)))
+            if dynamic.made(tpg):
+                for lun in tpg.luns:
+                    add(lun.backstore, reservations.ANYONE, reservations.Place(
+                        fabric, target.wwn, tpg.tag, lun.number, lun.number, _port(tpg, lun),
+                        frozenset(explicit)))
     return found
 
 

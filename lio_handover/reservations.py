@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from typing import Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import Dict, FrozenSet, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from .model import NO_RESERVATIONS, Registration, Reservations
 
@@ -53,6 +53,12 @@ class Place(NamedTuple):
     lun: int
     mapped_lun: int
     rtpi: int = 0
+    #: of ANYONE's: who has an ACL of its own there, and so not this way
+    but: FrozenSet[str] = frozenset()
+
+
+#: Whoever logs in, and is given a dynamic ACL.
+ANYONE = ""
 
 
 class Seen(NamedTuple):
@@ -155,10 +161,11 @@ def of_file(blocks: Sequence[Tuple[Registration, bool, int]], generation: int) -
 
 def read(texts: Texts, places: Mapping[str, Sequence[Place]],
          aptpl_file: Optional[bytes] = None, seen: Sequence[Seen] = (),
-         known: Optional[Reservations] = None, untouched: bool = False) -> Reservations:
+         known: Sequence[Reservations] = (), untouched: bool = False) -> Reservations:
     """The reservations of a backstore, whole and certain.
 
-    ``places`` says for each initiator's name by which ways it reaches the backstore;
+    ``places`` says for each initiator's name, and for ANYONE, by which ways it reaches the
+    backstore;
     ``aptpl_file`` is believed only where it agrees with what the kernel shows; ``seen`` is what
     READ FULL STATUS answered, in its order, if it was asked; ``known`` is what this program
     restored there itself, believed as long as nothing that can be seen has changed since.
@@ -179,9 +186,9 @@ def read(texts: Texts, places: Mapping[str, Sequence[Place]],
     if seen:
         live, cut = _agreed(live, cut, seen), False
     registrations = _from_file(live, cut, holder, kind, aptpl_file)
-    if registrations is None and known is not None and (untouched or not cut):
-        if cut or len(live) == len(known.registrations):
-            registrations = _from_known(live, generation, holder, kind, known)
+    for one in known if untouched or not cut else ():
+        if registrations is None and (cut or len(live) == len(one.registrations)):
+            registrations = _from_known(live, generation, holder, kind, one)
     if registrations is None:
         if cut:
             raise Unclear(f"the kernel shows only the first {len(live)} registrations, and no "
@@ -268,14 +275,16 @@ def _from_places(live: Sequence[Live], holder: Optional[Tuple[str, str, str]], t
     chosen: Dict[int, Place] = {}
     for (initiator, isid), numbers in groups.items():
         by_tpg: Dict[Tuple[str, int], Place] = {}
-        for place in sorted(places.get(initiator, ()), key=lambda one: one.mapped_lun):
+        ways = [*places.get(initiator, ()),
+                *(one for one in places.get(ANYONE, ()) if initiator not in one.but)]
+        for place in sorted(ways, key=lambda one: one.mapped_lun):
             at = (place.target, place.tpgt)
             if at not in by_tpg or (at == held_at and place.lun == held_lun
                                     and by_tpg[at].lun != held_lun):
                 by_tpg[at] = place
         if not by_tpg:
-            raise Unclear(f"{initiator} is registered, but has no explicit ACL that maps this "
-                          "backstore; give it one, as a dynamic ACL loses its reservation")
+            raise Unclear(f"{initiator} is registered, but no ACL maps this backstore for it, and "
+                          "its TPG makes no dynamic ones; give it one")
         if seen:
             named = _by_port(numbers, seen, by_tpg)
             if named is not None:

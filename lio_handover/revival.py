@@ -44,6 +44,10 @@ class Revival:
                 fabric = FABRIC_NAMES.get(target.fabric, target.fabric)
                 self.burn_places[lun.backstore] = (tpg_.key, Registration(
                     "", "", 0, fabric, target.wwn, tpg_.tag, lun.number, lun.number))
+        #: LUN → (relative port, number): links are made in this order, see plan
+        self.linked: Dict[Key, Tuple[int, int]] = {
+            lun.key: (int(lun.attributes.get("rtpi", tpg.attributes.get("rtpi", "0"))), number)
+            for number, (_target, tpg, lun) in enumerate(want.luns())}
         #: targets whose nexuses must come after the links of their LUNs
         self.late: Set[Key] = self._late(want)
 
@@ -56,17 +60,18 @@ class Revival:
 
     def _late(self, want: State) -> Set[Key]:
         """The links are bound to the order of the relative ports, which RTPG shows; where that is
-        not the order of READ KEYS, the nexuses have to give it."""
-        ports: Dict[Key, int] = {}
-        for _target, tpg, lun in want.luns():
-            ports[lun.key] = int(lun.attributes.get("rtpi", tpg.attributes.get("rtpi", "0")))
+        not the order of READ KEYS, the nexuses have to give it.  A loopback's can not: a link asks
+        for the disk (tcm_loop.c:tcm_loop_port_link)."""
         found: Set[Key] = set()
         for store in want.backstores:
             units = [unit for unit in map(self.unit, store.reservations.registrations)
                      if unit not in self.mapped]
-            if units != sorted(units, key=lambda unit: ports.get(unit, 0)):
-                found.update(unit[:3] for unit in units)
+            if units != sorted(units, key=self._link_place):
+                found.update(unit[:3] for unit in units if unit[1] != "loopback")
         return found
+
+    def _link_place(self, unit: Key) -> Tuple[int, int]:
+        return self.linked.get(unit, (0, 0))
 
     def order(self, store: Backstore) -> Reservations:
         """The reservations as READ KEYS can show them: what comes back together stands
@@ -74,10 +79,10 @@ class Revival:
         def rank(one: Registration) -> Tuple[int, ...]:
             unit = self.unit(one)
             if unit in self.mapped:
-                return (1, self.first_seen[unit][0])
+                return (2, self.first_seen[unit][0])
             if unit[:3] in self.late:
-                return (0, *self.nexus_seen[unit[:4]])
-            return (0, self.first_seen[unit][0])
+                return (1, *self.nexus_seen[unit[:4]])
+            return (0, *self._link_place(unit))
         held = store.reservations
         return reservations.reordered(held, [rank(one) for one in held.registrations])
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Callable, Tuple
 
+from . import dynamic
 from .attributes import RUNTIME, owner_of, row
 from .diff import Change, diff
 from .document import Document, canonical, state_bytes
@@ -55,7 +56,9 @@ def digest(state: State) -> str:
     kept = _map(state, lambda key, kind, name: name != "enable" and _is_runtime(key, kind, name))
     kept = replace(kept, backstores=tuple(
         replace(one, parameters={}, reservations=settled(one.reservations))
-        for one in kept.backstores))
+        for one in kept.backstores), targets=tuple(
+        replace(one, tpgs=tuple(replace(tpg, portals=(), acls=()) for tpg in one.tpgs))
+        for one in kept.targets))
     return hashlib.sha256(state_bytes(Document(kept))).hexdigest()
 
 
@@ -67,8 +70,14 @@ def structure(state: State) -> State:
 
 
 def changes(old: State, new: State) -> Tuple[Change, ...]:
-    """What was changed between two looks, other than run-time state and gates."""
-    return diff(structure(old), structure(new), gates=False)
+    """What was changed between two looks, other than run-time state and gates.
+
+    Where who logs in is given an ACL, those come and go.
+    """
+    made = {tpg.key for state in (old, new) for target in state.targets for tpg in target.tpgs
+            if dynamic.made(tpg)}
+    return tuple(one for one in diff(structure(old), structure(new), gates=False)
+                 if one.key[4:5] != ("acl",) or one.key[:4] not in made)
 
 
 def staged(state: State, has_rtpi: bool) -> State:

@@ -19,6 +19,24 @@ _UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3}
 
 
 @dataclass(frozen=True)
+class Late:
+    """Storage that one host alone may have open at a time, and how it is got and given up.
+
+    name     of its section, ``[late NAME]``
+    paths    patterns of the files or devices; ``*`` stops at ``/``
+    acquire  a program's full path and its arguments; the path of the storage is added
+    release  likewise
+    timeout  seconds that either may take
+    """
+
+    name: str
+    paths: Tuple[str, ...] = ()
+    acquire: Tuple[str, ...] = ()
+    release: Tuple[str, ...] = ()
+    timeout: int = 30
+
+
+@dataclass(frozen=True)
 class Settings:
     """What a document may make of this host.
 
@@ -28,6 +46,7 @@ class Settings:
     dbroot           the directory of the kernel's APTPL files, "" for what the kernel has
     document_bytes   the largest document that is read
     group            whose members the service obeys where there is no polkit, "" for nobody's
+    late             storage that is opened only once the source has released it
     """
 
     roots: Tuple[str, ...] = ("/srv", "/var/lib/lio-handover/images")
@@ -39,6 +58,7 @@ class Settings:
     dbroot: str = ""
     document_bytes: int = 64 * 1024**2
     group: str = ""
+    late: Tuple[Late, ...] = ()
 
 
 class _Entry(NamedTuple):
@@ -48,13 +68,18 @@ class _Entry(NamedTuple):
     line: int
 
 
+_Value = Union[str, int, Tuple[str, ...]]
 #: section → key → (field of Settings, its kind)
 _KEYS = {
     "storage": {"roots": ("roots", "paths"), "devices": ("devices", "patterns")},
     "host": {"state_directory": ("state_directory", "path"), "dbroot": ("dbroot", "path or none")},
     "limits": {"document": ("document_bytes", "bytes")},
     "service": {"group": ("group", "name or none")},
+    "late": {"paths": ("paths", "patterns"), "acquire": ("acquire", "command"),
+             "release": ("release", "command"), "timeout": ("timeout", "seconds")},
 }
+#: The section that there may be many of, each with a name.
+_NAMED = "late"
 
 
 @dataclass
@@ -64,6 +89,8 @@ class _File:
     path: str
     section: str = ""
     found: Dict[Tuple[str, str], _Entry] = field(default_factory=dict)
+    #: sections with a name → the line where each begins
+    named: Dict[str, int] = field(default_factory=dict)
 
     def fail(self, line: int, what: str) -> NoReturn:
         raise BadSettings(f"{self.path}, line {line}: {what}", do=f"correct {self.path}")
@@ -85,17 +112,20 @@ class _File:
                 values = self._assign(number, line)
 
     def _begin(self, number: int, line: str) -> None:
-        self.section = line[1:-1].strip()
-        if not line.endswith("]") or self.section not in _KEYS:
-            self.fail(number, f"no such section: {line!a} (there are "
-                              + ", ".join(f"[{name}]" for name in _KEYS) + ")")
+        self.section = " ".join(line[1:-1].split())
+        kind, _, name = self.section.partition(" ")
+        if not line.endswith("]") or kind not in _KEYS or bool(name) != (kind == _NAMED):
+            self.fail(number, f"no such section: {line!a} (there are " + ", ".join(
+                f"[{one} NAME]" if one == _NAMED else f"[{one}]" for one in _KEYS) + ")")
+        if kind == _NAMED:
+            self.named.setdefault(self.section, number)
 
     def _assign(self, number: int, line: str) -> List[str]:
         key, equals, value = line.partition("=")
         key, value = key.strip(), value.strip()
         if not self.section:
             self.fail(number, f"{key!a} stands in no section")
-        known = _KEYS[self.section]
+        known = _KEYS[self.section.partition(" ")[0]]
         if key not in known:
             self.fail(number, f"[{self.section}] has no key {key!a} (it has {', '.join(known)})")
         if not equals:
@@ -108,20 +138,36 @@ class _File:
         return values
 
     def apply(self, settings: Settings) -> Settings:
-        made: Dict[str, Union[str, int, Tuple[str, ...]]] = {}
+        made: Dict[str, Dict[str, _Value]] = {}
         for (section, key), entry in self.found.items():
-            name, kind = _KEYS[section][key]
-            made[name] = self._value(kind, key, entry)
-        return replace(settings, **made)  # type: ignore[arg-type]
+            field_name, kind = _KEYS[section.partition(" ")[0]][key]
+            name = section if section in self.named else ""
+            made.setdefault(name, {})[field_name] = self._value(kind, key, entry)
+        late = {one.name: one for one in settings.late}
+        for section, line in self.named.items():
+            name = section.partition(" ")[2]
+            late[name] = replace(late.get(name, Late(name)),
+                                 **made.get(section, {}))  # type: ignore[arg-type]
+            for needed in ("paths", "acquire", "release"):
+                if not getattr(late[name], needed):
+                    self.fail(line, f"[{section}] has no {needed}")
+        return replace(settings, late=tuple(late.values()),
+                       **made.get("", {}))  # type: ignore[arg-type]
 
-    def _value(self, kind: str, key: str, entry: _Entry) -> Union[str, int, Tuple[str, ...]]:
+    def _value(self, kind: str, key: str, entry: _Entry) -> _Value:
         values, line = entry
+        if kind == "command":
+            return self._command(key, values, line)
         if kind in ("paths", "patterns"):
             return tuple(self._path(key, one, line) for one in values)
         if kind.endswith("or none") and not values:
             return ""
         if len(values) != 1:
             self.fail(line, f"{key} needs one value")
+        if kind == "seconds":
+            if not re.fullmatch("[1-9][0-9]{0,3}", values[0]):
+                self.fail(line, f"{key}: {values[0]!a} is not a number of seconds, 1 to 9999")
+            return int(values[0])
         if kind == "bytes":
             return self._bytes(key, values[0], line)
         if kind.startswith("name"):
@@ -137,6 +183,16 @@ class _File:
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}", value):  # useradd(8)
             self.fail(line, f"{key}: {value!a} is no name of a group")
         return value
+
+    def _command(self, key: str, values: List[str], line: int) -> Tuple[str, ...]:
+        """A program and its arguments, one a line."""
+        if values and not values[0].startswith("/"):
+            self.fail(line, f"{key}: {values[0]!a} is not the full path of a program")
+        if values and " " in values[0]:
+            self.fail(line, f"{key}: {values[0]!a}: each argument has a line of its own")
+        if any("\0" in one for one in values):
+            self.fail(line, f"{key} has a NUL")
+        return tuple(values)
 
     def _bytes(self, key: str, value: str, line: int) -> int:
         digits, unit = (value[:-1], value[-1].upper()) if value[-1].isalpha() else (value, "")

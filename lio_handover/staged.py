@@ -2,18 +2,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Iterable, Set
+from typing import Sequence, Set
 
 from .model import NO_RESERVATIONS, Acl, Key, Lun, MappedLun, State, Tpg
-from .plan import LINK, Step
+from .plan import ACQUIRE, LINK, Step
 
 _LINKS = ("link LUN", "link mapped LUN")
 _NEXUSES = ("nexus", "late nexus")
 
 
-def staged(want: State, steps: Iterable[Step], has_rtpi: bool) -> State:
-    """``want`` without what ``steps`` do in the window: links and what needs them, nexuses,
-    reservations.  Gates are as wanted; up to 6.1 the links number the ports (``has_rtpi``)."""
+def staged(want: State, steps: Sequence[Step], has_rtpi: bool) -> State:
+    """``want`` without what ``steps`` do in the window: late storage, links and what needs them,
+    nexuses, reservations.  Gates are as wanted; up to 6.1 the links number the ports
+    (``has_rtpi``)."""
+    later = {step.about for step in steps if step.op == ACQUIRE}
     links: Set[Key] = set()
     nexuses: Set[Key] = set()
     for step in steps:
@@ -42,5 +44,5 @@ def staged(want: State, steps: Iterable[Step], has_rtpi: bool) -> State:
 
     return replace(
         want, backstores=tuple(replace(one, reservations=NO_RESERVATIONS)
-                               for one in want.backstores),
+                               for one in want.backstores if one.key not in later),
         targets=tuple(replace(one, tpgs=tuple(map(tpg, one.tpgs))) for one in want.targets))

@@ -9,16 +9,20 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from typing import Iterator, List, Mapping, NoReturn, Optional, Set, Tuple, Union
+from functools import cached_property
+from typing import Dict, Iterator, List, Mapping, NoReturn, Optional, Set, Tuple, Union
 
 from . import devices
 from .devices import (HERE, Evidence, Host, Seen, below, block_facts, family, file_system,
-                      folder_of, names_in, one_line_of, reopen, show, swaps, users)
+                      folder_of, hctl_of, names_in, one_line_of, reopen, show, swaps, under, users)
 from .errors import (Finding, HandoverError, KernelRefused, StorageDiffers, StorageInUse,
                      StorageMissing, StorageNotAllowed)
-from .model import Backstore, State, say
+from .model import Backstore, Key, State, say
+from .parameters import HCTL
 from .settings import Settings
 
+#: The plugins that open a file or block device of the host.
+OPENING = ("fileio", "iblock", "pscsi")
 BLOCK = 4096  # bytes of one sample
 SAMPLES = 16
 
@@ -41,7 +45,7 @@ def evidence(backstore: Backstore, sample: bool, host: Host = HERE) -> Evidence:
     ``sample_zero`` (all of them were zeroes, so that it proves little).  {} for a plugin that
     opens neither.
     """
-    if backstore.plugin not in ("fileio", "iblock"):
+    if backstore.plugin not in OPENING or not backstore.path:
         return {}
     name, path = say(backstore.key), backstore.path
     try:
@@ -211,14 +215,47 @@ def _words(path: str) -> List[str]:
 
 
 def findings(wanted: Backstore, proof: Mapping[str, Union[str, int, bool]], settings: Settings,
-             here: State = State(), host: Host = HERE) -> List[Finding]:
+             here: "Union[State, Served]" = State(), host: Host = HERE) -> List[Finding]:
     """Why this host can't serve ``wanted``, whose evidence on the source was ``proof``.
 
     ``here`` is what this host serves already.  Changes nothing; never opens for writing.
     """
-    if wanted.plugin not in ("fileio", "iblock"):
+    if wanted.plugin not in OPENING:
         return []
-    return list(_findings(wanted, proof, settings, here, host))
+    served = here if isinstance(here, Served) else Served(here, host)
+    return list(_findings(wanted, proof, settings, served, host))
+
+
+def named(wanted: Backstore, proof: Mapping[str, Union[str, int, bool]], settings: Settings,
+          here: "Union[State, Served]" = State(), host: Host = HERE) -> List[Finding]:
+    """Why this host can't serve ``wanted``, as far as its name tells: storage which must not be
+    looked at yet, because another host has it open."""
+    allowed = _roots(wanted, settings) or _is_named(wanted, settings) \
+        or below(wanted.path, host.dev)  # which may be the device mapper's other name of it
+    found = [] if allowed else [_finding(StorageNotAllowed, wanted, *_NOWHERE)]
+    if not proof:
+        found.append(_finding(StorageDiffers, wanted, *_UNPROVEN))
+    real = os.path.realpath(wanted.path)
+    stores = (here.state if isinstance(here, Served) else here).backstores
+    found += [_finding(StorageInUse, wanted, f"is served by {say(other.key)} of this host already")
+              for other in stores if other.key != wanted.key and other.path
+              and os.path.realpath(other.path) == real]
+    return found
+
+
+_NOWHERE = ("lies under no configured root", "",
+            "allow it in the configuration file, or use --map root:OLD=NEW")
+_UNPROVEN = ("can't be compared: the document does not say what the source served",
+             "unproven-storage", "export the document again")
+
+
+def _roots(wanted: Backstore, settings: Settings) -> List[str]:
+    path = wanted.path
+    return [root for root in settings.roots if below(path, root) and path != root]
+
+
+def _is_named(wanted: Backstore, settings: Settings) -> bool:
+    return any(matches(wanted.path, one) for one in settings.devices)
 
 
 def _finding(error: type[HandoverError], wanted: Backstore, sentence: str, override: str = "",
@@ -227,13 +264,11 @@ def _finding(error: type[HandoverError], wanted: Backstore, sentence: str, overr
 
 
 def _findings(wanted: Backstore, proof: Mapping[str, Union[str, int, bool]], settings: Settings,
-              here: State, host: Host) -> Iterator[Finding]:
+              here: "Served", host: Host) -> Iterator[Finding]:
     path = wanted.path
-    roots = [root for root in settings.roots if below(path, root) and path != root]
-    named = any(matches(path, one) for one in settings.devices)
-    if not roots and not named and not below(path, host.dev):
-        yield _finding(StorageNotAllowed, wanted, "lies under no configured root",
-                       do="allow it in the configuration file, or use --map root:OLD=NEW")
+    roots, is_named = _roots(wanted, settings), _is_named(wanted, settings)
+    if not roots and not is_named and not below(path, host.dev):
+        yield _finding(StorageNotAllowed, wanted, *_NOWHERE)
         return
     if roots and all(leaves(path, root) for root in roots):
         yield _finding(StorageNotAllowed, wanted, "is reached through a symbolic link that leaves "
@@ -242,7 +277,7 @@ def _findings(wanted: Backstore, proof: Mapping[str, Union[str, int, bool]], set
     try:
         seen = devices.look(path)
     except OSError as error:
-        if error.errno in (errno.ENOENT, errno.ENOTDIR) and (roots or named):
+        if error.errno in (errno.ENOENT, errno.ENOTDIR) and (roots or is_named):
             yield _finding(StorageMissing, wanted, "does not exist on this host",
                            do="make it reachable here, or name it with --map")
         else:
@@ -266,8 +301,8 @@ def _findings(wanted: Backstore, proof: Mapping[str, Union[str, int, bool]], set
 def _not_allowed(wanted: Backstore, seen: Seen, settings: Settings, in_roots: bool,
                  host: Host) -> str:
     if seen.regular:
-        if wanted.plugin == "iblock":
-            return "is a file, and iblock needs a block device"
+        if wanted.plugin != "fileio":
+            return f"is a file, and {wanted.plugin} needs a block device"
         if not in_roots or not any(below(seen.real, os.path.realpath(root))
                                    for root in settings.roots):
             return "lies under no configured root"
@@ -298,10 +333,10 @@ def _differences(wanted: Backstore, seen: Seen, proof: Mapping[str, Union[str, i
         yield _finding(StorageDiffers, wanted,
                        f"has {size} bytes, and {asked} are to be served of it")
     if not proof:
-        yield _finding(StorageDiffers, wanted,
-                       "can't be compared: the document does not say what the source served",
-                       "unproven-storage", "export the document again")
+        yield _finding(StorageDiffers, wanted, *_UNPROVEN)
         return
+    if wanted.plugin == "pscsi":
+        yield from _address(wanted, seen, proof, host)
     for name, what in (("kind", "is a {} on this host, on the source it was a {}"),
                        ("size", "has {} bytes, on the source it had {}"),
                        ("logical_block_size", "has blocks of {} bytes, on the source of {}"),
@@ -324,29 +359,105 @@ def _differences(wanted: Backstore, seen: Seen, proof: Mapping[str, Union[str, i
                        "other-file", "name the file with --map")
 
 
-def _uses(wanted: Backstore, seen: Seen, here: State, host: Host) -> Iterator[str]:
+def _address(wanted: Backstore, seen: Seen, proof: Mapping[str, Union[str, int, bool]],
+             host: Host) -> Iterator[Finding]:
+    """pscsi opens the device twice: by its path, to claim it, and by its address, to use it."""
+    address = hctl_of(seen.device, host)
+    asked = ":".join(wanted.parameters.get(name, "?") for name in HCTL)
+    if address != asked:
+        yield _finding(StorageDiffers, wanted,
+                       f"is SCSI device {address or 'no'}, and {asked} is to be served",
+                       do="name it with --map device:OLD=NEW")
+    if not proof.get("wwid"):
+        yield _finding(StorageDiffers, wanted, "has no WWID by which it would be known to be the "
+                       "same on both hosts", "unproven-storage")
+
+
+def _uses(wanted: Backstore, seen: Seen, here: "Served", host: Host) -> Iterator[str]:
     if seen.block:
         found = users(seen.device, host)
         yield from found
-        if not found and here.backstore(wanted.key) is None and _claimed(seen):
+        if not found and here.state.backstore(wanted.key) is None and _claimed(seen):
             yield "is claimed by something of this host (mounted elsewhere, or another target)"
-        own, held = family(seen.device, host)
-        overlapping = {*own, *held}
-        folder = folder_of(seen.device, host)
-        if os.path.exists(folder + "/partition"):
-            overlapping.add(one_line_of(os.path.dirname(folder) + "/dev"))
     else:
-        overlapping = set()
-        for path in swaps(host):
-            if _same(path, seen, overlapping):
-                yield "is swap space"
-        for name in names_in(f"{host.sys}/block"):
-            backing = one_line_of(f"{host.sys}/block/{name}/loop/backing_file")
-            if backing and _same(backing, seen, overlapping):
-                yield f"is the file of {name}"
-    for other in here.backstores:
-        if other.key != wanted.key and other.path and _same(other.path, seen, overlapping):
-            yield f"is served by {say(other.key)} of this host already"
+        if seen.identity in map(_identity, swaps(host)):
+            yield "is swap space"
+        for name in here.loops(seen):
+            yield f"is the file of {name}"
+    for key in here.sharers(wanted, seen):
+        yield f"is served by {say(key)} of this host already"
+
+
+class Served:
+    """What the backstores of a host have open, looked at once: who shares storage with whom."""
+
+    def __init__(self, here: State, host: Host = HERE) -> None:
+        self.state, self.host = here, host
+
+    @cached_property
+    def _index(self) -> Dict[Union[str, Tuple[int, int]], List[Key]]:
+        """major:minor of a block device, or device and inode of a file → backstores."""
+        found: Dict[Union[str, Tuple[int, int]], List[Key]] = {}
+        for store in self.state.backstores:
+            identity = _identity(store.path) if store.path else None
+            if identity is not None:
+                found.setdefault(identity, []).append(store.key)
+        return found
+
+    @cached_property
+    def _loops(self) -> Dict[Tuple[int, int], List[str]]:
+        """A file → the names of the loop devices on it."""
+        found: Dict[Tuple[int, int], List[str]] = {}
+        for name in names_in(f"{self.host.sys}/block"):
+            backing = one_line_of(f"{self.host.sys}/block/{name}/loop/backing_file")
+            identity = _identity(backing) if backing else None
+            if isinstance(identity, tuple):
+                found.setdefault(identity, []).append(name)
+        return found
+
+    def loops(self, seen: Seen) -> List[str]:
+        """The loop devices on a file."""
+        return self._loops.get(seen.identity, [])
+
+    def sharers(self, wanted: Backstore, seen: Seen) -> List[Key]:
+        """The backstores which have some of its storage: by another name of it, a partition, the
+        disk of which it is one, a mapped device over or under it, a loop device."""
+        same: Set[Union[str, Tuple[int, int]]] = set()
+        if seen.block:
+            own, held = family(seen.device, self.host)
+            lower, files = under(seen.device, self.host)
+            same.update(own, held, lower)
+            same.update(one for one in map(_identity, files) if one is not None)
+        else:
+            same.add(seen.identity)
+            for name in self.loops(seen):
+                own, held = family(one_line_of(f"{self.host.sys}/block/{name}/dev"), self.host)
+                same.update(own, held)
+        return sorted({key for one in same for key in self._index.get(one, ())} - {wanted.key})
+
+    def sharers_of(self, store: Backstore) -> List[Key]:
+        """The same for what is served; nothing where its storage can't be found, which
+        ``evidence`` says."""
+        if store.plugin not in OPENING or not store.path:
+            return []
+        try:
+            seen = devices.look(store.path)
+        except OSError:
+            return []
+        try:
+            return self.sharers(store, seen)
+        finally:
+            os.close(seen.fd)
+
+
+def _identity(path: str) -> Union[str, Tuple[int, int], None]:
+    """A block device's major:minor, a file's device and inode, None for neither."""
+    try:
+        seen = devices.look(path)
+    except OSError:
+        return None
+    os.close(seen.fd)
+    return seen.device if seen.block else seen.identity if seen.regular else None
 
 
 def _claimed(seen: Seen) -> bool:
@@ -357,15 +468,3 @@ def _claimed(seen: Seen) -> bool:
     except OSError as error:
         return error.errno == errno.EBUSY
     return False
-
-
-def _same(path: str, seen: Seen, overlapping: Set[str]) -> bool:
-    """Whether a path leads to the same file, or to one of the devices."""
-    try:
-        other = devices.look(path)
-    except OSError:
-        return False
-    os.close(other.fd)
-    if other.block:
-        return other.device in overlapping
-    return other.regular and seen.regular and other.identity == seen.identity

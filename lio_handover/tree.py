@@ -77,7 +77,7 @@ def _host(view: View) -> Node:
 
 def _backstore(view: View, one: model.Backstore) -> Node:
     luns = [lun for _, _, lun in view.state.luns() if lun.backstore == one.key]
-    about, mood = [one.path or one_line(one.parameters.get("info", "").split("\n")[0])[:40]], ""
+    about, mood = [one.path or one.parameters.get("dev_config", "")], ""
     if one.path:
         if one.key in view.sizes:
             about.append(size(view.sizes[one.key]))

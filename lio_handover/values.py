@@ -10,6 +10,7 @@ from typing import Any, Dict, FrozenSet, Tuple
 
 from . import attributes, model
 from .errors import BadName, BadShape, BadValue
+from .parameters import HCTL
 from .shape import MAX_WRITE, any_object, fail, plain_name, plain_text, show, string, utf8
 
 U16, U32, U64 = 2**16 - 1, 2**32 - 1, 2**64 - 1
@@ -63,7 +64,7 @@ _TRUE_FALSE = frozenset("01")
 _BACKSTORE_BITS = """emulate_model_alias emulate_dpo emulate_fua_write emulate_fua_read
     emulate_write_cache emulate_tas emulate_tpu emulate_tpws emulate_caw emulate_3pc emulate_pr
     emulate_rsoc enforce_pr_isids force_pr_aptpl pi_prot_verify is_nonrot unmap_zeroes_data
-    alua_support pgr_support emulate_rest_reord"""
+    alua_support pgr_support emulate_rest_reord tmr_notification"""
 _TPG_BITS = """authentication generate_node_acls cache_dynamic_acls demo_mode_discovery
     demo_mode_write_protect prod_mode_write_protect t10_pi tpg_enabled_sendtargets
     login_keys_workaround"""
@@ -80,6 +81,9 @@ def _ranges() -> Dict[Tuple[str, str], Tuple[int, int]]:
     made.update({
         ("backstore", "attrib/emulate_ua_intlck_ctrl"): (0, 2),
         ("backstore", "attrib/queue_depth"): (1, U32),
+        ("backstore", "attrib/nl_reply_supported"): (-1, 127),
+        ("backstore", "attrib/qfull_time_out"): (-1, U32 // 2000),
+        ("backstore", "attrib/cmd_time_out"): (0, U32 // 1000),
         ("lu_group", "lu_gp_id"): (1, U16),
         ("alua_group", "tg_pt_gp_id"): (0, U16),
         ("alua_group", "alua_access_type"): (0, 3),
@@ -229,11 +233,21 @@ def _value(row: attributes.Attribute, kind: str, path: str, text: str, at: str,
 PARAMETERS: Dict[str, FrozenSet[str]] = {plugin: frozenset(names.split()) for plugin, names in {
     "fileio": "fd_dev_name fd_dev_size fd_buffered_io fd_async_io",
     "iblock": "udev_path readonly exclusive",
-    # Not handed over, but named with a reason (preflight): what the kernel says of them.
-    "rd_mcp": "info", "pscsi": "info", "user": "info",
+    "rd_mcp": "rd_pages rd_nullio rd_dummy",
+    "pscsi": " ".join(HCTL),
+    "user": "dev_config dev_size hw_block_size hw_max_sectors max_data_area_mb data_pages_per_blk "
+            "cmd_ring_size_mb",
 }.items()}
 _WORDS = {"fd_buffered_io": frozenset("1"), "fd_async_io": frozenset("1"),
-          "readonly": _TRUE_FALSE, "exclusive": _TRUE_FALSE}
+          "readonly": _TRUE_FALSE, "exclusive": _TRUE_FALSE,
+          "rd_nullio": frozenset("1"), "rd_dummy": frozenset("1"),
+          "hw_block_size": frozenset(("512", "1024", "2048", "4096"))}
+#: Parameters that are numbers → the largest that the kernel takes.
+_NUMBERS = {"fd_dev_size": 2**63 - 1, "dev_size": 2**63 - 1, **dict.fromkeys((
+    *HCTL, "rd_pages", "hw_max_sectors", "max_data_area_mb", "data_pages_per_blk",
+    "cmd_ring_size_mb"), 2**31 - 1)}
+#: Plugin → what must be there.
+_NEEDED = {"rd_mcp": ("rd_pages",), "pscsi": HCTL[1:], "user": ("dev_config", "dev_size")}
 _BACKING = {"fileio": ("fd_dev_name", 255), "iblock": ("udev_path", 511)}
 
 
@@ -244,17 +258,19 @@ def parameters_of(value: Any, where: str, plugin: str) -> Dict[str, str]:
         at = f"{where}[{show(name)}]"
         if name not in PARAMETERS[plugin]:
             fail(BadShape, f"{at} is no parameter of {plugin}")
-        if name == "info":
-            made[name] = _unknown(name, string(text, at), at, "")
-            continue
         text = plain_text(text, at)
         if "," in text:
             fail(BadValue, f"{at} has a comma, which would end it")
         if name in _WORDS and text not in _WORDS[name]:
             fail(BadValue, f"{at} is {show(text)}, not {' or '.join(sorted(_WORDS[name]))}")
-        if name == "fd_dev_size" and not (_DECIMAL.fullmatch(text) and 0 <= int(text) < 2**63):
-            fail(BadValue, f"{at} is {show(text)}, not a number of bytes")
+        if name in _NUMBERS and not (_DECIMAL.fullmatch(text)
+                                     and 0 <= int(text) <= _NUMBERS[name]):
+            what = "number of bytes" if name.endswith("dev_size") else "number"
+            fail(BadValue, f"{at} is {show(text)}, not a {what} from 0 to {_NUMBERS[name]}")
         made[name] = text
+    for name in _NEEDED.get(plugin, ()):
+        if not made.get(name):
+            fail(BadShape, f"{where}.{name} is missing")
     if plugin in _BACKING:
         name, longest = _BACKING[plugin]
         if name not in made:

@@ -303,15 +303,22 @@ def prepare(args: argparse.Namespace, signals: Signals) -> int:
     names = [one.name for one in made.state.targets]
     if args.json:
         print_data({"targets": names, "frozen": made.frozen, "bytes": len(documents.dumps(made)),
+                    "notes": list(made.notes),
                     "findings": [answers.finding_tree(one, args.allow) for one in found]})
     else:
         print(errors.one_line(f"{wording.names(made.state, 99)}: {wording.contents(made.state)}"))
         _print(steps.findings(found, Screen.of(sys.stdout), args.allow))
+    _notes(args, made.notes)
     if against:
         return _against(args, against, "a handover")
     _done(args, "nothing speaks against a handover; nothing was changed",
           f"{PROG} " + ("export" if made.frozen else "freeze") + f" {_quoted(names)}")
     return errors.SAME
+
+
+def _notes(args: argparse.Namespace, notes: Sequence[str]) -> None:
+    for note in notes if not args.json else ():
+        say(f"{PROG}: note: {note}")
 
 
 def _against(args: argparse.Namespace, against: Sequence[errors.Finding], what: str) -> int:
@@ -360,6 +367,7 @@ def export(args: argparse.Namespace, signals: Signals) -> int:
     names, frozen = came["targets"], came["frozen"]
     if args.json and args.output != files.STREAM:
         print_data({**came, "file": args.output})
+    _notes(args, came["notes"])
     how = "frozen" if frozen else "NOT frozen: import will refuse it"
     _done(args, f"exported {', '.join(names)} ({how}), {len(data)} bytes, "
           f"digest {came['digest'][:12]}…{_by(came)}; nothing was changed",
@@ -375,7 +383,7 @@ def _export(args: argparse.Namespace, signals: Signals) -> client.Came:
         made = core.export(found, args.allow, args.probe)
     data = documents.dumps(made)
     return {"targets": [one.name for one in made.state.targets], "frozen": made.frozen,
-            "digest": made.digest, "bytes": len(data)}, data
+            "digest": made.digest, "bytes": len(data), "notes": list(made.notes)}, data
 
 
 def thaw(args: argparse.Namespace, signals: Signals) -> int:
@@ -461,8 +469,7 @@ def import_(args: argparse.Namespace, signals: Signals) -> int:
         came, document = _import(core, ready, args, signals), ready.document
     if args.json:
         print_data(came)
-    for note in came["notes"] if not args.json else ():
-        say(f"{PROG}: note: {note}")
+    _notes(args, came["notes"])
     state, names = document.state, came["targets"]
     what = wording.listed(names) if names else wording.names(state)
     if not came["steps"]:

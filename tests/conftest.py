@@ -16,6 +16,9 @@ from tests import lab
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+#: The files that take longest, longest first.
+LONG = ("test_vhost", "test_migration", "test_import", "test_bad_input", "test_handover",
+        "test_lab", "test_protocol_model")
 HostsOf = Callable[..., list[lab.Host]]
 CLIENT = "client"
 
@@ -141,7 +144,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark what boots kernels; leave the long tests out unless they are wanted."""
+    """Mark what boots kernels; leave the long tests out unless they are wanted.
+
+    Files that take long begin first: who works beside them then does not wait for them at the end.
+    """
+    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG
+               else len(LONG))
     for item in items:
         if "bed" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.lab)

@@ -15,10 +15,12 @@ from typing import Any
 from lio_handover import (deeds, errors, executor, journal, owners, restored, savefile,
                           wholefile)
 from lio_handover.configfs import Configfs
+from lio_handover.core import Core
 from lio_handover.handover import Answer, Handover, Handovers
 from lio_handover.locks import Locks
 from lio_handover.model import State
 from lio_handover.papers import Message
+from lio_handover.settings import Late
 from tests import inhost, lab, samples
 
 SIZE = 8 * lab.MiB
@@ -61,7 +63,36 @@ def handovers(answers: Answers | None = None) -> Handovers:
         if answer is None:
             raise errors.PeerUnreachable("it does not answer")
         return answer
-    return Handovers(inhost.core(), None if answers is None else peer)
+    core = Core(replace(inhost.SETTINGS, late=late_rules()))
+    return Handovers(core, None if answers is None else peer)
+
+
+#: Where a host finds the folder of what is served late, see ``serve_late``.
+LATE_FOLDER = Path("/etc/lio-handover/late-folder")
+
+
+def serve_late(folder: str) -> None:
+    """From now on the files in ``folder`` are storage that one host alone may have open."""
+    LATE_FOLDER.write_text(folder)
+    script = Path(folder, "late.sh")
+    script.write_text(f"""#!/bin/sh
+# acquire|release PATH: what a cluster's lock would do
+holder=$2.holder
+case $1 in
+acquire) [ ! -e $holder ] || [ "$(cat $holder)" = $(hostname) ] || exit 1; hostname >$holder ;;
+release) rm -f $holder ;;
+esac
+echo $1 $(hostname) >>{folder}/late.log
+""")
+    script.chmod(0o755)
+
+
+def late_rules() -> tuple[Late, ...]:
+    if not LATE_FOLDER.exists():
+        return ()
+    folder = LATE_FOLDER.read_text()
+    return (Late("files", (f"{folder}/*.img",), (f"{folder}/late.sh", "acquire"),
+                 (f"{folder}/late.sh", "release")),)
 
 
 def recover(id: str, answers: Answers, words: frozenset[str] = frozenset()  # noqa: A002
@@ -139,7 +170,7 @@ class Points:
         plain = os.write
 
         def half(fd: int, data: bytes) -> int:
-            if not data.startswith(b'{"') or b'"record": "step"' in data:
+            if bytes(data[:2]) != b'{"' or b'"record": "step"' in data:
                 return plain(fd, data)
             self.pass_("before a record")
             if self.seen + 1 == self.point:

@@ -148,6 +148,37 @@ def test_what_recover_makes_of_every_pair(two: Callable[[str, str], Two]) -> Non
         assert not pair.host[DESTINATION].call(inhost.read_all).backstores
 
 
+@pytest.mark.parametrize("give_back", [False, True])
+def test_late_storage_is_open_on_one_host(bed: lab.Lab, two: Callable[[str, str], Two],
+                                          give_back: bool) -> None:
+    pair = two("stable", "newest")
+    a, b = pair.host[SOURCE], pair.host[DESTINATION]
+    before = held(pair, SOURCE)
+    for host in (a, b):
+        host.call(inhandover.serve_late, str(bed.shared))
+    log = bed.shared / "late.log"
+    with pytest.raises(errors.StorageInUse, match="mode iscsi-late"):
+        pair.do("prepare", SOURCE, targets=(TARGET,))
+    pair.do("prepare", SOURCE, targets=(TARGET,), mode="iscsi-late")
+    pair.go("stage* freeze export activate*")
+    assert not b.call(inhost.read_all).backstores and not log.exists()
+    pair.go("release")
+    assert not a.call(inhost.read_all).backstores
+    assert log.read_text().split() == ["release", "a"] * 2
+    log.unlink()
+    pair.go("activate*")
+    assert log.read_text().split() == ["acquire", "b"] * 2
+    log.unlink()
+    if give_back:
+        (bed.shared / "zero.img").write_bytes(b"\1" * inhandover.SIZE)   # it has served
+        pair.go("abort* thaw")
+        assert log.read_text().split() == ["release", "b"] * 2 + ["acquire", "a"] * 2
+    else:
+        pair.go("verify* retire confirm*")
+    assert pair.serving() == [SOURCE if give_back else DESTINATION]
+    assert held(pair, pair.serving()[0]) == before
+
+
 def test_what_was_owned_is_given_back(two: Callable[[str, str], Two]) -> None:
     pair = two("stable", "newest")
     before = held(pair, SOURCE)

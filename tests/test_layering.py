@@ -11,11 +11,12 @@ PACKAGE = Path(__file__).resolve().parents[1] / "lio_handover"
 
 #: A module imports what stands before it, wherever in its text.  Packages count as one.
 ORDER = """__init__
-    errors names wholefile locks model order transitions attributes settings files
-    shape values objects sealed document devices storage
-    fresh diff reservations configfs scsibus initiator
+    errors names wholefile locks model order transitions attributes parameters handler settings
+    files shape values objects sealed document devices storage late
+    fresh diff reservations dynamic configfs scsibus initiator
     reader revival plan staged executor frozen restored probes mapping preflight core
-    papers journal owners savefile holder runtime deeds handover
+    papers journal owners savefile holder runtime answer standing deeds evidence
+    handover
     wording screen tree columns steps answers client
     cli verbs handover_verbs service""".split()
 #: The command line is understood before the verbs, slow to import, are wanted.

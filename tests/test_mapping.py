@@ -109,7 +109,8 @@ def test_what_was_mapped_is_told() -> None:
 @pytest.mark.parametrize("option", [
     "device", "disk:/a=/b", "device:/a", "device:/a=b", "device:a=/b", "root:/a/../b=/c",
     "root:/a=/b/../c", "device:/a=/b,c", "device:/a=/b\nc", "target:iqn.x", "target:=iqn.y",
-    "target:iqn.x=", "portal:1.2.3.4=1.2.3.4:3260",
+    "target:iqn.x=", "portal:1.2.3.4=1.2.3.4:3260", "rtpi:1=0", "rtpi:1=65536", "rtpi:1=new",
+    "rtpi:1=", "rtpi:1=0x7",
 ])
 def test_options_that_say_nothing(option: str) -> None:
     with pytest.raises(errors.BadMap) as caught:
@@ -120,7 +121,8 @@ def test_options_that_say_nothing(option: str) -> None:
 @pytest.mark.parametrize("option, word", [
     ("device:/srv/none=/dev/sdb", "/srv/none"), ("root:/sr=/data", "/sr"),
     ("portal:192.0.2.7:3260=192.0.2.8:3260", "192.0.2.7"), ("target:iqn.x=iqn.y", "iqn.x"),
-    ("initiator:iqn.x=iqn.y", "iqn.x"),
+    ("initiator:iqn.x=iqn.y", "iqn.x"), ("rtpi:7=8", "no TPG with the relative port 7"),
+    ("rtpi:iscsi/iqn.x/tpg1=8", "tpg1"),
     (f"target:{samples.IQN}=naa", "can't be"), (f"target:{samples.IQN}=iqn.a/b", "can't be"),
     ("portal:192.0.2.1:3260=nowhere:3260", "can't be"),
     (f"initiator:{NEXUS}=bad", "can't be"),

@@ -1,6 +1,7 @@
 """What a destination refuses before its kernel is touched, on real kernels."""
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -71,3 +72,66 @@ def test_restoring_reservations_shows_the_host_no_disk(bed: lab.Lab, hosts: Host
     assert [line for line in new if "scsi generic" in line]  # it was there, after all
     assert not [line for line in new if "SCSI disk" in line]
     assert destination.call(drivers_attach) == "1"
+
+
+def on_device(plugin: str, wwn: str) -> State:
+    """The same disk of the host as a backstore of this plugin."""
+    words = {"fileio": {"fd_dev_name": "/dev/ubda"}, "iblock": {"udev_path": "/dev/ubda"}}[plugin]
+    store = Backstore(backstore_key(plugin, "disk"), words, {"wwn/vpd_unit_serial": plugin})
+    key = target_key("iscsi", wwn)
+    tpg = tpg_key(key, 1)
+    return State((), (store,), (Target(key, {}, (Tpg(
+        tpg, {"enable": "1"}, luns=(Lun(lun_key(tpg, 0), store.key, "link"),)),)),))
+
+
+def freeze_one(wwn: str) -> str:
+    try:
+        inhost.core().freeze([("iscsi", wwn)])
+    except errors.HandoverError as error:
+        return str(error)
+    return ""
+
+
+def test_storage_that_another_target_has_too_does_not_move_alone(
+        bed: lab.Lab, hosts: HostsOf) -> None:
+    """fileio takes no claim, so that the kernel lets both have the disk."""
+    source, destination = hosts("stable", "newest")
+    one, two = "iqn.2003-01.org.example:one", "iqn.2003-01.org.example:two"
+    source.call(inhost.build, on_device("iblock", one))
+    source.call(inhost.freeze)
+    document = source.call(inhost.export)
+    source.call(inhost.thaw)
+    source.call(inhost.build, on_device("fileio", two))
+    for wwn, other in ((one, "fileio/disk"), (two, "iblock/disk")):
+        said = source.call(freeze_one, wwn)
+        assert f"its storage is that of {other}, too" in said and "nothing was changed" in said
+    with pytest.raises(errors.InUse, match="does not know of its reservations"):
+        source.call(inhost.freeze)      # both together: wanted so, or not
+
+    destination.call(inhost.build, on_device("fileio", two))
+    with pytest.raises(errors.StorageInUse, match="is served by fileio/disk of this host already"):
+        destination.call(inhost.import_, document)
+
+
+def import_without(data: bytes, path: str) -> tuple[str, list[str]]:
+    """What an import says whose file goes away after it was looked at, and what it changed."""
+    one, before = inhost.core(), inhost.tree()
+    ready = one.ready(documents.loads(data))
+    os.rename(path, path + ".away")
+    try:
+        one.import_(ready)
+    except errors.HandoverError as error:
+        return str(error), inhost.differences(before, inhost.tree())
+    return "", []
+
+
+def test_a_file_that_goes_away_is_not_made_anew(bed: lab.Lab, hosts: HostsOf) -> None:
+    source, destination = hosts("stable", "newest")
+    state = small(bed.shared, {})
+    source.call(inhost.build, state)
+    source.call(inhost.freeze)
+    document = source.call(inhost.export)
+    path = state.backstores[0].path
+    said, left = destination.call(import_without, document, path)
+    assert f"{path} is not there any more" in said and "nothing was changed" in said
+    assert left == [] and not os.path.exists(path)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from lio_handover.errors import BadSettings
-from lio_handover.settings import Settings, load, parse
+from lio_handover.settings import Late, Settings, load, parse
 
 SHIPPED = os.path.join(os.path.dirname(__file__), "..", "etc", "lio-handover", "lio-handover.conf")
 
@@ -18,16 +18,46 @@ def shipped() -> str:
         return file.read()
 
 
+def late_example() -> str:
+    """What the shipped file shows of a section that has no default."""
+    _, begin, rest = shipped().partition("#  [late")
+    return begin + rest.partition("\n\n")[0]
+
+
 def test_the_shipped_file_changes_nothing() -> None:
     assert load(SHIPPED) == Settings()
 
 
 def test_the_defaults_which_the_shipped_file_names_are_the_defaults() -> None:
-    text = re.sub(r"^#(?=\w|    )", "", shipped(), flags=re.M)
+    text = re.sub(r"^#(?=\w|    )", "", shipped().replace(late_example(), ""), flags=re.M)
     nothing = Settings((), (), "/nowhere", "/nowhere", 1)
     assert parse(text, "x", nothing) == Settings()
     every = set(re.findall(r"^(\w+) =", text, flags=re.M))
-    assert len(every) == len(Settings.__dataclass_fields__)
+    assert len(every) == len(Settings.__dataclass_fields__) - len({"late"})
+
+
+def test_the_late_storage_which_the_shipped_file_shows_is_taken() -> None:
+    text = re.sub(r"^#  ", "", late_example(), flags=re.M)
+    drbd, lvm = parse(text, "x").late
+    assert drbd == Late("drbd", ("/dev/drbd*",), ("/usr/sbin/drbdadm", "primary"),
+                        ("/usr/sbin/drbdadm", "secondary"), 30)
+    assert (lvm.name, lvm.acquire[1:], lvm.release[1:], lvm.timeout) == (
+        "lvm", ("--activate", "ey"), ("--activate", "n"), 30)
+    assert set(re.findall(r"^(\w+) =", text.partition("[late lvm]")[0], flags=re.M)) \
+        == set(Late.__dataclass_fields__) - {"name"}
+
+
+LATE = "[late a]\npaths = /dev/a*\nacquire = /bin/a\nrelease = /bin/r\n"
+
+
+def test_late_storage_is_changed_by_a_later_file_key_by_key() -> None:
+    first = parse(LATE + "[late b]\npaths = /dev/b\nacquire =\n  /bin/b\n  x y\nrelease = /bin/r\n",
+                  "x")
+    assert [one.name for one in first.late] == ["a", "b"]
+    assert first.late[1].acquire == ("/bin/b", "x y")
+    second = parse("[late a]\ntimeout = 7\nrelease =\n  /bin/s\n  now\n", "y", first)
+    assert second.late == (Late("a", ("/dev/a*",), ("/bin/a",), ("/bin/s", "now"), 7),
+                           first.late[1])
 
 
 def test_no_file_is_no_error(tmp_path: Any) -> None:
@@ -69,6 +99,14 @@ def test_an_empty_list_allows_nothing() -> None:
     ("[limits]\ndocument = many", 2, "bytes"),
     ("[limits]\ndocument = 0", 2, "0"),
     ("[limits]\ndocument = 1T", 2, "bytes"),
+    ("[late]", 1, "[late NAME]"), ("[storage x]", 1, "section"),
+    ("[late a]\npaths = /dev/a*\nacquire = /bin/a\n", 1, "has no release"),
+    ("[late a]\nacquire = /bin/a\nrelease = /bin/r\n", 1, "has no paths"),
+    (LATE + "release = /bin/s", 5, "line 4"), (LATE + LATE, 6, "line 2"),
+    (LATE + "timeout = 0", 5, "seconds"), (LATE + "timeout = soon", 5, "seconds"),
+    (LATE + "[late b]\nacquire = drbdadm primary\n", 6, "full path"),
+    (LATE + "[late b]\nacquire = /bin/drbdadm primary\n", 6, "line of its own"),
+    (LATE + "[late b]\npaths = dev/x\n", 6, "full path"),
 ])
 def test_what_is_wrong_is_named_with_its_line(text: str, line: int, word: str) -> None:
     with pytest.raises(BadSettings) as caught:

@@ -62,6 +62,9 @@ class Machine:
     def holds(self, below: str, holder: str) -> None:
         os.symlink(f"{self.folder}/sys/devices/{holder}",
                    f"{self.folder}/sys/devices/{below}/holders/{holder}")
+        os.makedirs(f"{self.folder}/sys/devices/{holder}/slaves", exist_ok=True)
+        os.symlink(f"{self.folder}/sys/devices/{below}",
+                   f"{self.folder}/sys/devices/{holder}/slaves/{os.path.basename(below)}")
 
     def mount(self, device: str, point: str, source: str) -> None:
         self.mountinfo.append(f"9 1 {device} / {point} rw shared:1 - ext4 {source} rw")
@@ -486,6 +489,35 @@ def test_two_backstores_on_one_storage(blocks: Machine, root: str) -> None:
         assert not plugin or "fileio/other" in found[0].sentence
         same = model.State(backstores=(store(theirs, wanted.plugin),))
         assert findings(wanted, proof, settings, same, blocks.host) == []
+
+
+@pytest.mark.parametrize("mine, theirs, shared", [
+    ("dm-0", "md0", True), ("md0", "dm-0", True), ("dm-0", "sdb", True), ("sdb", "dm-0", True),
+    ("dm-0", "sda2", True), ("dm-0", "sda", True), ("dm-0", "sda1", False), ("dm-0", "sdc", False),
+    ("sda1", "sdb", False), ("loop0", "a", True), ("a", "loop0", True), ("loop0", "b", False),
+    ("b", "loop0", False), ("loop0", "a.link", True), ("loop0", "a.hard", True),
+])
+def test_storage_is_shared_over_and_under(blocks: Machine, root: str, mine: str, theirs: str,
+                                          shared: bool) -> None:
+    """A volume on an array of two disks, one a partition; and a loop device on a file."""
+    disks(blocks)
+    blocks.disk("sdc", "8:32")
+    blocks.holds("sda/sda2", "md0")
+    blocks.holds("sdb", "md0")
+    blocks.holds("md0", "dm-0")
+    for name in "ab":
+        made(f"{root}/{name}")
+    os.symlink(f"{root}/a", f"{root}/a.link")
+    os.link(f"{root}/a", f"{root}/a.hard")
+    blocks.disk("loop0", "7:0", loop__backing_file=f"{root}/a")
+
+    def at(name: str) -> str:
+        return f"{root}/{name}" if name[0] in "ab" else f"{blocks.host.dev}/{name}"
+
+    one, other = store(at(mine), name="one"), store(at(theirs), name="other")
+    served = storage.Served(model.State(backstores=(one, other)), blocks.host)
+    assert served.sharers_of(one) == ([other.key] if shared else [])
+    assert served.sharers_of(other) == ([one.key] if shared else [])
 
 
 def test_a_file_that_is_swap_or_a_loop_device(machine: Machine, root: str) -> None:

@@ -59,12 +59,17 @@ class Child:
             pass
 
     def _readable(self, *_: Any) -> bool:
+        if not self._read():
+            self._watch = 0
+        return bool(self._watch)
+
+    def _read(self) -> bool:
+        """Take what it has said; False where that was all."""
         try:
             data = os.read(self._out, _CHUNK)
         except BlockingIOError:
             return True
         if not data:
-            self._watch = 0
             return False
         *lines, self._rest = (self._rest + data).split(b"\n")
         for line in lines:
@@ -80,10 +85,10 @@ class Child:
             self.said(words)
 
     def _exited(self, _pid: int, status: int) -> None:
-        while self._watch and self._more() and self._readable():
-            pass
-        if self._watch:
+        if self._watch:  # or it would watch whoever has the number of this descriptor next
             GLib.source_remove(self._watch)
+        while self._more() and self._read():
+            pass
         self._process.returncode = os.waitstatus_to_exitcode(status)
         assert self._process.stdout
         self._process.stdout.close()

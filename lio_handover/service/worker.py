@@ -135,7 +135,7 @@ def export(work: Work) -> Came:
     made = work.core.export(work.names(), work.request["allow"], work.request["probe"])
     data = documents.dumps(made)
     return {"targets": [one.name for one in made.state.targets], "frozen": made.frozen,
-            "digest": made.digest, "bytes": len(data)}, data, True
+            "digest": made.digest, "bytes": len(data), "notes": list(made.notes)}, data, True
 
 
 def thaw(work: Work) -> Came:

@@ -47,22 +47,31 @@ def row(host: lab.Host, folder: str, luns: int, acls: int, runs: int) -> Row:
     }
 
 
-def peers(host: lab.Host, folder: str, one: Row, patience: float) -> None:
-    """Add what rtslib and targetcli take, None where they were stopped."""
+def peers(host: lab.Host, folder: str, one: Row, patience: float, late: set[str]) -> set[str]:
+    """Add what rtslib and targetcli take, None where they were stopped; those that were.
+
+    Who was ``late`` with less is not asked again.
+    """
+    stopped = set()
     for kind in PEERS:
-        ratio: float | None = None
+        one[f"{kind}_ratio_to_bare"] = None
+        if kind in late:
+            continue
+        print(f"bench: {kind}, {one['luns']} LUNs x {one['acls']} ACLs", file=sys.stderr)
         try:
             took = host.call(inhost.peer, kind, folder, one["luns"], one["acls"],
                              "/etc/target/bench.json", timeout=patience)
-            ratio = took["restore"] / one["bare_seconds"]
+            one[f"{kind}_ratio_to_bare"] = took["restore"] / one["bare_seconds"]
             one["rtslib_dump_ratio_to_export"] = took["dump"] / one["export_seconds"]
         except lab.HostTimeout:
+            stopped.add(kind)
             print(f"bench: {kind} did not end in {patience:.0f} s, and was stopped",
                   file=sys.stderr)
         except Exception as error:      # noqa: B902 - a peer that fails is a result, too
             one[f"{kind}_error"] = f"{type(error).__name__}: {error}".splitlines()[0]
-        one[f"{kind}_ratio_to_bare"] = ratio
+            print(f"bench: {kind}: {one[f'{kind}_error']}", file=sys.stderr)
         host.call(inhost.down, timeout=600)
+    return stopped
 
 
 def measure(role: str, sizes: list[tuple[int, int]], runs: int, patience: float,
@@ -77,11 +86,12 @@ def measure(role: str, sizes: list[tuple[int, int]], runs: int, patience: float,
         found: Row = {"kernel": host.release, "role": role, "rows": []}
         for luns, acls in sizes:
             print(f"bench: {luns} LUNs x {acls} ACLs", file=sys.stderr)
-            one = row(host, folder, luns, acls, runs)
-            if with_peers and (luns, acls) not in GROWTH[::2]:
-                peers(host, folder, one, patience)
-            found["rows"].append(one)
+            found["rows"].append(row(host, folder, luns, acls, runs))
         found["side_by_side"] = host.call(inhost.side_by_side, folder, 100, 2, timeout=300)
+        late: set[str] = set()
+        for one in found["rows"] if with_peers else ():
+            if (one["luns"], one["acls"]) not in GROWTH[::2]:
+                late |= peers(host, folder, one, patience, late)
         return found
 
 

@@ -1,0 +1,238 @@
+"""Which row of the protocol's table fits: what is there of the papers and needs it names."""
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Dict, FrozenSet, List, Mapping, Optional, Sequence, Tuple
+
+from . import errors
+from .answer import Answer, Peer
+from .core import Core
+from .journal import Handover, Journal
+from .papers import Message
+from .reader import boot_id
+from .standing import Standing
+from .transitions import DESTINATION, SOURCE, TABLE, Mode, Need, Paper, Row, rows_for
+
+#: What may be said to a verb: by an operator, or (of QEMU) by the driver that sees it.
+WORDS = {"peer-is-fenced": Need.PEER_IS_FENCED, "peer-never-returns": Need.PEER_NEVER_RETURNS,
+         "guest-left": Need.GUEST_LEFT}
+#: What an operator asserts by each set of words.
+ASSERTS: Mapping[Tuple[str, ...], str] = {
+    ("peer-is-fenced",): "the other host is off now",
+    ("peer-is-fenced", "peer-never-returns"):
+        "the other host is off now and will never boot again with its present records",
+    ("guest-left",): "QEMU here has completed the migration, or is gone",
+}
+#: Where nothing was recorded yet.
+FIRST_STATE = {SOURCE: "idle", DESTINATION: "none"}
+
+
+class Evidence:
+    """A verb as it was called: which rows of the table fit, by papers, kernel, journal and peer.
+
+    ``superseded``: whether a later handover of the same targets counts now.
+    """
+
+    def __init__(self, core: Core, peer: Optional[Peer], journal: Journal, verb: str, epoch: int,
+                 papers: Sequence[Message], words: FrozenSet[str], superseded: bool) -> None:
+        self.peer, self.journal, self.verb, self.epoch = peer, journal, verb, epoch
+        self.words, self.superseded = words, superseded
+        self.by_paper: Dict[Paper, Message] = {}
+        self.stale = [one for one in papers if not self._take(one)]
+        self.standing = Standing(core, journal, epoch)
+        self._asked: Optional[Answer] = None
+        self._silent: Optional[errors.HandoverError] = None
+
+    def _take(self, one: Message) -> bool:
+        """Keep a paper that is about this handover and epoch, from the other side."""
+        if (one.handover, one.epoch) != (self.journal.id, self.epoch):
+            return False
+        self.by_paper.setdefault(one.paper, one)
+        return True
+
+    def row(self) -> Optional[Row]:
+        """The row to run; None where there is nothing to do any more.  Raises WrongState."""
+        handover = self.journal.handover
+        state = handover.state or FIRST_STATE[handover.role]
+        mode = Mode(handover.mode)
+        rows = rows_for(handover.role, state, self.verb, mode)
+        lacking: List[str] = []
+        onward = self.further(())
+        if onward is not None:
+            return onward
+        for row in rows:
+            missing = self._missing(row)
+            if not missing:
+                return row
+            lacking.append(" and ".join(missing))
+        if not rows and not handover.busy and not handover.error and any(
+                row.verb == self.verb and row.to == state for row in TABLE
+                if row.role == handover.role and mode in row.modes):
+            return None
+        raise self._wrong(handover, state, lacking)
+
+    # ---- recovering -----------------------------------------------------------------------------
+    def recovery(self) -> Optional[Row]:
+        """The row of recover that fits; None where it stays.  The other side is asked, and, where
+        it is armed and this side has released, asked to abort: its first record decides."""
+        handover = self.journal.handover
+        if handover.over and (
+                handover.boot_id == boot_id() or self.superseded
+                or handover.state in ("idle", "confirmed") and self.standing.settled()):
+            return None
+        row = self._first()
+        if row is None and (handover.state == "released" or self._inband_frozen()):
+            peer = self._ask()
+            if peer is not None and peer.handover.state in ("armed", "returned", "none", "staged"):
+                self._ask("abort")
+                row = self._first()
+        return row
+
+    def _inband_frozen(self) -> bool:
+        return self.journal.handover.state == "frozen" \
+            and self.journal.handover.mode == Mode.VHOST_INBAND.value
+
+    def _first(self) -> Optional[Row]:
+        handover = self.journal.handover
+        if not handover.state:
+            return None
+        for row in rows_for(handover.role, handover.state, "recover", Mode(handover.mode)):
+            if row.papers - set(self.by_paper):
+                self._ask()
+            if not self._missing(row):
+                return row
+        return None
+
+    def words_that_lead(self) -> Tuple[str, ...]:
+        """The words that would let a row of recover fit."""
+        handover = self.journal.handover
+        for row in rows_for(handover.role, handover.state, "recover", Mode(handover.mode)):
+            words = tuple(word for word, need in WORDS.items() if need in row.needs)
+            others = row.needs - {WORDS[word] for word in words}
+            if words and not row.papers - set(self.by_paper) and all(map(self._holds, others)):
+                return words
+        return ()
+
+    @property
+    def answered(self) -> bool:
+        """Whether the other side has answered."""
+        return self._asked is not None
+
+    def why(self) -> str:
+        """Why it stays."""
+        role, state = self.journal.handover.role, self.journal.handover.state
+        if self._asked is not None:
+            peer = self._asked.handover
+            if not peer.state:
+                return (f"the {role} is {state} and stays: the {peer.role} answers that it has no "
+                        "such handover")
+            return (f"the {role} is {state} and stays: the {peer.role} answers that it is "
+                    f"{peer.state}, which does not decide")
+        silent = self._silent.what if self._silent else "there is no way to ask it"
+        return f"the {role} is {state} and stays: the other side has to be asked, and {silent}"
+
+    def further(self, done: Sequence[Row]) -> Optional[Row]:
+        """activate goes as far as its papers allow: the row that leads on from here."""
+        handover = self.journal.handover
+        rows = rows_for(handover.role, handover.state, self.verb, Mode(handover.mode))
+        return next((row for row in rows if self.verb == "activate" and row.to != row.state
+                     and row not in done and not self._missing(row)), None)
+
+    def _wrong(self, handover: Handover, state: str, lacking: Sequence[str]) -> Exception:
+        where = f"the {handover.role} is {state}"
+        if self.stale and lacking:
+            old = self.stale[0]
+            return errors.StaleEpoch(
+                f"{where} under epoch {self.epoch}, and the {old.paper.name.lower()} paper is of "
+                f"handover {old.handover}, epoch {old.epoch}",
+                do=f"lio-handover status {handover.id}")
+        what = f"{where}: {self.verb} is not possible"
+        if lacking:
+            what = f"{where}: {self.verb} needs " + ", or ".join(lacking)
+        return errors.WrongState(what, do=f"lio-handover status {handover.id}")
+
+    # ---- papers and needs -----------------------------------------------------------------------
+    def _missing(self, row: Row) -> List[str]:
+        """What the row needs and is not there, in words."""
+        missing = [f"the paper {paper.name.lower()}" for paper in sorted(row.papers)
+                   if paper not in self.by_paper]
+        if not missing:
+            missing = [need.value for need in sorted(row.needs) if not self._holds(need)]
+        return missing
+
+    def _holds(self, need: Need) -> bool:
+        return bool(getattr(self, f"_{need.name.lower()}")())
+
+    def _same_boot(self) -> bool:
+        return self.journal.handover.boot_id == boot_id()
+
+    def _new_boot(self) -> bool:
+        return not self._same_boot()
+
+    def _document_current(self) -> bool:
+        # Of what was last kept; the step COMPARE then looks at the kernel.
+        return self.by_paper[Paper.ARMED].digest == self.journal.handover.digest
+
+    def _release_matches(self) -> bool:
+        return self.by_paper[Paper.RELEASED].digest == self.standing.as_it_came()
+
+    def _guest_here(self) -> bool:
+        if self.standing.vhost:
+            return self.standing.guest()
+        return self.standing.serves()
+
+    def _guest_stopped(self) -> bool:
+        return not self.standing.guest()
+
+    def _guest_left(self) -> bool:
+        return "guest-left" in self.words and not self.standing.guest()
+
+    def _guest_ran(self) -> bool:
+        return self.standing.guest() or self.standing.ran()
+
+    def _ran_since_export(self) -> bool:
+        exported = self.journal.notes.said.get("document", [])
+        return bool(exported) and self.standing.current() not in exported
+
+    def _peer_is_fenced(self) -> bool:
+        return "peer-is-fenced" in self.words and self._ask() is None
+
+    def _peer_never_returns(self) -> bool:
+        return "peer-never-returns" in self.words
+
+    def _peer_armed_with_other(self) -> bool:
+        peer = self._ask()
+        return peer is not None and peer.handover.state == "armed" \
+            and peer.handover.digest != self.standing.current()
+
+    def _peer_says_released(self) -> bool:
+        return self._peer_is("released", "retiring", "retired")
+
+    def _peer_says_kept(self) -> bool:
+        return self._peer_is("forced", "idle")
+
+    def _peer_serves_by_force(self) -> bool:
+        return self._peer_is("forced")
+
+    def _peer_is(self, *states: str) -> bool:
+        peer = self._ask()
+        return peer is not None and peer.handover.state in states
+
+    def _ask(self, verb: str = "status") -> Optional[Answer]:
+        """What the other side answers now; None where it does not."""
+        if self.peer is None or self._silent is not None:
+            return None
+        if self._asked is None or verb != "status":
+            try:
+                self._asked = self.peer(self.journal.handover, verb)
+            except errors.PeerUnreachable as error:
+                self._silent = error
+                return None
+            except errors.NoSuchHandover:
+                mine = self.journal.handover
+                role, state = (DESTINATION, "none") if mine.role == SOURCE else (SOURCE, "")
+                self._asked = Answer(replace(mine, role=role, state=state))
+            for one in self._asked.papers:
+                if (one.handover, one.epoch) == (self.journal.id, self.epoch):
+                    self.by_paper[one.paper] = one
+        return self._asked

@@ -1,0 +1,226 @@
+"""Where a handover stands on this host: what its journal, its kept documents and the kernel say.
+
+Nothing here changes anything.  The documents beside the journal are in the source's names; this
+host's may differ (``--map``).
+"""
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Dict, Iterator, List, Mapping, Optional, Tuple
+
+from . import document as documents
+from . import errors, mapping, restored, runtime, savefile
+from .configfs import Configfs
+from .core import Core
+from .document import Document
+from .holder import Holders
+from .journal import DOCUMENT, PREPARED, RETURNED, Handover, Journal
+from .model import Key, State, backstore_key, say
+from .papers import Message
+from .reader import Reader, boot_id
+from .transitions import SOURCE, VHOST, Mode, Paper
+
+#: Where kernels and rtslib keep APTPL files (target_core_configfs.c, rtslib/root.py).
+DBROOTS = ("/var/target", "/etc/target", "/etc/rtslib-fb-target")
+
+
+@dataclass
+class Standing:
+    """One handover on one host; ``epoch`` is the one a verb runs under."""
+
+    core: Core
+    journal: Journal
+    epoch: int = 0
+
+    @property
+    def fs(self) -> Configfs:
+        return self.core.fs
+
+    @property
+    def handover(self) -> Handover:
+        return self.journal.handover
+
+    @property
+    def directory(self) -> str:
+        return self.core.settings.state_directory
+
+    @property
+    def mode(self) -> Mode:
+        return Mode(self.handover.mode)
+
+    @property
+    def vhost(self) -> bool:
+        return self.mode in VHOST
+
+    def reader(self, reserved: bool = True) -> Reader:
+        return Reader(self.fs, reservations=reserved, known={
+            key: (held,) for key, held in restored.load(self.directory, boot_id()).items()})
+
+    def names(self) -> List[Tuple[str, str]]:
+        """(fabric, WWN) of the handover's targets that this kernel has."""
+        reader = self.reader()
+        wanted = {tuple(name.split("/", 1)) for name in self.local_targets()}
+        return [one for one in reader.target_names() if one in wanted]
+
+    def stores(self) -> List[Key]:
+        """The handover's backstores, as they are called on this host."""
+        return [backstore_key(*name.split("/", 1)) for name in self.journal.notes.stores]
+
+    def local_targets(self) -> Tuple[str, ...]:
+        """The targets as they are called on this host."""
+        return self.journal.notes.local or self.handover.targets
+
+    def kept(self, name: str) -> Document:
+        """A document that was kept, in the source's names."""
+        if name not in self.journal.documents:
+            data = self.journal.kept(name)
+            if data is None:
+                raise errors.JournalBroken(f"{self.journal.folder} has no {name}",
+                                           do=f"lio-handover status {self.journal.id}")
+            self.journal.documents[name] = documents.loads(data)
+        return self.journal.documents[name]
+
+    def local(self, name: str) -> Document:
+        """A document that was kept, in this host's names."""
+        if self.handover.role == SOURCE:
+            return self.kept(name)
+        here = f"{name} here"
+        if here not in self.journal.documents:
+            self.journal.documents[here] = mapping.parse(self.journal.notes.maps).apply(
+                self.kept(name))[0]
+        return self.journal.documents[here]
+
+    def prepared(self) -> Document:
+        """The document that was offered, in this host's names."""
+        return self.local(PREPARED)
+
+    def durable(self) -> Document:
+        """The copy that counts when the kernel has none, in this host's names."""
+        for name in (RETURNED, DOCUMENT):
+            if name in self.journal.documents or self.journal.has(name):
+                return self.local(name)
+        return self.local(PREPARED)
+
+    def as_it_came(self) -> str:
+        """The digest of the document the destination is armed with, as the source named it."""
+        return runtime.digest(self.kept(DOCUMENT).state)
+
+    def here(self, reserved: bool = True) -> State:
+        """What this kernel has of the targets."""
+        return self.reader(reserved).state(self.names())
+
+    def current(self) -> str:
+        """The digest of the source's present run-time state: the kernel's, else the kept one."""
+        if self.whole():
+            return runtime.digest(self.here())
+        return runtime.digest(self.durable().state)
+
+    def whole(self) -> bool:
+        """Whether the kernel holds all targets, with every LUN linked: so the registrations."""
+        reader = self.reader(False)
+        found = {("target", *name.split("/", 1), tpgt[5:], "lun", lun[4:]): store
+                 for name in self.local_targets() if self.fs.exists(name)
+                 for tpgt, lun, store in reader.links(*name.split("/", 1))}
+        return self.links_are_whole(found) and all(
+            self.nexus(f"{target.name}/tpgt_{tpg.tag}") == tpg.attributes["nexus"]
+            for target in self.durable().state.targets for tpg in target.tpgs
+            if "nexus" in tpg.attributes)
+
+    def nexus(self, tpg: str) -> str:
+        """What nexus a TPG has: targetcli can't carry it, and rtslib makes one up."""
+        try:
+            return self.fs.read(f"{tpg}/nexus").strip()
+        except OSError:
+            return ""
+
+    def links_are_whole(self, links: Mapping[Key, Optional[Key]]) -> bool:
+        wanted = {lun.key: lun.backstore for _, _, lun in self.durable().state.luns()}
+        return all(links.get(key) == store for key, store in wanted.items())
+
+    def message(self, paper: Paper) -> Message:
+        """The paper as this side may say it now."""
+        digest, data = "", b""
+        if paper is Paper.OFFER:
+            data = self.journal.kept(PREPARED) or b""
+        elif paper is Paper.RETURNED:
+            data = self.journal.kept(RETURNED) or b""
+            digest = runtime.digest(self.kept(RETURNED).state)
+        elif paper in (Paper.DOCUMENT, Paper.ARMED, Paper.RELEASED):
+            digest = self.as_it_came()
+            if paper is Paper.DOCUMENT:
+                data = self.journal.kept(DOCUMENT) or b""
+        return Message(paper, self.journal.id, self.epoch, digest, self.handover.targets,
+                       self.handover.mode, data)
+
+    def tpgs(self) -> Iterator[str]:
+        """The path of every iSCSI TPG of the handover's targets that is here."""
+        for fabric, wwn in self.names():
+            if fabric == "iscsi":
+                for name in self.fs.entries(f"{fabric}/{wwn}")[1]:
+                    if name.startswith("tpgt_"):
+                        yield f"{fabric}/{wwn}/{name}"
+
+    def open_tpgs(self) -> List[str]:
+        return [path for path in self.tpgs() if self.fs.read(f"{path}/enable").strip() == "1"]
+
+    def endpoints(self) -> Iterator[str]:
+        """The WWPN of every vhost target of the handover that a guest could attach to: one that
+        is here and has a nexus."""
+        for fabric, wwn in self.names():
+            if fabric == "vhost" and any(
+                    self.nexus(f"{fabric}/{wwn}/{name}")
+                    for name in self.fs.entries(f"{fabric}/{wwn}")[1] if name[:5] == "tpgt_"):
+                yield wwn
+
+    @property
+    def holders(self) -> Holders:
+        return Holders(self.directory)
+
+    def serves(self) -> bool:
+        """Whether every gate that was open on the source reads back open here."""
+        wanted = {f"{target.name}/tpgt_{tpg.tag}" for target in self.durable().state.targets
+                  for tpg in target.tpgs if tpg.attributes.get("enable") == "1"}
+        return bool(wanted) and wanted <= set(self.open_tpgs())
+
+    def guest(self) -> bool:
+        """Whether a guest is attached to a vhost target here: somebody, and not our holder."""
+        reader = self.reader(False)
+        return any(reader.attached(target) and self.holders.held(target.wwn) is None
+                   for target in reader.state(self.names()).targets if target.fabric == "vhost")
+
+    def ran(self) -> bool:
+        """Whether a command was executed here since the load."""
+        counted = self.journal.notes.commands
+        return any(count != counted.get(name, count) for name, count in self.commands().items())
+
+    def settled(self) -> bool:
+        """Of a handover that is over: whether nothing is left for recover to bring back at a
+        boot, as targetcli did, or as they were taken out of the save file that had them."""
+        if self.vhost:
+            return False
+        return bool(self.names()) or bool(self.journal.notes.saved) and not savefile.entries(
+            self.local_targets())
+
+    def commands(self) -> Dict[str, int]:
+        """num_cmds of each of the handover's backstores that is here."""
+        found = {}
+        placed = self.reader(False).placed()
+        for key in self.stores():
+            path = f"core/{placed[key]}/{key[2]}/statistics/scsi_lu/num_cmds" \
+                if key in placed else ""
+            if path and self.fs.exists(path):
+                found[say(key)] = int(self.fs.read(path))
+        return found
+
+    def aptpl_file(self, serial: str) -> bytes:
+        """The newest APTPL file of a backstore: rtslib moves dbroot (rtslib/root.py)."""
+        found = []
+        for folder in {self.fs.read("dbroot").strip(), *DBROOTS}:
+            path = os.path.join(folder, "pr", f"aptpl_{serial}")
+            try:
+                with open(path, "rb") as file:
+                    found.append((os.fstat(file.fileno()).st_mtime_ns, file.read()))
+            except FileNotFoundError:
+                continue
+        return max(found)[1] if found else b""
