@@ -44,9 +44,11 @@ ORDER: Tuple[Slot, ...] = (
     Slot("flush", STAGE, "what was written last, too, is on the storage when another host reads"),
     Slot("unlink mapped LUN", STAGE, "an ACL goes only when it maps nothing"),
     Slot("remove mapped LUN", STAGE, ""),
-    Slot("remove ACL", STAGE, ""),
     Slot("unlink LUN", STAGE, "a backstore goes only when no LUN exports it"),
     Slot("drop nexus", STAGE, "a nexus goes only when no LUN is linked (vhost, loopback)"),
+    # core_tpg_del_initiator_node_acl waits until vhost's nexus has given the ACL up: for ever,
+    # while that is there (target_core_tpg.c).
+    Slot("remove ACL", STAGE, "an ACL goes only when no nexus uses it (vhost, loopback)"),
     Slot("remove LUN", STAGE, ""),
     Slot("remove portal", STAGE, ""),
     Slot("remove TPG", STAGE, ""),

@@ -43,9 +43,6 @@ SYNC = "sync"        # all that this host has of a file or device is on the stor
 _NOTHING: Mapping[str, str] = {}
 KERNEL_OPS = (MKDIR, RMDIR, LINK, UNLINK, WRITE)
 
-#: The bit of alua_access_type which says that the host itself may change the state.
-_IMPLICIT = 1
-
 #: A loopback target for the time of one step. Its disk is only asked, never written.
 SCRATCH_TARGET = ("target", "loopback", "naa.50014051f0ad0ff0")
 SCRATCH_NEXUS = "naa.50014051f0ad0ff1"
@@ -288,20 +285,17 @@ class _Planner:
         if slot == "nexus" and key[:3] in self.revival.late:
             self._add(slot, WRITE, f"{self.path(key)}/{row.path}", b"NULL\n", key)
             slot, order = "late nexus", self.revival.nexus_seen.get(key, LAST)
-        if row.path == "alua_access_type" and self._refuses_states(key, value):
-            self._add(slot, WRITE, f"{self.path(key)}/{row.path}",
-                      row.encode(str(int(value) | _IMPLICIT)), key, order, row, sure=sure)
-            slot, order, sure = "ALUA state", (row.rank + 90,), False
+        if value in (row.first or {}):
+            path, before = row.first[value]
+            other = rows(kind, owner_of(key))[path]
+            after = self.new[key].attributes.get(path, before)
+            for place, one in ((order, before), ((other.rank,), after)):
+                self._add(slot, WRITE, f"{self.path(key)}/{path}", other.encode(one), key, place,
+                          other)
         if slot == "gate":
             self._after_gate(key)
         self._add(slot, WRITE, f"{self.path(key)}/{row.path}", row.encode(value), key, order, row,
                   isinstance(value, Secret), sure)
-
-    def _refuses_states(self, key: Key, access_type: str) -> bool:
-        """Only a group with implicit ALUA takes a state from its host (target_core_configfs.c:
-        target_tg_pt_gp_alua_access_state_store); without, an initiator has set it."""
-        return not int(access_type) & _IMPLICIT and \
-            self.new[key].attributes.get("alua_access_state", "0") != "0"
 
     def _after_gate(self, key: Key) -> None:
         """Where authentication is 1, enable takes None out of AuthMethod (iscsi_target_tpg.c:
@@ -475,9 +469,10 @@ class _Planner:
         for key, place in sorted(merged(rows_of, chains.values()).items(),
                                  key=lambda pair: pair[1]):
             if key in links:
-                self._link_lun(links[key][1], ports[key], place, counters)
+                self._link_lun(*links[key], ports[key], place, counters)
 
-    def _link_lun(self, lun: Lun, port: int, place: int, counters: Dict[Key, int]) -> None:
+    def _link_lun(self, tpg: Tpg, lun: Lun, port: int, place: int,
+                  counters: Dict[Key, int]) -> None:
         assert lun.backstore is not None
         path = f"{self.path(lun.key)}/{lun.alias or 'link'}"
         there = self.path(lun.backstore).encode()
