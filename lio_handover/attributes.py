@@ -299,6 +299,15 @@ def _table() -> Iterator[Attribute]:
     yield Attribute("lun", "alua_tg_pt_status", RUNTIME, LINKED, INT, 3)  # offline sets it
     # Read from statistics/scsi_port/indx on kernels without tpgt_N/rtpi, see reader.
 
+    # ---- discovery: the host's, for all of its iSCSI targets -----------------------------------
+    # NULL makes it unset, and is shown (iscsi_target_configfs.c:__iscsi_disc_userid_store).
+    discovery = "discovery_auth"
+    yield from _rows(discovery, CONFIG, "userid userid_mutual", format=BARE, rank=1,
+                     unset=("", "NULL"), cleared="NULL")
+    yield from _rows(discovery, SECRET, "password password_mutual", format=BARE, rank=1,
+                     unset=("", "NULL"), cleared="NULL")
+    yield Attribute(discovery, "enforce_discovery_auth", CONFIG, rank=2, cleared="0")
+
     # ---- ACL --------------------------------------------------------------------------------
     acl = "acl:iscsi"
     yield from _rows(acl, CONFIG, "dataout_timeout dataout_timeout_retries default_erl "
@@ -323,7 +332,7 @@ TABLE: Tuple[Attribute, ...] = tuple(_table())
 def _index() -> Dict[Tuple[str, str], Dict[str, Attribute]]:
     """(kind of object, plugin or fabric) → path → row, for those that the table names."""
     owners = {"backstore": ("fileio", "iblock", "rd_mcp", "pscsi", "user"),
-              "alua_group": ("",), "lu_group": ("",)}
+              "alua_group": ("",), "lu_group": ("",), "discovery_auth": ("",)}
     index: Dict[Tuple[str, str], Dict[str, Attribute]] = {}
     for row in TABLE:
         for owner in row.only or owners.get(row.kind_of_object, ("iscsi", "vhost", "loopback")):
@@ -341,6 +350,11 @@ def rows(kind: str, owner: str = "") -> Mapping[str, Attribute]:
 
 def row(kind: str, owner: str, path: str) -> Optional[Attribute]:
     return rows(kind, owner).get(path)
+
+
+def hides(kind: str, path: str) -> bool:
+    """Whether an attribute that the table does not know may be a secret."""
+    return kind == "discovery_auth" or path.startswith("auth/")
 
 
 def owner_of(key: Tuple[str, ...]) -> str:

@@ -293,6 +293,7 @@ class Core:
 
         Nothing to do where it serves just that already.
         """
+        ready = self._as_allowed(ready, allow)
         wanted, _notes = reachable(ready.document.state, ready.have)
         if not differ.diff(ready.have, wanted):
             return Outcome()
@@ -309,6 +310,17 @@ class Core:
                 outcome.notes += (f"{self.settings.state_directory}: {error.strerror}: an export "
                                   "may need --probe",)
             return outcome
+
+    def _as_allowed(self, ready: Ready, allow: Sequence[str]) -> Ready:
+        """What ``allow`` lets this host keep is not asked of it."""
+        ready = replace(ready, plan=replace(ready.plan, unknown="unknown-attribute" in allow))
+        if "discovery-auth" not in allow or all(one.override != "discovery-auth"
+                                                for one in ready.findings):
+            return ready
+        state = replace(ready.document.state, discovery_auth=ready.have.discovery_auth)
+        return replace(ready, document=replace(ready.document, state=state),
+                       plan=replace(plan(ready.have, state, ready.facts, late=ready.plan.late),
+                                    notes=ready.plan.notes, unknown=ready.plan.unknown))
 
     def _still(self, ready: Ready) -> None:
         """The plan is for the host as it was looked at; an undo brings it back to that."""
@@ -331,7 +343,7 @@ class Core:
             except errors.VerifyFailed as error:
                 careful = plan(ready.have, ready.document.state, ready.facts, trusting=False,
                                late=the_plan.late)
-                careful = replace(careful, notes=the_plan.notes)
+                careful = replace(careful, notes=the_plan.notes, unknown=the_plan.unknown)
                 if the_plan == careful:
                     raise
                 last, the_plan = error, careful
@@ -409,7 +421,7 @@ class Core:
         kept = tuple(store for store in found.backstores if store.key in others)
         groups = tuple(group for group in found.lu_groups
                        if _members_outside(self.fs, group.name, found, others))
-        return found, State(groups, kept)
+        return found, State(groups, kept, discovery_auth=found.discovery_auth)
 
     def _drop_files(self, the_plan: Plan, have: State, want: State, facts: Facts) \
             -> Tuple[Step, ...]:

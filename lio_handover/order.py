@@ -42,6 +42,7 @@ ORDER: Tuple[Slot, ...] = (
     Slot("shut gate", STAGE, "no initiator may see the target come apart"),
     Slot("idle", STAGE, "commands that were begun go on when the gate is shut"),
     Slot("flush", STAGE, "what was written last, too, is on the storage when another host reads"),
+    Slot("clear discovery auth", STAGE, "it outlives the fabric's folder"),
     Slot("unlink mapped LUN", STAGE, "an ACL goes only when it maps nothing"),
     Slot("remove mapped LUN", STAGE, ""),
     Slot("unlink LUN", STAGE, "a backstore goes only when no LUN exports it"),
@@ -80,6 +81,8 @@ ORDER: Tuple[Slot, ...] = (
     Slot("ACL", STAGE, ""),
     Slot("ACL attribute", STAGE, ""),
     Slot("mapped LUN", STAGE, "the place; its link revives registrations"),
+    Slot("discovery auth", STAGE, "last: what it said before can't quite be brought back, empty "
+                                  "becomes NULL"),
     Slot("verify stage", STAGE, "what has to wait is then all that can be wrong"),
     # ---- what has to wait until the source has let go -------------------------------------------
     Slot("acquire", ACTIVATE, "one host alone may have this storage open, and it was the source"),

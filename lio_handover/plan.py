@@ -15,8 +15,9 @@ from . import errors, fresh, reservations
 from .attributes import CARRIED, Attribute, owner_of, rows
 from .diff import Change, Create, Register, Relink, Remove, diff
 from .late import Opening
-from .model import (DEFAULT_GROUP, Acl, AluaGroup, Backstore, Key, Lun, LuGroup, MappedLun, Object,
-                    Portal, Registration, Reservations, Secret, State, Target, Tpg, say)
+from .model import (DEFAULT_GROUP, Acl, AluaGroup, Backstore, DiscoveryAuth, Key, Lun, LuGroup,
+                    MappedLun, Object, Portal, Registration, Reservations, Secret, State, Target,
+                    Tpg, say)
 from .order import LATE, PHASE, PLACE, WHY
 from .reader import Facts
 from .revival import LAST, Revival, dummies, merged, reachable
@@ -104,6 +105,8 @@ class Plan:
     partial: bool = False
     #: backstores whose storage is opened only inside the window
     late: Mapping[Key, Opening] = field(default_factory=dict)
+    #: whether what the table does not know may be as this kernel makes it
+    unknown: bool = False
 
     @property
     def stage(self) -> Tuple[Step, ...]:
@@ -161,6 +164,7 @@ class _Planner:
     said: Set[Tuple[str, str]] = field(default_factory=set)
     paths: Dict[Key, str] = field(default_factory=dict)
     known: Dict[Tuple[Key, str, bool], Mapping[str, str]] = field(default_factory=dict)
+    unknown: Set[str] = field(default_factory=set)
 
     def plan(self, changes: Sequence[Change], verify: bool) -> Plan:
         self.old, self.new = self.have.index(), self.want.index()
@@ -197,6 +201,8 @@ class _Planner:
             self._add("verify", VERIFY, "", about=())
         self.steps.sort(key=lambda pair: pair[0])
         want, notes = reachable(self.want)
+        notes += tuple(f"{one} is not known to this version: it is never written, and compared "
+                       "before initiators are let in" for one in sorted(self.unknown))
         return Plan(tuple(step for _, step in self.steps), want, notes, tuple(self.refused))
 
     # ---- small things -------------------------------------------------------------------------
@@ -240,6 +246,8 @@ class _Planner:
         kind, *rest = key
         if kind == "lu_group":
             return f"core/alua/lu_gps/{rest[0]}"
+        if kind == "discovery_auth":
+            return rest[0]
         if kind == "backstore":
             base = f"core/{self.hba[key[:3]]}/{rest[1]}"
             return f"{base}/alua/{rest[3]}" if len(rest) > 2 else base
@@ -273,7 +281,7 @@ class _Planner:
             return "ALUA state" if row.rank >= 90 else "ALUA group attribute"
         return {"lu_group": "LU group id", "tpg": "TPG attribute", "portal": "portal attribute",
                 "lun": "LUN attribute", "acl": "ACL attribute", "target": "TPG attribute",
-                "mapped_lun": "mapped LUN attribute"}[kind]
+                "mapped_lun": "mapped LUN attribute", "discovery_auth": "discovery auth"}[kind]
 
     def _write(self, key: Key, kind: str, row: Attribute, value: str, sure: bool = False) -> None:
         if row.path == "enable" and value == "0":
@@ -324,32 +332,33 @@ class _Planner:
             row = table.get(name)
             if row is None:
                 if kind != "lun" or name != "rtpi":
-                    self.refused.append(errors.Finding(
-                        errors.CannotRepresent, say(key),
-                        f"attribute {name} is not known here, so it is not written blindly"))
+                    self.unknown.add(f"{kind} {name}")
             elif row.kind in CARRIED and value not in row.unset:
                 self._write(key, kind, row, value, name in known and name not in unsure)
 
     def _set(self, change: differ.Set) -> None:
         kind = (self.new.get(change.key) or self.old[change.key]).kind
         row = rows(kind, owner_of(change.key)).get(change.name)
+        new = change.new
+        if row is not None and row.cleared and new in (None, *row.unset):
+            new = row.cleared
         in_place = {"ANY", "GATE", "LINKED", "ENABLED"}
         if change.key not in self.exported and not self._used(change.key):
             in_place |= {"UNEXPORTED"}
         if kind in ("tpg", "acl", "portal", "lun", "mapped_lun"):
             in_place |= {"GATE_SHUT"}
         if row is None or row.window not in in_place \
-                or change.new is None or change.new in row.unset:
+                or new is None or new in row.unset and (not new or new != row.cleared):
             self.refused.append(errors.Finding(
                 errors.CannotChange, say(change.key),
                 f"its {change.name} differs and can't be changed in place",
                 do="lio-handover diff"))
             return
-        if row.window == "GATE" and change.new == "0":
+        if row.window == "GATE" and new == "0":
             self._add("shut gate", WRITE, f"{self.path(change.key)}/{row.path}", b"0\n",
                       change.key, row=row)
         else:
-            self._write(change.key, kind, row, change.new)
+            self._write(change.key, kind, row, new)
             old = self.old.get(change.key)
             for name in sorted(fresh.clobbered(kind, [change.name],
                                                old.attributes if old else _NOTHING)):
@@ -371,6 +380,8 @@ class _Planner:
             if one.name != DEFAULT_GROUP:
                 self._add("ALUA group", MKDIR, path, about=key)
             self._write_all(key, one.kind, one.attributes, fresh.FRESH["alua_group", ""])
+        elif isinstance(one, DiscoveryAuth):
+            self._write_all(key, one.kind, one.attributes)  # it comes with the fabric
         else:
             slot = {LuGroup: "LU group", Target: "target", Tpg: "TPG", Portal: "portal",
                     Lun: "LUN", Acl: "ACL", MappedLun: "mapped LUN"}[type(one)]
@@ -625,6 +636,11 @@ class _Planner:
         elif isinstance(one, AluaGroup):
             if one.name != DEFAULT_GROUP:
                 self._add("remove ALUA group", RMDIR, path, about=key)
+        elif isinstance(one, DiscoveryAuth):
+            for name in one.attributes:
+                row = rows(one.kind)[name]
+                self._add("clear discovery auth", WRITE, f"{path}/{name}",
+                          row.encode(row.cleared), key, row=row)
         else:
             slot = {Acl: "remove ACL", Portal: "remove portal", Target: "remove target",
                     LuGroup: "remove LU group"}[type(one)]
