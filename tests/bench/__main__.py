@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests import lab
+from tests import inbus, lab
 from tests.lab import qemu
 
 from . import inhost, page
@@ -74,8 +74,21 @@ def peers(host: lab.Host, folder: str, one: Row, patience: float, late: set[str]
     return stopped
 
 
+def answers(host: lab.Host, folder: str, luns: int) -> Row:
+    """How fast the service answers, idle and while it imports so many LUNs: milliseconds."""
+    document = host.call(inhost.document, folder, luns, 1, timeout=600)
+    service = inbus.Service(host)
+    service.start(inhost.CONFIG)
+    times = host.call(inbus.answer_times, document, timeout=900)
+    idle, busy = inbus.p99(times["idle"]), inbus.p99(times["busy"])
+    service.daemon.kill()
+    host.call(inhost.down, timeout=600)
+    return {"luns": luns, "calls_while_busy": len(times["busy"]), "p99_idle_ms": idle * 1000,
+            "p99_busy_ms": busy * 1000, "ratio": busy / idle}
+
+
 def measure(role: str, sizes: list[tuple[int, int]], runs: int, patience: float,
-            with_peers: bool) -> Row:
+            with_peers: bool, with_answers: bool) -> Row:
     """All rows of one kernel."""
     with lab.Lab() as bed:
         host, = bed.add(role)
@@ -88,6 +101,8 @@ def measure(role: str, sizes: list[tuple[int, int]], runs: int, patience: float,
             print(f"bench: {luns} LUNs x {acls} ACLs", file=sys.stderr)
             found["rows"].append(row(host, folder, luns, acls, runs))
         found["side_by_side"] = host.call(inhost.side_by_side, folder, 100, 2, timeout=300)
+        if with_answers:
+            found["answers"] = answers(host, folder, max(luns for luns, _acls in sizes[:8]))
         late: set[str] = set()
         for one in found["rows"] if with_peers else ():
             if (one["luns"], one["acls"]) not in GROWTH[::2]:
@@ -107,10 +122,12 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=5, metavar="N",
                         help="the least of N runs counts (default: %(default)s)")
     parser.add_argument("--no-peers", action="store_true", help="without rtslib and targetcli")
+    parser.add_argument("--no-service", action="store_true",
+                        help="without the daemon's answers during an import")
     wanted = parser.parse_args()
     sizes = QUICK if wanted.quick else [*SIZES, *GROWTH[::2]]
     found = measure(wanted.role, sizes, wanted.runs, 60 if wanted.quick else PATIENCE,
-                    not wanted.no_peers)
+                    not wanted.no_peers, not wanted.no_service)
     if wanted.plot:
         wanted.plot.write_text(page.plot(found))
     print(json.dumps(found, indent=1) if wanted.json else page.table(found))

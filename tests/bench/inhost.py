@@ -29,6 +29,8 @@ TPG = f"iscsi/{IQN}/tpgt_1"
 Call = tuple[str, str, str]     # mkdir, write or link; path below the tree; what
 
 
+#: What the service is told.
+CONFIG = "[storage]\nroots =\n    /tmp\n"
 #: Every so many-th LUN is reserved by the first initiator.
 RESERVED = 10
 
@@ -262,6 +264,17 @@ def side_by_side(folder: str, luns: int, workers: int) -> Figures:
     together = time.perf_counter() - began
     down()
     return {"alone": alone, "together": together, "processors": os.cpu_count() or 1}
+
+
+def document(folder: str, luns: int, acls: int) -> bytes:
+    """The frozen document of a target which is then taken down."""
+    prepare(folder, luns)
+    made = calls(folder, luns, acls)
+    do(made.stage)
+    do(made.activate)
+    data, _figures = _export(folder, luns)
+    down()
+    return data
 
 
 def _export(folder: str, luns: int) -> tuple[bytes, Figures]:
