@@ -17,6 +17,9 @@ from tests.conftest import Pool
 from tests.test_import import rich
 
 
+UNIT = inbus.CHECKOUT / "etc" / "systemd" / "lio-handoverd.service"
+
+
 class Service:
     """A host with its bus and the daemon running."""
 
@@ -30,7 +33,8 @@ class Service:
         self.restart()
 
     def restart(self) -> None:
-        self.daemon = self.host.popen(["/usr/bin/python3", "/usr/sbin/lio-handoverd"])
+        """As its unit has it started, as far as that goes without systemd."""
+        self.daemon = self.host.popen(self.call(inbus.sandboxed, UNIT.read_text()))
         self.call(inbus.wait_for_name)
 
 
@@ -186,8 +190,8 @@ def test_a_handover_by_busctl_alone(two: tuple[Service, Service]) -> None:
     before = a.call(inhost.export_state)
     a.call(inbus.wait_for_port, b.host.address, 5555)
     done = a.host.run(["bash", "-c", script], timeout=120, env={
-        "TARGET": NAME, "B": "busctl --timeout=600 --address=tcp:host="
-                             f"{b.host.address},port=5555"})
+        "TARGET": NAME, "ALLOW": "1 allow as 1 all-tg-pt",
+        "B": f"busctl --timeout=600 --address=tcp:host={b.host.address},port=5555"})
     assert done.stdout.splitlines()[-1] == 's "confirmed"', done.stderr
     assert not a.call(inhost.read_all).targets
     after = b.call(inhost.export_state)
