@@ -614,3 +614,36 @@ def test_text_is_made_fit_for_a_message() -> None:
     assert wire.typed("s", "a\0b\udcff") == "a\\0b\\udcff"
     assert wire.plain(wire.variant({"a": [1, "x"], "b": [], "c": True, "d": 1.5, "e": {}})) == {
         "a": [1, "x"], "b": [], "c": True, "d": 1.5, "e": {}}
+
+
+# ── signals ──────────────────────────────────────────────────────────────────────────────────
+
+def test_changes_are_told(bus: Bus) -> None:
+    """InterfacesAdded, PropertiesChanged, Completed and InterfacesRemoved, as a job comes and
+    goes; and what is invalidated is not told to everybody."""
+    mainloop = pytest.importorskip("dbus.mainloop.glib").DBusGMainLoop()
+    context = pytest.importorskip("gi.repository.GLib").MainContext.default()
+    connection = dbus.bus.BusConnection(bus.address, mainloop=mainloop)
+    heard: list[tuple[str, str, Any]] = []
+    connection.add_signal_receiver(
+        lambda *args, member, path: heard.append((str(path), str(member), inbus.plain(args))),
+        bus_name=names.BUS_NAME, member_keyword="member", path_keyword="path")
+    client = bus.client()
+    job = client.manager("Show", "asa{sv}", [], options({}))
+    client.job(job)
+    client.call(job, names.JOB, "Release", "a{sv}", options({}))
+
+    def all_heard() -> bool:
+        while context.iteration(False):
+            pass
+        return bool(heard) and heard[-1][1] == "InterfacesRemoved"
+
+    wait_until(all_heard)
+    connection.close()
+    mine = [one for one in heard if one[0] == job or job in one[2]]
+    assert [member for _, member, _ in mine] == [
+        "InterfacesAdded", "PropertiesChanged", "Completed", "InterfacesRemoved"]
+    assert mine[0][2][1][names.JOB]["State"] == "running"
+    interface, changed, invalid = mine[1][2]
+    assert (interface, changed["State"], set(invalid)) == (names.JOB, "failed", {"Error", "Result"})
+    assert mine[2][2] == ["failed", names.ERROR + "NoTargetModules"]
