@@ -23,16 +23,13 @@ from .journal import Journal, ids
 from .locks import PATIENCE, SCRATCH, Locks
 from .model import Backstore, Key, State, Target, Tpg, backstore_key, say
 from .order import PLACE
-from .plan import DELETE, Plan, Step, plan
+from .plan import DELETE, Plan, Step, freezing, plan
 from .reader import Facts, Reader, boot_id, no_modules
 from .reservations import Seen
 from .revival import reachable
 from .settings import Settings, load
 from .wholefile import write_file
 
-#: Two looks at a LUN's command counter, so many seconds apart, prove that it is idle.
-IDLE_SECONDS = 0.05
-IDLE_TRIES = 100
 #: How often an import is begun again because rtslib was faster.
 MEDDLED_TRIES = 10
 
@@ -224,18 +221,11 @@ class Core:
             facts = reader.facts()
             record = self.frozen(facts)
             shut = replace(have, targets=tuple(_with_gate(one, "0") for one in have.targets))
-            opened: List[int] = []
             new: List[str] = []
             try:
-                for store in have.backstores:
-                    if store.path:
-                        opened.append(storage.opened(store.path))
                 new = record.freeze(have)
-                executor.apply(self.fs, plan(have, shut, facts, verify=False), have, facts,
-                               stop=stop, reservations=False)
-                self._idle(have, facts, stop)
-                for store, fd in zip([one for one in have.backstores if one.path], opened):
-                    storage.flush(store.path, fd)
+                executor.apply(self.fs, freezing(have, shut, facts), have, facts, stop=stop,
+                               reservations=False)
                 record.done([target.name for target in have.targets])
             except BaseException as error:
                 self._unfreeze(names, have, facts)
@@ -243,9 +233,6 @@ class Core:
                 if isinstance(error, errors.HandoverError):
                     error.changed = "the gates are as they were; initiators may have been out"
                 raise
-            finally:
-                for fd in opened:
-                    os.close(fd)
             return reader.state(names)
 
     def _unfreeze(self, names: Sequence[Tuple[str, str]], have: State, facts: Facts) -> None:
@@ -253,23 +240,6 @@ class Core:
         now = Reader(self.fs, reservations=False).state(names)
         executor.apply(self.fs, plan(now, have, facts, verify=False), now, facts,
                        reservations=False)
-
-    def _idle(self, state: State, facts: Facts, stop: Callable[[], bool]) -> None:
-        """Raises StillRunning where commands go on being executed."""
-        paths = [f"core/{(facts.placed or {})[store.key]}/{store.name}/statistics/scsi_lu/num_cmds"
-                 for store in state.backstores]
-        before: Optional[List[str]] = None
-        for _ in range(IDLE_TRIES):
-            if stop():
-                raise errors.Interrupted("interrupted before it was done",
-                                         changed="the gates are as they were")
-            now = [self.fs.read(path) for path in paths]
-            if now == before:
-                return
-            before = now
-            time.sleep(IDLE_SECONDS)
-        raise errors.StillRunning("commands are still being executed although the gates are shut",
-                                  changed="the gates are as they were")
 
     def thaw(self, names: Sequence[Tuple[str, str]], allow: Sequence[str] = ()) -> State:
         """Open the gates which a freeze has shut.  Only where no other host serves the target."""
