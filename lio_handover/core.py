@@ -19,19 +19,17 @@ from .devices import Glance
 from .document import Document, Origin
 from .executor import Outcome, Progress, Scope
 from .frozen import Frozen, Record
+from .journal import Journal, ids
 from .locks import PATIENCE, SCRATCH, Locks
 from .model import Backstore, Key, State, Target, Tpg, backstore_key, say
 from .order import PLACE
-from .plan import DELETE, Plan, Step, plan
+from .plan import DELETE, Plan, Step, freezing, plan
 from .reader import Facts, Reader, boot_id, no_modules
 from .reservations import Seen
 from .revival import reachable
 from .settings import Settings, load
 from .wholefile import write_file
 
-#: Two looks at a LUN's command counter, so many seconds apart, prove that it is idle.
-IDLE_SECONDS = 0.05
-IDLE_TRIES = 100
 #: How often an import is begun again because rtslib was faster.
 MEDDLED_TRIES = 10
 
@@ -217,23 +215,17 @@ class Core:
         with self.alone(names):
             reader = Reader(self.reader().fs, reservations=False)
             have = reader.state(names)
-            errors.refuse([*preflight.source(have, reader), *_cannot_freeze(have, reader),
+            errors.refuse([*self._under_way([one.name for one in have.targets]),
+                           *preflight.source(have, reader), *_cannot_freeze(have, reader),
                            *preflight.held(have, self.reader())], allow)
             facts = reader.facts()
             record = self.frozen(facts)
             shut = replace(have, targets=tuple(_with_gate(one, "0") for one in have.targets))
-            opened: List[int] = []
             new: List[str] = []
             try:
-                for store in have.backstores:
-                    if store.path:
-                        opened.append(storage.opened(store.path))
                 new = record.freeze(have)
-                executor.apply(self.fs, plan(have, shut, facts, verify=False), have, facts,
-                               stop=stop, reservations=False)
-                self._idle(have, facts, stop)
-                for store, fd in zip([one for one in have.backstores if one.path], opened):
-                    storage.flush(store.path, fd)
+                executor.apply(self.fs, freezing(have, shut, facts), have, facts, stop=stop,
+                               reservations=False)
                 record.done([target.name for target in have.targets])
             except BaseException as error:
                 self._unfreeze(names, have, facts)
@@ -241,9 +233,6 @@ class Core:
                 if isinstance(error, errors.HandoverError):
                     error.changed = "the gates are as they were; initiators may have been out"
                 raise
-            finally:
-                for fd in opened:
-                    os.close(fd)
             return reader.state(names)
 
     def _unfreeze(self, names: Sequence[Tuple[str, str]], have: State, facts: Facts) -> None:
@@ -252,29 +241,12 @@ class Core:
         executor.apply(self.fs, plan(now, have, facts, verify=False), now, facts,
                        reservations=False)
 
-    def _idle(self, state: State, facts: Facts, stop: Callable[[], bool]) -> None:
-        """Raises StillRunning where commands go on being executed."""
-        paths = [f"core/{(facts.placed or {})[store.key]}/{store.name}/statistics/scsi_lu/num_cmds"
-                 for store in state.backstores]
-        before: Optional[List[str]] = None
-        for _ in range(IDLE_TRIES):
-            if stop():
-                raise errors.Interrupted("interrupted before it was done",
-                                         changed="the gates are as they were")
-            now = [self.fs.read(path) for path in paths]
-            if now == before:
-                return
-            before = now
-            time.sleep(IDLE_SECONDS)
-        raise errors.StillRunning("commands are still being executed although the gates are shut",
-                                  changed="the gates are as they were")
-
     def thaw(self, names: Sequence[Tuple[str, str]], allow: Sequence[str] = ()) -> State:
         """Open the gates which a freeze has shut.  Only where no other host serves the target."""
         with self.alone(names):
             facts = self.reader().facts()
             record = self.frozen(facts)
-            findings: List[errors.Finding] = []
+            findings = self._under_way([f"{fabric}/{wwn}" for fabric, wwn in names])
             for fabric, wwn in names:
                 one = record.record(f"{fabric}/{wwn}")
                 if one is None:
@@ -333,7 +305,8 @@ class Core:
         wanted, _notes = reachable(ready.document.state, ready.have)
         if not differ.diff(ready.have, wanted):
             return Outcome()
-        errors.refuse(ready.findings, allow)
+        errors.refuse([*self._under_way([one.name for one in ready.document.state.targets]),
+                       *ready.findings], allow)
         ready = replace(ready, plan=replace(ready.plan, late={
             key: replace(one, allowed=tuple(allow)) for key, one in ready.plan.late.items()}))
         with self.alone(more=_lock_names(ready.document.state)):
@@ -407,6 +380,7 @@ class Core:
                          for store in want.backstores if say(store.key) in targets]
             facts = reader.facts()
             record = self.frozen(facts)
+            findings += self._under_way([one.name for one in have.targets])
             findings += preflight.removal(have, reader)
             errors.refuse(findings, allow)
             openings = late.openings(have, self.settings, {
@@ -479,6 +453,20 @@ class Core:
             raise errors.BadFile(f"{path} can't be written: {error.strerror}",
                                  do="make room: what is removed is kept there first") from None
         return path
+
+    def _under_way(self, names: Sequence[str]) -> List[errors.Finding]:
+        """What a handover of these targets, of which this host is a side, has to say."""
+        found = []
+        for one in ids(self.settings.state_directory):
+            journal = Journal(self.settings.state_directory, one)
+            handover = journal.handover
+            mine = {*handover.targets, *journal.notes.local} & set(names)
+            if handover.state and not handover.over and mine:
+                found.append(errors.Finding(
+                    errors.InUse, min(mine), f"handover {one} of it is under way: this host is "
+                    f"its {handover.role}, {handover.state}", "handover",
+                    f"lio-handover status {one}"))
+        return found
 
     # ---- one at a time ---
     @contextmanager

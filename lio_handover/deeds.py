@@ -203,8 +203,7 @@ class Deeds(Standing):
                 self.journal.note("opened", boot=boot_id())
             self._let_go()
             return
-        wanted = [f"{target.name}/tpgt_{tpg.tag}" for target in self.durable().state.targets
-                  for tpg in target.tpgs if tpg.attributes.get("enable") == "1"]
+        wanted = self.wanted_open()
         shut = [path for path in self.tpgs()
                 if path in wanted and self.fs.read(f"{path}/enable").strip() != "1"]
         if shut:

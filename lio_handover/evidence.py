@@ -232,6 +232,10 @@ class Evidence:
                 mine = self.journal.handover
                 role, state = (DESTINATION, "none") if mine.role == SOURCE else (SOURCE, "")
                 self._asked = Answer(replace(mine, role=role, state=state))
+            if self._asked.handover.id != self.journal.id:
+                self._asked = None
+                self._silent = errors.PeerUnreachable("it answers for another handover")
+                return None
             for one in self._asked.papers:
                 if (one.handover, one.epoch) == (self.journal.id, self.epoch):
                     self.by_paper[one.paper] = one

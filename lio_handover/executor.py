@@ -17,9 +17,9 @@ from .attributes import NEXUS
 from .configfs import Configfs
 from .diff import Change, Create, Register, Relink, Remove, diff
 from .model import NO_RESERVATIONS, Key, State, say
-from .plan import (ACQUIRE, DELETE, DRAIN, DRIVERS, FILE, FLUSH, FOLDER, KERNEL_OPS, LINK, LOAD,
-                   MKDIR, PROVE, RELEASE, RMDIR, SCRATCH_TARGET, SCSI, UNLINK, VERIFY, WRITE, Plan,
-                   Step, plan)
+from .plan import (ACQUIRE, DELETE, DRAIN, DRIVERS, FILE, FLUSH, FOLDER, IDLE, KERNEL_OPS, LINK,
+                   LOAD, MKDIR, OPEN, PROVE, RELEASE, RMDIR, SCRATCH_TARGET, SCSI, SYNC, UNLINK,
+                   VERIFY, WRITE, Plan, Step, plan)
 from .reader import Facts, Reader
 from .revival import reachable
 from .scsibus import AUTOPROBE, Drivers, sg_of
@@ -27,6 +27,10 @@ from .staged import staged
 from .wholefile import write_file, write_files
 
 Progress = Callable[[int, int, Step], None]
+
+#: Two looks at a LUN's command counter, so many seconds apart, prove that it is idle.
+IDLE_SECONDS = 0.05
+IDLE_TRIES = 100
 
 
 @dataclass(frozen=True)
@@ -119,6 +123,8 @@ def apply(fs: Configfs, the_plan: Plan, before: State, facts: Facts,
         if isinstance(failed, errors.UndoFailed):
             raise failed from error
         raise
+    finally:
+        run.close()
     outcome.steps = run.begun
     outcome.writes = fs.changes - began
     return outcome
@@ -144,10 +150,12 @@ class _Run:
         self.drivers = Drivers()
         #: late storage that was acquired, or begun to be, and not released since → its path
         self.acquired: Dict[Key, str] = {}
+        self.opened: Dict[Key, int] = {}  # descriptors
+        self.stop: Callable[[], bool] = never
 
         self.deeds = {op: getattr(self, f"_{op}") for op in (
             MKDIR, RMDIR, LINK, UNLINK, WRITE, LOAD, FOLDER, FILE, DELETE, FLUSH, SCSI, DRIVERS,
-            DRAIN, VERIFY, ACQUIRE, PROVE, RELEASE)}
+            DRAIN, VERIFY, ACQUIRE, PROVE, RELEASE, OPEN, IDLE, SYNC)}
 
     def through(self, steps: Sequence[Step], seconds: Dict[str, float],
                 progress: Optional[Progress], stop: Callable[[], bool]) -> None:
@@ -156,6 +164,7 @@ class _Run:
         Raises StepFailed, or what verify raises.
         """
         slot, span, started = "", "", time.monotonic()
+        self.stop = stop
         try:
             for step in steps:
                 if stop():
@@ -327,6 +336,36 @@ class _Run:
     def _release(self, step: Step) -> None:
         late.run("release", self.plan.late[step.about].rule, step.path)
         self.acquired.pop(step.about, None)
+
+    # ---- the data ---
+    def _open(self, step: Step) -> None:
+        from .storage import opened
+        self.opened[step.about] = opened(step.path)
+
+    def _idle(self, step: Step) -> None:
+        """Two looks at every LUN's counter of commands that say the same."""
+        paths = [f"core/{(self.facts.placed or {})[store.key]}/{store.name}/statistics/scsi_lu/"
+                 "num_cmds" for store in self.plan.want.backstores]
+        before: Optional[List[str]] = None
+        for _ in range(IDLE_TRIES):
+            if self.stop():
+                raise errors.Interrupted("interrupted before it was done")
+            now = [self.fs.read(path) for path in paths]
+            if now == before:
+                return
+            before = now
+            time.sleep(IDLE_SECONDS)
+        raise errors.StillRunning("commands are still being executed although the gates are shut")
+
+    def _sync(self, step: Step) -> None:
+        from .storage import flush
+        flush(step.path, self.opened[step.about])
+
+    def close(self) -> None:
+        """Let go of what was opened."""
+        for fd in self.opened.values():
+            os.close(fd)
+        self.opened.clear()
 
     def _drivers(self, step: Step) -> None:
         if step.value == b"off":

@@ -68,9 +68,28 @@ class Handovers:
         return Journal(self._directory, id).handover
 
     def status(self, id: str = "") -> List[Answer]:  # noqa: A002
-        """Where one handover, or each, stands.  Changes nothing."""
-        return [self._status(Journal(self._directory, one))
-                for one in ([id] if id else [one.id for one in self.list()])]
+        """Where one handover, or each, stands.  Changes nothing.
+
+        Of all, one whose journal can't be read has the error in its notes.
+        """
+        if id:
+            return [self._status(Journal(self._directory, id))]
+        return self._each(lambda one: self._status(Journal(self._directory, one)))
+
+    def _each(self, work: Callable[[str], Answer]) -> List[Answer]:
+        """For every handover, the oldest first; what fails for one stands in its notes."""
+        found = []
+        for one in ids(self._directory):
+            try:
+                found.append(work(one))
+            except errors.HandoverError as error:
+                try:
+                    where = self.get(one)
+                except errors.HandoverError:
+                    where = Handover(one, "", "", 0, "", ())
+                found.append(Answer(where, (), (f"{type(error).__name__}: {error}",), error.do,
+                                    failed=error.code))
+        return sorted(found, key=lambda one: one.handover.since)
 
     def _status(self, journal: Journal) -> Answer:
         handover = journal.handover
@@ -162,6 +181,8 @@ class Handovers:
             journal.remove()
             return Answer(journal.handover, (), ("it was cut off before it was begun, and is "
                                                  "forgotten",))
+        if journal.handover.over:
+            self._tidy(journal)
         notes = self._scrub(journal)
         row = run.recovery()
         return self._stays(run, notes) if row is None else \
@@ -191,16 +212,9 @@ class Handovers:
 
         What fails for one handover stands in its notes where all are recovered.
         """
-        if id:
-            return [self.do("recover", self.get(id).role, id, words=words, by=by, allow=allow)]
-        found = []
-        for one in self.list():
-            try:
-                found.append(self.do("recover", one.role, one.id, words=words, by=by, allow=allow))
-            except errors.HandoverError as error:
-                found.append(Answer(self.get(one.id), (), (f"{type(error).__name__}: {error}",),
-                                    error.do, failed=error.code))
-        return found
+        def one(name: str) -> Answer:
+            return self.do("recover", self.get(name).role, name, words=words, by=by, allow=allow)
+        return [one(id)] if id else self._each(one)
 
     def _scrub(self, journal: Journal) -> Tuple[str, ...]:
         handover = journal.handover
@@ -272,8 +286,19 @@ class Handovers:
                 error.changed = f"the handover is {journal.handover.state}"
             raise
         journal.note("end")
+        self._tidy(journal)
         return Answer(journal.handover, tuple(deeds.said), tuple(deeds.notes),
                       self._next(journal.handover))
+
+    def _tidy(self, journal: Journal) -> None:
+        """Documents hold secrets: they go when nothing can need them any more."""
+        handover = journal.handover
+        if handover.state in ("none", "retired"):
+            journal.drop()
+        elif handover.state in ("prepared", "staged"):
+            for one in self.list():
+                if one.id != handover.id and one.over and set(one.targets) & set(handover.targets):
+                    Journal(self._directory, one.id).drop()
 
     @staticmethod
     def _before(deeds: Deeds, verb: str) -> None:
@@ -380,7 +405,8 @@ class Handovers:
         owners = Owners(self._directory).load()
         for name in paper.targets:
             one = owners.get(name, Owner())
-            if paper.epoch <= max(one.aborted, one.epoch):
+            if paper.epoch <= one.aborted or (
+                    paper.epoch <= one.epoch and one.handover != paper.handover):
                 raise errors.StaleEpoch(
                     f"{name}: epoch {paper.epoch} is over here; the last one was "
                     f"{max(one.aborted, one.epoch)}",

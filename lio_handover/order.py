@@ -38,7 +38,10 @@ LATE: Dict[str, str] = {slot.name: f"late {slot.name}" for slot in _MAKING}
 
 ORDER: Tuple[Slot, ...] = (
     # ---- taking down: nothing may be gone while an initiator could still ask for it ----------
+    Slot("open storage", STAGE, "an error of writing back is told to those that have it open then"),
     Slot("shut gate", STAGE, "no initiator may see the target come apart"),
+    Slot("idle", STAGE, "commands that were begun go on when the gate is shut"),
+    Slot("flush", STAGE, "what was written last, too, is on the storage when another host reads"),
     Slot("unlink mapped LUN", STAGE, "an ACL goes only when it maps nothing"),
     Slot("remove mapped LUN", STAGE, ""),
     Slot("remove ACL", STAGE, ""),

@@ -36,6 +36,9 @@ VERIFY = "verify"  # read back and compare
 ACQUIRE = "acquire"  # run the command after which this host may open the storage
 PROVE = "prove"      # look at storage that could not be looked at before
 RELEASE = "release"  # run the command after which another host may
+OPEN = "open"        # a file or device, for SYNC
+IDLE = "idle"        # wait until no command of the backstores is executing
+SYNC = "sync"        # all that this host has of a file or device is on the storage
 
 _NOTHING: Mapping[str, str] = {}
 KERNEL_OPS = (MKDIR, RMDIR, LINK, UNLINK, WRITE)
@@ -55,8 +58,8 @@ MODULES = {"fileio": "target_core_file", "iblock": "target_core_iblock",
 
 
 class Step(NamedTuple):
-    """One request.  ``path`` is below the target tree, but for FOLDER, FILE and FLUSH, and for
-    ACQUIRE, PROVE and RELEASE, whose ``value`` is the command without the path.
+    """One request.  ``path`` is below the target tree, but for FOLDER, FILE, FLUSH, OPEN, SYNC and
+    PROVE, and for ACQUIRE and RELEASE, whose ``value`` is the command without the path.
 
     ``row`` makes a write an *ensure*: it is left out where the kernel has the value already
     (many refuse being told what they know), and where the kernel has no such attribute and
@@ -135,6 +138,16 @@ def plan(have: State, want: State, facts: Facts,
     changes = diff(have, want, partial=partial)
     planner = _Planner(have, want, facts, keep_fabrics, partial, trusting, late or {})
     return replace(planner.plan(changes, verify), partial=partial, late=late or {})
+
+
+def freezing(have: State, shut: State, facts: Facts) -> Plan:
+    """The steps from ``have`` to the same with gates shut, idle, and its data on the storage."""
+    the_plan = plan(have, shut, facts, verify=False)
+    stores = [store for store in have.backstores if store.path]
+    steps = [*the_plan.steps, Step(IDLE, "", slot="idle"),
+             *(Step(op, store.path, slot=slot, about=store.key)
+               for op, slot in ((OPEN, "open storage"), (SYNC, "flush")) for store in stores)]
+    return replace(the_plan, steps=tuple(sorted(steps, key=lambda step: PLACE[step.slot])))
 
 
 @dataclass

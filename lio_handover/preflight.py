@@ -25,7 +25,7 @@ FABRICS = ("iscsi", "vhost", "loopback")
 
 def source(state: State, reader: Reader) -> List[Finding]:
     """Why these targets can't be handed over as they are."""
-    return [*_kinds(state), *_shared(state, reader), *_storage_shared(state, reader.outline()),
+    return [*_kinds(state), *_shared(state, reader), *_shared_storage(state, reader),
             *_dynamic(state), *_all_ports(state), *_hidden(state, errors.CannotRepresent)]
 
 
@@ -97,10 +97,10 @@ def _shared(state: State, reader: Reader) -> Iterator[Finding]:
                       do="hand those over together with it")
 
 
-def _storage_shared(state: State, here: State) -> Iterator[Finding]:
+def _shared_storage(state: State, reader: Reader) -> Iterator[Finding]:
     """Whoever is served by the other backstore would go on writing when this one has moved."""
     mine = {store.key for store in state.backstores}
-    served = storage.Served(here)
+    served = storage.Served(reader.outline(state.backstores), Glance())
     for store in state.backstores:
         for key in served.sharers_of(store):
             said = f"its storage is that of {say(key)}, too"

@@ -378,10 +378,14 @@ class Reader:
                            base.fabric, one.key, f"{path}/acls/{one.initiator}"))
                            for one in base.acls))
 
-    def outline(self) -> State:
-        """Every backstore of the host with what it opens and its serial, and no more."""
-        stores = []
+    def outline(self, known: Iterable[Backstore] = ()) -> State:
+        """Every backstore of the host with what it opens and its serial, and no more; ``known``
+        were read already."""
+        stores, read = [], {one.key: one for one in known}
         for key, hba in sorted(self.placed().items()):
+            if key in read:
+                stores.append(read[key])
+                continue
             path = f"core/{hba}/{key[2]}"
             serial = ""
             if self.fs.exists(f"{path}/wwn/vpd_unit_serial"):

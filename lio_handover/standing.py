@@ -177,11 +177,17 @@ class Standing:
     def holders(self) -> Holders:
         return Holders(self.directory)
 
+    def wanted_open(self) -> List[str]:
+        """The iSCSI TPGs whose gates were open before the freeze."""
+        noted = self.journal.notes.gates
+        return [f"{target.name}/tpgt_{tpg.tag}" for target in self.durable().state.targets
+                for tpg in target.tpgs if target.fabric == "iscsi" and noted.get(
+                    target.name, {}).get(str(tpg.tag), tpg.attributes.get("enable")) == "1"]
+
     def serves(self) -> bool:
         """Whether every gate that was open on the source reads back open here."""
-        wanted = {f"{target.name}/tpgt_{tpg.tag}" for target in self.durable().state.targets
-                  for tpg in target.tpgs if tpg.attributes.get("enable") == "1"}
-        return bool(wanted) and wanted <= set(self.open_tpgs())
+        wanted = self.wanted_open()
+        return bool(wanted) and set(wanted) <= set(self.open_tpgs())
 
     def guest(self) -> bool:
         """Whether a guest is attached to a vhost target here: somebody, and not our holder."""

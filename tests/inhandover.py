@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,8 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lio_handover import (deeds, errors, executor, journal, owners, restored, savefile,
-                          wholefile)
+from lio_handover import (deeds, errors, evidence, executor, journal, owners, restored, savefile,
+                          transitions, wholefile)
 from lio_handover.configfs import Configfs
 from lio_handover.core import Core
 from lio_handover.handover import Answer, Handover, Handovers
@@ -21,6 +22,7 @@ from lio_handover.locks import Locks
 from lio_handover.model import State
 from lio_handover.papers import Message
 from lio_handover.settings import Late
+from lio_handover.transitions import Row
 from tests import inhost, lab, samples
 
 SIZE = 8 * lab.MiB
@@ -239,6 +241,19 @@ def status(id: str = "") -> list[Answer]:  # noqa: A002
     return handovers().status(id)
 
 
+def slow_freeze(id: str) -> tuple[list[str], str]:  # noqa: A002
+    """(verbs that the alarm was for, the state after) of a freeze that takes longer than it may."""
+    alarms: list[str] = []
+    plain = transitions.rows_for
+
+    def hurried(*args: Any) -> list[Row]:
+        return [replace(row, deadline=0.01) for row in plain(*args)]
+
+    setattr(evidence, "rows_for", hurried)
+    one = Handovers(inhost.core(), alarm=lambda _handover, verb: alarms.append(verb))
+    return alarms, one.do("freeze", "source", id).handover.state
+
+
 def gates() -> dict[str, str]:
     """TPG → enable, of every iSCSI TPG here."""
     fs = Configfs()
@@ -300,6 +315,11 @@ def half_a_record(id: str) -> None:  # noqa: A002
 def garble(id: str) -> None:  # noqa: A002
     lines = _journal(id).read_bytes().splitlines(True)
     _journal(id).write_bytes(b"".join([*lines[:2], b"{]\n", *lines[3:]]))
+
+
+def forget(id: str) -> None:  # noqa: A002
+    """Somebody removes the journal."""
+    shutil.rmtree(_journal(id).parent)
 
 
 def more_luns(there: bool) -> None:

@@ -82,6 +82,12 @@ def unavailable_and_registered(world: World) -> State:
     return with_attribute(a_registration_without_aptpl(world), DEFAULT, "alua_access_state", "3")
 
 
+def unavailable_with_interlock(world: World) -> State:
+    """With UA_INTLCK_CTRL a unit attention is answered BUSY until REQUEST SENSE fetches it."""
+    return with_attribute(unavailable_and_registered(world), STORE, "attrib/emulate_ua_intlck_ctrl",
+                          "2")
+
+
 def two_states_in_one_lu_group(world: World) -> State:
     """A state that is written to one member of an LU group is that of all."""
     one, other = (replace(each, attributes={**each.attributes, "alua_lu_gp": "lug"})
@@ -121,7 +127,8 @@ def nexuses_in_another_order(world: World) -> State:
 
 CASES: dict[str, Callable[[World], State]] = {one.__name__: one for one in (
     a_registration_without_aptpl, authentication_and_none, a_state_of_an_explicit_group,
-    limits_of_nothing, unavailable_and_registered, two_states_in_one_lu_group, a_slow_transition,
+    limits_of_nothing, unavailable_and_registered, unavailable_with_interlock,
+    two_states_in_one_lu_group, a_slow_transition,
     a_nexus_at_a_late_port, nexuses_in_another_order)}
 
 

@@ -101,7 +101,8 @@ def test_a_reservation_of_who_has_no_acl_holds_before_he_is_back(
         client.login(IQN, ADDRESS, "iqn.2026-11.org.example:mallory", WRONG)
 
 
-def test_the_defaults_of_an_acl_are_the_kernel_s(each_host: lab.Host, bed: lab.Lab) -> None:
+@pytest.mark.full
+def test_an_acl_made_explicit_is_one_of_the_kernel_s(each_host: lab.Host, bed: lab.Lab) -> None:
     """An ACL that was made explicit differs in nothing from one which the kernel makes."""
     each_host.call(inhost.build, served(bed.shared))
     state = each_host.call(inhost.read_all)
@@ -153,6 +154,7 @@ def test_who_gets_an_acl() -> None:
     assert dynamic.made_explicit(off, {key: [CAROL]}) == (off, ())
 
 
+@pytest.mark.full
 def test_whose_dynamic_acl_would_end_is_refused(bed: lab.Lab, stable: lab.Host,
                                                 client: lab.OpenIscsi) -> None:
     """generate_node_acls was switched off under a session: it could not come back."""

@@ -114,6 +114,8 @@ def test_a_handover_goes_through(two: Callable[[str, str], Two], source: str,
         answer = pair.do(verb, role, **more)
         assert (answer.handover.state, {one.paper for one in answer.papers}) == (state, papers)
         assert pair.serving() == serving, verb
+        again = pair.do(verb, role)
+        assert (again.handover.state, pair.serving()) == (state, serving), verb
     after = pair.host[DESTINATION].call(inhost.export_state)
     assert documents.state_bytes(documents.loads(before)) == documents.state_bytes(
         documents.loads(after))
@@ -148,7 +150,17 @@ def test_what_recover_makes_of_every_pair(two: Callable[[str, str], Two]) -> Non
         assert not pair.host[DESTINATION].call(inhost.read_all).backstores
 
 
-@pytest.mark.parametrize("give_back", [False, True])
+def test_a_deadline_alarms_and_ends_nothing(two: Callable[[str, str], Two]) -> None:
+    pair = two("stable", "newest")
+    pair.go("prepare")
+    source = pair.host[SOURCE]
+    assert source.call(inhandover.slow_freeze, pair.id) == (["freeze"], "frozen")
+    with pytest.raises(errors.InUse, match=f"handover {pair.id} of it is under way"):
+        source.call(inhost.remove, ("reserved",))
+    assert pair.serving() == []
+
+
+@pytest.mark.parametrize("give_back", [pytest.param(False, marks=pytest.mark.full), True])
 def test_late_storage_is_open_on_one_host(bed: lab.Lab, two: Callable[[str, str], Two],
                                           give_back: bool) -> None:
     pair = two("stable", "newest")
@@ -189,8 +201,13 @@ def test_what_was_owned_is_given_back(two: Callable[[str, str], Two]) -> None:
     pair.recover(DESTINATION)
     assert pair.states() == ("idle", "none")
     assert held(pair, SOURCE) == before
+    # and never comes again under this epoch, whatever becomes of the journal
+    pair.host[DESTINATION].call(inhandover.forget, pair.id)
+    with pytest.raises(errors.StaleEpoch, match="epoch 1 is over here"):
+        pair.go("stage*")
 
 
+@pytest.mark.full
 def test_a_lost_driver_does_not_stop_what_is_served(two: Callable[[str, str], Two]) -> None:
     pair = two("stable", "newest")
     before = held(pair, SOURCE)

@@ -225,10 +225,13 @@ def test_late_storage_moves_in_the_window_and_back(beds: Beds) -> None:
 
 @pytest.mark.parametrize("mode, said, asked", [
     ("fail", "the acquire command of [late lab] ended with 17: no quorum", "acquire release"),
-    ("half", "ended with 1: in use elsewhere", "acquire release"),
+    pytest.param("half", "ended with 1: in use elsewhere", "acquire release",
+                 marks=pytest.mark.full),
     ("hang", "did not end within 2 s and was killed", "acquire release"),
-    ("other", "holds other data than on the frozen source", "acquire release"),
-    ("nothing", "does not exist on this host", "acquire release")])
+    pytest.param("other", "holds other data than on the frozen source", "acquire release",
+                 marks=pytest.mark.full),
+    pytest.param("nothing", "does not exist on this host", "acquire release",
+                 marks=pytest.mark.full)])
 def test_what_fails_in_the_window_is_taken_back_and_released(
         beds: Beds, mode: str, said: str, asked: str) -> None:
     beds.remove()
@@ -240,6 +243,7 @@ def test_what_fails_in_the_window_is_taken_back_and_released(
     assert beds.is_away and " ".join(one.split()[0] for one in beds.asked()) == asked
 
 
+@pytest.mark.full
 def test_a_release_that_fails_is_said(beds: Beds) -> None:
     """And names what this host may still have open."""
     beds.remove()

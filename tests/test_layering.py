@@ -14,8 +14,9 @@ ORDER = """__init__
     errors names wholefile locks model order transitions attributes parameters handler settings
     files shape values objects sealed document devices storage late
     fresh diff reservations dynamic configfs scsibus initiator
+    papers journal owners savefile
     reader revival plan staged executor frozen restored probes mapping preflight core
-    papers journal owners savefile holder runtime answer standing deeds evidence
+    holder runtime answer standing deeds evidence
     handover
     wording screen tree columns steps answers client
     cli verbs handover_verbs service""".split()

@@ -110,6 +110,7 @@ def test_tcmu_is_carried_where_a_program_serves_it(
     assert here.reservations.type == there.reservations.type == 5
 
 
+@pytest.mark.full
 def test_who_would_wait_for_ever_is_not_let(bed: lab.Lab, stable: lab.Host) -> None:
     """Only nl_reply_supported=-1 keeps the kernel from waiting for a program that is not there."""
     def finding(more: dict[str, str]) -> errors.Finding:
@@ -161,6 +162,7 @@ def test_pscsi_finds_its_disk_by_wwid(
     assert here.serial == a.call(backstore).serial == "2000"
 
 
+@pytest.mark.full
 def test_another_disk_at_that_address_is_refused(bed: lab.Lab, hosts: HostsOf) -> None:
     a, b = hosts("stable", "newest")
     address, _ = a.call(scsi_disk, 0), b.call(scsi_disk, 0)
@@ -182,6 +184,7 @@ def test_another_disk_at_that_address_is_refused(bed: lab.Lab, hosts: HostsOf) -
 
 # ── memory ───────────────────────────────────────────────────────────────────────────────────
 
+@pytest.mark.full
 def test_a_disk_in_memory_is_carried_only_where_it_keeps_nothing(
         bed: lab.Lab, hosts: HostsOf) -> None:
     a, b = hosts("stable", "newest")

@@ -1,6 +1,7 @@
 """Where recover can't know it says what a human may order; and what else goes wrong has a name."""
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from collections.abc import Callable
@@ -37,6 +38,7 @@ def test_the_printed_commands_lead_out(two: Callable[[str, str], Two], count: in
     pair.go(" ".join(WAY.split()[:count]))
     role = DESTINATION if off == SOURCE else SOURCE
     pair.host[off].kill()
+    pair.host[role].call(inhandover.open_gates)     # as a restore by targetcli does
     code, commands = printed(pair.host[role], f"lio-handover recover {pair.id}")
     assert (code, "1" in pair.host[role].call(inhandover.gates).values()) == (
         errors.Undecided.code, False)
@@ -80,8 +82,38 @@ def test_a_destination_that_was_rebooted_asks_or_is_told(powered: Callable[[], P
     pair.recovered()
 
 
+@pytest.mark.full
+def test_a_handover_by_the_commands_alone(bed: lab.Lab, two: Callable[[str, str], Two]) -> None:
+    """As docs/handover-protocol.md has it; each side's papers are files, the ids are left out."""
+    pair = two("stable", "newest")
+    folder = bed.shared / "papers"
+    folder.mkdir()
+    said: list[str] = []
+    for host in pair.host.values():
+        host.call(inhandover.configure)
+    for verb in WAY.split():
+        role = DESTINATION if "*" in verb else SOURCE
+        words = [role, verb.strip("*"), "--peer", "the other", "-o", f"{folder}/{len(said)}.json"]
+        if verb == "prepare":
+            words.append(TARGET)
+        elif said:
+            words += ["--papers", said[-1]]
+        pair.host[role].run([PROGRAM, *words], timeout=120)
+        if len(json.loads((folder / f"{len(said)}.json").read_text())):
+            said.append(f"{folder}/{len(said)}.json")
+        assert (folder / "0.json").stat().st_mode & 0o777 == 0o600
+    pair.id = json.loads((folder / "0.json").read_text())[0]["handover"]
+    assert pair.states() == ("retired", "confirmed") and pair.serving() == [DESTINATION]
+    shown = pair.host[DESTINATION].run([PROGRAM, "status", "--json"], timeout=60).stdout
+    assert json.loads(shown)[0]["state"] == "confirmed" and "password" not in shown
+    done = pair.host[SOURCE].run([PROGRAM, "source", "freeze", pair.id], check=False, timeout=60)
+    assert done.returncode == errors.WrongState.code
+    assert "the source is retired: freeze is not possible" in done.stderr
+
+
 # ── what else goes wrong ─────────────────────────────────────────────────────────────────────
 
+@pytest.mark.full
 def test_a_journal_that_cannot_be_written_stops_the_verb(two: Callable[[str, str], Two]) -> None:
     pair = two("stable", "newest")
     source = pair.host[SOURCE]
@@ -163,6 +195,7 @@ def test_a_lock_is_for_what_it_names(bed: lab.Lab) -> None:
                 raise AssertionError("the host was held")
 
 
+@pytest.mark.full
 def test_two_handovers_build_side_by_side(bed: lab.Lab, two: Callable[[str, str], Two]) -> None:
     pair = two("stable", "newest")
     a, b = pair.host[SOURCE], pair.host[DESTINATION]

@@ -15,7 +15,7 @@ import struct
 from collections.abc import Callable
 from typing import NamedTuple
 
-from lio_handover.initiator import CHECK_CONDITION, Execute, Result
+from lio_handover.initiator import BUSY, CHECK_CONDITION, Execute, Result
 
 UNIT_ATTENTION = 0x06
 
@@ -515,14 +515,17 @@ def drain(execute: Execute, most: int = 16) -> list[Sense]:
     """Take the pending unit attentions of a logical unit away, as its initiator's driver would.
 
     TEST UNIT READY until the answer is no unit attention; one that stays (UA_INTLCK_CTRL) is
-    fetched with REQUEST SENSE. Returns what was taken, in order; after ``most`` it gives up.
+    fetched with REQUEST SENSE, which is also what ends LIO's BUSY for it (target_core_ua.c:
+    core_scsi3_ua_for_check_condition). Returns what was taken; after ``most`` it gives up.
     """
     taken: list[Sense] = []
     while len(taken) < most:
-        sense = sense_of(execute(*test_unit_ready()))
+        result = execute(*test_unit_ready())
+        busy = result.status == BUSY
+        sense = decode_sense(execute(*request_sense()).data) if busy else sense_of(result)
         if sense is None or not sense.unit_attention:
             break
-        if taken and taken[-1] == sense:
+        if not busy and taken and taken[-1] == sense:
             execute(*request_sense())
         taken.append(sense)
     return taken

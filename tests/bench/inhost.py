@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import signal
 import time
 from dataclasses import dataclass, field
 
@@ -216,11 +217,19 @@ def peer(kind: str, folder: str, luns: int, acls: int, path: str) -> Figures:
     rtslib_fb.RTSRoot().save_to_file(path)
     took = {"dump": time.perf_counter() - began}
     down()
-    began = time.perf_counter()
     if kind == "rtslib":
+        began = time.perf_counter()
         rtslib_fb.RTSRoot().restore_from_file(path)
     else:
-        inside.run("targetcli", "restoreconfig", path)
+        # It asks the system's bus for handlers of tcmu, and does not go on without a bus.
+        address, pid = inside.run("dbus-daemon", "--session", "--fork", "--print-address=1",
+                                  "--print-pid=1").split()
+        os.environ["DBUS_SYSTEM_BUS_ADDRESS"] = address
+        began = time.perf_counter()
+        try:
+            inside.run("targetcli", "restoreconfig", path)
+        finally:
+            os.kill(int(pid), signal.SIGTERM)
     took["restore"] = time.perf_counter() - began
     there = len(os.listdir(f"{ROOT}/{TPG}/lun"))
     if there != luns:
