@@ -21,6 +21,7 @@ SYSTEM = "unix:path=/run/dbus/system_bus_socket"
 INSTALLED = Path("/run/lio-handover-tests/installed")
 POLKIT = "/usr/share/dbus-1/system-services/org.freedesktop.PolicyKit1.service"
 POLKIT_NAME = "org.freedesktop.PolicyKit1"
+POLKITD = "/usr/lib/polkit-1/polkitd"
 NOBODY = 65534
 
 
@@ -244,6 +245,31 @@ def polkit(address: str, told: Mapping[str, str], delay: float = 0.0) -> Iterato
     finally:
         program.terminate()
         program.wait()
+
+
+def start_polkit(rule: str) -> None:
+    """polkit itself, with a rule of this host's administrator."""
+    Path("/etc/polkit-1/rules.d").mkdir(parents=True, exist_ok=True)
+    Path("/etc/polkit-1/rules.d/10-test.rules").write_text(rule)
+    subprocess.Popen([POLKITD, "--no-debug"], stdin=subprocess.DEVNULL)
+    bus, until = connect(), time.monotonic() + 20
+    while not bus.name_has_owner(POLKIT_NAME):
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+def told_of_actions(target: str, job: int) -> dict[str, str]:
+    """What a user is answered who looks, changes, wants a document, and forces."""
+    client, path = Client(), f"{names.ROOT}/jobs/{job}"
+    return {
+        "ListTargets": client.error(names.ROOT, names.MANAGER, "ListTargets", "a{sv}",
+                                    options({})),
+        "Freeze": client.error(names.ROOT, names.MANAGER, "Freeze", "asa{sv}", [target],
+                               options({})),
+        "Open": client.error(path, names.JOB, "Open", "a{sv}", options({})),
+        "Read": client.error(path, names.JOB, "Read", "tua{sv}", 0, 10, options({})),
+        "force": client.error(names.ROOT, names.MANAGER, "RecoverHandover", "sassaha{sv}", "", [],
+                              "", descriptors(), options({"peer-is-fenced": True}))}
 
 
 def serve_polkit(address: str, told: Mapping[str, str], delay: float) -> None:

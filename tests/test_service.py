@@ -133,6 +133,24 @@ def test_nobody_may_do_anything(served: Service) -> None:
     assert served.call(inhost.tree) == before
 
 
+RULE = """polkit.addRule(function(action, subject) {
+    if (action.id == "io.github.lio-handover1.read" && subject.user == "nobody")
+        return polkit.Result.YES;
+});
+"""
+
+
+@pytest.mark.full
+@pytest.mark.skipif(not Path(inbus.POLKITD).exists(), reason="polkitd is not installed")
+def test_polkit_itself_knows_the_actions_that_are_shipped(served: Service) -> None:
+    """An administrator's rule lets nobody look; a document, and changes, need a password."""
+    exported, _document = served.call(inbus.export, NAME)
+    served.call(inbus.start_polkit, RULE)
+    told = served.call(inbus.as_user, inbus.NOBODY, inbus.told_of_actions, NAME, exported["Id"])
+    asks = "org.freedesktop.DBus.Error.InteractiveAuthorizationRequired"
+    assert told == {"ListTargets": "", "Freeze": asks, "Open": asks, "Read": asks, "force": asks}
+
+
 def many(bed: lab.Lab, luns: int) -> State:
     """A target with so many LUNs."""
     paths = [str(bed.shared / f"many{number}.img") for number in range(luns)]
@@ -155,6 +173,7 @@ def moved(service: Service, bed: lab.Lab, request: pytest.FixtureRequest) -> byt
     return document
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("moved", [20], indirect=True)
 def test_while_an_import_stands_between_two_steps_others_are_answered(
         service: Service, moved: bytes) -> None:
