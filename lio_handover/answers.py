@@ -1,7 +1,7 @@
 """What --json answers: the same as people are shown, as plain data and without secrets."""
 from __future__ import annotations
 
-from typing import Any, Dict, Optional, Sequence
+from typing import Any, Dict, List, Optional, Sequence
 
 from . import diff as differ
 from . import model
@@ -42,7 +42,8 @@ def without_secrets(state: State) -> State:
     return replace(state, targets=tuple(
         replace(target, tpgs=tuple(
             replace(plain(tpg), acls=tuple(plain(acl) for acl in tpg.acls))
-            for tpg in target.tpgs)) for target in state.targets))
+            for tpg in target.tpgs)) for target in state.targets),
+        discovery_auth=plain(state.discovery_auth) if state.discovery_auth else None)
 
 
 def change_tree(change: differ.Change) -> Dict[str, Any]:
@@ -68,10 +69,14 @@ def _held_tree(held: model.Reservations) -> Dict[str, Any]:
                 for one in held.registrations]}
 
 
+def maps_tree(ready: Ready) -> List[Dict[str, str]]:
+    return [{"kind": what, "old": old, "new": new} for what, old, new in ready.mapped]
+
+
 def plan_tree(ready: Ready, allowed: Sequence[str] = ()) -> Dict[str, Any]:
     return {
         "targets": [one.name for one in ready.document.state.targets],
-        "maps": [{"kind": what, "old": old, "new": new} for what, old, new in ready.mapped],
+        "maps": maps_tree(ready),
         "notes": list(ready.plan.notes),
         "findings": [finding_tree(one, allowed) for one in ready.findings],
         "counts": ready.plan.counts(), "writes": writes(ready.plan.steps),

@@ -194,6 +194,8 @@ def _common(one: argparse.ArgumentParser, again: bool) -> None:
                      help="data as JSON on standard output, an error as well")
     one.add_argument("--config", metavar="FILE", default=default(""),
                      help="instead of /etc/lio-handover/lio-handover.conf")
+    one.add_argument("--alone", action="store_true", default=default(False),
+                     help="do the work here, even where lio-handoverd runs")
     one.add_argument("--debug", action="store_true", default=default(False),
                      help="show where in the program an error came from")
 

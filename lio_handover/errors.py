@@ -289,6 +289,42 @@ class Undecided(HandoverError):
     code = 67
 
 
+class NotAuthorized(HandoverError):
+    """Ask an administrator: polkit, or the service's group, says who may do what."""
+
+    code = 80
+
+
+class BadCall(HandoverError):
+    """Correct the call: its arguments or options make no sense."""
+
+    code = 81
+
+
+class TooMany(HandoverError):
+    """Wait, or release jobs that have ended: the service holds as many as it may."""
+
+    code = 82
+
+
+class NotEnded(HandoverError):
+    """Wait until the job has ended."""
+
+    code = 83
+
+
+class WorkerDied(HandoverError):
+    """Look at what is there with `show` and `status`: the process that changed it is gone."""
+
+    code = 84
+
+
+class NoService(HandoverError):
+    """Start lio-handoverd, or see why it does not answer: systemctl status lio-handoverd."""
+
+    code = 85
+
+
 class Finding:
     """One reason to refuse.  ``override`` is what --allow takes to go on all the same, or ""."""
 
@@ -326,15 +362,20 @@ def refuse(findings: Sequence[Finding], allowed: Sequence[str] = ()) -> list[Fin
     raise error
 
 
-def table() -> Iterator[tuple[int, str, str]]:
-    """(exit code, name, who must act) of every error, in the order of the codes."""
+def classes() -> list[type[HandoverError]]:
+    """Every error, in the order of the codes."""
 
     def below(one: type[HandoverError]) -> Iterator[type[HandoverError]]:
         yield one
         for child in one.__subclasses__():
             yield from below(child)
 
-    for one in sorted(below(HandoverError), key=lambda one: one.code):
+    return sorted(below(HandoverError), key=lambda one: one.code)
+
+
+def table() -> Iterator[tuple[int, str, str]]:
+    """(exit code, name, who must act) of every error, in the order of the codes."""
+    for one in classes():
         yield one.code, one.__name__, (one.__doc__ or "").strip()
 
 

@@ -40,6 +40,29 @@ def read(path: str, limit: int) -> bytes:
     return data
 
 
+def read_descriptor(fd: int, limit: int) -> bytes:
+    """What the file behind a descriptor holds, from its start.  Raises BadFile, TooLarge.
+
+    The descriptor is somebody else's: it may be anything, and no more is believed of it.
+    """
+    path = "the descriptor"
+    try:
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode):
+            _bad(path, f"is {_kind(found.st_mode)}, not a file", "pass a file, or a memfd")
+        if found.st_size > limit:
+            _too_large(path, limit)
+        data = b""
+        while len(data) <= limit:
+            more = os.pread(fd, min(limit + 1 - len(data), 1 << 20), len(data))
+            if not more:
+                return data
+            data += more
+    except OSError as error:
+        _bad(path, f"can't be read: {_reason(error)}")
+    _too_large(path, limit)
+
+
 def _read_stream(limit: int) -> bytes:
     if sys.stdin is None:
         _bad("standard input", "is closed")

@@ -7,15 +7,17 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+from dataclasses import replace
 from typing import Callable, List, Mapping, Sequence
 
 from . import errors, files
+from .client import Service
 from .cli import PROG, say
 from .handover import Answer, Handover, Handovers, Peer, answer_from_json, answer_to_json
 from .papers import MAX_PAPERS, Message, from_json, to_json
 from .sealed import MAX_BYTES
 from .transitions import DESTINATION, SOURCE, VERBS, Paper
-from .verbs import Signals, Usage, as_root, print_data, the_core
+from .verbs import Signals, Usage, as_root, print_data, the_core, the_service
 
 #: Verbs whose papers carry documents, and these secrets.
 _SECRET = ("prepare", "export", "abort")
@@ -40,12 +42,28 @@ def step(args: argparse.Namespace, signals: Signals) -> int:
     else:
         name = _name(args.names, handovers, role, args.step, papers)
     signals.deferred = True
-    answer = handovers.do(
-        args.step, role, name, targets=targets, mode=getattr(args, "mode", ""), papers=papers,
-        words=frozenset(args.words), by=_who(), allow=args.allow, maps=getattr(args, "map", ()),
-        peer=args.peer, progress=signals.progress, stop=signals.stop)
+    service = the_service(args)
+    if service:
+        answer = _asked(service, args, args.step, name, targets, papers, signals)
+    else:
+        answer = handovers.do(
+            args.step, role, name, targets=targets, mode=getattr(args, "mode", ""), papers=papers,
+            words=frozenset(args.words), by=_who(), allow=args.allow,
+            maps=getattr(args, "map", ()), peer=args.peer, progress=signals.progress,
+            stop=signals.stop)
     signals.progress.clear()
     return _answers(args, [answer])
+
+
+def _asked(service: Service, args: argparse.Namespace, verb: str, name: str,
+           targets: Sequence[str], papers: Sequence[Message], signals: Signals) -> Answer:
+    """What the service makes of these words."""
+    _came, data = service.run_handover(
+        verb, name, targets, getattr(args, "mode", ""), to_json(papers) if papers else b"",
+        {"allow": args.allow, "maps": getattr(args, "map", []),
+         "peer": getattr(args, "peer", ""), **{word: True for word in args.words}}, signals.stop)
+    answer = answer_from_json(data)
+    return replace(answer, notes=(*answer.notes, "done by lio-handoverd"))
 
 
 def status(args: argparse.Namespace, signals: Signals) -> int:
@@ -59,7 +77,11 @@ def recover(args: argparse.Namespace, signals: Signals) -> int:
     if args.boot:
         return _boot(args, handovers)
     signals.deferred = True
-    found = handovers.recover(args.id, frozenset(args.words), _who(), args.allow)
+    service = the_service(args) if args.id and not args.ask else None
+    if service:
+        found = [_asked(service, args, "recover", args.id, (), (), signals)]
+    else:
+        found = handovers.recover(args.id, frozenset(args.words), _who(), args.allow)
     signals.progress.clear()
     _answers(args, found)
     failed = [one for one in found if one.failed]

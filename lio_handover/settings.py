@@ -45,6 +45,7 @@ class Settings:
     state_directory  the journal, owners and APTPL copies
     dbroot           the directory of the kernel's APTPL files, "" for what the kernel has
     document_bytes   the largest document that is read
+    group            whose members the service obeys where there is no polkit, "" for nobody's
     late             storage that is opened only once the source has released it
     """
 
@@ -56,6 +57,7 @@ class Settings:
     state_directory: str = "/var/lib/lio-handover"
     dbroot: str = ""
     document_bytes: int = 64 * 1024**2
+    group: str = ""
     late: Tuple[Late, ...] = ()
 
 
@@ -72,6 +74,7 @@ _KEYS = {
     "storage": {"roots": ("roots", "paths"), "devices": ("devices", "patterns")},
     "host": {"state_directory": ("state_directory", "path"), "dbroot": ("dbroot", "path or none")},
     "limits": {"document": ("document_bytes", "bytes")},
+    "service": {"group": ("group", "name or none")},
     "late": {"paths": ("paths", "patterns"), "acquire": ("acquire", "command"),
              "release": ("release", "command"), "timeout": ("timeout", "seconds")},
 }
@@ -157,7 +160,7 @@ class _File:
             return self._command(key, values, line)
         if kind in ("paths", "patterns"):
             return tuple(self._path(key, one, line) for one in values)
-        if kind == "path or none" and not values:
+        if kind.endswith("or none") and not values:
             return ""
         if len(values) != 1:
             self.fail(line, f"{key} needs one value")
@@ -167,12 +170,19 @@ class _File:
             return int(values[0])
         if kind == "bytes":
             return self._bytes(key, values[0], line)
+        if kind.startswith("name"):
+            return self._name(key, values[0], line)
         return self._path(key, values[0], line)
 
     def _path(self, key: str, value: str, line: int) -> str:
         if not value.startswith("/") or {".", ".."} & set(value.split("/")) or "\0" in value:
             self.fail(line, f"{key}: {value!a} is not a full path")
         return value.rstrip("/") or "/"
+
+    def _name(self, key: str, value: str, line: int) -> str:
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}", value):  # useradd(8)
+            self.fail(line, f"{key}: {value!a} is no name of a group")
+        return value
 
     def _command(self, key: str, values: List[str], line: int) -> Tuple[str, ...]:
         """A program and its arguments, one a line."""

@@ -13,10 +13,10 @@ import stat
 import sys
 import time
 from contextlib import contextmanager
-from typing import Callable, Iterable, Iterator, List, Mapping, Sequence
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence
 
 from . import document as documents
-from . import answers, columns, errors, files, steps, tree, wording
+from . import answers, client, columns, errors, files, steps, tree, wording
 from .cli import PROG, flushed, say, unprinted
 from .core import Core, Ready
 from .document import Document
@@ -205,6 +205,41 @@ def the_core(args: argparse.Namespace) -> Core:
     return Core(load(args.config))
 
 
+def the_service(args: argparse.Namespace) -> Optional[client.Service]:
+    """The service, where it runs and shall do the work.  It has a configuration of its own."""
+    if args.alone or args.config:
+        return None
+    return client.find()
+
+
+#: Who did it, where it was not this program: in the answer of --json, and in words.
+BY = {"by": "lio-handoverd"}
+
+
+def _by(came: Mapping[str, Any]) -> str:
+    return "; done by lio-handoverd" if "by" in came else ""
+
+
+def _asked(service: client.Service, member: str, args: argparse.Namespace, signals: Signals,
+           document: Optional[bytes] = None) -> client.Came:
+    """What the service makes of these words: its answer, and the data that it hands out."""
+    options = {name: value for name, value in (
+        ("all", getattr(args, "all", False)), ("allow", args.allow),
+        ("maps", getattr(args, "map", [])), ("probe", getattr(args, "probe", False))) if value}
+
+    def progress(number: int, total: int, what: str) -> None:
+        if total:
+            signals.progress.say(f"{number}/{total} {what}")
+
+    signals.deferred = True
+    if document is None:
+        came, data = service.run(member, _targets(args), options, progress, signals.stop)
+    else:
+        came, data = service.run_document(member, document, options, progress, signals.stop)
+    signals.progress.clear()
+    return {**came, **BY}, data
+
+
 def _document(args: argparse.Namespace, core: Core) -> Document:
     limit = core.settings.document_bytes
     return documents.loads(files.read(args.file, limit), limit)
@@ -273,7 +308,7 @@ def prepare(args: argparse.Namespace, signals: Signals) -> int:
     else:
         print(errors.one_line(f"{wording.names(made.state, 99)}: {wording.contents(made.state)}"))
         _print(steps.findings(found, Screen.of(sys.stdout), args.allow))
-    _notes(args, made)
+    _notes(args, made.notes)
     if against:
         return _against(args, against, "a handover")
     _done(args, "nothing speaks against a handover; nothing was changed",
@@ -281,8 +316,8 @@ def prepare(args: argparse.Namespace, signals: Signals) -> int:
     return errors.SAME
 
 
-def _notes(args: argparse.Namespace, document: Document) -> None:
-    for note in document.notes if not args.json else ():
+def _notes(args: argparse.Namespace, notes: Sequence[str]) -> None:
+    for note in notes if not args.json else ():
         say(f"{PROG}: note: {note}")
 
 
@@ -296,6 +331,18 @@ def _against(args: argparse.Namespace, against: Sequence[errors.Finding], what: 
 
 
 def freeze(args: argparse.Namespace, signals: Signals) -> int:
+    service = the_service(args)
+    came = _asked(service, "Freeze", args, signals)[0] if service else _freeze(args, signals)
+    names = came["targets"]
+    if args.json:
+        print_data(came)
+    _done(args, f"froze {', '.join(names)}: gates shut, no command executing, data on the storage; "
+          f"{_writes(came['writes'])} in {came['seconds']['freeze']:.2f} s{_by(came)}",
+          f"{PROG} export {_quoted(names)} -o FILE (or thaw)")
+    return errors.SAME
+
+
+def _freeze(args: argparse.Namespace, signals: Signals) -> Dict[str, Any]:
     as_root("freeze")
     core = the_core(args)
     found = core.names(_targets(args), args.all)
@@ -305,40 +352,55 @@ def freeze(args: argparse.Namespace, signals: Signals) -> int:
     state = core.freeze(found, args.allow, signals.stop)
     took = time.monotonic() - started
     signals.progress.clear()
-    names = [one.name for one in state.targets]
-    if args.json:
-        print_data({"targets": names, "writes": core.fs.changes,
-                    "seconds": {"freeze": round(took, 6)}})
-    _done(args, f"froze {', '.join(names)}: gates shut, no command executing, data on the storage; "
-          f"{_writes(core.fs.changes)} in {took:.2f} s",
-          f"{PROG} export {_quoted(names)} -o FILE (or thaw)")
-    return errors.SAME
+    return {"targets": [one.name for one in state.targets], "writes": core.fs.changes,
+            "seconds": {"freeze": round(took, 6)}}
 
 
 def export(args: argparse.Namespace, signals: Signals) -> int:
-    as_root("export")
+    service = the_service(args)
+    if not service:
+        as_root("export")
     if args.output == files.STREAM:
         files.check_stream()
+    came, data = _asked(service, "Export", args, signals) if service else _export(args, signals)
+    files.write(args.output, data)
+    names, frozen = came["targets"], came["frozen"]
+    if args.json and args.output != files.STREAM:
+        print_data({**came, "file": args.output})
+    _notes(args, came["notes"])
+    how = "frozen" if frozen else "NOT frozen: import will refuse it"
+    _done(args, f"exported {', '.join(names)} ({how}), {len(data)} bytes, "
+          f"digest {came['digest'][:12]}…{_by(came)}; nothing was changed",
+          f"{PROG} import FILE on the other host" if frozen else
+          f"{PROG} freeze {_quoted(names)}, and export again")
+    return errors.SAME
+
+
+def _export(args: argparse.Namespace, signals: Signals) -> client.Came:
     core = the_core(args)
     found = core.names(_targets(args), args.all)
     with signals.later():
         made = core.export(found, args.allow, args.probe)
     data = documents.dumps(made)
-    files.write(args.output, data)
-    names = [one.name for one in made.state.targets]
-    if args.json and args.output != files.STREAM:
-        print_data({"targets": names, "frozen": made.frozen, "digest": made.digest,
-                    "bytes": len(data), "file": args.output, "notes": list(made.notes)})
-    _notes(args, made)
-    how = "frozen" if made.frozen else "NOT frozen: import will refuse it"
-    _done(args, f"exported {', '.join(names)} ({how}), {len(data)} bytes, "
-          f"digest {made.digest[:12]}…; nothing was changed",
-          f"{PROG} import FILE on the other host" if made.frozen else
-          f"{PROG} freeze {_quoted(names)}, and export again")
-    return errors.SAME
+    return {"targets": [one.name for one in made.state.targets], "frozen": made.frozen,
+            "digest": made.digest, "bytes": len(data), "notes": list(made.notes)}, data
 
 
 def thaw(args: argparse.Namespace, signals: Signals) -> int:
+    service = the_service(args)
+    came = _asked(service, "Thaw", args, signals)[0] if service else _thaw(args, signals)
+    thawed = came["targets"]
+    if args.json:
+        print_data(came)
+    if thawed:
+        _done(args, f"thawed {', '.join(thawed)}: initiators are let in again; "
+              f"{_writes(came['writes'])}{_by(came)}", f"{PROG} show {_quoted(thawed)}")
+    else:
+        _done(args, "nothing is frozen; nothing was changed")
+    return errors.SAME
+
+
+def _thaw(args: argparse.Namespace, signals: Signals) -> Dict[str, Any]:
     as_root("thaw")
     core = the_core(args)
     names = _targets(args)
@@ -348,15 +410,8 @@ def thaw(args: argparse.Namespace, signals: Signals) -> int:
     found = core.names(names)
     signals.deferred = True
     state = core.thaw(found, args.allow) if found else None
-    thawed = [one.name for one in state.targets] if state else []
-    if args.json:
-        print_data({"targets": thawed, "writes": core.fs.changes})
-    if thawed:
-        _done(args, f"thawed {', '.join(thawed)}: initiators are let in again; "
-              f"{_writes(core.fs.changes)}", f"{PROG} show {_quoted(thawed)}")
-    else:
-        _done(args, "nothing is frozen; nothing was changed")
-    return errors.SAME
+    return {"targets": [one.name for one in state.targets] if state else [],
+            "writes": core.fs.changes}
 
 
 def diff(args: argparse.Namespace, signals: Signals) -> int:
@@ -400,31 +455,41 @@ def _again(option: str, values: Sequence[str]) -> List[str]:
 
 
 def import_(args: argparse.Namespace, signals: Signals) -> int:
-    as_root("import")
+    service = the_service(args) if not args.dry_run else None
+    if not service:
+        as_root("import")
     core = the_core(args)
-    ready = core.ready(_document(args, core), args.map)
-    if args.dry_run:
-        return _show_plan(args, ready)
-    state = ready.document.state
-    signals.deferred = True
-    outcome = core.import_(ready, args.allow, signals.progress, signals.stop)
-    signals.progress.clear()
-    names = [one.name for one in state.targets]
+    document = _document(args, core)
+    if service:
+        came, _ = _asked(service, "Import", args, signals, documents.dumps(document))
+    else:
+        ready = core.ready(document, args.map)
+        if args.dry_run:
+            return _show_plan(args, ready)
+        came, document = _import(core, ready, args, signals), ready.document
     if args.json:
-        print_data({"targets": names, "maps": [
-                 {"kind": what, "old": old, "new": new} for what, old, new in ready.mapped],
-                 **answers.outcome_tree(outcome)})
-    for note in outcome.notes if not args.json else ():
-        say(f"{PROG}: note: {note}")
-    if not outcome.steps:
-        _done(args, f"this host serves {wording.names(state)} just so already; nothing was changed")
+        print_data(came)
+    _notes(args, came["notes"])
+    state, names = document.state, came["targets"]
+    what = wording.listed(names) if names else wording.names(state)
+    if not came["steps"]:
+        _done(args, f"this host serves {what} just so already; nothing was changed")
         return errors.SAME
-    origin = ready.document.origin.host
-    _done(args, f"imported {wording.names(state)}: {_writes(outcome.writes)} in "
-          f"{_seconds(outcome.seconds)}, read back and the same",
+    origin = document.origin.host
+    _done(args, f"imported {what}: {_writes(came['writes'])} in "
+          f"{_seconds(came['seconds'])}, read back and the same{_by(came)}",
           f"on {origin or 'the source'}: {PROG} remove {_quoted(names)}" + (
               " --allow reserved" if any(one.reservations for one in state.backstores) else ""))
     return errors.SAME
+
+
+def _import(core: Core, ready: Ready, args: argparse.Namespace, signals: Signals) \
+        -> Dict[str, Any]:
+    signals.deferred = True
+    outcome = core.import_(ready, args.allow, signals.progress, signals.stop)
+    signals.progress.clear()
+    return {"targets": [one.name for one in ready.document.state.targets],
+            "maps": answers.maps_tree(ready), **answers.outcome_tree(outcome)}
 
 
 def verify(args: argparse.Namespace, signals: Signals) -> int:
@@ -445,18 +510,25 @@ def verify(args: argparse.Namespace, signals: Signals) -> int:
 
 
 def remove(args: argparse.Namespace, signals: Signals) -> int:
+    service = the_service(args)
+    came = _asked(service, "Remove", args, signals)[0] if service else _remove(args, signals)
+    names, kept = came["targets"], came["kept"]
+    if args.json:
+        print_data(came)
+    _done(args, f"removed {', '.join(names) or 'every target'}: {_writes(came['writes'])} in "
+          f"{_seconds(came['seconds'])}{_by(came)}"
+          + (f"; what it was is kept in {kept}" if kept else ""), f"{PROG} show")
+    return errors.SAME
+
+
+def _remove(args: argparse.Namespace, signals: Signals) -> Dict[str, Any]:
     as_root("remove")
     core = the_core(args)
     names = _targets(args)
     signals.deferred = True
     outcome, kept = core.remove(names, args.all, args.allow, signals.progress, signals.stop)
     signals.progress.clear()
-    if args.json:
-        print_data({"targets": names, "kept": kept, **answers.outcome_tree(outcome)})
-    _done(args, f"removed {', '.join(names) or 'every target'}: {_writes(outcome.writes)} in "
-          f"{_seconds(outcome.seconds)}" + (f"; what it was is kept in {kept}" if kept else ""),
-          f"{PROG} show")
-    return errors.SAME
+    return {"targets": names, "kept": kept, **answers.outcome_tree(outcome)}
 
 
 RUN: Mapping[str, Callable[[argparse.Namespace, Signals], int]] = {

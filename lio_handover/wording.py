@@ -1,7 +1,7 @@
 """How names, numbers, gates and reservations are said in a few words."""
 from __future__ import annotations
 
-from typing import List, Tuple
+from typing import List, Sequence, Tuple
 
 from . import model
 from .model import RESERVATION_TYPES, State, say
@@ -22,7 +22,11 @@ def count(number: int, what: str) -> str:
 
 
 def names(state: State, most: int = 3) -> str:
-    found = [one.name for one in state.targets] or [say(one.key) for one in state.backstores]
+    return listed([one.name for one in state.targets]
+                  or [say(one.key) for one in state.backstores], most)
+
+
+def listed(found: Sequence[str], most: int = 3) -> str:
     if len(found) > most:
         return ", ".join(found[:most]) + f" and {len(found) - most} more"
     return ", ".join(found) or "nothing"

@@ -11,15 +11,15 @@ PACKAGE = Path(__file__).resolve().parents[1] / "lio_handover"
 
 #: A module imports what stands before it, wherever in its text.  Packages count as one.
 ORDER = """__init__
-    errors wholefile locks model order transitions attributes parameters handler settings files
-    shape values objects sealed document devices storage late
+    errors names wholefile locks model order transitions attributes parameters handler settings
+    files shape values objects sealed document devices storage late
     fresh diff reservations dynamic configfs scsibus initiator
     papers journal owners savefile
     reader revival plan staged executor frozen restored probes mapping preflight core
     holder runtime answer standing deeds evidence
     handover
-    wording screen tree columns steps answers
-    cli verbs handover_verbs""".split()
+    wording screen tree columns steps answers client
+    cli verbs handover_verbs service""".split()
 #: The command line is understood before the verbs, slow to import, are wanted.
 LATE = {("cli", "verbs"), ("verbs", "handover_verbs")}
 
@@ -30,10 +30,10 @@ ONCE = "rtslib_fb"
 #: Who changes anything, and where.
 KERNEL = {"configfs", "scsibus"}
 FILES = {"core", "deeds", "executor", "frozen", "holder", "journal", "locks", "restored",
-         "savefile", "wholefile"}
+         "savefile", "wholefile", "service", "client"}
 DEVICES = {"initiator", "cli"}  # /dev/sg*, /dev/vhost-scsi; /dev/null
 #: What one of FILES names of /sys, only to look at it.
-LOOKED_AT = {("executor", "/sys/module/")}
+LOOKED_AT = {("executor", "/sys/module/"), ("service", "/sys/")}
 
 _DEEDS = set("""chmod link makedirs mkdir mknod remove rename renames replace rmdir symlink truncate
     unlink write pwrite writev pwritev write_text write_bytes touch""".split())

@@ -12,7 +12,7 @@
 SETUP_ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 SETUP_PYTHON=/usr/bin/python3
 SETUP_PACKAGES=(
-    python3 python3-venv python3-dbus python3-gi dbus
+    python3 python3-venv python3-dbus python3-gi dbus systemd
     python3-rtslib-fb python3-configshell-fb targetcli-fb
     iproute2 kmod patchelf
     libiscsi-bin open-iscsi sg3-utils

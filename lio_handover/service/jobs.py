@@ -1,0 +1,301 @@
+"""Jobs: work in child processes, watched, and its outcome for as long as somebody may want it."""
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import time
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
+
+from gi.repository import GLib
+
+from .. import errors, names
+from .children import Child, Spare
+from .dispatch import LATER, Call, Node, Tree
+from ..transitions import WRITE
+from .contract import DOCUMENT
+from .hostverbs import deadline
+from .log import ERR, NOTICE, Log
+
+RUNNING, CANCELLING, DONE, FAILED, CANCELLED = "running", "cancelling", "done", "failed", \
+    "cancelled"
+#: How many run at once, and how many of one user who is not root.
+MOST, MOST_OF_ONE = 16, 8
+#: How many that have ended are kept, and for how many seconds at least where there are no more.
+KEPT, KEPT_SECONDS = 64, 3600
+#: Seconds between two signals about progress.
+OFTEN = 0.2
+#: A request is no larger, and what Read gives at once.
+REQUEST, CHUNK = 1 << 22, 1 << 22
+_SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+
+
+class Job(Node):
+    """One verb at work, or what became of it."""
+
+    interfaces = (names.JOB,)
+
+    def __init__(self, jobs: Jobs, number: int, request: Mapping[str, Any], user: int) -> None:
+        super().__init__(f"{names.ROOT}/{names.JOBS}/{number}")
+        self.jobs, self.number, self.user = jobs, number, user
+        self.operation: str = request["verb"]
+        self.handover: str = request["handover"]
+        self.targets: List[str] = list(request["targets"])
+        self.deadline = deadline(request["role"], self.operation)
+        self.state = RUNNING
+        self.step = (0, 0, "")
+        self.alarm = ""
+        self.error = ("", "")
+        self.result: Mapping[str, Any] = {}
+        self.size, self.secret = 0, False
+        self.started, self.ended = _now(), 0
+        self.alive = self.told = time.monotonic()
+        self.data = os.memfd_create("lio-handover", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        self.child: Optional[Child] = None
+        self.process = 0
+        self.waiting: List[Callable[[], None]] = []
+        self._pending = 0
+        self._outcome = ""
+
+    @property
+    def running(self) -> bool:
+        return self.state in (RUNNING, CANCELLING)
+
+    def properties(self, interface: str) -> Mapping[str, Any]:
+        if interface != names.JOB:
+            return {}
+        number, total, _ = self.step
+        return {"Id": self.number, "Operation": self.operation, "Handover": self.handover,
+                "Targets": self.targets, "State": self.state, "Step": self.step,
+                "Progress": 1.0 if self.state == DONE else number / total if total else 0.0,
+                "Alarm": self.alarm, "Started": self.started, "Ended": self.ended,
+                "User": self.user, "Process": self.process, "Error": self.error,
+                "Result": self.result, "Size": self.size, "Secret": self.secret}
+
+    # ---- what the child says ---
+    def said(self, words: Mapping[str, Any]) -> None:
+        self.alive = time.monotonic()
+        if self.alarm != words.get("alarm", ""):
+            self.alarm = words.get("alarm", "")
+            self._changed("Alarm")
+            if self.alarm:
+                self._log(f"job {self.number}: {self.alarm}", ERR)
+        if "progress" in words:
+            number, total, what = words["progress"]
+            self.step = (number, total, what)
+            if not self._pending:
+                wait = max(0.0, OFTEN - (self.alive - self.told))
+                self._pending = GLib.timeout_add(int(wait * 1000), self._tell)
+        elif "data" in words:
+            self.size, self.secret = words["data"], words["secret"]
+        elif "result" in words:
+            self.result = words["result"]
+            self.targets = list(self.result.get("targets") or self.targets)
+            self.handover = self.result.get("handover", self.handover)
+            self._outcome = DONE
+        elif "error" in words:
+            self.error = (names.ERROR + words["error"], words["line"])
+            self.result = {"findings": words["findings"]}
+            self._outcome = CANCELLED if words["error"] == "Interrupted" else FAILED
+
+    def _tell(self) -> bool:
+        self._pending, self.told = 0, time.monotonic()
+        self._changed("Step", "Progress")
+        return False
+
+    def exited(self, code: int) -> None:
+        """The process is gone, whatever it has said.  The objects are brought up to date first."""
+        if not self._outcome and self.state == CANCELLING and code == -signal.SIGTERM:
+            self._outcome = CANCELLED
+            self.error = (names.ERROR + "Interrupted",
+                          str(errors.Interrupted("cancelled before it began")))
+        if not self._outcome:
+            died = errors.WorkerDied(f"{self.operation} ended without a word (exit {code})",
+                                     "whether anything was changed is not known")
+            self.error, self._outcome = (names.ERROR + "WorkerDied", str(died)), FAILED
+        fcntl.fcntl(self.data, fcntl.F_ADD_SEALS, _SEALS)
+        self.jobs.tree.refresh(self._end)
+
+    def _end(self) -> None:
+        self.state, self.ended, self.child = self._outcome, _now(), None
+        if self._pending:
+            GLib.source_remove(self._pending)
+            self._pending = 0
+        if self.alarm:
+            self.alarm = ""
+        self._changed("State", "Step", "Progress", "Ended", "Alarm", "Error", "Result", "Size",
+                      "Secret", "Targets", "Handover")
+        self.jobs.tree.signal(self, names.JOB, "Completed", self.state, self.error[0])
+        self._log(f"job {self.number}: {self.operation} {self.state}"
+                  + (f": {self.error[1]}" if self.error[1] else ""),
+                  ERR if self.state == FAILED else NOTICE)
+        waiting, self.waiting = self.waiting, []
+        for one in waiting:
+            one()
+        self.jobs.ended()
+
+    def look(self) -> None:
+        """Raise the alarm where it shows no sign of life."""
+        silent = time.monotonic() - self.alive
+        if self.running and not self.alarm and silent > self.deadline:
+            self.alarm = (f"no sign of life for {silent:.0f} s in step {self.step[0]} of "
+                          f"{self.step[1]} ({self.step[2] or 'none'}); process {self.process} "
+                          f"{_where(self.process)}")
+            self._changed("Alarm")
+            self._log(f"job {self.number}: {self.operation}: {self.alarm}", ERR)
+
+    def _changed(self, *which: str) -> None:
+        self.jobs.tree.changed(self, names.JOB, which)
+
+    def _log(self, text: str, priority: int) -> None:
+        self.jobs.log.say(text, priority, handover=self.handover, target=" ".join(self.targets),
+                          step=self.step[2], job=str(self.number))
+
+    # ---- methods ---
+    def wait(self, call: Call, timeout: int, _options: Mapping[str, Any]) -> Any:
+        if not self.running:
+            return self.state
+        source = 0
+
+        def ended() -> None:
+            if source:
+                GLib.source_remove(source)
+            call.reply(self.state)
+
+        def over() -> bool:
+            self.waiting.remove(ended)
+            call.reply(self.state)
+            return False
+
+        self.waiting.append(ended)
+        if timeout:
+            source = GLib.timeout_add(min(timeout // 1000 + 1, 1 << 31), over)
+        return LATER
+
+    def _own(self, call: Call, then: Callable[[], None]) -> Any:
+        def work() -> None:
+            then()
+            call.reply()
+
+        if call.caller.uid in (0, self.user):
+            work()
+        else:
+            call.allowed(WRITE, work)
+        return LATER
+
+    def cancel(self, call: Call, _options: Mapping[str, Any]) -> Any:
+        def work() -> None:
+            if self.state == RUNNING and self.child:
+                self.state = CANCELLING
+                self.child.signal(signal.SIGTERM)
+                self._changed("State")
+        return self._own(call, work)
+
+    def release(self, call: Call, _options: Mapping[str, Any]) -> Any:
+        def work() -> None:
+            if self.running:
+                raise errors.NotEnded(f"job {self.number} is {self.state}",
+                                      do="Wait for it, or Cancel it")
+            self.jobs.forget(self)
+        return self._own(call, work)
+
+    def open(self, call: Call, _options: Mapping[str, Any]) -> Any:
+        return self._with_data(call, lambda: call.reply(
+            os.open(f"/proc/self/fd/{self.data}", os.O_RDONLY | os.O_CLOEXEC)))
+
+    def read(self, call: Call, offset: int, length: int, _options: Mapping[str, Any]) -> Any:
+        return self._with_data(call, lambda: call.reply(
+            os.pread(self.data, min(length, CHUNK), min(offset, self.size))))
+
+    def _with_data(self, call: Call, then: Callable[[], None]) -> Any:
+        if self.running:
+            raise errors.NotEnded(f"job {self.number} is {self.state}", do="Wait for it")
+        if self.secret:
+            call.allowed(DOCUMENT, then)
+        else:
+            then()
+        return LATER
+
+
+class Jobs:
+    """Starts jobs, keeps them, and watches them."""
+
+    def __init__(self, tree: Tree, log: Log) -> None:
+        self.tree, self.log = tree, log
+        self.spare = Spare()
+        self._next = 1
+        self._kept: Dict[int, Job] = {}
+        GLib.timeout_add(1000, self._look)
+
+    def start(self, request: Mapping[str, Any], documents: Sequence[int], user: int) -> Job:
+        """Begin a verb.  ``documents``: descriptors, which are closed here.  Raises TooMany."""
+        try:
+            running = [one for one in self._kept.values() if one.running]
+            if len(running) >= MOST or user and len(
+                    [one for one in running if one.user == user]) >= MOST_OF_ONE:
+                raise errors.TooMany(f"{len(running)} jobs are running")
+            data = json.dumps(request).encode()
+            if len(data) > REQUEST:
+                raise errors.BadCall(f"a request of {len(data)} bytes is too large",
+                                     do="name fewer targets or maps at once")
+            job = Job(self, self._next, request, user)
+            self._begin(job, data, documents)
+        finally:
+            for fd in documents:
+                os.close(fd)
+        self._next += 1
+        self._kept[job.number] = job
+        self.tree.add(job)
+        job._log(f"job {job.number}: {job.operation} for user {user}", NOTICE)
+        return job
+
+    def _begin(self, job: Job, data: bytes, documents: Sequence[int]) -> None:
+        request = os.memfd_create("request", os.MFD_CLOEXEC)
+        try:
+            os.pwrite(request, data, 0)
+            child = self.spare.take()
+            child.said, child.ended = job.said, job.exited
+            child.ask([request, job.data, *documents])
+            job.child, job.process = child, child.pid
+        finally:
+            os.close(request)
+
+    def forget(self, job: Job) -> None:
+        if self._kept.pop(job.number, None):
+            os.close(job.data)
+            self.tree.remove(job.path)
+
+    def ended(self) -> None:
+        """One has ended: forget the oldest of too many."""
+        over = [one for one in self._kept.values() if not one.running]
+        for one in over[:max(0, len(over) - KEPT)]:
+            self.forget(one)
+
+    def _look(self) -> bool:
+        old = _now() - KEPT_SECONDS * 1000000
+        for one in list(self._kept.values()):
+            if one.running:
+                one.look()
+            elif one.ended < old:
+                self.forget(one)
+        return True
+
+    def running(self) -> List[Job]:
+        return [one for one in self._kept.values() if one.running]
+
+
+def _now() -> int:
+    return time.time_ns() // 1000
+
+
+def _where(pid: int) -> str:
+    """Where in the kernel a process stands."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            letter = file.read().rpartition(")")[2].split()[0]
+        with open(f"/proc/{pid}/wchan") as file:
+            place = file.read().strip()
+    except OSError:
+        return "is gone"
+    return f"is in state {letter}" + (f", in {place}" if place not in ("", "0") else "")

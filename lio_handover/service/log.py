@@ -1,0 +1,55 @@
+"""What the service says: to systemd's journal with fields of its own, else to standard error.
+
+The journal's socket takes datagrams of lines ``FIELD=value`` (systemd, "Native Journal Protocol"),
+so that ``journalctl LIO_HANDOVER_ID=…`` finds all of one handover.
+"""
+from __future__ import annotations
+
+import socket
+import sys
+from typing import Optional
+
+SOCKET = "/run/systemd/journal/socket"
+ERR, WARNING, NOTICE, INFO = 3, 4, 5, 6  # syslog(3)
+_LONGEST = 8192
+
+
+class Log:
+    """Fields: handover (its id), target (``FABRIC/WWN``), step, job."""
+
+    def __init__(self, path: str = SOCKET) -> None:
+        self._socket: Optional[socket.socket] = None
+        try:
+            made = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+            made.setblocking(False)  # a journal that stands still holds nobody up
+            made.connect(path)
+            self._socket = made
+        except OSError:
+            made.close()
+
+    def say(self, text: str, priority: int = INFO, **fields: str) -> None:
+        text = " ".join(text.split())[:_LONGEST]
+        if self._socket is None or not self._send(text, priority, fields):
+            words = [f"{name}={value}" for name, value in fields.items() if value]
+            try:
+                print(f"<{priority}>{text}" + (f" ({', '.join(words)})" if words else ""),
+                      file=sys.stderr, flush=True)
+            except OSError:
+                pass  # nobody listens
+
+    def warn(self, text: str, **fields: str) -> None:
+        self.say(text, WARNING, **fields)
+
+    def _send(self, text: str, priority: int, fields: dict[str, str]) -> bool:
+        lines = {"MESSAGE": text, "PRIORITY": str(priority), "SYSLOG_IDENTIFIER": "lio-handoverd"}
+        for name, field in (("handover", "LIO_HANDOVER_ID"), ("target", "LIO_TARGET"),
+                            ("step", "LIO_STEP"), ("job", "LIO_JOB")):
+            if fields.get(name):
+                lines[field] = " ".join(fields[name].split())[:_LONGEST]
+        data = "".join(f"{name}={value}\n" for name, value in lines.items())
+        assert self._socket is not None
+        try:
+            self._socket.send(data.encode("utf-8", "backslashreplace"))
+        except OSError:
+            return False
+        return True

@@ -1,0 +1,132 @@
+"""From start to end: one connection, one loop."""
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from typing import Any, Optional, Sequence
+
+import dbus
+import dbus.bus
+from dbus.mainloop.glib import DBusGMainLoop
+from gi.repository import GLib
+
+from .. import __version__, errors, names, settings
+from ..reader import boot_id
+from . import contract
+from .authority import Authority
+from .dispatch import Tree
+from .jobs import Jobs
+from .log import NOTICE, Log
+from .manager import Manager
+from .requests import Requests
+from .survey import Survey
+from .uploads import Uploads
+
+PROG = "lio-handoverd"
+
+
+class Daemon:
+    """The service on one connection."""
+
+    def __init__(self, connection: Any, config: str, log: Log, marked: bool) -> None:
+        self.connection, self.log, self.marked = connection, log, marked
+        self.loop = GLib.MainLoop()
+        self.code = 0
+        limits = settings.load(config) if config else settings.load()
+        self.tree = Tree(connection, contract.load(), Authority(connection, limits.group), log)
+        self.survey = Survey(self.tree, config, log)
+        self.jobs = Jobs(self.tree, log)
+        self.tree.refresh = self.survey.refresh
+        requests = Requests(self.jobs, Uploads(limits.document_bytes), config)
+        self.survey.requests = requests
+        self.tree.add(Manager(self.tree, self.survey, requests, boot_id()))
+
+    def run(self) -> int:
+        """Own the name and serve.  Raises NoService where somebody else owns it."""
+        self.connection.set_exit_on_disconnect(False)
+        self.connection.call_on_disconnection(self._disconnected)
+        if self.connection.request_name(names.BUS_NAME, dbus.bus.NAME_FLAG_DO_NOT_QUEUE) \
+                != dbus.bus.REQUEST_NAME_REPLY_PRIMARY_OWNER:
+            raise errors.NoService(f"another process owns {names.BUS_NAME}",
+                                   do="systemctl status lio-handoverd")
+        for number in (signal.SIGTERM, signal.SIGINT):
+            GLib.unix_signal_add(GLib.PRIORITY_HIGH, number, self._stop)
+        self.survey.refresh(lambda: None)
+        self.jobs.spare.prepare()
+        self._mark(True)
+        self.log.say(f"{PROG} {__version__} is {names.BUS_NAME}", NOTICE)
+        try:
+            self.loop.run()
+        finally:
+            self._mark(False)
+        return self.code
+
+    def _disconnected(self, _connection: Any) -> None:
+        self.log.warn("the bus is gone")
+        self.code = errors.NoService.code
+        self._stop()
+
+    def _stop(self) -> bool:
+        """Take nothing new; end when what is being changed is whole again."""
+        try:
+            self.connection.release_name(names.BUS_NAME)
+        except dbus.DBusException:
+            pass  # the bus is gone
+        self.survey.stop()
+        self.jobs.spare.dismiss()
+        for job in self.jobs.running():
+            if job.child:
+                job.child.signal(signal.SIGTERM)
+        GLib.timeout_add(50, self._ended)
+        return True
+
+    def _ended(self) -> bool:
+        if self.jobs.running():
+            return True
+        self.loop.quit()
+        return False
+
+    def _mark(self, there: bool) -> None:
+        """Say to clients on this host that it is worth asking the bus."""
+        if not self.marked:
+            return
+        try:
+            if there:
+                os.makedirs(os.path.dirname(names.RUNNING), 0o755, exist_ok=True)
+                with open(names.RUNNING, "w") as file:
+                    file.write(f"{os.getpid()}\n")
+            else:
+                os.unlink(names.RUNNING)
+        except OSError:
+            pass  # the command line works alone then
+
+
+def connection(bus: str) -> Any:
+    """A connection of our own to the bus: ``system``, ``session`` or an address."""
+    known = {"system": dbus.bus.BUS_SYSTEM, "session": dbus.bus.BUS_SESSION}
+    return dbus.bus.BusConnection(known.get(bus, bus), mainloop=DBusGMainLoop())
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    """Serve until told to stop; the exit code."""
+    parser = argparse.ArgumentParser(prog=PROG, description=(
+        "Serves handovers of LIO targets on the system bus as " + names.BUS_NAME + "."))
+    parser.add_argument("--version", action="version", version=f"{PROG} {__version__}")
+    parser.add_argument("--bus", default="system", metavar="BUS",
+                        help="system (the default), session, or the address of a bus")
+    parser.add_argument("--config", default="", metavar="FILE",
+                        help="instead of /etc/lio-handover/lio-handover.conf")
+    args = parser.parse_args(argv)
+    os.umask(0o077)
+    try:
+        return Daemon(connection(args.bus), args.config, Log(), args.bus == "system").run()
+    except errors.HandoverError as error:
+        print(f"{PROG}: {error}", file=sys.stderr)
+        return error.code
+    except dbus.DBusException as error:
+        no = errors.NoService(f"the bus can't be used: {error.get_dbus_message()}",
+                              do="systemctl status dbus, and see the bus policy")
+        print(f"{PROG}: {no}", file=sys.stderr)
+        return no.code

@@ -1,0 +1,71 @@
+"""The root object: the host's own verbs, and the beginnings of handovers."""
+from __future__ import annotations
+
+import os
+from typing import Any, Callable, Mapping, Sequence
+
+from .. import __version__, document, errors, names
+from ..transitions import VERBS
+from .contract import verb_of
+from .dispatch import LATER, Call, Node, Tree
+from .hostverbs import HOST_VERBS
+from .requests import Requests, options
+from .survey import Handover, Survey, Target
+
+
+class Manager(Node):
+    interfaces = (names.MANAGER, names.OBJECT_MANAGER)
+
+    def __init__(self, tree: Tree, survey: Survey, requests: Requests, boot_id: str) -> None:
+        super().__init__(names.ROOT)
+        self.tree, self.survey, self.requests, self.boot_id = tree, survey, requests, boot_id
+        survey.stale_changed = lambda: tree.changed(self, names.MANAGER, ["Stale"])
+
+    def properties(self, interface: str) -> Mapping[str, Any]:
+        if interface != names.MANAGER:
+            return {}
+        return {"Version": __version__, "ApiVersion": names.API_VERSION,
+                "DocumentVersion": document.VERSION, "Features": ["descriptors", "uploads"],
+                "Host": os.uname().nodename, "Kernel": os.uname().release,
+                "BootId": self.boot_id, "Stale": self.survey.stale}
+
+    def handler(self, interface: str, member: str) -> Callable[..., Any]:
+        verb = member.lower()
+        if verb in HOST_VERBS:
+            return lambda call, *args: self.requests.host_verb(call, verb, *args)
+        verb = verb_of(interface, member)
+        if verb:
+            return lambda call, *args: self._handover_verb(call, verb, *args)
+        return super().handler(interface, member)
+
+    def _handover_verb(self, call: Call, verb: str, handover: str, targets: Sequence[str],
+                       mode: str, papers: Sequence[int], given: Mapping[str, Any]) -> Any:
+        return self.requests.handover_verb(call, verb, VERBS[verb][0], handover, targets, mode,
+                                           papers, given)
+
+    # ---- methods ---
+    def list_targets(self, call: Call, given: Mapping[str, Any]) -> Any:
+        options(given, ())
+        return self._list(call, lambda: [
+            (node.name, path) for path, node in self.tree.below(names.TARGETS)
+            if isinstance(node, Target)])
+
+    def list_handovers(self, call: Call, given: Mapping[str, Any]) -> Any:
+        options(given, ())
+        return self._list(call, lambda: [
+            (node.id, path) for path, node in self.tree.below(names.HANDOVERS)
+            if isinstance(node, Handover)])
+
+    def _list(self, call: Call, found: Callable[[], Sequence[Any]]) -> Any:
+        """Answer with what the host has now, or not at all."""
+        def looked() -> None:
+            if self.survey.stale:
+                call.fail(errors.StillRunning(self.survey.stale, do="see the property Stale"))
+            else:
+                call.reply(found())
+        self.survey.refresh(looked)
+        return LATER
+
+    def upload(self, call: Call, token: str, chunk: bytes, given: Mapping[str, Any]) -> Any:
+        options(given, ())
+        return self.requests.uploads.put(token, chunk, call.caller.uid)

@@ -1,0 +1,163 @@
+"""What this host has, as the objects of the tree: looked at by a child that may get lost."""
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, Sequence
+
+from gi.repository import GLib
+
+from .. import names
+from .children import Child
+from .contract import verb_of
+from .dispatch import Node, Tree
+from .log import Log
+
+if TYPE_CHECKING:
+    from .requests import Requests
+
+#: Seconds after which who waits is answered with what is known; and while the child starts.
+PATIENCE, STARTING = 3.0, 20.0
+
+Then = Callable[[], None]
+
+
+class Target(Node):
+    interfaces = (names.TARGET,)
+
+    def __init__(self, found: Mapping[str, Any], handover: str) -> None:
+        super().__init__(names.path(names.TARGETS, found["name"]))
+        self.name: str = found["name"]
+        self.enabled, self.frozen, self.handover = found["enabled"], found["frozen"], handover
+
+    def properties(self, interface: str) -> Mapping[str, Any]:
+        if interface != names.TARGET:
+            return {}
+        fabric, _, wwn = self.name.partition("/")
+        return {"Name": self.name, "Fabric": fabric, "Wwn": wwn, "Enabled": self.enabled,
+                "Frozen": self.frozen, "Handover": self.handover}
+
+
+class Handover(Node):
+    interfaces = (names.HANDOVER,)
+
+    def __init__(self, survey: Survey, found: Mapping[str, Any]) -> None:
+        super().__init__(names.path(names.HANDOVERS, found["id"]))
+        self.survey, self.found = survey, found
+        self.id: str = found["id"]
+
+    def properties(self, interface: str) -> Mapping[str, Any]:
+        if interface != names.HANDOVER:
+            return {}
+        one = self.found
+        return {"Id": self.id, "Role": one["role"], "State": one["state"], "Means": one["means"],
+                "Epoch": one["epoch"], "Mode": one["mode"], "Targets": one["targets"],
+                "Peer": one["peer"], "Digest": one["digest"], "Busy": one["busy"],
+                "Since": int(one["since"] * 1000000), "Error": one["error"]}
+
+    def handler(self, interface: str, member: str) -> Callable[..., Any]:
+        verb = verb_of(interface, member)
+        return lambda call, papers, given: self.survey.requests.handover_verb(
+            call, verb, self.found["role"], self.id, (), "", papers, given)
+
+
+class Survey:
+    """Keeps the tree's targets and handovers as they are.  ``stale`` says why it can't."""
+
+    def __init__(self, tree: Tree, config: str, log: Log) -> None:
+        self.tree, self.config, self.log = tree, config, log
+        self.stale = ""
+        self.stale_changed: Then = lambda: None
+        self.requests: Requests
+        self._child: Optional[Child] = None
+        self._patience = STARTING
+        self._asked = 0.0  # since when an answer is awaited, 0: none is
+        self._again = False
+        self._now: List[Then] = []  # who waits for the answer that is awaited
+        self._next: List[Then] = []  # who came after the question was put
+
+    def refresh(self, then: Then) -> None:
+        """Bring the tree up to date, then go on; also where the host does not answer."""
+        if self._asked:
+            self._next.append(then)
+            if time.monotonic() - self._asked > self._patience:
+                self._go_on()
+            return
+        self._now.append(then)
+        self._ask()
+
+    def _ask(self) -> None:
+        self._asked = time.monotonic()
+        if self._child is None:
+            self._patience = STARTING
+            self._child = Child("--surveys", self.config)
+            self._child.said, self._child.ended = self._said, self._ended
+        self._child.ask()
+        GLib.timeout_add(int(self._patience * 1000), self._impatient, self._asked)
+
+    def _impatient(self, asked: float) -> bool:
+        if self._asked == asked:
+            self._say("the host has not answered for "
+                      f"{time.monotonic() - asked:.0f} s: something hangs in the kernel")
+            self._go_on()
+        return False
+
+    def _say(self, why: str) -> None:
+        if self.stale != why:
+            self.stale = why
+            if why:
+                self.log.warn(f"targets and handovers may not be as shown: {why}")
+            self.stale_changed()
+
+    def _go_on(self) -> None:
+        waiting, self._now, self._next = self._now + self._next, [], []
+        for one in waiting:
+            one()
+
+    def _said(self, words: Dict[str, Any]) -> None:
+        self._asked, self._patience = 0.0, PATIENCE
+        if "survey" in words:
+            self._take(words["survey"])
+            self._say("")
+        else:
+            self._say(str(words.get("failed", "the host can't be looked at")))
+        waiting, self._now, self._next = self._now, self._next, []
+        for one in waiting:
+            one()
+        if self._now and not self._asked:
+            self._ask()
+
+    def _ended(self, code: int) -> None:
+        self._child = None
+        if self._asked:
+            self._asked = 0.0
+            self._say(f"the process that looks at the host ended (exit {code})")
+            self._go_on()
+
+    def stop(self) -> None:
+        if self._child:
+            self._child.dismiss()
+
+    def _take(self, found: Mapping[str, Any]) -> None:
+        """Make the tree what was found; tell what has changed."""
+        part_of = {target: names.path(names.HANDOVERS, one["id"])
+                   for one in found["handovers"] for target in one["targets"]}
+        self._update(names.HANDOVERS, names.HANDOVER, [
+            Handover(self, one) for one in found["handovers"]])
+        self._update(names.TARGETS, names.TARGET, [
+            Target(one, part_of.get(one["name"], "/")) for one in found["targets"]])
+
+    def _update(self, folder: str, interface: str, nodes: Sequence[Node]) -> None:
+        wanted = {node.path: node for node in nodes}
+        for path, _node in self.tree.below(folder):
+            if path not in wanted:
+                self.tree.remove(path)
+        for path, node in wanted.items():
+            old = self.tree.nodes.get(path)
+            if old is None:
+                self.tree.add(node)
+                continue
+            self.tree.nodes[path] = node
+            before, after = old.properties(interface), node.properties(interface)
+            changed = [name for name in after if after[name] != before[name]]
+            if changed:
+                self.tree.changed(node, interface, changed)

@@ -1,0 +1,117 @@
+"""Values between Python and the bus.  The rest of the service sees builtins alone.
+
+dbus-python guesses the type of what is in a variant, and libdbus aborts the process over an
+object path that is none: so every value goes out with its type said here.
+"""
+from __future__ import annotations
+
+from typing import Any, List, Mapping
+
+import dbus
+
+Value = Any
+
+
+class Wrong(ValueError):
+    """A value that the message can't have."""
+
+
+def plain(value: Value) -> Value:
+    """A value that came: str, int, bool, float, bytes, list or dict; descriptors are ours now."""
+    if isinstance(value, dbus.types.UnixFd):
+        return value.take()
+    if isinstance(value, (dbus.ByteArray, bytes)):
+        return bytes(value)
+    if isinstance(value, (dbus.Boolean, bool)):
+        return bool(value)
+    if isinstance(value, str):
+        return str(value)
+    if isinstance(value, float):
+        return float(value)
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, dict):
+        return {plain(key): plain(one) for key, one in value.items()}
+    if isinstance(value, dbus.Array) and value.signature == "y":
+        return bytes(value)
+    if isinstance(value, (list, tuple)):
+        return [plain(one) for one in value]
+    raise Wrong(f"{type(value).__name__} is not understood")
+
+
+def text(value: object) -> str:
+    """Text as a message may hold it: UTF-8 without NUL."""
+    return str(value).encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
+
+
+def typed(signature: str, value: Value) -> Value:
+    """A value for one complete type.  Raises Wrong where it is none."""
+    try:
+        return _typed(signature, value)
+    except (TypeError, ValueError, OverflowError, KeyError) as error:
+        raise Wrong(f"{signature}: {error}") from None
+
+
+def _typed(signature: str, value: Value) -> Value:
+    if signature in _SIMPLE:
+        return _SIMPLE[signature](value)
+    if signature == "v":
+        return variant(value)
+    if signature == "ay":
+        return dbus.ByteArray(value)
+    if signature.startswith("a{"):
+        key, inner = split(signature[2:-1])
+        return dbus.Dictionary({_typed(key, name): _typed(inner, one)
+                                for name, one in value.items()}, signature=signature[2:-1])
+    if signature[0] == "a":
+        return dbus.Array([_typed(signature[1:], one) for one in value], signature=signature[1:])
+    if signature[0] == "(":
+        kinds = split(signature[1:-1])
+        if len(kinds) != len(value):
+            raise ValueError(f"{len(value)} values")
+        return dbus.Struct([_typed(kind, one) for kind, one in zip(kinds, value)],
+                           signature=signature[1:-1])
+    raise ValueError("no such type")
+
+
+_SIMPLE: Mapping[str, Any] = {
+    "s": lambda value: dbus.String(text(value)), "o": dbus.ObjectPath, "b": dbus.Boolean,
+    "u": dbus.UInt32, "t": dbus.UInt64, "x": dbus.Int64, "i": dbus.Int32, "d": dbus.Double,
+    "h": dbus.types.UnixFd}
+
+
+def variant(value: Value) -> Value:
+    """A value whose own type says what it is; one that has been wrapped stays."""
+    if getattr(value, "variant_level", 0):
+        return value
+    if isinstance(value, bool):
+        return dbus.Boolean(value, variant_level=1)
+    if isinstance(value, int):
+        return dbus.Int64(value, variant_level=1)
+    if isinstance(value, float):
+        return dbus.Double(value, variant_level=1)
+    if isinstance(value, str):
+        return dbus.String(text(value), variant_level=1)
+    if isinstance(value, Mapping):
+        return dbus.Dictionary({text(key): variant(one) for key, one in value.items()},
+                               signature="sv", variant_level=1)
+    if isinstance(value, (list, tuple)):
+        if all(isinstance(one, str) for one in value):
+            return dbus.Array([text(one) for one in value], signature="s", variant_level=1)
+        return dbus.Array([variant(one) for one in value], signature="v", variant_level=1)
+    raise ValueError(f"{type(value).__name__} has no type on the bus")
+
+
+def typed_variant(signature: str, value: Value) -> Value:
+    """A property: its declared type, in a variant."""
+    made = typed(signature, value)
+    return type(made)(made, variant_level=1) if signature[0] not in "a(" else _wrapped(made)
+
+
+def _wrapped(made: Value) -> Value:
+    return type(made)(made, signature=made.signature, variant_level=1)
+
+
+def split(signature: str) -> List[str]:
+    """The complete types of a signature."""
+    return [str(one) for one in dbus.Signature(signature)]

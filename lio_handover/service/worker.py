@@ -1,0 +1,357 @@
+"""One verb in a process of its own: a request comes in, lines of JSON go out.
+
+    python3 -m lio_handover.service.worker            one request, then the end
+    python3 -m lio_handover.service.worker --surveys  a line in: what this host has out
+
+Standard input is a socket.  A request is one byte with descriptors: the request itself, a file
+for the data that the verb hands out, and the documents or papers that it takes.
+
+Lines: {"progress": [number, total, what]}, and at the end {"result": …} or {"error": name, …}.
+Nothing that is said in them holds a secret.
+"""
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from dataclasses import asdict
+from typing import Any, Callable, Dict, List, Mapping, Sequence, Tuple
+
+from .. import answers, document as documents, errors, files, papers, settings, storage
+from ..core import Core
+from ..document import Document
+from ..handover import Answer, Handovers, answer_from_json, answer_to_json
+from ..journal import Handover, ids
+from ..plan import Step
+from ..transitions import READ, STATES
+from .hostverbs import HOST_VERBS
+
+#: No more descriptors come along: what a message of the bus may have, and two.
+MOST = 18
+#: Seconds between two words about progress in steps of one kind.
+OFTEN = 0.05
+
+#: What a verb comes to: its result, its data, and whether those are secret.
+Came = Tuple[Dict[str, Any], bytes, bool]
+
+
+class Stopped(BaseException):
+    """Told to stop while nothing was being changed."""
+
+
+class Work:
+    """A request being carried out."""
+
+    def __init__(self, request: Mapping[str, Any], answer: int, documents: Sequence[int]) -> None:
+        self.request, self.answer, self.documents = request, answer, documents
+        self.verb: str = request["verb"]
+        self.core = Core(settings.load(request["config"]) if request["config"] else settings.load())
+        self.stopping = False
+        self.deferred = bool(request["role"]) or HOST_VERBS[self.verb].action != READ \
+            or bool(request["probe"])
+        self._last, self._slot = 0.0, ""
+
+    def signalled(self, _number: int, _frame: object) -> None:
+        self.stopping = True
+        if not self.deferred:
+            raise Stopped
+
+    def stop(self) -> bool:
+        return self.stopping
+
+    def progress(self, number: int, total: int, step: Step) -> None:
+        now = time.monotonic()
+        if now - self._last >= OFTEN or step.slot != self._slot:
+            self._last, self._slot = now, step.slot
+            say({"progress": [number + 1, total, f"{step.phase}: {step.slot}, {step.path}"]})
+
+    def names(self) -> List[Tuple[str, str]]:
+        """The targets asked for, where the caller may touch them.  Raises StorageNotAllowed."""
+        found = self.core.names(self.request["targets"], self.request["all"])
+        if not found:
+            raise errors.BadCall("no target is named", do='name targets, or set the option "all"')
+        self.inside(found)
+        return found
+
+    def inside(self, found: Sequence[Tuple[str, str]]) -> None:
+        """Who is let in by the group alone may touch what lies in the configured storage."""
+        if self.request["limited"] and found:
+            state = self.core.show([f"{fabric}/{wwn}" for fabric, wwn in found])
+            errors.refuse([finding for store in state.backstores
+                           for finding in storage.findings(store, {}, self.core.settings)
+                           if finding.error is errors.StorageNotAllowed])
+
+    def may_touch(self, every: Handovers, name: str) -> None:
+        """The same for a handover, where this host knows it.  Raises StorageNotAllowed."""
+        if not self.request["limited"]:
+            return
+        there = self.core.names((), True)
+        wanted = self.request["targets"] or (
+            every.get(name).targets if name in ids(self.core.settings.state_directory) else ())
+        self.inside([one for one in there if "/".join(one) in wanted])
+
+    def document(self) -> Document:
+        limit = self.core.settings.document_bytes
+        return documents.loads(files.read_descriptor(self.documents[0], limit), limit)
+
+
+# ---- the verbs of one host ---
+def show(work: Work) -> Came:
+    view = work.core.view(work.request["targets"])
+    return {"targets": [one.name for one in view.state.targets]}, _json(
+        answers.view_tree(view)), False
+
+
+def prepare(work: Work) -> Came:
+    made, found = work.core.prepare(work.names(), work.request["probe"])
+    return _with_findings(work, found, {"targets": [one.name for one in made.state.targets],
+                                        "frozen": made.frozen}, [
+        answers.finding_tree(one, work.request["allow"]) for one in found])
+
+
+def _with_findings(work: Work, found: Sequence[errors.Finding], result: Dict[str, Any],
+                   tree: Any) -> Came:
+    """The answer holds all reasons, also where the verb ends with the first."""
+    data = _json(tree)
+    try:
+        errors.refuse(found, work.request["allow"])
+    except errors.HandoverError:
+        _answer(work, data, False)
+        raise
+    return {**result, "findings": len(found)}, data, False
+
+
+def freeze(work: Work) -> Came:
+    started = time.monotonic()
+    state = work.core.freeze(work.names(), work.request["allow"], work.stop)
+    return {"targets": [one.name for one in state.targets], "writes": work.core.fs.changes,
+            "seconds": {"freeze": round(time.monotonic() - started, 6)}}, b"", False
+
+
+def export(work: Work) -> Came:
+    made = work.core.export(work.names(), work.request["allow"], work.request["probe"])
+    data = documents.dumps(made)
+    return {"targets": [one.name for one in made.state.targets], "frozen": made.frozen,
+            "digest": made.digest, "bytes": len(data), "notes": list(made.notes)}, data, True
+
+
+def thaw(work: Work) -> Came:
+    names = work.request["targets"]
+    if work.request["all"]:
+        there = [f"{fabric}/{wwn}" for fabric, wwn in work.core.names((), True)]
+        names = [one for one in work.core.frozen().names() if one in there]
+    found = work.core.names(names)
+    work.inside(found)
+    state = work.core.thaw(found, work.request["allow"]) if found else None
+    return {"targets": [one.name for one in state.targets] if state else [],
+            "writes": work.core.fs.changes}, b"", False
+
+
+def diff(work: Work) -> Came:
+    _have, want, changes = work.core.compare(work.document(), work.request["maps"])
+    return {"targets": [one.name for one in want.targets], "same": not changes,
+            "changes": len(changes)}, _json([answers.change_tree(one) for one in changes]), False
+
+
+def plan(work: Work) -> Came:
+    ready = work.core.ready(work.document(), work.request["maps"])
+    tree = answers.plan_tree(ready, work.request["allow"])
+    return _with_findings(work, ready.findings, {
+        "targets": tree["targets"], "steps": len(tree["steps"]), "writes": tree["writes"]}, tree)
+
+
+def import_(work: Work) -> Came:
+    ready = work.core.ready(work.document(), work.request["maps"])
+    outcome = work.core.import_(ready, work.request["allow"], work.progress, work.stop)
+    return {"targets": [one.name for one in ready.document.state.targets],
+            "maps": answers.maps_tree(ready), **answers.outcome_tree(outcome)}, b"", False
+
+
+def verify(work: Work) -> Came:
+    document = work.document()
+    work.core.verify(document, work.request["maps"])
+    return {"targets": [one.name for one in document.state.targets], "same": True}, b"", False
+
+
+def remove(work: Work) -> Came:
+    targets = work.request["targets"]
+    if not targets and not work.request["all"]:
+        raise errors.BadCall("no target is named", do='name targets, or set the option "all"')
+    if work.request["limited"]:
+        work.names()
+    outcome, kept = work.core.remove(targets, work.request["all"], work.request["allow"],
+                                     work.progress, work.stop)
+    return {"targets": list(targets), "kept": kept, **answers.outcome_tree(outcome)}, b"", False
+
+
+HOST: Mapping[str, Callable[[Work], Came]] = {
+    "show": show, "prepare": prepare, "freeze": freeze, "export": export, "thaw": thaw,
+    "diff": diff, "plan": plan, "import": import_, "verify": verify, "remove": remove}
+
+
+# ---- the verbs of handovers ---
+def handover(work: Work) -> Came:
+    """What a verb of transitions.VERBS answers: where it stands, and the papers as data."""
+    asked, limit = work.request, work.core.settings.document_bytes
+    given = [paper for fd in work.documents
+             for paper in _papers(files.read_descriptor(fd, 2 * limit), 2 * limit)]
+    every = Handovers(work.core, None, alarm)
+    name = asked["handover"]
+    if not name and work.verb in ("status", "recover"):
+        return _of_all(work, every)
+    role = every.get(name).role if asked["role"] == "both" else asked["role"]
+    work.may_touch(every, name)
+    answer = _do(work, every, role, name, given)
+    return _answer_tree(answer), answer_to_json(answer), any(
+        paper.document for paper in answer.papers)
+
+
+def _papers(data: bytes, limit: int) -> Sequence[papers.Message]:
+    """A list of papers; or a whole answer, of which nothing but its papers is believed."""
+    if data.lstrip()[:1] == b"{":
+        return answer_from_json(data).papers
+    return papers.from_json(data, limit)
+
+
+def _do(work: Work, every: Handovers, role: str, name: str,
+        given: Sequence[papers.Message]) -> Answer:
+    asked = work.request
+    return every.do(work.verb, role, name, targets=asked["targets"], mode=asked["mode"],
+                    papers=given, words=frozenset(asked["words"]), by=asked["by"],
+                    allow=asked["allow"], maps=asked["maps"], peer=asked["peer"],
+                    progress=work.progress, stop=work.stop)
+
+
+def _of_all(work: Work, every: Handovers) -> Came:
+    """Each handover's status, or its recovery; one that fails does not keep the others."""
+    asked = work.request
+    for one in every.list():
+        work.may_touch(every, one.id)
+    found = every.status() if work.verb == "status" else every.recover(
+        "", frozenset(asked["words"]), asked["by"], asked["allow"])
+    return {"handovers": [one.handover.id for one in found],
+            "failed": [one.handover.id for one in found if one.failed],
+            "stay": [one.handover.id for one in found if one.stays]}, _json(
+                [_answer_tree(one) for one in found]), False
+
+
+def _answer_tree(answer: Answer) -> Dict[str, Any]:
+    one = asdict(answer.handover)
+    return {"handover": one.pop("id"), **one,
+            "papers": [paper.paper.name.lower() for paper in answer.papers],
+            "notes": list(answer.notes), "next": answer.next, "stays": answer.stays}
+
+
+def alarm(late: Handover, verb: str) -> None:
+    say({"alarm": f"{verb} of handover {late.id} takes longer than it should"})
+
+
+# ---- what this host has ---
+def survey(core: Core) -> Dict[str, Any]:
+    """Targets and handovers, in little time: nothing is read but names and gates."""
+    found = core.names((), True) if core.fs.exists("core") else []
+    frozen = core.frozen().names() if found else []
+    return {"targets": [{"name": f"{fabric}/{wwn}", "enabled": _enabled(core, fabric, wwn),
+                         "frozen": f"{fabric}/{wwn}" in frozen} for fabric, wwn in found],
+            "handovers": [_known(core, one) for one in ids(core.settings.state_directory)]}
+
+
+def _known(core: Core, name: str) -> Dict[str, Any]:
+    """A handover as its journal has it; one whose journal is broken says so."""
+    try:
+        one = Handovers(core).get(name)
+    except errors.HandoverError as error:
+        one = Handover(name, "", "", 0, "", (), error=f"{type(error).__name__}: {error.what}")
+    state = STATES.get(one.role, {}).get(one.state)
+    return {**asdict(one), "means": state.means if state else ""}
+
+
+def _enabled(core: Core, fabric: str, wwn: str) -> bool:
+    if fabric != "iscsi":
+        return True
+    path = f"{fabric}/{wwn}"
+    return any(core.fs.read(f"{path}/{tpg}/enable").strip() == "1"
+               for tpg in core.fs.entries(path)[1] if tpg.startswith("tpgt_"))
+
+
+def surveys(config: str) -> None:
+    for _line in sys.stdin:
+        try:
+            say({"survey": survey(Core(settings.load(config) if config else settings.load()))})
+        except Exception as error:  # noqa: B902 - a target may go while it is looked at
+            say({"failed": known(error).what})
+
+
+# ---- from start to end ---
+def say(words: Mapping[str, Any]) -> None:
+    """A line to the service.  Where that is gone, the work goes on."""
+    try:
+        sys.stdout.write(json.dumps(words) + "\n")
+        sys.stdout.flush()
+    except OSError:
+        sys.stdout = open(os.devnull, "w")
+
+
+def _json(tree: Any) -> bytes:
+    return json.dumps(tree, indent=1, sort_keys=True).encode() + b"\n"
+
+
+def _answer(work: Work, data: bytes, secret: bool) -> None:
+    with open(work.answer, "wb", closefd=False) as file:
+        file.write(data)
+    say({"data": len(data), "secret": secret})
+
+
+def known(error: BaseException) -> errors.HandoverError:
+    """The error, or what an error of another kind means."""
+    if isinstance(error, errors.HandoverError):
+        return error
+    if isinstance(error, Stopped):
+        return errors.Interrupted("interrupted")
+    changed = "whether anything was changed is not known"
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        kind = errors.KernelRefused if str(error.filename or "").startswith("/sys/") else \
+            errors.HandoverError
+        return kind(f"{where}{error.strerror or error}", changed, "lio-handover show, dmesg")
+    return errors.HandoverError(f"{type(error).__name__}: {error}", changed, "report it")
+
+
+def run(request: Mapping[str, Any], answer: int, documents: Sequence[int]) -> int:
+    """Carry a request out; the exit code is that of the command line."""
+    try:
+        work = Work(request, answer, documents)
+        signal.signal(signal.SIGTERM, work.signalled)
+        verb = handover if request["role"] else HOST[work.verb]
+        result, data, secret = verb(work)
+        if data:
+            _answer(work, data, secret)
+        say({"result": result})
+        return errors.SAME
+    except BaseException as error:  # noqa: B902 - whatever it is, the service is told
+        one = known(error)
+        say({"error": type(one).__name__, "line": str(one),
+             "findings": [answers.finding_tree(finding) for finding in one.findings]})
+        return one.code
+
+
+def main() -> int:
+    os.umask(0o077)
+    if sys.argv[1:2] == ["--surveys"]:
+        surveys(sys.argv[2] if len(sys.argv) > 2 else "")
+        return 0
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with socket.socket(fileno=os.dup(0)) as line:
+        asked, descriptors, _, _ = socket.recv_fds(line, 1, MOST)
+    if not asked:
+        return 0  # nothing was wanted
+    with open(descriptors[0]) as file:
+        request = json.load(file)
+    return run(request, descriptors[1], descriptors[2:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

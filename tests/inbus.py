@@ -1,0 +1,294 @@
+"""What tests of the service run inside a lab host: its system bus, the daemon, and clients."""
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lio_handover import names
+from lio_handover.service import contract, wire
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+CONFIG = Path("/etc/lio-handover/lio-handover.conf")
+SYSTEM = "unix:path=/run/dbus/system_bus_socket"
+INSTALLED = Path("/run/lio-handover-tests/installed")
+POLKIT = "/usr/share/dbus-1/system-services/org.freedesktop.PolicyKit1.service"
+NOBODY = 65534
+
+
+def install(settings: str) -> None:
+    """The service as it is shipped, by its own script, into the host's own files."""
+    CONFIG.parent.mkdir(exist_ok=True)
+    INSTALLED.parent.mkdir(exist_ok=True)
+    if not INSTALLED.exists():  # since this host was booted
+        _run(str(CHECKOUT / "scripts" / "install"))
+        INSTALLED.touch()
+    (Path(f"{CONFIG}.d")).mkdir(exist_ok=True)
+    (Path(f"{CONFIG}.d") / "lab.conf").write_text(settings)
+
+
+def start_bus() -> None:
+    """The host's system bus, with the policies that are installed, and without polkit."""
+    if os.path.exists(POLKIT):
+        os.unlink(POLKIT)
+    Path("/run/dbus").mkdir(exist_ok=True)
+    Path("/run/dbus/pid").unlink(missing_ok=True)
+    _run("dbus-daemon", "--system", "--fork", "--nopidfile")
+
+
+def wait_for_name(address: str = SYSTEM, seconds: float = 30) -> None:
+    bus = connect(address)
+    until = time.monotonic() + seconds
+    while not bus.name_has_owner(names.BUS_NAME):
+        assert time.monotonic() < until, f"nobody owns {names.BUS_NAME}"
+        time.sleep(0.02)
+
+
+def _run(*argv: str) -> str:
+    done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+                          check=False)
+    assert done.returncode == 0, f"{argv}: {done.stderr or done.stdout}"
+    return done.stdout
+
+
+# ── clients ──────────────────────────────────────────────────────────────────────────────────
+
+def plain(value: Any) -> Any:
+    """What a test can be sent: no types of the bus."""
+    return wire.plain(value)
+
+
+def connect(address: str = SYSTEM) -> Any:
+    import dbus.bus
+    made = dbus.bus.BusConnection(address)
+    made.set_exit_on_disconnect(False)
+    return made
+
+
+class Client:
+    """Calls on a connection of its own; what an error is called."""
+
+    def __init__(self, address: str = SYSTEM) -> None:
+        self.bus = connect(address)
+
+    def call(self, path: str, interface: str, member: str, signature: str = "", *args: Any,
+             timeout: float = 60) -> Any:
+        return self.bus.call_blocking(names.BUS_NAME, path, interface, member, signature, args,
+                                      timeout=timeout, byte_arrays=True)
+
+    def error(self, *args: Any, **more: Any) -> str:
+        """The name of the error that a call ends with; "" for none."""
+        import dbus
+        try:
+            self.call(*args, **more)
+        except dbus.DBusException as error:
+            return str(error.get_dbus_name()).removeprefix(names.ERROR)
+        return ""
+
+    def manager(self, member: str, signature: str = "a{sv}", *args: Any) -> Any:
+        import dbus
+        options = dbus.Dictionary({}, signature="sv")
+        return self.call(names.ROOT, names.MANAGER, member, signature, *(args or (options,)))
+
+    def objects(self) -> dict[str, list[str]]:
+        """Every object and its interfaces."""
+        found = {names.ROOT: [*contract.STANDARD_NAMES, names.MANAGER, names.OBJECT_MANAGER]}
+        there = self.call(names.ROOT, names.OBJECT_MANAGER, "GetManagedObjects")
+        return {**found, **{str(path): [str(one) for one in interfaces]
+                            for path, interfaces in there.items()}}
+
+    def get(self, path: str, interface: str) -> dict[str, Any]:
+        return dict(self.call(path, names.PROPERTIES, "GetAll", "s", interface))
+
+    def job(self, path: str) -> dict[str, Any]:
+        """Wait for a job's end; its properties."""
+        self.call(path, names.JOB, "Wait", "ta{sv}", 0, {})
+        return plain(self.get(path, names.JOB))  # type: ignore[no-any-return]
+
+
+def as_user(uid: int, work: Callable[..., Any], *args: Any, groups: Sequence[int] = ()) -> Any:
+    """What ``work`` returns when another user runs it."""
+    import multiprocessing
+    fork = multiprocessing.get_context("fork")
+    ours, its = fork.Pipe()
+
+    def child() -> None:
+        os.setgroups(list(groups))
+        os.setgid(uid)
+        os.setuid(uid)
+        its.send(work(*args))
+
+    process = fork.Process(target=child)
+    process.start()
+    its.close()
+    try:
+        return ours.recv()
+    finally:
+        process.join()
+
+
+def options(given: Mapping[str, Any]) -> Any:
+    import dbus
+    return dbus.Dictionary(dict(given), signature="sv")
+
+
+# ── what tests ask for ───────────────────────────────────────────────────────────────────────
+
+def targets() -> list[tuple[str, str]]:
+    return [(str(name), str(path)) for name, path in Client().manager("ListTargets")]
+
+
+def get(path: str, interface: str) -> dict[str, Any]:
+    return plain(Client().get(path, interface))  # type: ignore[no-any-return]
+
+
+def export(name: str) -> tuple[dict[str, Any], bytes]:
+    """The properties of an export's job, and its document."""
+    client = Client()
+    path = client.manager("Export", "asa{sv}", [name], options({"allow": ["all-tg-pt"]}))
+    job = client.job(path)
+    data = b""
+    if job["Size"]:
+        with os.fdopen(client.call(path, names.JOB, "Open", "a{sv}", {}).take(), "rb") as file:
+            data = file.read()
+    return job, data
+
+
+def run(member: str, target: str, given: Mapping[str, Any] = {}) -> dict[str, Any]:  # noqa: B006
+    client = Client()
+    return client.job(client.manager(member, "asa{sv}", [target], options(given)))
+
+
+def run_document(member: str, data: bytes, given: Mapping[str, Any] = {}  # noqa: B006
+                 ) -> dict[str, Any]:
+    """The job of a verb that takes a document, given as a descriptor."""
+    client = Client()
+    fd = os.memfd_create("document")
+    os.write(fd, data)
+    return client.job(client.manager(member, "aha{sv}", descriptors(fd), options(given)))
+
+
+def descriptors(*fds: int) -> Any:
+    import dbus
+    return dbus.Array([dbus.types.UnixFd(fd) for fd in fds], signature="h")
+
+
+_SAMPLES: Mapping[str, Callable[[], Any]] = {
+    "s": lambda: "x", "as": lambda: ["iscsi/x"], "ay": lambda: b"x", "t": lambda: 1,
+    "u": lambda: 1, "a{sv}": lambda: options({}), "v": lambda: "x",
+    "ah": lambda: descriptors(os.memfd_create("x"))}
+
+
+def call_everything(uid: int, address: str = SYSTEM, but: str = ""
+                    ) -> list[tuple[str, str, str, str]]:
+    """Every method of every object called by a user: (path, interface, member, error or "");
+    ``but`` that one of no object."""
+    found: list[tuple[str, str, str, str]] = as_user(
+        uid, _call_all, address, Client(address).objects(), but)
+    return found
+
+
+def _call_all(address: str, objects: Mapping[str, Sequence[str]], but: str
+              ) -> list[tuple[str, str, str, str]]:
+    client, known = Client(address), contract.load()
+    return [(path, interface, method.name, client.error(
+        path, interface, method.name, method.takes,
+        *(_SAMPLES[one]() for one in wire.split(method.takes))))
+        for path, interfaces in objects.items() for interface in interfaces
+        for method in known[interface].methods.values() if method.name != but]
+
+
+# ── while something else is going on ─────────────────────────────────────────────────────────
+
+def held_import(data: bytes, target: str, argv: Sequence[str]) -> dict[str, Any]:
+    """An import held between two steps, with its target half made: what every other call is
+    answered meanwhile, and what the command line says that wants to change it alone."""
+    client = Client()
+    fd = os.memfd_create("document")
+    with open(fd, "wb", closefd=False) as file:
+        file.write(data)
+    job = client.manager("Import", "aha{sv}", descriptors(fd), options({}))
+    while not os.path.isdir(target):
+        time.sleep(0.001)
+    before = client.get(job, names.JOB)
+    os.kill(before["Process"], signal.SIGSTOP)
+    try:
+        started = time.monotonic()
+        answers = call_everything(0, but="Cancel")
+        seconds = time.monotonic() - started
+        alone = subprocess.run(argv, capture_output=True, text=True)
+        during = client.get(job, names.JOB)
+    finally:
+        os.kill(before["Process"], signal.SIGCONT)
+    return {"state": during["State"], "step": plain(during["Step"]), "answers": answers,
+            "seconds": seconds, "alone": (alone.returncode, alone.stderr),
+            "ended": client.job(job)}
+
+
+def answer_times(data: bytes, idle: int = 300) -> dict[str, list[float]]:
+    """Seconds that calls take, sorted: of so many while nothing happens, and of all that fit
+    into an import of the document."""
+    client = Client()
+
+    def once() -> float:
+        started = time.perf_counter()
+        client.get(names.ROOT, names.MANAGER)
+        client.call(names.ROOT, names.OBJECT_MANAGER, "GetManagedObjects")
+        return time.perf_counter() - started
+
+    found = {"idle": sorted(once() for _ in range(idle)), "busy": []}
+    fd = os.memfd_create("document")
+    with open(fd, "wb", closefd=False) as file:
+        file.write(data)
+    job = client.manager("Import", "aha{sv}", descriptors(fd), options({}))
+    while client.get(job, names.JOB)["State"] == "running":
+        found["busy"].append(once())
+    found["busy"].sort()
+    ended = client.job(job)
+    assert ended["State"] == "done", ended
+    return found
+
+
+def p99(times: Sequence[float]) -> float:
+    """Of sorted seconds."""
+    return times[min(len(times) - 1, len(times) * 99 // 100)]
+
+
+def wait_for_port(address: str, port: int) -> None:
+    import socket
+    until = time.monotonic() + 20
+    while True:
+        try:
+            socket.create_connection((address, port), 5).close()
+            return
+        except OSError:
+            assert time.monotonic() < until
+            time.sleep(0.05)
+
+
+def forward(port: int) -> None:
+    """The system bus by TCP: a line on which descriptors can't travel, as by ssh."""
+    import socket
+    import threading
+
+    def pump(one: socket.socket, other: socket.socket) -> None:
+        while data := one.recv(1 << 16):
+            other.sendall(data)
+        other.shutdown(socket.SHUT_WR)
+
+    with socket.create_server(("", port)) as server:
+        while True:
+            client = server.accept()[0]
+            bus = socket.socket(socket.AF_UNIX)
+            bus.connect(SYSTEM.partition("=")[2])
+            for pair in ((client, bus), (bus, client)):
+                threading.Thread(target=pump, args=pair, daemon=True).start()
+
+
+if __name__ == "__main__" and sys.argv[1] == "--forward":
+    forward(int(sys.argv[2]))

@@ -1,0 +1,195 @@
+"""The service as it is shipped, on the system bus of hosts with real kernels."""
+from __future__ import annotations
+
+import json
+import re
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from lio_handover import document as documents
+from lio_handover import errors, names
+from lio_handover.model import State
+from tests import inbus, inhandover, inhost, lab, samples
+from tests.conftest import Pool
+from tests.test_import import rich
+
+
+class Service:
+    """A host with its bus and the daemon running."""
+
+    def __init__(self, host: lab.Host) -> None:
+        self.host = host
+        self.call = host.call
+
+    def start(self, settings: str = inhost.CONFIG) -> None:
+        self.call(inbus.install, settings)
+        self.call(inbus.start_bus)
+        self.restart()
+
+    def restart(self) -> None:
+        self.daemon = self.host.popen(["/usr/bin/python3", "/usr/sbin/lio-handoverd"])
+        self.call(inbus.wait_for_name)
+
+
+@pytest.fixture
+def service(bed: lab.Lab, _pool: Pool) -> Service:
+    """Of the stable kernel's host of its own: what is installed there stays."""
+    made = Service(_pool.take("stable", name="bus")[0])
+    made.start()
+    return made
+
+
+NAME = f"iscsi/{samples.IQN}"
+
+
+@pytest.fixture
+def two(bed: lab.Lab, _pool: Pool) -> tuple[Service, Service]:
+    """Two hosts with the service; the first serves a target without secrets."""
+    a, b = (Service(_pool.take(role, name=name)[0])
+            for role, name in (("stable", "bus"), ("newest", "bus2")))
+    for one in (a, b):
+        one.start()
+    a.call(inhost.build, inhandover.state(bed.shared))
+    return a, b
+
+
+@pytest.fixture
+def served(service: Service, bed: lab.Lab) -> Service:
+    """It serves a target with three LUNs, CHAP secrets and reservations."""
+    service.call(inhost.build, rich(bed.shared))
+    return service
+
+
+def test_a_target_goes_and_comes_back_by_the_service(served: Service) -> None:
+    """By descriptors; and who monitors the bus, as root may, sees no secret go by."""
+    path = f"{names.ROOT}/targets/{names.encode(NAME)}"
+    monitor = served.host.popen(["sh", "-c", "exec dbus-monitor --system --binary >/run/seen"])
+    assert served.call(inbus.targets) == [(NAME, path)]
+    frozen = served.call(inbus.run, "Freeze", NAME)
+    assert frozen["State"] == "done" and frozen["Result"]["writes"] == 1, frozen
+    assert served.call(inbus.get, path, names.TARGET)["Frozen"]
+    exported, document = served.call(inbus.export, NAME)
+    assert exported["State"] == "done" and exported["Secret"], exported
+    assert exported["Result"]["digest"] == documents.loads(document).digest
+    refused = served.call(inbus.run, "Remove", NAME)
+    assert refused["Error"][0] == names.ERROR + "InUse" and refused["Result"]["findings"]
+    removed = served.call(inbus.run, "Remove", NAME, {"allow": ["reserved"]})
+    assert removed["State"] == "done", removed
+    assert served.call(inbus.targets) == []
+    for verb in ("Plan", "Import", "Verify", "Diff"):
+        job = served.call(inbus.run_document, verb, document)
+        assert (job["State"], job["Progress"], job["Secret"]) == ("done", 1.0, False), job
+    assert served.call(inbus.get, path, names.TARGET)["Enabled"]
+    monitor.kill(signal.SIGTERM)
+    seen = served.host.run(["cat", "/run/seen"], text=False).stdout
+    assert NAME.encode() in seen and b"Completed" in seen
+    assert samples.SECRET.encode() in document and samples.SECRET.encode() not in seen
+
+
+@pytest.mark.full
+def test_the_command_line_has_the_service_do_the_work(served: Service) -> None:
+    def run(*words: str, code: int = 0) -> str:
+        done = served.host.run(["/usr/bin/python3", "/usr/bin/lio-handover", *words], check=False)
+        assert done.returncode == code, done.stderr
+        return str(done.stdout + done.stderr)
+
+    assert "done by lio-handoverd" in run("freeze", NAME)
+    assert "done by" not in run("--alone", "export", NAME, "--allow", "all-tg-pt", "-o", "/run/a")
+    assert "done by lio-handoverd" in run("export", NAME, "--allow", "all-tg-pt", "-o", "/run/b")
+    assert served.host.run(["cmp", "/run/a", "/run/b"]).returncode == 0
+    assert "--allow reserved" in run("remove", NAME, code=errors.InUse.code)
+    told = json.loads(run("remove", NAME, "--json", code=errors.InUse.code).partition("\nlio")[0])
+    assert told["error"]["findings"][0]["override"] == "reserved"
+    assert "done by lio-handoverd" in run("remove", NAME, "--allow", "reserved")
+    assert "done by" not in run("--config", "/dev/null", "show")
+    told = json.loads(run("import", "/run/b", "--json"))
+    assert told["by"] == "lio-handoverd" and told["writes"] > 50
+    run("verify", "/run/b")
+    assert "done by lio-handoverd" in run("source", "prepare", NAME, "--allow", "all-tg-pt", "-o",
+                                          "/run/offer")
+    assert "done by lio-handoverd" in run("source", "thaw")
+    served.daemon.kill(signal.SIGKILL)  # the mark that it runs stays behind
+    served.daemon.wait(10)
+    assert "done by" not in run("thaw", "--all")
+
+
+@pytest.mark.full
+def test_nobody_may_do_anything(served: Service) -> None:
+    """Every method of every object, as an unprivileged user: what is not open is refused."""
+    served.call(inbus.run, "Show", NAME)  # a job to try
+    before = served.call(inhost.tree)
+    asked = served.call(inbus.call_everything, inbus.NOBODY)
+    assert len(asked) > 30 and {"ImportHandover", "Retire"} & {one[2] for one in asked} == set()
+    for path, interface, member, answer in asked:
+        free = interface in (names.INTROSPECTABLE, names.PEER)
+        assert answer == ("" if free else "NotAuthorized"), (path, interface, member, answer)
+    assert served.call(inhost.tree) == before
+
+
+def many(bed: lab.Lab, luns: int) -> State:
+    """A target with so many LUNs."""
+    paths = [str(bed.shared / f"many{number}.img") for number in range(luns)]
+    for path in paths:
+        Path(path).write_bytes(b"\0" * 65536)
+    state = samples.iscsi(luns=luns, acls=1, paths=paths, portals=("0.0.0.0:3260",))
+    return replace(state, backstores=tuple(replace(
+        store, hba="", parameters={**store.parameters, "fd_dev_size": "65536"},
+        attributes={"wwn/vpd_unit_serial": f"many-{number}"})
+        for number, store in enumerate(state.backstores)))
+
+
+@pytest.fixture
+def moved(service: Service, bed: lab.Lab, request: pytest.FixtureRequest) -> bytes:
+    """A document of a target with so many LUNs; the host served it until just now."""
+    service.call(inhost.build, many(bed, request.param), timeout=200)
+    service.call(inhost.freeze)
+    document: bytes = service.call(inhost.export, timeout=100)
+    service.call(inhost.remove, timeout=100)
+    return document
+
+
+@pytest.mark.parametrize("moved", [20], indirect=True)
+def test_while_an_import_stands_between_two_steps_others_are_answered(
+        service: Service, moved: bytes) -> None:
+    argv = ["/usr/bin/python3", "/usr/bin/lio-handover", "--alone", "remove", NAME]
+    held = service.call(inbus.held_import, moved, f"/sys/kernel/config/target/{NAME}", argv,
+                        timeout=100)
+    number, total, what = held["step"]
+    assert held["state"] == "running" and 0 < number < total and what, held["step"]
+    assert len(held["answers"]) > 40
+    print(f"{len(held['answers'])} calls in {held['seconds']:.2f} s, held at {held['step']}")
+    assert held["alone"][0] == errors.StillRunning.code, held["alone"]
+    assert held["ended"]["State"] == "done", held["ended"]
+    service.call(inhost.verify, moved)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("moved", [300], indirect=True)
+def test_calls_are_answered_as_fast_while_a_long_import_runs(
+        service: Service, moved: bytes) -> None:
+    times = service.call(inbus.answer_times, moved, timeout=200)
+    idle, busy = inbus.p99(times["idle"]), inbus.p99(times["busy"])
+    print(f"p99 idle {idle * 1000:.1f} ms; {len(times['busy'])} calls while busy, p99 "
+          f"{busy * 1000:.1f} ms")
+    assert len(times["busy"]) > 50 and busy < 5 * idle + 0.25
+
+
+def test_a_handover_by_busctl_alone(two: tuple[Service, Service]) -> None:
+    """As docs/d-bus.md has it, word by word; b's bus is reached without descriptors."""
+    a, b = two
+    text = (inbus.CHECKOUT / "docs" / "d-bus.md").read_text()
+    script, = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
+    b.host.popen(["/usr/bin/python3", "-m", "tests.inbus", "--forward", "5555"])
+    before = a.call(inhost.export_state)
+    a.call(inbus.wait_for_port, b.host.address, 5555)
+    done = a.host.run(["bash", "-c", script], timeout=120, env={
+        "TARGET": NAME, "B": "busctl --timeout=600 --address=tcp:host="
+                             f"{b.host.address},port=5555"})
+    assert done.stdout.splitlines()[-1] == 's "confirmed"', done.stderr
+    assert not a.call(inhost.read_all).targets
+    after = b.call(inhost.export_state)
+    assert documents.state_bytes(documents.loads(before)) == documents.state_bytes(
+        documents.loads(after))

@@ -1,0 +1,464 @@
+"""The service on a private bus of this machine, which has no target: what needs no kernel."""
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from lio_handover import cli, names, transitions
+from tests import inbus
+from tests.inbus import CHECKOUT, NOBODY, Client, descriptors, options
+
+dbus = pytest.importorskip("dbus")
+contract = pytest.importorskip("lio_handover.service.contract")
+
+BUS = """\
+<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
+ "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
+<busconfig>
+  <type>system</type>
+  <listen>unix:path={folder}/bus</listen>
+  <auth>EXTERNAL</auth>
+  <policy context="default">
+    <allow user="*"/>
+    <deny own="*"/>
+    <deny send_type="method_call"/>
+    <allow send_type="signal"/>
+    <allow send_requested_reply="true" send_type="method_return"/>
+    <allow send_requested_reply="true" send_type="error"/>
+    <allow receive_type="method_call"/>
+    <allow receive_type="method_return"/>
+    <allow receive_type="error"/>
+    <allow receive_type="signal"/>
+    <allow send_destination="org.freedesktop.DBus"/>
+  </policy>
+  <include>{policy}</include>
+  {more}
+</busconfig>
+"""
+POLICY = CHECKOUT / "etc" / "dbus-1" / "io.github.lio_handover1.conf"
+
+
+class Bus:
+    """A private bus with the shipped policy, and the daemon on it."""
+
+    def __init__(self, folder: Path, more: str = "", settings: str = "") -> None:
+        folder.chmod(0o755)
+        self.folder, self.address = folder, f"unix:path={folder}/bus"
+        (folder / "bus.conf").write_text(BUS.format(folder=folder, policy=POLICY, more=more))
+        self.config = folder / "lio-handover.conf"
+        self.config.write_text(f"[host]\nstate_directory = {folder}/state\n"
+                               f"[limits]\ndocument = 1M\n{settings}")
+        self._programs = [subprocess.Popen(
+            ["dbus-daemon", "--nofork", f"--config-file={folder}/bus.conf"])]
+        while not (folder / "bus").exists():
+            time.sleep(0.01)
+        (folder / "bus").chmod(0o777)
+        self.daemon = self.start()
+        inbus.wait_for_name(self.address)
+
+    def start(self) -> subprocess.Popen[Any]:
+        with (self.folder / "log").open("ab") as log:
+            self._programs.append(subprocess.Popen(
+                [sys.executable, str(CHECKOUT / "scripts" / "lio-handoverd"),
+                 "--bus", self.address, "--config", str(self.config)], stderr=log))
+        return self._programs[-1]
+
+    def workers(self) -> list[int]:
+        """Processes of the daemon that carry out verbs, or wait to."""
+        pid = self.daemon.pid
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return [int(one) for one in children
+                if Path(f"/proc/{one}/cmdline").read_bytes().endswith(b".service.worker\0")]
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Whatever is begun meanwhile makes no step."""
+        wait_until(lambda: bool(self.workers()))
+        stopped = self.workers()
+        for pid in stopped:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in stopped:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
+
+    def client(self) -> Client:
+        return Client(self.address)
+
+    def stop(self) -> None:
+        for one in reversed(self._programs):
+            one.terminate()
+            one.wait(20)
+
+
+def wait_until(true: Callable[[], bool], seconds: float = 20) -> None:
+    until = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def bus() -> Iterator[Bus]:
+    with tempfile.TemporaryDirectory() as folder:
+        made = Bus(Path(folder))
+        yield made
+        made.stop()
+
+
+@pytest.fixture
+def client(bus: Bus) -> Client:
+    return bus.client()
+
+
+# ── the contract ─────────────────────────────────────────────────────────────────────────────
+
+def shape(xml: str) -> dict[str, set[tuple[str, ...]]]:
+    """Interface → its members, whatever the order and the comments."""
+    found: dict[str, set[tuple[str, ...]]] = {}
+    for interface in ElementTree.fromstring(xml.partition("?>")[2] or xml).iter("interface"):
+        found[interface.get("name", "")] = {
+            (one.tag, one.get("name", ""), one.get("type", ""), *(
+                f"{part.tag} {part.get('name')} {part.get('direction', '')} {part.get('type', '')}"
+                f"{part.get('value', '')}" for part in one)) for one in interface}
+    return found
+
+
+def test_introspection_is_what_the_files_say(client: Client) -> None:
+    shipped: dict[str, set[tuple[str, ...]]] = {}
+    for file in [*Path(contract.FOLDER).glob("*.xml"), Path(contract.STANDARD)]:
+        shipped.update(shape(file.read_text()))
+    job = client.manager("Show", "asa{sv}", [], options({}))
+    client.job(job)
+    objects = client.objects()
+    assert job in objects
+    for path, interfaces in objects.items():
+        told = shape(client.call(path, names.INTROSPECTABLE, "Introspect"))
+        assert told == {name: shipped[name] for name in interfaces}, path
+        for interface in interfaces:
+            properties = client.get(path, interface)
+            assert {("property", name) for name in properties} == {
+                one[:2] for one in shipped[interface] if one[0] == "property"}, (path, interface)
+
+
+def test_the_tree_can_be_walked_from_its_root(client: Client) -> None:
+    """As busctl tree does: every object is found, and no other."""
+    found, left = set(), ["/"]
+    while left:
+        path = left.pop()
+        root = ElementTree.fromstring(client.call(path, names.INTROSPECTABLE, "Introspect"))
+        if any(one.get("name") == names.PROPERTIES for one in root.iter("interface")):
+            found.add(path)
+        left += [f"{path.rstrip('/')}/{one.get('name')}" for one in root.findall("node")]
+    assert found == set(client.objects())
+
+
+def test_the_verbs_are_those_of_the_protocols_table() -> None:
+    known = contract.load()
+    methods = known[names.HANDOVER].methods
+    assert {name.lower() for name in methods} == set(transitions.VERBS)
+    for name, method in methods.items():
+        assert (method.action, method.takes) == (transitions.VERBS[name.lower()][1], "aha{sv}")
+    first = {row.verb for row in transitions.TABLE if row.state in ("idle", "none")}
+    manager = known[names.MANAGER].methods
+    begun = {name[:-len("Handover")].lower(): one for name, one in manager.items()
+             if name.endswith("Handover")}
+    assert set(begun) == first | {"status", "recover"}
+    for verb, method in begun.items():
+        assert method.action == transitions.VERBS[verb][1]
+    text = (Path(contract.FOLDER) / f"{names.HANDOVER}.xml").read_text()
+    for verb, (_who, action, summary) in transitions.VERBS.items():
+        assert summary in text and f'value="{action}"' in text, verb
+
+
+def test_what_the_xml_says_of_actions_is_what_is_asked(bus: Bus) -> None:
+    """The annotation of a verb can't say less than the table; and one-host verbs are the CLI's."""
+    from lio_handover.service.hostverbs import HOST_VERBS
+    assert set(HOST_VERBS) == set(cli.VERBS) - {"errors"} - set(_OTHER)
+    for interface in contract.load().values():
+        root = ElementTree.fromstring(interface.text)
+        for method in root.iter("method"):
+            told = {one.get("value") for one in method.findall("annotation")
+                    if one.get("name") == f"{names.BUS_NAME}.Action"}
+            assert told == {interface.methods[method.get("name", "")].action}, method.get("name")
+    for verb, row in HOST_VERBS.items():
+        assert contract.load()[names.MANAGER].methods[verb.capitalize()].action == row.action
+
+
+#: Verbs of the command line that are not of one host.
+_OTHER = ("source", "destination", "status", "recover", "move")
+
+
+def test_every_polkit_action_is_there() -> None:
+    from lio_handover.service.authority import action_id
+    root = ElementTree.parse(CHECKOUT / "etc" / "polkit-1" / "io.github.lio-handover1.policy")
+    assert {one.get("id") for one in root.iter("action")} == {
+        action_id(one) for one in contract.ACTIONS}
+    assert {one.text for one in root.iter("allow_any")} <= {"auth_admin", "auth_admin_keep"}
+
+
+# ── calls that make no sense ─────────────────────────────────────────────────────────────────
+
+def test_nobody_may_do_anything(bus: Bus) -> None:
+    """Every method of every object, as an unprivileged user: what is not open is refused."""
+    with bus.held():
+        bus.client().manager("Show", "asa{sv}", [], options({}))
+        asked = inbus.call_everything(NOBODY, bus.address)
+    assert len(asked) > 30
+    for path, interface, member, answer in asked:
+        free = interface in (names.INTROSPECTABLE, names.PEER)
+        assert answer == ("" if free else "NotAuthorized"), (path, interface, member, answer)
+
+
+ROOT = names.ROOT
+NOT_OURS = "org.freedesktop.DBus.Error."
+
+
+@pytest.mark.parametrize("path, interface, member, signature, args, error", [
+    (ROOT, names.MANAGER, "Nonsense", "", (), NOT_OURS + "UnknownMethod"),
+    (ROOT, names.JOB, "Release", "a{sv}", ({},), NOT_OURS + "UnknownInterface"),
+    (f"{ROOT}/jobs/999", names.JOB, "Release", "a{sv}", ({},), NOT_OURS + "UnknownObject"),
+    (ROOT, names.MANAGER, "ListTargets", "s", ("",), NOT_OURS + "InvalidArgs"),
+    (ROOT, names.MANAGER, "ListTargets", "", (), NOT_OURS + "InvalidArgs"),
+    (ROOT, names.MANAGER, "Freeze", "asa{sv}", (["iscsi/x"], {"alow": True}), "BadCall"),
+    (ROOT, names.MANAGER, "Freeze", "asa{sv}", (["iscsi/x"], {"allow": "x"}), "BadCall"),
+    (ROOT, names.MANAGER, "Freeze", "asa{sv}", (["iscsi/x"], {"all": 1}), "BadCall"),
+    (ROOT, names.MANAGER, "Freeze", "asa{sv}", (["nonsense"], {}), "BadCall"),
+    (ROOT, names.MANAGER, "Freeze", "asa{sv}", (["x" * 200 + "/y"] * 30000, {}), "BadCall"),
+    (ROOT, names.MANAGER, "Upload", "saya{sv}", ("nonsense", b"x", {}), "BadFile"),
+    (ROOT, names.PROPERTIES, "Set", "ssv", (names.MANAGER, "Stale", "x"),
+     NOT_OURS + "PropertyReadOnly"),
+    (ROOT, names.PROPERTIES, "Get", "ss", (names.MANAGER, "Nonsense"),
+     NOT_OURS + "UnknownProperty"),
+    (ROOT, names.PROPERTIES, "GetAll", "s", (names.TARGET,), NOT_OURS + "UnknownInterface"),
+])
+def test_calls_that_make_no_sense_end_in_errors_with_a_name(
+        client: Client, path: str, interface: str, member: str, signature: str, args: Any,
+        error: str) -> None:
+    args = [options(one) if isinstance(one, dict) else one for one in args]
+    assert client.error(path, interface, member, signature, *args) == error
+
+
+def bad_descriptors(folder: Path) -> Iterator[tuple[str, int, str]]:
+    """(what, a descriptor, what the error that it ends in may be)."""
+    yield "a pipe", os.pipe()[0], "BadFile"
+    yield "a directory", os.open(folder, os.O_RDONLY), "BadFile"
+    yield "a device", os.open("/dev/zero", os.O_RDONLY), "BadFile"
+    yield "a socket", socket.socket().detach(), "BadFile"
+    yield "written only", os.open(folder / "written", os.O_WRONLY | os.O_CREAT), "BadFile"
+    yield "empty", os.memfd_create("empty"), "Truncated NotJson"
+    large = os.memfd_create("large")
+    os.truncate(large, 2 << 30)
+    yield "2 GiB", large, "TooLarge"
+    wrong = os.memfd_create("wrong")
+    os.write(wrong, b"\xff" * 1000)
+    yield "no document", wrong, "NotJson"
+
+
+def test_descriptors_of_anything_end_in_errors_with_a_name(bus: Bus, client: Client,
+                                                           tmp_path: Path) -> None:
+    def opened() -> int:
+        return len(os.listdir(f"/proc/{bus.daemon.pid}/fd"))
+
+    at_first = opened()
+    calls: list[tuple[str, str, str, tuple[Any, ...]]] = [
+        (names.MANAGER, "Import", "aha{sv}", ()),
+        (names.MANAGER, "StageHandover", "sassaha{sv}", ("", [], ""))]
+    for interface, member, signature, before in calls:
+        for what, fd, expected in bad_descriptors(tmp_path):
+            job = client.call(ROOT, interface, member, signature, *before, descriptors(fd),
+                              options({}))
+            os.close(fd)
+            ended = client.job(job)
+            assert ended["State"] == "failed", (member, what)
+            assert ended["Error"][0].removeprefix(names.ERROR) in expected, (member, what, ended)
+            client.call(job, names.JOB, "Release", "a{sv}", options({}))
+    for some in (descriptors(), descriptors(0, 0)):
+        assert client.error(ROOT, names.MANAGER, "Import", "aha{sv}", some,
+                            options({})) == NOT_OURS + "InvalidArgs"
+    for given in ({"nonsense": 1}, {"upload": "nonsense"}):
+        assert client.error(ROOT, names.MANAGER, "Import", "aha{sv}", descriptors(0),
+                            options(given))
+    wait_until(lambda: opened() <= at_first + 2)  # the spare child may be another
+
+
+# ── uploads ──────────────────────────────────────────────────────────────────────────────────
+
+def test_what_is_uploaded_is_used_once_and_is_its_owners(bus: Bus, client: Client) -> None:
+    token = ""
+    for chunk in (b"[", b"]", b" "):
+        token = client.manager("Upload", "saya{sv}", token, chunk, options({}))
+    stage: tuple[Any, ...] = ("StageHandover", "sassaha{sv}", "", [], "", descriptors())
+    job = client.job(client.manager(*stage, options({"uploads": [token]})))
+    assert job["Error"][0].removeprefix(names.ERROR) in (  # no papers, but they could be read
+        "WrongState", "NoTargetModules"), job
+    assert client.error(ROOT, names.MANAGER, *stage, options({"uploads": [token]})) == "BadFile"
+
+
+def test_uploads_have_limits(client: Client) -> None:
+    def upload(token: str, size: int) -> str:
+        return client.error(ROOT, names.MANAGER, "Upload", "saya{sv}", token, b"x" * (size << 10),
+                            options({}))
+
+    token = client.manager("Upload", "saya{sv}", "", b"x", options({}))
+    sizes = [upload(token, 300) for _ in range(5)]
+    assert sizes[:3] == ["", "", ""] and "TooLarge" in sizes, sizes
+    assert sizes[-1] == "BadFile"  # it is forgotten
+    tokens = [client.manager("Upload", "saya{sv}", "", b"x", options({})) for _ in range(4)]
+    assert upload("", 1) == "TooMany"
+    for one in tokens:
+        client.error(ROOT, names.MANAGER, "Import", "aha{sv}", descriptors(),
+                     options({"upload": one}))
+
+
+# ── clients that come, go and do not listen ──────────────────────────────────────────────────
+
+def test_as_many_clients_as_the_bus_lets_in(bus: Bus) -> None:
+    clients: list[Client] = []
+    try:
+        while len(clients) < 1000:
+            clients.append(bus.client())
+    except dbus.DBusException as error:
+        assert error.get_dbus_name() == NOT_OURS + "LimitsExceeded"
+    assert len(clients) > 200
+    for one in clients:
+        one.get(ROOT, names.MANAGER)
+    for one in clients:
+        one.bus.close()
+
+
+def test_a_client_that_never_reads_harms_nobody(bus: Bus, client: Client) -> None:
+    deaf = socket.socket(socket.AF_UNIX)
+    deaf.connect(bus.address.partition("=")[2])
+    deaf.settimeout(10)
+    deaf.send(b"\0AUTH EXTERNAL 30\r\n")
+    assert deaf.recv(100).startswith(b"OK")
+    hello = message("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus",
+                    "Hello", 1)
+    deaf.send(b"BEGIN\r\n" + hello)
+    deaf.setblocking(False)
+    sent = 0
+    for number in range(2, 20000):
+        call = message(names.BUS_NAME, ROOT, names.OBJECT_MANAGER, "GetManagedObjects", number)
+        try:
+            sent += deaf.send(call) == len(call)
+        except BlockingIOError:
+            break
+    times = []
+    for _ in range(20):
+        started = time.monotonic()
+        client.get(ROOT, names.MANAGER)
+        times.append(time.monotonic() - started)
+    deaf.close()
+    assert sent > 100 and sorted(times)[10] < 1, (sent, times)
+
+
+def message(destination: str, path: str, interface: str, member: str, serial: int) -> bytes:
+    """A method call without arguments, as the wire has it."""
+    def field(code: int, kind: bytes, value: str) -> bytes:
+        data = value.encode()
+        made = bytes([code, 1]) + kind + b"\0" + len(data).to_bytes(4, "little") + data + b"\0"
+        return made + bytes(-len(made) % 8)
+
+    fields = (field(1, b"o", path) + field(2, b"s", interface) + field(3, b"s", member)
+              + field(6, b"s", destination))
+    used = len(fields.rstrip(b"\0")) + 1  # the last one is not padded within the array
+    header = b"l\1\0\1" + bytes(4) + serial.to_bytes(4, "little") + used.to_bytes(4, "little")
+    made = header + fields[:used]
+    return made + bytes(-len(made) % 8)
+
+
+def test_a_client_that_goes_away_leaves_its_job_and_the_next_learns_of_it(bus: Bus) -> None:
+    with bus.held():
+        first = bus.client()
+        job = first.manager("Show", "asa{sv}", [], options({}))
+        first.bus.call_async(names.BUS_NAME, job, names.JOB, "Wait", "ta{sv}", (0, options({})),
+                             None, None)
+        first.bus.flush()
+        first.bus.close()
+        assert bus.client().get(job, names.JOB)["State"] == "running"
+    ended = bus.client().job(job)
+    assert ended["Error"][0] == names.ERROR + "NoTargetModules", ended  # as this machine has none
+
+
+def test_other_calls_are_answered_while_one_makes_no_step(bus: Bus, client: Client) -> None:
+    with bus.held():
+        job = client.manager("Show", "asa{sv}", [], options({}))
+        before = client.get(job, names.JOB)
+        assert before["State"] == "running" and before["Process"] in bus.workers()
+        started = time.monotonic()
+        for path, interfaces in client.objects().items():
+            for interface in interfaces:
+                client.get(path, interface)
+        assert client.manager("ListTargets") == [] and client.manager("ListHandovers") == []
+        assert client.call(job, names.JOB, "Wait", "ta{sv}", 50000, options({})) == "running"
+        for member in ("Open", "Release"):
+            assert client.error(job, names.JOB, member, "a{sv}", options({})) == "NotEnded"
+        other = client.job(client.manager("Export", "asa{sv}", ["iscsi/x"], options({})))
+        assert other["State"] == "failed"
+        assert time.monotonic() - started < 10
+        client.call(job, names.JOB, "Cancel", "a{sv}", options({}))
+        assert client.get(job, names.JOB)["State"] == "cancelling"
+    assert client.job(job)["State"] == "cancelled"
+
+
+def test_too_many_jobs_at_once_are_refused(bus: Bus, client: Client) -> None:
+    wait_until(lambda: all(client.get(path, names.JOB)["State"] not in ("running", "cancelling")
+                           for path in client.objects() if "/jobs/" in path))
+    jobs: list[Any] = []
+    try:
+        for _ in range(17):
+            wait_until(lambda: len(bus.workers()) > len(jobs))
+            for pid in bus.workers():
+                os.kill(pid, signal.SIGSTOP)
+            error = ""
+            try:
+                jobs.append(client.manager("Show", "asa{sv}", [], options({})))
+            except dbus.DBusException as refused:
+                error = refused.get_dbus_name().removeprefix(names.ERROR)
+        assert (len(jobs), error) == (16, "TooMany")
+    finally:
+        for pid in bus.workers():
+            os.kill(pid, signal.SIGCONT)
+    for one in jobs:
+        assert client.job(one)["State"] == "failed"
+
+
+def test_a_worker_that_is_killed_costs_its_job_alone(bus: Bus, client: Client) -> None:
+    with bus.held():
+        job = client.manager("Show", "asa{sv}", [], options({}))
+        os.kill(client.get(job, names.JOB)["Process"], signal.SIGKILL)
+    ended = client.job(job)
+    assert (ended["State"], ended["Error"][0]) == ("failed", names.ERROR + "WorkerDied")
+    for one in Path(f"/proc/{bus.daemon.pid}/task/{bus.daemon.pid}/children").read_text().split():
+        os.kill(int(one), signal.SIGKILL)
+    wait_until(lambda: client.error(ROOT, names.MANAGER, "ListTargets", "a{sv}",
+                                    options({})) == "")
+    assert client.get(ROOT, names.MANAGER)["Stale"] == ""
+    assert client.job(client.manager("Show", "asa{sv}", [], options({})))["State"] == "failed"
+    assert bus.daemon.poll() is None
+
+
+@pytest.mark.full
+def test_a_worker_that_gives_no_sign_of_life_raises_the_alarm(bus: Bus, client: Client) -> None:
+    with bus.held():
+        job = client.manager("Show", "asa{sv}", [], options({}))
+        wait_until(lambda: bool(client.get(job, names.JOB)["Alarm"]), 30)
+        alarm = client.get(job, names.JOB)["Alarm"]
+        assert "no sign of life for 1" in alarm and "is in state T" in alarm
+    assert "no sign of life" in (bus.folder / "log").read_text()
+    assert client.job(job)["Alarm"] == ""
