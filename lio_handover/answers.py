@@ -42,7 +42,8 @@ def without_secrets(state: State) -> State:
     return replace(state, targets=tuple(
         replace(target, tpgs=tuple(
             replace(plain(tpg), acls=tuple(plain(acl) for acl in tpg.acls))
-            for tpg in target.tpgs)) for target in state.targets))
+            for tpg in target.tpgs)) for target in state.targets),
+        discovery_auth=plain(state.discovery_auth) if state.discovery_auth else None)
 
 
 def change_tree(change: differ.Change) -> Dict[str, Any]:

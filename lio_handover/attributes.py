@@ -105,6 +105,9 @@ class Attribute:
     symbol     the function by which a kernel shows that it has the attribute (/proc/kallsyms)
     forbidden  values never written, with the reason
     unset      values that say "never set" and can't be written
+    cleared    what is written for "never set"; the kernel then does as if it was not
+    first      value → (path, value) of what the object must say when that value is written, and
+               only then
     source     where the rule comes from
     """
 
@@ -118,6 +121,8 @@ class Attribute:
     symbol: str = ""
     forbidden: Mapping[str, str] = None  # type: ignore[assignment]
     unset: Tuple[str, ...] = ()
+    cleared: str = ""
+    first: Mapping[str, Tuple[str, str]] = None  # type: ignore[assignment]
     compared: bool = False
     source: str = ""
 
@@ -212,37 +217,41 @@ def _table() -> Iterator[Attribute]:
     yield Attribute("backstore", "wwn/pd_text_id_info", ID, UNEXPORTED, RAW, 60, unset=("",),
                     if_absent="", symbol="target_wwn_pd_text_id_info_show",
                     source="target_core_configfs.c:target_wwn_pd_text_id_info_store")
-    # Needs the LU group, and enable (before it, the write is lost). NULL leads to a panic in
+    # Whose state is which goes by the map, so it comes before the states (alua_access_state 4).
+    yield Attribute("backstore", "lba_map", ID, ENABLED, RAW, 80, unset=("",),
+                    source="target_core_configfs.c:target_dev_lba_map_store")
+    # Needs the LU group, and enable (before it, the write is lost). In a group, a change of state
+    # is one of all its members: so after the states. NULL leads to a panic in
     # core_alua_do_port_transition; the default group is left by removing the other one.
-    # After the ALUA states: in a group, a state written to one backstore is that of all members'
-    # target port groups of the same id.
     yield Attribute("backstore", "alua_lu_gp", ID, ENABLED, LU_GROUP, 95,
                     forbidden={"NULL": "the next ALUA state change would panic the kernel"},
                     unset=("", "default_lu_gp"),
                     source="target_core_alua.c:core_alua_do_port_transition")
-    yield Attribute("backstore", "lba_map", ID, ENABLED, RAW, 85, unset=("",),
-                    source="target_core_configfs.c:target_dev_lba_map_store")
 
     # ---- LU and target port groups ----------------------------------------------------------
     yield Attribute("lu_group", "lu_gp_id", ID, ONCE, RAW, 1, unset=("",))
     alua = "alua_group"
     # Until it has an id, a group takes nothing else.
     yield Attribute(alua, "tg_pt_gp_id", ID, ONCE, RAW, 1, unset=("", "0"))
-    yield Attribute(alua, "alua_access_type", ID, ANY, ACCESS_TYPE, 2)
+    yield Attribute(alua, "alua_write_metadata", CONFIG, rank=2)
+    # A fresh group takes every state; what may forbid the one that it has, or makes each change of
+    # it last, is written behind it: an initiator can have set it (STPG), or somebody before that.
+    # Writing the state sets the status.
+    yield Attribute(alua, "alua_access_state", RUNTIME, rank=90, forbidden={
+        "14": "the LUN would answer ILLEGAL REQUEST to every command"},
+        first={"4": ("alua_access_type", "1")},
+        source="target_core_configfs.c:target_tg_pt_gp_alua_access_state_store")
+    yield Attribute(alua, "alua_access_status", RUNTIME, ANY, ACCESS_STATUS, 91)
+    yield Attribute(alua, "alua_access_type", ID, ANY, ACCESS_TYPE, 92)
     yield from _rows(alua, ID, "alua_support_transitioning alua_support_offline "
                      "alua_support_unavailable alua_support_standby "
-                     "alua_support_active_nonoptimized alua_support_active_optimized", rank=3)
+                     "alua_support_active_nonoptimized alua_support_active_optimized", rank=93)
     # Follows from lba_map and refuses every write without one.
     yield Attribute(alua, "alua_support_lba_dependent", HOST)
-    yield from _rows(alua, CONFIG, "alua_write_metadata nonop_delay_msecs implicit_trans_secs",
-                     rank=4)
-    yield Attribute(alua, "preferred", ID, rank=4)
-    # Writing the state sets the status, so the status goes last; lba_map goes between.
-    yield Attribute(alua, "alua_access_state", RUNTIME, rank=90, forbidden={
-        "14": "the LUN would answer ILLEGAL REQUEST to every command"})
-    yield Attribute(alua, "alua_access_status", RUNTIME, ANY, ACCESS_STATUS, 91)
     # The kernel sleeps so long in each write of the state (core_alua_do_transition_tg_pt).
-    yield Attribute(alua, "trans_delay_msecs", CONFIG, rank=92)
+    yield from _rows(alua, CONFIG, "nonop_delay_msecs trans_delay_msecs implicit_trans_secs",
+                     rank=94)
+    yield Attribute(alua, "preferred", ID, rank=94)
 
     # ---- target ---------------------------------------------------------------------------
     yield Attribute("target", "param/cmd_completion_affinity", HOST)
@@ -290,6 +299,15 @@ def _table() -> Iterator[Attribute]:
     yield Attribute("lun", "alua_tg_pt_status", RUNTIME, LINKED, INT, 3)  # offline sets it
     # Read from statistics/scsi_port/indx on kernels without tpgt_N/rtpi, see reader.
 
+    # ---- discovery: the host's, for all of its iSCSI targets -----------------------------------
+    # NULL makes it unset, and is shown (iscsi_target_configfs.c:__iscsi_disc_userid_store).
+    discovery = "discovery_auth"
+    yield from _rows(discovery, CONFIG, "userid userid_mutual", format=BARE, rank=1,
+                     unset=("", "NULL"), cleared="NULL")
+    yield from _rows(discovery, SECRET, "password password_mutual", format=BARE, rank=1,
+                     unset=("", "NULL"), cleared="NULL")
+    yield Attribute(discovery, "enforce_discovery_auth", CONFIG, rank=2, cleared="0")
+
     # ---- ACL --------------------------------------------------------------------------------
     acl = "acl:iscsi"
     yield from _rows(acl, CONFIG, "dataout_timeout dataout_timeout_retries default_erl "
@@ -314,7 +332,7 @@ TABLE: Tuple[Attribute, ...] = tuple(_table())
 def _index() -> Dict[Tuple[str, str], Dict[str, Attribute]]:
     """(kind of object, plugin or fabric) → path → row, for those that the table names."""
     owners = {"backstore": ("fileio", "iblock", "rd_mcp", "pscsi", "user"),
-              "alua_group": ("",), "lu_group": ("",)}
+              "alua_group": ("",), "lu_group": ("",), "discovery_auth": ("",)}
     index: Dict[Tuple[str, str], Dict[str, Attribute]] = {}
     for row in TABLE:
         for owner in row.only or owners.get(row.kind_of_object, ("iscsi", "vhost", "loopback")):
@@ -332,6 +350,11 @@ def rows(kind: str, owner: str = "") -> Mapping[str, Attribute]:
 
 def row(kind: str, owner: str, path: str) -> Optional[Attribute]:
     return rows(kind, owner).get(path)
+
+
+def hides(kind: str, path: str) -> bool:
+    """Whether an attribute that the table does not know may be a secret."""
+    return kind == "discovery_auth" or path.startswith("auth/")
 
 
 def owner_of(key: Tuple[str, ...]) -> str:

@@ -302,6 +302,7 @@ class Core:
 
         Nothing to do where it serves just that already.
         """
+        ready = self._as_allowed(ready, allow)
         wanted, _notes = reachable(ready.document.state, ready.have)
         if not differ.diff(ready.have, wanted):
             return Outcome()
@@ -320,6 +321,17 @@ class Core:
                                   "may need --probe",)
             return outcome
 
+    def _as_allowed(self, ready: Ready, allow: Sequence[str]) -> Ready:
+        """What ``allow`` lets this host keep is not asked of it."""
+        ready = replace(ready, plan=replace(ready.plan, unknown="unknown-attribute" in allow))
+        if "discovery-auth" not in allow or all(one.override != "discovery-auth"
+                                                for one in ready.findings):
+            return ready
+        state = replace(ready.document.state, discovery_auth=ready.have.discovery_auth)
+        return replace(ready, document=replace(ready.document, state=state),
+                       plan=replace(plan(ready.have, state, ready.facts, late=ready.plan.late),
+                                    notes=ready.plan.notes, unknown=ready.plan.unknown))
+
     def _still(self, ready: Ready) -> None:
         """The plan is for the host as it was looked at; an undo brings it back to that."""
         want = ready.document.state
@@ -335,8 +347,8 @@ class Core:
             try:
                 return self.run(lambda facts, trusting: replace(plan(
                     ready.have, ready.document.state, facts, trusting=trusting,
-                    late=ready.plan.late), notes=ready.plan.notes),
-                    ready.have, ready.facts, progress, stop)[1]
+                    late=ready.plan.late), notes=ready.plan.notes,
+                    unknown=ready.plan.unknown), ready.have, ready.facts, progress, stop)[1]
             except errors.Meddled as error:
                 last = error
         raise last
@@ -423,7 +435,7 @@ class Core:
         kept = tuple(store for store in found.backstores if store.key in others)
         groups = tuple(group for group in found.lu_groups
                        if _members_outside(self.fs, group.name, found, others))
-        return found, State(groups, kept)
+        return found, State(groups, kept, discovery_auth=found.discovery_auth)
 
     def _drop_files(self, the_plan: Plan, have: State, want: State, facts: Facts) \
             -> Tuple[Step, ...]:

@@ -35,12 +35,13 @@ class Remove:
 
 @dataclass(frozen=True)
 class Set:
-    """An attribute that differs; None stands for "not there"."""
+    """An attribute that differs; None stands for "not there".  ``known``: the table has it."""
 
     key: Key
     name: str
     old: Optional[str]
     new: Optional[str]
+    known: bool = True
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ def _attributes(old: Object, new: Object, gates: bool, partial: bool) -> Iterato
         found = row(new.kind, owner, name)
         if found is not None and (found.kind == HOST or not gates and found.window == "GATE"):
             continue
-        yield Set(new.key, name, was, wanted)
+        yield Set(new.key, name, was, wanted, found is not None or name == "rtpi")
 
 
 def gates(state: State) -> Iterator[Tuple[Key, str, str]]:

@@ -22,8 +22,9 @@ The bytes are UTF-8 (ASCII, in fact), keys sorted, a line for each object, endin
 
 ``state`` says the same of the same thing on every host: no HBA numbers, no link names, no order
 in which a host happened to be walked.  ``common`` has the attributes in which all objects of a
-kind agree, where there are several; with an object stand its own.  Documents hold CHAP secrets:
-keep them 0600.
+kind agree, where there are several; with an object stand its own.  Where it has iSCSI targets
+there is ``discovery_auth`` in it, too, but for documents made before that was carried: then
+nothing is known of it.  Documents hold CHAP secrets: keep them 0600.
 
 Here a Document becomes JSON objects and comes back; the bytes of those are made and opened in
 sealed.py, and what they may say is judged in shape.py, values.py and objects.py.
@@ -124,7 +125,8 @@ def canonical(state: State) -> State:
             for one in sorted(state.backstores, key=_key)),
         targets=tuple(
             replace(one, tpgs=tuple(sorted(map(tpg, one.tpgs), key=lambda tpg: tpg.tag)))
-            for one in sorted(state.targets, key=_key)))
+            for one in sorted(state.targets, key=_key)),
+        discovery_auth=state.discovery_auth)
 
 
 def dumps(document: Document) -> bytes:
@@ -174,7 +176,9 @@ def _state_tree(state: State) -> Dict[str, Any]:
         shared = None if _bare(one) else common.get(label(one.kind, owner_of(one.key)))
         return dict(one.attributes.items() - shared.items()) if shared else one.attributes
 
+    discovery = state.discovery_auth
     return {
+        **({"discovery_auth": discovery.attributes} if discovery else {}),
         "common": common,
         "lu_groups": [{"name": one.name, "attributes": own(one)} for one in state.lu_groups],
         "backstores": [_backstore_tree(one, own) for one in state.backstores],

@@ -40,20 +40,23 @@ class Scope:
     targets: FrozenSet[Tuple[str, str]]
     backstores: FrozenSet[Key]
     lu_groups: FrozenSet[str] = frozenset()
+    discovery: bool = False
 
     @staticmethod
     def of(*states: State) -> "Scope":
         return Scope(
             frozenset((one.fabric, one.wwn) for state in states for one in state.targets),
             frozenset(one.key for state in states for one in state.backstores),
-            frozenset(one.name for state in states for one in state.lu_groups))
+            frozenset(one.name for state in states for one in state.lu_groups),
+            any(state.discovery_auth for state in states))
 
     def part_of(self, state: State) -> State:
         """What of ``state`` is in scope."""
         return State(tuple(one for one in state.lu_groups if one.name in self.lu_groups),
                      tuple(one for one in state.backstores if one.key in self.backstores),
                      tuple(one for one in state.targets
-                           if (one.fabric, one.wwn) in self.targets))
+                           if (one.fabric, one.wwn) in self.targets),
+                     state.discovery_auth if self.discovery else None)
 
     def read(self, fs: Configfs, reservations: bool = True, known: State = State(),
              untouched: bool = False) -> State:
@@ -69,7 +72,7 @@ class Scope:
             one.key: (one.reservations, other.reservations)
             for one, other in zip(known.backstores, nearest.backstores)})
         there = [one for one in reader.target_names() if one in self.targets]
-        found = reader.state(there, self.backstores)
+        found = reader.state(there, self.backstores, self.discovery)
         names = self.lu_groups | {one.name for one in found.lu_groups}
         return replace(found, lu_groups=reader.lu_groups(sorted(names)))
 
@@ -397,20 +400,21 @@ class _Run:
 
     # ---- before the gate ---
     def _verify(self, step: Step) -> None:
-        want, partial = self.plan.want, self.plan.partial
+        want, partial, unknown = self.plan.want, self.plan.partial, self.plan.unknown
         if step.phase == "stage":
             want = staged(want, self.plan.steps, self.facts.has_rtpi)
-            check(self.scope.read(self.fs, reservations=False), want, False, partial)
+            check(self.scope.read(self.fs, reservations=False), want, False, partial, unknown)
         else:
             later = {one.about for one in self.plan.steps if one.op == ACQUIRE}
             if later:  # no stage has read them back
                 made = Scope(frozenset(), frozenset(later)).read(self.fs, reservations=False)
                 check(replace(made, lu_groups=()), State((), tuple(
                     replace(one, reservations=NO_RESERVATIONS) for one in want.backstores
-                    if one.key in later)), False, partial)
+                    if one.key in later)), False, partial, unknown)
             # The rest was read back at the end of the stage.
             known = {one.key: (one.reservations,) for one in want.backstores}
-            check(Reader(self.fs, untouched=True, known=known).runtime(want), want, False, partial)
+            check(Reader(self.fs, untouched=True, known=known).runtime(want), want, False, partial,
+                  unknown)
 
     # ---- the way back ---
     def undo(self, error: Exception) -> errors.HandoverError:
@@ -453,8 +457,7 @@ class _Run:
             self._shut_gates()
         scope = self._touched_scope()
         before = scope.part_of(self.before)
-        scope = Scope(scope.targets | {(SCRATCH_TARGET[1], SCRATCH_TARGET[2])}, scope.backstores,
-                      scope.lu_groups)
+        scope = replace(scope, targets=scope.targets | {(SCRATCH_TARGET[1], SCRATCH_TARGET[2])})
         ways = self._ways_back(scope, before)
         notes: Tuple[str, ...] = ()
         if len(ways) > 1:  # nothing is taken down that could not be built up again
@@ -498,7 +501,8 @@ class _Run:
         touched |= {key for key, linked in links.items() if linked & stores}
         return Scope(frozenset((one.fabric, one.wwn) for one in targets if one.key in touched),
                      frozenset(stores & self.scope.backstores),
-                     frozenset(key[1] for key in touched if key[:1] == ("lu_group",)))
+                     frozenset(key[1] for key in touched if key[:1] == ("lu_group",)),
+                     any(key[:1] == ("discovery_auth",) for key in touched))
 
     def _compare(self, scope: Scope, before: State, notes: Tuple[str, ...]) -> str:
         """Raises VerifyFailed where the host is not as it was, as far as a kernel can be."""
@@ -582,9 +586,21 @@ def writes(steps: Sequence[Step]) -> int:
     return sum(1 for step in steps if step.op in KERNEL_OPS)
 
 
-def check(now: State, want: State, gates: bool = True, partial: bool = False) -> None:
-    """Raises VerifyFailed where ``now`` is not ``want``, naming what differs."""
+def check(now: State, want: State, gates: bool = True, partial: bool = False,
+          unknown: bool = False) -> None:
+    """Raises VerifyFailed where ``now`` is not ``want``, naming what differs.
+
+    CannotRepresent where that is only what the table does not know, which nobody writes;
+    ``unknown`` lets such be.
+    """
     left = diff(now, want, gates, partial)
+    strange = [one for one in left if isinstance(one, differ.Set) and not one.known]
+    if unknown or len(strange) == len(left):
+        left = tuple(one for one in left if one not in strange)
+    if strange and not left and not unknown:
+        raise errors.CannotRepresent(
+            describe(strange[0]) + ", and this version does not know it, so it can't be written",
+            do="make it the same on both hosts, or --allow unknown-attribute")
     if left:
         more = f" (and {len(left) - 3} more)" if len(left) > 3 else ""
         raise errors.VerifyFailed(

@@ -302,19 +302,39 @@ class Target:
         return self.tpgs
 
 
-Object = Union[LuGroup, Backstore, AluaGroup, Target, Tpg, Portal, Lun, Acl, MappedLun]
+@dataclass(frozen=True)
+class DiscoveryAuth:
+    """What an initiator must know to be told which iSCSI targets there are: the host has one of
+    it for all of them."""
+
+    key: Key = ("discovery_auth", "iscsi/discovery_auth")
+    attributes: Attributes = field(default_factory=dict)
+
+    kind = "discovery_auth"
+
+    def children(self) -> Tuple["Object", ...]:
+        return ()
+
+
+Object = Union[LuGroup, Backstore, AluaGroup, Target, Tpg, Portal, Lun, Acl, MappedLun,
+               DiscoveryAuth]
 
 
 @dataclass(frozen=True)
 class State:
-    """All that a host serves, or the part of it that concerns some targets."""
+    """All that a host serves, or the part of it that concerns some targets.
+
+    ``discovery_auth`` is None where there is no iSCSI target, or nothing is known of it.
+    """
 
     lu_groups: Tuple[LuGroup, ...] = ()
     backstores: Tuple[Backstore, ...] = ()
     targets: Tuple[Target, ...] = ()
+    discovery_auth: Optional[DiscoveryAuth] = None
 
     def roots(self) -> Tuple[Object, ...]:
-        return (*self.lu_groups, *self.backstores, *self.targets)
+        return (*self.lu_groups, *self.backstores, *self.targets,
+                *([self.discovery_auth] if self.discovery_auth else []))
 
     def objects(self) -> Iterator[Object]:
         """Every object, parents before children."""

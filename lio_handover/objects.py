@@ -85,6 +85,11 @@ class Common:
 
 
 def state_of(value: Any, where: str) -> State:
+    discovery = None
+    if type(value) is dict and "discovery_auth" in value:
+        discovery = model.DiscoveryAuth(attributes=attributes_of(
+            value["discovery_auth"], f"{where}.discovery_auth", "discovery_auth"))
+        value = {name: one for name, one in value.items() if name != "discovery_auth"}
     members = an_object(value, where, "common", "lu_groups", "backstores", "targets")
     common = Common(members["common"], f"{where}.common")
     seen: Set[Any] = set()
@@ -102,7 +107,7 @@ def state_of(value: Any, where: str) -> State:
         target = _target(one, at, backstores, common)
         _once(seen, target.key, at, f"target {show(target.name)}")
         targets.append(target)
-    return State(lu_groups, tuple(backstores.values()), tuple(targets))
+    return State(lu_groups, tuple(backstores.values()), tuple(targets), discovery)
 
 
 def _group_named(name: str, groups: Iterable[Union[model.LuGroup, model.AluaGroup]],

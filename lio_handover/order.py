@@ -42,11 +42,14 @@ ORDER: Tuple[Slot, ...] = (
     Slot("shut gate", STAGE, "no initiator may see the target come apart"),
     Slot("idle", STAGE, "commands that were begun go on when the gate is shut"),
     Slot("flush", STAGE, "what was written last, too, is on the storage when another host reads"),
+    Slot("clear discovery auth", STAGE, "it outlives the fabric's folder"),
     Slot("unlink mapped LUN", STAGE, "an ACL goes only when it maps nothing"),
     Slot("remove mapped LUN", STAGE, ""),
-    Slot("remove ACL", STAGE, ""),
     Slot("unlink LUN", STAGE, "a backstore goes only when no LUN exports it"),
     Slot("drop nexus", STAGE, "a nexus goes only when no LUN is linked (vhost, loopback)"),
+    # core_tpg_del_initiator_node_acl waits until vhost's nexus has given the ACL up: for ever,
+    # while that is there (target_core_tpg.c).
+    Slot("remove ACL", STAGE, "an ACL goes only when no nexus uses it (vhost, loopback)"),
     Slot("remove LUN", STAGE, ""),
     Slot("remove portal", STAGE, ""),
     Slot("remove TPG", STAGE, ""),
@@ -78,6 +81,8 @@ ORDER: Tuple[Slot, ...] = (
     Slot("ACL", STAGE, ""),
     Slot("ACL attribute", STAGE, ""),
     Slot("mapped LUN", STAGE, "the place; its link revives registrations"),
+    Slot("discovery auth", STAGE, "last: what it said before can't quite be brought back, empty "
+                                  "becomes NULL"),
     Slot("verify stage", STAGE, "what has to wait is then all that can be wrong"),
     # ---- what has to wait until the source has let go -------------------------------------------
     Slot("acquire", ACTIVATE, "one host alone may have this storage open, and it was the source"),

@@ -15,8 +15,9 @@ from . import errors, fresh, reservations
 from .attributes import CARRIED, Attribute, owner_of, rows
 from .diff import Change, Create, Register, Relink, Remove, diff
 from .late import Opening
-from .model import (DEFAULT_GROUP, Acl, AluaGroup, Backstore, Key, Lun, LuGroup, MappedLun, Object,
-                    Portal, Registration, Reservations, Secret, State, Target, Tpg, say)
+from .model import (DEFAULT_GROUP, Acl, AluaGroup, Backstore, DiscoveryAuth, Key, Lun, LuGroup,
+                    MappedLun, Object, Portal, Registration, Reservations, Secret, State, Target,
+                    Tpg, say)
 from .order import LATE, PHASE, PLACE, WHY
 from .reader import Facts
 from .revival import LAST, Revival, dummies, merged, reachable
@@ -42,9 +43,6 @@ SYNC = "sync"        # all that this host has of a file or device is on the stor
 
 _NOTHING: Mapping[str, str] = {}
 KERNEL_OPS = (MKDIR, RMDIR, LINK, UNLINK, WRITE)
-
-#: The bit of alua_access_type which says that the host itself may change the state.
-_IMPLICIT = 1
 
 #: A loopback target for the time of one step. Its disk is only asked, never written.
 SCRATCH_TARGET = ("target", "loopback", "naa.50014051f0ad0ff0")
@@ -107,6 +105,8 @@ class Plan:
     partial: bool = False
     #: backstores whose storage is opened only inside the window
     late: Mapping[Key, Opening] = field(default_factory=dict)
+    #: whether what the table does not know may be as this kernel makes it
+    unknown: bool = False
 
     @property
     def stage(self) -> Tuple[Step, ...]:
@@ -164,6 +164,7 @@ class _Planner:
     said: Set[Tuple[str, str]] = field(default_factory=set)
     paths: Dict[Key, str] = field(default_factory=dict)
     known: Dict[Tuple[Key, str, bool], Mapping[str, str]] = field(default_factory=dict)
+    unknown: Set[str] = field(default_factory=set)
 
     def plan(self, changes: Sequence[Change], verify: bool) -> Plan:
         self.old, self.new = self.have.index(), self.want.index()
@@ -200,6 +201,8 @@ class _Planner:
             self._add("verify", VERIFY, "", about=())
         self.steps.sort(key=lambda pair: pair[0])
         want, notes = reachable(self.want)
+        notes += tuple(f"{one} is not known to this version: it is never written, and compared "
+                       "before initiators are let in" for one in sorted(self.unknown))
         return Plan(tuple(step for _, step in self.steps), want, notes, tuple(self.refused))
 
     # ---- small things -------------------------------------------------------------------------
@@ -243,6 +246,8 @@ class _Planner:
         kind, *rest = key
         if kind == "lu_group":
             return f"core/alua/lu_gps/{rest[0]}"
+        if kind == "discovery_auth":
+            return rest[0]
         if kind == "backstore":
             base = f"core/{self.hba[key[:3]]}/{rest[1]}"
             return f"{base}/alua/{rest[3]}" if len(rest) > 2 else base
@@ -276,7 +281,7 @@ class _Planner:
             return "ALUA state" if row.rank >= 90 else "ALUA group attribute"
         return {"lu_group": "LU group id", "tpg": "TPG attribute", "portal": "portal attribute",
                 "lun": "LUN attribute", "acl": "ACL attribute", "target": "TPG attribute",
-                "mapped_lun": "mapped LUN attribute"}[kind]
+                "mapped_lun": "mapped LUN attribute", "discovery_auth": "discovery auth"}[kind]
 
     def _write(self, key: Key, kind: str, row: Attribute, value: str, sure: bool = False) -> None:
         if row.path == "enable" and value == "0":
@@ -288,20 +293,17 @@ class _Planner:
         if slot == "nexus" and key[:3] in self.revival.late:
             self._add(slot, WRITE, f"{self.path(key)}/{row.path}", b"NULL\n", key)
             slot, order = "late nexus", self.revival.nexus_seen.get(key, LAST)
-        if row.path == "alua_access_type" and self._refuses_states(key, value):
-            self._add(slot, WRITE, f"{self.path(key)}/{row.path}",
-                      row.encode(str(int(value) | _IMPLICIT)), key, order, row, sure=sure)
-            slot, order, sure = "ALUA state", (row.rank + 90,), False
+        if value in (row.first or {}):
+            path, before = row.first[value]
+            other = rows(kind, owner_of(key))[path]
+            after = self.new[key].attributes.get(path, before)
+            for place, one in ((order, before), ((other.rank,), after)):
+                self._add(slot, WRITE, f"{self.path(key)}/{path}", other.encode(one), key, place,
+                          other)
         if slot == "gate":
             self._after_gate(key)
         self._add(slot, WRITE, f"{self.path(key)}/{row.path}", row.encode(value), key, order, row,
                   isinstance(value, Secret), sure)
-
-    def _refuses_states(self, key: Key, access_type: str) -> bool:
-        """Only a group with implicit ALUA takes a state from its host (target_core_configfs.c:
-        target_tg_pt_gp_alua_access_state_store); without, an initiator has set it."""
-        return not int(access_type) & _IMPLICIT and \
-            self.new[key].attributes.get("alua_access_state", "0") != "0"
 
     def _after_gate(self, key: Key) -> None:
         """Where authentication is 1, enable takes None out of AuthMethod (iscsi_target_tpg.c:
@@ -330,32 +332,33 @@ class _Planner:
             row = table.get(name)
             if row is None:
                 if kind != "lun" or name != "rtpi":
-                    self.refused.append(errors.Finding(
-                        errors.CannotRepresent, say(key),
-                        f"attribute {name} is not known here, so it is not written blindly"))
+                    self.unknown.add(f"{kind} {name}")
             elif row.kind in CARRIED and value not in row.unset:
                 self._write(key, kind, row, value, name in known and name not in unsure)
 
     def _set(self, change: differ.Set) -> None:
         kind = (self.new.get(change.key) or self.old[change.key]).kind
         row = rows(kind, owner_of(change.key)).get(change.name)
+        new = change.new
+        if row is not None and row.cleared and new in (None, *row.unset):
+            new = row.cleared
         in_place = {"ANY", "GATE", "LINKED", "ENABLED"}
         if change.key not in self.exported and not self._used(change.key):
             in_place |= {"UNEXPORTED"}
         if kind in ("tpg", "acl", "portal", "lun", "mapped_lun"):
             in_place |= {"GATE_SHUT"}
         if row is None or row.window not in in_place \
-                or change.new is None or change.new in row.unset:
+                or new is None or new in row.unset and (not new or new != row.cleared):
             self.refused.append(errors.Finding(
                 errors.CannotChange, say(change.key),
                 f"its {change.name} differs and can't be changed in place",
                 do="lio-handover diff"))
             return
-        if row.window == "GATE" and change.new == "0":
+        if row.window == "GATE" and new == "0":
             self._add("shut gate", WRITE, f"{self.path(change.key)}/{row.path}", b"0\n",
                       change.key, row=row)
         else:
-            self._write(change.key, kind, row, change.new)
+            self._write(change.key, kind, row, new)
             old = self.old.get(change.key)
             for name in sorted(fresh.clobbered(kind, [change.name],
                                                old.attributes if old else _NOTHING)):
@@ -377,6 +380,8 @@ class _Planner:
             if one.name != DEFAULT_GROUP:
                 self._add("ALUA group", MKDIR, path, about=key)
             self._write_all(key, one.kind, one.attributes, fresh.FRESH["alua_group", ""])
+        elif isinstance(one, DiscoveryAuth):
+            self._write_all(key, one.kind, one.attributes)  # it comes with the fabric
         else:
             slot = {LuGroup: "LU group", Target: "target", Tpg: "TPG", Portal: "portal",
                     Lun: "LUN", Acl: "ACL", MappedLun: "mapped LUN"}[type(one)]
@@ -475,9 +480,10 @@ class _Planner:
         for key, place in sorted(merged(rows_of, chains.values()).items(),
                                  key=lambda pair: pair[1]):
             if key in links:
-                self._link_lun(links[key][1], ports[key], place, counters)
+                self._link_lun(*links[key], ports[key], place, counters)
 
-    def _link_lun(self, lun: Lun, port: int, place: int, counters: Dict[Key, int]) -> None:
+    def _link_lun(self, tpg: Tpg, lun: Lun, port: int, place: int,
+                  counters: Dict[Key, int]) -> None:
         assert lun.backstore is not None
         path = f"{self.path(lun.key)}/{lun.alias or 'link'}"
         there = self.path(lun.backstore).encode()
@@ -630,6 +636,11 @@ class _Planner:
         elif isinstance(one, AluaGroup):
             if one.name != DEFAULT_GROUP:
                 self._add("remove ALUA group", RMDIR, path, about=key)
+        elif isinstance(one, DiscoveryAuth):
+            for name in one.attributes:
+                row = rows(one.kind)[name]
+                self._add("clear discovery auth", WRITE, f"{path}/{name}",
+                          row.encode(row.cleared), key, row=row)
         else:
             slot = {Acl: "remove ACL", Portal: "remove portal", Target: "remove target",
                     LuGroup: "remove LU group"}[type(one)]

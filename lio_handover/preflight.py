@@ -147,6 +147,7 @@ def destination(document: Document, have: State, reader: Reader, facts: Facts,
             "freeze and export it on the source"))
     found += _kinds(document.state)
     found += _there(document.state, have, reader)
+    found += _discovery(document.state, have, reader)
     here, glance = reader.outline(), Glance()
     served = storage.Served(here, glance)
     for store in document.state.backstores:
@@ -221,6 +222,25 @@ def _handler(want: State, have: State) -> Iterator[Finding]:
                       "no program on this host serves tcmu backstores" if there is False else
                       "whether a program on this host serves tcmu backstores can't be told",
                       "" if waits and there is False else "no-handler", "start tcmu-runner")
+
+
+def _discovery(want: State, have: State, reader: Reader) -> Iterator[Finding]:
+    """It is one for all iSCSI targets of the host: only where it is nobody's yet, it is taken."""
+    wanted, here = want.discovery_auth, have.discovery_auth
+    if wanted is None or here == wanted:
+        return
+    mine = {target.wwn for target in want.targets}
+    others = [wwn for fabric, wwn in reader.target_names() if fabric == "iscsi"
+              and wwn not in mine]
+    unset = {"enforce_discovery_auth": "0"}
+    if here is None or dict(here.attributes) == unset:
+        if not others or dict(wanted.attributes) == unset:
+            return
+        why = f"is not set on this host, whose {others[0]} it would be for, too"
+    else:
+        why = "differs on this host, and is for all iSCSI targets"
+    yield Finding(errors.CannotRepresent, say(wanted.key), why, "discovery-auth",
+                  "make it the same on both hosts, or keep this host's with --allow")
 
 
 def _serials(want: State, here: State) -> Iterator[Finding]:

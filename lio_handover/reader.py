@@ -9,10 +9,11 @@ from functools import lru_cache
 from typing import Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Set, Tuple
 
 from . import dynamic, errors, parameters, reservations
-from .attributes import GATE, HOST, NEXUS, SECRET, Attribute, rows
+from .attributes import GATE, HOST, NEXUS, SECRET, Attribute, hides, rows
 from .configfs import Configfs
-from .model import (NO_RESERVATIONS, Acl, AluaGroup, Backstore, Key, Lun, LuGroup, MappedLun,
-                    Portal, Reservations, Secret, State, Target, Tpg, backstore_key, target_key)
+from .model import (NO_RESERVATIONS, Acl, AluaGroup, Backstore, DiscoveryAuth, Key, Lun, LuGroup,
+                    MappedLun, Portal, Reservations, Secret, State, Target, Tpg, backstore_key,
+                    target_key)
 from .reservations import Seen
 
 #: Directories of the tree's top which are not fabrics.
@@ -98,7 +99,8 @@ class Reader:
                     continue  # no nexus, no link yet, write-only: nothing to carry
                 raise
             if row is None:
-                carried[name] = text.rstrip("\n")
+                text = text.rstrip("\n")
+                carried[name] = Secret(text) if hides(kind, name) else text
                 continue
             try:
                 value = row.format.read(text)
@@ -322,10 +324,19 @@ class Reader:
                     found.setdefault(key, []).append(f"{fabric}/{wwn}/{tpgt}/{lun}")
         return found
 
+    def discovery_auth(self) -> Optional[DiscoveryAuth]:
+        """None where there is no iSCSI fabric."""
+        one = DiscoveryAuth()
+        if not self.fs.exists(one.key[1]):
+            return None
+        return DiscoveryAuth(attributes=self._attributes(one.kind, "", one.key[1])[0])
+
     def state(self, targets: Optional[Sequence[Tuple[str, str]]] = None,
-              backstores: Iterable[Key] = ()) -> State:
+              backstores: Iterable[Key] = (),
+              discovery: Optional[bool] = None) -> State:
         """These targets, with the backstores and LU groups that they use; the whole host where
         ``targets`` is None.  ``backstores`` are read even where no target uses them.
+        ``discovery``: whether discovery auth is; None: where there is an iSCSI target.
 
         Raises NoSuchTarget, CannotRepresent, OSError.
         """
@@ -350,7 +361,10 @@ class Reader:
         places = _places(found)
         stores = tuple(self.backstore(placed[key], key[2], places.get(key, {}))
                        for key in sorted(wanted))
-        return State(self._lu_groups(stores, targets is None), stores, tuple(found))
+        if discovery is None:
+            discovery = any(target.fabric == "iscsi" for target in found)
+        return State(self._lu_groups(stores, targets is None), stores, tuple(found),
+                     self.discovery_auth() if discovery else None)
 
     def runtime(self, base: State) -> State:
         """``base``, read before, with what may have come since: links and what needs them,
@@ -361,12 +375,13 @@ class Reader:
         placed, places = self.placed(), _places(targets)
         return State(base.lu_groups, tuple(replace(one, reservations=self._reservations(
             f"core/{placed[one.key]}/{one.name}", one.serial, places.get(one.key, {}), one.key))
-            for one in base.backstores), targets)
+            for one in base.backstores), targets,
+            base.discovery_auth)
 
     def _runtime_tpg(self, base: Tpg, path: str) -> Tpg:
         table = rows("tpg", base.fabric)
         carried = {name: value for name, value in base.attributes.items()
-                   if table[name].window not in (GATE, NEXUS)}
+                   if name not in table or table[name].window not in (GATE, NEXUS)}
         carried.update(self._attributes("tpg", base.fabric, path, (GATE, NEXUS))[0])
         if not self.fs.exists(f"{path}/rtpi"):
             carried.pop("rtpi", None)

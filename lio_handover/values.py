@@ -92,6 +92,7 @@ def _ranges() -> Dict[Tuple[str, str], Tuple[int, int]]:
         ("alua_group", "trans_delay_msecs"): (0, 30000),
         ("alua_group", "implicit_trans_secs"): (0, 255),
         ("tpg", "enable"): _BITS,
+        ("discovery_auth", "enforce_discovery_auth"): _BITS,
         ("tpg", "rtpi"): (0, U16),
         ("tpg", "attrib/login_timeout"): (5, 30),
         ("tpg", "attrib/default_erl"): (0, 2),
@@ -130,6 +131,8 @@ _LENGTHS = {
     ("tpg", "auth/password"): 255, ("tpg", "auth/password_mutual"): 255,
     ("acl", "auth/userid"): 255, ("acl", "auth/userid_mutual"): 255,
     ("acl", "auth/password"): 255, ("acl", "auth/password_mutual"): 255,
+    ("discovery_auth", "userid"): 255, ("discovery_auth", "userid_mutual"): 255,
+    ("discovery_auth", "password"): 255, ("discovery_auth", "password_mutual"): 255,
     ("acl", "tag"): 63,
 }
 _NUMERIC = frozenset(("lu_gp_id", "tg_pt_gp_id"))  # RAW, because empty before they are set
@@ -178,7 +181,7 @@ def _unknown(path: str, text: str, at: str, kind: str) -> str:
         fail(BadValue, f"{at} has {len(data)} bytes, more than one write takes")
     if b"\0" in data:
         fail(BadValue, f"{at} has a NUL")
-    return model.Secret(text) if path.startswith("auth/") else text
+    return model.Secret(text) if attributes.hides(kind, path) else text
 
 
 def attribute_path(path: str, at: str) -> None:

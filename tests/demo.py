@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from lio_handover.initiator import commands
 from tests import lab
 from tests.lab import scenario
-from tests.lab.scenario import (ADDRESS, ALICE, BOB, LUNS, NAME, REASONS, REGISTRATIONS, Difference,
-                                Scenario, Sight)
+from tests.lab.differences import TABLE, Difference, reason
+from tests.lab.scenario import (ADDRESS, ALICE, BOB, LUNS, NAME, REGISTRATIONS, Scenario, Sight)
 
 WIDTH = 100
 _TYPES = {5: "Write Exclusive, Registrants Only", 8: "Exclusive Access, All Registrants"}
@@ -221,9 +221,9 @@ def show_pages(page: Page, a: Sight, b: Sight) -> None:
 
 def _marks(found: Sequence[Difference]) -> dict[Difference, str]:
     """A letter for each reason that is needed; ? where there is none."""
-    needed = [row for row in REASONS if any(scenario.reason(one) is row for one in found)]
+    needed = [row for row in TABLE if any(reason(one) is row for one in found)]
     letters = {id(row): "abcdefghij"[number] for number, row in enumerate(needed)}
-    return {one: letters.get(id(scenario.reason(one)), "?") for one in found}
+    return {one: letters.get(id(reason(one)), "?") for one in found}
 
 
 def _size(answer: bytes) -> str:
@@ -252,14 +252,14 @@ def _explain(page: Page, found: Sequence[Difference], marks: dict[Difference, st
             _side_by_side(page, one)
     for mark in sorted({*marks.values()} - {"?"}):
         alike = [one for one in found if marks[one] == mark]
-        why = scenario.reason(alike[0])
+        why = reason(alike[0])
         for number, text in enumerate(textwrap.wrap(why.why if why else "", WIDTH - 6)):
             page.line(f"{mark if not number else ' '}  {text}")
         _side_by_side(page, alike[0])
 
 
 def _side_by_side(page: Page, one: Difference) -> None:
-    for text in _two(page, one.a, one.b):
+    for text in _two(page, one.a or b"", one.b or b""):
         page.line(f"     {text}")
 
 

@@ -269,8 +269,10 @@ class _Shown:
 
 def _all(ones: Sequence[State]) -> State:
     """Several states as one host's."""
-    return State(*(tuple(part for one in ones for part in getattr(one, name))
-                   for name in ("lu_groups", "backstores", "targets")))
+    groups, stores, targets = (tuple(part for one in ones for part in getattr(one, name))
+                               for name in ("lu_groups", "backstores", "targets"))
+    return State(groups, stores, targets, next((
+        one.discovery_auth for one in ones if one.discovery_auth), None))
 
 
 def _cut(state: State) -> bool:

@@ -15,7 +15,8 @@ from lio_handover.initiator import commands
 from tests import demo, inhost, lab
 from tests.conftest import HostsOf
 from tests.lab import scenario
-from tests.lab.scenario import ALICE, BOB, DISK, IDENTITY, LUNS, PLAIN, Difference, Scenario
+from tests.lab.differences import Difference, reason
+from tests.lab.scenario import ALICE, BOB, DISK, IDENTITY, LUNS, PLAIN, Scenario
 
 PAIRS = [("stable", "newest"), ("newest", "stable"), ("oldest", "stable"),
          pytest.param("oldest", "newest", marks=pytest.mark.full),
@@ -65,7 +66,7 @@ def test_the_initiators_go_on_and_see_the_same(story: Story, source: str, destin
     assert told.wrong_through_target() == NOTHING
     on_b = told.look("B")
     assert on_b.probes == scenario.RIGHT
-    unexplained = [one for one in scenario.differences(on_a, on_b) if not scenario.reason(one)]
+    unexplained = [one for one in scenario.differences(on_a, on_b) if not reason(one)]
     assert unexplained == []
     for lun, keys, generation, held, aptpl in (
             (PLAIN, (0xA11CE002,), 2, (0xA11CE002, 5), True),
@@ -150,7 +151,7 @@ def test_there_and_back_again_is_as_it_was(story: Story) -> None:
     assert again.probes == scenario.RIGHT
     # The kernel is that of the beginning: nothing but the first login under an ACL tells of it.
     assert {one.question for one in scenario.differences(first, again)} == {"test unit ready"}
-    assert all(map(scenario.reason, scenario.differences(first, again)))
+    assert all(map(reason, scenario.differences(first, again)))
     for one in documents:
         del one["digest"], one["origin"]
     for name in documents[0]:
@@ -178,7 +179,8 @@ def test_where_the_destination_refuses_the_source_goes_on(story: Story) -> None:
 
 def test_the_table_of_reasons_explains_only_what_it_names() -> None:
     def explained(question: str, a: bytes, b: bytes, who: str = ALICE, lun: int = PLAIN) -> bool:
-        return scenario.reason(Difference(who, lun, question, a, b)) is not None
+        return reason(
+            Difference(who, lun, question, a, b, (who, lun) == (BOB, DISK))) is not None
 
     told = b"status 0x02 sense 6/3f/0e REPORTED LUNS DATA HAS CHANGED [70]"
     assert explained("test unit ready", b"", told)

@@ -14,35 +14,35 @@ from lio_handover.initiator import Result, commands, vhost
 from lio_handover.model import Backstore, Lun, State, Target, Tpg, backstore_key, target_key
 from tests import inhost, lab
 from tests.conftest import HostsOf
+from tests.lab import qemu
+from tests.lab.differences import Difference, reason
 from tests.lab.inside import TARGET
 
 WWPN = "naa.5001405abcdef012"
+OTHER = "naa.5001405abcdef0aa"      # which the destination serves already
 NEXUSES = ("naa.5001405000000001", "naa.5001405000000002")
 TYPES = (1, 3, 5, 6, 7, 8)
 SIZE = 4 * lab.MiB
 KINDS = ("vhost-oldest", "vhost-newest")
 
-#: What the two kernels answer differently by themselves, whatever is configured, and why.
-BETWEEN_KERNELS = {
-    "vpd b0": "6.1 answers its first 20 bytes, later kernels the 16 before what is not supported",
-    "read capacity 10": "6.1 refuses it to who is kept out by types 1 and 3, later kernels do not",
-    "report supported opcodes": "likewise: 6.1 says that it does not know the command at all",
-    "report supported opcodes timeouts": "likewise",
-}
-
 pytestmark = pytest.mark.timeout(600)
 
 
 def state(shared: Path, luns: int, more: Mapping[str, str] = {}, wwpn: str = WWPN,
-          nexuses: Sequence[str] = NEXUSES) -> State:
-    """A WWPN whose TPGs, with a nexus each, all export the same disks."""
+          nexuses: Sequence[str] = NEXUSES, name: str = "disk") -> State:
+    """A WWPN whose TPGs, with a nexus each, all export the same disks: files, and where there are
+    several, the shared disk as the last."""
     stores = []
     for number in range(luns):
-        path = shared / f"disk{number}.img"
+        attributes = {"wwn/vpd_unit_serial": f"0000-{name}-{number}", **more}
+        if number and number == luns - 1:
+            stores.append(Backstore(backstore_key("iblock", name), {"udev_path": qemu.DISK},
+                                    attributes))
+            continue
+        path = shared / f"{name}{number}.img"
         path.write_bytes(b"\0" * SIZE)
-        stores.append(Backstore(backstore_key("fileio", f"disk{number}"),
-                                {"fd_dev_name": str(path), "fd_dev_size": str(SIZE)},
-                                {"wwn/vpd_unit_serial": f"0000-{number}", **more}))
+        stores.append(Backstore(backstore_key("fileio", f"{name}{number}"),
+                                {"fd_dev_name": str(path), "fd_dev_size": str(SIZE)}, attributes))
     key = target_key("vhost", wwpn)
     groups = []
     for number, nexus in enumerate(nexuses, 1):
@@ -73,10 +73,11 @@ def reserve(luns: int) -> None:
                 commands.drain(endpoint.unit(lun, tpgt).execute)
 
 
-def fingerprints(luns: int) -> dict[tuple[int, int], dict[str, bytes]]:
-    with vhost.Endpoint(WWPN) as endpoint:
+def fingerprints(luns: int, wwpn: str = WWPN, tpgs: Sequence[int] = (1, 2)
+                 ) -> dict[tuple[int, int], dict[str, bytes]]:
+    with vhost.Endpoint(wwpn) as endpoint:
         return {(tpgt, lun): commands.fingerprint(endpoint.unit(lun, tpgt).execute)
-                for tpgt in (1, 2) for lun in range(luns)}
+                for tpgt in tpgs for lun in range(luns)}
 
 
 def foreign_write(luns: int) -> list[int]:
@@ -120,15 +121,20 @@ def test_a_guest_can_not_tell(roles: tuple[str, str], luns: int, bed: lab.Lab,
     source.call(inhost.freeze)
     document = source.call(inhost.export)
     assert documents.loads(document).frozen
+    destination.call(inhost.build, state(bed.shared, 1, {}, OTHER, ["naa.5001405000000009"],
+                                         "other"))
+    destination.call(fingerprints, 1, OTHER, [1])       # it is told once of its LUN
+    others = destination.call(fingerprints, 1, OTHER, [1])
     destination.call(inhost.import_, document, timeout=120)
     destination.call(inhost.verify, document)
     after = destination.call(fingerprints, luns, timeout=120)
-    differing = sorted({
-        page for where, one in after.items() for page in {**before[where], **one}
-        if before[where].get(page) != one.get(page)})
-    assert set(differing) <= (set(BETWEEN_KERNELS) if roles[0] != roles[1] else set()), [
-        (where, page, before[where].get(page), one.get(page))
-        for where, one in after.items() for page in differing]
+    found = [Difference(NEXUSES[tpgt - 1], lun, page, before[tpgt, lun].get(page), one.get(page),
+                        tpgt == 2 and refused[lun] == 0x18)
+             for (tpgt, lun), one in after.items() for page in {**before[tpgt, lun], **one}
+             if before[tpgt, lun].get(page) != one.get(page)]
+    assert [one for one in found if not reason(one)] == []
+    assert not found or roles[0] != roles[1]
+    assert destination.call(fingerprints, 1, OTHER, [1]) == others
     assert destination.call(foreign_write, luns) == refused
     source.call(inhost.remove, ("reserved",))
 
@@ -259,3 +265,18 @@ def test_prepare_finds_out_whether_live_migration_is_safe(
     before, after, found = host.call(prepared, timeout=120)
     assert found == expected
     assert after == before
+
+
+def removed_with_an_acl() -> list[str]:
+    """A TPG with a nexus and an ACL of that name is taken away; what is left of it."""
+    tpg = TARGET / "vhost" / WWPN / "tpgt_1"
+    (tpg / "acls" / NEXUSES[0] / "lun_0").mkdir(parents=True)
+    (tpg / "acls" / NEXUSES[0] / "lun_0" / "link").symlink_to(tpg / "lun" / "lun_0")
+    inhost.remove()
+    return [path.name for path in (TARGET / "vhost").iterdir() if path.is_dir()]
+
+
+def test_an_acl_of_a_nexus_goes_without_waiting_for_ever(bed: lab.Lab, hosts: HostsOf) -> None:
+    host, = hosts("vhost-newest")
+    host.call(inhost.build, state(bed.shared, 1))
+    assert host.call(removed_with_an_acl) == ["discovery_auth"]

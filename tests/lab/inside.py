@@ -153,6 +153,7 @@ def complaints() -> list[str]:
 
 def clear_targets() -> None:
     """Take every fabric's targets and every backstore down, in the order the kernel wants."""
+    told = discovery_is_set()
     for fabric in _folders(TARGET):
         if fabric.name == "core":
             continue
@@ -163,6 +164,8 @@ def clear_targets() -> None:
             if wwn.name != "discovery_auth":
                 wwn.rmdir()
         fabric.rmdir()
+    if told:
+        forget_discovery()
     groups = TARGET / "core" / "alua" / "lu_gps"
     for hba in _folders(TARGET / "core"):
         if hba.name == "alua":
@@ -178,6 +181,19 @@ def clear_targets() -> None:
             group.rmdir()
 
 
+def discovery_is_set() -> bool:
+    """Whether somebody has written into iscsi/discovery_auth, which outlives every target."""
+    folder = TARGET / "iscsi" / "discovery_auth"
+    return folder.exists() and any((folder / name).read_text() != usual for name, usual in (
+        ("userid", "\n"), ("userid_mutual", "\n"), ("enforce_discovery_auth", "0\n")))
+
+
+def forget_discovery() -> None:
+    """What was written there goes with the module only; no iSCSI target may be there."""
+    run("modprobe", "-r", "iscsi_target_mod")
+    run("modprobe", "iscsi_target_mod")
+
+
 def _clear_tpg(tpg: Path) -> None:
     if (tpg / "enable").exists():
         (tpg / "enable").write_text("0")
@@ -186,7 +202,6 @@ def _clear_tpg(tpg: Path) -> None:
             if lun.name.startswith("lun_"):
                 _unlink_all(lun)
                 lun.rmdir()
-        acl.rmdir()
     luns = [lun for lun in _folders(tpg / "lun") if lun.name.startswith("lun_")]
     for lun in luns:
         _unlink_all(lun)
@@ -195,6 +210,8 @@ def _clear_tpg(tpg: Path) -> None:
             (tpg / "nexus").write_text("NULL")
         except OSError:     # there was none
             pass
+    for acl in _folders(tpg / "acls"):      # waits for ever while a nexus has it
+        acl.rmdir()
     for lun in luns:
         lun.rmdir()
     for portal in _folders(tpg / "np"):

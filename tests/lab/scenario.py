@@ -29,6 +29,7 @@ from lio_handover.initiator.commands import Command
 
 from . import inside
 from .bed import Lab, MiB
+from .differences import Difference
 from .host import CHECKOUT, Host
 from .initiators import Chap, Libiscsi, OpenIscsi, Session
 
@@ -262,24 +263,6 @@ class Sight:
     probes: dict[str, str] = field(default_factory=dict)
 
 
-class Difference(NamedTuple):
-    """One question that A and B answered differently."""
-
-    who: str
-    lun: int
-    question: str
-    a: bytes
-    b: bytes
-
-
-class Reason(NamedTuple):
-    """Why answers to ``questions`` may differ, where ``covers`` says that this is how they do."""
-
-    questions: tuple[str, ...]
-    covers: Callable[[Difference], bool]
-    why: str
-
-
 def differences(a: Sight, b: Sight) -> list[Difference]:
     """Every question whose answer is not byte for byte the same."""
     found = []
@@ -288,54 +271,8 @@ def differences(a: Sight, b: Sight) -> list[Difference]:
         for question in [*answers, *(name for name in others if name not in answers)]:
             was, now = answers.get(question, b"not asked"), others.get(question, b"not asked")
             if was != now:
-                found.append(Difference(who, lun, question, was, now))
+                found.append(Difference(who, lun, question, was, now, (who, lun) == (BOB, DISK)))
     return found
-
-
-def reason(one: Difference) -> Reason | None:
-    """What explains a difference, None where nothing does."""
-    return next((row for row in REASONS if one.question in row.questions and row.covers(one)), None)
-
-
-def _told_at_first_login(one: Difference) -> bool:
-    return not one.a and one.b.startswith(b"status 0x02 sense 6/3f/0e ")
-
-
-def _one_opcode_more(one: Difference) -> bool:
-    """The same list but for A3/05, which stands last where it is there."""
-    if one.a.startswith(b"status") or one.b.startswith(b"status"):
-        return False
-    less, more = sorted((one.a[4:], one.b[4:]), key=len)
-    rest = more[len(less):]
-    return more.startswith(less) and len(rest) in (8, 20) and rest.startswith(b"\xa3\0\0\x05")
-
-
-def _zero_at_the_end(one: Difference) -> bool:
-    """The same but for its length (bytes 2 and 3), the longer one ending in the zeroes."""
-    less, more = sorted((one.a, one.b), key=len)
-    return less[:2] + less[4:] == more[:2] + more[4:len(less)] and not any(more[len(less):])
-
-
-def _fenced_on_one(one: Difference) -> bool:
-    """Bob, fenced off LUN 2, is told so by one kernel only."""
-    return (one.who, one.lun) == (BOB, DISK) and b"status 0x18" in (one.a, one.b)
-
-
-#: THE table: every difference that a handover may make, and nothing else.
-REASONS = (
-    Reason(("test unit ready",), _told_at_first_login,
-           "The first login under an ACL is told once that LUNs were added to it. On B it is the "
-           "first; REPORT LUNS then says what it said on A."),
-    Reason(("report supported opcodes", "report supported opcodes timeouts"), _one_opcode_more,
-           "7.2 knows one command more, REPORT IDENTIFYING INFORMATION (A3/05), and lists it."),
-    Reason(("vpd b0",), _zero_at_the_end,
-           "7.2 ends this page one field earlier; up to 6.12 that field is there, and zero."),
-    Reason(("read capacity 10",), _fenced_on_one,
-           "Up to 6.1 READ CAPACITY (10) conflicts with somebody else's reservation of type 8."),
-    Reason(("report supported opcodes", "report supported opcodes timeouts"), _fenced_on_one,
-           "6.1 does not know this command, and says so even to who is fenced off; later kernels "
-           "know it, are told not to answer it (emulate_rsoc=0), and look at reservations first."),
-)
 
 
 class Ack(NamedTuple):
