@@ -270,7 +270,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         if stream is not None and hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     try:
-        args = parser(_verb(words)).parse_args(words)
+        args = _parsed(words)
         if args.verb == "errors":
             return _errors(args)
         from . import verbs
@@ -284,6 +284,17 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     # What a command makes it keeps until it ends: looking for garbage finds none.
     gc.disable()
     return verbs.run(args)
+
+
+def _parsed(words: Sequence[str]) -> argparse.Namespace:
+    """argparse takes names that come after an option for something it does not know."""
+    made = parser(_verb(words))
+    args, more = made.parse_known_args(words)
+    if more and hasattr(args, "names") and not any(one.startswith("-") for one in more):
+        args.names += more
+    elif more:
+        made.error("unrecognized arguments: " + " ".join(more))
+    return args
 
 
 def _verb(words: Sequence[str]) -> str:

@@ -18,7 +18,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 #: The files that take longest, longest first.
 LONG = ("test_vhost", "test_migration", "test_import", "test_bad_input", "test_handover",
-        "test_lab", "test_protocol_model")
+        "test_service", "test_lab", "test_protocol_model")
 HostsOf = Callable[..., list[lab.Host]]
 CLIENT = "client"
 

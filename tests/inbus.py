@@ -1,12 +1,14 @@
 """What tests of the service run inside a lab host: its system bus, the daemon, and clients."""
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,8 @@ CONFIG = Path("/etc/lio-handover/lio-handover.conf")
 SYSTEM = "unix:path=/run/dbus/system_bus_socket"
 INSTALLED = Path("/run/lio-handover-tests/installed")
 POLKIT = "/usr/share/dbus-1/system-services/org.freedesktop.PolicyKit1.service"
+POLKIT_NAME = "org.freedesktop.PolicyKit1"
+POLKITD = "/usr/lib/polkit-1/polkitd"
 NOBODY = 65534
 
 
@@ -30,6 +34,28 @@ def install(settings: str) -> None:
         INSTALLED.touch()
     (Path(f"{CONFIG}.d")).mkdir(exist_ok=True)
     (Path(f"{CONFIG}.d") / "lab.conf").write_text(settings)
+
+
+def sandboxed(unit: str) -> list[str]:
+    """The command of a unit with its capabilities, its read-only folders and its environment."""
+    told: dict[str, list[str]] = {}
+    for line in unit.splitlines():
+        if "=" in line and not line.startswith("#"):
+            key, _, value = line.partition("=")
+            told.setdefault(key, []).extend(value.split())
+    assert told["ProtectSystem"] == ["full"]
+    writable = [path.lstrip("-") for path in told["ReadWritePaths"]]
+    assert "/etc/target" in writable  # which is a mount of its own here
+    mounts = [f"mount --rbind {path} {path}; mount -o remount,bind,ro {path}"
+              for path in ("/usr", "/etc")]
+    for folder in told["StateDirectory"] + told["RuntimeDirectory"]:
+        Path("/run", folder).mkdir(exist_ok=True)
+    capabilities = ",".join("+" + one.lower().removeprefix("cap_")
+                            for one in told["CapabilityBoundingSet"])
+    command, = told["ExecStart"]
+    return ["unshare", "--mount", "--propagation", "slave", "sh", "-ec", "; ".join(mounts) + (
+        f"; exec env {' '.join(told['Environment'])} setpriv --no-new-privs "
+        f"--bounding-set=-all,{capabilities} /usr/bin/python3 {command}")]
 
 
 def start_bus() -> None:
@@ -203,6 +229,69 @@ def _call_all(address: str, objects: Mapping[str, Sequence[str]], but: str
         for method in known[interface].methods.values() if method.name != but]
 
 
+# ── polkit ───────────────────────────────────────────────────────────────────────────────────
+
+@contextmanager
+def polkit(address: str, told: Mapping[str, str], delay: float = 0.0) -> Iterator[None]:
+    """Somebody who answers as polkit does: action → yes or challenge; no to all others."""
+    program = subprocess.Popen([sys.executable, "-m", "tests.inbus", "--polkit", address,
+                                json.dumps(told), str(delay)], cwd=CHECKOUT)
+    try:
+        bus, until = connect(address), time.monotonic() + 20
+        while not bus.name_has_owner(POLKIT_NAME):
+            assert time.monotonic() < until
+            time.sleep(0.02)
+        yield
+    finally:
+        program.terminate()
+        program.wait()
+
+
+def start_polkit(rule: str) -> None:
+    """polkit itself, with a rule of this host's administrator."""
+    Path("/etc/polkit-1/rules.d").mkdir(parents=True, exist_ok=True)
+    Path("/etc/polkit-1/rules.d/10-test.rules").write_text(rule)
+    subprocess.Popen([POLKITD, "--no-debug"], stdin=subprocess.DEVNULL)
+    bus, until = connect(), time.monotonic() + 20
+    while not bus.name_has_owner(POLKIT_NAME):
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+def told_of_actions(target: str, job: int) -> dict[str, str]:
+    """What a user is answered who looks, changes, wants a document, and forces."""
+    client, path = Client(), f"{names.ROOT}/jobs/{job}"
+    return {
+        "ListTargets": client.error(names.ROOT, names.MANAGER, "ListTargets", "a{sv}",
+                                    options({})),
+        "Freeze": client.error(names.ROOT, names.MANAGER, "Freeze", "asa{sv}", [target],
+                               options({})),
+        "Open": client.error(path, names.JOB, "Open", "a{sv}", options({})),
+        "Read": client.error(path, names.JOB, "Read", "tua{sv}", 0, 10, options({})),
+        "force": client.error(names.ROOT, names.MANAGER, "RecoverHandover", "sassaha{sv}", "", [],
+                              "", descriptors(), options({"peer-is-fenced": True}))}
+
+
+def serve_polkit(address: str, told: Mapping[str, str], delay: float) -> None:
+    import dbus.bus
+    import dbus.lowlevel
+    from dbus.mainloop.glib import DBusGMainLoop
+    from gi.repository import GLib
+    bus = dbus.bus.BusConnection(address, mainloop=DBusGMainLoop())
+
+    def came(_connection: Any, call: Any) -> None:
+        (kind, subject), action, _details, _flags, _id = call.get_args_list()
+        assert (kind, set(subject)) == ("system-bus-name", {"name"})
+        answer = told.get(str(action), "no")
+        reply = dbus.lowlevel.MethodReturnMessage(call)
+        reply.append((answer == "yes", answer == "challenge", {}), signature="(bba{ss})")
+        GLib.timeout_add(int(delay * 1000), lambda: bus.send_message(reply) and False)
+
+    bus._register_object_path("/org/freedesktop/PolicyKit1/Authority", came, None)
+    bus.request_name(POLKIT_NAME)
+    GLib.MainLoop().run()
+
+
 # ── while something else is going on ─────────────────────────────────────────────────────────
 
 def held_import(data: bytes, target: str, argv: Sequence[str]) -> dict[str, Any]:
@@ -290,5 +379,8 @@ def forward(port: int) -> None:
                 threading.Thread(target=pump, args=pair, daemon=True).start()
 
 
-if __name__ == "__main__" and sys.argv[1] == "--forward":
-    forward(int(sys.argv[2]))
+if __name__ == "__main__":
+    if sys.argv[1] == "--forward":
+        forward(int(sys.argv[2]))
+    else:
+        serve_polkit(sys.argv[2], json.loads(sys.argv[3]), float(sys.argv[4]))

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -314,6 +315,11 @@ def half_a_record(id: str) -> None:  # noqa: A002
 def garble(id: str) -> None:  # noqa: A002
     lines = _journal(id).read_bytes().splitlines(True)
     _journal(id).write_bytes(b"".join([*lines[:2], b"{]\n", *lines[3:]]))
+
+
+def forget(id: str) -> None:  # noqa: A002
+    """Somebody removes the journal."""
+    shutil.rmtree(_journal(id).parent)
 
 
 def more_luns(there: bool) -> None:

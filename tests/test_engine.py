@@ -201,6 +201,10 @@ def test_what_was_owned_is_given_back(two: Callable[[str, str], Two]) -> None:
     pair.recover(DESTINATION)
     assert pair.states() == ("idle", "none")
     assert held(pair, SOURCE) == before
+    # and never comes again under this epoch, whatever becomes of the journal
+    pair.host[DESTINATION].call(inhandover.forget, pair.id)
+    with pytest.raises(errors.StaleEpoch, match="epoch 1 is over here"):
+        pair.go("stage*")
 
 
 @pytest.mark.full

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from lio_handover import errors
-from lio_handover.initiator import TransportError, vhost
+from lio_handover.initiator import TransportError, commands, vhost
 from lio_handover.transitions import DESTINATION, SOURCE
 from tests import inhandover, inhost, lab, test_vhost
 from tests.conftest import HostsOf
@@ -32,6 +32,22 @@ def attaches() -> str:
             return ""
     except TransportError as error:
         return str(error)
+
+
+def registers_again() -> None:
+    """The first nexus gives itself another key on LUN 0."""
+    with vhost.Endpoint(WWPN) as endpoint:
+        execute = endpoint.unit(0, 1).execute
+        commands.drain(execute)
+        assert execute(*commands.register(0x100, 0x999)).good
+        commands.drain(endpoint.unit(0, 2).execute)
+
+
+def keys() -> list[int]:
+    """Who is registered on LUN 0."""
+    with vhost.Endpoint(WWPN) as endpoint:
+        answer = endpoint.unit(0, 1).execute(*commands.read_keys())
+        return sorted(commands.decode_keys(answer.data).keys)
 
 
 class Pair(Two):
@@ -100,10 +116,13 @@ def test_a_guest_that_did_not_start_there_goes_on_here(pair: Callable[[str, str]
     both.do("prepare", SOURCE, targets=(TARGET,), mode="vhost-qmp", allow=ALLOW)
     both.go("stage* freeze export activate*")
     both.do("release", SOURCE, words=frozenset({"guest-left"}))
-    both.go("activate* abort*")
+    both.go("activate*")
+    both.host[DESTINATION].call(registers_again)
+    both.go("abort*")
     assert both.may_attach() == []
     both.go("thaw")
     assert both.may_attach() == [SOURCE]
+    assert both.host[SOURCE].call(keys) == [0x200, 0x999]
     both.recover(DESTINATION)
     assert both.states() == ("idle", "none")
     assert both.host[SOURCE].call(test_vhost.foreign_write, 2) == [0x18, 0x18]

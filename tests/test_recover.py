@@ -38,6 +38,7 @@ def test_the_printed_commands_lead_out(two: Callable[[str, str], Two], count: in
     pair.go(" ".join(WAY.split()[:count]))
     role = DESTINATION if off == SOURCE else SOURCE
     pair.host[off].kill()
+    pair.host[role].call(inhandover.open_gates)     # as a restore by targetcli does
     code, commands = printed(pair.host[role], f"lio-handover recover {pair.id}")
     assert (code, "1" in pair.host[role].call(inhandover.gates).values()) == (
         errors.Undecided.code, False)

@@ -17,6 +17,9 @@ from tests.conftest import Pool
 from tests.test_import import rich
 
 
+UNIT = inbus.CHECKOUT / "etc" / "systemd" / "lio-handoverd.service"
+
+
 class Service:
     """A host with its bus and the daemon running."""
 
@@ -30,7 +33,8 @@ class Service:
         self.restart()
 
     def restart(self) -> None:
-        self.daemon = self.host.popen(["/usr/bin/python3", "/usr/sbin/lio-handoverd"])
+        """As its unit has it started, as far as that goes without systemd."""
+        self.daemon = self.host.popen(self.call(inbus.sandboxed, UNIT.read_text()))
         self.call(inbus.wait_for_name)
 
 
@@ -129,6 +133,24 @@ def test_nobody_may_do_anything(served: Service) -> None:
     assert served.call(inhost.tree) == before
 
 
+RULE = """polkit.addRule(function(action, subject) {
+    if (action.id == "io.github.lio-handover1.read" && subject.user == "nobody")
+        return polkit.Result.YES;
+});
+"""
+
+
+@pytest.mark.full
+@pytest.mark.skipif(not Path(inbus.POLKITD).exists(), reason="polkitd is not installed")
+def test_polkit_itself_knows_the_actions_that_are_shipped(served: Service) -> None:
+    """An administrator's rule lets nobody look; a document, and changes, need a password."""
+    exported, _document = served.call(inbus.export, NAME)
+    served.call(inbus.start_polkit, RULE)
+    told = served.call(inbus.as_user, inbus.NOBODY, inbus.told_of_actions, NAME, exported["Id"])
+    asks = "org.freedesktop.DBus.Error.InteractiveAuthorizationRequired"
+    assert told == {"ListTargets": "", "Freeze": asks, "Open": asks, "Read": asks, "force": asks}
+
+
 def many(bed: lab.Lab, luns: int) -> State:
     """A target with so many LUNs."""
     paths = [str(bed.shared / f"many{number}.img") for number in range(luns)]
@@ -151,6 +173,7 @@ def moved(service: Service, bed: lab.Lab, request: pytest.FixtureRequest) -> byt
     return document
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("moved", [20], indirect=True)
 def test_while_an_import_stands_between_two_steps_others_are_answered(
         service: Service, moved: bytes) -> None:
@@ -186,8 +209,8 @@ def test_a_handover_by_busctl_alone(two: tuple[Service, Service]) -> None:
     before = a.call(inhost.export_state)
     a.call(inbus.wait_for_port, b.host.address, 5555)
     done = a.host.run(["bash", "-c", script], timeout=120, env={
-        "TARGET": NAME, "B": "busctl --timeout=600 --address=tcp:host="
-                             f"{b.host.address},port=5555"})
+        "TARGET": NAME, "ALLOW": "1 allow as 1 all-tg-pt",
+        "B": f"busctl --timeout=600 --address=tcp:host={b.host.address},port=5555"})
     assert done.stdout.splitlines()[-1] == 's "confirmed"', done.stderr
     assert not a.call(inhost.read_all).targets
     after = b.call(inhost.export_state)

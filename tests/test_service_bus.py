@@ -1,6 +1,7 @@
 """The service on a private bus of this machine, which has no target: what needs no kernel."""
 from __future__ import annotations
 
+import grp
 import os
 import signal
 import socket
@@ -9,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from lio_handover import cli, names, transitions
+from lio_handover import cli, errors, names, transitions
 from tests import inbus
 from tests.inbus import CHECKOUT, NOBODY, Client, descriptors, options
 
@@ -462,3 +464,186 @@ def test_a_worker_that_gives_no_sign_of_life_raises_the_alarm(bus: Bus, client: 
         assert "no sign of life for 1" in alarm and "is in state T" in alarm
     assert "no sign of life" in (bus.folder / "log").read_text()
     assert client.job(job)["Alarm"] == ""
+
+
+# ── who may ──────────────────────────────────────────────────────────────────────────────────
+
+GROUP = "games"
+
+
+@pytest.fixture(scope="module")
+def guarded() -> Iterator[Bus]:
+    """A bus on which polkit may be; without it, the members of a group are obeyed."""
+    with tempfile.TemporaryDirectory() as folder:
+        made = Bus(Path(folder), """<policy user="root"><allow own="org.freedesktop.PolicyKit1"/>
+            </policy><policy context="default">
+            <allow send_destination="org.freedesktop.PolicyKit1"/></policy>""",
+                   f"[service]\ngroup = {GROUP}\n")
+        yield made
+        made.stop()
+
+
+def answers(address: str) -> list[str]:
+    """What a user is told who looks, changes, and forces."""
+    client = Client(address)
+    force = options({"peer-is-fenced": True})
+    return [client.error(ROOT, names.MANAGER, "ListTargets", "a{sv}", options({})),
+            client.error(ROOT, names.MANAGER, "Freeze", "asa{sv}", ["iscsi/x"], options({})),
+            client.error(ROOT, names.MANAGER, "RecoverHandover", "sassaha{sv}", "", [], "",
+                         descriptors(), force)]
+
+
+def test_without_polkit_a_group_may_all_but_force(guarded: Bus) -> None:
+    gid = grp.getgrnam(GROUP).gr_gid
+    assert inbus.as_user(NOBODY, answers, guarded.address, groups=[gid]) == [
+        "", "", "NotAuthorized"]
+    assert inbus.as_user(NOBODY, answers, guarded.address) == ["NotAuthorized"] * 3
+    assert answers(guarded.address) == ["", "", ""]
+
+
+def test_polkit_decides_and_holds_nobody_up(guarded: Bus) -> None:
+    """Each action is asked for by its name; while polkit thinks, others are answered."""
+    action = "io.github.lio-handover1."
+    with inbus.polkit(guarded.address, {action + "read": "yes", action + "force": "challenge"},
+                      delay=1.0):
+        gid = grp.getgrnam(GROUP).gr_gid
+        started = time.monotonic()
+        slow = ThreadPoolExecutor(1).submit(inbus.as_user, NOBODY, answers, guarded.address,
+                                            groups=[gid])
+        time.sleep(0.5)
+        for _ in range(10):
+            before = time.monotonic()
+            guarded.client().get(ROOT, names.MANAGER)
+            assert time.monotonic() - before < 0.4
+        told = slow.result(30)
+        assert time.monotonic() - started > 3
+    assert told == ["", "NotAuthorized", "NotAuthorized"], "the group counts only without polkit"
+
+
+def test_polkit_that_has_a_question_says_so(guarded: Bus) -> None:
+    with inbus.polkit(guarded.address, {"io.github.lio-handover1.read": "challenge"}):
+        assert inbus.as_user(NOBODY, answers, guarded.address)[0] == \
+            NOT_OURS + "InteractiveAuthorizationRequired"
+
+
+def others_job(address: str, job: str) -> list[str]:
+    client = Client(address)
+    return [client.error(job, names.JOB, member, "a{sv}", options({}))
+            for member in ("Open", "Cancel", "Release")]
+
+
+def test_anothers_job_may_be_looked_at_and_no_more(guarded: Bus) -> None:
+    client = guarded.client()
+    job = client.manager("Show", "asa{sv}", [], options({}))
+    client.job(job)
+    with inbus.polkit(guarded.address, {"io.github.lio-handover1.read": "yes"}):
+        assert inbus.as_user(NOBODY, others_job, guarded.address, job) == [
+            "", "NotAuthorized", "NotAuthorized"]
+        assert client.get(job, names.JOB)["State"] == "failed"
+
+
+# ── from start to end ────────────────────────────────────────────────────────────────────────
+
+def test_there_is_one_service(bus: Bus) -> None:
+    other = bus.start()
+    assert other.wait(20) == errors.NoService.code
+    assert "another process owns" in (bus.folder / "log").read_text()
+
+
+def test_it_ends_when_told_and_when_the_bus_goes(tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        one = Bus(Path(folder))
+        with one.held():
+            one.client().manager("Show", "asa{sv}", [], options({}))
+            one.daemon.terminate()
+            time.sleep(0.3)
+            assert one.daemon.poll() is None  # somebody is at work
+        assert one.daemon.wait(20) == 0
+        again = one.start()
+        inbus.wait_for_name(one.address)
+        one.stop()
+        assert again.returncode == 0
+
+
+def test_the_journal_gets_fields_of_its_own(tmp_path: Path) -> None:
+    from lio_handover.service.log import WARNING, Log
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journal:
+        journal.bind(str(tmp_path / "socket"))
+        Log(str(tmp_path / "socket")).say("one\nline", WARNING, handover="1-2", target="iscsi/x",
+                                          step="gate", job="")
+        fields = dict(line.split("=", 1) for line in journal.recv(4096).decode().splitlines())
+    assert fields == {"MESSAGE": "one line", "PRIORITY": "4", "SYSLOG_IDENTIFIER": "lio-handoverd",
+                      "LIO_HANDOVER_ID": "1-2", "LIO_TARGET": "iscsi/x", "LIO_STEP": "gate"}
+
+
+def test_the_log_goes_to_standard_error_without_a_journal(capfd: pytest.CaptureFixture[str],
+                                                          tmp_path: Path) -> None:
+    from lio_handover.service.log import Log
+    Log(str(tmp_path / "none")).say("what\nhappened", job="7")
+    assert capfd.readouterr().err == "<6>what happened (job=7)\n"
+
+
+# ── names and values ─────────────────────────────────────────────────────────────────────────
+
+@pytest.mark.parametrize("name, element", [
+    ("iscsi/iqn.2003-01.org.x:a", "iscsi_2fiqn_2e2003_2d01_2eorg_2ex_3aa"), ("", "_"),
+    ("_", "_5f"), ("é\udcff", "_c3_a9_ff")])
+def test_names_are_written_as_elements_of_paths(name: str, element: str) -> None:
+    assert (names.encode(name), names.decode(element)) == (element, name)
+    assert dbus.ObjectPath(f"/{element}")
+
+
+@pytest.mark.parametrize("element", ["", "a-b", "_5", "_xx", "_5F", "a/b"])
+def test_other_elements_are_no_names(element: str) -> None:
+    with pytest.raises(ValueError, match="no path element"):
+        names.decode(element)
+
+
+@pytest.mark.parametrize("signature, value", [
+    ("o", "iqn.2003-01.org.x"), ("u", -1), ("u", 1 << 32), ("a{sv}", {"x": None}),
+    ("(su)", ("x",)), ("t", "x"), ("(uus)", (1, 2))])
+def test_what_has_no_place_in_a_message_is_an_error_and_not_the_end(
+        signature: str, value: Any) -> None:
+    from lio_handover.service import wire
+    with pytest.raises(wire.Wrong):
+        wire.typed(signature, value)
+
+
+def test_text_is_made_fit_for_a_message() -> None:
+    from lio_handover.service import wire
+    assert wire.typed("s", "a\0b\udcff") == "a\\0b\\udcff"
+    assert wire.plain(wire.variant({"a": [1, "x"], "b": [], "c": True, "d": 1.5, "e": {}})) == {
+        "a": [1, "x"], "b": [], "c": True, "d": 1.5, "e": {}}
+
+
+# ── signals ──────────────────────────────────────────────────────────────────────────────────
+
+def test_changes_are_told(bus: Bus) -> None:
+    """InterfacesAdded, PropertiesChanged, Completed and InterfacesRemoved, as a job comes and
+    goes; and what is invalidated is not told to everybody."""
+    mainloop = pytest.importorskip("dbus.mainloop.glib").DBusGMainLoop()
+    context = pytest.importorskip("gi.repository.GLib").MainContext.default()
+    connection = dbus.bus.BusConnection(bus.address, mainloop=mainloop)
+    heard: list[tuple[str, str, Any]] = []
+    connection.add_signal_receiver(
+        lambda *args, member, path: heard.append((str(path), str(member), inbus.plain(args))),
+        bus_name=names.BUS_NAME, member_keyword="member", path_keyword="path")
+    client = bus.client()
+    job = client.manager("Show", "asa{sv}", [], options({}))
+    client.job(job)
+    client.call(job, names.JOB, "Release", "a{sv}", options({}))
+
+    def all_heard() -> bool:
+        while context.iteration(False):
+            pass
+        return bool(heard) and heard[-1][1] == "InterfacesRemoved"
+
+    wait_until(all_heard)
+    connection.close()
+    mine = [one for one in heard if one[0] == job or job in one[2]]
+    assert [member for _, member, _ in mine] == [
+        "InterfacesAdded", "PropertiesChanged", "Completed", "InterfacesRemoved"]
+    assert mine[0][2][1][names.JOB]["State"] == "running"
+    interface, changed, invalid = mine[1][2]
+    assert (interface, changed["State"], set(invalid)) == (names.JOB, "failed", {"Error", "Result"})
+    assert mine[2][2] == ["failed", names.ERROR + "NoTargetModules"]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import select
 import socket
 import subprocess
 import sys
@@ -59,22 +58,20 @@ class Child:
             pass
 
     def _readable(self, *_: Any) -> bool:
-        if not self._read():
+        if self._read() == 0:
             self._watch = 0
         return bool(self._watch)
 
-    def _read(self) -> bool:
-        """Take what it has said; False where that was all."""
+    def _read(self) -> int:
+        """Take what it has said: how many bytes; -1 for nothing now, 0 for nothing ever."""
         try:
             data = os.read(self._out, _CHUNK)
         except BlockingIOError:
-            return True
-        if not data:
-            return False
+            return -1
         *lines, self._rest = (self._rest + data).split(b"\n")
         for line in lines:
             self._take(line)
-        return True
+        return len(data)
 
     def _take(self, line: bytes) -> None:
         try:
@@ -87,16 +84,13 @@ class Child:
     def _exited(self, _pid: int, status: int) -> None:
         if self._watch:  # or it would watch whoever has the number of this descriptor next
             GLib.source_remove(self._watch)
-        while self._more() and self._read():
+        while self._read() > 0:
             pass
         self._process.returncode = os.waitstatus_to_exitcode(status)
         assert self._process.stdout
         self._process.stdout.close()
         self._line.close()
         self.ended(self._process.returncode)
-
-    def _more(self) -> bool:
-        return bool(select.select([self._out], [], [], 0)[0])
 
 
 class Spare:

@@ -45,14 +45,14 @@ class Daemon:
 
     def run(self) -> int:
         """Own the name and serve.  Raises NoService where somebody else owns it."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            GLib.unix_signal_add(GLib.PRIORITY_HIGH, number, self._stop)
         self.connection.set_exit_on_disconnect(False)
         self.connection.call_on_disconnection(self._disconnected)
         if self.connection.request_name(names.BUS_NAME, dbus.bus.NAME_FLAG_DO_NOT_QUEUE) \
                 != dbus.bus.REQUEST_NAME_REPLY_PRIMARY_OWNER:
             raise errors.NoService(f"another process owns {names.BUS_NAME}",
                                    do="systemctl status lio-handoverd")
-        for number in (signal.SIGTERM, signal.SIGINT):
-            GLib.unix_signal_add(GLib.PRIORITY_HIGH, number, self._stop)
         self.survey.refresh(lambda: None)
         self.jobs.spare.prepare()
         self._mark(True)
