@@ -14,11 +14,14 @@ from typing import Any
 
 from lio_handover import names
 from lio_handover.service import contract, wire
+from tests.inhost import CONFIG as SERVED
+from tests.lab import Host
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 CONFIG = Path("/etc/lio-handover/lio-handover.conf")
 SYSTEM = "unix:path=/run/dbus/system_bus_socket"
 INSTALLED = Path("/run/lio-handover-tests/installed")
+UNIT = CHECKOUT / "etc" / "systemd" / "lio-handoverd.service"
 POLKIT = "/usr/share/dbus-1/system-services/org.freedesktop.PolicyKit1.service"
 POLKIT_NAME = "org.freedesktop.PolicyKit1"
 POLKITD = "/usr/lib/polkit-1/polkitd"
@@ -80,6 +83,24 @@ def _run(*argv: str) -> str:
                           check=False)
     assert done.returncode == 0, f"{argv}: {done.stderr or done.stdout}"
     return done.stdout
+
+
+class Service:
+    """A host with its bus and the daemon running."""
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self.call = host.call
+
+    def start(self, settings: str = SERVED) -> None:
+        self.call(install, settings)
+        self.call(start_bus)
+        self.restart()
+
+    def restart(self) -> None:
+        """As its unit has it started, as far as that goes without systemd."""
+        self.daemon = self.host.popen(self.call(sandboxed, UNIT.read_text()))
+        self.call(wait_for_name)
 
 
 # ── clients ──────────────────────────────────────────────────────────────────────────────────

@@ -160,6 +160,9 @@ NOT_BY_CHANCE: dict[str, dict[str, str]] = {
     "tpg:vhost": {"rtpi": "see _ports", "nexus": "each its own"},
     "portal": {"iser": "needs hardware", "cxgbit": "needs hardware"},
     "lun": {"alua_tg_pt_gp": "a group of its backstore"},
+    "discovery_auth": dict.fromkeys(
+        ("enforce_discovery_auth", "userid", "password", "userid_mutual", "password_mutual"),
+        "of the whole host, which can't unset it"),
 }
 
 

@@ -14,28 +14,8 @@ from lio_handover import errors, names
 from lio_handover.model import State
 from tests import inbus, inhandover, inhost, lab, samples
 from tests.conftest import Pool
+from tests.inbus import Service
 from tests.test_import import rich
-
-
-UNIT = inbus.CHECKOUT / "etc" / "systemd" / "lio-handoverd.service"
-
-
-class Service:
-    """A host with its bus and the daemon running."""
-
-    def __init__(self, host: lab.Host) -> None:
-        self.host = host
-        self.call = host.call
-
-    def start(self, settings: str = inhost.CONFIG) -> None:
-        self.call(inbus.install, settings)
-        self.call(inbus.start_bus)
-        self.restart()
-
-    def restart(self) -> None:
-        """As its unit has it started, as far as that goes without systemd."""
-        self.daemon = self.host.popen(self.call(inbus.sandboxed, UNIT.read_text()))
-        self.call(inbus.wait_for_name)
 
 
 @pytest.fixture

@@ -46,8 +46,8 @@ def table(found: Row) -> str:
                      f"time of one after the other ({side['processors']:.0f} processors)")
     told = found.get("answers")
     if told:
-        lines.append(f"while the service imports {told['luns']} LUNs, 99 of 100 calls are answered in "
-                     f"{told['p99_busy_ms']:.0f} ms, idle in {told['p99_idle_ms']:.0f} ms: "
+        lines.append(f"while the service imports {told['luns']} LUNs, 99 of 100 calls are answered "
+                     f"in {told['p99_busy_ms']:.0f} ms, idle in {told['p99_idle_ms']:.0f} ms: "
                      f"{told['ratio']:.1f} x ({told['calls_while_busy']} calls; to be reached: 5)")
     return "\n".join(lines) + "\n" + LEGEND
 
