@@ -325,6 +325,18 @@ class NoService(HandoverError):
     code = 85
 
 
+class VersionsDiffer(HandoverError):
+    """Bring the older of the two hosts up to date: only neighbouring versions work together."""
+
+    code = 86
+
+
+class FenceFailed(HandoverError):
+    """See why the fence program does not say that the other host is off; till then it may serve."""
+
+    code = 87
+
+
 class Finding:
     """One reason to refuse.  ``override`` is what --allow takes to go on all the same, or ""."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Dict, FrozenSet, List, Mapping, Optional, Sequence, Tuple
 
-from . import errors
+from . import errors, fence
 from .answer import Answer, Peer
 from .core import Core
 from .journal import Handover, Journal
@@ -30,13 +30,17 @@ FIRST_STATE = {SOURCE: "idle", DESTINATION: "none"}
 class Evidence:
     """A verb as it was called: which rows of the table fit, by papers, kernel, journal and peer.
 
-    ``superseded``: whether a later handover of the same targets counts now.
+    ``superseded``: whether a later handover of the same targets counts now.  ``host``: how the
+    other side is reached, "" for as the journal has it.
     """
 
     def __init__(self, core: Core, peer: Optional[Peer], journal: Journal, verb: str, epoch: int,
-                 papers: Sequence[Message], words: FrozenSet[str], superseded: bool) -> None:
+                 papers: Sequence[Message], words: FrozenSet[str], superseded: bool,
+                 host: str = "") -> None:
         self.peer, self.journal, self.verb, self.epoch = peer, journal, verb, epoch
         self.words, self.superseded = words, superseded
+        self.settings, self.host = core.settings, host or journal.handover.peer
+        self.notes: List[str] = []
         self.by_paper: Dict[Paper, Message] = {}
         self.stale = [one for one in papers if not self._take(one)]
         self.standing = Standing(core, journal, epoch)
@@ -156,8 +160,10 @@ class Evidence:
         """What the row needs and is not there, in words."""
         missing = [f"the paper {paper.name.lower()}" for paper in sorted(row.papers)
                    if paper not in self.by_paper]
-        if not missing:
-            missing = [need.value for need in sorted(row.needs) if not self._holds(need)]
+        last = row.needs & {Need.PEER_IS_FENCED}  # a program may switch that host off for it
+        for needs in (row.needs - last, last):
+            if not missing:
+                missing = [need.value for need in sorted(needs) if not self._holds(need)]
         return missing
 
     def _holds(self, need: Need) -> bool:
@@ -195,7 +201,16 @@ class Evidence:
         return bool(exported) and self.standing.current() not in exported
 
     def _peer_is_fenced(self) -> bool:
-        return "peer-is-fenced" in self.words and self._ask() is None
+        return "peer-is-fenced" in self.words and self._ask() is None and self._fenced()
+
+    def _fenced(self) -> bool:
+        """The operator is believed once the program that is configured has confirmed it."""
+        if not self.notes:
+            said = fence.confirm(self.settings, self.host) \
+                or "no fence program is configured: the word alone counts"
+            self.journal.note("fenced", peer=self.host, said=said)
+            self.notes.append(said)
+        return True
 
     def _peer_never_returns(self) -> bool:
         return "peer-never-returns" in self.words
@@ -224,7 +239,7 @@ class Evidence:
             return None
         if self._asked is None or verb != "status":
             try:
-                self._asked = self.peer(self.journal.handover, verb)
+                self._asked = self.peer(replace(self.journal.handover, peer=self.host), verb)
             except errors.PeerUnreachable as error:
                 self._silent = error
                 return None

@@ -149,7 +149,7 @@ class Handovers:
                 journal, epoch = self._begin(verb, role, id, targets, mode, papers, maps, peer,
                                              allow)
                 run = Evidence(self.core, self.peer, journal, verb, epoch, papers, words,
-                               self.superseded(journal.handover))
+                               self.superseded(journal.handover), peer)
                 return self._recover(run, by, allow, progress, stop) if verb == "recover" else \
                     self._go(run, run.row(), (), by, allow, progress, stop)
         except OSError as error:
@@ -185,6 +185,7 @@ class Handovers:
             self._tidy(journal)
         notes = self._scrub(journal)
         row = run.recovery()
+        notes += tuple(run.notes)
         return self._stays(run, notes) if row is None else \
             self._go(run, row, notes, by, allow, progress, stop)
 
@@ -206,14 +207,16 @@ class Handovers:
 
     # ---- recovering -----------------------------------------------------------------------------
     def recover(self, id: str = "", words: FrozenSet[str] = frozenset(),  # noqa: A002
-                by: str = "", allow: Sequence[str] = ()) -> List[Answer]:
+                by: str = "", allow: Sequence[str] = (), peer: str = "") -> List[Answer]:
         """Finish what was cut off, or say why not and what a human may order: one handover, or
-        each.  Harmless in every state, as often as you like.
+        each.  Harmless in every state, as often as you like.  ``peer``: how the other host is
+        reached, where that was not recorded.
 
         What fails for one handover stands in its notes where all are recovered.
         """
         def one(name: str) -> Answer:
-            return self.do("recover", self.get(name).role, name, words=words, by=by, allow=allow)
+            return self.do("recover", self.get(name).role, name, words=words, by=by, allow=allow,
+                           peer=peer)
         return [one(id)] if id else self._each(one)
 
     def _scrub(self, journal: Journal) -> Tuple[str, ...]:

@@ -47,6 +47,8 @@ class Settings:
     document_bytes   the largest document that is read
     group            whose members the service obeys where there is no polkit, "" for nobody's
     late             storage that is opened only once the source has released it
+    fence_program    what confirms that another host is off: a program and its first arguments
+    fence_seconds    how long it may take
     """
 
     roots: Tuple[str, ...] = ("/srv", "/var/lib/lio-handover/images")
@@ -59,6 +61,8 @@ class Settings:
     document_bytes: int = 64 * 1024**2
     group: str = ""
     late: Tuple[Late, ...] = ()
+    fence_program: Tuple[str, ...] = ()
+    fence_seconds: int = 60
 
 
 class _Entry(NamedTuple):
@@ -77,6 +81,7 @@ _KEYS = {
     "service": {"group": ("group", "name or none")},
     "late": {"paths": ("paths", "patterns"), "acquire": ("acquire", "command"),
              "release": ("release", "command"), "timeout": ("timeout", "seconds")},
+    "fence": {"program": ("fence_program", "command"), "timeout": ("fence_seconds", "seconds")},
 }
 #: The section that there may be many of, each with a name.
 _NAMED = "late"

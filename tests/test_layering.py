@@ -16,7 +16,7 @@ ORDER = """__init__
     fresh diff reservations dynamic configfs scsibus initiator
     papers journal owners savefile
     reader revival plan staged executor frozen restored probes mapping preflight core
-    holder runtime answer standing deeds evidence
+    holder runtime answer standing deeds fence evidence
     handover
     wording screen tree columns steps answers client
     cli verbs handover_verbs service""".split()

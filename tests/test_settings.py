@@ -82,6 +82,11 @@ def test_an_empty_list_allows_nothing() -> None:
     assert parse("[storage]\nroots =\n", "x").roots == ()
 
 
+def test_a_fence_program_has_its_arguments_one_a_line() -> None:
+    made = parse("[fence]\nprogram =\n  /usr/sbin/fence\n  --port 7\n  off\ntimeout = 9\n", "x")
+    assert (made.fence_program, made.fence_seconds) == (("/usr/sbin/fence", "--port 7", "off"), 9)
+
+
 @pytest.mark.parametrize("text, line, word", [
     ("[stroage]", 1, "[storage]"),
     ("[storage", 1, "section"),
@@ -107,6 +112,9 @@ def test_an_empty_list_allows_nothing() -> None:
     (LATE + "[late b]\nacquire = drbdadm primary\n", 6, "full path"),
     (LATE + "[late b]\nacquire = /bin/drbdadm primary\n", 6, "line of its own"),
     (LATE + "[late b]\npaths = dev/x\n", 6, "full path"),
+    ("[fence]\nprogram = fence", 2, "full path"),
+    ("[fence]\ntimeout = 0", 2, "seconds"),
+    ("[fence]\ntimeout = 1m", 2, "seconds"),
 ])
 def test_what_is_wrong_is_named_with_its_line(text: str, line: int, word: str) -> None:
     with pytest.raises(BadSettings) as caught:
