@@ -38,9 +38,11 @@ def answer_to_json(answer: Answer) -> bytes:
 def answer_from_json(data: bytes) -> Answer:
     """What ``answer_to_json`` wrote.  Raises a DocumentError for any other bytes."""
     import json
+    from dataclasses import fields
     try:
         tree = json.loads(data)
-        one = tree["handover"]
+        one = {name: value for name, value in tree["handover"].items()
+               if name in {known.name for known in fields(Handover)}}  # later ones may add some
         made = Handover(**{**one, "targets": tuple(one["targets"])})
         if made.role not in STATES or made.state not in STATES[made.role]:
             raise ValueError(made.state)

@@ -161,7 +161,15 @@ journal and the other side, and never guesses: where it can't know, it stays clo
   lio-handover recover --ask 'ssh b lio-handover'
   lio-handover recover ID --peer-is-fenced     only if the other host is off now
   lio-handover recover --boot                  before targetcli restores, at boot
-""", ("id?", "papers-out", "ask", "words", "allow", "boot", "whole")),
+""", ("id?", "papers-out", "ask", "peer", "words", "allow", "boot", "whole")),
+    "move": ("hand targets over to another host, from start to end", """\
+lio-handoverd has to run on both hosts, and ssh to lead to the other one as root.  What fails
+before the source has promised not to serve any more is taken back, and the source goes on.
+
+  lio-handover move iscsi/iqn.2003-01.org.example:db --to b
+  lio-handover move iscsi/iqn.2003-01.org.example:db --to root@b --map root:/srv/a=/srv/b
+  lio-handover move --resume ID --to b        one that was cut off after that
+""", ("targets", "to", "mode", "map", "allow")),
     "errors": ("the table of exit codes", "", ()),
 }
 
@@ -234,8 +242,15 @@ def _argument(one: argparse.ArgumentParser, name: str) -> None:
         one.add_argument("--mode", default="iscsi", metavar="MODE", help="of prepare: iscsi, "
                          "iscsi-late, vhost-qmp, vhost-inband or vhost-stopped (default iscsi)")
     elif name == "peer":
-        one.add_argument("--peer", default="", metavar="HOST", help="a note of who the other "
-                         "side is")
+        one.add_argument("--peer", default="", metavar="HOST", help="how ssh reaches the other "
+                         "host: recover asks it there")
+    elif name == "to":
+        one.add_argument("--to", required=True, metavar="HOST", help="how ssh reaches the "
+                         "destination (or unix:path=FILE, a bus of this machine)")
+        one.add_argument("--resume", default="", metavar="ID", help="go on with a move that was "
+                         "cut off after the source had released")
+        one.add_argument("--here", default="", metavar="HOST", help="how ssh reaches this host "
+                         "from there (default: its name)")
     elif name == "words":
         for word, asserts in (("peer-is-fenced", "the other host is off now"),
                               ("peer-never-returns", "nor will it ever boot with its records"),

@@ -77,20 +77,33 @@ class Service:
         return self._finish(str(job), progress, stop)
 
     def run_handover(self, verb: str, name: str, targets: Sequence[str], mode: str, papers: bytes,
-                     options: Mapping[str, Any],
+                     options: Mapping[str, Any], progress: Optional[Progress] = None,
                      stop: Callable[[], bool] = lambda: False) -> Came:
         """The same for a verb of a handover; ``papers`` as papers.to_json has them.  The data are
         the whole answer, as handover.answer_to_json has it."""
         import dbus
-        with _passed(papers) as passed:
+        with self.passed(papers) as (passed, more):
+            given = _options({**options, **more})
             if verb in _BEGINNING:
                 job = self.call(names.ROOT, names.MANAGER, f"{verb.capitalize()}Handover",
                                 "sassaha{sv}", name, dbus.Array(targets, signature="s"), mode,
-                                passed, _options(options))
+                                passed, given)
             else:
                 job = self.call(names.path(names.HANDOVERS, name), names.HANDOVER,
-                                verb.capitalize(), "aha{sv}", passed, _options(options))
-        return self._finish(str(job), None, stop)
+                                verb.capitalize(), "aha{sv}", passed, given)
+        return self._finish(str(job), progress, stop)
+
+    @contextmanager
+    def passed(self, papers: bytes) -> Iterator[Tuple[Any, Mapping[str, Any]]]:
+        """Papers as an argument of a call, and the options that go with it."""
+        with _passed(papers) as passed:
+            yield passed, {}
+
+    def data_of(self, job: str, size: int) -> bytes:
+        """What a job hands out."""
+        fd = self.call(job, names.JOB, "Open", "a{sv}", _options({})).take()
+        with os.fdopen(fd, "rb") as file:
+            return file.read()
 
     def _finish(self, job: str, progress: Optional[Progress], stop: Callable[[], bool]) -> Came:
         cancelled = False
@@ -107,11 +120,7 @@ class Service:
             error = known(*map(str, found["Error"]))
             error.findings = [_finding(one) for one in result.get("findings", ())]
             raise error
-        data = b""
-        if found["Size"]:
-            fd = self.call(job, names.JOB, "Open", "a{sv}", _options({})).take()
-            with os.fdopen(fd, "rb") as file:
-                data = file.read()
+        data = self.data_of(job, int(found["Size"])) if found["Size"] else b""
         self.call(job, names.JOB, "Release", "a{sv}", _options({}))
         return result, data
 

@@ -10,7 +10,7 @@ import shlex
 from dataclasses import replace
 from typing import Callable, List, Mapping, Sequence
 
-from . import errors, files
+from . import errors, files, remote
 from .client import Service
 from .cli import PROG, say
 from .handover import Answer, Handover, Handovers, Peer, answer_from_json, answer_to_json
@@ -61,7 +61,8 @@ def _asked(service: Service, args: argparse.Namespace, verb: str, name: str,
     _came, data = service.run_handover(
         verb, name, targets, getattr(args, "mode", ""), to_json(papers) if papers else b"",
         {"allow": args.allow, "maps": getattr(args, "map", []),
-         "peer": getattr(args, "peer", ""), **{word: True for word in args.words}}, signals.stop)
+         "peer": getattr(args, "peer", ""), **{word: True for word in args.words}},
+        stop=signals.stop)
     answer = answer_from_json(data)
     return replace(answer, notes=(*answer.notes, "done by lio-handoverd"))
 
@@ -77,17 +78,43 @@ def recover(args: argparse.Namespace, signals: Signals) -> int:
     if args.boot:
         return _boot(args, handovers)
     signals.deferred = True
-    service = the_service(args) if args.id and not args.ask else None
-    if service:
-        found = [_asked(service, args, "recover", args.id, (), (), signals)]
-    else:
-        found = handovers.recover(args.id, frozenset(args.words), _who(), args.allow)
+    # The other host is asked with the ssh of who runs this, who may have an agent.
+    found = handovers.recover(args.id, frozenset(args.words), _who(), args.allow, args.peer)
     signals.progress.clear()
     _answers(args, found)
     failed = [one for one in found if one.failed]
     if failed:
         return failed[0].failed
     return errors.Undecided.code if any(one.stays for one in found) else errors.SAME
+
+
+def move(args: argparse.Namespace, signals: Signals) -> int:
+    from .move import Move
+    targets = [one.strip("/") for one in args.targets]
+    if bool(targets) == bool(args.resume):
+        raise Usage("name targets, or the handover to --resume")
+    signals.deferred = True
+    made = Move(remote.Side(), remote.Side(args.to), signals.progress.say, signals.stop)
+    if args.resume:
+        made.id = args.resume
+        made.resume(args.allow)
+    else:
+        made.run(targets, args.mode, args.here, args.map, args.allow)
+    signals.progress.clear()
+    if args.json:
+        print_data({"handover": made.id, "targets": list(made.targets), "from": made.source.name,
+                    "to": made.destination.name, "contents": made.contents,
+                    "seconds": {name: round(took, 6) for name, took in made.seconds.items()},
+                    "window": round(made.window, 6), "notes": made.notes})
+        return errors.SAME
+    for note in made.notes:
+        say(f"{PROG}: {note}")
+    took = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in made.seconds.items())
+    say(f"{PROG}: moved {', '.join(made.targets)} to {made.destination.name}"
+        + (f": {made.contents}" if made.contents else "")
+        + f"; {sum(made.seconds.values()):.2f} s ({took})"
+        + (f"; nobody served for {made.window:.2f} s" if made.window else ""))
+    return errors.SAME
 
 
 def _boot(args: argparse.Namespace, handovers: Handovers) -> int:
@@ -105,7 +132,7 @@ def _handovers(args: argparse.Namespace) -> Handovers:
         say(f"{PROG}: {verb} of {handover.id} takes longer than it should; it goes on")
 
     ask = getattr(args, "ask", "")
-    return Handovers(the_core(args), _peer(ask) if ask else None, late)
+    return Handovers(the_core(args), _peer(ask) if ask else remote.ask, late)
 
 
 def _who() -> str:
@@ -206,4 +233,4 @@ def _lines(answer: Answer) -> List[str]:
 
 
 RUN: Mapping[str, Callable[[argparse.Namespace, Signals], int]] = {
-    SOURCE: step, DESTINATION: step, "status": status, "recover": recover}
+    SOURCE: step, DESTINATION: step, "status": status, "recover": recover, "move": move}

@@ -53,7 +53,7 @@ def doc(tmp_path: Path) -> str:
 
 def test_every_verb_of_the_manual_is_there(capfd: Captured) -> None:
     wanted = ["show", "prepare", "freeze", "export", "thaw", "diff", "plan", "import", "verify",
-              "remove", "source", "destination", "status", "recover", "errors"]
+              "remove", "source", "destination", "status", "recover", "move", "errors"]
     assert list(cli.VERBS) == wanted
     assert [*verbs.RUN, *handover_verbs.RUN, "errors"] == wanted
     code, out, _ = run(capfd, "--help")

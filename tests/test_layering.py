@@ -18,13 +18,13 @@ ORDER = """__init__
     reader revival plan staged executor frozen restored probes mapping preflight core
     holder runtime answer standing deeds fence evidence
     handover
-    wording screen tree columns steps answers client
+    wording screen tree columns steps answers client remote move
     cli verbs handover_verbs service""".split()
 #: The command line is understood before the verbs, slow to import, are wanted.
 LATE = {("cli", "verbs"), ("verbs", "handover_verbs")}
 
 #: Whom extras are for; rtslib's one module is not chosen yet.
-ONLY = {"dbus": {"service", "client"}, "gi": {"service", "client"}, "configshell_fb": {"shell"}}
+ONLY = {"dbus": {"service", "client", "remote"}, "gi": {"service"}, "configshell_fb": {"shell"}}
 ONCE = "rtslib_fb"
 
 #: Who changes anything, and where.

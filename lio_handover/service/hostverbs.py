@@ -38,11 +38,11 @@ HOST_VERBS: Mapping[str, HostVerb] = {
 #: QEMU) by the driver that sees it.
 FORCING = ("peer-is-fenced", "peer-never-returns")
 WORDS = (*FORCING, "guest-left")
-HANDOVER_OPTIONS = frozenset(["allow", "maps", "peer", "uploads", *WORDS])
+HANDOVER_OPTIONS = frozenset(["allow", "maps", "peer", "uploads", "document-version", *WORDS])
 #: option → its type on the bus
 OPTIONS: Mapping[str, type] = {
     "all": bool, "probe": bool, "allow": list, "maps": list, "upload": str, "uploads": list,
-    "peer": str, **{word: bool for word in WORDS}}
+    "peer": str, "document-version": int, **{word: bool for word in WORDS}}
 
 
 def deadline(role: str, verb: str) -> float:

@@ -23,6 +23,7 @@ from typing import Any, Callable, Dict, List, Mapping, Sequence, Tuple
 from .. import answers, document as documents, errors, files, papers, settings, storage
 from ..core import Core
 from ..document import Document
+from .. import remote
 from ..handover import Answer, Handovers, answer_from_json, answer_to_json
 from ..journal import Handover, ids
 from ..plan import Step
@@ -198,7 +199,10 @@ def handover(work: Work) -> Came:
     asked, limit = work.request, work.core.settings.document_bytes
     given = [paper for fd in work.documents
              for paper in _papers(files.read_descriptor(fd, 2 * limit), 2 * limit)]
-    every = Handovers(work.core, None, alarm)
+    if asked["document-version"] not in (0, documents.VERSION):
+        raise errors.VersionsDiffer(f"documents of version {asked['document-version']} are not "
+                                    "written here")
+    every = Handovers(work.core, remote.ask, alarm)
     name = asked["handover"]
     if not name and work.verb in ("status", "recover"):
         return _of_all(work, every)

@@ -1,0 +1,133 @@
+"""A service over a line on which no descriptor travels: the real bridge, and ssh's place taken by
+a program that only runs what it is told to."""
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lio_handover import document, errors, names, remote
+from lio_handover.journal import Handover, Journal
+from lio_handover.move import Move
+from lio_handover.papers import Message, to_json
+from lio_handover.remote import Side
+from lio_handover.transitions import DESTINATION, SOURCE, Paper
+from tests import inmove, samples
+from tests.inbus import CHECKOUT
+
+pytest.importorskip("dbus")
+from tests.test_service_bus import Bus  # noqa: E402 - it needs dbus, too
+
+ID = "00000000-0000-4000-8000-000000000000"
+SSH = """\
+#!/bin/sh
+echo "$@" >>{folder}/said
+while [ "$1" != -- ]; do shift; done
+[ "$2" = b ] || {{ echo "ssh: $2: Name or service not known" >&2; exit 255; }}
+exec "$3" --bus-path={bus}
+"""
+
+
+@pytest.fixture(scope="module")
+def bus() -> Iterator[Bus]:
+    with tempfile.TemporaryDirectory() as folder:
+        made = Bus(Path(folder))
+        yield made
+        made.stop()
+
+
+@pytest.fixture
+def b(bus: Bus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Side]:
+    """The service of host b."""
+    (tmp_path / "ssh").write_text(SSH.format(folder=tmp_path, bus=bus.address))
+    (tmp_path / "ssh").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    made = Side("b")
+    yield made
+    made.close()
+
+
+def test_it_says_what_it_is(b: Side, tmp_path: Path) -> None:
+    about = b.about()
+    assert (about.api, about.document) == (names.API_VERSION, document.VERSION)
+    assert about.host == os.uname().nodename and "uploads" in about.features
+    assert (tmp_path / "said").read_text().endswith(" -- b systemd-stdio-bridge\n")
+
+
+def test_its_errors_are_ours(b: Side) -> None:
+    with pytest.raises(errors.NoTargetModules):  # as this machine has none
+        b.verb("prepare", ID, targets=["iscsi/iqn.2003-01.org.example:db"], mode="iscsi")
+    for verb in ("status", "freeze"):
+        with pytest.raises(errors.NoSuchHandover):
+            b.verb(verb, ID)
+    with pytest.raises(errors.NoSuchHandover):
+        remote.ask(Handover(ID, "source", "released", 1, "iscsi", (), peer="b"), "status")
+
+
+def test_papers_get_there_in_pieces(b: Side, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "PIECE", 1000)
+    data = document.dumps(samples.document(samples.iscsi(luns=4), True))
+    offer = Message(Paper.OFFER, ID, 1, targets=(f"iscsi/{samples.IQN}",), mode="iscsi",
+                    document=data)
+    assert len(to_json([offer])) > 4000
+    with pytest.raises(errors.NoTargetModules):  # it was read, and is no offer of nonsense
+        b.verb("stage", ID, to_json([offer]))
+    with pytest.raises(errors.DocumentError):
+        b.verb("stage", ID, to_json([offer])[:-1000])
+
+
+def test_answers_come_in_pieces(bus: Bus, b: Side, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "PIECE", 100)
+    known = "11111111-0000-4000-8000-000000000000"
+    journal = Journal.create(f"{bus.folder}/state", Handover(
+        known, DESTINATION, "", 1, "iscsi", (f"iscsi/{samples.IQN}",), peer="a"), {})
+    journal.state("none", 1, "some boot")
+    journal.note("said", paper="aborted", digest="")
+    answer = remote.ask(Handover(known, SOURCE, "released", 1, "iscsi", (), peer="b"), "status")
+    assert answer.handover == journal.handover
+    assert [(one.paper, one.handover) for one in answer.papers] == [(Paper.ABORTED, known)]
+    assert b.verb("status", known) == answer
+
+
+def test_a_line_that_dies_is_unreachable_and_then_another(b: Side) -> None:
+    b.about()
+    pid, = inmove.lines("systemd-stdio-b")
+    os.kill(pid, signal.SIGKILL)
+    with pytest.raises(errors.PeerUnreachable, match="b does not answer"):
+        b.about()
+    assert b.about().api == names.API_VERSION
+
+
+def test_a_host_that_ssh_does_not_know(b: Side) -> None:
+    with pytest.raises(errors.PeerUnreachable, match="^nowhere does not answer"):
+        Side("nowhere").about()
+
+
+class Later(Bus):
+    """A service of two versions later."""
+
+    def start(self) -> subprocess.Popen[Any]:
+        self._programs.append(subprocess.Popen([
+            sys.executable, "-c", f"import sys; sys.path.insert(0, {str(CHECKOUT)!r}); from "
+            "lio_handover import names; names.API_VERSION += 2; from lio_handover.service.main "
+            "import main; sys.exit(main())", "--bus", self.address, "--config", str(self.config)]))
+        return self._programs[-1]
+
+
+def test_two_versions_apart_nothing_is_begun(b: Side) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        later = Later(Path(folder))
+        try:
+            source = Side(later.address)
+            with pytest.raises(errors.VersionsDiffer, match="version 3 of the API .* version 1 "):
+                Move(source, b).run([f"iscsi/{samples.IQN}"])
+            source.close()
+        finally:
+            later.stop()
