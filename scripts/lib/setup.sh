@@ -12,7 +12,8 @@
 SETUP_ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 SETUP_PYTHON=/usr/bin/python3
 SETUP_PACKAGES=(
-    python3 python3-venv python3-dbus python3-gi dbus systemd
+    python3 python3-venv python3-dbus python3-gi dbus
+    systemd openssh-client openssh-server
     python3-rtslib-fb python3-configshell-fb targetcli-fb
     iproute2 kmod patchelf
     libiscsi-bin open-iscsi sg3-utils
@@ -20,7 +21,7 @@ SETUP_PACKAGES=(
 )
 # Of these, what they would start at the next boot stays switched off: this machine is no target
 # and no initiator because it tests some.
-SETUP_QUIET=(open-iscsi python3-rtslib-fb targetcli-fb)
+SETUP_QUIET=(open-iscsi python3-rtslib-fb targetcli-fb openssh-server)
 
 PATH=$PATH:/usr/sbin:/sbin
 HOME=${HOME:-$(getent passwd "$(id -u)" | cut -d: -f6)}
