@@ -24,7 +24,8 @@ ORDER = """__init__
 LATE = {("cli", "verbs"), ("verbs", "handover_verbs")}
 
 #: Whom extras are for; rtslib's one module is not chosen yet.
-ONLY = {"dbus": {"service", "client", "remote"}, "gi": {"service"}, "configshell_fb": {"shell"}}
+ONLY = {"dbus": {"service", "client", "remote"}, "gi": {"service", "client"},
+        "configshell_fb": {"shell"}}
 ONCE = "rtslib_fb"
 
 #: Who changes anything, and where.

@@ -20,10 +20,9 @@ import time
 from dataclasses import asdict
 from typing import Any, Callable, Dict, List, Mapping, Sequence, Tuple
 
-from .. import answers, document as documents, errors, files, papers, settings, storage
+from .. import answers, document as documents, errors, files, papers, remote, settings, storage
 from ..core import Core
 from ..document import Document
-from .. import remote
 from ..handover import Answer, Handovers, answer_from_json, answer_to_json
 from ..journal import Handover, ids
 from ..plan import Step
