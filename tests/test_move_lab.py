@@ -9,10 +9,10 @@ from lio_handover.move import STEPS
 from lio_handover.transitions import DESTINATION
 from tests import inbus, inhandover, inhost, inmove, lab
 from tests.conftest import Pool
+from tests.inbus import Service
 from tests.inhandover import TARGET
 from tests.lab import scenario
 from tests.lab.scenario import Scenario
-from tests.inbus import Service
 
 Pair = tuple[lab.Host, lab.Host]
 
