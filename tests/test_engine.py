@@ -176,15 +176,16 @@ def test_late_storage_is_open_on_one_host(bed: lab.Lab, two: Callable[[str, str]
     assert not b.call(inhost.read_all).backstores and not log.exists()
     pair.go("release")
     assert not a.call(inhost.read_all).backstores
-    assert log.read_text().split() == ["release", "a"] * 2
+    assert log.read_text().split() == ["release", a.name] * 2
     log.unlink()
     pair.go("activate*")
-    assert log.read_text().split() == ["acquire", "b"] * 2
+    assert log.read_text().split() == ["acquire", b.name] * 2
     log.unlink()
     if give_back:
         (bed.shared / "zero.img").write_bytes(b"\1" * inhandover.SIZE)   # it has served
         pair.go("abort* thaw")
-        assert log.read_text().split() == ["release", "b"] * 2 + ["acquire", "a"] * 2
+        assert log.read_text().split() == ["release", b.name] * 2 + [
+            "acquire", a.name] * 2
     else:
         pair.go("verify* retire confirm*")
     assert pair.serving() == [SOURCE if give_back else DESTINATION]

@@ -257,7 +257,7 @@ def prepared() -> tuple[dict[str, str], dict[str, str], list[str]]:
     return before, inhost.tree(), [one.override for one in findings]
 
 
-@pytest.mark.parametrize("role, expected", zip(KINDS, (["stopped-guest"], [])))
+@pytest.mark.parametrize("role, expected", list(zip(KINDS, (["stopped-guest"], []))))
 def test_prepare_finds_out_whether_live_migration_is_safe(
         role: str, expected: list[str], bed: lab.Lab, hosts: HostsOf) -> None:
     host, = hosts(role)
