@@ -140,7 +140,8 @@ repeated; what is out of turn is refused.  See docs/handover-protocol.md.
 
   lio-handover source prepare iscsi/iqn.2003-01.org.example:db -o offer.json
   lio-handover source release ID --papers armed.json -o released.json
-""", ("step", "names", "papers", "papers-out", "mode", "peer", "words", "allow", "whole")),
+""", ("step", "names", "papers", "papers-out", "mode", "peer", "words", "allow", "probe",
+      "whole")),
     "destination": ("one step of a handover that survives a crash, on the destination", """\
 VERB: stage, activate (with the document: armed; with released: open), verify, confirm; abort
 ends it here, and gives back what was owned.
@@ -169,7 +170,7 @@ before the source has promised not to serve any more is taken back, and the sour
   lio-handover move iscsi/iqn.2003-01.org.example:db --to b
   lio-handover move iscsi/iqn.2003-01.org.example:db --to root@b --map root:/srv/a=/srv/b
   lio-handover move --resume ID --to b        one that was cut off after that
-""", ("targets", "to", "mode", "map", "allow")),
+""", ("targets", "to", "mode", "map", "allow", "probe")),
     "errors": ("the table of exit codes", "", ()),
 }
 

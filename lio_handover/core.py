@@ -164,6 +164,18 @@ class Core:
             self.reader()
             return self.reader(probes.full_status(self.fs, names))
 
+    def ask(self, names: Sequence[Tuple[str, str]]) -> None:
+        """Ask the devices for what configfs does not show of registrations, see
+        probes.full_status; what they say is believed as long as what can be seen is the same.
+
+        Raises CannotRepresent, BadFile.
+        """
+        state = self._prober(names, True).state(names)
+        try:
+            restored.note(self.settings.state_directory, boot_id(), state)
+        except OSError as error:
+            raise errors.BadFile(f"{self.settings.state_directory}: {error.strerror}") from None
+
     def export(self, names: Sequence[Tuple[str, str]], allow: Sequence[str] = (),
                probe: bool = False) -> Document:
         """What this host serves, to be imported elsewhere.  Changes nothing, but for what

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass, field, replace
-from typing import Callable, Dict, FrozenSet, List, Mapping, Optional, Sequence
+from typing import Callable, Dict, FrozenSet, List, Mapping, Optional, Sequence, Tuple
 
 from . import document as documents
 from . import (dynamic, errors, executor, late, mapping, preflight, reservations, restored, runtime,
@@ -137,6 +137,7 @@ class Deeds(Standing):
     # ---- looking --------------------------------------------------------------------------------
     def _check(self) -> None:
         names = self.core.names(self.handover.targets)
+        self._ask(names)
         document, findings = self.core.prepare(names)
         state = document.state
         for target in state.targets:
@@ -162,6 +163,7 @@ class Deeds(Standing):
 
     def ready(self) -> None:
         """Refuse, while the gate is still open, what would stop a freeze."""
+        self._ask(self.names())
         try:
             state = self.here()
         except errors.CannotRepresent:
@@ -269,7 +271,13 @@ class Deeds(Standing):
                 "of it" for path in savefile.drop(self.local_targets(), self.journal.notes.stores)]
 
     # ---- copies ---------------------------------------------------------------------------------
+    def _ask(self, names: Sequence[Tuple[str, str]]) -> None:
+        """The source's devices, where that was wanted, for what configfs does not show."""
+        if self.journal.notes.probe and self.handover.role == SOURCE:
+            self.core.ask(names)
+
     def _keep_copy(self) -> None:
+        self._ask(self.names())
         state = self.here()
         if not self.links_are_whole({lun.key: lun.backstore for _, _, lun in state.luns()}):
             return

@@ -121,11 +121,13 @@ class Handovers:
     def do(self, verb: str, role: str, id: str = "", *,  # noqa: A002
            targets: Sequence[str] = (), mode: str = "iscsi", papers: Sequence[Message] = (),
            words: FrozenSet[str] = frozenset(), by: str = "", allow: Sequence[str] = (),
-           maps: Sequence[str] = (), peer: str = "", progress: Optional[Progress] = None,
+           maps: Sequence[str] = (), peer: str = "", probe: bool = False,
+           progress: Optional[Progress] = None,
            stop: Callable[[], bool] = executor.never) -> Answer:
         """Run a verb.
 
-        ``targets`` and ``mode`` are for prepare, ``maps`` for stage.  ``words`` are an operator's
+        ``targets``, ``mode`` and ``probe`` (see Core.ask; it holds for all that follows) are for
+        prepare, ``maps`` for stage.  ``words`` are an operator's
         (``by`` says whose) or, of QEMU, the driver's: see WORDS.  Raises WrongState where no row
         of the table fits, StaleEpoch for an epoch that is over, and what the steps raise; then
         the recorded state stands.
@@ -148,6 +150,8 @@ class Handovers:
             with self.core.alone(more=self._lock_names(verb, id, targets, papers, maps)):
                 journal, epoch = self._begin(verb, role, id, targets, mode, papers, maps, peer,
                                              allow)
+                if probe and role == SOURCE and not journal.notes.probe:
+                    journal.note("probe")
                 run = Evidence(self.core, self.peer, journal, verb, epoch, papers, words,
                                self.superseded(journal.handover), peer)
                 return self._recover(run, by, allow, progress, stop) if verb == "recover" else \

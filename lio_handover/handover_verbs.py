@@ -49,7 +49,8 @@ def step(args: argparse.Namespace, signals: Signals) -> int:
         answer = handovers.do(
             args.step, role, name, targets=targets, mode=getattr(args, "mode", ""), papers=papers,
             words=frozenset(args.words), by=_who(), allow=args.allow,
-            maps=getattr(args, "map", ()), peer=args.peer, progress=signals.progress,
+            maps=getattr(args, "map", ()), peer=args.peer,
+            probe=getattr(args, "probe", False), progress=signals.progress,
             stop=signals.stop)
     signals.progress.clear()
     return _answers(args, [answer])
@@ -61,7 +62,8 @@ def _asked(service: Service, args: argparse.Namespace, verb: str, name: str,
     _came, data = service.run_handover(
         verb, name, targets, getattr(args, "mode", ""), to_json(papers) if papers else b"",
         {"allow": args.allow, "maps": getattr(args, "map", []),
-         "peer": getattr(args, "peer", ""), **{word: True for word in args.words}},
+         "peer": getattr(args, "peer", ""), "probe": getattr(args, "probe", False),
+         **{word: True for word in args.words}},
         stop=signals.stop)
     answer = answer_from_json(data)
     return replace(answer, notes=(*answer.notes, "done by lio-handoverd"))
@@ -99,7 +101,7 @@ def move(args: argparse.Namespace, signals: Signals) -> int:
         made.id = args.resume
         made.resume(args.allow)
     else:
-        made.run(targets, args.mode, args.here, args.map, args.allow)
+        made.run(targets, args.mode, args.here, args.map, args.allow, args.probe)
     signals.progress.clear()
     if args.json:
         print_data({"handover": made.id, "targets": list(made.targets), "from": made.source.name,

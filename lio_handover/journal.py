@@ -71,6 +71,7 @@ class Notes:
     commands: Dict[str, int] = field(default_factory=dict)  # num_cmds after the load
     saved: Tuple[str, ...] = ()  # save files that hold the targets
     said: Dict[str, List[str]] = field(default_factory=dict)  # paper → digests
+    probe: bool = False  # devices are asked for what configfs does not show of registrations
 
 
 class Journal:
@@ -170,6 +171,8 @@ class Journal:
             notes.loading, notes.loaded, notes.opened = "", ("", ""), ""
         elif kind == "saved":
             notes.saved = tuple(one["paths"])
+        elif kind == "probe":
+            notes.probe = True
         elif kind == "said":
             notes.said.setdefault(one["paper"], []).append(one["digest"])
 

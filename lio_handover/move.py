@@ -130,15 +130,17 @@ class Move:
     _answers: Dict[str, Answer] = field(default_factory=dict)
 
     def run(self, targets: Sequence[str], mode: str = Mode.ISCSI.value, here: str = "",
-            maps: Sequence[str] = (), allow: Sequence[str] = ()) -> None:
-        """All of it.  ``here``: how the destination reaches the source, to be recorded there.
+            maps: Sequence[str] = (), allow: Sequence[str] = (), probe: bool = False) -> None:
+        """All of it.  ``here``: how the destination reaches the source, to be recorded there;
+        ``probe``: see Core.ask.
 
         Raises what a step failed with; its ``changed`` and ``do`` then say where both hosts are
         and the way on.
         """
         movable(targets, mode)
         self._go(0, {
-            "prepare": {"targets": targets, "mode": mode, "peer": self.destination.where},
+            "prepare": {"targets": targets, "mode": mode, "peer": self.destination.where,
+                        **({"probe": True} if probe else {})},
             "stage": {"peer": here or self.source.name, "maps": list(maps)}}, allow)
 
     def resume(self, allow: Sequence[str] = ()) -> None:

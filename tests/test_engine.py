@@ -192,6 +192,20 @@ def test_late_storage_is_open_on_one_host(bed: lab.Lab, two: Callable[[str, str]
     assert held(pair, pair.serving()[0]) == before
 
 
+def test_devices_are_asked_where_configfs_is_silent(bed: lab.Lab, hosts: HostsOf) -> None:
+    """Without APTPL nothing shows ALL_TG_PT: refused, or asked for at each look that counts."""
+    a, b = hosts("stable", "newest")
+    a.call(inhost.build, inhandover.state(bed.shared, aptpl=False))
+    pair = Two(a, b)
+    with pytest.raises(errors.CannotRepresent, match="ALL_TG_PT.*ask the device with --probe"):
+        pair.do("prepare", SOURCE, targets=(TARGET,))
+    pair.do("prepare", SOURCE, targets=(TARGET,), probe=True)
+    pair.go("stage* freeze export activate* release activate* verify* retire confirm*")
+    assert pair.serving() == [DESTINATION]
+    held_there = documents.loads(b.call(inhost.export_state)).state.backstores[0].reservations
+    assert [one.all_tg_pt for one in held_there.registrations] == [False, False]
+
+
 def test_what_was_owned_is_given_back(two: Callable[[str, str], Two]) -> None:
     pair = two("stable", "newest")
     before = held(pair, SOURCE)

@@ -38,7 +38,8 @@ HOST_VERBS: Mapping[str, HostVerb] = {
 #: QEMU) by the driver that sees it.
 FORCING = ("peer-is-fenced", "peer-never-returns")
 WORDS = (*FORCING, "guest-left")
-HANDOVER_OPTIONS = frozenset(["allow", "maps", "peer", "uploads", "document-version", *WORDS])
+HANDOVER_OPTIONS = frozenset(
+    ["allow", "maps", "peer", "probe", "uploads", "document-version", *WORDS])
 #: option → its type on the bus
 OPTIONS: Mapping[str, type] = {
     "all": bool, "probe": bool, "allow": list, "maps": list, "upload": str, "uploads": list,

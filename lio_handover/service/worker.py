@@ -225,7 +225,7 @@ def _do(work: Work, every: Handovers, role: str, name: str,
     return every.do(work.verb, role, name, targets=asked["targets"], mode=asked["mode"],
                     papers=given, words=frozenset(asked["words"]), by=asked["by"],
                     allow=asked["allow"], maps=asked["maps"], peer=asked["peer"],
-                    progress=work.progress, stop=work.stop)
+                    probe=asked["probe"], progress=work.progress, stop=work.stop)
 
 
 def _of_all(work: Work, every: Handovers) -> Came:
