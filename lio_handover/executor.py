@@ -342,7 +342,9 @@ class _Run:
 
     # ---- the data ---
     def _open(self, step: Step) -> None:
-        from .storage import opened
+        from .storage import opened, room_for
+        if not self.opened:
+            room_for(len(self.plan.steps))
         self.opened[step.about] = opened(step.path)
 
     def _idle(self, step: Step) -> None:
