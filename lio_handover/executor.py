@@ -13,7 +13,6 @@ from typing import Callable, Dict, FrozenSet, List, Optional, Sequence, Tuple
 
 from . import diff as differ
 from . import dynamic, errors, late
-from .attributes import NEXUS
 from .configfs import Configfs
 from .diff import Change, Create, Register, Relink, Remove, diff
 from .model import NO_RESERVATIONS, Key, State, say
@@ -220,7 +219,7 @@ class _Run:
         row = step.row
         if row is not None and not step.sure and self._has_already(step):
             return
-        if row is not None and row.window == NEXUS or step.slot in ("nexus", "late nexus"):
+        if step.slot in ("nexus", "late nexus"):
             return self._nexus(step)
         try:
             self.fs.write(step.path, step.value)

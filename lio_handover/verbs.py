@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence
 
 from . import document as documents
-from . import answers, client, columns, errors, files, steps, tree, wording
+from . import as_json, client, columns, errors, files, steps, tree, wording
 from .cli import PROG, flushed, say, unprinted
 from .core import Core, Ready
 from .document import Document
@@ -63,7 +63,7 @@ def _explain(error: BaseException, args: argparse.Namespace, signals: Signals) -
         try:
             print_data({"error": {"name": type(known).__name__, "code": code, "what": known.what,
                                   "changed": known.changed, "do": known.do, "findings": [
-                                      answers.finding_tree(one) for one in known.findings]}})
+                                      as_json.finding_tree(one) for one in known.findings]}})
         except OSError:
             pass  # what is printed can't arrive; the line and the exit code can
     say(f"{PROG}: {known}")
@@ -283,7 +283,7 @@ def _quoted(words: Sequence[str]) -> str:
 def show(args: argparse.Namespace, signals: Signals) -> int:
     view = the_core(args).view(_named(args))
     if args.json:
-        print_data(answers.view_tree(view))
+        print_data(as_json.view_tree(view))
     else:
         _print(tree.tree(view, Screen.of(sys.stdout)))
     if view.unclear:
@@ -304,7 +304,7 @@ def prepare(args: argparse.Namespace, signals: Signals) -> int:
     if args.json:
         print_data({"targets": names, "frozen": made.frozen, "bytes": len(documents.dumps(made)),
                     "notes": list(made.notes),
-                    "findings": [answers.finding_tree(one, args.allow) for one in found]})
+                    "findings": [as_json.finding_tree(one, args.allow) for one in found]})
     else:
         print(errors.one_line(f"{wording.names(made.state, 99)}: {wording.contents(made.state)}"))
         _print(steps.findings(found, Screen.of(sys.stdout), args.allow))
@@ -419,7 +419,7 @@ def diff(args: argparse.Namespace, signals: Signals) -> int:
     document = _document(args, core)
     have, want, changes = core.compare(document, args.map)
     if args.json:
-        print_data({"same": not changes, "changes": [answers.change_tree(one) for one in changes]})
+        print_data({"same": not changes, "changes": [as_json.change_tree(one) for one in changes]})
         return errors.DIFFERENT if changes else errors.SAME
     rows = columns.rows(have, want, changes)
     origin = document.origin
@@ -440,7 +440,7 @@ def plan(args: argparse.Namespace, signals: Signals) -> int:
 def _show_plan(args: argparse.Namespace, ready: Ready) -> int:
     against = errors.stopping(ready.findings, args.allow)
     if args.json:
-        print_data(answers.plan_tree(ready, args.allow))
+        print_data(as_json.plan_tree(ready, args.allow))
     else:
         _print(steps.plan(ready, Screen.of(sys.stdout), args.allow))
     if against:
@@ -489,7 +489,7 @@ def _import(core: Core, ready: Ready, args: argparse.Namespace, signals: Signals
     outcome = core.import_(ready, args.allow, signals.progress, signals.stop)
     signals.progress.clear()
     return {"targets": [one.name for one in ready.document.state.targets],
-            "maps": answers.maps_tree(ready), **answers.outcome_tree(outcome)}
+            "maps": as_json.maps_tree(ready), **as_json.outcome_tree(outcome)}
 
 
 def verify(args: argparse.Namespace, signals: Signals) -> int:
@@ -528,7 +528,7 @@ def _remove(args: argparse.Namespace, signals: Signals) -> Dict[str, Any]:
     signals.deferred = True
     outcome, kept = core.remove(names, args.all, args.allow, signals.progress, signals.stop)
     signals.progress.clear()
-    return {"targets": names, "kept": kept, **answers.outcome_tree(outcome)}
+    return {"targets": names, "kept": kept, **as_json.outcome_tree(outcome)}
 
 
 RUN: Mapping[str, Callable[[argparse.Namespace, Signals], int]] = {

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from lio_handover import answers, attributes, errors, fresh
+from lio_handover import as_json, attributes, errors, fresh
 from lio_handover import document as documents
 from lio_handover.configfs import Configfs
 from lio_handover.core import View
@@ -175,7 +175,7 @@ def test_documents_without_discovery_auth_are_read() -> None:
     new = replace(state, discovery_auth=DiscoveryAuth(attributes=SET))
     read = documents.loads(documents.dumps(samples.document(new)))
     assert read.state.discovery_auth == new.discovery_auth
-    shown = json.dumps(answers.view_tree(View(read.state)))
+    shown = json.dumps(as_json.view_tree(View(read.state)))
     assert "secret of" not in shown + repr(read) and '"password": "(secret)"' in shown
 
 

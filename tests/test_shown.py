@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from lio_handover import answers, columns, diff, errors, model, steps, tree, wording
+from lio_handover import as_json, columns, diff, errors, model, steps, tree, wording
 from lio_handover.model import State
 from lio_handover.screen import Screen
 from tests import samples
@@ -176,7 +176,7 @@ def test_a_plan_is_numbered_through_and_says_why() -> None:
     assert f"auth/password = {model.Secret('x')}" in text
     for note in one.plan.notes:
         assert note in text
-    told = answers.plan_tree(one)
+    told = as_json.plan_tree(one)
     assert [each["number"] for each in told["steps"]] == numbers
     assert all(each["value"] is None for each in told["steps"]
                if each["secret"] or each["op"] == "file")

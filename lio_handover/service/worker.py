@@ -20,7 +20,7 @@ import time
 from dataclasses import asdict
 from typing import Any, Callable, Dict, List, Mapping, Sequence, Tuple
 
-from .. import answers, document as documents, errors, files, papers, remote, settings, storage
+from .. import as_json, document as documents, errors, files, papers, remote, settings, storage
 from ..core import Core
 from ..document import Document
 from ..handover import Answer, Handovers, answer_from_json, answer_to_json
@@ -102,14 +102,14 @@ class Work:
 def show(work: Work) -> Came:
     view = work.core.view(work.request["targets"])
     return {"targets": [one.name for one in view.state.targets]}, _json(
-        answers.view_tree(view)), False
+        as_json.view_tree(view)), False
 
 
 def prepare(work: Work) -> Came:
     made, found = work.core.prepare(work.names(), work.request["probe"])
     return _with_findings(work, found, {"targets": [one.name for one in made.state.targets],
                                         "frozen": made.frozen}, [
-        answers.finding_tree(one, work.request["allow"]) for one in found])
+        as_json.finding_tree(one, work.request["allow"]) for one in found])
 
 
 def _with_findings(work: Work, found: Sequence[errors.Finding], result: Dict[str, Any],
@@ -153,12 +153,12 @@ def thaw(work: Work) -> Came:
 def diff(work: Work) -> Came:
     _have, want, changes = work.core.compare(work.document(), work.request["maps"])
     return {"targets": [one.name for one in want.targets], "same": not changes,
-            "changes": len(changes)}, _json([answers.change_tree(one) for one in changes]), False
+            "changes": len(changes)}, _json([as_json.change_tree(one) for one in changes]), False
 
 
 def plan(work: Work) -> Came:
     ready = work.core.ready(work.document(), work.request["maps"])
-    tree = answers.plan_tree(ready, work.request["allow"])
+    tree = as_json.plan_tree(ready, work.request["allow"])
     return _with_findings(work, ready.findings, {
         "targets": tree["targets"], "steps": len(tree["steps"]), "writes": tree["writes"]}, tree)
 
@@ -167,7 +167,7 @@ def import_(work: Work) -> Came:
     ready = work.core.ready(work.document(), work.request["maps"])
     outcome = work.core.import_(ready, work.request["allow"], work.progress, work.stop)
     return {"targets": [one.name for one in ready.document.state.targets],
-            "maps": answers.maps_tree(ready), **answers.outcome_tree(outcome)}, b"", False
+            "maps": as_json.maps_tree(ready), **as_json.outcome_tree(outcome)}, b"", False
 
 
 def verify(work: Work) -> Came:
@@ -184,7 +184,7 @@ def remove(work: Work) -> Came:
         work.names()
     outcome, kept = work.core.remove(targets, work.request["all"], work.request["allow"],
                                      work.progress, work.stop)
-    return {"targets": list(targets), "kept": kept, **answers.outcome_tree(outcome)}, b"", False
+    return {"targets": list(targets), "kept": kept, **as_json.outcome_tree(outcome)}, b"", False
 
 
 HOST: Mapping[str, Callable[[Work], Came]] = {
@@ -337,7 +337,7 @@ def run(request: Mapping[str, Any], answer: int, documents: Sequence[int]) -> in
     except BaseException as error:  # noqa: B902 - whatever it is, the service is told
         one = known(error)
         say({"error": type(one).__name__, "line": str(one),
-             "findings": [answers.finding_tree(finding) for finding in one.findings]})
+             "findings": [as_json.finding_tree(finding) for finding in one.findings]})
         return one.code
 
 
