@@ -20,7 +20,7 @@ from .document import Document, Origin
 from .executor import Outcome, Progress, Scope
 from .frozen import Frozen, Record
 from .journal import Journal, ids
-from .locks import PATIENCE, SCRATCH, Locks
+from .locks import PATIENCE, SCRATCH, Locks, room_for
 from .model import Backstore, Key, State, Target, Tpg, backstore_key, say
 from .order import PLACE
 from .plan import DELETE, Plan, Step, freezing, plan
@@ -80,8 +80,7 @@ class Core:
     # ---- looking ---
     def names(self, targets: Sequence[str], everything: bool = False) -> List[Tuple[str, str]]:
         """(fabric, WWN) of the targets named ``iscsi/iqn.…``.  Raises NoSuchTarget."""
-        reader = self.reader()
-        there = reader.target_names()
+        there = self._plain_reader().target_names()
         if everything:
             return there
         found = []
@@ -94,6 +93,12 @@ class Core:
                 found.append((fabric, wwn))
         return found
 
+    def _plain_reader(self) -> Reader:
+        """Of what is there but for reservations.  Raises NoTargetModules."""
+        if not self.fs.exists("core"):
+            raise no_modules()
+        return Reader(self.fs, reservations=False)
+
     def reader(self, seen: Optional[Mapping[Key, Sequence[Seen]]] = None) -> Reader:
         if not self.fs.exists("core"):
             raise no_modules()
@@ -103,7 +108,7 @@ class Core:
 
     def outline(self, names: Sequence[Tuple[str, str]]) -> State:
         """These targets without their registrations: nothing of it is refused."""
-        return Reader(self.reader().fs, reservations=False).state(names)
+        return self._plain_reader().state(names)
 
     def show(self, targets: Sequence[str] = ()) -> State:
         """What the host serves: these targets, or all of it."""
@@ -137,9 +142,8 @@ class Core:
             return replace(view, notes=(
                 f"whether targets are frozen is not shown: {error.what}",))
 
-    def frozen(self, facts: Optional[Facts] = None) -> Frozen:
-        facts = facts if facts is not None else self.reader().facts()
-        return Frozen(self.settings.state_directory, facts.boot_id)
+    def frozen(self) -> Frozen:
+        return Frozen(self.settings.state_directory, boot_id())
 
     # ---- the source's verbs ---
     def prepare(self, names: Sequence[Tuple[str, str]], probe: bool = False) \
@@ -191,14 +195,14 @@ class Core:
             facts = reader.facts()
             document = self._document(state, facts)
             if document.frozen:
-                self.frozen(facts).exported([one.name for one in state.targets], document.digest)
+                self.frozen().exported([one.name for one in state.targets], document.digest)
             return document
 
     def _document(self, state: State, facts: Facts) -> Document:
         state = _settled(state)
         reader = self.reader()
         is_frozen = bool(state.targets) and all(_shut(one, reader) for one in state.targets)
-        record = self.frozen(facts)
+        record = self.frozen()
         state, notes = dynamic.made_explicit(state, _noted(state, record))
         if is_frozen:
             self._flush(state)
@@ -225,13 +229,13 @@ class Core:
         A freeze that can't be finished opens the gates again.  Returns the frozen state.
         """
         with self.alone(names):
-            reader = Reader(self.reader().fs, reservations=False)
+            reader = self._plain_reader()
             have = reader.state(names)
             errors.refuse([*self._under_way([one.name for one in have.targets]),
                            *preflight.source(have, reader), *_cannot_freeze(have, reader),
                            *preflight.held(have, self.reader())], allow)
             facts = reader.facts()
-            record = self.frozen(facts)
+            record = self.frozen()
             shut = replace(have, targets=tuple(_with_gate(one, "0") for one in have.targets))
             new: List[str] = []
             try:
@@ -257,7 +261,7 @@ class Core:
         """Open the gates which a freeze has shut.  Only where no other host serves the target."""
         with self.alone(names):
             facts = self.reader().facts()
-            record = self.frozen(facts)
+            record = self.frozen()
             findings = self._under_way([f"{fabric}/{wwn}" for fabric, wwn in names])
             for fabric, wwn in names:
                 one = record.record(f"{fabric}/{wwn}")
@@ -276,7 +280,7 @@ class Core:
     def _thaw(self, names: Sequence[Tuple[str, str]], facts: Facts) -> State:
         reader = Reader(self.fs, reservations=False)
         have = reader.state(names)
-        record = self.frozen(facts)
+        record = self.frozen()
         want = replace(have, targets=tuple(
             _with_gates(one, record.record(one.name)) for one in have.targets))
         executor.apply(self.fs, plan(have, want, facts, verify=False), have, facts,
@@ -300,7 +304,7 @@ class Core:
               "acquired here and compared" for key, one in openings.items()
               if have.backstore(key) is None)))
         findings = preflight.destination(document, have, reader, facts, self.settings,
-                                         self.frozen(facts).names())
+                                         self.frozen().names())
         differing = {one.subject for one in findings if one.error is errors.TargetDiffers}
         findings += [one for one in preflight.planned(the_plan)
                      if "/".join(one.subject.split("/")[:2]) not in differing]
@@ -325,7 +329,7 @@ class Core:
         with self.alone(more=_lock_names(ready.document.state)):
             self._still(ready)
             outcome = self._patiently(ready, progress, stop)
-            self.frozen(ready.facts).forget([one.name for one in ready.document.state.targets])
+            self.frozen().forget([one.name for one in ready.document.state.targets])
             try:
                 restored.note(self.settings.state_directory, ready.facts.boot_id, ready.plan.want)
             except OSError as error:
@@ -403,7 +407,7 @@ class Core:
             findings += [errors.Finding(errors.InUse, say(store.key), "is exported, and stays")
                          for store in want.backstores if say(store.key) in targets]
             facts = reader.facts()
-            record = self.frozen(facts)
+            record = self.frozen()
             findings += self._under_way([one.name for one in have.targets])
             findings += preflight.removal(have, reader)
             errors.refuse(findings, allow)
@@ -465,7 +469,7 @@ class Core:
         path = os.path.join(folder, name)
         if not state.targets:
             return ""
-        state, notes = dynamic.made_explicit(_settled(state), _noted(state, self.frozen(facts)))
+        state, notes = dynamic.made_explicit(_settled(state), _noted(state, self.frozen()))
         document = Document(documents.canonical(state), False,
                             Origin(os.uname().nodename, facts.release, facts.boot_id),
                             {say(store.key): _evidence(store) for store in state.backstores},
@@ -561,8 +565,9 @@ class Core:
     def _reserve(self, the_plan: Plan, held: ExitStack) -> Tuple[str, ...]:
         """Lock the HBAs that the plan makes; those that somebody else was faster to take."""
         busy = []
-        for hba in sorted({step.path[len("core/"):] for step in the_plan.steps
-                           if step.slot == "HBA"}):
+        hbas = {step.path[len("core/"):] for step in the_plan.steps if step.slot == "HBA"}
+        room_for(len(hbas))
+        for hba in sorted(hbas):
             try:
                 held.enter_context(self.locks.hold(f"hba/{hba}"))
             except errors.StillRunning:

@@ -15,6 +15,7 @@ from . import diff as differ
 from . import dynamic, errors, late
 from .configfs import Configfs
 from .diff import Change, Create, Register, Relink, Remove, diff
+from .locks import room_for
 from .model import NO_RESERVATIONS, Key, State, say
 from .plan import (ACQUIRE, DELETE, DRAIN, DRIVERS, FILE, FLUSH, FOLDER, IDLE, KERNEL_OPS, LINK,
                    LOAD, MKDIR, OPEN, PROVE, RELEASE, RMDIR, SCRATCH_TARGET, SCSI, SYNC, UNLINK,
@@ -341,7 +342,7 @@ class _Run:
 
     # ---- the data ---
     def _open(self, step: Step) -> None:
-        from .storage import opened, room_for
+        from .storage import opened
         if not self.opened:
             room_for(len(self.plan.steps))
         self.opened[step.about] = opened(step.path)

@@ -427,7 +427,7 @@ class Handovers:
         facts = reader.facts()
         have = Scope.of(local.state).read(self.core.fs, known=local.state)
         found = preflight.destination(local, have, reader, facts, self.core.settings,
-                                      self.core.frozen(facts).names())
+                                      self.core.frozen().names())
         if Mode(paper.mode) is not Mode.ISCSI_LATE:
             found += not_late(local.state, self.core.settings)
         errors.refuse([one for one in found if one.error is not errors.NotFrozen], allow)

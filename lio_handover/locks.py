@@ -21,6 +21,8 @@ HOST = "host"
 SCRATCH = "scratch"
 #: Seconds to wait for what others hold for moments only.
 PATIENCE = 30.0
+#: Descriptors that a verb has besides those of its locks and backstores.
+_OTHER_FILES = 256
 
 _PLAIN = re.compile(r"[A-Za-z0-9_.:@,=-][A-Za-z0-9_.:@,=/-]{0,199}")
 
@@ -37,6 +39,7 @@ class Locks:
         """Nobody else changes these (``fileio/disk0``, ``iscsi/iqn.…``) meanwhile; without names,
         anything of this host."""
         wanted = sorted(set(names))
+        room_for(len(wanted))
         with ExitStack() as held:
             held.enter_context(self.hold(HOST, shared=bool(wanted)))
             for name in wanted:
@@ -64,6 +67,21 @@ class Locks:
             yield
         finally:
             os.close(fd)
+
+
+def room_for(files: int) -> None:
+    """Let this process open so many more files, as far as it may let itself: a shell's soft limit
+    is 1024 files, and each lock is one."""
+    import resource
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = len(os.listdir("/proc/self/fd")) + files + _OTHER_FILES
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return
+    for limits in ((wanted, max(hard, wanted)), (min(wanted, hard), hard)):
+        try:
+            return resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        except (OSError, ValueError):
+            continue  # it takes CAP_SYS_RESOURCE to go above the hard limit
 
 
 def _try(fd: int, how: int) -> bool:

@@ -27,7 +27,6 @@ BLOCK = 4096  # bytes of one sample
 SAMPLES = 16
 
 _BLKFLSBUF = 0x1261
-_OTHER_FILES = 256
 #: File systems that keep nothing, or whose files do things when they are read.
 _NOT_STORAGE = frozenset("""autofs binfmt_misc bpf cgroup cgroup2 configfs debugfs devpts devtmpfs
     efivarfs fusectl hugetlbfs mqueue nsfs proc pstore rpc_pipefs securityfs selinuxfs sysfs
@@ -121,21 +120,6 @@ def _forget(fd: int, block: bool) -> None:
 
 
 # --- flushing ------------------------------------------------------------------------------------
-def room_for(descriptors: int) -> None:
-    """Let this process have so many files open, as far as it may let itself: a shell's soft limit
-    is 1024 files."""
-    import resource
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = descriptors + _OTHER_FILES
-    if soft == resource.RLIM_INFINITY or soft >= wanted:
-        return
-    for limits in ((wanted, max(hard, wanted)), (min(wanted, hard), hard)):
-        try:
-            return resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-        except (OSError, ValueError):
-            continue  # it takes CAP_SYS_RESOURCE to go above the hard limit
-
-
 def opened(path: str) -> int:
     """A descriptor for ``flush``: an error of writing back reaches those open at that time,
     so it is had before the last writes.  The caller closes it.  Raises KernelRefused."""

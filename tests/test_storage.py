@@ -579,16 +579,3 @@ def test_nothing_is_ever_opened_for_writing(root: str, monkeypatch: Any) -> None
     assert not any(flag & (os.O_CREAT | os.O_TRUNC) for flag in flags)
     assert (os.stat(path).st_mtime_ns, os.stat(path).st_ctime_ns) == before
     assert sorted(os.listdir(root)) == ["a", "fifo"]
-
-
-def test_there_is_room_for_more_files_than_a_shell_allows() -> None:
-    import resource
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (300, before[1]))
-        storage.room_for(10)
-        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == 300
-        storage.room_for(1500)
-        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] >= 1500
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, before)
