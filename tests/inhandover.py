@@ -143,11 +143,12 @@ class Points:
     """Counts what a verb does to the kernel and to the disk: SIGKILL before or after one of them.
 
     Each change has two points, before it and after it; a record of the journal a third, when half
-    of it is written.  Notes that a step begins are left out: nobody acts on them.
+    of it is written.  Notes that a step begins are left out: nobody acts on them.  With
+    ``records`` only the records count.
     """
 
-    def __init__(self, point: int) -> None:
-        self.point, self.seen, self.what = point, 0, ""
+    def __init__(self, point: int, records: bool = False) -> None:
+        self.point, self.seen, self.what, self.records = point, 0, "", records
 
     def pass_(self, what: str) -> None:
         self.seen += 1
@@ -165,9 +166,10 @@ class Points:
 
     def install(self) -> None:
         """Into this process, which is a fork of its own."""
-        for name in ("mkdir", "rmdir", "link", "unlink", "write"):
+        for name in () if self.records else ("mkdir", "rmdir", "link", "unlink", "write"):
             setattr(Configfs, name, self.around(name, getattr(Configfs, name)))
-        for module in (journal, owners, savefile, deeds, executor, restored):
+        for module in () if self.records else (
+                journal, owners, savefile, deeds, executor, restored):
             setattr(module, "write_file", self.around("write_file", wholefile.write_file))
         plain = os.write
 
@@ -185,13 +187,14 @@ class Points:
 
 
 def crash(point: int, verb: str, role: str, id: str,  # noqa: A002
-          papers: Sequence[Message] = (), **more: Any) -> tuple[bool, Answer | None]:
+          papers: Sequence[Message] = (), records: bool = False, **more: Any
+          ) -> tuple[bool, Answer | None]:
     """(whether the verb was killed at that point, its answer if it ended before)."""
     ours, its = os.pipe()
     pid = os.fork()
     if pid == 0:
         try:
-            Points(point).install()
+            Points(point, records).install()
             result: Any = do(verb, role, id, papers, **more)
         except BaseException as error:  # noqa: B902 - raised again by the parent
             result = error

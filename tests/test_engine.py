@@ -47,6 +47,20 @@ class Two:
                 return found
             answers[found] = self.answer(PEER[role], found)
 
+    def again(self, role: str) -> None:
+        """Another recover does nothing: no change of the kernel, no record of a state."""
+        answers: inhandover.Answers = {}
+        while True:
+            try:
+                found = self.host[role].call(inhandover.recover_again, self.id, answers)
+            except errors.NoSuchHandover:
+                return
+            if not isinstance(found, str):
+                break
+            answers[found] = self.answer(PEER[role], found)
+        changes, before, after = found
+        assert (changes, before) == (0, after), f"a second recover on the {role} does something"
+
     def answer(self, role: str, verb: str) -> Answer | None:
         try:
             if verb == "status":

@@ -1,7 +1,10 @@
 """A host loses its power at every state of a handover, and boots with targetcli's own restore."""
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,6 +14,7 @@ from lio_handover.transitions import DESTINATION, SOURCE
 from tests import inhandover, inhost, lab
 from tests.conftest import HostsOf
 from tests.inhandover import TARGET
+from tests.test_crashes import KILLED
 from tests.test_engine import PEER, WAY, Two
 
 
@@ -30,6 +34,8 @@ class Powered(Two):
         super().__init__(a, b)
         self.folder = {SOURCE: str(bed.shared / "disk-a"), DESTINATION: str(bed.shared / "disk-b")}
         for role, host in self.host.items():
+            if Path(self.folder[role]).exists():
+                shutil.rmtree(self.folder[role])
             host.call(inhandover.disk, self.folder[role])
             host.call(inhandover.save)  # which moves dbroot to the distribution's, once for all
         a.call(inhost.build, inhandover.state(bed.shared))
@@ -45,6 +51,14 @@ class Powered(Two):
         self.one_serves()
         return notes
 
+    def lose_power(self, role: str) -> None:
+        """The other host notices that one is gone; then it boots, and there is one owner."""
+        self.cut(role)
+        if self.known(PEER[role]):
+            self.recover(PEER[role], silent=True)
+        self.boot(role)
+        self.recovered()
+
     def serving(self) -> list[str]:
         return [role for role in (SOURCE, DESTINATION) if self.host[role].alive
                 and "1" in self.host[role].call(inhandover.gates).values()]
@@ -58,6 +72,8 @@ class Powered(Two):
             if self.known(role):
                 self.recover(role)
                 self.one_serves()
+        for role in (SOURCE, DESTINATION):
+            self.again(role)
         states = self.states()
         if states[1] in ("opening", "serving"):
             self.go("verify* retire confirm*")
@@ -75,15 +91,20 @@ class Powered(Two):
 
 @pytest.fixture
 def powered(bed: lab.Lab, hosts: HostsOf) -> Iterator[Callable[[], Powered]]:
+    """Two hosts that have just been booted, each time."""
     made: list[Powered] = []
 
     def make() -> Powered:
+        off()
         made.append(Powered(bed, *hosts("stable", "newest")))
         return made[-1]
+
+    def off() -> None:
+        for pair in made:
+            for host in pair.host.values():
+                host.kill()
     yield make
-    for pair in made:
-        for host in pair.host.values():
-            host.kill()
+    off()
 
 
 STATES = [(count, role) for count in range(1, len(WAY.split()) + 1)
@@ -98,8 +119,25 @@ def test_a_host_that_lost_power_comes_back_to_one_owner(
         powered: Callable[[], Powered], count: int, role: str) -> None:
     pair = powered()
     pair.go(" ".join(WAY.split()[:count]))
-    pair.cut(role)
-    if pair.known(PEER[role]):
-        pair.recover(PEER[role], silent=True)
-    pair.boot(role)
-    pair.recovered()
+    pair.lose_power(role)
+
+
+@pytest.mark.full
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("name", KILLED)
+def test_power_lost_before_in_and_after_each_record_of_a_verb(
+        powered: Callable[[], Powered], name: str) -> None:
+    way, verb, role = KILLED[name]
+    point = 0
+    while True:
+        pair, point = powered(), point + 1
+        pair.go(way)
+        more: dict[str, Any] = {"targets": (TARGET,)} if verb == "prepare" else {}
+        pair.id = pair.id or "00000000-0000-4000-8000-%012x" % point
+        killed, _answer = pair.host[role].call(
+            inhandover.crash, point, verb, role, pair.id, tuple(pair.papers), True, **more)
+        if not killed:
+            break
+        pair.lose_power(role)
+    print(f"{name}: {point - 1} points")
+    assert point > 3 or name == "export"
