@@ -17,16 +17,18 @@ from . import dynamic, errors, executor, late, preflight, probes, reservations, 
 from .configfs import Configfs
 from .devices import Glance
 from .document import Document, Origin
-from .executor import Outcome, Progress, Scope
+from .executor import Outcome
 from .frozen import Frozen, Record
 from .journal import Journal, ids
 from .locks import PATIENCE, SCRATCH, Locks, room_for
 from .model import Backstore, Key, State, Target, Tpg, backstore_key, say
 from .order import PLACE
 from .plan import DELETE, Plan, Step, freezing, plan
+from .readback import Scope, check
 from .reader import Facts, Reader, boot_id, no_modules
 from .reservations import Seen
 from .revival import reachable
+from .running import Progress, never
 from .settings import Settings, load
 from .wholefile import write_file
 
@@ -223,7 +225,7 @@ class Core:
                 storage.flush(store.path)
 
     def freeze(self, names: Sequence[Tuple[str, str]], allow: Sequence[str] = (),
-               stop: Callable[[], bool] = executor.never) -> State:
+               stop: Callable[[], bool] = never) -> State:
         """Shut the gates, wait until no command executes, put all data on the storage.
 
         A freeze that can't be finished opens the gates again.  Returns the frozen state.
@@ -313,7 +315,7 @@ class Core:
 
     def import_(self, ready: Ready, allow: Sequence[str] = (),
                 progress: Optional[Progress] = None,
-                stop: Callable[[], bool] = executor.never) -> Outcome:
+                stop: Callable[[], bool] = never) -> Outcome:
         """Make this host serve the document, or leave it as it was.
 
         Nothing to do where it serves just that already.
@@ -382,12 +384,12 @@ class Core:
     def verify(self, document: Document, maps: Sequence[str] = ()) -> None:
         """Raises VerifyFailed where this host does not serve just what the document says."""
         have, want, _changes = self.compare(document, maps)
-        executor.check(have, want)
+        check(have, want)
 
     # ---- removing ---
     def remove(self, targets: Sequence[str], everything: bool = False, allow: Sequence[str] = (),
                progress: Optional[Progress] = None,
-               stop: Callable[[], bool] = executor.never) -> Tuple[Outcome, str]:
+               stop: Callable[[], bool] = never) -> Tuple[Outcome, str]:
         """Take targets away, with the backstores that nothing else exports.
 
         Returns what it took, and the document kept of what was removed.  ``plugin/name`` names
@@ -531,7 +533,7 @@ class Core:
         return found
 
     def run(self, make: Maker, before: State, facts: Facts, progress: Optional[Progress] = None,
-            stop: Callable[[], bool] = executor.never, reservations: bool = True) \
+            stop: Callable[[], bool] = never, reservations: bool = True) \
             -> Tuple[Plan, Outcome]:
         """Run what ``make`` plans, see executor.apply, beside others who build on this host: no
         two take the same HBA, nor the scratch target at one time.

@@ -17,13 +17,14 @@ from . import (dynamic, errors, executor, late, mapping, preflight, reservations
 from .core import Maker
 from .diff import diff
 from .document import Document, Origin
-from .executor import Progress, Scope
 from .journal import DOCUMENT, PREPARED, RETURNED
 from .model import State, Target, backstore_key, say
 from .owners import Owners
 from .papers import Message
 from .plan import Plan, plan
+from .readback import Scope, check, describe
 from .reader import Facts, boot_id
+from .running import Progress, never, reason
 from .settings import Settings
 from .standing import DBROOTS, Standing
 from .transitions import SOURCE, Do, Mode, Paper, Row, Step
@@ -46,7 +47,7 @@ class Deeds(Standing):
     by: str = ""
     words: FrozenSet[str] = frozenset()
     progress: Optional[Progress] = None
-    stop: Callable[[], bool] = executor.never
+    stop: Callable[[], bool] = never
     said: List[Message] = field(default_factory=list)
     notes: List[str] = field(default_factory=list)
     #: target → tag → who is there by a dynamic ACL as a freeze begins
@@ -64,7 +65,7 @@ class Deeds(Standing):
                 getattr(self, f"_{step.do.name.lower()}")()
         except OSError as error:
             raise errors.KernelRefused(
-                f"{step}: {executor.reason(error)}",
+                f"{step}: {reason(error)}",
                 changed=f"the handover is {self.handover.state or 'not begun'} as before",
                 do=f"lio-handover status {self.journal.id}") from error
 
@@ -180,7 +181,7 @@ class Deeds(Standing):
         if changed:
             more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
             raise errors.StructureChanged(
-                "changed since it was prepared: " + executor.describe(changed[0]) + more,
+                "changed since it was prepared: " + describe(changed[0]) + more,
                 changed="nothing was given away",
                 do=f"lio-handover source thaw {self.journal.id}, then prepare again")
 
@@ -321,7 +322,7 @@ class Deeds(Standing):
         changed = runtime.changes(self.kept(PREPARED).state, document.state)
         if changed:
             raise errors.StructureChanged(
-                "the document is not of what was offered: " + executor.describe(changed[0]),
+                "the document is not of what was offered: " + describe(changed[0]),
                 do="prepare again on the source")
         digest = self._named(message, document)
         notes = self.journal.notes
@@ -413,8 +414,8 @@ class Deeds(Standing):
         facts = self.reader().facts()
         the_plan = self._run(lambda facts, _trusting: _waiting(want, facts), have, facts)
         if document is not self.durable():
-            executor.check(Scope.of(want).read(self.fs, known=the_plan.want, untouched=True),
-                           the_plan.want, False)
+            check(Scope.of(want).read(self.fs, known=the_plan.want, untouched=True),
+                  the_plan.want, False)
         try:
             restored.note(self.directory, boot, the_plan.want)
         except OSError as error:
@@ -480,7 +481,7 @@ class Deeds(Standing):
             have, want = runtime.structure(have), runtime.structure(want)
         left = diff(have, want, gates=False)
         if left:
-            executor.check(have, want, gates=False)
+            check(have, want, gates=False)
 
     def _late_paths(self) -> List[str]:
         """Of the backstores whose storage one host alone may have open."""

@@ -69,20 +69,35 @@ class Evidence:
             if not missing:
                 return row
             lacking.append(" and ".join(missing))
-        if not rows and not handover.busy and not handover.error and any(
-                row.verb == self.verb and row.to == state for row in TABLE
-                if row.role == handover.role and mode in row.modes):
-            return None
+        if not rows and any(row.verb == self.verb for row in self._ways_here()):
+            if not self._cut_off():
+                return None
+            rest = self.recovery()
+            if rest is not None or handover.over:
+                return rest
         raise self._wrong(handover, state, lacking)
+
+    def _ways_here(self) -> List[Row]:
+        """The rows that lead to this state."""
+        handover = self.journal.handover
+        return [row for row in TABLE if row.role == handover.role
+                and row.to == (handover.state or FIRST_STATE[handover.role])
+                and Mode(handover.mode) in row.modes]
+
+    def _cut_off(self) -> bool:
+        """Whether the last verb may have left something undone after it had recorded its state."""
+        handover = self.journal.handover
+        return bool(handover.busy or handover.error) and any(
+            row.after for row in self._ways_here())
 
     # ---- recovering -----------------------------------------------------------------------------
     def recovery(self) -> Optional[Row]:
         """The row of recover that fits; None where it stays.  The other side is asked, and, where
         it is armed and this side has released, asked to abort: its first record decides."""
         handover = self.journal.handover
-        if handover.over and (
-                handover.boot_id == boot_id() or self.superseded
-                or handover.state in ("idle", "confirmed") and self.standing.settled()):
+        if handover.over and (self.superseded or not self._cut_off() and (
+                handover.boot_id == boot_id()
+                or handover.state in ("idle", "confirmed") and self.standing.settled())):
             return None
         row = self._first()
         if row is None and (handover.state == "released" or self._inband_frozen()):

@@ -14,13 +14,14 @@ from typing import (Callable, Dict, FrozenSet, Iterator, List, Mapping, Optional
                     Tuple)
 
 from . import document as documents
-from . import errors, executor, mapping, preflight
+from . import errors, mapping, preflight
 from .answer import Answer, Peer, answer_from_json, answer_to_json
 from .core import Core
 from .deeds import Deeds, not_late
 from .document import Document
 from .evidence import ASSERTS, FIRST_STATE, WORDS, Evidence
-from .executor import Progress, Scope
+from .readback import Scope
+from .running import Progress, never, reason
 from .journal import PREPARED, Handover, Journal, ids
 from .model import State, say
 from .owners import Owner, Owners
@@ -123,7 +124,7 @@ class Handovers:
            words: FrozenSet[str] = frozenset(), by: str = "", allow: Sequence[str] = (),
            maps: Sequence[str] = (), peer: str = "", probe: bool = False,
            progress: Optional[Progress] = None,
-           stop: Callable[[], bool] = executor.never) -> Answer:
+           stop: Callable[[], bool] = never) -> Answer:
         """Run a verb.
 
         ``targets``, ``mode`` and ``probe`` (see Core.ask; it holds for all that follows) are for
@@ -158,7 +159,7 @@ class Handovers:
                     self._go(run, run.row(), (), by, allow, progress, stop)
         except OSError as error:
             raise errors.KernelRefused(
-                f"{verb}: {error.filename or ''}: {executor.reason(error)}",
+                f"{verb}: {error.filename or ''}: {reason(error)}",
                 changed="the recorded state stands", do=f"lio-handover status {id}") from error
 
     def _go(self, run: Evidence, row: Optional[Row], notes: Tuple[str, ...], by: str,
@@ -167,6 +168,7 @@ class Handovers:
         none, nothing is left to do."""
         journal = run.journal
         if row is None:
+            self._ended(journal)
             return self._status(journal)
         answer, done = Answer(journal.handover, notes=notes), []
         while row is not None:
@@ -254,6 +256,7 @@ class Handovers:
 
     def _stays(self, run: Evidence, notes: Tuple[str, ...]) -> Answer:
         """Where only the other side, or a human, can know."""
+        self._ended(run.journal)
         status = self._status(run.journal)
         handover = status.handover
         if handover.over:
@@ -296,6 +299,12 @@ class Handovers:
         self._tidy(journal)
         return Answer(journal.handover, tuple(deeds.said), tuple(deeds.notes),
                       self._next(journal.handover))
+
+    @staticmethod
+    def _ended(journal: Journal) -> None:
+        """Where nothing is left to do, what was cut off had only its end still to note."""
+        if journal.handover.over and journal.handover.busy:
+            journal.note("end")
 
     def _tidy(self, journal: Journal) -> None:
         """Documents hold secrets: they go when nothing can need them any more."""

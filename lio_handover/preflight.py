@@ -12,10 +12,10 @@ from .devices import Glance
 from .diff import diff
 from .document import Document
 from .errors import Finding
-from .executor import describe
 from .model import Backstore, State, Target, say
 from .parameters import HCTL
 from .plan import Plan
+from .readback import describe
 from .reader import Facts, Reader, kernel_symbols
 from .settings import Settings
 

@@ -9,12 +9,13 @@ from typing import Dict, Iterator, List, Sequence, Tuple
 
 from . import errors
 from .configfs import Configfs
-from .executor import Scope, apply
+from .executor import apply
 from .initiator import commands
 from .initiator.sg import Device
 from .initiator.vhost import probe_dirty_logging
 from .model import Backstore, Key, Lun, State, Target, Tpg, backstore_key, say
 from .plan import SCRATCH_NEXUS, SCRATCH_TARGET, plan
+from .readback import Scope
 from .reader import Reader
 from .reservations import Seen
 from .scsibus import Drivers, sg_of

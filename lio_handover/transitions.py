@@ -150,6 +150,14 @@ class Row:
     def forced(self) -> bool:
         return Need.PEER_IS_FENCED in self.needs
 
+    @property
+    def after(self) -> Tuple[Step, ...]:
+        """What is still to be done, not only said, once its last state is recorded."""
+        last = max((number for number, step in enumerate(self.steps) if step.do is Do.RECORD),
+                   default=-1)
+        return tuple(step for step in self.steps[last + 1:] if step.do is not Do.SAY) \
+            if last >= 0 else ()
+
 
 @dataclass(frozen=True)
 class State:

@@ -13,8 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lio_handover import (deeds, errors, evidence, executor, journal, owners, restored, savefile,
-                          transitions, wholefile)
+from lio_handover import (deeds, errors, evidence, journal, owners, restored, running, savefile,
+                          transitions, undo, wholefile)
 from lio_handover.configfs import Configfs
 from lio_handover.core import Core
 from lio_handover.handover import Answer, Handover, Handovers
@@ -131,6 +131,13 @@ def save() -> None:
     subprocess.run(["targetctl", "save", SAVED], check=True)
 
 
+def save_file(data: bytes | None = None) -> bytes:
+    """What is in it, or is from now on."""
+    if data is not None:
+        Path(SAVED).write_bytes(data)
+    return Path(SAVED).read_bytes()
+
+
 def saved() -> dict[str, bool]:
     """Target → whether targetcli would bring it back serving."""
     return {one.target: one.enabled for one in savefile.entries(
@@ -169,7 +176,7 @@ class Points:
         for name in () if self.records else ("mkdir", "rmdir", "link", "unlink", "write"):
             setattr(Configfs, name, self.around(name, getattr(Configfs, name)))
         for module in () if self.records else (
-                journal, owners, savefile, deeds, executor, restored):
+                journal, owners, savefile, deeds, running, undo, restored):
             setattr(module, "write_file", self.around("write_file", wholefile.write_file))
         plain = os.write
 

@@ -14,9 +14,10 @@ from lio_handover import errors
 from lio_handover.configfs import Configfs
 from lio_handover.core import Core
 from lio_handover.document import Document
-from lio_handover.executor import Outcome, Scope, apply
+from lio_handover.executor import Outcome, apply
 from lio_handover.model import State
 from lio_handover.plan import plan
+from lio_handover.readback import Scope
 from lio_handover.reader import Reader
 from lio_handover.settings import Settings
 

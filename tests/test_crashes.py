@@ -12,7 +12,7 @@ from lio_handover.transitions import DESTINATION, SOURCE
 from tests import inhandover, inhost, lab
 from tests.conftest import HostsOf
 from tests.inhandover import TARGET
-from tests.test_engine import WAY, Two, held
+from tests.test_engine import PEER, WAY, Two, held
 
 #: What is killed: (verbs that go before, the verb, whose).
 KILLED = {
@@ -43,6 +43,7 @@ class Killed:
     def __init__(self, pair: Two, state: State) -> None:
         self.pair, self.state = pair, state
         self.before = held(pair, SOURCE)
+        self.saved = pair.host[SOURCE].call(inhandover.save_file)
 
     def at(self, name: str, point: int, again: bool = False) -> bool:
         """Kill the verb at a point and see that there is a way on: recover, or the verb ``again``
@@ -92,12 +93,16 @@ class Killed:
         owner = SOURCE if states[0] == "idle" else DESTINATION
         assert pair.serving() == [owner]
         assert held(pair, owner) == self.before, "registrations or structure are not as before"
+        assert pair.host[owner].call(inhandover.saved) == {TARGET: True}
+        assert pair.host[PEER[owner]].call(inhandover.saved) == {}
 
     def start_again(self) -> None:
         a, b = self.pair.host[SOURCE], self.pair.host[DESTINATION]
         if self.pair.serving() == [DESTINATION]:
             b.call(inhost.remove, ("reserved",))
+            b.call(inhandover.save_file, b"")
             a.call(inhost.build, self.state)
+            a.call(inhandover.save_file, self.saved)
         assert not b.call(inhost.read_all).backstores
 
 
@@ -105,12 +110,14 @@ class Killed:
 def killed(bed: lab.Lab, hosts: HostsOf) -> Iterator[Killed]:
     a, b = hosts("stable", "newest")
     state = inhandover.state(bed.shared)
+    b.call(inhandover.save)  # which moves dbroot to the distribution's, once for all
     a.call(inhost.build, state)
+    a.call(inhandover.save)
     yield Killed(Two(a, b), state)
 
 
 @pytest.mark.parametrize("name, point, again", [
-    ("arm", 32, True), ("retire", 25, False)])
+    ("arm", 32, True), ("retire", 25, False), ("confirm", 6, False)])
 def test_a_verb_that_is_killed_leaves_a_way_on(killed: Killed, name: str, point: int,
                                                again: bool) -> None:
     assert killed.at(name, point, again)

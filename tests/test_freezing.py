@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from lio_handover import errors, executor
+from lio_handover import errors, running
 from lio_handover.model import State, backstore_key
 from lio_handover.plan import freezing
 from lio_handover.reader import Facts
@@ -44,7 +44,7 @@ def busy_freeze() -> tuple[str, list[str], int]:
                 return f"{self.looks}\n"
             return super().read(path)
 
-    executor.IDLE_SECONDS = 0.001
+    running.IDLE_SECONDS = 0.001
     before, files = inhost.tree(), len(os.listdir("/proc/self/fd"))
     try:
         inhost.core(Busy(0, "before")).freeze([("iscsi", "iqn.2003-01.org.example:small")])

@@ -12,9 +12,10 @@ import pytest
 
 from lio_handover import core as facade
 from lio_handover import document as documents
-from lio_handover import errors, executor, late, order, storage
+from lio_handover import errors, late, order, storage
 from lio_handover.model import State
 from lio_handover.settings import Late, Settings, load
+from lio_handover.undo import WayBack
 from tests import inhost, lab, samples
 from tests.conftest import HostsOf
 
@@ -298,13 +299,13 @@ def stopped_everywhere(verb: str, data: bytes, how: str, path: str) -> tuple[int
     inhost.SETTINGS = load()
     real, wrong = inhost.differences, []
     told: list[str] = []
-    undo = executor._Run.undo
+    undo = WayBack.undo
 
-    def undone(self: executor._Run, error: Exception) -> errors.HandoverError:
+    def undone(self: WayBack, error: Exception) -> errors.HandoverError:
         found = undo(self, error)
         told.append(str(found))
         return found
-    executor._Run.undo = undone  # type: ignore[method-assign]
+    WayBack.undo = undone  # type: ignore[method-assign]
 
     def differences(old: dict[str, str], new: dict[str, str]) -> list[str]:
         there = os.path.exists(path)

@@ -15,7 +15,8 @@ ORDER = """__init__
     files shape values objects sealed document devices storage late
     fresh diff reservations dynamic configfs scsibus initiator
     papers journal owners savefile
-    reader revival plan staged executor frozen restored probes mapping preflight core
+    reader revival plan staged readback running undo executor frozen restored probes mapping
+    preflight core
     holder runtime answer standing deeds fence evidence
     handover
     wording screen tree columns steps as_json client remote move
@@ -30,11 +31,11 @@ ONCE = "rtslib_fb"
 
 #: Who changes anything, and where.
 KERNEL = {"configfs", "scsibus"}
-FILES = {"core", "deeds", "executor", "frozen", "holder", "journal", "locks", "restored",
-         "savefile", "wholefile", "service", "client"}
+FILES = {"core", "deeds", "frozen", "holder", "journal", "locks", "restored",
+         "running", "savefile", "undo", "wholefile", "service", "client"}
 DEVICES = {"initiator", "cli"}  # /dev/sg*, /dev/vhost-scsi; /dev/null
 #: What one of FILES names of /sys, only to look at it.
-LOOKED_AT = {("executor", "/sys/module/"), ("service", "/sys/")}
+LOOKED_AT = {("running", "/sys/module/"), ("service", "/sys/")}
 
 _DEEDS = set("""chmod link makedirs mkdir mknod remove rename renames replace rmdir symlink truncate
     unlink write pwrite writev pwritev write_text write_bytes touch""".split())
@@ -150,7 +151,7 @@ def test_the_kernel_is_changed_in_two_places() -> None:
     (changing, "plan", "from os import path\nopen(name, mode=how)"),
     (changing, "storage", "Path(name).write_text('1')"),
     (changing, "core", "import os\nos.mkdir(f'/sys/kernel/config/target/{name}')"),
-    (changing, "executor", "open('/sys/module/x/parameters/y', 'wb')"),
+    (changing, "running", "open('/sys/module/x/parameters/y', 'wb')"),
 ])
 def test_what_breaks_a_rule_is_found(rule: Callable[[list[Module]], list[str]], module: str,
                                      source: str) -> None:
