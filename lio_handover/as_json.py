@@ -7,9 +7,9 @@ from . import diff as differ
 from . import model
 from .core import Ready, View
 from .errors import Finding
-from .executor import Outcome, writes
+from .executor import Outcome
 from .model import State, say
-from .plan import FILE, Step
+from .plan import FILE, Step, writes
 
 
 def finding_tree(one: Finding, allowed: Sequence[str] = ()) -> Dict[str, Any]:

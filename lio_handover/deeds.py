@@ -14,14 +14,15 @@ from typing import Callable, Dict, FrozenSet, List, Mapping, Optional, Sequence,
 from . import document as documents
 from . import (dynamic, errors, executor, late, mapping, preflight, reservations, restored, runtime,
                savefile, storage)
-from .core import Maker
 from .diff import diff
 from .document import Document, Origin
+from .host import Maker
 from .journal import DOCUMENT, PREPARED, RETURNED
 from .model import State, Target, backstore_key, say
 from .owners import Owners
 from .papers import Message
-from .plan import Plan, plan
+from .plan import Plan
+from .planner import plan
 from .readback import Scope, check, describe
 from .reader import Facts, boot_id
 from .running import Progress, never, reason

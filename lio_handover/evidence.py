@@ -95,9 +95,10 @@ class Evidence:
         """The row of recover that fits; None where it stays.  The other side is asked, and, where
         it is armed and this side has released, asked to abort: its first record decides."""
         handover = self.journal.handover
-        if handover.over and (self.superseded or not self._cut_off() and (
-                handover.boot_id == boot_id()
-                or handover.state in ("idle", "confirmed") and self.standing.settled())):
+        cut_off = self._cut_off()
+        if handover.over and (self.superseded or (
+                not cut_off if handover.boot_id == boot_id() else
+                handover.state in ("idle", "confirmed") and self.standing.settled(cut_off))):
             return None
         row = self._first()
         if row is None and (handover.state == "released" or self._inband_frozen()):

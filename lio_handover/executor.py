@@ -6,12 +6,12 @@ kernel then shows, so a step that was half done needs no inverse of its own.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Callable, Dict, Optional, Sequence, Tuple
+from typing import Callable, Dict, Optional, Tuple
 
 from . import errors
 from .configfs import Configfs
 from .model import State
-from .plan import KERNEL_OPS, Plan, Step
+from .plan import Plan
 from .reader import Facts
 from .running import Progress, Run, StepFailed, never
 from .undo import WayBack
@@ -54,8 +54,3 @@ def apply(fs: Configfs, the_plan: Plan, before: State, facts: Facts,
     outcome.steps = run.begun
     outcome.writes = fs.changes - began
     return outcome
-
-
-def writes(steps: Sequence[Step]) -> int:
-    """How many of the steps are requests to the kernel's target tree, at most."""
-    return sum(1 for step in steps if step.op in KERNEL_OPS)

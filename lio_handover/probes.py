@@ -14,7 +14,8 @@ from .initiator import commands
 from .initiator.sg import Device
 from .initiator.vhost import probe_dirty_logging
 from .model import Backstore, Key, Lun, State, Target, Tpg, backstore_key, say
-from .plan import SCRATCH_NEXUS, SCRATCH_TARGET, plan
+from .plan import SCRATCH_NEXUS, SCRATCH_TARGET
+from .planner import plan
 from .readback import Scope
 from .reader import Reader
 from .reservations import Seen

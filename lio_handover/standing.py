@@ -200,13 +200,17 @@ class Standing:
         counted = self.journal.notes.commands
         return any(count != counted.get(name, count) for name, count in self.commands().items())
 
-    def settled(self) -> bool:
+    def settled(self, cut_off: bool) -> bool:
         """Of a handover that is over: whether nothing is left for recover to bring back at a
-        boot, as targetcli did, or as they were taken out of the save file that had them."""
+        boot, as targetcli did, or as they were taken out of the save file that had them.
+
+        ``cut_off``: they may never have come into it.
+        """
         if self.vhost:
             return False
-        return bool(self.names()) or bool(self.journal.notes.saved) and not savefile.entries(
-            self.local_targets())
+        there, saved = bool(self.names()), bool(savefile.entries(self.local_targets()))
+        return there and saved if cut_off else \
+            there or bool(self.journal.notes.saved) and not saved
 
     def commands(self) -> Dict[str, int]:
         """num_cmds of each of the handover's backstores that is here."""

@@ -5,8 +5,7 @@ from typing import Iterable, Iterator, Sequence
 
 from .core import Ready
 from .errors import Finding
-from .executor import writes
-from .plan import Plan
+from .plan import Plan, writes
 from .screen import Screen, hanging
 from .wording import count
 

@@ -8,7 +8,8 @@ from typing import List, Tuple
 from . import dynamic, errors, late
 from .diff import Register, diff
 from .model import State, say
-from .plan import SCRATCH_TARGET, Plan, plan
+from .plan import SCRATCH_TARGET, Plan
+from .planner import plan
 from .readback import Scope, describe
 from .reader import Reader
 from .revival import reachable

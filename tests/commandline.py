@@ -16,7 +16,7 @@ from lio_handover.configfs import Configfs
 from lio_handover.core import Core, Ready, View
 from lio_handover.executor import Outcome
 from lio_handover.model import State
-from lio_handover.plan import plan
+from lio_handover.planner import plan
 from lio_handover.reader import Facts
 from lio_handover.settings import Settings
 from tests import samples

@@ -8,15 +8,15 @@ import tempfile
 from collections.abc import Callable
 
 from lio_handover import cli
-from lio_handover import core as facade
 from lio_handover import document as documents
 from lio_handover import errors
+from lio_handover import host as host_module
 from lio_handover.configfs import Configfs
 from lio_handover.core import Core
 from lio_handover.document import Document
 from lio_handover.executor import Outcome, apply
 from lio_handover.model import State
-from lio_handover.plan import plan
+from lio_handover.planner import plan
 from lio_handover.readback import Scope
 from lio_handover.reader import Reader
 from lio_handover.settings import Settings
@@ -194,7 +194,7 @@ def interrupted_everywhere(data: bytes) -> tuple[int, list[str]]:
     before = tree()
     wrong: list[str] = []
     point = 0
-    kept = getattr(facade, "Configfs")
+    kept = getattr(host_module, "Configfs")
     with tempfile.TemporaryDirectory() as folder:
         for name, content in (("document", data), ("conf", CONFIG.encode())):
             with open(f"{folder}/{name}", "wb") as file:
@@ -203,11 +203,11 @@ def interrupted_everywhere(data: bytes) -> tuple[int, list[str]]:
         while len(wrong) < 20:
             point += 1
             fs = Stopping(point, "SIGINT")
-            setattr(facade, "Configfs", lambda: fs)
+            setattr(host_module, "Configfs", lambda: fs)
             try:
                 code = cli.main(words)
             finally:
-                setattr(facade, "Configfs", kept)
+                setattr(host_module, "Configfs", kept)
             if code == 0:
                 return point - 1, wrong
             left = differences(before, tree())

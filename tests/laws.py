@@ -29,7 +29,7 @@ from lio_handover.document import Document, Origin, alua_group_key, canonical
 from lio_handover.executor import apply
 from lio_handover.model import (Acl, AluaGroup, Backstore, Lun, MappedLun, Portal, State, Target,
                                 Tpg, say)
-from lio_handover.plan import plan
+from lio_handover.planner import plan
 from lio_handover.readback import Scope
 from lio_handover.reader import Reader, kernel_symbols
 from lio_handover.revival import reachable

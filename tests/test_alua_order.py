@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from lio_handover.model import LuGroup, State
-from lio_handover.plan import plan
+from lio_handover.planner import plan
 from lio_handover.reader import Facts
 from tests import samples
 

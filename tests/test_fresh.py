@@ -11,7 +11,7 @@ from lio_handover import fresh
 from lio_handover.attributes import row
 from lio_handover.configfs import Configfs
 from lio_handover.model import Backstore, Tpg, backstore_key
-from lio_handover.plan import plan
+from lio_handover.planner import plan
 from lio_handover.reader import Reader
 from tests import inhost, lab, samples
 from tests.conftest import HostsOf

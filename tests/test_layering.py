@@ -15,8 +15,8 @@ ORDER = """__init__
     files shape values objects sealed document devices storage late
     fresh diff reservations dynamic configfs scsibus initiator
     papers journal owners savefile
-    reader revival plan staged readback running undo executor frozen restored probes mapping
-    preflight core
+    reader revival plan planner staged readback running undo executor frozen restored host
+    probes mapping preflight core
     holder runtime answer standing deeds fence evidence
     handover
     wording screen tree columns steps as_json client remote move

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Dict, List, Tuple
 
 from lio_handover.model import Reservations, State
-from lio_handover.plan import plan
+from lio_handover.planner import plan
 from lio_handover.reader import Facts
 from tests import samples
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from lio_handover.model import State
 from lio_handover.order import ACTIVATE, ORDER, PLACE
-from lio_handover.plan import plan
+from lio_handover.planner import plan
 from lio_handover.reader import Facts
 from tests import samples
 

@@ -16,7 +16,7 @@ from lio_handover import storage
 from lio_handover.configfs import ROOT, Configfs
 from lio_handover.core import Core
 from lio_handover.diff import diff
-from lio_handover.plan import plan
+from lio_handover.planner import plan
 from lio_handover.settings import Settings
 from tests.lab import inside
 
