@@ -256,7 +256,8 @@ class Handovers:
 
     def _stays(self, run: Evidence, notes: Tuple[str, ...]) -> Answer:
         """Where only the other side, or a human, can know."""
-        self._ended(run.journal)
+        if run.journal.handover.over:
+            self._ended(run.journal)
         status = self._status(run.journal)
         handover = status.handover
         if handover.over:
@@ -303,7 +304,7 @@ class Handovers:
     @staticmethod
     def _ended(journal: Journal) -> None:
         """Where nothing is left to do, what was cut off had only its end still to note."""
-        if journal.handover.over and journal.handover.busy:
+        if journal.handover.busy:
             journal.note("end")
 
     def _tidy(self, journal: Journal) -> None:

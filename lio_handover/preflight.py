@@ -42,6 +42,10 @@ def live_migration(logs_guest_writes: bool) -> List[Finding]:
 
 def _kinds(state: State) -> Iterator[Finding]:
     for store in state.backstores:
+        if "/" in store.serial:  # target_core_pr.c:__core_scsi3_write_aptpl_to_file
+            yield Finding(errors.CannotRepresent, say(store.key),
+                          f"its unit serial {errors.one_line(store.serial)} has a /, so the kernel "
+                          "can't keep registrations in a file of that name")
         if store.plugin == "rd_mcp" and store.parameters.get("rd_nullio") != "1":
             yield Finding(errors.CannotRepresent, say(store.key),
                           "its data is in this host's memory, and does not go with it", "ramdisk")

@@ -3,14 +3,18 @@ from __future__ import annotations
 
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests import lab
+
+if TYPE_CHECKING:
+    from tests.privatebus import Bus
 
 # A shell that runs this in the background has SIGINT ignored, and so would all that tests start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -137,6 +141,17 @@ def each_host(request: pytest.FixtureRequest, hosts: HostsOf) -> lab.Host:
 def client(bed: lab.Lab, _pool: Pool) -> lab.OpenIscsi:
     """The kernel's iSCSI initiator, on a host of its own."""
     return lab.OpenIscsi(_pool.take("stable", name=CLIENT)[0])
+
+
+@pytest.fixture(scope="module")
+def bus() -> Iterator[Bus]:
+    """The service on a private bus."""
+    pytest.importorskip("dbus")
+    from tests.privatebus import Bus
+    with tempfile.TemporaryDirectory() as folder:  # of a short path, as a socket's has to be
+        made = Bus(Path(folder))
+        yield made
+        made.stop()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -23,7 +23,7 @@ from tests import inmove, samples
 from tests.inbus import CHECKOUT
 
 pytest.importorskip("dbus")
-from tests.test_service_bus import Bus  # noqa: E402 - it needs dbus, too
+from tests.privatebus import Bus  # noqa: E402 - it needs dbus, too
 
 ID = "00000000-0000-4000-8000-000000000000"
 SSH = """\
@@ -33,14 +33,6 @@ while [ "$1" != -- ]; do shift; done
 [ "$2" = b ] || {{ echo "ssh: $2: Name or service not known" >&2; exit 255; }}
 exec "$3" --bus-path={bus}
 """
-
-
-@pytest.fixture(scope="module")
-def bus() -> Iterator[Bus]:
-    with tempfile.TemporaryDirectory() as folder:
-        made = Bus(Path(folder))
-        yield made
-        made.stop()
 
 
 @pytest.fixture

@@ -45,6 +45,14 @@ def small(shared: Path, more: dict[str, str]) -> State:
         tpg, {"enable": "1"}, luns=(Lun(lun_key(tpg, 0), store.key, "link"),)),)),))
 
 
+def test_a_serial_that_can_be_no_file_name_is_refused_by_the_source(
+        bed: lab.Lab, stable: lab.Host) -> None:
+    """The kernel takes it, but can keep no registrations of it."""
+    stable.call(inhost.build, small(bed.shared, {"wwn/vpd_unit_serial": "sma/ll"}))
+    with pytest.raises(errors.CannotRepresent, match="serial sma/ll has a /"):
+        stable.call(inhost.export)
+
+
 def drivers_attach() -> str:
     return Path("/sys/bus/scsi/drivers_autoprobe").read_text().strip()
 
