@@ -59,7 +59,7 @@ class Killed:
             pair.papers += answer.papers
         self.one_serves()
         if again and killed and name in FORWARD:
-            pair.do(verb, role, **more)
+            assert not pair.do(verb, role, **more).handover.busy
             pair.go(WAY[len(way):].strip().partition(" ")[2])
         self.settle()
         self.start_again()
