@@ -1,0 +1,105 @@
+"""A real systemd inside a lab host, with the units as they are shipped.
+
+It is process 1 of a process and a mount namespace of the host: what it starts has the host's kernel,
+its SCSI targets and its files, but a /run and a configuration of systemd of its own.  Nothing is
+left of it when its first process is killed.
+"""
+from __future__ import annotations
+
+import ctypes
+import os
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tests import inbus
+
+T = TypeVar("T")
+DAEMON, BOOT, RECOVER = (f"lio-handover{one}.service" for one in ("d", "-boot", "-recover"))
+RESTORE = "rtslib-fb-targetctl.service"     # targetcli's, as Debian ships it
+
+#: What has nothing to do here, or would empty /tmp, where the hosts' shared folder is.
+MASKED = ("systemd-tmpfiles-setup.service", "systemd-tmpfiles-setup-dev.service",
+          "systemd-tmpfiles-clean.timer", "systemd-udevd.service", "systemd-udev-trigger.service",
+          "systemd-logind.service", "getty.target", "systemd-binfmt.service",
+          "systemd-sysusers.service", "systemd-sysctl.service", "systemd-modules-load.service",
+          "systemd-journal-flush.service", "systemd-update-utmp.service",
+          "systemd-update-utmp-runlevel.service", "systemd-user-sessions.service",
+          "systemd-ask-password-wall.path", "kmod-static-nodes.service", "dev-mqueue.mount",
+          "dev-hugepages.mount", "sys-fs-fuse-connections.mount",
+          "proc-sys-fs-binfmt_misc.automount", "systemd-initctl.socket")
+#: configfs is left to systemd's own unit; generators would look for the machine's disks.
+_FIRST = f"""
+umount /sys/kernel/config
+mount -t tmpfs -o mode=755 tmpfs /run
+mkdir /run/lock
+mount -t tmpfs -o mode=755 tmpfs /etc/systemd/system
+mount -t tmpfs tmpfs /usr/lib/systemd/system-generators
+mount -t cgroup2 cgroup2 /sys/fs/cgroup
+cd /etc/systemd/system
+for unit in {" ".join(MASKED)}; do ln -s /dev/null $unit; done
+[ $# = 0 ] || systemctl enable "$@"
+exec env -i container=lab PATH="$PATH" LANG=C.UTF-8 \\
+    /lib/systemd/systemd --system --unit=multi-user.target --log-target=console --show-status=no
+"""
+
+
+def start(settings: str, enabled: Sequence[str] = ()) -> str:
+    """Install the service and boot systemd with these units enabled; "running", or "degraded" where
+    one of them failed."""
+    inbus.install(settings)
+    with open("/dev/console", "r+b", buffering=0) as console:
+        subprocess.Popen(["unshare", "--pid", "--fork", "--mount", "--mount-proc", "sh", "-ec",
+                          _FIRST, "first", *enabled], stdin=subprocess.DEVNULL, stdout=console,
+                         stderr=console, start_new_session=True)
+    return within(_booted)
+
+
+def _booted() -> str:
+    until = time.monotonic() + 50
+    while True:
+        said = run("systemctl", "is-system-running", "--wait")
+        if said in ("running", "degraded"):
+            return said
+        assert time.monotonic() < until, said
+        time.sleep(0.05)
+
+
+def _first() -> int:
+    """Process 1 of the namespace, as the host calls it."""
+    until = time.monotonic() + 20
+    while time.monotonic() < until:
+        for path in Path("/proc").glob("[0-9]*/status"):
+            try:
+                numbers = path.read_text().partition("\nNSpid:")[2].partition("\n")[0].split()
+            except OSError:
+                continue
+            if len(numbers) == 2 and numbers[1] == "1":
+                return int(numbers[0])
+        time.sleep(0.05)
+    raise AssertionError("no systemd is running")
+
+
+def within(function: Callable[..., T], *args: Any) -> T:
+    """Run a function beside what systemd runs.  The caller is a fork of the host's agent, which has
+    nothing else to do."""
+    first, libc = _first(), ctypes.CDLL(None, use_errno=True)
+    for kind in ("pid", "mnt"):
+        with open(f"/proc/{first}/ns/{kind}") as namespace:
+            assert libc.setns(namespace.fileno(), 0) == 0, os.strerror(ctypes.get_errno())
+    return inbus.as_user(0, function, *args)    # type: ignore[no-any-return] # the fork enters it
+
+
+def run(*argv: str, timeout: float = 60) -> str:
+    """What a program said, whatever it came to."""
+    done = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT, text=True, timeout=timeout, check=False)
+    return done.stdout.strip()
+
+
+def show(unit: str, *properties: str) -> dict[str, str]:
+    """What systemd says of a unit."""
+    said = run("systemctl", "show", unit, f"--property={','.join(properties)}")
+    return dict(line.split("=", 1) for line in said.splitlines())
