@@ -1,8 +1,8 @@
 """A real systemd inside a lab host, with the units as they are shipped.
 
-It is process 1 of a process and a mount namespace of the host: what it starts has the host's kernel,
-its SCSI targets and its files, but a /run and a configuration of systemd of its own.  Nothing is
-left of it when its first process is killed.
+It is process 1 of a process and a mount namespace of the host: what it starts has the host's
+kernel, its SCSI targets and its files, but a /run and a configuration of systemd of its own.
+Nothing is left of it when its first process is killed.
 """
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tests import inbus
+from lio_handover import names
+from tests import inbus, inhandover
 
 T = TypeVar("T")
 DAEMON, BOOT, RECOVER = (f"lio-handover{one}.service" for one in ("d", "-boot", "-recover"))
@@ -38,6 +39,7 @@ mkdir /run/lock
 mount -t tmpfs -o mode=755 tmpfs /etc/systemd/system
 mount -t tmpfs tmpfs /usr/lib/systemd/system-generators
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
+mount --make-rshared /      # as process 1 of a machine does, and of a container does not
 cd /etc/systemd/system
 for unit in {" ".join(MASKED)}; do ln -s /dev/null $unit; done
 [ $# = 0 ] || systemctl enable "$@"
@@ -92,6 +94,11 @@ def within(function: Callable[..., T], *args: Any) -> T:
     return inbus.as_user(0, function, *args)    # type: ignore[no-any-return] # the fork enters it
 
 
+def entering(argv: Sequence[str]) -> list[str]:
+    """The command that starts a program there."""
+    return ["nsenter", f"--target={_first()}", "--pid", "--mount", "--", *argv]
+
+
 def run(*argv: str, timeout: float = 60) -> str:
     """What a program said, whatever it came to."""
     done = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
@@ -103,3 +110,47 @@ def show(unit: str, *properties: str) -> dict[str, str]:
     """What systemd says of a unit."""
     said = run("systemctl", "show", unit, f"--property={','.join(properties)}")
     return dict(line.split("=", 1) for line in said.splitlines())
+
+
+def begin_import(data: bytes) -> None:
+    """Have the service import a document, and not wait for it."""
+    fd = os.memfd_create("document")
+    os.write(fd, data)
+    inbus.Client().manager("Import", "aha{sv}", inbus.descriptors(fd), inbus.options({}))
+
+
+def prepare(target: str) -> dict[str, Any]:
+    """The job of a handover's first verb."""
+    client, no = inbus.Client(), inbus.options({})
+    return client.job(client.call(names.ROOT, names.MANAGER, "PrepareHandover", "sassaha{sv}", "",
+                                  [target], "iscsi", inbus.descriptors(), no))
+
+
+def verb(path: str, member: str) -> dict[str, Any]:
+    """The job of a verb of a handover."""
+    client = inbus.Client()
+    return client.job(client.call(path, names.HANDOVER, member, "aha{sv}", inbus.descriptors(),
+                                  inbus.options({})))
+
+
+def handovers() -> dict[str, dict[str, Any]]:
+    """What the service says of every handover."""
+    client = inbus.Client()
+    return {path: inbus.plain(client.get(path, names.HANDOVER))
+            for path, interfaces in client.objects().items() if names.HANDOVER in interfaces}
+
+
+def times(unit: str) -> tuple[int, int]:
+    """When a unit of type oneshot began, and when it had done its work, in microseconds."""
+    told = show(unit, "InactiveExitTimestampMonotonic", "ActiveEnterTimestampMonotonic")
+    began, done = (int(one) for one in told.values())
+    return began, done
+
+
+def saved() -> str:
+    """What targetcli would restore."""
+    return Path(inhandover.SAVED).read_text()
+
+
+def save(text: str) -> None:
+    Path(inhandover.SAVED).write_text(text)
