@@ -10,7 +10,7 @@ import ctypes
 import os
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -126,18 +126,13 @@ def prepare(target: str) -> dict[str, Any]:
                                   [target], "iscsi", inbus.descriptors(), no))
 
 
-def verb(path: str, member: str) -> dict[str, Any]:
+def verb(path: str, member: str, papers: bytes = b"[]",
+         given: Mapping[str, Any] = {}) -> dict[str, Any]:  # noqa: B006
     """The job of a verb of a handover."""
-    client = inbus.Client()
-    return client.job(client.call(path, names.HANDOVER, member, "aha{sv}", inbus.descriptors(),
-                                  inbus.options({})))
-
-
-def handovers() -> dict[str, dict[str, Any]]:
-    """What the service says of every handover."""
-    client = inbus.Client()
-    return {path: inbus.plain(client.get(path, names.HANDOVER))
-            for path, interfaces in client.objects().items() if names.HANDOVER in interfaces}
+    client, fd = inbus.Client(), os.memfd_create("papers")
+    os.write(fd, papers)
+    return client.job(client.call(path, names.HANDOVER, member, "aha{sv}",
+                                  inbus.descriptors(fd), inbus.options(given)))
 
 
 def times(unit: str) -> tuple[int, int]:

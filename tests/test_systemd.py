@@ -12,8 +12,10 @@ import pytest
 from lio_handover import document as documents
 from lio_handover import names
 from lio_handover.model import State, backstore_key
+from lio_handover.papers import to_json
 from lio_handover.transitions import DESTINATION, SOURCE
-from tests import inbus, inhandover, inhost, insystemd, lab, samples
+from tests import (inbus, inhandover, inhost, insystemd, lab, samples, test_engine_vhost,
+                   test_vhost)
 from tests.conftest import HostsOf, Pool
 from tests.insystemd import BOOT, DAEMON, RECOVER, RESTORE
 from tests.test_power import Powered
@@ -159,7 +161,8 @@ class Held:
     def until(self, true: Callable[[], bool]) -> None:
         end = time.monotonic() + 30
         while not true():
-            assert time.monotonic() < end, self.systemd.run("journalctl", "--no-pager")
+            assert time.monotonic() < end, self.systemd.run(
+                "journalctl", "--no-pager", f"--unit={DAEMON}")
             time.sleep(0.1)
 
     def asked(self) -> list[str]:
@@ -207,11 +210,11 @@ def test_a_restart_forgets_nothing(systemd: Systemd, bed: lab.Lab) -> None:
     path = names.path(names.HANDOVERS, prepared["Handover"])
     frozen = systemd.call(insystemd.verb, path, "Freeze")
     assert frozen["State"] == "done", frozen
-    process, before = systemd.show(DAEMON, "MainPID"), systemd.call(insystemd.handovers)
-    assert [one["State"] for one in before.values()] == ["frozen"]
+    process, before = systemd.show(DAEMON, "MainPID"), systemd.call(inbus.get, path, names.HANDOVER)
+    assert before["State"] == "frozen"
     assert systemd.run("systemctl", "restart", DAEMON) == ""
+    assert systemd.call(inbus.get, path, names.HANDOVER) == before  # however early it is asked
     assert systemd.show(DAEMON, "MainPID") != process
-    assert systemd.call(insystemd.handovers) == before
     assert set(systemd.host.call(inhandover.gates).values()) == {"0"}
     assert systemd.call(insystemd.verb, path, "Thaw")["State"] == "done"
     assert set(systemd.host.call(inhandover.gates).values()) == {"1"}
@@ -240,13 +243,14 @@ class Booting(Powered):
         self.host[SOURCE].call(inhandover.save)
         self.stale = self.host[SOURCE].call(insystemd.saved)
 
-    def start(self, role: str, *more: str, settings: str = inhost.CONFIG) -> str:
+    def start(self, role: str, units: Sequence[str] = UNITS,
+              settings: str = inhost.CONFIG) -> str:
         host = self.host[role]
         host.kill()
         host.boot().call(inhandover.disk, self.folder[role])
         if role == SOURCE:
             host.call(insystemd.save, self.stale)
-        return self.systemd[role].start(*UNITS, *more, settings=settings)
+        return self.systemd[role].start(*units, settings=settings)
 
     def units(self, role: str) -> list[Sequence[str]]:
         return [self.systemd[role].show(one, "ActiveState", "Result") for one in UNITS]
@@ -289,7 +293,9 @@ def test_after_a_boot_who_owns_a_target_serves_it(booting: Booting) -> None:
 
 def test_after_a_boot_in_the_middle_nobody_serves_but_it_can_go_on(booting: Booting) -> None:
     booting.go("prepare stage* freeze export activate* release")
-    assert booting.start(SOURCE) == "running"
+    assert booting.start(SOURCE, (BOOT, RESTORE)) == "running"
+    assert booting.serving() == []
+    booting.systemd[SOURCE].run("systemctl", "start", RECOVER)
     assert booting.units(SOURCE) == [DONE] * 3
     said = booting.systemd[SOURCE].run("journalctl", "--no-pager", f"--unit={RECOVER}")
     assert f"lio-handover recover {booting.id}" in said
@@ -321,3 +327,29 @@ def test_stopping_our_units_stops_no_target(booting: Booting) -> None:
             booting.systemd[SOURCE].run("systemctl", command, unit)
     booting.systemd[SOURCE].run("systemctl", "disable", "--now", BOOT, RECOVER, DAEMON)
     assert booting.serving() == [SOURCE]
+
+
+# ── an occupied endpoint ─────────────────────────────────────────────────────────────────────
+
+@pytest.mark.timeout(900)
+def test_who_occupies_an_endpoint_outlives_the_service(bed: lab.Lab, hosts: HostsOf) -> None:
+    a, b = hosts("vhost-newest", "vhost-newest")
+    a.call(inhost.build, test_vhost.state(bed.shared, 1))
+    pair = test_engine_vhost.Pair(a, b)
+    pair.do("prepare", SOURCE, targets=(test_engine_vhost.TARGET,), mode="vhost-qmp")
+    pair.go("stage* freeze export activate*")
+    assert pair.may_attach() == [SOURCE]
+    systemd = Systemd(a)
+    systemd.start()
+    path = names.path(names.HANDOVERS, pair.id)
+    released = systemd.call(insystemd.verb, path, "Release", to_json(pair.papers),
+                            {"guest-left": True})
+    assert released["State"] == "done", released
+    assert pair.may_attach() == []
+    print(systemd.run("systemctl", "status", "--no-pager", DAEMON, "run-*"))
+    assert systemd.run("systemctl", "restart", DAEMON) == ""
+    assert pair.may_attach() == []
+    print(systemd.run("systemctl", "status", "--no-pager", DAEMON, "run-*"))
+    print(systemd.run("journalctl", "--no-pager", "--boot"))
+    again = systemd.call(insystemd.verb, path, "Release", to_json(pair.papers))
+    assert again["State"] == "done", again
