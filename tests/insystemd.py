@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lio_handover import names
-from tests import inbus, inhandover
+from lio_handover.holder import Holders
+from tests import inbus, inhandover, inhost
 
 T = TypeVar("T")
 DAEMON, BOOT, RECOVER = (f"lio-handover{one}.service" for one in ("d", "-boot", "-recover"))
@@ -133,6 +134,17 @@ def verb(path: str, member: str, papers: bytes = b"[]",
     os.write(fd, papers)
     return client.job(client.call(path, names.HANDOVER, member, "aha{sv}",
                                   inbus.descriptors(fd), inbus.options(given)))
+
+
+def holders(*wwpns: str) -> list[int | None]:
+    """Who occupies these endpoints."""
+    found = Holders(inhost.SETTINGS.state_directory)
+    return [found.held(one) for one in wwpns]
+
+
+def let_go(*wwpns: str) -> None:
+    for one in wwpns:
+        Holders(inhost.SETTINGS.state_directory).let_go(one)
 
 
 def times(unit: str) -> tuple[int, int]:
