@@ -122,9 +122,9 @@ def begin_import(data: bytes) -> None:
 
 def prepare(target: str) -> dict[str, Any]:
     """The job of a handover's first verb."""
-    client, no = inbus.Client(), inbus.options({})
+    client = inbus.Client()
     return client.job(client.call(names.ROOT, names.MANAGER, "PrepareHandover", "sassaha{sv}", "",
-                                  [target], "iscsi", inbus.descriptors(), no))
+                                  [target], "iscsi", inbus.descriptors(), inbus.options({})))
 
 
 def verb(path: str, member: str, papers: bytes = b"[]",

@@ -14,15 +14,15 @@ from lio_handover import document as documents
 from lio_handover import names
 from lio_handover.model import State, backstore_key
 from lio_handover.transitions import DESTINATION, SOURCE
-from tests import inbus, inhandover, inhost, insystemd, lab, samples
+from tests import inbus, inhandover, inhost, inmove, insystemd, lab, samples
 from tests.conftest import HostsOf, Pool
 from tests.insystemd import BOOT, DAEMON, RECOVER, RESTORE
 from tests.test_power import Powered
+from tests.test_engine import Two
 from tests.test_import import rich
 from tests.test_service import NAME
 
 T = TypeVar("T")
-pytestmark = pytest.mark.full
 
 
 class Systemd:
@@ -63,21 +63,36 @@ def systemd(bed: lab.Lab, _pool: Pool) -> Systemd:
     return Systemd(_pool.take("stable", name="systemd")[0])
 
 
+LIST = ("busctl", "call", names.BUS_NAME, names.ROOT, names.MANAGER, "ListTargets", "a{sv}", "0")
+
+
 def test_a_call_starts_the_service(systemd: Systemd) -> None:
     assert systemd.start() == "running"
     assert systemd.show(DAEMON, "ActiveState") == ["inactive"]
-    said = systemd.run("busctl", "call", names.BUS_NAME, names.ROOT, names.MANAGER, "ListTargets",
-                       "a{sv}", "0")
-    assert said == "a(so) 0"
+    assert systemd.run(*LIST) == "a(so) 0"
     assert systemd.show(DAEMON, "ActiveState", "SubState") == ["active", "running"]
 
 
+@pytest.mark.full
+def test_a_call_starts_the_service_that_was_just_installed(systemd: Systemd) -> None:
+    systemd.start()
+    systemd.run("sh", "-c", "rm -r /usr/lib/systemd/system/lio-handover* /usr/lib/lio-handover "
+                "/usr/share/dbus-1/*/io.github.lio_handover1*")
+    systemd.run("systemctl", "daemon-reload")
+    systemd.until(lambda: "not provided by any" in systemd.run(*LIST))
+    assert systemd.run(str(inbus.CHECKOUT / "scripts" / "install")) == ""
+    systemd.run("systemctl", "enable", BOOT, RECOVER)
+    systemd.until(lambda: systemd.run(*LIST) == "a(so) 0")
+
+
+@pytest.mark.full
 def test_systemd_has_nothing_to_say_about_the_units(systemd: Systemd) -> None:
     systemd.start()
     units = [f"/usr/lib/systemd/system/{one}" for one in (DAEMON, BOOT, RECOVER)]
     assert systemd.run("systemd-analyze", "verify", "--man=no", *units) == ""
 
 
+@pytest.mark.full
 def test_in_its_sandbox_a_target_goes_and_comes_back(systemd: Systemd, bed: lab.Lab) -> None:
     """Files, a device, an APTPL file; and modules that it has to load."""
     systemd.host.call(inhost.build, rich(bed.shared))
@@ -115,6 +130,7 @@ def small(path: str, wwn: str = samples.IQN) -> State:
     return State((), (store,), (replace(target, tpgs=(tpg,)),))
 
 
+@pytest.mark.full
 def test_it_sees_what_is_mounted_after_it_was_started(systemd: Systemd) -> None:
     """And keeps nothing of it busy."""
     systemd.start(settings=inhost.CONFIG.replace("/tmp\n", "/tmp\n    /srv\n"))
@@ -129,6 +145,25 @@ def test_it_sees_what_is_mounted_after_it_was_started(systemd: Systemd) -> None:
     assert job["State"] == "done", job
     systemd.call(inbus.run, "Remove", NAME)
     assert systemd.run("umount", "/srv") == ""
+
+
+@pytest.mark.full
+def test_in_its_sandbox_it_asks_the_other_host(systemd: Systemd, bed: lab.Lab, _pool: Pool) -> None:
+    """By root's ssh; there the service runs as well."""
+    keys, b = bed.shared / "keys", inbus.Service(_pool.take("newest", name="bus2")[0])
+    keys.mkdir()
+    inmove.make_keys(keys)
+    b.call(inmove.serve_ssh, str(keys))
+    b.start()
+    systemd.host.call(inmove.reach, str(keys), {"b": b.host.address})
+    systemd.host.call(inhost.build, inhandover.state(bed.shared))
+    pair = Two(systemd.host, b.host)
+    pair.do("prepare", SOURCE, targets=(NAME,), peer="b")
+    pair.go("stage* freeze export activate* release")
+    systemd.start()
+    recovered = systemd.call(insystemd.verb, names.path(names.HANDOVERS, pair.id), "Recover")
+    assert recovered["State"] == "done", recovered
+    assert (pair.states(), pair.serving()) == (("idle", "none"), [SOURCE]), recovered
 
 
 # ── being stopped ────────────────────────────────────────────────────────────────────────────
@@ -187,6 +222,7 @@ def held(systemd: Systemd, bed: lab.Lab) -> Held:
     return Held(systemd, bed.shared)
 
 
+@pytest.mark.full
 def test_a_stop_waits_until_what_was_begun_is_taken_back(held: Held) -> None:
     systemd = held.systemd
     stop = systemd.popen("systemctl", "stop", DAEMON)
@@ -200,6 +236,7 @@ def test_a_stop_waits_until_what_was_begun_is_taken_back(held: Held) -> None:
     assert systemd.call(inhost.tree) == held.before
 
 
+@pytest.mark.full
 def test_a_service_that_is_killed_comes_back_and_its_work_goes_on(held: Held) -> None:
     systemd = held.systemd
     systemd.run("systemctl", "kill", "--kill-whom=main", "--signal=KILL", DAEMON)
@@ -210,6 +247,7 @@ def test_a_service_that_is_killed_comes_back_and_its_work_goes_on(held: Held) ->
     systemd.call(inhost.verify, held.document)
 
 
+@pytest.mark.full
 def test_a_restart_forgets_nothing(systemd: Systemd, bed: lab.Lab) -> None:
     """What is frozen, and what is handed over, is what it was."""
     systemd.host.call(inhost.build, inhandover.state(bed.shared))
@@ -283,6 +321,7 @@ def booting(bed: lab.Lab, hosts: HostsOf) -> Iterator[Booting]:
 DONE = ["active", "success"]
 
 
+@pytest.mark.full
 def test_after_a_boot_who_owns_a_target_serves_it(booting: Booting) -> None:
     """And who gave it away does not, whatever targetcli has saved; what never moved is there."""
     booting.serve_another()
@@ -300,6 +339,7 @@ def test_after_a_boot_who_owns_a_target_serves_it(booting: Booting) -> None:
         assert boot[1] <= restore[0] and restore[1] <= recover[0], told
 
 
+@pytest.mark.full
 def test_after_a_boot_in_the_middle_nobody_serves_but_it_can_go_on(booting: Booting) -> None:
     booting.go("prepare stage* freeze export activate* release")
     assert booting.start(SOURCE, (BOOT, RESTORE)) == "running"
@@ -313,6 +353,7 @@ def test_after_a_boot_in_the_middle_nobody_serves_but_it_can_go_on(booting: Boot
     assert booting.serving() == [DESTINATION]
 
 
+@pytest.mark.full
 def test_where_nobody_knows_what_may_open_targetcli_restores_nothing(booting: Booting) -> None:
     booting.go("prepare stage* freeze")
     assert booting.start(SOURCE, settings="[storage\n") == "degraded"
@@ -321,12 +362,14 @@ def test_where_nobody_knows_what_may_open_targetcli_restores_nothing(booting: Bo
     assert booting.gates(SOURCE) == {}
 
 
+@pytest.mark.full
 def test_on_a_host_without_handovers_targetcli_restores_all(booting: Booting) -> None:
     assert booting.start(SOURCE) == "running"
     assert booting.units(SOURCE) == [["inactive", "success"], ["inactive", "success"], DONE]
     assert booting.serving() == [SOURCE]
 
 
+@pytest.mark.full
 def test_stopping_our_units_stops_no_target(booting: Booting) -> None:
     """targetcli's unit depends on one of them, and clears all targets when it is stopped."""
     booting.go("prepare")
@@ -352,6 +395,7 @@ ALONE = ("env", "PYTHONPATH=/usr/lib/lio-handover", "/usr/bin/python3", "-c", OC
 OTHER = "naa.5001405abcdef0aa"
 
 
+@pytest.mark.full
 def test_who_occupies_an_endpoint_outlives_the_service(systemd: Systemd, bed: lab.Lab) -> None:
     """The service occupies one, here while it acquires storage, and so does somebody alone: who
     waits for the end of what that says does not wait for the holder."""
