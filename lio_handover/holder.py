@@ -56,10 +56,14 @@ class Holders:
         # The module is found where this one was, whatever the working directory.
         here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
         command = [sys.executable, "-m", "lio_handover.holder", wwpn, self._path(wwpn)]
-        if os.path.isdir("/run/systemd/system"):
+        apart = os.path.isdir("/run/systemd/system")
+        if apart:
             command = ["systemd-run", "--quiet", "--pipe", "--collect",
                        f"--working-directory={here}", *command]
+        # systemd keeps what it is handed for as long as the unit is there: nothing of our caller's,
+        # who may be waiting for the end of what we say.
         with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT if apart else None,
                               start_new_session=True, cwd=here) as started:
             assert started.stdout is not None
             said = started.stdout.readline()
@@ -68,7 +72,10 @@ class Holders:
                 raise errors.InUse(f"vhost/{wwpn}: its endpoint can't be occupied: {why}",
                                    do="stop the guest, or let QEMU finish the migration")
             started.stdout.close()
-            started.returncode = 0  # it goes on; nobody waits for it
+            if apart:
+                started.kill()  # systemd-run, which would wait for the holder's end
+            else:
+                started.returncode = 0  # it goes on; nobody waits for it
 
     def let_go(self, wwpn: str) -> None:
         """Free the endpoint; nothing to do where it is free.  Raises StillRunning."""

@@ -5,6 +5,7 @@ exception gets out but by its name.
 """
 from __future__ import annotations
 
+import re
 import traceback
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
@@ -12,6 +13,7 @@ import dbus
 import dbus.lowlevel
 
 from .. import errors, names
+from ..transitions import READ
 from . import wire
 from .authority import Authority, Caller, NeedsPassword
 from .contract import STANDARD_NAMES, Interface, Method, node_xml
@@ -19,6 +21,8 @@ from .log import Log
 
 _DBUS = "org.freedesktop.DBus.Error."
 _METHOD_CALL = 1
+#: Objects that come and go with what the host has.
+_LOOKED_FOR = re.compile(f"{names.ROOT}/({names.TARGETS}|{names.HANDOVERS})/")
 #: What a handler returns that will answer later.
 LATER = object()
 
@@ -174,11 +178,27 @@ class Tree:
     def _came(self, _connection: Any, message: Any) -> int:
         if message.get_type() != _METHOD_CALL:
             return dbus.lowlevel.HANDLER_RESULT_NOT_YET_HANDLED  # type: ignore[no-any-return]
+        if str(message.get_path()) in self.nodes or not _LOOKED_FOR.match(message.get_path()):
+            self._answer(message)
+        else:
+            self._look(message)
+        return dbus.lowlevel.HANDLER_RESULT_HANDLED  # type: ignore[no-any-return]
+
+    def _look(self, message: Any) -> None:
+        """Answer when the host has been looked at: the object may have come since it last was, or
+        the service with this very call."""
+        def checked(_caller: Caller, error: Optional[Exception]) -> None:
+            if error:
+                self._answer(message)
+            else:
+                self.refresh(lambda: self._answer(message))
+        self.authority.check(str(message.get_sender()), READ, False, checked)
+
+    def _answer(self, message: Any) -> None:
         try:
             self._route(message)
         except Exception as error:  # noqa: B902 - whatever it is, the caller gets a name
             self.refuse(message, error)
-        return dbus.lowlevel.HANDLER_RESULT_HANDLED  # type: ignore[no-any-return]
 
     def _route(self, message: Any) -> None:
         path, interface = str(message.get_path()), str(message.get_interface() or "")
