@@ -94,9 +94,8 @@ class Core(Host):
             if "size" in proof:
                 served = store.parameters.get("fd_dev_size") if proof["kind"] == "file" else None
                 sizes[store.key] = int(served or proof["size"])
-        off = frozenset(store.key for store in state.backstores if self.fs.read(
-            f"core/{store.hba}/{store.name}/enable").strip() == "0")
-        view = View(state, os.uname().nodename, os.uname().release, (), sizes, off, unclear)
+        view = View(state, os.uname().nodename, os.uname().release, (), sizes,
+                    reader.off(state.backstores), unclear)
         try:
             return replace(view, frozen=tuple(self.frozen().names()))
         except errors.BadFile as error:

@@ -388,7 +388,8 @@ class Deeds(Standing):
         have = Scope.of(want).read(self.fs)
         if not diff(have, want):
             return have
-        if have.targets and plan(have, want, facts).refused:
+        half_made = self.reader().off(have.backstores)  # by a verb that was killed
+        if half_made or have.targets and plan(have, want, facts).refused:
             self._afresh(want)
             have, facts = Scope.of(want).read(self.fs), self.reader().facts()
         self._run(lambda facts, trusting: plan(have, want, facts, trusting=trusting), have, facts)

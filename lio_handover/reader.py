@@ -6,7 +6,8 @@ import os
 import re
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Set, Tuple
+from typing import (Dict, FrozenSet, Iterable, Iterator, List, Mapping, Optional, Sequence, Set,
+                    Tuple)
 
 from . import dynamic, errors, parameters, reservations
 from .attributes import GATE, HOST, NEXUS, SECRET, Attribute, hides, rows
@@ -145,6 +146,11 @@ class Reader:
         return Backstore(key, self._parameters(plugin, path), attributes, tuple(groups),
                          self._reservations(path, attributes.get("wwn/vpd_unit_serial", ""),
                                             places, key), hba, host)
+
+    def off(self, stores: Iterable[Backstore]) -> FrozenSet[Key]:
+        """Those that were never enabled: nothing can export them."""
+        return frozenset(store.key for store in stores if self.fs.read(
+            f"core/{store.hba}/{store.name}/enable").strip() == "0")
 
     def _parameters(self, plugin: str, path: str) -> Dict[str, str]:
         """What was written to ``control``, as the info file shows it."""
