@@ -13,7 +13,7 @@ from lio_handover.move import STEPS, Move
 
 PROGRAM = ["/usr/bin/python3", "/usr/bin/lio-handover"]
 #: The service of one version later; what it does is the same.
-LATER = ["/usr/bin/python3", "-c", """
+LATER = """
 import sys
 sys.path.insert(0, "/usr/lib/lio-handover")
 from lio_handover import document, names
@@ -21,7 +21,7 @@ names.API_VERSION += 1
 document.VERSION += 1
 from lio_handover.service.main import main
 sys.exit(main())
-"""]
+"""
 
 
 def make_keys(folder: Path) -> None:

@@ -17,14 +17,6 @@ from tests.lab.scenario import Scenario
 Pair = tuple[lab.Host, lab.Host]
 
 
-class Later(Service):
-    """The service of one version later."""
-
-    def restart(self) -> None:
-        self.daemon = self.host.popen(inmove.LATER)
-        self.call(inbus.wait_for_name)
-
-
 @pytest.fixture
 def pair(bed: lab.Lab, _pool: Pool) -> Pair:
     """Two hosts with the service, b's of one version later, each of which reaches the other by
@@ -37,7 +29,7 @@ def pair(bed: lab.Lab, _pool: Pool) -> Pair:
     for host in (a, b):
         host.call(inmove.serve_ssh, str(keys))
         host.call(inmove.reach, str(keys), {"a": a.address, "b": b.address})
-        (Service if host is a else Later)(host).start()
+        Service(host).start(program="" if host is a else inmove.LATER)
     return a, b
 
 
