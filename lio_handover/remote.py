@@ -27,8 +27,7 @@ PIECE = 1 << 20
 #: as ssh lives for who is connected to say who they are.
 CONNECT, ALIVE, MISSED = 10, 5, 2
 
-#: user@host, or what ssh_config calls a host; or the bus itself, of this machine.
-_HOST = re.compile(r"(?:[A-Za-z0-9._][A-Za-z0-9._-]*@)?[A-Za-z0-9._:%\[\]][A-Za-z0-9._:%\[\]-]*")
+#: Instead of a host's name: the bus itself, of this machine.
 _BUS = re.compile(r"unix:path=[A-Za-z0-9._/-]+")
 #: What is said where nobody answers (the other words of libdbus are about the caller).
 _LOST = ("NoReply", "Disconnected", "NoServer", "Timeout", "IOError", "FileNotFound", "Failed",
@@ -43,7 +42,7 @@ def address(where: str) -> str:
     """
     if _BUS.fullmatch(where):
         return where
-    if not _HOST.fullmatch(where):
+    if not names.HOST.fullmatch(where):
         raise errors.BadCall(f"{errors.one_line(where)!r} is no host for ssh",
                              do="name it as ssh does: HOST or USER@HOST")
     words = ["-axT", "-o", f"ConnectTimeout={CONNECT}", "-o", f"ServerAliveInterval={ALIVE}",

@@ -1,6 +1,7 @@
 """The program that has to confirm that the other host is off, before an operator's word counts."""
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from lio_handover.evidence import Evidence
 from lio_handover.journal import Handover, Journal
 from lio_handover.settings import Settings
 from lio_handover.transitions import DESTINATION, SOURCE, Row
+from tests.samples import running
 
 Program = Callable[[str], Settings]
 
@@ -32,18 +34,29 @@ def program(tmp_path: Path) -> Program:
 
 def test_it_is_run_with_the_hosts_name_and_believed_if_it_ends_with_0(
         program: Program, tmp_path: Path) -> None:
-    settings = program(f'echo "$@" >{tmp_path}/said')
+    settings = program(f'echo "$@" >>{tmp_path}/said')
     assert fence.confirm(settings, "b.example").endswith("fence confirms that b.example is off")
-    assert (tmp_path / "said").read_text() == "off b.example\n"
+    fence.confirm(settings, "root@c")
+    assert (tmp_path / "said").read_text() == "off b.example\noff c\n"
     assert fence.confirm(Settings(), "b.example") == ""
 
 
 @pytest.mark.parametrize("text, host, why", [
     ("echo no answer from the controller >&2; exit 3", "b", "ended with 3: no answer from the con"),
-    ("exec sleep 20", "b", "did not end in 1 s"), ("exit 0", "", "its name is not recorded")])
+    ("sleep 61319 & wait", "b", "did not end within 1 s and was killed"),
+    ("exit 0", "", "its name is not recorded"),
+    ("exit 0", "--help", "'--help' is no name of a host"),
+    ("exit 0", "b; reboot", "'b; reboot' is no name of a host")])
 def test_else_the_word_does_not_count(program: Program, text: str, host: str, why: str) -> None:
     with pytest.raises(errors.FenceFailed, match=why):
         fence.confirm(program(text), host)
+    assert not running("61319")
+
+
+def test_what_it_leaves_behind_is_not_waited_for(program: Program) -> None:
+    began = time.monotonic()
+    assert fence.confirm(program("sleep 3 & exit 0"), "b").endswith("b is off")
+    assert time.monotonic() - began < 1
 
 
 def test_one_that_is_not_there_does_not_count(program: Program) -> None:

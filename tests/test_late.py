@@ -84,8 +84,7 @@ def test_a_command_that_hangs_is_killed_with_all_it_started(script: Path) -> Non
     with pytest.raises(errors.StorageCommandFailed, match="did not end within 1 s and was killed"):
         late.acquire(settings(script, "hang", 1), str(script.parent / "disk"))
     assert time.monotonic() - began < 6
-    running = [Path(f"/proc/{pid}/cmdline") for pid in os.listdir("/proc") if pid.isdigit()]
-    assert not [one for one in running if one.exists() and b"sleep\x0061317" in one.read_bytes()]
+    assert not samples.running("61317")
 
 
 # ── what is known before ─────────────────────────────────────────────────────────────────────
