@@ -10,6 +10,7 @@ import os
 import re
 import signal
 import threading
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Callable, Iterator, Mapping, Optional, Sequence, Tuple
@@ -22,6 +23,8 @@ from .transitions import Paper
 
 #: Bytes of one piece: small enough that others' messages get between.
 PIECE = 1 << 20
+#: Seconds for the other host to answer what recover asks: one that hangs does not hang this one.
+ASK_SECONDS = 30.0
 #: Seconds that connecting may take; seconds without a word, and how often, until ssh gives the
 #: line up (ConnectTimeout, ServerAliveInterval, ServerAliveCountMax).  libdbus itself waits as long
 #: as ssh lives for who is connected to say who they are.
@@ -114,7 +117,7 @@ class Side(client.Service):
                 f"see that `ssh {self.name} systemctl status lio-handoverd` works"
                 if self.where else "systemctl status dbus lio-handoverd")
         known = client.known(name, line)
-        if plain in ("ServiceUnknown", "NameHasNoOwner"):
+        if plain in ("ServiceUnknown", "NameHasNoOwner") or plain.startswith("Spawn."):
             known.what, known.do = (f"lio-handoverd does not run on {self.name}",
                                     f"systemctl start lio-handoverd, on {self.name}")
             known.changed = errors.NOTHING_CHANGED
@@ -181,19 +184,27 @@ def _uninterrupted() -> Iterator[None]:
 
 def ask(handover: Handover, verb: str) -> Answer:
     """What the other host of a handover answers now to ``status`` or ``abort``: a Peer
-    (handover.py).  Raises PeerUnreachable, and NoSuchHandover where it never heard of it."""
+    (handover.py).  Raises PeerUnreachable, also where that takes too long, and NoSuchHandover where
+    it never heard of it."""
     if not handover.peer:
         raise errors.PeerUnreachable("how it is reached is not recorded (--peer HOST says it)")
     try:
         side = Side(handover.peer)
     except errors.BadCall as error:
         raise errors.PeerUnreachable(error.what) from None
+    until = time.monotonic() + ASK_SECONDS
+
+    def patience() -> bool:
+        if time.monotonic() > until:
+            raise errors.PeerUnreachable(f"{side.name} has not ended {verb} in {ASK_SECONDS:g} s")
+        return False
+
     try:
         # One that never heard of it has to give up the epoch, so it is told.
         papers = b"" if verb == "status" else to_json([Message(
             Paper.OFFER, handover.id, handover.epoch, targets=handover.targets,
             mode=handover.mode)])
-        return side.verb(verb, handover.id, papers)
+        return side.verb(verb, handover.id, papers, stop=patience)
     except errors.NoSuchHandover:
         raise
     except errors.HandoverError as error:

@@ -68,14 +68,15 @@ def test_one_that_is_not_there_does_not_count(program: Program) -> None:
 ID = "00000000-0000-4000-8000-000000000000"
 
 
-def recovery(settings: Settings, role: str, state: str, words: set[str], answers: bool = False,
+def recovery(settings: Settings, role: str, state: str, words: set[str], answers: str = "",
              boot: str = "another boot") -> tuple[Row | None, str]:
-    """(the row of recover that is taken on an operator's words, the journal after it)."""
-    def peer(handover: Handover, _verb: str) -> Answer:
+    """(the row of recover that is taken on an operator's words, the journal after it).
+    ``answers``: where the other host says that it is, before it says no more."""
+    def peer(handover: Handover, verb: str) -> Answer:
         assert handover.peer == "b"
-        if not answers:
+        if not answers or verb != "status":
             raise errors.PeerUnreachable("b does not answer")
-        return Answer(replace(handover, role=DESTINATION, state="opening"))
+        return Answer(replace(handover, role=DESTINATION, state=answers))
 
     journal = Journal.create(settings.state_directory, Handover(
         ID, role, "", 1, "iscsi", ("iscsi/iqn.2003-01.org.example:db",), peer="b"), {})
@@ -103,11 +104,12 @@ def test_without_a_program_the_word_counts_and_that_is_noted(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("role, state, words, answers", [
-    (SOURCE, "released", set(), False),  # nobody said it
-    (SOURCE, "released", {"peer-is-fenced"}, True),  # it answers, so it is not off
-    (DESTINATION, "armed", {"peer-is-fenced"}, False),  # more would have to be said
-    (SOURCE, "frozen", {"peer-is-fenced"}, False)])  # it is not needed
+    (SOURCE, "released", set(), ""),  # nobody said it
+    (SOURCE, "released", {"peer-is-fenced"}, "opening"),  # it answers, so it is not off
+    (SOURCE, "released", {"peer-is-fenced"}, "armed"),  # the same, but it does not abort
+    (DESTINATION, "armed", {"peer-is-fenced"}, ""),  # more would have to be said
+    (SOURCE, "frozen", {"peer-is-fenced"}, "")])  # it is not needed
 def test_no_host_is_fenced_for_nothing(program: Program, tmp_path: Path, role: str, state: str,
-                                       words: set[str], answers: bool) -> None:
-    recovery(program(f"touch {tmp_path}/ran"), role, state, words, answers)
-    assert not (tmp_path / "ran").exists()
+                                       words: set[str], answers: str) -> None:
+    row, _told = recovery(program(f"touch {tmp_path}/ran"), role, state, words, answers)
+    assert not (tmp_path / "ran").exists() and not (row and row.forced)
