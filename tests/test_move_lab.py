@@ -135,7 +135,7 @@ def test_recover_asks_the_other_host_by_itself(bed: lab.Lab, pair: Pair, recover
     before = held(a)
     for step, source, destination in (
             ("arm", "idle", "none"), ("release", "idle", "none"), ("open", "released", "opening"),
-            ("verify", "retired", "serving"), ("retire", "retired", "serving")):
+            ("verify", "retired", "confirmed"), ("retire", "retired", "confirmed")):
         to, here = ("b", "a") if a is pair[0] else ("a", "b")
         name = a.call(inmove.halfway, TARGET, to, here, NAMES.index(step) + 1, timeout=120)
         found = recover(a, name), recover(b, name)
@@ -145,8 +145,8 @@ def test_recover_asks_the_other_host_by_itself(bed: lab.Lab, pair: Pair, recover
         if source == "released":  # it owns, and was not seen to serve: a driver carries on
             assert found[0]["stays"]
             assert f"answers that it is {destination}" in found[0]["notes"][0], found
-        if owner is b:
             a.run([*inmove.PROGRAM, "move", "--resume", name, "--to", to], timeout=120)
+        if owner is b:
             a, b = b, a
         assert states(pair) == set() and serving(pair) == [a] and held(a) == before
 
