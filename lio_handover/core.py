@@ -180,7 +180,8 @@ class Core(Host):
                 storage.flush(store.path)
 
     def freeze(self, names: Sequence[Tuple[str, str]], allow: Sequence[str] = (),
-               stop: Callable[[], bool] = never) -> State:
+               stop: Callable[[], bool] = never,
+               progress: Optional[Progress] = None) -> State:
         """Shut the gates, wait until no command executes, put all data on the storage.
 
         A freeze that can't be finished opens the gates again.  Returns the frozen state.
@@ -197,7 +198,7 @@ class Core(Host):
             new: List[str] = []
             try:
                 new = record.freeze(have)
-                executor.apply(self.fs, freezing(have, shut, facts), have, facts, stop=stop,
+                executor.apply(self.fs, freezing(have, shut, facts), have, facts, progress, stop,
                                reservations=False)
                 record.done([target.name for target in have.targets])
             except BaseException as error:

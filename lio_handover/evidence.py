@@ -217,7 +217,9 @@ class Evidence:
         return bool(exported) and self.standing.current() not in exported
 
     def _peer_is_fenced(self) -> bool:
-        return "peer-is-fenced" in self.words and self._ask() is None and self._fenced()
+        # One that answered and then no more may be busy with just what was asked of it.
+        return "peer-is-fenced" in self.words and self._ask() is None and not self.answered \
+            and self._fenced()
 
     def _fenced(self) -> bool:
         """The operator is believed once the program that is configured has confirmed it."""

@@ -5,31 +5,35 @@ wrapper takes it), with nothing on its standard input.  Exit code 0 says: it is 
 """
 from __future__ import annotations
 
-from . import errors
+from . import errors, names, programs
 from .settings import Settings
 
 
 def confirm(settings: Settings, host: str) -> str:
-    """What was done, in one line; "" where no program is configured.  Raises FenceFailed."""
+    """What was done, in one line; "" where no program is configured.  ``host``: how the other one
+    is reached, whose name alone the program is given.  Raises FenceFailed."""
     if not settings.fence_program:
         return ""
-    import subprocess
     program = settings.fence_program[0]
     if not host:
         raise errors.FenceFailed(
             f"{program} is to confirm that the other host is off, and its name is not recorded",
             do="name it with --peer HOST")
+    found = names.HOST.fullmatch(host)
+    if not found:  # an option, say, that the program would end well with, and do nothing
+        raise errors.FenceFailed(
+            f"{program} is to confirm that the other host is off, and {errors.one_line(host)!r} is "
+            "no name of a host", do="name it with --peer HOST")
+    name = found[1]
     try:
-        done = subprocess.run([*settings.fence_program, host], stdin=subprocess.DEVNULL,
-                              capture_output=True, timeout=settings.fence_seconds)
-    except subprocess.TimeoutExpired:
-        raise errors.FenceFailed(f"{program} {host} did not end in "
-                                 f"{settings.fence_seconds} s") from None
+        code, said = programs.run([*settings.fence_program, name], settings.fence_seconds)
+    except programs.TooLong as error:
+        raise errors.FenceFailed(f"{program} {name} did not end within {settings.fence_seconds} s "
+                                 f"and {error.how}") from None
     except OSError as error:
         raise errors.FenceFailed(f"{program} can't be run: {error.strerror}",
                                  do="correct [fence] program") from None
-    if done.returncode:
-        said = (done.stderr or done.stdout).decode(errors="replace").strip().splitlines()
-        raise errors.FenceFailed(f"{program} {host} ended with {done.returncode}"
-                                 + (f": {errors.one_line(said[-1])}" if said else ""))
-    return f"{program} confirms that {host} is off"
+    if code:
+        raise errors.FenceFailed(f"{program} {name} ended with {code}"
+                                 + (f": {said}" if said else ""))
+    return f"{program} confirms that {name} is off"

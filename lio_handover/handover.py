@@ -103,7 +103,7 @@ class Handovers:
         standing = Standing(self.core, journal, handover.epoch)
         papers = [standing.message(paper) for paper in Paper
                   if paper in may and paper.name.lower() in journal.notes.said]
-        notes = []
+        notes = [journal.notes.forced] if journal.notes.forced else []
         if handover.busy:
             notes.append(f"{handover.busy} was begun and has not ended")
         if handover.error:

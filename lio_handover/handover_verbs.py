@@ -21,8 +21,6 @@ from .verbs import Signals, Usage, as_root, print_data, the_core, the_service
 
 #: Verbs whose papers carry documents, and these secrets.
 _SECRET = ("prepare", "export", "abort")
-#: Seconds for the other host to answer.
-ASK_SECONDS = 30.0
 
 
 def step(args: argparse.Namespace, signals: Signals) -> int:
@@ -183,7 +181,7 @@ def _peer(command: str) -> Peer:
                                       targets=handover.targets, mode=handover.mode)])
         try:
             done = subprocess.run([*words, *more], input=papers, capture_output=True,
-                                  timeout=ASK_SECONDS)
+                                  timeout=remote.ASK_SECONDS)
         except (OSError, subprocess.TimeoutExpired) as error:
             why = error.strerror if isinstance(error, OSError) else "no answer in time"
             raise errors.PeerUnreachable(f"{words[0]}: {why}") from None

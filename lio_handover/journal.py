@@ -71,6 +71,8 @@ class Notes:
     commands: Dict[str, int] = field(default_factory=dict)  # num_cmds after the load
     saved: Tuple[str, ...] = ()  # save files that hold the targets
     said: Dict[str, List[str]] = field(default_factory=dict)  # paper → digests
+    fenced: str = ""  # why the other host is believed to be off, until that is acted upon
+    forced: str = ""  # the same, and whose word it was, of the present state
     probe: bool = False  # devices are asked for what configfs does not show of registrations
 
 
@@ -149,6 +151,9 @@ class Journal:
                 raise ValueError(one["state"])
             self.handover = replace(self.handover, state=one["state"], epoch=int(one["epoch"]),
                                     boot_id=one["boot"], since=float(one["at"]))
+            notes.forced = f"{notes.fenced} (the word of {one['by']})" \
+                if notes.fenced and one.get("words") else ""
+            notes.fenced = ""
             if "gates" in one:
                 notes.gates = {name: dict(gates) for name, gates in one["gates"].items()}
                 notes.dynamic = {name: dict(who) for name, who in one["dynamic"].items()}
@@ -173,6 +178,8 @@ class Journal:
             notes.saved = tuple(one["paths"])
         elif kind == "probe":
             notes.probe = True
+        elif kind == "fenced":
+            notes.fenced = one["said"]
         elif kind == "said":
             notes.said.setdefault(one["paper"], []).append(one["digest"])
 

@@ -6,24 +6,17 @@ crash, or a failure, it is run again.
 """
 from __future__ import annotations
 
-import os
-import signal
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Dict, Mapping, NoReturn, Optional, Sequence, Tuple, Union
+from typing import Dict, Mapping, NoReturn, Optional, Sequence, Tuple, Union
 
+from . import programs
 from .devices import show
 from .errors import StorageCommandFailed, StorageNotAllowed, one_line
 from .model import Key, State, say
 from .settings import Late, Settings
 from .storage import matches
 
-if TYPE_CHECKING:
-    import subprocess
-
 Proof = Mapping[str, Union[str, int, bool]]
-#: Seconds for a killed command to be gone.
-_GRACE = 5
-_SAID = 300  # characters of what a command said
 
 
 @dataclass(frozen=True)
@@ -85,46 +78,16 @@ def run(what: str, one: Late, path: str) -> None:
 
     A command that takes longer than the rule's timeout is killed, with all that it started.
     """
-    import subprocess
-    import tempfile
     words = [*(one.acquire if what == "acquire" else one.release), path]
-    with tempfile.TemporaryFile() as said:  # a pipe would be kept open by what it leaves behind
-        try:
-            child = subprocess.Popen(
-                words, stdin=subprocess.DEVNULL, stdout=said, stderr=said, cwd="/",
-                start_new_session=True,
-                env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"})
-        except OSError as error:
-            _failed(what, one, words, f"can't be run: {error.strerror}")
-        try:
-            code = child.wait(one.timeout)
-        except subprocess.TimeoutExpired:
-            gone = _kill(child)
-            _failed(what, one, words, f"did not end within {one.timeout:g} s and "
-                    + ("was killed" if gone else "can't be killed"))
-        except BaseException:
-            _kill(child)
-            raise
-        if code:
-            said.seek(0)
-            text = said.read().decode(errors="replace").strip().rpartition("\n")[2]
-            _failed(what, one, words, (f"ended with {code}" if code > 0 else
-                                       f"was ended by signal {-code}")
-                    + (f": {one_line(text[:_SAID])}" if text else ""))
-
-
-def _kill(child: "subprocess.Popen[bytes]") -> bool:
-    """Whether it is gone."""
-    import subprocess
     try:
-        os.killpg(child.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
-    try:
-        child.wait(_GRACE)
-    except subprocess.TimeoutExpired:
-        return False
-    return True
+        code, said = programs.run(words, one.timeout)
+    except OSError as error:
+        _failed(what, one, words, f"can't be run: {error.strerror}")
+    except programs.TooLong as error:
+        _failed(what, one, words, f"did not end within {one.timeout:g} s and {error.how}")
+    if code:
+        _failed(what, one, words, (f"ended with {code}" if code > 0 else
+                                   f"was ended by signal {-code}") + (f": {said}" if said else ""))
 
 
 def _failed(what: str, one: Late, words: Sequence[str], how: str) -> NoReturn:

@@ -1,4 +1,5 @@
-"""Names on the bus: one version digit in the bus name, every interface and every path.
+"""Names on the bus: one version digit in the bus name, every interface and every path; and of
+hosts.
 
 A path element may hold ``[A-Za-z0-9_]`` alone (D-Bus Specification, "Valid Object Paths"); what
 else a WWN holds is written as ``_xx``, as sd_bus_path_encode(3) does.
@@ -28,6 +29,10 @@ TARGETS, HANDOVERS, JOBS = "targets", "handovers", "jobs"
 
 #: It stands here while the service runs: who wants to know need not ask the bus for it.
 RUNNING = "/run/lio-handover/service"
+
+#: user@host, or what ssh_config calls a host (1: without the user).  None begins as an option does.
+HOST = re.compile(r"(?:[A-Za-z0-9._][A-Za-z0-9._-]*@)?"
+                  r"([A-Za-z0-9._:%\[\]][A-Za-z0-9._:%\[\]-]*)")
 
 
 def encode(text: str) -> str:

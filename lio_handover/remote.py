@@ -10,6 +10,7 @@ import os
 import re
 import signal
 import threading
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Callable, Iterator, Mapping, Optional, Sequence, Tuple
@@ -22,13 +23,14 @@ from .transitions import Paper
 
 #: Bytes of one piece: small enough that others' messages get between.
 PIECE = 1 << 20
+#: Seconds for the other host to answer what recover asks: one that hangs does not hang this one.
+ASK_SECONDS = 30.0
 #: Seconds that connecting may take; seconds without a word, and how often, until ssh gives the
 #: line up (ConnectTimeout, ServerAliveInterval, ServerAliveCountMax).  libdbus itself waits as long
 #: as ssh lives for who is connected to say who they are.
 CONNECT, ALIVE, MISSED = 10, 5, 2
 
-#: user@host, or what ssh_config calls a host; or the bus itself, of this machine.
-_HOST = re.compile(r"(?:[A-Za-z0-9._][A-Za-z0-9._-]*@)?[A-Za-z0-9._:%\[\]][A-Za-z0-9._:%\[\]-]*")
+#: Instead of a host's name: the bus itself, of this machine.
 _BUS = re.compile(r"unix:path=[A-Za-z0-9._/-]+")
 #: What is said where nobody answers (the other words of libdbus are about the caller).
 _LOST = ("NoReply", "Disconnected", "NoServer", "Timeout", "IOError", "FileNotFound", "Failed",
@@ -43,7 +45,7 @@ def address(where: str) -> str:
     """
     if _BUS.fullmatch(where):
         return where
-    if not _HOST.fullmatch(where):
+    if not names.HOST.fullmatch(where):
         raise errors.BadCall(f"{errors.one_line(where)!r} is no host for ssh",
                              do="name it as ssh does: HOST or USER@HOST")
     words = ["-axT", "-o", f"ConnectTimeout={CONNECT}", "-o", f"ServerAliveInterval={ALIVE}",
@@ -115,7 +117,7 @@ class Side(client.Service):
                 f"see that `ssh {self.name} systemctl status lio-handoverd` works"
                 if self.where else "systemctl status dbus lio-handoverd")
         known = client.known(name, line)
-        if plain in ("ServiceUnknown", "NameHasNoOwner"):
+        if plain in ("ServiceUnknown", "NameHasNoOwner") or plain.startswith("Spawn."):
             known.what, known.do = (f"lio-handoverd does not run on {self.name}",
                                     f"systemctl start lio-handoverd, on {self.name}")
             known.changed = errors.NOTHING_CHANGED
@@ -182,19 +184,27 @@ def _uninterrupted() -> Iterator[None]:
 
 def ask(handover: Handover, verb: str) -> Answer:
     """What the other host of a handover answers now to ``status`` or ``abort``: a Peer
-    (handover.py).  Raises PeerUnreachable, and NoSuchHandover where it never heard of it."""
+    (handover.py).  Raises PeerUnreachable, also where that takes too long, and NoSuchHandover where
+    it never heard of it."""
     if not handover.peer:
         raise errors.PeerUnreachable("how it is reached is not recorded (--peer HOST says it)")
     try:
         side = Side(handover.peer)
     except errors.BadCall as error:
         raise errors.PeerUnreachable(error.what) from None
+    until = time.monotonic() + ASK_SECONDS
+
+    def patience() -> bool:
+        if time.monotonic() > until:
+            raise errors.PeerUnreachable(f"{side.name} has not ended {verb} in {ASK_SECONDS:g} s")
+        return False
+
     try:
         # One that never heard of it has to give up the epoch, so it is told.
         papers = b"" if verb == "status" else to_json([Message(
             Paper.OFFER, handover.id, handover.epoch, targets=handover.targets,
             mode=handover.mode)])
-        return side.verb(verb, handover.id, papers)
+        return side.verb(verb, handover.id, papers, stop=patience)
     except errors.NoSuchHandover:
         raise
     except errors.HandoverError as error:

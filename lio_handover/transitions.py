@@ -487,6 +487,8 @@ def _destination() -> Iterator[List[Row]]:
               *_WHOLE, "opening", Do.GATE_OPEN, needs=(Need.PEER_SAYS_RELEASED,), modes=INBAND)
     yield row("armed", "recover", "serving", "the guest runs here: QEMU has committed",
               "serving", Paper.SERVING, needs=(Need.SAME_BOOT, Need.GUEST_RAN), modes=INBAND)
+    yield row("opening serving forced", "recover", "confirmed", "the source is gone",
+              *_WHOLE, "confirmed", Do.GATE_OPEN, Do.SAVEFILE_PUT, papers="retired")
     yield row("opening serving", "recover", "", "the same boot: own it still",
               *_WHOLE, Do.GATE_OPEN, needs=(Need.SAME_BOOT,))
     yield row("opening serving forced", "recover", "opening",
@@ -495,8 +497,6 @@ def _destination() -> Iterator[List[Row]]:
     yield row("opening serving", "recover", "none", "the source was forced while we were down",
               Do.GATE_CLOSE, Do.SAVEFILE_DROP, "aborting", *_DROP,
               needs=(Need.NEW_BOOT, Need.PEER_SAYS_KEPT))
-    yield row("opening serving forced", "recover", "confirmed", "the source is gone",
-              *_WHOLE, "confirmed", Do.GATE_OPEN, Do.SAVEFILE_PUT, papers="retired")
     yield row("confirmed", "recover", "confirmed", "serve again after a reboot",
               *_WHOLE, Do.GATE_OPEN, Do.SAVEFILE_PUT)
     yield row("returned", "recover", "none", "the source serves again: take ours down",

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -22,6 +23,15 @@ CONFIG = Path("/etc/lio-handover/lio-handover.conf")
 SYSTEM = "unix:path=/run/dbus/system_bus_socket"
 INSTALLED = Path("/run/lio-handover-tests/installed")
 UNIT = CHECKOUT / "etc" / "systemd" / "lio-handoverd.service"
+#: The service as it is, but for the patience it has with a freeze.
+HURRIED = """
+import sys
+sys.path.insert(0, "/usr/lib/lio-handover")
+from lio_handover.service import hostverbs
+hostverbs.HOST_VERBS["freeze"] = hostverbs.HOST_VERBS["freeze"]._replace(deadline=3)
+from lio_handover.service.main import main
+sys.exit(main())
+"""
 POLKIT = "/usr/share/dbus-1/system-services/org.freedesktop.PolicyKit1.service"
 POLKIT_NAME = "org.freedesktop.PolicyKit1"
 POLKITD = "/usr/lib/polkit-1/polkitd"
@@ -89,14 +99,19 @@ class Service:
         self.host = host
         self.call = host.call
 
-    def start(self, settings: str = SERVED) -> None:
+    def start(self, settings: str = SERVED, program: str = "") -> None:
         self.call(install, settings)
         self.call(start_bus)
-        self.restart()
+        self.restart(program)
 
-    def restart(self) -> None:
-        """As its unit has it started, as far as that goes without systemd."""
-        self.daemon = self.host.popen(self.call(sandboxed, UNIT.read_text()))
+    def restart(self, program: str = "") -> None:
+        """As its unit has it started, as far as that goes without systemd; or another program in
+        place of the daemon."""
+        unit = UNIT.read_text()
+        if program:
+            self.host.call(Path.write_text, Path("/run/daemon"), program)
+            unit = re.sub("(?m)^ExecStart=.*", "ExecStart=/run/daemon", unit)
+        self.daemon = self.host.popen(self.call(sandboxed, unit))
         self.call(wait_for_name)
 
 
@@ -335,6 +350,65 @@ def held_import(data: bytes, target: str, argv: Sequence[str]) -> dict[str, Any]
     return {"state": during["State"], "step": plain(during["Step"]), "answers": answers,
             "seconds": seconds, "alone": (alone.returncode, alone.stderr),
             "ended": client.job(job)}
+
+
+def mount_stuck(folder: str) -> None:
+    """A disk of this host's own at ``folder``: ext4, which `stick` can have wait for ever."""
+    _run("modprobe", "loop")
+    Path("/run/stuck.disk").write_bytes(b"")
+    os.truncate("/run/stuck.disk", 32 << 20)
+    _run("mkfs.ext4", "-q", "-F", "/run/stuck.disk")
+    _run("mount", "-o", "loop", "/run/stuck.disk", folder)
+
+
+def stick(folder: str, stuck: bool) -> None:
+    """Let whoever writes to the disk wait in the kernel from now on, where no signal ends it."""
+    _run("fsfreeze", "--freeze" if stuck else "--unfreeze", folder)
+
+
+def unmount_stuck(folder: str) -> None:
+    subprocess.run(["fsfreeze", "--unfreeze", folder], capture_output=True)
+    _run("umount", "--lazy", folder)
+    Path("/run/stuck.disk").unlink()
+
+
+def begin(member: str, target: str) -> str:
+    """The job of a verb that is not waited for."""
+    return str(Client().manager(member, "asa{sv}", [target], options({})))
+
+
+def begin_handover(target: str, verb: str) -> tuple[str, str]:
+    """(handover, job) of a verb of the source, once it is prepared."""
+    client = Client()
+    prepared = client.job(client.manager("PrepareHandover", "sassaha{sv}", "", [target], "iscsi",
+                                         descriptors(), options({})))
+    return prepared["Handover"], str(client.call(
+        names.path(names.HANDOVERS, prepared["Handover"]), names.HANDOVER, verb, "aha{sv}",
+        descriptors(), options({})))
+
+
+def handover_verb(handover: str, verb: str) -> dict[str, Any]:
+    client = Client()
+    return client.job(client.call(names.path(names.HANDOVERS, handover), names.HANDOVER, verb,
+                                  "aha{sv}", descriptors(), options({})))
+
+
+def wait_for(job: str, name: str, wanted: str, seconds: float = 30) -> dict[str, Any]:
+    """A job's properties once what one of them says matches."""
+    until = time.monotonic() + seconds
+    while True:
+        found = get(job, names.JOB)
+        if re.search(wanted, found[name]):
+            return found
+        assert time.monotonic() < until, found
+        time.sleep(0.1)
+
+
+def cancelled(job: str) -> str:
+    """How a job ends that is told to."""
+    client = Client()
+    client.call(job, names.JOB, "Cancel", "a{sv}", options({}))
+    return str(client.job(job)["State"])
 
 
 def answer_times(data: bytes, idle: int = 300) -> dict[str, list[float]]:

@@ -281,9 +281,9 @@ def gates() -> dict[str, str]:
 FOLDER = inhost.SETTINGS.state_directory
 
 
-def configure() -> None:
+def configure(more: str = "") -> None:
     """What the command reads."""
-    Path("/etc/lio-handover/lio-handover.conf").write_text(inhost.CONFIG)
+    Path("/etc/lio-handover/lio-handover.conf").write_text(inhost.CONFIG + more)
 
 
 def small_disk(there: bool = True) -> None:

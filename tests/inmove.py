@@ -5,15 +5,17 @@ import os
 import re
 import signal
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
-from lio_handover import errors, move, remote
+from lio_handover import errors, move, names, remote
 from lio_handover.move import STEPS, Move
+from tests import inbus
 
 PROGRAM = ["/usr/bin/python3", "/usr/bin/lio-handover"]
 #: The service of one version later; what it does is the same.
-LATER = ["/usr/bin/python3", "-c", """
+LATER = """
 import sys
 sys.path.insert(0, "/usr/lib/lio-handover")
 from lio_handover import document, names
@@ -21,7 +23,7 @@ names.API_VERSION += 1
 document.VERSION += 1
 from lio_handover.service.main import main
 sys.exit(main())
-"""]
+"""
 
 
 def make_keys(folder: Path) -> None:
@@ -110,6 +112,38 @@ def cut(target: str, to: str, here: str, name: str, after: bool) -> str:
     except errors.HandoverError as error:
         return str(error)
     return ""
+
+
+def halfway(target: str, to: str, here: str, count: int) -> str:
+    """A move whose driver is gone after so many steps; the handover's id."""
+    made = Move(remote.Side(), remote.Side(to))
+    options: dict[str, dict[str, Any]] = {
+        "prepare": {"targets": [target], "mode": "iscsi", "peer": to}, "stage": {"peer": here}}
+    for number, step in enumerate(STEPS[:count]):
+        made._answers[step.name] = made._do(number, step, options.get(step.name, {}))
+    return made.id
+
+
+def stop_service() -> None:
+    """The service of this host ends, as its unit ends it."""
+    bus = inbus.connect()
+    os.kill(int(bus.call_blocking("org.freedesktop.DBus", "/org/freedesktop/DBus",
+                                  "org.freedesktop.DBus", "GetConnectionUnixProcessID", "s",
+                                  (names.BUS_NAME,))), signal.SIGTERM)
+    until = time.monotonic() + 20
+    while bus.name_has_owner(names.BUS_NAME):
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+def recover_by_daemon(id: str) -> dict[str, Any]:  # noqa: A002
+    """What the service makes of it, as ``recover --json`` has it."""
+    client = inbus.Client()
+    job = client.job(client.manager("RecoverHandover", "sassaha{sv}", id, [], "",
+                                    inbus.descriptors(), inbus.options({})))
+    assert job["State"] == "done", job
+    result: dict[str, Any] = job["Result"]
+    return result
 
 
 def commands(line: str) -> list[tuple[str, list[str]]]:

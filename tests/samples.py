@@ -5,7 +5,10 @@
 """
 from __future__ import annotations
 
-from typing import Dict, Mapping, Optional, Sequence, Tuple
+import os
+import time
+from pathlib import Path
+from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 
 from lio_handover import model
 from lio_handover.document import (Document, Evidence, Origin, acl_key, alua_group_key, lun_key,
@@ -142,3 +145,20 @@ def document(state: model.State, frozen: bool = False, host: str = "a.example") 
         for one in state.backstores}
     return Document(state, frozen, Origin(host, "6.1.0-test", "0b5c1e0e-0000-4000-8000-0000"),
                     storage)
+
+
+def running(word: str) -> List[str]:
+    """Processes that were started with this word; what was killed has a moment to go."""
+    until = time.monotonic() + 10
+    while True:
+        found = [pid for pid in os.listdir("/proc") if pid.isdigit() and word in _words(pid)]
+        if not found or time.monotonic() > until:
+            return found
+        time.sleep(0.02)
+
+
+def _words(pid: str) -> List[str]:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+    except OSError:
+        return []

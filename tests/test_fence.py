@@ -1,6 +1,7 @@
 """The program that has to confirm that the other host is off, before an operator's word counts."""
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from lio_handover.evidence import Evidence
 from lio_handover.journal import Handover, Journal
 from lio_handover.settings import Settings
 from lio_handover.transitions import DESTINATION, SOURCE, Row
+from tests.samples import running
 
 Program = Callable[[str], Settings]
 
@@ -32,18 +34,29 @@ def program(tmp_path: Path) -> Program:
 
 def test_it_is_run_with_the_hosts_name_and_believed_if_it_ends_with_0(
         program: Program, tmp_path: Path) -> None:
-    settings = program(f'echo "$@" >{tmp_path}/said')
+    settings = program(f'echo "$@" >>{tmp_path}/said')
     assert fence.confirm(settings, "b.example").endswith("fence confirms that b.example is off")
-    assert (tmp_path / "said").read_text() == "off b.example\n"
+    fence.confirm(settings, "root@c")
+    assert (tmp_path / "said").read_text() == "off b.example\noff c\n"
     assert fence.confirm(Settings(), "b.example") == ""
 
 
 @pytest.mark.parametrize("text, host, why", [
     ("echo no answer from the controller >&2; exit 3", "b", "ended with 3: no answer from the con"),
-    ("exec sleep 20", "b", "did not end in 1 s"), ("exit 0", "", "its name is not recorded")])
+    ("sleep 61319 & wait", "b", "did not end within 1 s and was killed"),
+    ("exit 0", "", "its name is not recorded"),
+    ("exit 0", "--help", "'--help' is no name of a host"),
+    ("exit 0", "b; reboot", "'b; reboot' is no name of a host")])
 def test_else_the_word_does_not_count(program: Program, text: str, host: str, why: str) -> None:
     with pytest.raises(errors.FenceFailed, match=why):
         fence.confirm(program(text), host)
+    assert not running("61319")
+
+
+def test_what_it_leaves_behind_is_not_waited_for(program: Program) -> None:
+    began = time.monotonic()
+    assert fence.confirm(program("sleep 3 & exit 0"), "b").endswith("b is off")
+    assert time.monotonic() - began < 1
 
 
 def test_one_that_is_not_there_does_not_count(program: Program) -> None:
@@ -55,14 +68,15 @@ def test_one_that_is_not_there_does_not_count(program: Program) -> None:
 ID = "00000000-0000-4000-8000-000000000000"
 
 
-def recovery(settings: Settings, role: str, state: str, words: set[str], answers: bool = False,
+def recovery(settings: Settings, role: str, state: str, words: set[str], answers: str = "",
              boot: str = "another boot") -> tuple[Row | None, str]:
-    """(the row of recover that is taken on an operator's words, the journal after it)."""
-    def peer(handover: Handover, _verb: str) -> Answer:
+    """(the row of recover that is taken on an operator's words, the journal after it).
+    ``answers``: where the other host says that it is, before it says no more."""
+    def peer(handover: Handover, verb: str) -> Answer:
         assert handover.peer == "b"
-        if not answers:
+        if not answers or verb != "status":
             raise errors.PeerUnreachable("b does not answer")
-        return Answer(replace(handover, role=DESTINATION, state="opening"))
+        return Answer(replace(handover, role=DESTINATION, state=answers))
 
     journal = Journal.create(settings.state_directory, Handover(
         ID, role, "", 1, "iscsi", ("iscsi/iqn.2003-01.org.example:db",), peer="b"), {})
@@ -90,11 +104,12 @@ def test_without_a_program_the_word_counts_and_that_is_noted(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("role, state, words, answers", [
-    (SOURCE, "released", set(), False),  # nobody said it
-    (SOURCE, "released", {"peer-is-fenced"}, True),  # it answers, so it is not off
-    (DESTINATION, "armed", {"peer-is-fenced"}, False),  # more would have to be said
-    (SOURCE, "frozen", {"peer-is-fenced"}, False)])  # it is not needed
+    (SOURCE, "released", set(), ""),  # nobody said it
+    (SOURCE, "released", {"peer-is-fenced"}, "opening"),  # it answers, so it is not off
+    (SOURCE, "released", {"peer-is-fenced"}, "armed"),  # the same, but it does not abort
+    (DESTINATION, "armed", {"peer-is-fenced"}, ""),  # more would have to be said
+    (SOURCE, "frozen", {"peer-is-fenced"}, "")])  # it is not needed
 def test_no_host_is_fenced_for_nothing(program: Program, tmp_path: Path, role: str, state: str,
-                                       words: set[str], answers: bool) -> None:
-    recovery(program(f"touch {tmp_path}/ran"), role, state, words, answers)
-    assert not (tmp_path / "ran").exists()
+                                       words: set[str], answers: str) -> None:
+    row, _told = recovery(program(f"touch {tmp_path}/ran"), role, state, words, answers)
+    assert not (tmp_path / "ran").exists() and not (row and row.forced)

@@ -88,6 +88,15 @@ def test_answers_come_in_pieces(bus: Bus, b: Side, monkeypatch: pytest.MonkeyPat
     assert b.verb("status", known) == answer
 
 
+def test_one_whose_work_hangs_has_not_answered(
+        bus: Bus, b: Side, monkeypatch: pytest.MonkeyPatch) -> None:
+    """recover has to come back: only then a human can say what it can't see."""
+    monkeypatch.setattr(remote, "ASK_SECONDS", 1)
+    with bus.held():
+        with pytest.raises(errors.PeerUnreachable, match="b has not ended status in 1 s"):
+            remote.ask(Handover(ID, SOURCE, "released", 1, "iscsi", (), peer="b"), "status")
+
+
 def test_a_line_that_dies_is_unreachable_and_then_another(b: Side) -> None:
     b.about()
     pid, = inmove.lines("systemd-stdio-b")

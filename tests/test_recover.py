@@ -2,16 +2,19 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from lio_handover import errors
 from lio_handover.locks import Locks
 from lio_handover.transitions import DESTINATION, SOURCE
-from tests import inhandover, inhost, lab
+from tests import inhandover, inhost, lab, samples
 from tests.inhandover import OTHER, TARGET
 from tests.lab.scenario import PROGRAM
 from tests.test_engine import WAY, Two, two
@@ -109,6 +112,67 @@ def test_a_handover_by_the_commands_alone(bed: lab.Lab, two: Callable[[str, str]
     done = pair.host[SOURCE].run([PROGRAM, "source", "freeze", pair.id], check=False, timeout=60)
     assert done.returncode == errors.WrongState.code
     assert "the source is retired: freeze is not possible" in done.stderr
+
+
+#: HOW HOST: what switches a host off, in the ways in which that goes wrong; and really.
+FENCE = """#!/bin/sh
+case $1 in
+refuses) echo "no answer from the controller" >&2; exit 3 ;;
+hangs) sleep 61321 & wait ;;
+works) echo "$2" >{folder}/wanted; until [ -e {folder}/off ]; do sleep 0.1; done ;;
+esac
+"""
+
+
+@pytest.mark.full
+def test_the_other_host_is_believed_off_once_it_is(
+        bed: lab.Lab, two: Callable[[str, str], Two]) -> None:
+    """It serves and does not answer.  Whoever says that it is fenced is not believed, unless the
+    configured program ends with 0: here the one that pulls its plug."""
+    pair = two("stable", "newest")
+    pair.go(WAY.partition(" verify*")[0])
+    a, b = pair.host[SOURCE], pair.host[DESTINATION]
+    program = bed.shared / "fence"
+    program.write_text(FENCE.format(folder=bed.shared))
+    program.chmod(0o755)
+    bed.cut(b)
+
+    def forced(how: str, peer: str = b.address, path: str = str(program)) -> tuple[int, str]:
+        a.call(inhandover.configure, f"[fence]\nprogram =\n  {path}\n  {how}\ntimeout = 2\n")
+        done = a.run([PROGRAM, "recover", pair.id, f"--peer={peer}", "--peer-is-fenced"],
+                     check=False, timeout=60)
+        return done.returncode, done.stderr
+
+    for how, words, why in (
+            ("refuses", {}, f"{program} {b.address} ended with 3: no answer from the controller"),
+            ("hangs", {}, "did not end within 2 s and was killed"),
+            ("works", {"path": "/nonexistent"}, "can't be run: No such file"),
+            ("works", {"peer": "$(touch /run/ran)"}, "no name of a host"),
+            ("works", {"peer": "--help"}, "no name of a host")):
+        code, said = forced(how, **words)
+        assert (code, pair.states(), pair.serving()) == (
+            errors.FenceFailed.code, ("released", "opening"), [DESTINATION]), said
+        assert why in said
+    assert not a.call(samples.running, "61321") and not a.call(os.path.exists, "/run/ran")
+    assert not (bed.shared / "wanted").exists()
+
+    def switch() -> None:
+        until = time.monotonic() + 60
+        while not (bed.shared / "wanted").exists() and time.monotonic() < until:
+            time.sleep(0.05)
+        b.kill()
+        (bed.shared / "off").touch()
+
+    with ThreadPoolExecutor(1) as other:
+        other.submit(switch)
+        code, said = forced("works", f"root@{b.address}")
+    assert (code, pair.state(SOURCE)) == (0, "forced") and not b.alive, said
+    assert (bed.shared / "wanted").read_text() == f"{b.address}\n"
+    assert set(a.call(inhandover.gates).values()) == {"1"}
+    shown = a.run([PROGRAM, "status", pair.id], timeout=60).stderr
+    confirmed = f"{program} confirms that {b.address} is off"
+    assert f"{confirmed} (the word of " in shown, shown
+    assert confirmed in a.call(inhandover.told, pair.id)
 
 
 # ── what else goes wrong ─────────────────────────────────────────────────────────────────────

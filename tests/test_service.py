@@ -4,6 +4,8 @@ from __future__ import annotations
 import json
 import re
 import signal
+import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -178,6 +180,75 @@ def test_calls_are_answered_as_fast_while_a_long_import_runs(
     print(f"p99 idle {idle * 1000:.1f} ms; {len(times['busy'])} calls while busy, p99 "
           f"{busy * 1000:.1f} ms")
     assert len(times["busy"]) > 50 and busy < 5 * idle + 0.25
+
+
+@pytest.fixture
+def stuck(bed: lab.Lab, _pool: Pool) -> Iterator[tuple[Service, str]]:
+    """The service, and a folder whose disk can be made to hang: there is the target's storage.
+    Another target has its own."""
+    service = Service(_pool.take("stable", name="bus")[0])
+    folder = bed.shared / "stuck"
+    folder.mkdir()
+    service.call(inbus.mount_stuck, str(folder))
+    try:
+        service.call(inhost.build, service.call(inhandover.state, folder))
+        service.call(inhost.build, inhandover.other_state(bed.shared))
+        service.start(program=inbus.HURRIED)
+        yield service, str(folder)
+    finally:
+        service.call(inbus.unmount_stuck, str(folder))
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("verb", ["the host's", "a handover's"])
+def test_a_write_that_hangs_in_the_kernel_costs_its_job_alone(
+        stuck: tuple[Service, str], client: lab.OpenIscsi, verb: str) -> None:
+    """A freeze waits for it, where no signal reaches: the alarm says so, all else is answered."""
+    (service, folder), other = stuck, inhandover.OTHER
+    path = f"{names.ROOT}/targets/{names.encode(NAME)}"
+    before = documents.state_bytes(documents.loads(service.call(inhost.export_state)))
+    disk = client.login(samples.IQN, service.host.address, samples.initiator(0)).disk(1)
+    service.call(inbus.stick, folder, True)
+    write = client.host.popen(["dd", "if=/dev/urandom", f"of={disk.node}", "bs=4096", "count=1",
+                               "oflag=direct"])
+    handover, job = "", ""
+    if verb == "the host's":
+        job = service.call(inbus.begin, "Freeze", NAME)
+    else:
+        handover, job = service.call(inbus.begin_handover, NAME, "Freeze")
+    hung = service.call(inbus.wait_for, job, "Alarm", ".")
+    print(hung["Alarm"])
+    assert re.search("no sign of life|longer than it should", hung["Alarm"])
+    assert f"process {hung['Process']} is in state D" in hung["Alarm"]
+
+    began = time.monotonic()
+    assert {name for name, _path in service.call(inbus.targets)} == {NAME, other}
+    assert service.call(inbus.get, path, names.TARGET)["Enabled"]
+    assert service.call(inbus.get, names.ROOT, names.MANAGER)["Stale"] == ""
+    assert service.call(inbus.run, "Freeze", other)["State"] == "done"
+    assert service.call(inbus.export, other)[0]["State"] == "done"
+    assert service.call(inbus.run, "Thaw", other, {"allow": ["exported"]})["State"] == "done"
+    for member in ("Freeze", "Export", "Thaw", "Remove"):
+        refused = service.call(inbus.run, member, NAME)
+        assert refused["Error"][0] == names.ERROR + "StillRunning", refused
+    assert time.monotonic() - began < 15
+    looking = service.call(inbus.begin, "Show", NAME)  # waits, and can be told not to
+    assert service.call(inbus.cancelled, looking) == "cancelled"
+    assert set(service.call(inhandover.gates).values()) == {"1"}
+    still = service.call(inbus.get, job, names.JOB)
+    assert (still["State"], still["Alarm"]) == ("running", hung["Alarm"])
+    assert write.poll() is None
+
+    service.call(inbus.stick, folder, False)
+    ended = service.call(inbus.wait_for, job, "State", "done|failed", 10)
+    assert (ended["State"], ended["Alarm"]) == ("done", ""), ended
+    gates = service.call(inhandover.gates)
+    assert gates == {f"{NAME}/tpgt_1": "0", f"{other}/tpgt_1": "1"}
+    thawed = service.call(inbus.handover_verb, handover, "Thaw") if handover else \
+        service.call(inbus.run, "Thaw", NAME)
+    assert thawed["State"] == "done", thawed
+    assert write.wait(40) == 0
+    assert documents.state_bytes(documents.loads(service.call(inhost.export_state))) == before
 
 
 def test_a_handover_by_busctl_alone(two: tuple[Service, Service]) -> None:

@@ -75,12 +75,13 @@ class Job(Node):
 
     # ---- what the child says ---
     def said(self, words: Mapping[str, Any]) -> None:
+        if "alarm" in words:  # by its clock, which goes on while its work hangs
+            self._raise(words["alarm"])
+            return
         self.alive = time.monotonic()
-        if self.alarm != words.get("alarm", ""):
-            self.alarm = words.get("alarm", "")
+        if self.alarm:
+            self.alarm = ""
             self._changed("Alarm")
-            if self.alarm:
-                self._log(f"job {self.number}: {self.alarm}", ERR)
         if "progress" in words:
             number, total, what = words["progress"]
             self.step = (number, total, what)
@@ -139,11 +140,17 @@ class Job(Node):
         """Raise the alarm where it shows no sign of life."""
         silent = time.monotonic() - self.alive
         if self.running and not self.alarm and silent > self.deadline:
-            self.alarm = (f"no sign of life for {silent:.0f} s in step {self.step[0]} of "
-                          f"{self.step[1]} ({self.step[2] or 'none'}); process {self.process} "
-                          f"{_where(self.process)}")
-            self._changed("Alarm")
-            self._log(f"job {self.number}: {self.operation}: {self.alarm}", ERR)
+            self._raise(f"{self.operation}: no sign of life for {silent:.0f} s")
+
+    def _raise(self, why: str) -> None:
+        """The alarm, with where it stands; what was found first stays."""
+        if self.alarm:
+            return
+        number, total, what = self.step
+        self.alarm = (why + (f" in step {number} of {total} ({what})" if total else "")
+                      + f"; process {self.process} {_where(self.process)}")
+        self._changed("Alarm")
+        self._log(f"job {self.number}: {self.alarm}", ERR)
 
     def _changed(self, *which: str) -> None:
         self.jobs.tree.changed(self, names.JOB, which)
