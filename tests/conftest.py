@@ -16,9 +16,12 @@ from tests import lab
 if TYPE_CHECKING:
     from tests.privatebus import Bus
 
-# A shell that runs this in the background has SIGINT ignored, and so would all that tests start.
+# A shell that runs this in the background has SIGINT ignored, nohup SIGHUP, and so would all that
+# tests start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 #: The files that take longest, longest first.
 LONG = ("test_vhost", "test_migration", "test_import", "test_bad_input", "test_handover",
