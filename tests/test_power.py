@@ -4,7 +4,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -132,7 +131,7 @@ def test_power_lost_before_in_and_after_each_record_of_a_verb(
     while True:
         pair, point = powered(), point + 1
         pair.go(way)
-        more: dict[str, Any] = {"targets": (TARGET,)} if verb == "prepare" else {}
+        more = pair.asked(verb)
         pair.id = pair.id or "00000000-0000-4000-8000-%012x" % point
         killed, _answer = pair.host[role].call(
             inhandover.crash, point, verb, role, pair.id, tuple(pair.papers), True, **more)
