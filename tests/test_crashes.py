@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 import pytest
 
 from lio_handover import errors
@@ -107,6 +108,8 @@ class Killed:
             b.call(inhandover.save_file, b"")
             a.call(inhost.build, self.state)
             a.call(inhandover.save_file, self.saved)
+            for lock in Path(self.state.backstores[0].path).parent.glob("*.holder"):
+                lock.unlink()
         assert not b.call(inhost.read_all).backstores
 
 

@@ -106,6 +106,33 @@ def powered(bed: lab.Lab, hosts: HostsOf) -> Iterator[Callable[[], Powered]]:
     off()
 
 
+@pytest.mark.full
+def test_what_was_removed_is_not_brought_back(powered: Callable[[], Powered]) -> None:
+    """By a handover that is over: another host may have got it by other means."""
+    pair = powered()
+    pair.go("prepare thaw")
+    pair.host[SOURCE].call(inhost.remove, ("reserved",))
+    pair.cut(SOURCE)
+    pair.boot(SOURCE)
+    pair.recover(SOURCE, silent=True)
+    assert pair.serving() == []
+
+
+@pytest.mark.full
+def test_a_recover_killed_after_a_boot_is_gone_on_with(powered: Callable[[], Powered]) -> None:
+    """Also where what it had made until then looks as if targetcli had restored it."""
+    pair = powered()
+    pair.go(WAY)
+    for point in (20, 40, 60):
+        pair.cut(DESTINATION)
+        pair.host[DESTINATION].boot()
+        pair.host[DESTINATION].call(inhandover.disk, pair.folder[DESTINATION])
+        killed, _answer = pair.host[DESTINATION].call(
+            inhandover.crash, point, "recover", DESTINATION, pair.id)
+        assert killed
+        pair.recovered()
+
+
 STATES = [(count, role) for count in range(1, len(WAY.split()) + 1)
           for role in (SOURCE, DESTINATION)]
 SAMPLE = [(7, DESTINATION)]

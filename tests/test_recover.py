@@ -86,6 +86,22 @@ def test_a_destination_that_was_rebooted_asks_or_is_told(powered: Callable[[], P
 
 
 @pytest.mark.full
+@pytest.mark.parametrize("verb, role, point", [("retire", SOURCE, 12), ("verify", DESTINATION, 6)])
+def test_what_is_recorded_and_was_not_said_is_told(
+        two: Callable[[str, str], Two], verb: str, role: str, point: int) -> None:
+    """Killed between the record and the paper: the other side hears of it all the same."""
+    pair = two("stable", "newest")
+    pair.go(WAY.partition(f" {verb}")[0])
+    to = {"retire": "retired", "verify": "serving"}[verb]
+    killed, _answer = pair.host[role].call(
+        inhandover.crash, point, verb, role, pair.id, tuple(pair.papers), True)
+    assert killed and pair.state(role) == to
+    for side in (role, SOURCE, DESTINATION):
+        pair.recover(side)
+    assert pair.states() == ("retired", "confirmed")
+
+
+@pytest.mark.full
 def test_a_handover_by_the_commands_alone(bed: lab.Lab, two: Callable[[str, str], Two]) -> None:
     """As docs/handover-protocol.md has it; each side's papers are files, the ids are left out."""
     pair = two("stable", "newest")
