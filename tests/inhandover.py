@@ -13,8 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lio_handover import (deeds, errors, evidence, journal, owners, restored, running, savefile,
-                          transitions, undo, wholefile)
+from lio_handover import (deeds, errors, evidence, journal, owners, remote, restored, running,
+                          savefile, transitions, undo, wholefile)
 from lio_handover.configfs import Configfs
 from lio_handover.core import Core
 from lio_handover.handover import Answer, Handover, Handovers
@@ -104,6 +104,13 @@ def recover(id: str, answers: Answers, words: frozenset[str] = frozenset()  # no
         return handovers(answers).recover(id, words, "the test")[0]
     except Ask as question:
         return str(question)
+
+
+def recover_beside(id: str, words: frozenset[str]) -> Answer:  # noqa: A002
+    """recover, while the other host is there, and its service is not."""
+    def peer(_handover: Handover, _verb: str) -> Answer:
+        raise remote.alive("lio-handoverd does not run on b")
+    return Handovers(handovers().core, peer).recover(id, words, "the test")[0]
 
 
 # ── power ────────────────────────────────────────────────────────────────────────────────────

@@ -60,6 +60,9 @@ def test_forced_on_one_side_the_other_steps_down_when_it_boots(
     pair.cut(DESTINATION)
     stays = pair.recover(SOURCE, silent=True)
     assert stays.stays and pair.serving() == []
+    beside = pair.host[SOURCE].call(inhandover.recover_beside, pair.id,
+                                    frozenset({"peer-is-fenced"}))
+    assert beside.stays and "--peer-is-fenced" not in beside.next and pair.serving() == []
     pair.recover(SOURCE, silent=True, words=["peer-is-fenced"])
     assert pair.state(SOURCE) == "forced" and pair.serving() == [SOURCE]
     pair.boot(DESTINATION)
