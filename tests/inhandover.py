@@ -19,8 +19,9 @@ from lio_handover.configfs import Configfs
 from lio_handover.core import Core
 from lio_handover.handover import Answer, Handover, Handovers
 from lio_handover.locks import Locks
-from lio_handover.model import State
+from lio_handover.model import State, say
 from lio_handover.papers import Message
+from lio_handover.reader import Reader
 from lio_handover.settings import Late
 from lio_handover.transitions import Row
 from tests import inhost, lab, samples
@@ -269,6 +270,11 @@ def slow_freeze(id: str) -> tuple[list[str], str]:  # noqa: A002
     setattr(evidence, "rows_for", hurried)
     one = Handovers(inhost.core(), alarm=lambda _handover, verb: alarms.append(verb))
     return alarms, one.do("freeze", "source", id).handover.state
+
+
+def stores() -> list[str]:
+    """Backstores that are here, whole or not."""
+    return [say(one.key) for one in Reader(Configfs()).outline().backstores]
 
 
 def gates() -> dict[str, str]:

@@ -70,8 +70,8 @@ class Killed:
     def one_serves(self) -> None:
         assert len(self.pair.serving()) < 2, "two hosts serve one backstore"
         if self.pair.mode == "iscsi-late":
-            assert [] in [list(host.call(inhost.read_all).backstores)
-                          for host in self.pair.host.values()], "two hosts have it open"
+            assert [] in [host.call(inhandover.stores) for host in self.pair.host.values()], \
+                "two hosts have it open"
 
     def settle(self) -> None:
         """recover on both, as often as it takes, then on as a driver would."""
