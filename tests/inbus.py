@@ -14,7 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from lio_handover import names
+from lio_handover.journal import Handover, Journal
 from lio_handover.service import contract, wire
+from lio_handover.transitions import DESTINATION
+from tests import samples
 from tests.inhost import CONFIG as SERVED
 from tests.lab import Host
 
@@ -196,6 +199,16 @@ def options(given: Mapping[str, Any]) -> Any:
     return dbus.Dictionary(dict(given), signature="sv")
 
 
+def ended_handover(directory: str) -> Handover:
+    """A handover that this host has in its journal, and that is over."""
+    journal = Journal.create(directory, Handover(
+        "11111111-0000-4000-8000-000000000000", DESTINATION, "", 1, "iscsi",
+        (f"iscsi/{samples.IQN}-ended",), peer="a"), {})
+    journal.state("none", 1, "some boot")
+    journal.note("said", paper="aborted", digest="")
+    return journal.handover
+
+
 # ── what tests ask for ───────────────────────────────────────────────────────────────────────
 
 def targets() -> list[tuple[str, str]]:
@@ -240,13 +253,19 @@ def descriptors(*fds: int) -> Any:
 _SAMPLES: Mapping[str, Callable[[], Any]] = {
     "s": lambda: "x", "as": lambda: ["iscsi/x"], "ay": lambda: b"x", "t": lambda: 1,
     "u": lambda: 1, "a{sv}": lambda: options({}), "v": lambda: "x",
-    "ah": lambda: descriptors(os.memfd_create("x"))}
+    "ah": lambda: descriptors(_no_papers())}
+
+
+def _no_papers() -> int:
+    fd = os.memfd_create("papers")
+    os.write(fd, b"[]")
+    return fd
 
 
 def call_everything(uid: int, address: str = SYSTEM, but: str = ""
                     ) -> list[tuple[str, str, str, str]]:
-    """Every method of every object called by a user: (path, interface, member, error or "");
-    ``but`` that one of no object."""
+    """Every method of every object called by a user: (path, interface, member, the error of the
+    call or of the job that it begins, or ""); ``but`` that one of no object."""
     found: list[tuple[str, str, str, str]] = as_user(
         uid, _call_all, address, Client(address).objects(), but)
     return found
@@ -254,12 +273,24 @@ def call_everything(uid: int, address: str = SYSTEM, but: str = ""
 
 def _call_all(address: str, objects: Mapping[str, Sequence[str]], but: str
               ) -> list[tuple[str, str, str, str]]:
+    import dbus
     client, known = Client(address), contract.load()
-    return [(path, interface, method.name, client.error(
-        path, interface, method.name, method.takes,
-        *(_SAMPLES[one]() for one in wire.split(method.takes))))
-        for path, interfaces in objects.items() for interface in interfaces
-        for method in known[interface].methods.values() if method.name != but]
+
+    def answer(path: str, interface: str, method: contract.Method) -> str:
+        try:
+            given = client.call(path, interface, method.name, method.takes,
+                                *(_SAMPLES[one]() for one in wire.split(method.takes)))
+            if method.gives != "o":
+                return ""
+            client.call(given, names.JOB, "Wait", "ta{sv}", 20000000, options({}))
+            name = client.get(given, names.JOB)["Error"][0]
+        except dbus.DBusException as error:
+            name = error.get_dbus_name()
+        return str(name).removeprefix(names.ERROR)
+
+    return [(path, interface, method.name, answer(path, interface, method))
+            for path, interfaces in objects.items() for interface in interfaces
+            for method in known[interface].methods.values() if method.name != but]
 
 
 # ── polkit ───────────────────────────────────────────────────────────────────────────────────
@@ -377,11 +408,16 @@ def begin(member: str, target: str) -> str:
     return str(Client().manager(member, "asa{sv}", [target], options({})))
 
 
+def prepare(target: str, given: Mapping[str, Any] = {}) -> dict[str, Any]:  # noqa: B006
+    """The job of a handover's first verb."""
+    client = Client()
+    return client.job(client.manager("PrepareHandover", "sassaha{sv}", "", [target], "iscsi",
+                                     descriptors(), options(given)))
+
+
 def begin_handover(target: str, verb: str) -> tuple[str, str]:
     """(handover, job) of a verb of the source, once it is prepared."""
-    client = Client()
-    prepared = client.job(client.manager("PrepareHandover", "sassaha{sv}", "", [target], "iscsi",
-                                         descriptors(), options({})))
+    client, prepared = Client(), prepare(target)
     return prepared["Handover"], str(client.call(
         names.path(names.HANDOVERS, prepared["Handover"]), names.HANDOVER, verb, "aha{sv}",
         descriptors(), options({})))

@@ -42,14 +42,16 @@ def shape(xml: str) -> dict[str, set[tuple[str, ...]]]:
     return found
 
 
-def test_introspection_is_what_the_files_say(client: Client) -> None:
+def test_introspection_is_what_the_files_say(bus: Bus, client: Client) -> None:
+    """Of the root, a job and a handover; and all that is to be had of an object is managed."""
     shipped: dict[str, set[tuple[str, ...]]] = {}
     for file in [*Path(contract.FOLDER).glob("*.xml"), Path(contract.STANDARD)]:
         shipped.update(shape(file.read_text()))
     job = client.manager("Show", "asa{sv}", [], options({}))
     client.job(job)
     objects = client.objects()
-    assert job in objects
+    assert {job, handover_path(bus)} <= set(objects)
+    managed = client.call(ROOT, names.OBJECT_MANAGER, "GetManagedObjects")
     for path, interfaces in objects.items():
         told = shape(client.call(path, names.INTROSPECTABLE, "Introspect"))
         assert told == {name: shipped[name] for name in interfaces}, path
@@ -57,6 +59,14 @@ def test_introspection_is_what_the_files_say(client: Client) -> None:
             properties = client.get(path, interface)
             assert {("property", name) for name in properties} == {
                 one[:2] for one in shipped[interface] if one[0] == "property"}, (path, interface)
+            assert path == ROOT or managed[path][interface] == properties, (path, interface)
+    state = managed[handover_path(bus)][names.HANDOVER]
+    assert (state["Role"], state["State"], state["Targets"]) == (
+        "destination", "none", list(bus.handover.targets))
+
+
+def handover_path(bus: Bus) -> str:
+    return names.path(names.HANDOVERS, bus.handover.id)
 
 
 def test_the_tree_can_be_walked_from_its_root(client: Client) -> None:
@@ -122,7 +132,8 @@ def test_nobody_may_do_anything(bus: Bus) -> None:
     with bus.held():
         bus.client().manager("Show", "asa{sv}", [], options({}))
         asked = inbus.call_everything(NOBODY, bus.address)
-    assert len(asked) > 30
+    assert {(handover_path(bus), name) for name in contract.load()[names.HANDOVER].methods} <= {
+        (path, member) for path, _interface, member, _answer in asked}
     for path, interface, member, answer in asked:
         free = interface in (names.INTROSPECTABLE, names.PEER)
         assert answer == ("" if free else "NotAuthorized"), (path, interface, member, answer)
@@ -308,7 +319,8 @@ def test_other_calls_are_answered_while_one_makes_no_step(bus: Bus, client: Clie
         for path, interfaces in client.objects().items():
             for interface in interfaces:
                 client.get(path, interface)
-        assert client.manager("ListTargets") == [] and client.manager("ListHandovers") == []
+        assert client.manager("ListTargets") == []
+        assert client.manager("ListHandovers") == [(bus.handover.id, handover_path(bus))]
         assert client.call(job, names.JOB, "Wait", "ta{sv}", 50000, options({})) == "running"
         for member in ("Open", "Release"):
             assert client.error(job, names.JOB, member, "a{sv}", options({})) == "NotEnded"

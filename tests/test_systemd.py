@@ -252,7 +252,7 @@ def test_a_restart_forgets_nothing(systemd: Systemd, bed: lab.Lab) -> None:
     """What is frozen, and what is handed over, is what it was."""
     systemd.host.call(inhost.build, inhandover.state(bed.shared))
     systemd.start()
-    prepared = systemd.call(insystemd.prepare, NAME)
+    prepared = systemd.call(inbus.prepare, NAME)
     assert prepared["State"] == "done", prepared
     path = names.path(names.HANDOVERS, prepared["Handover"])
     frozen = systemd.call(insystemd.verb, path, "Freeze")
