@@ -1,6 +1,7 @@
 """What tests of the service run inside a lab host: its system bus, the daemon, and clients."""
 from __future__ import annotations
 
+import grp
 import json
 import os
 import re
@@ -39,6 +40,8 @@ POLKIT = "/usr/share/dbus-1/system-services/org.freedesktop.PolicyKit1.service"
 POLKIT_NAME = "org.freedesktop.PolicyKit1"
 POLKITD = "/usr/lib/polkit-1/polkitd"
 NOBODY = 65534
+#: What the service may be told to obey where there is no polkit.
+GROUP = "games"
 
 
 def install(settings: str) -> None:
@@ -194,17 +197,22 @@ def as_user(uid: int, work: Callable[..., Any], *args: Any, groups: Sequence[int
         process.join()
 
 
+def as_member(work: Callable[..., Any], *args: Any) -> Any:
+    """What ``work`` returns when a member of the group runs it, and nobody else."""
+    return as_user(NOBODY, work, *args, groups=[grp.getgrnam(GROUP).gr_gid])
+
+
 def options(given: Mapping[str, Any]) -> Any:
     import dbus
     return dbus.Dictionary(dict(given), signature="sv")
 
 
-def ended_handover(directory: str) -> Handover:
-    """A handover that this host has in its journal, and that is over."""
+def handover_here(directory: str, state: str = "none", local: Sequence[str] = ()) -> Handover:
+    """A handover that this host has in its journal, and that is over, or in another state."""
     journal = Journal.create(directory, Handover(
         "11111111-0000-4000-8000-000000000000", DESTINATION, "", 1, "iscsi",
-        (f"iscsi/{samples.IQN}-ended",), peer="a"), {})
-    journal.state("none", 1, "some boot")
+        (f"iscsi/{samples.IQN}-elsewhere",), peer="a"), {}, local=tuple(local))
+    journal.state(state, 1, "some boot")
     journal.note("said", paper="aborted", digest="")
     return journal.handover
 
@@ -213,6 +221,10 @@ def ended_handover(directory: str) -> Handover:
 
 def targets() -> list[tuple[str, str]]:
     return [(str(name), str(path)) for name, path in Client().manager("ListTargets")]
+
+
+def handovers() -> list[tuple[str, str]]:
+    return [(str(name), str(path)) for name, path in Client().manager("ListHandovers")]
 
 
 def get(path: str, interface: str) -> dict[str, Any]:
@@ -408,9 +420,10 @@ def begin(member: str, target: str) -> str:
     return str(Client().manager(member, "asa{sv}", [target], options({})))
 
 
-def prepare(target: str, given: Mapping[str, Any] = {}) -> dict[str, Any]:  # noqa: B006
+def prepare(target: str, given: Mapping[str, Any] = {},  # noqa: B006
+            address: str = SYSTEM) -> dict[str, Any]:
     """The job of a handover's first verb."""
-    client = Client()
+    client = Client(address)
     return client.job(client.manager("PrepareHandover", "sassaha{sv}", "", [target], "iscsi",
                                      descriptors(), options(given)))
 
@@ -423,10 +436,11 @@ def begin_handover(target: str, verb: str) -> tuple[str, str]:
         descriptors(), options({})))
 
 
-def handover_verb(handover: str, verb: str) -> dict[str, Any]:
-    client = Client()
+def handover_verb(handover: str, verb: str, given: Mapping[str, Any] = {},  # noqa: B006
+                  address: str = SYSTEM) -> dict[str, Any]:
+    client = Client(address)
     return client.job(client.call(names.path(names.HANDOVERS, handover), names.HANDOVER, verb,
-                                  "aha{sv}", descriptors(), options({})))
+                                  "aha{sv}", descriptors(), options(given)))
 
 
 def wait_for(job: str, name: str, wanted: str, seconds: float = 30) -> dict[str, Any]:

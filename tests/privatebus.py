@@ -51,7 +51,7 @@ class Bus:
         self.config = folder / "lio-handover.conf"
         self.config.write_text(f"[host]\nstate_directory = {folder}/state\n"
                                f"[limits]\ndocument = 1M\n{settings}")
-        self.handover = inbus.ended_handover(f"{folder}/state")
+        self.handover = inbus.handover_here(f"{folder}/state")
         self._programs = [subprocess.Popen(
             ["dbus-daemon", "--nofork", f"--config-file={folder}/bus.conf"])]
         while not (folder / "bus").exists():

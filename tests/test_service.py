@@ -5,9 +5,10 @@ import json
 import re
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -118,6 +119,41 @@ def test_nobody_may_do_anything(served: Service) -> None:
     assert served.call(inhost.tree) == before
 
 
+@pytest.mark.full
+def test_a_group_may_touch_what_lies_in_the_roots_alone(service: Service, bed: lab.Lab) -> None:
+    """Where there is no polkit; whatever name a handover has for it."""
+    inside, other = bed.shared / "inside", inhandover.OTHER
+    inside.mkdir()
+    service.call(inhost.build, inhandover.state(inside, registrants=0))
+    service.call(inhost.build, inhandover.other_state(bed.shared))
+    service.call(inbus.install, f"[storage]\nroots =\n    {inside}\n[service]\n"
+                 f"group = {inbus.GROUP}\n")
+    service.daemon.kill(signal.SIGTERM)
+    service.daemon.wait(10)
+    service.restart()
+    known = service.call(inbus.handover_here, inhost.SETTINGS.state_directory, "serving", [other])
+    before = service.call(inhost.tree)
+
+    def told(work: Callable[..., Any], *args: Any) -> str:
+        job = service.call(inbus.as_member, work, *args)
+        return str(job["Error"][0].removeprefix(names.ERROR) or job["State"])
+
+    for verb in ("Freeze", "Remove", "Thaw", "Export"):
+        assert told(inbus.run, verb, other) == "StorageNotAllowed", verb
+    assert told(inbus.prepare, other) == "StorageNotAllowed"
+    for verb in ("Status", "Verify", "Recover", "Abort"):
+        assert told(inbus.handover_verb, known.id, verb) == "StorageNotAllowed", verb
+    assert service.call(inhost.tree) == before
+
+    for verb, allow in (("Freeze", []), ("Export", []), ("Thaw", ["exported"])):
+        assert told(inbus.run, verb, NAME, {"allow": allow} if allow else {}) == "done", verb
+    assert told(inbus.prepare, NAME) == "done"
+    handover, = {one for one, _path in service.call(inbus.handovers)} - {known.id}
+    assert told(inbus.handover_verb, handover, "Thaw") == "done"
+    assert told(inbus.run, "Remove", NAME) == "done"
+    assert [name for name, _path in service.call(inbus.targets)] == [other]
+
+
 RULE = """polkit.addRule(function(action, subject) {
     if (action.id == "io.github.lio-handover1.read" && subject.user == "nobody")
         return polkit.Result.YES;
@@ -162,7 +198,7 @@ def moved(service: Service, bed: lab.Lab, request: pytest.FixtureRequest) -> byt
 @pytest.mark.parametrize("moved", [20], indirect=True)
 def test_while_an_import_stands_between_two_steps_others_are_answered(
         service: Service, moved: bytes) -> None:
-    service.call(inbus.ended_handover, inhost.SETTINGS.state_directory)
+    service.call(inbus.handover_here, inhost.SETTINGS.state_directory)
     argv = ["/usr/bin/python3", "/usr/bin/lio-handover", "--alone", "remove", NAME]
     held = service.call(inbus.held_import, moved, f"/sys/kernel/config/target/{NAME}", argv,
                         timeout=200)

@@ -1,13 +1,12 @@
 """The service on a private bus of this machine, which has no target: what needs no kernel."""
 from __future__ import annotations
 
-import grp
 import os
 import signal
 import socket
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -382,9 +381,6 @@ def test_a_worker_that_gives_no_sign_of_life_raises_the_alarm(bus: Bus, client: 
 
 # ── who may ──────────────────────────────────────────────────────────────────────────────────
 
-GROUP = "games"
-
-
 @pytest.fixture(scope="module")
 def guarded() -> Iterator[Bus]:
     """A bus on which polkit may be; without it, the members of a group are obeyed."""
@@ -392,7 +388,7 @@ def guarded() -> Iterator[Bus]:
         made = Bus(Path(folder), """<policy user="root"><allow own="org.freedesktop.PolicyKit1"/>
             </policy><policy context="default">
             <allow send_destination="org.freedesktop.PolicyKit1"/></policy>""",
-                   f"[service]\ngroup = {GROUP}\n")
+                   f"[service]\ngroup = {inbus.GROUP}\n")
         yield made
         made.stop()
 
@@ -408,11 +404,21 @@ def answers(address: str) -> list[str]:
 
 
 def test_without_polkit_a_group_may_all_but_force(guarded: Bus) -> None:
-    gid = grp.getgrnam(GROUP).gr_gid
-    assert inbus.as_user(NOBODY, answers, guarded.address, groups=[gid]) == [
-        "", "", "NotAuthorized"]
+    assert inbus.as_member(answers, guarded.address) == ["", "", "NotAuthorized"]
     assert inbus.as_user(NOBODY, answers, guarded.address) == ["NotAuthorized"] * 3
     assert answers(guarded.address) == ["", "", ""]
+
+
+def test_without_polkit_a_group_may_not_say_where_roots_ssh_goes(guarded: Bus) -> None:
+    """What the other host answers decides; the one that is recorded already may be named."""
+    def told(work: Callable[..., Any], *args: Any, peer: str) -> str:
+        job = inbus.as_member(work, *args, options({"peer": peer}), guarded.address)
+        return str(job["Error"][0].removeprefix(names.ERROR) or job["State"])
+
+    known = guarded.handover
+    assert told(inbus.prepare, "iscsi/x", peer="mine") == "NotAuthorized"
+    assert told(inbus.handover_verb, known.id, "Recover", peer="mine") == "NotAuthorized"
+    assert told(inbus.handover_verb, known.id, "Recover", peer=known.peer) == "NoTargetModules"
 
 
 def test_polkit_decides_and_holds_nobody_up(guarded: Bus) -> None:
@@ -420,10 +426,8 @@ def test_polkit_decides_and_holds_nobody_up(guarded: Bus) -> None:
     action = "io.github.lio-handover1."
     with inbus.polkit(guarded.address, {action + "read": "yes", action + "force": "challenge"},
                       delay=1.0):
-        gid = grp.getgrnam(GROUP).gr_gid
         started = time.monotonic()
-        slow = ThreadPoolExecutor(1).submit(inbus.as_user, NOBODY, answers, guarded.address,
-                                            groups=[gid])
+        slow = ThreadPoolExecutor(1).submit(inbus.as_member, answers, guarded.address)
         time.sleep(0.5)
         for _ in range(10):
             before = time.monotonic()

@@ -24,7 +24,7 @@ from .. import as_json, document as documents, errors, files, papers, remote, se
 from ..core import Core
 from ..document import Document
 from ..handover import Answer, Handovers, answer_from_json, answer_to_json
-from ..journal import Handover, ids
+from ..journal import Handover, Journal, ids
 from ..plan import Step
 from ..transitions import READ, STATES
 from .hostverbs import HOST_VERBS
@@ -84,14 +84,21 @@ class Work:
                            for finding in storage.findings(store, {}, self.core.settings)
                            if finding.error is errors.StorageNotAllowed])
 
-    def may_touch(self, every: Handovers, name: str) -> None:
-        """The same for a handover, where this host knows it.  Raises StorageNotAllowed."""
+    def may_touch(self, name: str) -> None:
+        """The same for a handover, of which this host may know its targets by other names; and
+        nobody sends root's ssh to a host of their own.  Raises StorageNotAllowed, NotAuthorized."""
         if not self.request["limited"]:
             return
-        there = self.core.names((), True)
-        wanted = self.request["targets"] or (
-            every.get(name).targets if name in ids(self.core.settings.state_directory) else ())
-        self.inside([one for one in there if "/".join(one) in wanted])
+        wanted, peer, folder = {*self.request["targets"]}, "", self.core.settings.state_directory
+        if name in ids(folder):
+            journal = Journal(folder, name)
+            peer = journal.handover.peer
+            wanted |= {*journal.handover.targets, *journal.notes.local}
+        if self.request["peer"] not in ("", peer):
+            raise errors.NotAuthorized(
+                f"{self.request['by']} may not say which host is asked by root's ssh: "
+                "without polkit, that is root's", do="leave the option peer out")
+        self.inside([one for one in self.core.names((), True) if "/".join(one) in wanted])
 
     def document(self) -> Document:
         limit = self.core.settings.document_bytes
@@ -206,7 +213,7 @@ def handover(work: Work) -> Came:
     if not name and work.verb in ("status", "recover"):
         return _of_all(work, every)
     role = every.get(name).role if asked["role"] == "both" else asked["role"]
-    work.may_touch(every, name)
+    work.may_touch(name)
     answer = _do(work, every, role, name, given)
     return _answer_tree(answer), answer_to_json(answer), any(
         paper.document for paper in answer.papers)
@@ -232,7 +239,7 @@ def _of_all(work: Work, every: Handovers) -> Came:
     """Each handover's status, or its recovery; one that fails does not keep the others."""
     asked = work.request
     for one in every.list():
-        work.may_touch(every, one.id)
+        work.may_touch(one.id)
     found = every.status() if work.verb == "status" else every.recover(
         "", frozenset(asked["words"]), asked["by"], asked["allow"])
     return {"handovers": [one.handover.id for one in found],
