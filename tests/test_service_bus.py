@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import tempfile
@@ -15,6 +16,8 @@ from xml.etree import ElementTree
 import pytest
 
 from lio_handover import cli, errors, names, transitions
+from lio_handover.papers import Message, to_json
+from lio_handover.transitions import Paper
 from tests import inbus
 from tests.inbus import CHECKOUT, NOBODY, Client, descriptors, options
 
@@ -481,6 +484,30 @@ def test_it_ends_when_told_and_when_the_bus_goes(tmp_path: Path) -> None:
         inbus.wait_for_name(one.address)
         one.stop()
         assert again.returncode == 0
+
+
+def test_a_handovers_job_says_what_it_is_about_however_it_ends(bus: Bus, client: Client) -> None:
+    """Its properties, and the fields in the log: also before there is a journal of it."""
+    known = bus.handover
+    offer = Message(Paper.OFFER, known.id.replace("1", "2"), 1, targets=("iscsi/offered",),
+                    mode="iscsi")
+    fd = os.memfd_create("papers")
+    os.write(fd, to_json([offer]))
+    for about, job in (
+            (known.targets, client.call(handover_path(bus), names.HANDOVER, "Retire", "aha{sv}",
+                                        descriptors(), options({}))),
+            (known.targets, client.manager("RecoverHandover", "sassaha{sv}", known.id, [], "",
+                                           descriptors(), options({}))),
+            (("iscsi/x",), client.manager("PrepareHandover", "sassaha{sv}", "", ["iscsi/x"], "",
+                                          descriptors(), options({}))),
+            (offer.targets, client.manager("StageHandover", "sassaha{sv}", "", [], "",
+                                           descriptors(fd), options({})))):
+        ended = client.job(job)
+        assert ended["Targets"] == list(about), ended
+        assert re.fullmatch("[0-9a-f-]{36}", ended["Handover"]), ended
+        said = (bus.folder / "log").read_text().splitlines()
+        assert [line for line in said if f"job {ended['Id']}: " in line and ended["State"] in line
+                and f"(handover={ended['Handover']}, target={' '.join(about)}" in line], said
 
 
 def test_the_journal_gets_fields_of_its_own(tmp_path: Path) -> None:

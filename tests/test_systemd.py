@@ -1,6 +1,7 @@
 """The shipped units, run by a real systemd on real kernels."""
 from __future__ import annotations
 
+import re
 import shlex
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -259,6 +260,9 @@ def test_a_restart_forgets_nothing(systemd: Systemd, bed: lab.Lab) -> None:
     assert frozen["State"] == "done", frozen
     process, before = systemd.show(DAEMON, "MainPID"), systemd.call(inbus.get, path, names.HANDOVER)
     assert before["State"] == "frozen"
+    fields = (f"LIO_HANDOVER_ID={prepared['Handover']}", f"LIO_TARGET={NAME}")
+    said = systemd.run("journalctl", "--no-pager", "--output=cat", *fields)
+    assert re.findall(r"(\w+) (?:for|done)", said) == ["prepare"] * 2 + ["freeze"] * 2, said
     assert systemd.run("systemctl", "restart", DAEMON) == ""
     assert systemd.call(inbus.get, path, names.HANDOVER) == before  # however early it is asked
     assert systemd.show(DAEMON, "MainPID") != process

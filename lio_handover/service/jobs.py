@@ -41,7 +41,7 @@ class Job(Node):
         self.jobs, self.number, self.user = jobs, number, user
         self.operation: str = request["verb"]
         self.handover: str = request["handover"]
-        self.targets: List[str] = list(request["targets"])
+        self.targets: List[str] = list(request["targets"] or jobs.targets_of(self.handover))
         self.deadline = deadline(request["role"], self.operation)
         self.state = RUNNING
         self.step = (0, 0, "")
@@ -88,6 +88,9 @@ class Job(Node):
             if not self._pending:
                 wait = max(0.0, OFTEN - (self.alive - self.told))
                 self._pending = GLib.timeout_add(int(wait * 1000), self._tell)
+        elif "about" in words:
+            self.handover, self.targets = words["about"], words["targets"]
+            self._changed("Handover", "Targets")
         elif "data" in words:
             self.size, self.secret = words["data"], words["secret"]
         elif "result" in words:
@@ -234,6 +237,12 @@ class Jobs:
         self._next = 1
         self._kept: Dict[int, Job] = {}
         GLib.timeout_add(1000, self._look)
+
+    def targets_of(self, handover: str) -> Sequence[str]:
+        """Of a handover, where this host has it."""
+        node = self.tree.nodes.get(names.path(names.HANDOVERS, handover))
+        found: Sequence[str] = node.properties(names.HANDOVER)["Targets"] if node else ()
+        return found
 
     def start(self, request: Mapping[str, Any], documents: Sequence[int], user: int) -> Job:
         """Begin a verb.  ``documents``: descriptors, which are closed here.  Raises TooMany."""

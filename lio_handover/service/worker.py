@@ -6,7 +6,7 @@
 Standard input is a socket.  A request is one byte with descriptors: the request itself, a file
 for the data that the verb hands out, and the documents or papers that it takes.
 
-Lines: {"progress": [number, total, what]}, and at the end {"result": …} or {"error": name, …}.
+Lines: {"progress": [number, total, what]}, {"about": handover, "targets": […]}, and at the end {"result": …} or {"error": name, …}.
 Nothing that is said in them holds a secret.
 """
 from __future__ import annotations
@@ -210,6 +210,8 @@ def handover(work: Work) -> Came:
                                     "written here")
     every = Handovers(work.core, remote.ask, alarm)
     name = asked["handover"]
+    if not name and given:
+        say({"about": given[0].handover, "targets": list(given[0].targets)})
     if not name and work.verb in ("status", "recover"):
         return _of_all(work, every)
     role = every.get(name).role if asked["role"] == "both" else asked["role"]
