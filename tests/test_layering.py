@@ -19,7 +19,7 @@ ORDER = """__init__
     probes mapping preflight core
     holder runtime answer standing deeds fence evidence
     handover
-    wording screen tree columns steps as_json client remote move
+    wording screen tree columns steps as_json log client remote move
     cli verbs handover_verbs service""".split()
 #: The command line is understood before the verbs, slow to import, are wanted.
 LATE = {("cli", "verbs"), ("verbs", "handover_verbs")}

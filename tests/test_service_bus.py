@@ -15,7 +15,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from lio_handover import cli, errors, names, transitions
+from lio_handover import cli, errors, log, names, transitions
 from lio_handover.papers import Message, to_json
 from lio_handover.transitions import Paper
 from tests import inbus
@@ -511,7 +511,7 @@ def test_a_handovers_job_says_what_it_is_about_however_it_ends(bus: Bus, client:
 
 
 def test_the_journal_gets_fields_of_its_own(tmp_path: Path) -> None:
-    from lio_handover.service.log import WARNING, Log
+    from lio_handover.log import WARNING, Log
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journal:
         journal.bind(str(tmp_path / "socket"))
         Log(str(tmp_path / "socket")).say("one\nline", WARNING, handover="1-2", target="iscsi/x",
@@ -521,9 +521,32 @@ def test_the_journal_gets_fields_of_its_own(tmp_path: Path) -> None:
                       "LIO_HANDOVER_ID": "1-2", "LIO_TARGET": "iscsi/x", "LIO_STEP": "gate"}
 
 
+def test_who_says_that_a_host_is_off_stands_in_the_log(
+        bus: Bus, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the service and by the command line alone, of one handover and of all."""
+    known, force = bus.handover, {"peer-is-fenced": True}
+    job = client.call(handover_path(bus), names.HANDOVER, "Recover", "aha{sv}", descriptors(),
+                      options(force))
+    sender = client.bus.get_unique_name()
+    assert (f"<4>user 0 ({sender}) says peer-is-fenced of handover {known.id} "
+            f"(handover={known.id}, target={known.targets[0]})\n"
+            ) in (bus.folder / "log").read_text(), job
+    monkeypatch.setattr(log, "SOCKET", str(tmp_path / "socket"))
+    monkeypatch.setenv("SUDO_USER", "alice")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journal:
+        journal.bind(str(tmp_path / "socket"))
+        journal.settimeout(10)
+        for words, about in (([known.id], f"handover {known.id}"), ([], "every handover")):
+            cli.main(["--config", str(bus.config), "recover", *words, "--peer-is-fenced"])
+            fields = dict(line.split("=", 1) for line in journal.recv(4096).decode().splitlines())
+            assert fields["MESSAGE"] == f"alice says peer-is-fenced of {about}"
+            assert (fields["PRIORITY"], fields["SYSLOG_IDENTIFIER"]) == ("4", "lio-handover")
+            assert fields.get("LIO_HANDOVER_ID", "") == "".join(words)
+
+
 def test_the_log_goes_to_standard_error_without_a_journal(capfd: pytest.CaptureFixture[str],
                                                           tmp_path: Path) -> None:
-    from lio_handover.service.log import Log
+    from lio_handover.log import Log
     Log(str(tmp_path / "none")).say("what\nhappened", job="7")
     assert capfd.readouterr().err == "<6>what happened (job=7)\n"
 

@@ -17,7 +17,7 @@ from ..transitions import READ
 from . import wire
 from .authority import Authority, Caller, NeedsPassword
 from .contract import STANDARD_NAMES, Interface, Method, node_xml
-from .log import Log
+from ..log import Log
 
 _DBUS = "org.freedesktop.DBus.Error."
 _METHOD_CALL = 1

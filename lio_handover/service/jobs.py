@@ -16,7 +16,7 @@ from .dispatch import LATER, Call, Node, Tree
 from ..transitions import WRITE
 from .contract import DOCUMENT
 from .hostverbs import deadline
-from .log import ERR, NOTICE, Log
+from ..log import ERR, NOTICE, Log
 
 RUNNING, CANCELLING, DONE, FAILED, CANCELLED = "running", "cancelling", "done", "failed", \
     "cancelled"
@@ -264,6 +264,7 @@ class Jobs:
         self._kept[job.number] = job
         self.tree.add(job)
         job._log(f"job {job.number}: {job.operation} for user {user}", NOTICE)
+        self.log.given(request["words"], request["by"], job.handover, " ".join(job.targets))
         return job
 
     def _begin(self, job: Job, data: bytes, documents: Sequence[int]) -> None:

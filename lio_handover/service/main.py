@@ -18,7 +18,7 @@ from . import contract
 from .authority import Authority
 from .dispatch import Tree
 from .jobs import Jobs
-from .log import NOTICE, Log
+from ..log import NOTICE, Log
 from .manager import Manager
 from .requests import Requests
 from .survey import Survey

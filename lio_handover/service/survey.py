@@ -10,7 +10,7 @@ from .. import names
 from .children import Child
 from .contract import verb_of
 from .dispatch import Node, Tree
-from .log import Log
+from ..log import Log
 
 if TYPE_CHECKING:
     from .requests import Requests

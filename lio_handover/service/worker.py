@@ -6,7 +6,8 @@
 Standard input is a socket.  A request is one byte with descriptors: the request itself, a file
 for the data that the verb hands out, and the documents or papers that it takes.
 
-Lines: {"progress": [number, total, what]}, {"about": handover, "targets": […]}, and at the end {"result": …} or {"error": name, …}.
+Lines: {"progress": [number, total, what]}, {"about": handover, "targets": […]}, and at the end
+{"result": …} or {"error": name, …}.
 Nothing that is said in them holds a secret.
 """
 from __future__ import annotations
