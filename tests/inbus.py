@@ -207,10 +207,12 @@ def options(given: Mapping[str, Any]) -> Any:
     return dbus.Dictionary(dict(given), signature="sv")
 
 
-def handover_here(directory: str, state: str = "none", local: Sequence[str] = ()) -> Handover:
+def handover_here(directory: str, state: str = "none", local: Sequence[str] = (),
+                  id: str = "11111111-0000-4000-8000-000000000000"  # noqa: A002
+                  ) -> Handover:
     """A handover that this host has in its journal, and that is over, or in another state."""
     journal = Journal.create(directory, Handover(
-        "11111111-0000-4000-8000-000000000000", DESTINATION, "", 1, "iscsi",
+        id, DESTINATION, "", 1, "iscsi",
         (f"iscsi/{samples.IQN}-elsewhere",), peer="a"), {}, local=tuple(local))
     journal.state(state, 1, "some boot")
     journal.note("said", paper="aborted", digest="")

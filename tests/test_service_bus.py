@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import socket
 import tempfile
@@ -16,6 +17,7 @@ from xml.etree import ElementTree
 import pytest
 
 from lio_handover import cli, errors, log, names, transitions
+from lio_handover.journal import Journal
 from lio_handover.papers import Message, to_json
 from lio_handover.transitions import Paper
 from tests import inbus
@@ -586,28 +588,73 @@ def test_text_is_made_fit_for_a_message() -> None:
 
 # ── signals ──────────────────────────────────────────────────────────────────────────────────
 
-def test_changes_are_told(bus: Bus) -> None:
+Heard = list[tuple[str, str, Any]]
+
+
+@pytest.fixture
+def heard(bus: Bus) -> Iterator[Heard]:
+    """(path, member, arguments) of every signal so far, once `hear` has waited for them."""
+    mainloop = pytest.importorskip("dbus.mainloop.glib").DBusGMainLoop()
+    connection = dbus.bus.BusConnection(bus.address, mainloop=mainloop)
+    found: Heard = []
+    connection.add_signal_receiver(
+        lambda *args, member, path: found.append((str(path), str(member), inbus.plain(args))),
+        bus_name=names.BUS_NAME, member_keyword="member", path_keyword="path")
+    yield found
+    connection.close()
+
+
+def hear(true: Callable[[], bool]) -> None:
+    """Take what is signalled until it is enough."""
+    context = pytest.importorskip("gi.repository.GLib").MainContext.default()
+
+    def enough() -> bool:
+        while context.iteration(False):
+            pass
+        return true()
+
+    wait_until(enough)
+
+
+def test_what_others_write_to_journals_is_told_and_shown(
+        bus: Bus, client: Client, heard: Heard) -> None:
+    """As the command line's recover does: a change of state, a handover that comes and one that
+    goes are heard by who waits; who asks is told what is true now."""
+    folder, path = f"{bus.folder}/state", handover_path(bus)
+
+    def told(path: str) -> list[str]:
+        """The states of a handover that signals spoke of."""
+        return [properties["State"] for where, member, args in heard for properties in (
+            args[1] if (where, member) == (path, "PropertiesChanged") else
+            args[1][names.HANDOVER] if member == "InterfacesAdded" and args[0] == path else {},)
+            if "State" in properties]
+
+    client.manager("ListHandovers")
+    time.sleep(1)
+    new = inbus.handover_here(folder, id=bus.handover.id.replace("1", "3"))
+    hear(lambda: told(names.path(names.HANDOVERS, new.id))[-1:] == ["none"])
+    time.sleep(1)  # nothing of that is left to be looked at
+    journal = Journal(folder, bus.handover.id)
+    for state in ("staged", "armed", "none"):
+        journal.state(state, 1, "some boot")
+        hear(lambda: told(path)[-1:] == [state])
+    shutil.rmtree(f"{folder}/handovers/{new.id}")
+    hear(lambda: any(one[1] == "InterfacesRemoved" for one in heard))
+    for _ in range(5):  # faster than anybody is told
+        journal.note("begin", verb="verify", to="")
+        assert client.get(path, names.HANDOVER)["Busy"] == "verify"
+        journal.note("end")
+        assert client.get(path, names.HANDOVER)["Busy"] == ""
+
+
+def test_changes_are_told(bus: Bus, heard: Heard) -> None:
     """InterfacesAdded, PropertiesChanged, Completed and InterfacesRemoved, as a job comes and
     goes; and what is invalidated is not told to everybody."""
-    mainloop = pytest.importorskip("dbus.mainloop.glib").DBusGMainLoop()
-    context = pytest.importorskip("gi.repository.GLib").MainContext.default()
-    connection = dbus.bus.BusConnection(bus.address, mainloop=mainloop)
-    heard: list[tuple[str, str, Any]] = []
-    connection.add_signal_receiver(
-        lambda *args, member, path: heard.append((str(path), str(member), inbus.plain(args))),
-        bus_name=names.BUS_NAME, member_keyword="member", path_keyword="path")
     client = bus.client()
     job = client.manager("Show", "asa{sv}", [], options({}))
     client.job(job)
     client.call(job, names.JOB, "Release", "a{sv}", options({}))
-
-    def all_heard() -> bool:
-        while context.iteration(False):
-            pass
-        return bool(heard) and heard[-1][1] == "InterfacesRemoved"
-
-    wait_until(all_heard)
-    connection.close()
+    hear(lambda: bool(heard) and heard[-1][1] == "InterfacesRemoved")
     mine = [one for one in heard if one[0] == job or job in one[2]]
     assert [member for _, member, _ in mine] == [
         "InterfacesAdded", "PropertiesChanged", "Completed", "InterfacesRemoved"]
