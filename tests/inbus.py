@@ -225,6 +225,23 @@ def targets() -> list[tuple[str, str]]:
     return [(str(name), str(path)) for name, path in Client().manager("ListTargets")]
 
 
+def without_configfs() -> tuple[str, str, list[str]]:
+    """configfs is unmounted under the service: what ListTargets then ends with, what Stale says,
+    and which targets still have an object."""
+    client = Client()
+    client.manager("ListTargets")
+    its = ("nsenter", "--mount", "--target=" + str(client.bus.call_blocking(
+        "org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus",
+        "GetConnectionUnixProcessID", "s", (names.BUS_NAME,))))
+    _run(*its, "umount", "--lazy", "/sys/kernel/config")
+    try:
+        error = client.error(names.ROOT, names.MANAGER, "ListTargets", "a{sv}", options({}))
+        return error, str(client.get(names.ROOT, names.MANAGER)["Stale"]), [
+            path for path, interfaces in client.objects().items() if names.TARGET in interfaces]
+    finally:
+        _run(*its, "mount", "-t", "configfs", "none", "/sys/kernel/config")
+
+
 def handovers() -> list[tuple[str, str]]:
     return [(str(name), str(path)) for name, path in Client().manager("ListHandovers")]
 

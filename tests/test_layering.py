@@ -35,7 +35,8 @@ FILES = {"core", "deeds", "frozen", "holder", "journal", "locks", "restored",
          "running", "savefile", "undo", "wholefile", "service", "client"}
 DEVICES = {"initiator", "cli"}  # /dev/sg*, /dev/vhost-scsi; /dev/null
 #: What one of FILES names of /sys, only to look at it.
-LOOKED_AT = {("running", "/sys/module/"), ("service", "/sys/")}
+LOOKED_AT = {("running", "/sys/module/"), ("service", "/sys/"),
+             ("service", "/sys/module/target_core_mod")}
 
 _DEEDS = set("""chmod link makedirs mkdir mknod remove rename renames replace rmdir symlink truncate
     unlink write pwrite writev pwritev write_text write_bytes touch""".split())

@@ -71,6 +71,10 @@ def test_a_target_goes_and_comes_back_by_the_service(served: Service) -> None:
         job = served.call(inbus.run_document, verb, document)
         assert (job["State"], job["Progress"], job["Secret"]) == ("done", 1.0, False), job
     assert served.call(inbus.get, path, names.TARGET)["Enabled"]
+    assert served.call(inbus.without_configfs) == (
+        "NoTargetModules", "configfs is not mounted", [path])
+    assert served.call(inbus.targets) == [(NAME, path)]
+    assert served.call(inbus.get, names.ROOT, names.MANAGER)["Stale"] == ""
     monitor.kill(signal.SIGTERM)
     seen = served.host.run(["cat", "/run/seen"], text=False).stdout
     assert NAME.encode() in seen and b"Completed" in seen

@@ -100,13 +100,14 @@ class Journals:
 
 
 class Survey:
-    """Keeps the tree's targets and handovers as they are.  ``stale`` says why it can't."""
+    """Keeps the tree's targets and handovers as they are.  ``stale`` says why it can't, ``error``
+    is what that is called."""
 
     def __init__(self, tree: Tree, config: str, state_directory: str, log: Log) -> None:
         self.tree, self.config, self.log = tree, config, log
         self.journals = Journals(os.path.join(state_directory, "handovers"),
                                  lambda: self.refresh(lambda: None))
-        self.stale = ""
+        self.stale, self.error = "", "StillRunning"
         self.stale_changed: Then = lambda: None
         self.requests: Requests
         self._child: Optional[Child] = None
@@ -142,7 +143,8 @@ class Survey:
             self._go_on()
         return False
 
-    def _say(self, why: str) -> None:
+    def _say(self, why: str, error: str = "StillRunning") -> None:
+        self.error = error
         if self.stale != why:
             self.stale = why
             if why:
@@ -160,7 +162,8 @@ class Survey:
             self._take(words["survey"])
             self._say("")
         else:
-            self._say(str(words.get("failed", "the host can't be looked at")))
+            self._say(str(words.get("failed", "the host can't be looked at")),
+                      str(words.get("error", "HandoverError")))
         waiting, self._now, self._next = self._now, self._next, []
         for one in waiting:
             one()

@@ -32,6 +32,8 @@ from .hostverbs import HOST_VERBS
 
 #: No more descriptors come along: what a message of the bus may have, and two.
 MOST = 18
+#: It is there while the kernel may have targets, whether or not they can be seen.
+LOADED = "/sys/module/target_core_mod"
 #: Seconds between two words about progress in steps of one kind.
 OFTEN = 0.05
 
@@ -263,9 +265,17 @@ def alarm(late: Handover, verb: str) -> None:
 
 
 # ---- what this host has ---
-def survey(core: Core) -> Dict[str, Any]:
-    """Targets and handovers, in little time: nothing is read but names and gates."""
-    found = core.names((), True) if core.fs.exists("core") else []
+def survey(core: Core, had: bool) -> Dict[str, Any]:
+    """Targets and handovers, in little time: nothing is read but names and gates.
+
+    ``had``: there were targets before.  Raises NoTargetModules where there may be some still.
+    """
+    there, mount = core.fs.exists("core"), os.path.dirname(core.fs.root)
+    if not there and (had or os.path.isdir(LOADED)) \
+            and os.path.isdir(mount) and not os.path.ismount(mount):
+        raise errors.NoTargetModules("configfs is not mounted",
+                                     do="mount -t configfs none /sys/kernel/config")
+    found = core.names((), True) if there else []
     frozen = core.frozen().names() if found else []
     return {"targets": [{"name": f"{fabric}/{wwn}", "enabled": _enabled(core, fabric, wwn),
                          "frozen": f"{fabric}/{wwn}" in frozen} for fabric, wwn in found],
@@ -291,11 +301,15 @@ def _enabled(core: Core, fabric: str, wwn: str) -> bool:
 
 
 def surveys(config: str) -> None:
+    had = False
     for _line in sys.stdin:
         try:
-            say({"survey": survey(Core(settings.load(config) if config else settings.load()))})
+            found = survey(Core(settings.load(config) if config else settings.load()), had)
+            had = bool(found["targets"])
+            say({"survey": found})
         except Exception as error:  # noqa: B902 - a target may go while it is looked at
-            say({"failed": known(error).what})
+            one = known(error)
+            say({"failed": one.what, "error": type(one).__name__})
 
 
 # ---- from start to end ---
