@@ -71,6 +71,10 @@ def test_a_target_goes_and_comes_back_by_the_service(served: Service) -> None:
         job = served.call(inbus.run_document, verb, document)
         assert (job["State"], job["Progress"], job["Secret"]) == ("done", 1.0, False), job
     assert served.call(inbus.get, path, names.TARGET)["Enabled"]
+    served.call(inhandover.clock, int(time.time()) + 7200)
+    time.sleep(1.5)  # jobs are looked at every second
+    assert served.call(inbus.get, f"{names.ROOT}/jobs/{exported['Id']}", names.JOB) == exported
+    served.call(inhandover.clock, int(time.time()))
     assert served.call(inbus.without_configfs) == (
         "NoTargetModules", "configfs is not mounted", [path])
     assert served.call(inbus.targets) == [(NAME, path)]

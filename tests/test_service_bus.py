@@ -477,13 +477,17 @@ def test_it_ends_when_told_and_when_the_bus_goes(tmp_path: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         one = Bus(Path(folder))
         with one.held():
-            one.client().manager("Show", "asa{sv}", [], options({}))
+            job = one.client().manager("Show", "asa{sv}", [], options({}))
             one.daemon.terminate()
             time.sleep(0.3)
             assert one.daemon.poll() is None  # somebody is at work
         assert one.daemon.wait(20) == 0
         again = one.start()
         inbus.wait_for_name(one.address)
+        client = one.client()
+        client.job(client.manager("Show", "asa{sv}", [], options({})))
+        assert client.error(job, names.JOB, "Wait", "ta{sv}", 0, options({})) == \
+            NOT_OURS + "UnknownObject"  # and nobody else's
         one.stop()
         assert again.returncode == 0
 

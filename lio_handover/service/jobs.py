@@ -4,6 +4,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import secrets
 import signal
 import time
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
@@ -50,7 +51,7 @@ class Job(Node):
         self.result: Mapping[str, Any] = {}
         self.size, self.secret = 0, False
         self.started, self.ended = _now(), 0
-        self.alive = self.told = time.monotonic()
+        self.alive = self.told = self.aged = time.monotonic()
         self.data = os.memfd_create("lio-handover", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         self.child: Optional[Child] = None
         self.process = 0
@@ -123,6 +124,7 @@ class Job(Node):
 
     def _end(self) -> None:
         self.state, self.ended, self.child = self._outcome, _now(), None
+        self.aged = time.monotonic()  # from now on, whatever clocks are set to
         if self._pending:
             GLib.source_remove(self._pending)
             self._pending = 0
@@ -234,7 +236,9 @@ class Jobs:
     def __init__(self, tree: Tree, log: Log) -> None:
         self.tree, self.log = tree, log
         self.spare = Spare()
-        self._next = 1
+        # Who still waits for a job of before a restart is not given another's.  The time would not
+        # do: clocks are set back, and there may be more than one job a second.
+        self._next = 1 + secrets.randbelow(1 << 31)
         self._kept: Dict[int, Job] = {}
         GLib.timeout_add(1000, self._look)
 
@@ -290,11 +294,11 @@ class Jobs:
             self.forget(one)
 
     def _look(self) -> bool:
-        old = _now() - KEPT_SECONDS * 1000000
+        old = time.monotonic() - KEPT_SECONDS
         for one in list(self._kept.values()):
             if one.running:
                 one.look()
-            elif one.ended < old:
+            elif one.aged < old:
                 self.forget(one)
         return True
 
