@@ -389,26 +389,42 @@ def serve_polkit(address: str, told: Mapping[str, str], delay: float) -> None:
 
 # ── while something else is going on ─────────────────────────────────────────────────────────
 
+@contextmanager
+def _held(client: Client, data: bytes, target: str) -> Iterator[str]:
+    """The job of an import, held between two steps with its target half made."""
+    fd = os.memfd_create("document")
+    with open(fd, "wb", closefd=False) as file:
+        file.write(data)
+    job = str(client.manager("Import", "aha{sv}", descriptors(fd), options({})))
+    while not os.path.isdir(target):
+        time.sleep(0.001)
+    process = client.get(job, names.JOB)["Process"]
+    os.kill(process, signal.SIGSTOP)
+    try:
+        yield job
+    finally:
+        os.kill(process, signal.SIGCONT)
+
+
+def cancelled_import(data: bytes, target: str) -> dict[str, Any]:
+    """The job of an import that is cancelled when its target is half made."""
+    client = Client()
+    with _held(client, data, target) as job:
+        client.call(job, names.JOB, "Cancel", "a{sv}", options({}))
+        assert client.get(job, names.JOB)["State"] == "cancelling" and os.path.isdir(target)
+    return client.job(job)
+
+
 def held_import(data: bytes, target: str, argv: Sequence[str]) -> dict[str, Any]:
     """An import held between two steps, with its target half made: what every other call is
     answered meanwhile, and what the command line says that wants to change it alone."""
     client = Client()
-    fd = os.memfd_create("document")
-    with open(fd, "wb", closefd=False) as file:
-        file.write(data)
-    job = client.manager("Import", "aha{sv}", descriptors(fd), options({}))
-    while not os.path.isdir(target):
-        time.sleep(0.001)
-    before = client.get(job, names.JOB)
-    os.kill(before["Process"], signal.SIGSTOP)
-    try:
+    with _held(client, data, target) as job:
         started = time.monotonic()
         answers = call_everything(0, but="Cancel")
         seconds = time.monotonic() - started
         alone = subprocess.run(argv, capture_output=True, text=True)
         during = client.get(job, names.JOB)
-    finally:
-        os.kill(before["Process"], signal.SIGCONT)
     return {"state": during["State"], "step": plain(during["Step"]), "answers": answers,
             "seconds": seconds, "alone": (alone.returncode, alone.stderr),
             "ended": client.job(job)}

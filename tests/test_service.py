@@ -208,8 +208,13 @@ def test_while_an_import_stands_between_two_steps_others_are_answered(
         service: Service, moved: bytes) -> None:
     service.call(inbus.handover_here, inhost.SETTINGS.state_directory)
     argv = ["/usr/bin/python3", "/usr/bin/lio-handover", "--alone", "remove", NAME]
-    held = service.call(inbus.held_import, moved, f"/sys/kernel/config/target/{NAME}", argv,
-                        timeout=200)
+    target, before = f"/sys/kernel/config/target/{NAME}", service.call(inhost.tree)
+    cancelled = service.call(inbus.cancelled_import, moved, target, timeout=100)
+    assert (cancelled["State"], cancelled["Error"][0]) == (
+        "cancelled", names.ERROR + "Interrupted"), cancelled
+    assert cancelled["Step"][0] < cancelled["Step"][1] and not cancelled["Alarm"], cancelled
+    assert service.call(inhost.tree) == before
+    held = service.call(inbus.held_import, moved, target, argv, timeout=200)
     number, total, what = held["step"]
     assert held["state"] == "running" and 0 < number < total and what, held["step"]
     verbs = {member: answer for _path, interface, member, answer in held["answers"]
