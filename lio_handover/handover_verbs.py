@@ -14,6 +14,7 @@ from . import errors, files, remote
 from .client import Service
 from .cli import PROG, say
 from .handover import Answer, Handover, Handovers, Peer, answer_from_json, answer_to_json
+from .log import Log
 from .papers import MAX_PAPERS, Message, from_json, to_json
 from .sealed import MAX_BYTES
 from .transitions import DESTINATION, SOURCE, VERBS, Paper
@@ -44,6 +45,7 @@ def step(args: argparse.Namespace, signals: Signals) -> int:
     if service:
         answer = _asked(service, args, args.step, name, targets, papers, signals)
     else:
+        _given(args, handovers, name)
         answer = handovers.do(
             args.step, role, name, targets=targets, mode=getattr(args, "mode", ""), papers=papers,
             words=frozenset(args.words), by=_who(), allow=args.allow,
@@ -78,6 +80,7 @@ def recover(args: argparse.Namespace, signals: Signals) -> int:
     if args.boot:
         return _boot(args, handovers)
     signals.deferred = True
+    _given(args, handovers, args.id)
     # The other host is asked with the ssh of who runs this, who may have an agent.
     found = handovers.recover(args.id, frozenset(args.words), _who(), args.allow, args.peer)
     signals.progress.clear()
@@ -138,6 +141,19 @@ def _handovers(args: argparse.Namespace) -> Handovers:
 def _who() -> str:
     """Who gives a word, for the journal."""
     return os.environ.get("SUDO_USER") or os.environ.get("USER") or f"uid {os.getuid()}"
+
+
+def _given(args: argparse.Namespace, handovers: Handovers, name: str) -> None:
+    """Say in the system's log whose word is believed."""
+    if not args.words:
+        return
+    import syslog
+    syslog.openlog(PROG)
+    try:
+        targets = handovers.get(name).targets if name else ()
+    except errors.HandoverError:
+        targets = ()
+    Log(program=PROG, otherwise=syslog.syslog).given(args.words, _who(), name, " ".join(targets))
 
 
 def _name(names: Sequence[str], handovers: Handovers, role: str, verb: str,

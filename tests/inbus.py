@@ -1,6 +1,7 @@
 """What tests of the service run inside a lab host: its system bus, the daemon, and clients."""
 from __future__ import annotations
 
+import grp
 import json
 import os
 import re
@@ -14,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from lio_handover import names
+from lio_handover.journal import Handover, Journal
 from lio_handover.service import contract, wire
-from tests import inhost
+from lio_handover.transitions import DESTINATION
+from tests import inhost, samples
 from tests.inhost import CONFIG as SERVED
 from tests.lab import Host
 
@@ -37,6 +40,8 @@ POLKIT = "/usr/share/dbus-1/system-services/org.freedesktop.PolicyKit1.service"
 POLKIT_NAME = "org.freedesktop.PolicyKit1"
 POLKITD = "/usr/lib/polkit-1/polkitd"
 NOBODY = 65534
+#: What the service may be told to obey where there is no polkit.
+GROUP = "games"
 
 
 def install(settings: str) -> None:
@@ -192,15 +197,53 @@ def as_user(uid: int, work: Callable[..., Any], *args: Any, groups: Sequence[int
         process.join()
 
 
+def as_member(work: Callable[..., Any], *args: Any) -> Any:
+    """What ``work`` returns when a member of the group runs it, and nobody else."""
+    return as_user(NOBODY, work, *args, groups=[grp.getgrnam(GROUP).gr_gid])
+
+
 def options(given: Mapping[str, Any]) -> Any:
     import dbus
     return dbus.Dictionary(dict(given), signature="sv")
+
+
+def handover_here(directory: str, state: str = "none", local: Sequence[str] = (),
+                  id: str = "11111111-0000-4000-8000-000000000000"  # noqa: A002
+                  ) -> Handover:
+    """A handover that this host has in its journal, and that is over, or in another state."""
+    journal = Journal.create(directory, Handover(
+        id, DESTINATION, "", 1, "iscsi",
+        (f"iscsi/{samples.IQN}-elsewhere",), peer="a"), {}, local=tuple(local))
+    journal.state(state, 1, "some boot")
+    journal.note("said", paper="aborted", digest="")
+    return journal.handover
 
 
 # ── what tests ask for ───────────────────────────────────────────────────────────────────────
 
 def targets() -> list[tuple[str, str]]:
     return [(str(name), str(path)) for name, path in Client().manager("ListTargets")]
+
+
+def without_configfs() -> tuple[str, str, list[str]]:
+    """configfs is unmounted under the service: what ListTargets then ends with, what Stale says,
+    and which targets still have an object."""
+    client = Client()
+    client.manager("ListTargets")
+    its = ("nsenter", "--mount", "--target=" + str(client.bus.call_blocking(
+        "org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus",
+        "GetConnectionUnixProcessID", "s", (names.BUS_NAME,))))
+    _run(*its, "umount", "--lazy", "/sys/kernel/config")
+    try:
+        error = client.error(names.ROOT, names.MANAGER, "ListTargets", "a{sv}", options({}))
+        return error, str(client.get(names.ROOT, names.MANAGER)["Stale"]), [
+            path for path, interfaces in client.objects().items() if names.TARGET in interfaces]
+    finally:
+        _run(*its, "mount", "-t", "configfs", "none", "/sys/kernel/config")
+
+
+def handovers() -> list[tuple[str, str]]:
+    return [(str(name), str(path)) for name, path in Client().manager("ListHandovers")]
 
 
 def get(path: str, interface: str) -> dict[str, Any]:
@@ -241,13 +284,19 @@ def descriptors(*fds: int) -> Any:
 _SAMPLES: Mapping[str, Callable[[], Any]] = {
     "s": lambda: "x", "as": lambda: ["iscsi/x"], "ay": lambda: b"x", "t": lambda: 1,
     "u": lambda: 1, "a{sv}": lambda: options({}), "v": lambda: "x",
-    "ah": lambda: descriptors(os.memfd_create("x"))}
+    "ah": lambda: descriptors(_no_papers())}
+
+
+def _no_papers() -> int:
+    fd = os.memfd_create("papers")
+    os.write(fd, b"[]")
+    return fd
 
 
 def call_everything(uid: int, address: str = SYSTEM, but: str = ""
                     ) -> list[tuple[str, str, str, str]]:
-    """Every method of every object called by a user: (path, interface, member, error or "");
-    ``but`` that one of no object."""
+    """Every method of every object called by a user: (path, interface, member, the error of the
+    call or of the job that it begins, or ""); ``but`` that one of no object."""
     found: list[tuple[str, str, str, str]] = as_user(
         uid, _call_all, address, Client(address).objects(), but)
     return found
@@ -255,12 +304,24 @@ def call_everything(uid: int, address: str = SYSTEM, but: str = ""
 
 def _call_all(address: str, objects: Mapping[str, Sequence[str]], but: str
               ) -> list[tuple[str, str, str, str]]:
+    import dbus
     client, known = Client(address), contract.load()
-    return [(path, interface, method.name, client.error(
-        path, interface, method.name, method.takes,
-        *(_SAMPLES[one]() for one in wire.split(method.takes))))
-        for path, interfaces in objects.items() for interface in interfaces
-        for method in known[interface].methods.values() if method.name != but]
+
+    def answer(path: str, interface: str, method: contract.Method) -> str:
+        try:
+            given = client.call(path, interface, method.name, method.takes,
+                                *(_SAMPLES[one]() for one in wire.split(method.takes)))
+            if method.gives != "o":
+                return ""
+            client.call(given, names.JOB, "Wait", "ta{sv}", 20000000, options({}))
+            name = client.get(given, names.JOB)["Error"][0]
+        except dbus.DBusException as error:
+            name = error.get_dbus_name()
+        return str(name).removeprefix(names.ERROR)
+
+    return [(path, interface, method.name, answer(path, interface, method))
+            for path, interfaces in objects.items() for interface in interfaces
+            for method in known[interface].methods.values() if method.name != but]
 
 
 # ── polkit ───────────────────────────────────────────────────────────────────────────────────
@@ -339,26 +400,42 @@ def looks() -> int:
 
 # ── while something else is going on ─────────────────────────────────────────────────────────
 
+@contextmanager
+def _held(client: Client, data: bytes, target: str) -> Iterator[str]:
+    """The job of an import, held between two steps with its target half made."""
+    fd = os.memfd_create("document")
+    with open(fd, "wb", closefd=False) as file:
+        file.write(data)
+    job = str(client.manager("Import", "aha{sv}", descriptors(fd), options({})))
+    while not os.path.isdir(target):
+        time.sleep(0.001)
+    process = client.get(job, names.JOB)["Process"]
+    os.kill(process, signal.SIGSTOP)
+    try:
+        yield job
+    finally:
+        os.kill(process, signal.SIGCONT)
+
+
+def cancelled_import(data: bytes, target: str) -> dict[str, Any]:
+    """The job of an import that is cancelled when its target is half made."""
+    client = Client()
+    with _held(client, data, target) as job:
+        client.call(job, names.JOB, "Cancel", "a{sv}", options({}))
+        assert client.get(job, names.JOB)["State"] == "cancelling" and os.path.isdir(target)
+    return client.job(job)
+
+
 def held_import(data: bytes, target: str, argv: Sequence[str]) -> dict[str, Any]:
     """An import held between two steps, with its target half made: what every other call is
     answered meanwhile, and what the command line says that wants to change it alone."""
     client = Client()
-    fd = os.memfd_create("document")
-    with open(fd, "wb", closefd=False) as file:
-        file.write(data)
-    job = client.manager("Import", "aha{sv}", descriptors(fd), options({}))
-    while not os.path.isdir(target):
-        time.sleep(0.001)
-    before = client.get(job, names.JOB)
-    os.kill(before["Process"], signal.SIGSTOP)
-    try:
+    with _held(client, data, target) as job:
         started = time.monotonic()
         answers = call_everything(0, but="Cancel")
         seconds = time.monotonic() - started
         alone = subprocess.run(argv, capture_output=True, text=True)
         during = client.get(job, names.JOB)
-    finally:
-        os.kill(before["Process"], signal.SIGCONT)
     return {"state": during["State"], "step": plain(during["Step"]), "answers": answers,
             "seconds": seconds, "alone": (alone.returncode, alone.stderr),
             "ended": client.job(job)}
@@ -389,20 +466,27 @@ def begin(member: str, target: str) -> str:
     return str(Client().manager(member, "asa{sv}", [target], options({})))
 
 
+def prepare(target: str, given: Mapping[str, Any] = {},  # noqa: B006
+            address: str = SYSTEM) -> dict[str, Any]:
+    """The job of a handover's first verb."""
+    client = Client(address)
+    return client.job(client.manager("PrepareHandover", "sassaha{sv}", "", [target], "iscsi",
+                                     descriptors(), options(given)))
+
+
 def begin_handover(target: str, verb: str) -> tuple[str, str]:
     """(handover, job) of a verb of the source, once it is prepared."""
-    client = Client()
-    prepared = client.job(client.manager("PrepareHandover", "sassaha{sv}", "", [target], "iscsi",
-                                         descriptors(), options({})))
+    client, prepared = Client(), prepare(target)
     return prepared["Handover"], str(client.call(
         names.path(names.HANDOVERS, prepared["Handover"]), names.HANDOVER, verb, "aha{sv}",
         descriptors(), options({})))
 
 
-def handover_verb(handover: str, verb: str) -> dict[str, Any]:
-    client = Client()
+def handover_verb(handover: str, verb: str, given: Mapping[str, Any] = {},  # noqa: B006
+                  address: str = SYSTEM) -> dict[str, Any]:
+    client = Client(address)
     return client.job(client.call(names.path(names.HANDOVERS, handover), names.HANDOVER, verb,
-                                  "aha{sv}", descriptors(), options({})))
+                                  "aha{sv}", descriptors(), options(given)))
 
 
 def wait_for(job: str, name: str, wanted: str, seconds: float = 30) -> dict[str, Any]:

@@ -120,13 +120,6 @@ def begin_import(data: bytes) -> None:
     inbus.Client().manager("Import", "aha{sv}", inbus.descriptors(fd), inbus.options({}))
 
 
-def prepare(target: str) -> dict[str, Any]:
-    """The job of a handover's first verb."""
-    client = inbus.Client()
-    return client.job(client.call(names.ROOT, names.MANAGER, "PrepareHandover", "sassaha{sv}", "",
-                                  [target], "iscsi", inbus.descriptors(), inbus.options({})))
-
-
 def verb(path: str, member: str, papers: bytes = b"[]",
          given: Mapping[str, Any] = {}) -> dict[str, Any]:  # noqa: B006
     """The job of a verb of a handover."""

@@ -42,7 +42,7 @@ POLICY = CHECKOUT / "etc" / "dbus-1" / "io.github.lio_handover1.conf"
 
 
 class Bus:
-    """A private bus with the shipped policy, and the daemon on it."""
+    """A private bus with the shipped policy, and the daemon on it; its host knows of a handover."""
 
     def __init__(self, folder: Path, more: str = "", settings: str = "") -> None:
         folder.chmod(0o755)
@@ -51,6 +51,7 @@ class Bus:
         self.config = folder / "lio-handover.conf"
         self.config.write_text(f"[host]\nstate_directory = {folder}/state\n"
                                f"[limits]\ndocument = 1M\n{settings}")
+        self.handover = inbus.handover_here(f"{folder}/state")
         self._programs = [subprocess.Popen(
             ["dbus-daemon", "--nofork", f"--config-file={folder}/bus.conf"])]
         while not (folder / "bus").exists():

@@ -19,7 +19,7 @@ ORDER = """__init__
     probes mapping preflight core
     holder runtime answer standing deeds fence evidence
     handover
-    wording screen tree columns steps as_json client remote move
+    wording screen tree columns steps as_json log client remote move
     cli verbs handover_verbs service""".split()
 #: The command line is understood before the verbs, slow to import, are wanted.
 LATE = {("cli", "verbs"), ("verbs", "handover_verbs")}
@@ -35,7 +35,8 @@ FILES = {"core", "deeds", "frozen", "holder", "journal", "locks", "restored",
          "running", "savefile", "undo", "wholefile", "service", "client"}
 DEVICES = {"initiator", "cli"}  # /dev/sg*, /dev/vhost-scsi; /dev/null
 #: What one of FILES names of /sys, only to look at it.
-LOOKED_AT = {("running", "/sys/module/"), ("service", "/sys/")}
+LOOKED_AT = {("running", "/sys/module/"), ("service", "/sys/"),
+             ("service", "/sys/module/target_core_mod")}
 
 _DEEDS = set("""chmod link makedirs mkdir mknod remove rename renames replace rmdir symlink truncate
     unlink write pwrite writev pwritev write_text write_bytes touch""".split())

@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 
 from lio_handover import document, errors, names, remote
-from lio_handover.journal import Handover, Journal
+from lio_handover.journal import Handover
 from lio_handover.move import Move
 from lio_handover.papers import Message, to_json
 from lio_handover.remote import Side
-from lio_handover.transitions import DESTINATION, SOURCE, Paper
+from lio_handover.transitions import SOURCE, Paper
 from tests import inmove, samples
 from tests.inbus import CHECKOUT
 
@@ -88,15 +88,11 @@ def test_papers_get_there_in_pieces(b: Side, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_answers_come_in_pieces(bus: Bus, b: Side, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote, "PIECE", 100)
-    known = "11111111-0000-4000-8000-000000000000"
-    journal = Journal.create(f"{bus.folder}/state", Handover(
-        known, DESTINATION, "", 1, "iscsi", (f"iscsi/{samples.IQN}",), peer="a"), {})
-    journal.state("none", 1, "some boot")
-    journal.note("said", paper="aborted", digest="")
-    answer = remote.ask(Handover(known, SOURCE, "released", 1, "iscsi", (), peer="b"), "status")
-    assert answer.handover == journal.handover
-    assert [(one.paper, one.handover) for one in answer.papers] == [(Paper.ABORTED, known)]
-    assert b.verb("status", known) == answer
+    known = bus.handover
+    answer = remote.ask(Handover(known.id, SOURCE, "released", 1, "iscsi", (), peer="b"), "status")
+    assert answer.handover == known
+    assert [(one.paper, one.handover) for one in answer.papers] == [(Paper.ABORTED, known.id)]
+    assert b.verb("status", known.id) == answer
 
 
 def test_one_whose_work_hangs_has_not_answered(

@@ -5,15 +5,17 @@ import json
 import re
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lio_handover import document as documents
 from lio_handover import errors, names
 from lio_handover.model import State
+from lio_handover.service import contract
 from tests import inbus, inhandover, inhost, lab, samples
 from tests.conftest import Pool
 from tests.inbus import Service
@@ -69,6 +71,14 @@ def test_a_target_goes_and_comes_back_by_the_service(served: Service) -> None:
         job = served.call(inbus.run_document, verb, document)
         assert (job["State"], job["Progress"], job["Secret"]) == ("done", 1.0, False), job
     assert served.call(inbus.get, path, names.TARGET)["Enabled"]
+    served.call(inhandover.clock, int(time.time()) + 7200)
+    time.sleep(1.5)  # jobs are looked at every second
+    assert served.call(inbus.get, f"{names.ROOT}/jobs/{exported['Id']}", names.JOB) == exported
+    served.call(inhandover.clock, int(time.time()))
+    assert served.call(inbus.without_configfs) == (
+        "NoTargetModules", "configfs is not mounted", [path])
+    assert served.call(inbus.targets) == [(NAME, path)]
+    assert served.call(inbus.get, names.ROOT, names.MANAGER)["Stale"] == ""
     monitor.kill(signal.SIGTERM)
     seen = served.host.run(["cat", "/run/seen"], text=False).stdout
     assert NAME.encode() in seen and b"Completed" in seen
@@ -105,14 +115,51 @@ def test_the_command_line_has_the_service_do_the_work(served: Service) -> None:
 @pytest.mark.full
 def test_nobody_may_do_anything(served: Service) -> None:
     """Every method of every object, as an unprivileged user: what is not open is refused."""
-    served.call(inbus.run, "Show", NAME)  # a job to try
+    prepared = served.call(inbus.prepare, NAME, {"allow": ["all-tg-pt"]})
+    assert prepared["State"] == "done", prepared
     before = served.call(inhost.tree)
     asked = served.call(inbus.call_everything, inbus.NOBODY)
-    assert len(asked) > 30 and {"ImportHandover", "Retire"} & {one[2] for one in asked} == set()
+    assert (names.path(names.HANDOVERS, prepared["Handover"]), names.HANDOVER, "Retire",
+            "NotAuthorized") in asked
     for path, interface, member, answer in asked:
         free = interface in (names.INTROSPECTABLE, names.PEER)
         assert answer == ("" if free else "NotAuthorized"), (path, interface, member, answer)
     assert served.call(inhost.tree) == before
+
+
+@pytest.mark.full
+def test_a_group_may_touch_what_lies_in_the_roots_alone(service: Service, bed: lab.Lab) -> None:
+    """Where there is no polkit; whatever name a handover has for it."""
+    inside, other = bed.shared / "inside", inhandover.OTHER
+    inside.mkdir()
+    service.call(inhost.build, inhandover.state(inside, registrants=0))
+    service.call(inhost.build, inhandover.other_state(bed.shared))
+    service.call(inbus.install, f"[storage]\nroots =\n    {inside}\n[service]\n"
+                 f"group = {inbus.GROUP}\n")
+    service.daemon.kill(signal.SIGTERM)
+    service.daemon.wait(10)
+    service.restart()
+    known = service.call(inbus.handover_here, inhost.SETTINGS.state_directory, "serving", [other])
+    before = service.call(inhost.tree)
+
+    def told(work: Callable[..., Any], *args: Any) -> str:
+        job = service.call(inbus.as_member, work, *args)
+        return str(job["Error"][0].removeprefix(names.ERROR) or job["State"])
+
+    for verb in ("Freeze", "Remove", "Thaw", "Export"):
+        assert told(inbus.run, verb, other) == "StorageNotAllowed", verb
+    assert told(inbus.prepare, other) == "StorageNotAllowed"
+    for verb in ("Status", "Verify", "Recover", "Abort"):
+        assert told(inbus.handover_verb, known.id, verb) == "StorageNotAllowed", verb
+    assert service.call(inhost.tree) == before
+
+    for verb, allow in (("Freeze", []), ("Export", []), ("Thaw", ["exported"])):
+        assert told(inbus.run, verb, NAME, {"allow": allow} if allow else {}) == "done", verb
+    assert told(inbus.prepare, NAME) == "done"
+    handover, = {one for one, _path in service.call(inbus.handovers)} - {known.id}
+    assert told(inbus.handover_verb, handover, "Thaw") == "done"
+    assert told(inbus.run, "Remove", NAME) == "done"
+    assert [name for name, _path in service.call(inbus.targets)] == [other]
 
 
 RULE = """polkit.addRule(function(action, subject) {
@@ -159,12 +206,23 @@ def moved(service: Service, bed: lab.Lab, request: pytest.FixtureRequest) -> byt
 @pytest.mark.parametrize("moved", [20], indirect=True)
 def test_while_an_import_stands_between_two_steps_others_are_answered(
         service: Service, moved: bytes) -> None:
+    service.call(inbus.handover_here, inhost.SETTINGS.state_directory)
     argv = ["/usr/bin/python3", "/usr/bin/lio-handover", "--alone", "remove", NAME]
-    held = service.call(inbus.held_import, moved, f"/sys/kernel/config/target/{NAME}", argv,
-                        timeout=100)
+    target, before = f"/sys/kernel/config/target/{NAME}", service.call(inhost.tree)
+    cancelled = service.call(inbus.cancelled_import, moved, target, timeout=100)
+    assert (cancelled["State"], cancelled["Error"][0]) == (
+        "cancelled", names.ERROR + "Interrupted"), cancelled
+    assert cancelled["Step"][0] < cancelled["Step"][1] and not cancelled["Alarm"], cancelled
+    assert service.call(inhost.tree) == before
+    held = service.call(inbus.held_import, moved, target, argv, timeout=200)
     number, total, what = held["step"]
     assert held["state"] == "running" and 0 < number < total and what, held["step"]
-    assert len(held["answers"]) > 40
+    verbs = {member: answer for _path, interface, member, answer in held["answers"]
+             if interface == names.HANDOVER}
+    assert set(verbs) == set(contract.load()[names.HANDOVER].methods), verbs
+    assert set(verbs.values()) == {"", "WrongState", "StaleEpoch"}, verbs  # its, and of no other
+    broken = ("HandoverError", "WorkerDied", "UnknownMethod")  # a crash is no answer
+    assert [one for one in held["answers"] if one[-1].endswith(broken)] == []
     print(f"{len(held['answers'])} calls in {held['seconds']:.2f} s, held at {held['step']}")
     assert held["alone"][0] == errors.StillRunning.code, held["alone"]
     assert held["ended"]["State"] == "done", held["ended"]

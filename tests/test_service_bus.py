@@ -1,13 +1,14 @@
 """The service on a private bus of this machine, which has no target: what needs no kernel."""
 from __future__ import annotations
 
-import grp
 import os
+import re
+import shutil
 import signal
 import socket
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,10 @@ from xml.etree import ElementTree
 
 import pytest
 
-from lio_handover import cli, errors, names, transitions
+from lio_handover import cli, errors, log, names, transitions
+from lio_handover.journal import Journal
+from lio_handover.papers import Message, to_json
+from lio_handover.transitions import Paper
 from tests import inbus
 from tests.inbus import CHECKOUT, NOBODY, Client, descriptors, options
 
@@ -42,14 +46,16 @@ def shape(xml: str) -> dict[str, set[tuple[str, ...]]]:
     return found
 
 
-def test_introspection_is_what_the_files_say(client: Client) -> None:
+def test_introspection_is_what_the_files_say(bus: Bus, client: Client) -> None:
+    """Of the root, a job and a handover; and all that is to be had of an object is managed."""
     shipped: dict[str, set[tuple[str, ...]]] = {}
     for file in [*Path(contract.FOLDER).glob("*.xml"), Path(contract.STANDARD)]:
         shipped.update(shape(file.read_text()))
     job = client.manager("Show", "asa{sv}", [], options({}))
     client.job(job)
     objects = client.objects()
-    assert job in objects
+    assert {job, handover_path(bus)} <= set(objects)
+    managed = client.call(ROOT, names.OBJECT_MANAGER, "GetManagedObjects")
     for path, interfaces in objects.items():
         told = shape(client.call(path, names.INTROSPECTABLE, "Introspect"))
         assert told == {name: shipped[name] for name in interfaces}, path
@@ -57,6 +63,14 @@ def test_introspection_is_what_the_files_say(client: Client) -> None:
             properties = client.get(path, interface)
             assert {("property", name) for name in properties} == {
                 one[:2] for one in shipped[interface] if one[0] == "property"}, (path, interface)
+            assert path == ROOT or managed[path][interface] == properties, (path, interface)
+    state = managed[handover_path(bus)][names.HANDOVER]
+    assert (state["Role"], state["State"], state["Targets"]) == (
+        "destination", "none", list(bus.handover.targets))
+
+
+def handover_path(bus: Bus) -> str:
+    return names.path(names.HANDOVERS, bus.handover.id)
 
 
 def test_the_tree_can_be_walked_from_its_root(client: Client) -> None:
@@ -122,7 +136,8 @@ def test_nobody_may_do_anything(bus: Bus) -> None:
     with bus.held():
         bus.client().manager("Show", "asa{sv}", [], options({}))
         asked = inbus.call_everything(NOBODY, bus.address)
-    assert len(asked) > 30
+    assert {(handover_path(bus), name) for name in contract.load()[names.HANDOVER].methods} <= {
+        (path, member) for path, _interface, member, _answer in asked}
     for path, interface, member, answer in asked:
         free = interface in (names.INTROSPECTABLE, names.PEER)
         assert answer == ("" if free else "NotAuthorized"), (path, interface, member, answer)
@@ -308,7 +323,8 @@ def test_other_calls_are_answered_while_one_makes_no_step(bus: Bus, client: Clie
         for path, interfaces in client.objects().items():
             for interface in interfaces:
                 client.get(path, interface)
-        assert client.manager("ListTargets") == [] and client.manager("ListHandovers") == []
+        assert client.manager("ListTargets") == []
+        assert client.manager("ListHandovers") == [(bus.handover.id, handover_path(bus))]
         assert client.call(job, names.JOB, "Wait", "ta{sv}", 50000, options({})) == "running"
         for member in ("Open", "Release"):
             assert client.error(job, names.JOB, member, "a{sv}", options({})) == "NotEnded"
@@ -370,9 +386,6 @@ def test_a_worker_that_gives_no_sign_of_life_raises_the_alarm(bus: Bus, client: 
 
 # ── who may ──────────────────────────────────────────────────────────────────────────────────
 
-GROUP = "games"
-
-
 @pytest.fixture(scope="module")
 def guarded() -> Iterator[Bus]:
     """A bus on which polkit may be; without it, the members of a group are obeyed."""
@@ -380,7 +393,7 @@ def guarded() -> Iterator[Bus]:
         made = Bus(Path(folder), """<policy user="root"><allow own="org.freedesktop.PolicyKit1"/>
             </policy><policy context="default">
             <allow send_destination="org.freedesktop.PolicyKit1"/></policy>""",
-                   f"[service]\ngroup = {GROUP}\n")
+                   f"[service]\ngroup = {inbus.GROUP}\n")
         yield made
         made.stop()
 
@@ -396,11 +409,21 @@ def answers(address: str) -> list[str]:
 
 
 def test_without_polkit_a_group_may_all_but_force(guarded: Bus) -> None:
-    gid = grp.getgrnam(GROUP).gr_gid
-    assert inbus.as_user(NOBODY, answers, guarded.address, groups=[gid]) == [
-        "", "", "NotAuthorized"]
+    assert inbus.as_member(answers, guarded.address) == ["", "", "NotAuthorized"]
     assert inbus.as_user(NOBODY, answers, guarded.address) == ["NotAuthorized"] * 3
     assert answers(guarded.address) == ["", "", ""]
+
+
+def test_without_polkit_a_group_may_not_say_where_roots_ssh_goes(guarded: Bus) -> None:
+    """What the other host answers decides; the one that is recorded already may be named."""
+    def told(work: Callable[..., Any], *args: Any, peer: str) -> str:
+        job = inbus.as_member(work, *args, options({"peer": peer}), guarded.address)
+        return str(job["Error"][0].removeprefix(names.ERROR) or job["State"])
+
+    known = guarded.handover
+    assert told(inbus.prepare, "iscsi/x", peer="mine") == "NotAuthorized"
+    assert told(inbus.handover_verb, known.id, "Recover", peer="mine") == "NotAuthorized"
+    assert told(inbus.handover_verb, known.id, "Recover", peer=known.peer) == "NoTargetModules"
 
 
 def test_polkit_decides_and_holds_nobody_up(guarded: Bus) -> None:
@@ -408,10 +431,8 @@ def test_polkit_decides_and_holds_nobody_up(guarded: Bus) -> None:
     action = "io.github.lio-handover1."
     with inbus.polkit(guarded.address, {action + "read": "yes", action + "force": "challenge"},
                       delay=1.0):
-        gid = grp.getgrnam(GROUP).gr_gid
         started = time.monotonic()
-        slow = ThreadPoolExecutor(1).submit(inbus.as_user, NOBODY, answers, guarded.address,
-                                            groups=[gid])
+        slow = ThreadPoolExecutor(1).submit(inbus.as_member, answers, guarded.address)
         time.sleep(0.5)
         for _ in range(10):
             before = time.monotonic()
@@ -456,19 +477,47 @@ def test_it_ends_when_told_and_when_the_bus_goes(tmp_path: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         one = Bus(Path(folder))
         with one.held():
-            one.client().manager("Show", "asa{sv}", [], options({}))
+            job = one.client().manager("Show", "asa{sv}", [], options({}))
             one.daemon.terminate()
             time.sleep(0.3)
             assert one.daemon.poll() is None  # somebody is at work
         assert one.daemon.wait(20) == 0
         again = one.start()
         inbus.wait_for_name(one.address)
+        client = one.client()
+        client.job(client.manager("Show", "asa{sv}", [], options({})))
+        assert client.error(job, names.JOB, "Wait", "ta{sv}", 0, options({})) == \
+            NOT_OURS + "UnknownObject"  # and nobody else's
         one.stop()
         assert again.returncode == 0
 
 
+def test_a_handovers_job_says_what_it_is_about_however_it_ends(bus: Bus, client: Client) -> None:
+    """Its properties, and the fields in the log: also before there is a journal of it."""
+    known = bus.handover
+    offer = Message(Paper.OFFER, known.id.replace("1", "2"), 1, targets=("iscsi/offered",),
+                    mode="iscsi")
+    fd = os.memfd_create("papers")
+    os.write(fd, to_json([offer]))
+    for about, job in (
+            (known.targets, client.call(handover_path(bus), names.HANDOVER, "Retire", "aha{sv}",
+                                        descriptors(), options({}))),
+            (known.targets, client.manager("RecoverHandover", "sassaha{sv}", known.id, [], "",
+                                           descriptors(), options({}))),
+            (("iscsi/x",), client.manager("PrepareHandover", "sassaha{sv}", "", ["iscsi/x"], "",
+                                          descriptors(), options({}))),
+            (offer.targets, client.manager("StageHandover", "sassaha{sv}", "", [], "",
+                                           descriptors(fd), options({})))):
+        ended = client.job(job)
+        assert ended["Targets"] == list(about), ended
+        assert re.fullmatch("[0-9a-f-]{36}", ended["Handover"]), ended
+        said = (bus.folder / "log").read_text().splitlines()
+        assert [line for line in said if f"job {ended['Id']}: " in line and ended["State"] in line
+                and f"(handover={ended['Handover']}, target={' '.join(about)}" in line], said
+
+
 def test_the_journal_gets_fields_of_its_own(tmp_path: Path) -> None:
-    from lio_handover.service.log import WARNING, Log
+    from lio_handover.log import WARNING, Log
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journal:
         journal.bind(str(tmp_path / "socket"))
         Log(str(tmp_path / "socket")).say("one\nline", WARNING, handover="1-2", target="iscsi/x",
@@ -478,9 +527,32 @@ def test_the_journal_gets_fields_of_its_own(tmp_path: Path) -> None:
                       "LIO_HANDOVER_ID": "1-2", "LIO_TARGET": "iscsi/x", "LIO_STEP": "gate"}
 
 
+def test_who_says_that_a_host_is_off_stands_in_the_log(
+        bus: Bus, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the service and by the command line alone, of one handover and of all."""
+    known, force = bus.handover, {"peer-is-fenced": True}
+    job = client.call(handover_path(bus), names.HANDOVER, "Recover", "aha{sv}", descriptors(),
+                      options(force))
+    sender = client.bus.get_unique_name()
+    assert (f"<4>user 0 ({sender}) says peer-is-fenced of handover {known.id} "
+            f"(handover={known.id}, target={known.targets[0]})\n"
+            ) in (bus.folder / "log").read_text(), job
+    monkeypatch.setattr(log, "SOCKET", str(tmp_path / "socket"))
+    monkeypatch.setenv("SUDO_USER", "alice")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journal:
+        journal.bind(str(tmp_path / "socket"))
+        journal.settimeout(10)
+        for words, about in (([known.id], f"handover {known.id}"), ([], "every handover")):
+            cli.main(["--config", str(bus.config), "recover", *words, "--peer-is-fenced"])
+            fields = dict(line.split("=", 1) for line in journal.recv(4096).decode().splitlines())
+            assert fields["MESSAGE"] == f"alice says peer-is-fenced of {about}"
+            assert (fields["PRIORITY"], fields["SYSLOG_IDENTIFIER"]) == ("4", "lio-handover")
+            assert fields.get("LIO_HANDOVER_ID", "") == "".join(words)
+
+
 def test_the_log_goes_to_standard_error_without_a_journal(capfd: pytest.CaptureFixture[str],
                                                           tmp_path: Path) -> None:
-    from lio_handover.service.log import Log
+    from lio_handover.log import Log
     Log(str(tmp_path / "none")).say("what\nhappened", job="7")
     assert capfd.readouterr().err == "<6>what happened (job=7)\n"
 
@@ -520,28 +592,73 @@ def test_text_is_made_fit_for_a_message() -> None:
 
 # ── signals ──────────────────────────────────────────────────────────────────────────────────
 
-def test_changes_are_told(bus: Bus) -> None:
+Heard = list[tuple[str, str, Any]]
+
+
+@pytest.fixture
+def heard(bus: Bus) -> Iterator[Heard]:
+    """(path, member, arguments) of every signal so far, once `hear` has waited for them."""
+    mainloop = pytest.importorskip("dbus.mainloop.glib").DBusGMainLoop()
+    connection = dbus.bus.BusConnection(bus.address, mainloop=mainloop)
+    found: Heard = []
+    connection.add_signal_receiver(
+        lambda *args, member, path: found.append((str(path), str(member), inbus.plain(args))),
+        bus_name=names.BUS_NAME, member_keyword="member", path_keyword="path")
+    yield found
+    connection.close()
+
+
+def hear(true: Callable[[], bool]) -> None:
+    """Take what is signalled until it is enough."""
+    context = pytest.importorskip("gi.repository.GLib").MainContext.default()
+
+    def enough() -> bool:
+        while context.iteration(False):
+            pass
+        return true()
+
+    wait_until(enough)
+
+
+def test_what_others_write_to_journals_is_told_and_shown(
+        bus: Bus, client: Client, heard: Heard) -> None:
+    """As the command line's recover does: a change of state, a handover that comes and one that
+    goes are heard by who waits; who asks is told what is true now."""
+    folder, path = f"{bus.folder}/state", handover_path(bus)
+
+    def told(path: str) -> list[str]:
+        """The states of a handover that signals spoke of."""
+        return [properties["State"] for where, member, args in heard for properties in (
+            args[1] if (where, member) == (path, "PropertiesChanged") else
+            args[1][names.HANDOVER] if member == "InterfacesAdded" and args[0] == path else {},)
+            if "State" in properties]
+
+    client.manager("ListHandovers")
+    time.sleep(1)
+    new = inbus.handover_here(folder, id=bus.handover.id.replace("1", "3"))
+    hear(lambda: told(names.path(names.HANDOVERS, new.id))[-1:] == ["none"])
+    time.sleep(1)  # nothing of that is left to be looked at
+    journal = Journal(folder, bus.handover.id)
+    for state in ("staged", "armed", "none"):
+        journal.state(state, 1, "some boot")
+        hear(lambda: told(path)[-1:] == [state])
+    shutil.rmtree(f"{folder}/handovers/{new.id}")
+    hear(lambda: any(one[1] == "InterfacesRemoved" for one in heard))
+    for _ in range(5):  # faster than anybody is told
+        journal.note("begin", verb="verify", to="")
+        assert client.get(path, names.HANDOVER)["Busy"] == "verify"
+        journal.note("end")
+        assert client.get(path, names.HANDOVER)["Busy"] == ""
+
+
+def test_changes_are_told(bus: Bus, heard: Heard) -> None:
     """InterfacesAdded, PropertiesChanged, Completed and InterfacesRemoved, as a job comes and
     goes; and what is invalidated is not told to everybody."""
-    mainloop = pytest.importorskip("dbus.mainloop.glib").DBusGMainLoop()
-    context = pytest.importorskip("gi.repository.GLib").MainContext.default()
-    connection = dbus.bus.BusConnection(bus.address, mainloop=mainloop)
-    heard: list[tuple[str, str, Any]] = []
-    connection.add_signal_receiver(
-        lambda *args, member, path: heard.append((str(path), str(member), inbus.plain(args))),
-        bus_name=names.BUS_NAME, member_keyword="member", path_keyword="path")
     client = bus.client()
     job = client.manager("Show", "asa{sv}", [], options({}))
     client.job(job)
     client.call(job, names.JOB, "Release", "a{sv}", options({}))
-
-    def all_heard() -> bool:
-        while context.iteration(False):
-            pass
-        return bool(heard) and heard[-1][1] == "InterfacesRemoved"
-
-    wait_until(all_heard)
-    connection.close()
+    hear(lambda: bool(heard) and heard[-1][1] == "InterfacesRemoved")
     mine = [one for one in heard if one[0] == job or job in one[2]]
     assert [member for _, member, _ in mine] == [
         "InterfacesAdded", "PropertiesChanged", "Completed", "InterfacesRemoved"]

@@ -1,6 +1,7 @@
 """The shipped units, run by a real systemd on real kernels."""
 from __future__ import annotations
 
+import re
 import shlex
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -252,13 +253,16 @@ def test_a_restart_forgets_nothing(systemd: Systemd, bed: lab.Lab) -> None:
     """What is frozen, and what is handed over, is what it was."""
     systemd.host.call(inhost.build, inhandover.state(bed.shared))
     systemd.start()
-    prepared = systemd.call(insystemd.prepare, NAME)
+    prepared = systemd.call(inbus.prepare, NAME)
     assert prepared["State"] == "done", prepared
     path = names.path(names.HANDOVERS, prepared["Handover"])
     frozen = systemd.call(insystemd.verb, path, "Freeze")
     assert frozen["State"] == "done", frozen
     process, before = systemd.show(DAEMON, "MainPID"), systemd.call(inbus.get, path, names.HANDOVER)
     assert before["State"] == "frozen"
+    fields = (f"LIO_HANDOVER_ID={prepared['Handover']}", f"LIO_TARGET={NAME}")
+    said = systemd.run("journalctl", "--no-pager", "--output=cat", *fields)
+    assert re.findall(r"(\w+) (?:for|done)", said) == ["prepare"] * 2 + ["freeze"] * 2, said
     assert systemd.run("systemctl", "restart", DAEMON) == ""
     assert systemd.call(inbus.get, path, names.HANDOVER) == before  # however early it is asked
     assert systemd.show(DAEMON, "MainPID") != process

@@ -17,12 +17,14 @@ from ..transitions import READ
 from . import wire
 from .authority import Authority, Caller, NeedsPassword
 from .contract import STANDARD_NAMES, Interface, Method, node_xml
-from .log import Log
+from ..log import Log
 
 _DBUS = "org.freedesktop.DBus.Error."
 _METHOD_CALL = 1
 #: Objects that come and go with what the host has.
 _LOOKED_FOR = re.compile(f"{names.ROOT}/({names.TARGETS}|{names.HANDOVERS})/")
+#: Methods of Properties that say what such an object is.
+_SHOWING = ("Get", "GetAll")
 #: What a handler returns that will answer later.
 LATER = object()
 
@@ -178,15 +180,17 @@ class Tree:
     def _came(self, _connection: Any, message: Any) -> int:
         if message.get_type() != _METHOD_CALL:
             return dbus.lowlevel.HANDLER_RESULT_NOT_YET_HANDLED  # type: ignore[no-any-return]
-        if str(message.get_path()) in self.nodes or not _LOOKED_FOR.match(message.get_path()):
-            self._answer(message)
-        else:
+        path, member = str(message.get_path()), str(message.get_member())
+        if _LOOKED_FOR.match(path) and (path not in self.nodes or member in _SHOWING and str(
+                message.get_interface() or names.PROPERTIES) == names.PROPERTIES):
             self._look(message)
+        else:
+            self._answer(message)
         return dbus.lowlevel.HANDLER_RESULT_HANDLED  # type: ignore[no-any-return]
 
     def _look(self, message: Any) -> None:
         """Answer when the host has been looked at: the object may have come since it last was, or
-        the service with this very call."""
+        the service with this very call; and what it shows may be another's doing."""
         def checked(_caller: Caller, error: Optional[Exception]) -> None:
             if error:
                 self._answer(message)

@@ -4,6 +4,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import secrets
 import signal
 import time
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
@@ -16,7 +17,7 @@ from .dispatch import LATER, Call, Node, Tree
 from ..transitions import WRITE
 from .contract import DOCUMENT
 from .hostverbs import deadline
-from .log import ERR, NOTICE, Log
+from ..log import ERR, NOTICE, Log
 
 RUNNING, CANCELLING, DONE, FAILED, CANCELLED = "running", "cancelling", "done", "failed", \
     "cancelled"
@@ -41,7 +42,7 @@ class Job(Node):
         self.jobs, self.number, self.user = jobs, number, user
         self.operation: str = request["verb"]
         self.handover: str = request["handover"]
-        self.targets: List[str] = list(request["targets"])
+        self.targets: List[str] = list(request["targets"] or jobs.targets_of(self.handover))
         self.deadline = deadline(request["role"], self.operation)
         self.state = RUNNING
         self.step = (0, 0, "")
@@ -50,7 +51,7 @@ class Job(Node):
         self.result: Mapping[str, Any] = {}
         self.size, self.secret = 0, False
         self.started, self.ended = _now(), 0
-        self.alive = self.told = time.monotonic()
+        self.alive = self.told = self.aged = time.monotonic()
         self.data = os.memfd_create("lio-handover", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         self.child: Optional[Child] = None
         self.process = 0
@@ -88,6 +89,9 @@ class Job(Node):
             if not self._pending:
                 wait = max(0.0, OFTEN - (self.alive - self.told))
                 self._pending = GLib.timeout_add(int(wait * 1000), self._tell)
+        elif "about" in words:
+            self.handover, self.targets = words["about"], words["targets"]
+            self._changed("Handover", "Targets")
         elif "data" in words:
             self.size, self.secret = words["data"], words["secret"]
         elif "result" in words:
@@ -120,6 +124,7 @@ class Job(Node):
 
     def _end(self) -> None:
         self.state, self.ended, self.child = self._outcome, _now(), None
+        self.aged = time.monotonic()  # from now on, whatever clocks are set to
         if self._pending:
             GLib.source_remove(self._pending)
             self._pending = 0
@@ -231,9 +236,17 @@ class Jobs:
     def __init__(self, tree: Tree, log: Log) -> None:
         self.tree, self.log = tree, log
         self.spare = Spare()
-        self._next = 1
+        # Who still waits for a job of before a restart is not given another's.  The time would not
+        # do: clocks are set back, and there may be more than one job a second.
+        self._next = 1 + secrets.randbelow(1 << 31)
         self._kept: Dict[int, Job] = {}
         GLib.timeout_add(1000, self._look)
+
+    def targets_of(self, handover: str) -> Sequence[str]:
+        """Of a handover, where this host has it."""
+        node = self.tree.nodes.get(names.path(names.HANDOVERS, handover))
+        found: Sequence[str] = node.properties(names.HANDOVER)["Targets"] if node else ()
+        return found
 
     def start(self, request: Mapping[str, Any], documents: Sequence[int], user: int) -> Job:
         """Begin a verb.  ``documents``: descriptors, which are closed here.  Raises TooMany."""
@@ -255,6 +268,7 @@ class Jobs:
         self._kept[job.number] = job
         self.tree.add(job)
         job._log(f"job {job.number}: {job.operation} for user {user}", NOTICE)
+        self.log.given(request["words"], request["by"], job.handover, " ".join(job.targets))
         return job
 
     def _begin(self, job: Job, data: bytes, documents: Sequence[int]) -> None:
@@ -280,11 +294,11 @@ class Jobs:
             self.forget(one)
 
     def _look(self) -> bool:
-        old = _now() - KEPT_SECONDS * 1000000
+        old = time.monotonic() - KEPT_SECONDS
         for one in list(self._kept.values()):
             if one.running:
                 one.look()
-            elif one.ended < old:
+            elif one.aged < old:
                 self.forget(one)
         return True
 

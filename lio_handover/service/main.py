@@ -18,7 +18,7 @@ from . import contract
 from .authority import Authority
 from .dispatch import Tree
 from .jobs import Jobs
-from .log import NOTICE, Log
+from ..log import NOTICE, Log
 from .manager import Manager
 from .requests import Requests
 from .survey import Survey
@@ -36,7 +36,7 @@ class Daemon:
         self.code = 0
         limits = settings.load(config) if config else settings.load()
         self.tree = Tree(connection, contract.load(), Authority(connection, limits.group), log)
-        self.survey = Survey(self.tree, config, log)
+        self.survey = Survey(self.tree, config, limits.state_directory, log)
         self.jobs = Jobs(self.tree, log)
         self.tree.refresh = self.survey.refresh
         requests = Requests(self.jobs, Uploads(limits.document_bytes), config)

@@ -60,7 +60,8 @@ class Manager(Node):
         """Answer with what the host has now, or not at all."""
         def looked() -> None:
             if self.survey.stale:
-                call.fail(errors.StillRunning(self.survey.stale, do="see the property Stale"))
+                call.fail(getattr(errors, self.survey.error)(self.survey.stale,
+                                                             do="see the property Stale"))
             else:
                 call.reply(found())
         self.survey.refresh(looked)

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import os
+import uuid
 from typing import Any, Callable, Collection, Dict, List, Mapping, Sequence
 
 from .. import errors
@@ -41,6 +42,8 @@ class Requests:
         documents = list(papers)
         with _closing(documents):
             made = options(given, HANDOVER_OPTIONS)
+            if verb == "prepare" and not handover:
+                handover = str(uuid.uuid4())  # what comes of it is found by it, whatever that is
             request = {"verb": verb, "role": role, "handover": handover,
                        "targets": _targets(targets), "mode": mode or "iscsi",
                        "words": [word for word in WORDS if made[word]], **made}

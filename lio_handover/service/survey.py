@@ -1,22 +1,26 @@
 """What this host has, as the objects of the tree: looked at by a child that may get lost."""
 from __future__ import annotations
 
+import os
 import time
-from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, Sequence
+from typing import (TYPE_CHECKING, Any, Callable, Collection, Dict, List, Mapping, Optional,
+                    Sequence)
 
-from gi.repository import GLib
+from gi.repository import Gio, GLib
 
 from .. import names
 from .children import Child
 from .contract import verb_of
 from .dispatch import Node, Tree
-from .log import Log
+from ..log import Log
 
 if TYPE_CHECKING:
     from .requests import Requests
 
 #: Seconds after which who waits is answered with what is known; and while the child starts.
 PATIENCE, STARTING = 3.0, 20.0
+#: Milliseconds between two looks while a journal is written to.
+OFTEN = 500
 
 Then = Callable[[], None]
 
@@ -60,12 +64,50 @@ class Handover(Node):
             call, verb, self.found["role"], self.id, (), "", papers, given)
 
 
-class Survey:
-    """Keeps the tree's targets and handovers as they are.  ``stale`` says why it can't."""
+class Journals:
+    """Calls ``changed`` when anybody's process writes to a handover's journal: the command line, or
+    a job that is not at its end yet."""
 
-    def __init__(self, tree: Tree, config: str, log: Log) -> None:
+    def __init__(self, folder: str, changed: Then) -> None:
+        self._folder, self._changed = folder, changed
+        self._monitors: Dict[str, Any] = {}
+        self._monitor(folder)
+
+    def follow(self, ids: Collection[str]) -> None:
+        """These are there.  What happened to a new one before it was watched is asked for."""
+        for one in {*self._monitors} - {self._folder, *map(self._of, ids)}:
+            self._monitors.pop(one).cancel()
+        new = [one for one in ids if self._of(one) not in self._monitors]
+        for one in new:
+            self._monitor(self._of(one))
+        if new:
+            self._changed()
+
+    def _of(self, handover: str) -> str:
+        return os.path.join(self._folder, handover)
+
+    def _monitor(self, path: str) -> None:
+        made = Gio.File.new_for_path(path).monitor_directory(Gio.FileMonitorFlags.NONE, None)
+        made.set_rate_limit(OFTEN)
+        made.connect("changed", self._came)
+        self._monitors[path] = made
+
+    def _came(self, monitor: Any, file: Any, *_: Any) -> None:
+        path = file.get_path()
+        if monitor is self._monitors.get(self._folder) and path not in self._monitors:
+            self._monitor(path)  # before it is looked at: its first record comes later
+        self._changed()
+
+
+class Survey:
+    """Keeps the tree's targets and handovers as they are.  ``stale`` says why it can't, ``error``
+    is what that is called."""
+
+    def __init__(self, tree: Tree, config: str, state_directory: str, log: Log) -> None:
         self.tree, self.config, self.log = tree, config, log
-        self.stale = ""
+        self.journals = Journals(os.path.join(state_directory, "handovers"),
+                                 lambda: self.refresh(lambda: None))
+        self.stale, self.error = "", "StillRunning"
         self.stale_changed: Then = lambda: None
         self.requests: Requests
         self._child: Optional[Child] = None
@@ -101,7 +143,8 @@ class Survey:
             self._go_on()
         return False
 
-    def _say(self, why: str) -> None:
+    def _say(self, why: str, error: str = "StillRunning") -> None:
+        self.error = error
         if self.stale != why:
             self.stale = why
             if why:
@@ -119,7 +162,8 @@ class Survey:
             self._take(words["survey"])
             self._say("")
         else:
-            self._say(str(words.get("failed", "the host can't be looked at")))
+            self._say(str(words.get("failed", "the host can't be looked at")),
+                      str(words.get("error", "HandoverError")))
         waiting, self._now, self._next = self._now, self._next, []
         for one in waiting:
             one()
@@ -145,6 +189,7 @@ class Survey:
             Handover(self, one) for one in found["handovers"]])
         self._update(names.TARGETS, names.TARGET, [
             Target(one, part_of.get(one["name"], "/")) for one in found["targets"]])
+        self.journals.follow([one["id"] for one in found["handovers"]])
 
     def _update(self, folder: str, interface: str, nodes: Sequence[Node]) -> None:
         wanted = {node.path: node for node in nodes}

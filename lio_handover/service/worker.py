@@ -6,7 +6,8 @@
 Standard input is a socket.  A request is one byte with descriptors: the request itself, a file
 for the data that the verb hands out, and the documents or papers that it takes.
 
-Lines: {"progress": [number, total, what]}, and at the end {"result": …} or {"error": name, …}.
+Lines: {"progress": [number, total, what]}, {"about": handover, "targets": […]}, and at the end
+{"result": …} or {"error": name, …}.
 Nothing that is said in them holds a secret.
 """
 from __future__ import annotations
@@ -24,13 +25,15 @@ from .. import as_json, document as documents, errors, files, papers, remote, se
 from ..core import Core
 from ..document import Document
 from ..handover import Answer, Handovers, answer_from_json, answer_to_json
-from ..journal import Handover, ids
+from ..journal import Handover, Journal, ids
 from ..plan import Step
 from ..transitions import READ, STATES
 from .hostverbs import HOST_VERBS
 
 #: No more descriptors come along: what a message of the bus may have, and two.
 MOST = 18
+#: It is there while the kernel may have targets, whether or not they can be seen.
+LOADED = "/sys/module/target_core_mod"
 #: Seconds between two words about progress in steps of one kind.
 OFTEN = 0.05
 
@@ -84,14 +87,21 @@ class Work:
                            for finding in storage.findings(store, {}, self.core.settings)
                            if finding.error is errors.StorageNotAllowed])
 
-    def may_touch(self, every: Handovers, name: str) -> None:
-        """The same for a handover, where this host knows it.  Raises StorageNotAllowed."""
+    def may_touch(self, name: str) -> None:
+        """The same for a handover, of which this host may know its targets by other names; and
+        nobody sends root's ssh to a host of their own.  Raises StorageNotAllowed, NotAuthorized."""
         if not self.request["limited"]:
             return
-        there = self.core.names((), True)
-        wanted = self.request["targets"] or (
-            every.get(name).targets if name in ids(self.core.settings.state_directory) else ())
-        self.inside([one for one in there if "/".join(one) in wanted])
+        wanted, peer, folder = {*self.request["targets"]}, "", self.core.settings.state_directory
+        if name in ids(folder):
+            journal = Journal(folder, name)
+            peer = journal.handover.peer
+            wanted |= {*journal.handover.targets, *journal.notes.local}
+        if self.request["peer"] not in ("", peer):
+            raise errors.NotAuthorized(
+                f"{self.request['by']} may not say which host is asked by root's ssh: "
+                "without polkit, that is root's", do="leave the option peer out")
+        self.inside([one for one in self.core.names((), True) if "/".join(one) in wanted])
 
     def document(self) -> Document:
         limit = self.core.settings.document_bytes
@@ -203,10 +213,12 @@ def handover(work: Work) -> Came:
                                     "written here")
     every = Handovers(work.core, remote.ask, alarm)
     name = asked["handover"]
+    if not name and given:
+        say({"about": given[0].handover, "targets": list(given[0].targets)})
     if not name and work.verb in ("status", "recover"):
         return _of_all(work, every)
     role = every.get(name).role if asked["role"] == "both" else asked["role"]
-    work.may_touch(every, name)
+    work.may_touch(name)
     answer = _do(work, every, role, name, given)
     return _answer_tree(answer), answer_to_json(answer), any(
         paper.document for paper in answer.papers)
@@ -232,7 +244,7 @@ def _of_all(work: Work, every: Handovers) -> Came:
     """Each handover's status, or its recovery; one that fails does not keep the others."""
     asked = work.request
     for one in every.list():
-        work.may_touch(every, one.id)
+        work.may_touch(one.id)
     found = every.status() if work.verb == "status" else every.recover(
         "", frozenset(asked["words"]), asked["by"], asked["allow"])
     return {"handovers": [one.handover.id for one in found],
@@ -253,9 +265,17 @@ def alarm(late: Handover, verb: str) -> None:
 
 
 # ---- what this host has ---
-def survey(core: Core) -> Dict[str, Any]:
-    """Targets and handovers, in little time: nothing is read but names and gates."""
-    found = core.names((), True) if core.fs.exists("core") else []
+def survey(core: Core, had: bool) -> Dict[str, Any]:
+    """Targets and handovers, in little time: nothing is read but names and gates.
+
+    ``had``: there were targets before.  Raises NoTargetModules where there may be some still.
+    """
+    there, mount = core.fs.exists("core"), os.path.dirname(core.fs.root)
+    if not there and (had or os.path.isdir(LOADED)) \
+            and os.path.isdir(mount) and not os.path.ismount(mount):
+        raise errors.NoTargetModules("configfs is not mounted",
+                                     do="mount -t configfs none /sys/kernel/config")
+    found = core.names((), True) if there else []
     frozen = core.frozen().names() if found else []
     return {"targets": [{"name": f"{fabric}/{wwn}", "enabled": _enabled(core, fabric, wwn),
                          "frozen": f"{fabric}/{wwn}" in frozen} for fabric, wwn in found],
@@ -281,11 +301,15 @@ def _enabled(core: Core, fabric: str, wwn: str) -> bool:
 
 
 def surveys(config: str) -> None:
+    had = False
     for _line in sys.stdin:
         try:
-            say({"survey": survey(Core(settings.load(config) if config else settings.load()))})
+            found = survey(Core(settings.load(config) if config else settings.load()), had)
+            had = bool(found["targets"])
+            say({"survey": found})
         except Exception as error:  # noqa: B902 - a target may go while it is looked at
-            say({"failed": known(error).what})
+            one = known(error)
+            say({"failed": one.what, "error": type(one).__name__})
 
 
 # ---- from start to end ---

@@ -1,4 +1,5 @@
-"""What the service says: to systemd's journal with fields of its own, else to standard error.
+"""What is said to systemd's journal with fields of its own; without it, the service says it to
+standard error, the command line to syslog.
 
 The journal's socket takes datagrams of lines ``FIELD=value`` (systemd, "Native Journal Protocol"),
 so that ``journalctl LIO_HANDOVER_ID=…`` finds all of one handover.
@@ -7,7 +8,7 @@ from __future__ import annotations
 
 import socket
 import sys
-from typing import Optional
+from typing import Callable, Collection, Optional
 
 SOCKET = "/run/systemd/journal/socket"
 ERR, WARNING, NOTICE, INFO = 3, 4, 5, 6  # syslog(3)
@@ -17,12 +18,14 @@ _LONGEST = 8192
 class Log:
     """Fields: handover (its id), target (``FABRIC/WWN``), step, job."""
 
-    def __init__(self, path: str = SOCKET) -> None:
+    def __init__(self, path: str = "", program: str = "lio-handoverd",
+                 otherwise: Optional[Callable[[int, str], None]] = None) -> None:
         self._socket: Optional[socket.socket] = None
+        self._program, self._otherwise = program, otherwise or _to_standard_error
         try:
             made = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
             made.setblocking(False)  # a journal that stands still holds nobody up
-            made.connect(path)
+            made.connect(path or SOCKET)
             self._socket = made
         except OSError:
             made.close()
@@ -31,17 +34,20 @@ class Log:
         text = " ".join(text.split())[:_LONGEST]
         if self._socket is None or not self._send(text, priority, fields):
             words = [f"{name}={value}" for name, value in fields.items() if value]
-            try:
-                print(f"<{priority}>{text}" + (f" ({', '.join(words)})" if words else ""),
-                      file=sys.stderr, flush=True)
-            except OSError:
-                pass  # nobody listens
+            self._otherwise(priority, text + (f" ({', '.join(words)})" if words else ""))
 
     def warn(self, text: str, **fields: str) -> None:
         self.say(text, WARNING, **fields)
 
+    def given(self, words: Collection[str], by: str, handover: str, target: str) -> None:
+        """Somebody gives their word for what no program can know: who, and of which handover."""
+        if words:
+            self.warn(f"{by} says {', '.join(sorted(words))} of "
+                      + (f"handover {handover}" if handover else "every handover"),
+                      handover=handover, target=target)
+
     def _send(self, text: str, priority: int, fields: dict[str, str]) -> bool:
-        lines = {"MESSAGE": text, "PRIORITY": str(priority), "SYSLOG_IDENTIFIER": "lio-handoverd"}
+        lines = {"MESSAGE": text, "PRIORITY": str(priority), "SYSLOG_IDENTIFIER": self._program}
         for name, field in (("handover", "LIO_HANDOVER_ID"), ("target", "LIO_TARGET"),
                             ("step", "LIO_STEP"), ("job", "LIO_JOB")):
             if fields.get(name):
@@ -53,3 +59,10 @@ class Log:
         except OSError:
             return False
         return True
+
+
+def _to_standard_error(priority: int, text: str) -> None:
+    try:
+        print(f"<{priority}>{text}", file=sys.stderr, flush=True)
+    except OSError:
+        pass  # nobody listens
