@@ -216,11 +216,11 @@ class Deeds(Standing):
             self.fs.write(f"{path}/enable", b"1\n")
 
     def _savefile_drop(self) -> None:
-        savefile.drop(self.local_targets(), self.journal.notes.stores)
+        savefile.drop(self.local_targets(), self.journal.notes.stores, self.directory)
 
     def _savefile_put(self) -> None:
         reader = self.reader(False)
-        paths = savefile.put(reader.state(self.names()), reader.dbroot())
+        paths = savefile.put(reader.state(self.names()), reader.dbroot(), self.directory)
         self.journal.note("saved", paths=paths)
 
     def _prove_shut(self) -> None:
@@ -270,7 +270,8 @@ class Deeds(Standing):
         """Take the targets out of targetcli's save file; what was done."""
         names = ", ".join(self.local_targets())
         return [f"{names}: was in {path}, which would bring it back at a boot, and was taken out "
-                "of it" for path in savefile.drop(self.local_targets(), self.journal.notes.stores)]
+                "of it" for path in savefile.drop(self.local_targets(), self.journal.notes.stores,
+                                                  self.directory)]
 
     # ---- copies ---------------------------------------------------------------------------------
     def _ask(self, names: Sequence[Tuple[str, str]]) -> None:
