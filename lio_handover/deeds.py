@@ -27,9 +27,9 @@ from .readback import Scope, check, describe
 from .reader import Facts, boot_id
 from .running import Progress, never, reason
 from .settings import Settings
-from .standing import DBROOTS, Standing
+from .standing import Standing
 from .transitions import SOURCE, Do, Mode, Paper, Row, Step
-from .wholefile import write_file
+from .wholefile import fsync_folder, write_file
 
 #: Where only is looked, there is no row.
 NOTHING = Row("", "", "", "", "", ())
@@ -299,21 +299,18 @@ class Deeds(Standing):
         self._aptpl_files(self.local(name))
 
     def _aptpl_files(self, document: Document) -> None:
+        """The APTPL file of each backstore is in the kernel's dbroot, and nowhere else."""
         folder = os.path.join(self.fs.read("dbroot").strip(), "pr")
         os.makedirs(folder, mode=0o700, exist_ok=True)
         ports = {(target.wwn, tpg.tag): int(tpg.attributes.get("rtpi", "0"))
                  for target in document.state.targets for tpg in target.tpgs}
         for store in document.state.backstores:
-            if store.serial and store.reservations:
-                content = reservations.file(store.reservations, ports)
-                path = os.path.join(folder, f"aptpl_{store.serial}")
-                try:
-                    with open(path, "rb") as file:
-                        if file.read() == content:
-                            continue
-                except FileNotFoundError:
-                    pass
-                write_file(path, content)
+            if not store.serial:
+                continue
+            path = os.path.join(folder, f"aptpl_{store.serial}") if store.reservations else ""
+            if path:
+                _write_other(path, reservations.file(store.reservations, ports))
+            self._remove_aptpl_files(store.serial, path)
 
     def _keep_paper(self) -> None:
         if self.handover.role == SOURCE:
@@ -537,23 +534,39 @@ class Deeds(Standing):
         restored.forget(self.directory, facts.boot_id, gone)
         self.journal.note("gone")
         if self.row.to == "none":
-            self._remove_aptpl_files()
+            self._forget_aptpl()
 
     def _aptpl_drop(self) -> None:
-        self._remove_aptpl_files()
+        self._forget_aptpl()
         self.journal.drop()
 
-    def _remove_aptpl_files(self) -> None:
-        """One that stayed would bring its reservations back one day."""
+    def _forget_aptpl(self) -> None:
         placed = self.reader(False).placed()
         for name, serial in self.journal.notes.stores.items():
-            if not serial or backstore_key(*name.split("/", 1)) in placed:
+            if serial and backstore_key(*name.split("/", 1)) not in placed:
+                self._remove_aptpl_files(serial)
+
+    def _remove_aptpl_files(self, serial: str, but: str = "") -> None:
+        """One that stayed would bring its reservations back one day."""
+        for path in self.aptpl_paths(serial):
+            if but and os.path.exists(path) and os.path.samefile(path, but):
+                continue  # one of the folders may be a link to another
+            try:
+                os.unlink(path)
+            except FileNotFoundError:
                 continue
-            for folder in {self.fs.read("dbroot").strip(), *DBROOTS}:
-                try:
-                    os.unlink(os.path.join(folder, "pr", f"aptpl_{serial}"))
-                except FileNotFoundError:
-                    continue
+            fsync_folder(os.path.dirname(path))
+
+
+def _write_other(path: str, content: bytes) -> None:
+    """Write a file, unless that is in it."""
+    try:
+        with open(path, "rb") as file:
+            if file.read() == content:
+                return
+    except FileNotFoundError:
+        pass
+    write_file(path, content)
 
 
 def _sampled(proofs: Mapping[str, documents.Evidence],

@@ -18,7 +18,7 @@ from . import errors
 from .document import Document
 from .papers import is_id
 from .transitions import DESTINATION, SOURCE, STATES, Mode
-from .wholefile import write_file
+from .wholefile import fsync_folder, write_file
 
 PREPARED, DOCUMENT, RETURNED = "prepared.json", "document.json", "returned.json"
 FILES = (PREPARED, DOCUMENT, RETURNED)
@@ -101,7 +101,10 @@ class Journal:
             raise errors.WrongState(f"there is a handover {first.id} already",
                                     do=f"lio-handover status {first.id}")
         try:
+            first_of_all = not os.path.isdir(os.path.dirname(folder))
             os.makedirs(folder, mode=0o700, exist_ok=True)
+            for above in (directory, os.path.dirname(directory)) if first_of_all else ():
+                fsync_folder(above)  # a record syncs the folders below
         except OSError as error:
             raise _broken(folder, error) from None
         made = cls.__new__(cls)
@@ -216,7 +219,7 @@ class Journal:
                 os.close(fd)
             if durable:
                 for folder in (self.folder, os.path.dirname(self.folder)):
-                    _fsync_folder(folder)
+                    fsync_folder(folder)
         except OSError as error:
             raise _broken(self.path, error) from None
         self._take(record)
@@ -295,14 +298,6 @@ def _whole_lines(fd: int) -> int:
     if end != size:
         os.ftruncate(fd, end)
     return end
-
-
-def _fsync_folder(path: str) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _broken(path: str, error: OSError) -> errors.JournalBroken:

@@ -13,8 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lio_handover import (deeds, errors, evidence, journal, owners, restored, running, savefile,
-                          transitions, undo, wholefile)
+from lio_handover import (deeds, errors, evidence, journal, owners, reservations, restored, running,
+                          savefile, transitions, undo, wholefile)
 from lio_handover.configfs import Configfs
 from lio_handover.core import Core
 from lio_handover.handover import Answer, Handover, Handovers
@@ -124,6 +124,18 @@ def boots(folder: str) -> tuple[str, ...]:
         done = subprocess.run(["targetctl", "restore", SAVED], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
     return notes
+
+
+def stale_reservations(wanted: State) -> None:
+    """Of another time, where the kernel's dbroot was another; by a clock that was wrong then."""
+    folder = Path("/etc/target/pr")
+    assert Configfs().read("dbroot").strip() != str(folder.parent)
+    folder.mkdir(exist_ok=True)
+    for store in wanted.backstores:
+        file = folder / f"aptpl_{store.serial}"
+        file.write_bytes(reservations.file(
+            samples.registrations(1, kind=3, aptpl=True), {(samples.IQN, 1): 1}))
+        os.utime(file, (4e9, 4e9))
 
 
 def save() -> None:
