@@ -105,7 +105,9 @@ class Handovers:
                   if paper in may and paper.name.lower() in journal.notes.said]
         notes = [journal.notes.forced] if journal.notes.forced else []
         if handover.busy:
-            notes.append(f"{handover.busy} was begun and has not ended")
+            step = journal.notes.step
+            notes.append(f"{handover.busy} was begun and has not ended"
+                         + (f": it was at {step}" if step else ""))
         if handover.error:
             notes.append(f"the last verb failed: {handover.error}")
         if handover.boot_id and handover.boot_id != boot_id():
@@ -285,8 +287,10 @@ class Handovers:
         journal.note("begin", verb=verb, to=row.to)
         try:
             with self._watched(journal, verb, row.deadline):
-                for step in row.steps:
+                for number, step in enumerate(row.steps):
                     journal.note("step", do=str(step))
+                    if deeds.progress:
+                        deeds.progress(number, len(row.steps), step)
                     deeds.do(step)
         except errors.HandoverError as error:
             if not journal.handover.state:

@@ -62,6 +62,7 @@ class Notes:
     stores: Dict[str, str] = field(default_factory=dict)  # backstore → unit serial
     maps: Tuple[str, ...] = ()
     local: Tuple[str, ...] = ()  # the targets' names on this host, where they differ
+    step: str = ""  # that was begun last, of the verb that has not ended
     gates: Dict[str, Dict[str, str]] = field(default_factory=dict)  # target → tag → value
     dynamic: Dict[str, Dict[str, List[str]]] = field(default_factory=dict)  # who was there so
     loading: str = ""  # boot id of a load that was begun and not finished
@@ -161,7 +162,9 @@ class Journal:
                 notes.gates = {name: dict(gates) for name, gates in one["gates"].items()}
                 notes.dynamic = {name: dict(who) for name, who in one["dynamic"].items()}
         elif kind == "begin":
-            self.handover = replace(self.handover, busy=one["verb"], error="")
+            self.handover, notes.step = replace(self.handover, busy=one["verb"], error=""), ""
+        elif kind == "step":
+            notes.step = one["do"]
         elif kind == "end":
             self.handover = replace(self.handover, busy="", error=one.get("error", ""))
         elif kind == "kept":

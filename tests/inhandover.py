@@ -263,9 +263,11 @@ def status(id: str = "") -> list[Answer]:  # noqa: A002
     return handovers().status(id)
 
 
-def slow_freeze(id: str) -> tuple[list[str], str]:  # noqa: A002
-    """(verbs that the alarm was for, the state after) of a freeze that takes longer than it may."""
+def slow_freeze(id: str) -> tuple[list[str], str, list[str]]:  # noqa: A002
+    """(verbs that the alarm was for, the state after, progress) of a freeze that takes longer than
+    it may."""
     alarms: list[str] = []
+    told: list[str] = []
     plain = transitions.rows_for
 
     def hurried(*args: Any) -> list[Row]:
@@ -273,7 +275,9 @@ def slow_freeze(id: str) -> tuple[list[str], str]:  # noqa: A002
 
     setattr(evidence, "rows_for", hurried)
     one = Handovers(inhost.core(), alarm=lambda _handover, verb: alarms.append(verb))
-    return alarms, one.do("freeze", "source", id).handover.state
+    after = one.do("freeze", "source", id, progress=lambda number, total, step: told.append(
+        f"{number + 1}/{total} {step.doing}"))
+    return alarms, after.handover.state, told
 
 
 def gates() -> dict[str, str]:

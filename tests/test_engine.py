@@ -168,7 +168,9 @@ def test_a_deadline_alarms_and_ends_nothing(two: Callable[[str, str], Two]) -> N
     pair = two("stable", "newest")
     pair.go("prepare")
     source = pair.host[SOURCE]
-    assert source.call(inhandover.slow_freeze, pair.id) == (["freeze"], "frozen")
+    assert source.call(inhandover.slow_freeze, pair.id) == (["freeze"], "frozen", [
+        "1/7 record freezing", "2/7 savefile drop", "3/7 gate close", "4/7 drain", "5/7 flush",
+        "6/7 keep copy", "7/7 record frozen"])
     with pytest.raises(errors.InUse, match=f"handover {pair.id} of it is under way"):
         source.call(inhost.remove, ("reserved",))
     assert pair.serving() == []

@@ -25,7 +25,7 @@ from ..core import Core
 from ..document import Document
 from ..handover import Answer, Handovers, answer_from_json, answer_to_json
 from ..journal import Handover, ids
-from ..plan import Step
+from ..running import Doing
 from ..transitions import READ, STATES
 from .hostverbs import HOST_VERBS
 
@@ -62,11 +62,11 @@ class Work:
     def stop(self) -> bool:
         return self.stopping
 
-    def progress(self, number: int, total: int, step: Step) -> None:
+    def progress(self, number: int, total: int, step: Doing) -> None:
         now = time.monotonic()
         if now - self._last >= OFTEN or step.slot != self._slot:
             self._last, self._slot = now, step.slot
-            say({"progress": [number + 1, total, f"{step.phase}: {step.slot}, {step.path}"]})
+            say({"progress": [number + 1, total, step.doing]})
 
     def names(self) -> List[Tuple[str, str]]:
         """The targets asked for, where the caller may touch them.  Raises StorageNotAllowed."""
