@@ -444,9 +444,13 @@ class Core(Host):
         """What a handover of these targets, of which this host is a side, has to say."""
         found = []
         for one in ids(self.settings.state_directory):
-            journal = Journal(self.settings.state_directory, one)
+            journal = Journal(self.settings.state_directory, one, partly=True)
             handover = journal.handover
             mine = {*handover.targets, *journal.notes.local} & set(names)
+            if journal.broken is not None and mine:
+                found.append(errors.Finding(
+                    errors.InUse, min(mine), f"handover {one} of it may be under way: "
+                    + journal.broken.what, "handover", journal.broken.do))
             if handover.state and not handover.over and mine:
                 found.append(errors.Finding(
                     errors.InUse, min(mine), f"handover {one} of it is under way: this host is "

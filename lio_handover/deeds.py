@@ -256,14 +256,14 @@ class Deeds(Standing):
             if store.path:
                 storage.flush(store.path)
 
-    def scrub(self) -> None:
+    def scrub(self, why: str = "this host may not serve it, and is shut again: somebody brought it "
+              "back") -> None:
         """Where this host may not serve, what somebody else brought back is shut again, and
         taken out of targetcli's save file; both are reported."""
         names = ", ".join(self.local_targets())
         if self.open_tpgs() or any(self.holders.held(wwpn) is None for wwpn in self.endpoints()):
             self._gate_close()
-            self.notes.append(f"{names}: was open although this host may not serve it, and is "
-                              "shut again: somebody brought it back")
+            self.notes.append(f"{names}: was open although {why}")
         self.notes += self.unsave()
 
     def unsave(self) -> List[str]:

@@ -116,10 +116,14 @@ def disk(folder: str) -> None:
         subprocess.run(["mount", "--bind", folder + path, path], check=True)
 
 
+def before_restore() -> tuple[str, ...]:
+    return handovers().before_restore()
+
+
 def boots(folder: str) -> tuple[str, ...]:
     """What a host does when it boots: our unit, then targetcli's."""
     disk(folder)
-    notes = handovers().before_restore()
+    notes = before_restore()
     if os.path.exists(SAVED):
         done = subprocess.run(["targetctl", "restore", SAVED], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
@@ -331,6 +335,10 @@ def mend() -> None:
 
 def _journal(id: str) -> Path:  # noqa: A002
     return Path(FOLDER, "handovers", id, "journal")
+
+
+def owners_file(data: bytes) -> None:
+    Path(FOLDER, owners.NAME).write_bytes(data)
 
 
 def half_a_record(id: str) -> None:  # noqa: A002

@@ -207,6 +207,60 @@ def test_a_journal_that_cannot_be_written_stops_the_verb(two: Callable[[str, str
     assert pair.serving() == []
 
 
+@pytest.mark.full
+def test_a_journal_that_cannot_be_read_has_a_way_out(
+        bed: lab.Lab, two: Callable[[str, str], Two]) -> None:
+    """Its target is shut and stays so; all others go on; the printed words lead out."""
+    pair = two("stable", "newest")
+    a, b = pair.host[SOURCE], pair.host[DESTINATION]
+    a.call(inhost.build, inhandover.other_state(bed.shared))
+    pair.go("prepare stage* freeze")
+    a.call(inhandover.save)     # as targetcli's user may: both are in its file
+    a.call(inhandover.garble, pair.id)
+    notes = a.call(inhandover.before_restore)
+    assert a.call(inhandover.saved) == {OTHER: True} and "line 3 can't be read" in notes[0]
+
+    a.call(inhandover.open_gates)
+    for host in (a, b):
+        host.call(inhandover.configure)
+    done = a.run([PROGRAM, "recover"], check=False, timeout=60)
+    assert done.returncode == errors.JournalBroken.code
+    assert f"{TARGET}: was open although nobody knows" in done.stderr
+    shown = a.run([PROGRAM, "status"], check=False, timeout=60).stderr
+    assert f"source of {TARGET}: in no state that is known" in shown
+    assert a.call(inhandover.gates) == {f"{TARGET}/tpgt_1": "0", f"{OTHER}/tpgt_1": "1"}
+    with pytest.raises(errors.JournalBroken, match="line 3 can't be read"):
+        a.call(inhandover.do, "prepare", SOURCE, targets=(TARGET,))
+    with pytest.raises(errors.InUse, match="may be under way"):
+        a.call(inhost.remove, ("reserved",))
+    another = a.call(inhandover.do, "prepare", SOURCE, targets=(OTHER,)).handover.id
+    assert a.call(inhandover.do, "freeze", SOURCE, another).handover.state == "frozen"
+    assert a.call(inhandover.do, "thaw", SOURCE, another).handover.state == "idle"
+
+    found = re.search(r"next: (lio-handover status (\S+)) on the other host.*move (\S+) aside",
+                      done.stderr)
+    assert found
+    there = b.run([PROGRAM, *found[1].split()[1:]], timeout=60).stderr
+    assert f"destination of {TARGET}: staged" in there     # so it never served
+    a.run(["mv", found[3], f"{found[3]}.aside"], timeout=60)
+    a.call(inhandover.open_gates)
+    assert b.run([PROGRAM, "recover", found[2]], timeout=60).returncode == 0
+    assert not b.call(inhost.read_all).backstores and pair.serving() == [SOURCE]
+    pair.id, pair.papers = "", []
+    pair.go("prepare stage* freeze")
+
+    # owners.json, and what the documentation says of it
+    a.call(inhandover.owners_file, b"{")
+    with pytest.raises(errors.JournalBroken, match="owners.json can't be read"):
+        pair.go("export")
+    told = {one.handover.targets: one.handover for one in a.call(inhandover.status)}
+    a.call(inhandover.owners_file, json.dumps({name: {
+        "epoch": one.epoch, "aborted": 0, "handover": one.id}
+        for (name,), one in told.items()}).encode())
+    pair.go("export activate* release activate* verify* retire confirm*")
+    assert pair.states() == ("retired", "confirmed")
+
+
 def test_what_others_change_is_seen_in_time(two: Callable[[str, str], Two]) -> None:
     """By targetcli between the verbs; and the clock, and the id, and no target tree at all."""
     pair = two("stable", "newest")

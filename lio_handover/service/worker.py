@@ -90,7 +90,7 @@ class Work:
             return
         there = self.core.names((), True)
         wanted = self.request["targets"] or (
-            every.get(name).targets if name in ids(self.core.settings.state_directory) else ())
+            every.known(name).targets if name in ids(self.core.settings.state_directory) else ())
         self.inside([one for one in there if "/".join(one) in wanted])
 
     def document(self) -> Document:
@@ -205,7 +205,7 @@ def handover(work: Work) -> Came:
     name = asked["handover"]
     if not name and work.verb in ("status", "recover"):
         return _of_all(work, every)
-    role = every.get(name).role if asked["role"] == "both" else asked["role"]
+    role = every.known(name).role if asked["role"] == "both" else asked["role"]
     work.may_touch(every, name)
     answer = _do(work, every, role, name, given)
     return _answer_tree(answer), answer_to_json(answer), any(
@@ -265,7 +265,7 @@ def survey(core: Core) -> Dict[str, Any]:
 def _known(core: Core, name: str) -> Dict[str, Any]:
     """A handover as its journal has it; one whose journal is broken says so."""
     try:
-        one = Handovers(core).get(name)
+        one = Handovers(core).known(name)
     except errors.HandoverError as error:
         one = Handover(name, "", "", 0, "", (), error=f"{type(error).__name__}: {error.what}")
     state = STATES.get(one.role, {}).get(one.state)
