@@ -18,12 +18,14 @@ from lio_handover import (deeds, errors, evidence, journal, owners, reservations
 from lio_handover.configfs import Configfs
 from lio_handover.core import Core
 from lio_handover.handover import Answer, Handover, Handovers
+from lio_handover.initiator import commands
 from lio_handover.locks import Locks
 from lio_handover.model import State
 from lio_handover.papers import Message
 from lio_handover.settings import Late
 from lio_handover.transitions import Row
 from tests import inhost, lab, samples
+from tests.lab.isid import Session
 
 SIZE = 8 * lab.MiB
 TARGET = f"iscsi/{samples.IQN}"
@@ -372,6 +374,36 @@ def more_luns(there: bool) -> None:
             folder.rmdir()
 
 
+def register(lun: int, number: int, key: int, kind: int = 0) -> None:
+    """What an initiator does while its gate is open: register, and reserve."""
+    isid = f"00023d{number:06x}"
+    with Session("127.0.0.1", 3260, samples.IQN, samples.initiator(number), isid) as session:
+        unit = session.unit(lun)
+        commands.drain(unit.execute)
+        for one in (commands.register(0, key, aptpl=True),
+                    *([commands.reserve(key, kind)] if kind else [])):
+            result = unit.execute(*one)
+            assert result.good, result
+
+
+def release_while_somebody_saves(id: str, papers: Sequence[Message]) -> None:  # noqa: A002
+    """targetcli saves what it saw while the gate was open, each time after we took it out."""
+    open_gates()
+    save()
+    seen, plain = save_file(), savefile.drop
+
+    def raced(*args: Any) -> list[str]:
+        changed = plain(*args)
+        save_file(seen)
+        return changed
+
+    setattr(savefile, "drop", raced)
+    try:
+        do("release", "source", id, papers)
+    finally:
+        setattr(savefile, "drop", plain)
+
+
 def open_gates() -> None:
     Configfs().write(f"{TARGET}/tpgt_1/enable", b"1\n")
 
@@ -411,6 +443,18 @@ def other_state(shared: Path) -> State:
     tpg = replace(tpg, luns=(replace(lun, backstore=store.key),),
                   attributes={**tpg.attributes, "rtpi": "2"})
     return State((), (store,), (replace(target, tpgs=(tpg,)),))
+
+
+def share() -> None:
+    """One more target, with the first LUN of the other."""
+    tpg = Path(Configfs().path(f"{OTHER}/tpgt_1"))
+    tpg.mkdir(parents=True)
+    (tpg / "np/0.0.0.0:3261").mkdir()
+    lun, = [one for one in Path(Configfs().path(f"{TARGET}/tpgt_1/lun/lun_0")).iterdir()
+            if one.is_symlink()]
+    (tpg / "lun/lun_0").mkdir()
+    (tpg / "lun/lun_0/link").symlink_to(os.path.realpath(lun))
+    (tpg / "enable").write_text("1")
 
 
 def stage_at_once(offers: Sequence[Sequence[Message]]) -> list[str]:

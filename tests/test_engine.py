@@ -31,11 +31,15 @@ class Two:
         self.papers: list[Message] = []
 
     def do(self, verb: str, role: str, **more: Any) -> Answer:
-        given = () if verb == "prepare" else from_json(to_json(self.papers[-12:]))
+        given = () if verb == "prepare" else from_json(to_json(self.newest()))
         answer = self.host[role].call(inhandover.do, verb, role, self.id, given, **more)
         self.id = answer.handover.id
         self.papers += [one for one in answer.papers if one not in self.papers]
         return answer
+
+    def newest(self) -> list[Message]:
+        """Of each paper the last that was said."""
+        return list({one.paper: one for one in self.papers}.values())
 
     def recover(self, role: str, silent: bool = False, words: Sequence[str] = ()) -> Answer:
         """recover on one host, the other answering, or silent."""

@@ -11,13 +11,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from lio_handover import document as documents
 from lio_handover import errors
 from lio_handover.locks import Locks
 from lio_handover.transitions import DESTINATION, SOURCE
 from tests import inhandover, inhost, lab, samples
 from tests.inhandover import OTHER, TARGET
 from tests.lab.scenario import PROGRAM
-from tests.test_engine import WAY, Two, two
+from tests.test_engine import WAY, Two, held, two
 from tests.test_power import Powered, powered
 
 __all__ = ["powered", "two"]
@@ -291,6 +292,81 @@ def test_what_others_change_is_seen_in_time(two: Callable[[str, str], Two]) -> N
     with pytest.raises(errors.StaleEpoch, match="is over"):
         pair.go("stage*")
     source.call(inhandover.without_configfs, pair.id)
+
+
+@pytest.mark.full
+def test_what_changes_between_the_verbs_is_carried_or_refused(
+        two: Callable[[str, str], Two]) -> None:
+    """Registrations are carried; a LUN that was added, state that the destination is not armed
+    with, and somebody who saves while we release, are refused, and what is printed leads on."""
+    pair = two("stable", "newest")
+    a, b = pair.host[SOURCE], pair.host[DESTINATION]
+    for host in (a, b):
+        host.call(inhandover.configure)
+        host.call(inhandover.save)
+
+    def refused(kind: type[errors.HandoverError], why: str, again: Callable[[], object]) -> str:
+        """What the refusal says is to be run; what status says of it."""
+        with pytest.raises(kind, match=why) as error:
+            again()
+        assert pair.states() == ("frozen", "armed") and pair.serving() == []
+        shown = a.run([PROGRAM, "status", pair.id], timeout=60).stderr
+        assert f"the last verb failed: {kind.__name__}: " in shown and re.search(why, shown)
+        assert f"next: lio-handover recover {pair.id}" in shown
+        return error.value.do
+
+    pair.go("prepare stage*")
+    a.call(inhandover.register, 1, 0, 0xaa00, 5)
+    pair.go("freeze export activate*")
+    a.call(inhandover.more_luns, True)
+    a.call(inhandover.save)
+    do = refused(errors.StructureChanged, "changed since it was prepared: .*added",
+                 lambda: pair.go("release"))
+    assert do == f"lio-handover source thaw {pair.id}, then prepare again"
+    a.run([PROGRAM, *do.partition(",")[0].split()[1:]], timeout=60)
+    assert pair.serving() == [SOURCE] and a.call(inhandover.saved) == {TARGET: True}
+    pair.recover(DESTINATION)
+    assert pair.states() == ("idle", "none")
+    a.call(inhandover.more_luns, False)
+
+    pair.id, pair.papers = "", []
+    pair.go("prepare stage* freeze export activate*")
+    a.call(inhandover.open_gates)
+    a.call(inhandover.register, 1, 1, 0xaa01)
+    do = refused(errors.StructureChanged, "is not what the destination is armed with",
+                 lambda: pair.go("release"))
+    assert do == f"lio-handover source export {pair.id}, and activate again"
+    pair.go("export activate*")
+    do = refused(errors.StillRunning, "holds .* enabled again: somebody saves it", lambda: a.call(
+        inhandover.release_while_somebody_saves, pair.id, pair.newest()))
+    assert do == f"lio-handover status {pair.id}"
+    pair.go("release")
+    assert a.call(inhandover.saved) == {}
+    pair.go("activate* verify* retire confirm*")
+    assert pair.serving() == [DESTINATION] and b.call(inhandover.saved) == {TARGET: True}
+    there = documents.loads(b.call(inhost.export_state)).state.backstores[1].reservations
+    assert [(one.initiator, one.key) for one in there.registrations] == [
+        (samples.initiator(0), 0xaa00), (samples.initiator(1), 0xaa01)]
+    assert (there.holder, there.type) == (0, 5)
+
+
+def test_targets_that_share_a_backstore_move_together(
+        bed: lab.Lab, two: Callable[[str, str], Two]) -> None:
+    pair = two("stable", "newest")
+    a = pair.host[SOURCE]
+    a.call(inhandover.share)
+    before = held(pair, SOURCE)
+    for name in (TARGET, OTHER):
+        with pytest.raises(errors.InUse, match="fileio/disk0"):
+            pair.do("prepare", SOURCE, targets=(name,))
+    pair.do("prepare", SOURCE, targets=(TARGET, OTHER))
+    pair.go(WAY.partition(" ")[2])
+    assert pair.states() == ("retired", "confirmed") and pair.serving() == [DESTINATION]
+    assert set(pair.host[DESTINATION].call(inhandover.gates)) == {
+        f"{TARGET}/tpgt_1", f"{OTHER}/tpgt_1"}
+    assert held(pair, DESTINATION) == before
+    left = a.call(inhost.read_all)
+    assert not left.targets and not left.backstores
 
 
 # ── side by side ─────────────────────────────────────────────────────────────────────────────
