@@ -331,15 +331,18 @@ class Handovers:
                     if deeds.progress:
                         deeds.progress(number, len(row.steps), step)
                     deeds.do(step)
+            journal.note("end")
         except errors.HandoverError as error:
             if not journal.handover.state:
                 journal.remove()
                 raise
-            journal.note("end", error=f"{type(error).__name__}: {error.what}")
+            try:
+                journal.note("end", error=f"{type(error).__name__}: {error.what}")
+            except errors.JournalBroken:
+                pass  # it has not ended, which status says; how it failed says more
             if error.changed == errors.NOTHING_CHANGED:
                 error.changed = f"the handover is {journal.handover.state}"
             raise
-        journal.note("end")
         self._tidy(journal)
         return Answer(journal.handover, tuple(deeds.said), tuple(deeds.notes),
                       self._next(journal.handover))

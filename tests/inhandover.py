@@ -317,11 +317,15 @@ def small_disk(there: bool = True) -> None:
         subprocess.run(["umount", FOLDER], check=True)
 
 
-def spoil(how: str) -> None:
-    """That disk full, or read-only."""
+def spoil(how: str, id: str, room: int) -> None:  # noqa: A002
+    """That disk full, but for so many bytes that a journal may still have; or read-only."""
     if how == "read-only":
         subprocess.run(["mount", "-o", "remount,ro", FOLDER], check=True)
         return
+    with _journal(id).open("ab") as journal:    # up to the end of a page
+        note = b'{"record": "step", "do": "%s"}\n'
+        journal.write(note % bytes(-(journal.tell() + room + len(note) - 2) % 4096).replace(
+            b"\0", b"x"))
     with open(f"{FOLDER}/filler", "wb", buffering=0) as file:
         try:
             while True:

@@ -18,7 +18,7 @@ from lio_handover.transitions import DESTINATION, SOURCE
 from tests import inhandover, inhost, lab, samples
 from tests.inhandover import OTHER, TARGET
 from tests.lab.scenario import PROGRAM
-from tests.test_engine import WAY, Two, held, two
+from tests.test_engine import FIRST, WAY, Two, held, two
 from tests.test_power import Powered, powered
 
 __all__ = ["powered", "two"]
@@ -178,23 +178,70 @@ def test_the_other_host_is_believed_off_once_it_is(
 
 # ── what else goes wrong ─────────────────────────────────────────────────────────────────────
 
+#: What can't be recorded: (verbs that go before, the verb, whose, who may be serving meanwhile; for
+#: how many bytes the journal has room: where the handover then stands).
+UNWRITTEN: dict[str, tuple[str, str, str, list[str], dict[int, str]]] = {
+    "freeze": ("prepare", "freeze", SOURCE, [SOURCE], {
+        0: "prepared", 150: "prepared", 600: "freezing"}),
+    "arm": ("prepare stage* freeze export", "activate", DESTINATION, [], {
+        0: "staged", 150: "staged"}),
+    "release": ("prepare stage* freeze export activate*", "release", SOURCE, [], {
+        0: "frozen", 300: "frozen", 450: "released"}),
+    "open": (WAY.partition(" verify*")[0].rpartition(" ")[0], "activate", DESTINATION,
+             [DESTINATION], {0: "armed", 150: "armed", 300: "opening"}),
+}
+
+
 @pytest.mark.full
-def test_a_journal_that_cannot_be_written_stops_the_verb(two: Callable[[str, str], Two]) -> None:
+@pytest.mark.parametrize("name", UNWRITTEN)
+def test_a_journal_that_cannot_be_written_stops_the_verb(
+        bed: lab.Lab, two: Callable[[str, str], Two], name: str) -> None:
+    """Its folder is full, at once or in the middle of the verb, or read-only: status says where it
+    stands, one host serves or none, and with room again what status prints leads on."""
+    way, verb, role, may_serve, rooms = UNWRITTEN[name]
+    pair = two("stable", "newest")
+    before = held(pair, SOURCE)
+    for host in pair.host.values():
+        host.call(inhandover.small_disk)
+    for how, room in [*(("full", room) for room in rooms), ("read-only", 0)]:
+        pair.id, pair.papers = "", []
+        pair.go(way)
+        pair.host[role].call(inhandover.spoil, how, pair.id, room)
+        with pytest.raises(errors.JournalBroken, match="No space|Read-only") as error:
+            pair.do(verb, role)
+        status, = pair.host[role].call(inhandover.status, pair.id)
+        assert status.handover.state == rooms[room]
+        assert pair.serving() in ([], may_serve)
+        if room:    # it was begun
+            assert f"the handover is {rooms[room]}" in str(error.value)
+            assert f"{verb} was begun and has not ended: it was at " in "".join(status.notes)
+        pair.host[role].call(inhandover.mend)
+        words = status.next.split()
+        assert words[-1] == pair.id
+        if words[1] == "recover":
+            pair.recover(role)
+        else:
+            assert pair.do(words[2], words[1]).handover.id == pair.id
+        assert len(pair.serving()) < 2
+        for one in (SOURCE, DESTINATION):
+            if pair.state(one) != FIRST[one]:
+                pair.recover(one)
+        assert pair.states() in (("idle", "none"), ("released", "opening"))
+        if pair.states() != ("idle", "none"):
+            pair.go("verify* retire confirm*")
+        owner, = pair.serving()
+        assert held(pair, owner) == before
+        if owner == DESTINATION:
+            pair.host[DESTINATION].call(inhost.remove, ("reserved",))
+            pair.host[SOURCE].call(inhost.build, inhandover.state(bed.shared))
+    for host in pair.host.values():
+        host.call(inhandover.small_disk, False)
+
+
+@pytest.mark.full
+def test_half_a_record_is_ignored_and_no_other_is(two: Callable[[str, str], Two]) -> None:
     pair = two("stable", "newest")
     source = pair.host[SOURCE]
-    source.call(inhandover.small_disk)
-    for how in ("full", "read-only"):
-        pair.id, pair.papers = "", []
-        pair.go("prepare")
-        source.call(inhandover.spoil, how)
-        with pytest.raises(errors.JournalBroken, match="No space|Read-only"):
-            pair.go("freeze")
-        assert pair.state(SOURCE) in ("prepared", "freezing")
-        source.call(inhandover.mend)
-        pair.recover(SOURCE)
-        assert pair.state(SOURCE) == "idle" and pair.serving() == [SOURCE]
-    source.call(inhandover.small_disk, False)
-    pair.id, pair.papers = "", []
     pair.go("prepare")
     source.call(inhandover.half_a_record, pair.id)
     assert pair.state(SOURCE) == "prepared"
