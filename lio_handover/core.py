@@ -386,7 +386,8 @@ class Core(Host):
             gone = [store.key for store in have.backstores if store.key not in staying]
             restored.forget(self.settings.state_directory, facts.boot_id, gone)
             try:
-                savefile.drop([target.name for target in have.targets], map(say, gone))
+                savefile.drop([target.name for target in have.targets], map(say, gone),
+                              self.settings.state_directory)
             except errors.SavefileBroken as error:
                 outcome.notes += (f"{error.what}: targetcli may bring it back at the next boot",)
             return outcome, kept
@@ -466,9 +467,13 @@ class Core(Host):
         """What a handover of these targets, of which this host is a side, has to say."""
         found = []
         for one in ids(self.settings.state_directory):
-            journal = Journal(self.settings.state_directory, one)
+            journal = Journal(self.settings.state_directory, one, partly=True)
             handover = journal.handover
             mine = {*handover.targets, *journal.notes.local} & set(names)
+            if journal.broken is not None and mine:
+                found.append(errors.Finding(
+                    errors.InUse, min(mine), f"handover {one} of it may be under way: "
+                    + journal.broken.what, "handover", journal.broken.do))
             if handover.state and not handover.over and mine:
                 found.append(errors.Finding(
                     errors.InUse, min(mine), f"handover {one} of it is under way: this host is "

@@ -27,9 +27,9 @@ from .readback import Scope, check, describe
 from .reader import Facts, boot_id
 from .running import Progress, never, reason
 from .settings import Settings
-from .standing import DBROOTS, Standing
+from .standing import Standing
 from .transitions import SOURCE, Do, Mode, Paper, Row, Step
-from .wholefile import write_file
+from .wholefile import fsync_folder, write_file
 
 #: Where only is looked, there is no row.
 NOTHING = Row("", "", "", "", "", ())
@@ -216,11 +216,11 @@ class Deeds(Standing):
             self.fs.write(f"{path}/enable", b"1\n")
 
     def _savefile_drop(self) -> None:
-        savefile.drop(self.local_targets(), self.journal.notes.stores)
+        savefile.drop(self.local_targets(), self.journal.notes.stores, self.directory)
 
     def _savefile_put(self) -> None:
         reader = self.reader(False)
-        paths = savefile.put(reader.state(self.names()), reader.dbroot())
+        paths = savefile.put(reader.state(self.names()), reader.dbroot(), self.directory)
         self.journal.note("saved", paths=paths)
 
     def _prove_shut(self) -> None:
@@ -256,21 +256,22 @@ class Deeds(Standing):
             if store.path:
                 storage.flush(store.path)
 
-    def scrub(self) -> None:
+    def scrub(self, why: str = "this host may not serve it, and is shut again: somebody brought it "
+              "back") -> None:
         """Where this host may not serve, what somebody else brought back is shut again, and
         taken out of targetcli's save file; both are reported."""
         names = ", ".join(self.local_targets())
         if self.open_tpgs() or any(self.holders.held(wwpn) is None for wwpn in self.endpoints()):
             self._gate_close()
-            self.notes.append(f"{names}: was open although this host may not serve it, and is "
-                              "shut again: somebody brought it back")
+            self.notes.append(f"{names}: was open although {why}")
         self.notes += self.unsave()
 
     def unsave(self) -> List[str]:
         """Take the targets out of targetcli's save file; what was done."""
         names = ", ".join(self.local_targets())
         return [f"{names}: was in {path}, which would bring it back at a boot, and was taken out "
-                "of it" for path in savefile.drop(self.local_targets(), self.journal.notes.stores)]
+                "of it" for path in savefile.drop(self.local_targets(), self.journal.notes.stores,
+                                                  self.directory)]
 
     # ---- copies ---------------------------------------------------------------------------------
     def _ask(self, names: Sequence[Tuple[str, str]]) -> None:
@@ -298,21 +299,18 @@ class Deeds(Standing):
         self._aptpl_files(self.local(name))
 
     def _aptpl_files(self, document: Document) -> None:
+        """The APTPL file of each backstore is in the kernel's dbroot, and nowhere else."""
         folder = os.path.join(self.fs.read("dbroot").strip(), "pr")
         os.makedirs(folder, mode=0o700, exist_ok=True)
         ports = {(target.wwn, tpg.tag): int(tpg.attributes.get("rtpi", "0"))
                  for target in document.state.targets for tpg in target.tpgs}
         for store in document.state.backstores:
-            if store.serial and store.reservations:
-                content = reservations.file(store.reservations, ports)
-                path = os.path.join(folder, f"aptpl_{store.serial}")
-                try:
-                    with open(path, "rb") as file:
-                        if file.read() == content:
-                            continue
-                except FileNotFoundError:
-                    pass
-                write_file(path, content)
+            if not store.serial:
+                continue
+            path = os.path.join(folder, f"aptpl_{store.serial}") if store.reservations else ""
+            if path:
+                _write_other(path, reservations.file(store.reservations, ports))
+            self._remove_aptpl_files(store.serial, path)
 
     def _keep_paper(self) -> None:
         if self.handover.role == SOURCE:
@@ -536,23 +534,39 @@ class Deeds(Standing):
         restored.forget(self.directory, facts.boot_id, gone)
         self.journal.note("gone")
         if self.row.to == "none":
-            self._remove_aptpl_files()
+            self._forget_aptpl()
 
     def _aptpl_drop(self) -> None:
-        self._remove_aptpl_files()
+        self._forget_aptpl()
         self.journal.drop()
 
-    def _remove_aptpl_files(self) -> None:
-        """One that stayed would bring its reservations back one day."""
+    def _forget_aptpl(self) -> None:
         placed = self.reader(False).placed()
         for name, serial in self.journal.notes.stores.items():
-            if not serial or backstore_key(*name.split("/", 1)) in placed:
+            if serial and backstore_key(*name.split("/", 1)) not in placed:
+                self._remove_aptpl_files(serial)
+
+    def _remove_aptpl_files(self, serial: str, but: str = "") -> None:
+        """One that stayed would bring its reservations back one day."""
+        for path in self.aptpl_paths(serial):
+            if but and os.path.exists(path) and os.path.samefile(path, but):
+                continue  # one of the folders may be a link to another
+            try:
+                os.unlink(path)
+            except FileNotFoundError:
                 continue
-            for folder in {self.fs.read("dbroot").strip(), *DBROOTS}:
-                try:
-                    os.unlink(os.path.join(folder, "pr", f"aptpl_{serial}"))
-                except FileNotFoundError:
-                    continue
+            fsync_folder(os.path.dirname(path))
+
+
+def _write_other(path: str, content: bytes) -> None:
+    """Write a file, unless that is in it."""
+    try:
+        with open(path, "rb") as file:
+            if file.read() == content:
+                return
+    except FileNotFoundError:
+        pass
+    write_file(path, content)
 
 
 def _sampled(proofs: Mapping[str, documents.Evidence],

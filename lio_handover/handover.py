@@ -62,13 +62,21 @@ class Handovers:
         return self.core.settings.state_directory
 
     def list(self) -> List[Handover]:
-        """Every handover this host knows, the newest last.  Raises JournalBroken."""
-        found = [Journal(self._directory, one).handover for one in ids(self._directory)]
-        return sorted(found, key=lambda one: one.since)
+        """Every handover this host knows, the newest last; in no state where its journal can't be
+        read.  Raises JournalBroken where not even its targets are known."""
+        return [one.handover for one in self._journals()]
+
+    def _journals(self) -> List[Journal]:
+        found = [Journal(self._directory, one, partly=True) for one in ids(self._directory)]
+        return sorted(found, key=lambda one: one.handover.since)
 
     def get(self, id: str) -> Handover:  # noqa: A002 - the D-Bus API's word
         """Raises NoSuchHandover, JournalBroken."""
         return Journal(self._directory, id).handover
+
+    def known(self, id: str) -> Handover:  # noqa: A002
+        """The same; of one whose journal can't be read what it is about, and no state."""
+        return Journal(self._directory, id, partly=True).handover
 
     def status(self, id: str = "") -> List[Answer]:  # noqa: A002
         """Where one handover, or each, stands.  Changes nothing.
@@ -87,7 +95,7 @@ class Handovers:
                 found.append(work(one))
             except errors.HandoverError as error:
                 try:
-                    where = self.get(one)
+                    where = self.known(one)
                 except errors.HandoverError:
                     where = Handover(one, "", "", 0, "", ())
                 found.append(Answer(where, (), (f"{type(error).__name__}: {error}",), error.do,
@@ -107,7 +115,9 @@ class Handovers:
             paper.name.lower() in journal.notes.said or (state, paper) in _TRUE_AT_ONCE)]
         notes = [journal.notes.forced] if journal.notes.forced else []
         if handover.busy:
-            notes.append(f"{handover.busy} was begun and has not ended")
+            step = journal.notes.step
+            notes.append(f"{handover.busy} was begun and has not ended"
+                         + (f": it was at {step}" if step else ""))
         if handover.error:
             notes.append(f"the last verb failed: {handover.error}")
         if handover.boot_id and handover.boot_id != boot_id():
@@ -151,6 +161,8 @@ class Handovers:
         try:
             self.core.reader()
             with self.core.alone(more=self._lock_names(verb, id, targets, papers, maps)):
+                if verb == "recover":
+                    self._shut_where_broken(id)
                 journal, epoch = self._begin(verb, role, id, targets, mode, papers, maps, peer,
                                              allow)
                 if probe and role == SOURCE and not journal.notes.probe:
@@ -201,7 +213,7 @@ class Handovers:
                     papers: Sequence[Message], maps: Sequence[str]) -> List[str]:
         """The handover, and whatever of this host it is about."""
         if id in ids(self._directory):
-            journal = Journal(self._directory, id)
+            journal = Journal(self._directory, id, partly=True)
             return [f"handover/{id}", *journal.handover.targets, *journal.notes.local,
                     *journal.notes.stores]
         found = self.core.lock_names(self.core.names(targets)) if verb == "prepare" else []
@@ -223,9 +235,24 @@ class Handovers:
         What fails for one handover stands in its notes where all are recovered.
         """
         def one(name: str) -> Answer:
-            return self.do("recover", self.get(name).role, name, words=words, by=by, allow=allow,
-                           peer=peer)
+            return self.do("recover", self.known(name).role, name, words=words, by=by,
+                           allow=allow, peer=peer)
         return [one(id)] if id else self._each(one)
+
+    def _shut_where_broken(self, id: str) -> None:  # noqa: A002
+        """Of a handover whose journal can't be read nobody knows whether this host may serve: its
+        targets are shut, and stay shut at a boot.  Raises JournalBroken, for such a one."""
+        journal = Journal(self._directory, id, partly=True)
+        if journal.broken is None:
+            return
+        deeds = Deeds(self.core, journal)
+        if not self.superseded(journal.handover):
+            try:
+                deeds.scrub("nobody knows whether this host may serve it, and is shut")
+            except errors.HandoverError as error:
+                deeds.notes.append(f"it could not be shut: {error.what}")
+        raise errors.JournalBroken(journal.broken.what, do=journal.broken.do,
+                                   changed="; ".join(deeds.notes) or errors.NOTHING_CHANGED)
 
     def _scrub(self, journal: Journal) -> Tuple[str, ...]:
         handover = journal.handover
@@ -241,18 +268,32 @@ class Handovers:
 
     def before_restore(self) -> Tuple[str, ...]:
         """At boot, before targetcli's restore, which asks nobody: take out of its save file what
-        may not open alone.  Needs no kernel.  Returns what was done.  Raises SavefileBroken."""
+        may not open alone, or of which nobody knows.  Needs no kernel.  Returns what was done.
+        Raises SavefileBroken, and JournalBroken where it is not known what targets that are."""
         notes: List[str] = []
-        for one in self.list():
-            if not one.state or one.state == "none" or self.superseded(one) \
-                    or state_of(one.role, one.state, Mode(one.mode)).opens == ALONE:
+        try:
+            owners = Owners(self._directory).load()
+        except errors.JournalBroken as error:
+            owners = {}  # so what any handover speaks against stays shut
+            notes.append(str(error))
+        for journal in self._journals():
+            one = journal.handover
+            if journal.broken is None and (
+                    one.state in ("", "none")
+                    or state_of(one.role, one.state, Mode(one.mode)).opens == ALONE):
                 continue
-            notes += Deeds(self.core, Journal(self._directory, one.id)).unsave()
+            if self.superseded(one, owners):
+                continue
+            if journal.broken is not None:
+                notes.append(str(journal.broken))
+            notes += Deeds(self.core, journal).unsave()
         return tuple(notes)
 
-    def superseded(self, handover: Handover) -> bool:
+    def superseded(self, handover: Handover,
+                   owners: Optional[Mapping[str, Owner]] = None) -> bool:
         """Whether a later handover of the same targets counts now."""
-        owners = Owners(self._directory).load()
+        if owners is None:
+            owners = Owners(self._directory).load()
         return any(owners.get(name, Owner()).handover not in ("", handover.id)
                    for name in handover.targets)
 
@@ -287,18 +328,23 @@ class Handovers:
         journal.note("begin", verb=verb, to=row.to)
         try:
             with self._watched(journal, verb, row.deadline):
-                for step in row.steps:
+                for number, step in enumerate(row.steps):
                     journal.note("step", do=str(step))
+                    if deeds.progress:
+                        deeds.progress(number, len(row.steps), step)
                     deeds.do(step)
+            journal.note("end")
         except errors.HandoverError as error:
             if not journal.handover.state:
                 journal.remove()
                 raise
-            journal.note("end", error=f"{type(error).__name__}: {error.what}")
+            try:
+                journal.note("end", error=f"{type(error).__name__}: {error.what}")
+            except errors.JournalBroken:
+                pass  # it has not ended, which status says; how it failed says more
             if error.changed == errors.NOTHING_CHANGED:
                 error.changed = f"the handover is {journal.handover.state}"
             raise
-        journal.note("end")
         self._tidy(journal)
         return Answer(journal.handover, tuple(deeds.said), tuple(deeds.notes),
                       self._next(journal.handover))
@@ -315,9 +361,10 @@ class Handovers:
         if handover.state in ("none", "retired"):
             journal.drop()
         elif handover.state in ("prepared", "staged"):
-            for one in self.list():
+            for other in self._journals():
+                one = other.handover
                 if one.id != handover.id and one.over and set(one.targets) & set(handover.targets):
-                    Journal(self._directory, one.id).drop()
+                    other.drop()
 
     @staticmethod
     def _before(deeds: Deeds, verb: str) -> None:
@@ -382,9 +429,13 @@ class Handovers:
 
     def _nothing_else(self, names: Sequence[str]) -> None:
         """No other handover of these targets is under way on this host."""
-        for one in self.list():
-            journal = Journal(self._directory, one.id)
-            if one.state and not one.over and {*one.targets, *journal.notes.local} & set(names):
+        for journal in self._journals():
+            one = journal.handover
+            if not {*one.targets, *journal.notes.local} & set(names):
+                continue
+            if journal.broken is not None and not self.superseded(one):
+                raise journal.broken
+            if one.state and not one.over:
                 raise errors.WrongState(
                     f"handover {one.id} of {', '.join(one.targets)} is under way: this host is "
                     f"its {one.role}, {one.state}", do=f"lio-handover status {one.id}")

@@ -241,7 +241,8 @@ def _tree(answer: Answer) -> Mapping[str, object]:
 
 def _lines(answer: Answer) -> List[str]:
     one = answer.handover
-    first = (f"{PROG}: {one.id}: {one.role} of {', '.join(one.targets)}: {one.state or 'begun'} "
+    state = one.state or ("in no state that is known" if answer.failed else "begun")
+    first = (f"{PROG}: {one.id}: {one.role} of {', '.join(one.targets)}: {state} "
              f"(epoch {one.epoch}, {one.mode})")
     if answer.papers:
         first += "; says " + ", ".join(paper.paper.name.lower() for paper in answer.papers)

@@ -18,7 +18,7 @@ from . import errors
 from .document import Document
 from .papers import is_id
 from .transitions import DESTINATION, SOURCE, STATES, Mode
-from .wholefile import write_file
+from .wholefile import fsync_folder, write_file
 
 PREPARED, DOCUMENT, RETURNED = "prepared.json", "document.json", "returned.json"
 FILES = (PREPARED, DOCUMENT, RETURNED)
@@ -62,6 +62,7 @@ class Notes:
     stores: Dict[str, str] = field(default_factory=dict)  # backstore → unit serial
     maps: Tuple[str, ...] = ()
     local: Tuple[str, ...] = ()  # the targets' names on this host, where they differ
+    step: str = ""  # that was begun last, of the verb that has not ended
     gates: Dict[str, Dict[str, str]] = field(default_factory=dict)  # target → tag → value
     dynamic: Dict[str, Dict[str, List[str]]] = field(default_factory=dict)  # who was there so
     loading: str = ""  # boot id of a load that was begun and not finished
@@ -78,9 +79,13 @@ class Notes:
 
 
 class Journal:
-    """One handover's folder.  Raises NoSuchHandover, JournalBroken."""
+    """One handover's folder.  Raises NoSuchHandover, JournalBroken.
 
-    def __init__(self, directory: str, handover: str) -> None:
+    With ``partly``, of a journal that can't be read what it begins with is known all the same: of
+    which targets and backstores it is, and this host's role.  ``broken`` then says why.
+    """
+
+    def __init__(self, directory: str, handover: str, partly: bool = False) -> None:
         if not is_id(handover):
             raise errors.NoSuchHandover(f"{errors.one_line(handover)!r} is no handover's id",
                                         do="lio-handover status")
@@ -91,7 +96,8 @@ class Journal:
         self.notes = Notes()
         #: what was read of the whole files, by name
         self.documents: Dict[str, Document] = {}
-        self._load()
+        self.broken: Optional[errors.JournalBroken] = None
+        self._load(partly)
 
     @classmethod
     def create(cls, directory: str, first: Handover, stores: Mapping[str, str],
@@ -102,20 +108,23 @@ class Journal:
             raise errors.WrongState(f"there is a handover {first.id} already",
                                     do=f"lio-handover status {first.id}")
         try:
+            first_of_all = not os.path.isdir(os.path.dirname(folder))
             os.makedirs(folder, mode=0o700, exist_ok=True)
+            for above in (directory, os.path.dirname(directory)) if first_of_all else ():
+                fsync_folder(above)  # a record syncs the folders below
         except OSError as error:
             raise _broken(folder, error) from None
         made = cls.__new__(cls)
         made.folder, made.id = folder, first.id
         made.path = os.path.join(folder, "journal")
-        made.handover, made.notes, made.documents = first, Notes(), {}
+        made.handover, made.notes, made.documents, made.broken = first, Notes(), {}, None
         made.note("new", role=first.role, mode=first.mode, targets=list(first.targets),
                   stores=dict(stores), maps=list(maps), local=list(local), peer=first.peer,
                   at=time.time())
         return made
 
     # ---- reading ------------------------------------------------------------------------------
-    def _load(self) -> None:
+    def _load(self, partly: bool) -> None:
         try:
             with open(self.path, "rb") as file:
                 data = file.read()
@@ -123,19 +132,31 @@ class Journal:
             raise errors.NoSuchHandover(f"this host has no handover {self.id}",
                                         do="lio-handover status") from None
         except OSError as error:
-            raise _broken(self.path, error) from None
+            raise _broken(self.path, error, _way_out(self.folder)) from None
         import json
         lines = data.split(b"\n")
         for number, line in enumerate(lines[:-1], 1):  # what follows the last newline is a half
             try:
                 self._take(json.loads(line))
             except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise errors.JournalBroken(
+                self.broken = errors.JournalBroken(
                     f"{self.path}, line {number} can't be read: {type(error).__name__}",
-                    do=f"look at {self.path}") from None
+                    do=_way_out(self.folder))
+                if not partly or number == 1:
+                    raise self.broken from None
+                self._only(json.loads(lines[0]))
+                break
         if not self.handover.role:
-            raise errors.NoSuchHandover(f"this host has no handover {self.id}",
-                                        do="lio-handover status")
+            raise self.broken or errors.NoSuchHandover(f"this host has no handover {self.id}",
+                                                       do="lio-handover status")
+
+    def _only(self, first: Dict[str, Any]) -> None:
+        """Believe its first record, and nothing that came after."""
+        from dataclasses import replace
+        self.handover, self.notes = Handover(self.id, "", "", 0, "", ()), Notes()
+        self._take(first)
+        self.handover = replace(self.handover,
+                                error=f"JournalBroken: {self.broken.what}" if self.broken else "")
 
     def _take(self, one: Dict[str, Any]) -> None:
         from dataclasses import replace
@@ -159,8 +180,10 @@ class Journal:
                 notes.gates = {name: dict(gates) for name, gates in one["gates"].items()}
                 notes.dynamic = {name: dict(who) for name, who in one["dynamic"].items()}
         elif kind == "begin":
-            self.handover = replace(self.handover, busy=one["verb"], error="")
+            self.handover, notes.step = replace(self.handover, busy=one["verb"], error=""), ""
             notes.verb = one["verb"]
+        elif kind == "step":
+            notes.step = one["do"]
         elif kind == "end":
             self.handover = replace(self.handover, busy="", error=one.get("error", ""))
             notes.fenced = ""
@@ -219,7 +242,7 @@ class Journal:
                 os.close(fd)
             if durable:
                 for folder in (self.folder, os.path.dirname(self.folder)):
-                    _fsync_folder(folder)
+                    fsync_folder(folder)
         except OSError as error:
             raise _broken(self.path, error) from None
         self._take(record)
@@ -281,7 +304,8 @@ def ids(directory: str) -> Iterator[str]:
         except (FileNotFoundError, NotADirectoryError):
             continue
         except OSError as error:
-            raise _broken(os.path.join(directory, "handovers", name), error) from None
+            folder = os.path.join(directory, "handovers", name)
+            raise _broken(folder, error, _way_out(folder)) from None
 
 
 def _whole_lines(fd: int) -> int:
@@ -300,13 +324,11 @@ def _whole_lines(fd: int) -> int:
     return end
 
 
-def _fsync_folder(path: str) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+def _way_out(folder: str) -> str:
+    """What to do where a journal can't be read."""
+    return (f"lio-handover status {os.path.basename(folder)} on the other host, which says who may "
+            f"serve; then move {folder} aside (docs/handover-protocol.md)")
 
 
-def _broken(path: str, error: OSError) -> errors.JournalBroken:
-    return errors.JournalBroken(f"{path}: {error.strerror or error}")
+def _broken(path: str, error: OSError, do: str = "") -> errors.JournalBroken:
+    return errors.JournalBroken(f"{path}: {error.strerror or error}", do=do)

@@ -51,8 +51,8 @@ class Owners:
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise errors.JournalBroken(
                 f"{self.path} can't be read: {error}",
-                do="look at the file; without it an old attempt may be taken for a new one"
-            ) from None
+                do="put a backup of it back, or write it anew as docs/handover-protocol.md says: "
+                "without it an old attempt may be taken for a new one") from None
 
     def note(self, targets: Iterable[str], epoch: int = 0, aborted: int = 0,
              handover: Optional[str] = None, over: str = "") -> None:

@@ -62,6 +62,11 @@ class Step(NamedTuple):
         return PHASE[self.slot]
 
     @property
+    def doing(self) -> str:
+        """The step in a line about progress."""
+        return f"{self.phase}: {self.slot}, {self.path}"
+
+    @property
     def why(self) -> str:
         return WHY[self.slot]
 

@@ -5,7 +5,7 @@ import errno
 import os
 import time
 from dataclasses import replace
-from typing import Callable, Dict, List, Optional, Sequence
+from typing import Callable, Dict, List, Optional, Protocol, Sequence
 
 from . import errors, late
 from .configfs import Configfs
@@ -19,7 +19,21 @@ from .scsibus import Drivers, sg_of
 from .staged import staged
 from .wholefile import write_files
 
-Progress = Callable[[int, int, Step], None]
+
+class Doing(Protocol):
+    """A step of a plan, or of the protocol."""
+
+    @property
+    def slot(self) -> str:
+        """Its kind."""
+
+    @property
+    def doing(self) -> str:
+        """It, in a line about progress."""
+
+
+#: (number of the step that begins, from 0, how many there are, the step)
+Progress = Callable[[int, int, Doing], None]
 
 #: Two looks at a LUN's command counter, so many seconds apart, prove that it is idle.
 IDLE_SECONDS = 0.05

@@ -9,12 +9,14 @@ ports, queue depths) is put right by ``recover`` after targetcli's restore.
 from __future__ import annotations
 
 import os
+import re
 import time
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Set, Tuple
 
 from . import errors
+from .locks import PATIENCE, Locks
 from .model import DEFAULT_GROUP, Acl, AluaGroup, Backstore, State, Target, Tpg
 from .wholefile import write_file
 
@@ -22,12 +24,15 @@ from .wholefile import write_file
 PATHS = ("/etc/target/saveconfig.json", "/etc/rtslib-fb-target/saveconfig.json")
 #: How many of our copies are kept.
 BACKUPS = 10
+_LOCK = "saveconfig.json"
 #: rtslib's name of a plugin (rtslib/tcm.py).
 _PLUGINS = {"iblock": "block"}
 _CHAP = {"auth/userid": "chap_userid", "auth/password": "chap_password",
          "auth/userid_mutual": "chap_mutual_userid",
          "auth/password_mutual": "chap_mutual_password"}
 _TRIES = 10
+#: A copy's name: its number, and when it was made, for people.
+_COPY = re.compile("lio-handover-([0-9]+)-")
 
 Tree = Dict[str, Any]
 
@@ -58,18 +63,19 @@ def entries(targets: Iterable[str]) -> List[Entry]:
     return found
 
 
-def drop(targets: Iterable[str], stores: Iterable[str]) -> List[str]:
+def drop(targets: Iterable[str], stores: Iterable[str], directory: str) -> List[str]:
     """Take targets, and backstores (``fileio/disk0``) that no other target uses, out of every
-    save file.  Returns the files that were changed.  Raises SavefileBroken."""
+    save file.  Returns the files that were changed.  ``directory``: where the locks are.  Raises
+    SavefileBroken."""
     gone, leaving = set(targets), {_rtslib_name(one) for one in stores}
     changed = []
     for path in files():
-        if _change(path, partial(_drop, path, gone, leaving)):
+        if _change(path, partial(_drop, path, gone, leaving), directory):
             changed.append(path)
     return changed
 
 
-def put(state: State, dbroot: str) -> List[str]:
+def put(state: State, dbroot: str, directory: str) -> List[str]:
     """Put targets and their backstores, as they are in ``state``, into the save file: the one
     that is there, of two the one in the kernel's ``dbroot``.  Returns the files that now hold
     them: none where the host has no targetcli.  Raises SavefileBroken."""
@@ -79,7 +85,7 @@ def put(state: State, dbroot: str) -> List[str]:
         chosen = [path for path in PATHS if os.path.dirname(path) == dbroot
                   and os.path.isdir(dbroot)]
     for path in chosen:
-        _change(path, partial(_put, path, state))
+        _change(path, partial(_put, path, state), directory)
     return chosen
 
 
@@ -103,34 +109,58 @@ def _read(path: str) -> Tuple[Tree, Optional[Tuple[int, int]], bytes]:
     return tree, (seen.st_ino, seen.st_mtime_ns), data
 
 
-def _change(path: str, change: Callable[[Tree], bool]) -> bool:
-    """Read, change and write, once more where targetcli saved meanwhile."""
+def _change(path: str, change: Callable[[Tree], bool], directory: str) -> bool:
+    """Read, change and write; no other verb does so meanwhile, and once more where targetcli saved.
+
+    Where nothing is to be changed no lock is needed, so none has to be writable at a boot."""
+    if not change(_read(path)[0]):
+        return False
+    with Locks(directory).hold(_LOCK, patience=PATIENCE):
+        return _changed(path, change)
+
+
+def _changed(path: str, change: Callable[[Tree], bool]) -> bool:
     import json
     for _attempt in range(_TRIES):
         tree, seen, data = _read(path)
         if not change(tree):
             return False
         text = json.dumps(tree, indent=2, sort_keys=True).encode() + b"\n"
-        if _read(path)[1] != seen:
-            continue
         try:
+            if _seen(path) != seen:
+                continue
             if data:
                 _back_up(path, data)
-            write_file(path, text)
+            write_file(os.path.realpath(path), text)  # a link to it stays one
         except OSError as error:
             raise errors.SavefileBroken(f"{path} can't be written: {error.strerror}") from None
         return True
     raise errors.SavefileBroken(f"{path} is written again and again by somebody else")
 
 
+def _seen(path: str) -> Optional[Tuple[int, int]]:
+    """What tells whether it is still the same file."""
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_mtime_ns
+
+
 def _back_up(path: str, data: bytes) -> None:
+    """Keep what the file was, and of such copies the last ones: by number, as clocks go back."""
     folder = os.path.join(os.path.dirname(path), "backup")
     os.makedirs(folder, mode=0o700, exist_ok=True)
-    stamp = time.strftime("%Y%m%d-%H%M%S") + f"-{time.time_ns() % 10**9:09}"
-    write_file(os.path.join(folder, f"lio-handover-{stamp}.json"), data)
-    mine = sorted(name for name in os.listdir(folder) if name.startswith("lio-handover-"))
-    for name in mine[:-BACKUPS]:
-        os.unlink(os.path.join(folder, name))
+    numbers = {name: int(found.group(1)) for name in os.listdir(folder)
+               for found in [_COPY.match(name)] if found}
+    new = 1 + max(numbers.values(), default=0)
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    write_file(os.path.join(folder, f"lio-handover-{new:06}-{stamp}.json"), data)
+    for name in sorted(numbers, key=lambda one: (numbers[one], one))[:-BACKUPS + 1]:
+        try:
+            os.unlink(os.path.join(folder, name))
+        except FileNotFoundError:
+            pass  # somebody tidies up
 
 
 def _list(tree: Tree, name: str, path: str) -> List[Tree]:

@@ -223,11 +223,20 @@ class Standing:
                 found[say(key)] = int(self.fs.read(path))
         return found
 
+    def aptpl_paths(self, serial: str) -> List[str]:
+        """Where a backstore's APTPL file may be: rtslib moves dbroot (rtslib/root.py)."""
+        return [os.path.join(folder, "pr", f"aptpl_{serial}")
+                for folder in sorted({self.fs.read("dbroot").strip(), *DBROOTS})]
+
     def aptpl_file(self, serial: str) -> bytes:
-        """The newest APTPL file of a backstore: rtslib moves dbroot (rtslib/root.py)."""
+        """The newest APTPL file of a backstore.
+
+        Not the one in the present dbroot: this is asked after a power cut, when targetcli's restore
+        may have moved dbroot since that kernel wrote.  That an old one elsewhere seems newer, by a
+        clock that was set back, is prevented where a copy is kept: the others are removed then.
+        """
         found = []
-        for folder in {self.fs.read("dbroot").strip(), *DBROOTS}:
-            path = os.path.join(folder, "pr", f"aptpl_{serial}")
+        for path in self.aptpl_paths(serial):
             try:
                 with open(path, "rb") as file:
                     found.append((os.fstat(file.fileno()).st_mtime_ns, file.read()))

@@ -132,6 +132,14 @@ class Step:
             return f"say {self.paper.name.lower()}"
         return self.do.name.lower().replace("_", " ")
 
+    @property
+    def slot(self) -> str:
+        return str(self)
+
+    @property
+    def doing(self) -> str:
+        return str(self)
+
 
 @dataclass(frozen=True)
 class Row:

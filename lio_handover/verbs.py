@@ -20,7 +20,7 @@ from . import as_json, client, columns, errors, files, steps, tree, wording
 from .cli import PROG, flushed, say, unprinted
 from .core import Core, Ready
 from .document import Document
-from .plan import Step
+from .running import Doing
 from .screen import Screen
 from .settings import load
 
@@ -112,12 +112,12 @@ class Progress:
             and os.environ.get("TERM", "dumb") != "dumb"
         self._last = 0.0
 
-    def __call__(self, number: int, total: int, step: Step) -> None:
+    def __call__(self, number: int, total: int, step: Doing) -> None:
         if self.active:
             now = time.monotonic()
             if now - self._last > 0.05:
                 self._last = now
-                self.say(f"{step.phase} {number + 1}/{total}: {step.slot}, {step.path}")
+                self.say(f"{number + 1}/{total} {step.doing}")
 
     def say(self, text: str) -> None:
         if self.active:

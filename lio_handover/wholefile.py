@@ -31,11 +31,16 @@ def write_files(files: Mapping[str, bytes]) -> None:
             os.unlink(new)
         raise
     for folder in {os.path.dirname(path) or "." for path in files}:
-        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+        fsync_folder(folder)
+
+
+def fsync_folder(path: str) -> None:
+    """What was made, renamed or removed in a folder is on the disk when this returns."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def _write(path: str, content: bytes) -> None:

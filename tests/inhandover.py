@@ -13,11 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lio_handover import (deeds, errors, evidence, journal, owners, remote, restored, running,
-                          savefile, transitions, undo, wholefile)
+from lio_handover import (deeds, errors, evidence, journal, owners, remote, reservations, restored,
+                          running, savefile, transitions, undo, wholefile)
 from lio_handover.configfs import Configfs
 from lio_handover.core import Core
 from lio_handover.handover import Answer, Handover, Handovers
+from lio_handover.initiator import commands
 from lio_handover.locks import Locks
 from lio_handover.model import State, say
 from lio_handover.papers import Message
@@ -25,6 +26,7 @@ from lio_handover.reader import Reader
 from lio_handover.settings import Late
 from lio_handover.transitions import Row
 from tests import inhost, lab, samples
+from tests.lab.isid import Session
 
 SIZE = 8 * lab.MiB
 TARGET = f"iscsi/{samples.IQN}"
@@ -124,14 +126,30 @@ def disk(folder: str) -> None:
         subprocess.run(["mount", "--bind", folder + path, path], check=True)
 
 
+def before_restore() -> tuple[str, ...]:
+    return handovers().before_restore()
+
+
 def boots(folder: str) -> tuple[str, ...]:
     """What a host does when it boots: our unit, then targetcli's."""
     disk(folder)
-    notes = handovers().before_restore()
+    notes = before_restore()
     if os.path.exists(SAVED):
         done = subprocess.run(["targetctl", "restore", SAVED], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
     return notes
+
+
+def stale_reservations(wanted: State) -> None:
+    """Of another time, where the kernel's dbroot was another; by a clock that was wrong then."""
+    folder = Path("/etc/target/pr")
+    assert Configfs().read("dbroot").strip() != str(folder.parent)
+    folder.mkdir(exist_ok=True)
+    for store in wanted.backstores:
+        file = folder / f"aptpl_{store.serial}"
+        file.write_bytes(reservations.file(
+            samples.registrations(1, kind=3, aptpl=True), {(samples.IQN, 1): 1}))
+        os.utime(file, (4e9, 4e9))
 
 
 def save() -> None:
@@ -259,9 +277,11 @@ def status(id: str = "") -> list[Answer]:  # noqa: A002
     return handovers().status(id)
 
 
-def slow_freeze(id: str) -> tuple[list[str], str]:  # noqa: A002
-    """(verbs that the alarm was for, the state after) of a freeze that takes longer than it may."""
+def slow_freeze(id: str) -> tuple[list[str], str, list[str]]:  # noqa: A002
+    """(verbs that the alarm was for, the state after, progress) of a freeze that takes longer than
+    it may."""
     alarms: list[str] = []
+    told: list[str] = []
     plain = transitions.rows_for
 
     def hurried(*args: Any) -> list[Row]:
@@ -269,7 +289,9 @@ def slow_freeze(id: str) -> tuple[list[str], str]:  # noqa: A002
 
     setattr(evidence, "rows_for", hurried)
     one = Handovers(inhost.core(), alarm=lambda _handover, verb: alarms.append(verb))
-    return alarms, one.do("freeze", "source", id).handover.state
+    after = one.do("freeze", "source", id, progress=lambda number, total, step: told.append(
+        f"{number + 1}/{total} {step.doing}"))
+    return alarms, after.handover.state, told
 
 
 def stores() -> list[str]:
@@ -308,11 +330,15 @@ def small_disk(there: bool = True) -> None:
         subprocess.run(["umount", FOLDER], check=True)
 
 
-def spoil(how: str) -> None:
-    """That disk full, or read-only."""
+def spoil(how: str, id: str, room: int) -> None:  # noqa: A002
+    """That disk full, but for so many bytes that a journal may still have; or read-only."""
     if how == "read-only":
         subprocess.run(["mount", "-o", "remount,ro", FOLDER], check=True)
         return
+    with _journal(id).open("ab") as journal:    # up to the end of a page
+        note = b'{"record": "step", "do": "%s"}\n'
+        journal.write(note % bytes(-(journal.tell() + room + len(note) - 2) % 4096).replace(
+            b"\0", b"x"))
     with open(f"{FOLDER}/filler", "wb", buffering=0) as file:
         try:
             while True:
@@ -328,6 +354,10 @@ def mend() -> None:
 
 def _journal(id: str) -> Path:  # noqa: A002
     return Path(FOLDER, "handovers", id, "journal")
+
+
+def owners_file(data: bytes) -> None:
+    Path(FOLDER, owners.NAME).write_bytes(data)
 
 
 def half_a_record(id: str) -> None:  # noqa: A002
@@ -359,6 +389,36 @@ def more_luns(there: bool) -> None:
         (tpg / "link").unlink()
         for folder in (tpg, store, store.parent):
             folder.rmdir()
+
+
+def register(lun: int, number: int, key: int, kind: int = 0) -> None:
+    """What an initiator does while its gate is open: register, and reserve."""
+    isid = f"00023d{number:06x}"
+    with Session("127.0.0.1", 3260, samples.IQN, samples.initiator(number), isid) as session:
+        unit = session.unit(lun)
+        commands.drain(unit.execute)
+        for one in (commands.register(0, key, aptpl=True),
+                    *([commands.reserve(key, kind)] if kind else [])):
+            result = unit.execute(*one)
+            assert result.good, result
+
+
+def release_while_somebody_saves(id: str, papers: Sequence[Message]) -> None:  # noqa: A002
+    """targetcli saves what it saw while the gate was open, each time after we took it out."""
+    open_gates()
+    save()
+    seen, plain = save_file(), savefile.drop
+
+    def raced(*args: Any) -> list[str]:
+        changed = plain(*args)
+        save_file(seen)
+        return changed
+
+    setattr(savefile, "drop", raced)
+    try:
+        do("release", "source", id, papers)
+    finally:
+        setattr(savefile, "drop", plain)
 
 
 def open_gates() -> None:
@@ -400,6 +460,18 @@ def other_state(shared: Path) -> State:
     tpg = replace(tpg, luns=(replace(lun, backstore=store.key),),
                   attributes={**tpg.attributes, "rtpi": "2"})
     return State((), (store,), (replace(target, tpgs=(tpg,)),))
+
+
+def share() -> None:
+    """One more target, with the first LUN of the other."""
+    tpg = Path(Configfs().path(f"{OTHER}/tpgt_1"))
+    tpg.mkdir(parents=True)
+    (tpg / "np/0.0.0.0:3261").mkdir()
+    lun, = [one for one in Path(Configfs().path(f"{TARGET}/tpgt_1/lun/lun_0")).iterdir()
+            if one.is_symlink()]
+    (tpg / "lun/lun_0").mkdir()
+    (tpg / "lun/lun_0/link").symlink_to(os.path.realpath(lun))
+    (tpg / "enable").write_text("1")
 
 
 def stage_at_once(offers: Sequence[Sequence[Message]]) -> list[str]:

@@ -300,7 +300,7 @@ def test_progress_is_one_line_on_a_terminal_and_nothing_elsewhere(
         said = ""
         while said.count("\x1b[K") < 2:
             said += os.read(ours, 4096).decode()
-    assert said.startswith("\rstage 1/300: module, x") and said.endswith("\r\x1b[K")
+    assert said.startswith("\r1/300 stage: module, x") and said.endswith("\r\x1b[K")
     assert len(said.split("\x1b[K")[0]) <= 40 and "\n" not in said
     monkeypatch.setattr(sys, "stderr", open(os.devnull, "w"))
     quiet = verbs.Progress()

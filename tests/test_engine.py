@@ -33,11 +33,15 @@ class Two:
         self.papers: list[Message] = []
 
     def do(self, verb: str, role: str, **more: Any) -> Answer:
-        given = () if verb == "prepare" else from_json(to_json(self.papers[-12:]))
+        given = () if verb == "prepare" else from_json(to_json(self.newest()))
         answer = self.host[role].call(inhandover.do, verb, role, self.id, given, **more)
         self.id = answer.handover.id
         self.papers += [one for one in answer.papers if one not in self.papers]
         return answer
+
+    def newest(self) -> list[Message]:
+        """Of each paper the last that was said."""
+        return list({one.paper: one for one in self.papers}.values())
 
     def recover(self, role: str, silent: bool = False, words: Sequence[str] = ()) -> Answer:
         """recover on one host, the other answering, or silent."""
@@ -174,7 +178,9 @@ def test_a_deadline_alarms_and_ends_nothing(two: Callable[[str, str], Two]) -> N
     pair = two("stable", "newest")
     pair.go("prepare")
     source = pair.host[SOURCE]
-    assert source.call(inhandover.slow_freeze, pair.id) == (["freeze"], "frozen")
+    assert source.call(inhandover.slow_freeze, pair.id) == (["freeze"], "frozen", [
+        "1/7 record freezing", "2/7 savefile drop", "3/7 gate close", "4/7 drain", "5/7 flush",
+        "6/7 keep copy", "7/7 record frozen"])
     with pytest.raises(errors.InUse, match=f"handover {pair.id} of it is under way"):
         source.call(inhost.remove, ("reserved",))
     assert pair.serving() == []

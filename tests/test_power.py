@@ -39,6 +39,7 @@ class Powered(Two):
             host.call(inhandover.save)  # which moves dbroot to the distribution's, once for all
         a.call(inhost.build, inhandover.state(bed.shared))
         a.call(inhandover.save)
+        self.host[DESTINATION].call(inhandover.stale_reservations, inhandover.state(bed.shared))
         self.before = registered(self, SOURCE)
 
     def cut(self, role: str) -> None:

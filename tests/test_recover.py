@@ -11,13 +11,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from lio_handover import document as documents
 from lio_handover import errors
 from lio_handover.locks import Locks
 from lio_handover.transitions import DESTINATION, SOURCE
 from tests import inhandover, inhost, lab, samples
 from tests.inhandover import OTHER, TARGET
 from tests.lab.scenario import PROGRAM
-from tests.test_engine import WAY, Two, two
+from tests.test_engine import FIRST, WAY, Two, held, two
 from tests.test_power import Powered, powered
 
 __all__ = ["powered", "two"]
@@ -196,23 +197,70 @@ def test_the_other_host_is_believed_off_once_it_is(
 
 # ── what else goes wrong ─────────────────────────────────────────────────────────────────────
 
+#: What can't be recorded: (verbs that go before, the verb, whose, who may be serving meanwhile; for
+#: how many bytes the journal has room: where the handover then stands).
+UNWRITTEN: dict[str, tuple[str, str, str, list[str], dict[int, str]]] = {
+    "freeze": ("prepare", "freeze", SOURCE, [SOURCE], {
+        0: "prepared", 150: "prepared", 600: "freezing"}),
+    "arm": ("prepare stage* freeze export", "activate", DESTINATION, [], {
+        0: "staged", 150: "staged"}),
+    "release": ("prepare stage* freeze export activate*", "release", SOURCE, [], {
+        0: "frozen", 300: "frozen", 450: "released"}),
+    "open": (WAY.partition(" verify*")[0].rpartition(" ")[0], "activate", DESTINATION,
+             [DESTINATION], {0: "armed", 150: "armed", 300: "opening"}),
+}
+
+
 @pytest.mark.full
-def test_a_journal_that_cannot_be_written_stops_the_verb(two: Callable[[str, str], Two]) -> None:
+@pytest.mark.parametrize("name", UNWRITTEN)
+def test_a_journal_that_cannot_be_written_stops_the_verb(
+        bed: lab.Lab, two: Callable[[str, str], Two], name: str) -> None:
+    """Its folder is full, at once or in the middle of the verb, or read-only: status says where it
+    stands, one host serves or none, and with room again what status prints leads on."""
+    way, verb, role, may_serve, rooms = UNWRITTEN[name]
+    pair = two("stable", "newest")
+    before = held(pair, SOURCE)
+    for host in pair.host.values():
+        host.call(inhandover.small_disk)
+    for how, room in [*(("full", room) for room in rooms), ("read-only", 0)]:
+        pair.id, pair.papers = "", []
+        pair.go(way)
+        pair.host[role].call(inhandover.spoil, how, pair.id, room)
+        with pytest.raises(errors.JournalBroken, match="No space|Read-only") as error:
+            pair.do(verb, role)
+        status, = pair.host[role].call(inhandover.status, pair.id)
+        assert status.handover.state == rooms[room]
+        assert pair.serving() in ([], may_serve)
+        if room:    # it was begun
+            assert f"the handover is {rooms[room]}" in str(error.value)
+            assert f"{verb} was begun and has not ended: it was at " in "".join(status.notes)
+        pair.host[role].call(inhandover.mend)
+        words = status.next.split()
+        assert words[-1] == pair.id
+        if words[1] == "recover":
+            pair.recover(role)
+        else:
+            assert pair.do(words[2], words[1]).handover.id == pair.id
+        assert len(pair.serving()) < 2
+        for one in (SOURCE, DESTINATION):
+            if pair.state(one) != FIRST[one]:
+                pair.recover(one)
+        assert pair.states() in (("idle", "none"), ("released", "opening"))
+        if pair.states() != ("idle", "none"):
+            pair.go("verify* retire confirm*")
+        owner, = pair.serving()
+        assert held(pair, owner) == before
+        if owner == DESTINATION:
+            pair.host[DESTINATION].call(inhost.remove, ("reserved",))
+            pair.host[SOURCE].call(inhost.build, inhandover.state(bed.shared))
+    for host in pair.host.values():
+        host.call(inhandover.small_disk, False)
+
+
+@pytest.mark.full
+def test_half_a_record_is_ignored_and_no_other_is(two: Callable[[str, str], Two]) -> None:
     pair = two("stable", "newest")
     source = pair.host[SOURCE]
-    source.call(inhandover.small_disk)
-    for how in ("full", "read-only"):
-        pair.id, pair.papers = "", []
-        pair.go("prepare")
-        source.call(inhandover.spoil, how)
-        with pytest.raises(errors.JournalBroken, match="No space|Read-only"):
-            pair.go("freeze")
-        assert pair.state(SOURCE) in ("prepared", "freezing")
-        source.call(inhandover.mend)
-        pair.recover(SOURCE)
-        assert pair.state(SOURCE) == "idle" and pair.serving() == [SOURCE]
-    source.call(inhandover.small_disk, False)
-    pair.id, pair.papers = "", []
     pair.go("prepare")
     source.call(inhandover.half_a_record, pair.id)
     assert pair.state(SOURCE) == "prepared"
@@ -224,6 +272,60 @@ def test_a_journal_that_cannot_be_written_stops_the_verb(two: Callable[[str, str
     with pytest.raises(errors.JournalBroken, match="line 3 can't be read"):
         pair.recover(SOURCE)
     assert pair.serving() == []
+
+
+@pytest.mark.full
+def test_a_journal_that_cannot_be_read_has_a_way_out(
+        bed: lab.Lab, two: Callable[[str, str], Two]) -> None:
+    """Its target is shut and stays so; all others go on; the printed words lead out."""
+    pair = two("stable", "newest")
+    a, b = pair.host[SOURCE], pair.host[DESTINATION]
+    a.call(inhost.build, inhandover.other_state(bed.shared))
+    pair.go("prepare stage* freeze")
+    a.call(inhandover.save)     # as targetcli's user may: both are in its file
+    a.call(inhandover.garble, pair.id)
+    notes = a.call(inhandover.before_restore)
+    assert a.call(inhandover.saved) == {OTHER: True} and "line 3 can't be read" in notes[0]
+
+    a.call(inhandover.open_gates)
+    for host in (a, b):
+        host.call(inhandover.configure)
+    done = a.run([PROGRAM, "recover"], check=False, timeout=60)
+    assert done.returncode == errors.JournalBroken.code
+    assert f"{TARGET}: was open although nobody knows" in done.stderr
+    shown = a.run([PROGRAM, "status"], check=False, timeout=60).stderr
+    assert f"source of {TARGET}: in no state that is known" in shown
+    assert a.call(inhandover.gates) == {f"{TARGET}/tpgt_1": "0", f"{OTHER}/tpgt_1": "1"}
+    with pytest.raises(errors.JournalBroken, match="line 3 can't be read"):
+        a.call(inhandover.do, "prepare", SOURCE, targets=(TARGET,))
+    with pytest.raises(errors.InUse, match="may be under way"):
+        a.call(inhost.remove, ("reserved",))
+    another = a.call(inhandover.do, "prepare", SOURCE, targets=(OTHER,)).handover.id
+    assert a.call(inhandover.do, "freeze", SOURCE, another).handover.state == "frozen"
+    assert a.call(inhandover.do, "thaw", SOURCE, another).handover.state == "idle"
+
+    found = re.search(r"next: (lio-handover status (\S+)) on the other host.*move (\S+) aside",
+                      done.stderr)
+    assert found
+    there = b.run([PROGRAM, *found[1].split()[1:]], timeout=60).stderr
+    assert f"destination of {TARGET}: staged" in there     # so it never served
+    a.run(["mv", found[3], f"{found[3]}.aside"], timeout=60)
+    a.call(inhandover.open_gates)
+    assert b.run([PROGRAM, "recover", found[2]], timeout=60).returncode == 0
+    assert not b.call(inhost.read_all).backstores and pair.serving() == [SOURCE]
+    pair.id, pair.papers = "", []
+    pair.go("prepare stage* freeze")
+
+    # owners.json, and what the documentation says of it
+    a.call(inhandover.owners_file, b"{")
+    with pytest.raises(errors.JournalBroken, match="owners.json can't be read"):
+        pair.go("export")
+    told = {one.handover.targets: one.handover for one in a.call(inhandover.status)}
+    a.call(inhandover.owners_file, json.dumps({name: {
+        "epoch": one.epoch, "aborted": 0, "handover": one.id}
+        for (name,), one in told.items()}).encode())
+    pair.go("export activate* release activate* verify* retire confirm*")
+    assert pair.states() == ("retired", "confirmed")
 
 
 def test_what_others_change_is_seen_in_time(two: Callable[[str, str], Two]) -> None:
@@ -256,6 +358,81 @@ def test_what_others_change_is_seen_in_time(two: Callable[[str, str], Two]) -> N
     with pytest.raises(errors.StaleEpoch, match="is over"):
         pair.go("stage*")
     source.call(inhandover.without_configfs, pair.id)
+
+
+@pytest.mark.full
+def test_what_changes_between_the_verbs_is_carried_or_refused(
+        two: Callable[[str, str], Two]) -> None:
+    """Registrations are carried; a LUN that was added, state that the destination is not armed
+    with, and somebody who saves while we release, are refused, and what is printed leads on."""
+    pair = two("stable", "newest")
+    a, b = pair.host[SOURCE], pair.host[DESTINATION]
+    for host in (a, b):
+        host.call(inhandover.configure)
+        host.call(inhandover.save)
+
+    def refused(kind: type[errors.HandoverError], why: str, again: Callable[[], object]) -> str:
+        """What the refusal says is to be run; what status says of it."""
+        with pytest.raises(kind, match=why) as error:
+            again()
+        assert pair.states() == ("frozen", "armed") and pair.serving() == []
+        shown = a.run([PROGRAM, "status", pair.id], timeout=60).stderr
+        assert f"the last verb failed: {kind.__name__}: " in shown and re.search(why, shown)
+        assert f"next: lio-handover recover {pair.id}" in shown
+        return error.value.do
+
+    pair.go("prepare stage*")
+    a.call(inhandover.register, 1, 0, 0xaa00, 5)
+    pair.go("freeze export activate*")
+    a.call(inhandover.more_luns, True)
+    a.call(inhandover.save)
+    do = refused(errors.StructureChanged, "changed since it was prepared: .*added",
+                 lambda: pair.go("release"))
+    assert do == f"lio-handover source thaw {pair.id}, then prepare again"
+    a.run([PROGRAM, *do.partition(",")[0].split()[1:]], timeout=60)
+    assert pair.serving() == [SOURCE] and a.call(inhandover.saved) == {TARGET: True}
+    pair.recover(DESTINATION)
+    assert pair.states() == ("idle", "none")
+    a.call(inhandover.more_luns, False)
+
+    pair.id, pair.papers = "", []
+    pair.go("prepare stage* freeze export activate*")
+    a.call(inhandover.open_gates)
+    a.call(inhandover.register, 1, 1, 0xaa01)
+    do = refused(errors.StructureChanged, "is not what the destination is armed with",
+                 lambda: pair.go("release"))
+    assert do == f"lio-handover source export {pair.id}, and activate again"
+    pair.go("export activate*")
+    do = refused(errors.StillRunning, "holds .* enabled again: somebody saves it", lambda: a.call(
+        inhandover.release_while_somebody_saves, pair.id, pair.newest()))
+    assert do == f"lio-handover status {pair.id}"
+    pair.go("release")
+    assert a.call(inhandover.saved) == {}
+    pair.go("activate* verify* retire confirm*")
+    assert pair.serving() == [DESTINATION] and b.call(inhandover.saved) == {TARGET: True}
+    there = documents.loads(b.call(inhost.export_state)).state.backstores[1].reservations
+    assert [(one.initiator, one.key) for one in there.registrations] == [
+        (samples.initiator(0), 0xaa00), (samples.initiator(1), 0xaa01)]
+    assert (there.holder, there.type) == (0, 5)
+
+
+def test_targets_that_share_a_backstore_move_together(
+        bed: lab.Lab, two: Callable[[str, str], Two]) -> None:
+    pair = two("stable", "newest")
+    a = pair.host[SOURCE]
+    a.call(inhandover.share)
+    before = held(pair, SOURCE)
+    for name in (TARGET, OTHER):
+        with pytest.raises(errors.InUse, match="fileio/disk0"):
+            pair.do("prepare", SOURCE, targets=(name,))
+    pair.do("prepare", SOURCE, targets=(TARGET, OTHER))
+    pair.go(WAY.partition(" ")[2])
+    assert pair.states() == ("retired", "confirmed") and pair.serving() == [DESTINATION]
+    assert set(pair.host[DESTINATION].call(inhandover.gates)) == {
+        f"{TARGET}/tpgt_1", f"{OTHER}/tpgt_1"}
+    assert held(pair, DESTINATION) == before
+    left = a.call(inhost.read_all)
+    assert not left.targets and not left.backstores
 
 
 # ── side by side ─────────────────────────────────────────────────────────────────────────────

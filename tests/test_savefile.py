@@ -2,7 +2,9 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,8 @@ from typing import Any
 import pytest
 
 from lio_handover import errors, savefile
-from lio_handover.model import Secret
+from lio_handover.model import Secret, State
+from lio_handover.savefile import BACKUPS
 from tests import samples
 
 TARGET = f"iscsi/{samples.IQN}"
@@ -35,6 +38,18 @@ NEW: dict[str, Any] = {
     "from_later": {"kept": [1, 2, 3]}}
 
 
+def drop(targets: list[str], stores: list[str]) -> list[str]:
+    return savefile.drop(targets, stores, _state_directory())
+
+
+def put(state: State, dbroot: str) -> list[str]:
+    return savefile.put(state, dbroot, _state_directory())
+
+
+def _state_directory() -> str:
+    return str(Path(savefile.PATHS[0]).parents[1] / "state")
+
+
 @pytest.fixture
 def paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
     """The save files of rtslib and of Debian; neither is there yet."""
@@ -51,7 +66,7 @@ def test_what_is_put_in_comes_out_again_and_nothing_else_moves(
     path = paths[1]
     path.write_text(json.dumps(content))
     state = samples.iscsi(luns=2, acls=2, chap=True)
-    assert savefile.put(state, "/var/target") == [str(path)]
+    assert put(state, "/var/target") == [str(path)]
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     found = json.loads(path.read_text())
     assert savefile.entries([TARGET]) == [savefile.Entry(str(path), TARGET, True)]
@@ -63,9 +78,9 @@ def test_what_is_put_in_comes_out_again_and_nothing_else_moves(
                                "offload": False}]
     assert [one["dev"] for one in found["storage_objects"]] == [
         "/srv/other.img", "/srv/disk0.img", "/srv/disk1.img"]
-    assert savefile.drop([TARGET], STORES) == [str(path)]
+    assert drop([TARGET], STORES) == [str(path)]
     assert json.loads(path.read_text()) == content
-    assert savefile.drop([TARGET], STORES) == []
+    assert drop([TARGET], STORES) == []
     copies = sorted((path.parent / "backup").iterdir())
     assert [json.loads(one.read_text()) for one in copies] == [content, found]
 
@@ -74,8 +89,8 @@ def test_a_backstore_that_another_target_exports_stays(paths: tuple[Path, Path])
     paths[0].write_text(json.dumps(OLD))
     state = samples.iscsi(luns=1)
     shared = replace(state.backstores[0], key=("backstore", "fileio", "other"))
-    savefile.put(replace(state, backstores=(shared,)), "")
-    savefile.drop([TARGET], ["fileio/other"])
+    put(replace(state, backstores=(shared,)), "")
+    drop([TARGET], ["fileio/other"])
     found = json.loads(paths[0].read_text())
     assert [one["name"] for one in found["storage_objects"]] == ["other"]
     assert [one["wwn"] for one in found["targets"]] == ["iqn.2026-11.org.example:other"]
@@ -85,10 +100,10 @@ def test_both_files_are_scrubbed_and_the_kernels_own_gets_it(paths: tuple[Path, 
     state = samples.iscsi()
     for path in paths:
         path.write_text("{}")
-        savefile.put(state, str(path.parent))
+        put(state, str(path.parent))
     assert len(savefile.entries([TARGET])) == 2
-    assert savefile.drop([TARGET], STORES) == [str(path) for path in paths]
-    assert savefile.put(state, str(paths[1].parent)) == [str(paths[1])]
+    assert drop([TARGET], STORES) == [str(path) for path in paths]
+    assert put(state, str(paths[1].parent)) == [str(paths[1])]
     assert [one.path for one in savefile.entries([TARGET])] == [str(paths[1])]
 
 
@@ -98,29 +113,75 @@ def test_a_gate_that_is_shut_is_saved_shut(paths: tuple[Path, Path]) -> None:
     target, = state.targets
     tpg, = target.tpgs
     shut = replace(tpg, attributes={**tpg.attributes, "enable": "0"})
-    savefile.put(replace(state, targets=(replace(target, tpgs=(shut,)),)), "")
+    put(replace(state, targets=(replace(target, tpgs=(shut,)),)), "")
     assert [one.enabled for one in savefile.entries([TARGET])] == [False]
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"targets": 1}', '{"targets": ["x"]}', "\x00"])
 def test_a_file_that_cannot_be_read_is_left_alone(paths: tuple[Path, Path], content: str) -> None:
     paths[0].write_text(content)
-    for work in (lambda: savefile.entries([TARGET]), lambda: savefile.drop([TARGET], STORES),
-                 lambda: savefile.put(samples.iscsi(), "")):
+    for work in (lambda: savefile.entries([TARGET]), lambda: drop([TARGET], STORES),
+                 lambda: put(samples.iscsi(), "")):
         with pytest.raises(errors.SavefileBroken, match="saveconfig.json"):
             work()
     assert paths[0].read_text() == content and not (paths[0].parent / "backup").exists()
 
 
 def test_without_targetcli_nothing_is_made(paths: tuple[Path, Path]) -> None:
-    assert savefile.put(samples.iscsi(), "/var/target") == []
+    assert put(samples.iscsi(), "/var/target") == []
     assert not any(path.exists() for path in paths)
-    assert savefile.put(samples.iscsi(), str(paths[0].parent)) == [str(paths[0])]
+    assert put(samples.iscsi(), str(paths[0].parent)) == [str(paths[0])]
 
 
 def test_no_more_copies_are_kept_than_are_useful(paths: tuple[Path, Path]) -> None:
     paths[0].write_text(json.dumps(OLD))
-    for _ in range(savefile.BACKUPS):
-        savefile.put(samples.iscsi(), "")
-        savefile.drop([TARGET], STORES)
-    assert len(list((paths[0].parent / "backup").iterdir())) == savefile.BACKUPS
+    for _ in range(BACKUPS):
+        put(samples.iscsi(), "")
+        drop([TARGET], STORES)
+    assert len(list((paths[0].parent / "backup").iterdir())) == BACKUPS
+
+
+def test_a_clock_set_back_costs_no_copy(paths: tuple[Path, Path],
+                                        monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last copies are there, each of which has what the next change took away."""
+    path, state = paths[0], samples.iscsi()
+    path.write_text(json.dumps(OLD))
+    for _ in range(BACKUPS):
+        put(state, "")
+        drop([TARGET], STORES)
+    monkeypatch.setattr(time, "strftime", lambda *_args: "20010101-000000")
+    for number in range(3):
+        path.write_text(json.dumps({"made": number}))
+        put(state, "")
+        copies = [json.loads(one.read_text()) for one in (path.parent / "backup").iterdir()]
+        assert [{"made": one} in copies for one in range(number + 1)] == [True] * (number + 1)
+        assert len(copies) == BACKUPS
+
+
+def test_a_link_to_the_file_stays_one(paths: tuple[Path, Path], tmp_path: Path) -> None:
+    real = tmp_path / "elsewhere.json"
+    real.write_text(json.dumps(OLD))
+    paths[0].symlink_to(real)
+    assert put(samples.iscsi(), "") == [str(paths[0])]
+    assert paths[0].is_symlink() and TARGET.partition("/")[2] in real.read_text()
+    assert len(list((paths[0].parent / "backup").iterdir())) == 1
+
+
+def test_verbs_side_by_side_do_not_lose_each_others_change(paths: tuple[Path, Path]) -> None:
+    """Each of several takes a target of its own out of the file, as N freezes do."""
+    others = [f"iqn.2026-11.org.example:t{number}" for number in range(4)]
+    for _ in range(6):
+        paths[0].write_text(json.dumps({**OLD, "targets": [
+            *OLD["targets"], *({**OLD["targets"][0], "wwn": one} for one in others)]}))
+        pids = []
+        for wwn in others:
+            pid = os.fork()
+            if pid == 0:
+                code = 1
+                try:
+                    code = len(drop([f"iscsi/{wwn}"], [])) - 1
+                finally:
+                    os._exit(code)
+            pids.append(pid)
+        assert [os.waitpid(pid, 0)[1] for pid in pids] == [0] * len(others)
+        assert json.loads(paths[0].read_text()) == OLD

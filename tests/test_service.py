@@ -278,6 +278,9 @@ def test_a_write_that_hangs_in_the_kernel_costs_its_job_alone(
     print(hung["Alarm"])
     assert re.search("no sign of life|longer than it should", hung["Alarm"])
     assert f"process {hung['Process']} is in state D" in hung["Alarm"]
+    if handover:
+        assert "in step 3 of " in hung["Alarm"] and "(gate close)" in hung["Alarm"]
+        assert "it was at gate close" in service.call(inhandover.status, handover)[0].notes[0]
 
     began = time.monotonic()
     assert {name for name, _path in service.call(inbus.targets)} == {NAME, other}

@@ -26,7 +26,7 @@ from ..core import Core
 from ..document import Document
 from ..handover import Answer, Handovers, answer_from_json, answer_to_json
 from ..journal import Handover, Journal, ids
-from ..plan import Step
+from ..running import Doing
 from ..transitions import READ, STATES
 from .hostverbs import HOST_VERBS
 
@@ -65,11 +65,11 @@ class Work:
     def stop(self) -> bool:
         return self.stopping
 
-    def progress(self, number: int, total: int, step: Step) -> None:
+    def progress(self, number: int, total: int, step: Doing) -> None:
         now = time.monotonic()
         if now - self._last >= OFTEN or step.slot != self._slot:
             self._last, self._slot = now, step.slot
-            say({"progress": [number + 1, total, f"{step.phase}: {step.slot}, {step.path}"]})
+            say({"progress": [number + 1, total, step.doing]})
 
     def names(self) -> List[Tuple[str, str]]:
         """The targets asked for, where the caller may touch them.  Raises StorageNotAllowed."""
@@ -94,7 +94,7 @@ class Work:
             return
         wanted, peer, folder = {*self.request["targets"]}, "", self.core.settings.state_directory
         if name in ids(folder):
-            journal = Journal(folder, name)
+            journal = Journal(folder, name, partly=True)
             peer = journal.handover.peer
             wanted |= {*journal.handover.targets, *journal.notes.local}
         if self.request["peer"] not in ("", peer):
@@ -217,7 +217,7 @@ def handover(work: Work) -> Came:
         say({"about": given[0].handover, "targets": list(given[0].targets)})
     if not name and work.verb in ("status", "recover"):
         return _of_all(work, every)
-    role = every.get(name).role if asked["role"] == "both" else asked["role"]
+    role = every.known(name).role if asked["role"] == "both" else asked["role"]
     work.may_touch(name)
     answer = _do(work, every, role, name, given)
     return _answer_tree(answer), answer_to_json(answer), any(
@@ -285,7 +285,7 @@ def survey(core: Core, had: bool) -> Dict[str, Any]:
 def _known(core: Core, name: str) -> Dict[str, Any]:
     """A handover as its journal has it; one whose journal is broken says so."""
     try:
-        one = Handovers(core).get(name)
+        one = Handovers(core).known(name)
     except errors.HandoverError as error:
         one = Handover(name, "", "", 0, "", (), error=f"{type(error).__name__}: {error.what}")
     state = STATES.get(one.role, {}).get(one.state)

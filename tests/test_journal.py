@@ -1,0 +1,146 @@
+"""What journals, owners and status say, and what is read of those that can't be: no kernel."""
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from lio_handover import errors, savefile
+from lio_handover.core import Core
+from lio_handover.handover import Handovers
+from lio_handover.journal import Handover, Journal
+from lio_handover.owners import Owners
+from lio_handover.reader import boot_id
+from lio_handover.settings import Settings
+from tests import samples
+
+ID, OTHER = "11111111-0000-4000-8000-000000000000", "22222222-0000-4000-8000-000000000000"
+TARGET = f"iscsi/{samples.IQN}"
+
+
+def handovers(folder: Path) -> Handovers:
+    return Handovers(Core(Settings(state_directory=str(folder))))
+
+
+def begun(folder: Path, id: str = ID, role: str = "source",  # noqa: A002
+          target: str = TARGET) -> Journal:
+    return Journal.create(str(folder), Handover(id, role, "", 1, "iscsi", (target,)),
+                          {"fileio/disk0": "serial"})
+
+
+def test_status_says_where_a_verb_stopped(tmp_path: Path) -> None:
+    journal = begun(tmp_path)
+    journal.state("prepared", 1, boot_id())
+    journal.note("begin", verb="freeze", to="frozen")
+    journal.note("step", do="gate close")
+    answer, = handovers(tmp_path).status()
+    assert answer.notes == ("freeze was begun and has not ended: it was at gate close",)
+    assert answer.next == f"lio-handover recover {ID}"
+    journal.note("end")
+    journal.note("begin", verb="thaw", to="idle")
+    answer, = handovers(tmp_path).status()
+    assert answer.notes == ("thaw was begun and has not ended",)
+
+
+def test_the_first_handover_of_a_host_is_on_the_disk_with_its_folders(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[str] = []
+    plain = os.fsync
+
+    def fsync(fd: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{fd}"))
+        plain(fd)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    folder = tmp_path / "state"
+    begun(folder).state("prepared", 1, boot_id())
+    path = folder / "handovers" / ID / "journal"
+    assert {str(one) for one in (path, *path.parents) if tmp_path in one.parents} <= set(synced)
+    assert str(tmp_path) in synced      # which holds the state directory's name
+    synced.clear()
+    begun(folder, OTHER).state("prepared", 1, boot_id())
+    assert str(folder) not in synced
+
+
+# ── at boot, when something can't be read ────────────────────────────────────────────────────
+
+OURS, NEVER_MOVED, BACK = TARGET, "iscsi/iqn.2026-11.org.example:never", \
+    "iscsi/iqn.2026-11.org.example:back"
+
+
+@pytest.fixture
+def booting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """targetcli would bring three targets back: one of which this host may not serve (its
+    handover is ID), one that never moved, one that was here before and came back (OTHER)."""
+    save = tmp_path / "saveconfig.json"
+    monkeypatch.setattr(savefile, "PATHS", (str(save),))
+    save.write_text(json.dumps({"storage_objects": [], "targets": [
+        {"fabric": "iscsi", "wwn": one.partition("/")[2], "tpgs": [{"tag": 1, "enable": True}]}
+        for one in (OURS, NEVER_MOVED, BACK)]}))
+    for target, id, role, state, epoch in (  # noqa: A001 - the field's word
+            (OURS, ID, "source", "released", 1),
+            (BACK, OTHER.replace("2", "3"), "source", "retired", 1),
+            (BACK, OTHER, "destination", "confirmed", 2)):
+        journal = begun(tmp_path, id, role, target)
+        journal.state(state, epoch, "another boot")
+        Owners(str(tmp_path)).note([target], epoch=epoch, handover=id)
+    return tmp_path
+
+
+def saved() -> set[str]:
+    return {one.target for one in savefile.entries([OURS, NEVER_MOVED, BACK])}
+
+
+def journal(folder: Path, id: str = ID) -> Path:  # noqa: A002
+    return folder / "handovers" / id / "journal"
+
+
+def test_at_boot_what_may_not_open_alone_is_taken_out(booting: Path) -> None:
+    note, = handovers(booting).before_restore()
+    assert note.startswith(f"{OURS}: was in {booting}")
+    assert saved() == {NEVER_MOVED, BACK}
+
+
+@pytest.mark.parametrize("which, shut", [(ID, {OURS}), (OTHER, {BACK})])
+def test_a_journal_that_cannot_be_read_costs_its_own_targets(
+        booting: Path, which: str, shut: set[str]) -> None:
+    path = journal(booting, which)
+    path.write_bytes(path.read_bytes() + b"\0\0\0\n")
+    notes = handovers(booting).before_restore()
+    assert saved() == {NEVER_MOVED, BACK} - shut
+    assert any(f"{path}, line 3 can't be read" in one and
+               f"next: lio-handover status {which} on the other host" in one and
+               f"move {path.parent} aside" in one for one in notes)
+    found = {one.handover.id: one for one in handovers(booting).status()}
+    assert found[which].handover.state == "" and found[which].handover.targets
+    assert found[which].failed == errors.JournalBroken.code
+    assert found[OTHER if which == ID else ID].handover.state in ("confirmed", "released")
+
+
+def test_one_that_no_longer_counts_costs_nothing(booting: Path) -> None:
+    path = journal(booting, OTHER.replace("2", "3"))
+    path.write_bytes(path.read_bytes() + b"{]\n")
+    assert len(handovers(booting).before_restore()) == 1
+    assert saved() == {NEVER_MOVED, BACK}
+
+
+def test_where_not_even_its_targets_are_known_nothing_is_restored(booting: Path) -> None:
+    """The unit fails, and so targetcli's does not start."""
+    journal(booting).write_bytes(b"\0\0\0\n")
+    with pytest.raises(errors.JournalBroken, match="line 1 can't be read") as error:
+        handovers(booting).before_restore()
+    assert f"move {journal(booting).parent} aside" in error.value.do
+    os.rename(journal(booting).parent, booting / "aside")
+    assert handovers(booting).before_restore() == ()
+
+
+def test_owners_that_cannot_be_read_stop_verbs_and_keep_shut_what_moved(booting: Path) -> None:
+    (booting / "owners.json").write_bytes(b"\0")
+    first, *rest = handovers(booting).before_restore()
+    assert "owners.json can't be read" in first and "docs/handover-protocol.md" in first
+    assert saved() == {NEVER_MOVED}     # of the other it is not known which handover counts
+    assert len(rest) == 2
+    assert {one.handover.state for one in handovers(booting).status()} == {
+        "released", "retired", "confirmed"}
