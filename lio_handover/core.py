@@ -6,13 +6,15 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import (Callable, Dict, FrozenSet, Iterator, List, Mapping, Optional, Sequence,
                     Tuple)
 
 from . import diff as differ
 from . import document as documents
-from . import dynamic, errors, executor, late, preflight, probes, reservations, restored, storage
+from . import (dynamic, errors, executor, late, preflight, probes, reservations, restored, savefile,
+               storage)
 from .configfs import Configfs
 from .devices import Glance
 from .document import Document, Origin
@@ -23,6 +25,7 @@ from .journal import Journal, ids
 from .locks import PATIENCE, SCRATCH
 from .model import Backstore, Key, State, Target, Tpg, backstore_key, say
 from .order import PLACE
+from .owners import REMOVED, Owners
 from .plan import DELETE, Plan, Step
 from .planner import freezing, plan
 from .readback import Scope, check
@@ -349,7 +352,8 @@ class Core(Host):
         """Take targets away, with the backstores that nothing else exports.
 
         Returns what it took, and the document kept of what was removed.  ``plugin/name`` names
-        a backstore that no target exports.
+        a backstore that no target exports.  Neither a handover that is over nor targetcli's
+        restore brings them back.
         """
         with self.alone(more=self._removing(targets, everything)):
             reader = self.reader()
@@ -374,13 +378,31 @@ class Core(Host):
             the_plan = plan(have, want, facts, verify=False, late=openings)
             the_plan = replace(the_plan, steps=self._drop_files(the_plan, have, want, facts))
             kept = self._keep(have, facts)
-            outcome = executor.apply(self.fs, the_plan, have, facts, progress, stop,
-                                     reservations=reader.with_reservations)
+            with self._no_handovers([target.name for target in have.targets]):
+                outcome = executor.apply(self.fs, the_plan, have, facts, progress, stop,
+                                         reservations=reader.with_reservations)
             record.forget([target.name for target in have.targets])
             staying = {store.key for store in want.backstores}
-            restored.forget(self.settings.state_directory, facts.boot_id, [
-                store.key for store in have.backstores if store.key not in staying])
+            gone = [store.key for store in have.backstores if store.key not in staying]
+            restored.forget(self.settings.state_directory, facts.boot_id, gone)
+            try:
+                savefile.drop([target.name for target in have.targets], map(say, gone))
+            except errors.SavefileBroken as error:
+                outcome.notes += (f"{error.what}: targetcli may bring it back at the next boot",)
             return outcome, kept
+
+    @contextmanager
+    def _no_handovers(self, names: Sequence[str]) -> Iterator[None]:
+        """A handover of them that is over brings none of them back at a boot: another host may
+        serve what was removed here."""
+        owners = Owners(self.settings.state_directory)
+        known = set(names) & set(owners.load())
+        owners.note(known, handover=REMOVED)
+        try:
+            yield
+        except BaseException:
+            owners.note(known, over=REMOVED)
+            raise
 
     def _removing(self, targets: Sequence[str], everything: bool) -> List[str]:
         """What to lock for a removal: nothing, so the host, for all of it."""

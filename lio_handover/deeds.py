@@ -113,7 +113,7 @@ class Deeds(Standing):
         if state in ("prepared", "staged"):
             owners.note(targets, epoch=self.epoch, handover=self.journal.id)
         elif state == "none":
-            owners.note(targets, aborted=self.epoch)
+            owners.note(targets, aborted=self.epoch, over=self.journal.id)
         elif state == "freezing" and self.handover.state == "prepared":
             gates = self._open_gates()
         more: Dict[str, object] = {}

@@ -263,6 +263,8 @@ class PeerUnreachable(HandoverError):
     """Make the other host answer; if it is off, say so to `recover --peer-is-fenced`."""
 
     code = 63
+    #: something of that host has answered all the same, so it is not off
+    alive = False
 
 
 class JournalBroken(HandoverError):

@@ -45,7 +45,7 @@ class Evidence:
         self.stale = [one for one in papers if not self._take(one)]
         self.standing = Standing(core, journal, epoch)
         self._asked: Optional[Answer] = None
-        self._silent: Optional[errors.HandoverError] = None
+        self._silent: Optional[errors.PeerUnreachable] = None
 
     def _take(self, one: Message) -> bool:
         """Keep a paper that is about this handover and epoch, from the other side."""
@@ -75,6 +75,7 @@ class Evidence:
             rest = self.recovery()
             if rest is not None or handover.over:
                 return rest
+            raise errors.WrongState(self.why(), do=f"lio-handover recover {handover.id}")
         raise self._wrong(handover, state, lacking)
 
     def _ways_here(self) -> List[Row]:
@@ -86,9 +87,18 @@ class Evidence:
 
     def _cut_off(self) -> bool:
         """Whether the last verb may have left something undone after it had recorded its state."""
-        handover = self.journal.handover
-        return bool(handover.busy or handover.error) and any(
-            row.after for row in self._ways_here())
+        return self._broken() and any(
+            row.after and row.verb == self.journal.notes.verb for row in self._ways_here())
+
+    def _broken(self) -> bool:
+        """Whether the last verb was cut off or failed."""
+        return bool(self.journal.handover.busy or self.journal.handover.error)
+
+    def _half_brought_back(self) -> bool:
+        """Whether a recover has begun in this boot to load what is here, and has not ended."""
+        notes = self.journal.notes
+        return self._broken() and notes.verb == "recover" and boot_id() in (
+            notes.loading, notes.loaded[0])
 
     # ---- recovering -----------------------------------------------------------------------------
     def recovery(self) -> Optional[Row]:
@@ -98,7 +108,8 @@ class Evidence:
         cut_off = self._cut_off()
         if handover.over and (self.superseded or (
                 not cut_off if handover.boot_id == boot_id() else
-                handover.state in ("idle", "confirmed") and self.standing.settled(cut_off))):
+                handover.state in ("idle", "confirmed") and not self._half_brought_back()
+                and self.standing.settled(cut_off))):
             return None
         row = self._first()
         if row is None and (handover.state == "released" or self._inband_frozen()):
@@ -125,6 +136,8 @@ class Evidence:
 
     def words_that_lead(self) -> Tuple[str, ...]:
         """The words that would let a row of recover fit."""
+        if self.alive:
+            return ()
         handover = self.journal.handover
         for row in rows_for(handover.role, handover.state, "recover", Mode(handover.mode)):
             words = tuple(word for word, need in WORDS.items() if need in row.needs)
@@ -137,6 +150,11 @@ class Evidence:
     def answered(self) -> bool:
         """Whether the other side has answered."""
         return self._asked is not None
+
+    @property
+    def alive(self) -> bool:
+        """Whether anything of the other host has answered: then it is not off."""
+        return self.answered or self._silent is not None and self._silent.alive
 
     def why(self) -> str:
         """Why it stays."""
@@ -218,7 +236,7 @@ class Evidence:
 
     def _peer_is_fenced(self) -> bool:
         # One that answered and then no more may be busy with just what was asked of it.
-        return "peer-is-fenced" in self.words and self._ask() is None and not self.answered \
+        return "peer-is-fenced" in self.words and self._ask() is None and not self.alive \
             and self._fenced()
 
     def _fenced(self) -> bool:
@@ -268,6 +286,7 @@ class Evidence:
             if self._asked.handover.id != self.journal.id:
                 self._asked = None
                 self._silent = errors.PeerUnreachable("it answers for another handover")
+                self._silent.alive = True
                 return None
             for one in self._asked.papers:
                 if (one.handover, one.epoch) == (self.journal.id, self.epoch):

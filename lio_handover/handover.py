@@ -33,6 +33,8 @@ from .transitions import (ALONE, ASKS, DESTINATION, SOURCE, VERBS, Mode, Paper, 
 
 __all__ = ["Answer", "Handover", "Handovers", "Peer", "answer_from_json", "answer_to_json"]
 
+#: Papers that say no more than the state does: true once it is recorded, said or not.
+_TRUE_AT_ONCE = {("retired", Paper.RETIRED), ("serving", Paper.SERVING)}
 #: The verb that leads on, in the order of a handover.
 _ONWARD: Mapping[Tuple[str, str], str] = {
     (SOURCE, "prepared"): "freeze", (SOURCE, "freezing"): "freeze", (SOURCE, "frozen"): "export",
@@ -101,8 +103,8 @@ class Handovers:
         if state in ("staged", "armed"):
             may -= {Paper.ABORTED}  # which it gives by aborting
         standing = Standing(self.core, journal, handover.epoch)
-        papers = [standing.message(paper) for paper in Paper
-                  if paper in may and paper.name.lower() in journal.notes.said]
+        papers = [standing.message(paper) for paper in Paper if paper in may and (
+            paper.name.lower() in journal.notes.said or (state, paper) in _TRUE_AT_ONCE)]
         notes = [journal.notes.forced] if journal.notes.forced else []
         if handover.busy:
             notes.append(f"{handover.busy} was begun and has not ended")
@@ -304,7 +306,7 @@ class Handovers:
     @staticmethod
     def _ended(journal: Journal) -> None:
         """Where nothing is left to do, what was cut off had only its end still to note."""
-        if journal.handover.busy:
+        if journal.handover.busy or journal.handover.over and journal.handover.error:
             journal.note("end")
 
     def _tidy(self, journal: Journal) -> None:

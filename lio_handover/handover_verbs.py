@@ -205,8 +205,9 @@ def _peer(command: str) -> Peer:
             raise errors.NoSuchHandover(f"the other host has no handover {handover.id}")
         if done.returncode:
             said = done.stderr.decode(errors="replace").strip().splitlines()
-            raise errors.PeerUnreachable(
-                f"{words[0]} ended with {done.returncode}" + (f": {said[-1]}" if said else ""))
+            what = f"{words[0]} ended with {done.returncode}" + (f": {said[-1]}" if said else "")
+            # ssh ends with 255 where it can't connect, otherwise as the command over there.
+            raise errors.PeerUnreachable(what) if done.returncode == 255 else remote.alive(what)
         return answer_from_json(done.stdout)
     return ask
 

@@ -66,8 +66,11 @@ class Holders:
                               stderr=subprocess.STDOUT if apart else None,
                               start_new_session=True, cwd=here) as started:
             assert started.stdout is not None
-            said = started.stdout.readline()
-            if said != _HELD:
+            said = b""
+            for said in started.stdout:
+                if said == _HELD:
+                    break
+            else:  # it has ended
                 why = said.decode(errors="replace").strip() or "its holder ended"
                 raise errors.InUse(f"vhost/{wwpn}: its endpoint can't be occupied: {why}",
                                    do="stop the guest, or let QEMU finish the migration")

@@ -71,6 +71,7 @@ class Notes:
     commands: Dict[str, int] = field(default_factory=dict)  # num_cmds after the load
     saved: Tuple[str, ...] = ()  # save files that hold the targets
     said: Dict[str, List[str]] = field(default_factory=dict)  # paper → digests
+    verb: str = ""  # that was begun last
     fenced: str = ""  # why the other host is believed to be off, until that is acted upon
     forced: str = ""  # the same, and whose word it was, of the present state
     probe: bool = False  # devices are asked for what configfs does not show of registrations
@@ -159,8 +160,10 @@ class Journal:
                 notes.dynamic = {name: dict(who) for name, who in one["dynamic"].items()}
         elif kind == "begin":
             self.handover = replace(self.handover, busy=one["verb"], error="")
+            notes.verb = one["verb"]
         elif kind == "end":
             self.handover = replace(self.handover, busy="", error=one.get("error", ""))
+            notes.fenced = ""
         elif kind == "kept":
             self.handover = replace(self.handover, digest=one["digest"])
             notes.stale, notes.opened = bool(one["stale"]), ""

@@ -2,10 +2,11 @@
 
 ``<state directory>/owners.json``, whole and fsynced at each change::
 
-    {"iscsi/iqn.…": {"epoch": 3, "aborted": 2, "handover": "…uuid…"}}
+    {"iscsi/iqn.…": {"epoch": 3, "aborted": 2, "handover": "…uuid…", "before": "…uuid…"}}
 
 ``epoch`` is the highest number this host has heard of, ``aborted`` the highest that was given up
-here (no epoch up to it will ever be served here), ``handover`` whose record counts.
+here (no epoch up to it will ever be served here), ``handover`` whose record counts, ``before``
+whose counted before that one.
 """
 from __future__ import annotations
 
@@ -18,6 +19,8 @@ from .locks import PATIENCE, Locks
 from .wholefile import write_file
 
 NAME = "owners.json"
+#: Instead of a handover: the target was removed, and none brings it back.
+REMOVED = "removed"
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,7 @@ class Owner:
     epoch: int = 0
     aborted: int = 0
     handover: str = ""
+    before: str = ""
 
 
 class Owners:
@@ -39,7 +43,8 @@ class Owners:
         import json
         try:
             with open(self.path, "rb") as file:
-                return {name: Owner(int(one["epoch"]), int(one["aborted"]), str(one["handover"]))
+                return {name: Owner(int(one["epoch"]), int(one["aborted"]), str(one["handover"]),
+                                    str(one.get("before", "")))
                         for name, one in json.load(file).items()}
         except FileNotFoundError:
             return {}
@@ -50,17 +55,21 @@ class Owners:
             ) from None
 
     def note(self, targets: Iterable[str], epoch: int = 0, aborted: int = 0,
-             handover: Optional[str] = None) -> None:
-        """Raise the numbers of these targets; durable when it returns."""
+             handover: Optional[str] = None, over: str = "") -> None:
+        """Raise the numbers of these targets, and note whose record counts from now on: that of
+        ``handover``, or of the one before the handover ``over``.  Durable when it returns."""
         import json
         with Locks(os.path.dirname(self.path)).hold(NAME, patience=PATIENCE):
             found = self.load()
             was = dict(found)
             for name in targets:
                 one = found.get(name, Owner())
-                found[name] = replace(
-                    one, epoch=max(one.epoch, epoch, aborted), aborted=max(one.aborted, aborted),
-                    handover=one.handover if handover is None else handover)
+                if handover not in (None, one.handover):
+                    one = replace(one, handover=str(handover), before=one.handover)
+                elif over and one.handover == over:
+                    one = replace(one, handover=one.before, before="")
+                found[name] = replace(one, epoch=max(one.epoch, epoch, aborted),
+                                      aborted=max(one.aborted, aborted))
             if found == was:
                 return
             text = json.dumps({name: asdict(one) for name, one in found.items()},

@@ -182,6 +182,13 @@ def _uninterrupted() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
+def alive(what: str) -> errors.PeerUnreachable:
+    """No answer to what was asked, from a host that is there."""
+    error = errors.PeerUnreachable(what)
+    error.alive = True
+    return error
+
+
 def ask(handover: Handover, verb: str) -> Answer:
     """What the other host of a handover answers now to ``status`` or ``abort``: a Peer
     (handover.py).  Raises PeerUnreachable, also where that takes too long, and NoSuchHandover where
@@ -196,7 +203,7 @@ def ask(handover: Handover, verb: str) -> Answer:
 
     def patience() -> bool:
         if time.monotonic() > until:
-            raise errors.PeerUnreachable(f"{side.name} has not ended {verb} in {ASK_SECONDS:g} s")
+            raise alive(f"{side.name} has not ended {verb} in {ASK_SECONDS:g} s")
         return False
 
     try:
@@ -205,9 +212,9 @@ def ask(handover: Handover, verb: str) -> Answer:
             Paper.OFFER, handover.id, handover.epoch, targets=handover.targets,
             mode=handover.mode)])
         return side.verb(verb, handover.id, papers, stop=patience)
-    except errors.NoSuchHandover:
+    except (errors.NoSuchHandover, errors.PeerUnreachable):
         raise
     except errors.HandoverError as error:
-        raise errors.PeerUnreachable(error.what) from None
+        raise alive(error.what) from None
     finally:
         side.close()

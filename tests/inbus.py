@@ -18,7 +18,7 @@ from lio_handover import names
 from lio_handover.journal import Handover, Journal
 from lio_handover.service import contract, wire
 from lio_handover.transitions import DESTINATION
-from tests import samples
+from tests import inhost, samples
 from tests.inhost import CONFIG as SERVED
 from tests.lab import Host
 
@@ -385,6 +385,17 @@ def serve_polkit(address: str, told: Mapping[str, str], delay: float) -> None:
     bus._register_object_path("/org/freedesktop/PolicyKit1/Authority", came, None)
     bus.request_name(POLKIT_NAME)
     GLib.MainLoop().run()
+
+
+def looks() -> int:
+    """How many files and folders the service opens to see what the host has."""
+    from lio_handover.service import worker
+    seen: list[str] = []
+    one = inhost.core()
+    sys.addaudithook(lambda event, _: seen.append(event) if event in (
+        "open", "os.listdir", "os.scandir") else None)
+    assert worker.survey(one)["targets"]
+    return len(seen)
 
 
 # ── while something else is going on ─────────────────────────────────────────────────────────

@@ -13,14 +13,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lio_handover import (deeds, errors, evidence, journal, owners, restored, running, savefile,
-                          transitions, undo, wholefile)
+from lio_handover import (deeds, errors, evidence, journal, owners, remote, restored, running,
+                          savefile, transitions, undo, wholefile)
 from lio_handover.configfs import Configfs
 from lio_handover.core import Core
 from lio_handover.handover import Answer, Handover, Handovers
 from lio_handover.locks import Locks
-from lio_handover.model import State
+from lio_handover.model import State, say
 from lio_handover.papers import Message
+from lio_handover.reader import Reader
 from lio_handover.settings import Late
 from lio_handover.transitions import Row
 from tests import inhost, lab, samples
@@ -104,6 +105,13 @@ def recover(id: str, answers: Answers, words: frozenset[str] = frozenset()  # no
         return handovers(answers).recover(id, words, "the test")[0]
     except Ask as question:
         return str(question)
+
+
+def recover_beside(id: str, words: frozenset[str]) -> Answer:  # noqa: A002
+    """recover, while the other host is there, and its service is not."""
+    def peer(_handover: Handover, _verb: str) -> Answer:
+        raise remote.alive("lio-handoverd does not run on b")
+    return Handovers(handovers().core, peer).recover(id, words, "the test")[0]
 
 
 # ── power ────────────────────────────────────────────────────────────────────────────────────
@@ -262,6 +270,11 @@ def slow_freeze(id: str) -> tuple[list[str], str]:  # noqa: A002
     setattr(evidence, "rows_for", hurried)
     one = Handovers(inhost.core(), alarm=lambda _handover, verb: alarms.append(verb))
     return alarms, one.do("freeze", "source", id).handover.state
+
+
+def stores() -> list[str]:
+    """Backstores that are here, whole or not."""
+    return [say(one.key) for one in Reader(Configfs()).outline().backstores]
 
 
 def gates() -> dict[str, str]:

@@ -117,14 +117,20 @@ class Stopping(Configfs):
         if hit and self.how == "before":
             self.changes += 1
             raise OSError(5, "injected")
-        change()
-        if hit and self.how == "after":
+        try:
+            change()
+        finally:  # also where the kernel has no such attribute, which may be as good
+            if hit:
+                self._stop_here()
+
+    def _stop_here(self) -> None:
+        if self.how == "after":
             raise OSError(5, "injected")
-        if hit and self.how == "stop":
+        if self.how == "stop":
             self.asked = True
-        if hit and self.how == "interrupt":
+        if self.how == "interrupt":
             raise KeyboardInterrupt
-        if hit and self.how == "SIGINT":
+        if self.how == "SIGINT":
             os.kill(os.getpid(), signal.SIGINT)
 
     def stop(self) -> bool:

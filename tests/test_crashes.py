@@ -2,8 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
-
+from pathlib import Path
 import pytest
 
 from lio_handover import errors
@@ -30,8 +29,11 @@ KILLED = {
     "abort": ("prepare stage* freeze export activate*", "abort", DESTINATION),
     "give back": (WAY.partition(" verify*")[0], "abort", DESTINATION),
     "take back": (WAY.partition(" verify*")[0] + " abort*", "thaw", SOURCE),
+    "recover the source": ("prepare stage* freeze export", "recover", SOURCE),
+    "recover the destination": ("prepare stage* freeze export", "recover", DESTINATION),
 }
-
+#: Those in which storage is closed and opened, with storage that one host alone may have open.
+LATE = ("release", "open", "retire", "abort", "give back", "take back")
 
 #: Those that lead to the end of a handover, and so may be done again by its driver.
 FORWARD = tuple(KILLED)[:10]
@@ -51,7 +53,7 @@ class Killed:
         pair, (way, verb, role) = self.pair, KILLED[name]
         pair.id, pair.papers = "", []
         pair.go(way)
-        more: dict[str, Any] = {"targets": (TARGET,)} if verb == "prepare" else {}
+        more = pair.asked(verb)
         pair.id = pair.id or "00000000-0000-4000-8000-%012x" % point
         killed, answer = pair.host[role].call(
             inhandover.crash, point, verb, role, pair.id, tuple(pair.papers), **more)
@@ -67,6 +69,9 @@ class Killed:
 
     def one_serves(self) -> None:
         assert len(self.pair.serving()) < 2, "two hosts serve one backstore"
+        if self.pair.mode == "iscsi-late":
+            assert [] in [host.call(inhandover.stores) for host in self.pair.host.values()], \
+                "two hosts have it open"
 
     def settle(self) -> None:
         """recover on both, as often as it takes, then on as a driver would."""
@@ -103,6 +108,8 @@ class Killed:
             b.call(inhandover.save_file, b"")
             a.call(inhost.build, self.state)
             a.call(inhandover.save_file, self.saved)
+            for lock in Path(self.state.backstores[0].path).parent.glob("*.holder"):
+                lock.unlink()
         assert not b.call(inhost.read_all).backstores
 
 
@@ -125,10 +132,15 @@ def test_a_verb_that_is_killed_leaves_a_way_on(killed: Killed, name: str, point:
 
 @pytest.mark.full
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("name", KILLED)
-def test_a_verb_killed_anywhere_leaves_a_way_on(killed: Killed, name: str) -> None:
-    point = 0
+@pytest.mark.parametrize("name", [*KILLED, *(f"late {name}" for name in LATE)])
+def test_a_verb_killed_anywhere_leaves_a_way_on(
+        killed: Killed, name: str, bed: lab.Lab) -> None:
+    point, whole = 0, name
+    if name.startswith("late "):
+        name, killed.pair.mode = name[5:], "iscsi-late"
+        for host in killed.pair.host.values():
+            host.call(inhandover.serve_late, str(bed.shared))
     while killed.at(name, point := point + 1, bool(point % 2)):
         pass
-    print(f"{name}: {point - 1} points")
+    print(f"{whole}: {point - 1} points")
     assert point > 10

@@ -25,6 +25,8 @@ WAY = "prepare stage* freeze export activate* release activate* verify* retire c
 class Two:
     """Two hosts and all the papers said so far, carried as their JSON."""
 
+    mode = "iscsi"
+
     def __init__(self, a: lab.Host, b: lab.Host) -> None:
         self.host = {SOURCE: a, DESTINATION: b}
         self.id = ""
@@ -83,7 +85,11 @@ class Two:
         for verb in verbs.split():
             name = verb.strip("*")
             role = DESTINATION if "*" in verb else SOURCE
-            self.do(name, role, **({"targets": (TARGET,)} if name == "prepare" else {}))
+            self.do(name, role, **self.asked(name))
+
+    def asked(self, verb: str) -> dict[str, Any]:
+        """What a verb is told besides the handover's id and the papers."""
+        return {"targets": (TARGET,), "mode": self.mode} if verb == "prepare" else {}
 
     def serving(self) -> list[str]:
         """Who has an open gate."""

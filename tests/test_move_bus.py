@@ -63,6 +63,17 @@ def test_its_errors_are_ours(b: Side) -> None:
         remote.ask(Handover(ID, "source", "released", 1, "iscsi", (), peer="b"), "status")
 
 
+def test_a_host_of_which_anything_answers_is_not_off(bus: Bus, b: Side) -> None:
+    known = "22222222-0000-4000-8000-000000000000"
+    folder = bus.folder / "state" / "handovers" / known
+    folder.mkdir(parents=True)
+    (folder / "journal").write_text("{]\n")
+    for peer, alive in (("b", True), ("c", False)):
+        with pytest.raises(errors.PeerUnreachable) as caught:
+            remote.ask(Handover(known, SOURCE, "released", 1, "iscsi", (), peer=peer), "status")
+        assert caught.value.alive is alive, caught.value
+
+
 def test_papers_get_there_in_pieces(b: Side, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote, "PIECE", 1000)
     data = document.dumps(samples.document(samples.iscsi(luns=4), True))

@@ -4,7 +4,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -107,6 +106,33 @@ def powered(bed: lab.Lab, hosts: HostsOf) -> Iterator[Callable[[], Powered]]:
     off()
 
 
+@pytest.mark.full
+def test_what_was_removed_is_not_brought_back(powered: Callable[[], Powered]) -> None:
+    """By a handover that is over: another host may have got it by other means."""
+    pair = powered()
+    pair.go("prepare thaw")
+    pair.host[SOURCE].call(inhost.remove, ("reserved",))
+    pair.cut(SOURCE)
+    pair.boot(SOURCE)
+    pair.recover(SOURCE, silent=True)
+    assert pair.serving() == []
+
+
+@pytest.mark.full
+def test_a_recover_killed_after_a_boot_is_gone_on_with(powered: Callable[[], Powered]) -> None:
+    """Also where what it had made until then looks as if targetcli had restored it."""
+    pair = powered()
+    pair.go(WAY)
+    for point in (20, 40, 60):
+        pair.cut(DESTINATION)
+        pair.host[DESTINATION].boot()
+        pair.host[DESTINATION].call(inhandover.disk, pair.folder[DESTINATION])
+        killed, _answer = pair.host[DESTINATION].call(
+            inhandover.crash, point, "recover", DESTINATION, pair.id)
+        assert killed
+        pair.recovered()
+
+
 STATES = [(count, role) for count in range(1, len(WAY.split()) + 1)
           for role in (SOURCE, DESTINATION)]
 SAMPLE = [(7, DESTINATION)]
@@ -132,7 +158,7 @@ def test_power_lost_before_in_and_after_each_record_of_a_verb(
     while True:
         pair, point = powered(), point + 1
         pair.go(way)
-        more: dict[str, Any] = {"targets": (TARGET,)} if verb == "prepare" else {}
+        more = pair.asked(verb)
         pair.id = pair.id or "00000000-0000-4000-8000-%012x" % point
         killed, _answer = pair.host[role].call(
             inhandover.crash, point, verb, role, pair.id, tuple(pair.papers), True, **more)

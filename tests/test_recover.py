@@ -60,6 +60,9 @@ def test_forced_on_one_side_the_other_steps_down_when_it_boots(
     pair.cut(DESTINATION)
     stays = pair.recover(SOURCE, silent=True)
     assert stays.stays and pair.serving() == []
+    beside = pair.host[SOURCE].call(inhandover.recover_beside, pair.id,
+                                    frozenset({"peer-is-fenced"}))
+    assert beside.stays and "--peer-is-fenced" not in beside.next and pair.serving() == []
     pair.recover(SOURCE, silent=True, words=["peer-is-fenced"])
     assert pair.state(SOURCE) == "forced" and pair.serving() == [SOURCE]
     pair.boot(DESTINATION)
@@ -83,6 +86,22 @@ def test_a_destination_that_was_rebooted_asks_or_is_told(powered: Callable[[], P
     assert pair.state(DESTINATION) == "forced" and pair.serving() == [DESTINATION]
     pair.boot(SOURCE)
     pair.recovered()
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("verb, role, point", [("retire", SOURCE, 12), ("verify", DESTINATION, 6)])
+def test_what_is_recorded_and_was_not_said_is_told(
+        two: Callable[[str, str], Two], verb: str, role: str, point: int) -> None:
+    """Killed between the record and the paper: the other side hears of it all the same."""
+    pair = two("stable", "newest")
+    pair.go(WAY.partition(f" {verb}")[0])
+    to = {"retire": "retired", "verify": "serving"}[verb]
+    killed, _answer = pair.host[role].call(
+        inhandover.crash, point, verb, role, pair.id, tuple(pair.papers), True)
+    assert killed and pair.state(role) == to
+    for side in (role, SOURCE, DESTINATION):
+        pair.recover(side)
+    assert pair.states() == ("retired", "confirmed")
 
 
 @pytest.mark.full
