@@ -76,7 +76,9 @@ class Journals:
     def follow(self, ids: Collection[str]) -> None:
         """These are there.  What happened to a new one before it was watched is asked for."""
         for one in {*self._monitors} - {self._folder, *map(self._of, ids)}:
-            self._monitors.pop(one).cancel()
+            monitor = self._monitors.pop(one)
+            if monitor:
+                monitor.cancel()
         new = [one for one in ids if self._of(one) not in self._monitors]
         for one in new:
             self._monitor(self._of(one))
@@ -87,7 +89,11 @@ class Journals:
         return os.path.join(self._folder, handover)
 
     def _monitor(self, path: str) -> None:
-        made = Gio.File.new_for_path(path).monitor_directory(Gio.FileMonitorFlags.NONE, None)
+        self._monitors[path] = None
+        try:
+            made = Gio.File.new_for_path(path).monitor_directory(Gio.FileMonitorFlags.NONE, None)
+        except GLib.Error:
+            return  # nothing is told then until somebody asks
         made.set_rate_limit(OFTEN)
         made.connect("changed", self._came)
         self._monitors[path] = made

@@ -265,7 +265,7 @@ def alarm(late: Handover, verb: str) -> None:
 
 
 # ---- what this host has ---
-def survey(core: Core, had: bool) -> Dict[str, Any]:
+def survey(core: Core, had: bool = False) -> Dict[str, Any]:
     """Targets and handovers, in little time: nothing is read but names and gates.
 
     ``had``: there were targets before.  Raises NoTargetModules where there may be some still.
