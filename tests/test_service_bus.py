@@ -17,7 +17,7 @@ from xml.etree import ElementTree
 import pytest
 
 from lio_handover import cli, errors, log, names, transitions
-from lio_handover.journal import Journal
+from lio_handover.journal import Handover, Journal
 from lio_handover.papers import Message, to_json
 from lio_handover.transitions import Paper
 from tests import inbus
@@ -371,6 +371,24 @@ def test_a_worker_that_is_killed_costs_its_job_alone(bus: Bus, client: Client) -
     assert client.get(ROOT, names.MANAGER)["Stale"] == ""
     assert client.job(client.manager("Show", "asa{sv}", [], options({})))["State"] == "failed"
     assert bus.daemon.poll() is None
+
+
+def test_a_handover_whose_journal_cannot_be_read_is_shown_with_its_targets(
+        bus: Bus, client: Client) -> None:
+    folder = bus.folder / "state"
+    id, target = "11111111-0000-4000-8000-000000000000", "iscsi/iqn.x"  # noqa: A001
+    Journal.create(str(folder), Handover(id, "source", "", 1, "iscsi", (target,)), {})
+    with open(folder / "handovers" / id / "journal", "ab") as file:
+        file.write(b"\0\n")
+    try:
+        path = names.path(names.HANDOVERS, id)
+        wait_until(lambda: not client.error(ROOT, names.MANAGER, "ListHandovers", "a{sv}",
+                                            options({})) and path in client.objects())
+        shown = client.get(path, names.HANDOVER)
+        assert (list(shown["Targets"]), shown["State"], shown["Role"]) == ([target], "", "source")
+        assert "line 2 can't be read" in shown["Error"]
+    finally:
+        shutil.rmtree(folder / "handovers" / id)
 
 
 @pytest.mark.full
