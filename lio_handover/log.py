@@ -6,6 +6,7 @@ so that ``journalctl LIO_HANDOVER_ID=…`` finds all of one handover.
 """
 from __future__ import annotations
 
+import os
 import socket
 import sys
 from typing import Callable, Collection, Optional
@@ -22,6 +23,8 @@ class Log:
                  otherwise: Optional[Callable[[int, str], None]] = None) -> None:
         self._socket: Optional[socket.socket] = None
         self._program, self._otherwise = program, otherwise or _to_standard_error
+        if not path and otherwise is None and not _standard_error_is_the_journal():
+            return
         try:
             made = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
             made.setblocking(False)  # a journal that stands still holds nobody up
@@ -59,6 +62,15 @@ class Log:
         except OSError:
             return False
         return True
+
+
+def _standard_error_is_the_journal() -> bool:
+    """As systemd says to who was started by it (systemd.exec(5), $JOURNAL_STREAM)."""
+    try:
+        found = os.fstat(2)
+    except OSError:
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
 
 
 def _to_standard_error(priority: int, text: str) -> None:
