@@ -527,6 +527,8 @@ class Deeds(Standing):
         self._let_go()
         facts = reader.facts()
         the_plan = plan(have, want, facts, verify=False)
+        # With the first link of a mapped LUN go registrations, long before a LUN does.
+        self.journal.note("loading", boot=facts.boot_id)
         executor.apply(self.fs, the_plan, have, facts, self.progress, self.stop,
                        reservations=False)
         staying = {store.key for store in want.backstores}

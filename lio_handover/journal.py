@@ -65,7 +65,7 @@ class Notes:
     step: str = ""  # that was begun last, of the verb that has not ended
     gates: Dict[str, Dict[str, str]] = field(default_factory=dict)  # target → tag → value
     dynamic: Dict[str, Dict[str, List[str]]] = field(default_factory=dict)  # who was there so
-    loading: str = ""  # boot id of a load that was begun and not finished
+    loading: str = ""  # boot id of a load, or of taking down, that was begun and not finished
     loaded: Tuple[str, str] = ("", "")  # boot id, digest
     stale: bool = False  # a document was kept which is not what was loaded
     opened: str = ""  # boot id of the kernel in which the gate was opened since the last copy

@@ -117,7 +117,10 @@ class Standing:
         return runtime.digest(self.durable().state)
 
     def whole(self) -> bool:
-        """Whether the kernel holds all targets, with every LUN linked: so the registrations."""
+        """Whether the kernel holds all targets, with every LUN linked: so the registrations,
+        unless they were being loaded or taken down when that was cut off."""
+        if self.journal.notes.loading == boot_id():
+            return False
         reader = self.reader(False)
         found = {("target", *name.split("/", 1), tpgt[5:], "lun", lun[4:]): store
                  for name in self.local_targets() if self.fs.exists(name)
