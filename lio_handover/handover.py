@@ -298,7 +298,7 @@ class Handovers:
                    for name in handover.targets)
 
     def _stays(self, run: Evidence, notes: Tuple[str, ...]) -> Answer:
-        """Where only the other side, or a human, can know."""
+        """Where only the other side, or a human, can know; or where all is over."""
         if run.journal.handover.over:
             self._ended(run.journal)
         status = self._status(run.journal)

@@ -126,7 +126,7 @@ class Tree:
         self.connection, self.interfaces = connection, interfaces
         self.authority, self.log = authority, log
         self.nodes: Dict[str, Node] = {}
-        #: Called with a Call and what goes on: brings the objects up to date first.
+        #: Called with what goes on: brings the objects up to date first.
         self.refresh: Callable[[Callable[[], None]], None] = lambda then: then()
         connection._register_object_path("/", self._came, None, fallback=True)
 
@@ -196,7 +196,8 @@ class Tree:
                 self._answer(message)
             else:
                 self.refresh(lambda: self._answer(message))
-        self.authority.check(str(message.get_sender()), READ, False, checked)
+        interactive = bool(message.get_allow_interactive_authorization())
+        self.authority.check(str(message.get_sender()), READ, interactive, checked)
 
     def _answer(self, message: Any) -> None:
         try:

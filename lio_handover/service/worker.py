@@ -6,9 +6,9 @@
 Standard input is a socket.  A request is one byte with descriptors: the request itself, a file
 for the data that the verb hands out, and the documents or papers that it takes.
 
-Lines: {"progress": [number, total, what]}, {"about": handover, "targets": […]}, and at the end
-{"result": …} or {"error": name, …}.
-Nothing that is said in them holds a secret.
+Lines: {"progress": [number, total, what]}, {"about": handover, "targets": […]}, {"alarm": why},
+{"data": bytes, "secret": …} once those are written, and at the end {"result": …} or {"error": name,
+…}; for a survey {"survey": …} or {"failed": why, "error": name}.  Nothing in them is a secret.
 """
 from __future__ import annotations
 
