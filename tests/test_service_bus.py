@@ -376,7 +376,7 @@ def test_a_worker_that_is_killed_costs_its_job_alone(bus: Bus, client: Client) -
 def test_a_handover_whose_journal_cannot_be_read_is_shown_with_its_targets(
         bus: Bus, client: Client) -> None:
     folder = bus.folder / "state"
-    id, target = "11111111-0000-4000-8000-000000000000", "iscsi/iqn.x"  # noqa: A001
+    id, target = "33333333-0000-4000-8000-000000000000", "iscsi/iqn.x"  # noqa: A001
     Journal.create(str(folder), Handover(id, "source", "", 1, "iscsi", (target,)), {})
     with open(folder / "handovers" / id / "journal", "ab") as file:
         file.write(b"\0\n")
