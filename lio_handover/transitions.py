@@ -267,6 +267,9 @@ VERBS: Mapping[str, Tuple[str, str, str]] = {
     "recover": ("both", WRITE, "after a crash, a reboot or a lost answer: finish or say why not"),
 }
 
+#: Begun by the verb of that name of one host, which has a document, and by nothing else.
+OF_ONE_HOST = frozenset({"import"})
+
 
 # ---- the table ---------------------------------------------------------------------------------
 
@@ -349,7 +352,7 @@ def _source() -> Iterator[List[Row]]:
               Do.KEEP_COPY, Paper.DOCUMENT, needs=(Need.SAME_BOOT, Need.GUEST_STOPPED), modes=VHOST,
               deadline=3)
     yield row("frozen", "export", "released",
-              "commit: from here on another host may serve it, so it is recorded before the file is",
+              "commit: another host may serve it from here on; recorded before the file is there",
               Do.GATE_CLOSE, Do.SAVEFILE_DROP, Do.PROVE_SHUT, Do.KEEP_COPY, "released",
               Paper.DOCUMENT, needs=(Need.SAME_BOOT,), modes=FILE, deadline=30)
     yield row("released", "export", "released", "the same document again", Paper.DOCUMENT,

@@ -12,7 +12,7 @@ from lio_handover import document as documents
 from lio_handover import errors
 from lio_handover import host as host_module
 from lio_handover.configfs import Configfs
-from lio_handover.core import Core
+from lio_handover.byfile import ByFile
 from lio_handover.document import Document
 from lio_handover.executor import Outcome, apply
 from lio_handover.model import State
@@ -26,8 +26,8 @@ SETTINGS = Settings(roots=("/tmp",), devices=("/dev/ubda", "/dev/vda"))
 CONFIG = "[storage]\nroots =\n    /tmp\ndevices =\n    /dev/ubda\n    /dev/vda\n"
 
 
-def core(fs: Configfs | None = None) -> Core:
-    return Core(SETTINGS, fs)
+def core(fs: Configfs | None = None) -> ByFile:
+    return ByFile(SETTINGS, fs)
 
 
 def read_all() -> State:
@@ -46,7 +46,7 @@ def build(want: State) -> Outcome:
 
 def freeze(everything: bool = True, allow: tuple[str, ...] = ()) -> None:
     one = core()
-    one.freeze(one.names([], everything), allow)
+    one.freeze(one.names([], everything), ("all-tg-pt", *allow))
 
 
 def thaw(allow: tuple[str, ...] = ("exported",)) -> None:
@@ -62,7 +62,8 @@ def export() -> bytes:
 
 def import_(data: bytes, allow: tuple[str, ...] = ()) -> Outcome:
     one = core()
-    return one.import_(one.ready(documents.loads(data)), allow)
+    # What a host exported, or had before, is imported on it again and again here.
+    return one.import_(one.ready(documents.loads(data)), ("exported", "imported", *allow))
 
 
 def verify(data: bytes) -> None:

@@ -22,7 +22,7 @@ from dataclasses import asdict
 from typing import Any, Callable, Dict, List, Mapping, Sequence, Tuple
 
 from .. import as_json, document as documents, errors, files, papers, remote, settings, storage
-from ..core import Core
+from ..byfile import ByFile
 from ..document import Document
 from ..handover import Answer, Handovers, answer_from_json, answer_to_json
 from ..journal import Handover, Journal, ids
@@ -51,7 +51,8 @@ class Work:
     def __init__(self, request: Mapping[str, Any], answer: int, documents: Sequence[int]) -> None:
         self.request, self.answer, self.documents = request, answer, documents
         self.verb: str = request["verb"]
-        self.core = Core(settings.load(request["config"]) if request["config"] else settings.load())
+        self.core = ByFile(
+            settings.load(request["config"]) if request["config"] else settings.load())
         self.stopping = False
         self.deferred = bool(request["role"]) or HOST_VERBS[self.verb].action != READ \
             or bool(request["probe"])
@@ -136,7 +137,8 @@ def _with_findings(work: Work, found: Sequence[errors.Finding], result: Dict[str
 
 def freeze(work: Work) -> Came:
     started = time.monotonic()
-    state = work.core.freeze(work.names(), work.request["allow"], work.stop, work.progress)
+    state = work.core.freeze(work.names(), work.request["allow"], work.stop, work.progress,
+                             work.request["probe"])
     return {"targets": [one.name for one in state.targets], "writes": work.core.fs.changes,
             "seconds": {"freeze": round(time.monotonic() - started, 6)}}, b"", False
 
@@ -151,8 +153,7 @@ def export(work: Work) -> Came:
 def thaw(work: Work) -> Came:
     names = work.request["targets"]
     if work.request["all"]:
-        there = [f"{fabric}/{wwn}" for fabric, wwn in work.core.names((), True)]
-        names = [one for one in work.core.frozen().names() if one in there]
+        names = [name for one in work.core.held() for name in one.targets]
     found = work.core.names(names)
     work.inside(found)
     state = work.core.thaw(found, work.request["allow"]) if found else None
@@ -265,7 +266,7 @@ def alarm(late: Handover, verb: str) -> None:
 
 
 # ---- what this host has ---
-def survey(core: Core, had: bool = False) -> Dict[str, Any]:
+def survey(core: ByFile, had: bool = False) -> Dict[str, Any]:
     """Targets and handovers, in little time: nothing is read but names and gates.
 
     ``had``: there were targets before.  Raises NoTargetModules where there may be some still.
@@ -276,13 +277,13 @@ def survey(core: Core, had: bool = False) -> Dict[str, Any]:
         raise errors.NoTargetModules("configfs is not mounted",
                                      do="mount -t configfs none /sys/kernel/config")
     found = core.names((), True) if there else []
-    frozen = core.frozen().names() if found else []
+    frozen = core.frozen_names() if found else []
     return {"targets": [{"name": f"{fabric}/{wwn}", "enabled": _enabled(core, fabric, wwn),
                          "frozen": f"{fabric}/{wwn}" in frozen} for fabric, wwn in found],
             "handovers": [_known(core, one) for one in ids(core.settings.state_directory)]}
 
 
-def _known(core: Core, name: str) -> Dict[str, Any]:
+def _known(core: ByFile, name: str) -> Dict[str, Any]:
     """A handover as its journal has it; one whose journal is broken says so."""
     try:
         one = Handovers(core).known(name)
@@ -292,7 +293,7 @@ def _known(core: Core, name: str) -> Dict[str, Any]:
     return {**asdict(one), "means": state.means if state else ""}
 
 
-def _enabled(core: Core, fabric: str, wwn: str) -> bool:
+def _enabled(core: ByFile, fabric: str, wwn: str) -> bool:
     if fabric != "iscsi":
         return True
     path = f"{fabric}/{wwn}"
@@ -304,7 +305,7 @@ def surveys(config: str) -> None:
     had = False
     for _line in sys.stdin:
         try:
-            found = survey(Core(settings.load(config) if config else settings.load()), had)
+            found = survey(ByFile(settings.load(config) if config else settings.load()), had)
             had = bool(found["targets"])
             say({"survey": found})
         except Exception as error:  # noqa: B902 - a target may go while it is looked at
