@@ -164,11 +164,7 @@ class ByFile(Core):
             return self._plain_reader().state(names)
 
     def _thaw(self, one: Handover, allow: Sequence[str] = ()) -> None:
-        answer = self._do("thaw", one, said=[SAYS[name] for name in allow if name in SAYS],
-                          allow=allow)
-        if not answer.notes:  # nothing has to be remembered: it is as it was before the freeze
-            Owners(self.settings.state_directory).note(one.targets, over=one.id)
-            Journal(self.settings.state_directory, one.id).remove()
+        self._do("thaw", one, said=[SAYS[name] for name in allow if name in SAYS], allow=allow)
 
     # ---- the destination's verbs ---
     def import_(self, ready: Ready, allow: Sequence[str] = (),

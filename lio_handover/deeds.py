@@ -168,8 +168,10 @@ class Deeds(Standing):
                     errors.InUse, target.name, "serves nobody: no TPG of it is enabled",
                     do="enable it, or remove it"))
         findings += preflight.held(state, self.reader())
-        if by_file or self.mode is Mode.VHOST_STOPPED:
-            findings = [one for one in findings if one.override != "stopped-guest"]
+        # By file a guest is stopped before, and ALL_TG_PT is looked at by the export.
+        passed = {Mode.FILE: ("stopped-guest", "all-tg-pt"),
+                  Mode.VHOST_STOPPED: ("stopped-guest",)}.get(self.mode, ())
+        findings = [one for one in findings if one.override not in passed]
         if self.mode not in (Mode.ISCSI_LATE, Mode.FILE):
             findings += not_late(state, self.core.settings)
         errors.refuse(findings, self.allow)
@@ -322,6 +324,8 @@ class Deeds(Standing):
             if self.mode is not Mode.FILE or self.row.verb != "freeze":
                 raise
             return self._untold(self.here(False))
+        if self.mode is Mode.FILE and self.row.verb == "export":
+            errors.refuse(preflight.all_ports(state), self.allow)
         if not self.links_are_whole({lun.key: lun.backstore for _, _, lun in state.luns()}):
             return
         if self.handover.role == SOURCE:

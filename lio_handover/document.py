@@ -48,7 +48,8 @@ from .shape import (an_object, any_object, entries, fail, plain_name, plain_text
 from .values import U64, attribute_path
 
 __all__ = ["MAX_BYTES", "VERSION", "Carried", "Document", "Evidence", "Origin", "acl_key",
-           "alua_group_key", "canonical", "check", "dumps", "loads", "lu_group_key", "lun_key", "mapped_lun_key",
+           "alua_group_key",
+           "canonical", "check", "dumps", "loads", "lu_group_key", "lun_key", "mapped_lun_key",
            "portal_key", "seal", "state_bytes", "tpg_key"]
 
 Evidence = Mapping[str, Union[str, int, bool]]

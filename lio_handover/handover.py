@@ -359,6 +359,10 @@ class Handovers:
                 journal.remove()
             raise
         self._tidy(journal)
+        if deeds.mode is Mode.FILE and journal.handover.state == "idle" and not deeds.notes:
+            # It is as it was before the freeze: there is nothing to remember.
+            Owners(self._directory).note(journal.handover.targets, over=journal.id)
+            journal.remove()
         return Answer(journal.handover, tuple(deeds.said), tuple(deeds.notes),
                       self._next(journal.handover))
 

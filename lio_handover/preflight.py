@@ -26,7 +26,7 @@ FABRICS = ("iscsi", "vhost", "loopback")
 def source(state: State, reader: Reader) -> List[Finding]:
     """Why these targets can't be handed over as they are."""
     return [*_kinds(state), *_shared(state, reader), *_shared_storage(state, reader),
-            *_dynamic(state), *_all_ports(state), *_hidden(state, errors.CannotRepresent)]
+            *_dynamic(state), *all_ports(state), *_hidden(state, errors.CannotRepresent)]
 
 
 def live_migration(logs_guest_writes: bool) -> List[Finding]:
@@ -128,15 +128,18 @@ def _dynamic(state: State) -> Iterator[Finding]:
                     "dynamic-acl", "give it an ACL of its own")
 
 
-def _all_ports(state: State) -> Iterator[Finding]:
+def all_ports(state: State) -> List[Finding]:
+    """Registrations of which the kernel does not show through which ports they hold."""
+    found = []
     for store in state.backstores:
         unknown = [one for one in store.reservations.registrations if one.all_tg_pt is None]
         if unknown:
-            yield Finding(
+            found.append(Finding(
                 errors.CannotRepresent, say(store.key),
                 f"the kernel does not show ALL_TG_PT of {len(unknown)} registrations, which is "
                 "nearly always 0", "all-tg-pt",
-                "ask the device with --probe")
+                "ask the device with --probe"))
+    return found
 
 
 def destination(document: Document, have: State, reader: Reader, facts: Facts,

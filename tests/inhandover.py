@@ -498,3 +498,16 @@ def while_held(name: str, id: str) -> Answer:  # noqa: A002
     """freeze while another process holds a lock."""
     with Locks(FOLDER).hold(name):
         return do("freeze", "source", id)
+
+
+def restart_targetcli() -> None:
+    """What the restart of its unit does: everything is cleared, and restored from its file."""
+    subprocess.run(["targetctl", "clear"], check=True, capture_output=True)
+    before_restore()
+    subprocess.run(["targetctl", "restore", SAVED], check=True, capture_output=True)
+
+
+def forget_all() -> None:
+    """Every handover of this host, as if there had been none."""
+    shutil.rmtree(Path(FOLDER, "handovers"), ignore_errors=True)
+    Path(FOLDER, owners.NAME).unlink(missing_ok=True)

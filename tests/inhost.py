@@ -46,7 +46,7 @@ def build(want: State) -> Outcome:
 
 def freeze(everything: bool = True, allow: tuple[str, ...] = ()) -> None:
     one = core()
-    one.freeze(one.names([], everything), ("all-tg-pt", *allow))
+    one.freeze(one.names([], everything), allow)
 
 
 def thaw(allow: tuple[str, ...] = ("exported",)) -> None:
