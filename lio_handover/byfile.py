@@ -42,6 +42,18 @@ class ByFile(Core):
     def handovers(self) -> Handovers:
         return Handovers(self)
 
+    def names(self, targets: Sequence[str], everything: bool = False) -> List[Tuple[str, str]]:
+        """The same, of this kernel or of what was frozen here before it was booted."""
+        if everything:
+            return super().names(targets, True)
+        there = super().names((), True)
+        away = {name for one in self.held(targets) for name in one.targets} \
+            if any(tuple(name.split("/", 1)) not in there for name in targets) else set()
+        here = [name for name in targets if name not in away]
+        found = super().names(here)
+        return [*found, *(tuple(name.split("/", 1)) for name in dict.fromkeys(targets)
+                          if name in away)]  # type: ignore[list-item]
+
     def held(self, names: Optional[Iterable[str]] = None) -> List[Handover]:
         """The handovers by file of these targets (None: of any) that this host is the source of
         and that are not over."""
@@ -81,7 +93,11 @@ class ByFile(Core):
                 self._do("freeze", one, allow=allow, stop=stop, progress=progress, probe=probe)
             if rest:
                 self._freeze(rest, allow, stop, progress, probe)
-            return self._plain_reader().state(names)
+            return self._here(names)
+
+    def _here(self, names: Names) -> State:
+        """What this kernel has of the targets, without registrations."""
+        return self._plain_reader().state([one for one in names if self.fs.exists(name_of(one))])
 
     def _freeze(self, names: Sequence[str], allow: Sequence[str], stop: Callable[[], bool],
                 progress: Optional[Progress], probe: bool) -> None:
@@ -161,7 +177,7 @@ class ByFile(Core):
                 for one in there if one.state == "released" for name in one.targets], allow)
             for one in there:
                 self._thaw(one, allow)
-            return self._plain_reader().state(names)
+            return self._here(names)
 
     def _thaw(self, one: Handover, allow: Sequence[str] = ()) -> None:
         self._do("thaw", one, said=[SAYS[name] for name in allow if name in SAYS], allow=allow)
@@ -262,8 +278,7 @@ class ByFile(Core):
         with self.alone(more=self._removing(targets, everything)):
             self._whole(there, names, "remove")
             frozen: Set[str] = {name for one in there for name in one.targets}
-            mine = [tuple(name.split("/", 1)) for name in sorted(frozen)]
-            kept = self._judged(mine, frozen, allow)  # type: ignore[arg-type]
+            kept = self._judged({name for name in frozen if self.fs.exists(name)}, allow)
             rest = [name for name in names if name not in frozen]
             outcome = Outcome()
             began = self.fs.changes
@@ -278,8 +293,8 @@ class ByFile(Core):
                 kept = kept or kept_too
             return outcome, kept
 
-    def _judged(self, names: Names, frozen: Set[str], allow: Sequence[str]) -> str:
-        """Who still needs what is to be removed; where it was kept."""
+    def _judged(self, frozen: Set[str], allow: Sequence[str]) -> str:
+        """Refuse while somebody still needs what is to be removed; where it was kept."""
         reader = self.reader()
         findings: List[errors.Finding] = []
         try:
