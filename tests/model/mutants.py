@@ -22,6 +22,7 @@ STORAGE = "storage open"
 GUEST = "guest lost"
 NO_WAY = "no way out"
 DEAD = "arrives alive"
+GONE = "nobody was known to serve"
 
 
 @dataclass(frozen=True)
@@ -290,12 +291,12 @@ MUTANTS: Dict[str, Mutant] = {
         "by file, recover takes an exported target for a frozen one", TWICE, Mode.FILE,
         change=_as_state(_rows(_S, "recover", "frozen"), "released")),
     "file-removed-unasked": Mutant(
-        "by file, a target is removed that no other host serves", NO_WAY, Mode.FILE,
+        "by file, a target is removed that no other host serves", GONE, Mode.FILE,
         change=_no_needs(_rows(_S, "retire", "released"), Need.IMPORTED)),
     "file-gate-before-record": Mutant(
         "by file, the gate opens before it is recorded that this host serves", TWICE, Mode.FILE,
         change=_first(_IMPORT, _does(Do.GATE_OPEN), _records("confirmed"))),
     "file-operator-errs": Mutant(
-        "by file, the operator errs about who has imported (an assumption, not a defect)", TWICE,
+        "by file, the operator errs about who has imported (an assumption, not a defect)", GONE,
         Mode.FILE, around={"word_is_true": False}),
 }

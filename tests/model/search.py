@@ -163,7 +163,8 @@ def explore(model: Model, liveness: bool = True, limit: int = 0) -> Result:
         return finish(None)
     settled = [n for n, w in enumerate(worlds) if model.settled(w)]
     result.goals |= {
-        "moved" if worlds[n].s.state == "retired" else
+        "moved" if worlds[n].s.state == "retired" and worlds[n].d.state == "confirmed" else
+        "removed" if worlds[n].s.state == "retired" else
         "stayed" if worlds[n].s.epoch else "untouched" for n in settled}
     for goal, why in (("moved", "no handover can ever complete"),
                       ("stayed", "no handover that was begun can ever be undone"),

@@ -191,14 +191,25 @@ class Model:
             return "two hosts have the storage open"
         if s and w.s.pr != w.latest or d and w.d.pr != w.latest:
             return "a host serves without registrations that were made"
+        if self.by_file and w.s.state == "retired" and w.d.state != "confirmed" \
+                and self._exported(w):
+            return "the source is gone, and nobody was known to serve"
         if w.qs == "lost":
             return "the source's QEMU resumed alone, found its endpoint taken: guest lost"
         return None
+
+    @staticmethod
+    def _exported(w: World) -> bool:
+        """Whether the source's document of its present epoch is in somebody's hands."""
+        return any(name == Paper.DOCUMENT.name and epoch == w.s.epoch for name, epoch, _ in w.papers)
 
     def settled(self, w: World) -> bool:
         """One owner serves, nothing is open any more."""
         if w.s.row >= 0 or w.d.row >= 0:
             return False
+        if self.by_file and w.s.state == "retired" and (
+                w.d.state == "none" or w.d.up == NEVER_AGAIN):
+            return not self._exported(w)  # wanted so
         if w.s.state == "retired" and w.d.state == "confirmed":
             return self.serving(w, D)
         if w.s.state == "idle" and (w.d.state == "none" or self.by_file
@@ -253,7 +264,8 @@ class Model:
             return True
         if need is Need.IMPORTED:
             return not self.around.word_is_true or (
-                peer.state == "confirmed" and peer.epoch == host.epoch and peer.row < 0)
+                peer.state == "confirmed" and peer.epoch == host.epoch and peer.row < 0
+                or host.state == "frozen" and not self._exported(w))  # nobody shall serve it
         if need is Need.NOT_IMPORTED:
             return not self.around.word_is_true or self._imported(host, peer) is False or (
                 peer.up != ON and w.forces < self.scope.forces)
