@@ -13,7 +13,7 @@ from typing import Callable, Dict, FrozenSet, List, Mapping, Optional, Sequence,
 
 from . import document as documents
 from . import (dynamic, errors, executor, late, mapping, preflight, reservations, restored, runtime,
-               savefile, storage)
+               savefile, storage, survivors)
 from .diff import diff
 from .document import Document, Origin
 from .host import Maker
@@ -29,7 +29,6 @@ from .running import Progress, never, reason
 from .settings import Settings
 from .standing import Standing
 from .transitions import SOURCE, Do, Mode, Paper, Row, Step
-from .wholefile import fsync_folder, write_file
 
 #: Where only is looked, there is no row.
 NOTHING = Row("", "", "", "", "", ())
@@ -159,6 +158,7 @@ class Deeds(Standing):
             findings += not_late(state, self.core.settings)
         errors.refuse(findings, self.allow)
         self.journal.keep(PREPARED, documents.dumps(document))
+        survivors.seen(self, document)
 
     def _read(self) -> None:
         self.reader(False).target_names()
@@ -204,14 +204,14 @@ class Deeds(Standing):
         if self.vhost:
             if any(self.holders.held(wwpn) for wwpn in self.endpoints()) \
                     or not self.journal.notes.opened:
-                self.journal.note("opened", boot=boot_id())
+                self.journal.note("opened", durable=True, boot=boot_id())
             self._let_go()
             return
         wanted = self.wanted_open()
         shut = [path for path in self.tpgs()
                 if path in wanted and self.fs.read(f"{path}/enable").strip() != "1"]
         if shut:
-            self.journal.note("opened", boot=boot_id())
+            self.journal.note("opened", durable=True, boot=boot_id())
         for path in shut:
             self.fs.write(f"{path}/enable", b"1\n")
 
@@ -283,6 +283,10 @@ class Deeds(Standing):
         self._ask(self.names())
         state = self.here()
         if not self.links_are_whole({lun.key: lun.backstore for _, _, lun in state.luns()}):
+            if self.handover.role != SOURCE and not self.journal.has(RETURNED):
+                left = survivors.since(self, self.allow, self.notes)  # of a kernel that is gone
+                left = replace(left, storage=_sampled(left.storage, {}))  # it has served
+                self._keep(RETURNED, self._in_source_names(left), False)
             return
         if self.handover.role == SOURCE:
             self.unchanged(state)
@@ -296,21 +300,7 @@ class Deeds(Standing):
         self.journal.keep(name, documents.dumps(document))
         self.journal.documents[name] = document
         self.journal.note("kept", digest=runtime.digest(document.state), stale=stale)
-        self._aptpl_files(self.local(name))
-
-    def _aptpl_files(self, document: Document) -> None:
-        """The APTPL file of each backstore is in the kernel's dbroot, and nowhere else."""
-        folder = os.path.join(self.fs.read("dbroot").strip(), "pr")
-        os.makedirs(folder, mode=0o700, exist_ok=True)
-        ports = {(target.wwn, tpg.tag): int(tpg.attributes.get("rtpi", "0"))
-                 for target in document.state.targets for tpg in target.tpgs}
-        for store in document.state.backstores:
-            if not store.serial:
-                continue
-            path = os.path.join(folder, f"aptpl_{store.serial}") if store.reservations else ""
-            if path:
-                _write_other(path, reservations.file(store.reservations, ports))
-            self._remove_aptpl_files(store.serial, path)
+        survivors.leave(self, self.local(name))
 
     def _keep_paper(self) -> None:
         if self.handover.role == SOURCE:
@@ -378,6 +368,7 @@ class Deeds(Standing):
     # ---- building up and taking down ------------------------------------------------------------
     def _build(self) -> None:
         self._build_to(self.prepared().state)
+        survivors.placeholders(self, self.prepared().state.backstores)
 
     def _build_to(self, state: State) -> State:
         """As much of ``state`` as needs no registrations; what is then here."""
@@ -401,9 +392,12 @@ class Deeds(Standing):
     def _load(self) -> None:
         notes, boot = self.journal.notes, boot_id()
         whole = self.whole()
-        if whole and not notes.stale and notes.loading != boot:
+        lacking = survivors.lacking(self)  # then it must not be served while it is put right
+        if whole and not lacking and not notes.stale and notes.loading != boot:
             return
-        document = self._since(self.durable(), boot)
+        if lacking and not self.vhost:
+            self._gate_close()
+        document = survivors.since(self, self.allow, self.notes)
         digest = runtime.digest(document.state)
         want = runtime.shut(document.state)
         if whole or notes.loading == boot:
@@ -416,6 +410,7 @@ class Deeds(Standing):
         if document is not self.durable():
             check(Scope.of(want).read(self.fs, known=the_plan.want, untouched=True),
                   the_plan.want, False)
+            survivors.leave(self, document)
         try:
             restored.note(self.directory, boot, the_plan.want)
         except OSError as error:
@@ -423,31 +418,6 @@ class Deeds(Standing):
         if self.vhost:
             self._gate_close()
         self.journal.note("loaded", boot=boot, digest=digest, commands=self.commands())
-
-    def _since(self, document: Document, boot: str) -> Document:
-        """The durable copy with what is known of registrations made after it: where the power
-        was cut those that survive it are in the APTPL files (SPC-4 5.13.4.2)."""
-        served = self.journal.notes.opened
-        if not served and self.journal.kept(DOCUMENT) is None:
-            served = self.handover.boot_id  # a source that has kept nothing yet
-        if not served:
-            return document
-        if served == boot:
-            if not self.names():
-                return document
-            raise errors.StructureChanged(
-                "parts of the target are missing, and what is there may have registrations that "
-                "nothing else has", changed="nothing was taken down",
-                do="lio-handover show, and put back what is missing")
-        stores = []
-        for store in document.state.backstores:
-            try:
-                blocks = reservations.parse_file(self.aptpl_file(store.serial))
-            except reservations.Unclear as error:
-                raise errors.CannotRepresent(f"{say(store.key)}: {error}") from None
-            stores.append(replace(store, reservations=reservations.of_file(
-                blocks, store.reservations.generation)))
-        return replace(document, state=replace(document.state, backstores=tuple(stores)))
 
     def _same_storage(self, document: Document) -> None:
         """The source has flushed: from here on both must see the same data, until it is served."""
@@ -515,6 +485,8 @@ class Deeds(Standing):
         stores = [say(key) for key in self.stores() if key in placed]
         if not targets and not stores:
             self.journal.note("gone")
+            if self.row.to == "none":
+                self._forget_aptpl()
             return
         have, want = self.core.without(reader, [*targets, *stores])
         extra = {say(store.key) for store in have.backstores} - set(self.journal.notes.stores)
@@ -546,29 +518,7 @@ class Deeds(Standing):
         placed = self.reader(False).placed()
         for name, serial in self.journal.notes.stores.items():
             if serial and backstore_key(*name.split("/", 1)) not in placed:
-                self._remove_aptpl_files(serial)
-
-    def _remove_aptpl_files(self, serial: str, but: str = "") -> None:
-        """One that stayed would bring its reservations back one day."""
-        for path in self.aptpl_paths(serial):
-            if but and os.path.exists(path) and os.path.samefile(path, but):
-                continue  # one of the folders may be a link to another
-            try:
-                os.unlink(path)
-            except FileNotFoundError:
-                continue
-            fsync_folder(os.path.dirname(path))
-
-
-def _write_other(path: str, content: bytes) -> None:
-    """Write a file, unless that is in it."""
-    try:
-        with open(path, "rb") as file:
-            if file.read() == content:
-                return
-    except FileNotFoundError:
-        pass
-    write_file(path, content)
+                survivors.remove(self, serial)
 
 
 def _sampled(proofs: Mapping[str, documents.Evidence],

@@ -14,7 +14,7 @@ from typing import (Callable, Dict, FrozenSet, Iterator, List, Mapping, Optional
                     Tuple)
 
 from . import document as documents
-from . import errors, mapping, preflight
+from . import errors, followed, mapping, preflight
 from .answer import Answer, Peer, answer_from_json, answer_to_json
 from .core import Core
 from .deeds import Deeds, not_late
@@ -167,6 +167,7 @@ class Handovers:
                                              allow)
                 if probe and role == SOURCE and not journal.notes.probe:
                     journal.note("probe")
+                followed.catch_up(self.core, verb, journal)
                 run = Evidence(self.core, self.peer, journal, verb, epoch, papers, words,
                                self.superseded(journal.handover), peer)
                 return self._recover(run, by, allow, progress, stop) if verb == "recover" else \

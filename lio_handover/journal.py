@@ -12,16 +12,19 @@ import os
 import shutil
 import time
 from dataclasses import dataclass, field
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
+from typing import Any, ContextManager, Dict, Iterator, List, Mapping, Optional, Tuple
 
 from . import errors
 from .document import Document
+from .locks import PATIENCE, Locks
 from .papers import is_id
 from .transitions import DESTINATION, SOURCE, STATES, Mode
 from .wholefile import fsync_folder, write_file
 
 PREPARED, DOCUMENT, RETURNED = "prepared.json", "document.json", "returned.json"
-FILES = (PREPARED, DOCUMENT, RETURNED)
+#: What the kernel's APTPL files were since the last document was kept, see followed.py.
+FOLLOWED = "followed.json"
+FILES = (PREPARED, DOCUMENT, RETURNED, FOLLOWED)
 
 OVER = {SOURCE: ("idle", "retired"), DESTINATION: ("none", "confirmed")}
 
@@ -75,6 +78,9 @@ class Notes:
     verb: str = ""  # that was begun last
     fenced: str = ""  # why the other host is believed to be off, until that is acted upon
     forced: str = ""  # the same, and whose word it was, of the present state
+    survived: str = ""  # boot id of a kernel that was looked at and has all that outlived power
+    left: Tuple[str, ...] = ()  # serials whose APTPL file was there when the copy was kept
+    kept_in: str = ""  # boot id of the kernel that the copy was kept under
     probe: bool = False  # devices are asked for what configfs does not show of registrations
 
 
@@ -202,6 +208,10 @@ class Journal:
             notes.loading, notes.loaded, notes.opened = "", ("", ""), ""
         elif kind == "saved":
             notes.saved = tuple(one["paths"])
+        elif kind == "survived":
+            notes.survived = one["boot"]
+        elif kind == "left":
+            notes.left, notes.kept_in = tuple(one["serials"]), one["boot"]
         elif kind == "probe":
             notes.probe = True
         elif kind == "fenced":
@@ -219,9 +229,9 @@ class Journal:
             record["gates"] = gates
         self._append(record, durable=True)
 
-    def note(self, record: str, **more: Any) -> None:
-        """A record that need not outlive the kernel it is about."""
-        self._append({"record": record, **more}, durable=False)
+    def note(self, record: str, durable: bool = False, **more: Any) -> None:
+        """A record; unless ``durable`` one that need not outlive the kernel it is about."""
+        self._append({"record": record, **more}, durable=durable)
 
     def _append(self, record: Dict[str, Any], durable: bool) -> None:
         import json
@@ -249,8 +259,14 @@ class Journal:
 
     # ---- whole files --------------------------------------------------------------------------
     def keep(self, name: str, content: bytes) -> None:
-        """Keep a document: whole and on the disk when this returns."""
+        """Keep a document: whole and on the disk when this returns.  What followed the one before
+        it has ended, and goes first: it must not seem newer than this."""
         self.documents.clear()
+        self._unlink(FOLLOWED)
+        self.keep_beside(name, content)
+
+    def keep_beside(self, name: str, content: bytes) -> None:
+        """Keep a file: whole and on the disk when this returns."""
         try:
             write_file(os.path.join(self.folder, name), content)
         except OSError as error:
@@ -275,13 +291,27 @@ class Journal:
         """Remove the documents, and with them the secrets in them."""
         self.documents.clear()
         for name in FILES:
-            path = os.path.join(self.folder, name)
-            try:
-                os.unlink(path)
-            except FileNotFoundError:
-                pass
-            except OSError as error:
-                raise _broken(path, error) from None
+            self._unlink(name)  # what follows goes last, see following()
+
+    def following(self) -> ContextManager[None]:
+        """Nobody else writes, or removes, what follows the APTPL files meanwhile."""
+        return Locks(os.path.dirname(os.path.dirname(self.folder))).hold(
+            f"followed/{self.id}", patience=PATIENCE)
+
+    def _unlink(self, name: str) -> None:
+        if name == FOLLOWED:
+            with self.following():
+                return self._unlinked(name)
+        self._unlinked(name)
+
+    def _unlinked(self, name: str) -> None:
+        path = os.path.join(self.folder, name)
+        try:
+            os.unlink(path)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise _broken(path, error) from None
 
     def remove(self) -> None:
         """Forget a handover that came to nothing before its first state."""

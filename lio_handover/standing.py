@@ -227,22 +227,11 @@ class Standing:
         return found
 
     def aptpl_paths(self, serial: str) -> List[str]:
-        """Where a backstore's APTPL file may be: rtslib moves dbroot (rtslib/root.py)."""
+        """Where a backstore's APTPL file may be: rtslib moves dbroot (rtslib/root.py).
+
+        After a power cut not only in the present dbroot: targetcli's restore may have moved that
+        since the kernel wrote.  That an old one elsewhere seems newer, by a clock that was set
+        back, is prevented where a copy is kept: the others are removed then.
+        """
         return [os.path.join(folder, "pr", f"aptpl_{serial}")
                 for folder in sorted({self.fs.read("dbroot").strip(), *DBROOTS})]
-
-    def aptpl_file(self, serial: str) -> bytes:
-        """The newest APTPL file of a backstore.
-
-        Not the one in the present dbroot: this is asked after a power cut, when targetcli's restore
-        may have moved dbroot since that kernel wrote.  That an old one elsewhere seems newer, by a
-        clock that was set back, is prevented where a copy is kept: the others are removed then.
-        """
-        found = []
-        for path in self.aptpl_paths(serial):
-            try:
-                with open(path, "rb") as file:
-                    found.append((os.fstat(file.fileno()).st_mtime_ns, file.read()))
-            except FileNotFoundError:
-                continue
-        return max(found)[1] if found else b""

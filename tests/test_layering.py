@@ -13,11 +13,11 @@ PACKAGE = Path(__file__).resolve().parents[1] / "lio_handover"
 ORDER = """__init__
     errors names programs wholefile locks model order transitions attributes parameters handler
     settings files shape values objects sealed document devices storage late
-    fresh diff reservations dynamic configfs scsibus initiator
+    fresh diff aptpl reservations dynamic configfs scsibus initiator
     papers journal owners savefile
     reader revival plan planner staged readback running undo executor frozen restored host
     probes mapping preflight core
-    holder runtime answer standing deeds fence evidence
+    holder runtime answer standing surviving followed survivors deeds fence evidence
     handover
     wording screen tree columns steps as_json log client remote move
     cli verbs handover_verbs service""".split()
@@ -31,8 +31,8 @@ ONCE = "rtslib_fb"
 
 #: Who changes anything, and where.
 KERNEL = {"configfs", "scsibus"}
-FILES = {"core", "deeds", "frozen", "holder", "journal", "locks", "restored",
-         "running", "savefile", "undo", "wholefile", "service", "client"}
+FILES = {"core", "frozen", "holder", "journal", "locks", "restored",
+         "running", "savefile", "survivors", "undo", "wholefile", "service", "client"}
 DEVICES = {"initiator", "cli"}  # /dev/sg*, /dev/vhost-scsi; /dev/null
 #: What one of FILES names of /sys, only to look at it.
 LOOKED_AT = {("running", "/sys/module/"), ("service", "/sys/"),

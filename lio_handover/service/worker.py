@@ -2,6 +2,7 @@
 
     python3 -m lio_handover.service.worker            one request, then the end
     python3 -m lio_handover.service.worker --surveys  a line in: what this host has out
+    python3 -m lio_handover.service.worker --follows  a line in: the copies follow, see followed.py
 
 Standard input is a socket.  A request is one byte with descriptors: the request itself, a file
 for the data that the verb hands out, and the documents or papers that it takes.
@@ -24,6 +25,7 @@ from typing import Any, Callable, Dict, List, Mapping, Sequence, Tuple
 from .. import as_json, document as documents, errors, files, papers, remote, settings, storage
 from ..core import Core
 from ..document import Document
+from ..followed import Follower
 from ..handover import Answer, Handovers, answer_from_json, answer_to_json
 from ..journal import Handover, Journal, ids
 from ..running import Doing
@@ -312,6 +314,18 @@ def surveys(config: str) -> None:
             say({"failed": one.what, "error": type(one).__name__})
 
 
+def follows(config: str) -> None:
+    """Out: {"watch": [folders]}, and where it can't look {"failed": why}."""
+    one = Follower(Core(settings.load(config) if config else settings.load()))
+    for _line in sys.stdin:
+        try:
+            one.look()
+            say({"watch": one.folders})
+        except Exception as error:  # noqa: B902 - another look may tell
+            say({"watch": [], "failed": known(error).what})
+    one.end()
+
+
 # ---- from start to end ---
 def say(words: Mapping[str, Any]) -> None:
     """A line to the service.  Where that is gone, the work goes on."""
@@ -369,6 +383,9 @@ def main() -> int:
     os.umask(0o077)
     if sys.argv[1:2] == ["--surveys"]:
         surveys(sys.argv[2] if len(sys.argv) > 2 else "")
+        return 0
+    if sys.argv[1:2] == ["--follows"]:
+        follows(sys.argv[2] if len(sys.argv) > 2 else "")
         return 0
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with socket.socket(fileno=os.dup(0)) as line:

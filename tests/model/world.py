@@ -18,6 +18,8 @@ from typing import Dict, FrozenSet, Iterator, List, NamedTuple, Optional, Tuple
 from lio_handover.transitions import (ALONE, DESTINATION, SOURCE, TABLE, VHOST, Do, Mode, Need,
                                       Paper, Row, Step, state_of)
 
+from tests.model.files import Files
+
 S, D = "s", "d"
 ROLE = {S: SOURCE, D: DESTINATION}
 PEER = {S: D, D: S}
@@ -64,6 +66,7 @@ class World(NamedTuple):
     papers: FrozenSet[PaperSaid]
     forces: int
     made: int = 0  # versions made so far (power loss may take the latest back)
+    files: Files = Files()  # of tests.model.torn alone
 
 
 @dataclass(frozen=True)
