@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 from typing import Callable, Dict, FrozenSet, List, Mapping, Optional, Sequence, Tuple
 
 from . import document as documents
-from . import (dynamic, errors, executor, late, mapping, preflight, reservations, restored, runtime,
-               savefile, storage)
+from . import (dbroot, dynamic, errors, executor, kernel_fixes, late, mapping, portals, preflight,
+               reservations, restored, runtime, savefile, storage)
 from .diff import diff
 from .document import Document, Origin
 from .host import Maker
@@ -157,6 +157,7 @@ class Deeds(Standing):
             findings = [one for one in findings if one.override != "stopped-guest"]
         if self.mode is not Mode.ISCSI_LATE:
             findings += not_late(state, self.core.settings)
+        self.notes += [*kernel_fixes.notes(), *dbroot.notes(self.fs)]
         errors.refuse(findings, self.allow)
         self.journal.keep(PREPARED, documents.dumps(document))
 
@@ -377,6 +378,7 @@ class Deeds(Standing):
 
     # ---- building up and taking down ------------------------------------------------------------
     def _build(self) -> None:
+        self.notes += kernel_fixes.notes()
         self._build_to(self.prepared().state)
 
     def _build_to(self, state: State) -> State:
@@ -482,6 +484,7 @@ class Deeds(Standing):
         left = diff(have, want, gates=False)
         if left:
             check(have, want, gates=False)
+        portals.check(want)
 
     def _late_paths(self) -> List[str]:
         """Of the backstores whose storage one host alone may have open."""
