@@ -13,7 +13,7 @@ from typing import (Callable, Dict, FrozenSet, Iterator, List, Mapping, Optional
 
 from . import diff as differ
 from . import document as documents
-from . import (dbroot, dynamic, errors, executor, kernel_fixes, late, portals, preflight, probes,
+from . import (cautions, dynamic, errors, executor, kernel_fixes, late, portals, preflight, probes,
                reservations, restored, savefile, storage)
 from .configfs import Configfs
 from .devices import Glance
@@ -98,7 +98,7 @@ class Core(Host):
                 served = store.parameters.get("fd_dev_size") if proof["kind"] == "file" else None
                 sizes[store.key] = int(served or proof["size"])
         view = View(state, os.uname().nodename, os.uname().release, (), sizes,
-                    reader.off(state.backstores), unclear, dbroot.notes(self.fs))
+                    reader.off(state.backstores), unclear, cautions.shown(self.fs, state))
         try:
             return replace(view, frozen=tuple(self.frozen().names()))
         except errors.BadFile as error:

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 from typing import Callable, Dict, FrozenSet, List, Mapping, Optional, Sequence, Tuple
 
 from . import document as documents
-from . import (dbroot, dynamic, errors, executor, kernel_fixes, late, mapping, portals, preflight,
-               reservations, restored, runtime, savefile, storage)
+from . import (cautions, dynamic, errors, executor, kernel_fixes, late, mapping, portals,
+               preflight, reservations, restored, runtime, savefile, storage)
 from .diff import diff
 from .document import Document, Origin
 from .host import Maker
@@ -157,7 +157,7 @@ class Deeds(Standing):
             findings = [one for one in findings if one.override != "stopped-guest"]
         if self.mode is not Mode.ISCSI_LATE:
             findings += not_late(state, self.core.settings)
-        self.notes += [*kernel_fixes.notes(), *dbroot.notes(self.fs)]
+        self.notes += cautions.before_handover(self.fs, state)
         errors.refuse(findings, self.allow)
         self.journal.keep(PREPARED, documents.dumps(document))
 

@@ -157,14 +157,19 @@ def _bytes(text: str) -> bytes:
                     for at in range(0, len(text), 8))
 
 
-def check(want: State, proc: str = _PROC) -> None:
-    """Raises VerifyFailed where nothing listens on a portal of these targets."""
-    ones = [(portal, found) for portal in _portals(want)
+def silent(state: State, proc: str = _PROC) -> List[str]:
+    """The portals of these targets on which nothing listens."""
+    ones = [(portal, found) for portal in _portals(state)
             for found in [address(portal.address)] if found is not None]
     if not ones:
-        return
+        return []
     there = listening(proc)
-    dead = [say(portal.key) for portal, found in ones if not there.has(found)]
+    return [say(portal.key) for portal, found in ones if not there.has(found)]
+
+
+def check(want: State) -> None:
+    """Raises VerifyFailed where nothing listens on a portal of these targets."""
+    dead = silent(want)
     if dead:
         more = f" (and {len(dead) - 1} more)" if len(dead) > 1 else ""
         raise errors.VerifyFailed(

@@ -16,8 +16,7 @@ from contextlib import contextmanager
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence
 
 from . import document as documents
-from . import (as_json, client, columns, dbroot, errors, files, kernel_fixes, steps, tree,
-               wording)
+from . import as_json, cautions, client, columns, errors, files, steps, tree, wording
 from .cli import PROG, flushed, say, unprinted
 from .core import Core, Ready
 from .document import Document
@@ -301,7 +300,7 @@ def prepare(args: argparse.Namespace, signals: Signals) -> int:
     with signals.later():  # a scratch nexus may be there
         made, found = core.prepare(wanted, args.probe)
     against = errors.stopping(found, args.allow)
-    notes = [*made.notes, *kernel_fixes.notes(), *dbroot.notes(core.fs)]
+    notes = [*made.notes, *cautions.before_handover(core.fs, made.state)]
     names = [one.name for one in made.state.targets]
     if args.json:
         print_data({"targets": names, "frozen": made.frozen, "bytes": len(documents.dumps(made)),

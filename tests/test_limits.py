@@ -52,6 +52,20 @@ def discards(path: str) -> tuple[dict[str, str], list[str]]:
     return taken, [one.sentence for one in limits.findings(State((), (store,)), State(), set())]
 
 
+def read_only() -> tuple[bool, list[str]]:
+    """(whether the kernel opens a read-only disk for writing, what is said of it)."""
+    store = Backstore(("backstore", "iblock", "x"), {"udev_path": "/dev/ram0"}, {})
+    subprocess.run(["blockdev", "--setro", "/dev/ram0"], check=True)
+    try:
+        inhost.build(State((), (store,)))
+        opened = True
+    except errors.HandoverError:
+        opened = False
+    said = limits.findings(State((), (store,)), State(), set())
+    subprocess.run(["blockdev", "--setrw", "/dev/ram0"], check=True)
+    return opened, [f"{one.subject}: {one.sentence}" for one in said]
+
+
 def bare_disk() -> None:
     """A disk that discards nothing, on kernels that have such a one."""
     subprocess.run(["modprobe", "brd", "rd_nr=1", "rd_size=8192"], check=True)
@@ -131,6 +145,7 @@ def test_a_device_that_discards_nothing(bed: lab.Lab, oldest: lab.Host) -> None:
     assert oldest.call(discards, "/dev/ubda") == (dict.fromkeys(names, "1"), [])
     assert oldest.call(discards, "/dev/ram0") == (dict.fromkeys(names, "0"), [
         f"its {name} is 1, and this host's device has at most 0" for name in names])
+    assert oldest.call(read_only) == (False, ["iblock/x: /dev/ram0 is read-only on this host"])
 
 
 def test_what_a_file_has_is_the_kernels_own(bed: lab.Lab, stable: lab.Host) -> None:

@@ -14,7 +14,9 @@ from lio_handover import document as documents
 from lio_handover import errors, portals
 from lio_handover.document import portal_key
 from lio_handover.model import Portal, State
-from tests import inhost, lab
+from lio_handover.transitions import DESTINATION, SOURCE
+from tests import inhandover, inhost, lab
+from tests.conftest import HostsOf
 from tests.lab.inside import TARGET
 from tests.test_ports import ONE, TWO, called
 from tests.test_preflight import small
@@ -61,7 +63,7 @@ def test_in_their_order_all_listen_that_could_in_any(same: bool, v6_only: bool) 
             assert all(both[two] for two in ordered), pair
 
 
-@pytest.mark.parametrize("one, other", itertools.permutations(FORMS, 2))
+@pytest.mark.parametrize("one, other", [*itertools.permutations(FORMS, 2)])
 def test_other_ports_are_no_matter(one: str, other: str) -> None:
     assert portals.beside(at(one), at(other)._replace(port=1), True) == portals.FINE
     assert portals.beside(at(one), at(one), False) == portals.SHARED
@@ -228,11 +230,17 @@ def dead(wwn: str, data: bytes) -> str:
     return ""
 
 
+def shown_notes() -> tuple[str, ...]:
+    return inhost.core().view().notes
+
+
 def test_the_gate_is_not_opened_where_nobody_listens(bed: lab.Lab, newest: lab.Host) -> None:
     data = newest.call(frozen, served(bed.shared, ONE, ANY))
     newest.call(inhost.import_, data)
     said = newest.call(dead, ONE, data)       # and verify is not content with it
     assert said.startswith("VerifyFailed") and f"tpg1/{ANY}: no socket listens there" in said
+    assert newest.call(shown_notes) == (
+        f"iscsi/{ONE}/tpg1/{ANY}: no socket listens there, so nobody can log in by it",)
     newest.call(inhost.freeze)
     newest.call(inhost.remove)
     newest.call(inhost.build, served(bed.shared, TWO, LOOP6))
@@ -281,3 +289,20 @@ def test_who_holds_a_socket_is_known() -> None:
         inode = os.fstat(mine.fileno()).st_ino
         assert portals.holder(inode).endswith(f"(pid {os.getpid()})")
     assert portals.holder(inode) == ""
+
+
+def test_stage_refuses_what_the_plan_does(bed: lab.Lab, hosts: HostsOf) -> None:
+    """While the source serves; its kernel, of 6.1.176, is warned of where handovers stand."""
+    old, new = hosts("oldest", "newest")
+    old.call(inhost.build, served(bed.shared, ONE, HERE))
+    offer = old.call(inhandover.do, "prepare", SOURCE, targets=(f"iscsi/{ONE}",))
+    for notes in (offer.notes, old.call(inhandover.status)[-1].notes):
+        assert len([one for one in notes if "lacks the fixes of CVE-2026-72084" in one]) == 1
+    new.call(inhost.build, served(bed.shared, TWO, ANY))
+    before = new.call(inhost.tree)
+    with pytest.raises(errors.InUse, match=f"{ANY} of iscsi/{TWO} has the port.*--map portal:"):
+        new.call(inhandover.do, "stage", DESTINATION, papers=offer.papers)
+    assert new.call(inhost.tree) == before
+    staged = new.call(inhandover.do, "stage", DESTINATION, papers=offer.papers,
+                      maps=(f"portal:{HERE}={ANY}",))
+    assert staged.handover.state == "staged" and not staged.notes
