@@ -10,11 +10,12 @@ import os
 import re
 import stat
 from functools import cached_property
-from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
+from typing import Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Set, Tuple
 
 from . import devices, errors
 from .devices import HERE, Host, one_line_of
 from .errors import Finding
+from .late import Proof
 from .model import Backstore, Key, State, say
 
 #: Lowest and highest value that can be had, None where that is not known before it is tried.
@@ -29,10 +30,10 @@ class Device:
     """What a backstore opens on this host, each of its limits asked once."""
 
     def __init__(self, path: str, host: Host = HERE) -> None:
-        found = os.stat(path)
-        self.block = stat.S_ISBLK(found.st_mode)
+        found = os.stat(path) if path else None
+        self.block = found is not None and stat.S_ISBLK(found.st_mode)
+        self.number = f"{os.major(found.st_rdev)}:{os.minor(found.st_rdev)}" if found else ""
         self.host = host
-        self.number = f"{os.major(found.st_rdev)}:{os.minor(found.st_rdev)}" if self.block else ""
         self._said: Dict[str, str] = {}
 
     @cached_property
@@ -58,6 +59,10 @@ class Device:
     @cached_property
     def read_only(self) -> bool:
         return self.block and one_line_of(f"{self._folders[0]}/ro") == "1"
+
+
+#: Any file: what LIO can do with it is the same.
+FILE = Device("")
 
 
 def _queue_depth(plugin: str, device: Optional[Device]) -> Range:
@@ -168,25 +173,33 @@ def _release() -> Tuple[int, ...]:
 
 
 # --- what can't be had ---------------------------------------------------------------------------
-def findings(want: State, have: State, skip: Set[Key], host: Host = HERE) -> List[Finding]:
+def findings(want: State, have: State, skip: Set[Key], proofs: Mapping[str, Proof] = {},
+             host: Host = HERE) -> List[Finding]:
     """What of ``want`` this host's devices and modules can't have; ``skip``: backstores whose
-    storage must not be looked at yet."""
+    storage must not be looked at yet; ``proofs``: as a document has them.
+
+    What was a file on the source is one here, or is refused for that: nothing is asked of it.
+    """
     found: List[Finding] = []
+    folders: Dict[str, bool] = {}
     for store in want.backstores:
-        if store.key not in skip and have.backstore(store.key) is None:
-            found += _of_store(store, host)
+        if store.key in skip or have.backstore(store.key) is not None:
+            continue
+        device: Optional[Device] = None
+        if store.plugin in ("fileio", "iblock"):
+            try:
+                device = FILE if proofs.get(say(store.key), {}).get("kind") == "file" else \
+                    Device(store.path, host)
+            except OSError:
+                continue  # it is missing, which is said of it
+        found += _of_store(store, device, folders)
     return found + list(_transports(want, have))
 
 
-def _of_store(store: Backstore, host: Host) -> Iterator[Finding]:
-    device: Optional[Device] = None
-    if store.plugin in ("fileio", "iblock"):
-        try:
-            device = Device(store.path, host)
-        except OSError:
-            return  # it is missing, which is said of it
-    if device is not None and (device.read_only or not device.block and _mounted_read_only(store)) \
-            and store.parameters.get("readonly", "0") == "0":
+def _of_store(store: Backstore, device: Optional[Device], folders: Dict[str, bool]) \
+        -> Iterator[Finding]:
+    if device is not None and store.parameters.get("readonly", "0") == "0" and (
+            device.read_only or not device.block and _mounted_read_only(store.path, folders)):
         yield Finding(errors.StorageDiffers, say(store.key),
                       f"{devices.show(store.path)} is read-only on this host",
                       do="make it writable")
@@ -208,11 +221,15 @@ def _of_store(store: Backstore, host: Host) -> Iterator[Finding]:
                       "pi_prot_type", do="--map limit:pi_prot_verify=0")
 
 
-def _mounted_read_only(store: Backstore) -> bool:
-    try:
-        return bool(os.statvfs(store.path).f_flag & os.ST_RDONLY)
-    except OSError:
-        return False
+def _mounted_read_only(path: str, folders: Dict[str, bool]) -> bool:
+    """Of a file's folder, each asked once."""
+    folder = os.path.dirname(path)
+    if folder not in folders:
+        try:
+            folders[folder] = bool(os.statvfs(folder).f_flag & os.ST_RDONLY)
+        except OSError:
+            folders[folder] = False
+    return folders[folder]
 
 
 def _name(path: str) -> str:

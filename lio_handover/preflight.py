@@ -164,7 +164,8 @@ def destination(document: Document, have: State, reader: Reader, facts: Facts,
     found += _lacking(document.state)
     found += portals.findings(document.state, have, reader.fs)
     found += limits.findings(document.state, have, {
-        store.key for store in document.state.backstores if late.rule(settings, store.path)})
+        store.key for store in document.state.backstores if late.rule(settings, store.path)},
+        document.storage)
     if facts.has_rtpi:
         found += _relative_ports(document.state, reader.relative_ports(frozen))
     else:

@@ -12,6 +12,7 @@ from lio_handover import document as documents
 from lio_handover import errors, limits, mapping
 from lio_handover.cli import main
 from lio_handover.configfs import Configfs
+from lio_handover.late import Proof
 from lio_handover.model import Backstore, State
 from tests import inhost, lab, samples
 from tests.conftest import HostsOf
@@ -50,6 +51,29 @@ def discards(path: str) -> tuple[dict[str, str], list[str]]:
         taken[name] = place.read_text().strip()
     inhost.core().remove(["iblock/x"])
     return taken, [one.sentence for one in limits.findings(State((), (store,)), State(), set())]
+
+
+def mounted_read_only(folder: str) -> list[str]:
+    """What is said of a file below a read-only mount, with the source's word for it and without,
+    and once it is writable."""
+    place = Path("/run/shown-read-only")
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "none", str(place)], check=True)
+    store = Backstore(("backstore", "fileio", "x"), {"fd_dev_name": f"{place}/x.img"}, {})
+    told: list[str] = []
+    known: Proof = {"kind": "file"}
+    for proofs in ({"fileio/x": known}, {}, {"fileio/x": known}):
+        if len(told) == 1:
+            subprocess.run(["mount", "-o", "remount,rw", str(place)], check=True)
+            (place / "x.img").touch()
+            subprocess.run(["mount", "-o", "remount,ro", str(place)], check=True)
+        elif told:
+            subprocess.run(["mount", "-o", "remount,rw", str(place)], check=True)
+        said = limits.findings(State((), (store,)), State(), set(), proofs)
+        told.append(" ".join(one.sentence.partition(" is ")[2] for one in said))
+    subprocess.run(["umount", str(place)], check=True)
+    place.rmdir()
+    return told
 
 
 def read_only() -> tuple[bool, list[str]]:
@@ -154,6 +178,8 @@ def test_what_a_file_has_is_the_kernels_own(bed: lab.Lab, stable: lab.Host) -> N
     assert [one.partition(";")[0] for one in stable.call(found, data)] == [
         "fileio/small: its queue_depth is 129, and this host's device has at most 128",
         "fileio/small: its optimal_sectors is 16385, and this host's device has at most 16384"]
+    assert stable.call(mounted_read_only, str(bed.shared)) == [
+        "read-only on this host", "read-only on this host", ""]
 
 
 BEFORE = [("optimal_sectors", "10000"), ("block_size", "4096")]
