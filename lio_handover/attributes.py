@@ -164,9 +164,10 @@ def _table() -> Iterator[Attribute]:
 
     # Rewrites wwn/product_id, so it goes first and wwn/ after it (dev_set_t10_wwn_model_alias).
     yield from attrib(ID, "emulate_model_alias", UNEXPORTED, rank=1)
-    # enable resets it to hw_block_size; optimal_sectors and the limits are counted in it.
-    yield from attrib(ID, "block_size", UNEXPORTED, rank=2)
-    yield from attrib(ID, "optimal_sectors", UNEXPORTED, rank=3)
+    # Up to 6.1 a file's block_size lowers what optimal_sectors may be, not what it is: so before.
+    yield from attrib(ID, "optimal_sectors", UNEXPORTED, rank=2)
+    # enable resets it to hw_block_size; the limits are counted in it.
+    yield from attrib(ID, "block_size", UNEXPORTED, rank=3)
     yield from attrib(CONFIG, "queue_depth", UNEXPORTED, rank=3)
     # Before enable=1 these panic a 6.1 kernel with fileio (fd_configure_unmap): never earlier.
     yield from attrib(ID, "emulate_tpu emulate_tpws", rank=5)

@@ -13,8 +13,8 @@ from typing import (Callable, Dict, FrozenSet, Iterator, List, Mapping, Optional
 
 from . import diff as differ
 from . import document as documents
-from . import (dynamic, errors, executor, late, preflight, probes, reservations, restored, savefile,
-               storage)
+from . import (cautions, dynamic, errors, executor, kernel_fixes, late, portals, preflight, probes,
+               reservations, restored, savefile, storage)
 from .configfs import Configfs
 from .devices import Glance
 from .document import Document, Origin
@@ -98,11 +98,11 @@ class Core(Host):
                 served = store.parameters.get("fd_dev_size") if proof["kind"] == "file" else None
                 sizes[store.key] = int(served or proof["size"])
         view = View(state, os.uname().nodename, os.uname().release, (), sizes,
-                    reader.off(state.backstores), unclear)
+                    reader.off(state.backstores), unclear, cautions.shown(self.fs, state))
         try:
             return replace(view, frozen=tuple(self.frozen().names()))
         except errors.BadFile as error:
-            return replace(view, notes=(
+            return replace(view, notes=view.notes + (
                 f"whether targets are frozen is not shown: {error.what}",))
 
     # ---- the source's verbs ---
@@ -260,7 +260,7 @@ class Core(Host):
         openings = late.openings(document.state, self.settings, document.storage)
         the_plan = plan(have, document.state, facts, late=openings)
         the_plan = replace(the_plan, notes=(
-            *document.notes, *mapping.notes(applied), *the_plan.notes,
+            *document.notes, *mapping.notes(applied), *the_plan.notes, *kernel_fixes.notes(),
             *(f"{say(key)}: {one.rule.name} storage: only once the source has released it, it is "
               "acquired here and compared" for key, one in openings.items()
               if have.backstore(key) is None)))
@@ -344,6 +344,7 @@ class Core(Host):
         """Raises VerifyFailed where this host does not serve just what the document says."""
         have, want, _changes = self.compare(document, maps)
         check(have, want)
+        portals.check(want)
 
     # ---- removing ---
     def remove(self, targets: Sequence[str], everything: bool = False, allow: Sequence[str] = (),

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 from typing import Callable, Dict, FrozenSet, List, Mapping, Optional, Sequence, Tuple
 
 from . import document as documents
-from . import (dynamic, errors, executor, late, mapping, preflight, reservations, restored, runtime,
-               savefile, storage, survivors)
+from . import (cautions, dynamic, errors, executor, kernel_fixes, late, mapping, portals,
+               preflight, reservations, restored, runtime, savefile, storage, survivors)
 from .diff import diff
 from .document import Document, Origin
 from .host import Maker
@@ -156,6 +156,7 @@ class Deeds(Standing):
             findings = [one for one in findings if one.override != "stopped-guest"]
         if self.mode is not Mode.ISCSI_LATE:
             findings += not_late(state, self.core.settings)
+        self.notes += cautions.before_handover(self.fs, state)
         errors.refuse(findings, self.allow)
         self.journal.keep(PREPARED, documents.dumps(document))
         survivors.seen(self, document)
@@ -367,6 +368,7 @@ class Deeds(Standing):
 
     # ---- building up and taking down ------------------------------------------------------------
     def _build(self) -> None:
+        self.notes += kernel_fixes.notes()
         self._build_to(self.prepared().state)
         survivors.placeholders(self, self.prepared().state.backstores)
 
@@ -452,6 +454,7 @@ class Deeds(Standing):
         left = diff(have, want, gates=False)
         if left:
             check(have, want, gates=False)
+        portals.check(want)
 
     def _late_paths(self) -> List[str]:
         """Of the backstores whose storage one host alone may have open."""

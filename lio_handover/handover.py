@@ -14,7 +14,7 @@ from typing import (Callable, Dict, FrozenSet, Iterator, List, Mapping, Optional
                     Tuple)
 
 from . import document as documents
-from . import errors, followed, mapping, preflight
+from . import errors, followed, kernel_fixes, mapping, preflight
 from .answer import Answer, Peer, answer_from_json, answer_to_json
 from .core import Core
 from .deeds import Deeds, not_late
@@ -83,9 +83,10 @@ class Handovers:
 
         Of all, one whose journal can't be read has the error in its notes.
         """
-        if id:
-            return [self._status(Journal(self._directory, id))]
-        return self._each(lambda one: self._status(Journal(self._directory, one)))
+        found = [self._status(Journal(self._directory, id))] if id else \
+            self._each(lambda one: self._status(Journal(self._directory, one)))
+        return [*found[:-1], *(replace(one, notes=one.notes + kernel_fixes.notes())
+                               for one in found[-1:])]
 
     def _each(self, work: Callable[[str], Answer]) -> List[Answer]:
         """For every handover, the oldest first; what fails for one stands in its notes."""

@@ -7,7 +7,7 @@ from typing import (Dict, Iterable, Iterator, List, Mapping, Optional, Sequence,
                     Tuple)
 
 from . import diff as differ
-from . import errors, fresh, reservations
+from . import dbroot, errors, fresh, portals, reservations
 from .attributes import CARRIED, Attribute, owner_of, rows
 from .diff import Change, Create, Register, Relink, Remove, diff
 from .late import Opening
@@ -295,7 +295,8 @@ class _Planner:
         else:
             slot = {LuGroup: "LU group", Target: "target", Tpg: "TPG", Portal: "portal",
                     Lun: "LUN", Acl: "ACL", MappedLun: "mapped LUN"}[type(one)]
-            self._add(slot, MKDIR, path, about=key)
+            self._add(slot, MKDIR, path, about=key, order=portals.order(one.address)
+                      if isinstance(one, Portal) else ())
             self._write_all(key, one.kind, one.attributes, self._fresh(one))
         if isinstance(one, MappedLun) and one.lun is not None:
             link = f"{'/'.join(path.split('/')[:3])}/lun/lun_{one.lun}"
@@ -333,6 +334,8 @@ class _Planner:
         self._add("control", WRITE, f"{path}/control", control.encode() + b"\n", one.key)
         self._add("enable", WRITE, f"{path}/enable", b"1\n", one.key)
         self._write_all(one.key, one.kind, one.attributes, fresh.store_values(one))
+        for folder in dbroot.folders(one, self.facts.dbroot):
+            self._once("folder", FOLDER, folder)
         if one.path:
             self._add("drop cache", FLUSH, one.path, about=one.key)
 
@@ -513,9 +516,7 @@ class _Planner:
     def _aptpl_file(self, store: Backstore, held: Reservations) -> None:
         if not store.serial:
             return
-        folder = f"{self.facts.dbroot}/pr"
-        self._once("folder", FOLDER, folder)
-        self._add("APTPL file", FILE, f"{folder}/aptpl_{store.serial}",
+        self._add("APTPL file", FILE, f"{self.facts.dbroot}/pr/aptpl_{store.serial}",
                   reservations.file(held, self.rtpi), store.key)
 
     # ---- taking down --------------------------------------------------------------------------

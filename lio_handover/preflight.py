@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 from typing import Dict, Iterator, List, Mapping, Sequence, Type
 
-from . import attributes, dynamic, errors, handler, late, reservations, storage
+from . import attributes, dynamic, errors, handler, late, limits, portals, reservations, storage
 from .devices import Glance
 from .diff import diff
 from .document import Document
@@ -162,6 +162,10 @@ def destination(document: Document, have: State, reader: Reader, facts: Facts,
     found += _handler(document.state, have)
     found += _serials(document.state, here)
     found += _lacking(document.state)
+    found += portals.findings(document.state, have, reader.fs)
+    found += limits.findings(document.state, have, {
+        store.key for store in document.state.backstores if late.rule(settings, store.path)},
+        document.storage)
     if facts.has_rtpi:
         found += _relative_ports(document.state, reader.relative_ports(frozen))
     else:

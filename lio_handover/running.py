@@ -7,7 +7,7 @@ import time
 from dataclasses import replace
 from typing import Callable, Dict, List, Optional, Protocol, Sequence
 
-from . import errors, late
+from . import errors, late, portals
 from .configfs import Configfs
 from .locks import room_for
 from .model import NO_RESERVATIONS, Key, State
@@ -324,6 +324,7 @@ class Run:
         if step.phase == "stage":
             want = staged(want, self.plan.steps, self.facts.has_rtpi)
             check(self.scope.read(self.fs, reservations=False), want, False, partial, unknown)
+            portals.check(want)
         else:
             later = {one.about for one in self.plan.steps if one.op == ACQUIRE}
             if later:  # no stage has read them back

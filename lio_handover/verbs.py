@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence
 
 from . import document as documents
-from . import as_json, client, columns, errors, files, steps, tree, wording
+from . import as_json, cautions, client, columns, errors, files, steps, tree, wording
 from .cli import PROG, flushed, say, unprinted
 from .core import Core, Ready
 from .document import Document
@@ -300,15 +300,16 @@ def prepare(args: argparse.Namespace, signals: Signals) -> int:
     with signals.later():  # a scratch nexus may be there
         made, found = core.prepare(wanted, args.probe)
     against = errors.stopping(found, args.allow)
+    notes = [*made.notes, *cautions.before_handover(core.fs, made.state)]
     names = [one.name for one in made.state.targets]
     if args.json:
         print_data({"targets": names, "frozen": made.frozen, "bytes": len(documents.dumps(made)),
-                    "notes": list(made.notes),
+                    "notes": notes,
                     "findings": [as_json.finding_tree(one, args.allow) for one in found]})
     else:
         print(errors.one_line(f"{wording.names(made.state, 99)}: {wording.contents(made.state)}"))
         _print(steps.findings(found, Screen.of(sys.stdout), args.allow))
-    _notes(args, made.notes)
+    _notes(args, notes)
     if against:
         return _against(args, against, "a handover")
     _done(args, "nothing speaks against a handover; nothing was changed",

@@ -36,12 +36,12 @@ def test_status_says_where_a_verb_stopped(tmp_path: Path) -> None:
     journal.note("begin", verb="freeze", to="frozen")
     journal.note("step", do="gate close")
     answer, = handovers(tmp_path).status()
-    assert answer.notes == ("freeze was begun and has not ended: it was at gate close",)
+    assert answer.notes[0] == "freeze was begun and has not ended: it was at gate close"
     assert answer.next == f"lio-handover recover {ID}"
     journal.note("end")
     journal.note("begin", verb="thaw", to="idle")
     answer, = handovers(tmp_path).status()
-    assert answer.notes == ("thaw was begun and has not ended",)
+    assert answer.notes[0] == "thaw was begun and has not ended"
 
 
 def test_the_first_handover_of_a_host_is_on_the_disk_with_its_folders(
