@@ -5,7 +5,7 @@ Each function looks and returns findings; none raises for what it finds, none ch
 from __future__ import annotations
 
 import os
-from typing import Dict, Iterator, List, Mapping, Sequence, Type
+from typing import Dict, Iterator, List, Mapping, Sequence, Tuple, Type
 
 from . import attributes, dynamic, errors, handler, late, reservations, storage
 from .devices import Glance
@@ -18,6 +18,7 @@ from .plan import Plan
 from .readback import describe
 from .reader import Facts, Reader, kernel_symbols
 from .settings import Settings
+from .values import admits_nobody
 
 #: What this program hands over; the rest is refused by name.
 FABRICS = ("iscsi", "vhost", "loopback")
@@ -26,7 +27,8 @@ FABRICS = ("iscsi", "vhost", "loopback")
 def source(state: State, reader: Reader) -> List[Finding]:
     """Why these targets can't be handed over as they are."""
     return [*_kinds(state), *_shared(state, reader), *_shared_storage(state, reader),
-            *_dynamic(state), *_all_ports(state), *_hidden(state, errors.CannotRepresent)]
+            *_dynamic(state), *_dead(state), *_all_ports(state),
+            *_hidden(state, errors.CannotRepresent)]
 
 
 def live_migration(logs_guest_writes: bool) -> List[Finding]:
@@ -126,6 +128,30 @@ def _dynamic(state: State) -> Iterator[Finding]:
                     f"{name} is there by a dynamic ACL, and generate_node_acls was switched off "
                     "since, so nothing of it is carried and it could not come back",
                     "dynamic-acl", "give it an ACL of its own")
+
+
+def _dead(state: State) -> Iterator[Finding]:
+    """Whose LUN was unlinked and linked again: the kernel has forgotten the mapping, and its link
+    is still there (target_core_device.c:core_clear_lun_from_tpg).  It is carried without one."""
+    for target in state.targets:
+        for tpg in target.tpgs:
+            for acl in tpg.acls:
+                for mapped in acl.mapped_luns:
+                    if mapped.dead:
+                        yield Finding(
+                            errors.CannotRepresent, say(mapped.key),
+                            "its LUN was unlinked and linked again since it was mapped, so its "
+                            "initiator has no such LUN, and would have none after a move either",
+                            "dead-mapping", "unlink it and link it again, or remove it")
+
+
+def nobody(state: State) -> Tuple[str, ...]:
+    """What to tell of ACLs which no initiator can have."""
+    return tuple(
+        f"{say(acl.key)} admits nobody: the kernel makes an initiator's name small letters, then "
+        "looks for its ACL; make it anew in small letters"
+        for target in state.targets if target.fabric == "iscsi" for tpg in target.tpgs
+        for acl in tpg.acls if admits_nobody(acl.initiator))
 
 
 def _all_ports(state: State) -> Iterator[Finding]:

@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import (Dict, FrozenSet, Iterable, Iterator, List, Mapping, Optional, Sequence, Set,
                     Tuple)
 
-from . import dynamic, errors, parameters, reservations
+from . import directories, dynamic, errors, parameters, reservations
 from .attributes import GATE, HOST, NEXUS, SECRET, Attribute, hides, rows
 from .configfs import Configfs
 from .model import (NO_RESERVATIONS, Acl, AluaGroup, Backstore, DiscoveryAuth, Key, Lun, LuGroup,
@@ -203,17 +203,18 @@ class Reader:
         key = target_key(fabric, wwn)
         path = f"{fabric}/{wwn}"
         carried, _ = self._attributes("target", fabric, path)
-        tags = sorted(int(name[5:]) for name in self.fs.entries(path)[1]
-                      if name.startswith("tpgt_"))
-        return Target(key, carried, tuple(self._tpg(key, f"{path}/tpgt_{tag}", tag)
-                                          for tag in tags))
+        return Target(key, carried, tuple(self._tpg((*key, word), path, at) for word, at in
+                      directories.numbered_tpgs(fabric, self.tpgs(fabric, wwn))))
 
-    def _tpg(self, above: Key, path: str, tag: int) -> Tpg:
-        fabric = above[1]
-        key = (*above, str(tag))
+    def tpgs(self, fabric: str, wwn: str) -> List[str]:
+        """What the TPGs of a target are called."""
+        return [one for one in self.fs.entries(f"{fabric}/{wwn}")[1] if directories.is_tpg(one)]
+
+    def _tpg(self, key: Key, above: str, at: str) -> Tpg:
+        fabric, path = key[1], f"{above}/{at}"
         carried, _ = self._attributes("tpg", fabric, path)
         carried = self._whole_nexus(key, carried)
-        luns = tuple(self._lun(key, path, number) for number in self._numbers(f"{path}/lun"))
+        luns = tuple(self._lun(key, path, *one) for one in self._luns_in(f"{path}/lun"))
         if "rtpi" not in carried:
             carried, luns = self._rtpi(path, carried, luns)
         portals = tuple(
@@ -221,7 +222,8 @@ class Reader:
                    self._attributes("portal", fabric, f"{path}/np/{name}")[0])
             for name in self.fs.names(f"{path}/np")) if self.fs.exists(f"{path}/np") else ()
         acls = tuple(self._acl(key, path, name) for name in self.fs.names(f"{path}/acls"))
-        return Tpg(key, carried, portals, luns, acls, self._sessions(path, acls))
+        return Tpg(key, carried, portals, luns, acls, self._sessions(path, acls),
+                   "" if at == f"tpgt_{key[3]}" else at)
 
     @staticmethod
     def _whole_nexus(key: Key, carried: Dict[str, str]) -> Dict[str, str]:
@@ -231,17 +233,17 @@ class Reader:
             carried["nexus"] = "fc." + carried["nexus"].removeprefix("fc.")
         return carried
 
-    def _numbers(self, path: str) -> List[int]:
-        return sorted(int(name[4:], 0) for name in self.fs.entries(path)[1]
-                      if name.startswith("lun_"))
+    def _luns_in(self, path: str) -> List[Tuple[str, str]]:
+        """(last word of its key, directory's name) of each LUN, or mapped LUN, by number."""
+        return directories.numbered_luns(filter(directories.is_lun, self.fs.entries(path)[1]))
 
-    def _lun(self, above: Key, path: str, number: int) -> Lun:
-        here = f"{path}/lun/lun_{number}"
+    def _lun(self, above: Key, path: str, word: str, at: str) -> Lun:
+        here, spelled = f"{path}/lun/{at}", "" if at == f"lun_{word}" else at
         link = self.fs.link_in(here)
         if link is None:
-            return Lun((*above, "lun", str(number)))
+            return Lun((*above, "lun", word), directory=spelled)
         carried, _ = self._attributes("lun", above[1], here)
-        return Lun((*above, "lun", str(number)), key_of_path(link[1]), link[0], carried)
+        return Lun((*above, "lun", word), key_of_path(link[1]), link[0], carried, spelled)
 
     def _rtpi(self, path: str, carried: Dict[str, str], luns: Tuple[Lun, ...]) \
             -> Tuple[Dict[str, str], Tuple[Lun, ...]]:
@@ -251,15 +253,14 @@ class Reader:
         numbers = {}
         for lun in luns:
             if lun.backstore is not None:
-                numbers[lun.number] = self.fs.read(
-                    f"{path}/lun/lun_{lun.number}/statistics/scsi_port/indx").strip()
+                numbers[lun.key] = self.fs.read(
+                    f"{path}/lun/{lun.at}/statistics/scsi_port/indx").strip()
         different = set(numbers.values())
         if len(different) == 1:
             return {**carried, "rtpi": different.pop()}, luns
         return carried, tuple(
-            Lun(lun.key, lun.backstore, lun.alias,
-                {**lun.attributes, "rtpi": numbers[lun.number]}) if lun.number in numbers else lun
-            for lun in luns)
+            replace(lun, attributes={**lun.attributes, "rtpi": numbers[lun.key]})
+            if lun.key in numbers else lun for lun in luns)
 
     def _acl(self, above: Key, path: str, initiator: str) -> Acl:
         fabric = above[1]
@@ -270,15 +271,19 @@ class Reader:
 
     def _mapped(self, fabric: str, above: Key, here: str) -> Tuple[MappedLun, ...]:
         mapped = []
-        for number in self._numbers(here):
-            key = (*above, "lun", str(number))
-            link = self.fs.link_in(f"{here}/lun_{number}")
+        for word, at in self._luns_in(here):
+            key, spelled = (*above, "lun", word), "" if at == f"lun_{word}" else at
+            link = self.fs.link_in(f"{here}/{at}")
             if link is None:
-                mapped.append(MappedLun(key))
+                mapped.append(MappedLun(key, directory=spelled))
                 continue
-            attributes, _ = self._attributes("mapped_lun", fabric, f"{here}/lun_{number}")
-            mapped.append(MappedLun(key, int(link[1].rpartition("/lun_")[2], 0), link[0],
-                                    attributes))
+            attributes, _ = self._attributes("mapped_lun", fabric, f"{here}/{at}")
+            # Empty, where the kernel has no such mapping (any more): target_core_fabric_configfs.c:
+            # target_fabric_mappedlun_write_protect_show.
+            dead = attributes.get("write_protect") == ""
+            mapped.append(MappedLun(key, None, link[0], {}, spelled, True) if dead else MappedLun(
+                key, directories.lun_number(link[1].rpartition("/")[2]), link[0], attributes,
+                spelled))
         return tuple(mapped)
 
     def _sessions(self, path: str, acls: Sequence[Acl]) -> Tuple[str, ...]:
@@ -298,8 +303,8 @@ class Reader:
         """
         answers = set()
         for tpg in target.tpgs:
-            path = f"{target.fabric}/{target.wwn}/tpgt_{tpg.tag}"
-            if self._numbers(f"{path}/lun"):  # else rmdir would take it away; no LUN, no command
+            path = f"{target.fabric}/{target.wwn}/{tpg.at}"
+            if self._luns_in(f"{path}/lun"):  # else rmdir would take it away; no LUN, no command
                 answers.add(self.fs.try_rmdir(path))
         if errno.EBUSY in answers:
             return True
@@ -308,9 +313,7 @@ class Reader:
     # ---- a whole host ---------------------------------------------------------------------------
     def links(self, fabric: str, wwn: str) -> Iterator[Tuple[str, str, Key]]:
         """(TPG's name, LUN's name, backstore) of every link of a target, without reading it."""
-        for tpgt in self.fs.entries(f"{fabric}/{wwn}")[1]:
-            if not tpgt.startswith("tpgt_"):
-                continue
+        for tpgt in self.tpgs(fabric, wwn):
             for lun in self.fs.entries(f"{fabric}/{wwn}/{tpgt}/lun")[1]:
                 link = self.fs.link_in(f"{fabric}/{wwn}/{tpgt}/lun/{lun}")
                 if link is not None:
@@ -376,7 +379,7 @@ class Reader:
         """``base``, read before, with what may have come since: links and what needs them,
         nexuses, gates, reservations."""
         targets = tuple(replace(target, tpgs=tuple(
-            self._runtime_tpg(one, f"{target.fabric}/{target.wwn}/tpgt_{one.tag}")
+            self._runtime_tpg(one, f"{target.fabric}/{target.wwn}/{one.at}")
             for one in target.tpgs)) for target in base.targets)
         placed, places = self.placed(), _places(targets)
         return State(base.lu_groups, tuple(replace(one, reservations=self._reservations(
@@ -391,7 +394,7 @@ class Reader:
         carried.update(self._attributes("tpg", base.fabric, path, (GATE, NEXUS))[0])
         if not self.fs.exists(f"{path}/rtpi"):
             carried.pop("rtpi", None)
-        luns = tuple(self._lun(base.key, path, one.number) for one in base.luns)
+        luns = tuple(self._lun(base.key, path, one.key[-1], one.at) for one in base.luns)
         if "rtpi" not in carried:
             carried, luns = self._rtpi(path, carried, luns)
         return replace(base, attributes=self._whole_nexus(base.key, carried), luns=luns,
@@ -423,13 +426,16 @@ class Reader:
                      for name in names if self.fs.exists(f"{path}/{name}"))
 
     def relative_ports(self, frozen: Sequence[str] = ()) -> Dict[str, List[str]]:
-        """Relative port → the iSCSI TPGs that have it and are enabled, or of a ``frozen`` target;
-        on kernels with tpgt_N/rtpi."""
+        """Relative port → the TPGs that have it and are enabled, or of a ``frozen`` target; on
+        kernels with tpgt_N/rtpi.  vhost and loopback have no enable, and any numbers."""
         found: Dict[str, List[str]] = {}
+        gates: Dict[str, bool] = {}
         for fabric, wwn in self.target_names():
-            for tpgt in self.fs.entries(f"{fabric}/{wwn}")[1] if fabric == "iscsi" else ():
+            for tpgt in self.tpgs(fabric, wwn) if gates.get(fabric, True) else ():
                 path = f"{fabric}/{wwn}/{tpgt}"
-                if tpgt.startswith("tpgt_") and self.fs.exists(f"{path}/rtpi") and (
+                if fabric not in gates:
+                    gates[fabric] = {"rtpi", "enable"} <= {*self.fs.entries(path)[0]}
+                if gates[fabric] and (
                         f"{fabric}/{wwn}" in frozen
                         or self.fs.read(f"{path}/enable").strip() == "1"):
                     number = str(int(self.fs.read(f"{path}/rtpi"), 0))
@@ -447,18 +453,15 @@ class Reader:
         """Raises NoTargetModules."""
         if not self.fs.exists("core"):
             raise no_modules()
-        release = os.uname().release
-        has_rtpi: Optional[bool] = None
+        return Facts(os.uname().release, boot_id(), self.dbroot(), tuple(self.hbas()),
+                     tuple(self.fabrics()), self.has_rtpi(), self.placed())
+
+    def has_rtpi(self) -> bool:
+        """Whether this kernel has tpgt_N/rtpi."""
         for fabric, wwn in self.target_names():
-            tags = [name for name in self.fs.entries(f"{fabric}/{wwn}")[1]
-                    if name.startswith("tpgt_")]
-            if tags:
-                has_rtpi = self.fs.exists(f"{fabric}/{wwn}/{tags[0]}/rtpi")
-                break
-        if has_rtpi is None:
-            has_rtpi = _knows_rtpi()
-        return Facts(release, boot_id(), self.dbroot(), tuple(self.hbas()), tuple(self.fabrics()),
-                     has_rtpi, self.placed())
+            for tpgt in self.tpgs(fabric, wwn):
+                return self.fs.exists(f"{fabric}/{wwn}/{tpgt}/rtpi")
+        return _knows_rtpi()
 
 
 #: Writable files of an object which are structure, an action or a constant, not an attribute.
