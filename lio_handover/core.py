@@ -422,7 +422,8 @@ class Core(Host):
         kept = {store.key for store in want.backstores}
         files = [Step(DELETE, f"{facts.dbroot}/pr/aptpl_{store.serial}", slot="restore file",
                       about=store.key)
-                 for store in have.backstores if store.serial and store.key not in kept]
+                 for store in have.backstores
+                 if reservations.has_file(store.serial) and store.key not in kept]
         return tuple(sorted([*the_plan.steps, *files], key=lambda step: PLACE[step.slot]))
 
     def _keep(self, state: State, facts: Facts) -> Tuple[str, Tuple[str, ...]]:

@@ -139,7 +139,8 @@ class LuGroup:
 class Backstore:
     """A disk: ``plugin`` is fileio, iblock, …; ``parameters`` what goes into ``control``.
 
-    ``hba`` is where it lives on this host (``fileio_0``), not who it is.
+    ``hba`` is where it lives on this host (``fileio_0``), not who it is.  Of several with one name
+    all but the first are called ``fileio_1/name`` in their keys, which no document has.
     """
 
     key: Key
@@ -159,7 +160,7 @@ class Backstore:
 
     @property
     def name(self) -> str:
-        return self.key[2]
+        return self.key[2].rpartition("/")[2]
 
     @property
     def path(self) -> str:

@@ -163,7 +163,7 @@ class _Planner:
         if kind == "discovery_auth":
             return rest[0]
         if kind == "backstore":
-            base = f"core/{self.hba[key[:3]]}/{rest[1]}"
+            base = f"core/{self.hba[key[:3]]}/{rest[1].rpartition('/')[2]}"
             return f"{base}/alua/{rest[3]}" if len(rest) > 2 else base
         words = [rest[0], rest[1]] + [self._at(key[:4]) for _tag in rest[2:3]]
         below = rest[3:]

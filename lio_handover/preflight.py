@@ -44,9 +44,14 @@ def live_migration(logs_guest_writes: bool) -> List[Finding]:
 
 def _kinds(state: State) -> Iterator[Finding]:
     for store in state.backstores:
-        if "/" in store.serial:  # target_core_pr.c:__core_scsi3_write_aptpl_to_file
+        if store.name != store.key[2]:
             yield Finding(errors.CannotRepresent, say(store.key),
-                          f"its unit serial {errors.one_line(store.serial)} has a /, so the kernel "
+                          f"another HBA of this host has a {store.plugin} backstore of that name, "
+                          "too, and a document has each once", do="make it anew by another name")
+        if store.serial and not reservations.has_file(store.serial):
+            why = "has a /" if "/" in store.serial else "has more than 249 bytes"
+            yield Finding(errors.CannotRepresent, say(store.key),
+                          f"its unit serial {errors.one_line(store.serial)} {why}, so the kernel "
                           "can't keep registrations in a file of that name")
         if store.plugin == "rd_mcp" and store.parameters.get("rd_nullio") != "1":
             yield Finding(errors.CannotRepresent, say(store.key),

@@ -56,6 +56,7 @@ class Reader:
         #: what READ FULL STATUS said of a backstore, where it was asked
         self.seen = seen or {}
         self.with_reservations = reservations
+        self._twins: Dict[str, Key] = {}  # path → key, where another has the name, too
         self._files: Dict[Tuple[str, str], List[Tuple[str, Optional[Attribute]]]] = {}
 
     # ---- attributes ---------------------------------------------------------------------------
@@ -125,18 +126,25 @@ class Reader:
         for hba in self.hbas():
             plugin = hba.rpartition("_")[0]
             for name in self.fs.entries(f"core/{hba}")[1]:
-                found.setdefault(backstore_key(plugin, name), hba)
+                key = backstore_key(plugin, name)
+                if key in found:
+                    key = self._twins[f"core/{hba}/{name}"] = (*key[:2], f"{hba}/{name}")
+                found[key] = hba
         return found
 
-    def backstore(self, hba: str, name: str,
+    def _key_of(self, path: str) -> Key:
+        """Of the backstore at a path; right of one whose name another has, too, once ``placed``
+        has looked."""
+        return self._twins.get(path) or key_of_path(path)
+
+    def backstore(self, hba: str, key: Key,
                   places: Mapping[str, Sequence[reservations.Place]]) -> Backstore:
         """One backstore.  ``places``: how each initiator reaches it, see reservations.read.
 
         Raises CannotRepresent where its reservations can't be told with certainty.
         """
-        plugin = hba.rpartition("_")[0]
-        path = f"core/{hba}/{name}"
-        key = backstore_key(plugin, name)
+        plugin = key[1]
+        path = f"core/{hba}/{key[2].rpartition('/')[2]}"
         attributes, host = self._attributes("backstore", plugin, path)
         groups = []
         for group in self.fs.names(f"{path}/alua") if self.fs.exists(f"{path}/alua") else ():
@@ -243,7 +251,7 @@ class Reader:
         if link is None:
             return Lun((*above, "lun", word), directory=spelled)
         carried, _ = self._attributes("lun", above[1], here)
-        return Lun((*above, "lun", word), key_of_path(link[1]), link[0], carried, spelled)
+        return Lun((*above, "lun", word), self._key_of(link[1]), link[0], carried, spelled)
 
     def _rtpi(self, path: str, carried: Dict[str, str], luns: Tuple[Lun, ...]) \
             -> Tuple[Dict[str, str], Tuple[Lun, ...]]:
@@ -317,7 +325,7 @@ class Reader:
             for lun in self.fs.entries(f"{fabric}/{wwn}/{tpgt}/lun")[1]:
                 link = self.fs.link_in(f"{fabric}/{wwn}/{tpgt}/lun/{lun}")
                 if link is not None:
-                    yield tpgt, lun, key_of_path(link[1])
+                    yield tpgt, lun, self._key_of(link[1])
 
     def exporters(self, backstores: Iterable[Key], outside: Iterable[str] = ()) \
             -> Dict[Key, List[str]]:
@@ -351,6 +359,7 @@ class Reader:
         """
         try:
             names = self.target_names() if targets is None else targets
+            placed = self.placed()
         except FileNotFoundError:
             raise no_modules() from None
         found = []
@@ -360,7 +369,6 @@ class Reader:
             except (FileNotFoundError, NotADirectoryError):
                 raise errors.NoSuchTarget(f"{fabric}/{wwn}: this host has no such target",
                                           do="lio-handover show") from None
-        placed = self.placed()
         wanted = set(backstores) & set(placed)
         for target in found:
             for tpg in target.tpgs:
@@ -368,7 +376,7 @@ class Reader:
         if targets is None:
             wanted.update(placed)
         places = _places(found)
-        stores = tuple(self.backstore(placed[key], key[2], places.get(key, {}))
+        stores = tuple(self.backstore(placed[key], key, places.get(key, {}))
                        for key in sorted(wanted))
         if discovery is None:
             discovery = any(target.fabric == "iscsi" for target in found)
@@ -410,7 +418,7 @@ class Reader:
             if key in read:
                 stores.append(read[key])
                 continue
-            path = f"core/{hba}/{key[2]}"
+            path = f"core/{hba}/{key[2].rpartition('/')[2]}"
             serial = ""
             if self.fs.exists(f"{path}/wwn/vpd_unit_serial"):
                 serial = self.fs.read(f"{path}/wwn/vpd_unit_serial").strip().rpartition(": ")[2]
