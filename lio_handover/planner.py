@@ -79,6 +79,7 @@ class _Planner:
     paths: Dict[Key, str] = field(default_factory=dict)
     known: Dict[Tuple[Key, str, bool], Mapping[str, str]] = field(default_factory=dict)
     unknown: Set[str] = field(default_factory=set)
+    unlinked: Set[Key] = field(default_factory=set)  # LUNs that are there and are to be linked
 
     def plan(self, changes: Sequence[Change], verify: bool) -> Plan:
         self.old, self.new = self.have.index(), self.want.index()
@@ -104,7 +105,7 @@ class _Planner:
                 self._remove(one)
             elif isinstance(one, differ.Set):
                 self._set(one)
-            else:
+            elif not isinstance(one, Relink) or not self._again(one):
                 self._cannot(one)
         self._link_luns()
         self._reservations()
@@ -179,6 +180,17 @@ class _Planner:
         if isinstance(one, (Tpg, Lun, MappedLun)):
             return one.at
         return f"{'lun' if len(key) > 4 else 'tpgt'}_{key[-1]}"
+
+    def _again(self, change: Relink) -> bool:
+        """What is there without a link gets it, as a removal that is taken back has left it."""
+        old, new = self.old[change.key], self.new[change.key]
+        if isinstance(old, Lun) and old.backstore is None:
+            self.unlinked.add(change.key)
+            return True
+        if isinstance(new, MappedLun) and isinstance(old, MappedLun) and not old.alias:
+            self._link_mapped(new)
+            return True
+        return False
 
     def _cannot(self, change: Change) -> None:
         what = {Relink: "is linked to something else", Register: "has other reservations"}.get(
@@ -315,10 +327,14 @@ class _Planner:
                     Lun: "LUN", Acl: "ACL", MappedLun: "mapped LUN"}[type(one)]
             self._add(slot, MKDIR, path, about=key)
             self._write_all(key, one.kind, one.attributes, self._fresh(one))
-        if isinstance(one, MappedLun) and one.lun is not None:
-            link = self.path((*key[:4], "lun", str(one.lun)))
-            self._add("link mapped LUN", LINK, f"{path}/{one.alias or 'link'}", fsencode(link), key,
-                      (self.link_place[key],))
+        if isinstance(one, MappedLun):
+            self._link_mapped(one)
+
+    def _link_mapped(self, one: MappedLun) -> None:
+        if one.lun is not None:
+            link = self.path((*one.key[:4], "lun", str(one.lun)))
+            self._add("link mapped LUN", LINK, f"{self.path(one.key)}/{one.alias or 'link'}",
+                      fsencode(link), one.key, (self.link_place[one.key],))
 
     def _fresh(self, one: Object) -> Mapping[str, str]:
         """What a new object of a TPG has by itself."""
@@ -384,7 +400,7 @@ class _Planner:
     # ---- exports, in the order that gives each its relative port --------------------------------
     def _new_links(self) -> Iterator[Tuple[Target, Tpg, Lun]]:
         for target, tpg, lun in self.want.luns():
-            if lun.key in self.created and lun.backstore is not None:
+            if lun.backstore is not None and (lun.key in self.created or lun.key in self.unlinked):
                 yield target, tpg, lun
 
     def _link_luns(self) -> None:
