@@ -22,6 +22,7 @@ from .plan import (ACQUIRE, DRAIN, DRIVERS, FILE, FLUSH, FOLDER, IDLE, LINK, LOA
 from .reader import Facts
 from .revival import LAST, Revival, dummies, merged, reachable
 from .scsibus import AUTOPROBE
+from .treepaths import Paths
 
 _NOTHING: Mapping[str, str] = {}
 
@@ -76,7 +77,6 @@ class _Planner:
     steps: List[Tuple[Tuple[int, Tuple[int, ...], int], Step]] = field(default_factory=list)
     refused: List[errors.Finding] = field(default_factory=list)
     said: Set[Tuple[str, str]] = field(default_factory=set)
-    paths: Dict[Key, str] = field(default_factory=dict)
     known: Dict[Tuple[Key, str, bool], Mapping[str, str]] = field(default_factory=dict)
     unknown: Set[str] = field(default_factory=set)
     unlinked: Set[Key] = field(default_factory=set)  # LUNs that are there and are to be linked
@@ -87,6 +87,7 @@ class _Planner:
         self.removed = {one.key for one in changes if isinstance(one, Remove)}
         self.hba = dict(self.facts.placed or {})
         self.hbas = set(self.facts.hbas)
+        self.path = Paths(self.hba, self.old, self.there).of
         self._place_backstores()
         self.staying = {hba for key, hba in self.hba.items() if key not in self.removed}
         self.exported = {lun.backstore for _, _, lun in self.have.luns()
@@ -150,44 +151,14 @@ class _Planner:
                 self.hba[one.key] = next(name for name in names if name not in taken)
             taken.add(self.hba[one.key])
 
-    def path(self, key: Key) -> str:
-        """Where an object is, or will be, in the target tree."""
-        found = self.paths.get(key)
-        if found is None:
-            found = self.paths[key] = self._path(key)
-        return found
-
-    def _path(self, key: Key) -> str:
-        kind, *rest = key
-        if kind == "lu_group":
-            return f"core/alua/lu_gps/{rest[0]}"
-        if kind == "discovery_auth":
-            return rest[0]
-        if kind == "backstore":
-            base = f"core/{self.hba[key[:3]]}/{rest[1].rpartition('/')[2]}"
-            return f"{base}/alua/{rest[3]}" if len(rest) > 2 else base
-        words = [rest[0], rest[1]] + [self._at(key[:4]) for _tag in rest[2:3]]
-        below = rest[3:]
-        if below:
-            what, name = below[0], below[1]
-            words += {"lun": ["lun"], "portal": ["np", name], "acl": ["acls", name]}[what]
-            words += [self._at(key)] if what == "lun" or below[2:] else []
-        return "/".join(words)
-
-    def _at(self, key: Key) -> str:
-        """What a TPG's, LUN's or mapped LUN's directory is, or will be, called."""
-        one = self.old.get(key) or self.there.get(key)
-        if isinstance(one, (Tpg, Lun, MappedLun)):
-            return one.at
-        return f"{'lun' if len(key) > 4 else 'tpgt'}_{key[-1]}"
-
     def _again(self, change: Relink) -> bool:
         """What is there without a link gets it, as a removal that is taken back has left it."""
         old, new = self.old[change.key], self.new[change.key]
         if isinstance(old, Lun) and old.backstore is None:
             self.unlinked.add(change.key)
             return True
-        if isinstance(new, MappedLun) and isinstance(old, MappedLun) and not old.alias:
+        if isinstance(old, MappedLun) and isinstance(new, MappedLun) and old.lun is None \
+                and not old.dead:
             self._link_mapped(new)
             return True
         return False

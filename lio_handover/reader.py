@@ -9,20 +9,19 @@ from functools import lru_cache
 from typing import (Dict, FrozenSet, Iterable, Iterator, List, Mapping, Optional, Sequence, Set,
                     Tuple)
 
-from . import directories, dynamic, errors, parameters, reservations
+from . import directories, errors, parameters, reservations
 from .attributes import GATE, HOST, NEXUS, SECRET, Attribute, hides, rows
 from .configfs import Configfs
 from .model import (NO_RESERVATIONS, Acl, AluaGroup, Backstore, DiscoveryAuth, Key, Lun, LuGroup,
                     MappedLun, Portal, Reservations, Secret, State, Target, Tpg, backstore_key,
                     target_key)
+from .places import places_of
 from .reservations import Seen
 
 #: Directories of the tree's top which are not fabrics.
 _NOT_FABRICS = {"core"}
 #: Directories of a wwn or a TPG which hold no attributes of their own that are carried over.
 _ATTRIBUTE_FOLDERS = ("attrib", "auth", "param", "wwn")
-#: Fabrics' names in the target tree → as the PR code shows and takes them.
-FABRIC_NAMES = {"iscsi": "iSCSI", "vhost": "vhost", "loopback": "loopback"}
 
 
 @dataclass(frozen=True)
@@ -375,7 +374,7 @@ class Reader:
                 wanted.update(lun.backstore for lun in tpg.luns if lun.backstore)
         if targets is None:
             wanted.update(placed)
-        places = _places(found)
+        places = places_of(found)
         stores = tuple(self.backstore(placed[key], key, places.get(key, {}))
                        for key in sorted(wanted))
         if discovery is None:
@@ -389,7 +388,7 @@ class Reader:
         targets = tuple(replace(target, tpgs=tuple(
             self._runtime_tpg(one, f"{target.fabric}/{target.wwn}/{one.at}")
             for one in target.tpgs)) for target in base.targets)
-        placed, places = self.placed(), _places(targets)
+        placed, places = self.placed(), places_of(targets)
         return State(base.lu_groups, tuple(replace(one, reservations=self._reservations(
             f"core/{placed[one.key]}/{one.name}", one.serial, places.get(one.key, {}), one.key))
             for one in base.backstores), targets,
@@ -516,41 +515,3 @@ def no_modules() -> errors.NoTargetModules:
     return errors.NoTargetModules(
         "the kernel's target tree is not there",
         do="modprobe target_core_mod; mount -t configfs none /sys/kernel/config")
-
-
-def _places(targets: Iterable[Target]) -> Dict[Key, Dict[str, List[reservations.Place]]]:
-    """Backstore → initiator → the ways by which it gets there (explicit ACLs and nexuses)."""
-    found: Dict[Key, Dict[str, List[reservations.Place]]] = {}
-
-    def add(store: Optional[Key], initiator: str, place: reservations.Place) -> None:
-        if store is not None:
-            found.setdefault(store, {}).setdefault(initiator, []).append(place)
-
-    for target in targets:
-        fabric = FABRIC_NAMES.get(target.fabric, target.fabric)
-        for tpg in target.tpgs:
-            luns = {lun.number: lun for lun in tpg.luns}
-            explicit = {acl.initiator for acl in tpg.acls}
-            for acl in tpg.acls:
-                for mapped in acl.mapped_luns:
-                    if mapped.lun is not None and mapped.lun in luns:
-                        lun = luns[mapped.lun]
-                        add(lun.backstore, acl.initiator, reservations.Place(
-                            fabric, target.wwn, tpg.tag, lun.number, mapped.number,
-                            _port(tpg, lun)))
-            nexus = tpg.attributes.get("nexus")
-            if nexus and nexus not in explicit:
-                name = nexus.removeprefix("fc.")  # which the kernel does not keep
-                for lun in tpg.luns:
-                    add(lun.backstore, name, reservations.Place(
-                        fabric, target.wwn, tpg.tag, lun.number, lun.number, _port(tpg, lun)))
-            if dynamic.made(tpg):
-                for lun in tpg.luns:
-                    add(lun.backstore, reservations.ANYONE, reservations.Place(
-                        fabric, target.wwn, tpg.tag, lun.number, lun.number, _port(tpg, lun),
-                        frozenset(explicit)))
-    return found
-
-
-def _port(tpg: Tpg, lun: Lun) -> int:
-    return int(lun.attributes.get("rtpi", tpg.attributes.get("rtpi", "0")))

@@ -211,7 +211,8 @@ class Standing:
     def may_open(self, row: Row, allow: Sequence[str]) -> None:
         """Raises InUse where a gate that this row opens, or arms, can't have its relative port:
         before anything is recorded and, on a destination, before the source has released."""
-        if any(step.do is Do.GATE_OPEN for step in row.steps) or row.verb == "activate":
+        opens = any(step.do is Do.GATE_OPEN for step in row.steps) or row.verb == "activate"
+        if opens and self.fs.exists("core"):
             still = set(self.open_tpgs())
             errors.refuse(ports.taken(self.reader(False), {
                 path: number for path, number in self.ports().items() if path not in still},

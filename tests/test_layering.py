@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "lio_handover"
 ORDER = """__init__
     errors names directories programs wholefile locks model order transitions attributes parameters
     handler settings files shape values objects sealed document devices storage late
-    fresh diff reservations dynamic configfs scsibus initiator
+    fresh diff reservations dynamic places treepaths configfs scsibus initiator
     papers journal owners savefile
     reader revival plan planner staged readback running undo executor frozen restored host
     probes mapping ports
