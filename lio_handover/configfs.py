@@ -167,7 +167,8 @@ class Configfs:
             if not numbered or not usual and (makes and place == len(words) - 1
                                               or not self.exists("/".join(words[:place + 1]))):
                 raise errors.HazardRefused(
-                    f"{op} {path}: {words[place]} would be a second name of a number already taken")
+                    f"{op} {errors.one_line(path)}: {errors.one_line(words[place])} would be a "
+                    "second name of a number already taken")
 
     def mkdir(self, path: str) -> None:
         self._guard("mkdir", path, True)
@@ -213,7 +214,7 @@ class Configfs:
         elif name in _GUARDS:
             reason = _GUARDS[name](self, path, data)
         if reason:
-            raise errors.HazardRefused(f"write {path}: {reason}")
+            raise errors.HazardRefused(f"write {errors.one_line(path)}: {reason}")
         self.changes += 1
         fd = os.open(f"{self.root}/{path}", os.O_WRONLY)
         try:
