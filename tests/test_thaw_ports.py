@@ -87,6 +87,7 @@ def free(name: str) -> None:
     fs.write(f"{path}/enable", b"1\n")
 
 
+@pytest.mark.full
 def test_two_that_were_frozen_one_after_the_other_under_one_number(
         bed: lab.Lab, stable: lab.Host) -> None:
     y, x, z = states(bed)
