@@ -82,7 +82,8 @@ INT = Format("INT", _strip)
 HEX = Format("HEX", lambda text: str(int(_strip(text) or "0", 0)))
 COMPANY = Format("COMPANY", _strip)
 BARE = Format("BARE", _strip, newline=False)
-SERIAL = Format("SERIAL", _prefixed("T10 VPD Unit Serial Number: "))
+# A newline would count: 253 bytes would be one too many (target_wwn_vpd_unit_serial_store).
+SERIAL = Format("SERIAL", _prefixed("T10 VPD Unit Serial Number: "), newline=False)
 ACCESS_TYPE = Format("ACCESS_TYPE", _words("None", "Implicit", "Explicit",
                                            "Implicit and Explicit"))
 ACCESS_STATUS = Format("ACCESS_STATUS", _words("None", "Altered by Explicit STPG",
@@ -142,7 +143,7 @@ class Attribute:
         return Secret(value) if self.kind == SECRET else value
 
     def encode(self, value: str) -> bytes:
-        return value.encode() + (b"\n" if self.format.newline else b"")
+        return value.encode(errors="surrogateescape") + (b"\n" if self.format.newline else b"")
 
 
 def _rows(at: str, kind: str, names: str, window: str = ANY, prefix: str = "",

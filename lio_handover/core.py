@@ -13,13 +13,13 @@ from typing import (Callable, Dict, FrozenSet, Iterator, List, Mapping, Optional
 
 from . import diff as differ
 from . import document as documents
-from . import (cautions, dynamic, errors, executor, kernel_fixes, late, portals, preflight, probes,
-               reservations, restored, savefile, storage)
+from . import (cautions, dynamic, errors, executor, kernel_fixes, late, portals, ports, preflight,
+               probes, representable, reservations, restored, savefile, storage, thawing)
 from .configfs import Configfs
 from .devices import Glance
 from .document import Document, Origin
 from .executor import Outcome
-from .frozen import Frozen, Record
+from .frozen import Frozen, as_frozen
 from .host import Host
 from .journal import Journal, ids
 from .locks import PATIENCE, SCRATCH
@@ -32,6 +32,7 @@ from .readback import Scope, check
 from .reader import Facts, Reader, boot_id
 from .revival import reachable
 from .running import Progress, never
+from .sealed import with_digest
 from .wholefile import write_file
 
 #: How often an import is begun again because rtslib was faster.
@@ -115,7 +116,7 @@ class Core(Host):
         reader = self._prober(names, probe)
         state = reader.state(names)
         document = self._document(state, reader.facts())
-        findings = preflight.source(state, reader)
+        findings = [*preflight.source(state, reader), *representable.findings(document)]
         if any(target.fabric == "vhost" for target in state.targets):
             with self.alone(names), self.locks.hold(SCRATCH, patience=PATIENCE):
                 findings += preflight.live_migration(probes.logs_guest_writes(self.fs))
@@ -154,6 +155,7 @@ class Core(Host):
             errors.refuse(preflight.source(state, reader), allow)
             facts = reader.facts()
             document = self._document(state, facts)
+            errors.refuse(representable.findings(document))
             if document.frozen:
                 self.frozen().exported([one.name for one in state.targets], document.digest)
             return document
@@ -167,15 +169,13 @@ class Core(Host):
         if is_frozen:
             self._flush(state)
             state = replace(state, targets=tuple(
-                _with_gates(target, record.record(target.name)) for target in state.targets))
+                as_frozen(target, record.record(target.name)) for target in state.targets))
         here = Glance()
         evidence = {say(store.key): storage.evidence(store, is_frozen, here)
                     for store in state.backstores}
-        document = Document(documents.canonical(state), is_frozen,
-                            Origin(os.uname().nodename, facts.release, facts.boot_id), evidence,
-                            notes)
-        documents.check(document)
-        return document
+        return Document(documents.canonical(state), is_frozen,
+                        Origin(os.uname().nodename, facts.release, facts.boot_id), evidence,
+                        (*notes, *preflight.nobody(state)))
 
     def _flush(self, state: State) -> None:
         for store in state.backstores:
@@ -194,13 +194,13 @@ class Core(Host):
             have = reader.state(names)
             errors.refuse([*self._under_way([one.name for one in have.targets]),
                            *preflight.source(have, reader), *_cannot_freeze(have, reader),
-                           *preflight.held(have, self.reader())], allow)
+                           *preflight.held(have, self.reader()), *representable.of(have)], allow)
             facts = reader.facts()
             record = self.frozen()
             shut = replace(have, targets=tuple(_with_gate(one, "0") for one in have.targets))
             new: List[str] = []
             try:
-                new = record.freeze(have)
+                new = record.freeze(have, ports.noted(have) if facts.has_rtpi else {})
                 executor.apply(self.fs, freezing(have, shut, facts), have, facts, progress, stop,
                                reservations=False)
                 record.done([target.name for target in have.targets])
@@ -221,33 +221,14 @@ class Core(Host):
     def thaw(self, names: Sequence[Tuple[str, str]], allow: Sequence[str] = ()) -> State:
         """Open the gates which a freeze has shut.  Only where no other host serves the target."""
         with self.alone(names):
-            facts = self.reader().facts()
-            record = self.frozen()
-            findings = self._under_way([f"{fabric}/{wwn}" for fabric, wwn in names])
-            for fabric, wwn in names:
-                one = record.record(f"{fabric}/{wwn}")
-                if one is None:
-                    raise errors.NoSuchTarget(f"{fabric}/{wwn} was not frozen by lio-handover",
-                                              do="lio-handover show")
-                if one.document:
-                    findings.append(errors.Finding(
-                        errors.InUse, f"{fabric}/{wwn}",
-                        f"document {one.document[:12]}… of it was exported since the freeze, so "
-                        "another host may serve it", "exported",
-                        "make sure that none does, and never will"))
-            errors.refuse(findings, allow)
-            return self._thaw(names, facts)
+            state, self.notes = thawing.thaw(self, names, self._under_way(
+                [f"{fabric}/{wwn}" for fabric, wwn in names]), allow)
+            return state
 
-    def _thaw(self, names: Sequence[Tuple[str, str]], facts: Facts) -> State:
-        reader = Reader(self.fs, reservations=False)
-        have = reader.state(names)
-        record = self.frozen()
-        want = replace(have, targets=tuple(
-            _with_gates(one, record.record(one.name)) for one in have.targets))
-        executor.apply(self.fs, plan(have, want, facts, verify=False), have, facts,
-                       reservations=False)
-        record.forget([f"{fabric}/{wwn}" for fabric, wwn in names])
-        return reader.state(names)
+    def wanted_again(self) -> List[str]:
+        """Targets whose gates are shut and may be opened again here: their relative ports are
+        wanted."""
+        return [*self.frozen().names(), *ports.claimed(self.settings.state_directory)]
 
     # ---- the destination's verbs ---
     def ready(self, document: Document, maps: Sequence[str] = ()) -> Ready:
@@ -265,7 +246,7 @@ class Core(Host):
               "acquired here and compared" for key, one in openings.items()
               if have.backstore(key) is None)))
         findings = preflight.destination(document, have, reader, facts, self.settings,
-                                         self.frozen().names())
+                                         self.wanted_again())
         differing = {one.subject for one in findings if one.error is errors.TargetDiffers}
         findings += [one for one in preflight.planned(the_plan)
                      if "/".join(one.subject.split("/")[:2]) not in differing]
@@ -378,7 +359,7 @@ class Core(Host):
                 say(store.key): _evidence(store) for store in have.backstores})
             the_plan = plan(have, want, facts, verify=False, late=openings)
             the_plan = replace(the_plan, steps=self._drop_files(the_plan, have, want, facts))
-            kept = self._keep(have, facts)
+            kept, notes = self._keep(have, facts)
             with self._no_handovers([target.name for target in have.targets]):
                 outcome = executor.apply(self.fs, the_plan, have, facts, progress, stop,
                                          reservations=reader.with_reservations)
@@ -391,6 +372,7 @@ class Core(Host):
                               self.settings.state_directory)
             except errors.SavefileBroken as error:
                 outcome.notes += (f"{error.what}: targetcli may bring it back at the next boot",)
+            outcome.notes += notes
             return outcome, kept
 
     @contextmanager
@@ -441,16 +423,18 @@ class Core(Host):
         kept = {store.key for store in want.backstores}
         files = [Step(DELETE, f"{facts.dbroot}/pr/aptpl_{store.serial}", slot="restore file",
                       about=store.key)
-                 for store in have.backstores if store.serial and store.key not in kept]
+                 for store in have.backstores
+                 if reservations.has_file(store.serial) and store.key not in kept]
         return tuple(sorted([*the_plan.steps, *files], key=lambda step: PLACE[step.slot]))
 
-    def _keep(self, state: State, facts: Facts) -> str:
-        """Write what is about to be removed where it can be imported from again; its path."""
+    def _keep(self, state: State, facts: Facts) -> Tuple[str, Tuple[str, ...]]:
+        """Write what is about to be removed where it can be imported from again; its path, and
+        why it can't."""
         folder = os.path.join(self.settings.state_directory, "removed")
         name = time.strftime("%Y%m%dT%H%M%S") + f"-{os.getpid()}.json"
         path = os.path.join(folder, name)
         if not state.targets:
-            return ""
+            return "", ()
         state, notes = dynamic.made_explicit(_settled(state), _noted(state, self.frozen()))
         document = Document(documents.canonical(state), False,
                             Origin(os.uname().nodename, facts.release, facts.boot_id),
@@ -458,11 +442,12 @@ class Core(Host):
                             notes)
         try:
             os.makedirs(folder, mode=0o700, exist_ok=True)
-            write_file(path, documents.dumps(document))
+            write_file(path, with_digest(document.body))
         except OSError as error:
             raise errors.BadFile(f"{path} can't be written: {error.strerror}",
                                  do="make room: what is removed is kept there first") from None
-        return path
+        return path, tuple(f"{path} can't be imported as it is: {one.subject}: {one.sentence}"
+                           for one in representable.findings(document))
 
     def _under_way(self, names: Sequence[str]) -> List[errors.Finding]:
         """What a handover of these targets, of which this host is a side, has to say."""
@@ -519,14 +504,6 @@ def _with_gate(target: Target, value: str) -> Target:
     def tpg(one: Tpg) -> Tpg:
         return replace(one, attributes={**one.attributes, "enable": value})
     return replace(target, tpgs=tuple(tpg(one) for one in target.tpgs))
-
-
-def _with_gates(target: Target, record: Optional[Record]) -> Target:
-    """The target with the gates that were open when it was frozen."""
-    values: Dict[str, str] = dict(record.gates) if record else {}
-    return replace(target, tpgs=tuple(
-        replace(one, attributes={**one.attributes, "enable": values[one.key[3]]})
-        if one.key[3] in values else one for one in target.tpgs))
 
 
 def _cannot_freeze(state: State, reader: Reader) -> Iterator[errors.Finding]:

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field, replace
 from typing import Callable, Dict, FrozenSet, List, Mapping, Optional, Sequence, Tuple
 
 from . import document as documents
-from . import (cautions, dynamic, errors, executor, kernel_fixes, late, mapping, portals,
-               preflight, reservations, restored, runtime, savefile, storage, survivors)
+from . import (cautions, directories, dynamic, errors, executor, kernel_fixes, late, mapping,
+               portals, ports, preflight, representable, reservations, restored, runtime, savefile,
+               storage, survivors)
 from .diff import diff
 from .document import Document, Origin
 from .host import Maker
@@ -127,7 +128,8 @@ class Deeds(Standing):
         found: Dict[str, Dict[str, str]] = {}
         for path in self.tpgs():
             name, _, tpgt = path.rpartition("/")
-            found.setdefault(name, {})[tpgt[5:]] = self.fs.read(f"{path}/enable").strip()
+            tag = str(directories.tag(name.partition("/")[0], tpgt))
+            found.setdefault(name, {})[tag] = self.fs.read(f"{path}/enable").strip()
         return found
 
     def _say(self, paper: Paper) -> None:
@@ -173,6 +175,7 @@ class Deeds(Standing):
             state = self.here(False)
             errors.refuse(preflight.held(state, self.reader()), self.allow)
         self.unchanged(state)
+        errors.refuse(representable.of(state))
         self.dynamic = {target.name: {str(tpg.tag): dynamic.sessions(tpg) for tpg in target.tpgs
                                       if dynamic.made(tpg)} for target in state.targets}
 
@@ -211,6 +214,8 @@ class Deeds(Standing):
         wanted = self.wanted_open()
         shut = [path for path in self.tpgs()
                 if path in wanted and self.fs.read(f"{path}/enable").strip() != "1"]
+        self.notes += ports.give(self.fs, self.reader(False), self.ports(), shut,
+                                 self.port_override(), self.allow)
         if shut:
             self.journal.note("opened", durable=True, boot=boot_id())
         for path in shut:
@@ -408,7 +413,7 @@ class Deeds(Standing):
         self.journal.note("loading", boot=boot)
         have = self._build_to(want)
         facts = self.reader().facts()
-        the_plan = self._run(lambda facts, _trusting: _waiting(want, facts), have, facts)
+        the_plan = self._run(lambda facts, _trusting: _waiting(want, facts, have), have, facts)
         if document is not self.durable():
             check(Scope.of(want).read(self.fs, known=the_plan.want, untouched=True),
                   the_plan.want, False)
@@ -540,13 +545,13 @@ def not_late(state: State, settings: Settings) -> List[errors.Finding]:
             for key in late.openings(state, settings, {})]
 
 
-def _waiting(want: State, facts: Facts) -> Plan:
+def _waiting(want: State, facts: Facts, have: State) -> Plan:
     """What had to wait, of a host that has the staged part of ``want``: planned as for one that
     has nothing of it."""
     placed = facts.placed or {}
     want = replace(want, backstores=tuple(
         replace(one, hba=placed.get(one.key, "")) for one in want.backstores))
-    made = plan(State(), want, _without(facts, want), verify=False)
+    made = plan(State(), want, _without(facts, want), verify=False, there=have)
     return replace(made, steps=tuple(step for step in made.steps if step.slot == "folder"
                                      or step.phase == "activate" and step.slot != "gate"))
 

@@ -14,7 +14,7 @@ from typing import ContextManager, Dict, List, Mapping, Optional, Sequence
 from . import dynamic, errors
 from .locks import PATIENCE, Locks
 from .wholefile import write_file
-from .model import State
+from .model import Key, State, Target, Tpg
 from .diff import gates
 
 NAME = "frozen.json"
@@ -30,6 +30,23 @@ class Record:
     shut: bool = False
     #: {TPG's tag: initiators that were there by a dynamic ACL}
     dynamic: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    #: {TPG's tag: its relative port}, where the kernel gives it to another once the gate is shut
+    ports: Mapping[str, str] = field(default_factory=dict)
+
+
+def as_frozen(target: Target, record: Optional[Record]) -> Target:
+    """The target with the gates that were open when it was frozen, and the ports it had then."""
+    if record is None:
+        return target
+
+    def tpg(one: Tpg) -> Tpg:
+        tag, attributes = one.key[3], dict(one.attributes)
+        if tag in record.gates:
+            attributes["enable"] = record.gates[tag]
+        if tag in record.ports:
+            attributes["rtpi"] = record.ports[tag]
+        return replace(one, attributes=attributes)
+    return replace(target, tpgs=tuple(map(tpg, target.tpgs)))
 
 
 class Frozen:
@@ -49,7 +66,8 @@ class Frozen:
                 found = json.load(file)
             if found["boot_id"] != self.boot_id:
                 return {}
-            return {name: Record(one["gates"], one["document"], one["shut"], one["dynamic"])
+            return {name: Record(one["gates"], one["document"], one["shut"], one["dynamic"],
+                                 one.get("ports", {}))
                     for name, one in found["targets"].items()}
         except FileNotFoundError:
             return {}
@@ -62,7 +80,8 @@ class Frozen:
         import json
         text = json.dumps({"boot_id": self.boot_id, "targets": {
             name: {"gates": dict(one.gates), "document": one.document, "shut": one.shut,
-                   "dynamic": {tag: list(names) for tag, names in one.dynamic.items()}}
+                   "dynamic": {tag: list(names) for tag, names in one.dynamic.items()},
+                   "ports": dict(one.ports)}
             for name, one in records.items()}}, indent=1, sort_keys=True)
         try:
             os.makedirs(os.path.dirname(self.path), mode=0o700, exist_ok=True)
@@ -81,8 +100,9 @@ class Frozen:
     def names(self) -> List[str]:
         return sorted(self._load())
 
-    def freeze(self, state: State) -> List[str]:
-        """Note the gates that are open now, before they are shut; the names that are new.
+    def freeze(self, state: State, numbers: Mapping[Key, str]) -> List[str]:
+        """Note the gates that are open now, and their TPGs' relative ports, before they are shut;
+        the names that are new.
 
         A freeze that was cut off keeps its note; one that was done, and gates opened since by
         other means, does not.
@@ -96,7 +116,9 @@ class Frozen:
                               if dynamic.made(tpg) and dynamic.sessions(tpg)}
                 noted = records.get(target.name)
                 if noted is None or noted.shut and open_now:
-                    records[target.name] = Record(open_now, dynamic=by_dynamic)
+                    records[target.name] = Record(open_now, dynamic=by_dynamic, ports={
+                        tag: numbers[(*target.key, tag)] for tag in open_now
+                        if (*target.key, tag) in numbers})
                     new.append(target.name)
             self._save(records)
             return new

@@ -371,6 +371,7 @@ class Handovers:
     @staticmethod
     def _before(deeds: Deeds, verb: str) -> None:
         """What would stop a freeze is found while the source still serves."""
+        deeds.may_open(deeds.row, deeds.allow)
         if verb == "freeze":
             deeds.ready()
 
@@ -492,7 +493,7 @@ class Handovers:
         facts = reader.facts()
         have = Scope.of(local.state).read(self.core.fs, known=local.state)
         found = preflight.destination(local, have, reader, facts, self.core.settings,
-                                      self.core.frozen().names())
+                                      self.core.wanted_again())
         if Mode(paper.mode) is not Mode.ISCSI_LATE:
             found += not_late(local.state, self.core.settings)
         errors.refuse([one for one in found if one.error is not errors.NotFrozen], allow)

@@ -29,6 +29,7 @@ class Host:
         self.settings = settings if settings is not None else load()
         self.fs = fs if fs is not None else Configfs()
         self._mine = False  # whether this holds its locks
+        self.notes: List[str] = []  # what the last verb has to tell
 
     def names(self, targets: Sequence[str], everything: bool = False) -> List[Tuple[str, str]]:
         """(fabric, WWN) of the targets named ``iscsi/iqn.…``.  Raises NoSuchTarget."""

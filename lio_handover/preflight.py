@@ -5,7 +5,7 @@ Each function looks and returns findings; none raises for what it finds, none ch
 from __future__ import annotations
 
 import os
-from typing import Dict, Iterator, List, Mapping, Sequence, Type
+from typing import Dict, Iterator, List, Mapping, Sequence, Tuple, Type
 
 from . import attributes, dynamic, errors, handler, late, limits, portals, reservations, storage
 from .devices import Glance
@@ -18,6 +18,7 @@ from .plan import Plan
 from .readback import describe
 from .reader import Facts, Reader, kernel_symbols
 from .settings import Settings
+from .values import admits_nobody
 
 #: What this program hands over; the rest is refused by name.
 FABRICS = ("iscsi", "vhost", "loopback")
@@ -26,7 +27,8 @@ FABRICS = ("iscsi", "vhost", "loopback")
 def source(state: State, reader: Reader) -> List[Finding]:
     """Why these targets can't be handed over as they are."""
     return [*_kinds(state), *_shared(state, reader), *_shared_storage(state, reader),
-            *_dynamic(state), *_all_ports(state), *_hidden(state, errors.CannotRepresent)]
+            *_dynamic(state), *_dead(state), *_all_ports(state),
+            *_hidden(state, errors.CannotRepresent)]
 
 
 def live_migration(logs_guest_writes: bool) -> List[Finding]:
@@ -42,9 +44,14 @@ def live_migration(logs_guest_writes: bool) -> List[Finding]:
 
 def _kinds(state: State) -> Iterator[Finding]:
     for store in state.backstores:
-        if "/" in store.serial:  # target_core_pr.c:__core_scsi3_write_aptpl_to_file
+        if store.name != store.key[2]:
             yield Finding(errors.CannotRepresent, say(store.key),
-                          f"its unit serial {errors.one_line(store.serial)} has a /, so the kernel "
+                          f"another HBA of this host has a {store.plugin} backstore of that name, "
+                          "too, and a document has each once", do="make it anew by another name")
+        if store.serial and not reservations.has_file(store.serial):
+            why = "has a /" if "/" in store.serial else "has more than 249 bytes"
+            yield Finding(errors.CannotRepresent, say(store.key),
+                          f"its unit serial {errors.one_line(store.serial)} {why}, so the kernel "
                           "can't keep registrations in a file of that name")
         if store.plugin == "rd_mcp" and store.parameters.get("rd_nullio") != "1":
             yield Finding(errors.CannotRepresent, say(store.key),
@@ -126,6 +133,30 @@ def _dynamic(state: State) -> Iterator[Finding]:
                     f"{name} is there by a dynamic ACL, and generate_node_acls was switched off "
                     "since, so nothing of it is carried and it could not come back",
                     "dynamic-acl", "give it an ACL of its own")
+
+
+def _dead(state: State) -> Iterator[Finding]:
+    """Whose LUN was unlinked and linked again: the kernel has forgotten the mapping, and its link
+    is still there (target_core_device.c:core_clear_lun_from_tpg).  It is carried without one."""
+    for target in state.targets:
+        for tpg in target.tpgs:
+            for acl in tpg.acls:
+                for mapped in acl.mapped_luns:
+                    if mapped.dead:
+                        yield Finding(
+                            errors.CannotRepresent, say(mapped.key),
+                            "its LUN was unlinked and linked again since it was mapped, so its "
+                            "initiator has no such LUN, and would have none after a move either",
+                            "dead-mapping", "unlink it and link it again, or remove it")
+
+
+def nobody(state: State) -> Tuple[str, ...]:
+    """What to tell of ACLs which no initiator can have."""
+    return tuple(
+        f"{say(acl.key)} admits nobody: the kernel makes an initiator's name small letters, then "
+        "looks for its ACL; make it anew in small letters"
+        for target in state.targets if target.fabric == "iscsi" for tpg in target.tpgs
+        for acl in tpg.acls if admits_nobody(acl.initiator))
 
 
 def _all_ports(state: State) -> Iterator[Finding]:

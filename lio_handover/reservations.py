@@ -122,6 +122,13 @@ def parse_type(text: str) -> int:
     return _TYPES.get(word, 0)
 
 
+def has_file(serial: str) -> bool:
+    """Whether the kernel can keep registrations of a backstore in a file, ``aptpl_<serial>``
+    (target_core_pr.c:__core_scsi3_write_aptpl_to_file)."""
+    return bool(serial) and "/" not in serial and len(
+        serial.encode(errors="surrogateescape")) <= 255 - len("aptpl_")
+
+
 def of_file(blocks: Sequence[Block], generation: int) -> Reservations:
     """What an APTPL file's blocks say a device has after a power loss; it does not keep
     PRgeneration, so that is given."""

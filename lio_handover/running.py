@@ -129,7 +129,7 @@ class Run:
                 raise
 
     def _link(self, step: Step) -> None:
-        self.fs.link(step.path, step.value.decode())
+        self.fs.link(step.path, os.fsdecode(step.value))
 
     def _unlink(self, step: Step) -> None:
         self.fs.unlink(step.path)
@@ -173,7 +173,7 @@ class Run:
     def _has_already(self, step: Step) -> bool:
         """Many attributes refuse being told what they are already."""
         assert step.row is not None
-        wanted = step.value.decode()
+        wanted = os.fsdecode(step.value)
         if step.row.format.newline:
             wanted = wanted[:-1]
         try:

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Dict, Iterator, List, Mapping, Optional, Tuple
+from typing import Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from . import document as documents
-from . import errors, mapping, restored, runtime, savefile
+from . import directories, errors, mapping, ports, restored, runtime, savefile
 from .configfs import Configfs
 from .core import Core
 from .document import Document
@@ -19,7 +19,7 @@ from .journal import DOCUMENT, PREPARED, RETURNED, Handover, Journal
 from .model import Key, State, backstore_key, say
 from .papers import Message
 from .reader import Reader, boot_id
-from .transitions import SOURCE, VHOST, Mode, Paper
+from .transitions import SOURCE, VHOST, Do, Mode, Paper, Row
 
 #: Where kernels and rtslib keep APTPL files (target_core_configfs.c, rtslib/root.py).
 DBROOTS = ("/var/target", "/etc/target", "/etc/rtslib-fb-target")
@@ -122,11 +122,14 @@ class Standing:
         if self.journal.notes.loading == boot_id():
             return False
         reader = self.reader(False)
-        found = {("target", *name.split("/", 1), tpgt[5:], "lun", lun[4:]): store
-                 for name in self.local_targets() if self.fs.exists(name)
-                 for tpgt, lun, store in reader.links(*name.split("/", 1))}
+        found: Dict[Key, Optional[Key]] = {
+            ("target", fabric, wwn, str(directories.tag(fabric, tpgt)), "lun",
+             str(directories.lun_number(lun))): store
+            for fabric, wwn in [name.split("/", 1) for name in self.local_targets()
+                                if self.fs.exists(name)]
+            for tpgt, lun, store in reader.links(fabric, wwn)}
         return self.links_are_whole(found) and all(
-            self.nexus(f"{target.name}/tpgt_{tpg.tag}") == tpg.attributes["nexus"]
+            self.nexus(self.tpg(target.fabric, target.wwn, tpg.tag)) == tpg.attributes["nexus"]
             for target in self.durable().state.targets for tpg in target.tpgs
             if "nexus" in tpg.attributes)
 
@@ -159,10 +162,15 @@ class Standing:
     def tpgs(self) -> Iterator[str]:
         """The path of every iSCSI TPG of the handover's targets that is here."""
         for fabric, wwn in self.names():
-            if fabric == "iscsi":
-                for name in self.fs.entries(f"{fabric}/{wwn}")[1]:
-                    if name.startswith("tpgt_"):
-                        yield f"{fabric}/{wwn}/{name}"
+            for name in self.reader(False).tpgs(fabric, wwn) if fabric == "iscsi" else ():
+                yield f"{fabric}/{wwn}/{name}"
+
+    def tpg(self, fabric: str, wwn: str, tag: int) -> str:
+        """The path of a TPG, whatever it is called here."""
+        target = f"{fabric}/{wwn}"
+        names = self.reader(False).tpgs(fabric, wwn) if self.fs.exists(target) else ()
+        return f"{target}/" + next((name for name in names if directories.tag(fabric, name) == tag),
+                                   f"tpgt_{tag}")
 
     def open_tpgs(self) -> List[str]:
         return [path for path in self.tpgs() if self.fs.read(f"{path}/enable").strip() == "1"]
@@ -173,7 +181,7 @@ class Standing:
         for fabric, wwn in self.names():
             if fabric == "vhost" and any(
                     self.nexus(f"{fabric}/{wwn}/{name}")
-                    for name in self.fs.entries(f"{fabric}/{wwn}")[1] if name[:5] == "tpgt_"):
+                    for name in self.reader(False).tpgs(fabric, wwn)):
                 yield wwn
 
     @property
@@ -183,9 +191,32 @@ class Standing:
     def wanted_open(self) -> List[str]:
         """The iSCSI TPGs whose gates were open before the freeze."""
         noted = self.journal.notes.gates
-        return [f"{target.name}/tpgt_{tpg.tag}" for target in self.durable().state.targets
+        return [self.tpg(target.fabric, target.wwn, tpg.tag)
+                for target in self.durable().state.targets
                 for tpg in target.tpgs if target.fabric == "iscsi" and noted.get(
                     target.name, {}).get(str(tpg.tag), tpg.attributes.get("enable")) == "1"]
+
+    def ports(self) -> ports.Numbers:
+        """The relative ports of those, where the kernel gives each once."""
+        if self.vhost or not self.reader(False).has_rtpi():
+            return {}
+        found = {self.tpg(target.fabric, target.wwn, tpg.tag): tpg.attributes.get("rtpi", "0")
+                 for target in self.durable().state.targets for tpg in target.tpgs}
+        return {path: found[path] for path in self.wanted_open() if found[path] != "0"}
+
+    def port_override(self) -> str:
+        """A source may go back to serving under another number; a destination has promised one."""
+        return ports.OVERRIDE if self.handover.role == SOURCE else ""
+
+    def may_open(self, row: Row, allow: Sequence[str]) -> None:
+        """Raises InUse where a gate that this row opens, or arms, can't have its relative port:
+        before anything is recorded and, on a destination, before the source has released."""
+        opens = any(step.do is Do.GATE_OPEN for step in row.steps) or row.verb == "activate"
+        if opens and self.fs.exists("core"):
+            still = set(self.open_tpgs())
+            errors.refuse(ports.taken(self.reader(False), {
+                path: number for path, number in self.ports().items() if path not in still},
+                self.port_override()), allow)
 
     def serves(self) -> bool:
         """Whether every gate that was open on the source reads back open here."""

@@ -303,7 +303,7 @@ def prepare(args: argparse.Namespace, signals: Signals) -> int:
     notes = [*made.notes, *cautions.before_handover(core.fs, made.state)]
     names = [one.name for one in made.state.targets]
     if args.json:
-        print_data({"targets": names, "frozen": made.frozen, "bytes": len(documents.dumps(made)),
+        print_data({"targets": names, "frozen": made.frozen, "bytes": made.size,
                     "notes": notes,
                     "findings": [as_json.finding_tree(one, args.allow) for one in found]})
     else:
@@ -393,6 +393,7 @@ def thaw(args: argparse.Namespace, signals: Signals) -> int:
     thawed = came["targets"]
     if args.json:
         print_data(came)
+    _notes(args, came.get("notes", ()))
     if thawed:
         _done(args, f"thawed {', '.join(thawed)}: initiators are let in again; "
               f"{_writes(came['writes'])}{_by(came)}", f"{PROG} show {_quoted(thawed)}")
@@ -412,7 +413,7 @@ def _thaw(args: argparse.Namespace, signals: Signals) -> Dict[str, Any]:
     signals.deferred = True
     state = core.thaw(found, args.allow) if found else None
     return {"targets": [one.name for one in state.targets] if state else [],
-            "writes": core.fs.changes}
+            "writes": core.fs.changes, "notes": core.notes}
 
 
 def diff(args: argparse.Namespace, signals: Signals) -> int:

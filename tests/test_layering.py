@@ -11,12 +11,15 @@ PACKAGE = Path(__file__).resolve().parents[1] / "lio_handover"
 
 #: A module imports what stands before it, wherever in its text.  Packages count as one.
 ORDER = """__init__
-    errors names programs wholefile kernel_fixes locks model order transitions attributes parameters
-    handler settings files shape values objects sealed document devices storage late limits
-    fresh diff aptpl reservations dynamic configfs scsibus initiator portals dbroot cautions
+    errors names directories programs wholefile kernel_fixes locks model order transitions
+    attributes parameters handler settings files shape values objects sealed document devices
+    storage late limits
+    fresh diff aptpl reservations dynamic places treepaths configfs scsibus initiator portals dbroot
+    cautions
     papers journal owners savefile
     reader revival plan planner staged readback running undo executor frozen restored host
-    probes mapping preflight core
+    probes mapping ports
+    representable preflight thawing core
     holder runtime answer standing surviving followed survivors deeds fence evidence
     handover
     wording screen tree columns steps as_json log client remote move

@@ -22,7 +22,8 @@ import time
 from dataclasses import asdict
 from typing import Any, Callable, Dict, List, Mapping, Sequence, Tuple
 
-from .. import as_json, document as documents, errors, files, papers, remote, settings, storage
+from .. import as_json, directories, document as documents, errors, files, papers, remote, settings
+from .. import storage
 from ..core import Core
 from ..document import Document
 from ..followed import Follower
@@ -159,7 +160,7 @@ def thaw(work: Work) -> Came:
     work.inside(found)
     state = work.core.thaw(found, work.request["allow"]) if found else None
     return {"targets": [one.name for one in state.targets] if state else [],
-            "writes": work.core.fs.changes}, b"", False
+            "writes": work.core.fs.changes, "notes": work.core.notes}, b"", False
 
 
 def diff(work: Work) -> Came:
@@ -299,7 +300,7 @@ def _enabled(core: Core, fabric: str, wwn: str) -> bool:
         return True
     path = f"{fabric}/{wwn}"
     return any(core.fs.read(f"{path}/{tpg}/enable").strip() == "1"
-               for tpg in core.fs.entries(path)[1] if tpg.startswith("tpgt_"))
+               for tpg in core.fs.entries(path)[1] if directories.is_tpg(tpg))
 
 
 def surveys(config: str) -> None:

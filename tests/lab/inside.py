@@ -159,7 +159,7 @@ def clear_targets() -> None:
             continue
         for wwn in _folders(fabric):
             for tpg in _folders(wwn):
-                if tpg.name.startswith("tpgt_"):
+                if "tpgt_" in tpg.name:     # iSCSI takes any word before it
                     _clear_tpg(tpg)
             if wwn.name != "discovery_auth":
                 wwn.rmdir()
