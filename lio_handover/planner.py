@@ -7,13 +7,13 @@ from typing import (Dict, Iterable, Iterator, List, Mapping, Optional, Sequence,
                     Tuple)
 
 from . import diff as differ
-from . import errors, fresh, reservations
+from . import errors, fresh, protection, reservations
 from .attributes import CARRIED, Attribute, owner_of, rows
 from .diff import Change, Create, Register, Relink, Remove, diff
 from .late import Opening
 from .model import (DEFAULT_GROUP, Acl, AluaGroup, Backstore, DiscoveryAuth, Key, Lun, LuGroup,
                     MappedLun, Object, Portal, Registration, Reservations, Secret, State, Target,
-                    Tpg, say)
+                    Tpg, kernel_name, say)
 from .order import LATE, PLACE
 from .plan import (ACQUIRE, DRAIN, DRIVERS, FILE, FLUSH, FOLDER, IDLE, LINK, LOAD, MKDIR, OPEN,
                    PROVE, RELEASE, RMDIR, SCRATCH_NEXUS, SCRATCH_TARGET, SCSI, SYNC, UNLINK, VERIFY,
@@ -53,10 +53,10 @@ def plan(have: State, want: State, facts: Facts,
 def freezing(have: State, shut: State, facts: Facts) -> Plan:
     """The steps from ``have`` to the same with gates shut, idle, and its data on the storage."""
     the_plan = plan(have, shut, facts, verify=False)
-    stores = [store for store in have.backstores if store.path]
     steps = [*the_plan.steps, Step(IDLE, "", slot="idle"),
-             *(Step(op, store.path, slot=slot, about=store.key)
-               for op, slot in ((OPEN, "open storage"), (SYNC, "flush")) for store in stores)]
+             *(Step(op, path, slot=slot, about=store.key) for store in have.backstores
+               for path in protection.files(store)
+               for op, slot in ((OPEN, "open storage"), (SYNC, "flush")))]
     return replace(the_plan, steps=tuple(sorted(steps, key=lambda step: PLACE[step.slot])))
 
 
@@ -159,7 +159,7 @@ class _Planner:
         if kind == "discovery_auth":
             return rest[0]
         if kind == "backstore":
-            base = f"core/{self.hba[key[:3]]}/{rest[1]}"
+            base = f"core/{self.hba[key[:3]]}/{kernel_name(key)}"
             return f"{base}/alua/{rest[3]}" if len(rest) > 2 else base
         words = [rest[0], rest[1]] + [f"tpgt_{tag}" for tag in rest[2:3]]
         below = rest[3:]
@@ -333,8 +333,8 @@ class _Planner:
         self._add("control", WRITE, f"{path}/control", control.encode() + b"\n", one.key)
         self._add("enable", WRITE, f"{path}/enable", b"1\n", one.key)
         self._write_all(one.key, one.kind, one.attributes, fresh.store_values(one))
-        if one.path:
-            self._add("drop cache", FLUSH, one.path, about=one.key)
+        for file in protection.files(one):
+            self._add("drop cache", FLUSH, file, about=one.key)
 
     def _command(self, slot: str, op: str, key: Key, words: Sequence[str]) -> None:
         """With the path as it was wanted: a backstore that is half made has none yet."""

@@ -12,10 +12,11 @@ PACKAGE = Path(__file__).resolve().parents[1] / "lio_handover"
 #: A module imports what stands before it, wherever in its text.  Packages count as one.
 ORDER = """__init__
     errors names programs wholefile locks model order transitions attributes parameters handler
-    settings files shape values objects sealed document devices storage late
-    fresh diff reservations dynamic configfs scsibus initiator
+    settings files shape values objects sealed document devices protection storage opened late
+    fresh diff reservations dynamic configfs scsibus watching initiator
     papers journal owners savefile
-    reader revival plan planner staged readback running undo executor frozen restored host
+    reader revival plan unit_serials planner staged readback running undo executor frozen restored
+    host
     probes mapping preflight core
     holder runtime answer standing deeds fence evidence
     handover
