@@ -67,6 +67,7 @@ class Looks:
                  asked: Optional[Mapping[Key, Optional[bool]]] = None) -> None:
         self.host = host or Glance()
         self.asked = asked or {}
+        self._kinds: Dict[int, str] = {}  # device of a mount → type of its file system
 
     def at(self, stores: Iterable[Backstore]) -> Iterator[Look]:
         """Each path of each backstore that opens one."""
@@ -111,7 +112,8 @@ class Looks:
         """(whether the kernel has it open, why that is not known)."""
         if not seen.regular:
             return None, "the kernel does not show which device a fileio backstore has open"
-        kind = file_system(seen.real, self.host)
+        kind = self._kinds.get(seen.identity[0]) or self._kinds.setdefault(
+            seen.identity[0], file_system(seen.real, self.host))
         if kind not in _LEASES:
             return None, f"a {kind} file system does not tell who has a file open"
         refused = _lease(seen)

@@ -19,11 +19,13 @@ from lio_handover.model import backstore_key
 from lio_handover.screen import Screen
 from lio_handover.settings import Settings
 from lio_handover.tree import tree as drawn
-from tests import inhost, lab, samples
+from lio_handover.transitions import DESTINATION, SOURCE
+from tests import inhandover, inhost, lab, samples
 from tests.conftest import HostsOf
 from tests.inhandover import register
 from tests.lab import barehands
 from tests.lab.inside import TARGET, clear_targets, run
+from tests.test_engine import Two
 
 IQN = "iqn.2026-11.org.example:opened"
 SIZE = lab.MiB
@@ -122,7 +124,8 @@ def after_each_way(folder: str) -> dict[str, dict[str, str]]:
         shutil.rmtree(f"{folder}.old", ignore_errors=True)
         fresh(folder)
         with served(folder) as path:
-            assert prepared() == "", prepared()
+            if not found:
+                assert prepared() == "", prepared()
             undo = ways(folder)[name](path)
             try:
                 found[name] = every_verb() if name in ("removed", "mounted") else \
@@ -206,6 +209,15 @@ def node_replaced() -> dict[str, str]:
     return {**found, "missing": missing}
 
 
+class Removing(Configfs):
+    """Somebody removes the companion just before the kernel opens it."""
+
+    def write(self, path: str, data: bytes) -> None:
+        if path.endswith("/pi_prot_type"):
+            os.unlink("/run/opened/disk.img.protection")
+        super().write(path, data)
+
+
 class Racing(Configfs):
     """Somebody replaces the file just before the kernel opens it."""
 
@@ -229,6 +241,13 @@ def raced_import(data: bytes, path: str) -> tuple[str, list[str]]:
 def replaced_and_verified(data: bytes, path: str) -> str:
     os.rename(image(path + ".new", "new"), path)
     return said(lambda: inhost.verify(data))
+
+
+def exchange(path: str, other: str) -> None:
+    """Two files change names."""
+    os.rename(path, path + ".third")
+    os.rename(other, path)
+    os.rename(path + ".third", other)
 
 
 # twins
@@ -321,6 +340,11 @@ def imports_of_protected(data: bytes, path: str) -> dict[str, str]:
     beside.symlink_to("/etc/hostname")
     attempt("link")
     beside.unlink()
+    beside.write_bytes(kept)
+    right, core = core, Core(core.settings, Removing())
+    found["removed"] = said(lambda: core.import_(core.ready(documents.loads(data))))
+    found["removed"] += str(inhost.differences(before, inhost.tree())) + str(beside.exists())
+    core = right
     beside.write_bytes(kept)
     attempt("right")
     found["type"] = (TARGET / "core/fileio_0/disk/attrib/pi_prot_type").read_text().strip()
@@ -431,6 +455,30 @@ def test_a_file_that_is_replaced_while_the_kernel_opens_it(bed: lab.Lab, stable:
     assert "nothing was changed" in line
 
 
+@pytest.mark.full
+def test_a_handover_stops_while_the_source_can_go_on(bed: lab.Lab, hosts: HostsOf) -> None:
+    a, b = hosts("stable", "stable")
+    state = inhandover.state(bed.shared)
+    a.call(inhost.build, state)
+    path = state.backstores[0].path
+    other = str(bed.shared / "other.img")
+    a.call(image, other, "other", os.path.getsize(path))
+    two = Two(a, b)
+    two.go("prepare stage*")
+    a.call(exchange, path, other)
+    with pytest.raises(errors.StorageDiffers, match=ANOTHER):
+        two.do("freeze", SOURCE)
+    assert two.serving() == [SOURCE]
+    a.call(exchange, path, other)
+    two.go("freeze")
+    a.call(exchange, path, other)
+    with pytest.raises(errors.StorageDiffers, match=ANOTHER):
+        two.do("export", SOURCE)
+    a.call(exchange, path, other)
+    two.go("export activate* release activate* verify*")
+    assert two.serving() == [DESTINATION]
+
+
 def test_verify_is_not_content_with_another_file(bed: lab.Lab, stable: lab.Host) -> None:
     stable.call(inhost.build, one_file(bed))
     data, path = stable.call(handed_over), str(bed.shared / "disk0.img")
@@ -532,6 +580,7 @@ def test_protection_information_is_part_of_the_storage(role: str, bed: lab.Lab,
     assert imports == {**imports, "right": "", "type": "1", "same": "True"}
     assert not any("CHANGED" in line for line in imports.values())
     assert f"{path}.protection does not exist" in imports["missing"]
+    assert "StorageMissing" in imports["removed"] and imports["removed"].endswith("[]False")
     assert imports["empty"].startswith("StorageDiffers") and "has 0 bytes" in imports["empty"]
     assert "holds other data than on the frozen source" in imports["other"]
     assert imports["link"].startswith("StorageNotAllowed") and "symbolic link" in imports["link"]
