@@ -119,7 +119,7 @@ def ways(folder: str) -> dict[str, Callable[[str], Callable[[], object] | None]]
 
 
 def after_each_way(folder: str) -> dict[str, dict[str, str]]:
-    found = {}
+    found: dict[str, dict[str, str]] = {}
     for name in ways(folder):
         shutil.rmtree(f"{folder}.old", ignore_errors=True)
         fresh(folder)
