@@ -12,6 +12,7 @@ from typing import Callable, Dict, List, Optional, Set, Tuple
 from . import directories, errors
 from .attributes import HOST, TABLE
 from .parameters import parse
+from .protection import SUFFIX
 
 ROOT = "/sys/kernel/config/target"
 
@@ -63,11 +64,14 @@ def _control(_: "Configfs", path: str, data: bytes) -> Optional[str]:
     return None
 
 
-def _file_is_there(fs: "Configfs", path: str, _data: bytes) -> Optional[str]:
-    """fileio opens with O_CREAT (target_core_file.c:fd_configure_device)."""
-    if not path.startswith("core/fileio_"):
+def _file_is_there(fs: "Configfs", path: str, data: bytes) -> Optional[str]:
+    """fileio opens with O_CREAT (target_core_file.c:fd_configure_device, fd_init_prot)."""
+    if not path.startswith("core/fileio_") or _as_read(data) == "0":
         return None
-    name = parse("fileio", fs.read(path.rpartition("/")[0] + "/info")).get("fd_dev_name", "")
+    store, file = "/".join(path.split("/")[:3]), path.rpartition("/")[2]
+    name = parse("fileio", fs.read(f"{store}/info")).get("fd_dev_name", "")
+    if name and file == "pi_prot_type":
+        name += SUFFIX
     if name and not os.path.exists(name):
         raise errors.StorageMissing(f"{errors.one_line(name)} is not there any more, and the "
                                     "kernel would make an empty file of that name")
@@ -85,6 +89,7 @@ _GUARDS: Dict[str, Guard] = {
     "unmap_zeroes_data": _only_enabled,
     "control": _control,
     "enable": _file_is_there,
+    "pi_prot_type": _file_is_there,
     "res_aptpl_metadata": _pr_line,
     **{row.path.rsplit("/", 1)[-1]: _never(dict(row.forbidden)) for row in TABLE if row.forbidden},
 }

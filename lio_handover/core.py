@@ -13,8 +13,9 @@ from typing import (Callable, Dict, FrozenSet, Iterator, List, Mapping, Optional
 
 from . import diff as differ
 from . import document as documents
-from . import (cautions, dynamic, errors, executor, kernel_fixes, late, portals, ports, preflight,
-               probes, representable, reservations, restored, savefile, storage, thawing)
+from . import (cautions, dynamic, errors, executor, kernel_fixes, late, opened, portals, ports,
+               preflight, probes, protection, representable, reservations, restored, savefile,
+               storage, thawing, unit_serials)
 from .configfs import Configfs
 from .devices import Glance
 from .document import Document, Origin
@@ -24,9 +25,8 @@ from .host import Host
 from .journal import Journal, ids
 from .locks import PATIENCE, SCRATCH
 from .model import Backstore, Key, State, Target, Tpg, backstore_key, say
-from .order import PLACE
 from .owners import REMOVED, Owners
-from .plan import DELETE, Plan, Step
+from .plan import Plan
 from .planner import freezing, plan
 from .readback import Scope, check
 from .reader import Facts, Reader, boot_id
@@ -69,6 +69,8 @@ class View:
     off: FrozenSet[Key] = frozenset()
     unclear: str = ""
     notes: Tuple[str, ...] = ()
+    #: backstores whose path leads to something else than what the kernel has open
+    elsewhere: FrozenSet[Key] = frozenset()
 
 
 class Core(Host):
@@ -98,8 +100,10 @@ class Core(Host):
             if "size" in proof:
                 served = store.parameters.get("fd_dev_size") if proof["kind"] == "file" else None
                 sizes[store.key] = int(served or proof["size"])
-        view = View(state, os.uname().nodename, os.uname().release, (), sizes,
-                    reader.off(state.backstores), unclear, cautions.shown(self.fs, state))
+        off = reader.off(state.backstores)
+        view = View(state, os.uname().nodename, os.uname().release, (), sizes, off, unclear,
+                    cautions.shown(self.fs, state),
+                    elsewhere=opened.elsewhere(state.backstores) - off)
         try:
             return replace(view, frozen=tuple(self.frozen().names()))
         except errors.BadFile as error:
@@ -115,8 +119,13 @@ class Core(Host):
         """
         reader = self._prober(names, probe)
         state = reader.state(names)
-        document = self._document(state, reader.facts())
-        findings = [*preflight.source(state, reader), *representable.findings(document)]
+        findings = preflight.source(state, reader)
+        try:
+            document = self._document(state, reader.facts())
+        except errors.HandoverError:
+            errors.refuse(findings)  # which say more
+            raise
+        findings += representable.findings(document)
         if any(target.fabric == "vhost" for target in state.targets):
             with self.alone(names), self.locks.hold(SCRATCH, patience=PATIENCE):
                 findings += preflight.live_migration(probes.logs_guest_writes(self.fs))
@@ -127,6 +136,7 @@ class Core(Host):
             return self.reader()
         with self.alone(names), self.locks.hold(SCRATCH, patience=PATIENCE):
             self.reader()
+            self.asked = probes.reads(self.fs, names)
             return self.reader(probes.full_status(self.fs, names))
 
     def ask(self, names: Sequence[Tuple[str, str]]) -> None:
@@ -175,12 +185,13 @@ class Core(Host):
                     for store in state.backstores}
         return Document(documents.canonical(state), is_frozen,
                         Origin(os.uname().nodename, facts.release, facts.boot_id), evidence,
-                        (*notes, *preflight.nobody(state)))
+                        (*notes, *opened.notes(state.backstores, self.asked),
+                         *preflight.nobody(state)))
 
     def _flush(self, state: State) -> None:
         for store in state.backstores:
-            if store.path:
-                storage.flush(store.path)
+            for path in protection.files(store):
+                storage.flush(path)
 
     def freeze(self, names: Sequence[Tuple[str, str]], allow: Sequence[str] = (),
                stop: Callable[[], bool] = never,
@@ -236,11 +247,11 @@ class Core(Host):
         from . import mapping
         document, applied = mapping.parse(maps).apply(document)
         reader = self.reader()
-        facts = reader.facts()
+        facts, seen = reader.facts(), opened.identities(document.state.backstores)
         have = Scope.of(document.state).read(self.fs, known=document.state)
         openings = late.openings(document.state, self.settings, document.storage)
         the_plan = plan(have, document.state, facts, late=openings)
-        the_plan = replace(the_plan, notes=(
+        the_plan = replace(the_plan, seen=seen, notes=(
             *document.notes, *mapping.notes(applied), *the_plan.notes, *kernel_fixes.notes(),
             *(f"{say(key)}: {one.rule.name} storage: only once the source has released it, it is "
               "acquired here and compared" for key, one in openings.items()
@@ -288,7 +299,8 @@ class Core(Host):
         state = replace(ready.document.state, discovery_auth=ready.have.discovery_auth)
         return replace(ready, document=replace(ready.document, state=state),
                        plan=replace(plan(ready.have, state, ready.facts, late=ready.plan.late),
-                                    notes=ready.plan.notes, unknown=ready.plan.unknown))
+                                    notes=ready.plan.notes, unknown=ready.plan.unknown,
+                                    seen=ready.plan.seen))
 
     def _still(self, ready: Ready) -> None:
         """The plan is for the host as it was looked at; an undo brings it back to that."""
@@ -305,7 +317,7 @@ class Core(Host):
             try:
                 return self.run(lambda facts, trusting: replace(plan(
                     ready.have, ready.document.state, facts, trusting=trusting,
-                    late=ready.plan.late), notes=ready.plan.notes,
+                    late=ready.plan.late), notes=ready.plan.notes, seen=ready.plan.seen,
                     unknown=ready.plan.unknown), ready.have, ready.facts, progress, stop)[1]
             except errors.Meddled as error:
                 last = error
@@ -326,6 +338,7 @@ class Core(Host):
         have, want, _changes = self.compare(document, maps)
         check(have, want)
         portals.check(want)
+        opened.check(have.backstores)
 
     # ---- removing ---
     def remove(self, targets: Sequence[str], everything: bool = False, allow: Sequence[str] = (),
@@ -358,7 +371,7 @@ class Core(Host):
             openings = late.openings(have, self.settings, {
                 say(store.key): _evidence(store) for store in have.backstores})
             the_plan = plan(have, want, facts, verify=False, late=openings)
-            the_plan = replace(the_plan, steps=self._drop_files(the_plan, have, want, facts))
+            the_plan = unit_serials.without_files(the_plan, have, want, facts, reader)
             kept, notes = self._keep(have, facts)
             with self._no_handovers([target.name for target in have.targets]):
                 outcome = executor.apply(self.fs, the_plan, have, facts, progress, stop,
@@ -416,16 +429,6 @@ class Core(Host):
         groups = tuple(group for group in found.lu_groups
                        if _members_outside(self.fs, group.name, found, others))
         return found, State(groups, kept, discovery_auth=found.discovery_auth)
-
-    def _drop_files(self, the_plan: Plan, have: State, want: State, facts: Facts) \
-            -> Tuple[Step, ...]:
-        """The APTPL file of a removed backstore would bring its reservations back one day."""
-        kept = {store.key for store in want.backstores}
-        files = [Step(DELETE, f"{facts.dbroot}/pr/aptpl_{store.serial}", slot="restore file",
-                      about=store.key)
-                 for store in have.backstores
-                 if reservations.has_file(store.serial) and store.key not in kept]
-        return tuple(sorted([*the_plan.steps, *files], key=lambda step: PLACE[step.slot]))
 
     def _keep(self, state: State, facts: Facts) -> Tuple[str, Tuple[str, ...]]:
         """Write what is about to be removed where it can be imported from again; its path, and

@@ -13,8 +13,8 @@ from typing import Callable, Dict, FrozenSet, List, Mapping, Optional, Sequence,
 
 from . import document as documents
 from . import (cautions, directories, dynamic, errors, executor, kernel_fixes, late, mapping,
-               portals, ports, preflight, representable, reservations, restored, runtime, savefile,
-               storage, survivors)
+               opened, portals, ports, preflight, protection, representable, reservations,
+               restored, runtime, savefile, storage, survivors)
 from .diff import diff
 from .document import Document, Origin
 from .host import Maker
@@ -182,6 +182,7 @@ class Deeds(Standing):
     def unchanged(self, here: State) -> None:
         """Raises StructureChanged where the target is not what was offered, but for its
         registrations and gates."""
+        errors.refuse(opened.findings(here.backstores, self.core.asked), self.allow)
         changed = runtime.changes(self.prepared().state, here)
         if changed:
             more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
@@ -259,8 +260,8 @@ class Deeds(Standing):
 
     def _flush(self) -> None:
         for store in self.durable().state.backstores:
-            if store.path:
-                storage.flush(store.path)
+            for path in protection.files(store):
+                storage.flush(path)
 
     def scrub(self, why: str = "this host may not serve it, and is shut again: somebody brought it "
               "back") -> None:
@@ -460,6 +461,7 @@ class Deeds(Standing):
         if left:
             check(have, want, gates=False)
         portals.check(want)
+        opened.check(have.backstores)
 
     def _late_paths(self) -> List[str]:
         """Of the backstores whose storage one host alone may have open."""
@@ -532,10 +534,10 @@ class Deeds(Standing):
 def _sampled(proofs: Mapping[str, documents.Evidence],
              later: Mapping[str, documents.Evidence]) -> Dict[str, documents.Evidence]:
     """What proves that storage is the same, with what its data were ``later``, if that is known."""
-    data = ("sample", "sample_zero")
-    return {name: {**{key: value for key, value in proof.items() if key not in data},
-                   **{key: value for key, value in later.get(name, {}).items() if key in data}}
-            for name, proof in proofs.items()}
+    data = ("sample", "sample_zero")  # of a companion file, too: protection_sample
+    return {name: {**{key: value for key, value in proof.items() if not key.endswith(data)},
+                   **{key: value for key, value in later.get(name, {}).items()
+                      if key.endswith(data)}} for name, proof in proofs.items()}
 
 
 def not_late(state: State, settings: Settings) -> List[errors.Finding]:

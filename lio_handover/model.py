@@ -151,6 +151,8 @@ class Backstore:
     hba: str = field(default="", compare=False)
     #: attributes of class HOST which an initiator can see or which must match; never written
     host: Attributes = field(default_factory=dict, compare=False)
+    #: the block device that the kernel has open, ``8:16``, where it shows that
+    opened: str = field(default="", compare=False)
 
     kind = "backstore"
 
@@ -160,7 +162,8 @@ class Backstore:
 
     @property
     def name(self) -> str:
-        return self.key[2].rpartition("/")[2]
+        """As the kernel has it: the key of one that shares it begins with its HBA's."""
+        return kernel_name(self.key)
 
     @property
     def path(self) -> str:
@@ -395,6 +398,12 @@ class State:
 
 def backstore_key(plugin: str, name: str) -> Key:
     return ("backstore", plugin, name)
+
+
+def kernel_name(key: Key) -> str:
+    """The folder's name of a backstore below its HBA, which only there is the only one: where
+    two HBAs have a backstore of one name, their keys have ``HBA/NAME`` instead."""
+    return key[2].rpartition("/")[2]
 
 
 def target_key(fabric: str, wwn: str) -> Key:

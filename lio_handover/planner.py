@@ -8,7 +8,7 @@ from typing import (Dict, Iterable, Iterator, List, Mapping, Optional, Sequence,
                     Tuple)
 
 from . import diff as differ
-from . import dbroot, errors, fresh, portals, reservations
+from . import dbroot, errors, fresh, portals, protection, reservations
 from .attributes import CARRIED, Attribute, owner_of, rows
 from .diff import Change, Create, Register, Relink, Remove, diff
 from .late import Opening
@@ -57,10 +57,10 @@ def plan(have: State, want: State, facts: Facts,
 def freezing(have: State, shut: State, facts: Facts) -> Plan:
     """The steps from ``have`` to the same with gates shut, idle, and its data on the storage."""
     the_plan = plan(have, shut, facts, verify=False)
-    stores = [store for store in have.backstores if store.path]
     steps = [*the_plan.steps, Step(IDLE, "", slot="idle"),
-             *(Step(op, store.path, slot=slot, about=store.key)
-               for op, slot in ((OPEN, "open storage"), (SYNC, "flush")) for store in stores)]
+             *(Step(op, path, slot=slot, about=store.key) for store in have.backstores
+               for path in protection.files(store)
+               for op, slot in ((OPEN, "open storage"), (SYNC, "flush")))]
     return replace(the_plan, steps=tuple(sorted(steps, key=lambda step: PLACE[step.slot])))
 
 
@@ -341,8 +341,8 @@ class _Planner:
         self._write_all(one.key, one.kind, one.attributes, fresh.store_values(one))
         for folder in dbroot.folders(one, self.facts.dbroot):
             self._once("folder", FOLDER, folder)
-        if one.path:
-            self._add("drop cache", FLUSH, one.path, about=one.key)
+        for file in protection.files(one):
+            self._add("drop cache", FLUSH, file, about=one.key)
 
     def _command(self, slot: str, op: str, key: Key, words: Sequence[str]) -> None:
         """With the path as it was wanted: a backstore that is half made has none yet."""

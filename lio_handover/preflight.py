@@ -5,14 +5,15 @@ Each function looks and returns findings; none raises for what it finds, none ch
 from __future__ import annotations
 
 import os
-from typing import Dict, Iterator, List, Mapping, Sequence, Tuple, Type
+from typing import Dict, Iterable, Iterator, List, Mapping, Sequence, Tuple, Type
 
-from . import attributes, dynamic, errors, handler, late, limits, portals, reservations, storage
+from . import (attributes, dynamic, errors, handler, late, limits, opened, portals, reservations,
+               storage, unit_serials)
 from .devices import Glance
 from .diff import diff
 from .document import Document
 from .errors import Finding
-from .model import Backstore, State, Target, say
+from .model import Backstore, Key, State, Target, backstore_key, say
 from .parameters import HCTL
 from .plan import Plan
 from .readback import describe
@@ -26,9 +27,29 @@ FABRICS = ("iscsi", "vhost", "loopback")
 
 def source(state: State, reader: Reader) -> List[Finding]:
     """Why these targets can't be handed over as they are."""
-    return [*_kinds(state), *_shared(state, reader), *_shared_storage(state, reader),
+    here = reader.outline(state.backstores)
+    return [*_twins(state.backstores, here), *opened.findings(state.backstores, reader.asked),
+            *_kinds(state), *_shared(state, reader), *_shared_storage(state, here),
+            *unit_serials.findings(state.backstores, here.backstores, reader),
             *_dynamic(state), *_dead(state), *_all_ports(state),
             *_hidden(state, errors.CannotRepresent)]
+
+
+def _twins(stores: Iterable[Backstore], here: State) -> Iterator[Finding]:
+    """Those of ``here`` that share plugin and name with one of ``stores``, in another HBA: a
+    kernel's names are unique below an HBA only, a document's are without one."""
+    twins: Dict[Key, List[str]] = {}
+    for one in here.backstores:
+        if one.name != one.key[2]:
+            twins.setdefault(backstore_key(one.plugin, one.name), []).append(
+                f"core/{one.hba}/{one.name}")
+    for store in stores:
+        paths = twins.get(backstore_key(store.plugin, store.name), ())
+        if paths:
+            yield Finding(errors.CannotRepresent, say(store.key),
+                          f"{' and '.join(paths)} of this host have one name, and nothing but the "
+                          "name tells backstores apart in a document",
+                          do="remove one of them, and make it again under another name")
 
 
 def live_migration(logs_guest_writes: bool) -> List[Finding]:
@@ -44,10 +65,6 @@ def live_migration(logs_guest_writes: bool) -> List[Finding]:
 
 def _kinds(state: State) -> Iterator[Finding]:
     for store in state.backstores:
-        if store.name != store.key[2]:
-            yield Finding(errors.CannotRepresent, say(store.key),
-                          f"another HBA of this host has a {store.plugin} backstore of that name, "
-                          "too, and a document has each once", do="make it anew by another name")
         if store.serial and not reservations.has_file(store.serial):
             why = "has a /" if "/" in store.serial else "has more than 249 bytes"
             yield Finding(errors.CannotRepresent, say(store.key),
@@ -108,10 +125,10 @@ def _shared(state: State, reader: Reader) -> Iterator[Finding]:
                       do="hand those over together with it")
 
 
-def _shared_storage(state: State, reader: Reader) -> Iterator[Finding]:
+def _shared_storage(state: State, here: State) -> Iterator[Finding]:
     """Whoever is served by the other backstore would go on writing when this one has moved."""
     mine = {store.key for store in state.backstores}
-    served = storage.Served(reader.outline(state.backstores), Glance())
+    served = storage.Served(here, Glance())
     for store in state.backstores:
         for key in served.sharers_of(store):
             said = f"its storage is that of {say(key)}, too"
@@ -190,6 +207,8 @@ def destination(document: Document, have: State, reader: Reader, facts: Facts,
             look = storage.named if late.rule(settings, store.path) else storage.findings
             found += look(store, document.storage.get(say(store.key), {}), settings, served, glance)
     found += _twice(document.state)
+    found += _twins(document.state.backstores, here)
+    found += unit_serials.findings(document.state.backstores)
     found += _handler(document.state, have)
     found += _serials(document.state, here)
     found += _lacking(document.state)
@@ -360,6 +379,8 @@ def guest_attached(target: Target) -> Finding:
 def removal(state: State, reader: Reader) -> List[Finding]:
     """Who still needs what is to be removed."""
     found = list(_hidden(state, errors.InUse))
+    if state.targets:  # which are kept in a document
+        found += _twins(state.backstores, reader.outline(state.backstores))
     for target in state.targets:
         for tpg in target.tpgs:
             for name in tpg.sessions:

@@ -14,7 +14,7 @@ from .attributes import GATE, HOST, NEXUS, SECRET, Attribute, hides, rows
 from .configfs import Configfs
 from .model import (NO_RESERVATIONS, Acl, AluaGroup, Backstore, DiscoveryAuth, Key, Lun, LuGroup,
                     MappedLun, Portal, Reservations, Secret, State, Target, Tpg, backstore_key,
-                    target_key)
+                    kernel_name, target_key)
 from .places import places_of
 from .reservations import Seen
 
@@ -55,7 +55,9 @@ class Reader:
         #: what READ FULL STATUS said of a backstore, where it was asked
         self.seen = seen or {}
         self.with_reservations = reservations
-        self._twins: Dict[str, Key] = {}  # path → key, where another has the name, too
+        #: what backstores said of what they have open, see probes.reads
+        self.asked: Mapping[Key, Optional[bool]] = {}
+        self._twins: Optional[FrozenSet[Key]] = None
         self._files: Dict[Tuple[str, str], List[Tuple[str, Optional[Attribute]]]] = {}
 
     # ---- attributes ---------------------------------------------------------------------------
@@ -122,37 +124,47 @@ class Reader:
     def placed(self) -> Dict[Key, str]:
         """Where each backstore of the host lives: key → HBA."""
         found: Dict[Key, str] = {}
+        twins: Dict[Key, List[str]] = {}
         for hba in self.hbas():
             plugin = hba.rpartition("_")[0]
             for name in self.fs.entries(f"core/{hba}")[1]:
                 key = backstore_key(plugin, name)
                 if key in found:
-                    key = self._twins[f"core/{hba}/{name}"] = (*key[:2], f"{hba}/{name}")
-                found[key] = hba
+                    twins.setdefault(key, [found[key]]).append(hba)
+                found.setdefault(key, hba)
+        self._twins = frozenset(twins)
+        for key, hbas in twins.items():
+            del found[key]
+            found.update((backstore_key(key[1], f"{hba}/{key[2]}"), hba) for hba in hbas)
         return found
 
-    def _key_of(self, path: str) -> Key:
-        """Of the backstore at a path; right of one whose name another has, too, once ``placed``
-        has looked."""
-        return self._twins.get(path) or key_of_path(path)
+    def _key(self, path: str) -> Key:
+        """``core/fileio_0/d0`` → the backstore's key; of those that share a plugin and a name,
+        which are apart by their HBA alone, ``HBA/NAME``."""
+        _core, hba, name = path.split("/", 2)
+        key = backstore_key(hba.rpartition("_")[0], name)
+        if self._twins is None:
+            self.placed()
+        return backstore_key(key[1], f"{hba}/{name}") if key in (self._twins or ()) else key
 
-    def backstore(self, hba: str, key: Key,
+    def backstore(self, hba: str, name: str,
                   places: Mapping[str, Sequence[reservations.Place]]) -> Backstore:
         """One backstore.  ``places``: how each initiator reaches it, see reservations.read.
 
         Raises CannotRepresent where its reservations can't be told with certainty.
         """
-        plugin = key[1]
-        path = f"core/{hba}/{key[2].rpartition('/')[2]}"
+        plugin = hba.rpartition("_")[0]
+        path = f"core/{hba}/{name}"
+        key, info = self._key(path), self.fs.read(f"{path}/info")
         attributes, host = self._attributes("backstore", plugin, path)
         groups = []
         for group in self.fs.names(f"{path}/alua") if self.fs.exists(f"{path}/alua") else ():
             group_path = f"{path}/alua/{group}"
             carried, _ = self._attributes("alua_group", "", group_path)
             groups.append(AluaGroup((*key, "alua", group), carried))
-        return Backstore(key, self._parameters(plugin, path), attributes, tuple(groups),
+        return Backstore(key, parameters.parse(plugin, info), attributes, tuple(groups),
                          self._reservations(path, attributes.get("wwn/vpd_unit_serial", ""),
-                                            places, key), hba, host)
+                                            places, key), hba, host, parameters.device(info))
 
     def off(self, stores: Iterable[Backstore]) -> FrozenSet[Key]:
         """Those that were never enabled: nothing can export them."""
@@ -250,7 +262,7 @@ class Reader:
         if link is None:
             return Lun((*above, "lun", word), directory=spelled)
         carried, _ = self._attributes("lun", above[1], here)
-        return Lun((*above, "lun", word), self._key_of(link[1]), link[0], carried, spelled)
+        return Lun((*above, "lun", word), self._key(link[1]), link[0], carried, spelled)
 
     def _rtpi(self, path: str, carried: Dict[str, str], luns: Tuple[Lun, ...]) \
             -> Tuple[Dict[str, str], Tuple[Lun, ...]]:
@@ -324,7 +336,7 @@ class Reader:
             for lun in self.fs.entries(f"{fabric}/{wwn}/{tpgt}/lun")[1]:
                 link = self.fs.link_in(f"{fabric}/{wwn}/{tpgt}/lun/{lun}")
                 if link is not None:
-                    yield tpgt, lun, self._key_of(link[1])
+                    yield tpgt, lun, self._key(link[1])
 
     def exporters(self, backstores: Iterable[Key], outside: Iterable[str] = ()) \
             -> Dict[Key, List[str]]:
@@ -361,6 +373,7 @@ class Reader:
             placed = self.placed()
         except FileNotFoundError:
             raise no_modules() from None
+        placed = self.placed()
         found = []
         for fabric, wwn in names:
             try:
@@ -375,7 +388,7 @@ class Reader:
         if targets is None:
             wanted.update(placed)
         places = places_of(found)
-        stores = tuple(self.backstore(placed[key], key, places.get(key, {}))
+        stores = tuple(self.backstore(placed[key], kernel_name(key), places.get(key, {}))
                        for key in sorted(wanted))
         if discovery is None:
             discovery = any(target.fabric == "iscsi" for target in found)
@@ -417,7 +430,7 @@ class Reader:
             if key in read:
                 stores.append(read[key])
                 continue
-            path = f"core/{hba}/{key[2].rpartition('/')[2]}"
+            path = f"core/{hba}/{kernel_name(key)}"
             serial = ""
             if self.fs.exists(f"{path}/wwn/vpd_unit_serial"):
                 serial = self.fs.read(f"{path}/wwn/vpd_unit_serial").strip().rpartition(": ")[2]
@@ -503,12 +516,6 @@ def _knows_rtpi() -> bool:
     """Of target_core_mod, which is loaded where there is a tree to be read."""
     symbol = "target_fabric_tpg_base_rtpi_show"
     return symbol in kernel_symbols({symbol})
-
-
-def key_of_path(path: str) -> Key:
-    """``core/fileio_0/d0`` → the backstore's key."""
-    _core, hba, name = path.split("/", 2)
-    return backstore_key(hba.rpartition("_")[0], name)
 
 
 def no_modules() -> errors.NoTargetModules:

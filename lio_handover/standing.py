@@ -16,7 +16,7 @@ from .core import Core
 from .document import Document
 from .holder import Holders
 from .journal import DOCUMENT, PREPARED, RETURNED, Handover, Journal
-from .model import Key, State, backstore_key, say
+from .model import Key, State, backstore_key, kernel_name, say
 from .papers import Message
 from .reader import Reader, boot_id
 from .transitions import SOURCE, VHOST, Do, Mode, Paper, Row
@@ -251,7 +251,7 @@ class Standing:
         found = {}
         placed = self.reader(False).placed()
         for key in self.stores():
-            path = f"core/{placed[key]}/{key[2]}/statistics/scsi_lu/num_cmds" \
+            path = f"core/{placed[key]}/{kernel_name(key)}/statistics/scsi_lu/num_cmds" \
                 if key in placed else ""
             if path and self.fs.exists(path):
                 found[say(key)] = int(self.fs.read(path))

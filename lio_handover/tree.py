@@ -90,6 +90,9 @@ def _backstore(view: View, one: model.Backstore) -> Node:
         about.append("write-back" if cached else "write-thru")
     if one.parameters.get("readonly", "0") != "0":
         about.append("read-only")
+    if one.key in view.elsewhere and one.key in view.sizes:
+        about.append("PATH LEADS ELSEWHERE")
+        mood = "bad"
     if one.key in view.off:
         about.append("NOT ENABLED")
         mood = "bad"

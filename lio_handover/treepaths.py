@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from typing import Dict, Mapping
 
-from .model import Key, Lun, MappedLun, Object, Tpg
+from .model import Key, Lun, MappedLun, Object, Tpg, kernel_name
 
 
 class Paths:
@@ -28,7 +28,7 @@ class Paths:
         if kind == "discovery_auth":
             return rest[0]
         if kind == "backstore":
-            base = f"core/{self.hba[key[:3]]}/{rest[1].rpartition('/')[2]}"
+            base = f"core/{self.hba[key[:3]]}/{kernel_name(key)}"
             return f"{base}/alua/{rest[3]}" if len(rest) > 2 else base
         words = [rest[0], rest[1]] + [self._at(key[:4]) for _tag in rest[2:3]]
         below = rest[3:]

@@ -17,6 +17,7 @@ from lio_handover.core import Core, Ready, View
 from lio_handover.executor import Outcome
 from lio_handover.model import State
 from lio_handover.planner import plan
+from lio_handover.readback import check
 from lio_handover.reader import Facts
 from lio_handover.settings import Settings
 from tests import samples
@@ -94,6 +95,10 @@ class Fake(Core):
     def compare(self, document: Any, maps: Any = ()) -> Any:
         self._answer()
         return self.here, STATE, diff.diff(self.here, STATE)
+
+    def verify(self, document: Any, maps: Any = ()) -> None:
+        have, want, _changes = self.compare(document, maps)
+        check(have, want)
 
     def remove(self, *args: Any) -> tuple[Outcome, str]:
         self._answer()

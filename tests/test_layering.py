@@ -13,11 +13,12 @@ PACKAGE = Path(__file__).resolve().parents[1] / "lio_handover"
 ORDER = """__init__
     errors names directories programs wholefile kernel_fixes locks model order transitions
     attributes parameters handler settings files shape values objects sealed document devices
-    storage late limits
-    fresh diff aptpl reservations dynamic places treepaths configfs scsibus initiator portals dbroot
-    cautions
+    protection storage opened late limits
+    fresh diff aptpl reservations dynamic places treepaths configfs scsibus watching initiator
+    portals dbroot cautions
     papers journal owners savefile
-    reader revival plan planner staged readback running undo executor frozen restored host
+    reader revival plan unit_serials planner staged readback running undo executor frozen restored
+    host
     probes mapping ports
     representable preflight thawing core
     holder runtime answer standing surviving followed survivors deeds fence evidence

@@ -110,6 +110,8 @@ def wipe() -> list[str]:
     clear_targets()
     if Path("/sys/module/scsi_debug").exists():
         run("modprobe", "-r", "scsi_debug")
+    if Path("/dev/mapper/control").exists():
+        run("env", "DM_DISABLE_UDEV=1", "dmsetup", "remove_all")
     dbroot = TARGET / "dbroot"
     if dbroot.read_text().strip() != str(DBROOT):
         dbroot.write_text(f"{DBROOT}\n")
