@@ -378,18 +378,16 @@ class Core(Host):
             the_plan = plan(have, want, facts, verify=False, late=openings)
             the_plan = replace(the_plan, steps=self._drop_files(the_plan, have, want, facts))
             kept = self._keep(have, facts)
-            with self._no_handovers([target.name for target in have.targets]):
-                outcome = executor.apply(self.fs, the_plan, have, facts, progress, stop,
-                                         reservations=reader.with_reservations)
-            record.forget([target.name for target in have.targets])
             staying = {store.key for store in want.backstores}
             gone = [store.key for store in have.backstores if store.key not in staying]
+            mine = [target.name for target in have.targets]
+            with self._no_handovers(mine), savefile.removing(
+                    mine, map(say, gone), self.settings.state_directory, allow) as notes:
+                outcome = executor.apply(self.fs, the_plan, have, facts, progress, stop,
+                                         reservations=reader.with_reservations)
+            record.forget(mine)
             restored.forget(self.settings.state_directory, facts.boot_id, gone)
-            try:
-                savefile.drop([target.name for target in have.targets], map(say, gone),
-                              self.settings.state_directory)
-            except errors.SavefileBroken as error:
-                outcome.notes += (f"{error.what}: targetcli may bring it back at the next boot",)
+            outcome.notes += tuple(notes)
             return outcome, kept
 
     @contextmanager

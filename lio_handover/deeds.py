@@ -13,7 +13,7 @@ from typing import Callable, Dict, FrozenSet, List, Mapping, Optional, Sequence,
 
 from . import document as documents
 from . import (dynamic, errors, executor, late, mapping, preflight, reservations, restored, runtime,
-               savefile, storage)
+               savefile, savefile_steps, storage)
 from .diff import diff
 from .document import Document, Origin
 from .host import Maker
@@ -216,12 +216,12 @@ class Deeds(Standing):
             self.fs.write(f"{path}/enable", b"1\n")
 
     def _savefile_drop(self) -> None:
-        savefile.drop(self.local_targets(), self.journal.notes.stores, self.directory)
+        savefile_steps.drop(self)
 
     def _savefile_put(self) -> None:
-        reader = self.reader(False)
-        paths = savefile.put(reader.state(self.names()), reader.dbroot(), self.directory)
-        self.journal.note("saved", paths=paths)
+        paths, why = savefile_steps.put(self)
+        self.notes += [why] if why else []
+        self.journal.note("saved", paths=paths, why=why)
 
     def _prove_shut(self) -> None:
         still = self.open_tpgs()

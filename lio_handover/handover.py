@@ -113,7 +113,7 @@ class Handovers:
         standing = Standing(self.core, journal, handover.epoch)
         papers = [standing.message(paper) for paper in Paper if paper in may and (
             paper.name.lower() in journal.notes.said or (state, paper) in _TRUE_AT_ONCE)]
-        notes = [journal.notes.forced] if journal.notes.forced else []
+        notes = [one for one in (journal.notes.forced, journal.notes.unsaved) if one]
         if handover.busy:
             step = journal.notes.step
             notes.append(f"{handover.busy} was begun and has not ended"

@@ -4,7 +4,8 @@
 the disk, file and folder, when ``state`` returns; notes (which step was begun, what was loaded)
 are plain appends: a crash of the program loses none of them, and a crash of the host makes them
 worthless, as the kernel they are about is gone.  Beside it lie whole files: ``prepared.json``
-(what was offered), ``document.json`` (the final document), ``returned.json``.
+(what was offered), ``document.json`` (the final document), ``returned.json``; and
+``savefile.json``, what was taken out of targetcli's save file.
 """
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ import os
 import shutil
 import time
 from dataclasses import dataclass, field
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from . import errors
 from .document import Document
@@ -21,7 +22,8 @@ from .transitions import DESTINATION, SOURCE, STATES, Mode
 from .wholefile import fsync_folder, write_file
 
 PREPARED, DOCUMENT, RETURNED = "prepared.json", "document.json", "returned.json"
-FILES = (PREPARED, DOCUMENT, RETURNED)
+SAVED = "savefile.json"
+FILES = (PREPARED, DOCUMENT, RETURNED, SAVED)
 
 OVER = {SOURCE: ("idle", "retired"), DESTINATION: ("none", "confirmed")}
 
@@ -71,6 +73,7 @@ class Notes:
     opened: str = ""  # boot id of the kernel in which the gate was opened since the last copy
     commands: Dict[str, int] = field(default_factory=dict)  # num_cmds after the load
     saved: Tuple[str, ...] = ()  # save files that hold the targets
+    unsaved: str = ""  # why none does, where it should
     said: Dict[str, List[str]] = field(default_factory=dict)  # paper → digests
     verb: str = ""  # that was begun last
     fenced: str = ""  # why the other host is believed to be off, until that is acted upon
@@ -201,7 +204,7 @@ class Journal:
         elif kind == "gone":
             notes.loading, notes.loaded, notes.opened = "", ("", ""), ""
         elif kind == "saved":
-            notes.saved = tuple(one["paths"])
+            notes.saved, notes.unsaved = tuple(one["paths"]), one.get("why", "")
         elif kind == "probe":
             notes.probe = True
         elif kind == "fenced":
@@ -250,7 +253,8 @@ class Journal:
     # ---- whole files --------------------------------------------------------------------------
     def keep(self, name: str, content: bytes) -> None:
         """Keep a document: whole and on the disk when this returns."""
-        self.documents.clear()
+        if name != SAVED:
+            self.documents.clear()
         try:
             write_file(os.path.join(self.folder, name), content)
         except OSError as error:
@@ -271,10 +275,10 @@ class Journal:
         """Whether a document was kept."""
         return os.path.exists(os.path.join(self.folder, name))
 
-    def drop(self) -> None:
+    def drop(self, names: Sequence[str] = FILES) -> None:
         """Remove the documents, and with them the secrets in them."""
         self.documents.clear()
-        for name in FILES:
+        for name in names:
             path = os.path.join(self.folder, name)
             try:
                 os.unlink(path)

@@ -14,10 +14,10 @@ ORDER = """__init__
     errors names programs wholefile locks model order transitions attributes parameters handler
     settings files shape values objects sealed document devices storage late
     fresh diff reservations dynamic configfs scsibus initiator
-    papers journal owners savefile
+    papers journal owners json_splice rtslib_names rtslib_entries savefile_writers savefile
     reader revival plan planner staged readback running undo executor frozen restored host
     probes mapping preflight core
-    holder runtime answer standing deeds fence evidence
+    holder runtime answer standing savefile_steps deeds fence evidence
     handover
     wording screen tree columns steps as_json log client remote move
     cli verbs handover_verbs service""".split()
@@ -32,7 +32,7 @@ ONCE = "rtslib_fb"
 #: Who changes anything, and where.
 KERNEL = {"configfs", "scsibus"}
 FILES = {"core", "deeds", "frozen", "holder", "journal", "locks", "restored",
-         "running", "savefile", "undo", "wholefile", "service", "client"}
+         "running", "savefile", "savefile_writers", "undo", "wholefile", "service", "client"}
 DEVICES = {"initiator", "cli"}  # /dev/sg*, /dev/vhost-scsi; /dev/null
 #: What one of FILES names of /sys, only to look at it.
 LOOKED_AT = {("running", "/sys/module/"), ("service", "/sys/"),
