@@ -138,6 +138,11 @@ def dumps(document: Document) -> bytes:
     return with_digest(document.body)
 
 
+def size(document: Document) -> int:
+    """How many bytes it has, though ``loads`` may not take them."""
+    return len(with_digest(document.body))
+
+
 def check(document: Document) -> None:
     """Raises the DocumentError that ``dumps`` would."""
     assert document.judged

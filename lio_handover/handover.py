@@ -13,7 +13,6 @@ from dataclasses import replace
 from typing import (Callable, Dict, FrozenSet, Iterator, List, Mapping, Optional, Sequence,
                     Tuple)
 
-from . import document as documents
 from . import errors, mapping, preflight
 from .answer import Answer, Peer, answer_from_json, answer_to_json
 from .core import Core
@@ -25,7 +24,7 @@ from .running import Progress, never, reason
 from .journal import PREPARED, Handover, Journal, ids
 from .model import State, say
 from .owners import Owner, Owners
-from .papers import Message, is_id
+from .papers import Message, document_in, is_id
 from .reader import boot_id
 from .standing import Standing
 from .transitions import (ALONE, ASKS, DESTINATION, SOURCE, VERBS, Mode, Paper, Row, rows_for,
@@ -165,7 +164,7 @@ class Handovers:
                     self._shut_where_broken(id)
                 journal, epoch = self._begin(verb, role, id, targets, mode, papers, maps, peer,
                                              allow)
-                if probe and role == SOURCE and not journal.notes.probe:
+                if probe and not journal.notes.probe:
                     journal.note("probe")
                 run = Evidence(self.core, self.peer, journal, verb, epoch, papers, words,
                                self.superseded(journal.handover), peer)
@@ -219,8 +218,8 @@ class Handovers:
         found = self.core.lock_names(self.core.names(targets)) if verb == "prepare" else []
         for one in papers:
             if verb == "stage" and one.paper is Paper.OFFER:
-                state = mapping.parse(maps).apply(documents.loads(
-                    one.document, self.core.settings.document_bytes))[0].state
+                state = mapping.parse(maps).apply(document_in(
+                    one, self.core.settings.document_bytes))[0].state
                 found += [*(target.name for target in state.targets),
                           *(say(store.key) for store in state.backstores)]
         return [f"handover/{id}", *found]
@@ -459,7 +458,7 @@ class Handovers:
         document: Optional[Document] = None
         local: Tuple[str, ...] = ()
         if verb == "stage":
-            document = documents.loads(paper.document, self.core.settings.document_bytes)
+            document = document_in(paper, self.core.settings.document_bytes)
             state = self._can_stage(paper, document, maps, allow)
             stores = {say(one.key): one.serial for one in state.backstores}
             local = tuple(one.name for one in state.targets)

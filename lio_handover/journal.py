@@ -135,7 +135,7 @@ class Journal:
             raise errors.NoSuchHandover(f"this host has no handover {self.id}",
                                         do="lio-handover status") from None
         except OSError as error:
-            raise _broken(self.path, error, _way_out(self.folder)) from None
+            raise _broken(self.path, error, way_out(self.folder)) from None
         import json
         lines = data.split(b"\n")
         for number, line in enumerate(lines[:-1], 1):  # what follows the last newline is a half
@@ -144,7 +144,7 @@ class Journal:
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 self.broken = errors.JournalBroken(
                     f"{self.path}, line {number} can't be read: {type(error).__name__}",
-                    do=_way_out(self.folder))
+                    do=way_out(self.folder))
                 if not partly or number == 1:
                     raise self.broken from None
                 self._only(json.loads(lines[0]))
@@ -309,7 +309,7 @@ def ids(directory: str) -> Iterator[str]:
             continue
         except OSError as error:
             folder = os.path.join(directory, "handovers", name)
-            raise _broken(folder, error, _way_out(folder)) from None
+            raise _broken(folder, error, way_out(folder)) from None
 
 
 def _whole_lines(fd: int) -> int:
@@ -328,7 +328,7 @@ def _whole_lines(fd: int) -> int:
     return end
 
 
-def _way_out(folder: str) -> str:
+def way_out(folder: str) -> str:
     """What to do where a journal can't be read."""
     return (f"lio-handover status {os.path.basename(folder)} on the other host, which says who may "
             f"serve; then move {folder} aside (docs/handover-protocol.md)")

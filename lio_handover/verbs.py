@@ -302,7 +302,7 @@ def prepare(args: argparse.Namespace, signals: Signals) -> int:
     against = errors.stopping(found, args.allow)
     names = [one.name for one in made.state.targets]
     if args.json:
-        print_data({"targets": names, "frozen": made.frozen, "bytes": len(documents.dumps(made)),
+        print_data({"targets": names, "frozen": made.frozen, "bytes": documents.size(made),
                     "notes": list(made.notes),
                     "findings": [as_json.finding_tree(one, args.allow) for one in found]})
     else:
@@ -349,7 +349,7 @@ def _freeze(args: argparse.Namespace, signals: Signals) -> Dict[str, Any]:
     signals.deferred = True
     signals.progress.say("shutting the gates, waiting for commands, flushing data")
     started = time.monotonic()
-    state = core.freeze(found, args.allow, signals.stop)
+    state = core.freeze(found, args.allow, signals.stop, None, args.probe)
     took = time.monotonic() - started
     signals.progress.clear()
     return {"targets": [one.name for one in state.targets], "writes": core.fs.changes,

@@ -16,7 +16,7 @@ ORDER = """__init__
     fresh diff reservations dynamic configfs scsibus initiator
     papers journal owners json_splice rtslib_names rtslib_entries savefile_writers savefile
     reader revival plan planner staged readback running undo executor frozen restored host
-    probes mapping preflight core
+    probes mapping representable preflight removed core
     holder runtime answer standing savefile_steps deeds fence evidence
     handover
     wording screen tree columns steps as_json log client remote move
@@ -31,7 +31,7 @@ ONCE = "rtslib_fb"
 
 #: Who changes anything, and where.
 KERNEL = {"configfs", "scsibus"}
-FILES = {"core", "deeds", "frozen", "holder", "journal", "locks", "restored",
+FILES = {"deeds", "frozen", "holder", "journal", "locks", "removed", "restored",
          "running", "savefile", "savefile_writers", "undo", "wholefile", "service", "client"}
 DEVICES = {"initiator", "cli"}  # /dev/sg*, /dev/vhost-scsi; /dev/null
 #: What one of FILES names of /sys, only to look at it.
