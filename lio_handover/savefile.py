@@ -149,8 +149,10 @@ def _read(path: str) -> Tuple[Splice, writers.Identity, bytes]:
         return Splice("", _LISTS), None, b""
     except (OSError, ValueError, RecursionError) as error:
         why = error.strerror if isinstance(error, OSError) else error
-        raise errors.SavefileBroken(f"{path} can't be read: {why}",
-                                    do=f"look at {path}, or restore a backup of it") from None
+        broken = errors.SavefileBroken(f"{path} can't be read: {why}",
+                                       do=f"look at {path}, or restore a backup of it")
+        broken.half = not isinstance(error, OSError)
+        raise broken from None
 
 
 def _settle(path: str, change: Change, directory: str, keep: Optional[Keep] = None) -> bool:
@@ -166,10 +168,10 @@ def _settle(path: str, change: Change, directory: str, keep: Optional[Keep] = No
             changed |= _change(path, change, directory, keep)
             if not others or _stays(path, change):
                 return changed
-        except errors.SavefileBroken:
-            if not others or time.monotonic() > end:
+        except errors.SavefileBroken as error:
+            if not error.half or not others or time.monotonic() > end:
                 raise
-            time.sleep(_OFTEN)  # half of it may be written
+            time.sleep(_OFTEN)
             continue
         who = writers.holding(path) or who
         if time.monotonic() > end:

@@ -1,4 +1,4 @@
-"""Names in a save file are what rtslib would make of them; entries of others are nobody's business."""
+"""Names in a save file are what rtslib makes of them; entries of others are nobody's business."""
 from __future__ import annotations
 
 import ast
@@ -90,11 +90,12 @@ def test_each_plugin_is_written_as_rtslib_reads_it(plugin: str) -> None:
     assert made["plugin"] == {"iblock": "block", "rd_mcp": "ramdisk"}.get(plugin, plugin)
     assert set(made) - _NOT_GIVEN <= set(TAKES[plugin].split())
     assert rtslib_names.store(made) == (plugin, "x")
-    wanted = {"rd_mcp": {"size": 3 * 4096, "nullio": True}, "pscsi": {"dev": "/dev/disk/by-id/x"},
-              "user": {"config": "rbd/pool/x", "size": 4096, "hw_max_sectors": 128,
-                       "control": "max_data_area_mb=8,hw_block_size=4096"},
-              "iblock": {"dev": "/dev/x", "readonly": True},
-              "fileio": {"dev": "/srv/x", "size": 1048576, "write_back": True, "aio": False}}
+    wanted: dict[str, dict[str, Any]] = {
+        "rd_mcp": {"size": 3 * 4096, "nullio": True}, "pscsi": {"dev": "/dev/disk/by-id/x"},
+        "user": {"config": "rbd/pool/x", "size": 4096, "hw_max_sectors": 128,
+                 "control": "max_data_area_mb=8,hw_block_size=4096"},
+        "iblock": {"dev": "/dev/x", "readonly": True},
+        "fileio": {"dev": "/srv/x", "size": 1048576, "write_back": True, "aio": False}}
     assert wanted[plugin].items() <= made.items()
 
 
