@@ -383,12 +383,12 @@ class Core(Host):
                 say(store.key): _evidence(store) for store in have.backstores})
             the_plan = plan(have, want, facts, verify=False, late=openings)
             the_plan = replace(the_plan, steps=self._drop_files(the_plan, have, want, facts))
-            kept = removed.keep(document, self.settings.state_directory)
             staying = {store.key for store in want.backstores}
             gone = [store.key for store in have.backstores if store.key not in staying]
             mine = [target.name for target in have.targets]
             with self._no_handovers(mine), savefile.removing(
                     mine, map(say, gone), self.settings.state_directory, allow) as notes:
+                kept = removed.keep(document, self.settings.state_directory)
                 outcome = executor.apply(self.fs, the_plan, have, facts, progress, stop,
                                          reservations=reader.with_reservations)
             record.forget(mine)

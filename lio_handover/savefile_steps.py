@@ -11,18 +11,19 @@ from .transitions import SOURCE
 
 
 def drop(one: Standing) -> List[str]:
-    """Take the targets out; the source keeps what it takes, beside its journal, first of all:
-    durable, for its owner alone, as it holds CHAP secrets.  Returns the files that were changed.
-    Raises SavefileBroken, JournalBroken."""
+    """Take the targets out.  A source that still serves keeps what it takes, beside its journal,
+    first of all: durable, for its owner alone, as it holds CHAP secrets.  (What is saved later, of
+    a gate that is shut, is nothing to go back to.)  Returns the files that were changed.  Raises
+    SavefileBroken, JournalBroken."""
     kept = _kept(one)
 
     def keep(path: str, was: str, now: str) -> None:
-        if path not in kept:
+        if path not in kept and (one.vhost or one.open_tpgs()):
             import json
             kept[path] = (was, now)
             one.journal.keep(SAVED, json.dumps(kept).encode())
     return savefile.drop(one.local_targets(), one.journal.notes.stores, one.directory,
-                         keep if one.handover.role == SOURCE else None)
+                         keep if one.handover.state == "freezing" else None)
 
 
 def put(one: Standing) -> Tuple[List[str], str]:
