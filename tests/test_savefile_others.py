@@ -1,6 +1,7 @@
 """Other people's entries in targetcli's save file, and other people who write it."""
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -184,8 +185,22 @@ def test_who_only_saves_something_else_meanwhile_is_waited_for(
     began = time.monotonic()
     assert drop(path) == [str(path)]
     assert 0.3 <= time.monotonic() - began < 2
+    monkeypatch.setattr(savefile_writers, "RECENT", 3.0)
     began = time.monotonic()        # it is ours now, and just written
-    assert drop(path) == [] and time.monotonic() - began < 0.2
+    assert drop(path) == [] and time.monotonic() - began < 1
+
+
+def test_what_cannot_be_written_is_said_at_once(
+        path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_args: Any) -> bool:
+        raise OSError(errno.EROFS, "Read-only file system")
+    monkeypatch.setattr(savefile_writers, "RECENT", 3.0)
+    monkeypatch.setattr(savefile, "write_file", refused)
+    path.write_text(FULL)
+    began = time.monotonic()
+    with pytest.raises(errors.SavefileBroken, match="can't be written: Read-only"):
+        drop(path)
+    assert time.monotonic() - began < 1
 
 
 def test_half_a_file_is_looked_at_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
