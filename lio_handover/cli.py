@@ -81,7 +81,7 @@ Initiators are thrown out and try to come back; they find the destination, or th
 thaw.  Where it can't be finished, the gates are opened again.
 
   lio-handover freeze iscsi/iqn.2003-01.org.example:db
-""", ("targets", "all", "allow")),
+""", ("targets", "all", "allow", "probe")),
     "export": ("write a document of targets; changes nothing", """\
 Of frozen targets it is what import wants.  It holds CHAP secrets: a file is made for its owner
 alone, whole or not at all; a terminal gets none.
@@ -149,7 +149,8 @@ ends it here, and gives back what was owned.
 
   lio-handover destination stage --papers offer.json --map root:/srv/a=/srv/b
   lio-handover destination activate ID --papers document.json -o armed.json
-""", ("step", "names", "papers", "papers-out", "peer", "words", "map", "allow", "whole")),
+""", ("step", "names", "papers", "papers-out", "peer", "words", "map", "allow", "probe",
+      "whole")),
     "status": ("where handovers stand, and what leads on", """\
 Every handover of this host, or one: its state, what went wrong, what to run next.
 

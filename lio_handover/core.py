@@ -5,7 +5,6 @@ A verb checks first, raises with the reason, and changes the host only after all
 from __future__ import annotations
 
 import os
-import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import (Callable, Dict, FrozenSet, Iterator, List, Mapping, Optional, Sequence,
@@ -14,8 +13,8 @@ from typing import (Callable, Dict, FrozenSet, Iterator, List, Mapping, Optional
 from . import diff as differ
 from . import document as documents
 from . import (cautions, dynamic, errors, executor, kernel_fixes, late, opened, portals, ports,
-               preflight, probes, protection, representable, reservations, restored, savefile,
-               storage, thawing, unit_serials)
+               preflight, probes, protection, removed, representable, reservations, restored,
+               savefile, storage, thawing, unit_serials)
 from .configfs import Configfs
 from .devices import Glance
 from .document import Document, Origin
@@ -30,10 +29,9 @@ from .plan import Plan
 from .planner import freezing, plan
 from .readback import Scope, check
 from .reader import Facts, Reader, boot_id
+from .reservations import Seen
 from .revival import reachable
 from .running import Progress, never
-from .sealed import with_digest
-from .wholefile import write_file
 
 #: How often an import is begun again because rtslib was faster.
 MEDDLED_TRIES = 10
@@ -115,7 +113,7 @@ class Core(Host):
             -> Tuple[Document, List[errors.Finding]]:
         """The document as it would be now, and why these targets could not be handed over.
 
-        ``probe``: see probes.full_status.
+        ``probe``: see probes.full_status; what it told is known to what follows.
         """
         reader = self._prober(names, probe)
         state = reader.state(names)
@@ -126,6 +124,8 @@ class Core(Host):
             errors.refuse(findings)  # which say more
             raise
         findings += representable.findings(document)
+        if probe:
+            self._remember(state)
         if any(target.fabric == "vhost" for target in state.targets):
             with self.alone(names), self.locks.hold(SCRATCH, patience=PATIENCE):
                 findings += preflight.live_migration(probes.logs_guest_writes(self.fs))
@@ -139,13 +139,18 @@ class Core(Host):
             self.asked = probes.reads(self.fs, names)
             return self.reader(probes.full_status(self.fs, names))
 
-    def ask(self, names: Sequence[Tuple[str, str]]) -> None:
+    def ask(self, names: Sequence[Tuple[str, str]]) -> Mapping[Key, Sequence[Seen]]:
         """Ask the devices for what configfs does not show of registrations, see
-        probes.full_status; what they say is believed as long as what can be seen is the same.
+        probes.full_status; what they say is believed as long as what can be seen is the same, or
+        all of it now.
 
         Raises CannotRepresent, BadFile.
         """
-        state = self._prober(names, True).state(names)
+        reader = self._prober(names, True)
+        self._remember(reader.state(names))
+        return reader.seen
+
+    def _remember(self, state: State) -> None:
         try:
             restored.note(self.settings.state_directory, boot_id(), state)
         except OSError as error:
@@ -194,18 +199,19 @@ class Core(Host):
                 storage.flush(path)
 
     def freeze(self, names: Sequence[Tuple[str, str]], allow: Sequence[str] = (),
-               stop: Callable[[], bool] = never,
-               progress: Optional[Progress] = None) -> State:
+               stop: Callable[[], bool] = never, progress: Optional[Progress] = None,
+               probe: bool = False) -> State:
         """Shut the gates, wait until no command executes, put all data on the storage.
 
         A freeze that can't be finished opens the gates again.  Returns the frozen state.
+        ``probe``: see probes.full_status.
         """
         with self.alone(names):
             reader = self._plain_reader()
             have = reader.state(names)
             errors.refuse([*self._under_way([one.name for one in have.targets]),
                            *preflight.source(have, reader), *_cannot_freeze(have, reader),
-                           *preflight.held(have, self.reader()), *representable.of(have)], allow)
+                           *preflight.held(have, self._prober(names, probe))], allow)
             facts = reader.facts()
             record = self.frozen()
             shut = replace(have, targets=tuple(_with_gate(one, "0") for one in have.targets))
@@ -366,26 +372,24 @@ class Core(Host):
             facts = reader.facts()
             record = self.frozen()
             findings += self._under_way([one.name for one in have.targets])
-            findings += preflight.removal(have, reader)
+            document = self._leaving(have, facts)
+            findings += [*preflight.removal(have, reader), *removed.unkept(document)]
             errors.refuse(findings, allow)
             openings = late.openings(have, self.settings, {
                 say(store.key): _evidence(store) for store in have.backstores})
             the_plan = plan(have, want, facts, verify=False, late=openings)
             the_plan = unit_serials.without_files(the_plan, have, want, facts, reader)
-            kept, notes = self._keep(have, facts)
-            with self._no_handovers([target.name for target in have.targets]):
-                outcome = executor.apply(self.fs, the_plan, have, facts, progress, stop,
-                                         reservations=reader.with_reservations)
-            record.forget([target.name for target in have.targets])
             staying = {store.key for store in want.backstores}
             gone = [store.key for store in have.backstores if store.key not in staying]
+            mine = [target.name for target in have.targets]
+            with self._no_handovers(mine), savefile.removing(
+                    mine, map(say, gone), self.settings.state_directory, allow) as notes:
+                kept = removed.keep(document, self.settings.state_directory)
+                outcome = executor.apply(self.fs, the_plan, have, facts, progress, stop,
+                                         reservations=reader.with_reservations)
+            record.forget(mine)
             restored.forget(self.settings.state_directory, facts.boot_id, gone)
-            try:
-                savefile.drop([target.name for target in have.targets], map(say, gone),
-                              self.settings.state_directory)
-            except errors.SavefileBroken as error:
-                outcome.notes += (f"{error.what}: targetcli may bring it back at the next boot",)
-            outcome.notes += notes
+            outcome.notes += tuple(notes)
             return outcome, kept
 
     @contextmanager
@@ -430,27 +434,12 @@ class Core(Host):
                        if _members_outside(self.fs, group.name, found, others))
         return found, State(groups, kept, discovery_auth=found.discovery_auth)
 
-    def _keep(self, state: State, facts: Facts) -> Tuple[str, Tuple[str, ...]]:
-        """Write what is about to be removed where it can be imported from again; its path, and
-        why it can't."""
-        folder = os.path.join(self.settings.state_directory, "removed")
-        name = time.strftime("%Y%m%dT%H%M%S") + f"-{os.getpid()}.json"
-        path = os.path.join(folder, name)
-        if not state.targets:
-            return "", ()
+    def _leaving(self, state: State, facts: Facts) -> Document:
+        """The document of what is about to be removed."""
         state, notes = dynamic.made_explicit(_settled(state), _noted(state, self.frozen()))
-        document = Document(documents.canonical(state), False,
-                            Origin(os.uname().nodename, facts.release, facts.boot_id),
-                            {say(store.key): _evidence(store) for store in state.backstores},
-                            notes)
-        try:
-            os.makedirs(folder, mode=0o700, exist_ok=True)
-            write_file(path, with_digest(document.body))
-        except OSError as error:
-            raise errors.BadFile(f"{path} can't be written: {error.strerror}",
-                                 do="make room: what is removed is kept there first") from None
-        return path, tuple(f"{path} can't be imported as it is: {one.subject}: {one.sentence}"
-                           for one in representable.findings(document))
+        return Document(documents.canonical(state), False,
+                        Origin(os.uname().nodename, facts.release, facts.boot_id),
+                        {say(store.key): _evidence(store) for store in state.backstores}, notes)
 
     def _under_way(self, names: Sequence[str]) -> List[errors.Finding]:
         """What a handover of these targets, of which this host is a side, has to say."""

@@ -14,14 +14,14 @@ from typing import Callable, Dict, FrozenSet, List, Mapping, Optional, Sequence,
 from . import document as documents
 from . import (cautions, directories, dynamic, errors, executor, kernel_fixes, late, mapping,
                opened, portals, ports, preflight, protection, representable, reservations,
-               restored, runtime, savefile, storage, survivors)
+               restored, runtime, savefile, savefile_steps, storage, survivors)
 from .diff import diff
 from .document import Document, Origin
 from .host import Maker
 from .journal import DOCUMENT, PREPARED, RETURNED
 from .model import State, Target, backstore_key, say
 from .owners import Owners
-from .papers import Message
+from .papers import Message, document_in
 from .plan import Plan
 from .planner import plan
 from .readback import Scope, check, describe
@@ -140,8 +140,7 @@ class Deeds(Standing):
     # ---- looking --------------------------------------------------------------------------------
     def _check(self) -> None:
         names = self.core.names(self.handover.targets)
-        self._ask(names)
-        document, findings = self.core.prepare(names)
+        document, findings = self.core.prepare(names, self.journal.notes.probe)
         state = document.state
         for target in state.targets:
             if (target.fabric == "vhost") is not self.vhost or target.fabric == "loopback":
@@ -153,7 +152,7 @@ class Deeds(Standing):
                 findings.append(errors.Finding(
                     errors.InUse, target.name, "serves nobody: no TPG of it is enabled",
                     do="enable it, or remove it"))
-        findings += preflight.held(state, self.reader())
+        findings += preflight.spc2(state, self.reader())
         if self.mode is Mode.VHOST_STOPPED:
             findings = [one for one in findings if one.override != "stopped-guest"]
         if self.mode is not Mode.ISCSI_LATE:
@@ -173,9 +172,10 @@ class Deeds(Standing):
             state = self.here()
         except errors.CannotRepresent:
             state = self.here(False)
-            errors.refuse(preflight.held(state, self.reader()), self.allow)
+            errors.refuse(preflight.held(state, self.reader(), "lio-handover source freeze --probe "
+                                         + self.journal.id), self.allow)
         self.unchanged(state)
-        errors.refuse(representable.of(state))
+        errors.refuse(representable.of_state(state))
         self.dynamic = {target.name: {str(tpg.tag): dynamic.sessions(tpg) for tpg in target.tpgs
                                       if dynamic.made(tpg)} for target in state.targets}
 
@@ -223,12 +223,12 @@ class Deeds(Standing):
             self.fs.write(f"{path}/enable", b"1\n")
 
     def _savefile_drop(self) -> None:
-        savefile.drop(self.local_targets(), self.journal.notes.stores, self.directory)
+        savefile_steps.drop(self)
 
     def _savefile_put(self) -> None:
-        reader = self.reader(False)
-        paths = savefile.put(reader.state(self.names()), reader.dbroot(), self.directory)
-        self.journal.note("saved", paths=paths)
+        paths, why = savefile_steps.put(self)
+        self.notes += [why] if why else []
+        self.journal.note("saved", paths=paths, why=why)
 
     def _prove_shut(self) -> None:
         still = self.open_tpgs()
@@ -284,7 +284,7 @@ class Deeds(Standing):
     def _ask(self, names: Sequence[Tuple[str, str]]) -> None:
         """The source's devices, where that was wanted, for what configfs does not show."""
         if self.journal.notes.probe and self.handover.role == SOURCE:
-            self.core.ask(names)
+            self.seen = self.core.ask(names)
 
     def _keep_copy(self) -> None:
         self._ask(self.names())
@@ -314,7 +314,7 @@ class Deeds(Standing):
             self._keep_returned(self.papers[Paper.RETURNED])
             return
         message = self.papers[Paper.DOCUMENT]
-        document = documents.loads(message.document, self.core.settings.document_bytes)
+        document = document_in(message, self.core.settings.document_bytes)
         changed = runtime.changes(self.kept(PREPARED).state, document.state)
         if changed:
             raise errors.StructureChanged(
@@ -337,7 +337,7 @@ class Deeds(Standing):
 
     def _keep_returned(self, message: Message) -> None:
         """The run-time state that comes back goes into what this host knows of the rest."""
-        theirs = documents.loads(message.document, self.core.settings.document_bytes)
+        theirs = document_in(message, self.core.settings.document_bytes)
         self._named(message, theirs)
         mine = self.kept(DOCUMENT)
         stores = []

@@ -102,7 +102,7 @@ class Document:
 
     @property
     def size(self) -> int:
-        """How many bytes it has."""
+        """How many bytes it has, though ``loads`` may not take them."""
         return len(with_digest(self.body))
 
     @cached_property

@@ -13,7 +13,6 @@ from dataclasses import replace
 from typing import (Callable, Dict, FrozenSet, Iterator, List, Mapping, Optional, Sequence,
                     Tuple)
 
-from . import document as documents
 from . import errors, followed, kernel_fixes, mapping, preflight
 from .answer import Answer, Peer, answer_from_json, answer_to_json
 from .core import Core
@@ -25,7 +24,7 @@ from .running import Progress, never, reason
 from .journal import PREPARED, Handover, Journal, ids
 from .model import State, say
 from .owners import Owner, Owners
-from .papers import Message, is_id
+from .papers import Message, document_in, is_id
 from .reader import boot_id
 from .standing import Standing
 from .transitions import (ALONE, ASKS, DESTINATION, SOURCE, VERBS, Mode, Paper, Row, rows_for,
@@ -114,7 +113,7 @@ class Handovers:
         standing = Standing(self.core, journal, handover.epoch)
         papers = [standing.message(paper) for paper in Paper if paper in may and (
             paper.name.lower() in journal.notes.said or (state, paper) in _TRUE_AT_ONCE)]
-        notes = [journal.notes.forced] if journal.notes.forced else []
+        notes = [one for one in (journal.notes.forced, journal.notes.unsaved) if one]
         if handover.busy:
             step = journal.notes.step
             notes.append(f"{handover.busy} was begun and has not ended"
@@ -166,7 +165,7 @@ class Handovers:
                     self._shut_where_broken(id)
                 journal, epoch = self._begin(verb, role, id, targets, mode, papers, maps, peer,
                                              allow)
-                if probe and role == SOURCE and not journal.notes.probe:
+                if probe and not journal.notes.probe:
                     journal.note("probe")
                 followed.catch_up(self.core, verb, journal)
                 run = Evidence(self.core, self.peer, journal, verb, epoch, papers, words,
@@ -221,8 +220,8 @@ class Handovers:
         found = self.core.lock_names(self.core.names(targets)) if verb == "prepare" else []
         for one in papers:
             if verb == "stage" and one.paper is Paper.OFFER:
-                state = mapping.parse(maps).apply(documents.loads(
-                    one.document, self.core.settings.document_bytes))[0].state
+                state = mapping.parse(maps).apply(document_in(
+                    one, self.core.settings.document_bytes))[0].state
                 found += [*(target.name for target in state.targets),
                           *(say(store.key) for store in state.backstores)]
         return [f"handover/{id}", *found]
@@ -462,7 +461,7 @@ class Handovers:
         document: Optional[Document] = None
         local: Tuple[str, ...] = ()
         if verb == "stage":
-            document = documents.loads(paper.document, self.core.settings.document_bytes)
+            document = document_in(paper, self.core.settings.document_bytes)
             state = self._can_stage(paper, document, maps, allow)
             stores = {say(one.key): one.serial for one in state.backstores}
             local = tuple(one.name for one in state.targets)

@@ -4,7 +4,8 @@
 the disk, file and folder, when ``state`` returns; notes (which step was begun, what was loaded)
 are plain appends: a crash of the program loses none of them, and a crash of the host makes them
 worthless, as the kernel they are about is gone.  Beside it lie whole files: ``prepared.json``
-(what was offered), ``document.json`` (the final document), ``returned.json``.
+(what was offered), ``document.json`` (the final document), ``returned.json``; and
+``savefile.json``, what was taken out of targetcli's save file.
 """
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ import os
 import shutil
 import time
 from dataclasses import dataclass, field
-from typing import Any, ContextManager, Dict, Iterator, List, Mapping, Optional, Tuple
+from typing import (Any, ContextManager, Dict, Iterator, List, Mapping, Optional, Sequence,
+                    Tuple)
 
 from . import errors
 from .document import Document
@@ -22,9 +24,10 @@ from .transitions import DESTINATION, SOURCE, STATES, Mode
 from .wholefile import fsync_folder, write_file
 
 PREPARED, DOCUMENT, RETURNED = "prepared.json", "document.json", "returned.json"
+SAVED = "savefile.json"
 #: What the kernel's APTPL files were since the last document was kept, see followed.py.
 FOLLOWED = "followed.json"
-FILES = (PREPARED, DOCUMENT, RETURNED, FOLLOWED)
+FILES = (PREPARED, DOCUMENT, RETURNED, SAVED, FOLLOWED)
 
 OVER = {SOURCE: ("idle", "retired"), DESTINATION: ("none", "confirmed")}
 
@@ -74,6 +77,7 @@ class Notes:
     opened: str = ""  # boot id of the kernel in which the gate was opened since the last copy
     commands: Dict[str, int] = field(default_factory=dict)  # num_cmds after the load
     saved: Tuple[str, ...] = ()  # save files that hold the targets
+    unsaved: str = ""  # why none does, where it should
     said: Dict[str, List[str]] = field(default_factory=dict)  # paper → digests
     verb: str = ""  # that was begun last
     fenced: str = ""  # why the other host is believed to be off, until that is acted upon
@@ -138,7 +142,7 @@ class Journal:
             raise errors.NoSuchHandover(f"this host has no handover {self.id}",
                                         do="lio-handover status") from None
         except OSError as error:
-            raise _broken(self.path, error, _way_out(self.folder)) from None
+            raise _broken(self.path, error, way_out(self.folder)) from None
         import json
         lines = data.split(b"\n")
         for number, line in enumerate(lines[:-1], 1):  # what follows the last newline is a half
@@ -147,7 +151,7 @@ class Journal:
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 self.broken = errors.JournalBroken(
                     f"{self.path}, line {number} can't be read: {type(error).__name__}",
-                    do=_way_out(self.folder))
+                    do=way_out(self.folder))
                 if not partly or number == 1:
                     raise self.broken from None
                 self._only(json.loads(lines[0]))
@@ -207,7 +211,7 @@ class Journal:
         elif kind == "gone":
             notes.loading, notes.loaded, notes.opened = "", ("", ""), ""
         elif kind == "saved":
-            notes.saved = tuple(one["paths"])
+            notes.saved, notes.unsaved = tuple(one["paths"]), one.get("why", "")
         elif kind == "survived":
             notes.survived = one["boot"]
         elif kind == "left":
@@ -287,10 +291,10 @@ class Journal:
         """Whether a document was kept."""
         return os.path.exists(os.path.join(self.folder, name))
 
-    def drop(self) -> None:
+    def drop(self, names: Sequence[str] = FILES) -> None:
         """Remove the documents, and with them the secrets in them."""
         self.documents.clear()
-        for name in FILES:
+        for name in names:
             self._unlink(name)  # what follows goes last, see following()
 
     def following(self) -> ContextManager[None]:
@@ -335,7 +339,7 @@ def ids(directory: str) -> Iterator[str]:
             continue
         except OSError as error:
             folder = os.path.join(directory, "handovers", name)
-            raise _broken(folder, error, _way_out(folder)) from None
+            raise _broken(folder, error, way_out(folder)) from None
 
 
 def _whole_lines(fd: int) -> int:
@@ -354,7 +358,7 @@ def _whole_lines(fd: int) -> int:
     return end
 
 
-def _way_out(folder: str) -> str:
+def way_out(folder: str) -> str:
     """What to do where a journal can't be read."""
     return (f"lio-handover status {os.path.basename(folder)} on the other host, which says who may "
             f"serve; then move {folder} aside (docs/handover-protocol.md)")

@@ -7,8 +7,8 @@ from __future__ import annotations
 import os
 from typing import Dict, Iterable, Iterator, List, Mapping, Sequence, Tuple, Type
 
-from . import (attributes, dynamic, errors, handler, late, limits, opened, portals, reservations,
-               storage, unit_serials)
+from . import (attributes, dynamic, errors, handler, late, limits, opened, portals, representable,
+               reservations, storage, unit_serials)
 from .devices import Glance
 from .diff import diff
 from .document import Document
@@ -101,19 +101,29 @@ def _pscsi(store: Backstore) -> Iterator[Finding]:
                       "host has the same")
 
 
-def held(state: State, reader: Reader) -> List[Finding]:
-    """Reservations that a freeze would end, or that an export could not tell for certain."""
+def held(state: State, reader: Reader, ask: str = "") -> List[Finding]:
+    """Reservations that a freeze would end, or that an export could not tell for certain; and what
+    it could not carry.  ``ask``: what to run to have the devices asked."""
+    found = spc2(state, reader)
+    if found:
+        return found
+    try:
+        now = reader.state([(target.fabric, target.wwn) for target in state.targets])
+    except errors.CannotRepresent as error:
+        names = " ".join(target.name for target in state.targets)
+        return [Finding(errors.CannotRepresent, "an export would be refused", error.what,
+                        "unclear", error.do and (ask or f"lio-handover freeze --probe {names}"))]
+    return representable.of_state(now)
+
+
+def spc2(state: State, reader: Reader) -> List[Finding]:
+    """Who holds what ends with the session, and is carried by nothing."""
     for store in state.backstores:
         path = f"core/{store.hba}/{store.name}/pr/res_type"
         if reader.fs.exists(path) and reader.fs.read(path).strip() == reservations.SPC2:
             return [Finding(errors.CannotRepresent, say(store.key),
                             "an initiator holds an SPC-2 reservation, which ends with its session",
                             "spc2", "let it RELEASE first")]
-    try:
-        reader.state([(target.fabric, target.wwn) for target in state.targets])
-    except errors.CannotRepresent as error:
-        return [Finding(errors.CannotRepresent, "an export would be refused", error.what,
-                        "unclear", "lio-handover prepare --probe")]
     return []
 
 

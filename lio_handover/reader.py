@@ -187,7 +187,7 @@ class Reader:
                 break
         else:
             raise errors.StillRunning(f"{path}: its reservations change while they are read",
-                                      do="freeze the target first")
+                                      do="run it again when they don't")
         if texts.res_type.strip() not in (reservations.PRESENT, reservations.SPC2):
             return NO_RESERVATIONS
         try:
@@ -195,7 +195,9 @@ class Reader:
                                      self.seen.get(key, ()), self.known.get(key, ()),
                                      self.untouched)
         except reservations.Unclear as error:
-            raise errors.CannotRepresent(f"{path.rpartition('/')[2]}: {error}") from None
+            raise errors.CannotRepresent(
+                f"{path.rpartition('/')[2]}: {error}",
+                do="ask the device: the same with --probe" if error.ask else "") from None
 
     def _aptpl_file(self, serial: str) -> Optional[bytes]:
         if not serial:

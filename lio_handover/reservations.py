@@ -94,7 +94,12 @@ FILES: Tuple[Tuple[str, str], ...] = (
 
 
 class Unclear(ValueError):
-    """What the kernel shows does not say enough; the text says what is missing."""
+    """What the kernel shows does not say enough; the text says what is missing.  ``ask``: the
+    device may say it."""
+
+    def __init__(self, what: str, ask: bool = False) -> None:
+        super().__init__(what)
+        self.ask = ask
 
 
 def parse_registered(text: str) -> Tuple[List[Live], bool]:
@@ -176,7 +181,7 @@ def read(texts: Texts, places: Mapping[str, Sequence[Place]],
     if registrations is None:
         if cut:
             raise Unclear(f"the kernel shows only the first {len(live)} registrations, and no "
-                          "APTPL file agrees with them")
+                          "APTPL file agrees with them", True)
         registrations = _from_places(live, holder, texts, places, seen)
     index = None
     if holder:
@@ -286,7 +291,7 @@ def _from_places(live: Sequence[Live], holder: Optional[Tuple[str, str, str]], t
             raise Unclear(f"{initiator} has {len(numbers)} registrations and reaches the "
                           f"backstore through {len(tpgs)} TPGs; set force_pr_aptpl, or let it "
                           "register again with APTPL=1, so that the kernel says which is which; "
-                          "or ask the device with --probe")
+                          "or ask the device with --probe", True)
     result: List[Registration] = []
     for number, one in enumerate(live):
         place = chosen[number]

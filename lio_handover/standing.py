@@ -6,7 +6,7 @@ host's may differ (``--map``).
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from . import document as documents
@@ -15,10 +15,11 @@ from .configfs import Configfs
 from .core import Core
 from .document import Document
 from .holder import Holders
-from .journal import DOCUMENT, PREPARED, RETURNED, Handover, Journal
+from .journal import DOCUMENT, PREPARED, RETURNED, Handover, Journal, way_out
 from .model import Key, State, backstore_key, kernel_name, say
 from .papers import Message
 from .reader import Reader, boot_id
+from .reservations import Seen
 from .transitions import SOURCE, VHOST, Do, Mode, Paper, Row
 
 #: Where kernels and rtslib keep APTPL files (target_core_configfs.c, rtslib/root.py).
@@ -32,6 +33,8 @@ class Standing:
     core: Core
     journal: Journal
     epoch: int = 0
+    #: what the devices said of registrations, where they were asked by this verb
+    seen: Mapping[Key, Sequence[Seen]] = field(default_factory=dict, init=False)
 
     @property
     def fs(self) -> Configfs:
@@ -54,7 +57,7 @@ class Standing:
         return self.mode in VHOST
 
     def reader(self, reserved: bool = True) -> Reader:
-        return Reader(self.fs, reservations=reserved, known={
+        return Reader(self.fs, reservations=reserved, seen=self.seen, known={
             key: (held,) for key, held in restored.load(self.directory, boot_id()).items()})
 
     def names(self) -> List[Tuple[str, str]]:
@@ -77,8 +80,13 @@ class Standing:
             data = self.journal.kept(name)
             if data is None:
                 raise errors.JournalBroken(f"{self.journal.folder} has no {name}",
-                                           do=f"lio-handover status {self.journal.id}")
-            self.journal.documents[name] = documents.loads(data)
+                                           do=way_out(self.journal.folder))
+            try:
+                self.journal.documents[name] = documents.loads(data)
+            except errors.DocumentError as error:
+                raise errors.JournalBroken(
+                    f"{self.journal.folder}/{name} can't be read: {error.what}",
+                    do=way_out(self.journal.folder)) from None
         return self.journal.documents[name]
 
     def local(self, name: str) -> Document:
@@ -107,7 +115,14 @@ class Standing:
         return runtime.digest(self.kept(DOCUMENT).state)
 
     def here(self, reserved: bool = True) -> State:
-        """What this kernel has of the targets."""
+        """What this kernel has of the targets; the devices are asked where that was wanted and is
+        needed."""
+        try:
+            return self.reader(reserved).state(self.names())
+        except errors.CannotRepresent as error:
+            if not error.do or self.seen or not self.journal.notes.probe:
+                raise
+        self.seen = self.core.ask(self.names())
         return self.reader(reserved).state(self.names())
 
     def current(self) -> str:

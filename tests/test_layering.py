@@ -16,12 +16,12 @@ ORDER = """__init__
     protection storage opened late limits
     fresh diff aptpl reservations dynamic places treepaths configfs scsibus watching initiator
     portals dbroot cautions
-    papers journal owners savefile
+    papers journal owners json_splice rtslib_names rtslib_entries savefile_writers savefile
     reader revival plan unit_serials planner staged readback running undo executor frozen restored
     host
     probes mapping ports
-    representable preflight thawing core
-    holder runtime answer standing surviving followed survivors deeds fence evidence
+    representable preflight removed thawing core
+    holder runtime answer standing surviving followed survivors savefile_steps deeds fence evidence
     handover
     wording screen tree columns steps as_json log client remote move
     cli verbs handover_verbs service""".split()
@@ -35,8 +35,9 @@ ONCE = "rtslib_fb"
 
 #: Who changes anything, and where.
 KERNEL = {"configfs", "scsibus"}
-FILES = {"core", "frozen", "holder", "journal", "locks", "restored",
-         "running", "savefile", "survivors", "undo", "wholefile", "service", "client"}
+FILES = {"frozen", "holder", "journal", "locks", "removed", "restored",
+         "running", "savefile", "savefile_writers", "survivors", "undo", "wholefile", "service",
+         "client"}
 DEVICES = {"initiator", "cli"}  # /dev/sg*, /dev/vhost-scsi; /dev/null
 #: What one of FILES names of /sys, only to look at it.
 LOOKED_AT = {("running", "/sys/module/"), ("service", "/sys/"),

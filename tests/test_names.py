@@ -340,22 +340,22 @@ def wrong() -> Iterator[tuple[str, State, str, str]]:
     tpg, = target.tpgs
     yield "backstore", replace(good, backstores=(
         *good.backstores, Backstore(backstore_key("fileio", "a\tb"), store.parameters))), \
-        "fileio/a\\tb", "its name, 'a\\tb', has a control character"
+        "core/fileio/a\\tb", "'a\\tb', has a control character"
     yield "ACL", replace(good, targets=(replace(target, tpgs=(replace(tpg, acls=(
         *tpg.acls, Acl((*tpg.key, "acl", "iqn.a b")),)),)),)), \
-        f"iscsi/{samples.IQN}/tpg1/iqn.a b", "its initiator, 'iqn.a b', has a space"
+        f"iscsi/{samples.IQN}/tpgt_1/acls/iqn.a b", "'iqn.a b', has a space"
     acl = tpg.acls[0]
     yield "mapped LUN", replace(good, targets=(replace(target, tpgs=(replace(tpg, acls=(
         replace(acl, mapped_luns=(*acl.mapped_luns, MappedLun(
             (*acl.key, "lun", "lun_0x0"), directory="lun_0x0"))),)),)),)), \
-        f"iscsi/{samples.IQN}/tpg1/{acl.initiator}/lun_0x0", "it is a second mapped LUN 0"
+        f"iscsi/{samples.IQN}/tpgt_1/acls/{acl.initiator}/lun_0x0", "is a second mapped LUN 0"
 
 
 @pytest.mark.parametrize("what, state, subject, sentence", [
     pytest.param(*one, id=one[0]) for one in wrong()])
 def test_what_no_document_can_carry_is_named(
         what: str, state: State, subject: str, sentence: str) -> None:
-    found = representable.of(state)
+    found = representable.of_state(state)
     assert [(one.subject, one.sentence) for one in found] == [
-        (subject, f"{sentence}: no document can carry that")]
-    assert representable.of(samples.iscsi(luns=2, acls=2)) == []
+        (subject, f"no document can carry it: {sentence}")]
+    assert representable.of_state(samples.iscsi(luns=2, acls=2)) == []

@@ -139,7 +139,8 @@ def _with_findings(work: Work, found: Sequence[errors.Finding], result: Dict[str
 
 def freeze(work: Work) -> Came:
     started = time.monotonic()
-    state = work.core.freeze(work.names(), work.request["allow"], work.stop, work.progress)
+    state = work.core.freeze(work.names(), work.request["allow"], work.stop, work.progress,
+                             work.request["probe"])
     return {"targets": [one.name for one in state.targets], "writes": work.core.fs.changes,
             "seconds": {"freeze": round(time.monotonic() - started, 6)}}, b"", False
 
