@@ -28,6 +28,10 @@ def view_tree(view: View) -> Dict[str, Any]:
         "not_enabled": sorted(say(key) for key in view.off), "unclear": view.unclear,
         "sessions": {say(tpg.key): list(tpg.sessions) for target in view.state.targets
                      for tpg in target.tpgs},
+        # What is not called as its number is usually spelled.
+        "directories": {say(one.key): one.directory for one in view.state.objects()
+                        if isinstance(one, (model.Tpg, model.Lun, model.MappedLun))
+                        and one.directory},
         "state": json.loads(state_bytes(Document(without_secrets(view.state))))}
 
 

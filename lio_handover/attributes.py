@@ -82,7 +82,8 @@ INT = Format("INT", _strip)
 HEX = Format("HEX", lambda text: str(int(_strip(text) or "0", 0)))
 COMPANY = Format("COMPANY", _strip)
 BARE = Format("BARE", _strip, newline=False)
-SERIAL = Format("SERIAL", _prefixed("T10 VPD Unit Serial Number: "))
+# A newline would count: 253 bytes would be one too many (target_wwn_vpd_unit_serial_store).
+SERIAL = Format("SERIAL", _prefixed("T10 VPD Unit Serial Number: "), newline=False)
 ACCESS_TYPE = Format("ACCESS_TYPE", _words("None", "Implicit", "Explicit",
                                            "Implicit and Explicit"))
 ACCESS_STATUS = Format("ACCESS_STATUS", _words("None", "Altered by Explicit STPG",
@@ -142,7 +143,7 @@ class Attribute:
         return Secret(value) if self.kind == SECRET else value
 
     def encode(self, value: str) -> bytes:
-        return value.encode() + (b"\n" if self.format.newline else b"")
+        return value.encode(errors="surrogateescape") + (b"\n" if self.format.newline else b"")
 
 
 def _rows(at: str, kind: str, names: str, window: str = ANY, prefix: str = "",
@@ -164,9 +165,10 @@ def _table() -> Iterator[Attribute]:
 
     # Rewrites wwn/product_id, so it goes first and wwn/ after it (dev_set_t10_wwn_model_alias).
     yield from attrib(ID, "emulate_model_alias", UNEXPORTED, rank=1)
-    # enable resets it to hw_block_size; optimal_sectors and the limits are counted in it.
-    yield from attrib(ID, "block_size", UNEXPORTED, rank=2)
-    yield from attrib(ID, "optimal_sectors", UNEXPORTED, rank=3)
+    # Up to 6.1 a file's block_size lowers what optimal_sectors may be, not what it is: so before.
+    yield from attrib(ID, "optimal_sectors", UNEXPORTED, rank=2)
+    # enable resets it to hw_block_size; the limits are counted in it.
+    yield from attrib(ID, "block_size", UNEXPORTED, rank=3)
     yield from attrib(CONFIG, "queue_depth", UNEXPORTED, rank=3)
     # Before enable=1 these panic a 6.1 kernel with fileio (fd_configure_unmap): never earlier.
     yield from attrib(ID, "emulate_tpu emulate_tpws", rank=5)

@@ -12,7 +12,7 @@ from typing import Callable, Iterable, List, Optional, Sequence, Set, Tuple
 
 from . import diff as differ
 from . import document as documents
-from . import errors, preflight, runtime
+from . import errors, preflight, removed, runtime
 from .answer import Answer
 from .core import AWAY, Core, Ready
 from .document import Carried, Document
@@ -175,12 +175,13 @@ class ByFile(Core):
                 "freeze, so another host may serve it", "exported",
                 "make sure that none does, and never will")
                 for one in there if one.state == "released" for name in one.targets], allow)
-            for one in there:
-                self._thaw(one, allow)
+            self.notes = [note for one in there for note in self._thaw(one, allow)]
             return self._here(names)
 
-    def _thaw(self, one: Handover, allow: Sequence[str] = ()) -> None:
-        self._do("thaw", one, said=[SAYS[name] for name in allow if name in SAYS], allow=allow)
+    def _thaw(self, one: Handover, allow: Sequence[str] = ()) -> Tuple[str, ...]:
+        """What there is to tell of it."""
+        return self._do("thaw", one, said=[SAYS[name] for name in allow if name in SAYS],
+                        allow=allow).notes
 
     # ---- the destination's verbs ---
     def import_(self, ready: Ready, allow: Sequence[str] = (),
@@ -283,8 +284,8 @@ class ByFile(Core):
             outcome = Outcome()
             began = self.fs.changes
             for one in there:
-                self._do("retire", one, said=["imported"], allow=allow, progress=progress,
-                         stop=stop)
+                outcome.notes += self._do("retire", one, said=["imported"], allow=allow,
+                                          progress=progress, stop=stop).notes
             outcome.writes, outcome.steps = self.fs.changes - began, self.fs.changes - began
             if rest:
                 more, kept_too = super().remove(rest, False, allow, progress, stop)
@@ -303,8 +304,10 @@ class ByFile(Core):
             findings.append(errors.Finding(
                 errors.InUse, "what would be lost with it can't be told", error.what, "unclear"))
             have, _want = self.without(self._plain_reader(), sorted(frozen))
-        errors.refuse([*findings, *preflight.removal(have, reader)], allow)
-        return self._keep(have, reader.facts())
+        document = self._leaving(have, reader.facts())
+        errors.refuse([*findings, *preflight.removal(have, reader), *removed.unkept(document)],
+                      allow)
+        return removed.keep(document, self.settings.state_directory)
 
 
 def merged(made: Sequence[Document]) -> Document:

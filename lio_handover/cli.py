@@ -116,6 +116,7 @@ All of it or nothing: what fails, or is interrupted, is taken back.  --map takes
   rtpi:1=fresh                             the relative port 1, wherever a TPG has it, becomes one
                                            that only its name decides (rtpi:1=7: becomes 7)
   rtpi:iscsi/iqn.2003-01.a/tpg1=7          the relative port of one TPG
+  limit:queue_depth=128                    at most 128, where this host's devices can't have more
 Block devices with a WWID are found by it.
 
   lio-handover import db.json --dry-run
@@ -148,7 +149,8 @@ ends it here, and gives back what was owned.
 
   lio-handover destination stage --papers offer.json --map root:/srv/a=/srv/b
   lio-handover destination activate ID --papers document.json -o armed.json
-""", ("step", "names", "papers", "papers-out", "peer", "words", "map", "allow", "whole")),
+""", ("step", "names", "papers", "papers-out", "peer", "words", "map", "allow", "probe",
+      "whole")),
     "status": ("where handovers stand, and what leads on", """\
 Every handover of this host, or one: its state, what went wrong, what to run next.
 
@@ -272,7 +274,7 @@ def _argument(one: argparse.ArgumentParser, name: str) -> None:
     elif name == "map":
         one.add_argument("--map", action="append", default=[], metavar="KIND:OLD=NEW",
                          help="another name on this host (KIND: device, root, portal, target, "
-                              "initiator, rtpi)")
+                              "initiator, rtpi, limit)")
     elif name == "allow":
         one.add_argument("--allow", action="append", default=[], metavar="NAME",
                          help="go on in spite of a finding; a refusal says which NAME")

@@ -9,9 +9,10 @@ import os
 import re
 from typing import Callable, Dict, List, Optional, Set, Tuple
 
-from . import errors
+from . import directories, errors
 from .attributes import HOST, TABLE
 from .parameters import parse
+from .protection import SUFFIX
 
 ROOT = "/sys/kernel/config/target"
 
@@ -19,10 +20,6 @@ ROOT = "/sys/kernel/config/target"
 MAX_WRITE = 4095
 #: One read(2) is one show(), and a show gives no more (fs/configfs/file.c:fill_read_buffer).
 PAGE = os.sysconf("SC_PAGESIZE")
-
-#: The number in lun_N must be the kernel's own way to write it: lun_0x10 would be a second LUN 16.
-_CANONICAL = re.compile(r"(?:lun|tpgt)_(?:0|[1-9][0-9]*)")
-_NUMBERED = re.compile(r"(?:^|/)((?:lun|tpgt)_[^/]*)(?=/|$)")
 
 #: The one form of a registration that every kernel reads right (target_core_configfs.c:
 #: target_pr_res_aptpl_metadata_store): 12 hex digits of ISID, types as decimals without a zero.
@@ -67,11 +64,14 @@ def _control(_: "Configfs", path: str, data: bytes) -> Optional[str]:
     return None
 
 
-def _file_is_there(fs: "Configfs", path: str, _data: bytes) -> Optional[str]:
-    """fileio opens with O_CREAT (target_core_file.c:fd_configure_device)."""
-    if not path.startswith("core/fileio_"):
+def _file_is_there(fs: "Configfs", path: str, data: bytes) -> Optional[str]:
+    """fileio opens with O_CREAT (target_core_file.c:fd_configure_device, fd_init_prot)."""
+    if not path.startswith("core/fileio_") or _as_read(data) == "0":
         return None
-    name = parse("fileio", fs.read(path.rpartition("/")[0] + "/info")).get("fd_dev_name", "")
+    store, file = "/".join(path.split("/")[:3]), path.rpartition("/")[2]
+    name = parse("fileio", fs.read(f"{store}/info")).get("fd_dev_name", "")
+    if name and file == "pi_prot_type":
+        name += SUFFIX
     if name and not os.path.exists(name):
         raise errors.StorageMissing(f"{errors.one_line(name)} is not there any more, and the "
                                     "kernel would make an empty file of that name")
@@ -89,6 +89,7 @@ _GUARDS: Dict[str, Guard] = {
     "unmap_zeroes_data": _only_enabled,
     "control": _control,
     "enable": _file_is_there,
+    "pi_prot_type": _file_is_there,
     "res_aptpl_metadata": _pr_line,
     **{row.path.rsplit("/", 1)[-1]: _never(dict(row.forbidden)) for row in TABLE if row.forbidden},
 }
@@ -162,16 +163,20 @@ class Configfs:
         return bool(os.stat(self.path(path)).st_mode & 0o200)
 
     # ---- changing -------------------------------------------------------------------------
-    def _guard(self, op: str, path: str) -> None:
-        if ".." in path or "\0" in path or "\n" in path or path.startswith("/") or not path:
+    def _guard(self, op: str, path: str, makes: bool = False) -> None:
+        """Names are few; what is there already may have any that the kernel took."""
+        words = path.split("/")
+        if not {"", ".", ".."}.isdisjoint(words) or "\0" in path or makes and "\n" in words[-1]:
             raise errors.HazardRefused(f"{op} {path!r}: not a name in the target tree")
-        for name in _NUMBERED.findall(path):
-            if not _CANONICAL.fullmatch(name):
+        for place, numbered, usual in directories.in_path(path):
+            if not numbered or not usual and (makes and place == len(words) - 1
+                                              or not self.exists("/".join(words[:place + 1]))):
                 raise errors.HazardRefused(
-                    f"{op} {path}: {name} would be a second name of a number already taken")
+                    f"{op} {errors.one_line(path)}: {errors.one_line(words[place])} would be a "
+                    "second name of a number already taken")
 
     def mkdir(self, path: str) -> None:
-        self._guard("mkdir", path)
+        self._guard("mkdir", path, True)
         self.changes += 1
         os.mkdir(self.path(path))
 
@@ -184,7 +189,7 @@ class Configfs:
     def try_rmdir(self, path: str) -> int:
         """The errno of an rmdir that can't succeed, because there are LUNs below."""
         self._guard("rmdir", path)
-        if not any(name.startswith("lun_") for name in os.listdir(self.path(path) + "/lun")):
+        if not any(map(directories.is_lun, os.listdir(self.path(path) + "/lun"))):
             raise errors.HazardRefused(f"rmdir {path}: it could succeed")
         try:
             os.rmdir(self.path(path))
@@ -214,7 +219,7 @@ class Configfs:
         elif name in _GUARDS:
             reason = _GUARDS[name](self, path, data)
         if reason:
-            raise errors.HazardRefused(f"write {path}: {reason}")
+            raise errors.HazardRefused(f"write {errors.one_line(path)}: {reason}")
         self.changes += 1
         fd = os.open(f"{self.root}/{path}", os.O_WRONLY)
         try:

@@ -5,7 +5,6 @@ A verb checks first, raises with the reason, and changes the host only after all
 from __future__ import annotations
 
 import os
-import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import (Callable, Dict, FrozenSet, Iterator, List, Mapping, Optional, Sequence,
@@ -13,8 +12,9 @@ from typing import (Callable, Dict, FrozenSet, Iterator, List, Mapping, Optional
 
 from . import diff as differ
 from . import document as documents
-from . import (dynamic, errors, executor, late, preflight, probes, reservations, restored, savefile,
-               storage)
+from . import (cautions, dynamic, errors, executor, kernel_fixes, late, opened, portals, ports,
+               preflight, probes, protection, removed, representable, reservations, restored,
+               savefile, storage, unit_serials)
 from .configfs import Configfs
 from .devices import Glance
 from .document import Document, Origin
@@ -23,16 +23,15 @@ from .host import Host
 from .journal import Journal, ids
 from .locks import PATIENCE, SCRATCH
 from .model import Backstore, Key, State, Target, backstore_key, say
-from .order import PLACE
 from .owners import REMOVED, Owners
-from .plan import DELETE, Plan, Step
+from .plan import Plan
 from .planner import plan
 from .readback import Scope, check
 from .reader import Facts, Reader, boot_id
+from .reservations import Seen
 from .revival import reachable
-from .transitions import SOURCE
 from .running import Progress, never, nothing
-from .wholefile import write_file
+from .transitions import SOURCE
 
 #: States of a source whose gates are shut, or about to be.
 AWAY = ("freezing", "frozen", "released", "thawing", "retiring")
@@ -70,6 +69,8 @@ class View:
     off: FrozenSet[Key] = frozenset()
     unclear: str = ""
     notes: Tuple[str, ...] = ()
+    #: backstores whose path leads to something else than what the kernel has open
+    elsewhere: FrozenSet[Key] = frozenset()
 
 
 class Core(Host):
@@ -110,12 +111,14 @@ class Core(Host):
             if "size" in proof:
                 served = store.parameters.get("fd_dev_size") if proof["kind"] == "file" else None
                 sizes[store.key] = int(served or proof["size"])
-        view = View(state, os.uname().nodename, os.uname().release, (), sizes,
-                    reader.off(state.backstores), unclear)
+        off = reader.off(state.backstores)
+        view = View(state, os.uname().nodename, os.uname().release, (), sizes, off, unclear,
+                    cautions.shown(self.fs, state),
+                    elsewhere=opened.elsewhere(state.backstores) - off)
         try:
             return replace(view, frozen=tuple(self.frozen_names()))
         except errors.JournalBroken as error:
-            return replace(view, notes=(
+            return replace(view, notes=view.notes + (
                 f"whether targets are frozen is not shown: {error.what}",))
 
     # ---- the source's verbs ---
@@ -123,12 +126,20 @@ class Core(Host):
                 reserved: bool = True) -> Tuple[Document, List[errors.Finding]]:
         """The document as it would be now, and why these targets could not be handed over.
 
-        ``probe``: see probes.full_status; ``reserved``: whether registrations are read.
+        ``probe``: see probes.full_status; what it told is known to what follows.  ``reserved``:
+        whether registrations are read.
         """
         reader = self._prober(names, probe) if reserved else self._plain_reader()
         state = reader.state(names)
-        document = self._document(state, reader.facts())
         findings = preflight.source(state, reader)
+        try:
+            document = self._document(state, reader.facts())
+        except errors.HandoverError:
+            errors.refuse(findings)  # which say more
+            raise
+        findings += representable.findings(document)
+        if probe:
+            self._remember(state)
         if any(target.fabric == "vhost" for target in state.targets):
             with self.alone(names), self.locks.hold(SCRATCH, patience=PATIENCE):
                 findings += preflight.live_migration(probes.logs_guest_writes(self.fs))
@@ -139,15 +150,21 @@ class Core(Host):
             return self.reader()
         with self.alone(names), self.locks.hold(SCRATCH, patience=PATIENCE):
             self.reader()
+            self.asked = probes.reads(self.fs, names)
             return self.reader(probes.full_status(self.fs, names))
 
-    def ask(self, names: Sequence[Tuple[str, str]]) -> None:
+    def ask(self, names: Sequence[Tuple[str, str]]) -> Mapping[Key, Sequence[Seen]]:
         """Ask the devices for what configfs does not show of registrations, see
-        probes.full_status; what they say is believed as long as what can be seen is the same.
+        probes.full_status; what they say is believed as long as what can be seen is the same, or
+        all of it now.
 
         Raises CannotRepresent, BadFile.
         """
-        state = self._prober(names, True).state(names)
+        reader = self._prober(names, True)
+        self._remember(reader.state(names))
+        return reader.seen
+
+    def _remember(self, state: State) -> None:
         try:
             restored.note(self.settings.state_directory, boot_id(), state)
         except OSError as error:
@@ -165,7 +182,9 @@ class Core(Host):
             state = reader.state(names)
             errors.refuse(preflight.source(state, reader), allow)
             facts = reader.facts()
-            return self._document(state, facts)
+            document = self._document(state, facts)
+            errors.refuse(representable.findings(document))
+            return document
 
     def _document(self, state: State, facts: Facts) -> Document:
         state = _settled(state)
@@ -177,16 +196,20 @@ class Core(Host):
         here = Glance()
         evidence = {say(store.key): storage.evidence(store, is_frozen, here)
                     for store in state.backstores}
-        document = Document(documents.canonical(state), is_frozen,
-                            Origin(os.uname().nodename, facts.release, facts.boot_id), evidence,
-                            notes)
-        documents.check(document)
-        return document
+        return Document(documents.canonical(state), is_frozen,
+                        Origin(os.uname().nodename, facts.release, facts.boot_id), evidence,
+                        (*notes, *opened.notes(state.backstores, self.asked),
+                         *preflight.nobody(state)))
 
     def _flush(self, state: State) -> None:
         for store in state.backstores:
-            if store.path:
-                storage.flush(store.path)
+            for path in protection.files(store):
+                storage.flush(path)
+
+    def wanted_again(self) -> List[str]:
+        """Targets whose gates are shut and may be opened again here: their relative ports are
+        wanted."""
+        return ports.claimed(self.settings.state_directory)
 
     # ---- the destination's verbs ---
     def ready(self, document: Document, maps: Sequence[str] = ()) -> Ready:
@@ -194,17 +217,17 @@ class Core(Host):
         from . import mapping
         document, applied = mapping.parse(maps).apply(document)
         reader = self.reader()
-        facts = reader.facts()
+        facts, seen = reader.facts(), opened.identities(document.state.backstores)
         have = Scope.of(document.state).read(self.fs, known=document.state)
         openings = late.openings(document.state, self.settings, document.storage)
         the_plan = plan(have, document.state, facts, late=openings)
-        the_plan = replace(the_plan, notes=(
-            *document.notes, *mapping.notes(applied), *the_plan.notes,
+        the_plan = replace(the_plan, seen=seen, notes=(
+            *document.notes, *mapping.notes(applied), *the_plan.notes, *kernel_fixes.notes(),
             *(f"{say(key)}: {one.rule.name} storage: only once the source has released it, it is "
               "acquired here and compared" for key, one in openings.items()
               if have.backstore(key) is None)))
         findings = preflight.destination(document, have, reader, facts, self.settings,
-                                         self.frozen_names())
+                                         self.wanted_again())
         differing = {one.subject for one in findings if one.error is errors.TargetDiffers}
         findings += [one for one in preflight.planned(the_plan)
                      if "/".join(one.subject.split("/")[:2]) not in differing]
@@ -237,7 +260,8 @@ class Core(Host):
         state = replace(ready.document.state, discovery_auth=ready.have.discovery_auth)
         return replace(ready, document=replace(ready.document, state=state),
                        plan=replace(plan(ready.have, state, ready.facts, late=ready.plan.late),
-                                    notes=ready.plan.notes, unknown=ready.plan.unknown))
+                                    notes=ready.plan.notes, unknown=ready.plan.unknown,
+                                    seen=ready.plan.seen))
 
     def _still(self, ready: Ready) -> None:
         """The plan is for the host as it was looked at; an undo brings it back to that."""
@@ -254,7 +278,7 @@ class Core(Host):
             try:
                 return self.run(lambda facts, trusting: replace(plan(
                     ready.have, ready.document.state, facts, trusting=trusting,
-                    late=ready.plan.late), notes=ready.plan.notes,
+                    late=ready.plan.late), notes=ready.plan.notes, seen=ready.plan.seen,
                     unknown=ready.plan.unknown), ready.have, ready.facts, progress, stop,
                     before_gate=before_gate)[1]
             except errors.Meddled as error:
@@ -275,6 +299,8 @@ class Core(Host):
         """Raises VerifyFailed where this host does not serve just what the document says."""
         have, want, _changes = self.compare(document, maps)
         check(have, want)
+        portals.check(want)
+        opened.check(have.backstores)
 
     # ---- removing ---
     def remove(self, targets: Sequence[str], everything: bool = False, allow: Sequence[str] = (),
@@ -301,24 +327,23 @@ class Core(Host):
                          for store in want.backstores if say(store.key) in targets]
             facts = reader.facts()
             findings += self._under_way([one.name for one in have.targets])
-            findings += preflight.removal(have, reader)
+            document = self._leaving(have, facts)
+            findings += [*preflight.removal(have, reader), *removed.unkept(document)]
             errors.refuse(findings, allow)
             openings = late.openings(have, self.settings, {
                 say(store.key): _evidence(store) for store in have.backstores})
             the_plan = plan(have, want, facts, verify=False, late=openings)
-            the_plan = replace(the_plan, steps=self._drop_files(the_plan, have, want, facts))
-            kept = self._keep(have, facts)
-            with self._no_handovers([target.name for target in have.targets]):
-                outcome = executor.apply(self.fs, the_plan, have, facts, progress, stop,
-                                         reservations=reader.with_reservations)
+            the_plan = unit_serials.without_files(the_plan, have, want, facts, reader)
             staying = {store.key for store in want.backstores}
             gone = [store.key for store in have.backstores if store.key not in staying]
+            mine = [target.name for target in have.targets]
+            with self._no_handovers(mine), savefile.removing(
+                    mine, map(say, gone), self.settings.state_directory, allow) as notes:
+                kept = removed.keep(document, self.settings.state_directory)
+                outcome = executor.apply(self.fs, the_plan, have, facts, progress, stop,
+                                         reservations=reader.with_reservations)
             restored.forget(self.settings.state_directory, facts.boot_id, gone)
-            try:
-                savefile.drop([target.name for target in have.targets], map(say, gone),
-                              self.settings.state_directory)
-            except errors.SavefileBroken as error:
-                outcome.notes += (f"{error.what}: targetcli may bring it back at the next boot",)
+            outcome.notes += tuple(notes)
             return outcome, kept
 
     @contextmanager
@@ -363,34 +388,12 @@ class Core(Host):
                        if _members_outside(self.fs, group.name, found, others))
         return found, State(groups, kept, discovery_auth=found.discovery_auth)
 
-    def _drop_files(self, the_plan: Plan, have: State, want: State, facts: Facts) \
-            -> Tuple[Step, ...]:
-        """The APTPL file of a removed backstore would bring its reservations back one day."""
-        kept = {store.key for store in want.backstores}
-        files = [Step(DELETE, f"{facts.dbroot}/pr/aptpl_{store.serial}", slot="restore file",
-                      about=store.key)
-                 for store in have.backstores if store.serial and store.key not in kept]
-        return tuple(sorted([*the_plan.steps, *files], key=lambda step: PLACE[step.slot]))
-
-    def _keep(self, state: State, facts: Facts) -> str:
-        """Write what is about to be removed where it can be imported from again; its path."""
-        folder = os.path.join(self.settings.state_directory, "removed")
-        name = time.strftime("%Y%m%dT%H%M%S") + f"-{os.getpid()}.json"
-        path = os.path.join(folder, name)
-        if not state.targets:
-            return ""
+    def _leaving(self, state: State, facts: Facts) -> Document:
+        """The document of what is about to be removed."""
         state, notes = dynamic.made_explicit(_settled(state), {})
-        document = Document(documents.canonical(state), False,
-                            Origin(os.uname().nodename, facts.release, facts.boot_id),
-                            {say(store.key): _evidence(store) for store in state.backstores},
-                            notes)
-        try:
-            os.makedirs(folder, mode=0o700, exist_ok=True)
-            write_file(path, documents.dumps(document))
-        except OSError as error:
-            raise errors.BadFile(f"{path} can't be written: {error.strerror}",
-                                 do="make room: what is removed is kept there first") from None
-        return path
+        return Document(documents.canonical(state), False,
+                        Origin(os.uname().nodename, facts.release, facts.boot_id),
+                        {say(store.key): _evidence(store) for store in state.backstores}, notes)
 
     def _under_way(self, names: Sequence[str]) -> List[errors.Finding]:
         """What a handover of these targets, of which this host is a side, has to say."""

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field, replace
 from typing import Callable, Dict, FrozenSet, List, Mapping, Optional, Sequence, Tuple
 
 from . import document as documents
-from . import (dynamic, errors, executor, late, mapping, preflight, reservations, restored, runtime,
-               savefile, storage)
+from . import (cautions, directories, dynamic, errors, executor, kernel_fixes, late, mapping,
+               opened, portals, ports, preflight, protection, representable, reservations,
+               restored, runtime, savefile, savefile_steps, storage, survivors)
 from .diff import diff
 from .core import Ready, cannot_freeze
 from .document import Document, Origin
@@ -22,7 +23,7 @@ from .host import Maker
 from .journal import DOCUMENT, PREPARED, RETURNED
 from .model import State, Target, backstore_key, say
 from .owners import Owners
-from .papers import Message
+from .papers import Message, document_in
 from .plan import Plan
 from .planner import plan
 from .readback import Scope, check, describe
@@ -31,7 +32,6 @@ from .running import Progress, never, reason
 from .settings import Settings
 from .standing import Standing
 from .transitions import SOURCE, Do, Mode, Paper, Row, Step
-from .wholefile import fsync_folder, write_file
 
 #: Where only is looked, there is no row.
 NOTHING = Row("", "", "", "", "", ())
@@ -140,7 +140,8 @@ class Deeds(Standing):
         found: Dict[str, Dict[str, str]] = {}
         for path in self.tpgs():
             name, _, tpgt = path.rpartition("/")
-            found.setdefault(name, {})[tpgt[5:]] = self.fs.read(f"{path}/enable").strip()
+            tag = str(directories.tag(name.partition("/")[0], tpgt))
+            found.setdefault(name, {})[tag] = self.fs.read(f"{path}/enable").strip()
         return found
 
     def _say(self, paper: Paper) -> None:
@@ -151,7 +152,6 @@ class Deeds(Standing):
     # ---- looking --------------------------------------------------------------------------------
     def _check(self) -> None:
         names = self.core.names(self.handover.targets)
-        self._ask(names)
         document, findings = self._offered(names)
         state = document.state
         by_file = self.mode is Mode.FILE
@@ -167,15 +167,17 @@ class Deeds(Standing):
                 findings.append(errors.Finding(
                     errors.InUse, target.name, "serves nobody: no TPG of it is enabled",
                     do="enable it, or remove it"))
-        findings += preflight.held(state, self.reader())
+        findings += preflight.spc2(state, self.reader())
         # By file a guest is stopped before, and ALL_TG_PT is looked at by the export.
         passed = {Mode.FILE: ("stopped-guest", "all-tg-pt"),
                   Mode.VHOST_STOPPED: ("stopped-guest",)}.get(self.mode, ())
         findings = [one for one in findings if one.override not in passed]
         if self.mode not in (Mode.ISCSI_LATE, Mode.FILE):
             findings += not_late(state, self.core.settings)
+        self.notes += cautions.before_handover(self.fs, state)
         errors.refuse(findings, self.allow)
         self.journal.keep(PREPARED, documents.dumps(document))
+        survivors.seen(self, document)
         if by_file:
             self.ready_to_freeze()
 
@@ -184,7 +186,7 @@ class Deeds(Standing):
         """What is there, and what speaks against it; by file its registrations may be untold, if
         that is allowed, until the export."""
         try:
-            return self.core.prepare(names)
+            return self.core.prepare(names, self.journal.notes.probe)
         except errors.CannotRepresent:
             if self.mode is not Mode.FILE:
                 raise
@@ -193,7 +195,9 @@ class Deeds(Standing):
 
     def _untold(self, state: State) -> None:
         """Refuse registrations that can't be told, unless that is allowed."""
-        errors.refuse(preflight.held(state, self.reader()), self.allow)
+        ask = "" if self.mode is Mode.FILE else \
+            f"lio-handover source freeze --probe {self.journal.id}"
+        errors.refuse(preflight.held(state, self.reader(), ask), self.allow)
 
     def _read(self) -> None:
         self.reader(False).target_names()
@@ -207,12 +211,14 @@ class Deeds(Standing):
             state = self.here(False)
             self._untold(state)
         self.unchanged(state)
+        errors.refuse(representable.of_state(state))
         self.dynamic = {target.name: {str(tpg.tag): dynamic.sessions(tpg) for tpg in target.tpgs
                                       if dynamic.made(tpg)} for target in state.targets}
 
     def unchanged(self, here: State) -> None:
         """Raises StructureChanged where the target is not what was offered, but for its
         registrations and gates."""
+        errors.refuse(opened.findings(here.backstores, self.core.asked), self.allow)
         changed = runtime.changes(self.prepared().state, here)
         if changed:
             more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
@@ -242,23 +248,25 @@ class Deeds(Standing):
         if self.vhost:
             if any(self.holders.held(wwpn) for wwpn in self.endpoints()) \
                     or not self.journal.notes.opened:
-                self.journal.note("opened", boot=boot_id())
+                self.journal.note("opened", durable=True, boot=boot_id())
             self._let_go()
         wanted = self.wanted_open()
         shut = [path for path in self.tpgs()
                 if path in wanted and self.fs.read(f"{path}/enable").strip() != "1"]
+        self.notes += ports.give(self.fs, self.reader(False), self.ports(), shut,
+                                 self.port_override(), self.allow)
         if shut:
-            self.journal.note("opened", boot=boot_id())
+            self.journal.note("opened", durable=True, boot=boot_id())
         for path in shut:
             self.fs.write(f"{path}/enable", b"1\n")
 
     def _savefile_drop(self) -> None:
-        savefile.drop(self.local_targets(), self.journal.notes.stores, self.directory)
+        savefile_steps.drop(self)
 
     def _savefile_put(self) -> None:
-        reader = self.reader(False)
-        paths = savefile.put(reader.state(self.names()), reader.dbroot(), self.directory)
-        self.journal.note("saved", paths=paths)
+        paths, why = savefile_steps.put(self)
+        self.notes += [why] if why else []
+        self.journal.note("saved", paths=paths, why=why)
 
     def _prove_shut(self) -> None:
         still = self.open_tpgs()
@@ -290,8 +298,8 @@ class Deeds(Standing):
 
     def _flush(self) -> None:
         for store in self.durable().state.backstores:
-            if store.path:
-                storage.flush(store.path)
+            for path in protection.files(store):
+                storage.flush(path)
 
     def scrub(self, why: str = "this host may not serve it, and is shut again: somebody brought it "
               "back") -> None:
@@ -314,7 +322,7 @@ class Deeds(Standing):
     def _ask(self, names: Sequence[Tuple[str, str]]) -> None:
         """The source's devices, where that was wanted, for what configfs does not show."""
         if self.journal.notes.probe and self.handover.role == SOURCE:
-            self.core.ask(names)
+            self.seen = self.core.ask(names)
 
     def _keep_copy(self) -> None:
         self._ask(self.names())
@@ -327,6 +335,10 @@ class Deeds(Standing):
         if self.mode is Mode.FILE and self.row.verb == "export":
             errors.refuse(preflight.all_ports(state), self.allow)
         if not self.links_are_whole({lun.key: lun.backstore for _, _, lun in state.luns()}):
+            if self.handover.role != SOURCE and not self.journal.has(RETURNED):
+                left = survivors.since(self, self.allow, self.notes)  # of a kernel that is gone
+                left = replace(left, storage=_sampled(left.storage, {}))  # it has served
+                self._keep(RETURNED, self._in_source_names(left), False)
             return
         if self.handover.role == SOURCE:
             self.unchanged(state)
@@ -340,28 +352,14 @@ class Deeds(Standing):
         self.journal.keep(name, documents.dumps(document))
         self.journal.documents[name] = document
         self.journal.note("kept", digest=runtime.digest(document.state), stale=stale)
-        self._aptpl_files(self.local(name))
-
-    def _aptpl_files(self, document: Document) -> None:
-        """The APTPL file of each backstore is in the kernel's dbroot, and nowhere else."""
-        folder = os.path.join(self.fs.read("dbroot").strip(), "pr")
-        os.makedirs(folder, mode=0o700, exist_ok=True)
-        ports = {(target.wwn, tpg.tag): int(tpg.attributes.get("rtpi", "0"))
-                 for target in document.state.targets for tpg in target.tpgs}
-        for store in document.state.backstores:
-            if not store.serial:
-                continue
-            path = os.path.join(folder, f"aptpl_{store.serial}") if store.reservations else ""
-            if path:
-                _write_other(path, reservations.file(store.reservations, ports))
-            self._remove_aptpl_files(store.serial, path)
+        survivors.leave(self, self.local(name))
 
     def _keep_paper(self) -> None:
         if self.handover.role == SOURCE:
             self._keep_returned(self.papers[Paper.RETURNED])
             return
         message = self.papers[Paper.DOCUMENT]
-        document = documents.loads(message.document, self.core.settings.document_bytes)
+        document = document_in(message, self.core.settings.document_bytes)
         changed = runtime.changes(self.kept(PREPARED).state, document.state)
         if changed:
             raise errors.StructureChanged(
@@ -388,7 +386,7 @@ class Deeds(Standing):
 
     def _keep_returned(self, message: Message) -> None:
         """The run-time state that comes back goes into what this host knows of the rest."""
-        theirs = documents.loads(message.document, self.core.settings.document_bytes)
+        theirs = document_in(message, self.core.settings.document_bytes)
         self._named(message, theirs)
         mine = self.kept(DOCUMENT)
         stores = []
@@ -439,7 +437,9 @@ class Deeds(Standing):
         self.journal.note("opened", boot=boot_id())
 
     def _build(self) -> None:
+        self.notes += kernel_fixes.notes()
         self._build_to(self.prepared().state)
+        survivors.placeholders(self, self.prepared().state.backstores)
 
     def _build_to(self, state: State) -> State:
         """As much of ``state`` as needs no registrations; what is then here."""
@@ -463,9 +463,12 @@ class Deeds(Standing):
     def _load(self) -> None:
         notes, boot = self.journal.notes, boot_id()
         whole = self.whole()
-        if whole and not notes.stale and notes.loading != boot:
+        lacking = survivors.lacking(self)  # then it must not be served while it is put right
+        if whole and not lacking and not notes.stale and notes.loading != boot:
             return
-        document = self._since(self.durable(), boot)
+        if lacking and not self.vhost:
+            self._gate_close()
+        document = survivors.since(self, self.allow, self.notes)
         digest = runtime.digest(document.state)
         want = runtime.shut(document.state)
         if whole or notes.loading == boot:
@@ -474,10 +477,11 @@ class Deeds(Standing):
         self.journal.note("loading", boot=boot)
         have = self._build_to(want)
         facts = self.reader().facts()
-        the_plan = self._run(lambda facts, _trusting: _waiting(want, facts), have, facts)
+        the_plan = self._run(lambda facts, _trusting: _waiting(want, facts, have), have, facts)
         if document is not self.durable():
             check(Scope.of(want).read(self.fs, known=the_plan.want, untouched=True),
                   the_plan.want, False)
+            survivors.leave(self, document)
         try:
             restored.note(self.directory, boot, the_plan.want)
         except OSError as error:
@@ -485,31 +489,6 @@ class Deeds(Standing):
         if self.vhost:
             self._gate_close()
         self.journal.note("loaded", boot=boot, digest=digest, commands=self.commands())
-
-    def _since(self, document: Document, boot: str) -> Document:
-        """The durable copy with what is known of registrations made after it: where the power
-        was cut those that survive it are in the APTPL files (SPC-4 5.13.4.2)."""
-        served = self.journal.notes.opened
-        if not served and self.journal.kept(DOCUMENT) is None:
-            served = self.handover.boot_id  # a source that has kept nothing yet
-        if not served:
-            return document
-        if served == boot:
-            if not self.names():
-                return document
-            raise errors.StructureChanged(
-                "parts of the target are missing, and what is there may have registrations that "
-                "nothing else has", changed="nothing was taken down",
-                do="lio-handover show, and put back what is missing")
-        stores = []
-        for store in document.state.backstores:
-            try:
-                blocks = reservations.parse_file(self.aptpl_file(store.serial))
-            except reservations.Unclear as error:
-                raise errors.CannotRepresent(f"{say(store.key)}: {error}") from None
-            stores.append(replace(store, reservations=reservations.of_file(
-                blocks, store.reservations.generation)))
-        return replace(document, state=replace(document.state, backstores=tuple(stores)))
 
     def _same_storage(self, document: Document) -> None:
         """The source has flushed: from here on both must see the same data, until it is served."""
@@ -544,6 +523,8 @@ class Deeds(Standing):
         left = diff(have, want, gates=False)
         if left:
             check(have, want, gates=False)
+        portals.check(want)
+        opened.check(have.backstores)
 
     def _late_paths(self) -> List[str]:
         """Of the backstores whose storage one host alone may have open."""
@@ -576,6 +557,8 @@ class Deeds(Standing):
         stores = [say(key) for key in self.stores() if key in placed]
         if not targets and not stores:
             self.journal.note("gone")
+            if self.row.to == "none":
+                self._forget_aptpl()
             return
         have, want = self.core.without(reader, [*targets, *stores])
         extra = {say(store.key) for store in have.backstores} - set(self.journal.notes.stores)
@@ -607,38 +590,16 @@ class Deeds(Standing):
         placed = self.reader(False).placed()
         for name, serial in self.journal.notes.stores.items():
             if serial and backstore_key(*name.split("/", 1)) not in placed:
-                self._remove_aptpl_files(serial)
-
-    def _remove_aptpl_files(self, serial: str, but: str = "") -> None:
-        """One that stayed would bring its reservations back one day."""
-        for path in self.aptpl_paths(serial):
-            if but and os.path.exists(path) and os.path.samefile(path, but):
-                continue  # one of the folders may be a link to another
-            try:
-                os.unlink(path)
-            except FileNotFoundError:
-                continue
-            fsync_folder(os.path.dirname(path))
-
-
-def _write_other(path: str, content: bytes) -> None:
-    """Write a file, unless that is in it."""
-    try:
-        with open(path, "rb") as file:
-            if file.read() == content:
-                return
-    except FileNotFoundError:
-        pass
-    write_file(path, content)
+                survivors.remove(self, serial)
 
 
 def _sampled(proofs: Mapping[str, documents.Evidence],
              later: Mapping[str, documents.Evidence]) -> Dict[str, documents.Evidence]:
     """What proves that storage is the same, with what its data were ``later``, if that is known."""
-    data = ("sample", "sample_zero")
-    return {name: {**{key: value for key, value in proof.items() if key not in data},
-                   **{key: value for key, value in later.get(name, {}).items() if key in data}}
-            for name, proof in proofs.items()}
+    data = ("sample", "sample_zero")  # of a companion file, too: protection_sample
+    return {name: {**{key: value for key, value in proof.items() if not key.endswith(data)},
+                   **{key: value for key, value in later.get(name, {}).items()
+                      if key.endswith(data)}} for name, proof in proofs.items()}
 
 
 def not_late(state: State, settings: Settings) -> List[errors.Finding]:
@@ -648,13 +609,13 @@ def not_late(state: State, settings: Settings) -> List[errors.Finding]:
             for key in late.openings(state, settings, {})]
 
 
-def _waiting(want: State, facts: Facts) -> Plan:
+def _waiting(want: State, facts: Facts, have: State) -> Plan:
     """What had to wait, of a host that has the staged part of ``want``: planned as for one that
     has nothing of it."""
     placed = facts.placed or {}
     want = replace(want, backstores=tuple(
         replace(one, hba=placed.get(one.key, "")) for one in want.backstores))
-    made = plan(State(), want, _without(facts, want), verify=False)
+    made = plan(State(), want, _without(facts, want), verify=False, there=have)
     return replace(made, steps=tuple(step for step in made.steps if step.slot == "folder"
                                      or step.phase == "activate" and step.slot != "gate"))
 

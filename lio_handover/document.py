@@ -114,6 +114,11 @@ class Document:
         """64 hex digits; the same for the same document everywhere."""
         return digest_of(self.body)
 
+    @property
+    def size(self) -> int:
+        """How many bytes it has, though ``loads`` may not take them."""
+        return len(with_digest(self.body))
+
     @cached_property
     def judged(self) -> bool:
         """True where it can be read again, else a DocumentError."""

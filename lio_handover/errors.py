@@ -283,6 +283,8 @@ class SavefileBroken(HandoverError):
     """Look at targetcli's save file: a handover must be able to read and to write it."""
 
     code = 66
+    #: it is no whole file, which it may be in a moment
+    half = False
 
 
 class Undecided(HandoverError):

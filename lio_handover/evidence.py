@@ -4,7 +4,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Dict, FrozenSet, List, Mapping, Optional, Sequence, Tuple
 
-from . import errors, fence
+from . import errors, fence, survivors
 from .answer import Answer, Peer
 from .core import Core
 from .journal import Handover, Journal
@@ -110,7 +110,7 @@ class Evidence:
         if handover.over and (self.superseded or (
                 not cut_off if handover.boot_id == boot_id() else
                 handover.state in ("idle", "confirmed") and not self._half_brought_back()
-                and self.standing.settled(cut_off))):
+                and self.standing.settled(cut_off) and not survivors.lacking(self.standing))):
             return None
         row = self._first()
         if row is None and (handover.state == "released" or self._inband_frozen()):

@@ -80,7 +80,7 @@ FRESH: Mapping[Tuple[str, str], Values] = {
 #: (kind of object, attribute) → those of the same object that writing it changes, too
 CLOBBERS: Mapping[Tuple[str, str], Tuple[str, ...]] = {
     ("backstore", "attrib/emulate_model_alias"): ("wwn/product_id",),
-    ("backstore", "attrib/block_size"): ("attrib/optimal_sectors", "attrib/max_unmap_lba_count",
+    ("backstore", "attrib/block_size"): ("attrib/max_unmap_lba_count",
                                          "attrib/max_write_same_len"),
     ("backstore", "attrib/pi_prot_type"): ("attrib/pi_prot_verify",),
     ("alua_group", "alua_access_type"): ("alua_access_state", "alua_access_status"),

@@ -13,8 +13,7 @@ from dataclasses import replace
 from typing import (Callable, Dict, FrozenSet, Iterator, List, Mapping, Optional, Sequence,
                     Tuple)
 
-from . import document as documents
-from . import errors, mapping, preflight
+from . import errors, followed, kernel_fixes, mapping, preflight
 from .answer import Answer, Peer, answer_from_json, answer_to_json
 from .core import Core, Ready, lock_names
 from .deeds import Deeds, not_late
@@ -26,7 +25,7 @@ from .running import Progress, never, reason
 from .journal import PREPARED, Handover, Journal, ids
 from .model import State, say
 from .owners import Owner, Owners
-from .papers import Message, is_id
+from .papers import Message, document_in, is_id
 from .reader import boot_id
 from .standing import Standing
 from .transitions import (ALONE, ASKS, DESTINATION, SOURCE, VERBS, Mode, Paper, Row, rows_for,
@@ -85,9 +84,10 @@ class Handovers:
 
         Of all, one whose journal can't be read has the error in its notes.
         """
-        if id:
-            return [self._status(Journal(self._directory, id))]
-        return self._each(lambda one: self._status(Journal(self._directory, one)))
+        found = [self._status(Journal(self._directory, id))] if id else \
+            self._each(lambda one: self._status(Journal(self._directory, one)))
+        return [*found[:-1], *(replace(one, notes=one.notes + kernel_fixes.notes())
+                               for one in found[-1:])]
 
     def _each(self, work: Callable[[str], Answer]) -> List[Answer]:
         """For every handover, the oldest first; what fails for one stands in its notes."""
@@ -115,7 +115,7 @@ class Handovers:
         standing = Standing(self.core, journal, handover.epoch)
         papers = [standing.message(paper) for paper in Paper if paper in may and (
             paper.name.lower() in journal.notes.said or (state, paper) in _TRUE_AT_ONCE)]
-        notes = [journal.notes.forced] if journal.notes.forced else []
+        notes = [one for one in (journal.notes.forced, journal.notes.unsaved) if one]
         if handover.busy:
             step = journal.notes.step
             notes.append(f"{handover.busy} was begun and has not ended"
@@ -168,8 +168,9 @@ class Handovers:
                     self._shut_where_broken(id)
                 journal, epoch = self._begin(verb, role, id, targets, mode, papers, maps, peer,
                                              allow, ready)
-                if probe and role == SOURCE and not journal.notes.probe:
+                if probe and not journal.notes.probe:
                     journal.note("probe")
+                followed.catch_up(self.core, verb, journal)
                 run = Evidence(self.core, self.peer, journal, verb, epoch, papers, words,
                                self.superseded(journal.handover), peer)
                 return self._recover(run, by, allow, progress, stop) if verb == "recover" else \
@@ -228,8 +229,8 @@ class Handovers:
             found = self.core.lock_names(self.core.names(targets))
         for one in papers:
             if verb == "stage" and one.paper is Paper.OFFER:
-                state = mapping.parse(maps).apply(documents.loads(
-                    one.document, self.core.settings.document_bytes))[0].state
+                state = mapping.parse(maps).apply(document_in(
+                    one, self.core.settings.document_bytes))[0].state
                 found += [*(target.name for target in state.targets),
                           *(say(store.key) for store in state.backstores)]
         return [f"handover/{id}", *found]
@@ -395,6 +396,7 @@ class Handovers:
     @staticmethod
     def _before(deeds: Deeds, verb: str) -> None:
         """What would stop a freeze is found while the source still serves."""
+        deeds.may_open(deeds.row, deeds.allow)
         if verb == "freeze" and deeds.handover.state:
             deeds.ready_to_freeze()
 
@@ -499,7 +501,7 @@ class Handovers:
         document: Optional[Document] = None
         local: Tuple[str, ...] = ()
         if verb == "stage":
-            document = documents.loads(paper.document, self.core.settings.document_bytes)
+            document = document_in(paper, self.core.settings.document_bytes)
             state = self._can_stage(paper, document, maps, allow)
             stores = {say(one.key): one.serial for one in state.backstores}
             local = tuple(one.name for one in state.targets)
@@ -530,7 +532,7 @@ class Handovers:
         facts = reader.facts()
         have = Scope.of(local.state).read(self.core.fs, known=local.state)
         found = preflight.destination(local, have, reader, facts, self.core.settings,
-                                      self.core.frozen_names())
+                                      self.core.wanted_again())
         if Mode(paper.mode) is not Mode.ISCSI_LATE:
             found += not_late(local.state, self.core.settings)
         errors.refuse([one for one in found if one.error is not errors.NotFrozen], allow)

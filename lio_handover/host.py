@@ -4,7 +4,7 @@ from __future__ import annotations
 import os
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from typing import Callable, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from . import errors, executor, restored
 from .configfs import Configfs
@@ -28,6 +28,9 @@ class Host:
         self.settings = settings if settings is not None else load()
         self.fs = fs if fs is not None else Configfs()
         self._mine = False  # whether this holds its locks
+        self.notes: List[str] = []  # what the last verb has to tell
+        #: what backstores said of what they have open, see probes.reads
+        self.asked: Dict[Key, Optional[bool]] = {}
 
     def names(self, targets: Sequence[str], everything: bool = False) -> List[Tuple[str, str]]:
         """(fabric, WWN) of the targets named ``iscsi/iqn.…``.  Raises NoSuchTarget."""
@@ -53,9 +56,11 @@ class Host:
     def reader(self, seen: Optional[Mapping[Key, Sequence[Seen]]] = None) -> Reader:
         if not self.fs.exists("core"):
             raise no_modules()
-        return Reader(self.fs, seen=seen,
+        made = Reader(self.fs, seen=seen,
                       known={key: (held,) for key, held in restored.load(
                           self.settings.state_directory, boot_id()).items()})
+        made.asked = self.asked
+        return made
 
     def outline(self, names: Sequence[Tuple[str, str]]) -> State:
         """These targets without their registrations: nothing of it is refused."""

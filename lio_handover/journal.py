@@ -4,7 +4,8 @@
 the disk, file and folder, when ``state`` returns; notes (which step was begun, what was loaded)
 are plain appends: a crash of the program loses none of them, and a crash of the host makes them
 worthless, as the kernel they are about is gone.  Beside it lie whole files: ``prepared.json``
-(what was offered), ``document.json`` (the final document), ``returned.json``.
+(what was offered), ``document.json`` (the final document), ``returned.json``; and
+``savefile.json``, what was taken out of targetcli's save file.
 """
 from __future__ import annotations
 
@@ -12,16 +13,21 @@ import os
 import shutil
 import time
 from dataclasses import dataclass, field
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
+from typing import (Any, ContextManager, Dict, Iterator, List, Mapping, Optional, Sequence,
+                    Tuple)
 
 from . import errors
 from .document import Document
+from .locks import PATIENCE, Locks
 from .papers import is_id
 from .transitions import DESTINATION, SOURCE, STATES, Mode
 from .wholefile import fsync_folder, write_file
 
 PREPARED, DOCUMENT, RETURNED = "prepared.json", "document.json", "returned.json"
-FILES = (PREPARED, DOCUMENT, RETURNED)
+SAVED = "savefile.json"
+#: What the kernel's APTPL files were since the last document was kept, see followed.py.
+FOLLOWED = "followed.json"
+FILES = (PREPARED, DOCUMENT, RETURNED, SAVED, FOLLOWED)
 
 OVER = {SOURCE: ("idle", "retired"), DESTINATION: ("none", "confirmed")}
 
@@ -71,10 +77,14 @@ class Notes:
     opened: str = ""  # boot id of the kernel in which the gate was opened since the last copy
     commands: Dict[str, int] = field(default_factory=dict)  # num_cmds after the load
     saved: Tuple[str, ...] = ()  # save files that hold the targets
+    unsaved: str = ""  # why none does, where it should
     said: Dict[str, List[str]] = field(default_factory=dict)  # paper → digests
     verb: str = ""  # that was begun last
     fenced: str = ""  # why the other host is believed to be off, until that is acted upon
     forced: str = ""  # the same, and whose word it was, of the present state
+    survived: str = ""  # boot id of a kernel that was looked at and has all that outlived power
+    left: Tuple[str, ...] = ()  # serials whose APTPL file was there when the copy was kept
+    kept_in: str = ""  # boot id of the kernel that the copy was kept under
     probe: bool = False  # devices are asked for what configfs does not show of registrations
 
 
@@ -132,7 +142,7 @@ class Journal:
             raise errors.NoSuchHandover(f"this host has no handover {self.id}",
                                         do="lio-handover status") from None
         except OSError as error:
-            raise _broken(self.path, error, _way_out(self.folder)) from None
+            raise _broken(self.path, error, way_out(self.folder)) from None
         import json
         lines = data.split(b"\n")
         for number, line in enumerate(lines[:-1], 1):  # what follows the last newline is a half
@@ -141,7 +151,7 @@ class Journal:
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 self.broken = errors.JournalBroken(
                     f"{self.path}, line {number} can't be read: {type(error).__name__}",
-                    do=_way_out(self.folder))
+                    do=way_out(self.folder))
                 if not partly or number == 1:
                     raise self.broken from None
                 self._only(json.loads(lines[0]))
@@ -201,7 +211,11 @@ class Journal:
         elif kind == "gone":
             notes.loading, notes.loaded, notes.opened = "", ("", ""), ""
         elif kind == "saved":
-            notes.saved = tuple(one["paths"])
+            notes.saved, notes.unsaved = tuple(one["paths"]), one.get("why", "")
+        elif kind == "survived":
+            notes.survived = one["boot"]
+        elif kind == "left":
+            notes.left, notes.kept_in = tuple(one["serials"]), one["boot"]
         elif kind == "probe":
             notes.probe = True
         elif kind == "fenced":
@@ -219,9 +233,9 @@ class Journal:
             record["gates"] = gates
         self._append(record, durable=True)
 
-    def note(self, record: str, **more: Any) -> None:
-        """A record that need not outlive the kernel it is about."""
-        self._append({"record": record, **more}, durable=False)
+    def note(self, record: str, durable: bool = False, **more: Any) -> None:
+        """A record; unless ``durable`` one that need not outlive the kernel it is about."""
+        self._append({"record": record, **more}, durable=durable)
 
     def _append(self, record: Dict[str, Any], durable: bool) -> None:
         import json
@@ -249,8 +263,14 @@ class Journal:
 
     # ---- whole files --------------------------------------------------------------------------
     def keep(self, name: str, content: bytes) -> None:
-        """Keep a document: whole and on the disk when this returns."""
+        """Keep a document: whole and on the disk when this returns.  What followed the one before
+        it has ended, and goes first: it must not seem newer than this."""
         self.documents.clear()
+        self._unlink(FOLLOWED)
+        self.keep_beside(name, content)
+
+    def keep_beside(self, name: str, content: bytes) -> None:
+        """Keep a file: whole and on the disk when this returns."""
         try:
             write_file(os.path.join(self.folder, name), content)
         except OSError as error:
@@ -271,17 +291,31 @@ class Journal:
         """Whether a document was kept."""
         return os.path.exists(os.path.join(self.folder, name))
 
-    def drop(self) -> None:
+    def drop(self, names: Sequence[str] = FILES) -> None:
         """Remove the documents, and with them the secrets in them."""
         self.documents.clear()
-        for name in FILES:
-            path = os.path.join(self.folder, name)
-            try:
-                os.unlink(path)
-            except FileNotFoundError:
-                pass
-            except OSError as error:
-                raise _broken(path, error) from None
+        for name in names:
+            self._unlink(name)  # what follows goes last, see following()
+
+    def following(self) -> ContextManager[None]:
+        """Nobody else writes, or removes, what follows the APTPL files meanwhile."""
+        return Locks(os.path.dirname(os.path.dirname(self.folder))).hold(
+            f"followed/{self.id}", patience=PATIENCE)
+
+    def _unlink(self, name: str) -> None:
+        if name == FOLLOWED:
+            with self.following():
+                return self._unlinked(name)
+        self._unlinked(name)
+
+    def _unlinked(self, name: str) -> None:
+        path = os.path.join(self.folder, name)
+        try:
+            os.unlink(path)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise _broken(path, error) from None
 
     def remove(self) -> None:
         """Forget a handover that came to nothing before its first state."""
@@ -305,7 +339,7 @@ def ids(directory: str) -> Iterator[str]:
             continue
         except OSError as error:
             folder = os.path.join(directory, "handovers", name)
-            raise _broken(folder, error, _way_out(folder)) from None
+            raise _broken(folder, error, way_out(folder)) from None
 
 
 def _whole_lines(fd: int) -> int:
@@ -324,7 +358,7 @@ def _whole_lines(fd: int) -> int:
     return end
 
 
-def _way_out(folder: str) -> str:
+def way_out(folder: str) -> str:
     """What to do where a journal can't be read."""
     return (f"lio-handover status {os.path.basename(folder)} on the other host, which says who may "
             f"serve; then move {folder} aside (docs/handover-protocol.md)")

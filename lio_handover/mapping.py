@@ -7,6 +7,7 @@
     initiator:naa.…=naa.…               an ACL's name, a nexus, and their registrations
     rtpi:1=fresh                        a relative port, of every TPG that has it
     rtpi:iscsi/iqn.…/tpg1=7             that of one TPG, whatever it is
+    limit:queue_depth=128               what is more than this host's devices can have, see limits
 
 Every name is looked up as the document has it, so that two names can be exchanged.  Block devices
 that are known by a WWID are found by it where the path leads elsewhere on this host.
@@ -18,14 +19,14 @@ import re
 from dataclasses import dataclass, field, replace
 from typing import Dict, List, NamedTuple, NoReturn, Optional, Sequence, Set, Tuple
 
-from . import devices, model
+from . import devices, limits, model
 from .devices import HERE, Host
 from .document import Document, acl_key, canonical, check, portal_key
 from .errors import BadMap, DocumentError, Duplicate
-from .model import Key, say
+from .model import Attributes, Key, say
 from .parameters import HCTL
 
-KINDS = ("device", "root", "portal", "target", "initiator", "rtpi")
+KINDS = ("device", "root", "portal", "target", "initiator", "rtpi", "limit")
 #: Instead of a relative port: one that only depends on the TPG's name.
 FRESH = "fresh"
 #: The kernel itself gives the lowest that is free (target_core_tpg.c:target_tpg_register_rtpi).
@@ -72,6 +73,8 @@ def parse(options: Sequence[str]) -> "Mapping":
             _bad(option, "has a port on one side only")
         elif kind == "rtpi" and not (_is_port(new) or new == FRESH):
             _bad(option, f"{_show(new)} is neither 1 to {_HIGHEST_PORT} nor {FRESH}")
+        elif kind == "limit" and (old not in limits.MAPPED or not re.fullmatch("[0-9]{1,10}", new)):
+            _bad(option, f"is not one of {', '.join(limits.MAPPED)} and a number")
         if old in names[kind]:
             _bad(option, f"{_show(old)} is mapped twice")
         names[kind][old] = new
@@ -97,9 +100,11 @@ def fresh_port(tpg: Key) -> str:
 
 def notes(applied: Sequence[Applied]) -> Tuple[str, ...]:
     """What initiators will notice of the maps."""
-    return tuple(f"{old} becomes {new}: initiators see it in VPD page 83, REPORT TARGET PORT "
-                 "GROUPS and READ FULL STATUS, and may take it for another port"
-                 for what, old, new in applied if what == "rtpi")
+    return (*(f"{old} becomes {new}: initiators see it in VPD page 83, REPORT TARGET PORT "
+              "GROUPS and READ FULL STATUS, and may take it for another port"
+              for what, old, new in applied if what == "rtpi"),
+            *(f"{old} becomes {new}: {limits.MAPPED[old.split()[0]]}"
+              for what, old, new in applied if what == "limit"))
 
 
 @dataclass(frozen=True)
@@ -112,6 +117,7 @@ class Mapping:
     targets: Dict[str, str] = field(default_factory=dict)
     initiators: Dict[str, str] = field(default_factory=dict)
     rtpis: Dict[str, str] = field(default_factory=dict)
+    limits: Dict[str, str] = field(default_factory=dict)
 
     def apply(self, document: Document, host: Optional[Host] = HERE,
               ) -> Tuple[Document, List[Applied]]:
@@ -205,7 +211,17 @@ class _Applying:
         return self.use("rtpi", old, f"{say(key)}: relative port {has or 'of each LUN'}", new)
 
     def portal(self, one: model.Portal, tpg: Key) -> model.Portal:
-        return replace(one, key=portal_key(tpg, self.address(one.address)))
+        return replace(one, key=portal_key(tpg, self.address(one.address)),
+                       attributes=self.limited(one.attributes))
+
+    def limited(self, attributes: Attributes) -> Attributes:
+        """With no more than the maps let each be."""
+        found = {limits.path_of(name): most for name, most in self.mapping.limits.items()}
+        return {path: self.use("limit", path.rpartition("/")[2],
+                               f"{path.rpartition('/')[2]} {value}", most)
+                if most is not None and value.isdecimal() and int(value) > int(most) else value
+                for path, value in attributes.items() for most in [found.get(path)]} \
+            if found else attributes
 
     def address(self, name: str) -> str:
         if name in self.mapping.portals:
@@ -233,7 +249,7 @@ class _Applying:
         held = replace(one.reservations, registrations=tuple(
             map(self.registration, one.reservations.registrations)))
         path = self.path(one)
-        parameters, attributes = dict(one.parameters), dict(one.attributes)
+        parameters, attributes = dict(one.parameters), dict(self.limited(one.attributes))
         if one.plugin == "pscsi":
             parameters.update(self.scsi_address(one, path))
         elif path != one.path:
@@ -290,7 +306,8 @@ class _Applying:
 
 
 _NOUNS = {"device": "backstore on", "root": "backstore below", "portal": "portal",
-          "target": "target", "initiator": "initiator", "rtpi": "TPG with the relative port"}
+          "target": "target", "initiator": "initiator", "rtpi": "TPG with the relative port",
+          "limit": "object that has more of"}
 
 
 def _bare(wwn: str) -> str:

@@ -5,6 +5,9 @@ else in ``attributes``: ``{path below the object's directory: value as it would 
 ``key`` says who an object is, without saying where on this host it happens to live: the
 number of an HBA is not part of it.  ``children`` makes comparing two hosts one linear walk.
 
+A TPG's, LUN's or mapped LUN's ``directory`` is what it is called on this host where that is not
+the kernel's own spelling of its number, else "" (see directories); ``at`` is either.
+
 Nothing here reads, writes or judges.
 """
 from __future__ import annotations
@@ -12,6 +15,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Dict, Iterator, List, Mapping, Optional, Tuple, Union
+
+from . import directories
 
 Key = Tuple[str, ...]
 
@@ -134,7 +139,8 @@ class LuGroup:
 class Backstore:
     """A disk: ``plugin`` is fileio, iblock, …; ``parameters`` what goes into ``control``.
 
-    ``hba`` is where it lives on this host (``fileio_0``), not who it is.
+    ``hba`` is where it lives on this host (``fileio_0``), not who it is.  Of several with one name
+    all but the first are called ``fileio_1/name`` in their keys, which no document has.
     """
 
     key: Key
@@ -145,6 +151,8 @@ class Backstore:
     hba: str = field(default="", compare=False)
     #: attributes of class HOST which an initiator can see or which must match; never written
     host: Attributes = field(default_factory=dict, compare=False)
+    #: the block device that the kernel has open, ``8:16``, where it shows that
+    opened: str = field(default="", compare=False)
 
     kind = "backstore"
 
@@ -154,7 +162,8 @@ class Backstore:
 
     @property
     def name(self) -> str:
-        return self.key[2]
+        """As the kernel has it: the key of one that shares it begins with its HBA's."""
+        return kernel_name(self.key)
 
     @property
     def path(self) -> str:
@@ -201,12 +210,18 @@ class Lun:
     backstore: Optional[Key] = None
     alias: str = field(default="", compare=False)
     attributes: Attributes = field(default_factory=dict)
+    directory: str = field(default="", compare=False)
 
     kind = "lun"
 
     @property
     def number(self) -> int:
-        return int(self.key[-1])
+        word = self.key[-1]
+        return int(word) if word.isdigit() else directories.lun_number(word)
+
+    @property
+    def at(self) -> str:
+        return self.directory or f"lun_{self.key[-1]}"
 
     def children(self) -> Tuple["Object", ...]:
         return ()
@@ -214,18 +229,29 @@ class Lun:
 
 @dataclass(frozen=True)
 class MappedLun:
-    """A LUN as one initiator sees it: ``lun`` is the number of the TPG's LUN, or None."""
+    """A LUN as one initiator sees it: ``lun`` is the number of the TPG's LUN, or None.
+
+    ``alias`` is the link's name.  One whose link is there and does nothing, as its LUN was linked
+    again since, has no ``lun`` and is ``dead``.
+    """
 
     key: Key
     lun: Optional[int] = None
     alias: str = field(default="", compare=False)
     attributes: Attributes = field(default_factory=dict)
+    directory: str = field(default="", compare=False)
+    dead: bool = field(default=False, compare=False)
 
     kind = "mapped_lun"
 
     @property
     def number(self) -> int:
-        return int(self.key[-1])
+        word = self.key[-1]
+        return int(word) if word.isdigit() else directories.lun_number(word)
+
+    @property
+    def at(self) -> str:
+        return self.directory or f"lun_{self.key[-1]}"
 
     def children(self) -> Tuple["Object", ...]:
         return ()
@@ -260,12 +286,18 @@ class Tpg:
     acls: Tuple[Acl, ...] = ()
     #: initiators logged in or dynamic; not part of what is handed over
     sessions: Tuple[str, ...] = field(default=(), compare=False)
+    directory: str = field(default="", compare=False)
 
     kind = "tpg"
 
     @property
     def tag(self) -> int:
-        return int(self.key[-1])
+        word = self.key[-1]
+        return int(word) if word.isdigit() else directories.tag(self.fabric, word)
+
+    @property
+    def at(self) -> str:
+        return self.directory or f"tpgt_{self.key[-1]}"
 
     @property
     def fabric(self) -> str:
@@ -368,6 +400,12 @@ def backstore_key(plugin: str, name: str) -> Key:
     return ("backstore", plugin, name)
 
 
+def kernel_name(key: Key) -> str:
+    """The folder's name of a backstore below its HBA, which only there is the only one: where
+    two HBAs have a backstore of one name, their keys have ``HBA/NAME`` instead."""
+    return key[2].rpartition("/")[2]
+
+
 def target_key(fabric: str, wwn: str) -> Key:
     return ("target", fabric, wwn)
 
@@ -377,9 +415,9 @@ def say(key: Key) -> str:
     kind, *rest = key
     if kind != "target":
         return "/".join(rest)
-    words = rest[:2] + [f"tpg{tag}" for tag in rest[2:3]]
+    words = rest[:2] + [f"tpg{tag}" if tag.isdigit() else tag for tag in rest[2:3]]
     below = rest[3:]
     while below:
         what, name, *below = below
-        words.append(f"lun{name}" if what == "lun" else name)
+        words.append(f"lun{name}" if what == "lun" and name.isdigit() else name)
     return "/".join(words)

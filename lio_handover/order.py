@@ -75,7 +75,8 @@ ORDER: Tuple[Slot, ...] = (
     Slot("TPG", STAGE, ""),
     Slot("TPG attribute", STAGE, "the relative port is fixed at enable, and goes into each "
                                  "registration"),
-    Slot("portal", STAGE, "the address need not be on this host yet (IP_FREEBIND)"),
+    Slot("portal", STAGE, "the address need not be on this host yet (IP_FREEBIND); any address "
+                          "comes first: after one of the other family nobody could reach it"),
     Slot("portal attribute", STAGE, ""),
     Slot("LUN", STAGE, "the place; its link is the export"),
     Slot("ACL", STAGE, ""),

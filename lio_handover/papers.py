@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import Any, Dict, Iterable, Tuple
+from typing import Any, Dict, Iterable, NoReturn, Tuple, Type
 
+from . import document as documents
+from .document import Document
 from .sealed import MAX_BYTES
-from .shape import fail
-from .errors import BadShape, BadValue, NotJson, TooLarge
+from .errors import BadShape, BadValue, DocumentError, NotJson, TooLarge
 from .transitions import Mode, Paper
 
 #: More papers than a handover has are nobody's.
@@ -24,6 +25,7 @@ MAX_PAPERS = 16
 #: The papers that carry a document.
 WITH_DOCUMENT = (Paper.OFFER, Paper.DOCUMENT, Paper.RETURNED)
 
+_AGAIN = "give the papers as the other side's verb answered them"
 _ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _DIGEST = re.compile(r"(?:[0-9a-f]{64})?")
 _FIELDS = ("paper", "handover", "epoch", "digest", "targets", "mode", "document")
@@ -48,6 +50,19 @@ def is_id(text: str) -> bool:
     return bool(_ID.fullmatch(text))
 
 
+def fail(error: Type[DocumentError], what: str) -> NoReturn:
+    raise error(what, do=_AGAIN)
+
+
+def document_in(message: Message, limit: int) -> Document:
+    """The document that a paper carries.  Raises a DocumentError."""
+    try:
+        return documents.loads(message.document, limit)
+    except DocumentError as error:
+        error.do = _AGAIN
+        raise
+
+
 def to_json(messages: Iterable[Message]) -> bytes:
     """The bytes that ``from_json`` reads."""
     import json
@@ -65,12 +80,11 @@ def from_json(data: bytes, limit: int = 2 * MAX_BYTES) -> Tuple[Message, ...]:
     """
     import json
     if len(data) > limit:
-        raise TooLarge(f"the papers have more than {limit} bytes")
+        raise TooLarge(f"the papers have more than {limit} bytes", do=_AGAIN)
     try:
         found = json.loads(data.decode("utf-8"))
     except (ValueError, RecursionError):
-        raise NotJson("the papers are not JSON", do="give what the other side's verb "
-                                                    "answered") from None
+        raise NotJson("the papers are not JSON", do=_AGAIN) from None
     if not isinstance(found, list) or len(found) > MAX_PAPERS:
         fail(BadShape, f"the papers are not a list of at most {MAX_PAPERS}")
     return tuple(_message(one, f"$[{number}]") for number, one in enumerate(found))

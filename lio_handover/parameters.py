@@ -28,6 +28,12 @@ def parse(plugin: str, info: str) -> Dict[str, str]:
     return read(match) if match and read else {}
 
 
+def device(info: str) -> str:
+    """major:minor of the block device that the kernel opened, "" where it shows none."""
+    match = re.search(r"Major: (\d+) Minor: (\d+)", info)
+    return f"{match[1]}:{match[2]}" if match and match.groups() != ("0", "0") else ""
+
+
 def _fileio(match: "re.Match[str]") -> Dict[str, str]:
     found = {"fd_dev_name": match[1]}
     if match[2] != "0":

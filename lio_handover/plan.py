@@ -96,6 +96,8 @@ class Plan:
     late: Mapping[Key, Opening] = field(default_factory=dict)
     #: whether what the table does not know may be as this kernel makes it
     unknown: bool = False
+    #: path of a backstore → what it led to when it was looked at, see opened.identities
+    seen: Mapping[str, Tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def stage(self) -> Tuple[Step, ...]:

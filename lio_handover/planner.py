@@ -3,11 +3,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from itertools import count
+from os import fsencode
 from typing import (Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Set,
                     Tuple)
 
 from . import diff as differ
-from . import errors, fresh, reservations
+from . import dbroot, errors, fresh, portals, protection, reservations
 from .attributes import CARRIED, Attribute, owner_of, rows
 from .diff import Change, Create, Register, Relink, Remove, diff
 from .late import Opening
@@ -21,6 +22,7 @@ from .plan import (ACQUIRE, DRAIN, DRIVERS, FILE, FLUSH, FOLDER, IDLE, LINK, LOA
 from .reader import Facts
 from .revival import LAST, Revival, dummies, merged, reachable
 from .scsibus import AUTOPROBE
+from .treepaths import Paths
 
 _NOTHING: Mapping[str, str] = {}
 
@@ -36,27 +38,29 @@ MODULES = {"fileio": "target_core_file", "iblock": "target_core_iblock",
 def plan(have: State, want: State, facts: Facts,
          keep_fabrics: Optional[Sequence[str]] = None, verify: bool = True,
          partial: bool = False, trusting: bool = True,
-         late: Optional[Mapping[Key, Opening]] = None) -> Plan:
+         late: Optional[Mapping[Key, Opening]] = None, there: State = State()) -> Plan:
     """The steps from ``have`` to ``want`` on the host that ``facts`` describe.
 
     ``keep_fabrics``: which fabric directories may stay when they become empty (None: all).
     ``partial``: what ``want`` leaves open may be as the kernel makes it, see diff.
     ``trusting``: new objects are what fresh.py says they are; else each attribute is looked at.
     ``late``: backstores on either side whose storage one host alone may have open, see late.
+    ``there``: what is here besides ``have``; directories keep their names.
     Nothing is raised for what can't be done in place: it stands in ``refused``.
     """
     changes = diff(have, want, partial=partial)
-    planner = _Planner(have, want, facts, keep_fabrics, partial, trusting, late or {})
+    planner = _Planner(have, want, facts, keep_fabrics, partial, trusting, late or {},
+                       there.index())
     return replace(planner.plan(changes, verify), partial=partial, late=late or {})
 
 
 def freezing(have: State, shut: State, facts: Facts) -> Plan:
     """The steps from ``have`` to the same with gates shut, idle, and its data on the storage."""
     the_plan = plan(have, shut, facts, verify=False)
-    stores = [store for store in have.backstores if store.path]
     steps = [*the_plan.steps, Step(IDLE, "", slot="idle"),
-             *(Step(op, store.path, slot=slot, about=store.key)
-               for op, slot in ((OPEN, "open storage"), (SYNC, "flush")) for store in stores)]
+             *(Step(op, path, slot=slot, about=store.key) for store in have.backstores
+               for path in protection.files(store)
+               for op, slot in ((OPEN, "open storage"), (SYNC, "flush")))]
     return replace(the_plan, steps=tuple(sorted(steps, key=lambda step: PLACE[step.slot])))
 
 
@@ -69,12 +73,13 @@ class _Planner:
     partial: bool
     trusting: bool
     late: Mapping[Key, Opening]
+    there: Mapping[Key, Object]
     steps: List[Tuple[Tuple[int, Tuple[int, ...], int], Step]] = field(default_factory=list)
     refused: List[errors.Finding] = field(default_factory=list)
     said: Set[Tuple[str, str]] = field(default_factory=set)
-    paths: Dict[Key, str] = field(default_factory=dict)
     known: Dict[Tuple[Key, str, bool], Mapping[str, str]] = field(default_factory=dict)
     unknown: Set[str] = field(default_factory=set)
+    unlinked: Set[Key] = field(default_factory=set)  # LUNs that are there and are to be linked
 
     def plan(self, changes: Sequence[Change], verify: bool) -> Plan:
         self.old, self.new = self.have.index(), self.want.index()
@@ -82,6 +87,7 @@ class _Planner:
         self.removed = {one.key for one in changes if isinstance(one, Remove)}
         self.hba = dict(self.facts.placed or {})
         self.hbas = set(self.facts.hbas)
+        self.path = Paths(self.hba, self.old, self.there).of
         self._place_backstores()
         self.staying = {hba for key, hba in self.hba.items() if key not in self.removed}
         self.exported = {lun.backstore for _, _, lun in self.have.luns()
@@ -100,7 +106,7 @@ class _Planner:
                 self._remove(one)
             elif isinstance(one, differ.Set):
                 self._set(one)
-            else:
+            elif not isinstance(one, Relink) or not self._again(one):
                 self._cannot(one)
         self._link_luns()
         self._reservations()
@@ -145,30 +151,17 @@ class _Planner:
                 self.hba[one.key] = next(name for name in names if name not in taken)
             taken.add(self.hba[one.key])
 
-    def path(self, key: Key) -> str:
-        """Where an object is, or will be, in the target tree."""
-        found = self.paths.get(key)
-        if found is None:
-            found = self.paths[key] = self._path(key)
-        return found
-
-    def _path(self, key: Key) -> str:
-        kind, *rest = key
-        if kind == "lu_group":
-            return f"core/alua/lu_gps/{rest[0]}"
-        if kind == "discovery_auth":
-            return rest[0]
-        if kind == "backstore":
-            base = f"core/{self.hba[key[:3]]}/{rest[1]}"
-            return f"{base}/alua/{rest[3]}" if len(rest) > 2 else base
-        words = [rest[0], rest[1]] + [f"tpgt_{tag}" for tag in rest[2:3]]
-        below = rest[3:]
-        if below:
-            what, name = below[0], below[1]
-            words += {"lun": ["lun", f"lun_{name}"], "portal": ["np", name],
-                      "acl": ["acls", name]}[what]
-            words += [f"lun_{number}" for number in below[3:4]]
-        return "/".join(words)
+    def _again(self, change: Relink) -> bool:
+        """What is there without a link gets it, as a removal that is taken back has left it."""
+        old, new = self.old[change.key], self.new[change.key]
+        if isinstance(old, Lun) and old.backstore is None:
+            self.unlinked.add(change.key)
+            return True
+        if isinstance(old, MappedLun) and isinstance(new, MappedLun) and old.lun is None \
+                and not old.dead:
+            self._link_mapped(new)
+            return True
+        return False
 
     def _cannot(self, change: Change) -> None:
         what = {Relink: "is linked to something else", Register: "has other reservations"}.get(
@@ -211,9 +204,17 @@ class _Planner:
                 self._add(slot, WRITE, f"{self.path(key)}/{path}", other.encode(one), key, place,
                           other)
         if slot == "gate":
+            self._port_of(key)
             self._after_gate(key)
         self._add(slot, WRITE, f"{self.path(key)}/{row.path}", row.encode(value), key, order, row,
                   isinstance(value, Secret), sure)
+
+    def _port_of(self, key: Key) -> None:
+        """A gate that was shut has lost its number, though it still reads (see ports)."""
+        number, row = self.new[key].attributes.get("rtpi", "0"), rows("tpg", key[1])["rtpi"]
+        if key in self.old and self.facts.has_rtpi and number not in row.unset:
+            self._add("TPG attribute", WRITE, f"{self.path(key)}/{row.path}", row.encode(number),
+                      key, (row.rank,), row, sure=True)
 
     def _after_gate(self, key: Key) -> None:
         """Where authentication is 1, enable takes None out of AuthMethod (iscsi_target_tpg.c:
@@ -295,12 +296,17 @@ class _Planner:
         else:
             slot = {LuGroup: "LU group", Target: "target", Tpg: "TPG", Portal: "portal",
                     Lun: "LUN", Acl: "ACL", MappedLun: "mapped LUN"}[type(one)]
-            self._add(slot, MKDIR, path, about=key)
+            self._add(slot, MKDIR, path, about=key, order=portals.order(one.address)
+                      if isinstance(one, Portal) else ())
             self._write_all(key, one.kind, one.attributes, self._fresh(one))
-        if isinstance(one, MappedLun) and one.lun is not None:
-            link = f"{'/'.join(path.split('/')[:3])}/lun/lun_{one.lun}"
-            self._add("link mapped LUN", LINK, f"{path}/{one.alias or 'link'}", link.encode(), key,
-                      (self.link_place[key],))
+        if isinstance(one, MappedLun):
+            self._link_mapped(one)
+
+    def _link_mapped(self, one: MappedLun) -> None:
+        if one.lun is not None:
+            link = self.path((*one.key[:4], "lun", str(one.lun)))
+            self._add("link mapped LUN", LINK, f"{self.path(one.key)}/{one.alias or 'link'}",
+                      fsencode(link), one.key, (self.link_place[one.key],))
 
     def _fresh(self, one: Object) -> Mapping[str, str]:
         """What a new object of a TPG has by itself."""
@@ -333,8 +339,10 @@ class _Planner:
         self._add("control", WRITE, f"{path}/control", control.encode() + b"\n", one.key)
         self._add("enable", WRITE, f"{path}/enable", b"1\n", one.key)
         self._write_all(one.key, one.kind, one.attributes, fresh.store_values(one))
-        if one.path:
-            self._add("drop cache", FLUSH, one.path, about=one.key)
+        for folder in dbroot.folders(one, self.facts.dbroot):
+            self._once("folder", FOLDER, folder)
+        for file in protection.files(one):
+            self._add("drop cache", FLUSH, file, about=one.key)
 
     def _command(self, slot: str, op: str, key: Key, words: Sequence[str]) -> None:
         """With the path as it was wanted: a backstore that is half made has none yet."""
@@ -366,7 +374,7 @@ class _Planner:
     # ---- exports, in the order that gives each its relative port --------------------------------
     def _new_links(self) -> Iterator[Tuple[Target, Tpg, Lun]]:
         for target, tpg, lun in self.want.luns():
-            if lun.key in self.created and lun.backstore is not None:
+            if lun.backstore is not None and (lun.key in self.created or lun.key in self.unlinked):
                 yield target, tpg, lun
 
     def _link_luns(self) -> None:
@@ -396,7 +404,7 @@ class _Planner:
                   counters: Dict[Key, int]) -> None:
         assert lun.backstore is not None
         path = f"{self.path(lun.key)}/{lun.alias or 'link'}"
-        there = self.path(lun.backstore).encode()
+        there = fsencode(self.path(lun.backstore))
         counter = counters.get(lun.backstore, 1)
         if port and not self.facts.has_rtpi:
             # Up to 6.1 each link of a backstore takes its next port number, from 1.
@@ -412,7 +420,7 @@ class _Planner:
         """Link and unlink ``count`` times; where a nexus has the LUN at once, and an unlink would
         end its registrations, in a TPG that has none."""
         assert lun.backstore is not None
-        there = self.path(lun.backstore).encode()
+        there = fsencode(self.path(lun.backstore))
         target = self.new[lun.key[:3]]
         assert isinstance(target, Target)
         made: List[str] = []
@@ -468,7 +476,7 @@ class _Planner:
             lun = f"{acl}/lun_{like.mapped_lun}"
             self._add("burn", MKDIR, lun, about=store.key)
             self._add("burn", LINK, f"{lun}/link",
-                      f"{self.path(tpg)}/lun/lun_{like.lun}".encode(), store.key)
+                      fsencode(self.path((*tpg, "lun", str(like.lun)))), store.key)
             self._add("burn", UNLINK, f"{lun}/link", about=store.key)
             self._add("burn", RMDIR, lun, about=store.key)
         self._add("burn", RMDIR, acl, about=tpg)
@@ -491,7 +499,7 @@ class _Planner:
         for number, store in enumerate(stores):
             lun = f"{tpg}/lun/lun_{number}"
             self._add(slot, MKDIR, lun, about=store.key)
-            self._add(slot, LINK, f"{lun}/link", self.path(store.key).encode(), store.key)
+            self._add(slot, LINK, f"{lun}/link", fsencode(self.path(store.key)), store.key)
             group = f"{self.path(store.key)}/alua/{SCRATCH_GROUP}"
             if _refuses_registers(store):
                 self._add(slot, MKDIR, group, about=store.key)
@@ -513,9 +521,7 @@ class _Planner:
     def _aptpl_file(self, store: Backstore, held: Reservations) -> None:
         if not store.serial:
             return
-        folder = f"{self.facts.dbroot}/pr"
-        self._once("folder", FOLDER, folder)
-        self._add("APTPL file", FILE, f"{folder}/aptpl_{store.serial}",
+        self._add("APTPL file", FILE, f"{self.facts.dbroot}/pr/aptpl_{store.serial}",
                   reservations.file(held, self.rtpi), store.key)
 
     # ---- taking down --------------------------------------------------------------------------
@@ -529,7 +535,7 @@ class _Planner:
                 self._add("drop nexus", WRITE, f"{path}/nexus", b"NULL\n", key)
             self._add("remove TPG", RMDIR, path, about=key)
         elif isinstance(one, MappedLun):
-            if one.lun is not None:
+            if one.lun is not None or one.dead:
                 self._add("unlink mapped LUN", UNLINK, f"{path}/{one.alias}", about=key)
             self._add("remove mapped LUN", RMDIR, path, about=key)
         elif isinstance(one, Lun):

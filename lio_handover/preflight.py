@@ -5,19 +5,21 @@ Each function looks and returns findings; none raises for what it finds, none ch
 from __future__ import annotations
 
 import os
-from typing import Dict, Iterator, List, Mapping, Sequence, Type
+from typing import Dict, Iterable, Iterator, List, Mapping, Sequence, Tuple, Type
 
-from . import attributes, dynamic, errors, handler, late, reservations, storage
+from . import (attributes, dynamic, errors, handler, late, limits, opened, portals, representable,
+               reservations, storage, unit_serials)
 from .devices import Glance
 from .diff import diff
 from .document import Document
 from .errors import Finding
-from .model import Backstore, State, Target, say
+from .model import Backstore, Key, State, Target, backstore_key, say
 from .parameters import HCTL
 from .plan import Plan
 from .readback import describe
 from .reader import Facts, Reader, kernel_symbols
 from .settings import Settings
+from .values import admits_nobody
 
 #: What this program hands over; the rest is refused by name.
 FABRICS = ("iscsi", "vhost", "loopback")
@@ -25,8 +27,29 @@ FABRICS = ("iscsi", "vhost", "loopback")
 
 def source(state: State, reader: Reader) -> List[Finding]:
     """Why these targets can't be handed over as they are."""
-    return [*_kinds(state), *_shared(state, reader), *_shared_storage(state, reader),
-            *_dynamic(state), *all_ports(state), *_hidden(state, errors.CannotRepresent)]
+    here = reader.outline(state.backstores)
+    return [*_twins(state.backstores, here), *opened.findings(state.backstores, reader.asked),
+            *_kinds(state), *_shared(state, reader), *_shared_storage(state, here),
+            *unit_serials.findings(state.backstores, here.backstores, reader),
+            *_dynamic(state), *_dead(state), *all_ports(state),
+            *_hidden(state, errors.CannotRepresent)]
+
+
+def _twins(stores: Iterable[Backstore], here: State) -> Iterator[Finding]:
+    """Those of ``here`` that share plugin and name with one of ``stores``, in another HBA: a
+    kernel's names are unique below an HBA only, a document's are without one."""
+    twins: Dict[Key, List[str]] = {}
+    for one in here.backstores:
+        if one.name != one.key[2]:
+            twins.setdefault(backstore_key(one.plugin, one.name), []).append(
+                f"core/{one.hba}/{one.name}")
+    for store in stores:
+        paths = twins.get(backstore_key(store.plugin, store.name), ())
+        if paths:
+            yield Finding(errors.CannotRepresent, say(store.key),
+                          f"{' and '.join(paths)} of this host have one name, and nothing but the "
+                          "name tells backstores apart in a document",
+                          do="remove one of them, and make it again under another name")
 
 
 def live_migration(logs_guest_writes: bool) -> List[Finding]:
@@ -42,9 +65,10 @@ def live_migration(logs_guest_writes: bool) -> List[Finding]:
 
 def _kinds(state: State) -> Iterator[Finding]:
     for store in state.backstores:
-        if "/" in store.serial:  # target_core_pr.c:__core_scsi3_write_aptpl_to_file
+        if store.serial and not reservations.has_file(store.serial):
+            why = "has a /" if "/" in store.serial else "has more than 249 bytes"
             yield Finding(errors.CannotRepresent, say(store.key),
-                          f"its unit serial {errors.one_line(store.serial)} has a /, so the kernel "
+                          f"its unit serial {errors.one_line(store.serial)} {why}, so the kernel "
                           "can't keep registrations in a file of that name")
         if store.plugin == "rd_mcp" and store.parameters.get("rd_nullio") != "1":
             yield Finding(errors.CannotRepresent, say(store.key),
@@ -77,19 +101,29 @@ def _pscsi(store: Backstore) -> Iterator[Finding]:
                       "host has the same")
 
 
-def held(state: State, reader: Reader) -> List[Finding]:
-    """Reservations that a freeze would end, or that an export could not tell for certain."""
+def held(state: State, reader: Reader, ask: str = "") -> List[Finding]:
+    """Reservations that a freeze would end, or that an export could not tell for certain; and what
+    it could not carry.  ``ask``: what to run to have the devices asked."""
+    found = spc2(state, reader)
+    if found:
+        return found
+    try:
+        now = reader.state([(target.fabric, target.wwn) for target in state.targets])
+    except errors.CannotRepresent as error:
+        names = " ".join(target.name for target in state.targets)
+        return [Finding(errors.CannotRepresent, "an export would be refused", error.what,
+                        "unclear", error.do and (ask or f"lio-handover freeze --probe {names}"))]
+    return representable.of_state(now)
+
+
+def spc2(state: State, reader: Reader) -> List[Finding]:
+    """Who holds what ends with the session, and is carried by nothing."""
     for store in state.backstores:
         path = f"core/{store.hba}/{store.name}/pr/res_type"
         if reader.fs.exists(path) and reader.fs.read(path).strip() == reservations.SPC2:
             return [Finding(errors.CannotRepresent, say(store.key),
                             "an initiator holds an SPC-2 reservation, which ends with its session",
                             "spc2", "let it RELEASE first")]
-    try:
-        reader.state([(target.fabric, target.wwn) for target in state.targets])
-    except errors.CannotRepresent as error:
-        return [Finding(errors.CannotRepresent, "an export would be refused", error.what,
-                        "unclear", "lio-handover prepare --probe")]
     return []
 
 
@@ -101,10 +135,10 @@ def _shared(state: State, reader: Reader) -> Iterator[Finding]:
                       do="hand those over together with it")
 
 
-def _shared_storage(state: State, reader: Reader) -> Iterator[Finding]:
+def _shared_storage(state: State, here: State) -> Iterator[Finding]:
     """Whoever is served by the other backstore would go on writing when this one has moved."""
     mine = {store.key for store in state.backstores}
-    served = storage.Served(reader.outline(state.backstores), Glance())
+    served = storage.Served(here, Glance())
     for store in state.backstores:
         for key in served.sharers_of(store):
             said = f"its storage is that of {say(key)}, too"
@@ -126,6 +160,30 @@ def _dynamic(state: State) -> Iterator[Finding]:
                     f"{name} is there by a dynamic ACL, and generate_node_acls was switched off "
                     "since, so nothing of it is carried and it could not come back",
                     "dynamic-acl", "give it an ACL of its own")
+
+
+def _dead(state: State) -> Iterator[Finding]:
+    """Whose LUN was unlinked and linked again: the kernel has forgotten the mapping, and its link
+    is still there (target_core_device.c:core_clear_lun_from_tpg).  It is carried without one."""
+    for target in state.targets:
+        for tpg in target.tpgs:
+            for acl in tpg.acls:
+                for mapped in acl.mapped_luns:
+                    if mapped.dead:
+                        yield Finding(
+                            errors.CannotRepresent, say(mapped.key),
+                            "its LUN was unlinked and linked again since it was mapped, so its "
+                            "initiator has no such LUN, and would have none after a move either",
+                            "dead-mapping", "unlink it and link it again, or remove it")
+
+
+def nobody(state: State) -> Tuple[str, ...]:
+    """What to tell of ACLs which no initiator can have."""
+    return tuple(
+        f"{say(acl.key)} admits nobody: the kernel makes an initiator's name small letters, then "
+        "looks for its ACL; make it anew in small letters"
+        for target in state.targets if target.fabric == "iscsi" for tpg in target.tpgs
+        for acl in tpg.acls if admits_nobody(acl.initiator))
 
 
 def all_ports(state: State) -> List[Finding]:
@@ -162,9 +220,15 @@ def destination(document: Document, have: State, reader: Reader, facts: Facts,
             look = storage.named if late.rule(settings, store.path) else storage.findings
             found += look(store, document.storage.get(say(store.key), {}), settings, served, glance)
     found += _twice(document.state)
+    found += _twins(document.state.backstores, here)
+    found += unit_serials.findings(document.state.backstores)
     found += _handler(document.state, have)
     found += _serials(document.state, here)
     found += _lacking(document.state)
+    found += portals.findings(document.state, have, reader.fs)
+    found += limits.findings(document.state, have, {
+        store.key for store in document.state.backstores if late.rule(settings, store.path)},
+        document.storage)
     if facts.has_rtpi:
         found += _relative_ports(document.state, reader.relative_ports(frozen))
     else:
@@ -328,6 +392,8 @@ def guest_attached(target: Target) -> Finding:
 def removal(state: State, reader: Reader) -> List[Finding]:
     """Who still needs what is to be removed."""
     found = list(_hidden(state, errors.InUse))
+    if state.targets:  # which are kept in a document
+        found += _twins(state.backstores, reader.outline(state.backstores))
     for target in state.targets:
         for tpg in target.tpgs:
             for name in tpg.sessions:

@@ -5,7 +5,7 @@ Each probe makes its scratch objects by a plan and takes them away by another, a
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import Dict, Iterator, List, Sequence, Tuple
+from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 
 from . import errors
 from .configfs import Configfs
@@ -20,6 +20,10 @@ from .readback import Scope
 from .reader import Reader
 from .reservations import Seen
 from .scsibus import Drivers, sg_of
+from .watching import Watch
+
+#: Reads, and looks between, by which an access is known to be the backstore's own.
+READS = 3
 
 
 def full_status(fs: Configfs, names: Sequence[Tuple[str, str]]) -> Dict[Key, List[Seen]]:
@@ -34,15 +38,55 @@ def full_status(fs: Configfs, names: Sequence[Tuple[str, str]]) -> Dict[Key, Lis
     stores = [store for store in have.backstores if _registered(fs, store)]
     if not stores:
         return {}
+    with _luns(fs, stores) as paths:
+        return {store.key: _ask(store, path) for store, path in zip(stores, paths)}
+
+
+@contextmanager
+def _luns(fs: Configfs, stores: Sequence[Backstore]) -> Iterator[List[str]]:
+    """A sg node for each of the backstores, while they are LUNs of this host's own."""
     drivers = Drivers()
     drivers.off()
     try:
         with _scratch(fs, _target("loopback", stores)) as path:
             address = fs.read(f"{path}/tpgt_1/address").strip()
-            return {store.key: _ask(store, sg_of(address, number))
-                    for number, store in enumerate(stores)}
+            yield [sg_of(address, number) for number in range(len(stores))]
     finally:
         drivers.on()
+
+
+def reads(fs: Configfs, names: Sequence[Tuple[str, str]]) -> Dict[Key, Optional[bool]]:
+    """Whether what these targets' fileio backstores read from is what their paths lead to, by
+    having each read a block while its path is watched; None where that does not tell.
+
+    With the same traces as full_status, and the block is not looked at.
+    """
+    have = Reader(fs, reservations=False).state(names)
+    stores = [store for store in have.backstores if store.plugin == "fileio"]
+    if not stores:
+        return {}
+    with _luns(fs, stores) as paths:
+        return {store.key: _reads(store, path) for store, path in zip(stores, paths)}
+
+
+def _reads(store: Backstore, path: str) -> Optional[bool]:
+    if "fd_async_io" in store.parameters:
+        return None  # which tells no watcher (target_core_file.c:fd_execute_rw_aio)
+    block = int(store.attributes.get("attrib/block_size", "512"))
+    read = commands.read_16(0, 1, block)
+    try:
+        with Watch(store.path) as watch, Device(path) as device:
+            commands.drain(device.execute)
+            told = []
+            for _ in range(READS):
+                watch.accesses()
+                if not device.execute(*read).good:
+                    return None  # reserved, or not in a state to read
+                told.append(watch.accesses())
+            quiet = all(watch.accesses() == 0 for _ in range(READS))
+    except OSError:
+        return None
+    return True if all(told) and quiet else False if not any(told) else None
 
 
 def _registered(fs: Configfs, store: Backstore) -> bool:

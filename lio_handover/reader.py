@@ -9,20 +9,19 @@ from functools import lru_cache
 from typing import (Dict, FrozenSet, Iterable, Iterator, List, Mapping, Optional, Sequence, Set,
                     Tuple)
 
-from . import dynamic, errors, parameters, reservations
+from . import directories, errors, parameters, reservations
 from .attributes import GATE, HOST, NEXUS, SECRET, Attribute, hides, rows
 from .configfs import Configfs
 from .model import (NO_RESERVATIONS, Acl, AluaGroup, Backstore, DiscoveryAuth, Key, Lun, LuGroup,
                     MappedLun, Portal, Reservations, Secret, State, Target, Tpg, backstore_key,
-                    target_key)
+                    kernel_name, target_key)
+from .places import places_of
 from .reservations import Seen
 
 #: Directories of the tree's top which are not fabrics.
 _NOT_FABRICS = {"core"}
 #: Directories of a wwn or a TPG which hold no attributes of their own that are carried over.
 _ATTRIBUTE_FOLDERS = ("attrib", "auth", "param", "wwn")
-#: Fabrics' names in the target tree → as the PR code shows and takes them.
-FABRIC_NAMES = {"iscsi": "iSCSI", "vhost": "vhost", "loopback": "loopback"}
 
 
 @dataclass(frozen=True)
@@ -56,6 +55,9 @@ class Reader:
         #: what READ FULL STATUS said of a backstore, where it was asked
         self.seen = seen or {}
         self.with_reservations = reservations
+        #: what backstores said of what they have open, see probes.reads
+        self.asked: Mapping[Key, Optional[bool]] = {}
+        self._twins: Optional[FrozenSet[Key]] = None
         self._files: Dict[Tuple[str, str], List[Tuple[str, Optional[Attribute]]]] = {}
 
     # ---- attributes ---------------------------------------------------------------------------
@@ -122,11 +124,28 @@ class Reader:
     def placed(self) -> Dict[Key, str]:
         """Where each backstore of the host lives: key → HBA."""
         found: Dict[Key, str] = {}
+        twins: Dict[Key, List[str]] = {}
         for hba in self.hbas():
             plugin = hba.rpartition("_")[0]
             for name in self.fs.entries(f"core/{hba}")[1]:
-                found.setdefault(backstore_key(plugin, name), hba)
+                key = backstore_key(plugin, name)
+                if key in found:
+                    twins.setdefault(key, [found[key]]).append(hba)
+                found.setdefault(key, hba)
+        self._twins = frozenset(twins)
+        for key, hbas in twins.items():
+            del found[key]
+            found.update((backstore_key(key[1], f"{hba}/{key[2]}"), hba) for hba in hbas)
         return found
+
+    def _key(self, path: str) -> Key:
+        """``core/fileio_0/d0`` → the backstore's key; of those that share a plugin and a name,
+        which are apart by their HBA alone, ``HBA/NAME``."""
+        _core, hba, name = path.split("/", 2)
+        key = backstore_key(hba.rpartition("_")[0], name)
+        if self._twins is None:
+            self.placed()
+        return backstore_key(key[1], f"{hba}/{name}") if key in (self._twins or ()) else key
 
     def backstore(self, hba: str, name: str,
                   places: Mapping[str, Sequence[reservations.Place]]) -> Backstore:
@@ -136,16 +155,16 @@ class Reader:
         """
         plugin = hba.rpartition("_")[0]
         path = f"core/{hba}/{name}"
-        key = backstore_key(plugin, name)
+        key, info = self._key(path), self.fs.read(f"{path}/info")
         attributes, host = self._attributes("backstore", plugin, path)
         groups = []
         for group in self.fs.names(f"{path}/alua") if self.fs.exists(f"{path}/alua") else ():
             group_path = f"{path}/alua/{group}"
             carried, _ = self._attributes("alua_group", "", group_path)
             groups.append(AluaGroup((*key, "alua", group), carried))
-        return Backstore(key, self._parameters(plugin, path), attributes, tuple(groups),
+        return Backstore(key, parameters.parse(plugin, info), attributes, tuple(groups),
                          self._reservations(path, attributes.get("wwn/vpd_unit_serial", ""),
-                                            places, key), hba, host)
+                                            places, key), hba, host, parameters.device(info))
 
     def off(self, stores: Iterable[Backstore]) -> FrozenSet[Key]:
         """Those that were never enabled: nothing can export them."""
@@ -168,7 +187,7 @@ class Reader:
                 break
         else:
             raise errors.StillRunning(f"{path}: its reservations change while they are read",
-                                      do="freeze the target first")
+                                      do="run it again when they don't")
         if texts.res_type.strip() not in (reservations.PRESENT, reservations.SPC2):
             return NO_RESERVATIONS
         try:
@@ -176,7 +195,9 @@ class Reader:
                                      self.seen.get(key, ()), self.known.get(key, ()),
                                      self.untouched)
         except reservations.Unclear as error:
-            raise errors.CannotRepresent(f"{path.rpartition('/')[2]}: {error}") from None
+            raise errors.CannotRepresent(
+                f"{path.rpartition('/')[2]}: {error}",
+                do="ask the device: the same with --probe" if error.ask else "") from None
 
     def _aptpl_file(self, serial: str) -> Optional[bytes]:
         if not serial:
@@ -203,17 +224,18 @@ class Reader:
         key = target_key(fabric, wwn)
         path = f"{fabric}/{wwn}"
         carried, _ = self._attributes("target", fabric, path)
-        tags = sorted(int(name[5:]) for name in self.fs.entries(path)[1]
-                      if name.startswith("tpgt_"))
-        return Target(key, carried, tuple(self._tpg(key, f"{path}/tpgt_{tag}", tag)
-                                          for tag in tags))
+        return Target(key, carried, tuple(self._tpg((*key, word), path, at) for word, at in
+                      directories.numbered_tpgs(fabric, self.tpgs(fabric, wwn))))
 
-    def _tpg(self, above: Key, path: str, tag: int) -> Tpg:
-        fabric = above[1]
-        key = (*above, str(tag))
+    def tpgs(self, fabric: str, wwn: str) -> List[str]:
+        """What the TPGs of a target are called."""
+        return [one for one in self.fs.entries(f"{fabric}/{wwn}")[1] if directories.is_tpg(one)]
+
+    def _tpg(self, key: Key, above: str, at: str) -> Tpg:
+        fabric, path = key[1], f"{above}/{at}"
         carried, _ = self._attributes("tpg", fabric, path)
         carried = self._whole_nexus(key, carried)
-        luns = tuple(self._lun(key, path, number) for number in self._numbers(f"{path}/lun"))
+        luns = tuple(self._lun(key, path, *one) for one in self._luns_in(f"{path}/lun"))
         if "rtpi" not in carried:
             carried, luns = self._rtpi(path, carried, luns)
         portals = tuple(
@@ -221,7 +243,8 @@ class Reader:
                    self._attributes("portal", fabric, f"{path}/np/{name}")[0])
             for name in self.fs.names(f"{path}/np")) if self.fs.exists(f"{path}/np") else ()
         acls = tuple(self._acl(key, path, name) for name in self.fs.names(f"{path}/acls"))
-        return Tpg(key, carried, portals, luns, acls, self._sessions(path, acls))
+        return Tpg(key, carried, portals, luns, acls, self._sessions(path, acls),
+                   "" if at == f"tpgt_{key[3]}" else at)
 
     @staticmethod
     def _whole_nexus(key: Key, carried: Dict[str, str]) -> Dict[str, str]:
@@ -231,17 +254,17 @@ class Reader:
             carried["nexus"] = "fc." + carried["nexus"].removeprefix("fc.")
         return carried
 
-    def _numbers(self, path: str) -> List[int]:
-        return sorted(int(name[4:], 0) for name in self.fs.entries(path)[1]
-                      if name.startswith("lun_"))
+    def _luns_in(self, path: str) -> List[Tuple[str, str]]:
+        """(last word of its key, directory's name) of each LUN, or mapped LUN, by number."""
+        return directories.numbered_luns(filter(directories.is_lun, self.fs.entries(path)[1]))
 
-    def _lun(self, above: Key, path: str, number: int) -> Lun:
-        here = f"{path}/lun/lun_{number}"
+    def _lun(self, above: Key, path: str, word: str, at: str) -> Lun:
+        here, spelled = f"{path}/lun/{at}", "" if at == f"lun_{word}" else at
         link = self.fs.link_in(here)
         if link is None:
-            return Lun((*above, "lun", str(number)))
+            return Lun((*above, "lun", word), directory=spelled)
         carried, _ = self._attributes("lun", above[1], here)
-        return Lun((*above, "lun", str(number)), key_of_path(link[1]), link[0], carried)
+        return Lun((*above, "lun", word), self._key(link[1]), link[0], carried, spelled)
 
     def _rtpi(self, path: str, carried: Dict[str, str], luns: Tuple[Lun, ...]) \
             -> Tuple[Dict[str, str], Tuple[Lun, ...]]:
@@ -251,15 +274,14 @@ class Reader:
         numbers = {}
         for lun in luns:
             if lun.backstore is not None:
-                numbers[lun.number] = self.fs.read(
-                    f"{path}/lun/lun_{lun.number}/statistics/scsi_port/indx").strip()
+                numbers[lun.key] = self.fs.read(
+                    f"{path}/lun/{lun.at}/statistics/scsi_port/indx").strip()
         different = set(numbers.values())
         if len(different) == 1:
             return {**carried, "rtpi": different.pop()}, luns
         return carried, tuple(
-            Lun(lun.key, lun.backstore, lun.alias,
-                {**lun.attributes, "rtpi": numbers[lun.number]}) if lun.number in numbers else lun
-            for lun in luns)
+            replace(lun, attributes={**lun.attributes, "rtpi": numbers[lun.key]})
+            if lun.key in numbers else lun for lun in luns)
 
     def _acl(self, above: Key, path: str, initiator: str) -> Acl:
         fabric = above[1]
@@ -270,15 +292,19 @@ class Reader:
 
     def _mapped(self, fabric: str, above: Key, here: str) -> Tuple[MappedLun, ...]:
         mapped = []
-        for number in self._numbers(here):
-            key = (*above, "lun", str(number))
-            link = self.fs.link_in(f"{here}/lun_{number}")
+        for word, at in self._luns_in(here):
+            key, spelled = (*above, "lun", word), "" if at == f"lun_{word}" else at
+            link = self.fs.link_in(f"{here}/{at}")
             if link is None:
-                mapped.append(MappedLun(key))
+                mapped.append(MappedLun(key, directory=spelled))
                 continue
-            attributes, _ = self._attributes("mapped_lun", fabric, f"{here}/lun_{number}")
-            mapped.append(MappedLun(key, int(link[1].rpartition("/lun_")[2], 0), link[0],
-                                    attributes))
+            attributes, _ = self._attributes("mapped_lun", fabric, f"{here}/{at}")
+            # Empty, where the kernel has no such mapping (any more): target_core_fabric_configfs.c:
+            # target_fabric_mappedlun_write_protect_show.
+            dead = attributes.get("write_protect") == ""
+            mapped.append(MappedLun(key, None, link[0], {}, spelled, True) if dead else MappedLun(
+                key, directories.lun_number(link[1].rpartition("/")[2]), link[0], attributes,
+                spelled))
         return tuple(mapped)
 
     def _sessions(self, path: str, acls: Sequence[Acl]) -> Tuple[str, ...]:
@@ -298,8 +324,8 @@ class Reader:
         """
         answers = set()
         for tpg in target.tpgs:
-            path = f"{target.fabric}/{target.wwn}/tpgt_{tpg.tag}"
-            if self._numbers(f"{path}/lun"):  # else rmdir would take it away; no LUN, no command
+            path = f"{target.fabric}/{target.wwn}/{tpg.at}"
+            if self._luns_in(f"{path}/lun"):  # else rmdir would take it away; no LUN, no command
                 answers.add(self.fs.try_rmdir(path))
         if errno.EBUSY in answers:
             return True
@@ -308,13 +334,11 @@ class Reader:
     # ---- a whole host ---------------------------------------------------------------------------
     def links(self, fabric: str, wwn: str) -> Iterator[Tuple[str, str, Key]]:
         """(TPG's name, LUN's name, backstore) of every link of a target, without reading it."""
-        for tpgt in self.fs.entries(f"{fabric}/{wwn}")[1]:
-            if not tpgt.startswith("tpgt_"):
-                continue
+        for tpgt in self.tpgs(fabric, wwn):
             for lun in self.fs.entries(f"{fabric}/{wwn}/{tpgt}/lun")[1]:
                 link = self.fs.link_in(f"{fabric}/{wwn}/{tpgt}/lun/{lun}")
                 if link is not None:
-                    yield tpgt, lun, key_of_path(link[1])
+                    yield tpgt, lun, self._key(link[1])
 
     def exporters(self, backstores: Iterable[Key], outside: Iterable[str] = ()) \
             -> Dict[Key, List[str]]:
@@ -348,8 +372,10 @@ class Reader:
         """
         try:
             names = self.target_names() if targets is None else targets
+            placed = self.placed()
         except FileNotFoundError:
             raise no_modules() from None
+        placed = self.placed()
         found = []
         for fabric, wwn in names:
             try:
@@ -357,15 +383,14 @@ class Reader:
             except (FileNotFoundError, NotADirectoryError):
                 raise errors.NoSuchTarget(f"{fabric}/{wwn}: this host has no such target",
                                           do="lio-handover show") from None
-        placed = self.placed()
         wanted = set(backstores) & set(placed)
         for target in found:
             for tpg in target.tpgs:
                 wanted.update(lun.backstore for lun in tpg.luns if lun.backstore)
         if targets is None:
             wanted.update(placed)
-        places = _places(found)
-        stores = tuple(self.backstore(placed[key], key[2], places.get(key, {}))
+        places = places_of(found)
+        stores = tuple(self.backstore(placed[key], kernel_name(key), places.get(key, {}))
                        for key in sorted(wanted))
         if discovery is None:
             discovery = any(target.fabric == "iscsi" for target in found)
@@ -376,9 +401,9 @@ class Reader:
         """``base``, read before, with what may have come since: links and what needs them,
         nexuses, gates, reservations."""
         targets = tuple(replace(target, tpgs=tuple(
-            self._runtime_tpg(one, f"{target.fabric}/{target.wwn}/tpgt_{one.tag}")
+            self._runtime_tpg(one, f"{target.fabric}/{target.wwn}/{one.at}")
             for one in target.tpgs)) for target in base.targets)
-        placed, places = self.placed(), _places(targets)
+        placed, places = self.placed(), places_of(targets)
         return State(base.lu_groups, tuple(replace(one, reservations=self._reservations(
             f"core/{placed[one.key]}/{one.name}", one.serial, places.get(one.key, {}), one.key))
             for one in base.backstores), targets,
@@ -391,7 +416,7 @@ class Reader:
         carried.update(self._attributes("tpg", base.fabric, path, (GATE, NEXUS))[0])
         if not self.fs.exists(f"{path}/rtpi"):
             carried.pop("rtpi", None)
-        luns = tuple(self._lun(base.key, path, one.number) for one in base.luns)
+        luns = tuple(self._lun(base.key, path, one.key[-1], one.at) for one in base.luns)
         if "rtpi" not in carried:
             carried, luns = self._rtpi(path, carried, luns)
         return replace(base, attributes=self._whole_nexus(base.key, carried), luns=luns,
@@ -407,7 +432,7 @@ class Reader:
             if key in read:
                 stores.append(read[key])
                 continue
-            path = f"core/{hba}/{key[2]}"
+            path = f"core/{hba}/{kernel_name(key)}"
             serial = ""
             if self.fs.exists(f"{path}/wwn/vpd_unit_serial"):
                 serial = self.fs.read(f"{path}/wwn/vpd_unit_serial").strip().rpartition(": ")[2]
@@ -423,13 +448,16 @@ class Reader:
                      for name in names if self.fs.exists(f"{path}/{name}"))
 
     def relative_ports(self, frozen: Sequence[str] = ()) -> Dict[str, List[str]]:
-        """Relative port → the iSCSI TPGs that have it and are enabled, or of a ``frozen`` target;
-        on kernels with tpgt_N/rtpi."""
+        """Relative port → the TPGs that have it and are enabled, or of a ``frozen`` target; on
+        kernels with tpgt_N/rtpi.  vhost and loopback have no enable, and any numbers."""
         found: Dict[str, List[str]] = {}
+        gates: Dict[str, bool] = {}
         for fabric, wwn in self.target_names():
-            for tpgt in self.fs.entries(f"{fabric}/{wwn}")[1] if fabric == "iscsi" else ():
+            for tpgt in self.tpgs(fabric, wwn) if gates.get(fabric, True) else ():
                 path = f"{fabric}/{wwn}/{tpgt}"
-                if tpgt.startswith("tpgt_") and self.fs.exists(f"{path}/rtpi") and (
+                if fabric not in gates:
+                    gates[fabric] = {"rtpi", "enable"} <= {*self.fs.entries(path)[0]}
+                if gates[fabric] and (
                         f"{fabric}/{wwn}" in frozen
                         or self.fs.read(f"{path}/enable").strip() == "1"):
                     number = str(int(self.fs.read(f"{path}/rtpi"), 0))
@@ -447,18 +475,15 @@ class Reader:
         """Raises NoTargetModules."""
         if not self.fs.exists("core"):
             raise no_modules()
-        release = os.uname().release
-        has_rtpi: Optional[bool] = None
+        return Facts(os.uname().release, boot_id(), self.dbroot(), tuple(self.hbas()),
+                     tuple(self.fabrics()), self.has_rtpi(), self.placed())
+
+    def has_rtpi(self) -> bool:
+        """Whether this kernel has tpgt_N/rtpi."""
         for fabric, wwn in self.target_names():
-            tags = [name for name in self.fs.entries(f"{fabric}/{wwn}")[1]
-                    if name.startswith("tpgt_")]
-            if tags:
-                has_rtpi = self.fs.exists(f"{fabric}/{wwn}/{tags[0]}/rtpi")
-                break
-        if has_rtpi is None:
-            has_rtpi = _knows_rtpi()
-        return Facts(release, boot_id(), self.dbroot(), tuple(self.hbas()), tuple(self.fabrics()),
-                     has_rtpi, self.placed())
+            for tpgt in self.tpgs(fabric, wwn):
+                return self.fs.exists(f"{fabric}/{wwn}/{tpgt}/rtpi")
+        return _knows_rtpi()
 
 
 #: Writable files of an object which are structure, an action or a constant, not an attribute.
@@ -495,51 +520,7 @@ def _knows_rtpi() -> bool:
     return symbol in kernel_symbols({symbol})
 
 
-def key_of_path(path: str) -> Key:
-    """``core/fileio_0/d0`` → the backstore's key."""
-    _core, hba, name = path.split("/", 2)
-    return backstore_key(hba.rpartition("_")[0], name)
-
-
 def no_modules() -> errors.NoTargetModules:
     return errors.NoTargetModules(
         "the kernel's target tree is not there",
         do="modprobe target_core_mod; mount -t configfs none /sys/kernel/config")
-
-
-def _places(targets: Iterable[Target]) -> Dict[Key, Dict[str, List[reservations.Place]]]:
-    """Backstore → initiator → the ways by which it gets there (explicit ACLs and nexuses)."""
-    found: Dict[Key, Dict[str, List[reservations.Place]]] = {}
-
-    def add(store: Optional[Key], initiator: str, place: reservations.Place) -> None:
-        if store is not None:
-            found.setdefault(store, {}).setdefault(initiator, []).append(place)
-
-    for target in targets:
-        fabric = FABRIC_NAMES.get(target.fabric, target.fabric)
-        for tpg in target.tpgs:
-            luns = {lun.number: lun for lun in tpg.luns}
-            explicit = {acl.initiator for acl in tpg.acls}
-            for acl in tpg.acls:
-                for mapped in acl.mapped_luns:
-                    if mapped.lun is not None and mapped.lun in luns:
-                        lun = luns[mapped.lun]
-                        add(lun.backstore, acl.initiator, reservations.Place(
-                            fabric, target.wwn, tpg.tag, lun.number, mapped.number,
-                            _port(tpg, lun)))
-            nexus = tpg.attributes.get("nexus")
-            if nexus and nexus not in explicit:
-                name = nexus.removeprefix("fc.")  # which the kernel does not keep
-                for lun in tpg.luns:
-                    add(lun.backstore, name, reservations.Place(
-                        fabric, target.wwn, tpg.tag, lun.number, lun.number, _port(tpg, lun)))
-            if dynamic.made(tpg):
-                for lun in tpg.luns:
-                    add(lun.backstore, reservations.ANYONE, reservations.Place(
-                        fabric, target.wwn, tpg.tag, lun.number, lun.number, _port(tpg, lun),
-                        frozenset(explicit)))
-    return found
-
-
-def _port(tpg: Tpg, lun: Lun) -> int:
-    return int(lun.attributes.get("rtpi", tpg.attributes.get("rtpi", "0")))

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from typing import Dict, FrozenSet, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import (Dict, FrozenSet, Iterable, List, Mapping, NamedTuple, Optional, Sequence,
+                    Tuple)
 
+from .aptpl import EMPTY_FILE, Block, Kind, parse
 from .model import NO_RESERVATIONS, Registration, Reservations
 
 _LINE = re.compile(r"(\S+) Node: (.+?)(?:,i,0x([0-9a-f]{12}))? Key: 0x([0-9a-f]{16}) "
@@ -27,7 +29,6 @@ _PAGE_ALMOST_FULL = 4096 - 384
 
 PRESENT = "SPC3_PERSISTENT_RESERVATIONS"
 SPC2 = "SPC2_RESERVATIONS"
-EMPTY_FILE = b"No Registrations or Reservations\n\0"
 
 #: Dummy registrations, made and dropped to bring PRgeneration to its value.
 BURN_INITIATOR = "iqn.2026-11.io.github.lio-handover:prgeneration"
@@ -93,7 +94,12 @@ FILES: Tuple[Tuple[str, str], ...] = (
 
 
 class Unclear(ValueError):
-    """What the kernel shows does not say enough; the text says what is missing."""
+    """What the kernel shows does not say enough; the text says what is missing.  ``ask``: the
+    device may say it."""
+
+    def __init__(self, what: str, ask: bool = False) -> None:
+        super().__init__(what)
+        self.ask = ask
 
 
 def parse_registered(text: str) -> Tuple[List[Live], bool]:
@@ -121,34 +127,14 @@ def parse_type(text: str) -> int:
     return _TYPES.get(word, 0)
 
 
-def parse_file(data: bytes) -> List[Tuple[Registration, bool, int]]:
-    """An APTPL file: (registration, holds the reservation, its type) of each block.
-
-    Raises Unclear where a block can't be read.
-    """
-    found: List[Tuple[Registration, bool, int]] = []
-    block: Optional[Dict[str, str]] = None
-    for line in data.rstrip(b"\0").decode(errors="replace").splitlines():
-        name, equals, value = line.partition("=")
-        if line.startswith("PR_REG_START"):
-            block = {}
-        elif line.startswith("PR_REG_END") and block is not None:
-            try:
-                found.append((Registration(
-                    block["initiator_node"], block.get("initiator_sid", ""),
-                    int(block["sa_res_key"]), block["target_fabric"], block["target_node"],
-                    int(block["tpgt"]), int(block["target_lun"]), int(block["mapped_lun"]),
-                    block["res_all_tg_pt"] == "1"),
-                    block["res_holder"] == "1", int(block.get("res_type", "0"), 16)))
-            except (KeyError, ValueError) as error:
-                raise Unclear(f"the APTPL file has a block that can't be read: {error}") from None
-            block = None
-        elif equals and block is not None:
-            block[name] = value
-    return found
+def has_file(serial: str) -> bool:
+    """Whether the kernel can keep registrations of a backstore in a file, ``aptpl_<serial>``
+    (target_core_pr.c:__core_scsi3_write_aptpl_to_file)."""
+    return bool(serial) and "/" not in serial and len(
+        serial.encode(errors="surrogateescape")) <= 255 - len("aptpl_")
 
 
-def of_file(blocks: Sequence[Tuple[Registration, bool, int]], generation: int) -> Reservations:
+def of_file(blocks: Sequence[Block], generation: int) -> Reservations:
     """What an APTPL file's blocks say a device has after a power loss; it does not keep
     PRgeneration, so that is given."""
     if not blocks:
@@ -186,13 +172,16 @@ def read(texts: Texts, places: Mapping[str, Sequence[Place]],
     if seen:
         live, cut = _agreed(live, cut, seen), False
     registrations = _from_file(live, cut, holder, kind, aptpl_file)
+    if registrations is not None:
+        registrations = list(named(registrations, (
+            place.target for ways in places.values() for place in ways)))
     for one in known if untouched or not cut else ():
         if registrations is None and (cut or len(live) == len(one.registrations)):
             registrations = _from_known(live, generation, holder, kind, one)
     if registrations is None:
         if cut:
             raise Unclear(f"the kernel shows only the first {len(live)} registrations, and no "
-                          "APTPL file agrees with them")
+                          "APTPL file agrees with them", True)
         registrations = _from_places(live, holder, texts, places, seen)
     index = None
     if holder:
@@ -230,12 +219,10 @@ def _holder_index(registrations: Sequence[Registration], holder: Tuple[str, str,
 def _from_file(live: Sequence[Live], cut: bool, holder: Optional[Tuple[str, str, str]], kind: int,
                data: Optional[bytes]) -> Optional[List[Registration]]:
     """The file's registrations, if they are the live ones in the live order; else None."""
-    if not data:
-        return None
-    try:
-        blocks = parse_file(data)
-    except Unclear:
-        return None
+    found = parse(data or b"")
+    if found.kind is not Kind.WHOLE:
+        return None  # it says nothing, not that there are none
+    blocks = found.blocks
     if not cut and len(blocks) != len(live) or len(blocks) < len(live):
         return None
     for (one, holds, its_type), seen in zip(blocks, live):
@@ -304,7 +291,7 @@ def _from_places(live: Sequence[Live], holder: Optional[Tuple[str, str, str]], t
             raise Unclear(f"{initiator} has {len(numbers)} registrations and reaches the "
                           f"backstore through {len(tpgs)} TPGs; set force_pr_aptpl, or let it "
                           "register again with APTPL=1, so that the kernel says which is which; "
-                          "or ask the device with --probe")
+                          "or ask the device with --probe", True)
     result: List[Registration] = []
     for number, one in enumerate(live):
         place = chosen[number]
@@ -340,7 +327,20 @@ def _line(one: Registration, holder: bool, kind: int, rtpi: int = 0) -> bytes:
 
 def compared_name(one: Registration) -> str:
     """What the kernel compares with the TPG's own name: for ``fc.`` WWPNs, without it."""
-    return one.target[3:] if one.target.startswith("fc.") else one.target
+    return compared_wwn(one.target)
+
+
+def compared_wwn(wwn: str) -> str:
+    """The same of a WWN."""
+    return wwn[3:] if wwn.startswith("fc.") else wwn
+
+
+def named(registrations: Iterable[Registration], targets: Iterable[str]
+          ) -> Tuple[Registration, ...]:
+    """Of a file, which calls a target ``fc.X`` just ``X``: the targets by their WWNs."""
+    whole = {wwn[3:]: wwn for wwn in targets if wwn.startswith("fc.")}
+    return tuple(replace(one, target=whole[one.target]) if one.target in whole else one
+                 for one in registrations)
 
 
 def metadata(reservations: Reservations) -> List[bytes]:

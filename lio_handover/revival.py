@@ -13,7 +13,7 @@ from typing import Dict, Iterable, List, Optional, Sequence, Set, Tuple
 
 from . import reservations
 from .model import Backstore, Key, Registration, Reservations, State, say
-from .reader import FABRIC_NAMES
+from .places import FABRIC_NAMES
 
 #: After everything that has a place.
 LAST = (1 << 30, 0)

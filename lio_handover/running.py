@@ -7,7 +7,7 @@ import time
 from dataclasses import replace
 from typing import Callable, Dict, List, Optional, Protocol, Sequence
 
-from . import errors, late
+from . import errors, late, portals
 from .configfs import Configfs
 from .locks import room_for
 from .model import NO_RESERVATIONS, Key, State
@@ -75,7 +75,7 @@ class Run:
         self.drivers = Drivers()
         #: late storage that was acquired, or begun to be, and not released since → its path
         self.acquired: Dict[Key, str] = {}
-        self.opened: Dict[Key, int] = {}  # descriptors
+        self.opened: Dict[str, int] = {}  # path → descriptor
         self.stop: Callable[[], bool] = never
         self.before_gate: Callable[[], None] = nothing
 
@@ -136,7 +136,7 @@ class Run:
                 raise
 
     def _link(self, step: Step) -> None:
-        self.fs.link(step.path, step.value.decode())
+        self.fs.link(step.path, os.fsdecode(step.value))
 
     def _unlink(self, step: Step) -> None:
         self.fs.unlink(step.path)
@@ -180,7 +180,7 @@ class Run:
     def _has_already(self, step: Step) -> bool:
         """Many attributes refuse being told what they are already."""
         assert step.row is not None
-        wanted = step.value.decode()
+        wanted = os.fsdecode(step.value)
         if step.row.format.newline:
             wanted = wanted[:-1]
         try:
@@ -227,7 +227,7 @@ class Run:
     def _delete(self, step: Step) -> None:
         path = self._below_dbroot(step.path)
         self._remember(path)
-        if self.files[path] is not None:
+        if self.files[path] is not None and os.path.exists(path):  # two may share it
             os.unlink(path)
 
     def _below_dbroot(self, path: str) -> str:
@@ -270,7 +270,8 @@ class Run:
         from .storage import opened
         if not self.opened:
             room_for(len(self.plan.steps))
-        self.opened[step.about] = opened(step.path)
+        if step.path not in self.opened:  # two backstores may share it
+            self.opened[step.path] = opened(step.path)
 
     def _idle(self, step: Step) -> None:
         """Two looks at every LUN's counter of commands that say the same."""
@@ -289,7 +290,7 @@ class Run:
 
     def _sync(self, step: Step) -> None:
         from .storage import flush
-        flush(step.path, self.opened[step.about])
+        flush(step.path, self.opened[step.path])
 
     def close(self) -> None:
         """Let go of what was opened."""
@@ -330,7 +331,10 @@ class Run:
         want, partial, unknown = self.plan.want, self.plan.partial, self.plan.unknown
         if step.phase == "stage":
             want = staged(want, self.plan.steps, self.facts.has_rtpi)
-            check(self.scope.read(self.fs, reservations=False), want, False, partial, unknown)
+            now = self.scope.read(self.fs, reservations=False)
+            check(now, want, False, partial, unknown)
+            portals.check(want)
+            self._is_what_was_opened(now)
         else:
             later = {one.about for one in self.plan.steps if one.op == ACQUIRE}
             if later:  # no stage has read them back
@@ -338,7 +342,15 @@ class Run:
                 check(replace(made, lu_groups=()), State((), tuple(
                     replace(one, reservations=NO_RESERVATIONS) for one in want.backstores
                     if one.key in later)), False, partial, unknown)
+                self._is_what_was_opened(made)
             # The rest was read back at the end of the stage.
             known = {one.key: (one.reservations,) for one in want.backstores}
             check(Reader(self.fs, untouched=True, known=known).runtime(want), want, False, partial,
                   unknown)
+
+    def _is_what_was_opened(self, now: State) -> None:
+        """Paths may lead elsewhere since they were looked at, or while the kernel opened them."""
+        from .opened import check as check_opened
+        made = {step.about for step in self.plan.steps if step.op == WRITE
+                and step.path.endswith("/enable") and step.about[:1] == ("backstore",)}
+        check_opened([one for one in now.backstores if one.key in made], self.plan.seen)

@@ -1,40 +1,50 @@
 """targetcli's save file: what its restore brings back at boot, asking nobody.
 
 ``saveconfig.json`` as rtslib writes it (rtslib/root.py:RTSRoot.dump): ``storage_objects`` and
-``targets``, both lists of objects.  Only entries of the handover's targets are touched; whatever
-else is in the file, known or not, stays as it is.  A copy of the file as it was goes beside it,
-into ``backup/``, where targetcli keeps its own.  What the file can't hold (a vhost nexus, relative
-ports, queue depths) is put right by ``recover`` after targetcli's restore.
+``targets``, both lists of objects.  Only entries of the handover's targets are touched, whatever
+way their names are spelled; all else in the file, known or not, stays byte for byte.  A copy of
+the file as it was goes beside it, into ``backup/``, where targetcli keeps its own.  What the file
+can't hold (a vhost nexus, relative ports, queue depths) is put right by ``recover`` after
+targetcli's restore.
 """
 from __future__ import annotations
 
 import os
 import re
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Set, Tuple
+from typing import (AbstractSet, Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional,
+                    Sequence, Tuple)
 
-from . import errors
+from . import errors, rtslib_entries, rtslib_names
+from . import savefile_writers as writers
+from .json_splice import Element, Part, Splice
 from .locks import PATIENCE, Locks
-from .model import DEFAULT_GROUP, Acl, AluaGroup, Backstore, State, Target, Tpg
+from .model import State
+from .rtslib_names import Store
 from .wholefile import write_file
 
-#: rtslib's own, and Debian's.
+#: Where it is: upstream's (and Red Hat's, SUSE's) place, and Debian's.
 PATHS = ("/etc/target/saveconfig.json", "/etc/rtslib-fb-target/saveconfig.json")
 #: How many of our copies are kept.
 BACKUPS = 10
+#: Seconds in which somebody else who writes must come to an end.
+BUSY = 4.0
 _LOCK = "saveconfig.json"
-#: rtslib's name of a plugin (rtslib/tcm.py).
-_PLUGINS = {"iblock": "block"}
-_CHAP = {"auth/userid": "chap_userid", "auth/password": "chap_password",
-         "auth/userid_mutual": "chap_mutual_userid",
-         "auth/password_mutual": "chap_mutual_password"}
+_LISTS = ("targets", "storage_objects")
 _TRIES = 10
+_OFTEN = 0.02
 #: A copy's name: its number, and when it was made, for people.
 _COPY = re.compile("lio-handover-([0-9]+)-")
 
-Tree = Dict[str, Any]
+#: The whole text of a file → what it shall be.
+Change = Callable[[Splice], str]
+#: Is told of a file, what it was and what it will be, before it is changed.
+Keep = Callable[[str, str, str], None]
+#: File → what it was before our entries were taken out, and what it was then.
+Kept = Mapping[str, Tuple[str, str]]
 
 
 @dataclass(frozen=True)
@@ -55,24 +65,45 @@ def entries(targets: Iterable[str]) -> List[Entry]:
     """Where these targets are saved.  Raises SavefileBroken."""
     wanted, found = set(targets), []
     for path in files():
-        for one in _list(_read(path)[0], "targets", path):
-            if _name(one) in wanted:
-                tpgs = one.get("tpgs", [])
-                found.append(Entry(path, _name(one), one.get("fabric") != "iscsi" or any(
-                    tpg.get("enable") for tpg in tpgs)))
+        for one in _read(path)[0].elements("targets"):
+            found += [Entry(path, name, rtslib_entries.enabled(one.value))
+                      for name in sorted(rtslib_names.targets(one.value) & wanted)]
     return found
 
 
-def drop(targets: Iterable[str], stores: Iterable[str], directory: str) -> List[str]:
+def drop(targets: Iterable[str], stores: Iterable[str], directory: str,
+         keep: Optional[Keep] = None) -> List[str]:
     """Take targets, and backstores (``fileio/disk0``) that no other target uses, out of every
-    save file.  Returns the files that were changed.  ``directory``: where the locks are.  Raises
-    SavefileBroken."""
-    gone, leaving = set(targets), {_rtslib_name(one) for one in stores}
-    changed = []
-    for path in files():
-        if _change(path, partial(_drop, path, gone, leaving), directory):
-            changed.append(path)
-    return changed
+    save file, and see that they stay out.  Returns the files that were changed.  ``directory``:
+    where the locks are.  Raises SavefileBroken."""
+    change = partial(_without, set(targets), {_store(one) for one in stores})
+    return [path for path in files() if _settle(path, change, directory, keep)]
+
+
+@contextmanager
+def removing(targets: Iterable[str], stores: Iterable[str], directory: str,
+             allow: Sequence[str] = ()) -> Iterator[List[str]]:
+    """Out of the save files before the targets are removed, and back in where that fails.  What is
+    left in them, where that is allowed, stands in the list.  Raises SavefileBroken."""
+    kept: Dict[str, Tuple[str, str]] = {}
+    left: List[str] = []
+    targets, stores = list(targets), list(stores)
+    try:
+        drop(targets, stores, directory, lambda path, was, now: kept.__setitem__(path, (was, now)))
+    except errors.SavefileBroken as error:
+        errors.refuse([errors.Finding(
+            errors.SavefileBroken, "targetcli may bring it back at a boot", error.what, "savefile",
+            error.do)], allow)
+        left.append(f"{error.what}: targetcli may bring it back at the next boot")
+    try:
+        yield left
+    except BaseException as error:
+        try:
+            put_back(kept, targets, stores, directory)
+        except errors.SavefileBroken as broken:
+            if isinstance(error, errors.HandoverError):
+                error.changed += f", but for the save file: {broken.what}"
+        raise
 
 
 def put(state: State, dbroot: str, directory: str) -> List[str]:
@@ -84,67 +115,128 @@ def put(state: State, dbroot: str, directory: str) -> List[str]:
     if not chosen:
         chosen = [path for path in PATHS if os.path.dirname(path) == dbroot
                   and os.path.isdir(dbroot)]
+    refused = rtslib_names.refused(state) if chosen else ""
+    if refused:
+        raise errors.SavefileBroken(f"targetcli can't have the name {refused}")
+    made = {"targets": [rtslib_entries.target(one) for one in state.targets],
+            "storage_objects": [rtslib_entries.storage_object(one) for one in state.backstores]}
     for path in chosen:
-        _change(path, partial(_put, path, state), directory)
+        _settle(path, partial(_with, made), directory)
     return chosen
 
 
+def put_back(kept: Kept, targets: Iterable[str], stores: Iterable[str], directory: str) \
+        -> List[str]:
+    """Put back what ``drop`` has taken out, byte for byte.  Returns the files.  Raises
+    SavefileBroken."""
+    ours, leaving = set(targets), {_store(one) for one in stores}
+    for path, (was, now) in kept.items():
+        if not os.path.exists(path):
+            raise errors.SavefileBroken(f"{path} is gone")
+        _settle(path, partial(_restored, was, now, ours, leaving), directory)
+    return sorted(kept)
+
+
 # ---- the file -----------------------------------------------------------------------------------
-def _read(path: str) -> Tuple[Tree, Optional[Tuple[int, int]], bytes]:
+def _read(path: str) -> Tuple[Splice, writers.Identity, bytes]:
     """(what is in it, what tells whether it is still the same file, its bytes)."""
-    import json
     try:
         with open(path, "rb") as file:
-            seen = os.fstat(file.fileno())
+            seen = writers.of_stat(os.fstat(file.fileno()))
             data = file.read()
-        tree = json.loads(data) if data.strip() else {}
-        if not isinstance(tree, dict):
-            raise ValueError("it is no object")
+        return Splice(data.decode(), _LISTS), seen, data
     except FileNotFoundError:
-        return {}, None, b""
+        return Splice("", _LISTS), None, b""
     except (OSError, ValueError, RecursionError) as error:
         why = error.strerror if isinstance(error, OSError) else error
-        raise errors.SavefileBroken(f"{path} can't be read: {why}",
-                                    do=f"look at {path}, or restore a backup of it") from None
-    return tree, (seen.st_ino, seen.st_mtime_ns), data
+        broken = errors.SavefileBroken(f"{path} can't be read: {why}",
+                                       do=f"look at {path}, or restore a backup of it")
+        broken.half = not isinstance(error, OSError)
+        raise broken from None
 
 
-def _change(path: str, change: Callable[[Tree], bool], directory: str) -> bool:
-    """Read, change and write; no other verb does so meanwhile, and once more where targetcli saved.
+def _settle(path: str, change: Change, directory: str, keep: Optional[Keep] = None) -> bool:
+    """Change the file; where somebody else wrote it just now, until it stays so.
+
+    Where nobody did, which is nearly always, without waiting.
+    """
+    end = time.monotonic() + BUSY
+    changed, who = False, ""
+    while True:
+        others = _others(path, directory)
+        try:
+            changed |= _change(path, change, directory, keep)
+            if not others or _stays(path, change):
+                return changed
+        except errors.SavefileBroken as error:
+            if not error.half or not others or time.monotonic() > end:
+                raise
+            time.sleep(_OFTEN)
+            continue
+        who = writers.holding(path) or who
+        if time.monotonic() > end:
+            raise errors.SavefileBroken(
+                f"{path} is written again and again by somebody else{who and f' ({who})'}, with "
+                "what was taken out, or without what was put in",
+                do=f"find who does (fuser -v {path}), stop it, and run it again")
+
+
+def _others(path: str, directory: str) -> bool:
+    """Whether somebody has just written it who is no lio-handover; of one the last word comes a
+    moment after it has written."""
+    if not writers.others_write(path, directory):
+        return False
+    try:
+        with Locks(directory).hold(_LOCK, patience=PATIENCE):
+            return writers.others_write(path, directory)
+    except errors.HandoverError:
+        return True
+
+
+def _stays(path: str, change: Change) -> bool:
+    began, seen = time.monotonic(), writers.identity(path)
+    while time.monotonic() - began < writers.RECENT:
+        time.sleep(_OFTEN)
+        now = writers.identity(path)
+        if now != seen:
+            found = _read(path)[0]
+            if change(found) != found.text:
+                return False
+            seen = now
+    return True
+
+
+def _change(path: str, change: Change, directory: str, keep: Optional[Keep]) -> bool:
+    """Read, change and write; no other verb, nor targetcli, does so meanwhile, and once more where
+    somebody else did.
 
     Where nothing is to be changed no lock is needed, so none has to be writable at a boot."""
-    if not change(_read(path)[0]):
+    found = _read(path)[0]
+    if change(found) == found.text:
         return False
-    with Locks(directory).hold(_LOCK, patience=PATIENCE):
-        return _changed(path, change)
+    with Locks(directory).hold(_LOCK, patience=PATIENCE), writers.alone():
+        return _changed(path, change, directory, keep)
 
 
-def _changed(path: str, change: Callable[[Tree], bool]) -> bool:
-    import json
+def _changed(path: str, change: Change, directory: str, keep: Optional[Keep]) -> bool:
     for _attempt in range(_TRIES):
-        tree, seen, data = _read(path)
-        if not change(tree):
+        found, seen, data = _read(path)
+        text = change(found)
+        if text == found.text:
             return False
-        text = json.dumps(tree, indent=2, sort_keys=True).encode() + b"\n"
+        if keep:
+            keep(path, found.text, text)
         try:
-            if _seen(path) != seen:
-                continue
             if data:
                 _back_up(path, data)
-            write_file(os.path.realpath(path), text)  # a link to it stays one
+            if not write_file(os.path.realpath(path), text.encode(),  # a link to it stays one
+                              lambda: writers.identity(path) == seen):
+                continue
         except OSError as error:
             raise errors.SavefileBroken(f"{path} can't be written: {error.strerror}") from None
+        writers.we_wrote(path, directory)
         return True
     raise errors.SavefileBroken(f"{path} is written again and again by somebody else")
-
-
-def _seen(path: str) -> Optional[Tuple[int, int]]:
-    """What tells whether it is still the same file."""
-    try:
-        found = os.stat(path)
-    except FileNotFoundError:
-        return None
-    return found.st_ino, found.st_mtime_ns
 
 
 def _back_up(path: str, data: bytes) -> None:
@@ -153,145 +245,102 @@ def _back_up(path: str, data: bytes) -> None:
     os.makedirs(folder, mode=0o700, exist_ok=True)
     numbers = {name: int(found.group(1)) for name in os.listdir(folder)
                for found in [_COPY.match(name)] if found}
+    oldest_first = sorted(numbers, key=lambda one: (numbers[one], one))
+    if oldest_first and _holds(os.path.join(folder, oldest_first[-1]), data):
+        return
     new = 1 + max(numbers.values(), default=0)
     stamp = time.strftime("%Y%m%d-%H%M%S")
     write_file(os.path.join(folder, f"lio-handover-{new:06}-{stamp}.json"), data)
-    for name in sorted(numbers, key=lambda one: (numbers[one], one))[:-BACKUPS + 1]:
+    for name in oldest_first[:-BACKUPS + 1]:
         try:
             os.unlink(os.path.join(folder, name))
         except FileNotFoundError:
             pass  # somebody tidies up
 
 
-def _list(tree: Tree, name: str, path: str) -> List[Tree]:
-    found = tree.setdefault(name, [])
-    if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
-        raise errors.SavefileBroken(f"{path}: {name} is no list of objects",
-                                    do=f"look at {path}, or restore a backup of it")
-    return found
-
-
-def _name(target: Tree) -> str:
-    return f"{target.get('fabric')}/{target.get('wwn')}"
-
-
-def _rtslib_name(store: str) -> str:
-    plugin, _, name = store.partition("/")
-    return f"/backstores/{_PLUGINS.get(plugin, plugin)}/{name}"
-
-
-def _store_name(one: Tree) -> str:
-    return f"/backstores/{one.get('plugin')}/{one.get('name')}"
-
-
-def _used(targets: Iterable[Tree]) -> Set[str]:
-    return {str(lun.get("storage_object")) for target in targets
-            for tpg in target.get("tpgs", []) for lun in tpg.get("luns", [])}
-
-
-def _drop(path: str, gone: Set[str], leaving: Set[str], tree: Tree) -> bool:
-    targets, stores = _list(tree, "targets", path), _list(tree, "storage_objects", path)
-    left = [one for one in targets if _name(one) not in gone]
-    still = _used(left)
-    kept = [one for one in stores if _store_name(one) not in leaving or _store_name(one) in still]
-    if len(left) == len(targets) and len(kept) == len(stores):
-        return False
-    tree["targets"], tree["storage_objects"] = left, kept
-    return True
-
-
-def _put(path: str, state: State, tree: Tree) -> bool:
-    made = {"targets": [_target(one) for one in state.targets],
-            "storage_objects": [_storage_object(one) for one in state.backstores]}
-    tree.setdefault("fabric_modules", [])
-    changed = False
-    for name, key in (("targets", _name), ("storage_objects", _store_name)):
-        there = _list(tree, name, path)
-        new = {key(one): one for one in made[name]}
-        merged = [new.pop(key(one), one) for one in there] + list(new.values())
-        changed = changed or merged != there
-        tree[name] = merged
-    return changed
-
-
-# ---- the model in rtslib's words ----------------------------------------------------------------
-def _below(attributes: Mapping[str, str], folder: str) -> Tree:
-    return {name[len(folder):]: value for name, value in attributes.items()
-            if name.startswith(folder)}
-
-
-def _number(value: str) -> Any:
-    """rtslib shows what looks like a number as one (rtslib/node.py:CFSNode.dump)."""
+def _holds(path: str, data: bytes) -> bool:
     try:
-        return int(value)
-    except ValueError:
-        return value
+        with open(path, "rb") as file:
+            return file.read() == data
+    except OSError:
+        return False
 
 
-def _numbers(found: Tree) -> Tree:
-    return {name: _number(value) for name, value in found.items()}
+# ---- changes ------------------------------------------------------------------------------------
+def _store(name: str) -> Store:
+    plugin, _, rest = name.partition("/")
+    return plugin, rest
 
 
-def _storage_object(one: Backstore) -> Tree:
-    parameters = one.parameters
-    made: Tree = {"plugin": _PLUGINS.get(one.plugin, one.plugin), "name": one.name,
-                  "dev": one.path, "wwn": one.serial,
-                  "attributes": _numbers(_below(one.attributes, "attrib/")),
-                  "alua_tpgs": [_group(group) for group in one.alua_groups]}
-    if one.plugin == "fileio":
-        made.update(size=int(parameters.get("fd_dev_size", "0")),
-                    # rtslib opens the file buffered where this is set (rtslib/tcm.py:_configure).
-                    write_back=parameters.get("fd_buffered_io") == "1",
-                    aio=parameters.get("fd_async_io") == "1")
-    else:
-        made.update(readonly=parameters.get("readonly") == "1", write_back=False)
-        if parameters.get("exclusive") == "0":
-            made["exclusive"] = False  # which only newer ones know
-    return made
+def _ours(found: Splice, targets: AbstractSet[str], stores: AbstractSet[Store]) \
+        -> Dict[str, List[Element]]:
+    """Entries of these targets, and of those of the backstores that no other entry names."""
+    mine = [one for one in found.elements("targets")
+            if rtslib_names.targets(one.value) & targets]
+    leaving = [one for one in found.elements("storage_objects")
+               if rtslib_names.store(one.value) in stores]
+    if leaving:
+        starts = {one.start for one in mine}
+        used = rtslib_names.stores_named([one.value for one in found.elements("targets")
+                                          if one.start not in starts])
+        leaving = [one for one in leaving if rtslib_names.store(one.value) not in used]
+    return {"targets": mine, "storage_objects": leaving}
 
 
-def _group(one: AluaGroup) -> Tree:
-    return {"name": one.name, **_numbers(dict(one.attributes)),
-            "tg_pt_gp_id": _number(one.attributes.get("tg_pt_gp_id", "0"))}
+def _without(targets: AbstractSet[str], stores: AbstractSet[Store], found: Splice) -> str:
+    gone = _ours(found, targets, stores)
+    starts = {one.start for name in _LISTS for one in gone[name]}
+    if not starts:
+        return found.text
+    return found.with_parts({name: [
+        [one for one in array.elements if one.start not in starts] for array in found.arrays
+        if array.name == name] for name in _LISTS if gone[name]})
 
 
-def _target(one: Target) -> Tree:
-    return {"fabric": one.fabric, "wwn": one.wwn, "tpgs": [_tpg(tpg) for tpg in one.tpgs]}
+def _become(name: str, entry: Mapping[str, Any]) -> AbstractSet[Any]:
+    """The objects that an entry of a list may become."""
+    return rtslib_names.targets(entry) if name == "targets" else {rtslib_names.store(entry)}
 
 
-def _tpg(one: Tpg) -> Tree:
-    made: Tree = {
-        "tag": one.tag, "enable": one.attributes.get("enable", "1") != "0",
-        "attributes": _numbers(_below(one.attributes, "attrib/")),
-        "luns": [{"index": lun.number, "alias": lun.alias,
-                  "storage_object": _rtslib_name("/".join(lun.backstore[1:])),
-                  "alua_tg_pt_gp_name": lun.attributes.get("alua_tg_pt_gp", DEFAULT_GROUP)}
-                 for lun in one.luns if lun.backstore is not None],
-        "portals": [_portal(portal.address, portal.attributes) for portal in one.portals],
-        "node_acls": [_acl(acl) for acl in one.acls], **_chap(one.attributes)}
-    parameters = _below(one.attributes, "param/")
-    if parameters:
-        made["parameters"] = parameters
-    return made
+def _placed(found: Splice, name: str, made: Sequence[Tuple[Mapping[str, Any], str]],
+            replacing: bool) -> List[List[Part]]:
+    """The parts of a list with these (value, text): each in the place of the first entry that
+    becomes the same object, and of no second one, else at the end.  Unless ``replacing`` what is
+    there stays."""
+    owner = {key: number for number, (value, _text) in enumerate(made)
+             for key in _become(name, value)}
+    left = dict(enumerate(made))
+    lists: List[List[Part]] = []
+    for array in found.arrays:
+        if array.name != name:
+            continue
+        lists.append([])
+        for one in array.elements:
+            numbers = {owner[key] for key in _become(name, one.value) if key in owner}
+            if not numbers or not replacing:
+                lists[-1].append(one)
+            for number in numbers & set(left):
+                value, text = left.pop(number)
+                if replacing:
+                    lists[-1].append(one if one.value == value else text)
+    lists = lists or [[]]
+    lists[-1].extend(text for _value, text in left.values())
+    return lists
 
 
-def _portal(address: str, attributes: Mapping[str, str]) -> Tree:
-    host, _, port = address.rpartition(":")
-    return {"ip_address": host, "port": int(port), "iser": attributes.get("iser") == "1",
-            "offload": attributes.get("cxgbit") == "1"}
+def _with(made: Mapping[str, Sequence[Mapping[str, Any]]], found: Splice) -> str:
+    parts = {name: _placed(found, name, [(one, found.written(one)) for one in values], True)
+             for name, values in made.items()}
+    return found.with_parts({"fabric_modules": [[]], **parts} if found.empty else parts)
 
 
-def _acl(one: Acl) -> Tree:
-    made: Tree = {
-        "node_wwn": one.initiator, "attributes": _numbers(_below(one.attributes, "attrib/")),
-        "mapped_luns": [{"index": lun.number, "tpg_lun": lun.lun, "alias": lun.alias,
-                         "write_protect": lun.attributes.get("write_protect") == "1"}
-                        for lun in one.mapped_luns if lun.lun is not None],
-        **_chap(one.attributes)}
-    if one.attributes.get("tag"):
-        made["tag"] = one.attributes["tag"]
-    return made
-
-
-def _chap(attributes: Mapping[str, str]) -> Tree:
-    return {name: attributes[path] for path, name in _CHAP.items() if attributes.get(path)}
+def _restored(was: str, now: str, targets: AbstractSet[str], stores: AbstractSet[Store],
+              found: Splice) -> str:
+    """What was taken out is put back: all as it was, where nothing else was changed since."""
+    if found.text == now:
+        return was
+    old = Splice(was, _LISTS)
+    taken = _ours(old, targets, stores)
+    return found.with_parts({name: _placed(found, name, [
+        (one.value, old.text_of(one)) for one in taken[name]], name == "targets")
+        for name in _LISTS})

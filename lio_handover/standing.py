@@ -6,20 +6,21 @@ host's may differ (``--map``).
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
-from typing import Dict, Iterator, List, Mapping, Optional, Tuple
+from dataclasses import dataclass, field
+from typing import Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from . import document as documents
-from . import errors, mapping, restored, runtime, savefile
+from . import directories, errors, mapping, ports, restored, runtime, savefile
 from .configfs import Configfs
 from .core import Core
 from .document import Document
 from .holder import Holders
-from .journal import DOCUMENT, PREPARED, RETURNED, Handover, Journal
-from .model import Key, State, backstore_key, say
+from .journal import DOCUMENT, PREPARED, RETURNED, Handover, Journal, way_out
+from .model import Key, State, backstore_key, kernel_name, say
 from .papers import Message
 from .reader import Reader, boot_id
-from .transitions import SOURCE, VHOST, Mode, Paper
+from .reservations import Seen
+from .transitions import SOURCE, VHOST, Do, Mode, Paper, Row
 
 #: Where kernels and rtslib keep APTPL files (target_core_configfs.c, rtslib/root.py).
 DBROOTS = ("/var/target", "/etc/target", "/etc/rtslib-fb-target")
@@ -32,6 +33,8 @@ class Standing:
     core: Core
     journal: Journal
     epoch: int = 0
+    #: what the devices said of registrations, where they were asked by this verb
+    seen: Mapping[Key, Sequence[Seen]] = field(default_factory=dict, init=False)
 
     @property
     def fs(self) -> Configfs:
@@ -56,7 +59,7 @@ class Standing:
             name.startswith("vhost/") for name in self.local_targets())
 
     def reader(self, reserved: bool = True) -> Reader:
-        return Reader(self.fs, reservations=reserved, known={
+        return Reader(self.fs, reservations=reserved, seen=self.seen, known={
             key: (held,) for key, held in restored.load(self.directory, boot_id()).items()})
 
     def names(self) -> List[Tuple[str, str]]:
@@ -79,8 +82,13 @@ class Standing:
             data = self.journal.kept(name)
             if data is None:
                 raise errors.JournalBroken(f"{self.journal.folder} has no {name}",
-                                           do=f"lio-handover status {self.journal.id}")
-            self.journal.documents[name] = documents.loads(data)
+                                           do=way_out(self.journal.folder))
+            try:
+                self.journal.documents[name] = documents.loads(data)
+            except errors.DocumentError as error:
+                raise errors.JournalBroken(
+                    f"{self.journal.folder}/{name} can't be read: {error.what}",
+                    do=way_out(self.journal.folder)) from None
         return self.journal.documents[name]
 
     def local(self, name: str) -> Document:
@@ -109,7 +117,14 @@ class Standing:
         return runtime.digest(self.kept(DOCUMENT).state)
 
     def here(self, reserved: bool = True) -> State:
-        """What this kernel has of the targets."""
+        """What this kernel has of the targets; the devices are asked where that was wanted and is
+        needed."""
+        try:
+            return self.reader(reserved).state(self.names())
+        except errors.CannotRepresent as error:
+            if not error.do or self.seen or not self.journal.notes.probe:
+                raise
+        self.seen = self.core.ask(self.names())
         return self.reader(reserved).state(self.names())
 
     def current(self) -> str:
@@ -124,11 +139,14 @@ class Standing:
         if self.journal.notes.loading == boot_id():
             return False
         reader = self.reader(False)
-        found = {("target", *name.split("/", 1), tpgt[5:], "lun", lun[4:]): store
-                 for name in self.local_targets() if self.fs.exists(name)
-                 for tpgt, lun, store in reader.links(*name.split("/", 1))}
+        found: Dict[Key, Optional[Key]] = {
+            ("target", fabric, wwn, str(directories.tag(fabric, tpgt)), "lun",
+             str(directories.lun_number(lun))): store
+            for fabric, wwn in [name.split("/", 1) for name in self.local_targets()
+                                if self.fs.exists(name)]
+            for tpgt, lun, store in reader.links(fabric, wwn)}
         return self.links_are_whole(found) and all(
-            self.nexus(f"{target.name}/tpgt_{tpg.tag}") == tpg.attributes["nexus"]
+            self.nexus(self.tpg(target.fabric, target.wwn, tpg.tag)) == tpg.attributes["nexus"]
             for target in self.durable().state.targets for tpg in target.tpgs
             if "nexus" in tpg.attributes)
 
@@ -161,10 +179,15 @@ class Standing:
     def tpgs(self) -> Iterator[str]:
         """The path of every iSCSI TPG of the handover's targets that is here."""
         for fabric, wwn in self.names():
-            if fabric == "iscsi":
-                for name in self.fs.entries(f"{fabric}/{wwn}")[1]:
-                    if name.startswith("tpgt_"):
-                        yield f"{fabric}/{wwn}/{name}"
+            for name in self.reader(False).tpgs(fabric, wwn) if fabric == "iscsi" else ():
+                yield f"{fabric}/{wwn}/{name}"
+
+    def tpg(self, fabric: str, wwn: str, tag: int) -> str:
+        """The path of a TPG, whatever it is called here."""
+        target = f"{fabric}/{wwn}"
+        names = self.reader(False).tpgs(fabric, wwn) if self.fs.exists(target) else ()
+        return f"{target}/" + next((name for name in names if directories.tag(fabric, name) == tag),
+                                   f"tpgt_{tag}")
 
     def open_tpgs(self) -> List[str]:
         return [path for path in self.tpgs() if self.fs.read(f"{path}/enable").strip() == "1"]
@@ -175,7 +198,7 @@ class Standing:
         for fabric, wwn in self.names():
             if fabric == "vhost" and any(
                     self.nexus(f"{fabric}/{wwn}/{name}")
-                    for name in self.fs.entries(f"{fabric}/{wwn}")[1] if name[:5] == "tpgt_"):
+                    for name in self.reader(False).tpgs(fabric, wwn)):
                 yield wwn
 
     @property
@@ -185,9 +208,32 @@ class Standing:
     def wanted_open(self) -> List[str]:
         """The iSCSI TPGs whose gates were open before the freeze."""
         noted = self.journal.notes.gates
-        return [f"{target.name}/tpgt_{tpg.tag}" for target in self.durable().state.targets
+        return [self.tpg(target.fabric, target.wwn, tpg.tag)
+                for target in self.durable().state.targets
                 for tpg in target.tpgs if target.fabric == "iscsi" and noted.get(
                     target.name, {}).get(str(tpg.tag), tpg.attributes.get("enable")) == "1"]
+
+    def ports(self) -> ports.Numbers:
+        """The relative ports of those, where the kernel gives each once."""
+        if self.vhost or not self.reader(False).has_rtpi():
+            return {}
+        found = {self.tpg(target.fabric, target.wwn, tpg.tag): tpg.attributes.get("rtpi", "0")
+                 for target in self.durable().state.targets for tpg in target.tpgs}
+        return {path: found[path] for path in self.wanted_open() if found[path] != "0"}
+
+    def port_override(self) -> str:
+        """A source may go back to serving under another number; a destination has promised one."""
+        return ports.OVERRIDE if self.handover.role == SOURCE else ""
+
+    def may_open(self, row: Row, allow: Sequence[str]) -> None:
+        """Raises InUse where a gate that this row opens, or arms, can't have its relative port:
+        before anything is recorded and, on a destination, before the source has released."""
+        opens = any(step.do is Do.GATE_OPEN for step in row.steps) or row.verb == "activate"
+        if opens and self.fs.exists("core"):
+            still = set(self.open_tpgs())
+            errors.refuse(ports.taken(self.reader(False), {
+                path: number for path, number in self.ports().items() if path not in still},
+                self.port_override()), allow)
 
     def serves(self) -> bool:
         """Whether every gate that was open on the source reads back open here."""
@@ -222,29 +268,18 @@ class Standing:
         found = {}
         placed = self.reader(False).placed()
         for key in self.stores():
-            path = f"core/{placed[key]}/{key[2]}/statistics/scsi_lu/num_cmds" \
+            path = f"core/{placed[key]}/{kernel_name(key)}/statistics/scsi_lu/num_cmds" \
                 if key in placed else ""
             if path and self.fs.exists(path):
                 found[say(key)] = int(self.fs.read(path))
         return found
 
     def aptpl_paths(self, serial: str) -> List[str]:
-        """Where a backstore's APTPL file may be: rtslib moves dbroot (rtslib/root.py)."""
+        """Where a backstore's APTPL file may be: rtslib moves dbroot (rtslib/root.py).
+
+        After a power cut not only in the present dbroot: targetcli's restore may have moved that
+        since the kernel wrote.  That an old one elsewhere seems newer, by a clock that was set
+        back, is prevented where a copy is kept: the others are removed then.
+        """
         return [os.path.join(folder, "pr", f"aptpl_{serial}")
                 for folder in sorted({self.fs.read("dbroot").strip(), *DBROOTS})]
-
-    def aptpl_file(self, serial: str) -> bytes:
-        """The newest APTPL file of a backstore.
-
-        Not the one in the present dbroot: this is asked after a power cut, when targetcli's restore
-        may have moved dbroot since that kernel wrote.  That an old one elsewhere seems newer, by a
-        clock that was set back, is prevented where a copy is kept: the others are removed then.
-        """
-        found = []
-        for path in self.aptpl_paths(serial):
-            try:
-                with open(path, "rb") as file:
-                    found.append((os.fstat(file.fileno()).st_mtime_ns, file.read()))
-            except FileNotFoundError:
-                continue
-        return max(found)[1] if found else b""

@@ -12,7 +12,7 @@ import stat
 from functools import cached_property
 from typing import Dict, Iterator, List, Mapping, NoReturn, Optional, Set, Tuple, Union
 
-from . import devices
+from . import devices, protection
 from .devices import (HERE, Evidence, Host, Seen, below, block_facts, family, file_system,
                       folder_of, hctl_of, names_in, one_line_of, reopen, show, swaps, under, users)
 from .errors import (Finding, HandoverError, KernelRefused, StorageDiffers, StorageInUse,
@@ -42,8 +42,8 @@ def evidence(backstore: Backstore, sample: bool, host: Host = HERE) -> Evidence:
     A file: ``kind`` "file", ``size`` (bytes), ``inode``, ``filesystem``.  A device: ``kind``
     "block", ``size``, ``logical_block_size`` (bytes), ``wwid`` where it has one.  With
     ``sample``, which only holds while nobody writes: ``sample`` (SHA-256 of some blocks) and
-    ``sample_zero`` (all of them were zeroes, so that it proves little).  {} for a plugin that
-    opens neither.
+    ``sample_zero`` (all of them were zeroes, so that it proves little).  ``protection_…`` is the
+    same of the companion file, see protection.  {} for a plugin that opens neither.
     """
     if backstore.plugin not in OPENING or not backstore.path:
         return {}
@@ -53,11 +53,13 @@ def evidence(backstore: Backstore, sample: bool, host: Host = HERE) -> Evidence:
     except OSError as error:
         raise StorageMissing(f"{name}: {show(path)}: {error.strerror}") from None
     try:
-        return _evidence(seen, sample, host)
+        found = _evidence(seen, sample, host)
     except OSError as error:
         raise StorageMissing(f"{name}: {show(path)} can't be read: {error.strerror}") from None
     finally:
         os.close(seen.fd)
+    beside = protection.companion(backstore)
+    return {**found, **protection.named(evidence(beside, sample, host))} if beside else found
 
 
 def _evidence(seen: Seen, sample: bool, host: Host) -> Evidence:
@@ -223,7 +225,10 @@ def findings(wanted: Backstore, proof: Mapping[str, Union[str, int, bool]], sett
     if wanted.plugin not in OPENING:
         return []
     served = here if isinstance(here, Served) else Served(here, host)
-    return list(_findings(wanted, proof, settings, served, host))
+    beside = protection.companion(wanted)
+    return [*_findings(wanted, proof, settings, served, host),
+            *(_findings(beside, protection.part_of(proof), settings, served, host)
+              if beside else ())]
 
 
 def named(wanted: Backstore, proof: Mapping[str, Union[str, int, bool]], settings: Settings,

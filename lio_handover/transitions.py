@@ -104,9 +104,10 @@ class Do(str, Enum):
     RECORD = "write the new state, epoch and boot id to the journal, fsync file and folder"
     SAY = "answer with a paper"
     READ = "read the kernel"
-    SAVEFILE_DROP = ("take the target out of targetcli's save file (nothing to do when it "
-                     "is not in it)")
-    SAVEFILE_PUT = "put the target, as it now is, into targetcli's save file"
+    SAVEFILE_DROP = ("take the target out of targetcli's save file, and see that it stays out "
+                     "(nothing to do when it is not in it)")
+    SAVEFILE_PUT = ("put back what was taken out of targetcli's save file, else the target as it "
+                    "now is; where that can't be, say so: recover serves it at a boot")
     GATE_CLOSE = ("close the gate: iSCSI enable=0; vhost: our own initiator takes the "
                   "endpoint, or refuses")
     GATE_OPEN = "open the gate: iSCSI enable=1; vhost: our own initiator lets go of the endpoint"

@@ -2,13 +2,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Iterator, List, Sequence
+from typing import Iterator, List, Sequence, Tuple
 
 from . import model
 from .core import View
 from .errors import one_line
 from .model import DEFAULT_GROUP, Registration, say
 from .screen import Screen, wrap
+from .values import admits_nobody
 from .wording import count, gate_of, holds, mode_of, reservation, size
 
 _WIDEST_TREE = 120
@@ -89,6 +90,9 @@ def _backstore(view: View, one: model.Backstore) -> Node:
         about.append("write-back" if cached else "write-thru")
     if one.parameters.get("readonly", "0") != "0":
         about.append("read-only")
+    if one.key in view.elsewhere and one.key in view.sizes:
+        about.append("PATH LEADS ELSEWHERE")
+        mood = "bad"
     if one.key in view.off:
         about.append("NOT ENABLED")
         mood = "bad"
@@ -157,19 +161,27 @@ def _tpg(view: View, one: model.Tpg) -> Node:
              for name in one.sessions if name not in explicit]
     if acls or one.fabric == "iscsi":
         below.append(Node("acls", [str(len(one.acls))], "", acls))
-    return Node(f"tpg{one.tag}", about, mood, below)
+    return Node(*_called("tpg", one.tag, one.directory, about), mood, below)
+
+
+def _called(word: str, number: int, directory: str, about: Sequence[str]) \
+        -> Tuple[str, Sequence[str]]:
+    """A number as targetcli shows it, and what its directory is called where it is not like it."""
+    if number < 0:
+        return directory, about
+    return f"{word}{number}", [f"called {directory}" if directory else "", *about]
 
 
 def _lun(view: View, one: model.Lun) -> Node:
     if one.backstore is None:
-        return Node(f"lun{one.number}", ["nothing linked"], "warn")
+        return Node(*_called("lun", one.number, one.directory, ["nothing linked"]), "warn")
     store = view.state.backstore(one.backstore)
     group = one.attributes.get("alua_tg_pt_gp", "")
     offline = one.attributes.get("alua_tg_pt_offline", "0") not in ("", "0")
-    return Node(f"lun{one.number}", [
+    return Node(*_called("lun", one.number, one.directory, [
         say(one.backstore), store.path if store else "",
         size(view.sizes[one.backstore]) if one.backstore in view.sizes else "",
-        f"ALUA group {group}" if group else "", "OFFLINE" if offline else ""],
+        f"ALUA group {group}" if group else "", "OFFLINE" if offline else ""]),
         "bad" if offline else "")
 
 
@@ -177,9 +189,11 @@ def _acl(view: View, tpg: model.Tpg, one: model.Acl) -> Node:
     here = one.initiator in tpg.sessions
     has = one.attributes.get
     chap = ("mutual CHAP" if has("auth/userid_mutual") else "CHAP") if has("auth/userid") else ""
-    return Node(one.initiator, ["logged in" if here else "not logged in" if tpg.fabric == "iscsi"
+    none = tpg.fabric == "iscsi" and admits_nobody(one.initiator)
+    return Node(one.initiator, ["ADMITS NOBODY: make it anew in small letters" if none else
+                                "logged in" if here else "not logged in" if tpg.fabric == "iscsi"
                                 else "", chap],
-                "good" if here else "", list(_mapped(tpg, one)))
+                "bad" if none else "good" if here else "", list(_mapped(tpg, one)))
 
 
 def _mapped(tpg: model.Tpg, one: model.Acl) -> Iterator[Node]:
@@ -188,7 +202,8 @@ def _mapped(tpg: model.Tpg, one: model.Acl) -> Iterator[Node]:
     luns = list(one.mapped_luns)
     while luns:
         first, run = luns[0], 1
-        while run < len(luns) and first.lun is not None \
+        while run < len(luns) and first.lun is not None and not first.directory \
+                and not luns[run].directory \
                 and luns[run].number == first.number + run \
                 and luns[run].lun == first.lun + run and mode_of(luns[run]) == mode_of(first):
             run += 1
@@ -197,7 +212,8 @@ def _mapped(tpg: model.Tpg, one: model.Acl) -> Iterator[Node]:
                        [f"lun{first.lun}…{first.lun + run - 1}", mode_of(first)])
         else:
             run = 1
-            yield Node(f"mapped_lun{first.number}", [
+            yield Node(*_called("mapped_lun", first.number, first.directory, [
                 "nothing" if first.lun is None else f"lun{first.lun}",
-                stores.get(first.lun, "") if first.lun is not None else "", mode_of(first)])
+                stores.get(first.lun, "") if first.lun is not None else "", mode_of(first)]),
+                "bad" if first.dead else "")
         del luns[:run]

@@ -58,6 +58,14 @@ def portal_address(value: Any, where: str) -> Tuple[str, Tuple[str, int]]:
     return name, (host, port)
 
 
+def admits_nobody(name: str) -> bool:
+    """Whether an iSCSI ACL's name has what no initiator's name has when the kernel compares them:
+    it makes that small letters, those of Latin-1, too (iscsi_target_nego.c:
+    iscsi_initiatorname_tolower, lib/ctype.c)."""
+    return any(0x41 <= mark <= 0x5a or 0xc0 <= mark <= 0xde and mark != 0xd7
+               for mark in name.encode(errors="surrogateescape"))
+
+
 # --- attributes ----------------------------------------------------------------------------------
 _BITS = (0, 1)
 _TRUE_FALSE = frozenset("01")
@@ -140,6 +148,9 @@ _LINES = frozenset(("lba_map",))
 _DECIMAL = re.compile(r"0|-?[1-9][0-9]{0,18}")
 _COMPANY = re.compile(r"0x[0-9a-f]{6}")
 _PRINTABLE = re.compile("[ -~]*")
+#: Of any bytes but these at its ends (lib/string_helpers.c:strim, lib/ctype.c:_ctype).
+_TEXTS = frozenset(("wwn/vpd_unit_serial", "wwn/pd_text_id_info"))
+_SPACES = b" \t\n\v\f\r\xa0"
 #: what the product itself does with a backstore; never a value to be carried
 _DEEDS = re.compile(r"(?:control|enable|info|pr/.*|statistics/.*)")
 
@@ -227,6 +238,9 @@ def _value(row: attributes.Attribute, kind: str, path: str, text: str, at: str,
     elif row.format is attributes.COMPANY:
         if not _COMPANY.fullmatch(text):
             fail(BadValue, f"{at} is {shown()}, not 0x and six hex digits")
+    elif path in _TEXTS:
+        if data != data.strip(_SPACES):
+            fail(BadValue, f"{at} begins or ends with what the kernel takes for a blank")
     elif path.startswith("wwn/") and not _PRINTABLE.fullmatch(text):
         fail(BadValue, f"{at} is not printable ASCII")
     return model.Secret(text) if secret else text

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence
 
 from . import document as documents
-from . import as_json, client, columns, errors, files, steps, tree, wording
+from . import as_json, cautions, client, columns, errors, files, steps, tree, wording
 from .cli import PROG, flushed, say, unprinted
 from .byfile import ByFile
 from .core import Ready
@@ -301,15 +301,16 @@ def prepare(args: argparse.Namespace, signals: Signals) -> int:
     with signals.later():  # a scratch nexus may be there
         made, found = core.prepare(wanted, args.probe)
     against = errors.stopping(found, args.allow)
+    notes = [*made.notes, *cautions.before_handover(core.fs, made.state)]
     names = [one.name for one in made.state.targets]
     if args.json:
-        print_data({"targets": names, "frozen": made.frozen, "bytes": len(documents.dumps(made)),
-                    "notes": list(made.notes),
+        print_data({"targets": names, "frozen": made.frozen, "bytes": made.size,
+                    "notes": notes,
                     "findings": [as_json.finding_tree(one, args.allow) for one in found]})
     else:
         print(errors.one_line(f"{wording.names(made.state, 99)}: {wording.contents(made.state)}"))
         _print(steps.findings(found, Screen.of(sys.stdout), args.allow))
-    _notes(args, made.notes)
+    _notes(args, notes)
     if against:
         return _against(args, against, "a handover")
     _done(args, "nothing speaks against a handover; nothing was changed",
@@ -393,6 +394,7 @@ def thaw(args: argparse.Namespace, signals: Signals) -> int:
     thawed = came["targets"]
     if args.json:
         print_data(came)
+    _notes(args, came.get("notes", ()))
     if thawed:
         _done(args, f"thawed {', '.join(thawed)}: initiators are let in again; "
               f"{_writes(came['writes'])}{_by(came)}", f"{PROG} show {_quoted(thawed)}")
@@ -411,7 +413,7 @@ def _thaw(args: argparse.Namespace, signals: Signals) -> Dict[str, Any]:
     signals.deferred = True
     state = core.thaw(found, args.allow) if found else None
     return {"targets": [one.name for one in state.targets] if state else [],
-            "writes": core.fs.changes}
+            "writes": core.fs.changes, "notes": core.notes}
 
 
 def diff(args: argparse.Namespace, signals: Signals) -> int:

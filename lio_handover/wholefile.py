@@ -2,18 +2,19 @@
 from __future__ import annotations
 
 import os
-from typing import List, Mapping, Tuple
+from typing import Callable, List, Mapping, Tuple
 
 
-def write_file(path: str, content: bytes) -> None:
+def write_file(path: str, content: bytes, still: Callable[[], bool] = lambda: True) -> bool:
     """All of ``content`` or what was there before, on the disk when this returns.
 
-    Nobody but the owner may read it, at no moment.  Raises OSError.
+    Nobody but the owner may read it, at no moment.  ``still`` is asked last of all whether it is
+    to be done: what it says is returned.  Raises OSError.
     """
-    write_files({path: content})
+    return write_files({path: content}, still)
 
 
-def write_files(files: Mapping[str, bytes]) -> None:
+def write_files(files: Mapping[str, bytes], still: Callable[[], bool] = lambda: True) -> bool:
     """The same for several, ``{path: content}``: each is whole, and all are on the disk when this
     returns.  Where it fails, some may be new and some what they were."""
     made: List[Tuple[str, str]] = []
@@ -23,6 +24,10 @@ def write_files(files: Mapping[str, bytes]) -> None:
             new = os.path.join(folder or ".", f".{name[:200]}.{os.urandom(8).hex()}")
             _write(new, content)
             made.append((new, path))
+        if not still():
+            for new, _path in made:
+                os.unlink(new)
+            return False
         while made:
             os.rename(*made[-1])
             made.pop()
@@ -32,6 +37,7 @@ def write_files(files: Mapping[str, bytes]) -> None:
         raise
     for folder in {os.path.dirname(path) or "." for path in files}:
         fsync_folder(folder)
+    return True
 
 
 def fsync_folder(path: str) -> None:

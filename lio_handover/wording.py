@@ -64,4 +64,6 @@ def gate_of(one: model.Tpg) -> Tuple[str, str]:
 
 
 def mode_of(one: model.MappedLun) -> str:
+    if one.dead:
+        return "DEAD: its LUN was linked again since"
     return "read-only" if one.attributes.get("write_protect", "0") != "0" else "rw"

@@ -18,6 +18,7 @@ from lio_handover.core import Ready, View
 from lio_handover.executor import Outcome
 from lio_handover.model import State
 from lio_handover.planner import plan
+from lio_handover.readback import check
 from lio_handover.reader import Facts
 from lio_handover.settings import Settings
 from tests import samples
@@ -95,6 +96,10 @@ class Fake(ByFile):
     def compare(self, document: Any, maps: Any = ()) -> Any:
         self._answer()
         return self.here, STATE, diff.diff(self.here, STATE)
+
+    def verify(self, document: Any, maps: Any = ()) -> None:
+        have, want, _changes = self.compare(document, maps)
+        check(have, want)
 
     def remove(self, *args: Any) -> tuple[Outcome, str]:
         self._answer()

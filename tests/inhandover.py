@@ -13,8 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lio_handover import (deeds, errors, evidence, journal, owners, remote, reservations, restored,
-                          running, savefile, transitions, undo, wholefile)
+from lio_handover import (errors, evidence, journal, owners, remote, reservations, restored,
+                          running, savefile, survivors, transitions, undo, wholefile)
 from lio_handover.configfs import Configfs
 from lio_handover.byfile import ByFile
 from lio_handover.handover import Answer, Handover, Handovers
@@ -202,8 +202,10 @@ class Points:
         for name in () if self.records else ("mkdir", "rmdir", "link", "unlink", "write"):
             setattr(Configfs, name, self.around(name, getattr(Configfs, name)))
         for module in () if self.records else (
-                journal, owners, savefile, deeds, running, undo, restored):
+                journal, owners, savefile, running, undo, restored):
             setattr(module, "write_file", self.around("write_file", wholefile.write_file))
+        if not self.records:
+            setattr(survivors, "write_files", self.around("write_files", wholefile.write_files))
         plain = os.write
 
         def half(fd: int, data: bytes) -> int:

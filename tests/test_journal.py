@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lio_handover import errors, savefile
+from lio_handover import errors, savefile, savefile_writers
 from lio_handover.core import Core
 from lio_handover.handover import Handovers
 from lio_handover.journal import Handover, Journal
@@ -36,12 +36,12 @@ def test_status_says_where_a_verb_stopped(tmp_path: Path) -> None:
     journal.note("begin", verb="freeze", to="frozen")
     journal.note("step", do="gate close")
     answer, = handovers(tmp_path).status()
-    assert answer.notes == ("freeze was begun and has not ended: it was at gate close",)
+    assert answer.notes[0] == "freeze was begun and has not ended: it was at gate close"
     assert answer.next == f"lio-handover recover {ID}"
     journal.note("end")
     journal.note("begin", verb="thaw", to="idle")
     answer, = handovers(tmp_path).status()
-    assert answer.notes == ("thaw was begun and has not ended",)
+    assert answer.notes[0] == "thaw was begun and has not ended"
 
 
 def test_the_first_handover_of_a_host_is_on_the_disk_with_its_folders(
@@ -76,6 +76,8 @@ def booting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     handover is ID), one that never moved, one that was here before and came back (OTHER)."""
     save = tmp_path / "saveconfig.json"
     monkeypatch.setattr(savefile, "PATHS", (str(save),))
+    monkeypatch.setattr(savefile_writers, "LOCK", str(tmp_path / "targetcli.lock"))
+    monkeypatch.setattr(savefile_writers, "RECENT", 0.0)
     save.write_text(json.dumps({"storage_objects": [], "targets": [
         {"fabric": "iscsi", "wwn": one.partition("/")[2], "tpgs": [{"tag": 1, "enable": True}]}
         for one in (OURS, NEVER_MOVED, BACK)]}))

@@ -11,14 +11,17 @@ PACKAGE = Path(__file__).resolve().parents[1] / "lio_handover"
 
 #: A module imports what stands before it, wherever in its text.  Packages count as one.
 ORDER = """__init__
-    errors names programs wholefile locks model order transitions attributes parameters handler
-    settings files shape values objects sealed document devices storage late
-    fresh diff reservations dynamic configfs scsibus initiator
-    papers journal owners savefile
-    reader revival plan planner staged readback running undo executor frozen restored host
-    probes mapping preflight core
-    holder runtime answer standing deeds fence evidence
-    handover
+    errors names directories programs wholefile kernel_fixes locks model order transitions
+    attributes parameters handler settings files shape values objects sealed document devices
+    protection storage opened late limits
+    fresh diff aptpl reservations dynamic places treepaths configfs scsibus watching initiator
+    portals dbroot cautions
+    papers journal owners json_splice rtslib_names rtslib_entries savefile_writers savefile
+    reader revival plan unit_serials planner staged readback running undo executor restored host
+    probes mapping ports
+    representable preflight removed core
+    holder runtime answer standing surviving followed survivors savefile_steps deeds fence evidence
+    handover byfile
     wording screen tree columns steps as_json log client remote move
     cli verbs handover_verbs service""".split()
 #: The command line is understood before the verbs, slow to import, are wanted.
@@ -31,8 +34,9 @@ ONCE = "rtslib_fb"
 
 #: Who changes anything, and where.
 KERNEL = {"configfs", "scsibus"}
-FILES = {"core", "deeds", "frozen", "holder", "journal", "locks", "restored",
-         "running", "savefile", "undo", "wholefile", "service", "client"}
+FILES = {"holder", "journal", "locks", "removed", "restored",
+         "running", "savefile", "savefile_writers", "survivors", "undo", "wholefile", "service",
+         "client"}
 DEVICES = {"initiator", "cli"}  # /dev/sg*, /dev/vhost-scsi; /dev/null
 #: What one of FILES names of /sys, only to look at it.
 LOOKED_AT = {("running", "/sys/module/"), ("service", "/sys/"),

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from lio_handover import errors, savefile
+from lio_handover import errors, savefile, savefile_writers
 from lio_handover.model import Secret, State
 from lio_handover.savefile import BACKUPS
 from tests import samples
@@ -57,6 +57,8 @@ def paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
     for path in found:
         path.parent.mkdir()
     monkeypatch.setattr(savefile, "PATHS", tuple(map(str, found)))
+    monkeypatch.setattr(savefile_writers, "LOCK", str(tmp_path / "targetcli.lock"))
+    monkeypatch.setattr(savefile_writers, "RECENT", 0.0)    # the test's own writes are at rest
     return found
 
 

@@ -17,6 +17,7 @@ from ..reader import boot_id
 from . import contract
 from .authority import Authority
 from .dispatch import Tree
+from .follower import Follower
 from .jobs import Jobs
 from ..log import NOTICE, Log
 from .manager import Manager
@@ -37,6 +38,8 @@ class Daemon:
         limits = settings.load(config) if config else settings.load()
         self.tree = Tree(connection, contract.load(), Authority(connection, limits.group), log)
         self.survey = Survey(self.tree, config, limits.state_directory, log)
+        self.follower = Follower(config, log)
+        self.survey.looked = self.follower.look
         self.jobs = Jobs(self.tree, log)
         self.tree.refresh = self.survey.refresh
         requests = Requests(self.jobs, Uploads(limits.document_bytes), config)
@@ -55,6 +58,7 @@ class Daemon:
                                    do="systemctl status lio-handoverd")
         self.survey.refresh(lambda: None)
         self.jobs.spare.prepare()
+        self.follower.start()
         self._mark(True)
         self.log.say(f"{PROG} {__version__} is {names.BUS_NAME}", NOTICE)
         try:
@@ -75,6 +79,7 @@ class Daemon:
         except dbus.DBusException:
             pass  # the bus is gone
         self.survey.stop()
+        self.follower.stop()
         self.jobs.spare.dismiss()
         for job in self.jobs.running():
             if job.child:

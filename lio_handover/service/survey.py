@@ -115,6 +115,7 @@ class Survey:
                                  lambda: self.refresh(lambda: None))
         self.stale, self.error = "", "StillRunning"
         self.stale_changed: Then = lambda: None
+        self.looked: Then = lambda: None
         self.requests: Requests
         self._child: Optional[Child] = None
         self._patience = STARTING
@@ -196,6 +197,7 @@ class Survey:
         self._update(names.TARGETS, names.TARGET, [
             Target(one, part_of.get(one["name"], "/")) for one in found["targets"]])
         self.journals.follow([one["id"] for one in found["handovers"]])
+        self.looked()
 
     def _update(self, folder: str, interface: str, nodes: Sequence[Node]) -> None:
         wanted = {node.path: node for node in nodes}

@@ -2,6 +2,7 @@
 
     python3 -m lio_handover.service.worker            one request, then the end
     python3 -m lio_handover.service.worker --surveys  a line in: what this host has out
+    python3 -m lio_handover.service.worker --follows  a line in: the copies follow, see followed.py
 
 Standard input is a socket.  A request is one byte with descriptors: the request itself, a file
 for the data that the verb hands out, and the documents or papers that it takes.
@@ -21,9 +22,11 @@ import time
 from dataclasses import asdict
 from typing import Any, Callable, Dict, List, Mapping, Sequence, Tuple
 
-from .. import as_json, document as documents, errors, files, papers, remote, settings, storage
+from .. import as_json, directories, document as documents, errors, files, papers, remote, settings
+from .. import storage
 from ..byfile import ByFile
 from ..document import Document
+from ..followed import Follower
 from ..handover import Answer, Handovers, answer_from_json, answer_to_json
 from ..journal import Handover, Journal, ids
 from ..running import Doing
@@ -158,7 +161,7 @@ def thaw(work: Work) -> Came:
     work.inside(found)
     state = work.core.thaw(found, work.request["allow"]) if found else None
     return {"targets": [one.name for one in state.targets] if state else [],
-            "writes": work.core.fs.changes}, b"", False
+            "writes": work.core.fs.changes, "notes": work.core.notes}, b"", False
 
 
 def diff(work: Work) -> Came:
@@ -298,7 +301,7 @@ def _enabled(core: ByFile, fabric: str, wwn: str) -> bool:
         return True
     path = f"{fabric}/{wwn}"
     return any(core.fs.read(f"{path}/{tpg}/enable").strip() == "1"
-               for tpg in core.fs.entries(path)[1] if tpg.startswith("tpgt_"))
+               for tpg in core.fs.entries(path)[1] if directories.is_tpg(tpg))
 
 
 def surveys(config: str) -> None:
@@ -311,6 +314,18 @@ def surveys(config: str) -> None:
         except Exception as error:  # noqa: B902 - a target may go while it is looked at
             one = known(error)
             say({"failed": one.what, "error": type(one).__name__})
+
+
+def follows(config: str) -> None:
+    """Out: {"watch": [folders]}, and where it can't look {"failed": why}."""
+    one = Follower(ByFile(settings.load(config) if config else settings.load()))
+    for _line in sys.stdin:
+        try:
+            one.look()
+            say({"watch": one.folders})
+        except Exception as error:  # noqa: B902 - another look may tell
+            say({"watch": [], "failed": known(error).what})
+    one.end()
 
 
 # ---- from start to end ---
@@ -370,6 +385,9 @@ def main() -> int:
     os.umask(0o077)
     if sys.argv[1:2] == ["--surveys"]:
         surveys(sys.argv[2] if len(sys.argv) > 2 else "")
+        return 0
+    if sys.argv[1:2] == ["--follows"]:
+        follows(sys.argv[2] if len(sys.argv) > 2 else "")
         return 0
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with socket.socket(fileno=os.dup(0)) as line:

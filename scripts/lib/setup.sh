@@ -15,7 +15,7 @@ SETUP_PACKAGES=(
     python3 python3-venv python3-dbus python3-gi dbus
     systemd openssh-client openssh-server
     python3-rtslib-fb python3-configshell-fb targetcli-fb
-    iproute2 kmod patchelf
+    iproute2 kmod patchelf dmsetup
     libiscsi-bin open-iscsi sg3-utils
     qemu-system-x86 busybox-static
 )

@@ -110,6 +110,8 @@ def wipe() -> list[str]:
     clear_targets()
     if Path("/sys/module/scsi_debug").exists():
         run("modprobe", "-r", "scsi_debug")
+    if Path("/dev/mapper/control").exists():
+        run("env", "DM_DISABLE_UDEV=1", "dmsetup", "remove_all")
     dbroot = TARGET / "dbroot"
     if dbroot.read_text().strip() != str(DBROOT):
         dbroot.write_text(f"{DBROOT}\n")
@@ -159,7 +161,7 @@ def clear_targets() -> None:
             continue
         for wwn in _folders(fabric):
             for tpg in _folders(wwn):
-                if tpg.name.startswith("tpgt_"):
+                if "tpgt_" in tpg.name:     # iSCSI takes any word before it
                     _clear_tpg(tpg)
             if wwn.name != "discovery_auth":
                 wwn.rmdir()

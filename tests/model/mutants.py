@@ -8,10 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any, Callable, Dict, Optional, Tuple
 
+from lio_handover import surviving
+from lio_handover.surviving import Answer, File, Takes
 from lio_handover.transitions import (ALL, DESTINATION, HELD, SOURCE, TABLE, Do, Mode, Need,
                                       Paper, Row, Step)
 
 from tests.model.search import Result, explore
+from tests.model.torn import BACK, TornModel
 from tests.model.world import Model, Scope, Surroundings
 
 Table = Tuple[Row, ...]
@@ -33,17 +36,22 @@ class Mutant:
     change: Optional[Callable[[Row], Row]] = None
     around: Dict[str, Any] = field(default_factory=dict)
     scope: Scope = Scope()
+    survival: Optional[Tuple[surviving.Row, ...]] = None
 
     def model(self) -> Model:
         table: Table = TABLE
         if self.change is not None:
             table = tuple(self.change(row) for row in TABLE)
+        if self.survival is not None:
+            return TornModel(self.mode, self.scope, Surroundings(**self.around), table,
+                             survival=self.survival)
         return Model(self.mode, self.scope, Surroundings(**self.around), table)
 
     def changes_something(self) -> bool:
         model, plain = self.model(), Model(self.mode, self.scope)
         return [row for row in model.table if self.mode in row.modes] != [
-            row for row in plain.table if self.mode in row.modes] or model.around != plain.around
+            row for row in plain.table if self.mode in row.modes] or model.around != plain.around \
+            or self.survival not in (None, surviving.TABLE)
 
     def run(self) -> Result:
         return explore(self.model(), liveness=self.expects in (NO_WAY, DEAD))
@@ -118,6 +126,14 @@ def _both_rows(*wheres: Callable[[Row], bool]) -> Callable[[Row], bool]:
 def _as_state(where: Callable[[Row], bool], state: str) -> Callable[[Row], Row]:
     """The row is one of another state, too late."""
     return lambda row: replace(row, state=state) if where(row) else row
+
+
+def _opens(file: File, takes: Takes) -> Tuple[surviving.Row, ...]:
+    """The table of surviving registrations with a row that opens before it asks, or looks."""
+    return tuple(made for row in surviving.TABLE for made in (
+        *([replace(row, file=frozenset({file}), answer=Answer.OPEN, takes=takes)]
+          if file in row.file and surviving.Copy.OLDER in row.copy
+          and row.kernel == {surviving.Kernel.REBOOTED} else []), row))
 
 
 def _does(*dos: Do) -> Callable[[Step], bool]:
@@ -235,6 +251,16 @@ MUTANTS: Dict[str, Mutant] = {
     "gone-returns": Mutant(
         "a host comes back that was said never to (an assumption, not a defect)", TWICE,
         around={"never_means_never": False}, scope=Scope(changes=0)),
+    # APTPL files that a power cut tears
+    "broken-means-none": Mutant(
+        "an APTPL file that is broken is taken for one that says that there are none", STALE,
+        survival=_opens(File.BROKEN, Takes.NONE), scope=Scope(forces=0)),
+    "copy-believed": Mutant(
+        "where the APTPL file is broken the kept copy is believed, however old", BACK,
+        survival=_opens(File.BROKEN, Takes.COPY), scope=Scope(forces=0)),
+    "copy-before-file": Mutant(
+        "the kept copy is believed although the APTPL file is whole", BACK,
+        survival=_opens(File.WHOLE, Takes.COPY), scope=Scope(forces=0)),
     # storage and QEMU
     "released-before-closing": Mutant(
         "late: released is said before the storage is closed", STORAGE, Mode.ISCSI_LATE,

@@ -10,6 +10,7 @@ from lio_handover.transitions import Mode
 
 from tests.model.mutants import MUTANTS
 from tests.model.search import Result, explore
+from tests.model.torn import TornModel
 from tests.model.world import Model, Scope, Surroundings
 
 MEDDLED = Surroundings(targetcli_meddles=True, boot_scrub=True)
@@ -21,12 +22,14 @@ class Run:
     scope: Scope = Scope()
     around: Surroundings = Surroundings()
     full: bool = False
+    torn: bool = False
 
 
 RUNS: Dict[str, Run] = {
     "iscsi": Run(Mode.ISCSI),
     "iscsi-late": Run(Mode.ISCSI_LATE),
     "iscsi-late, targetcli meddles": Run(Mode.ISCSI_LATE, Scope(forces=0), MEDDLED),
+    "iscsi, APTPL files torn": Run(Mode.ISCSI, Scope(forces=0), torn=True),
     "vhost-qmp, an operator": Run(Mode.VHOST_QMP, Scope(changes=0)),
     "vhost-qmp, registrations change": Run(Mode.VHOST_QMP, Scope(forces=0)),
     "vhost-inband, an operator": Run(Mode.VHOST_INBAND, Scope(changes=0)),
@@ -44,6 +47,7 @@ RUNS: Dict[str, Run] = {
     "iscsi, two epochs": Run(Mode.ISCSI, Scope(epochs=2), full=True),
     "iscsi-late, without APTPL": Run(Mode.ISCSI_LATE, Scope(changes=2, volatile=True), full=True),
     "iscsi-late, two words of operators": Run(Mode.ISCSI_LATE, Scope(forces=2), full=True),
+    "iscsi, APTPL files torn twice": Run(Mode.ISCSI, Scope(changes=2), full=True, torn=True),
     "vhost-qmp": Run(Mode.VHOST_QMP, full=True),
     "vhost-qmp, without APTPL": Run(Mode.VHOST_QMP, Scope(forces=0, volatile=True), full=True),
     "vhost-qmp, two words of operators": Run(Mode.VHOST_QMP, Scope(changes=0, forces=2), full=True),
@@ -60,4 +64,4 @@ assert SLOW_MUTANTS <= set(MUTANTS)
 @lru_cache(maxsize=None)
 def run(name: str) -> Result:
     one = RUNS[name]
-    return explore(Model(one.mode, one.scope, one.around))
+    return explore((TornModel if one.torn else Model)(one.mode, one.scope, one.around))

@@ -35,7 +35,8 @@ def tell(model: Model, label: Tuple[str, ...], world: World) -> str:
             return "driver: stop; the source's guest is paused"
         return _QEMU[label[1]]
     if label[0] == "initiator":
-        how = " without APTPL" if len(label) > 2 else ""
+        how = {"volatile": " without APTPL", "preempts": ": preempts somebody"}[label[2]] \
+            if len(label) > 2 else ""
         return (f"an initiator changes registrations{how} on the {_HOST[label[1]]} "
                 f"(now version {world.latest})")
     who = _HOST[label[0]]
@@ -180,7 +181,7 @@ def explore(model: Model, liveness: bool = True, limit: int = 0) -> Result:
     alone = graph.cannot_reach(settled, without=(_KINDS[FORCE],))
     result.needs_word = len(alone)
     for n in alone:
-        if worlds[n].forces == 0 and _both_may_return(worlds[n]):
+        if worlds[n].forces == 0 and _both_may_return(worlds[n]) and not any(worlds[n].files.torn):
             return finish("both hosts can come back, and yet only an operator leads out", n)
 
     # a host that is off for ever: the other one, with an operator's word, must come to serve

@@ -18,6 +18,8 @@ from typing import Dict, FrozenSet, Iterator, List, NamedTuple, Optional, Tuple
 from lio_handover.transitions import (ALONE, DESTINATION, SOURCE, TABLE, VHOST, Do, Mode, Need,
                                       Paper, Row, Step, state_of)
 
+from tests.model.files import Files
+
 S, D = "s", "d"
 ROLE = {S: SOURCE, D: DESTINATION}
 PEER = {S: D, D: S}
@@ -65,6 +67,7 @@ class World(NamedTuple):
     papers: FrozenSet[PaperSaid]
     forces: int
     made: int = 0  # versions made so far (power loss may take the latest back)
+    files: Files = Files()  # of tests.model.torn alone
 
 
 @dataclass(frozen=True)
@@ -201,7 +204,7 @@ class Model:
     @staticmethod
     def _exported(w: World) -> bool:
         """Whether the source's document of its present epoch is in somebody's hands."""
-        return any(name == Paper.DOCUMENT.name and epoch == w.s.epoch for name, epoch, _ in w.papers)
+        return any((name, epoch) == (Paper.DOCUMENT.name, w.s.epoch) for name, epoch, _ in w.papers)
 
     def settled(self, w: World) -> bool:
         """One owner serves, nothing is open any more."""

@@ -1,0 +1,34 @@
+"""What is removed is kept as a document first, to be imported from again."""
+from __future__ import annotations
+
+import os
+import time
+from typing import List
+
+from . import errors, representable
+from .document import Document
+from .errors import Finding
+from .sealed import with_digest
+from .wholefile import write_file
+
+
+def unkept(document: Document) -> List[Finding]:
+    """What of it import would not take again."""
+    return [Finding(errors.InUse, one.subject, f"what is removed could not be imported again, as "
+                    f"{one.sentence}", "unclear", one.do)
+            for one in representable.findings(document)]
+
+
+def keep(document: Document, directory: str) -> str:
+    """Write it into ``<state directory>/removed/``; its path.  Raises BadFile."""
+    folder = os.path.join(directory, "removed")
+    path = os.path.join(folder, time.strftime("%Y%m%dT%H%M%S") + f"-{os.getpid()}.json")
+    if not document.state.targets:
+        return ""
+    try:
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        write_file(path, with_digest(document.body))
+    except OSError as error:
+        raise errors.BadFile(f"{path} can't be written: {error.strerror}",
+                             do="make room: what is removed is kept there first") from None
+    return path
