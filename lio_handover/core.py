@@ -118,7 +118,7 @@ class Core(Host):
         state = reader.state(names)
         findings = preflight.source(state, reader)
         try:
-            document = self._document(state, reader.facts())
+            document = self._document(state, reader.facts(), reader.unsure)
         except errors.HandoverError:
             errors.refuse(findings)  # which say more
             raise
@@ -160,12 +160,12 @@ class Core(Host):
             state = reader.state(names)
             errors.refuse(preflight.source(state, reader), allow)
             facts = reader.facts()
-            document = self._document(state, facts)
+            document = self._document(state, facts, reader.unsure)
             if document.frozen:
                 self.frozen().exported([one.name for one in state.targets], document.digest)
             return document
 
-    def _document(self, state: State, facts: Facts) -> Document:
+    def _document(self, state: State, facts: Facts, unsure: Sequence[str]) -> Document:
         state = _settled(state)
         reader = self.reader()
         is_frozen = bool(state.targets) and all(_shut(one, reader) for one in state.targets)
@@ -180,7 +180,7 @@ class Core(Host):
                     for store in state.backstores}
         document = Document(documents.canonical(state), is_frozen,
                             Origin(os.uname().nodename, facts.release, facts.boot_id), evidence,
-                            (*notes, *opened.notes(state.backstores, self.asked)))
+                            (*notes, *unsure))
         documents.check(document)
         return document
 
