@@ -119,7 +119,7 @@ class Core(Host):
         state = reader.state(names)
         findings = preflight.source(state, reader)
         try:
-            document = self._document(state, reader.facts())
+            document = self._document(state, reader.facts(), reader.unsure)
         except errors.HandoverError:
             errors.refuse(findings)  # which say more
             raise
@@ -169,13 +169,13 @@ class Core(Host):
             state = reader.state(names)
             errors.refuse(preflight.source(state, reader), allow)
             facts = reader.facts()
-            document = self._document(state, facts)
+            document = self._document(state, facts, reader.unsure)
             errors.refuse(representable.findings(document))
             if document.frozen:
                 self.frozen().exported([one.name for one in state.targets], document.digest)
             return document
 
-    def _document(self, state: State, facts: Facts) -> Document:
+    def _document(self, state: State, facts: Facts, unsure: Sequence[str]) -> Document:
         state = _settled(state)
         reader = self.reader()
         is_frozen = bool(state.targets) and all(_shut(one, reader) for one in state.targets)
@@ -190,8 +190,7 @@ class Core(Host):
                     for store in state.backstores}
         return Document(documents.canonical(state), is_frozen,
                         Origin(os.uname().nodename, facts.release, facts.boot_id), evidence,
-                        (*notes, *opened.notes(state.backstores, self.asked),
-                         *preflight.nobody(state)))
+                        (*notes, *unsure, *preflight.nobody(state)))
 
     def _flush(self, state: State) -> None:
         for store in state.backstores:
