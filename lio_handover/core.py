@@ -133,7 +133,7 @@ class Core(Host):
         state = reader.state(names)
         findings = preflight.source(state, reader)
         try:
-            document = self._document(state, reader.facts())
+            document = self._document(state, reader.facts(), reader.unsure)
         except errors.HandoverError:
             errors.refuse(findings)  # which say more
             raise
@@ -182,11 +182,11 @@ class Core(Host):
             state = reader.state(names)
             errors.refuse(preflight.source(state, reader), allow)
             facts = reader.facts()
-            document = self._document(state, facts)
+            document = self._document(state, facts, reader.unsure)
             errors.refuse(representable.findings(document))
             return document
 
-    def _document(self, state: State, facts: Facts) -> Document:
+    def _document(self, state: State, facts: Facts, unsure: Sequence[str]) -> Document:
         state = _settled(state)
         reader = self.reader()
         is_frozen = bool(state.targets) and all(_shut(one, reader) for one in state.targets)
@@ -198,8 +198,7 @@ class Core(Host):
                     for store in state.backstores}
         return Document(documents.canonical(state), is_frozen,
                         Origin(os.uname().nodename, facts.release, facts.boot_id), evidence,
-                        (*notes, *opened.notes(state.backstores, self.asked),
-                         *preflight.nobody(state)))
+                        (*notes, *unsure, *preflight.nobody(state)))
 
     def _flush(self, state: State) -> None:
         for store in state.backstores:

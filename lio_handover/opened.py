@@ -211,23 +211,27 @@ def _nowhere(store: Backstore, error: OSError, host: Host) -> Look:
 
 
 # ---- what is made of it ---
-def findings(stores: Iterable[Backstore],
-             asked: Optional[Mapping[Key, Optional[bool]]] = None) -> List[Finding]:
-    """Why another host would not find by its path what this kernel serves."""
-    return [one.finding for one in Looks(asked=asked).at(stores) if one.same is False]
-
-
-def notes(stores: Iterable[Backstore],
-          asked: Optional[Mapping[Key, Optional[bool]]] = None) -> Tuple[str, ...]:
-    """Of which backstores nobody can tell, and why: a line for each reason."""
+def judge(stores: Iterable[Backstore], asked: Optional[Mapping[Key, Optional[bool]]] = None) \
+        -> Tuple[List[Finding], Tuple[str, ...]]:
+    """(why another host would not find by its path what this kernel serves; of which backstores
+    nobody can tell, a line for each reason)."""
+    found: List[Finding] = []
     unsure: Dict[str, List[str]] = {}
     for one in Looks(asked=asked).at(stores):
-        if one.same is None:
+        if one.same is False:
+            found.append(one.finding)
+        elif one.same is None:
             unsure.setdefault(one.why, []).append(say(one.store.key))
-    return tuple(
+    return found, tuple(
         f"{', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}: whether "
         f"the path leads to what the source has open is not known: {why}"
         + ("" if asked else " (--probe asks the device)") for why, names in unsure.items())
+
+
+def findings(stores: Iterable[Backstore],
+             asked: Optional[Mapping[Key, Optional[bool]]] = None) -> List[Finding]:
+    """The first part of `judge`."""
+    return judge(stores, asked)[0]
 
 
 def elsewhere(stores: Iterable[Backstore]) -> FrozenSet[Key]:

@@ -26,9 +26,11 @@ FABRICS = ("iscsi", "vhost", "loopback")
 
 
 def source(state: State, reader: Reader) -> List[Finding]:
-    """Why these targets can't be handed over as they are."""
+    """Why these targets can't be handed over as they are; what could not be known is then in
+    ``reader.unsure``."""
     here = reader.outline(state.backstores)
-    return [*_twins(state.backstores, here), *opened.findings(state.backstores, reader.asked),
+    elsewhere, reader.unsure = opened.judge(state.backstores, reader.asked)
+    return [*_twins(state.backstores, here), *elsewhere,
             *_kinds(state), *_shared(state, reader), *_shared_storage(state, here),
             *unit_serials.findings(state.backstores, here.backstores, reader),
             *_dynamic(state), *_dead(state), *all_ports(state),

@@ -57,6 +57,8 @@ class Reader:
         self.with_reservations = reservations
         #: what backstores said of what they have open, see probes.reads
         self.asked: Mapping[Key, Optional[bool]] = {}
+        #: of what is open nobody can tell, see opened.judge
+        self.unsure: Tuple[str, ...] = ()
         self._twins: Optional[FrozenSet[Key]] = None
         self._files: Dict[Tuple[str, str], List[Tuple[str, Optional[Attribute]]]] = {}
 

@@ -396,7 +396,7 @@ def test_two_files_that_changed_places_are_told_apart_by_a_probe(bed: lab.Lab,
 
 
 def test_a_file_system_without_leases_is_told(bed: lab.Lab, newest: lab.Host) -> None:
-    """From 7.1 on, hostfs gives none."""
+    """hostfs gives some on 6.12, and none on 7.2."""
     newest.call(inhost.build, one_file(bed))
     note = newest.call(prepared)
     assert note.startswith("fileio/disk0: whether the path leads to what the source has open is "
