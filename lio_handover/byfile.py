@@ -18,6 +18,7 @@ from .core import AWAY, Core, Ready
 from .document import Carried, Document
 from .executor import Outcome
 from .handover import Handovers
+from .holder import Holders
 from .journal import DOCUMENT, Handover, Journal, ids
 from .model import State
 from .owners import REMOVED, Owner, Owners
@@ -305,8 +306,11 @@ class ByFile(Core):
                 errors.InUse, "what would be lost with it can't be told", error.what, "unclear"))
             have, _want = self.without(self._plain_reader(), sorted(frozen))
         document = self._leaving(have, reader.facts())
-        errors.refuse([*findings, *preflight.removal(have, reader), *removed.unkept(document)],
-                      allow)
+        holders = Holders(self.settings.state_directory)
+        ours = [one.wwn for one in have.targets
+                if one.fabric == "vhost" and holders.held(one.wwn) is not None]
+        errors.refuse([*findings, *preflight.removal(have, reader, ours),
+                       *removed.unkept(document)], allow)
         return removed.keep(document, self.settings.state_directory)
 
 
