@@ -18,7 +18,6 @@ from .core import AWAY, Core, Ready
 from .document import Carried, Document
 from .executor import Outcome
 from .handover import Handovers
-from .holder import Holders
 from .journal import DOCUMENT, Handover, Journal, ids
 from .model import State
 from .owners import REMOVED, Owner, Owners
@@ -185,6 +184,13 @@ class ByFile(Core):
                         allow=allow).notes
 
     # ---- the destination's verbs ---
+    def ready(self, document: Document, maps: Sequence[str] = ()) -> Ready:
+        """The same, and what this host remembers of the document and its targets."""
+        ready = super().ready(document, maps)
+        names = [one.name for one in ready.document.state.targets]
+        return replace(ready, findings=(*ready.findings, *self._under_way(names, self._cut_off(
+            ready.document)), *self._known(ready.document)))
+
     def import_(self, ready: Ready, allow: Sequence[str] = (),
                 progress: Optional[Progress] = None,
                 stop: Callable[[], bool] = never) -> Outcome:
@@ -198,8 +204,7 @@ class ByFile(Core):
             return Outcome()
         names = [one.name for one in ready.document.state.targets]
         self._take_back(ready.document)
-        errors.refuse([*self._under_way(names), *self._known(ready.document), *ready.findings],
-                      allow)
+        errors.refuse(ready.findings, allow)
         one = self._arriving(ready.document)
         digest = runtime.digest(ready.document.state)
         message = Message(Paper.DOCUMENT, one.id, one.epoch, digest, tuple(names), one.mode,
@@ -209,16 +214,23 @@ class ByFile(Core):
                      progress=progress, stop=stop, ready=ready)
         return handovers.outcome
 
-    def _take_back(self, document: Document) -> None:
-        """An import of it that was cut off goes first."""
-        folder = self.settings.state_directory
+    def _cut_off(self, document: Document) -> List[str]:
+        """The imports of it here that were cut off."""
+        folder, found = self.settings.state_directory, []
         for carried in document.carried:
             if carried.id in ids(folder):
                 one = Journal(folder, carried.id, partly=True).handover
                 if one.role == DESTINATION and one.state in ("", "armed", "aborting", "none"):
-                    if one.state in ("armed", "aborting"):
-                        self.handovers().recover(carried.id)
-                    Journal(folder, carried.id).remove()
+                    found.append(carried.id)
+        return found
+
+    def _take_back(self, document: Document) -> None:
+        """An import of it that was cut off goes first."""
+        for name in self._cut_off(document):
+            journal = Journal(self.settings.state_directory, name, partly=True)
+            if journal.handover.state in ("armed", "aborting"):
+                self.handovers().recover(name)
+            journal.remove()
 
     def _known(self, document: Document) -> List[errors.Finding]:
         """What this host remembers of the document, or of a later one of its targets."""
@@ -226,7 +238,10 @@ class ByFile(Core):
         owners = Owners(folder).load()
         journals = {name: Journal(folder, name, partly=True).handover for name in ids(folder)}
         local = [one.name for one in document.state.targets]
+        cut_off = self._cut_off(document)
         for carried in document.carried:
+            if carried.id in cut_off:
+                continue
             one = journals.get(carried.id)
             targets = [name for name in carried.targets if name in local] or local
             name = targets[0]
@@ -306,11 +321,8 @@ class ByFile(Core):
                 errors.InUse, "what would be lost with it can't be told", error.what, "unclear"))
             have, _want = self.without(self._plain_reader(), sorted(frozen))
         document = self._leaving(have, reader.facts())
-        holders = Holders(self.settings.state_directory)
-        ours = [one.wwn for one in have.targets
-                if one.fabric == "vhost" and holders.held(one.wwn) is not None]
-        errors.refuse([*findings, *preflight.removal(have, reader, ours),
-                       *removed.unkept(document)], allow)
+        errors.refuse([*findings, *preflight.removal(have, reader), *removed.unkept(document)],
+                      allow)
         return removed.keep(document, self.settings.state_directory)
 
 

@@ -394,10 +394,13 @@ class Core(Host):
                         Origin(os.uname().nodename, facts.release, facts.boot_id),
                         {say(store.key): _evidence(store) for store in state.backstores}, notes)
 
-    def _under_way(self, names: Sequence[str]) -> List[errors.Finding]:
-        """What a handover of these targets, of which this host is a side, has to say."""
+    def _under_way(self, names: Sequence[str], but: Sequence[str] = ()) -> List[errors.Finding]:
+        """What a handover of these targets, of which this host is a side, has to say; ``but``: of
+        those that count no more."""
         found = []
         for one in ids(self.settings.state_directory):
+            if one in but:
+                continue
             journal = Journal(self.settings.state_directory, one, partly=True)
             handover = journal.handover
             mine = {*handover.targets, *journal.notes.local} & set(names)

@@ -234,6 +234,8 @@ class Deeds(Standing):
 
     def _gate_close(self) -> None:
         self._close_tpgs()
+        if self.mode is Mode.FILE:  # the driver's QEMU may have to resume by itself
+            return self._no_guest()
         for wwpn in self.endpoints():
             self.holders.occupy(wwpn)
 
@@ -306,7 +308,8 @@ class Deeds(Standing):
         """Where this host may not serve, what somebody else brought back is shut again, and
         taken out of targetcli's save file; both are reported."""
         names = ", ".join(self.local_targets())
-        if self.open_tpgs() or any(self.holders.held(wwpn) is None for wwpn in self.endpoints()):
+        if self.open_tpgs() or self.mode is not Mode.FILE and any(
+                self.holders.held(wwpn) is None for wwpn in self.endpoints()):
             self._gate_close()
             self.notes.append(f"{names}: was open although {why}")
         self.notes += self.unsave()

@@ -5,7 +5,7 @@ Each function looks and returns findings; none raises for what it finds, none ch
 from __future__ import annotations
 
 import os
-from typing import Collection, Dict, Iterable, Iterator, List, Mapping, Sequence, Tuple, Type
+from typing import Dict, Iterable, Iterator, List, Mapping, Sequence, Tuple, Type
 
 from . import (attributes, dynamic, errors, handler, late, limits, opened, portals, representable,
                reservations, storage, unit_serials)
@@ -391,9 +391,8 @@ def guest_attached(target: Target) -> Finding:
                    do="stop the guest, or let QEMU pause it for the migration")
 
 
-def removal(state: State, reader: Reader, occupied: Collection[str] = ()) -> List[Finding]:
-    """Who still needs what is to be removed; ``occupied`` are WWPNs whose endpoint we hold
-    ourselves, so that no guest does."""
+def removal(state: State, reader: Reader) -> List[Finding]:
+    """Who still needs what is to be removed."""
     found = list(_hidden(state, errors.InUse))
     if state.targets:  # which are kept in a document
         found += _twins(state.backstores, reader.outline(state.backstores))
@@ -405,7 +404,7 @@ def removal(state: State, reader: Reader, occupied: Collection[str] = ()) -> Lis
             if tpg.attributes.get("nexus") and target.fabric == "loopback":
                 found.append(Finding(
                     errors.InUse, say(tpg.key), "its LUNs are disks of this very host", "local"))
-        if target.fabric == "vhost" and target.wwn not in occupied and reader.attached(target):
+        if target.fabric == "vhost" and reader.attached(target):
             found.append(guest_attached(target))
     mine = [target.name for target in state.targets]
     others = reader.exporters([store.key for store in state.backstores], mine)

@@ -351,7 +351,7 @@ def _freeze(args: argparse.Namespace, signals: Signals) -> Dict[str, Any]:
     signals.deferred = True
     signals.progress.say("shutting the gates, waiting for commands, flushing data")
     started = time.monotonic()
-    state = core.freeze(found, args.allow, signals.stop, probe=args.probe)
+    state = core.freeze(found, args.allow, signals.stop, None, args.probe)
     took = time.monotonic() - started
     signals.progress.clear()
     return {"targets": [one.name for one in state.targets], "writes": core.fs.changes,

@@ -3,9 +3,11 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import tempfile
 from collections.abc import Callable
+from pathlib import Path
 
 from lio_handover import cli
 from lio_handover import document as documents
@@ -62,16 +64,20 @@ def export() -> bytes:
 
 def import_(data: bytes, allow: tuple[str, ...] = ()) -> Outcome:
     one = core()
-    # What a host exported, or had before, is imported on it again and again here.
-    return one.import_(one.ready(documents.loads(data)), ("exported", "imported", *allow))
+    return one.import_(one.ready(documents.loads(data)), allow)
 
 
 def verify(data: bytes) -> None:
     core().verify(documents.loads(data))
 
 
-def remove(allow: tuple[str, ...] = ()) -> Outcome:
-    return core().remove([], True, allow)[0]
+def remove(allow: tuple[str, ...] = (), forget: bool = True) -> Outcome:
+    """And ``forget`` that they ever were here: what is done next is done as if by another host."""
+    outcome = core().remove([], True, allow)[0]
+    if forget:
+        shutil.rmtree(f"{SETTINGS.state_directory}/handovers", ignore_errors=True)
+        Path(SETTINGS.state_directory, "owners.json").unlink(missing_ok=True)
+    return outcome
 
 
 def tree() -> dict[str, str]:

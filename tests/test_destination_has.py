@@ -58,7 +58,7 @@ class NoGate(Configfs):
 
 def import_without_gate(data: bytes) -> None:
     one = inhost.core(NoGate())
-    one.import_(one.ready(documents.loads(data)), ("exported",))
+    one.import_(one.ready(documents.loads(data)))
 
 
 def forget(path: str) -> None:

@@ -102,7 +102,7 @@ def import_with_a_foreign_nexus(data: bytes) -> None:
                     pass
             super().write(path, data)
     one = inhost.core(Meddled())
-    one.import_(one.ready(documents.loads(data)), ("exported", "imported"))
+    one.import_(one.ready(documents.loads(data)))
 
 
 @pytest.mark.parametrize("luns", [8, *(pytest.param(luns, marks=pytest.mark.full)
