@@ -188,8 +188,9 @@ class ByFile(Core):
         """The same, and what this host remembers of the document and its targets."""
         ready = super().ready(document, maps)
         names = [one.name for one in ready.document.state.targets]
-        return replace(ready, findings=(*ready.findings, *self._under_way(names, self._cut_off(
-            ready.document)), *self._known(ready.document)))
+        return replace(ready, findings=(
+            *self._under_way(names, self._cut_off(ready.document)),
+            *self._known(ready.document), *ready.findings))
 
     def import_(self, ready: Ready, allow: Sequence[str] = (),
                 progress: Optional[Progress] = None,

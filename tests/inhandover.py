@@ -507,9 +507,3 @@ def restart_targetcli() -> None:
     subprocess.run(["targetctl", "clear"], check=True, capture_output=True)
     before_restore()
     subprocess.run(["targetctl", "restore", SAVED], check=True, capture_output=True)
-
-
-def forget_all() -> None:
-    """Every handover of this host, as if there had been none."""
-    shutil.rmtree(Path(FOLDER, "handovers"), ignore_errors=True)
-    Path(FOLDER, owners.NAME).unlink(missing_ok=True)

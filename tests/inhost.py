@@ -75,9 +75,14 @@ def remove(allow: tuple[str, ...] = (), forget: bool = True) -> Outcome:
     """And ``forget`` that they ever were here: what is done next is done as if by another host."""
     outcome = core().remove([], True, allow)[0]
     if forget:
-        shutil.rmtree(f"{SETTINGS.state_directory}/handovers", ignore_errors=True)
-        Path(SETTINGS.state_directory, "owners.json").unlink(missing_ok=True)
+        forget_all()
     return outcome
+
+
+def forget_all() -> None:
+    """Every handover of this host, as if there had been none."""
+    shutil.rmtree(f"{SETTINGS.state_directory}/handovers", ignore_errors=True)
+    Path(SETTINGS.state_directory, "owners.json").unlink(missing_ok=True)
 
 
 def tree() -> dict[str, str]:

@@ -212,7 +212,7 @@ class Killed:
             a.call(inhost.build, self.state)
             a.call(inhandover.save_file, self.saved)
         for host in (a, b):
-            host.call(inhandover.forget_all)
+            host.call(inhost.forget_all)
 
 
 @pytest.fixture

@@ -303,6 +303,7 @@ def protected(path: str) -> bytes:
     barehands.iscsi(IQN, "0.0.0.0", {0: str(device)})
     inhost.freeze()
     data = inhost.export()
+    inhost.thaw()
     return data
 
 
