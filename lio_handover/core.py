@@ -8,31 +8,33 @@ import os
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import (Callable, Dict, FrozenSet, Iterator, List, Mapping, Optional, Sequence,
-                    Tuple)
+                    Set, Tuple)
 
 from . import diff as differ
 from . import document as documents
 from . import (cautions, dynamic, errors, executor, kernel_fixes, late, opened, portals, ports,
                preflight, probes, protection, removed, representable, reservations, restored,
-               savefile, storage, thawing, unit_serials)
+               savefile, storage, unit_serials)
 from .configfs import Configfs
 from .devices import Glance
 from .document import Document, Origin
 from .executor import Outcome
-from .frozen import Frozen, as_frozen
 from .host import Host
 from .journal import Journal, ids
 from .locks import PATIENCE, SCRATCH
-from .model import Backstore, Key, State, Target, Tpg, backstore_key, say
+from .model import Backstore, Key, State, Target, backstore_key, say
 from .owners import REMOVED, Owners
 from .plan import Plan
-from .planner import freezing, plan
+from .planner import plan
 from .readback import Scope, check
 from .reader import Facts, Reader, boot_id
 from .reservations import Seen
 from .revival import reachable
-from .running import Progress, never
+from .running import Progress, never, nothing
+from .transitions import SOURCE
 
+#: States of a source whose gates are shut, or about to be.
+AWAY = ("freezing", "frozen", "released", "thawing", "retiring")
 #: How often an import is begun again because rtslib was faster.
 MEDDLED_TRIES = 10
 
@@ -75,6 +77,17 @@ class Core(Host):
     """The verbs of one host."""
 
     # ---- looking ---
+    def frozen_names(self) -> List[str]:
+        """The targets of this kernel that are frozen, or on the way there or back.  Raises
+        JournalBroken."""
+        folder = self.settings.state_directory
+        found: Set[str] = set()
+        for name in ids(folder):
+            one = Journal(folder, name, partly=True).handover
+            if one.role == SOURCE and one.state in AWAY:
+                found.update(one.targets)
+        return sorted(name for name in found if self.fs.exists(name))
+
     def show(self, targets: Sequence[str] = ()) -> State:
         """What the host serves: these targets, or all of it."""
         return self.reader().state(self.names(targets) if targets else None)
@@ -103,19 +116,20 @@ class Core(Host):
                     cautions.shown(self.fs, state),
                     elsewhere=opened.elsewhere(state.backstores) - off)
         try:
-            return replace(view, frozen=tuple(self.frozen().names()))
-        except errors.BadFile as error:
+            return replace(view, frozen=tuple(self.frozen_names()))
+        except errors.JournalBroken as error:
             return replace(view, notes=view.notes + (
                 f"whether targets are frozen is not shown: {error.what}",))
 
     # ---- the source's verbs ---
-    def prepare(self, names: Sequence[Tuple[str, str]], probe: bool = False) \
-            -> Tuple[Document, List[errors.Finding]]:
+    def prepare(self, names: Sequence[Tuple[str, str]], probe: bool = False,
+                reserved: bool = True) -> Tuple[Document, List[errors.Finding]]:
         """The document as it would be now, and why these targets could not be handed over.
 
-        ``probe``: see probes.full_status; what it told is known to what follows.
+        ``probe``: see probes.full_status; what it told is known to what follows.  ``reserved``:
+        whether registrations are read.
         """
-        reader = self._prober(names, probe)
+        reader = self._prober(names, probe) if reserved else self._plain_reader()
         state = reader.state(names)
         findings = preflight.source(state, reader)
         try:
@@ -161,8 +175,7 @@ class Core(Host):
         """What this host serves, to be imported elsewhere.  Changes nothing, but for what
         ``probe`` does, see probes.full_status.
 
-        It says ``frozen`` where every gate is shut and all data is on the storage; then the
-        gates in it are those that the freeze found open.
+        It says ``frozen`` where every gate is shut and all data is on the storage.
         """
         with self.alone(names):
             reader = self._prober(names, probe)
@@ -171,20 +184,15 @@ class Core(Host):
             facts = reader.facts()
             document = self._document(state, facts, reader.unsure)
             errors.refuse(representable.findings(document))
-            if document.frozen:
-                self.frozen().exported([one.name for one in state.targets], document.digest)
             return document
 
     def _document(self, state: State, facts: Facts, unsure: Sequence[str]) -> Document:
         state = _settled(state)
         reader = self.reader()
         is_frozen = bool(state.targets) and all(_shut(one, reader) for one in state.targets)
-        record = self.frozen()
-        state, notes = dynamic.made_explicit(state, _noted(state, record))
+        state, notes = dynamic.made_explicit(state, {})
         if is_frozen:
             self._flush(state)
-            state = replace(state, targets=tuple(
-                as_frozen(target, record.record(target.name)) for target in state.targets))
         here = Glance()
         evidence = {say(store.key): storage.evidence(store, is_frozen, here)
                     for store in state.backstores}
@@ -197,54 +205,10 @@ class Core(Host):
             for path in protection.files(store):
                 storage.flush(path)
 
-    def freeze(self, names: Sequence[Tuple[str, str]], allow: Sequence[str] = (),
-               stop: Callable[[], bool] = never, progress: Optional[Progress] = None,
-               probe: bool = False) -> State:
-        """Shut the gates, wait until no command executes, put all data on the storage.
-
-        A freeze that can't be finished opens the gates again.  Returns the frozen state.
-        ``probe``: see probes.full_status.
-        """
-        with self.alone(names):
-            reader = self._plain_reader()
-            have = reader.state(names)
-            errors.refuse([*self._under_way([one.name for one in have.targets]),
-                           *preflight.source(have, reader), *_cannot_freeze(have, reader),
-                           *preflight.held(have, self._prober(names, probe))], allow)
-            facts = reader.facts()
-            record = self.frozen()
-            shut = replace(have, targets=tuple(_with_gate(one, "0") for one in have.targets))
-            new: List[str] = []
-            try:
-                new = record.freeze(have, ports.noted(have) if facts.has_rtpi else {})
-                executor.apply(self.fs, freezing(have, shut, facts), have, facts, progress, stop,
-                               reservations=False)
-                record.done([target.name for target in have.targets])
-            except BaseException as error:
-                self._unfreeze(names, have, facts)
-                record.forget(new)
-                if isinstance(error, errors.HandoverError):
-                    error.changed = "the gates are as they were; initiators may have been out"
-                raise
-            return reader.state(names)
-
-    def _unfreeze(self, names: Sequence[Tuple[str, str]], have: State, facts: Facts) -> None:
-        """Every gate as it was when the freeze began, whatever an older note says."""
-        now = Reader(self.fs, reservations=False).state(names)
-        executor.apply(self.fs, plan(now, have, facts, verify=False), now, facts,
-                       reservations=False)
-
-    def thaw(self, names: Sequence[Tuple[str, str]], allow: Sequence[str] = ()) -> State:
-        """Open the gates which a freeze has shut.  Only where no other host serves the target."""
-        with self.alone(names):
-            state, self.notes = thawing.thaw(self, names, self._under_way(
-                [f"{fabric}/{wwn}" for fabric, wwn in names]), allow)
-            return state
-
     def wanted_again(self) -> List[str]:
         """Targets whose gates are shut and may be opened again here: their relative ports are
         wanted."""
-        return [*self.frozen().names(), *ports.claimed(self.settings.state_directory)]
+        return ports.claimed(self.settings.state_directory)
 
     # ---- the destination's verbs ---
     def ready(self, document: Document, maps: Sequence[str] = ()) -> Ready:
@@ -269,25 +233,16 @@ class Core(Host):
         return Ready(document, have, the_plan, tuple(findings), facts,
                      tuple((one.what, one.old, one.new) for one in applied))
 
-    def import_(self, ready: Ready, allow: Sequence[str] = (),
-                progress: Optional[Progress] = None,
-                stop: Callable[[], bool] = never) -> Outcome:
-        """Make this host serve the document, or leave it as it was.
-
-        Nothing to do where it serves just that already.
-        """
-        ready = self._as_allowed(ready, allow)
-        wanted, _notes = reachable(ready.document.state, ready.have)
-        if not differ.diff(ready.have, wanted):
-            return Outcome()
-        errors.refuse([*self._under_way([one.name for one in ready.document.state.targets]),
-                       *ready.findings], allow)
+    def carry_out(self, ready: Ready, allow: Sequence[str] = (),
+                  progress: Optional[Progress] = None, stop: Callable[[], bool] = never,
+                  before_gate: Callable[[], None] = nothing) -> Outcome:
+        """Make this host serve what was looked at, or leave it as it was; ``before_gate`` is called
+        when nothing but the gates is left to be done."""
         ready = replace(ready, plan=replace(ready.plan, late={
             key: replace(one, allowed=tuple(allow)) for key, one in ready.plan.late.items()}))
-        with self.alone(more=_lock_names(ready.document.state)):
+        with self.alone(more=lock_names(ready.document.state)):
             self._still(ready)
-            outcome = self._patiently(ready, progress, stop)
-            self.frozen().forget([one.name for one in ready.document.state.targets])
+            outcome = self._patiently(ready, progress, stop, before_gate)
             try:
                 restored.note(self.settings.state_directory, ready.facts.boot_id, ready.plan.want)
             except OSError as error:
@@ -315,15 +270,16 @@ class Core(Host):
             raise errors.StillRunning("this host was changed since it was looked at",
                                       do="run it again")
 
-    def _patiently(self, ready: Ready, progress: Optional[Progress],
-                   stop: Callable[[], bool]) -> Outcome:
+    def _patiently(self, ready: Ready, progress: Optional[Progress], stop: Callable[[], bool],
+                   before_gate: Callable[[], None]) -> Outcome:
         """Once more where somebody else got in between: that was taken back, and is rare."""
         for _attempt in range(MEDDLED_TRIES):
             try:
                 return self.run(lambda facts, trusting: replace(plan(
                     ready.have, ready.document.state, facts, trusting=trusting,
                     late=ready.plan.late), notes=ready.plan.notes, seen=ready.plan.seen,
-                    unknown=ready.plan.unknown), ready.have, ready.facts, progress, stop)[1]
+                    unknown=ready.plan.unknown), ready.have, ready.facts, progress, stop,
+                    before_gate=before_gate)[1]
             except errors.Meddled as error:
                 last = error
         raise last
@@ -369,7 +325,6 @@ class Core(Host):
             findings += [errors.Finding(errors.InUse, say(store.key), "is exported, and stays")
                          for store in want.backstores if say(store.key) in targets]
             facts = reader.facts()
-            record = self.frozen()
             findings += self._under_way([one.name for one in have.targets])
             document = self._leaving(have, facts)
             findings += [*preflight.removal(have, reader), *removed.unkept(document)]
@@ -386,7 +341,6 @@ class Core(Host):
                 kept = removed.keep(document, self.settings.state_directory)
                 outcome = executor.apply(self.fs, the_plan, have, facts, progress, stop,
                                          reservations=reader.with_reservations)
-            record.forget(mine)
             restored.forget(self.settings.state_directory, facts.boot_id, gone)
             outcome.notes += tuple(notes)
             return outcome, kept
@@ -435,15 +389,18 @@ class Core(Host):
 
     def _leaving(self, state: State, facts: Facts) -> Document:
         """The document of what is about to be removed."""
-        state, notes = dynamic.made_explicit(_settled(state), _noted(state, self.frozen()))
+        state, notes = dynamic.made_explicit(_settled(state), {})
         return Document(documents.canonical(state), False,
                         Origin(os.uname().nodename, facts.release, facts.boot_id),
                         {say(store.key): _evidence(store) for store in state.backstores}, notes)
 
-    def _under_way(self, names: Sequence[str]) -> List[errors.Finding]:
-        """What a handover of these targets, of which this host is a side, has to say."""
+    def _under_way(self, names: Sequence[str], but: Sequence[str] = ()) -> List[errors.Finding]:
+        """What a handover of these targets, of which this host is a side, has to say; ``but``: of
+        those that count no more."""
         found = []
         for one in ids(self.settings.state_directory):
+            if one in but:
+                continue
             journal = Journal(self.settings.state_directory, one, partly=True)
             handover = journal.handover
             mine = {*handover.targets, *journal.notes.local} & set(names)
@@ -459,7 +416,7 @@ class Core(Host):
         return found
 
 
-def _lock_names(state: State) -> List[str]:
+def lock_names(state: State) -> List[str]:
     """What a document is about."""
     return [*(one.name for one in state.targets), *(say(one.key) for one in state.backstores)]
 
@@ -470,16 +427,6 @@ def _settled(state: State) -> State:
         for one in state.backstores))
 
 
-def _noted(state: State, record: Frozen) -> dynamic.Names:
-    """TPG → who was there by a dynamic ACL when its target was frozen."""
-    found: Dict[Key, Sequence[str]] = {}
-    for target in state.targets:
-        one = record.record(target.name) if any(map(dynamic.made, target.tpgs)) else None
-        for tag, names in one.dynamic.items() if one else ():
-            found[(*target.key, tag)] = names
-    return found
-
-
 def _shut(target: Target, reader: Reader) -> bool:
     """Whether it is certain that no initiator can get a command executed."""
     if target.fabric == "iscsi":
@@ -487,17 +434,7 @@ def _shut(target: Target, reader: Reader) -> bool:
     return target.fabric == "vhost" and reader.attached(target) is False
 
 
-def _with_gate(target: Target, value: str) -> Target:
-    """The target with every gate shut (``0``); vhost's is its guest's."""
-    if target.fabric != "iscsi":
-        return target
-
-    def tpg(one: Tpg) -> Tpg:
-        return replace(one, attributes={**one.attributes, "enable": value})
-    return replace(target, tpgs=tuple(tpg(one) for one in target.tpgs))
-
-
-def _cannot_freeze(state: State, reader: Reader) -> Iterator[errors.Finding]:
+def cannot_freeze(state: State, reader: Reader) -> Iterator[errors.Finding]:
     """A vhost target is frozen by its guest being stopped: that can be seen, not done."""
     for target in state.targets:
         if target.fabric == "loopback":

@@ -16,7 +16,9 @@ from . import (cautions, directories, dynamic, errors, executor, kernel_fixes, l
                opened, portals, ports, preflight, protection, representable, reservations,
                restored, runtime, savefile, savefile_steps, storage, survivors)
 from .diff import diff
+from .core import Ready, cannot_freeze
 from .document import Document, Origin
+from .executor import Outcome
 from .host import Maker
 from .journal import DOCUMENT, PREPARED, RETURNED
 from .model import State, Target, backstore_key, say
@@ -53,6 +55,10 @@ class Deeds(Standing):
     notes: List[str] = field(default_factory=list)
     #: target → tag → who is there by a dynamic ACL as a freeze begins
     dynamic: Dict[str, Dict[str, List[str]]] = field(default_factory=dict)
+    #: of an import by file: what is to be done, what it took, whether its gate may be open
+    ready: Optional[Ready] = None
+    outcome: Outcome = field(default_factory=Outcome)
+    ended: bool = False
 
     # ---- small things ---------------------------------------------------------------------------
     def do(self, step: Step) -> None:
@@ -110,11 +116,17 @@ class Deeds(Standing):
     def _record(self, state: str) -> None:
         owners, targets = Owners(self.directory), {*self.handover.targets, *self.local_targets()}
         gates: Optional[Dict[str, Dict[str, str]]] = None
-        if state in ("prepared", "staged"):
+        if self.mode is Mode.FILE and state == self.handover.state and state == "confirmed":
+            return  # the plan recorded it before its gate
+        first = self.mode is Mode.FILE and (state == "confirmed" or not self.handover.state
+                                            and state == "freezing")
+        if first or state in ("prepared", "staged"):
             owners.note(targets, epoch=self.epoch, handover=self.journal.id)
         elif state == "none":
-            owners.note(targets, aborted=self.epoch, over=self.journal.id)
-        elif state == "freezing" and self.handover.state == "prepared":
+            # By file it may be tried again.
+            owners.note(targets, aborted=0 if self.mode is Mode.FILE else self.epoch,
+                        over=self.journal.id)
+        if state == "freezing" and self.handover.state in ("", "prepared"):
             gates = self._open_gates()
         more: Dict[str, object] = {}
         if self.words:
@@ -140,9 +152,12 @@ class Deeds(Standing):
     # ---- looking --------------------------------------------------------------------------------
     def _check(self) -> None:
         names = self.core.names(self.handover.targets)
-        document, findings = self.core.prepare(names, self.journal.notes.probe)
+        document, findings = self._offered(names)
         state = document.state
-        for target in state.targets:
+        by_file = self.mode is Mode.FILE
+        if by_file:
+            findings += cannot_freeze(state, self.reader(False))
+        for target in () if by_file else state.targets:
             if (target.fabric == "vhost") is not self.vhost or target.fabric == "loopback":
                 findings.append(errors.Finding(
                     errors.CannotRepresent, target.name,
@@ -153,27 +168,48 @@ class Deeds(Standing):
                     errors.InUse, target.name, "serves nobody: no TPG of it is enabled",
                     do="enable it, or remove it"))
         findings += preflight.spc2(state, self.reader())
-        if self.mode is Mode.VHOST_STOPPED:
-            findings = [one for one in findings if one.override != "stopped-guest"]
-        if self.mode is not Mode.ISCSI_LATE:
+        # By file a guest is stopped before, and ALL_TG_PT is looked at by the export.
+        passed = {Mode.FILE: ("stopped-guest", "all-tg-pt"),
+                  Mode.VHOST_STOPPED: ("stopped-guest",)}.get(self.mode, ())
+        findings = [one for one in findings if one.override not in passed]
+        if self.mode not in (Mode.ISCSI_LATE, Mode.FILE):
             findings += not_late(state, self.core.settings)
         self.notes += cautions.before_handover(self.fs, state)
         errors.refuse(findings, self.allow)
         self.journal.keep(PREPARED, documents.dumps(document))
         survivors.seen(self, document)
+        if by_file:
+            self.ready_to_freeze()
+
+    def _offered(self, names: Sequence[Tuple[str, str]]) \
+            -> Tuple[Document, List[errors.Finding]]:
+        """What is there, and what speaks against it; by file its registrations may be untold, if
+        that is allowed, until the export."""
+        try:
+            return self.core.prepare(names, self.journal.notes.probe)
+        except errors.CannotRepresent:
+            if self.mode is not Mode.FILE:
+                raise
+            self._untold(self.reader(False).state(names))
+            return self.core.prepare(names, reserved=False)
+
+    def _untold(self, state: State) -> None:
+        """Refuse registrations that can't be told, unless that is allowed."""
+        ask = "" if self.mode is Mode.FILE else \
+            f"lio-handover source freeze --probe {self.journal.id}"
+        errors.refuse(preflight.held(state, self.reader(), ask), self.allow)
 
     def _read(self) -> None:
         self.reader(False).target_names()
 
-    def ready(self) -> None:
+    def ready_to_freeze(self) -> None:
         """Refuse, while the gate is still open, what would stop a freeze."""
         self._ask(self.names())
         try:
             state = self.here()
         except errors.CannotRepresent:
             state = self.here(False)
-            errors.refuse(preflight.held(state, self.reader(), "lio-handover source freeze --probe "
-                                         + self.journal.id), self.allow)
+            self._untold(state)
         self.unchanged(state)
         errors.refuse(representable.of_state(state))
         self.dynamic = {target.name: {str(tpg.tag): dynamic.sessions(tpg) for tpg in target.tpgs
@@ -192,9 +228,14 @@ class Deeds(Standing):
                 do=f"lio-handover source thaw {self.journal.id}, then prepare again")
 
     # ---- gates ----------------------------------------------------------------------------------
-    def _gate_close(self) -> None:
+    def _close_tpgs(self) -> None:
         for path in self.open_tpgs():
             self.fs.write(f"{path}/enable", b"0\n")
+
+    def _gate_close(self) -> None:
+        self._close_tpgs()
+        if self.mode is Mode.FILE:  # the driver's QEMU may have to resume by itself
+            return self._no_guest()
         for wwpn in self.endpoints():
             self.holders.occupy(wwpn)
 
@@ -211,7 +252,6 @@ class Deeds(Standing):
                     or not self.journal.notes.opened:
                 self.journal.note("opened", durable=True, boot=boot_id())
             self._let_go()
-            return
         wanted = self.wanted_open()
         shut = [path for path in self.tpgs()
                 if path in wanted and self.fs.read(f"{path}/enable").strip() != "1"]
@@ -268,7 +308,8 @@ class Deeds(Standing):
         """Where this host may not serve, what somebody else brought back is shut again, and
         taken out of targetcli's save file; both are reported."""
         names = ", ".join(self.local_targets())
-        if self.open_tpgs() or any(self.holders.held(wwpn) is None for wwpn in self.endpoints()):
+        if self.open_tpgs() or self.mode is not Mode.FILE and any(
+                self.holders.held(wwpn) is None for wwpn in self.endpoints()):
             self._gate_close()
             self.notes.append(f"{names}: was open although {why}")
         self.notes += self.unsave()
@@ -288,7 +329,14 @@ class Deeds(Standing):
 
     def _keep_copy(self) -> None:
         self._ask(self.names())
-        state = self.here()
+        try:
+            state = self.here()
+        except errors.CannotRepresent:
+            if self.mode is not Mode.FILE or self.row.verb != "freeze":
+                raise
+            return self._untold(self.here(False))
+        if self.mode is Mode.FILE and self.row.verb == "export":
+            errors.refuse(preflight.all_ports(state), self.allow)
         if not self.links_are_whole({lun.key: lun.backstore for _, _, lun in state.luns()}):
             if self.handover.role != SOURCE and not self.journal.has(RETURNED):
                 left = survivors.since(self, self.allow, self.notes)  # of a kernel that is gone
@@ -321,6 +369,10 @@ class Deeds(Standing):
                 "the document is not of what was offered: " + describe(changed[0]),
                 do="prepare again on the source")
         digest = self._named(message, document)
+        if self.mode is Mode.FILE:  # the plan writes what the kernel shall find beside it
+            self.journal.keep(DOCUMENT, message.document)
+            self.journal.note("kept", digest=digest, stale=False)
+            return
         notes = self.journal.notes
         stale = notes.loaded[0] == boot_id() and notes.loaded[1] != digest
         self._keep(DOCUMENT, document, stale)
@@ -373,6 +425,20 @@ class Deeds(Standing):
                                do=f"lio-handover destination verify {self.journal.id}")
 
     # ---- building up and taking down ------------------------------------------------------------
+    def _import(self) -> None:
+        assert self.ready is not None
+        self.outcome = self.core.carry_out(self.ready, self.allow, self.progress, self.stop,
+                                           self._owned)
+        self.ended = True
+        self.notes += self.outcome.notes
+        self.journal.note("loaded", boot=boot_id(), digest=self.handover.digest,
+                          commands=self.commands())
+
+    def _owned(self) -> None:
+        """All but the gate is done: what opens it from here on is this host's."""
+        self._record("confirmed")
+        self.journal.note("opened", boot=boot_id())
+
     def _build(self) -> None:
         self.notes += kernel_fixes.notes()
         self._build_to(self.prepared().state)
@@ -487,8 +553,7 @@ class Deeds(Standing):
                 do="stop the guest, or let QEMU finish the migration")])
 
     def _teardown(self) -> None:
-        if not self.vhost:
-            self._gate_close()
+        self._close_tpgs()
         reader = self.reader(False)
         targets = [f"{fabric}/{wwn}" for fabric, wwn in self.names()]
         placed = reader.placed()

@@ -31,22 +31,24 @@ sealed.py, and what they may say is judged in shape.py, values.py and objects.py
 """
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Callable, Dict, Iterable, Mapping, Set, Tuple, Union
 
 from . import model
 from .attributes import owner_of
-from .errors import BadShape
+from .errors import BadShape, BadValue
 from .model import Key, State
 from .objects import (acl_key, alua_group_key, label, lu_group_key, lun_key, mapped_lun_key,
                       portal_key, state_of, tpg_key)
 from .sealed import MAX_BYTES, VERSION, body_of, digest_of, seal, text_of, unseal, with_digest
 from .shape import (an_object, any_object, entries, fail, plain_name, plain_text, show,
-                    true_or_false, whole)
+                    string, true_or_false, whole)
 from .values import U64, attribute_path
 
-__all__ = ["MAX_BYTES", "VERSION", "Document", "Evidence", "Origin", "acl_key", "alua_group_key",
+__all__ = ["MAX_BYTES", "VERSION", "Carried", "Document", "Evidence", "Origin", "acl_key",
+           "alua_group_key",
            "canonical", "check", "dumps", "loads", "lu_group_key", "lun_key", "mapped_lun_key",
            "portal_key", "seal", "state_bytes", "tpg_key"]
 
@@ -65,6 +67,16 @@ class Origin:
 
 
 @dataclass(frozen=True)
+class Carried:
+    """The handover by file that a document is of: its id, epoch and targets, as the source named
+    them."""
+
+    id: str
+    epoch: int
+    targets: Tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Document:
     """What one host says it serves.
 
@@ -79,6 +91,8 @@ class Document:
     #: what the source has to tell of what is not quite as it was there
     notes: Tuple[str, ...] = ()
     version: int = VERSION
+    #: none where it was not exported of targets that were frozen for it
+    carried: Tuple[Carried, ...] = ()
 
     @property
     def host(self) -> Dict[str, Mapping[str, str]]:
@@ -171,6 +185,8 @@ def _tree(document: Document) -> Dict[str, Any]:
         "host": {name: dict(one) for name, one in document.host.items()},
         "notes": list(document.notes),
         "state": _state_tree(canonical(document.state)),
+        **({"handovers": [{"id": one.id, "epoch": one.epoch, "targets": list(one.targets)}
+                          for one in document.carried]} if document.carried else {}),
     }
 
 
@@ -259,6 +275,10 @@ def loads(data: bytes, limit: int = MAX_BYTES) -> Document:
 
 
 def _document(tree: Any) -> Document:
+    carried: Tuple[Carried, ...] = ()
+    if type(tree) is dict and "handovers" in tree:
+        carried = tuple(_carried(one, at) for at, one in entries(tree["handovers"], "$.handovers"))
+        tree = {name: one for name, one in tree.items() if name != "handovers"}
     top = an_object(tree, "$", "version", "frozen", "origin", "storage", "host", "notes", "state")
     where = an_object(top["origin"], "$.origin", "host", "kernel", "boot_id")
     origin = Origin(*(plain_text(where[name], f"$.origin.{name}", 255)
@@ -276,7 +296,20 @@ def _document(tree: Any) -> Document:
     state = replace(state, backstores=tuple(
         replace(one, host=host.get(model.say(one.key), {})) for one in state.backstores))
     notes = tuple(plain_text(one, at) for at, one in entries(top["notes"], "$.notes"))
-    return Document(state, true_or_false(top["frozen"], "$.frozen"), origin, storage, notes)
+    return Document(state, true_or_false(top["frozen"], "$.frozen"), origin, storage, notes,
+                    carried=carried)
+
+
+def _carried(value: Any, where: str) -> Carried:
+    one = an_object(value, where, "id", "epoch", "targets")
+    name = string(one["id"], f"{where}.id")
+    if not re.fullmatch(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", name):
+        fail(BadValue, f"{where}.id is no UUID in small letters")
+    targets = tuple(plain_text(each, at, 300)
+                    for at, each in entries(one["targets"], f"{where}.targets"))
+    if not targets:
+        fail(BadShape, f"{where}.targets is empty")
+    return Carried(name, whole(one["epoch"], f"{where}.epoch", 1, (1 << 53) - 1), targets)
 
 
 def _about(value: Any, where: str, names: Set[str]) -> Iterable[Tuple[str, str, Any]]:

@@ -15,7 +15,8 @@ from .transitions import DESTINATION, SOURCE, TABLE, Mode, Need, Paper, Row, row
 
 #: What may be said to a verb: by an operator, or (of QEMU) by the driver that sees it.
 WORDS = {"peer-is-fenced": Need.PEER_IS_FENCED, "peer-never-returns": Need.PEER_NEVER_RETURNS,
-         "guest-left": Need.GUEST_LEFT}
+         "guest-left": Need.GUEST_LEFT, "not-imported": Need.NOT_IMPORTED,
+         "imported": Need.IMPORTED}
 #: What an operator asserts by each set of words.
 ASSERTS: Mapping[Tuple[str, ...], str] = {
     ("peer-is-fenced",): "the other host is off now",
@@ -247,6 +248,12 @@ class Evidence:
             self.journal.note("fenced", peer=self.host, said=said)
             self.notes.append(said)
         return True
+
+    def _not_imported(self) -> bool:
+        return "not-imported" in self.words
+
+    def _imported(self) -> bool:
+        return "imported" in self.words
 
     def _peer_never_returns(self) -> bool:
         return "peer-never-returns" in self.words

@@ -13,7 +13,7 @@ from .configfs import Configfs
 from .model import State
 from .plan import Plan
 from .reader import Facts
-from .running import Progress, Run, StepFailed, never
+from .running import Progress, Run, StepFailed, never, nothing
 from .undo import WayBack
 
 
@@ -29,14 +29,16 @@ class Outcome:
 
 def apply(fs: Configfs, the_plan: Plan, before: State, facts: Facts,
           progress: Optional[Progress] = None, stop: Callable[[], bool] = never,
-          reservations: bool = True) -> Outcome:
+          reservations: bool = True, before_gate: Callable[[], None] = nothing) -> Outcome:
     """Run a plan made from ``before``; where it fails or ``stop`` says so, undo it.
 
+    ``before_gate`` is called once all but the gates is done, and read back.
     ``reservations`` says whether ``before`` was read with them: only then can what loses them
     be undone.  Raises KernelRefused, VerifyFailed or Interrupted after an undo (the message says
     that nothing is changed), UndoFailed where the undo failed too.
     """
     run = Run(fs, the_plan, before, facts)
+    run.before_gate = before_gate
     way_back = WayBack(run, reservations)
     outcome = Outcome(notes=the_plan.notes)
     began = fs.changes

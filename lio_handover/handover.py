@@ -15,8 +15,9 @@ from typing import (Callable, Dict, FrozenSet, Iterator, List, Mapping, Optional
 
 from . import errors, followed, kernel_fixes, mapping, preflight
 from .answer import Answer, Peer, answer_from_json, answer_to_json
-from .core import Core
+from .core import Core, Ready, lock_names
 from .deeds import Deeds, not_late
+from .executor import Outcome
 from .document import Document
 from .evidence import ASSERTS, FIRST_STATE, WORDS, Evidence
 from .readback import Scope
@@ -54,6 +55,7 @@ class Handovers:
     def __init__(self, core: Core, peer: Optional[Peer] = None,
                  alarm: Optional[Callable[[Handover, str], None]] = None) -> None:
         self.core, self.peer, self.alarm = core, peer, alarm
+        self.outcome = Outcome()  # of an import by file
 
     # ---- looking --------------------------------------------------------------------------------
     @property
@@ -136,11 +138,12 @@ class Handovers:
            words: FrozenSet[str] = frozenset(), by: str = "", allow: Sequence[str] = (),
            maps: Sequence[str] = (), peer: str = "", probe: bool = False,
            progress: Optional[Progress] = None,
-           stop: Callable[[], bool] = never) -> Answer:
+           stop: Callable[[], bool] = never, ready: Optional[Ready] = None) -> Answer:
         """Run a verb.
 
         ``targets``, ``mode`` and ``probe`` (see Core.ask; it holds for all that follows) are for
-        prepare, ``maps`` for stage.  ``words`` are an operator's
+        prepare (and a freeze by file), ``maps`` for stage, ``ready`` for import.  ``words`` are
+        an operator's
         (``by`` says whose) or, of QEMU, the driver's: see WORDS.  Raises WrongState where no row
         of the table fits, StaleEpoch for an epoch that is over, and what the steps raise; then
         the recorded state stands.
@@ -160,25 +163,26 @@ class Handovers:
             id = next((one.handover for one in papers), "")
         try:
             self.core.reader()
-            with self.core.alone(more=self._lock_names(verb, id, targets, papers, maps)):
+            with self.core.alone(more=self._lock_names(verb, id, targets, papers, maps, ready)):
                 if verb == "recover":
                     self._shut_where_broken(id)
                 journal, epoch = self._begin(verb, role, id, targets, mode, papers, maps, peer,
-                                             allow)
+                                             allow, ready)
                 if probe and not journal.notes.probe:
                     journal.note("probe")
                 followed.catch_up(self.core, verb, journal)
                 run = Evidence(self.core, self.peer, journal, verb, epoch, papers, words,
                                self.superseded(journal.handover), peer)
                 return self._recover(run, by, allow, progress, stop) if verb == "recover" else \
-                    self._go(run, run.row(), (), by, allow, progress, stop)
+                    self._go(run, run.row(), (), by, allow, progress, stop, ready)
         except OSError as error:
             raise errors.KernelRefused(
                 f"{verb}: {error.filename or ''}: {reason(error)}",
                 changed="the recorded state stands", do=f"lio-handover status {id}") from error
 
     def _go(self, run: Evidence, row: Optional[Row], notes: Tuple[str, ...], by: str,
-            allow: Sequence[str], progress: Optional[Progress], stop: Callable[[], bool]) -> Answer:
+            allow: Sequence[str], progress: Optional[Progress], stop: Callable[[], bool],
+            ready: Optional[Ready] = None) -> Answer:
         """Run a row, and for activate those that lead on from where it leads; where there is
         none, nothing is left to do."""
         journal = run.journal
@@ -187,8 +191,10 @@ class Handovers:
             return self._status(journal)
         answer, done = Answer(journal.handover, notes=notes), []
         while row is not None:
-            latest = self._run(Deeds(self.core, journal, run.epoch, row, run.by_paper, allow, by,
-                                     run.words, progress, stop), run.verb)
+            deeds = Deeds(self.core, journal, run.epoch, row, run.by_paper, allow, by, run.words,
+                          progress, stop, ready=ready)
+            latest = self._run(deeds, run.verb)
+            self.outcome = deeds.outcome
             answer = replace(latest, papers=answer.papers + latest.papers,
                              notes=answer.notes + latest.notes)
             done.append(row)
@@ -211,13 +217,16 @@ class Handovers:
             self._go(run, row, notes, by, allow, progress, stop)
 
     def _lock_names(self, verb: str, id: str, targets: Sequence[str],  # noqa: A002
-                    papers: Sequence[Message], maps: Sequence[str]) -> List[str]:
+                    papers: Sequence[Message], maps: Sequence[str],
+                    ready: Optional[Ready]) -> List[str]:
         """The handover, and whatever of this host it is about."""
         if id in ids(self._directory):
             journal = Journal(self._directory, id, partly=True)
             return [f"handover/{id}", *journal.handover.targets, *journal.notes.local,
                     *journal.notes.stores]
-        found = self.core.lock_names(self.core.names(targets)) if verb == "prepare" else []
+        found = lock_names(ready.document.state) if ready is not None else []
+        if verb in ("prepare", "freeze"):
+            found = self.core.lock_names(self.core.names(targets))
         for one in papers:
             if verb == "stage" and one.paper is Paper.OFFER:
                 state = mapping.parse(maps).apply(document_in(
@@ -336,7 +345,7 @@ class Handovers:
                     deeds.do(step)
             journal.note("end")
         except errors.HandoverError as error:
-            if not journal.handover.state:
+            if not journal.handover.state or self._taken_back(deeds, error):
                 journal.remove()
                 raise
             try:
@@ -346,9 +355,26 @@ class Handovers:
             if error.changed == errors.NOTHING_CHANGED:
                 error.changed = f"the handover is {journal.handover.state}"
             raise
+        except BaseException as error:
+            if self._taken_back(deeds, error):
+                journal.remove()
+            raise
         self._tidy(journal)
+        if deeds.mode is Mode.FILE and journal.handover.state == "idle" and not deeds.notes:
+            # It is as it was before the freeze: there is nothing to remember.
+            Owners(self._directory).note(journal.handover.targets, over=journal.id)
+            journal.remove()
         return Answer(journal.handover, tuple(deeds.said), tuple(deeds.notes),
                       self._next(journal.handover))
+
+    def _taken_back(self, deeds: Deeds, error: BaseException) -> bool:
+        """Whether a verb that failed has left this host as it was, and nothing to remember."""
+        row, handover = deeds.row, deeds.journal.handover
+        if not row.taken_back or deeds.ended or isinstance(error, errors.UndoFailed) \
+                or handover.state == row.state:
+            return False
+        Owners(self._directory).note({*handover.targets}, over=handover.id)
+        return True
 
     @staticmethod
     def _ended(journal: Journal) -> None:
@@ -371,8 +397,8 @@ class Handovers:
     def _before(deeds: Deeds, verb: str) -> None:
         """What would stop a freeze is found while the source still serves."""
         deeds.may_open(deeds.row, deeds.allow)
-        if verb == "freeze":
-            deeds.ready()
+        if verb == "freeze" and deeds.handover.state:
+            deeds.ready_to_freeze()
 
     @contextmanager
     def _watched(self, journal: Journal, verb: str, seconds: float) -> Iterator[None]:
@@ -390,14 +416,18 @@ class Handovers:
     # ---- beginning ------------------------------------------------------------------------------
     def _begin(self, verb: str, role: str, id: str,  # noqa: A002
                targets: Sequence[str], mode: str, papers: Sequence[Message],
-               maps: Sequence[str], peer: str, allow: Sequence[str]) -> Tuple[Journal, int]:
+               maps: Sequence[str], peer: str, allow: Sequence[str],
+               ready: Optional[Ready]) -> Tuple[Journal, int]:
         """(the journal, the epoch the verb runs under); a new handover where there is none."""
         known = set(ids(self._directory))
         if id in known and verb in ("prepare", "stage", "abort") and not self.get(id).state:
             Journal(self._directory, id).remove()  # it was cut off before its first state
             known.discard(id)
-        if verb == "prepare" and id not in known:
+        by_file = mode == Mode.FILE.value
+        if verb == ("freeze" if by_file else "prepare") and id not in known:
             return self._prepare(id, targets, mode, peer)
+        if verb == "import" and ready is not None:
+            return self._imports(id, papers[0], ready)
         if verb in ("stage", "abort") and role == DESTINATION and id not in known:
             return self._arrives(verb, id, papers, maps, peer, allow)
         journal = self._journal(id, role)
@@ -428,6 +458,16 @@ class Handovers:
         first = Handover(id, SOURCE, "", epoch, mode, names, peer=peer)
         return Journal.create(self._directory, first, {
             say(one.key): one.serial for one in state.backstores}), epoch
+
+    def _imports(self, id: str, paper: Message, ready: Ready) -> Tuple[Journal, int]:  # noqa: A002
+        """A document that somebody brings."""
+        state = ready.document.state
+        self._nothing_else(paper.targets)
+        first = Handover(id, DESTINATION, "", paper.epoch, paper.mode, paper.targets)
+        journal = Journal.create(self._directory, first, {
+            say(one.key): one.serial for one in state.backstores})
+        journal.keep(PREPARED, paper.document)
+        return journal, paper.epoch
 
     def _nothing_else(self, names: Sequence[str]) -> None:
         """No other handover of these targets is under way on this host."""

@@ -17,7 +17,7 @@ from .handover import Answer, Handover, Handovers, Peer, answer_from_json, answe
 from .log import Log
 from .papers import MAX_PAPERS, Message, from_json, to_json
 from .sealed import MAX_BYTES
-from .transitions import DESTINATION, SOURCE, VERBS, Paper
+from .transitions import DESTINATION, OF_ONE_HOST, SOURCE, VERBS, Paper
 from .verbs import Signals, Usage, as_root, print_data, the_core, the_service
 
 #: Verbs whose papers carry documents, and these secrets.
@@ -27,7 +27,8 @@ _SECRET = ("prepare", "export", "abort")
 def step(args: argparse.Namespace, signals: Signals) -> int:
     """``source VERB`` and ``destination VERB``."""
     role = args.verb
-    verbs = [name for name, (whose, _, _) in VERBS.items() if whose == role]
+    verbs = [name for name, (whose, _, _) in VERBS.items()
+             if whose == role and name not in OF_ONE_HOST]
     if args.step not in verbs:
         raise Usage(f"{args.step} is no verb of the {role}: " + ", ".join(verbs))
     as_root(f"{role} {args.step}")

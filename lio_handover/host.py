@@ -9,13 +9,12 @@ from typing import Callable, Dict, Iterator, List, Mapping, Optional, Sequence, 
 from . import errors, executor, restored
 from .configfs import Configfs
 from .executor import Outcome
-from .frozen import Frozen
 from .locks import PATIENCE, SCRATCH, Locks, room_for
 from .model import Key, State, say
 from .plan import Plan
 from .reader import Facts, Reader, boot_id, no_modules
 from .reservations import Seen
-from .running import Progress, never
+from .running import Progress, never, nothing
 from .settings import Settings, load
 
 #: Makes a plan of a host's facts; whether it may trust the table of new objects.
@@ -67,9 +66,6 @@ class Host:
         """These targets without their registrations: nothing of it is refused."""
         return self._plain_reader().state(names)
 
-    def frozen(self) -> Frozen:
-        return Frozen(self.settings.state_directory, boot_id())
-
     # ---- one at a time ---
     @contextmanager
     def alone(self, names: Sequence[Tuple[str, str]] = (), more: Sequence[str] = ()) \
@@ -105,8 +101,8 @@ class Host:
         return found
 
     def run(self, make: Maker, before: State, facts: Facts, progress: Optional[Progress] = None,
-            stop: Callable[[], bool] = never, reservations: bool = True) \
-            -> Tuple[Plan, Outcome]:
+            stop: Callable[[], bool] = never, reservations: bool = True,
+            before_gate: Callable[[], None] = nothing) -> Tuple[Plan, Outcome]:
         """Run what ``make`` plans, see executor.apply, beside others who build on this host: no
         two take the same HBA, nor the scratch target at one time.
 
@@ -114,15 +110,15 @@ class Host:
         where that was wrong, which is taken back and rare, once more without.
         """
         try:
-            return self._run(make, True, before, facts, progress, stop, reservations)
+            return self._run(make, True, before, facts, progress, stop, reservations, before_gate)
         except errors.VerifyFailed:
             if make(facts, True) == make(facts, False):
                 raise
-            return self._run(make, False, before, facts, progress, stop, reservations)
+            return self._run(make, False, before, facts, progress, stop, reservations, before_gate)
 
     def _run(self, make: Maker, trusting: bool, before: State, facts: Facts,
-             progress: Optional[Progress], stop: Callable[[], bool], reservations: bool) \
-            -> Tuple[Plan, Outcome]:
+             progress: Optional[Progress], stop: Callable[[], bool], reservations: bool,
+             before_gate: Callable[[], None]) -> Tuple[Plan, Outcome]:
         taken: Tuple[str, ...] = ()
         while True:
             the_plan = make(replace(facts, hbas=facts.hbas + taken), trusting)
@@ -134,7 +130,7 @@ class Host:
                     taken += busy
                     continue
                 return the_plan, executor.apply(self.fs, the_plan, before, facts, progress, stop,
-                                                reservations)
+                                                reservations, before_gate)
 
     def _reserve(self, the_plan: Plan, held: ExitStack) -> Tuple[str, ...]:
         """Lock the HBAs that the plan makes; those that somebody else was faster to take."""

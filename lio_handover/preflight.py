@@ -33,7 +33,7 @@ def source(state: State, reader: Reader) -> List[Finding]:
     return [*_twins(state.backstores, here), *elsewhere,
             *_kinds(state), *_shared(state, reader), *_shared_storage(state, here),
             *unit_serials.findings(state.backstores, here.backstores, reader),
-            *_dynamic(state), *_dead(state), *_all_ports(state),
+            *_dynamic(state), *_dead(state), *all_ports(state),
             *_hidden(state, errors.CannotRepresent)]
 
 
@@ -188,15 +188,18 @@ def nobody(state: State) -> Tuple[str, ...]:
         for acl in tpg.acls if admits_nobody(acl.initiator))
 
 
-def _all_ports(state: State) -> Iterator[Finding]:
+def all_ports(state: State) -> List[Finding]:
+    """Registrations of which the kernel does not show through which ports they hold."""
+    found = []
     for store in state.backstores:
         unknown = [one for one in store.reservations.registrations if one.all_tg_pt is None]
         if unknown:
-            yield Finding(
+            found.append(Finding(
                 errors.CannotRepresent, say(store.key),
                 f"the kernel does not show ALL_TG_PT of {len(unknown)} registrations, which is "
                 "nearly always 0", "all-tg-pt",
-                "ask the device with --probe")
+                "ask the device with --probe"))
+    return found
 
 
 def destination(document: Document, have: State, reader: Reader, facts: Facts,

@@ -14,6 +14,8 @@ from .wholefile import write_file
 
 def unkept(document: Document) -> List[Finding]:
     """What of it import would not take again."""
+    if not document.state.targets:
+        return []  # nor is it kept
     return [Finding(errors.InUse, one.subject, f"what is removed could not be imported again, as "
                     f"{one.sentence}", "unclear", one.do)
             for one in representable.findings(document)]

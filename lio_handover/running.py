@@ -58,6 +58,10 @@ def never() -> bool:
     return False
 
 
+def nothing() -> None:
+    """Nothing to be done."""
+
+
 class Run:
     """One run of one plan: a method for each op, and what it has touched outside the tree."""
 
@@ -73,6 +77,7 @@ class Run:
         self.acquired: Dict[Key, str] = {}
         self.opened: Dict[str, int] = {}  # path → descriptor
         self.stop: Callable[[], bool] = never
+        self.before_gate: Callable[[], None] = nothing
 
         self.deeds = {op: getattr(self, f"_{op}") for op in (
             MKDIR, RMDIR, LINK, UNLINK, WRITE, LOAD, FOLDER, FILE, DELETE, FLUSH, SCSI, DRIVERS,
@@ -96,6 +101,8 @@ class Run:
                     if self.waiting:
                         self.write_waiting()
                     slot = step.slot
+                    if slot == "gate":
+                        self.before_gate()
                     last, span = span, "verify" if step.op == VERIFY else step.phase
                     if last and last != span:
                         now = time.monotonic()

@@ -54,7 +54,9 @@ class Standing:
 
     @property
     def vhost(self) -> bool:
-        return self.mode in VHOST
+        """Whether any of its targets is a guest's."""
+        return self.mode in VHOST or self.mode is Mode.FILE and any(
+            name.startswith("vhost/") for name in self.local_targets())
 
     def reader(self, reserved: bool = True) -> Reader:
         return Reader(self.fs, reservations=reserved, seen=self.seen, known={

@@ -35,6 +35,7 @@ class Mode(str, Enum):
     VHOST_QMP = "vhost-qmp"
     VHOST_INBAND = "vhost-inband"
     VHOST_STOPPED = "vhost-stopped"
+    FILE = "file"
 
 
 MODES: Mapping[Mode, str] = {
@@ -43,8 +44,12 @@ MODES: Mapping[Mode, str] = {
     Mode.VHOST_QMP: "vhost, the driver has both QMPs; destination -S, pause-before-switchover",
     Mode.VHOST_INBAND: "vhost under a manager that keeps QMP to itself (libvirt): dbus-vmstate, -S",
     Mode.VHOST_STOPPED: "vhost, the guest is paused before its RAM is copied: no dirty logging",
+    Mode.FILE: "a document that somebody carries: freeze, export, import, remove; no peer to ask",
 }
+#: By file, no side ever hears of the other: what it can't know, a human says.
+FILE = frozenset({Mode.FILE})
 ALL = frozenset(Mode)
+PEERS = ALL - FILE
 ISCSI = frozenset({Mode.ISCSI, Mode.ISCSI_LATE})
 LATE = frozenset({Mode.ISCSI_LATE})
 HELD = frozenset({Mode.VHOST_QMP, Mode.VHOST_STOPPED})
@@ -87,6 +92,9 @@ class Need(str, Enum):
     PEER_IS_FENCED = ("an operator or a fence program says: the peer's host is off; what "
                       "runs is lost")
     PEER_NEVER_RETURNS = "the operator adds: nor will it ever boot with its present records"
+    NOT_IMPORTED = ("an operator says: no host has imported the document or will, or what has is "
+                    "gone for good")
+    IMPORTED = "an operator says: another host serves it, or nobody shall"
 
 
 class Do(str, Enum):
@@ -114,6 +122,8 @@ class Do(str, Enum):
     BUILD = "backstores, target, TPG, portals: all the kernel takes before a LUN is linked"
     LOAD = "whatever is missing, then registrations from the durable copy, LUN links, ACLs, nexus"
     VERIFY = "read back and compare; refuse on a difference"
+    IMPORT = ("build, load and read back in one plan, gate shut; where that fails, take all of it "
+              "back")
     STORAGE_RELEASE = "run the release command: the storage is closed here (refused while in use)"
     STORAGE_ACQUIRE = "run the acquire command: this host may open the storage"
     TEARDOWN = "unlink and remove the target and its backstores (refused while a guest is attached)"
@@ -154,6 +164,7 @@ class Row:
     needs: FrozenSet[Need] = frozenset()
     modes: FrozenSet[Mode] = ALL
     deadline: float = 30.0  # seconds until it alarms; it never closes a gate that was open
+    taken_back: str = ""  # the state where a step fails and has taken back all that was done
 
     @property
     def forced(self) -> bool:
@@ -219,13 +230,22 @@ INBAND_STATES: Mapping[Tuple[str, str], State] = {
     (DESTINATION, "armed"): State("holds the final document, gate open; QEMU decides", ASKS,
                                   _papers("armed aborted")),
 }
+# By file, nobody asks, so nothing is given by asking.
+FILE_STATES: Mapping[Tuple[str, str], State] = {
+    (SOURCE, "frozen"): State("owns; quiet, nothing of it was given away", ALONE),
+    (SOURCE, "released"): State("exported: another host may serve it", NEVER,
+                                _papers("document")),
+    (DESTINATION, "armed"): State("being imported; complete but for the gate", NEVER),
+    (DESTINATION, "confirmed"): State("imported: owns and serves", ALONE),
+}
 STATES: Mapping[str, Mapping[str, State]] = {
     SOURCE: SOURCE_STATES, DESTINATION: DESTINATION_STATES}
 
 
 def state_of(role: str, name: str, mode: Mode) -> State:
-    if mode in INBAND and (role, name) in INBAND_STATES:
-        return INBAND_STATES[role, name]
+    for modes, states in ((INBAND, INBAND_STATES), (FILE, FILE_STATES)):
+        if mode in modes and (role, name) in states:
+            return states[role, name]
     return STATES[role][name]
 
 
@@ -234,7 +254,7 @@ READ, WRITE = "read", "write"
 VERBS: Mapping[str, Tuple[str, str, str]] = {
     "prepare": (SOURCE, WRITE, "check everything and offer the target under a new epoch"),
     "freeze": (SOURCE, WRITE, "make the target quiet, keeping all it needs to go on"),
-    "export": (SOURCE, READ, "hand out the document; no kernel write, may be repeated"),
+    "export": (SOURCE, WRITE, "hand out the document; no kernel write, may be repeated"),
     "release": (SOURCE, WRITE, "commit: promise not to serve, once the destination is armed"),
     "thaw": (SOURCE, WRITE, "go back to serving"),
     "retire": (SOURCE, WRITE, "take the target down, only after the destination serves"),
@@ -242,10 +262,14 @@ VERBS: Mapping[str, Tuple[str, str, str]] = {
     "activate": (DESTINATION, WRITE, "as far as the papers allow: arm, then own and open the gate"),
     "verify": (DESTINATION, WRITE, "read back, see it serve, say so"),
     "confirm": (DESTINATION, WRITE, "note that the source is gone: from now on alone"),
+    "import": (DESTINATION, WRITE, "by file: serve what the document says, or change nothing"),
     "abort": (DESTINATION, WRITE, "end it here; what was owned is given back, never dropped"),
     "status": ("both", READ, "state, epoch, findings, next step; repeats the papers of the state"),
     "recover": ("both", WRITE, "after a crash, a reboot or a lost answer: finish or say why not"),
 }
+
+#: Begun by the verb of that name of one host, which has a document, and by nothing else.
+OF_ONE_HOST = frozenset({"import"})
 
 
 # ---- the table ---------------------------------------------------------------------------------
@@ -264,33 +288,41 @@ def _steps(items: Iterable[_Item]) -> Iterator[Step]:
 
 
 def _rows(role: str, states: str, verb: str, to: str, summary: str, *items: _Item,
-          papers: str = "", needs: Tuple[Need, ...] = (), modes: FrozenSet[Mode] = ALL,
-          deadline: float = 30.0) -> List[Row]:
+          papers: str = "", needs: Tuple[Need, ...] = (), modes: FrozenSet[Mode] = PEERS,
+          deadline: float = 30.0, taken_back: str = "") -> List[Row]:
     """One row for each of `states`. A plain string among `items` is a RECORD of that state.
 
-    Rows that touch storage are split: a late mode opens and closes it at the places named here."""
+    Rows that touch storage are split: a late mode opens and closes it at the places named here, and
+    so does a handover by file, whose storage may be late, too."""
     rows = []
     late = (Do.STORAGE_ACQUIRE, Do.STORAGE_RELEASE)
-    variants = [(modes - LATE, [item for item in items if item not in late]), (modes & LATE, items)]
+    opening = modes & (LATE | FILE)
+    variants = [(modes - opening, [item for item in items if item not in late]), (opening, items)]
     if not any(item in late for item in items):
         variants = [(modes, items)]
     for state in states.split():
         for variant_modes, variant in variants:
             if variant_modes:
                 rows.append(Row(role, state, verb, to or state, summary, tuple(_steps(variant)),
-                                _papers(papers), frozenset(needs), variant_modes, deadline))
+                                _papers(papers), frozenset(needs), variant_modes, deadline,
+                                taken_back))
     return rows
 
 
 _BACK = (Do.STORAGE_ACQUIRE, Do.LOAD, Do.GATE_OPEN, Do.SAVEFILE_PUT, Paper.KEPT, "idle")
 _GONE = (Do.TEARDOWN, Do.SAVEFILE_DROP, Do.APTPL_DROP, "retired", Paper.RETIRED)
+# By file: the same, with nobody to tell.
+_QUIET = ("freezing", Do.SAVEFILE_DROP, Do.GATE_CLOSE, Do.DRAIN, Do.FLUSH, Do.KEEP_COPY, "frozen")
+_RESUMED = (Do.STORAGE_ACQUIRE, Do.LOAD, Do.GATE_OPEN, Do.SAVEFILE_PUT, "idle")
+_REMOVED = (Do.TEARDOWN, Do.SAVEFILE_DROP, Do.STORAGE_RELEASE, Do.APTPL_DROP, "retired")
 _WHOLE = (Do.STORAGE_ACQUIRE, Do.LOAD, Do.VERIFY)  # before the record: it may be relied on after it
+_UNBUILT = (Do.TEARDOWN, Do.SAVEFILE_DROP, Do.STORAGE_RELEASE, "none")
 _DROP = (Do.TEARDOWN, Do.SAVEFILE_DROP, Do.STORAGE_RELEASE, "none", Paper.ABORTED)
 
 
 def _source() -> Iterator[List[Row]]:
     def row(states: str, verb: str, to: str, summary: str, *items: _Item, papers: str = "",
-            needs: Tuple[Need, ...] = (), modes: FrozenSet[Mode] = ALL,
+            needs: Tuple[Need, ...] = (), modes: FrozenSet[Mode] = PEERS,
             deadline: float = 30.0) -> List[Row]:
         return _rows(SOURCE, states, verb, to, summary, *items, papers=papers, needs=needs,
                      modes=modes, deadline=deadline)
@@ -304,6 +336,12 @@ def _source() -> Iterator[List[Row]]:
               "leave the save file, close the gate, drain, flush, keep a copy",
               "freezing", Do.SAVEFILE_DROP, Do.GATE_CLOSE, Do.DRAIN, Do.FLUSH, Do.KEEP_COPY,
               "frozen", needs=(Need.SAME_BOOT,), modes=ISCSI, deadline=10)
+    yield row("idle", "freeze", "frozen", "check, then make it quiet, keeping all of it",
+              Do.CHECK, *_QUIET, modes=FILE, deadline=30)
+    yield row("freezing frozen", "freeze", "frozen", "make it quiet, whoever opened it since",
+              *_QUIET, needs=(Need.SAME_BOOT,), modes=FILE, deadline=30)
+    yield row("released", "freeze", "released", "shut it, whoever opened it since",
+              Do.GATE_CLOSE, Do.SAVEFILE_DROP, Do.PROVE_SHUT, modes=FILE, deadline=30)
     yield row("prepared freezing", "freeze", "frozen",
               "leave the save file, drain, flush, keep a copy; the endpoint stays free for QEMU",
               "freezing", Do.SAVEFILE_DROP, Do.DRAIN, Do.FLUSH, Do.KEEP_COPY, "frozen",
@@ -314,6 +352,12 @@ def _source() -> Iterator[List[Row]]:
     yield row("frozen", "export", "frozen", "the final document, read while the guest is stopped",
               Do.KEEP_COPY, Paper.DOCUMENT, needs=(Need.SAME_BOOT, Need.GUEST_STOPPED), modes=VHOST,
               deadline=3)
+    yield row("frozen", "export", "released",
+              "commit: another host may serve it from here on; recorded before the file is there",
+              Do.GATE_CLOSE, Do.SAVEFILE_DROP, Do.PROVE_SHUT, Do.KEEP_COPY, "released",
+              Paper.DOCUMENT, needs=(Need.SAME_BOOT,), modes=FILE, deadline=30)
+    yield row("released", "export", "released", "the same document again", Paper.DOCUMENT,
+              modes=FILE)
     yield row("frozen", "release", "released", "commit; gate and save file are looked at once more",
               Do.GATE_CLOSE, Do.SAVEFILE_DROP, Do.PROVE_SHUT, Do.COMPARE, "released",
               Paper.RELEASED,
@@ -343,10 +387,14 @@ def _source() -> Iterator[List[Row]]:
               "retiring", *_GONE, papers="serving", deadline=300)
     yield row("retiring", "retire", "retired", "go on taking it down", *_GONE, deadline=300)
     yield row("retired", "retire", "retired", "say it again", Paper.RETIRED)
+    yield row("frozen released", "retire", "retired", "remove: another host serves it",
+              "retiring", *_REMOVED, needs=(Need.IMPORTED,), modes=FILE, deadline=300)
+    yield row("retiring", "retire", "retired", "go on taking it down", *_REMOVED, modes=FILE,
+              deadline=300)
 
     # backwards, on one's own word while nothing was released
     yield row("prepared freezing frozen", "thaw", "idle", "the source never gave anything away",
-              "thawing", *_BACK, modes=ALL - INBAND)
+              "thawing", *_BACK, modes=PEERS - INBAND)
     yield row("prepared freezing", "thaw", "idle", "the guest never left",
               "thawing", *_BACK, modes=INBAND)
     yield row("frozen", "thaw", "idle", "QEMU resumed the guest here: migration failed",
@@ -361,12 +409,20 @@ def _source() -> Iterator[List[Row]]:
     yield row("released", "thaw", "idle", "the destination gives it back: first keep what it says",
               Do.KEEP_PAPER, "thawing", *_BACK, papers="returned")
     yield row("thawing", "thaw", "idle", "go on going back", *_BACK)
+    yield row("freezing frozen thawing", "thaw", "idle", "nothing was given away",
+              "thawing", *_RESUMED, modes=FILE)
+    yield row("released", "thaw", "idle", "no host has the document, by a human's word",
+              "thawing", *_RESUMED, needs=(Need.NOT_IMPORTED,), modes=FILE)
 
     # recover: the same steps, found from kernel, journal and peer
     yield row("idle", "recover", "idle", "serve again after a reboot",
-              Do.STORAGE_ACQUIRE, Do.LOAD, Do.GATE_OPEN, Do.SAVEFILE_PUT)
+              Do.STORAGE_ACQUIRE, Do.LOAD, Do.GATE_OPEN, Do.SAVEFILE_PUT, modes=ALL)
+    yield row("freezing frozen thawing", "recover", "idle", "nothing was given away: go back",
+              "thawing", *_RESUMED, modes=FILE)
+    yield row("retiring", "recover", "retired", "go on taking it down", *_REMOVED, modes=FILE,
+              deadline=300)
     yield row("prepared freezing frozen", "recover", "idle", "nothing was given away: go back",
-              "thawing", *_BACK, modes=ALL - INBAND)
+              "thawing", *_BACK, modes=PEERS - INBAND)
     yield row("prepared freezing", "recover", "idle", "nothing was given away: go back",
               "thawing", *_BACK, modes=INBAND)
     yield row("frozen", "recover", "idle", "QEMU resumed the guest here: go back",
@@ -422,18 +478,18 @@ def _source() -> Iterator[List[Row]]:
 
 def _destination() -> Iterator[List[Row]]:
     def row(states: str, verb: str, to: str, summary: str, *items: _Item, papers: str = "",
-            needs: Tuple[Need, ...] = (), modes: FrozenSet[Mode] = ALL,
-            deadline: float = 30.0) -> List[Row]:
+            needs: Tuple[Need, ...] = (), modes: FrozenSet[Mode] = PEERS,
+            deadline: float = 30.0, taken_back: str = "") -> List[Row]:
         return _rows(DESTINATION, states, verb, to, summary, *items, papers=papers, needs=needs,
-                     modes=modes, deadline=deadline)
+                     modes=modes, deadline=deadline, taken_back=taken_back)
 
     # forwards
     yield row("none", "stage", "staged", "build; an epoch that was aborted here is refused",
-              "staged", Do.BUILD, papers="offer", modes=ALL - LATE, deadline=300)
+              "staged", Do.BUILD, papers="offer", modes=PEERS - LATE, deadline=300)
     yield row("none", "stage", "staged", "check what can be checked with the storage closed",
               "staged", papers="offer", modes=LATE, deadline=300)
     yield row("staged", "stage", "staged", "build what is missing",
-              "staged", Do.BUILD, modes=ALL - LATE, deadline=300)
+              "staged", Do.BUILD, modes=PEERS - LATE, deadline=300)
     yield row("staged", "stage", "staged", "check again", "staged", modes=LATE, deadline=300)
     yield row("staged armed", "activate", "armed", "keep the document, load it, gate shut",
               Do.KEEP_PAPER, "armed", Do.LOAD, Do.VERIFY, Paper.ARMED,
@@ -447,7 +503,7 @@ def _destination() -> Iterator[List[Row]]:
               papers="document", needs=(Need.SAME_BOOT,), modes=INBAND, deadline=3)
     yield row("armed", "activate", "opening", "own it, then open the gate",
               *_WHOLE, "opening", Do.GATE_OPEN, papers="released",
-              needs=(Need.SAME_BOOT, Need.RELEASE_MATCHES), modes=ALL - INBAND, deadline=3)
+              needs=(Need.SAME_BOOT, Need.RELEASE_MATCHES), modes=PEERS - INBAND, deadline=3)
     yield row("armed", "activate", "opening", "the source says now that it released: own it",
               *_WHOLE, "opening", Do.GATE_OPEN, needs=(Need.PEER_SAYS_RELEASED,), modes=INBAND)
     yield row("opening serving", "verify", "serving", "seen to serve",
@@ -465,31 +521,39 @@ def _destination() -> Iterator[List[Row]]:
     yield row("confirmed", "verify", "confirmed", "seen to serve",
               Do.VERIFY, Paper.SERVING, needs=(Need.GUEST_HERE,))
 
+    # by file
+    yield row("none", "import", "confirmed", "serve it, or be as before",
+              Do.KEEP_PAPER, "armed", Do.IMPORT, "confirmed", Do.GATE_OPEN, Do.SAVEFILE_PUT,
+              papers="document", modes=FILE, deadline=60, taken_back="none")
+
     # backwards
     yield row("none", "abort", "none", "never heard of it: and never will",
               "none", Paper.ABORTED)
     yield row("staged", "abort", "none", "nothing was given to us", "aborting", *_DROP)
     yield row("armed", "abort", "none", "never opened: nothing ran here",
-              "aborting", *_DROP, modes=ALL - INBAND)
+              "aborting", *_DROP, modes=PEERS - INBAND)
     yield row("armed", "abort", "none", "occupy the endpoint, prove that nothing ran",
               Do.GATE_CLOSE, Do.PROVE_NEVER_RAN, "aborting", *_DROP,
               needs=(Need.SAME_BOOT,), modes=INBAND)
     yield row("opening serving", "abort", "returned",
               "give it back: close, keep a copy, keep everything",
               Do.GATE_CLOSE, Do.SAVEFILE_DROP, Do.PROVE_SHUT, Do.KEEP_COPY, "returned",
-              Paper.RETURNED, modes=ALL - LATE)
+              Paper.RETURNED, modes=PEERS - LATE)
     yield row("opening serving returned", "abort", "returned",
               "give it back, and the storage with it",
               Do.GATE_CLOSE, Do.SAVEFILE_DROP, Do.PROVE_SHUT, Do.KEEP_COPY, "returned",
               Do.TEARDOWN, Do.SAVEFILE_DROP, Do.STORAGE_RELEASE, Paper.RETURNED, modes=LATE)
-    yield row("returned", "abort", "returned", "say it again", Paper.RETURNED, modes=ALL - LATE)
+    yield row("returned", "abort", "returned", "say it again", Paper.RETURNED, modes=PEERS - LATE)
 
     # recover
-    yield row("none", "recover", "none", "nothing here", Do.READ)
+    yield row("none", "recover", "none", "nothing here", Do.READ, modes=ALL)
+    yield row("armed", "recover", "none", "it was cut off before it was this host's",
+              "aborting", *_UNBUILT, modes=FILE)
+    yield row("aborting", "recover", "none", "go on taking it down", *_UNBUILT, modes=FILE)
     yield row("staged", "recover", "none", "nothing was given to us", "aborting", *_DROP)
     yield row("armed", "recover", "none",
               "the source kept it; until that is heard this may be the last copy",
-              "aborting", *_DROP, papers="kept", modes=ALL - INBAND)
+              "aborting", *_DROP, papers="kept", modes=PEERS - INBAND)
     yield row("armed", "recover", "none", "the source kept it", Do.GATE_CLOSE, "aborting", *_DROP,
               papers="kept", modes=INBAND)
     yield row("armed", "recover", "opening", "the source says now that it released: own it",
@@ -507,7 +571,7 @@ def _destination() -> Iterator[List[Row]]:
               Do.GATE_CLOSE, Do.SAVEFILE_DROP, "aborting", *_DROP,
               needs=(Need.NEW_BOOT, Need.PEER_SAYS_KEPT))
     yield row("confirmed", "recover", "confirmed", "serve again after a reboot",
-              *_WHOLE, Do.GATE_OPEN, Do.SAVEFILE_PUT)
+              *_WHOLE, Do.GATE_OPEN, Do.SAVEFILE_PUT, modes=ALL)
     yield row("returned", "recover", "none", "the source serves again: take ours down",
               "aborting", *_DROP, needs=(Need.PEER_SAYS_KEPT,))
     yield row("returned", "recover", "confirmed", "the source was already gone: it stays ours",

@@ -18,7 +18,8 @@ from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optio
 from . import document as documents
 from . import as_json, cautions, client, columns, errors, files, steps, tree, wording
 from .cli import PROG, flushed, say, unprinted
-from .core import Core, Ready
+from .byfile import ByFile
+from .core import Ready
 from .document import Document
 from .running import Doing
 from .screen import Screen
@@ -191,9 +192,9 @@ def as_root(verb: str) -> None:
         raise errors.NotRoot(f"only root may {verb}", do=f"sudo {PROG} {verb}")
 
 
-def the_core(args: argparse.Namespace) -> Core:
+def the_core(args: argparse.Namespace) -> ByFile:
     if not args.config:
-        return Core(load())
+        return ByFile(load())
     try:
         kind = os.stat(args.config).st_mode
     except (OSError, ValueError) as error:
@@ -202,7 +203,7 @@ def the_core(args: argparse.Namespace) -> Core:
                                  do="correct --config") from None
     if not stat.S_ISREG(kind) and os.path.realpath(args.config) != os.devnull:
         raise errors.BadSettings(f"{args.config} is not a file", do="correct --config")
-    return Core(load(args.config))
+    return ByFile(load(args.config))
 
 
 def the_service(args: argparse.Namespace) -> Optional[client.Service]:
@@ -240,7 +241,7 @@ def _asked(service: client.Service, member: str, args: argparse.Namespace, signa
     return {**came, **BY}, data
 
 
-def _document(args: argparse.Namespace, core: Core) -> Document:
+def _document(args: argparse.Namespace, core: ByFile) -> Document:
     limit = core.settings.document_bytes
     return documents.loads(files.read(args.file, limit), limit)
 
@@ -407,8 +408,7 @@ def _thaw(args: argparse.Namespace, signals: Signals) -> Dict[str, Any]:
     core = the_core(args)
     names = _targets(args)
     if args.all:
-        there = [f"{fabric}/{wwn}" for fabric, wwn in core.names((), True)]
-        names = [one for one in core.frozen().names() if one in there]
+        names = [name for one in core.held() for name in one.targets]
     found = core.names(names)
     signals.deferred = True
     state = core.thaw(found, args.allow) if found else None
@@ -485,7 +485,7 @@ def import_(args: argparse.Namespace, signals: Signals) -> int:
     return errors.SAME
 
 
-def _import(core: Core, ready: Ready, args: argparse.Namespace, signals: Signals) \
+def _import(core: ByFile, ready: Ready, args: argparse.Namespace, signals: Signals) \
         -> Dict[str, Any]:
     signals.deferred = True
     outcome = core.import_(ready, args.allow, signals.progress, signals.stop)

@@ -13,7 +13,8 @@ import pytest
 
 from lio_handover import cli, diff, document, errors
 from lio_handover.configfs import Configfs
-from lio_handover.core import Core, Ready, View
+from lio_handover.byfile import ByFile
+from lio_handover.core import Ready, View
 from lio_handover.executor import Outcome
 from lio_handover.model import State
 from lio_handover.planner import plan
@@ -46,7 +47,7 @@ def ready(state: State = STATE, findings: Sequence[errors.Finding] = ()) -> Read
                  tuple(findings), FACTS, (("device", "/dev/sdb", "/dev/sdc"),))
 
 
-class Fake(Core):
+class Fake(ByFile):
     """A façade that answers without a kernel, or raises what it is told to."""
 
     def __init__(self) -> None:
@@ -68,7 +69,7 @@ class Fake(Core):
         self._answer()
         return view(frozen=(NAME,))
 
-    def prepare(self, names: Any, probe: bool = False) -> Any:
+    def prepare(self, names: Any, probe: bool = False, reserved: bool = True) -> Any:
         return samples.document(STATE), list(self.findings)
 
     def export(self, names: Any, allow: Any = (), probe: bool = False) -> document.Document:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lio_handover import document as documents
-from lio_handover.core import Core
+from lio_handover.byfile import ByFile
 from lio_handover.executor import Outcome
 from lio_handover.initiator import commands
 from lio_handover.initiator.vhost import Endpoint
@@ -426,8 +426,8 @@ def reset() -> None:
 
 # ── the product's verbs, with this storage allowed ───────────────────────────────────────────
 
-def core() -> Core:
-    return Core(replace(inhost.SETTINGS, devices=("/dev/ubda", "/dev/vda", "/dev/sd?")))
+def core() -> ByFile:
+    return ByFile(replace(inhost.SETTINGS, devices=("/dev/ubda", "/dev/vda", "/dev/sd?")))
 
 
 def freeze(allow: tuple[str, ...]) -> None:

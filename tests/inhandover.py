@@ -16,7 +16,7 @@ from typing import Any
 from lio_handover import (errors, evidence, journal, owners, remote, reservations, restored,
                           running, savefile, survivors, transitions, undo, wholefile)
 from lio_handover.configfs import Configfs
-from lio_handover.core import Core
+from lio_handover.byfile import ByFile
 from lio_handover.handover import Answer, Handover, Handovers
 from lio_handover.initiator import commands
 from lio_handover.locks import Locks
@@ -68,7 +68,7 @@ def handovers(answers: Answers | None = None) -> Handovers:
         if answer is None:
             raise errors.PeerUnreachable("it does not answer")
         return answer
-    core = Core(replace(inhost.SETTINGS, late=late_rules()))
+    core = ByFile(replace(inhost.SETTINGS, late=late_rules()))
     return Handovers(core, None if answers is None else peer)
 
 
@@ -500,3 +500,10 @@ def while_held(name: str, id: str) -> Answer:  # noqa: A002
     """freeze while another process holds a lock."""
     with Locks(FOLDER).hold(name):
         return do("freeze", "source", id)
+
+
+def restart_targetcli() -> None:
+    """What the restart of its unit does: everything is cleared, and restored from its file."""
+    subprocess.run(["targetctl", "clear"], check=True, capture_output=True)
+    before_restore()
+    subprocess.run(["targetctl", "restore", SAVED], check=True, capture_output=True)

@@ -3,16 +3,18 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import tempfile
 from collections.abc import Callable
+from pathlib import Path
 
 from lio_handover import cli
 from lio_handover import document as documents
 from lio_handover import errors
 from lio_handover import host as host_module
 from lio_handover.configfs import Configfs
-from lio_handover.core import Core
+from lio_handover.byfile import ByFile
 from lio_handover.document import Document
 from lio_handover.executor import Outcome, apply
 from lio_handover.model import State
@@ -26,8 +28,8 @@ SETTINGS = Settings(roots=("/tmp",), devices=("/dev/ubda", "/dev/vda"))
 CONFIG = "[storage]\nroots =\n    /tmp\ndevices =\n    /dev/ubda\n    /dev/vda\n"
 
 
-def core(fs: Configfs | None = None) -> Core:
-    return Core(SETTINGS, fs)
+def core(fs: Configfs | None = None) -> ByFile:
+    return ByFile(SETTINGS, fs)
 
 
 def read_all() -> State:
@@ -69,8 +71,18 @@ def verify(data: bytes) -> None:
     core().verify(documents.loads(data))
 
 
-def remove(allow: tuple[str, ...] = ()) -> Outcome:
-    return core().remove([], True, allow)[0]
+def remove(allow: tuple[str, ...] = (), forget: bool = True) -> Outcome:
+    """And ``forget`` that they ever were here: what is done next is done as if by another host."""
+    outcome = core().remove([], True, allow)[0]
+    if forget:
+        forget_all()
+    return outcome
+
+
+def forget_all() -> None:
+    """Every handover of this host, as if there had been none."""
+    shutil.rmtree(f"{SETTINGS.state_directory}/handovers", ignore_errors=True)
+    Path(SETTINGS.state_directory, "owners.json").unlink(missing_ok=True)
 
 
 def tree() -> dict[str, str]:

@@ -15,7 +15,7 @@ import pytest
 from lio_handover import (__version__, cli, document, errors, handover_verbs, kernel_fixes, model,
                           portals, verbs)
 from lio_handover.configfs import Configfs
-from lio_handover.core import Core
+from lio_handover.byfile import ByFile
 from lio_handover.executor import Outcome
 from lio_handover.model import State
 from lio_handover.planner import plan
@@ -152,7 +152,7 @@ def test_without_modules_every_verb_says_so(capfd: Captured, doc: str,
                                             monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(verbs, "the_core",
-                        lambda args: Core(Settings(), Configfs("/nonexistent")))
+                        lambda args: ByFile(Settings(), Configfs("/nonexistent")))
     for words in (["show"], ["prepare", NAME], ["freeze", NAME], ["export", "--all"],
                   ["thaw", NAME], ["plan", doc], ["import", doc], ["import", doc, "--dry-run"],
                   ["diff", doc], ["verify", doc], ["thaw", "--all"]):

@@ -155,7 +155,8 @@ def test_there_and_back_again_is_as_it_was(story: Story) -> None:
     for one in documents:
         del one["digest"], one["origin"]
     for name in documents[0]:
-        if name not in ("storage", "host"):     # alice went on writing; another kernel
+        # alice went on writing; another kernel; another attempt
+        if name not in ("storage", "host", "handovers"):
             assert documents[0][name] == documents[1][name], name
 
 

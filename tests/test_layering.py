@@ -17,12 +17,11 @@ ORDER = """__init__
     fresh diff aptpl reservations dynamic places treepaths configfs scsibus watching initiator
     portals dbroot cautions
     papers journal owners json_splice rtslib_names rtslib_entries savefile_writers savefile
-    reader revival plan unit_serials planner staged readback running undo executor frozen restored
-    host
+    reader revival plan unit_serials planner staged readback running undo executor restored host
     probes mapping ports
-    representable preflight removed thawing core
+    representable preflight removed core
     holder runtime answer standing surviving followed survivors savefile_steps deeds fence evidence
-    handover
+    handover byfile
     wording screen tree columns steps as_json log client remote move
     cli verbs handover_verbs service""".split()
 #: The command line is understood before the verbs, slow to import, are wanted.
@@ -35,7 +34,7 @@ ONCE = "rtslib_fb"
 
 #: Who changes anything, and where.
 KERNEL = {"configfs", "scsibus"}
-FILES = {"frozen", "holder", "journal", "locks", "removed", "restored",
+FILES = {"holder", "journal", "locks", "removed", "restored",
          "running", "savefile", "savefile_writers", "survivors", "undo", "wholefile", "service",
          "client"}
 DEVICES = {"initiator", "cli"}  # /dev/sg*, /dev/vhost-scsi; /dev/null

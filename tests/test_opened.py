@@ -14,7 +14,7 @@ import pytest
 from lio_handover import document as documents
 from lio_handover import errors, model, opened
 from lio_handover.configfs import Configfs
-from lio_handover.core import Core
+from lio_handover.byfile import ByFile
 from lio_handover.model import backstore_key
 from lio_handover.screen import Screen
 from lio_handover.settings import Settings
@@ -233,7 +233,7 @@ class Racing(Configfs):
 
 def raced_import(data: bytes, path: str) -> tuple[str, list[str]]:
     before = inhost.tree()
-    core = Core(inhost.SETTINGS, Racing(path))
+    core = ByFile(inhost.SETTINGS, Racing(path))
     ready = core.ready(documents.loads(data))
     return said(lambda: core.import_(ready)), inhost.differences(before, inhost.tree())
 
@@ -303,6 +303,7 @@ def protected(path: str) -> bytes:
     barehands.iscsi(IQN, "0.0.0.0", {0: str(device)})
     inhost.freeze()
     data = inhost.export()
+    inhost.thaw()
     return data
 
 
@@ -321,7 +322,7 @@ def imports_of_protected(data: bytes, path: str) -> dict[str, str]:
     """What an import says where the companion is missing, empty, another one, a link, right."""
     beside = Path(path + ".protection")
     kept, before, found = beside.read_bytes(), inhost.tree(), {}
-    core = Core(Settings(roots=(os.path.dirname(path),)))
+    core = ByFile(Settings(roots=(os.path.dirname(path),)))
 
     def attempt(name: str) -> None:
         there = os.path.lexists(beside)
@@ -341,7 +342,7 @@ def imports_of_protected(data: bytes, path: str) -> dict[str, str]:
     attempt("link")
     beside.unlink()
     beside.write_bytes(kept)
-    right, core = core, Core(core.settings, Removing())
+    right, core = core, ByFile(core.settings, Removing())
     found["removed"] = said(lambda: core.import_(core.ready(documents.loads(data))))
     found["removed"] += str(inhost.differences(before, inhost.tree())) + str(beside.exists())
     core = right

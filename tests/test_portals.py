@@ -168,8 +168,9 @@ def plans_and_imports(data: bytes, *maps: str) -> tuple[str, list[str], list[str
         return str(error), said, inhost.differences(before, inhost.tree())
     one.verify(documents.loads(data), maps)
     portals.check(inhost.read_all())
-    inhost.freeze()
+    one.freeze([("iscsi", ONE)])
     one.remove([f"iscsi/{ONE}"])
+    inhost.forget_all()
     return "", said, []
 
 

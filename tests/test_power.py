@@ -112,7 +112,7 @@ def test_what_was_removed_is_not_brought_back(powered: Callable[[], Powered]) ->
     """By a handover that is over: another host may have got it by other means."""
     pair = powered()
     pair.go("prepare thaw")
-    pair.host[SOURCE].call(inhost.remove, ("reserved",))
+    pair.host[SOURCE].call(inhost.remove, ("reserved",), False)
     pair.cut(SOURCE)
     pair.boot(SOURCE)
     pair.recover(SOURCE, silent=True)

@@ -1,7 +1,6 @@
 """Relative ports of targets that are frozen: the kernel gives them to others, and forgets."""
 from __future__ import annotations
 
-import os
 
 import pytest
 
@@ -217,15 +216,3 @@ def claimed() -> list[str]:
 
 def release(armed: Answer) -> Answer:
     return inhandover.handovers().do("release", "source", armed.handover.id, papers=armed.papers)
-
-
-def test_notes_of_an_older_version_are_read(tmp_path: object) -> None:
-    from pathlib import Path
-
-    from lio_handover.frozen import Frozen
-    folder = Path(str(tmp_path))
-    (folder / "frozen.json").write_text(
-        '{"boot_id": "b", "targets": {"iscsi/iqn.x": {"gates": {"1": "1"}, "document": "", '
-        '"shut": true, "dynamic": {}}}}')
-    record = Frozen(str(folder), "b").record("iscsi/iqn.x")
-    assert record is not None and dict(record.ports) == {} and os.path.exists(folder)

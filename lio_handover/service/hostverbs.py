@@ -26,7 +26,7 @@ HOST_VERBS: Mapping[str, HostVerb] = {
     "show": _verb(READ, 10, False, ""),
     "prepare": _verb(READ, 120, False, "all allow probe"),
     "freeze": _verb(WRITE, 30, False, "all allow probe"),
-    "export": _verb(READ, 60, False, "all allow probe"),
+    "export": _verb(WRITE, 60, False, "all allow probe"),
     "thaw": _verb(WRITE, 30, False, "all allow"),
     "diff": _verb(READ, 60, True, "maps upload"),
     "plan": _verb(READ, 60, True, "maps allow upload"),

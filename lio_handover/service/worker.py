@@ -24,7 +24,7 @@ from typing import Any, Callable, Dict, List, Mapping, Sequence, Tuple
 
 from .. import as_json, directories, document as documents, errors, files, papers, remote, settings
 from .. import storage
-from ..core import Core
+from ..byfile import ByFile
 from ..document import Document
 from ..followed import Follower
 from ..handover import Answer, Handovers, answer_from_json, answer_to_json
@@ -54,7 +54,8 @@ class Work:
     def __init__(self, request: Mapping[str, Any], answer: int, documents: Sequence[int]) -> None:
         self.request, self.answer, self.documents = request, answer, documents
         self.verb: str = request["verb"]
-        self.core = Core(settings.load(request["config"]) if request["config"] else settings.load())
+        self.core = ByFile(
+            settings.load(request["config"]) if request["config"] else settings.load())
         self.stopping = False
         self.deferred = bool(request["role"]) or HOST_VERBS[self.verb].action != READ \
             or bool(request["probe"])
@@ -155,8 +156,7 @@ def export(work: Work) -> Came:
 def thaw(work: Work) -> Came:
     names = work.request["targets"]
     if work.request["all"]:
-        there = [f"{fabric}/{wwn}" for fabric, wwn in work.core.names((), True)]
-        names = [one for one in work.core.frozen().names() if one in there]
+        names = [name for one in work.core.held() for name in one.targets]
     found = work.core.names(names)
     work.inside(found)
     state = work.core.thaw(found, work.request["allow"]) if found else None
@@ -269,7 +269,7 @@ def alarm(late: Handover, verb: str) -> None:
 
 
 # ---- what this host has ---
-def survey(core: Core, had: bool = False) -> Dict[str, Any]:
+def survey(core: ByFile, had: bool = False) -> Dict[str, Any]:
     """Targets and handovers, in little time: nothing is read but names and gates.
 
     ``had``: there were targets before.  Raises NoTargetModules where there may be some still.
@@ -280,13 +280,13 @@ def survey(core: Core, had: bool = False) -> Dict[str, Any]:
         raise errors.NoTargetModules("configfs is not mounted",
                                      do="mount -t configfs none /sys/kernel/config")
     found = core.names((), True) if there else []
-    frozen = core.frozen().names() if found else []
+    frozen = core.frozen_names() if found else []
     return {"targets": [{"name": f"{fabric}/{wwn}", "enabled": _enabled(core, fabric, wwn),
                          "frozen": f"{fabric}/{wwn}" in frozen} for fabric, wwn in found],
             "handovers": [_known(core, one) for one in ids(core.settings.state_directory)]}
 
 
-def _known(core: Core, name: str) -> Dict[str, Any]:
+def _known(core: ByFile, name: str) -> Dict[str, Any]:
     """A handover as its journal has it; one whose journal is broken says so."""
     try:
         one = Handovers(core).known(name)
@@ -296,7 +296,7 @@ def _known(core: Core, name: str) -> Dict[str, Any]:
     return {**asdict(one), "means": state.means if state else ""}
 
 
-def _enabled(core: Core, fabric: str, wwn: str) -> bool:
+def _enabled(core: ByFile, fabric: str, wwn: str) -> bool:
     if fabric != "iscsi":
         return True
     path = f"{fabric}/{wwn}"
@@ -308,7 +308,7 @@ def surveys(config: str) -> None:
     had = False
     for _line in sys.stdin:
         try:
-            found = survey(Core(settings.load(config) if config else settings.load()), had)
+            found = survey(ByFile(settings.load(config) if config else settings.load()), had)
             had = bool(found["targets"])
             say({"survey": found})
         except Exception as error:  # noqa: B902 - a target may go while it is looked at
@@ -318,7 +318,7 @@ def surveys(config: str) -> None:
 
 def follows(config: str) -> None:
     """Out: {"watch": [folders]}, and where it can't look {"failed": why}."""
-    one = Follower(Core(settings.load(config) if config else settings.load()))
+    one = Follower(ByFile(settings.load(config) if config else settings.load()))
     for _line in sys.stdin:
         try:
             one.look()

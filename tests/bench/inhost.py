@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from lio_handover import document as documents
 from lio_handover import storage
 from lio_handover.configfs import ROOT, Configfs
-from lio_handover.core import Core
+from lio_handover.byfile import ByFile
 from lio_handover.diff import diff
 from lio_handover.planner import plan
 from lio_handover.settings import Settings
@@ -167,8 +167,8 @@ class Recording(Configfs):
         return super().read(path)
 
 
-def core(fs: Configfs | None = None) -> Core:
-    return Core(Settings(roots=("/tmp",)), fs)
+def core(fs: Configfs | None = None) -> ByFile:
+    return ByFile(Settings(roots=("/tmp",)), fs)
 
 
 def down() -> None:

@@ -168,6 +168,8 @@ FILES = (
     Row("`pr/res_pr_registered_i_pts`", "core/.*/pr/res_pr_registered_i_pts", _but_for_prgen,
         "The PRgeneration at which each registration was made begins anew; nothing but this file "
         "has it. PRgeneration itself is the same."),
+    Row("`DBROOT/saveconfig.json`", "dbroot:saveconfig.json", _one_side(),
+        "targetcli's save file: what is imported is put into it, and what is frozen taken out."),
     Row("`DBROOT/alua`", "dbroot:alua/.*", _one_side(),
         "The kernel writes such a file when a state changes, if there is a folder for it, and "
         "never reads one."),

@@ -75,7 +75,7 @@ def thaw() -> None:
 def frozen() -> list[str]:
     """The targets that are frozen here."""
     one = pipeline.core()
-    return one.frozen().names()
+    return one.frozen_names()
 
 
 def commands() -> int:

@@ -10,7 +10,8 @@ from lio_handover.transitions import (DESTINATION, DESTINATION_STATES, SOURCE, S
 from tests.model.runs import run
 
 # by the name of the run whose reachable pairs are taken
-MATRICES = {Mode.ISCSI: "iscsi", Mode.VHOST_INBAND: "vhost-inband, an operator"}
+MATRICES = {Mode.ISCSI: "iscsi", Mode.VHOST_INBAND: "vhost-inband, an operator",
+            Mode.FILE: "file"}
 SAME_AS_ISCSI = {Mode.ISCSI_LATE: "iscsi-late", Mode.VHOST_QMP: "vhost-qmp, an operator",
                  Mode.VHOST_STOPPED: "vhost-stopped, an operator"}
 _GAVE_UP = ("released", "retiring", "retired")
@@ -34,8 +35,12 @@ def owner(mode: Mode, source: str, destination: str) -> str:
     if mode is Mode.VHOST_INBAND and source == "frozen" and destination in (
             "armed", "opening", "serving", "forced", "confirmed", "returned"):
         return "QEMU decides" if destination == "armed" else "destination"
+    if mode is Mode.FILE and source not in _GAVE_UP:
+        return "source"
     if destination == "confirmed":
         return "destination"
+    if mode is Mode.FILE and source == "released":
+        return "whoever imports it; a human knows"
     if source in _GAVE_UP:
         if destination in ("opening", "serving", "forced"):
             return "destination"
@@ -92,7 +97,9 @@ def matrix(mode: Mode) -> List[str]:
             for role, state, peer in ((SOURCE, source, destination),
                                       (DESTINATION, destination, source)):
                 if destination == "confirmed" and role == SOURCE and source not in _GAVE_UP:
-                    cells.append("**must never boot** (the word that was given)")
+                    cells.append("**must never boot** (the word that was given)"
+                                 if mode is not Mode.FILE else
+                                 "the destination is gone for good (the word that was given)")
                     continue
                 asked, silent = recover(mode, role, state, peer), recover(mode, role, state, None)
                 cells.append(asked if asked == silent else f"{asked} · {silent}")

@@ -25,6 +25,7 @@ STORAGE = "storage open"
 GUEST = "guest lost"
 NO_WAY = "no way out"
 DEAD = "arrives alive"
+GONE = "nobody was known to serve"
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,15 @@ def _both(*changes: Callable[[Row], Row]) -> Callable[[Row], Row]:
     return change
 
 
+def _both_rows(*wheres: Callable[[Row], bool]) -> Callable[[Row], bool]:
+    return lambda row: any(where(row) for where in wheres)
+
+
+def _as_state(where: Callable[[Row], bool], state: str) -> Callable[[Row], Row]:
+    """The row is one of another state, too late."""
+    return lambda row: replace(row, state=state) if where(row) else row
+
+
 def _opens(file: File, takes: Takes) -> Tuple[surviving.Row, ...]:
     """The table of surviving registrations with a row that opens before it asks, or looks."""
     return tuple(made for row in surviving.TABLE for made in (
@@ -144,6 +154,8 @@ _ARM = _rows(_D, "activate", "staged armed", papers="document")
 _OWN = _rows(_D, "activate", "armed", to="opening")
 _BACK = _rows(_S, "thaw recover", "released", to="idle")
 _GIVE_BACK = _rows(_D, "abort", "opening serving")
+_EXPORT = _rows(_S, "export", "frozen", to="released")
+_IMPORT = _rows(_D, "import")
 
 MUTANTS: Dict[str, Mutant] = {
     # those that were asked for by name
@@ -286,4 +298,31 @@ MUTANTS: Dict[str, Mutant] = {
     "manager-guesses": Mutant(
         "in-band, the manager resumes the source whenever the destination is gone (an assumption)",
         STALE, Mode.VHOST_INBAND, around={"manager_knows": False}),
+    # by file
+    "file-before-record": Mutant(
+        "by file, the document is there before it is recorded that it may be imported", TWICE,
+        Mode.FILE, change=_first(_EXPORT, _says(Paper.DOCUMENT), _records("released"))),
+    "file-stays-saved": Mutant(
+        "by file, a frozen target stays in targetcli's save file", TWICE, Mode.FILE,
+        change=_without(_both_rows(_rows(_S, "freeze"), _EXPORT), Do.SAVEFILE_DROP,
+                        Do.PROVE_SHUT)),
+    "file-left-open": Mutant(
+        "by file, export does not look whether somebody opened the gate again", TWICE, Mode.FILE,
+        change=_without(_EXPORT, Do.GATE_CLOSE, Do.PROVE_SHUT),
+        around={"targetcli_meddles": True, "boot_scrub": True}),
+    "file-thaws-unasked": Mutant(
+        "by file, an exported target is thawed without a word", TWICE, Mode.FILE,
+        change=_no_needs(_rows(_S, "thaw", "released"), Need.NOT_IMPORTED)),
+    "file-boot-thaws": Mutant(
+        "by file, recover takes an exported target for a frozen one", TWICE, Mode.FILE,
+        change=_as_state(_rows(_S, "recover", "frozen"), "released")),
+    "file-removed-unasked": Mutant(
+        "by file, a target is removed that no other host serves", GONE, Mode.FILE,
+        change=_no_needs(_rows(_S, "retire", "released"), Need.IMPORTED)),
+    "file-gate-before-record": Mutant(
+        "by file, the gate opens before it is recorded that this host serves", TWICE, Mode.FILE,
+        change=_first(_IMPORT, _does(Do.GATE_OPEN), _records("confirmed"))),
+    "file-operator-errs": Mutant(
+        "by file, the operator errs about who has imported (an assumption, not a defect)", GONE,
+        Mode.FILE, around={"word_is_true": False}),
 }

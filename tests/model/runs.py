@@ -35,6 +35,12 @@ RUNS: Dict[str, Run] = {
     "vhost-inband, an operator": Run(Mode.VHOST_INBAND, Scope(changes=0)),
     "vhost-stopped, an operator": Run(Mode.VHOST_STOPPED, Scope(changes=0)),
 
+    "file": Run(Mode.FILE, Scope(changes=2)),
+    "file, targetcli meddles": Run(Mode.FILE, Scope(), MEDDLED),
+
+    "file, without APTPL": Run(Mode.FILE, Scope(changes=2, volatile=True), full=True),
+    "file, two epochs": Run(Mode.FILE, Scope(epochs=2), full=True),
+    "file, two words of operators": Run(Mode.FILE, Scope(forces=2), full=True),
     "iscsi, without APTPL": Run(Mode.ISCSI, Scope(changes=2, volatile=True), full=True),
     "iscsi, targetcli meddles": Run(Mode.ISCSI, Scope(), MEDDLED, full=True),
     "iscsi, two words of operators": Run(Mode.ISCSI, Scope(forces=2), full=True),

@@ -40,7 +40,7 @@ def tell(model: Model, label: Tuple[str, ...], world: World) -> str:
         return (f"an initiator changes registrations{how} on the {_HOST[label[1]]} "
                 f"(now version {world.latest})")
     who = _HOST[label[0]]
-    if label[1] in ("began", "went on", "refused", "ended"):
+    if label[1] in ("began", "went on", "refused", "ended", "took back"):
         row = model.table[int(label[2])]
         steps = row.steps
         done = int(label[3])
@@ -48,6 +48,8 @@ def tell(model: Model, label: Tuple[str, ...], world: World) -> str:
             return f"{who}: {row.verb}: {steps[done]}: refused, stays {row.state}"
         if label[1] == "ended":
             return f"{who}: {row.verb} is done"
+        if label[1] == "took back":
+            return f"{who}: {row.verb}: a step fails, and all of it is taken back"
         asks = sorted(paper.name.lower() for paper in row.papers)
         asks += sorted(need.name.lower().replace("_", " ") for need in row.needs)
         on = f" (on: {', '.join(asks)})" if asks and label[1] == "began" else ""
@@ -134,7 +136,7 @@ def explore(model: Model, liveness: bool = True, limit: int = 0) -> Result:
             if after == w:
                 continue
             result.transitions += 1
-            if label[0] in (S, D) and len(label) == 4:
+            if label[0] in (S, D) and len(label) == 4 and label[1] != "took back":
                 result.rows.add(int(label[2]))
             if after.qd == "run" and label in (("qemu", "cont destination"), ("qemu", "arrives")):
                 result.goals.add("alive")
@@ -162,7 +164,8 @@ def explore(model: Model, liveness: bool = True, limit: int = 0) -> Result:
         return finish(None)
     settled = [n for n, w in enumerate(worlds) if model.settled(w)]
     result.goals |= {
-        "moved" if worlds[n].s.state == "retired" else
+        "moved" if worlds[n].s.state == "retired" and worlds[n].d.state == "confirmed" else
+        "removed" if worlds[n].s.state == "retired" else
         "stayed" if worlds[n].s.epoch else "untouched" for n in settled}
     for goal, why in (("moved", "no handover can ever complete"),
                       ("stayed", "no handover that was begun can ever be undone"),
@@ -190,7 +193,7 @@ def explore(model: Model, liveness: bool = True, limit: int = 0) -> Result:
         for n, w in enumerate(worlds):
             if getattr(w, me).up != OFF or w.forces >= model.scope.forces:
                 continue
-            if _can_carry_on(w, other):
+            if _can_carry_on(model, w, other):
                 result.dead_ends_checked += 1
                 if n in lost:
                     return finish(f"the {_HOST[me]} is gone for good and the {_HOST[other]} cannot "
@@ -208,13 +211,14 @@ def _both_may_return(w: World) -> bool:
     return w.s.up >= 0 and w.d.up >= 0
 
 
-def _can_carry_on(w: World, survivor: str) -> bool:
+def _can_carry_on(model: Model, w: World, survivor: str) -> bool:
     """Does the survivor hold the target at all? (A staged destination has no registrations yet; a
     source that retires has given it up, and a destination that aborts too: that is the loss of a
-    host, not of a handover.)"""
+    host, not of a handover. By file, an import that was cut off has not begun to be one.)"""
     if survivor == S:
         return w.s.up != -1 and w.s.state not in ("retiring", "retired")
-    return w.d.up != -1 and w.d.state not in ("none", "staged", "aborting")
+    return w.d.up != -1 and w.d.state not in (
+        "none", "staged", "aborting", *(["armed"] if model.by_file else []))
 
 
 class _Graph:

@@ -28,6 +28,7 @@ PEER = {S: D, D: S}
 NOTHING, BUILT, SHUT, OPEN = "nothing", "built", "shut", "open"
 OFF, ON, NEVER_AGAIN = 0, 1, -1
 NO_VERSION = -1  # of registrations
+FILE_EPOCH = 1000  # by file a document names its epoch, too: epoch * this + version
 
 # Needs that are evaluated together with their paper.
 _WITH_PAPER = frozenset({Need.DOCUMENT_CURRENT, Need.RELEASE_MATCHES})
@@ -121,6 +122,7 @@ class Model:
         self.late = self.mode is Mode.ISCSI_LATE
         self.inband = self.mode is Mode.VHOST_INBAND
         self.stopped = self.mode is Mode.VHOST_STOPPED
+        self.by_file = self.mode is Mode.FILE
         for number, row in enumerate(self.table):
             if self.mode in row.modes:
                 self._by_state.setdefault((row.role, row.state), []).append(number)
@@ -153,8 +155,7 @@ class Model:
             return w
         return w._replace(s=s, d=d, qd=qd, papers=papers)
 
-    @staticmethod
-    def _useful(paper: PaperSaid, s: Host, d: Host) -> bool:
+    def _useful(self, paper: PaperSaid, s: Host, d: Host) -> bool:
         """Could the one it is for still act on it?"""
         name, epoch, _ = paper
         if name in TO_SOURCE:
@@ -164,7 +165,8 @@ class Model:
             return epoch > d.aborted
         if d.state == "confirmed":
             return False
-        return epoch > d.aborted and not (d.state == "aborting" and epoch == d.epoch)
+        return epoch > d.aborted and not (
+            d.state == "aborting" and epoch == d.epoch and not self.by_file)
 
     def initial(self) -> World:
         return World(
@@ -192,17 +194,29 @@ class Model:
             return "two hosts have the storage open"
         if s and w.s.pr != w.latest or d and w.d.pr != w.latest:
             return "a host serves without registrations that were made"
+        if self.by_file and w.s.state == "retired" and w.d.state != "confirmed" \
+                and self._exported(w):
+            return "the source is gone, and nobody was known to serve"
         if w.qs == "lost":
             return "the source's QEMU resumed alone, found its endpoint taken: guest lost"
         return None
+
+    @staticmethod
+    def _exported(w: World) -> bool:
+        """Whether the source's document of its present epoch is in somebody's hands."""
+        return any((name, epoch) == (Paper.DOCUMENT.name, w.s.epoch) for name, epoch, _ in w.papers)
 
     def settled(self, w: World) -> bool:
         """One owner serves, nothing is open any more."""
         if w.s.row >= 0 or w.d.row >= 0:
             return False
+        if self.by_file and w.s.state == "retired" and (
+                w.d.state == "none" or w.d.up == NEVER_AGAIN):
+            return not self._exported(w)  # wanted so
         if w.s.state == "retired" and w.d.state == "confirmed":
             return self.serving(w, D)
-        if w.s.state == "idle" and w.d.state == "none":
+        if w.s.state == "idle" and (w.d.state == "none" or self.by_file
+                                    and w.d.up == NEVER_AGAIN):
             return self.serving(w, S)
         return w.s.up == NEVER_AGAIN and w.d.state == "confirmed" and self.serving(w, D)
 
@@ -251,7 +265,33 @@ class Model:
                 peer.up != ON or not self.around.word_is_true)
         if need is Need.PEER_NEVER_RETURNS:
             return True
+        if need is Need.IMPORTED:
+            return not self.around.word_is_true or (
+                peer.state == "confirmed" and peer.epoch == host.epoch and peer.row < 0
+                or host.state == "frozen" and not self._exported(w))  # nobody shall serve it
+        if need is Need.NOT_IMPORTED:
+            return not self.around.word_is_true or self._imported(host, peer) is False or (
+                peer.up != ON and w.forces < self.scope.forces)
         raise AssertionError(need)
+
+    @staticmethod
+    def _imported(host: Host, peer: Host) -> bool:
+        """By file: whether the destination serves, or is about to, under the source's epoch."""
+        return peer.epoch == host.epoch and (peer.state == "confirmed" or peer.row >= 0)
+
+    def _told(self, w: World, me: str, row: Row) -> World:
+        """What an operator's words make true, besides what they are believed of."""
+        host: Host = getattr(w, me)
+        peer: Host = getattr(w, PEER[me])
+        if Need.PEER_NEVER_RETURNS in row.needs and self.around.never_means_never:
+            return put(w, PEER[me], peer._replace(up=NEVER_AGAIN))
+        if Need.NOT_IMPORTED in row.needs and self.around.word_is_true:
+            if not self._imported(host, peer):
+                return put(w, PEER[me], peer._replace(aborted=max(peer.aborted, host.epoch)))
+            # It is off, and is believed to be gone for good, with what was registered there since.
+            return put(w, PEER[me], peer._replace(up=NEVER_AGAIN))._replace(
+                latest=host.disk, forces=w.forces + 1)
+        return w
 
     def _arguments(self, w: World, me: str, row: Row) -> List[int]:
         """With what the row may be called now; empty when it may not."""
@@ -263,6 +303,10 @@ class Model:
         for paper in row.papers:
             if paper is Paper.OFFER:
                 arguments = [epoch for name, epoch, _ in w.papers
+                             if name == paper.name and epoch > host.aborted]
+                continue
+            if row.verb == "import":
+                arguments = [epoch * FILE_EPOCH + version for name, epoch, version in w.papers
                              if name == paper.name and epoch > host.aborted]
                 continue
             versions = self._versions(w, host, paper)
@@ -279,7 +323,8 @@ class Model:
                 arguments = versions
         if row.verb == "abort" and row.state == "none":
             arguments = [w.s.epoch] if w.s.epoch else []  # the source asks, and names its epoch
-        if row.verb == "prepare" and row.state == "idle" and host.epoch >= self.scope.epochs:
+        if row.verb in ("prepare", "freeze") and row.state == "idle" \
+                and host.epoch >= self.scope.epochs:
             return []
         return arguments
 
@@ -293,18 +338,18 @@ class Model:
         for number in self._by_state.get((ROLE[me], host.state), ()):
             row = self.table[number]
             for argument in self._arguments(w, me, row):
-                told = w
-                if Need.PEER_NEVER_RETURNS in row.needs and self.around.never_means_never:
-                    peer: Host = getattr(w, PEER[me])
-                    told = put(w, PEER[me], peer._replace(up=NEVER_AGAIN))
-                yield from self._advance(told, me, number, 0, argument)
+                yield from self._advance(self._told(w, me, row), me, number, 0, argument)
 
     def _advance(self, w: World, me: str, number: int, at: int, arg: int) -> Iterator[Event]:
         """Run the row from step `at` up to and including the first step that changes anything."""
         row = self.table[number]
         before: Host = getattr(w, me)
         free = put(w, me, before._replace(row=-1, at=0, arg=NO_VERSION))
-        kind = FORCE if row.forced else PLAIN
+        kind = FORCE if row.forced or w.forces and Need.NOT_IMPORTED in row.needs else PLAIN
+        if row.taken_back and at and all(step.do is not Do.GATE_OPEN for step in row.steps[:at]):
+            yield (me, "took back", str(number), str(at)), kind, put(free, me, before._replace(
+                row=-1, at=0, arg=NO_VERSION, state=row.taken_back, epoch=0, gate=NOTHING,
+                pr=NO_VERSION))
         for index in range(at, len(row.steps)):
             step = row.steps[index]
             after = self._step(free, me, row, step, arg)
@@ -333,12 +378,12 @@ class Model:
     def _record(self, w: World, me: str, row: Row, state: str, arg: int) -> World:
         host: Host = getattr(w, me)
         epoch, aborted = host.epoch, host.aborted
-        if state == "prepared":
+        if state == "prepared" or self.by_file and (host.state, state) == ("idle", "freezing"):
             epoch += 1
         elif state == "staged" and host.state == "none":
             epoch = arg
         elif state == "none":
-            if self.around.tombstones:
+            if self.around.tombstones and not self.by_file:  # there it may be tried again
                 aborted = max(aborted, arg if host.state == "none" else epoch)
             epoch = 0
             host = host._replace(armed_with=NO_VERSION)
@@ -382,6 +427,8 @@ class Model:
         elif do is Do.KEEP_COPY:
             if host.gate in (SHUT, OPEN) and host.pr != NO_VERSION:
                 new = host._replace(disk=host.pr)
+        elif do is Do.KEEP_PAPER and row.verb == "import":
+            new = host._replace(disk=arg % FILE_EPOCH, epoch=arg // FILE_EPOCH)
         elif do is Do.KEEP_PAPER:
             new = host._replace(disk=arg, armed_with=arg if self.inband and me == D else NO_VERSION,
                                 stale=host.gate in (SHUT, OPEN) and host.pr != arg)
@@ -394,6 +441,8 @@ class Model:
         elif do is Do.PROVE_NEVER_RAN:
             if host.ran or self.attached(w, me):
                 return None
+        elif do is Do.IMPORT:
+            new = host._replace(gate=SHUT, pr=host.disk, stale=False, ran=False)
         elif do is Do.BUILD:
             if host.gate == NOTHING:
                 new = host._replace(gate=BUILT)
