@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import (Callable, Dict, FrozenSet, Iterator, List, Mapping, Optional, Sequence,
                     Tuple)
 
-from . import errors, followed, kernel_fixes, mapping, preflight
+from . import errors, followed, kernel_fixes, mapping, onward, preflight
 from .answer import Answer, Peer, answer_from_json, answer_to_json
 from .core import Core, Ready, lock_names
 from .deeds import Deeds, not_late
@@ -35,14 +35,6 @@ __all__ = ["Answer", "Handover", "Handovers", "Peer", "answer_from_json", "answe
 
 #: Papers that say no more than the state does: true once it is recorded, said or not.
 _TRUE_AT_ONCE = {("retired", Paper.RETIRED), ("serving", Paper.SERVING)}
-#: The verb that leads on, in the order of a handover.
-_ONWARD: Mapping[Tuple[str, str], str] = {
-    (SOURCE, "prepared"): "freeze", (SOURCE, "freezing"): "freeze", (SOURCE, "frozen"): "export",
-    (SOURCE, "released"): "retire", (SOURCE, "thawing"): "thaw", (SOURCE, "retiring"): "retire",
-    (DESTINATION, "staged"): "activate", (DESTINATION, "armed"): "activate",
-    (DESTINATION, "opening"): "verify", (DESTINATION, "serving"): "confirm",
-    (DESTINATION, "aborting"): "abort",
-}
 
 
 class Handovers:
@@ -124,13 +116,7 @@ class Handovers:
             notes.append(f"the last verb failed: {handover.error}")
         if handover.boot_id and handover.boot_id != boot_id():
             notes.append("this host was rebooted since")
-        return Answer(handover, tuple(papers), tuple(notes), self._next(handover))
-
-    def _next(self, handover: Handover) -> str:
-        if handover.busy or handover.error:
-            return f"lio-handover recover {handover.id}"
-        verb = _ONWARD.get((handover.role, handover.state), "")
-        return f"lio-handover {handover.role} {verb} {handover.id}" if verb else ""
+        return Answer(handover, tuple(papers), tuple(notes), onward.command(handover))
 
     # ---- doing ----------------------------------------------------------------------------------
     def do(self, verb: str, role: str, id: str = "", *,  # noqa: A002
@@ -315,6 +301,8 @@ class Handovers:
         handover = status.handover
         if handover.over:
             return replace(status, notes=notes, next="")
+        if handover.mode == Mode.FILE.value:
+            return replace(status, notes=(onward.exported(handover), *notes), stays=True)
         command = f"lio-handover recover {handover.id}"
         if run.answered:
             return replace(status, notes=(run.why(), *notes), stays=True,
@@ -365,7 +353,7 @@ class Handovers:
             Owners(self._directory).note(journal.handover.targets, over=journal.id)
             journal.remove()
         return Answer(journal.handover, tuple(deeds.said), tuple(deeds.notes),
-                      self._next(journal.handover))
+                      onward.command(journal.handover))
 
     def _taken_back(self, deeds: Deeds, error: BaseException) -> bool:
         """Whether a verb that failed has left this host as it was, and nothing to remember."""

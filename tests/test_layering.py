@@ -21,6 +21,7 @@ ORDER = """__init__
     probes mapping ports
     representable preflight removed core
     holder runtime answer standing surviving followed survivors savefile_steps deeds fence evidence
+    onward
     handover byfile
     wording screen tree columns steps as_json log client remote move
     cli verbs handover_verbs service""".split()
