@@ -6,6 +6,7 @@ freeze begins a handover of the targets named; export, thaw and remove find it a
 """
 from __future__ import annotations
 
+import time
 import uuid
 from dataclasses import replace
 from typing import Callable, Iterable, List, Optional, Sequence, Set, Tuple
@@ -298,16 +299,17 @@ class ByFile(Core):
             frozen: Set[str] = {name for one in there for name in one.targets}
             kept = self._judged({name for name in frozen if self.fs.exists(name)}, allow)
             rest = [name for name in names if name not in frozen]
-            outcome = Outcome()
-            began = self.fs.changes
+            outcome, began, started = Outcome(), self.fs.changes, time.monotonic()
             for one in there:
                 outcome.notes += self._do("retire", one, said=["imported"], allow=allow,
                                           progress=progress, stop=stop).notes
-            outcome.writes, outcome.steps = self.fs.changes - began, self.fs.changes - began
+            outcome.writes = outcome.steps = self.fs.changes - began
+            outcome.seconds = {"remove": time.monotonic() - started}
             if rest:
                 more, kept_too = super().remove(rest, False, allow, progress, stop)
                 outcome = Outcome(outcome.steps + more.steps, outcome.writes + more.writes,
-                                  more.seconds, outcome.notes + more.notes)
+                                  {**more.seconds, **outcome.seconds},
+                                  outcome.notes + more.notes)
                 kept = kept or kept_too
             return outcome, kept
 

@@ -372,7 +372,9 @@ def export(args: argparse.Namespace, signals: Signals) -> int:
     _notes(args, came["notes"])
     how = "frozen" if frozen else "NOT frozen: import will refuse it"
     _done(args, f"exported {', '.join(names)} ({how}), {len(data)} bytes, "
-          f"digest {came['digest'][:12]}…{_by(came)}; nothing was changed",
+          f"digest {came['digest'][:12]}…{_by(came)}; " + (
+              "recorded: no boot brings it back here" if came["recorded"] else
+              errors.NOTHING_CHANGED),
           f"{PROG} import FILE on the other host" if frozen else
           f"{PROG} freeze {_quoted(names)}, and export again")
     return errors.SAME
@@ -385,7 +387,8 @@ def _export(args: argparse.Namespace, signals: Signals) -> client.Came:
         made = core.export(found, args.allow, args.probe)
     data = documents.dumps(made)
     return {"targets": [one.name for one in made.state.targets], "frozen": made.frozen,
-            "digest": made.digest, "bytes": len(data), "notes": list(made.notes)}, data
+            "digest": made.digest, "bytes": len(data), "notes": list(made.notes),
+            "recorded": bool(made.carried)}, data
 
 
 def thaw(args: argparse.Namespace, signals: Signals) -> int:

@@ -150,7 +150,8 @@ def export(work: Work) -> Came:
     made = work.core.export(work.names(), work.request["allow"], work.request["probe"])
     data = documents.dumps(made)
     return {"targets": [one.name for one in made.state.targets], "frozen": made.frozen,
-            "digest": made.digest, "bytes": len(data), "notes": list(made.notes)}, data, True
+            "digest": made.digest, "bytes": len(data), "notes": list(made.notes),
+            "recorded": bool(made.carried)}, data, True
 
 
 def thaw(work: Work) -> Came:
