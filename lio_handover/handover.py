@@ -497,6 +497,7 @@ class Handovers:
         journal = Journal.create(self._directory, first, stores, tuple(maps), local)
         if document is not None:
             journal.keep(PREPARED, paper.document)
+            journal.documents[PREPARED] = document
         return journal, paper.epoch
 
     def _can_stage(self, paper: Message, document: Document, maps: Sequence[str],

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import Any, Dict, Iterable, NoReturn, Tuple, Type
+from typing import Any, Dict, Iterable, List, NoReturn, Tuple, Type
 
 from . import document as documents
 from .document import Document
@@ -43,6 +43,8 @@ class Message:
     targets: Tuple[str, ...] = ()
     mode: str = ""
     document: bytes = field(default=b"", repr=False)
+    #: what document_in read of it, at most one
+    _read: List[Document] = field(default_factory=list, init=False, repr=False, compare=False)
 
 
 def is_id(text: str) -> bool:
@@ -55,12 +57,14 @@ def fail(error: Type[DocumentError], what: str) -> NoReturn:
 
 
 def document_in(message: Message, limit: int) -> Document:
-    """The document that a paper carries.  Raises a DocumentError."""
-    try:
-        return documents.loads(message.document, limit)
-    except DocumentError as error:
-        error.do = _AGAIN
-        raise
+    """The document that a paper carries, parsed once.  Raises a DocumentError."""
+    if not message._read:
+        try:
+            message._read.append(documents.loads(message.document, limit))
+        except DocumentError as error:
+            error.do = _AGAIN
+            raise
+    return message._read[0]
 
 
 def to_json(messages: Iterable[Message]) -> bytes:
