@@ -168,6 +168,17 @@ def test_each_attribute_has_what_may_be_written(row: Attribute) -> None:
     assert fs.changes == 0
 
 
+def test_what_is_no_text_is_a_number_or_one_of_a_few_words() -> None:
+    assert {row.path for row in TABLE if row.kind != HOST and not row.allowed
+            and not row.numeric and row.format is not COMPANY} == {
+        *"udev_path alias lba_map alua_lu_gp alua_tg_pt_gp nexus tag".split(),
+        *(f"wwn/{name}" for name in
+          "vendor_id product_id revision vpd_unit_serial pd_text_id_info".split()),
+        *(f"{folder}{name}{end}" for folder in ("auth/", "") for name in ("userid", "password")
+          for end in ("", "_mutual")),
+        *(row.path for row in TABLE if row.path.startswith("param/") and row.kind != HOST)}
+
+
 def test_attributes_of_one_name_are_spelled_in_one_way() -> None:
     """The guard goes by the last word of a path."""
     spelled: dict[str, set[object]] = {}
