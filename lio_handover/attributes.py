@@ -1,11 +1,12 @@
 """THE table: one row for every configfs attribute of a target.
 
 What is true of an attribute stands here and nowhere else: where it lives, what it is for,
-how it is read and written, when the kernel takes it, and what it must never be.  The source
+how it is read and written, when the kernel takes it, and what may be written.  The source
 of each row is the kernel's own store and show functions (drivers/target, drivers/vhost).
 """
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Callable, Dict, Iterator, Mapping, Optional, Tuple
 
@@ -29,6 +30,15 @@ GATE_SHUT = "GATE_SHUT"    # the TPG is disabled
 GATE = "GATE"              # the write that lets initiators in
 NEXUS = "NEXUS"            # before the first LUN is linked, and then for good
 ANY = "ANY"
+
+# --- how a value is spelled where it is written ----------------------------------------------
+#: Numbers: no sign but -, no zero before, no 0x.
+DECIMAL = re.compile(r"0|-?[1-9][0-9]{0,18}")
+COMPANY_ID = re.compile(r"0x[0-9a-f]{6}")
+#: What the kernel cuts off both ends of a name or text (lib/string_helpers.c:strim, lib/ctype.c).
+BLANKS = b" \t\n\v\f\r\xa0"
+#: The kernel's word for none, of a nexus and of CHAP; no group has that name.
+NONE = "NULL"
 
 
 @dataclass(frozen=True)
@@ -90,6 +100,8 @@ ACCESS_STATUS = Format("ACCESS_STATUS", _words("None", "Altered by Explicit STPG
                                                "Altered by Implicit ALUA"))
 LU_GROUP = Format("LU_GROUP", _group("LU Group Alias: "))
 TG_PT_GROUP = Format("TG_PT_GROUP", _group("TG Port Alias: "))
+_NUMBERS = (INT, HEX, ACCESS_TYPE, ACCESS_STATUS)
+_PROTECTION = ("0", "1", "3")
 
 
 @dataclass(frozen=True)
@@ -104,7 +116,8 @@ class Attribute:
     rank       order among the attributes of one object and window: lower is written first
     if_absent  what a kernel without the attribute does, None where nothing is known to equal it
     symbol     the function by which a kernel shows that it has the attribute (/proc/kallsyms)
-    forbidden  values never written, with the reason
+    allowed    the only values that are written, all others are refused; () where the format and
+               the ranges (values.py) say it
     unset      values that say "never set" and can't be written
     cleared    what is written for "never set"; the kernel then does as if it was not
     first      value → (path, value) of what the object must say when that value is written, and
@@ -120,7 +133,7 @@ class Attribute:
     rank: int = 50
     if_absent: Optional[str] = None
     symbol: str = ""
-    forbidden: Mapping[str, str] = None  # type: ignore[assignment]
+    allowed: Tuple[str, ...] = ()
     unset: Tuple[str, ...] = ()
     cleared: str = ""
     first: Mapping[str, Tuple[str, str]] = None  # type: ignore[assignment]
@@ -136,6 +149,11 @@ class Attribute:
         """The plugins or fabrics that have it; all where empty."""
         words = self.at.partition(":")[2]
         return tuple(words.split(",")) if words else ()
+
+    @property
+    def numeric(self) -> bool:
+        """Whether it is written as a plain decimal."""
+        return self.format in _NUMBERS or self.path in ("lu_gp_id", "tg_pt_gp_id")  # RAW: empty
 
     def value(self, text: str) -> str:
         """What ``text``, as read from the kernel, would be written as."""
@@ -168,23 +186,24 @@ def _table() -> Iterator[Attribute]:
     # Up to 6.1 a file's block_size lowers what optimal_sectors may be, not what it is: so before.
     yield from attrib(ID, "optimal_sectors", UNEXPORTED, rank=2)
     # enable resets it to hw_block_size; the limits are counted in it.
-    yield from attrib(ID, "block_size", UNEXPORTED, rank=3)
+    yield from attrib(ID, "block_size", UNEXPORTED, rank=3,
+                      allowed=("512", "1024", "2048", "4096"))
     yield from attrib(CONFIG, "queue_depth", UNEXPORTED, rank=3)
-    # Before enable=1 these panic a 6.1 kernel with fileio (fd_configure_unmap): never earlier.
+    # On an enabled backstore only, as the writer holds (configfs.py).
     yield from attrib(ID, "emulate_tpu emulate_tpws", rank=5)
     yield from attrib(ID, "unmap_zeroes_data", UNEXPORTED, rank=6)
     # enable overwrites the limits with the device's own, and so does each of the three above where
     # max_unmap_block_desc_count is 0 (configure_unmap): after them.
     yield from attrib(ID, "max_unmap_lba_count max_unmap_block_desc_count unmap_granularity "
                           "unmap_granularity_alignment max_write_same_len", rank=7)
-    yield from attrib(ID, "pi_prot_type", UNEXPORTED, rank=7)
+    yield from attrib(ID, "pi_prot_type", UNEXPORTED, rank=7, allowed=_PROTECTION)
     yield from attrib(CONFIG, "pi_prot_verify", rank=8)
     yield from attrib(ID, "emulate_ua_intlck_ctrl emulate_tas", UNEXPORTED)
     yield from attrib(CONFIG, "force_pr_aptpl", UNEXPORTED)
     yield from attrib(ID, "emulate_dpo emulate_fua_write emulate_fua_read emulate_caw "
                           "emulate_3pc emulate_pr is_nonrot")
     yield from attrib(ID, "emulate_write_cache", at="backstore:fileio,iblock,rd_mcp")
-    # tcmu: once it is enabled, its handler in user space is told, and may be waited for.
+    # tcmu: before enable, with which its handler in user space is told of it.
     yield from attrib(ID, "emulate_write_cache", PRE_ENABLE, at="backstore:user", rank=12,
                       source="target_core_user.c:tcmu_emulate_write_cache_store")
     yield from attrib(CONFIG, "cmd_time_out", UNEXPORTED, at="backstore:user")
@@ -194,15 +213,14 @@ def _table() -> Iterator[Attribute]:
                       unset=("0", "1"), source="target_core_user.c:tcmu_configure_device")
     # What control was told, by which it is carried.
     yield from attrib(HOST, "dev_config dev_size", at="backstore:user")
-    yield from attrib(ID, "emulate_rest_reord",
-                      forbidden={"1": "the kernel answers ENOSYS"})
+    yield from attrib(ID, "emulate_rest_reord", allowed=("0",))
     yield from attrib(CONFIG, "enforce_pr_isids")
     yield from attrib(ID, "emulate_rsoc", if_absent="0", symbol="emulate_rsoc_show")
     yield from attrib(ID, "alua_support pgr_support", if_absent="1")
     yield from attrib(HOST, "hw_block_size", compared=True)
     yield from attrib(HOST, "hw_max_sectors hw_queue_depth hw_pi_prot_type submit_type "
                             "complete_type pi_prot_format",
-                      source="of the host's own device; pi_prot_format destroys data and reads 0")
+                      source="of the host's own device; pi_prot_format is an action, no state")
     yield from attrib(HOST, "atomic_max_len atomic_alignment atomic_granularity "
                             "atomic_max_with_boundary atomic_max_boundary",
                       compared=True, if_absent="0")
@@ -223,12 +241,11 @@ def _table() -> Iterator[Attribute]:
     yield Attribute("backstore", "lba_map", ID, ENABLED, RAW, 80, unset=("",),
                     source="target_core_configfs.c:target_dev_lba_map_store")
     # Needs the LU group, and enable (before it, the write is lost). In a group, a change of state
-    # is one of all its members: so after the states. NULL leads to a panic in
-    # core_alua_do_port_transition; the default group is left by removing the other one.
+    # is one of all its members: so after the states. The name of a group that is there; back to the
+    # default one by removing the other one.
     yield Attribute("backstore", "alua_lu_gp", ID, ENABLED, LU_GROUP, 95,
-                    forbidden={"NULL": "the next ALUA state change would panic the kernel"},
                     unset=("", "default_lu_gp"),
-                    source="target_core_alua.c:core_alua_do_port_transition")
+                    source="target_core_configfs.c:target_dev_alua_lu_gp_store")
 
     # ---- LU and target port groups ----------------------------------------------------------
     yield Attribute("lu_group", "lu_gp_id", ID, ONCE, RAW, 1, unset=("",))
@@ -236,13 +253,12 @@ def _table() -> Iterator[Attribute]:
     # Until it has an id, a group takes nothing else.
     yield Attribute(alua, "tg_pt_gp_id", ID, ONCE, RAW, 1, unset=("", "0"))
     yield Attribute(alua, "alua_write_metadata", CONFIG, rank=2)
-    # A fresh group takes every state; what may forbid the one that it has, or makes each change of
-    # it last, is written behind it: an initiator can have set it (STPG), or somebody before that.
-    # Writing the state sets the status.
-    yield Attribute(alua, "alua_access_state", RUNTIME, rank=90, forbidden={
-        "14": "the LUN would answer ILLEGAL REQUEST to every command"},
-        first={"4": ("alua_access_type", "1")},
-        source="target_core_configfs.c:target_tg_pt_gp_alua_access_state_store")
+    # The states of SPC that a group can be left in.  A fresh group takes each of them; what may
+    # forbid the one that it has, or makes each change of it last, is written behind it: an
+    # initiator can have set it (STPG), or somebody before that.  Writing the state sets the status.
+    yield Attribute(alua, "alua_access_state", RUNTIME, rank=90,
+                    allowed=("0", "1", "2", "3", "4", "15"), first={"4": ("alua_access_type", "1")},
+                    source="target_core_configfs.c:target_tg_pt_gp_alua_access_state_store")
     yield Attribute(alua, "alua_access_status", RUNTIME, ANY, ACCESS_STATUS, 91)
     yield Attribute(alua, "alua_access_type", ID, ANY, ACCESS_TYPE, 92)
     yield from _rows(alua, ID, "alua_support_transitioning alua_support_offline "
@@ -265,11 +281,13 @@ def _table() -> Iterator[Attribute]:
     # generate_node_acls=1 forces cache_dynamic_acls, so before it (iscsit_ta_generate_node_acls).
     yield Attribute(tpg, "attrib/generate_node_acls", CONFIG, GATE_SHUT, INT, 2)
     yield from _rows(tpg, CONFIG, "cache_dynamic_acls default_cmdsn_depth default_erl "
-                     "demo_mode_discovery demo_mode_write_protect fabric_prot_type "
+                     "demo_mode_discovery demo_mode_write_protect "
                      "login_keys_workaround login_timeout prod_mode_write_protect t10_pi "
                      "tpg_enabled_sendtargets", GATE_SHUT, "attrib/", rank=3)
+    yield Attribute(tpg, "attrib/fabric_prot_type", CONFIG, GATE_SHUT, INT, 3,
+                    allowed=_PROTECTION)
     yield Attribute(tpg, "attrib/netif_timeout", HOST)  # gone since 6.2; no effect on the wire
-    # A stored newline would be part of the name: BARE.  NULL clears, so it is not "unset".
+    # A stored newline would be part of the name: BARE.  NONE clears, so it is not "unset".
     yield from _rows(tpg, CONFIG, "auth/userid auth/userid_mutual", GATE_SHUT, format=BARE,
                      rank=4, unset=("",))
     yield from _rows(tpg, SECRET, "auth/password auth/password_mutual", GATE_SHUT, format=BARE,
@@ -284,8 +302,10 @@ def _table() -> Iterator[Attribute]:
     yield Attribute("tpg", "rtpi", ID, GATE_SHUT, HEX, 6, unset=("0",), if_absent="0",
                     symbol="target_fabric_tpg_base_rtpi_show",
                     source="target_core_tpg.c:target_tpg_register_rtpi")
-    yield Attribute("tpg:vhost,loopback", "attrib/fabric_prot_type", CONFIG, ANY, INT, 6)
-    yield Attribute("tpg:loopback", "transport_status", RUNTIME, ANY, RAW, 7)
+    yield Attribute("tpg:vhost,loopback", "attrib/fabric_prot_type", CONFIG, ANY, INT, 6,
+                    allowed=_PROTECTION)
+    yield Attribute("tpg:loopback", "transport_status", RUNTIME, ANY, RAW, 7,
+                    allowed=("online", "offline"))
     # An error stands for "no nexus"; it can't go while LUNs are linked.
     yield Attribute("tpg:vhost,loopback", "nexus", CONFIG, NEXUS, RAW, 100, unset=("",),
                     source="drivers/vhost/scsi.c:vhost_scsi_tpg_nexus_store")
@@ -302,12 +322,12 @@ def _table() -> Iterator[Attribute]:
     # Read from statistics/scsi_port/indx on kernels without tpgt_N/rtpi, see reader.
 
     # ---- discovery: the host's, for all of its iSCSI targets -----------------------------------
-    # NULL makes it unset, and is shown (iscsi_target_configfs.c:__iscsi_disc_userid_store).
+    # NONE makes it unset, and is shown (iscsi_target_configfs.c:__iscsi_disc_userid_store).
     discovery = "discovery_auth"
     yield from _rows(discovery, CONFIG, "userid userid_mutual", format=BARE, rank=1,
-                     unset=("", "NULL"), cleared="NULL")
+                     unset=("", NONE), cleared=NONE)
     yield from _rows(discovery, SECRET, "password password_mutual", format=BARE, rank=1,
-                     unset=("", "NULL"), cleared="NULL")
+                     unset=("", NONE), cleared=NONE)
     yield Attribute(discovery, "enforce_discovery_auth", CONFIG, rank=2, cleared="0")
 
     # ---- ACL --------------------------------------------------------------------------------

@@ -1,17 +1,17 @@
 """The only code that touches the kernel's target tree, /sys/kernel/config/target.
 
-Reading is free; every change goes through one guard, so that the writes which panic a kernel
-or destroy data can't be made, whatever asked for them.  Paths are relative to the tree.
+Reading is free; every change goes through one guard, which lets through what is known to be good
+and refuses all else, whatever asked for it.  Paths are relative to the tree.
 """
 from __future__ import annotations
 
 import os
 import re
-from typing import Callable, Dict, List, Optional, Set, Tuple
+from typing import Callable, Dict, Iterable, List, Optional, Set, Tuple
 
 from . import directories, errors
-from .attributes import HOST, TABLE
-from .parameters import parse
+from .attributes import BLANKS, COMPANY, COMPANY_ID, DECIMAL, HOST, NONE, TABLE
+from .parameters import CHOICES, NUMBERS, PARAMETERS, parse
 from .protection import SUFFIX
 
 ROOT = "/sys/kernel/config/target"
@@ -24,49 +24,71 @@ PAGE = os.sysconf("SC_PAGESIZE")
 #: The one form of a registration that every kernel reads right (target_core_configfs.c:
 #: target_pr_res_aptpl_metadata_store): 12 hex digits of ISID, types as decimals without a zero.
 _PR_LINE = re.compile(
-    rb"initiator_fabric=\w+,initiator_node=[^,\n]+,(?:initiator_sid=[0-9a-f]{12},)?"
+    rb"initiator_fabric=\w+,initiator_node=[^,\n\0]+,(?:initiator_sid=[0-9a-f]{12},)?"
     rb"sa_res_key=0x[0-9a-f]{1,16},res_holder=[01],res_type=[0135678],res_scope=0,"
-    rb"res_all_tg_pt=[01],mapped_lun=\d+,target_fabric=\w+,target_node=[^,\n]+,"
-    rb"tpgt=\d+,port_rtpi=\d+,target_lun=\d+\n")
+    rb"res_all_tg_pt=[01],mapped_lun=N,target_fabric=\w+,target_node=[^,\n\0]+,"
+    rb"tpgt=N,port_rtpi=N,target_lun=N\n".replace(b"=N", b"=(?:0|[1-9][0-9]*)"))
 
 Guard = Callable[["Configfs", str, bytes], Optional[str]]
 
 
-def _as_read(data: bytes) -> str:
-    """A word as the kernel reads it: up to a NUL, and 0xe, 016 or +14 for 14 (kstrtoul)."""
-    word = data.partition(b"\0")[0].decode(errors="replace").strip()
-    digits = word.lstrip("+")
-    try:
-        return str(int(digits, 8 if re.fullmatch("0[0-7]+", digits) else 0))
-    except ValueError:
-        return word
+def _word(data: bytes) -> str:
+    """What is written, without the newline that may end it."""
+    return data.removesuffix(b"\n").decode(errors="surrogateescape")
 
 
-def _never(values: Dict[str, str]) -> Guard:
+def _spelled(pattern: "re.Pattern[str]", what: str) -> Guard:
     def guard(_: "Configfs", path: str, data: bytes) -> Optional[str]:
-        return values.get(_as_read(data))
+        return None if pattern.fullmatch(_word(data)) else f"only {what} is written there"
     return guard
 
 
+def _one_of(values: Iterable[str]) -> Guard:
+    allowed = tuple(values)
+
+    def guard(_: "Configfs", path: str, data: bytes) -> Optional[str]:
+        return None if _word(data) in allowed else f"only {', '.join(allowed)} is written there"
+    return guard
+
+
+def _text(_: "Configfs", path: str, data: bytes) -> Optional[str]:
+    return "only text without a NUL is written there" if b"\0" in data else None
+
+
+def _lu_group(fs: "Configfs", path: str, data: bytes) -> Optional[str]:
+    """The default group can't be named (core_alua_set_lu_gp_id)."""
+    name, bare = _word(data), data.removesuffix(b"\n")
+    if bare == bare.strip(BLANKS) and "/" not in name \
+            and name not in ("", ".", "..", NONE, "default_lu_gp") \
+            and fs.exists(f"core/alua/lu_gps/{name}"):
+        return None
+    return "only the name of an LU group that is there is written there"
+
+
 def _only_enabled(fs: "Configfs", path: str, data: bytes) -> Optional[str]:
-    if path.rsplit("/", 2)[0] in fs.enabled:
+    store = path.rsplit("/", 2)[0]
+    if store in fs.enabled or fs.read(f"{store}/enable").strip() == "1":
         return None
-    if fs.read(path.rsplit("/", 2)[0] + "/enable").strip() == "1":
-        return None
-    return "before the backstore is enabled it panics a 6.1 kernel (fd_configure_unmap)"
+    return "it is written on an enabled backstore only"
 
 
 def _control(_: "Configfs", path: str, data: bytes) -> Optional[str]:
-    for word in re.split(rb"[,\n]", data):
-        name, _equals, value = word.partition(b"=")
-        if name in (b"fd_buffered_io", b"fd_async_io") and value != b"1":
-            return "the kernel takes no value but 1"
+    """name=value, separated by commas, of the backstore's plugin."""
+    plugin = path.split("/")[1].rpartition("_")[0] if path.startswith("core/") else ""
+    for word in _word(data).split(","):
+        name, _equals, value = word.partition("=")
+        if name not in PARAMETERS.get(plugin, ()) or {"\n", "\0"} & set(value):
+            return f"only the parameters of {plugin or 'a backstore'} are written there"
+        if value not in CHOICES.get(name, (value,)):
+            return f"only {' or '.join(sorted(CHOICES[name]))} is written as {name}"
+        if name in NUMBERS and not (DECIMAL.fullmatch(value) and 0 <= int(value) <= NUMBERS[name]):
+            return f"only a plain decimal number is written as {name}"
     return None
 
 
 def _file_is_there(fs: "Configfs", path: str, data: bytes) -> Optional[str]:
     """fileio opens with O_CREAT (target_core_file.c:fd_configure_device, fd_init_prot)."""
-    if not path.startswith("core/fileio_") or _as_read(data) == "0":
+    if not path.startswith("core/fileio_") or _word(data) == "0":
         return None
     store, file = "/".join(path.split("/")[:3]), path.rpartition("/")[2]
     name = parse("fileio", fs.read(f"{store}/info")).get("fd_dev_name", "")
@@ -82,21 +104,28 @@ def _pr_line(_: "Configfs", path: str, data: bytes) -> Optional[str]:
     return None if _PR_LINE.fullmatch(data) else "not a registration which every kernel reads right"
 
 
-#: The last word of a path → what must not be written there (kernel hazards, all in one place).
-_GUARDS: Dict[str, Guard] = {
-    "emulate_tpu": _only_enabled,
-    "emulate_tpws": _only_enabled,
-    "unmap_zeroes_data": _only_enabled,
-    "control": _control,
-    "enable": _file_is_there,
-    "pi_prot_type": _file_is_there,
-    "res_aptpl_metadata": _pr_line,
-    **{row.path.rsplit("/", 1)[-1]: _never(dict(row.forbidden)) for row in TABLE if row.forbidden},
-}
+def _guards() -> Dict[str, List[Guard]]:
+    made: Dict[str, List[Guard]] = {}
+    for row in TABLE:
+        name = row.path.rsplit("/", 1)[-1]
+        if row.kind != HOST and name not in made:  # rows of one name are spelled in one way
+            made[name] = [
+                _one_of(row.allowed) if row.allowed
+                else _spelled(DECIMAL, "a plain decimal number") if row.numeric
+                else _spelled(COMPANY_ID, "0x and six hex digits") if row.format is COMPANY
+                else _text]
+    for name in ("emulate_tpu", "emulate_tpws", "unmap_zeroes_data"):
+        made[name].append(_only_enabled)
+    made["alua_lu_gp"] = [_lu_group]
+    made["control"] = [_control]
+    made["enable"] = [_one_of("01"), _file_is_there]
+    made["pi_prot_type"].append(_file_is_there)
+    made["res_aptpl_metadata"] = [_pr_line]
+    return made
 
-#: Files which may be written although the table has no row that is carried for them.
-_ALSO_WRITTEN = {"control", "enable", "res_aptpl_metadata", "transport_status", "nexus"}
-_WRITTEN = _ALSO_WRITTEN | {row.path.rsplit("/", 1)[-1] for row in TABLE if row.kind != HOST}
+
+#: The last word of a path that may be written → what may be written there, all in one place.
+_GUARDS = _guards()
 
 
 class Configfs:
@@ -207,17 +236,27 @@ class Configfs:
         self.changes += 1
         os.unlink(self.path(path))
 
+    def refusal(self, path: str, data: bytes) -> Optional[str]:
+        """Why a write would be refused, None where it may be made.  Writes nothing.
+
+        Raises StorageMissing where the kernel would make the file that it is to open.
+        """
+        name = path.rsplit("/", 1)[-1]
+        if name not in _GUARDS:
+            return "not an attribute that is known to be safe to write"
+        if not data or len(data) > MAX_WRITE:
+            return f"{len(data)} bytes: a write takes 1 to {MAX_WRITE}"
+        for guard in _GUARDS[name]:
+            reason = guard(self, path, data)
+            if reason:
+                return reason
+        return None
+
     def write(self, path: str, data: bytes) -> None:
         """One store(): all of ``data`` or an error."""
         self._guard("write", path)
         name = path.rsplit("/", 1)[-1]
-        reason: Optional[str] = None
-        if name not in _WRITTEN:
-            reason = "not an attribute that is known to be safe to write"
-        elif not data or len(data) > MAX_WRITE:
-            reason = f"{len(data)} bytes: a write takes 1 to {MAX_WRITE}"
-        elif name in _GUARDS:
-            reason = _GUARDS[name](self, path, data)
+        reason = self.refusal(path, data)
         if reason:
             raise errors.HazardRefused(f"write {errors.one_line(path)}: {reason}")
         self.changes += 1

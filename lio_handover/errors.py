@@ -194,7 +194,7 @@ class CannotChange(Refusal):
 
 
 class HazardRefused(Refusal):
-    """Report it: a write that harms the kernel was about to be made, and was not."""
+    """Report it: a write that is not known to be safe was about to be made, and was not."""
 
     code = 40
 

@@ -1,8 +1,7 @@
 """Whether a program on this host serves tcmu backstores.
 
 The kernel tells such programs (tcmu-runner) of a new backstore by generic netlink, family TCM-USER,
-group config; where they have said that they answer, making one waits for that answer, for ever
-(target_core_user.c:tcmu_wait_genl_cmd_reply).
+group config (target_core_user.c:tcmu_netlink_event_send); one is made where somebody listens there.
 """
 from __future__ import annotations
 

@@ -9,12 +9,14 @@ import re
 from typing import Any, Callable, Dict, Iterable, Mapping, Optional, Set, Union
 
 from . import model
+from .attributes import NONE
 from .errors import BadName, BadShape, BadValue, Duplicate
 from .model import Key, State
+from .parameters import PARAMETERS
 from .shape import (an_object, any_object, entries, fail, plain_name, show, string, true_or_false,
                     whole)
-from .values import (INITIATOR, PARAMETERS, PR_FABRIC, TAGS, U32, U64, WWN, attributes_of,
-                     parameters_of, port_name, portal_address, without)
+from .values import (INITIATOR, PR_FABRIC, TAGS, U32, U64, WWN, attributes_of, parameters_of,
+                     port_name, portal_address, without)
 
 
 # --- keys: who an object is ----------------------------------------------------------------------
@@ -124,8 +126,8 @@ def _groups(value: Any, where: str, kind: str, key: Callable[[str], Key],
     for at, one in entries(value, where):
         members = an_object(one, at, "name", "attributes")
         name = plain_name(members["name"], f"{at}.name")
-        if name == "NULL":
-            fail(BadName, f"{at}.name, 'NULL', is the kernel's word for no group")
+        if name == NONE:
+            fail(BadName, f"{at}.name, {show(name)}, is the kernel's word for none")
         _once(names, name, at, f"group {show(name)}")
         made = common.attributes(members["attributes"], f"{at}.attributes", kind)
         number = made.get("lu_gp_id" if kind == "lu_group" else "tg_pt_gp_id", "")

@@ -47,8 +47,6 @@ ORDER: Tuple[Slot, ...] = (
     Slot("remove mapped LUN", STAGE, ""),
     Slot("unlink LUN", STAGE, "a backstore goes only when no LUN exports it"),
     Slot("drop nexus", STAGE, "a nexus goes only when no LUN is linked (vhost, loopback)"),
-    # core_tpg_del_initiator_node_acl waits until vhost's nexus has given the ACL up: for ever,
-    # while that is there (target_core_tpg.c).
     Slot("remove ACL", STAGE, "an ACL goes only when no nexus uses it (vhost, loopback)"),
     Slot("remove LUN", STAGE, ""),
     Slot("remove portal", STAGE, ""),

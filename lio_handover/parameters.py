@@ -1,4 +1,4 @@
-"""What a backstore opens: the words of its ``info`` → what ``control`` takes.
+"""What a backstore opens: what ``control`` takes, and the words of its ``info`` → that.
 
 ``info`` is the only place where ``control`` can be read back.  The words are those of the plugins'
 show_configfs_dev_params functions (drivers/target/target_core_{file,iblock,rd,pscsi,user}.c).
@@ -6,7 +6,7 @@ show_configfs_dev_params functions (drivers/target/target_core_{file,iblock,rd,p
 from __future__ import annotations
 
 import re
-from typing import Dict
+from typing import Dict, FrozenSet
 
 _FILEIO = re.compile(r"TCM FILEIO ID: \d+ +File: (.*?)  Size: (\d+)  Mode: (\S+)"
                      r"(?: Async: (\d))?", re.S)
@@ -19,6 +19,25 @@ _USER = re.compile(r"SectorSize: (\d+)  HwMaxSectors: (\d+)\n\s*Config: (.*) Siz
 
 #: The address of a pscsi device, in the order in which H:C:T:L names it.
 HCTL = ("scsi_host_id", "scsi_channel_id", "scsi_target_id", "scsi_lun_id")
+
+#: Plugin → the words that are written to its ``control``.
+PARAMETERS: Dict[str, FrozenSet[str]] = {plugin: frozenset(names.split()) for plugin, names in {
+    "fileio": "fd_dev_name fd_dev_size fd_buffered_io fd_async_io",
+    "iblock": "udev_path readonly exclusive",
+    "rd_mcp": "rd_pages rd_nullio rd_dummy",
+    "pscsi": " ".join(HCTL),
+    "user": "dev_config dev_size hw_block_size hw_max_sectors max_data_area_mb data_pages_per_blk "
+            "cmd_ring_size_mb",
+}.items()}
+#: Words with few values → the values.
+CHOICES = {"fd_buffered_io": frozenset("1"), "fd_async_io": frozenset("1"),
+           "readonly": frozenset("01"), "exclusive": frozenset("01"),
+           "rd_nullio": frozenset("1"), "rd_dummy": frozenset("1"),
+           "hw_block_size": frozenset(("512", "1024", "2048", "4096"))}
+#: Words that are numbers, plain decimals from 0 → the largest that the kernel takes.
+NUMBERS = {"fd_dev_size": 2**63 - 1, "dev_size": 2**63 - 1, **dict.fromkeys((
+    *HCTL, "rd_pages", "hw_max_sectors", "max_data_area_mb", "data_pages_per_blk",
+    "cmd_ring_size_mb"), 2**31 - 1)}
 
 
 def parse(plugin: str, info: str) -> Dict[str, str]:

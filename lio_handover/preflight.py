@@ -285,16 +285,16 @@ def _twice(want: State) -> Iterator[Finding]:
 
 
 def _handler(want: State, have: State) -> Iterator[Finding]:
-    """Without one, making a tcmu backstore may wait for ever, and its LUN serves nothing."""
+    """A tcmu backstore is made where a program serves it; its LUN serves nothing without."""
     stores = [store for store in want.backstores
               if store.plugin == "user" and have.backstore(store.key) is None]
     there = handler.listens() if stores else True
     for store in () if there else stores:
-        waits = store.attributes.get("attrib/nl_reply_supported") != "-1"
+        asked = store.attributes.get("attrib/nl_reply_supported") != "-1"
         yield Finding(errors.CannotRepresent, say(store.key),
                       "no program on this host serves tcmu backstores" if there is False else
                       "whether a program on this host serves tcmu backstores can't be told",
-                      "" if waits and there is False else "no-handler", "start tcmu-runner")
+                      "" if asked and there is False else "no-handler", "start tcmu-runner")
 
 
 def _discovery(want: State, have: State, reader: Reader) -> Iterator[Finding]:

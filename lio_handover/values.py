@@ -1,16 +1,16 @@
 """Which names and values the kernel takes, and which of them a document may carry.
 
-The ranges are those of the kernel's store functions; what panics a kernel or destroys data
-(``forbidden`` in attributes.TABLE) is refused whatever the range says.
+The ranges are those of the kernel's store functions.  Where a row of attributes.TABLE names the
+values that are ``allowed``, those are all.
 """
 from __future__ import annotations
 
 import re
-from typing import Any, Dict, FrozenSet, Tuple
+from typing import Any, Dict, Tuple
 
 from . import attributes, model
 from .errors import BadName, BadShape, BadValue
-from .parameters import HCTL
+from .parameters import CHOICES, HCTL, NUMBERS, PARAMETERS
 from .shape import MAX_WRITE, any_object, fail, plain_name, plain_text, show, string, utf8
 
 U16, U32, U64 = 2**16 - 1, 2**32 - 1, 2**64 - 1
@@ -68,11 +68,10 @@ def admits_nobody(name: str) -> bool:
 
 # --- attributes ----------------------------------------------------------------------------------
 _BITS = (0, 1)
-_TRUE_FALSE = frozenset("01")
 _BACKSTORE_BITS = """emulate_model_alias emulate_dpo emulate_fua_write emulate_fua_read
     emulate_write_cache emulate_tas emulate_tpu emulate_tpws emulate_caw emulate_3pc emulate_pr
     emulate_rsoc enforce_pr_isids force_pr_aptpl pi_prot_verify is_nonrot unmap_zeroes_data
-    alua_support pgr_support emulate_rest_reord tmr_notification"""
+    alua_support pgr_support tmr_notification"""
 _TPG_BITS = """authentication generate_node_acls cache_dynamic_acls demo_mode_discovery
     demo_mode_write_protect prod_mode_write_protect t10_pi tpg_enabled_sendtargets
     login_keys_workaround"""
@@ -123,12 +122,6 @@ def _ranges() -> Dict[Tuple[str, str], Tuple[int, int]]:
 
 
 _RANGES = _ranges()
-_CHOICES = {
-    ("backstore", "attrib/block_size"): frozenset(("512", "1024", "2048", "4096")),
-    ("backstore", "attrib/pi_prot_type"): frozenset("013"),
-    ("tpg", "attrib/fabric_prot_type"): frozenset("013"),
-    ("alua_group", "alua_access_state"): frozenset(("0", "1", "2", "3", "4", "14", "15")),
-}
 #: (kind, path) → most bytes, without a newline
 _LENGTHS = {
     ("backstore", "udev_path"): 510, ("backstore", "alias"): 510,
@@ -143,14 +136,10 @@ _LENGTHS = {
     ("discovery_auth", "password"): 255, ("discovery_auth", "password_mutual"): 255,
     ("acl", "tag"): 63,
 }
-_NUMERIC = frozenset(("lu_gp_id", "tg_pt_gp_id"))  # RAW, because empty before they are set
 _LINES = frozenset(("lba_map",))
-_DECIMAL = re.compile(r"0|-?[1-9][0-9]{0,18}")
-_COMPANY = re.compile(r"0x[0-9a-f]{6}")
 _PRINTABLE = re.compile("[ -~]*")
-#: Of any bytes but these at its ends (lib/string_helpers.c:strim, lib/ctype.c:_ctype).
+#: Of any bytes but attributes.BLANKS at its ends.
 _TEXTS = frozenset(("wwn/vpd_unit_serial", "wwn/pd_text_id_info"))
-_SPACES = b" \t\n\v\f\r\xa0"
 #: what the product itself does with a backstore; never a value to be carried
 _DEEDS = re.compile(r"(?:control|enable|info|pr/.*|statistics/.*)")
 
@@ -166,7 +155,7 @@ def attributes_of(value: Any, where: str, kind: str, owner: str = "",
             # The common case: a small number in its range.
             if row.format is attributes.INT and text.isdigit() and text.isascii() \
                     and len(text) < 10 and (text[0] != "0" or text == "0") \
-                    and not row.forbidden and (kind, path) not in _CHOICES:
+                    and not row.allowed:
                 low, high = _RANGES.get((kind, path), (0, U32))
                 if low <= int(text) <= high:
                     made[path] = text
@@ -219,27 +208,22 @@ def _value(row: attributes.Attribute, kind: str, path: str, text: str, at: str,
     longest = _LENGTHS.get((kind, path), MAX_WRITE - row.format.newline)
     if len(data) > longest:
         fail(BadValue, f"{at} has {len(data)} bytes, more than {longest}")
-    why = (row.forbidden or {}).get(text.strip())
-    if why:
-        fail(BadValue, f"{at} must never be {show(text)}: {why}")
     if text in row.unset or (unlinked and not text):
         return text
-    choices = _CHOICES.get((kind, path))
-    if choices is not None:
-        if text not in choices:
-            fail(BadValue, f"{at} is {shown()}, not {', '.join(sorted(choices, key=int))}")
-    elif row.format in (attributes.INT, attributes.HEX, attributes.ACCESS_TYPE,
-                        attributes.ACCESS_STATUS) or path in _NUMERIC:
+    if row.allowed:
+        if text not in row.allowed:
+            fail(BadValue, f"{at} is {shown()}, not {', '.join(row.allowed)}")
+    elif row.numeric:
         low, high = _RANGES.get((kind, path), (0, U32))
-        if not _DECIMAL.fullmatch(text):
+        if not attributes.DECIMAL.fullmatch(text):
             fail(BadValue, f"{at} is {shown()}, not a plain decimal number")
         if not low <= int(text) <= high:
             fail(BadValue, f"{at} is {shown()}, not {low} to {high}")
     elif row.format is attributes.COMPANY:
-        if not _COMPANY.fullmatch(text):
+        if not attributes.COMPANY_ID.fullmatch(text):
             fail(BadValue, f"{at} is {shown()}, not 0x and six hex digits")
     elif path in _TEXTS:
-        if data != data.strip(_SPACES):
+        if data != data.strip(attributes.BLANKS):
             fail(BadValue, f"{at} begins or ends with what the kernel takes for a blank")
     elif path.startswith("wwn/") and not _PRINTABLE.fullmatch(text):
         fail(BadValue, f"{at} is not printable ASCII")
@@ -247,22 +231,6 @@ def _value(row: attributes.Attribute, kind: str, path: str, text: str, at: str,
 
 
 # --- parameters of backstores --------------------------------------------------------------------
-PARAMETERS: Dict[str, FrozenSet[str]] = {plugin: frozenset(names.split()) for plugin, names in {
-    "fileio": "fd_dev_name fd_dev_size fd_buffered_io fd_async_io",
-    "iblock": "udev_path readonly exclusive",
-    "rd_mcp": "rd_pages rd_nullio rd_dummy",
-    "pscsi": " ".join(HCTL),
-    "user": "dev_config dev_size hw_block_size hw_max_sectors max_data_area_mb data_pages_per_blk "
-            "cmd_ring_size_mb",
-}.items()}
-_WORDS = {"fd_buffered_io": frozenset("1"), "fd_async_io": frozenset("1"),
-          "readonly": _TRUE_FALSE, "exclusive": _TRUE_FALSE,
-          "rd_nullio": frozenset("1"), "rd_dummy": frozenset("1"),
-          "hw_block_size": frozenset(("512", "1024", "2048", "4096"))}
-#: Parameters that are numbers → the largest that the kernel takes.
-_NUMBERS = {"fd_dev_size": 2**63 - 1, "dev_size": 2**63 - 1, **dict.fromkeys((
-    *HCTL, "rd_pages", "hw_max_sectors", "max_data_area_mb", "data_pages_per_blk",
-    "cmd_ring_size_mb"), 2**31 - 1)}
 #: Plugin → what must be there.
 _NEEDED = {"rd_mcp": ("rd_pages",), "pscsi": HCTL[1:], "user": ("dev_config", "dev_size")}
 _BACKING = {"fileio": ("fd_dev_name", 255), "iblock": ("udev_path", 511)}
@@ -278,12 +246,12 @@ def parameters_of(value: Any, where: str, plugin: str) -> Dict[str, str]:
         text = plain_text(text, at)
         if "," in text:
             fail(BadValue, f"{at} has a comma, which would end it")
-        if name in _WORDS and text not in _WORDS[name]:
-            fail(BadValue, f"{at} is {show(text)}, not {' or '.join(sorted(_WORDS[name]))}")
-        if name in _NUMBERS and not (_DECIMAL.fullmatch(text)
-                                     and 0 <= int(text) <= _NUMBERS[name]):
+        if name in CHOICES and text not in CHOICES[name]:
+            fail(BadValue, f"{at} is {show(text)}, not {' or '.join(sorted(CHOICES[name]))}")
+        if name in NUMBERS and not (attributes.DECIMAL.fullmatch(text)
+                                    and 0 <= int(text) <= NUMBERS[name]):
             what = "number of bytes" if name.endswith("dev_size") else "number"
-            fail(BadValue, f"{at} is {show(text)}, not a {what} from 0 to {_NUMBERS[name]}")
+            fail(BadValue, f"{at} is {show(text)}, not a {what} from 0 to {NUMBERS[name]}")
         made[name] = text
     for name in _NEEDED.get(plugin, ()):
         if not made.get(name):

@@ -129,10 +129,7 @@ def drained() -> list[dict[tuple[int, int], list[Sense]]]:
 
 
 def reset() -> list[dict[tuple[int, int], list[Sense]]]:
-    """A drain, and one after LUN 0 was reset and asked for the list of LUNs.
-
-    For a target of one LUN only: after a reset, kernels like 6.1 crash when a second is unlinked.
-    """
+    """A drain, and one after the only LUN was reset and asked for the list of LUNs."""
     before = vhost.drain(WWPN)
     with vhost.Endpoint(WWPN) as endpoint:
         endpoint.unit(0).reset()

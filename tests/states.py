@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from hypothesis import strategies as st
 
 from lio_handover import model
-from lio_handover.attributes import CARRIED, TABLE
+from lio_handover.attributes import CARRIED, NONE, TABLE
 from lio_handover.document import (acl_key, alua_group_key, lu_group_key, lun_key, mapped_lun_key,
                                    portal_key, tpg_key)
 from lio_handover.model import (DEFAULT_GROUP, Acl, AluaGroup, Backstore, Key, Lun, LuGroup,
@@ -58,7 +58,7 @@ def _words(*words: str) -> st.SearchStrategy[str]:
 
 def _text(longest: int, alphabet: str = "aZ09-_.: +~") -> st.SearchStrategy[str]:
     return st.text(alphabet, min_size=1, max_size=longest).filter(
-        lambda one: one == one.strip() and one != "NULL")
+        lambda one: one == one.strip() and one != NONE)
 
 
 BIT = _words("0", "1")

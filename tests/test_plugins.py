@@ -111,8 +111,8 @@ def test_tcmu_is_carried_where_a_program_serves_it(
 
 
 @pytest.mark.full
-def test_who_would_wait_for_ever_is_not_let(bed: lab.Lab, stable: lab.Host) -> None:
-    """Only nl_reply_supported=-1 keeps the kernel from waiting for a program that is not there."""
+def test_a_disk_that_nobody_serves_is_not_made(bed: lab.Lab, stable: lab.Host) -> None:
+    """But with the operator's word, and nl_reply_supported=-1."""
     def finding(more: dict[str, str]) -> errors.Finding:
         found, = stable.call(handlers, served("user", TCMU, more))
         return found

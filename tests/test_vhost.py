@@ -276,7 +276,7 @@ def removed_with_an_acl() -> list[str]:
     return [path.name for path in (TARGET / "vhost").iterdir() if path.is_dir()]
 
 
-def test_an_acl_of_a_nexus_goes_without_waiting_for_ever(bed: lab.Lab, hosts: HostsOf) -> None:
+def test_an_acl_of_a_nexus_goes_after_it(bed: lab.Lab, hosts: HostsOf) -> None:
     host, = hosts("vhost-newest")
     host.call(inhost.build, state(bed.shared, 1))
     assert host.call(removed_with_an_acl) == ["discovery_auth"]

@@ -87,8 +87,6 @@ def test_a_reservation_is_released_and_aptpl_is_told(host: Host) -> None:
     assert commands.decode_reservation(answers[4][2]) == (1, 0, 0)
     holder, = commands.decode_full_status(answers[7][2]).registrations
     assert holder.holder and holder.initiator == NEXUS
-    # No REGISTER AND MOVE here: after one, no kernel seen so far takes the LUN down without a
-    # refcount underflow (target_core_device.c:core_disable_device_list_for_node).
 
 
 def test_several_commands_are_on_their_way_at_once(host: Host) -> None:

@@ -217,10 +217,7 @@ class Unit:
         """LOGICAL UNIT RESET, the one task management function there is (vhost_scsi_handle_tmf).
 
         The kernel then answers every command that was on its way to the unit, with GOOD whatever
-        became of it: ``Pending.wait`` raises for them. Not for a portal group of several LUNs on a
-        kernel like 6.1: there the first reset, a guest's too, makes the kernel forget what it keeps
-        for the others, and crash when they are unlinked (vhost_scsi_release_tmf_res swaps the
-        arguments of list_add_tail).
+        became of it: ``Pending.wait`` raises for them. Only for a portal group of one LUN.
 
         :raises CommandTimeout: the backstore still holds a command.
         :raises TransportError: EOPNOTSUPP, the kernel or the target rejected it.

@@ -2,7 +2,7 @@
 
 Such a kernel keeps the floating point registers of its processes in a buffer of fixed size.  On a
 machine with AMX the whole state is four times that, and the machine's kernel takes it back only
-whole ("ptrace set fp regs failed, errno = 14", then a panic in the first process).  The program
+whole ("ptrace set fp regs failed, errno = 14"): it does not boot there.  The program
 gets a twin that names a generous length when it writes the registers: the machine's kernel cuts
 that to its own size, and skips what follows the buffer, because the header of the state, inside
 the buffer, does not list it.  Newer kernels ask for the size and need no twin.

@@ -5,7 +5,7 @@
 # (Not busybox's shell: it starts its own commands through /proc/self/exe, which is the machine's
 # until /proc is mounted, and there it is the kernel's program.)
 set -e
-# What was said must leave the machine before the kernel panics over its first process.
+# What was said must leave the machine before its first process ends.
 trap 'sleep 1' EXIT
 . "$LAB_HOME/env"
 mount -t tmpfs tmpfs /mnt

@@ -212,7 +212,7 @@ def _clear_tpg(tpg: Path) -> None:
             (tpg / "nexus").write_text("NULL")
         except OSError:     # there was none
             pass
-    for acl in _folders(tpg / "acls"):      # waits for ever while a nexus has it
+    for acl in _folders(tpg / "acls"):      # after the nexus
         acl.rmdir()
     for lun in luns:
         lun.rmdir()
