@@ -22,7 +22,7 @@ from .executor import Outcome
 from .host import Host
 from .journal import Journal, ids
 from .locks import PATIENCE, SCRATCH
-from .model import Backstore, Key, State, Target, backstore_key, say
+from .model import Backstore, Key, State, backstore_key, say
 from .owners import REMOVED, Owners
 from .plan import Plan
 from .planner import plan
@@ -189,7 +189,8 @@ class Core(Host):
     def _document(self, state: State, facts: Facts, unsure: Sequence[str]) -> Document:
         state = _settled(state)
         reader = self.reader()
-        is_frozen = bool(state.targets) and all(_shut(one, reader) for one in state.targets)
+        is_frozen = bool(state.targets) and all(
+            preflight.shut(one, reader) for one in state.targets)
         state, notes = dynamic.made_explicit(state, {})
         if is_frozen:
             self._flush(state)
@@ -337,7 +338,8 @@ class Core(Host):
             gone = [store.key for store in have.backstores if store.key not in staying]
             mine = [target.name for target in have.targets]
             with self._no_handovers(mine), savefile.removing(
-                    mine, map(say, gone), self.settings.state_directory, allow) as notes:
+                    mine, map(say, gone), self.settings.state_directory, allow,
+                    self.settings.savefiles) as notes:
                 kept = removed.keep(document, self.settings.state_directory)
                 outcome = executor.apply(self.fs, the_plan, have, facts, progress, stop,
                                          reservations=reader.with_reservations)
@@ -425,23 +427,6 @@ def _settled(state: State) -> State:
     return replace(state, backstores=tuple(
         replace(one, reservations=reservations.settled(one.reservations))
         for one in state.backstores))
-
-
-def _shut(target: Target, reader: Reader) -> bool:
-    """Whether it is certain that no initiator can get a command executed."""
-    if target.fabric == "iscsi":
-        return all(tpg.attributes.get("enable", "0") == "0" for tpg in target.tpgs)
-    return target.fabric == "vhost" and reader.attached(target) is False
-
-
-def cannot_freeze(state: State, reader: Reader) -> Iterator[errors.Finding]:
-    """A vhost target is frozen by its guest being stopped: that can be seen, not done."""
-    for target in state.targets:
-        if target.fabric == "loopback":
-            yield errors.Finding(errors.CannotRepresent, target.name,
-                                 "its initiator is this host, which can't be kept out")
-        elif target.fabric == "vhost" and not _shut(target, reader):
-            yield preflight.guest_attached(target)
 
 
 def _members_outside(fs: Configfs, group: str, state: State,

@@ -16,7 +16,7 @@ from . import (cautions, directories, dynamic, errors, executor, kernel_fixes, l
                opened, portals, ports, preflight, protection, representable, reservations,
                restored, runtime, savefile, savefile_steps, storage, survivors)
 from .diff import diff
-from .core import Ready, cannot_freeze
+from .core import Ready
 from .document import Document, Origin
 from .executor import Outcome
 from .host import Maker
@@ -156,7 +156,7 @@ class Deeds(Standing):
         state = document.state
         by_file = self.mode is Mode.FILE
         if by_file:
-            findings += cannot_freeze(state, self.reader(False))
+            findings += preflight.cannot_freeze(state, self.reader(False))
         for target in () if by_file else state.targets:
             if (target.fabric == "vhost") is not self.vhost or target.fabric == "loopback":
                 findings.append(errors.Finding(
@@ -272,7 +272,7 @@ class Deeds(Standing):
 
     def _prove_shut(self) -> None:
         still = self.open_tpgs()
-        saved = [one for one in savefile.entries(self.local_targets()) if one.enabled]
+        saved = [one for one in self.saved() if one.enabled]
         if not still and saved:
             raise errors.StillRunning(
                 f"{saved[0].path} holds {saved[0].target} enabled again: somebody saves it",
@@ -319,7 +319,8 @@ class Deeds(Standing):
         names = ", ".join(self.local_targets())
         return [f"{names}: was in {path}, which would bring it back at a boot, and was taken out "
                 "of it" for path in savefile.drop(self.local_targets(), self.journal.notes.stores,
-                                                  self.directory)]
+                                                  self.directory,
+                                                  more=self.core.settings.savefiles)]
 
     # ---- copies ---------------------------------------------------------------------------------
     def _ask(self, names: Sequence[Tuple[str, str]]) -> None:
@@ -542,6 +543,9 @@ class Deeds(Standing):
             late.acquire(self.core.settings, path)
 
     def _storage_release(self) -> None:
+        if self.handover.state == "retiring" and not any(
+                self.journal.has(name) for name in (RETURNED, DOCUMENT, PREPARED)):
+            return  # it was done, and then the documents were dropped, and the verb was killed
         for path in self._late_paths():
             late.release(self.core.settings, path)
 

@@ -421,3 +421,20 @@ def removal(state: State, reader: Reader) -> List[Finding]:
                 f"{', '.join(who[:4])}{' …' if len(who) > 4 else ''} {what}, which this host "
                 "alone has unless the target was handed over", "reserved"))
     return found
+
+
+def shut(target: Target, reader: Reader) -> bool:
+    """Whether it is certain that no initiator can get a command executed."""
+    if target.fabric == "iscsi":
+        return all(tpg.attributes.get("enable", "0") == "0" for tpg in target.tpgs)
+    return target.fabric == "vhost" and reader.attached(target) is False
+
+
+def cannot_freeze(state: State, reader: Reader) -> Iterator[Finding]:
+    """A vhost target is frozen by its guest being stopped: that can be seen, not done."""
+    for target in state.targets:
+        if target.fabric == "loopback":
+            yield Finding(errors.CannotRepresent, target.name,
+                          "its initiator is this host, which can't be kept out")
+        elif target.fabric == "vhost" and not shut(target, reader):
+            yield guest_attached(target)

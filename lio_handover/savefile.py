@@ -18,7 +18,7 @@ from functools import partial
 from typing import (AbstractSet, Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional,
                     Sequence, Tuple)
 
-from . import errors, rtslib_entries, rtslib_names
+from . import errors, rtslib_entries, rtslib_names, savefile_places
 from . import savefile_writers as writers
 from .json_splice import Element, Part, Splice
 from .locks import PATIENCE, Locks
@@ -26,8 +26,6 @@ from .model import State
 from .rtslib_names import Store
 from .wholefile import write_file
 
-#: Where it is: upstream's (and Red Hat's, SUSE's) place, and Debian's.
-PATHS = ("/etc/target/saveconfig.json", "/etc/rtslib-fb-target/saveconfig.json")
 #: How many of our copies are kept.
 BACKUPS = 10
 #: Seconds in which somebody else who writes must come to an end.
@@ -56,15 +54,11 @@ class Entry:
     enabled: bool
 
 
-def files() -> List[str]:
-    """The save files of this host."""
-    return [path for path in PATHS if os.path.exists(path)]
-
-
-def entries(targets: Iterable[str]) -> List[Entry]:
-    """Where these targets are saved.  Raises SavefileBroken."""
+def entries(targets: Iterable[str], more: Sequence[str] = ()) -> List[Entry]:
+    """Where these targets are saved; ``more``: the files that the owner names.  Raises
+    SavefileBroken."""
     wanted, found = set(targets), []
-    for path in files():
+    for path in savefile_places.everywhere(more):
         for one in _read(path)[0].elements("targets"):
             found += [Entry(path, name, rtslib_entries.enabled(one.value))
                       for name in sorted(rtslib_names.targets(one.value) & wanted)]
@@ -72,24 +66,26 @@ def entries(targets: Iterable[str]) -> List[Entry]:
 
 
 def drop(targets: Iterable[str], stores: Iterable[str], directory: str,
-         keep: Optional[Keep] = None) -> List[str]:
+         keep: Optional[Keep] = None, more: Sequence[str] = ()) -> List[str]:
     """Take targets, and backstores (``fileio/disk0``) that no other target uses, out of every
     save file, and see that they stay out.  Returns the files that were changed.  ``directory``:
     where the locks are.  Raises SavefileBroken."""
     change = partial(_without, set(targets), {_store(one) for one in stores})
-    return [path for path in files() if _settle(path, change, directory, keep)]
+    return [path for path in savefile_places.everywhere(more)
+            if _settle(path, change, directory, keep)]
 
 
 @contextmanager
 def removing(targets: Iterable[str], stores: Iterable[str], directory: str,
-             allow: Sequence[str] = ()) -> Iterator[List[str]]:
+             allow: Sequence[str] = (), more: Sequence[str] = ()) -> Iterator[List[str]]:
     """Out of the save files before the targets are removed, and back in where that fails.  What is
     left in them, where that is allowed, stands in the list.  Raises SavefileBroken."""
     kept: Dict[str, Tuple[str, str]] = {}
     left: List[str] = []
     targets, stores = list(targets), list(stores)
     try:
-        drop(targets, stores, directory, lambda path, was, now: kept.__setitem__(path, (was, now)))
+        drop(targets, stores, directory, lambda path, was, now: kept.__setitem__(path, (was, now)),
+             more)
     except errors.SavefileBroken as error:
         errors.refuse([errors.Finding(
             errors.SavefileBroken, "targetcli may bring it back at a boot", error.what, "savefile",
@@ -106,14 +102,17 @@ def removing(targets: Iterable[str], stores: Iterable[str], directory: str,
         raise
 
 
-def put(state: State, dbroot: str, directory: str) -> List[str]:
+def put(state: State, dbroot: str, directory: str, more: Sequence[str] = ()) -> List[str]:
     """Put targets and their backstores, as they are in ``state``, into the save file: the one
-    that is there, of two the one in the kernel's ``dbroot``.  Returns the files that now hold
+    that the owner or the restoring unit names, else the one that is there, of two the one in the
+    kernel's ``dbroot``.  Returns the files that now hold
     them: none where the host has no targetcli.  Raises SavefileBroken."""
-    there = files()
-    chosen = [path for path in there if os.path.dirname(path) == dbroot] or there[:1]
+    there = savefile_places.everywhere(more)
+    chosen = [path for path in savefile_places.named(more)
+              if os.path.isdir(os.path.dirname(path))][:1]
+    chosen = chosen or [path for path in there if os.path.dirname(path) == dbroot] or there[:1]
     if not chosen:
-        chosen = [path for path in PATHS if os.path.dirname(path) == dbroot
+        chosen = [path for path in savefile_places.KNOWN if os.path.dirname(path) == dbroot
                   and os.path.isdir(dbroot)]
     refused = rtslib_names.refused(state) if chosen else ""
     if refused:

@@ -23,7 +23,8 @@ def drop(one: Standing) -> List[str]:
             kept[path] = (was, now)
             one.journal.keep_beside(SAVED, json.dumps(kept).encode())
     return savefile.drop(one.local_targets(), one.journal.notes.stores, one.directory,
-                         keep if one.handover.state == "freezing" else None)
+                         keep if one.handover.state == "freezing" else None,
+                         one.core.settings.savefiles)
 
 
 def put(one: Standing) -> Tuple[List[str], str]:
@@ -47,21 +48,22 @@ def _put(one: Standing) -> List[str]:
         paths = savefile.put_back(kept, one.local_targets(), one.journal.notes.stores,
                                   one.directory)
     else:
-        paths = [] if kept or one.handover.role != SOURCE else _there(state)
-        paths = paths or savefile.put(state, reader.dbroot(), one.directory)
+        paths = [] if kept or one.handover.role != SOURCE else _there(one, state)
+        paths = paths or savefile.put(state, reader.dbroot(), one.directory,
+                                      one.core.settings.savefiles)
     if kept:
         one.journal.drop((SAVED,))
     return paths
 
 
-def _there(state: State) -> List[str]:
+def _there(one: Standing, state: State) -> List[str]:
     """The files that have all of these targets, serving if they serve; none where one has not."""
     wanted = {(target.name, target.fabric != "iscsi" or any(
         tpg.attributes.get("enable") == "1" for tpg in target.tpgs)) for target in state.targets}
-    found = savefile.entries(name for name, _open in wanted)
-    if {(one.target, one.enabled) for one in found} != wanted:
+    found = savefile.entries([name for name, _open in wanted], one.core.settings.savefiles)
+    if {(entry.target, entry.enabled) for entry in found} != wanted:
         return []
-    return sorted({one.path for one in found})
+    return sorted({entry.path for entry in found})
 
 
 def _kept(one: Standing) -> Dict[str, Tuple[str, str]]:

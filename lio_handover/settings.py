@@ -49,6 +49,7 @@ class Settings:
     late             storage that is opened only once the source has released it
     fence_program    what confirms that another host is off: a program and its first arguments
     fence_seconds    how long it may take
+    savefiles        targetcli's save files beside those that are found
     """
 
     roots: Tuple[str, ...] = ("/srv", "/var/lib/lio-handover/images")
@@ -63,6 +64,7 @@ class Settings:
     late: Tuple[Late, ...] = ()
     fence_program: Tuple[str, ...] = ()
     fence_seconds: int = 60
+    savefiles: Tuple[str, ...] = ()
 
 
 class _Entry(NamedTuple):
@@ -76,7 +78,8 @@ _Value = Union[str, int, Tuple[str, ...]]
 #: section → key → (field of Settings, its kind)
 _KEYS = {
     "storage": {"roots": ("roots", "paths"), "devices": ("devices", "patterns")},
-    "host": {"state_directory": ("state_directory", "path"), "dbroot": ("dbroot", "path or none")},
+    "host": {"state_directory": ("state_directory", "path"), "dbroot": ("dbroot", "path or none"),
+             "savefiles": ("savefiles", "paths")},
     "limits": {"document": ("document_bytes", "bytes")},
     "service": {"group": ("group", "name or none")},
     "late": {"paths": ("paths", "patterns"), "acquire": ("acquire", "command"),

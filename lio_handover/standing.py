@@ -259,9 +259,13 @@ class Standing:
         """
         if self.vhost:
             return False
-        there, saved = bool(self.names()), bool(savefile.entries(self.local_targets()))
+        there, saved = bool(self.names()), bool(self.saved())
         return there and saved if cut_off else \
             there or bool(self.journal.notes.saved) and not saved
+
+    def saved(self) -> List[savefile.Entry]:
+        """Where targetcli has the targets.  Raises SavefileBroken."""
+        return savefile.entries(self.local_targets(), self.core.settings.savefiles)
 
     def commands(self) -> Dict[str, int]:
         """num_cmds of each of the handover's backstores that is here."""

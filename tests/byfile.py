@@ -1,17 +1,14 @@
 """What tests of a handover by file run inside a lab host: its verbs, as the command runs them."""
 from __future__ import annotations
 
-import os
-import pickle
 from dataclasses import replace
-from typing import Any
 
 from lio_handover import document as documents
 from lio_handover import errors
 from lio_handover.byfile import ByFile
 from lio_handover.handover import Answer, Handovers
 from tests import inhandover, inhost
-from tests.inhandover import TARGET, Points
+from tests.inhandover import TARGET
 
 NAMES = [tuple(TARGET.split("/", 1))]
 
@@ -36,27 +33,8 @@ def verb(name: str, data: bytes = b"", allow: tuple[str, ...] = ()) -> bytes:
 
 def crash(point: int, name: str, data: bytes = b"", records: bool = False) -> tuple[bool, bytes]:
     """(whether the verb was killed at that point, what it handed out if it ended before)."""
-    ours, its = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            Points(point, records).install()
-            result: Any = verb(name, data)
-        except BaseException as error:  # noqa: B902 - raised again by the parent
-            result = error
-        with os.fdopen(its, "wb") as pipe:
-            pipe.write(pickle.dumps(result))
-        os._exit(0)
-    os.close(its)
-    with os.fdopen(ours, "rb") as pipe:
-        found = pipe.read()
-    _, status = os.waitpid(pid, 0)
-    if os.WIFSIGNALED(status):
-        return True, b""
-    ended = pickle.loads(found)
-    if isinstance(ended, BaseException):
-        raise ended
-    return False, ended
+    dead, found = inhandover.killed_at(lambda: verb(name, data), point, records)
+    return dead, found or b""
 
 
 def recover() -> list[Answer]:

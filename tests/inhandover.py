@@ -225,12 +225,18 @@ def crash(point: int, verb: str, role: str, id: str,  # noqa: A002
           papers: Sequence[Message] = (), records: bool = False, **more: Any
           ) -> tuple[bool, Answer | None]:
     """(whether the verb was killed at that point, its answer if it ended before)."""
+    return killed_at(lambda: do(verb, role, id, papers, **more), point, records)
+
+
+def killed_at(verb: Callable[[], Any], point: int, records: bool) -> tuple[bool, Any]:
+    """(whether a process was killed at that point of ``verb``, what that answered if it ended
+    before).  Raises what the verb raised."""
     ours, its = os.pipe()
     pid = os.fork()
     if pid == 0:
         try:
             Points(point, records).install()
-            result: Any = do(verb, role, id, papers, **more)
+            result: Any = verb()
         except BaseException as error:  # noqa: B902 - raised again by the parent
             result = error
         with os.fdopen(its, "wb") as pipe:

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,6 +28,9 @@ while True:
     __import__("os").rename(sys.argv[1] + "~", sys.argv[1])
 """
 _PID = Path("/run/savefile-loop.pid")
+#: Where no distribution has the file, and the unit that restores it.
+ELSEWHERE = "/run/elsewhere/targets.json"
+_UNIT = Path("/run/systemd/system/targetcli.service")
 
 
 def loop() -> None:
@@ -70,12 +74,28 @@ def put_and_restored(state: State) -> tuple[str, State]:
     return done.stdout + done.stderr, Reader(Configfs(), reservations=False).state()
 
 
-def booted() -> tuple[tuple[str, ...], str]:
+def booted(path: str = SAVED) -> tuple[tuple[str, ...], str]:
     """(what our unit says, what targetcli's restore says) of a boot."""
     subprocess.run(["targetctl", "clear"], check=True)
     notes = inhandover.before_restore()
-    done = subprocess.run(["targetctl", "restore", SAVED], capture_output=True, text=True)
+    done = subprocess.run(["targetctl", "restore", path], capture_output=True, text=True)
     return notes, done.stdout + done.stderr
+
+
+def elsewhere(there: bool) -> None:
+    """What this host has is saved in another place, which only a unit names."""
+    if not there:
+        shutil.rmtree(os.path.dirname(ELSEWHERE))
+        _UNIT.unlink()
+        return
+    os.makedirs(os.path.dirname(ELSEWHERE))
+    subprocess.run(["targetctl", "save", ELSEWHERE], check=True)
+    _UNIT.parent.mkdir(parents=True, exist_ok=True)
+    _UNIT.write_text(f"[Service]\nExecStart=/usr/bin/targetctl restore {ELSEWHERE}\n")
+
+
+def saved_elsewhere() -> bytes:
+    return Path(ELSEWHERE).read_bytes()
 
 
 def remove_refused() -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lio_handover import errors, savefile, savefile_writers
+from lio_handover import errors, savefile, savefile_places, savefile_writers
 from lio_handover.core import Core
 from lio_handover.handover import Handovers
 from lio_handover.journal import Handover, Journal
@@ -75,7 +75,7 @@ def booting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """targetcli would bring three targets back: one of which this host may not serve (its
     handover is ID), one that never moved, one that was here before and came back (OTHER)."""
     save = tmp_path / "saveconfig.json"
-    monkeypatch.setattr(savefile, "PATHS", (str(save),))
+    monkeypatch.setattr(savefile_places, "KNOWN", (str(save),))
     monkeypatch.setattr(savefile_writers, "LOCK", str(tmp_path / "targetcli.lock"))
     monkeypatch.setattr(savefile_writers, "RECENT", 0.0)
     save.write_text(json.dumps({"storage_objects": [], "targets": [

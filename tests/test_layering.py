@@ -16,7 +16,8 @@ ORDER = """__init__
     protection storage opened late limits
     fresh diff aptpl reservations dynamic places treepaths configfs scsibus watching initiator
     portals dbroot cautions
-    papers journal owners json_splice rtslib_names rtslib_entries savefile_writers savefile
+    papers journal owners json_splice rtslib_names rtslib_entries savefile_places
+    savefile_writers savefile
     reader revival plan unit_serials planner staged readback running undo executor restored host
     probes mapping ports
     representable preflight removed core

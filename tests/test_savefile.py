@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from lio_handover import errors, savefile, savefile_writers
+from lio_handover import errors, savefile, savefile_places, savefile_writers
 from lio_handover.model import Secret, State
 from lio_handover.savefile import BACKUPS
 from tests import samples
@@ -47,7 +47,7 @@ def put(state: State, dbroot: str) -> list[str]:
 
 
 def _state_directory() -> str:
-    return str(Path(savefile.PATHS[0]).parents[1] / "state")
+    return str(Path(savefile_places.KNOWN[0]).parents[1] / "state")
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
     found = (tmp_path / "target" / "saveconfig.json", tmp_path / "debian" / "saveconfig.json")
     for path in found:
         path.parent.mkdir()
-    monkeypatch.setattr(savefile, "PATHS", tuple(map(str, found)))
+    monkeypatch.setattr(savefile_places, "KNOWN", tuple(map(str, found)))
     monkeypatch.setattr(savefile_writers, "LOCK", str(tmp_path / "targetcli.lock"))
     monkeypatch.setattr(savefile_writers, "RECENT", 0.0)    # the test's own writes are at rest
     return found

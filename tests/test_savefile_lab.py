@@ -10,7 +10,7 @@ import pytest
 from lio_handover import errors
 from lio_handover.model import Backstore, State, backstore_key
 from lio_handover.transitions import DESTINATION, SOURCE
-from tests import inhandover, inhost, insavefile, lab, samples
+from tests import byfile, inhandover, inhost, insavefile, lab, samples
 from tests.inhandover import TARGET
 from tests.test_engine import Two, two
 from tests.test_probe import registered
@@ -188,3 +188,23 @@ def test_what_no_document_carries_is_said_of_the_kernels_file_before_the_gate_sh
     pair.id, pair.papers = "", []
     pair.go("prepare freeze")
     assert samples.IQN in TARGET and pair.state(SOURCE) == "frozen"
+
+
+def test_a_file_in_another_place_does_not_bring_back_what_was_exported(
+        bed: lab.Lab, stable: lab.Host) -> None:
+    """openSUSE's unit has another name, and the owner gave it another file."""
+    stable.call(inhost.build, inhandover.state(bed.shared, 0))
+    try:
+        stable.call(insavefile.elsewhere, True)
+        before = stable.call(insavefile.saved_elsewhere)
+        stable.call(byfile.verb, "freeze")
+        stable.call(byfile.verb, "export")
+        assert TARGET.encode().split(b"/")[1] in before
+        assert stable.call(insavefile.saved_elsewhere) != before
+        _notes, said = stable.call(insavefile.booted, insavefile.ELSEWHERE)
+        assert stable.call(inhandover.gates) == {}, said
+        stable.call(byfile.verb, "thaw", b"", ("exported",))
+        assert stable.call(inhandover.gates) == {f"{TARGET}/tpgt_1": "1"}
+        assert TARGET.encode().split(b"/")[1] in stable.call(insavefile.saved_elsewhere)
+    finally:
+        stable.call(insavefile.elsewhere, False)

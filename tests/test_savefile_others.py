@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from lio_handover import errors, savefile, savefile_writers
+from lio_handover import errors, savefile, savefile_places, savefile_writers
 from lio_handover.json_splice import Splice
 from tests import samples
 from tests.test_savefile import STORES, TARGET
@@ -44,7 +44,7 @@ def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The save file, of a host where nobody wrote in the last second unless a test does."""
     found = tmp_path / "target" / "saveconfig.json"
     found.parent.mkdir()
-    monkeypatch.setattr(savefile, "PATHS", (str(found),))
+    monkeypatch.setattr(savefile_places, "KNOWN", (str(found),))
     monkeypatch.setattr(savefile_writers, "LOCK", str(tmp_path / "targetcli.lock"))
     monkeypatch.setattr(savefile_writers, "RECENT", 0.0)
     return found
