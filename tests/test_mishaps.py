@@ -128,7 +128,7 @@ def test_of_two_imports_one_wins(bed: lab.Lab, hosts: HostsOf) -> None:
     served(bed, source)
     source.call(inhost.freeze, True, ("unclear",))
     said, open_gates = destination.call(two_imports, source.call(export_probed))
-    assert said.startswith("StaleEpoch") and "was imported here before" in said
+    assert said.startswith("StillRunning") and "was changed since" in said
     assert open_gates == ["1", "1"]
 
 
