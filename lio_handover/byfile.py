@@ -139,6 +139,7 @@ class ByFile(Core):
         with self.alone(names):
             there = self.held(wanted)
             if not there:
+                errors.refuse(self._under_way(wanted), allow)
                 return super().export(names, allow, probe)
             self._whole(there, wanted, "export")
             left = sorted(set(wanted) - {name for one in there for name in one.targets})
@@ -146,9 +147,17 @@ class ByFile(Core):
                 raise errors.WrongState(f"{left[0]} is not frozen, and {there[0].targets[0]} is",
                                         do=f"lio-handover freeze {' '.join(left)}, or export them "
                                         "apart")
-            made = []
+            made: List[Document] = []
             for one in there:
-                self._do("export", one, allow=allow, probe=probe)
+                try:
+                    self._do("export", one, allow=allow, probe=probe)
+                except errors.HandoverError as error:
+                    done = [name for each in made for kept in each.carried
+                            for name in kept.targets]
+                    if done:
+                        error.changed += f", and {', '.join(done)} is recorded as exported, " \
+                            "though nothing was handed out"
+                    raise
                 made.append(self._kept(one))
             return merged(made)
 
@@ -177,7 +186,9 @@ class ByFile(Core):
                 "make sure that none does, and never will")
                 for one in there if one.state == "released" for name in one.targets], allow)
             self.notes = [note for one in there for note in self._thaw(one, allow)]
-            return self._here(names)
+            here = self._here(names)
+            self.notes += _closed(here)
+            return here
 
     def _thaw(self, one: Handover, allow: Sequence[str] = ()) -> Tuple[str, ...]:
         """What there is to tell of it."""
@@ -212,8 +223,10 @@ class ByFile(Core):
         message = Message(Paper.DOCUMENT, one.id, one.epoch, digest, tuple(names), one.mode,
                           documents.dumps(ready.document))
         handovers = self.handovers()
-        handovers.do("import", DESTINATION, one.id, papers=[message], allow=allow,
-                     progress=progress, stop=stop, ready=ready)
+        answer = handovers.do("import", DESTINATION, one.id, papers=[message], allow=allow,
+                              progress=progress, stop=stop, ready=ready)
+        handovers.outcome.notes = tuple(dict.fromkeys((
+            *handovers.outcome.notes, *answer.notes, *_closed(ready.document.state))))
         return handovers.outcome
 
     def _cut_off(self, document: Document) -> List[str]:
@@ -299,6 +312,8 @@ class ByFile(Core):
             frozen: Set[str] = {name for one in there for name in one.targets}
             kept = self._judged({name for name in frozen if self.fs.exists(name)}, allow)
             rest = [name for name in names if name not in frozen]
+            more, kept_too = super().remove(rest, False, allow, progress, stop) if rest \
+                else (Outcome(), "")  # first: what is refused is refused before anything is gone
             outcome, began, started = Outcome(), self.fs.changes, time.monotonic()
             for one in there:
                 outcome.notes += self._do("retire", one, said=["imported"], allow=allow,
@@ -306,11 +321,10 @@ class ByFile(Core):
             outcome.writes = outcome.steps = self.fs.changes - began
             outcome.seconds = {"remove": time.monotonic() - started}
             if rest:
-                more, kept_too = super().remove(rest, False, allow, progress, stop)
                 outcome = Outcome(outcome.steps + more.steps, outcome.writes + more.writes,
                                   {**more.seconds, **outcome.seconds},
                                   outcome.notes + more.notes)
-                kept = kept or kept_too
+                kept = " and ".join(filter(None, (kept, kept_too)))
             return outcome, kept
 
     def _judged(self, frozen: Set[str], allow: Sequence[str]) -> str:
@@ -345,3 +359,11 @@ def merged(made: Sequence[Document]) -> Document:
     return replace(first, state=documents.canonical(state), storage=storage,
                    notes=tuple(dict.fromkeys(note for one in made for note in one.notes)),
                    carried=tuple(carried for one in made for carried in one.carried))
+
+
+def _closed(state: State) -> List[str]:
+    """Of targets that nobody is let in to, as they were disabled when they were frozen."""
+    return [f"{target.name}: every TPG of it is disabled, as it was when it was frozen: nobody is "
+            f"let in; next: targetcli /{target.name}/{target.tpgs[0].key[-1]} enable"
+            for target in state.targets if target.fabric == "iscsi" and target.tpgs
+            and all(tpg.attributes.get("enable", "0") == "0" for tpg in target.tpgs)]

@@ -219,13 +219,16 @@ class Deeds(Standing):
         """Raises StructureChanged where the target is not what was offered, but for its
         registrations and gates."""
         errors.refuse(opened.findings(here.backstores, self.core.asked), self.allow)
-        changed = runtime.changes(self.prepared().state, here)
+        changed = runtime.changes(here, self.prepared().state)
         if changed:
             more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
+            away = self.handover.state == "released"
+            by_file = f"thaw{' --allow exported' if away else ''} " + " ".join(self.local_targets())
             raise errors.StructureChanged(
                 "changed since it was prepared: " + describe(changed[0]) + more,
-                changed="nothing was given away",
-                do=f"lio-handover source thaw {self.journal.id}, then prepare again")
+                changed="it was exported before" if away else "nothing was given away",
+                do=f"lio-handover {by_file}, then freeze again" if self.mode is Mode.FILE else
+                f"lio-handover source thaw {self.journal.id}, then prepare again")
 
     # ---- gates ----------------------------------------------------------------------------------
     def _close_tpgs(self) -> None:
@@ -364,7 +367,7 @@ class Deeds(Standing):
             return
         message = self.papers[Paper.DOCUMENT]
         document = document_in(message, self.core.settings.document_bytes)
-        changed = runtime.changes(self.kept(PREPARED).state, document.state)
+        changed = runtime.changes(document.state, self.kept(PREPARED).state)
         if changed:
             raise errors.StructureChanged(
                 "the document is not of what was offered: " + describe(changed[0]),

@@ -85,6 +85,15 @@ def write(path: str, data: bytes) -> None:
     if path == STREAM:
         _write_stream(data)
         return
+    check_place(path)
+    try:
+        write_file(path, data)
+    except OSError as error:
+        _bad(path, f"can't be written: {_reason(error)}")
+
+
+def check_place(path: str) -> None:
+    """Raises BadFile where no file can be made of this name, or what is there is none."""
     try:
         kind = os.stat(path, follow_symlinks=False).st_mode
         if not stat.S_ISREG(kind):
@@ -94,10 +103,11 @@ def write(path: str, data: bytes) -> None:
         pass
     except (OSError, ValueError) as error:
         _bad(path, f"can't be written: {_reason(error)}")
-    try:
-        write_file(path, data)
-    except OSError as error:
-        _bad(path, f"can't be written: {_reason(error)}")
+    folder = os.path.dirname(os.path.abspath(path))
+    if not os.path.isdir(folder):
+        _bad(path, f"can't be written: {folder} is no folder")
+    if not os.access(folder, os.W_OK):
+        _bad(path, f"can't be written: nothing can be made in {folder}")
 
 
 def check_stream() -> None:

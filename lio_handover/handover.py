@@ -385,7 +385,7 @@ class Handovers:
     def _before(deeds: Deeds, verb: str) -> None:
         """What would stop a freeze is found while the source still serves."""
         deeds.may_open(deeds.row, deeds.allow)
-        if verb == "freeze" and deeds.handover.state:
+        if verb == "freeze" and deeds.handover.state not in ("", "frozen", "released"):
             deeds.ready_to_freeze()
 
     @contextmanager

@@ -12,7 +12,8 @@ What can be known:
 - fileio on a file: a read lease is refused with EAGAIN while anybody has the file open for
   writing, and granted where nobody has (fs/locks.c:check_conflicting_open).  Granted, it proves
   that the kernel has another file open.  Refused, it proves no more than that somebody writes,
-  so other writers are looked for
+  so other writers are looked for: processes, loop devices, and this host's other backstores of
+  which it is known that they do not have what their own path leads to
 - fileio on a device, on a network's file system, or where somebody else writes: nothing, unless
   the device is asked (probes.reads): then it is said that it is not known
 
@@ -31,12 +32,14 @@ from . import devices, protection
 from .devices import HERE, Glance, Host, Seen, file_system, folder_of, hctl_of, one_line_of, show
 from .errors import Finding, HandoverError, StorageDiffers, StorageMissing, refuse
 from .model import Backstore, Key, State, say
-from .parameters import HCTL
+from .parameters import HCTL, parse
 from .storage import OPENING, Served
 
 #: File systems that give leases by what this kernel alone knows, and each file one inode.
 _LEASES = frozenset("""bcachefs btrfs exfat ext2 ext3 ext4 f2fs hostfs jfs nilfs2 overlay ramfs
     tmpfs vfat xfs zfs""".split())
+#: A path that leads to nothing.
+_NOWHERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 #: What becomes of a backstore whose path leads elsewhere.
 _PUT_BACK = ("put what it has open back at that path; what was deleted has no name any more: copy "
              "the LUN's data through an initiator to a new file, and serve that")
@@ -68,6 +71,7 @@ class Looks:
         self.host = host or Glance()
         self.asked = asked or {}
         self._kinds: Dict[int, str] = {}  # device of a mount → type of its file system
+        self._leases: Dict[Tuple[int, int], int] = {}  # device and inode → see _lease
 
     def at(self, stores: Iterable[Backstore]) -> Iterator[Look]:
         """Each path of each backstore that opens one."""
@@ -112,11 +116,10 @@ class Looks:
         """(whether the kernel has it open, why that is not known)."""
         if not seen.regular:
             return None, "the kernel does not show which device a fileio backstore has open"
-        kind = self._kinds.get(seen.identity[0]) or self._kinds.setdefault(
-            seen.identity[0], file_system(seen.real, self.host))
+        kind = self._kind(seen)
         if kind not in _LEASES:
             return None, f"a {kind} file system does not tell who has a file open"
-        refused = _lease(seen)
+        refused = self._lease(seen)
         if refused == 0:
             return False, ""
         if refused != errno.EAGAIN:
@@ -124,7 +127,43 @@ class Looks:
         others = self._writers.get(seen.identity, []) + self._served.loops(seen)
         if others:
             return None, f"{others[0]} has the file open for writing, too"
+        if self._strays:
+            return None, f"{self._strays[0]} has another file open than its own path leads to, " \
+                "maybe this one"
         return True, ""
+
+    def _kind(self, seen: Seen) -> str:
+        return self._kinds.get(seen.identity[0]) or self._kinds.setdefault(
+            seen.identity[0], file_system(seen.real, self.host))
+
+    def _lease(self, seen: Seen) -> int:
+        if seen.identity not in self._leases:
+            self._leases[seen.identity] = _lease(seen)
+        return self._leases[seen.identity]
+
+    @cached_property
+    def _strays(self) -> List[str]:
+        """The enabled fileio backstores of this host whose file has no name, or another one than
+        theirs."""
+        core = f"{self.host.sys}/kernel/config/target/core"
+        found = []
+        for hba in devices.names_in(core):
+            for name in devices.names_in(f"{core}/{hba}") if hba.startswith("fileio_") else ():
+                text = one_line_of(f"{core}/{hba}/{name}/info")
+                path = parse("fileio", text).get("fd_dev_name", "")
+                if "Status: ACTIVATED" in text and path and self._is_stray(path):
+                    found.append(f"{hba}/{name}")
+        return found
+
+    def _is_stray(self, path: str) -> bool:
+        try:
+            seen = devices.look(path)
+        except OSError as error:  # what is no UTF-8 was not read as it is
+            return error.errno in _NOWHERE and "\ufffd" not in path
+        try:
+            return seen.regular and self._kind(seen) in _LEASES and self._lease(seen) == 0
+        finally:
+            os.close(seen.fd)
 
     @cached_property
     def _served(self) -> Served:
@@ -202,7 +241,7 @@ def _pscsi(store: Backstore, seen: Seen, host: Host) -> Look:
 
 
 def _nowhere(store: Backstore, error: OSError, host: Host) -> Look:
-    if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+    if error.errno not in _NOWHERE:
         return Look(store, None, f"{show(store.path)}: {error.strerror}")
     has = f"block device {_name(store.opened, host)}" if store.opened else \
         "a file or device that was there when it was enabled"

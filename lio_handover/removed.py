@@ -24,7 +24,9 @@ def unkept(document: Document) -> List[Finding]:
 def keep(document: Document, directory: str) -> str:
     """Write it into ``<state directory>/removed/``; its path.  Raises BadFile."""
     folder = os.path.join(directory, "removed")
-    path = os.path.join(folder, time.strftime("%Y%m%dT%H%M%S") + f"-{os.getpid()}.json")
+    stem = os.path.join(folder, time.strftime("%Y%m%dT%H%M%S") + f"-{os.getpid()}")
+    path = next(one for one in (f"{stem}{more}.json" for more in ("", *(
+        f"-{number}" for number in range(2, 1000)))) if not os.path.exists(one))
     if not document.state.targets:
         return ""
     try:

@@ -44,8 +44,8 @@ def since(standing: Standing, allow: Sequence[str], notes: List[str]) -> Documen
     a file that is whole says it.
     """
     document, opened, boot = standing.durable(), _opened(standing), boot_id()
-    if not opened and standing.journal.notes.kept_in == boot:
-        return document  # nothing can have come in between
+    if not opened and standing.journal.notes.kept_in == boot and _untouched(standing, document):
+        return document  # nothing came in between
     parts = opened == boot and bool(standing.names())
     found = _found(standing, document, Kernel.PARTS if parts else Kernel.REBOOTED)
     if any(one.answer is Answer.STAY for one in found):
@@ -108,6 +108,13 @@ def lacking(standing: Standing) -> bool:
             return True
     journal.note("survived", boot=boot)
     return False
+
+
+def _untouched(standing: Standing, document: Document) -> bool:
+    """Whether no APTPL file says anything else than the document: else somebody opened the gate."""
+    return all(not file.says or followed.same(file, one)
+               for serial, one in followed.expected(document).items()
+               for file in [aptpl.newest(standing.aptpl_paths(serial))])
 
 
 def _opened(standing: Standing) -> str:

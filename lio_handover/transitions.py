@@ -356,8 +356,9 @@ def _source() -> Iterator[List[Row]]:
               "commit: another host may serve it from here on; recorded before the file is there",
               Do.GATE_CLOSE, Do.SAVEFILE_DROP, Do.PROVE_SHUT, Do.KEEP_COPY, "released",
               Paper.DOCUMENT, needs=(Need.SAME_BOOT,), modes=FILE, deadline=30)
-    yield row("released", "export", "released", "the same document again", Paper.DOCUMENT,
-              modes=FILE)
+    yield row("released", "export", "released", "the same document again, and shut it once more",
+              Do.GATE_CLOSE, Do.SAVEFILE_DROP, Do.PROVE_SHUT, Paper.DOCUMENT, modes=FILE,
+              deadline=30)
     yield row("frozen", "release", "released", "commit; gate and save file are looked at once more",
               Do.GATE_CLOSE, Do.SAVEFILE_DROP, Do.PROVE_SHUT, Do.COMPARE, "released",
               Paper.RELEASED,

@@ -362,11 +362,16 @@ def export(args: argparse.Namespace, signals: Signals) -> int:
     service = the_service(args)
     if not service:
         as_root("export")
-    if args.output == files.STREAM:
-        files.check_stream()
+    files.check_stream() if args.output == files.STREAM else files.check_place(args.output)
     came, data = _asked(service, "Export", args, signals) if service else _export(args, signals)
-    files.write(args.output, data)
     names, frozen = came["targets"], came["frozen"]
+    try:
+        files.write(args.output, data)
+    except errors.HandoverError as error:
+        if came["recorded"]:
+            error.changed = f"{', '.join(names)}: recorded as exported, though nobody has the " \
+                "document; export again hands out the same"
+        raise
     if args.json and args.output != files.STREAM:
         print_data({**came, "file": args.output})
     _notes(args, came["notes"])

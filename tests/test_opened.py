@@ -54,10 +54,10 @@ def said(work: Callable[[], object]) -> str:
     return ""
 
 
-def prepared(probe: bool = False) -> str:
-    """What speaks against a handover of all that is here, else the notes."""
+def prepared(probe: bool = False, iqn: str = "") -> str:
+    """What speaks against a handover of all that is here, or of one target, else the notes."""
     core = inhost.core()
-    names = core.names([], True)
+    names = core.names([f"iscsi/{iqn}"] if iqn else [], not iqn)
 
     def prepare() -> None:
         document, found = core.prepare(names, probe)
@@ -173,6 +173,19 @@ def swapped(folder: str) -> tuple[str, str]:
     os.rename(f"{folder}/b", f"{folder}/a")
     os.rename(f"{folder}/c", f"{folder}/b")
     return prepared(), prepared(True)
+
+
+def moved_over(folder: str) -> tuple[str, str]:
+    """The file of one backstore is moved to the path of another: what is said of that one alone,
+    (without, with a probe)."""
+    fresh(folder)
+    stores = {number: barehands.fileio(name, image(f"{folder}/{name}", name), SIZE, number)
+              for number, name in enumerate("ab")}
+    barehands.iscsi(IQN, "127.0.0.2", {0: stores[0]})
+    barehands.iscsi(f"{IQN}.b", "127.0.0.3", {0: stores[1]})
+    assert prepared(False, IQN) == ""
+    os.rename(f"{folder}/b", f"{folder}/a")
+    return prepared(False, IQN), prepared(True, IQN)
 
 
 def mapped(name: str, start: int) -> str:
@@ -393,6 +406,14 @@ def test_where_somebody_else_writes_only_a_probe_tells(bed: lab.Lab, stable: lab
 def test_two_files_that_changed_places_are_told_apart_by_a_probe(bed: lab.Lab,
                                                                  stable: lab.Host) -> None:
     _unseen, probed = stable.call(swapped, "/run/opened")
+    assert probed.startswith("StorageDiffers: fileio/a: /run/opened/a leads to another file")
+
+
+def test_a_file_of_another_backstore_is_not_taken_for_ones_own(bed: lab.Lab,
+                                                               stable: lab.Host) -> None:
+    unsure, probed = stable.call(moved_over, "/run/opened")
+    assert unsure.startswith("fileio/a: whether the path leads to what the source has open is not "
+                             "known: fileio_1/b has another file open than its own path leads to")
     assert probed.startswith("StorageDiffers: fileio/a: /run/opened/a leads to another file")
 
 
