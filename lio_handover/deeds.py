@@ -349,6 +349,8 @@ class Deeds(Standing):
             return
         if self.handover.role == SOURCE:
             self.unchanged(state)
+            if self.row.to == "released":  # long after the freeze, maybe
+                errors.refuse(preflight.shared(state, self.reader(False)), self.allow)
         document = self._document(state)
         if self.handover.role == SOURCE:
             self._keep(DOCUMENT, document, False)

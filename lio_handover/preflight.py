@@ -129,6 +129,13 @@ def spc2(state: State, reader: Reader) -> List[Finding]:
     return []
 
 
+def shared(state: State, reader: Reader) -> List[Finding]:
+    """By whom of those that stay the storage is served, too."""
+    return [one for one in (*_shared(state, reader),
+                            *_shared_storage(state, reader.outline(state.backstores)))
+            if not one.override]
+
+
 def _shared(state: State, reader: Reader) -> Iterator[Finding]:
     mine = [target.name for target in state.targets]
     others = reader.exporters([store.key for store in state.backstores], mine)

@@ -67,6 +67,14 @@ def kept(paths: str) -> set[str]:
             for one in documents.loads(Path(path).read_bytes()).state.targets}
 
 
+def exported_by_other() -> None:
+    """A LUN of another target leads to the first one's backstore."""
+    fs = Configfs()
+    hba = next(one for one in fs.entries("core")[1] if fs.exists(f"core/{one}/disk0"))
+    fs.mkdir(f"{OTHER}/tpgt_1/lun/lun_7")
+    fs.link(f"{OTHER}/tpgt_1/lun/lun_7/link", f"core/{hba}/disk0")
+
+
 def exported_to(path: str) -> tuple[int, str]:
     """The exit code of the command, and its line."""
     with contextlib.redirect_stderr(io.StringIO()) as told:
@@ -137,6 +145,15 @@ def test_what_is_refused_of_a_removal_is_refused_before_anything_is_gone(
     line, gates = host.call(removed, TARGET, rest)
     assert "nothing was changed" in line and gates == {GATE: "0"}
     assert host.call(byfile.states) == [(SOURCE, "released")]
+
+
+def test_what_another_target_serves_by_now_is_not_exported(host: lab.Host, bed: lab.Lab) -> None:
+    host.call(inhost.build, inhandover.other_state(bed.shared))
+    host.call(byfile.verb, "freeze")
+    host.call(exported_by_other)
+    line = host.call(said, "export")
+    assert line.startswith(f"InUse: fileio/disk0: is exported by {OTHER}/tpgt_1/lun_7 too")
+    assert host.call(byfile.states) == [(SOURCE, "frozen")]
 
 
 def test_all_that_is_removed_is_kept(host: lab.Host, bed: lab.Lab) -> None:
