@@ -408,7 +408,7 @@ class Bench:
 
     def same(self, host: Host, document: bytes) -> None:
         """That the target is still what was exported."""
-        now = documents.state_bytes(documents.loads(host.call(pipeline.export)))
+        now = documents.state_bytes(documents.loads(host.call(pipeline.export_state)))
         if now != documents.state_bytes(documents.loads(document)):
             raise Wrong(f"{host.name}: not what it exported")
 
