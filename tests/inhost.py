@@ -51,6 +51,16 @@ def freeze(everything: bool = True, allow: tuple[str, ...] = ()) -> None:
     one.freeze(one.names([], everything), allow)
 
 
+def refused_freeze() -> tuple[str, list[str]]:
+    """What a freeze is refused with, "" where it is not, and what it changed then."""
+    before = tree()
+    try:
+        freeze()
+    except errors.HandoverError as error:
+        return str(error), differences(before, tree())
+    return "", []
+
+
 def thaw(allow: tuple[str, ...] = ("exported",)) -> None:
     one = core()
     one.thaw(one.names([], True), allow)

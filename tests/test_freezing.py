@@ -75,9 +75,4 @@ def failing_freeze(name: str) -> tuple[str, list[str]]:
     def fail(*_: object) -> int:
         raise errors.KernelRefused("the disk is gone")
     setattr(storage, name, fail)
-    before = inhost.tree()
-    try:
-        inhost.freeze()
-    except errors.HandoverError as error:
-        return str(error), inhost.differences(before, inhost.tree())
-    return "", []
+    return inhost.refused_freeze()

@@ -95,16 +95,6 @@ def findings(allow: tuple[str, ...] = ()) -> tuple[list[str], tuple[str, ...]]:
         document.notes
 
 
-def refused_freeze() -> tuple[str, list[str]]:
-    """What a freeze says, and what it changed."""
-    before = inhost.tree()
-    try:
-        inhost.freeze()
-    except errors.HandoverError as error:
-        return str(error), inhost.differences(before, inhost.tree())
-    return "", []
-
-
 def removed() -> tuple[dict[str, str], tuple[str, ...]]:
     """What is left of targets and backstores after a remove, and its notes."""
     outcome, _kept = inhost.core().remove([], True, ("reserved", "unclear"))
@@ -173,7 +163,7 @@ def test_two_directories_of_one_number_are_shown_refused_and_removed(
     assert text.count("o- lun16") == 2 and text.count("o- tpg8 ") == 2
     found, _ = stable.call(findings)
     assert found == [f"{NAME}/tpgt_010/lun/lun_0x10: no document can carry it: is a second LUN 16"]
-    said, changed = stable.call(refused_freeze)
+    said, changed = stable.call(inhost.refused_freeze)
     assert "no document can carry it" in said and "nothing was changed" in said
     assert changed == []
     with pytest.raises(errors.InUse, match="could not be imported again"):
@@ -201,7 +191,7 @@ def test_two_backstores_of_one_name_are_not_taken_for_each_other(
     assert stable.call(twins, str(bed.shared)) == ["1 twin.img", "16 odd.img"]
     found, _ = stable.call(findings)
     assert [one for one in found if "fileio/fileio_1/small: core/fileio_0/small and" in one]
-    assert "nothing was changed" in stable.call(refused_freeze)[0]
+    assert "nothing was changed" in stable.call(inhost.refused_freeze)[0]
     with pytest.raises(errors.CannotRepresent, match="remove one of them"):
         stable.call(inhost.remove)
 
@@ -216,7 +206,7 @@ def one_named(fold: str, store: str) -> tuple[list[str], str, list[str], bytes]:
     """(what prepare finds, what freeze says, what it changed, the document if there is one)."""
     odd(fold, store)
     found, _ = findings()
-    said, changed = refused_freeze()
+    said, changed = inhost.refused_freeze()
     return found, said, changed, b"" if said else inhost.export()
 
 
@@ -281,7 +271,7 @@ def test_texts_in_utf_8_are_carried_byte_for_byte(
     one, = source.call(findings)[0]
     assert one.startswith("core/fileio_0/small/wwn/")
     assert one.endswith(": no document can carry it: is not valid UTF-8")
-    assert one in source.call(refused_freeze)[0]
+    assert one in source.call(inhost.refused_freeze)[0]
     source.call(texts, b"x" * 250, b"y")
     assert ["has more than 249 bytes" in one for one in source.call(findings)[0]] == [True]
     assert source.call(removed)[0] == {}
