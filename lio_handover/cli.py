@@ -134,6 +134,33 @@ what is removed is kept.  PLUGIN/NAME names a backstore that no target exports.
   lio-handover remove iscsi/iqn.2003-01.org.example:db
   lio-handover remove iscsi/iqn.2003-01.org.example:db --allow reserved   after a handover
 """, ("targets", "all", "allow")),
+    "adopt": ("have lio-handover restore targets at a boot, whole", """\
+With all that targetcli's file can't hold: registrations, identities, relative ports, a nexus.  They
+are served all the time, and leave targetcli's file.  Once more after a change: the copy that a boot
+goes by is made anew.
+
+  lio-handover adopt iscsi/iqn.2003-01.org.example:db
+""", ("targets", "all", "allow")),
+    "giveback": ("have targetcli restore targets at a boot", """\
+They go into its save file, as they were there before, unless they were changed since.  What that
+file can't hold is named, and refused unless it may be lost at a boot.
+
+  lio-handover giveback iscsi/iqn.2003-01.org.example:db
+  lio-handover giveback iscsi/iqn.2003-01.org.example:db --allow not-saved
+""", ("targets", "all", "allow")),
+    "restore": ("bring targets back that lio-handover restores, as their units do", """\
+Whole, with their registrations, shut until all of it is there.  Storage that is missing is named,
+and waited for where systemd runs this.
+
+  systemctl start lio-handover-target@$(systemd-escape iscsi/iqn.2003-01.org.example:db)
+  lio-handover restore iscsi/iqn.2003-01.org.example:db
+""", ("targets",)),
+    "clear": ("take targets down that lio-handover restores, as their units do", """\
+Their gates are shut and a copy is kept, registrations included; restore brings them back.
+
+  systemctl stop lio-handover-target@$(systemd-escape iscsi/iqn.2003-01.org.example:db)
+  lio-handover clear iscsi/iqn.2003-01.org.example:db
+""", ("targets",)),
     "source": ("one step of a handover that survives a crash, on the source", """\
 VERB: prepare TARGET..., then freeze, export, release, retire with the handover's ID; thaw
 goes back.  Each answers with papers, which the other side's verb takes.  A verb may be

@@ -6,55 +6,42 @@ stands.  Which come in what order is said by the table alone.
 """
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass, field, replace
-from typing import Callable, Dict, FrozenSet, List, Mapping, Optional, Sequence, Tuple
+from typing import Dict, List, Optional, Sequence, Tuple
 
 from . import document as documents
-from . import (cautions, directories, dynamic, errors, executor, kernel_fixes, late, mapping,
-               opened, portals, ports, preflight, protection, representable, reservations,
-               restored, runtime, savefile, savefile_steps, storage, survivors)
+from . import (cautions, dynamic, errors, executor, kernel_fixes, late, opened, portals,
+               ports, preflight, protection, representable, restored, runtime, savefile,
+               savefile_steps, storage, survivors)
 from .diff import diff
+from .adoption import Adoption
+from .copies import sampled
 from .core import Ready
-from .document import Document, Origin
+from .document import Document
 from .executor import Outcome
 from .host import Maker
 from .journal import DOCUMENT, PREPARED, RETURNED
-from .model import State, Target, backstore_key, say
+from .model import State, backstore_key, say
 from .owners import Owners
 from .papers import Message, document_in
 from .plan import Plan
 from .planner import plan
 from .readback import Scope, check, describe
 from .reader import Facts, boot_id
-from .running import Progress, never, reason
+from .running import reason
 from .settings import Settings
-from .standing import Standing
-from .transitions import SOURCE, Do, Mode, Paper, Row, Step
+from .transitions import SOURCE, Do, Mode, Paper, Step
 
-#: Where only is looked, there is no row.
-NOTHING = Row("", "", "", "", "", ())
 #: Two looks at a LUN's command counter, so many seconds apart, prove that it is idle.
 IDLE_SECONDS = 0.05
 IDLE_TRIES = 100
 
 
 @dataclass
-class Deeds(Standing):
+class Deeds(Adoption):
     """One verb's work: the handover where it stands, and what came with the verb."""
 
-    row: Row = NOTHING
-    papers: Mapping[Paper, Message] = field(default_factory=dict)
-    allow: Sequence[str] = ()
-    by: str = ""
-    words: FrozenSet[str] = frozenset()
-    progress: Optional[Progress] = None
-    stop: Callable[[], bool] = never
-    said: List[Message] = field(default_factory=list)
-    notes: List[str] = field(default_factory=list)
-    #: target → tag → who is there by a dynamic ACL as a freeze begins
-    dynamic: Dict[str, Dict[str, List[str]]] = field(default_factory=dict)
     #: of an import by file: what is to be done, what it took, whether its gate may be open
     ready: Optional[Ready] = None
     outcome: Outcome = field(default_factory=Outcome)
@@ -76,42 +63,6 @@ class Deeds(Standing):
                 changed=f"the handover is {self.handover.state or 'not begun'} as before",
                 do=f"lio-handover status {self.journal.id}") from error
 
-    def _in_source_names(self, document: Document) -> Document:
-        """A document of this host as the source would have written it: its own, with the
-        registrations of this one."""
-        maps = mapping.parse(self.journal.notes.maps)
-        targets = {new: old for old, new in maps.targets.items()}
-        initiators = {new: old for old, new in maps.initiators.items()}
-        base = self.kept(DOCUMENT)
-        stores = []
-        for store in base.state.backstores:
-            here = document.state.backstore(store.key)
-            held = here.reservations if here is not None else store.reservations
-            stores.append(replace(store, reservations=replace(held, registrations=tuple(
-                replace(one, initiator=initiators.get(one.initiator, one.initiator),
-                        target=targets.get(one.target, one.target))
-                for one in held.registrations))))
-        return replace(base, state=replace(base.state, backstores=tuple(stores)),
-                       storage=_sampled(base.storage, document.storage))
-
-    def _document(self, state: State) -> Document:
-        """A document of what the kernel has, with the gates, and who was there by a dynamic ACL,
-        as the journal has them."""
-        state = replace(state, backstores=tuple(
-            replace(one, reservations=reservations.settled(one.reservations))
-            for one in state.backstores))
-        noted = self.journal.notes
-        there = {(*target.key, tag): who for target in state.targets
-                 for tag, who in noted.dynamic.get(target.name, {}).items()}
-        state, notes = dynamic.made_explicit(state, there)
-        state = replace(state, targets=tuple(_with_gates(one, noted.gates.get(one.name, {}))
-                                             for one in state.targets))
-        evidence = {say(store.key): storage.evidence(store, sample=True)
-                    for store in state.backstores}
-        return Document(documents.canonical(state), True,
-                        Origin(os.uname().nodename, os.uname().release, boot_id()), evidence,
-                        notes)
-
     # ---- records and papers ---------------------------------------------------------------------
     def _record(self, state: str) -> None:
         owners, targets = Owners(self.directory), {*self.handover.targets, *self.local_targets()}
@@ -127,22 +78,15 @@ class Deeds(Standing):
             owners.note(targets, aborted=0 if self.mode is Mode.FILE else self.epoch,
                         over=self.journal.id)
         if state == "freezing" and self.handover.state in ("", "prepared"):
-            gates = self._open_gates()
+            gates = self.open_gates()
         more: Dict[str, object] = {}
         if self.words:
             more.update(by=self.by, words=sorted(self.words))
         if gates is not None:
             more["dynamic"] = self.dynamic
         self.journal.state(state, self.epoch, boot_id(), gates, **more)
-
-    def _open_gates(self) -> Dict[str, Dict[str, str]]:
-        """Every gate as it is: what a thaw, or the destination, opens again."""
-        found: Dict[str, Dict[str, str]] = {}
-        for path in self.tpgs():
-            name, _, tpgt = path.rpartition("/")
-            tag = str(directories.tag(name.partition("/")[0], tpgt))
-            found.setdefault(name, {})[tag] = self.fs.read(f"{path}/enable").strip()
-        return found
+        if state == "idle":
+            self.counts_again()
 
     def _say(self, paper: Paper) -> None:
         message = self.message(paper)
@@ -317,6 +261,19 @@ class Deeds(Standing):
             self.notes.append(f"{names}: was open although {why}")
         self.notes += self.unsave()
 
+    def before_restore(self) -> List[str]:
+        """Take the targets out of targetcli's save file at a boot; what was done, or, of what is
+        this host's to restore, what of it the file had otherwise."""
+        if self.journal.broken is not None:
+            return self.unsave()
+        if self.handover.state != "confirmed":
+            names = ", ".join(self.local_targets())
+            return [f"{names}: was in {path}, which would bring it back at a boot, and was taken "
+                    "out of it" for path in savefile_steps.before_restore(self)]
+        told = self.differences()
+        savefile_steps.before_restore(self)
+        return told
+
     def unsave(self) -> List[str]:
         """Take the targets out of targetcli's save file; what was done."""
         names = ", ".join(self.local_targets())
@@ -333,6 +290,8 @@ class Deeds(Standing):
 
     def _keep_copy(self) -> None:
         self._ask(self.names())
+        if self.row.verb == "clear":
+            return self.keep_before_clear()
         try:
             state = self.here()
         except errors.CannotRepresent:
@@ -344,24 +303,18 @@ class Deeds(Standing):
         if not self.links_are_whole({lun.key: lun.backstore for _, _, lun in state.luns()}):
             if self.handover.role != SOURCE and not self.journal.has(RETURNED):
                 left = survivors.since(self, self.allow, self.notes)  # of a kernel that is gone
-                left = replace(left, storage=_sampled(left.storage, {}))  # it has served
-                self._keep(RETURNED, self._in_source_names(left), False)
+                left = replace(left, storage=sampled(left.storage, {}))  # it has served
+                self.keep(RETURNED, self.in_source_names(left), False)
             return
         if self.handover.role == SOURCE:
             self.unchanged(state)
             if self.row.to == "released":  # long after the freeze, maybe
                 errors.refuse(preflight.shared(state, self.reader(False)), self.allow)
-        document = self._document(state)
+        document = self.document_of(state)
         if self.handover.role == SOURCE:
-            self._keep(DOCUMENT, document, False)
+            self.keep(DOCUMENT, document, False)
         else:
-            self._keep(RETURNED, self._in_source_names(document), False)
-
-    def _keep(self, name: str, document: Document, stale: bool) -> None:
-        self.journal.keep(name, documents.dumps(document))
-        self.journal.documents[name] = document
-        self.journal.note("kept", digest=runtime.digest(document.state), stale=stale)
-        survivors.leave(self, self.local(name))
+            self.keep(RETURNED, self.in_source_names(document), False)
 
     def _keep_paper(self) -> None:
         if self.handover.role == SOURCE:
@@ -381,7 +334,7 @@ class Deeds(Standing):
             return
         notes = self.journal.notes
         stale = notes.loaded[0] == boot_id() and notes.loaded[1] != digest
-        self._keep(DOCUMENT, document, stale)
+        self.keep(DOCUMENT, document, stale)
 
     @staticmethod
     def _named(message: Message, document: Document) -> str:
@@ -407,9 +360,9 @@ class Deeds(Standing):
                     do="lio-handover status")
             stores.append(replace(store, reservations=other.reservations))
         document = replace(mine, state=replace(mine.state, backstores=tuple(stores)),
-                           storage=_sampled(mine.storage, theirs.storage))
+                           storage=sampled(mine.storage, theirs.storage))
         stale = self.whole() and self.current() != runtime.digest(document.state)
-        self._keep(RETURNED, document, stale)
+        self.keep(RETURNED, document, stale)
 
     def _compare(self) -> None:
         if self.whole():
@@ -502,7 +455,7 @@ class Deeds(Standing):
     def _same_storage(self, document: Document) -> None:
         """The source has flushed: from here on both must see the same data, until it is served."""
         found = []
-        proofs = _sampled(document.storage, {}) if self.journal.notes.opened else document.storage
+        proofs = sampled(document.storage, {}) if self.journal.notes.opened else document.storage
         for store in document.state.backstores:
             found += [one for one in storage.findings(
                 store, proofs.get(say(store.key), {}), self.core.settings)
@@ -605,15 +558,6 @@ class Deeds(Standing):
                 survivors.remove(self, serial)
 
 
-def _sampled(proofs: Mapping[str, documents.Evidence],
-             later: Mapping[str, documents.Evidence]) -> Dict[str, documents.Evidence]:
-    """What proves that storage is the same, with what its data were ``later``, if that is known."""
-    data = ("sample", "sample_zero")  # of a companion file, too: protection_sample
-    return {name: {**{key: value for key, value in proof.items() if not key.endswith(data)},
-                   **{key: value for key, value in later.get(name, {}).items()
-                      if key.endswith(data)}} for name, proof in proofs.items()}
-
-
 def not_late(state: State, settings: Settings) -> List[errors.Finding]:
     """Storage that one host alone may have open can't be staged while the other has it."""
     return [errors.Finding(errors.StorageInUse, say(key), "only one host may have its storage "
@@ -639,9 +583,3 @@ def _without(facts: Facts, want: State) -> Facts:
     hbas = {one.hba for one in want.backstores} - set(placed.values())
     return replace(facts, placed=placed,
                    hbas=tuple(hba for hba in facts.hbas if hba not in hbas))
-
-
-def _with_gates(target: Target, values: Mapping[str, str]) -> Target:
-    return replace(target, tpgs=tuple(
-        replace(one, attributes={**one.attributes, "enable": values[str(one.tag)]})
-        if str(one.tag) in values else one for one in target.tpgs))

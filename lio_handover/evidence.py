@@ -106,11 +106,7 @@ class Evidence:
         """The row of recover that fits; None where it stays.  The other side is asked, and, where
         it is armed and this side has released, asked to abort: its first record decides."""
         handover = self.journal.handover
-        cut_off = self._cut_off()
-        if handover.over and (self.superseded or (
-                not cut_off if handover.boot_id == boot_id() else
-                handover.state in ("idle", "confirmed") and not self._half_brought_back()
-                and self.standing.settled(cut_off) and not survivors.lacking(self.standing))):
+        if handover.over and (self.superseded or self._all_done()):
             return None
         row = self._first()
         if row is None and (handover.state == "released" or self._inband_frozen()):
@@ -119,6 +115,15 @@ class Evidence:
                 self._ask("abort")
                 row = self._first()
         return row
+
+    def _all_done(self) -> bool:
+        """Of a handover that is over: whether nothing is left to be done.  What is this host's to
+        restore may be cleared at any time; of others only a boot can have taken anything."""
+        handover, cut_off = self.journal.handover, self._cut_off()
+        if handover.boot_id == boot_id() and (cut_off or handover.state != "confirmed"):
+            return not cut_off
+        return handover.state in ("idle", "confirmed") and not self._half_brought_back() \
+            and self.standing.settled(cut_off) and not survivors.lacking(self.standing)
 
     def _inband_frozen(self) -> bool:
         return self.journal.handover.state == "frozen" \

@@ -37,6 +37,10 @@ __all__ = ["Answer", "Handover", "Handovers", "Peer", "answer_from_json", "answe
 _TRUE_AT_ONCE = {("retired", Paper.RETIRED), ("serving", Paper.SERVING)}
 
 
+#: States in which a boot leaves the target to targetcli.
+TARGETCLIS = {SOURCE: ("", "idle"), DESTINATION: ("", "none", "given")}
+
+
 class Handovers:
     """The handovers of one host.
 
@@ -211,7 +215,7 @@ class Handovers:
             return [f"handover/{id}", *journal.handover.targets, *journal.notes.local,
                     *journal.notes.stores]
         found = lock_names(ready.document.state) if ready is not None else []
-        if verb in ("prepare", "freeze"):
+        if verb in ("prepare", "freeze", "adopt"):
             found = self.core.lock_names(self.core.names(targets))
         for one in papers:
             if verb == "stage" and one.paper is Paper.OFFER:
@@ -264,7 +268,8 @@ class Handovers:
 
     def before_restore(self) -> Tuple[str, ...]:
         """At boot, before targetcli's restore, which asks nobody: take out of its save file what
-        may not open alone, or of which nobody knows.  Needs no kernel.  Returns what was done.
+        is this host's to restore, what may not open alone, and of which nobody knows.  Needs no
+        kernel.  Returns what was done.
         Raises SavefileBroken, and JournalBroken where it is not known what targets that are."""
         notes: List[str] = []
         try:
@@ -274,15 +279,12 @@ class Handovers:
             notes.append(str(error))
         for journal in self._journals():
             one = journal.handover
-            if journal.broken is None and (
-                    one.state in ("", "none")
-                    or state_of(one.role, one.state, Mode(one.mode)).opens == ALONE):
-                continue
-            if self.superseded(one, owners):
+            if journal.broken is None and one.state in TARGETCLIS[one.role] \
+                    or self.superseded(one, owners):
                 continue
             if journal.broken is not None:
                 notes.append(str(journal.broken))
-            notes += Deeds(self.core, journal).unsave()
+            notes += Deeds(self.core, journal).before_restore()
         return tuple(notes)
 
     def superseded(self, handover: Handover,
@@ -387,6 +389,8 @@ class Handovers:
         deeds.may_open(deeds.row, deeds.allow)
         if verb == "freeze" and deeds.handover.state not in ("", "frozen", "released"):
             deeds.ready_to_freeze()
+        if verb == "clear":
+            deeds.before_clear()
 
     @contextmanager
     def _watched(self, journal: Journal, verb: str, seconds: float) -> Iterator[None]:
@@ -413,9 +417,11 @@ class Handovers:
             known.discard(id)
         by_file = mode == Mode.FILE.value
         if verb == ("freeze" if by_file else "prepare") and id not in known:
-            return self._prepare(id, targets, mode, peer)
+            return self._new(id, SOURCE, targets, mode, peer)
         if verb == "import" and ready is not None:
             return self._imports(id, papers[0], ready)
+        if verb == "adopt" and id not in known:
+            return self._new(id, DESTINATION, targets, mode, peer)
         if verb in ("stage", "abort") and role == DESTINATION and id not in known:
             return self._arrives(verb, id, papers, maps, peer, allow)
         journal = self._journal(id, role)
@@ -428,8 +434,9 @@ class Handovers:
                                     do=f"lio-handover status {id}")
         return journal, handover.epoch
 
-    def _prepare(self, id: str, targets: Sequence[str],  # noqa: A002
-                 mode: str, peer: str) -> Tuple[Journal, int]:
+    def _new(self, id: str, role: str, targets: Sequence[str],  # noqa: A002
+             mode: str, peer: str) -> Tuple[Journal, int]:
+        """Of targets that this host has."""
         if not is_id(id):
             raise errors.NoSuchHandover(f"{errors.one_line(id)!r} is no UUID in small letters",
                                         do="leave the id out: one is made")
@@ -443,7 +450,7 @@ class Handovers:
         state = self.core.outline([(fabric, wwn) for fabric, wwn in self.core.names(targets)])
         owners = Owners(self._directory).load()
         epoch = 1 + max(owners.get(name, Owner()).epoch for name in names)
-        first = Handover(id, SOURCE, "", epoch, mode, names, peer=peer)
+        first = Handover(id, role, "", epoch, mode, names, peer=peer)
         return Journal.create(self._directory, first, {
             say(one.key): one.serial for one in state.backstores}), epoch
 

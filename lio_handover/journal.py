@@ -4,8 +4,9 @@
 the disk, file and folder, when ``state`` returns; notes (which step was begun, what was loaded)
 are plain appends: a crash of the program loses none of them, and a crash of the host makes them
 worthless, as the kernel they are about is gone.  Beside it lie whole files: ``prepared.json``
-(what was offered), ``document.json`` (the final document), ``returned.json``; and
-``savefile.json``, what was taken out of targetcli's save file.
+(what was offered), ``document.json`` (the final document), ``returned.json``,
+``served.json`` (what this host alone serves, in its own names); and ``savefile.json``, what was
+taken out of targetcli's save file.
 """
 from __future__ import annotations
 
@@ -24,12 +25,14 @@ from .transitions import DESTINATION, SOURCE, STATES, Mode
 from .wholefile import fsync_folder, write_file
 
 PREPARED, DOCUMENT, RETURNED = "prepared.json", "document.json", "returned.json"
+#: What is served here since the handover is over, in this host's names: it counts first.
+SERVED = "served.json"
 SAVED = "savefile.json"
 #: What the kernel's APTPL files were since the last document was kept, see followed.py.
 FOLLOWED = "followed.json"
-FILES = (PREPARED, DOCUMENT, RETURNED, SAVED, FOLLOWED)
+FILES = (PREPARED, DOCUMENT, RETURNED, SERVED, SAVED, FOLLOWED)
 
-OVER = {SOURCE: ("idle", "retired"), DESTINATION: ("none", "confirmed")}
+OVER = {SOURCE: ("idle", "retired"), DESTINATION: ("none", "confirmed", "given")}
 
 Gates = Mapping[str, Mapping[str, str]]
 
@@ -70,6 +73,8 @@ class Notes:
     local: Tuple[str, ...] = ()  # the targets' names on this host, where they differ
     step: str = ""  # that was begun last, of the verb that has not ended
     gates: Dict[str, Dict[str, str]] = field(default_factory=dict)  # target → tag → value
+    shut: Dict[str, Dict[str, str]] = field(default_factory=dict)  # the same, before a clear
+    differs: Tuple[str, ...] = ()  # what a boot found in targetcli's file other than in the copy
     dynamic: Dict[str, Dict[str, List[str]]] = field(default_factory=dict)  # who was there so
     loading: str = ""  # boot id of a load, or of taking down, that was begun and not finished
     loaded: Tuple[str, str] = ("", "")  # boot id, digest
@@ -199,7 +204,8 @@ class Journal:
             notes.fenced = ""
         elif kind == "kept":
             self.handover = replace(self.handover, digest=one["digest"])
-            notes.stale, notes.opened = bool(one["stale"]), ""
+            notes.stale, notes.opened = bool(one["stale"]), one.get("opened", "")
+            notes.stores = dict(one.get("stores", notes.stores))
         elif kind == "loading":
             notes.loading = one["boot"]
         elif kind == "loaded":
@@ -210,6 +216,10 @@ class Journal:
             notes.opened = one["boot"]
         elif kind == "gone":
             notes.loading, notes.loaded, notes.opened = "", ("", ""), ""
+        elif kind == "shutting":
+            notes.shut = {name: dict(gates) for name, gates in one["gates"].items()}
+        elif kind == "differs":
+            notes.differs = tuple(one["said"])
         elif kind == "saved":
             notes.saved, notes.unsaved = tuple(one["paths"]), one.get("why", "")
         elif kind == "survived":

@@ -15,7 +15,7 @@ Tree = Dict[str, Any]
 
 
 # ---- what an entry says -------------------------------------------------------------------------
-def enabled(entry: Tree) -> bool:
+def enabled(entry: Mapping[str, Any]) -> bool:
     """Whether a target would come up serving: also where rtslib may stumble over it, so nobody
     knows (rtslib/target.py:TPG.setup, _set_enable).  Fabrics without a gate always do."""
     tpgs = entry.get("tpgs", [])

@@ -57,12 +57,20 @@ class Entry:
 def entries(targets: Iterable[str], more: Sequence[str] = ()) -> List[Entry]:
     """Where these targets are saved; ``more``: the files that the owner names.  Raises
     SavefileBroken."""
-    wanted, found = set(targets), []
+    wanted = set(targets)
+    return [Entry(path, name, rtslib_entries.enabled(value))
+            for path, value in entries_of(wanted, more)
+            for name in sorted(rtslib_names.targets(value) & wanted)]
+
+
+def entries_of(targets: Iterable[str], more: Sequence[str] = ()) \
+        -> Iterator[Tuple[str, Mapping[str, Any]]]:
+    """(file, entry) wherever one of these targets is saved.  Raises SavefileBroken."""
+    wanted = set(targets)
     for path in savefile_places.everywhere(more):
         for one in _read(path)[0].elements("targets"):
-            found += [Entry(path, name, rtslib_entries.enabled(one.value))
-                      for name in sorted(rtslib_names.targets(one.value) & wanted)]
-    return found
+            if rtslib_names.targets(one.value) & wanted:
+                yield path, one.value
 
 
 def drop(targets: Iterable[str], stores: Iterable[str], directory: str,

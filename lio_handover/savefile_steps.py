@@ -7,32 +7,59 @@ from . import errors, runtime, savefile
 from .journal import SAVED
 from .model import State
 from .standing import Standing
-from .transitions import SOURCE
+
+
+#: States in which what is taken out is what targetcli shall have again one day.
+KEEPING = ("prepared", "freezing", "confirmed")
 
 
 def drop(one: Standing) -> List[str]:
-    """Take the targets out.  A source that still serves keeps what it takes, beside its journal,
-    first of all: durable, for its owner alone, as it holds CHAP secrets.  (What is saved later, of
-    a gate that is shut, is nothing to go back to.)  Returns the files that were changed.  Raises
+    """Take the targets out.  Who serves keeps what is taken first, beside the journal, before it
+    is taken: durable, for its owner alone, as it holds CHAP secrets.  (What is saved later, of a
+    gate that is shut, is nothing to go back to.)  Returns the files that were changed.  Raises
     SavefileBroken, JournalBroken."""
+    return _drop(one, one.handover.state in KEEPING
+                 and (one.vhost or bool(one.open_tpgs())))
+
+
+def before_restore(one: Standing) -> List[str]:
+    """The same at a boot, where no kernel tells who served: what was saved before it was quiet."""
+    return _drop(one, one.handover.state in KEEPING)
+
+
+def _drop(one: Standing, keeping: bool) -> List[str]:
     kept = _kept(one)
 
     def keep(path: str, was: str, now: str) -> None:
-        if path not in kept and (one.vhost or one.open_tpgs()):
+        if path not in kept:
             import json
             kept[path] = (was, now)
             one.journal.keep_beside(SAVED, json.dumps(kept).encode())
     return savefile.drop(one.local_targets(), one.journal.notes.stores, one.directory,
-                         keep if one.handover.state == "freezing" else None,
-                         one.core.settings.savefiles)
+                         keep if keeping else None, one.core.settings.savefiles)
+
+
+def give(one: Standing, state: State) -> List[str]:
+    """Put the targets in: as they were taken out, unless they were changed since.  The files that
+    hold them now; none where the host has no targetcli.  Raises SavefileBroken."""
+    kept = _kept(one)
+    if kept and not runtime.changes(one.prepared().state, state):
+        paths = savefile.put_back(kept, one.local_targets(), one.journal.notes.stores,
+                                  one.directory)
+    else:
+        paths = savefile.put(state, one.reader(False).dbroot(), one.directory,
+                             one.core.settings.savefiles)
+    if paths and kept:
+        one.journal.drop((SAVED,))
+    return paths
 
 
 def put(one: Standing) -> Tuple[List[str], str]:
     """(the files that hold the targets again, why not where they don't).
 
     What was taken out goes back as it was, unless the targets were changed since; where nothing
-    was taken out, and they are there, nothing is done.  That it can't be done keeps nobody from
-    serving: what is in no save file is brought back at a boot by recover.
+    was taken out, nothing is done: they were in no file before.  That it can't be done keeps nobody
+    from serving: what is in no save file is brought back at a boot by recover.
     """
     try:
         return _put(one), ""
@@ -42,28 +69,15 @@ def put(one: Standing) -> Tuple[List[str], str]:
 
 
 def _put(one: Standing) -> List[str]:
-    reader, kept = one.reader(False), _kept(one)
-    state = reader.state(one.names())
-    if kept and not runtime.changes(one.prepared().state, state):
-        paths = savefile.put_back(kept, one.local_targets(), one.journal.notes.stores,
-                                  one.directory)
-    else:
-        paths = [] if kept or one.handover.role != SOURCE else _there(one, state)
-        paths = paths or savefile.put(state, reader.dbroot(), one.directory,
-                                      one.core.settings.savefiles)
-    if kept:
-        one.journal.drop((SAVED,))
-    return paths
+    if not _kept(one):
+        return _there(one)
+    return give(one, one.reader(False).state(one.names()))
 
 
-def _there(one: Standing, state: State) -> List[str]:
-    """The files that have all of these targets, serving if they serve; none where one has not."""
-    wanted = {(target.name, target.fabric != "iscsi" or any(
-        tpg.attributes.get("enable") == "1" for tpg in target.tpgs)) for target in state.targets}
-    found = savefile.entries([name for name, _open in wanted], one.core.settings.savefiles)
-    if {(entry.target, entry.enabled) for entry in found} != wanted:
-        return []
-    return sorted({entry.path for entry in found})
+def _there(one: Standing) -> List[str]:
+    """The files that have these targets."""
+    return sorted({entry.path for entry in savefile.entries(
+        one.local_targets(), one.core.settings.savefiles)})
 
 
 def _kept(one: Standing) -> Dict[str, Tuple[str, str]]:

@@ -15,12 +15,12 @@ from .configfs import Configfs
 from .core import Core
 from .document import Document
 from .holder import Holders
-from .journal import DOCUMENT, PREPARED, RETURNED, Handover, Journal, way_out
+from .journal import DOCUMENT, PREPARED, RETURNED, SERVED, Handover, Journal, way_out
 from .model import Key, State, backstore_key, kernel_name, say
 from .papers import Message
 from .reader import Reader, boot_id
 from .reservations import Seen
-from .transitions import SOURCE, VHOST, Do, Mode, Paper, Row
+from .transitions import DESTINATION, SOURCE, VHOST, Do, Mode, Paper, Row
 
 #: Where kernels and rtslib keep APTPL files (target_core_configfs.c, rtslib/root.py).
 DBROOTS = ("/var/target", "/etc/target", "/etc/rtslib-fb-target")
@@ -93,7 +93,7 @@ class Standing:
 
     def local(self, name: str) -> Document:
         """A document that was kept, in this host's names."""
-        if self.handover.role == SOURCE:
+        if self.handover.role == SOURCE or name == SERVED:
             return self.kept(name)
         here = f"{name} here"
         if here not in self.journal.documents:
@@ -107,7 +107,7 @@ class Standing:
 
     def durable(self) -> Document:
         """The copy that counts when the kernel has none, in this host's names."""
-        for name in (RETURNED, DOCUMENT):
+        for name in (SERVED, RETURNED, DOCUMENT):
             if name in self.journal.documents or self.journal.has(name):
                 return self.local(name)
         return self.local(PREPARED)
@@ -251,17 +251,28 @@ class Standing:
         counted = self.journal.notes.commands
         return any(count != counted.get(name, count) for name, count in self.commands().items())
 
+    def in_place(self) -> bool:
+        """Of targets that are this host's to restore: whether all of it is there and, unless that
+        was seen before in this boot, open."""
+        if not self.whole():
+            return False
+        return self.journal.notes.opened == boot_id() or (
+            set(self.wanted_open()) <= set(self.open_tpgs()) and not any(
+                self.holders.held(wwpn) for wwpn in self.endpoints()))
+
     def settled(self, cut_off: bool) -> bool:
         """Of a handover that is over: whether nothing is left for recover to bring back at a
         boot, as targetcli did, or as they were taken out of the save file that had them.
 
         ``cut_off``: they may never have come into it.
         """
-        if self.vhost:
-            return False
+        if self.handover.role == DESTINATION:
+            return self.in_place()
         there, saved = bool(self.names()), bool(self.saved())
-        return there and saved if cut_off else \
-            there or bool(self.journal.notes.saved) and not saved
+        nobodys = not saved and not self.journal.notes.unsaved
+        if self.vhost:
+            return nobodys and not there and not cut_off
+        return there and saved if cut_off else there or nobodys
 
     def saved(self) -> List[savefile.Entry]:
         """Where targetcli has the targets.  Raises SavefileBroken."""

@@ -13,7 +13,7 @@ from typing import Dict, Iterable, List, Optional, Sequence
 from . import aptpl, errors, followed, reservations
 from .aptpl import Kind
 from .document import Document
-from .journal import DOCUMENT, PREPARED, RETURNED
+from .journal import DOCUMENT, PREPARED, RETURNED, SERVED
 from .model import NO_RESERVATIONS, Backstore, Reservations, say
 from .reader import boot_id
 from .standing import Standing
@@ -213,7 +213,7 @@ def _count(held: Reservations) -> str:
 
 def _written(standing: Standing) -> float:
     """When the copy that counts was kept, by the clock of then."""
-    for name in (RETURNED, DOCUMENT, PREPARED):
+    for name in (SERVED, RETURNED, DOCUMENT, PREPARED):
         try:
             return os.stat(os.path.join(standing.journal.folder, name)).st_mtime
         except OSError:

@@ -120,6 +120,10 @@ class Do(str, Enum):
     COMPARE = "read run-time state again; refuse unless it is what the peer is armed with"
     PROVE_NEVER_RAN = "refuse if any command was executed here since it was armed (num_cmds)"
     BUILD = "backstores, target, TPG, portals: all the kernel takes before a LUN is linked"
+    ADOPT = ("refuse what could not be brought back; keep what is served here, in the journal, as "
+             "the copy that counts")
+    SAVEFILE_GIVE = ("put the target into targetcli's save file: what was taken out, else as it "
+                     "now is; refuse where that can't be, or would lose what the file can't hold")
     LOAD = "whatever is missing, then registrations from the durable copy, LUN links, ACLs, nexus"
     VERIFY = "read back and compare; refuse on a difference"
     IMPORT = ("build, load and read back in one plan, gate shut; where that fails, take all of it "
@@ -218,6 +222,7 @@ DESTINATION_STATES: Mapping[str, State] = {
     "serving": State("owns and serves; the source still keeps everything", ASKS,
                      _papers("serving")),
     "confirmed": State("owns and serves; the source is gone", ALONE, _papers("serving")),
+    "given": State("targetcli restores it; the handover is over", ALONE, _papers("serving")),
     "returned": State("owned, closed its gate, offers the target back", ASKS, _papers("returned")),
     "aborting": State("being taken down; never serves under this epoch", NEVER),
     "forced": State("serves because an operator said the source is fenced", ASKS,
@@ -236,7 +241,8 @@ FILE_STATES: Mapping[Tuple[str, str], State] = {
     (SOURCE, "released"): State("exported: another host may serve it", NEVER,
                                 _papers("document")),
     (DESTINATION, "armed"): State("being imported; complete but for the gate", NEVER),
-    (DESTINATION, "confirmed"): State("imported: owns and serves", ALONE),
+    (DESTINATION, "confirmed"): State("imported or adopted: owns and serves", ALONE),
+    (DESTINATION, "given"): State("targetcli restores it", ALONE),
 }
 STATES: Mapping[str, Mapping[str, State]] = {
     SOURCE: SOURCE_STATES, DESTINATION: DESTINATION_STATES}
@@ -264,12 +270,15 @@ VERBS: Mapping[str, Tuple[str, str, str]] = {
     "confirm": (DESTINATION, WRITE, "note that the source is gone: from now on alone"),
     "import": (DESTINATION, WRITE, "by file: serve what the document says, or change nothing"),
     "abort": (DESTINATION, WRITE, "end it here; what was owned is given back, never dropped"),
+    "adopt": (DESTINATION, WRITE, "by file: from now on lio-handover restores what is served here"),
+    "giveback": (DESTINATION, WRITE, "from now on targetcli restores what is served here"),
+    "clear": (DESTINATION, WRITE, "shut it, keep a copy, take it down; recover brings it back"),
     "status": ("both", READ, "state, epoch, findings, next step; repeats the papers of the state"),
     "recover": ("both", WRITE, "after a crash, a reboot or a lost answer: finish or say why not"),
 }
 
 #: Begun by the verb of that name of one host, which has a document, and by nothing else.
-OF_ONE_HOST = frozenset({"import"})
+OF_ONE_HOST = frozenset({"import", "adopt", "giveback", "clear"})
 
 
 # ---- the table ---------------------------------------------------------------------------------
@@ -517,15 +526,27 @@ def _destination() -> Iterator[List[Row]]:
     yield row("forced", "verify", "forced", "seen to serve",
               Do.VERIFY, Paper.SERVING, needs=(Need.SAME_BOOT, Need.GUEST_HERE))
     yield row("opening serving forced", "confirm", "confirmed",
-              "the source is gone; into the save file",
-              *_WHOLE, "confirmed", Do.GATE_OPEN, Do.SAVEFILE_PUT, papers="retired")
+              "the source is gone; ours to restore",
+              *_WHOLE, "confirmed", Do.GATE_OPEN, Do.SAVEFILE_DROP, papers="retired")
     yield row("confirmed", "verify", "confirmed", "seen to serve",
               Do.VERIFY, Paper.SERVING, needs=(Need.GUEST_HERE,))
 
     # by file
     yield row("none", "import", "confirmed", "serve it, or be as before",
-              Do.KEEP_PAPER, "armed", Do.IMPORT, "confirmed", Do.GATE_OPEN, Do.SAVEFILE_PUT,
+              Do.KEEP_PAPER, "armed", Do.IMPORT, "confirmed", Do.GATE_OPEN, Do.SAVEFILE_DROP,
               papers="document", modes=FILE, deadline=60, taken_back="none")
+
+    # who restores it at a boot
+    yield row("none", "adopt", "confirmed", "ours to restore from now on, open all the time",
+              Do.ADOPT, "confirmed", Do.SAVEFILE_DROP, modes=FILE, deadline=60)
+    yield row("confirmed", "adopt", "confirmed", "keep it anew, as it is now",
+              Do.ADOPT, Do.SAVEFILE_DROP, modes=ALL, deadline=60)
+    yield row("confirmed", "giveback", "given", "targetcli's to restore from now on",
+              Do.SAVEFILE_GIVE, "given", modes=ALL)
+    yield row("opening serving confirmed forced", "clear", "",
+              "shut it, keep a copy, take it down: it stays this host's",
+              Do.GATE_CLOSE, Do.DRAIN, Do.KEEP_COPY, Do.TEARDOWN, Do.STORAGE_RELEASE, modes=ALL,
+              deadline=300)
 
     # backwards
     yield row("none", "abort", "none", "never heard of it: and never will",
@@ -551,6 +572,7 @@ def _destination() -> Iterator[List[Row]]:
     yield row("armed", "recover", "none", "it was cut off before it was this host's",
               "aborting", *_UNBUILT, modes=FILE)
     yield row("aborting", "recover", "none", "go on taking it down", *_UNBUILT, modes=FILE)
+    yield row("given", "recover", "given", "targetcli restores it", Do.READ, modes=ALL)
     yield row("staged", "recover", "none", "nothing was given to us", "aborting", *_DROP)
     yield row("armed", "recover", "none",
               "the source kept it; until that is heard this may be the last copy",
@@ -562,7 +584,7 @@ def _destination() -> Iterator[List[Row]]:
     yield row("armed", "recover", "serving", "the guest runs here: QEMU has committed",
               "serving", Paper.SERVING, needs=(Need.SAME_BOOT, Need.GUEST_RAN), modes=INBAND)
     yield row("opening serving forced", "recover", "confirmed", "the source is gone",
-              *_WHOLE, "confirmed", Do.GATE_OPEN, Do.SAVEFILE_PUT, papers="retired")
+              *_WHOLE, "confirmed", Do.GATE_OPEN, Do.SAVEFILE_DROP, papers="retired")
     yield row("opening serving", "recover", "", "the same boot: own it still",
               *_WHOLE, Do.GATE_OPEN, needs=(Need.SAME_BOOT,))
     yield row("opening serving forced", "recover", "opening",
@@ -572,11 +594,11 @@ def _destination() -> Iterator[List[Row]]:
               Do.GATE_CLOSE, Do.SAVEFILE_DROP, "aborting", *_DROP,
               needs=(Need.NEW_BOOT, Need.PEER_SAYS_KEPT))
     yield row("confirmed", "recover", "confirmed", "serve again after a reboot",
-              *_WHOLE, Do.GATE_OPEN, Do.SAVEFILE_PUT, modes=ALL)
+              *_WHOLE, Do.GATE_OPEN, Do.SAVEFILE_DROP, modes=ALL)
     yield row("returned", "recover", "none", "the source serves again: take ours down",
               "aborting", *_DROP, needs=(Need.PEER_SAYS_KEPT,))
     yield row("returned", "recover", "confirmed", "the source was already gone: it stays ours",
-              *_WHOLE, "confirmed", Do.GATE_OPEN, Do.SAVEFILE_PUT, papers="retired")
+              *_WHOLE, "confirmed", Do.GATE_OPEN, Do.SAVEFILE_DROP, papers="retired")
     yield row("aborting", "recover", "none", "go on taking it down", *_DROP)
     yield row("forced", "recover", "forced", "the same boot: go on serving",
               *_WHOLE, Do.GATE_OPEN, needs=(Need.SAME_BOOT,))
@@ -591,7 +613,7 @@ def _destination() -> Iterator[List[Row]]:
               *force, needs=(Need.PEER_IS_FENCED, Need.NEW_BOOT))
     yield row("armed returned", "recover", "confirmed",
               "the source may still believe that it owns: it must never boot with its records",
-              "confirmed", *_WHOLE, Do.GATE_OPEN, Do.SAVEFILE_PUT,
+              "confirmed", *_WHOLE, Do.GATE_OPEN, Do.SAVEFILE_DROP,
               needs=(Need.PEER_IS_FENCED, Need.PEER_NEVER_RETURNS))
 
 

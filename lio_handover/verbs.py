@@ -18,7 +18,7 @@ from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optio
 from . import document as documents
 from . import as_json, cautions, client, columns, errors, files, steps, tree, wording
 from .cli import PROG, flushed, say, unprinted
-from .byfile import ByFile
+from .ours import Ours
 from .core import Ready
 from .document import Document
 from .running import Doing
@@ -34,8 +34,8 @@ def run(args: argparse.Namespace) -> int:
     try:
         if args.verb in RUN:
             return flushed(RUN[args.verb](args, signals))
-        from . import handover_verbs
-        return flushed(handover_verbs.RUN[args.verb](args, signals))
+        from . import handover_verbs, ours_verbs
+        return flushed({**handover_verbs.RUN, **ours_verbs.RUN}[args.verb](args, signals))
     except BaseException as error:
         signals.progress.clear()
         if args.debug:
@@ -90,7 +90,7 @@ def _known(error: BaseException, args: argparse.Namespace) -> errors.HandoverErr
 
 
 # --- saying things -------------------------------------------------------------------------------
-def _done(args: argparse.Namespace, what: str, do: str = "") -> None:
+def say_done(args: argparse.Namespace, what: str, do: str = "") -> None:
     if not args.json:
         say(f"{PROG}: {what}" + (f"; next: {do}" if do else ""))
 
@@ -192,9 +192,9 @@ def as_root(verb: str) -> None:
         raise errors.NotRoot(f"only root may {verb}", do=f"sudo {PROG} {verb}")
 
 
-def the_core(args: argparse.Namespace) -> ByFile:
+def the_core(args: argparse.Namespace) -> Ours:
     if not args.config:
-        return ByFile(load())
+        return Ours(load())
     try:
         kind = os.stat(args.config).st_mode
     except (OSError, ValueError) as error:
@@ -203,7 +203,7 @@ def the_core(args: argparse.Namespace) -> ByFile:
                                  do="correct --config") from None
     if not stat.S_ISREG(kind) and os.path.realpath(args.config) != os.devnull:
         raise errors.BadSettings(f"{args.config} is not a file", do="correct --config")
-    return ByFile(load(args.config))
+    return Ours(load(args.config))
 
 
 def the_service(args: argparse.Namespace) -> Optional[client.Service]:
@@ -217,12 +217,12 @@ def the_service(args: argparse.Namespace) -> Optional[client.Service]:
 BY = {"by": "lio-handoverd"}
 
 
-def _by(came: Mapping[str, Any]) -> str:
+def by_whom(came: Mapping[str, Any]) -> str:
     return "; done by lio-handoverd" if "by" in came else ""
 
 
-def _asked(service: client.Service, member: str, args: argparse.Namespace, signals: Signals,
-           document: Optional[bytes] = None) -> client.Came:
+def ask_service(service: client.Service, member: str, args: argparse.Namespace, signals: Signals,
+                document: Optional[bytes] = None) -> client.Came:
     """What the service makes of these words: its answer, and the data that it hands out."""
     options = {name: value for name, value in (
         ("all", getattr(args, "all", False)), ("allow", args.allow),
@@ -234,19 +234,19 @@ def _asked(service: client.Service, member: str, args: argparse.Namespace, signa
 
     signals.deferred = True
     if document is None:
-        came, data = service.run(member, _targets(args), options, progress, signals.stop)
+        came, data = service.run(member, target_names(args), options, progress, signals.stop)
     else:
         came, data = service.run_document(member, document, options, progress, signals.stop)
     signals.progress.clear()
     return {**came, **BY}, data
 
 
-def _document(args: argparse.Namespace, core: ByFile) -> Document:
+def _document(args: argparse.Namespace, core: Ours) -> Document:
     limit = core.settings.document_bytes
     return documents.loads(files.read(args.file, limit), limit)
 
 
-def _targets(args: argparse.Namespace) -> List[str]:
+def target_names(args: argparse.Namespace) -> List[str]:
     """The targets named, as `show` writes them; targetcli's users begin them with a slash."""
     if bool(args.targets) == getattr(args, "all", False):
         raise Usage("name targets, or give --all" if not args.targets else
@@ -275,7 +275,7 @@ def _writes(number: int) -> str:
     return f"{number} kernel write" + "s"[:number != 1]
 
 
-def _quoted(words: Sequence[str]) -> str:
+def quoted(words: Sequence[str]) -> str:
     import shlex
     return " ".join(map(shlex.quote, words))
 
@@ -297,7 +297,7 @@ def show(args: argparse.Namespace, signals: Signals) -> int:
 def prepare(args: argparse.Namespace, signals: Signals) -> int:
     as_root("prepare")
     core = the_core(args)
-    wanted = core.names(_targets(args), args.all)
+    wanted = core.names(target_names(args), args.all)
     with signals.later():  # a scratch nexus may be there
         made, found = core.prepare(wanted, args.probe)
     against = errors.stopping(found, args.allow)
@@ -310,15 +310,15 @@ def prepare(args: argparse.Namespace, signals: Signals) -> int:
     else:
         print(errors.one_line(f"{wording.names(made.state, 99)}: {wording.contents(made.state)}"))
         _print(steps.findings(found, Screen.of(sys.stdout), args.allow))
-    _notes(args, notes)
+    say_notes(args, notes)
     if against:
         return _against(args, against, "a handover")
-    _done(args, "nothing speaks against a handover; nothing was changed",
-          f"{PROG} " + ("export" if made.frozen else "freeze") + f" {_quoted(names)}")
+    say_done(args, "nothing speaks against a handover; nothing was changed",
+             f"{PROG} " + ("export" if made.frozen else "freeze") + f" {quoted(names)}")
     return errors.SAME
 
 
-def _notes(args: argparse.Namespace, notes: Sequence[str]) -> None:
+def say_notes(args: argparse.Namespace, notes: Sequence[str]) -> None:
     for note in notes if not args.json else ():
         say(f"{PROG}: note: {note}")
 
@@ -334,20 +334,20 @@ def _against(args: argparse.Namespace, against: Sequence[errors.Finding], what: 
 
 def freeze(args: argparse.Namespace, signals: Signals) -> int:
     service = the_service(args)
-    came = _asked(service, "Freeze", args, signals)[0] if service else _freeze(args, signals)
+    came = ask_service(service, "Freeze", args, signals)[0] if service else _freeze(args, signals)
     names = came["targets"]
     if args.json:
         print_data(came)
-    _done(args, f"froze {', '.join(names)}: gates shut, no command executing, data on the storage; "
-          f"{_writes(came['writes'])} in {came['seconds']['freeze']:.2f} s{_by(came)}",
-          f"{PROG} export {_quoted(names)} -o FILE (or thaw)")
+    say_done(args, f"froze {', '.join(names)}: gates shut, no command executing, data on the storage; "
+             f"{_writes(came['writes'])} in {came['seconds']['freeze']:.2f} s{by_whom(came)}",
+             f"{PROG} export {quoted(names)} -o FILE (or thaw)")
     return errors.SAME
 
 
 def _freeze(args: argparse.Namespace, signals: Signals) -> Dict[str, Any]:
     as_root("freeze")
     core = the_core(args)
-    found = core.names(_targets(args), args.all)
+    found = core.names(target_names(args), args.all)
     signals.deferred = True
     signals.progress.say("shutting the gates, waiting for commands, flushing data")
     started = time.monotonic()
@@ -363,7 +363,7 @@ def export(args: argparse.Namespace, signals: Signals) -> int:
     if not service:
         as_root("export")
     files.check_stream() if args.output == files.STREAM else files.check_place(args.output)
-    came, data = _asked(service, "Export", args, signals) if service else _export(args, signals)
+    came, data = ask_service(service, "Export", args, signals) if service else _export(args, signals)
     names, frozen = came["targets"], came["frozen"]
     try:
         files.write(args.output, data)
@@ -374,20 +374,20 @@ def export(args: argparse.Namespace, signals: Signals) -> int:
         raise
     if args.json and args.output != files.STREAM:
         print_data({**came, "file": args.output})
-    _notes(args, came["notes"])
+    say_notes(args, came["notes"])
     how = "frozen" if frozen else "NOT frozen: import will refuse it"
-    _done(args, f"exported {', '.join(names)} ({how}), {len(data)} bytes, "
-          f"digest {came['digest'][:12]}…{_by(came)}; " + (
+    say_done(args, f"exported {', '.join(names)} ({how}), {len(data)} bytes, "
+             f"digest {came['digest'][:12]}…{by_whom(came)}; " + (
               "recorded: no boot brings it back here" if came["recorded"] else
               errors.NOTHING_CHANGED),
-          f"{PROG} import FILE on the other host" if frozen else
-          f"{PROG} freeze {_quoted(names)}, and export again")
+             f"{PROG} import FILE on the other host" if frozen else
+             f"{PROG} freeze {quoted(names)}, and export again")
     return errors.SAME
 
 
 def _export(args: argparse.Namespace, signals: Signals) -> client.Came:
     core = the_core(args)
-    found = core.names(_targets(args), args.all)
+    found = core.names(target_names(args), args.all)
     with signals.later():
         made = core.export(found, args.allow, args.probe)
     data = documents.dumps(made)
@@ -398,23 +398,23 @@ def _export(args: argparse.Namespace, signals: Signals) -> client.Came:
 
 def thaw(args: argparse.Namespace, signals: Signals) -> int:
     service = the_service(args)
-    came = _asked(service, "Thaw", args, signals)[0] if service else _thaw(args, signals)
+    came = ask_service(service, "Thaw", args, signals)[0] if service else _thaw(args, signals)
     thawed = came["targets"]
     if args.json:
         print_data(came)
-    _notes(args, came.get("notes", ()))
+    say_notes(args, came.get("notes", ()))
     if thawed:
-        _done(args, f"thawed {', '.join(thawed)}: initiators are let in again; "
-              f"{_writes(came['writes'])}{_by(came)}", f"{PROG} show {_quoted(thawed)}")
+        say_done(args, f"thawed {', '.join(thawed)}: initiators are let in again; "
+                 f"{_writes(came['writes'])}{by_whom(came)}", f"{PROG} show {quoted(thawed)}")
     else:
-        _done(args, "nothing is frozen; nothing was changed")
+        say_done(args, "nothing is frozen; nothing was changed")
     return errors.SAME
 
 
 def _thaw(args: argparse.Namespace, signals: Signals) -> Dict[str, Any]:
     as_root("thaw")
     core = the_core(args)
-    names = _targets(args)
+    names = target_names(args)
     if args.all:
         names = [name for one in core.held() for name in one.targets]
     found = core.names(names)
@@ -437,7 +437,7 @@ def diff(args: argparse.Namespace, signals: Signals) -> int:
         ", frozen" if document.frozen else "")
     if rows:
         _print(columns.columns(rows, here, there, Screen.of(sys.stdout)))
-    _done(args, columns.alike(want, rows))
+    say_done(args, columns.alike(want, rows))
     return errors.DIFFERENT if changes else errors.SAME
 
 
@@ -455,7 +455,7 @@ def _show_plan(args: argparse.Namespace, ready: Ready) -> int:
         _print(steps.plan(ready, Screen.of(sys.stdout), args.allow))
     if against:
         return _against(args, against, "this import")
-    _done(args, f"{steps.about_plan(ready.plan)}; nothing was changed", _quoted(
+    say_done(args, f"{steps.about_plan(ready.plan)}; nothing was changed", quoted(
         [PROG, "import", args.file, *_again("--map", args.map), *_again("--allow", args.allow)]))
     return errors.SAME
 
@@ -471,7 +471,7 @@ def import_(args: argparse.Namespace, signals: Signals) -> int:
     core = the_core(args)
     document = _document(args, core)
     if service:
-        came, _ = _asked(service, "Import", args, signals, documents.dumps(document))
+        came, _ = ask_service(service, "Import", args, signals, documents.dumps(document))
     else:
         ready = core.ready(document, args.map)
         if args.dry_run:
@@ -479,21 +479,21 @@ def import_(args: argparse.Namespace, signals: Signals) -> int:
         came, document = _import(core, ready, args, signals), ready.document
     if args.json:
         print_data(came)
-    _notes(args, came["notes"])
+    say_notes(args, came["notes"])
     state, names = document.state, came["targets"]
     what = wording.listed(names) if names else wording.names(state)
     if not came["steps"]:
-        _done(args, f"this host serves {what} just so already; nothing was changed")
+        say_done(args, f"this host serves {what} just so already; nothing was changed")
         return errors.SAME
     origin = document.origin.host
-    _done(args, f"imported {what}: {_writes(came['writes'])} in "
-          f"{_seconds(came['seconds'])}, read back and the same{_by(came)}",
-          f"on {origin or 'the source'}: {PROG} remove {_quoted(names)}" + (
+    say_done(args, f"imported {what}: {_writes(came['writes'])} in "
+             f"{_seconds(came['seconds'])}, read back and the same{by_whom(came)}",
+             f"on {origin or 'the source'}: {PROG} remove {quoted(names)}" + (
               " --allow reserved" if any(one.reservations for one in state.backstores) else ""))
     return errors.SAME
 
 
-def _import(core: ByFile, ready: Ready, args: argparse.Namespace, signals: Signals) \
+def _import(core: Ours, ready: Ready, args: argparse.Namespace, signals: Signals) \
         -> Dict[str, Any]:
     signals.deferred = True
     outcome = core.import_(ready, args.allow, signals.progress, signals.stop)
@@ -509,32 +509,32 @@ def verify(args: argparse.Namespace, signals: Signals) -> int:
     try:
         core.verify(document, args.map)
     except errors.VerifyFailed as error:
-        raise errors.VerifyFailed(error.what, do=_quoted(
+        raise errors.VerifyFailed(error.what, do=quoted(
             [PROG, "diff", args.file, *_again("--map", args.map)])) from None
     if args.json:
         print_data({"same": True, "targets": [one.name for one in document.state.targets]})
     state = document.state
-    _done(args, f"this host serves {wording.names(state)} just as the document says: "
-          f"{wording.contents(state)}; nothing was changed")
+    say_done(args, f"this host serves {wording.names(state)} just as the document says: "
+             f"{wording.contents(state)}; nothing was changed")
     return errors.SAME
 
 
 def remove(args: argparse.Namespace, signals: Signals) -> int:
     service = the_service(args)
-    came = _asked(service, "Remove", args, signals)[0] if service else _remove(args, signals)
+    came = ask_service(service, "Remove", args, signals)[0] if service else _remove(args, signals)
     names, kept = came["targets"], came["kept"]
     if args.json:
         print_data(came)
-    _done(args, f"removed {', '.join(names) or 'every target'}: {_writes(came['writes'])} in "
-          f"{_seconds(came['seconds'])}{_by(came)}"
-          + (f"; what it was is kept in {kept}" if kept else ""), f"{PROG} show")
+    say_done(args, f"removed {', '.join(names) or 'every target'}: {_writes(came['writes'])} in "
+             f"{_seconds(came['seconds'])}{by_whom(came)}"
+             + (f"; what it was is kept in {kept}" if kept else ""), f"{PROG} show")
     return errors.SAME
 
 
 def _remove(args: argparse.Namespace, signals: Signals) -> Dict[str, Any]:
     as_root("remove")
     core = the_core(args)
-    names = _targets(args)
+    names = target_names(args)
     signals.deferred = True
     outcome, kept = core.remove(names, args.all, args.allow, signals.progress, signals.stop)
     signals.progress.clear()

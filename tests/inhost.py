@@ -14,7 +14,7 @@ from lio_handover import document as documents
 from lio_handover import errors
 from lio_handover import host as host_module
 from lio_handover.configfs import Configfs
-from lio_handover.byfile import ByFile
+from lio_handover.ours import Ours
 from lio_handover.document import Document
 from lio_handover.executor import Outcome, apply
 from lio_handover.model import State
@@ -28,8 +28,8 @@ SETTINGS = Settings(roots=("/tmp",), devices=("/dev/ubda", "/dev/vda"))
 CONFIG = "[storage]\nroots =\n    /tmp\ndevices =\n    /dev/ubda\n    /dev/vda\n"
 
 
-def core(fs: Configfs | None = None) -> ByFile:
-    return ByFile(SETTINGS, fs)
+def core(fs: Configfs | None = None) -> Ours:
+    return Ours(SETTINGS, fs)
 
 
 def read_all() -> State:

@@ -23,7 +23,7 @@ from lio_handover import document as documents
 from lio_handover import errors, model, storage
 from lio_handover.attributes import TABLE
 from lio_handover.configfs import Configfs
-from lio_handover.byfile import ByFile
+from lio_handover.ours import Ours
 from lio_handover.diff import Create, diff
 from lio_handover.document import Document, Origin, alua_group_key, canonical
 from lio_handover.executor import apply
@@ -64,8 +64,8 @@ class Bench:
         self.world = self._measure()
         self.wipe()
 
-    def core(self, fs: Configfs | None = None) -> ByFile:
-        return ByFile(SETTINGS, fs)
+    def core(self, fs: Configfs | None = None) -> Ours:
+        return Ours(SETTINGS, fs)
 
     @contextmanager
     def example(self) -> Iterator[None]:

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from lio_handover import (__version__, cli, document, errors, handover_verbs, kernel_fixes, model,
-                          portals, verbs)
+                          ours_verbs, portals, verbs)
 from lio_handover.configfs import Configfs
-from lio_handover.byfile import ByFile
+from lio_handover.ours import Ours
 from lio_handover.executor import Outcome
 from lio_handover.model import State
 from lio_handover.planner import plan
@@ -56,9 +56,10 @@ def doc(tmp_path: Path) -> str:
 
 def test_every_verb_of_the_manual_is_there(capfd: Captured) -> None:
     wanted = ["show", "prepare", "freeze", "export", "thaw", "diff", "plan", "import", "verify",
-              "remove", "source", "destination", "status", "recover", "move", "errors"]
+              "remove", "adopt", "giveback", "restore", "clear", "source", "destination", "status",
+              "recover", "move", "errors"]
     assert list(cli.VERBS) == wanted
-    assert [*verbs.RUN, *handover_verbs.RUN, "errors"] == wanted
+    assert {*verbs.RUN, *handover_verbs.RUN, *ours_verbs.RUN, "errors"} == set(wanted)
     code, out, _ = run(capfd, "--help")
     assert code == 0
     for verb in wanted:
@@ -152,7 +153,7 @@ def test_without_modules_every_verb_says_so(capfd: Captured, doc: str,
                                             monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(verbs, "the_core",
-                        lambda args: ByFile(Settings(), Configfs("/nonexistent")))
+                        lambda args: Ours(Settings(), Configfs("/nonexistent")))
     for words in (["show"], ["prepare", NAME], ["freeze", NAME], ["export", "--all"],
                   ["thaw", NAME], ["plan", doc], ["import", doc], ["import", doc, "--dry-run"],
                   ["diff", doc], ["verify", doc], ["thaw", "--all"]):

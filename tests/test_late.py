@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lio_handover import byfile as facade
+from lio_handover import ours as facade
 from lio_handover import document as documents
 from lio_handover import errors, late, order, storage
 from lio_handover.model import State
@@ -186,7 +186,7 @@ def try_import(data: bytes, allow: tuple[str, ...] = ()) -> tuple[str, list[str]
 
 def planned(data: bytes) -> tuple[list[tuple[str, str, str]], tuple[str, ...], list[str]]:
     """(phase, slot, op) of each step about the late backstore; the notes; the findings."""
-    one = facade.ByFile(load())
+    one = facade.Ours(load())
     ready = one.ready(documents.loads(data))
     return ([(step.phase, step.slot, step.op) for step in ready.plan.steps
              if step.about[:3] == ("backstore", "fileio", "disk0")], ready.plan.notes,
@@ -263,7 +263,7 @@ def release(path: str) -> None:
 def meddled(data: bytes) -> str:
     """What an import says whose kernel refuses the 20th change of those after the acquire."""
     try:
-        one = facade.ByFile(load(), inhost.Stopping(45, "before"))
+        one = facade.Ours(load(), inhost.Stopping(45, "before"))
         one.import_(one.ready(documents.loads(data)))
     except errors.HandoverError as error:
         return str(error)

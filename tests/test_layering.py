@@ -17,17 +17,18 @@ ORDER = """__init__
     fresh diff aptpl reservations dynamic places treepaths configfs scsibus watching initiator
     portals dbroot cautions
     papers journal owners json_splice rtslib_names rtslib_entries savefile_places
-    savefile_writers savefile
+    savefile_writers savefile savefile_outline not_saved
     reader revival plan unit_serials planner staged readback running undo executor restored host
     probes mapping ports
     representable preflight removed core
-    holder runtime answer standing surviving followed survivors savefile_steps deeds fence evidence
+    holder runtime answer standing surviving followed survivors savefile_steps copies adoption
+    deeds fence evidence
     onward
-    handover byfile
+    handover byfile ours
     wording screen tree columns steps as_json log client remote move
-    cli verbs handover_verbs service""".split()
+    cli verbs handover_verbs ours_verbs service""".split()
 #: The command line is understood before the verbs, slow to import, are wanted.
-LATE = {("cli", "verbs"), ("verbs", "handover_verbs")}
+LATE = {("cli", "verbs"), ("verbs", "handover_verbs"), ("verbs", "ours_verbs")}
 
 #: Whom extras are for; rtslib's one module is not chosen yet.
 ONLY = {"dbus": {"service", "client", "remote"}, "gi": {"service", "client"},

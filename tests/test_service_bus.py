@@ -121,7 +121,7 @@ def test_what_the_xml_says_of_actions_is_what_is_asked(bus: Bus) -> None:
 
 
 #: Verbs of the command line that are not of one host.
-_OTHER = ("source", "destination", "status", "recover", "move")
+_OTHER = ("source", "destination", "status", "recover", "move", "restore", "clear")
 
 
 def test_every_polkit_action_is_there() -> None:

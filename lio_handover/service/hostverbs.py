@@ -33,6 +33,8 @@ HOST_VERBS: Mapping[str, HostVerb] = {
     "import": _verb(WRITE, 60, True, "maps allow upload"),
     "verify": _verb(READ, 60, True, "maps upload"),
     "remove": _verb(WRITE, 60, False, "all allow"),
+    "adopt": _verb(WRITE, 60, False, "all allow"),
+    "giveback": _verb(WRITE, 60, False, "all allow"),
 }
 #: What may be said to a handover's verb, by an operator (which is an action of its own), or (of
 #: QEMU) by the driver that sees it.

@@ -24,7 +24,7 @@ from typing import Any, Callable, Dict, List, Mapping, Sequence, Tuple
 
 from .. import as_json, directories, document as documents, errors, files, papers, remote, settings
 from .. import storage
-from ..byfile import ByFile
+from ..ours import Ours, changed
 from ..document import Document
 from ..followed import Follower
 from ..handover import Answer, Handovers, answer_from_json, answer_to_json
@@ -54,7 +54,7 @@ class Work:
     def __init__(self, request: Mapping[str, Any], answer: int, documents: Sequence[int]) -> None:
         self.request, self.answer, self.documents = request, answer, documents
         self.verb: str = request["verb"]
-        self.core = ByFile(
+        self.core = Ours(
             settings.load(request["config"]) if request["config"] else settings.load())
         self.stopping = False
         self.deferred = bool(request["role"]) or HOST_VERBS[self.verb].action != READ \
@@ -202,7 +202,16 @@ def remove(work: Work) -> Came:
     return {"targets": list(targets), "kept": kept, **as_json.outcome_tree(outcome)}, b"", False
 
 
+def adopt(work: Work) -> Came:
+    return changed(work.core, "adopt", work.names(), work.request["allow"]), b"", False
+
+
+def giveback(work: Work) -> Came:
+    return changed(work.core, "giveback", work.names(), work.request["allow"]), b"", False
+
+
 HOST: Mapping[str, Callable[[Work], Came]] = {
+    "adopt": adopt, "giveback": giveback,
     "show": show, "prepare": prepare, "freeze": freeze, "export": export, "thaw": thaw,
     "diff": diff, "plan": plan, "import": import_, "verify": verify, "remove": remove}
 
@@ -270,7 +279,7 @@ def alarm(late: Handover, verb: str) -> None:
 
 
 # ---- what this host has ---
-def survey(core: ByFile, had: bool = False) -> Dict[str, Any]:
+def survey(core: Ours, had: bool = False) -> Dict[str, Any]:
     """Targets and handovers, in little time: nothing is read but names and gates.
 
     ``had``: there were targets before.  Raises NoTargetModules where there may be some still.
@@ -287,7 +296,7 @@ def survey(core: ByFile, had: bool = False) -> Dict[str, Any]:
             "handovers": [_known(core, one) for one in ids(core.settings.state_directory)]}
 
 
-def _known(core: ByFile, name: str) -> Dict[str, Any]:
+def _known(core: Ours, name: str) -> Dict[str, Any]:
     """A handover as its journal has it; one whose journal is broken says so."""
     try:
         one = Handovers(core).known(name)
@@ -297,7 +306,7 @@ def _known(core: ByFile, name: str) -> Dict[str, Any]:
     return {**asdict(one), "means": state.means if state else ""}
 
 
-def _enabled(core: ByFile, fabric: str, wwn: str) -> bool:
+def _enabled(core: Ours, fabric: str, wwn: str) -> bool:
     if fabric != "iscsi":
         return True
     path = f"{fabric}/{wwn}"
@@ -309,7 +318,7 @@ def surveys(config: str) -> None:
     had = False
     for _line in sys.stdin:
         try:
-            found = survey(ByFile(settings.load(config) if config else settings.load()), had)
+            found = survey(Ours(settings.load(config) if config else settings.load()), had)
             had = bool(found["targets"])
             say({"survey": found})
         except Exception as error:  # noqa: B902 - a target may go while it is looked at
@@ -319,7 +328,7 @@ def surveys(config: str) -> None:
 
 def follows(config: str) -> None:
     """Out: {"watch": [folders]}, and where it can't look {"failed": why}."""
-    one = Follower(ByFile(settings.load(config) if config else settings.load()))
+    one = Follower(Ours(settings.load(config) if config else settings.load()))
     for _line in sys.stdin:
         try:
             one.look()

@@ -298,6 +298,9 @@ MUTANTS: Dict[str, Mutant] = {
     "manager-guesses": Mutant(
         "in-band, the manager resumes the source whenever the destination is gone (an assumption)",
         STALE, Mode.VHOST_INBAND, around={"manager_knows": False}),
+    "clear-forgets": Mutant(
+        "a target is cleared without a copy of what was registered since the last one", STALE,
+        change=_without(_rows(_D, "clear"), Do.KEEP_COPY), scope=Scope(volatile=True)),
     # by file
     "file-before-record": Mutant(
         "by file, the document is there before it is recorded that it may be imported", TWICE,

@@ -214,11 +214,12 @@ def _both_may_return(w: World) -> bool:
 def _can_carry_on(model: Model, w: World, survivor: str) -> bool:
     """Does the survivor hold the target at all? (A staged destination has no registrations yet; a
     source that retires has given it up, and a destination that aborts too: that is the loss of a
-    host, not of a handover. By file, an import that was cut off has not begun to be one.)"""
+    host, not of a handover. By file, an import that was cut off has not begun to be one; and
+    what was given back is targetcli's to restore.)"""
     if survivor == S:
         return w.s.up != -1 and w.s.state not in ("retiring", "retired")
     return w.d.up != -1 and w.d.state not in (
-        "none", "staged", "aborting", *(["armed"] if model.by_file else []))
+        "none", "staged", "aborting", "given", *(["armed"] if model.by_file else []))
 
 
 class _Graph:

@@ -21,6 +21,8 @@ from lio_handover.transitions import (ALONE, DESTINATION, SOURCE, TABLE, VHOST, 
 from tests.model.files import Files
 
 S, D = "s", "d"
+#: Of a destination that owns the target alone, whoever restores it there.
+OWNERS = ("confirmed", "given")
 ROLE = {S: SOURCE, D: DESTINATION}
 PEER = {S: D, D: S}
 
@@ -163,7 +165,7 @@ class Model:
             return not (epoch < s.epoch or over and epoch == s.epoch)
         if name == Paper.OFFER.name:
             return epoch > d.aborted
-        if d.state == "confirmed":
+        if d.state in OWNERS:
             return False
         return epoch > d.aborted and not (
             d.state == "aborting" and epoch == d.epoch and not self.by_file)
@@ -194,7 +196,7 @@ class Model:
             return "two hosts have the storage open"
         if s and w.s.pr != w.latest or d and w.d.pr != w.latest:
             return "a host serves without registrations that were made"
-        if self.by_file and w.s.state == "retired" and w.d.state != "confirmed" \
+        if self.by_file and w.s.state == "retired" and w.d.state not in OWNERS \
                 and self._exported(w):
             return "the source is gone, and nobody was known to serve"
         if w.qs == "lost":
@@ -213,12 +215,13 @@ class Model:
         if self.by_file and w.s.state == "retired" and (
                 w.d.state == "none" or w.d.up == NEVER_AGAIN):
             return not self._exported(w)  # wanted so
-        if w.s.state == "retired" and w.d.state == "confirmed":
-            return self.serving(w, D)
+        if w.s.state == "retired" and w.d.state in OWNERS:
+            return self.serving(w, D) or w.d.state == "given"  # so targetcli alone sees to that
         if w.s.state == "idle" and (w.d.state == "none" or self.by_file
                                     and w.d.up == NEVER_AGAIN):
             return self.serving(w, S)
-        return w.s.up == NEVER_AGAIN and w.d.state == "confirmed" and self.serving(w, D)
+        return w.s.up == NEVER_AGAIN and w.d.state in OWNERS and (
+            self.serving(w, D) or w.d.state == "given")
 
     # ---- verbs: rows of the table -------------------------------------------------------------
 
@@ -267,7 +270,7 @@ class Model:
             return True
         if need is Need.IMPORTED:
             return not self.around.word_is_true or (
-                peer.state == "confirmed" and peer.epoch == host.epoch and peer.row < 0
+                peer.state in OWNERS and peer.epoch == host.epoch and peer.row < 0
                 or host.state == "frozen" and not self._exported(w))  # nobody shall serve it
         if need is Need.NOT_IMPORTED:
             return not self.around.word_is_true or self._imported(host, peer) is False or (
@@ -277,7 +280,7 @@ class Model:
     @staticmethod
     def _imported(host: Host, peer: Host) -> bool:
         """By file: whether the destination serves, or is about to, under the source's epoch."""
-        return peer.epoch == host.epoch and (peer.state == "confirmed" or peer.row >= 0)
+        return peer.epoch == host.epoch and (peer.state in OWNERS or peer.row >= 0)
 
     def _told(self, w: World, me: str, row: Row) -> World:
         """What an operator's words make true, besides what they are believed of."""
@@ -413,8 +416,14 @@ class Model:
         new = host
         if do is Do.SAVEFILE_DROP:
             new = host._replace(file=0)
-        elif do is Do.SAVEFILE_PUT:
+        elif do is Do.SAVEFILE_GIVE and host.gate != OPEN:
+            return None
+        elif do in (Do.SAVEFILE_PUT, Do.SAVEFILE_GIVE):
             new = host._replace(file=1)
+        elif do is Do.ADOPT:
+            if host.gate != OPEN or host.pr == NO_VERSION:
+                return None
+            new = host._replace(disk=host.pr)
         elif do is Do.GATE_CLOSE:
             if self.vhost and self.attached(w, me):
                 return None  # ENODEV: somebody else has the endpoint

@@ -1,0 +1,83 @@
+"""The command line's verbs of what lio-handover restores: adopt, giveback, clear, restore."""
+from __future__ import annotations
+
+import argparse
+from typing import Any, Callable, Dict, List, Mapping
+
+from . import errors, remote
+from .cli import PROG, say
+from .handover import Handovers
+from .ours import changed
+from .verbs import (Signals, Usage, as_root, ask_service, by_whom, print_data, say_done,
+                    say_notes, target_names, the_core, the_service)
+
+
+def adopt(args: argparse.Namespace, signals: Signals) -> int:
+    return _whose(args, signals, "Adopt", "adopted {}: lio-handover restores it at a boot, whole, "
+                  "and targetcli does not; it was served all the time")
+
+
+def giveback(args: argparse.Namespace, signals: Signals) -> int:
+    return _whose(args, signals, "Giveback", "gave {} back: targetcli restores it at a boot")
+
+
+def _whose(args: argparse.Namespace, signals: Signals, member: str, text: str) -> int:
+    service = the_service(args)
+    came: Mapping[str, Any] = ask_service(service, member, args, signals)[0] if service else \
+        _alone(args, signals, member.lower())
+    if args.json:
+        print_data(came)
+    say_notes(args, came["notes"])
+    say_done(args, text.format(", ".join(came["targets"])) + by_whom(came), f"{PROG} status")
+    return errors.SAME
+
+
+def _alone(args: argparse.Namespace, signals: Signals, verb: str) -> Dict[str, Any]:
+    as_root(verb)
+    core = the_core(args)
+    found = core.names(target_names(args), args.all)
+    signals.deferred = True
+    return changed(core, verb, found, args.allow)
+
+
+def clear(args: argparse.Namespace, signals: Signals) -> int:
+    as_root("clear")
+    core = the_core(args)
+    signals.deferred = True
+    told: List[str] = []
+    for name in _of_units(args):
+        told += core.clear(name)
+    for note in told:
+        say(f"{PROG}: {note}")
+    return errors.SAME
+
+
+def restore(args: argparse.Namespace, signals: Signals) -> int:
+    """As a unit's process this waits for storage that is missing, else it says which that is."""
+    as_root("restore")
+    core = the_core(args)
+    signals.deferred = True
+    for name in _of_units(args):
+        one = core.restored_by(name)
+        if one is None:
+            say(f"{PROG}: {name}: lio-handover does not restore it: {PROG} status")
+            continue
+        answer, = Handovers(core, remote.ask).recover(one.id)
+        for note in answer.notes:
+            say(f"{PROG}: {note}")
+        if answer.stays:
+            why = answer.notes[0] if answer.notes else "it stays shut"
+            raise errors.Undecided(f"{name}: {why}", do=answer.next)
+        say(f"{PROG}: {name}: is served")
+    return errors.SAME
+
+
+def _of_units(args: argparse.Namespace) -> List[str]:
+    found = [name.strip("/") for name in args.targets]
+    if not found or any("/" not in name for name in found):
+        raise Usage("name targets: FABRIC/WWN")
+    return found
+
+
+RUN: Mapping[str, Callable[[argparse.Namespace, Signals], int]] = {
+    "adopt": adopt, "giveback": giveback, "clear": clear, "restore": restore}
