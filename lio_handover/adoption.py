@@ -117,14 +117,14 @@ class Adoption(Copies):
                           "restores it from now on")
 
     def differences(self) -> List[str]:
-        """What targetcli's save file has of these targets other than the copy: one of them was
-        changed after the other.  For people, at a boot, which it must not stop."""
+        """What targetcli's save file has of these targets other than the copy: one of the two was
+        changed later.  For people, at a boot, which it must not stop."""
         try:
             targets = self.durable().state.targets
         except errors.JournalBroken as error:
             return [error.what]
-        told = [f"{name}: it is restored as it was when its copy was kept; {path} {what}; that file "
-                f"as it was is in backup/ beside it; next: compare, then lio-handover adopt {name}"
+        told = [f"{name}: it is restored as it was when its copy was kept; {path} {what}; that "
+                f"file as it was is in backup/ beside it; next: compare, then lio-handover adopt {name}"
                 for path, name, what in savefile_outline.differences(
                     targets, self.core.settings.savefiles)]
         if told or self.journal.notes.differs:

@@ -2,9 +2,9 @@
 restores what.
 
 A target is ours where a handover that brought it here is over (it was handed to us, or
-imported), or where it was adopted; its handover's journal, in state ``confirmed``, is what a boot goes
-by.  One in a handover that is under way is restored by ``recover``.  All others are targetcli's, if they are
-in its save file, else nobody's.
+imported), or where it was adopted: a boot goes by its handover's journal, in state ``confirmed``.
+One in a handover that is under way is restored by ``recover``.  All others are targetcli's, if they
+are in its save file, else nobody's.
 """
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Dict, Iterable, List, Mapping, Sequence, Tuple
 
 from . import rtslib_entries, rtslib_names, savefile
+from .json_splice import Splice
 from .model import Target
 
 #: The object, in targetcli's words → what it leads to, "" where there is no more to say.
@@ -47,6 +48,13 @@ def _address(portal: Mapping[str, Any]) -> str:
     except ValueError:
         pass
     return f"{host}:{portal.get('port')}"
+
+
+def says(text: str, outlines: Mapping[str, Outline]) -> bool:
+    """Whether a save file's text has just these targets, as their outlines are."""
+    return all(of_entry(one.value) == outlines[name]
+               for one in Splice(text, ("targets",)).elements("targets")
+               for name in rtslib_names.targets(one.value) & set(outlines))
 
 
 def differences(targets: Iterable[Target], more: Sequence[str] = ()) -> List[Tuple[str, str, str]]:

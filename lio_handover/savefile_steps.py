@@ -3,10 +3,11 @@ from __future__ import annotations
 
 from typing import Dict, List, Tuple
 
-from . import errors, runtime, savefile
+from . import errors, runtime, savefile, savefile_outline
 from .journal import SAVED
 from .model import State
 from .standing import Standing
+from .transitions import SOURCE
 
 
 #: States in which what is taken out is what targetcli shall have again one day.
@@ -40,10 +41,14 @@ def _drop(one: Standing, keeping: bool) -> List[str]:
 
 
 def give(one: Standing, state: State) -> List[str]:
-    """Put the targets in: as they were taken out, unless they were changed since.  The files that
-    hold them now; none where the host has no targetcli.  Raises SavefileBroken."""
+    """Put the targets in: as they were taken out, unless they were changed since, or were not saved
+    as they were then.  The files that hold them now; none where the host has no targetcli.  Raises
+    SavefileBroken."""
     kept = _kept(one)
-    if kept and not runtime.changes(one.prepared().state, state):
+    outlines = {target.name: savefile_outline.of_target(target) for target in state.targets}
+    if kept and not runtime.changes(one.prepared().state, state) and (
+            one.handover.role == SOURCE or all(savefile_outline.says(was, outlines)
+                                               for was, _now in kept.values())):
         paths = savefile.put_back(kept, one.local_targets(), one.journal.notes.stores,
                                   one.directory)
     else:

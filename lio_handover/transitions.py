@@ -543,10 +543,10 @@ def _destination() -> Iterator[List[Row]]:
               Do.ADOPT, Do.SAVEFILE_DROP, modes=ALL, deadline=60)
     yield row("confirmed", "giveback", "given", "targetcli's to restore from now on",
               Do.SAVEFILE_GIVE, "given", modes=ALL)
-    yield row("opening serving confirmed forced", "clear", "",
-              "shut it, keep a copy, take it down: it stays this host's",
-              Do.GATE_CLOSE, Do.DRAIN, Do.KEEP_COPY, Do.TEARDOWN, Do.STORAGE_RELEASE, modes=ALL,
-              deadline=300)
+    for states, modes in (("opening serving forced", PEERS), ("confirmed", ALL)):
+        yield row(states, "clear", "", "shut it, keep a copy, take it down: it stays this host's",
+                  Do.GATE_CLOSE, Do.DRAIN, Do.KEEP_COPY, Do.TEARDOWN, Do.STORAGE_RELEASE,
+                  modes=modes, deadline=300)
 
     # backwards
     yield row("none", "abort", "none", "never heard of it: and never will",

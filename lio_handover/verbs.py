@@ -338,7 +338,8 @@ def freeze(args: argparse.Namespace, signals: Signals) -> int:
     names = came["targets"]
     if args.json:
         print_data(came)
-    say_done(args, f"froze {', '.join(names)}: gates shut, no command executing, data on the storage; "
+    say_done(args, f"froze {', '.join(names)}: gates shut, no command executing, data on the "
+             "storage; "
              f"{_writes(came['writes'])} in {came['seconds']['freeze']:.2f} s{by_whom(came)}",
              f"{PROG} export {quoted(names)} -o FILE (or thaw)")
     return errors.SAME
@@ -363,7 +364,8 @@ def export(args: argparse.Namespace, signals: Signals) -> int:
     if not service:
         as_root("export")
     files.check_stream() if args.output == files.STREAM else files.check_place(args.output)
-    came, data = ask_service(service, "Export", args, signals) if service else _export(args, signals)
+    came, data = ask_service(service, "Export", args, signals) if service \
+        else _export(args, signals)
     names, frozen = came["targets"], came["frozen"]
     try:
         files.write(args.output, data)

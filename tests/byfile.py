@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from lio_handover import document as documents
 from lio_handover import errors
-from lio_handover.byfile import ByFile
+from lio_handover.ours import Ours
 from lio_handover.handover import Answer, Handovers
 from tests import inhandover, inhost
 from tests.inhandover import TARGET
@@ -13,17 +13,19 @@ from tests.inhandover import TARGET
 NAMES = [tuple(TARGET.split("/", 1))]
 
 
-def core() -> ByFile:
-    return ByFile(replace(inhost.SETTINGS, late=inhandover.late_rules()))
+def core() -> Ours:
+    return Ours(replace(inhost.SETTINGS, late=inhandover.late_rules()))
 
 
 def verb(name: str, data: bytes = b"", allow: tuple[str, ...] = ()) -> bytes:
-    """freeze, export, thaw, import or remove; the document of an export."""
+    """freeze, export, thaw, import, remove, adopt, giveback or clear; the document of an export."""
     one = core()
     if name == "import":
         one.import_(one.ready(documents.loads(data)), allow)
     elif name == "remove":
         one.remove([TARGET], False, ("reserved", *allow))
+    elif name == "clear":
+        one.clear(TARGET)
     elif name == "export":
         return documents.dumps(one.export(NAMES, ("all-tg-pt",)))  # type: ignore[arg-type]
     else:

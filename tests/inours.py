@@ -1,0 +1,87 @@
+"""What tests of what lio-handover restores run inside a lab host."""
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from lio_handover import errors
+from lio_handover.configfs import Configfs
+from lio_handover.ours import Restorer
+from tests import byfile, inhandover
+from tests.commandline import LAUNCHER
+from tests.inhandover import TARGET
+
+TPG = f"{TARGET}/tpgt_1"
+
+
+def restorers() -> dict[str, Restorer]:
+    """Target → who brings it back at a boot."""
+    return {one.target: one for one in byfile.core().restorers()}
+
+
+def restore(*names: str) -> tuple[int, str]:
+    """(exit code, what it said) of the units' program."""
+    return _run("restore", *names)
+
+
+def clear(*names: str) -> tuple[int, str]:
+    return _run("clear", *names)
+
+
+def _run(*words: str) -> tuple[int, str]:
+    inhandover.configure()
+    done = subprocess.run([str(LAUNCHER), "--alone", *words], capture_output=True, text=True,
+                          timeout=120)
+    return done.returncode, done.stderr
+
+
+def boot(folder: str) -> list[str]:
+    """What a host does when it boots: our unit, targetcli's, then ours for each target."""
+    notes = list(inhandover.boots(folder))
+    for name in byfile.core().to_restore():
+        notes.append(restore(name)[1])
+    return notes
+
+
+def refused(verb: str, allow: Sequence[str] = ()) -> tuple[str, list[str]]:
+    """(the line, each of the findings) with which a verb was refused."""
+    try:
+        byfile.verb(verb, allow=tuple(allow))
+    except errors.HandoverError as error:
+        return f"{type(error).__name__}: {error}", [f"{one.subject}: {one.sentence}"
+                                                    for one in error.findings]
+    return "", []
+
+
+def add_lun(path: str, number: int = 7) -> None:
+    """As targetcli does: a backstore, its LUN, mapped for every ACL; and it saves."""
+    Path(path).write_bytes(bytes(4 << 20))
+    fs = Path(Configfs().root)
+    store, tpg = fs / "core/fileio_77/added", fs / TPG
+    store.mkdir(parents=True)
+    (store / "control").write_text(f"fd_dev_name={path},fd_dev_size={4 << 20}")
+    (store / "enable").write_text("1")
+    lun = tpg / f"lun/lun_{number}"
+    lun.mkdir()
+    (lun / "added").symlink_to(store)
+    for acl in (tpg / "acls").iterdir():
+        mapped = acl / f"lun_{number}"
+        mapped.mkdir()
+        (mapped / "added").symlink_to(lun)
+
+
+def luns() -> list[str]:
+    return sorted(one.name for one in (Path(Configfs().root) / TPG / "lun").iterdir())
+
+
+def set_value(path: str, value: str) -> None:
+    (Path(Configfs().root) / path).write_text(value)
+
+
+def add_acl(name: str) -> None:
+    """One with the first LUN mapped."""
+    acl = Path(Configfs().root) / TPG / "acls" / name
+    acl.mkdir()
+    (acl / "lun_0").mkdir()
+    (acl / "lun_0/mapped").symlink_to(acl.parent.parent / "lun/lun_0")
