@@ -17,7 +17,7 @@ import struct
 import time
 from contextlib import ExitStack, contextmanager
 from types import TracebackType
-from typing import Dict, Iterable, Iterator, List, Optional, Set, Tuple, Type
+from typing import Dict, Iterable, Iterator, Optional, Set, Tuple, Type
 
 from . import watching
 from .watching import Inotify
@@ -49,6 +49,7 @@ class Arrivals:
     def __init__(self, paths: Iterable[str]) -> None:
         self._paths = list(dict.fromkeys(paths))
         self._names: Dict[int, Set[str]] = {}  # by watch of a folder: who matters in it
+        self._cut_short = False  # the last wait raised: what it was told is lost
         with ExitStack() as opened:
             self._uevents = opened.enter_context(_uevents())
             self._inotify = Inotify()
@@ -74,18 +75,15 @@ class Arrivals:
 
         A signal's Python handler is run as usual; what it raises is raised here.  Where it raises
         nothing, this says True, so that a flag that it has set can be looked at; but outside the
-        main thread, where `wake` does it.
+        main thread, where `wake` does it.  The call after one that raised says True at once.
         """
-        until = None if timeout is None else time.monotonic() + timeout
+        cut_short, self._cut_short = self._cut_short, True
         with self._signals():
-            while True:
-                left = None if until is None else max(0.0, until - time.monotonic()) * 1000
-                ready = self._poll.poll(None if left is None else min(left, _LONGEST))
-                if self._matters({fd for fd, _events in ready}):
-                    self._arm()
-                    return True
-                if until is not None and time.monotonic() >= until:
-                    return False
+            came = cut_short or self._told(timeout)
+            if came:
+                self._arm()
+        self._cut_short = False
+        return came
 
     def wake(self) -> None:
         """Have `wait` say True: for other threads, and handlers of signals."""
@@ -105,6 +103,16 @@ class Arrivals:
         self.close()
 
     # ---- what was told ---
+    def _told(self, timeout: Optional[float]) -> bool:
+        until = None if timeout is None else time.monotonic() + timeout
+        while True:
+            left = None if until is None else max(0.0, until - time.monotonic()) * 1000
+            ready = self._poll.poll(None if left is None else min(left, _LONGEST))
+            if self._matters({fd for fd, _events in ready}):
+                return True
+            if until is not None and time.monotonic() >= until:
+                return False
+
     @contextmanager
     def _signals(self) -> Iterator[None]:
         """A signal that comes just before poll sleeps would otherwise be heard when it wakes."""
@@ -260,6 +268,5 @@ def _is_storage(message: bytes) -> bool:
             return False
         _size, start, length = second.unpack_from(message, first.size)
         properties = message[start:start + length]
-    words: List[bytes] = [one for one in properties.split(b"\0") if one.startswith(b"SUBSYSTEM=")]
-    names = [one.partition(b"=")[2] for one in words]
+    names = [one[10:] for one in properties.split(b"\0") if one.startswith(b"SUBSYSTEM=")]
     return any(name in _SUBSYSTEMS or name.startswith(b"scsi") for name in names)

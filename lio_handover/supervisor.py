@@ -32,7 +32,7 @@ def notify(**fields: Union[str, int]) -> None:
     if place[:1] not in ("/", "@") or len(place) < 2:
         return
     import socket
-    lines = "".join(f"{key}={_cut(one_line(str(value)))}\n" for key, value in fields.items())
+    lines = "".join(f"{key}={_value(str(value))}\n" for key, value in fields.items())
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as line:
             line.settimeout(_PATIENCE)
@@ -42,10 +42,12 @@ def notify(**fields: Union[str, int]) -> None:
         pass  # what this process does matters more than who hears of it
 
 
-def _cut(text: str) -> str:
-    data = text.encode()
+def _value(text: str) -> str:
+    """systemd takes a backslash before anything for that thing, before the end of the line, too
+    (basic/strv.h:strv_split_newlines, seen with 252)."""
+    data = one_line(text).replace("\\", "\\\\").encode()
     if len(data) <= _LONGEST:
-        return text
+        return data.decode()
     return data[:_LONGEST - 3].decode(errors="ignore") + "..."
 
 
@@ -61,7 +63,7 @@ def escaped(target: str) -> str:
 
 def unescaped(instance: str) -> str:
     """The target that an instance is for, as %I of its unit says.  Raises ValueError."""
-    if not re.fullmatch(r"(?:\\x[0-9a-fA-F]{2}|[^\\])*", instance, re.DOTALL):
+    if not re.fullmatch(r"(?:\\x(?!00)[0-9a-fA-F]{2}|[^\\\0])*", instance):
         raise ValueError(f"no name of an instance: {one_line(instance)}")
     return os.fsdecode(re.sub(
         rb"\\x([0-9a-fA-F]{2})", lambda found: bytes([int(found[1], 16)]),
@@ -101,5 +103,6 @@ def _ask(verb: str, units: Sequence[str]) -> str:
     except programs.TooLong as error:
         return f"systemctl {verb} did not end within {_ANSWER} s and {error.how}"
     if code:
-        return f"systemctl {verb}: " + (said or f"ended with {code}")
+        return f"systemctl {verb}: " + (said or (
+            f"ended with {code}" if code > 0 else f"was ended by signal {-code}"))
     return ""
