@@ -1,39 +1,107 @@
-"""Who reads a file: inotify, which is told of the kernel's own reads of what it has open, too."""
+"""What the kernel tells of files by inotify: who reads one, and what else happens to it."""
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
+import struct
 from types import TracebackType
-from typing import Optional, Type
+from typing import Iterator, NamedTuple, Optional, Type
 
-_IN_ACCESS = 0x00000001  # linux/inotify.h
-_EVENT = 16  # bytes of one without a name
+IN_ACCESS = 0x00000001  # linux/inotify.h
+IN_ATTRIB = 0x00000004
+IN_MOVED_TO = 0x00000080
+IN_CREATE = 0x00000100
+IN_DELETE_SELF = 0x00000400
+IN_MOVE_SELF = 0x00000800
+IN_Q_OVERFLOW = 0x00004000  # of no watch: events were lost
+IN_IGNORED = 0x00008000  # the last of a watch, which is gone
+IN_ONLYDIR = 0x01000000
+IN_DONT_FOLLOW = 0x02000000
+
+_HEAD = struct.Struct("iIII")  # struct inotify_event: wd, mask, cookie, len; then the name
+#: What to raise when the kernel's own words say something else.
+_LIMITS = {errno.EMFILE: "fs.inotify.max_user_instances",
+           errno.ENOSPC: "fs.inotify.max_user_watches"}
 
 
-class Watch:
-    """Watches what a path leads to, a file or the node of a device.  Raises OSError."""
+class Event(NamedTuple):
+    """``name``: of what it happened to in the watched folder, "" for what is watched itself."""
 
-    def __init__(self, path: str) -> None:
-        libc = ctypes.CDLL(None, use_errno=True)
-        self._fd = libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
-        if self._fd >= 0 and libc.inotify_add_watch(self._fd, os.fsencode(path), _IN_ACCESS) >= 0:
-            return
-        number = ctypes.get_errno()
-        self.close()
-        raise OSError(number, os.strerror(number), path)
+    watch: int
+    mask: int
+    name: str
 
-    def accesses(self) -> int:
-        """How many reads were told since the last call; reads that follow each other at once may
-        be told as one."""
-        try:
-            return len(os.read(self._fd, 4096)) // _EVENT
-        except BlockingIOError:
-            return 0
+
+class Inotify:
+    """An inotify instance.  Raises OSError."""
+
+    def __init__(self) -> None:
+        self._libc = ctypes.CDLL(None, use_errno=True)
+        self._fd: int = self._libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+        if self._fd < 0:
+            raise _error("")
+
+    def add(self, path: str, mask: int) -> int:
+        """The watch of what a path leads to: the same for the same thing, whatever its path."""
+        watch: int = self._libc.inotify_add_watch(self._fd, os.fsencode(path), mask)
+        if watch < 0:
+            raise _error(path)
+        return watch
+
+    def drop(self, watch: int) -> None:
+        """It may be gone already, with what it watched."""
+        self._libc.inotify_rm_watch(self._fd, watch)
+
+    def events(self) -> Iterator[Event]:
+        """Those told since the last call; the same ones in a row may be told as one."""
+        while True:
+            try:
+                data = os.read(self._fd, 65536)
+            except BlockingIOError:
+                return
+            start = 0
+            while start < len(data):
+                watch, mask, _cookie, length = _HEAD.unpack_from(data, start)
+                start += _HEAD.size + length
+                name = data[start - length:start].rstrip(b"\0")
+                yield Event(watch, mask, os.fsdecode(name))
+
+    def fileno(self) -> int:
+        return self._fd
 
     def close(self) -> None:
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
+
+
+def _error(path: str) -> OSError:
+    number = ctypes.get_errno()
+    text = os.strerror(number)
+    if number in _LIMITS:
+        text = f"this host's limit of {_LIMITS[number]} is reached"
+    return OSError(number, text, path) if path else OSError(number, text)
+
+
+class Watch:
+    """Watches who reads what a path leads to, a file or the node of a device.  Raises OSError."""
+
+    def __init__(self, path: str) -> None:
+        self._inotify = Inotify()
+        try:
+            self._inotify.add(path, IN_ACCESS)
+        except OSError:
+            self.close()
+            raise
+
+    def accesses(self) -> int:
+        """How many reads were told since the last call; reads that follow each other at once may
+        be told as one."""
+        return sum(1 for _event in self._inotify.events())
+
+    def close(self) -> None:
+        self._inotify.close()
 
     def __enter__(self) -> "Watch":
         return self

@@ -24,14 +24,22 @@ RESTORE = "rtslib-fb-targetctl.service"     # targetcli's, as Debian ships it
 
 #: What has nothing to do here, or would empty /tmp, where the hosts' shared folder is.
 MASKED = ("systemd-tmpfiles-setup.service", "systemd-tmpfiles-setup-dev.service",
-          "systemd-tmpfiles-clean.timer", "systemd-udevd.service", "systemd-udev-trigger.service",
-          "systemd-logind.service", "getty.target", "systemd-binfmt.service",
-          "systemd-sysusers.service", "systemd-sysctl.service", "systemd-modules-load.service",
+          "systemd-tmpfiles-clean.timer", "systemd-logind.service", "getty.target",
+          "systemd-binfmt.service", "systemd-sysusers.service", "systemd-sysctl.service",
+          "systemd-modules-load.service",
           "systemd-journal-flush.service", "systemd-update-utmp.service",
           "systemd-update-utmp-runlevel.service", "systemd-user-sessions.service",
           "systemd-ask-password-wall.path", "kmod-static-nodes.service", "dev-mqueue.mount",
           "dev-hugepages.mount", "sys-fs-fuse-connections.mount",
           "proc-sys-fs-binfmt_misc.automount", "systemd-initctl.socket")
+#: Masked, too, unless a test wants devices to be named as a machine's udev names them.
+UDEV = ("systemd-udevd.service", "systemd-udev-trigger.service")
+#: Of what is there at the boot, only disks: the network is the lab's.  Links are there once it ran.
+_TRIGGER = """[Service]
+ExecStart=
+ExecStart=udevadm trigger --action=add --subsystem-match=block --subsystem-match=module
+ExecStart=udevadm settle
+"""
 #: configfs is left to systemd's own unit; generators would look for the machine's disks.
 _FIRST = f"""
 umount /sys/kernel/config
@@ -42,21 +50,27 @@ mount -t tmpfs tmpfs /usr/lib/systemd/system-generators
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 mount --make-rshared /      # as process 1 of a machine does, and of a container does not
 cd /etc/systemd/system
-for unit in {" ".join(MASKED)}; do ln -s /dev/null $unit; done
+for unit in {" ".join(MASKED)} $1; do ln -s /dev/null $unit; done
+shift
+rm -rf /dev/disk
+mkdir systemd-udev-trigger.service.d
+echo '{_TRIGGER}' >systemd-udev-trigger.service.d/lab.conf
 [ $# = 0 ] || systemctl enable "$@"
 exec env -i container=lab PATH="$PATH" LANG=C.UTF-8 \\
     /lib/systemd/systemd --system --unit=multi-user.target --log-target=console --show-status=no
 """
 
 
-def start(settings: str, enabled: Sequence[str] = ()) -> str:
+def start(settings: str, enabled: Sequence[str] = (), udev: bool = False) -> str:
     """Install the service and boot systemd with these units enabled; "running", or "degraded" where
-    one of them failed."""
+    one of them failed.  With ``udev`` disks, those that come later, too, get their links below
+    /dev/disk."""
     inbus.install(settings)
     with open("/dev/console", "r+b", buffering=0) as console:
         subprocess.Popen(["unshare", "--pid", "--fork", "--mount", "--mount-proc", "sh", "-ec",
-                          _FIRST, "first", *enabled], stdin=subprocess.DEVNULL, stdout=console,
-                         stderr=console, start_new_session=True)
+                          _FIRST, "first", "" if udev else " ".join(UDEV), *enabled],
+                         stdin=subprocess.DEVNULL, stdout=console, stderr=console,
+                         start_new_session=True)
     return within(_booted)
 
 

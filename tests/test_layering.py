@@ -11,10 +11,11 @@ PACKAGE = Path(__file__).resolve().parents[1] / "lio_handover"
 
 #: A module imports what stands before it, wherever in its text.  Packages count as one.
 ORDER = """__init__
-    errors names directories programs wholefile kernel_fixes locks model order transitions
+    errors names directories programs supervisor watching arrivals wholefile kernel_fixes locks
+    model order transitions
     attributes parameters handler settings files shape values objects sealed document devices
     protection storage opened late limits
-    fresh diff aptpl reservations dynamic places treepaths configfs scsibus watching initiator
+    fresh diff aptpl reservations dynamic places treepaths configfs scsibus initiator
     portals dbroot cautions
     papers journal owners json_splice rtslib_names rtslib_entries savefile_places
     savefile_writers savefile savefile_outline not_saved
