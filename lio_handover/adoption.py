@@ -124,7 +124,8 @@ class Adoption(Copies):
         except errors.JournalBroken as error:
             return [error.what]
         told = [f"{name}: it is restored as it was when its copy was kept; {path} {what}; that "
-                f"file as it was is in backup/ beside it; next: compare, then lio-handover adopt {name}"
+                "file as it was is in backup/ beside it; next: compare, then lio-handover adopt "
+                f"{name}"
                 for path, name, what in savefile_outline.differences(
                     targets, self.core.settings.savefiles)]
         if told or self.journal.notes.differs:

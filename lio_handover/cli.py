@@ -191,7 +191,7 @@ journal and the other side, and never guesses: where it can't know, it stays clo
   lio-handover recover --ask 'ssh b lio-handover'
   lio-handover recover ID --peer-is-fenced     only if the other host is off now
   lio-handover recover --boot                  before targetcli restores, at boot
-""", ("id?", "papers-out", "ask", "peer", "words", "allow", "boot", "whole")),
+""", ("id?", "papers-out", "ask", "peer", "words", "allow", "boot", "units", "whole")),
     "move": ("hand targets over to another host, from start to end", """\
 lio-handoverd has to run on both hosts, and ssh to lead to the other one as root.  What fails
 before the source has promised not to serve any more is taken back, and the source goes on.
@@ -293,6 +293,9 @@ def _argument(one: argparse.ArgumentParser, name: str) -> None:
     elif name == "boot":
         one.add_argument("--boot", action="store_true", help="only take out of targetcli's save "
                          "file what may not open alone")
+    elif name == "units":
+        one.add_argument("--units", action="store_true", help="leave what has a unit of its own to "
+                         "that, and start it")
     elif name == "whole":
         one.add_argument("--whole", action="store_true", help="the answer as --ask reads it, with "
                          "documents and their secrets, on standard output")

@@ -459,7 +459,7 @@ class Deeds(Adoption):
         for store in document.state.backstores:
             found += [one for one in storage.findings(
                 store, proofs.get(say(store.key), {}), self.core.settings)
-                if one.error is errors.StorageDiffers]
+                if one.error in (errors.StorageDiffers, errors.StorageMissing)]
         errors.refuse(found, self.allow)
 
     def _afresh(self, want: State) -> None:

@@ -211,6 +211,12 @@ class Meddled(KernelRefused):
     code = 55
 
 
+class ModuleMissing(HandoverError):
+    """Install the kernel module, or boot a kernel that has it."""
+
+    code = 56
+
+
 class StorageCommandFailed(HandoverError):
     """Run the storage's acquire or release command by hand, and see why it fails."""
 

@@ -85,10 +85,11 @@ class Handovers:
         return [*found[:-1], *(replace(one, notes=one.notes + kernel_fixes.notes())
                                for one in found[-1:])]
 
-    def _each(self, work: Callable[[str], Answer]) -> List[Answer]:
+    def _each(self, work: Callable[[str], Answer],
+              names: Optional[Sequence[str]] = None) -> List[Answer]:
         """For every handover, the oldest first; what fails for one stands in its notes."""
         found = []
-        for one in ids(self._directory):
+        for one in ids(self._directory) if names is None else names:
             try:
                 found.append(work(one))
             except errors.HandoverError as error:
@@ -161,10 +162,14 @@ class Handovers:
                 if probe and not journal.notes.probe:
                     journal.note("probe")
                 followed.catch_up(self.core, verb, journal)
+                new = not journal.handover.state
                 run = Evidence(self.core, self.peer, journal, verb, epoch, papers, words,
                                self.superseded(journal.handover), peer)
-                return self._recover(run, by, allow, progress, stop) if verb == "recover" else \
+                answer = self._recover(run, by, allow, progress, stop) if verb == "recover" else \
                     self._go(run, run.row(), (), by, allow, progress, stop, ready)
+                if new and verb != "recover":
+                    self.core.begun += journal.notes.local or journal.handover.targets
+                return answer
         except OSError as error:
             raise errors.KernelRefused(
                 f"{verb}: {error.filename or ''}: {reason(error)}",
@@ -238,6 +243,10 @@ class Handovers:
             return self.do("recover", self.known(name).role, name, words=words, by=by,
                            allow=allow, peer=peer)
         return [one(id)] if id else self._each(one)
+
+    def recover_each(self, ids: Sequence[str]) -> List[Answer]:
+        """The same for these."""
+        return self._each(lambda name: self.do("recover", self.known(name).role, name), ids)
 
     def _shut_where_broken(self, id: str) -> None:  # noqa: A002
         """Of a handover whose journal can't be read nobody knows whether this host may serve: its

@@ -10,7 +10,7 @@ import shlex
 from dataclasses import replace
 from typing import Callable, List, Mapping, Sequence
 
-from . import errors, files, remote
+from . import errors, files, remote, restoring
 from .client import Service
 from .cli import PROG, say
 from .handover import Answer, Handover, Handovers, Peer, answer_from_json, answer_to_json
@@ -83,7 +83,17 @@ def recover(args: argparse.Namespace, signals: Signals) -> int:
     signals.deferred = True
     _given(args, handovers, args.id)
     # The other host is asked with the ssh of who runs this, who may have an agent.
-    found = handovers.recover(args.id, frozenset(args.words), _who(), args.allow, args.peer)
+    if args.units and not args.id:
+        core = the_core(args)
+        with_units = core.to_restore()
+        failed_units = restoring.start_units(with_units)
+        if failed_units:
+            say(f"{PROG}: {failed_units}")
+        ids = [one.id for one in handovers.list()
+               if failed_units or not set(core.local_names(one)) & set(with_units)]
+        found = handovers.recover_each(ids)
+    else:
+        found = handovers.recover(args.id, frozenset(args.words), _who(), args.allow, args.peer)
     signals.progress.clear()
     _answers(args, found)
     failed = [one for one in found if one.failed]
@@ -122,9 +132,12 @@ def move(args: argparse.Namespace, signals: Signals) -> int:
 
 
 def _boot(args: argparse.Namespace, handovers: Handovers) -> int:
-    notes = handovers.before_restore()
+    notes = list(handovers.before_restore())
+    core = the_core(args)
+    failed = restoring.start_units(core.to_restore())
+    notes += [failed] if failed else []
     if args.json:
-        print_data({"notes": list(notes)})
+        print_data({"notes": notes})
     for note in notes:
         say(f"{PROG}: {note}")
     return errors.SAME

@@ -29,6 +29,7 @@ class Host:
         self.fs = fs if fs is not None else Configfs()
         self._mine = False  # whether this holds its locks
         self.notes: List[str] = []  # what the last verb has to tell
+        self.begun: List[str] = []  # targets of which a handover was begun
         #: what backstores said of what they have open, see probes.reads
         self.asked: Dict[Key, Optional[bool]] = {}
 

@@ -8,15 +8,17 @@ are in its save file, else nobody's.
 """
 from __future__ import annotations
 
+import os
 import uuid
 from dataclasses import dataclass
 from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Set, Tuple
 
 from . import errors, runtime, savefile
 from .byfile import ByFile, Names, name_of
+from .executor import Outcome
 from .journal import Handover, Journal, ids
-from .model import Key, State
-from .owners import Owner, Owners
+from .model import Key, State, say
+from .owners import REMOVED, Owner, Owners
 from .readback import describe
 from .running import Progress, never
 from .standing import Standing
@@ -75,7 +77,7 @@ class Ours(ByFile):
         with self.alone(names):
             mine = self.ours(wanted)
             rest = [name for name in wanted if all(
-                name not in self._local(one) for one in mine)]
+                name not in self.local_names(one) for one in mine)]
             errors.refuse([*self._under_way(rest), *self._handed_over(rest)], allow)
             self.notes = []
             for one in mine:
@@ -87,7 +89,7 @@ class Ours(ByFile):
                     allow=allow, progress=progress, stop=stop).notes
             return self._here(names)
 
-    def _local(self, one: Handover) -> Tuple[str, ...]:
+    def local_names(self, one: Handover) -> Tuple[str, ...]:
         journal = Journal(self.settings.state_directory, one.id, partly=True)
         return journal.notes.local or one.targets
 
@@ -119,19 +121,35 @@ class Ours(ByFile):
         with self.alone(names):
             mine = self.ours(wanted)
             for name in wanted:
-                if all(name not in self._local(one) for one in mine):
+                if all(name not in self.local_names(one) for one in mine):
                     raise errors.WrongState(f"{name} is not restored by lio-handover",
                                             do="lio-handover status")
             for one in mine:
-                rest = sorted(set(self._local(one)) - set(wanted))
+                rest = sorted(set(self.local_names(one)) - set(wanted))
                 if rest:
+                    some = sorted(set(self.local_names(one)) & set(wanted))
                     raise errors.WrongState(
-                        f"{', '.join(sorted(set(self._local(one)) & set(wanted)))} is kept together"
-                        f" with {', '.join(rest)}",
-                        do="lio-handover giveback " + " ".join(self._local(one)))
+                        f"{', '.join(some)} is kept together with {', '.join(rest)}",
+                        do="lio-handover giveback " + " ".join(self.local_names(one)))
             self.notes = [note for one in mine
                           for note in self._do("giveback", one, DESTINATION, allow=allow).notes]
             return self._here(names)
+
+    def remove(self, targets: Sequence[str], everything: bool = False, allow: Sequence[str] = (),
+               progress: Optional[Progress] = None,
+               stop: Callable[[], bool] = never) -> Tuple[Outcome, str]:
+        """The same; of ours that are not in the kernel only the record ends: no boot brings them
+        back."""
+        gone = [name for name in targets if not self.fs.exists(name) and self.ours([name])]
+        rest = [name for name in targets if name not in gone]
+        outcome, kept = super().remove(rest, everything, allow, progress, stop) \
+            if rest or everything or not gone else (Outcome(), "")
+        if gone:
+            with self.alone(more=gone):
+                Owners(self.settings.state_directory).note(gone, handover=REMOVED)
+            outcome.notes += tuple(f"{name}: it was not here; no boot brings it back"
+                                   for name in gone)
+        return outcome, kept
 
     def clear(self, name: str) -> Tuple[str, ...]:
         """Take a target down that a handover brings back, keeping all of it for ``restore``; what
@@ -192,11 +210,9 @@ class Ours(ByFile):
         if one.state != "confirmed":
             return ()
         journal = Journal(self.settings.state_directory, one.id, partly=True)
-        if not here:
-            return (*journal.notes.differs, "it is not here: somebody removed it, or its storage "
-                    f"is missing; next: lio-handover recover {one.id}, or lio-handover remove "
-                    f"{name}")
         standing = Standing(self, journal)
+        if not here:
+            return (*journal.notes.differs, _not_here(standing, name))
         try:
             changed = runtime.changes(standing.durable().state, standing.here(False))
         except (errors.HandoverError, OSError) as error:
@@ -206,6 +222,21 @@ class Ours(ByFile):
             [f"changed since its copy was kept: {describe(mine[0])}"
              + (f" (and {len(mine) - 1} more)" if len(mine) > 1 else "")
              + f"; next: lio-handover adopt {name}"] if mine else ()))
+
+
+def _not_here(standing: Standing, name: str) -> str:
+    """Why a target of ours is not in the kernel, and what to do."""
+    try:
+        missing = [f"{say(store.key)}: {store.path}"
+                   for store in standing.durable().state.backstores
+                   if store.path and not os.path.exists(store.path)]
+    except errors.JournalBroken as error:
+        return f"it is not here: {error.what}"
+    if missing:
+        return (f"it is shut, and waits for storage that is missing: {', '.join(missing)}; next: "
+                f"make it reachable, then lio-handover restore {name}, unless its unit waits")
+    return ("it is not here: it was removed or cleared by somebody else; next: lio-handover restore "
+            f"{name}; if nobody shall serve it, lio-handover remove {name}")
 
 
 def changed(core: Ours, verb: str, found: Any, allow: Any) -> Dict[str, Any]:

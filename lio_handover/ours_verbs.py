@@ -2,11 +2,11 @@
 from __future__ import annotations
 
 import argparse
+import os
 from typing import Any, Callable, Dict, List, Mapping
 
-from . import errors, remote
+from . import errors, remote, restoring, supervisor
 from .cli import PROG, say
-from .handover import Handovers
 from .ours import changed
 from .verbs import (Signals, Usage, as_root, ask_service, by_whom, print_data, say_done,
                     say_notes, target_names, the_core, the_service)
@@ -53,22 +53,19 @@ def clear(args: argparse.Namespace, signals: Signals) -> int:
 
 
 def restore(args: argparse.Namespace, signals: Signals) -> int:
-    """As a unit's process this waits for storage that is missing, else it says which that is."""
+    """Under a unit this waits for storage that is missing."""
     as_root("restore")
     core = the_core(args)
     signals.deferred = True
     for name in _of_units(args):
-        one = core.restored_by(name)
-        if one is None:
-            say(f"{PROG}: {name}: lio-handover does not restore it: {PROG} status")
-            continue
-        answer, = Handovers(core, remote.ask).recover(one.id)
-        for note in answer.notes:
-            say(f"{PROG}: {note}")
-        if answer.stays:
-            why = answer.notes[0] if answer.notes else "it stays shut"
-            raise errors.Undecided(f"{name}: {why}", do=answer.next)
-        say(f"{PROG}: {name}: is served")
+        try:
+            there = restoring.restore(core, name, lambda text: say(f"{PROG}: {text}"), remote.ask,
+                                      "NOTIFY_SOCKET" in os.environ, signals.stop)
+        except errors.HandoverError as error:
+            supervisor.notify(STATUS=error.what)
+            raise
+        say(f"{PROG}: {name}: " + ("is served" if there else
+                                   f"lio-handover does not restore it: see {PROG} status"))
     return errors.SAME
 
 

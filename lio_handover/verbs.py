@@ -32,16 +32,28 @@ def run(args: argparse.Namespace) -> int:
     signals = Signals()
     signals.install()
     try:
-        if args.verb in RUN:
-            return flushed(RUN[args.verb](args, signals))
-        from . import handover_verbs, ours_verbs
-        return flushed({**handover_verbs.RUN, **ours_verbs.RUN}[args.verb](args, signals))
+        runs = RUN
+        if args.verb not in RUN:
+            from . import handover_verbs, ours_verbs
+            runs = {**handover_verbs.RUN, **ours_verbs.RUN}
+        code = runs[args.verb](args, signals)
+        _start_units(args)
+        return flushed(code)
     except BaseException as error:
         signals.progress.clear()
         if args.debug:
             import traceback
             traceback.print_exc()
         return _explain(error, args, signals)
+
+
+def _start_units(args: argparse.Namespace) -> None:
+    """From now on targetcli's unit takes these targets' units with it."""
+    begun = [name for core in _CORES for name in core.begun]
+    if begun:
+        from . import restoring
+        why = restoring.start_units(begun)
+        say_notes(args, [why] if why else [])
 
 
 def _explain(error: BaseException, args: argparse.Namespace, signals: Signals) -> int:
@@ -192,7 +204,16 @@ def as_root(verb: str) -> None:
         raise errors.NotRoot(f"only root may {verb}", do=f"sudo {PROG} {verb}")
 
 
+#: What this command has worked with.
+_CORES: List[Ours] = []
+
+
 def the_core(args: argparse.Namespace) -> Ours:
+    _CORES.append(_made(args))
+    return _CORES[-1]
+
+
+def _made(args: argparse.Namespace) -> Ours:
     if not args.config:
         return Ours(load())
     try:

@@ -85,3 +85,8 @@ def add_acl(name: str) -> None:
     acl.mkdir()
     (acl / "lun_0").mkdir()
     (acl / "lun_0/mapped").symlink_to(acl.parent.parent / "lun/lun_0")
+
+
+def adopt(names: Sequence[str]) -> None:
+    one = byfile.core()
+    one.adopt(one.names(names))

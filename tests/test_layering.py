@@ -26,7 +26,7 @@ ORDER = """__init__
     deeds fence evidence
     onward
     handover byfile ours
-    wording screen tree columns steps as_json log client remote move
+    wording screen tree columns steps as_json log client remote move restoring
     cli verbs handover_verbs ours_verbs service""".split()
 #: The command line is understood before the verbs, slow to import, are wanted.
 LATE = {("cli", "verbs"), ("verbs", "handover_verbs"), ("verbs", "ours_verbs")}

@@ -23,7 +23,7 @@ from dataclasses import asdict
 from typing import Any, Callable, Dict, List, Mapping, Sequence, Tuple
 
 from .. import as_json, directories, document as documents, errors, files, papers, remote, settings
-from .. import storage
+from .. import restoring, storage
 from ..ours import Ours, changed
 from ..document import Document
 from ..followed import Follower
@@ -383,6 +383,7 @@ def run(request: Mapping[str, Any], answer: int, documents: Sequence[int]) -> in
         if data:
             _answer(work, data, secret)
         say({"result": result})
+        restoring.start_units(work.core.begun)
         return errors.SAME
     except BaseException as error:  # noqa: B902 - whatever it is, the service is told
         one = known(error)

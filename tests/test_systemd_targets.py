@@ -1,0 +1,152 @@
+"""The units of targets that lio-handover restores, by a real systemd and a real udev."""
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import pytest
+
+from lio_handover import document as documents
+from lio_handover import supervisor
+from lio_handover.model import State, backstore_key
+from lio_handover.restoring import UNIT
+from tests import inbus, inhandover, inhost, inours, insystemd, lab
+from tests.conftest import HostsOf
+from tests.inhandover import TARGET
+from tests.insystemd import BOOT, DAEMON, RECOVER, RESTORE
+from tests.test_ours import odd
+from tests.test_systemd import Systemd, small
+
+MINE = supervisor.unit(UNIT, TARGET)
+OPEN = {f"{TARGET}/tpgt_1": "1"}
+SERVED = ["active", "exited", f"{TARGET} is served"]
+
+
+class Served:
+    """A host with a disk; what it serves is adopted, and it boots with systemd."""
+
+    def __init__(self, bed: lab.Lab, host: lab.Host) -> None:
+        self.host, self.systemd, self.bed = host, Systemd(host), bed
+        self.folder = str(bed.shared / f"disk-{uuid.uuid4()}")
+        host.call(inhandover.disk, self.folder)
+        host.call(inhandover.save)
+
+    def adopt(self, *states: State) -> None:
+        for state in states:
+            self.host.call(inhost.build, state)
+        self.host.call(inhandover.save)
+        names = [target.name for state in states for target in state.targets]
+        self.host.call(inours.adopt, names)
+        self.before = self.state()
+
+    def boots(self, before: Callable[[], None] = lambda: None) -> str:
+        self.host.kill()
+        self.host.boot().call(inhandover.disk, self.folder)
+        before()
+        said = self.systemd.host.call(insystemd.start, inhost.CONFIG + ROOTS, (
+            BOOT, RECOVER, RESTORE), udev=True, timeout=100)
+        return said
+
+    def state(self) -> bytes:
+        return documents.state_bytes(documents.loads(self.host.call(inhost.export_state)))
+
+    def gates(self) -> dict[str, str]:
+        return self.host.call(inhandover.gates)
+
+    def unit(self, name: str = MINE) -> list[str]:
+        return list(self.systemd.show(name, "ActiveState", "SubState", "StatusText"))
+
+    def until(self, true: Callable[[], bool]) -> None:
+        end = time.monotonic() + 60
+        while not true():
+            assert time.monotonic() < end, self.systemd.run("journalctl", "--no-pager", "-b")
+            time.sleep(0.2)
+
+
+#: What a document of this host may name.
+ROOTS = ""
+
+
+@pytest.fixture
+def served(bed: lab.Lab, hosts: HostsOf) -> Iterator[Served]:
+    made = Served(bed, *hosts("newest"))
+    yield made
+    made.host.kill()
+
+
+def test_a_boot_and_targetclis_unit(served: Served) -> None:
+    """Whole after a boot, and after each restart of targetcli's unit; its stop stops ours."""
+    served.adopt(odd(served.bed.shared))
+    served.host.call(inhandover.save)       # so targetcli would restore what it knows of it
+    assert served.boots() == "running"
+    served.until(lambda: served.unit() == SERVED)
+    assert served.gates() == OPEN and served.state() == served.before
+    assert served.host.call(inhandover.saved) == {}
+    systemd = served.systemd
+    served.host.call(inhandover.register, 1, 1, 0x55)
+    served.before = served.state()
+    assert systemd.run("systemctl", "restart", RESTORE) == ""
+    served.until(lambda: served.unit() == SERVED and served.gates() == OPEN)
+    assert served.state() == served.before
+    assert systemd.run("systemctl", "stop", RESTORE) == ""
+    assert served.gates() == {} and served.unit()[0] == "inactive"
+    assert systemd.run("systemctl", "start", RESTORE) == ""
+    served.until(lambda: served.unit() == SERVED)
+    assert served.gates() == OPEN and served.state() == served.before
+    # An upgrade of the package.
+    assert systemd.run(str(inbus.CHECKOUT / "scripts" / "install")) == ""
+    systemd.run("systemctl", "daemon-reload")
+    for unit in (DAEMON, RECOVER, BOOT):
+        systemd.run("systemctl", "try-restart", unit)
+    assert served.gates() == OPEN and served.unit() == SERVED
+    assert served.state() == served.before
+
+
+@pytest.mark.full
+def test_devices_and_files_that_come_late(served: Served) -> None:
+    """What waits says for what, and holds nobody up; when that is there, so is the target."""
+    shared = served.bed.shared
+    image = shared / "loop.img"
+    image.write_bytes(bytes(4 << 20))
+    served.host.run(["losetup", "/dev/loop3", str(image)])
+    block, file = small(str(shared / "late.img"), "iqn.2026-11.org.example:file"), \
+        on_device("/dev/loop3", "iqn.2026-11.org.example:loop")
+    (shared / "late.img").write_bytes(bytes(lab.MiB))
+    here = inhandover.state(shared)
+    served.adopt(here, block, file)
+
+    def away() -> None:
+        (shared / "late.img").rename(shared / "late.away")
+    assert served.boots(away) == "running"
+    served.until(lambda: served.unit() == SERVED)
+    waiting = {name: supervisor.unit(UNIT, f"iscsi/iqn.2026-11.org.example:{name}")
+               for name in ("file", "loop")}
+    for name, path in (("file", str(shared / "late.img")), ("loop", "/dev/loop3")):
+        active, sub, status = served.unit(waiting[name])
+        assert (active, sub) == ("active", "running") and path in status, status
+        said = served.systemd.run("journalctl", "--no-pager", f"--unit={waiting[name]}")
+        assert "is shut, and waits: " in said and path in said
+    notes = {name: one.notes for name, one in served.host.call(inours.restorers).items()}
+    assert str(shared / "late.img") in str(notes["iscsi/iqn.2026-11.org.example:file"])
+    assert served.gates() == OPEN
+    (shared / "late.away").rename(shared / "late.img")
+    served.systemd.run("touch", str(shared / "nudge"))
+    served.systemd.run("losetup", "/dev/loop3", str(image))
+    served.until(lambda: set(served.gates().values()) == {"1"} and len(served.gates()) == 3)
+    assert served.state() == served.before
+
+
+def on_device(path: str, wwn: str) -> State:
+    """A target with one block device."""
+    state = small("", wwn)
+    store, = state.backstores
+    (target,) = state.targets
+    tpg, = target.tpgs
+    store = replace(store, key=backstore_key("iblock", "late"), parameters={"udev_path": path},
+                    attributes={**store.attributes, "udev_path": path,
+                                "wwn/vpd_unit_serial": "late"})
+    tpg = replace(tpg, attributes={**tpg.attributes, "rtpi": "3"},
+                  luns=(replace(tpg.luns[0], backstore=store.key),))
+    return State((), (store,), (replace(target, tpgs=(tpg,)),))
