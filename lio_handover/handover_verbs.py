@@ -72,7 +72,25 @@ def _asked(service: Service, args: argparse.Namespace, verb: str, name: str,
 
 def status(args: argparse.Namespace, signals: Signals) -> int:
     as_root("see handovers")
-    return _answers(args, _handovers(args).status(args.id))
+    found = _handovers(args).status(args.id)
+    if args.whole or args.output == files.STREAM:
+        return _answers(args, found)
+    core = the_core(args)
+    names = [name for one in found for name in core.local_names(one.handover)] if args.id else []
+    restorers = core.restorers(names)
+    if not args.json:
+        _answers(args, found)
+        for one in restorers:
+            say(f"{PROG}: {one.target}: restored at a boot by {one.who}"
+                + (f" ({one.where})" if one.where else "")
+                + "".join(f"; {note}" for note in one.notes))
+        return errors.SAME
+    if args.output:
+        files.write(args.output, to_json([paper for one in found for paper in one.papers]))
+    print_data({"handovers": [_tree(one) for one in found], "targets": [
+        {"target": one.target, "restored_by": one.who, "where": one.where,
+         "notes": list(one.notes)} for one in restorers]})
+    return errors.SAME
 
 
 def recover(args: argparse.Namespace, signals: Signals) -> int:

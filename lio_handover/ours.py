@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import os
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Set, Tuple
 
 from . import errors, runtime, savefile
 from .byfile import ByFile, Names, name_of
+from .core import View
 from .executor import Outcome
 from .journal import Handover, Journal, ids
 from .model import Key, State, say
@@ -171,6 +172,19 @@ class Ours(ByFile):
                       if one.state in BROUGHT_BACK[one.role])
 
     # ---- looking ---
+    def view(self, targets: Sequence[str] = ()) -> View:
+        """The same, and what of ours is not here."""
+        view = super().view(targets)
+        try:
+            notes = [f"{name}: {_not_here(Standing(self, journal), name)}"
+                     for name, one in sorted(self.counting().items())
+                     if (one.role, one.state) == (DESTINATION, "confirmed")
+                     and not self.fs.exists(name) and (not targets or name in targets)
+                     for journal in [Journal(self.settings.state_directory, one.id, partly=True)]]
+        except errors.JournalBroken as error:
+            notes = [error.what]
+        return replace(view, notes=tuple(dict.fromkeys((*view.notes, *notes))))
+
     def restorers(self, names: Sequence[str] = ()) -> List[Restorer]:
         """Who brings back each target of this kernel, of our records and of targetcli's files."""
         counting = self.counting()
@@ -235,7 +249,7 @@ def _not_here(standing: Standing, name: str) -> str:
     if missing:
         return (f"it is shut, and waits for storage that is missing: {', '.join(missing)}; next: "
                 f"make it reachable, then lio-handover restore {name}, unless its unit waits")
-    return ("it is not here: it was removed or cleared by somebody else; next: lio-handover restore "
+    return ("it is not here: somebody else removed or cleared it; next: lio-handover restore "
             f"{name}; if nobody shall serve it, lio-handover remove {name}")
 
 

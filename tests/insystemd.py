@@ -156,7 +156,7 @@ def let_go(*wwpns: str) -> None:
 
 def times(unit: str) -> tuple[int, int]:
     """When a unit of type oneshot began, and when it had done its work, in microseconds."""
-    told = show(unit, "InactiveExitTimestampMonotonic", "ActiveEnterTimestampMonotonic")
+    told = show(unit, "ExecMainStartTimestampMonotonic", "ExecMainExitTimestampMonotonic")
     began, done = (int(one) for one in told.values())
     return began, done
 

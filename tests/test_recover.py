@@ -128,7 +128,7 @@ def test_a_handover_by_the_commands_alone(bed: lab.Lab, two: Callable[[str, str]
     pair.id = json.loads((folder / "0.json").read_text())[0]["handover"]
     assert pair.states() == ("retired", "confirmed") and pair.serving() == [DESTINATION]
     shown = pair.host[DESTINATION].run([PROGRAM, "status", "--json"], timeout=60).stdout
-    assert json.loads(shown)[0]["state"] == "confirmed" and "password" not in shown
+    assert json.loads(shown)["handovers"][0]["state"] == "confirmed" and "password" not in shown
     done = pair.host[SOURCE].run([PROGRAM, "source", "freeze", pair.id], check=False, timeout=60)
     assert done.returncode == errors.WrongState.code
     assert "the source is retired: freeze is not possible" in done.stderr
