@@ -430,6 +430,8 @@ class Deeds(Adoption):
             return
         if lacking and not self.vhost:
             self._gate_close()
+        errors.refuse([finding for store in self.durable().state.backstores
+                       for finding in storage.absent(store)])
         document = survivors.since(self, self.allow, self.notes)
         digest = runtime.digest(document.state)
         want = runtime.shut(document.state)
@@ -459,7 +461,7 @@ class Deeds(Adoption):
         for store in document.state.backstores:
             found += [one for one in storage.findings(
                 store, proofs.get(say(store.key), {}), self.core.settings)
-                if one.error in (errors.StorageDiffers, errors.StorageMissing)]
+                if one.error is errors.StorageDiffers]
         errors.refuse(found, self.allow)
 
     def _afresh(self, want: State) -> None:

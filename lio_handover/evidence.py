@@ -123,6 +123,7 @@ class Evidence:
         if handover.boot_id == boot_id() and (cut_off or handover.state != "confirmed"):
             return not cut_off
         return handover.state in ("idle", "confirmed") and not self._half_brought_back() \
+            and not (self._broken() and self.journal.notes.verb == "clear") \
             and self.standing.settled(cut_off) and not survivors.lacking(self.standing)
 
     def _inband_frozen(self) -> bool:

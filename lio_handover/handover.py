@@ -384,7 +384,7 @@ class Handovers:
     def _tidy(self, journal: Journal) -> None:
         """Documents hold secrets: they go when nothing can need them any more."""
         handover = journal.handover
-        if handover.state in ("none", "retired"):
+        if handover.state in ("none", "retired", "given"):
             journal.drop()
         elif handover.state in ("prepared", "staged"):
             for other in self._journals():

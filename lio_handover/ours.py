@@ -8,17 +8,16 @@ are in its save file, else nobody's.
 """
 from __future__ import annotations
 
-import os
 import uuid
 from dataclasses import dataclass, replace
 from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Set, Tuple
 
-from . import errors, runtime, savefile
+from . import errors, runtime, savefile, storage
 from .byfile import ByFile, Names, name_of
 from .core import View
 from .executor import Outcome
 from .journal import Handover, Journal, ids
-from .model import Key, State, say
+from .model import Key, State
 from .owners import REMOVED, Owner, Owners
 from .readback import describe
 from .running import Progress, never
@@ -241,13 +240,13 @@ class Ours(ByFile):
 def _not_here(standing: Standing, name: str) -> str:
     """Why a target of ours is not in the kernel, and what to do."""
     try:
-        missing = [f"{say(store.key)}: {store.path}"
+        missing = [f"{finding.subject}: {finding.sentence}"
                    for store in standing.durable().state.backstores
-                   if store.path and not os.path.exists(store.path)]
+                   for finding in storage.absent(store)]
     except errors.JournalBroken as error:
         return f"it is not here: {error.what}"
     if missing:
-        return (f"it is shut, and waits for storage that is missing: {', '.join(missing)}; next: "
+        return (f"it is shut, as storage is missing: {', '.join(missing)}; next: "
                 f"make it reachable, then lio-handover restore {name}, unless its unit waits")
     return ("it is not here: somebody else removed or cleared it; next: lio-handover restore "
             f"{name}; if nobody shall serve it, lio-handover remove {name}")

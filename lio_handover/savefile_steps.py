@@ -54,8 +54,6 @@ def give(one: Standing, state: State) -> List[str]:
     else:
         paths = savefile.put(state, one.reader(False).dbroot(), one.directory,
                              one.core.settings.savefiles)
-    if paths and kept:
-        one.journal.drop((SAVED,))
     return paths
 
 
@@ -76,7 +74,9 @@ def put(one: Standing) -> Tuple[List[str], str]:
 def _put(one: Standing) -> List[str]:
     if not _kept(one):
         return _there(one)
-    return give(one, one.reader(False).state(one.names()))
+    paths = give(one, one.reader(False).state(one.names()))
+    one.journal.drop((SAVED,))
+    return paths
 
 
 def _there(one: Standing) -> List[str]:

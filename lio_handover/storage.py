@@ -231,6 +231,23 @@ def findings(wanted: Backstore, proof: Mapping[str, Union[str, int, bool]], sett
               if beside else ())]
 
 
+def absent(wanted: Backstore, host: Host = HERE) -> List[Finding]:
+    """That there is nothing yet where its storage is to be: no file, or a device without a medium,
+    as a loop device that is not set up."""
+    if wanted.plugin not in OPENING or not wanted.path:
+        return []
+    try:
+        found = os.stat(wanted.path)
+        if stat.S_ISBLK(found.st_mode) and not block_facts(
+                f"{os.major(found.st_rdev)}:{os.minor(found.st_rdev)}", host)["size"]:
+            return [_finding(StorageMissing, wanted, "is there, and has no medium yet")]
+    except OSError as error:
+        return [_finding(StorageMissing, wanted, "does not exist on this host" if error.errno in (
+            errno.ENOENT, errno.ENOTDIR) else f"can't be looked at: {error.strerror}",
+            do="make it reachable here")]
+    return []
+
+
 def named(wanted: Backstore, proof: Mapping[str, Union[str, int, bool]], settings: Settings,
           here: "Union[State, Served]" = State(), host: Host = HERE) -> List[Finding]:
     """Why this host can't serve ``wanted``, as far as its name tells: storage which must not be

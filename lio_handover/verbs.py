@@ -510,7 +510,8 @@ def import_(args: argparse.Namespace, signals: Signals) -> int:
         return errors.SAME
     origin = document.origin.host
     say_done(args, f"imported {what}: {_writes(came['writes'])} in "
-             f"{_seconds(came['seconds'])}, read back and the same{by_whom(came)}",
+             f"{_seconds(came['seconds'])}, read back and the same; lio-handover restores it here "
+             f"at a boot, not targetcli{by_whom(came)}",
              f"on {origin or 'the source'}: {PROG} remove {quoted(names)}" + (
               " --allow reserved" if any(one.reservations for one in state.backstores) else ""))
     return errors.SAME

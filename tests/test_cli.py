@@ -192,7 +192,8 @@ def test_success_is_one_line_with_what_comes_next(capfd: Captured, core: Fake, d
     assert note == "lio-handover: note: a note"
     assert line == (
         f"lio-handover: imported {NAME}, loopback/naa.600140500000beef: 2 kernel writes in 0.12 s "
-        "(stage 0.10 s, activate 0.02 s), read back and the same; next: on a.example: "
+        "(stage 0.10 s, activate 0.02 s), read back and the same; lio-handover "
+        "restores it here at a boot, not targetcli; next: on a.example: "
         f"lio-handover remove {NAME} loopback/naa.600140500000beef --allow reserved")
     core.outcome = Outcome()
     assert "just so already; nothing was changed" in run(capfd, "import", doc)[2]

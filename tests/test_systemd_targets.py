@@ -108,22 +108,22 @@ def test_a_boot_and_targetclis_unit(served: Served) -> None:
 def test_devices_and_files_that_come_late(served: Served) -> None:
     """What waits says for what, and holds nobody up; when that is there, so is the target."""
     shared = served.bed.shared
-    image = shared / "loop.img"
-    image.write_bytes(bytes(4 << 20))
-    served.host.run(["losetup", "/dev/loop3", str(image)])
-    block, file = small(str(shared / "late.img"), "iqn.2026-11.org.example:file"), \
-        on_device("/dev/loop3", "iqn.2026-11.org.example:loop")
+    late = {"file": str(shared / "late.img"), "loop": "/dev/loop3", "scsi": BY_ID}
+    assert served.boots() == "running"
+    (shared / "loop.img").write_bytes(bytes(4 << 20))
     (shared / "late.img").write_bytes(bytes(lab.MiB))
-    here = inhandover.state(shared)
-    served.adopt(here, block, file)
+    for words in COME:
+        served.systemd.run(*words, *([str(shared / "loop.img")] if words[0] == "losetup" else []))
+    served.systemd.run("udevadm", "settle")
+    served.adopt(inhandover.state(shared), *(target_on(name, path) for name, path in late.items()))
 
     def away() -> None:
-        (shared / "late.img").rename(shared / "late.away")
+        served.host.run(["mv", late["file"], f"{late['file']}.away"])
     assert served.boots(away) == "running"
     served.until(lambda: served.unit() == SERVED)
     waiting = {name: supervisor.unit(UNIT, f"iscsi/iqn.2026-11.org.example:{name}")
-               for name in ("file", "loop")}
-    for name, path in (("file", str(shared / "late.img")), ("loop", "/dev/loop3")):
+               for name in late}
+    for name, path in late.items():
         active, sub, status = served.unit(waiting[name])
         assert (active, sub) == ("active", "running") and path in status, status
         said = served.systemd.run("journalctl", "--no-pager", f"--unit={waiting[name]}")
@@ -131,22 +131,35 @@ def test_devices_and_files_that_come_late(served: Served) -> None:
     notes = {name: one.notes for name, one in served.host.call(inours.restorers).items()}
     assert str(shared / "late.img") in str(notes["iscsi/iqn.2026-11.org.example:file"])
     assert served.gates() == OPEN
-    (shared / "late.away").rename(shared / "late.img")
-    served.systemd.run("touch", str(shared / "nudge"))
-    served.systemd.run("losetup", "/dev/loop3", str(image))
-    served.until(lambda: set(served.gates().values()) == {"1"} and len(served.gates()) == 3)
-    assert served.state() == served.before
+    served.systemd.run("mv", f"{late['file']}.away", late["file"])
+    served.until(lambda: served.unit(waiting["file"])[1] == "exited")
+    assert len(served.gates()) == 2
+    for number, words in enumerate(COME):
+        served.systemd.run(*words, *([str(shared / "loop.img")] if words[0] == "losetup" else []))
+        if number:
+            served.until(lambda: len(served.gates()) == 2 + number)
+    served.until(lambda: set(served.gates().values()) == {"1"} and len(served.gates()) == 4)
+    assert served.state().splitlines() == served.before.splitlines()
 
 
-def on_device(path: str, wwn: str) -> State:
-    """A target with one block device."""
-    state = small("", wwn)
+BY_ID = "/dev/disk/by-id/wwn-0x33333330000007d0"
+#: What makes the devices: a loop device has no medium at first.
+COME: tuple[tuple[str, ...], ...] = (
+    ("modprobe", "loop"), ("losetup", "/dev/loop3"),
+    ("modprobe", "scsi_debug", "dev_size_mb=8"))
+
+
+def target_on(name: str, path: str) -> State:
+    """A target with one backstore, all of them called after ``name``."""
+    state = small(path, f"iqn.2026-11.org.example:{name}")
     store, = state.backstores
     (target,) = state.targets
     tpg, = target.tpgs
-    store = replace(store, key=backstore_key("iblock", "late"), parameters={"udev_path": path},
-                    attributes={**store.attributes, "udev_path": path,
-                                "wwn/vpd_unit_serial": "late"})
-    tpg = replace(tpg, attributes={**tpg.attributes, "rtpi": "3"},
+    store = replace(store, key=backstore_key("fileio", name),
+                    attributes={**store.attributes, "wwn/vpd_unit_serial": name})
+    if path.startswith("/dev/"):
+        store = replace(store, key=backstore_key("iblock", name), parameters={"udev_path": path},
+                        attributes={**store.attributes, "udev_path": path})
+    tpg = replace(tpg, attributes={**tpg.attributes, "rtpi": str(len(name) + ord(name[0]))},
                   luns=(replace(tpg.luns[0], backstore=store.key),))
     return State((), (store,), (replace(target, tpgs=(tpg,)),))
