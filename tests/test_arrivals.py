@@ -13,6 +13,7 @@ import pytest
 
 from lio_handover import arrivals as arrivals_module
 from lio_handover.arrivals import Arrivals
+from lio_handover.watching import Event, Inotify
 from tests import inarrivals, insystemd, lab
 from tests.inarrivals import quiet
 from tests.test_systemd import Systemd, systemd     # noqa: F401 - the fixture
@@ -231,9 +232,26 @@ def test_what_a_handler_raises_ends_it(handled: list[int]) -> None:
         later(kill)
         with pytest.raises(Stopped):
             arrivals.wait(20)
-        assert arrivals.wait(0)     # what was told meanwhile is lost
-        quiet(arrivals)
     assert signal.set_wakeup_fd(-1) == -1
+
+
+def test_what_was_told_to_a_wait_that_raised_is_told_again(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def raising(inotify: Inotify) -> Iterator[Event]:
+        assert list(events(inotify))
+        raise Stopped
+
+    events = Inotify.events
+    with Arrivals([f"{tmp_path}/a/disk"]) as arrivals:
+        quiet(arrivals)
+        (tmp_path / "a").mkdir()
+        monkeypatch.setattr(Inotify, "events", raising)
+        with pytest.raises(Stopped):
+            arrivals.wait(5)
+        monkeypatch.undo()
+        assert arrivals.wait(0)
+        (tmp_path / "a/disk").touch()
+        assert arrivals.wait(5)
 
 
 def test_a_handler_that_raises_nothing_can_be_looked_after(handled: list[int]) -> None:
