@@ -254,6 +254,22 @@ def test_what_was_told_to_a_wait_that_raised_is_told_again(
         assert arrivals.wait(5)
 
 
+def test_a_signal_that_came_as_it_began_or_ended_leaves_nothing_behind() -> None:
+    """And who else is told of signals goes on to be."""
+    with Arrivals([]) as arrivals:
+        signal.set_wakeup_fd(arrivals._waker.fileno(), warn_on_full_buffer=False)
+    assert signal.set_wakeup_fd(-1) == -1
+    ours, other = os.pipe2(os.O_NONBLOCK)
+    try:
+        with Arrivals([]) as arrivals:
+            signal.set_wakeup_fd(other)
+            quiet(arrivals)
+        assert signal.set_wakeup_fd(-1) == other
+    finally:
+        os.close(ours)
+        os.close(other)
+
+
 def test_a_handler_that_raises_nothing_can_be_looked_after(handled: list[int]) -> None:
     with Arrivals(["/nowhere/at/all"]) as arrivals:
         quiet(arrivals)
@@ -291,8 +307,8 @@ def _mounts(host: lab.Host) -> None:
 
 
 def _devices(host: lab.Host) -> None:
+    """A few looks for each device, however many messages are told."""
     looks = host.call(inarrivals.devices)
-    print(looks)
     assert set(looks) == {"loop", "scsi_debug", "module"} and max(looks.values()) < 60, looks
 
 
@@ -341,7 +357,6 @@ def by_udev() -> tuple[int, str]:
 def test_what_a_real_udev_names_late(systemd: Systemd) -> None:     # noqa: F811
     assert systemd.host.call(insystemd.start, "", udev=True, timeout=100) == "running"
     looks, real = systemd.call(by_udev)
-    print(looks)
     assert real == "/dev/sda" and looks < 60
     systemd.host.wipe()
-    assert not os.path.lexists(BY_ID)
+    assert not systemd.host.call(os.path.lexists, BY_ID)
