@@ -42,7 +42,7 @@ class Arrivals:
 
     Open it before looking for the storage, and look again after each `wait`: then nothing is
     missed that comes in between.  Paths that exist are watched, too: they may be replaced.
-    Takes four descriptors, and a watch for each folder on the way to a path, once for all paths
+    Takes five descriptors, and a watch for each folder on the way to a path, once for all paths
     that go through it.  Raises OSError.
     """
 
@@ -93,6 +93,13 @@ class Arrivals:
             pass  # it was told often enough
 
     def close(self) -> None:
+        """No signal is told to what is closed, wherever in `wait` one has raised."""
+        try:
+            before = signal.set_wakeup_fd(-1)
+            if before not in (-1, self._waker.fileno()):
+                signal.set_wakeup_fd(before)
+        except ValueError:  # not the main thread
+            pass
         self._opened.close()
 
     def __enter__(self) -> "Arrivals":
@@ -224,8 +231,8 @@ class _Walk:
 
 # --- uevents -------------------------------------------------------------------------------------
 def _uevents() -> socket.socket:
-    """Group 1 alone is there where no udev runs; its messages come before the links of udev, whose
-    own follow."""
+    """Of both groups: where no udev runs only the kernel tells; where one does it tells once more,
+    when its links are there."""
     made = socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, _UEVENTS)
     try:
         made.setblocking(False)

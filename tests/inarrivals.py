@@ -7,8 +7,7 @@ import socket
 import struct
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lio_handover.arrivals import Arrivals
@@ -87,19 +86,13 @@ def mounts() -> dict[str, bool]:
 
 # ── uevents ──────────────────────────────────────────────────────────────────────────────────
 
-@contextmanager
-def loop(image: str, size: int = 1 << 20) -> Iterator[str]:
+def loop(image: str) -> str:
     """A loop device that is there, and has no file yet."""
     subprocess.run(["modprobe", "loop"], check=True)
-    Path(image).write_bytes(b"")
-    os.truncate(image, size)
-    device = subprocess.run(["losetup", "--find"], check=True, capture_output=True,
-                            text=True).stdout.strip()
-    try:
-        yield device
-    finally:
-        subprocess.run(["losetup", "--detach", device], capture_output=True)
-        os.unlink(image)
+    Path(image).touch()
+    os.truncate(image, 1 << 20)
+    return subprocess.run(["losetup", "--find"], check=True, capture_output=True,
+                          text=True).stdout.strip()
 
 
 def size_of(device: str) -> int:
@@ -108,9 +101,9 @@ def size_of(device: str) -> int:
 
 def devices() -> dict[str, int]:
     """How often one looked who waits for a loop device's size, and for a SCSI disk's node."""
-    with loop("/run/loop.image") as device:
-        looks = {"loop": comes(device, ["losetup", device, "/run/loop.image"],
-                               lambda path: size_of(path) > 0)}
+    device = loop("/run/loop.image")
+    looks = {"loop": comes(device, ["losetup", device, "/run/loop.image"],
+                           lambda path: size_of(path) > 0)}
     looks["scsi_debug"] = comes("/dev/sda", ["modprobe", "scsi_debug", "dev_size_mb=8"])
     subprocess.run(["modprobe", "-r", "scsi_debug"], check=True)
     looks["module"] = comes("/sys/module/scsi_debug", ["modprobe", "scsi_debug", "dev_size_mb=8"])

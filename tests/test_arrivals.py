@@ -13,6 +13,7 @@ import pytest
 
 from lio_handover import arrivals as arrivals_module
 from lio_handover.arrivals import Arrivals
+from lio_handover.watching import Event, Inotify
 from tests import inarrivals, insystemd, lab
 from tests.inarrivals import quiet
 from tests.test_systemd import Systemd, systemd     # noqa: F401 - the fixture
@@ -231,9 +232,42 @@ def test_what_a_handler_raises_ends_it(handled: list[int]) -> None:
         later(kill)
         with pytest.raises(Stopped):
             arrivals.wait(20)
-        assert arrivals.wait(0)     # what was told meanwhile is lost
-        quiet(arrivals)
     assert signal.set_wakeup_fd(-1) == -1
+
+
+def test_what_was_told_to_a_wait_that_raised_is_told_again(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def raising(inotify: Inotify) -> Iterator[Event]:
+        assert list(events(inotify))
+        raise Stopped
+
+    events = Inotify.events
+    with Arrivals([f"{tmp_path}/a/disk"]) as arrivals:
+        quiet(arrivals)
+        (tmp_path / "a").mkdir()
+        monkeypatch.setattr(Inotify, "events", raising)
+        with pytest.raises(Stopped):
+            arrivals.wait(5)
+        monkeypatch.undo()
+        assert arrivals.wait(0)
+        (tmp_path / "a/disk").touch()
+        assert arrivals.wait(5)
+
+
+def test_a_signal_that_came_as_it_began_or_ended_leaves_nothing_behind() -> None:
+    """And who else is told of signals goes on to be."""
+    with Arrivals([]) as arrivals:
+        signal.set_wakeup_fd(arrivals._waker.fileno(), warn_on_full_buffer=False)
+    assert signal.set_wakeup_fd(-1) == -1
+    ours, other = os.pipe2(os.O_NONBLOCK)
+    try:
+        with Arrivals([]) as arrivals:
+            signal.set_wakeup_fd(other)
+            quiet(arrivals)
+        assert signal.set_wakeup_fd(-1) == other
+    finally:
+        os.close(ours)
+        os.close(other)
 
 
 def test_a_handler_that_raises_nothing_can_be_looked_after(handled: list[int]) -> None:
@@ -273,8 +307,8 @@ def _mounts(host: lab.Host) -> None:
 
 
 def _devices(host: lab.Host) -> None:
+    """A few looks for each device, however many messages are told."""
     looks = host.call(inarrivals.devices)
-    print(looks)
     assert set(looks) == {"loop", "scsi_debug", "module"} and max(looks.values()) < 60, looks
 
 
@@ -323,7 +357,6 @@ def by_udev() -> tuple[int, str]:
 def test_what_a_real_udev_names_late(systemd: Systemd) -> None:     # noqa: F811
     assert systemd.host.call(insystemd.start, "", udev=True, timeout=100) == "running"
     looks, real = systemd.call(by_udev)
-    print(looks)
     assert real == "/dev/sda" and looks < 60
     systemd.host.wipe()
-    assert not os.path.lexists(BY_ID)
+    assert not systemd.host.call(os.path.lexists, BY_ID)

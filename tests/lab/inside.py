@@ -115,6 +115,8 @@ def wipe() -> list[str]:
     dbroot = TARGET / "dbroot"
     if dbroot.read_text().strip() != str(DBROOT):
         dbroot.write_text(f"{DBROOT}\n")
+    if any(Path("/sys/block").glob("loop*/loop")):
+        run("losetup", "--detach-all")
     shutil.rmtree("/dev/disk", ignore_errors=True)      # links of a udev that is no more
     for folder in OWN:
         _empty(Path(folder))
