@@ -506,7 +506,9 @@ class Handovers:
         local: Tuple[str, ...] = ()
         if verb == "stage":
             document = document_in(paper, self.core.settings.document_bytes)
-            state = self._can_stage(paper, document, maps, allow)
+            here, applied = mapping.parse(maps).apply(document)
+            maps = [*maps, *mapping.found(applied)]
+            state = self._can_stage(paper, document, here, allow)
             stores = {say(one.key): one.serial for one in state.backstores}
             local = tuple(one.name for one in state.targets)
         first = Handover(id, DESTINATION, "", paper.epoch, paper.mode, paper.targets, peer=peer)
@@ -516,9 +518,9 @@ class Handovers:
             journal.documents[PREPARED] = document
         return journal, paper.epoch
 
-    def _can_stage(self, paper: Message, document: Document, maps: Sequence[str],
+    def _can_stage(self, paper: Message, document: Document, local: Document,
                    allow: Sequence[str]) -> State:
-        """Refuse an offer that can't be taken; what is offered, in this host's names."""
+        """Refuse an offer that can't be taken; what is offered, ``local`` in this host's names."""
         owners = Owners(self._directory).load()
         for name in paper.targets:
             one = owners.get(name, Owner())
@@ -531,7 +533,6 @@ class Handovers:
         if {one.name for one in document.state.targets} != set(paper.targets):
             raise errors.BadShape("the offer is not about the targets in its document",
                                   do="give what prepare answered")
-        local = mapping.parse(maps).apply(document)[0]
         self._nothing_else([one.name for one in local.state.targets])
         reader = self.core.reader()
         facts = reader.facts()

@@ -98,6 +98,13 @@ def fresh_port(tpg: Key) -> str:
                % (_HIGHEST_PORT + 1 - _LEFT_TO_THE_KERNEL))
 
 
+def found(applied: Sequence[Applied]) -> Tuple[str, ...]:
+    """The maps that say again where devices were found whose name is no kernel's: it may come
+    later than the device."""
+    return tuple(f"device:{one.old}={one.new}" for one in applied
+                 if one.what == "wwid" and one.old.startswith(_FOLLOWING))
+
+
 def notes(applied: Sequence[Applied]) -> Tuple[str, ...]:
     """What initiators will notice of the maps."""
     return (*(f"{old} becomes {new}: initiators see it in VPD page 83, REPORT TARGET PORT "
@@ -120,21 +127,24 @@ class Mapping:
     limits: Dict[str, str] = field(default_factory=dict)
 
     def apply(self, document: Document, host: Optional[Host] = HERE,
-              ) -> Tuple[Document, List[Applied]]:
+              again: bool = False) -> Tuple[Document, List[Applied]]:
         """The document in this host's names, and what was changed.
 
-        ``host`` is where devices are looked up by their WWID, None not to look.  Raises BadMap
-        for a map that matches nothing or gives a name that can't be, Duplicate where two
+        ``host`` is where devices are looked up by their WWID, None not to look.  ``again``: it was
+        done on this host before, so a name that follows the device leads to it, or will.  Raises
+        BadMap for a map that matches nothing or gives a name that can't be, Duplicate where two
         objects get one name.
         """
-        return _Applying(self, document, host).result()
+        return _Applying(self, document, host, again).result()
 
 
 class _Applying:
     """One application: remembers what was changed and which maps were used."""
 
-    def __init__(self, mapping: Mapping, document: Document, host: Optional[Host]) -> None:
+    def __init__(self, mapping: Mapping, document: Document, host: Optional[Host],
+                 again: bool) -> None:
         self.mapping, self.document, self.host = mapping, document, host
+        self.again = again
         self.applied: List[Applied] = []
         self.used: Set[Tuple[str, str]] = set()
         #: (fabric of a registration, its target's name) → the new name
@@ -292,7 +302,8 @@ class _Applying:
     def by_wwid(self, one: model.Backstore) -> Optional[str]:
         """Where this host has the device, if not where the path leads."""
         wwid = self.document.storage.get(say(one.key), {}).get("wwid")
-        if self.host is None or not isinstance(wwid, str) or not wwid:
+        if self.host is None or not isinstance(wwid, str) or not wwid \
+                or self.again and one.path.startswith(_FOLLOWING):
             return None
         try:
             seen = devices.look(one.path)
@@ -304,6 +315,9 @@ class _Applying:
                 return None
         return devices.find_by_wwid(wwid, self.host)
 
+
+#: Names that udev and the device mapper give to a device wherever the kernel has it.
+_FOLLOWING = ("/dev/disk/", "/dev/mapper/")
 
 _NOUNS = {"device": "backstore on", "root": "backstore below", "portal": "portal",
           "target": "target", "initiator": "initiator", "rtpi": "TPG with the relative port",

@@ -98,7 +98,7 @@ class Standing:
         here = f"{name} here"
         if here not in self.journal.documents:
             self.journal.documents[here] = mapping.parse(self.journal.notes.maps).apply(
-                self.kept(name))[0]
+                self.kept(name), again=True)[0]
         return self.journal.documents[here]
 
     def prepared(self) -> Document:

@@ -19,7 +19,7 @@ from .reader import boot_id
 from .standing import Standing
 from .surviving import (FOLLOWED, KEPT_OVERRIDE, NONE_OVERRIDE, Answer, Copy, File, Keeps, Kernel,
                         Takes, decide)
-from .transitions import DESTINATION
+from .transitions import DESTINATION, SOURCE
 from .wholefile import fsync_folder, write_files
 
 
@@ -120,7 +120,8 @@ def _untouched(standing: Standing, document: Document) -> bool:
 def _opened(standing: Standing) -> str:
     """The boot in which the gate was open since the copy was kept, or ""."""
     journal = standing.journal
-    if not journal.notes.opened and not journal.has(DOCUMENT):  # a source: it served all the time
+    if not journal.notes.opened and journal.handover.role == SOURCE \
+            and not journal.has(DOCUMENT):  # it served all the time
         return journal.notes.kept_in or journal.handover.boot_id
     return journal.notes.opened
 
