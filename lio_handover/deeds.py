@@ -331,6 +331,11 @@ class Deeds(Standing):
         if self.journal.notes.probe and self.handover.role == SOURCE:
             self.seen = self.core.ask(names)
 
+    def may_export(self, state: State) -> None:
+        """Refuse what an export by file, long after the freeze maybe, is refused for."""
+        errors.refuse(preflight.all_ports(state), self.allow)
+        errors.refuse(preflight.shared(state, self.reader(False)), self.allow)
+
     def _keep_copy(self) -> None:
         self._ask(self.names())
         try:
@@ -340,7 +345,7 @@ class Deeds(Standing):
                 raise
             return self._untold(self.here(False))
         if self.mode is Mode.FILE and self.row.verb == "export":
-            errors.refuse(preflight.all_ports(state), self.allow)
+            self.may_export(state)
         if not self.links_are_whole({lun.key: lun.backstore for _, _, lun in state.luns()}):
             if self.handover.role != SOURCE and not self.journal.has(RETURNED):
                 left = survivors.since(self, self.allow, self.notes)  # of a kernel that is gone
@@ -349,8 +354,6 @@ class Deeds(Standing):
             return
         if self.handover.role == SOURCE:
             self.unchanged(state)
-            if self.row.to == "released":  # long after the freeze, maybe
-                errors.refuse(preflight.shared(state, self.reader(False)), self.allow)
         document = self._document(state)
         if self.handover.role == SOURCE:
             self._keep(DOCUMENT, document, False)

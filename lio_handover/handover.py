@@ -116,7 +116,8 @@ class Handovers:
             notes.append(f"the last verb failed: {handover.error}")
         if handover.boot_id and handover.boot_id != boot_id():
             notes.append("this host was rebooted since")
-        return Answer(handover, tuple(papers), tuple(notes), onward.command(handover))
+        notes += onward.removed(handover, Owners(self._directory))
+        return Answer(handover, tuple(papers), tuple(notes), onward.command(journal))
 
     # ---- doing ----------------------------------------------------------------------------------
     def do(self, verb: str, role: str, id: str = "", *,  # noqa: A002
@@ -300,7 +301,8 @@ class Handovers:
         status = self._status(run.journal)
         handover = status.handover
         if handover.over:
-            return replace(status, notes=notes, next="")
+            gone = onward.removed(handover, Owners(self._directory))
+            return replace(status, notes=(*notes, *gone), next="")
         if handover.mode == Mode.FILE.value:
             return replace(status, notes=(onward.exported(handover), *notes), stays=True)
         command = f"lio-handover recover {handover.id}"
@@ -353,7 +355,7 @@ class Handovers:
             Owners(self._directory).note(journal.handover.targets, over=journal.id)
             journal.remove()
         return Answer(journal.handover, tuple(deeds.said), tuple(deeds.notes),
-                      onward.command(journal.handover))
+                      onward.command(journal))
 
     def _taken_back(self, deeds: Deeds, error: BaseException) -> bool:
         """Whether a verb that failed has left this host as it was, and nothing to remember."""
@@ -411,8 +413,7 @@ class Handovers:
         if id in known and verb in ("prepare", "stage", "abort") and not self.get(id).state:
             Journal(self._directory, id).remove()  # it was cut off before its first state
             known.discard(id)
-        by_file = mode == Mode.FILE.value
-        if verb == ("freeze" if by_file else "prepare") and id not in known:
+        if verb == onward.first(verb, mode, targets) and id not in known:
             return self._prepare(id, targets, mode, peer)
         if verb == "import" and ready is not None:
             return self._imports(id, papers[0], ready)
