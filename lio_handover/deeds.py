@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Callable, Dict, FrozenSet, List, Mapping, Optional, Sequence, Tuple
 
 from . import document as documents
-from . import (cautions, directories, dynamic, errors, executor, kernel_fixes, late, mapping,
+from . import (away, cautions, directories, dynamic, errors, executor, kernel_fixes, late, mapping,
                opened, portals, ports, preflight, protection, representable, reservations,
                restored, runtime, savefile, savefile_steps, storage, survivors)
 from .diff import diff
@@ -477,12 +477,12 @@ class Deeds(Standing):
         whole = self.whole()
         lacking = survivors.lacking(self)  # then it must not be served while it is put right
         if whole and not lacking and not notes.stale and notes.loading != boot:
-            return
+            return away.come_back(self, self.notes)
         if lacking and not self.vhost:
             self._gate_close()
         document = survivors.since(self, self.allow, self.notes)
         digest = runtime.digest(document.state)
-        want = runtime.shut(document.state)
+        want = away.leave_out(self, runtime.shut(document.state), self.row.verb, self.notes)
         if whole or notes.loading == boot:
             self._afresh(want)
         self._same_storage(document)
@@ -526,7 +526,7 @@ class Deeds(Standing):
         from .revival import reachable
         document = self.durable()
         asked = document.state
-        want, _notes = reachable(asked)
+        want, _notes = reachable(away.without(self, asked))
         never_open = not self.journal.notes.opened
         have = Scope.of(want).read(self.fs, reservations=never_open, known=want,
                                    untouched=never_open)

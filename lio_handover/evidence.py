@@ -107,7 +107,7 @@ class Evidence:
         it is armed and this side has released, asked to abort: its first record decides."""
         handover = self.journal.handover
         cut_off = self._cut_off()
-        if handover.over and (self.superseded or (
+        if handover.over and (self.superseded or not self.journal.notes.away and (
                 not cut_off if handover.boot_id == boot_id() else
                 handover.state in ("idle", "confirmed") and not self._half_brought_back()
                 and self.standing.settled(cut_off) and not survivors.lacking(self.standing))):

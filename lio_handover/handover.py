@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import (Callable, Dict, FrozenSet, Iterator, List, Mapping, Optional, Sequence,
                     Tuple)
 
-from . import errors, followed, kernel_fixes, mapping, onward, preflight
+from . import away, errors, followed, kernel_fixes, mapping, onward, preflight
 from .answer import Answer, Peer, answer_from_json, answer_to_json
 from .core import Core, Ready, lock_names
 from .deeds import Deeds, not_late
@@ -107,7 +107,7 @@ class Handovers:
         standing = Standing(self.core, journal, handover.epoch)
         papers = [standing.message(paper) for paper in Paper if paper in may and (
             paper.name.lower() in journal.notes.said or (state, paper) in _TRUE_AT_ONCE)]
-        notes = [one for one in (journal.notes.forced, journal.notes.unsaved) if one]
+        notes = [*filter(None, (journal.notes.forced, journal.notes.unsaved)), *away.told(journal)]
         if handover.busy:
             step = journal.notes.step
             notes.append(f"{handover.busy} was begun and has not ended"
@@ -354,8 +354,8 @@ class Handovers:
             # It is as it was before the freeze: there is nothing to remember.
             Owners(self._directory).note(journal.handover.targets, over=journal.id)
             journal.remove()
-        return Answer(journal.handover, tuple(deeds.said), tuple(deeds.notes),
-                      onward.command(journal))
+        return Answer(journal.handover, tuple(deeds.said), (
+            *deeds.notes, *away.absent(deeds, verb)), onward.command(journal))
 
     def _taken_back(self, deeds: Deeds, error: BaseException) -> bool:
         """Whether a verb that failed has left this host as it was, and nothing to remember."""

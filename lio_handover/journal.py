@@ -85,6 +85,7 @@ class Notes:
     survived: str = ""  # boot id of a kernel that was looked at and has all that outlived power
     left: Tuple[str, ...] = ()  # serials whose APTPL file was there when the copy was kept
     kept_in: str = ""  # boot id of the kernel that the copy was kept under
+    away: Tuple[str, ...] = ()  # portals that this host could not have, see away.py
     probe: bool = False  # devices are asked for what configfs does not show of registrations
 
 
@@ -222,6 +223,8 @@ class Journal:
             notes.survived = one["boot"]
         elif kind == "left":
             notes.left, notes.kept_in = tuple(one["serials"]), one["boot"]
+        elif kind == "away":
+            notes.away = tuple(one["portals"])
         elif kind == "probe":
             notes.probe = True
         elif kind == "fenced":

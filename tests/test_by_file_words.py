@@ -5,13 +5,16 @@ import contextlib
 import io
 import os
 import shutil
+import socket
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from lio_handover import cli, errors, savefile_steps
 from lio_handover.configfs import Configfs
+from lio_handover.model import Portal, State
 from lio_handover.transitions import DESTINATION, SOURCE
 from tests import byfile, inhandover, inhost, lab
 from tests.inhandover import OTHER, SAVED, TARGET
@@ -70,6 +73,26 @@ def exported_together() -> tuple[str, list[tuple[str, str]]]:
     """And the second is taken for what it was: what is said first, and of which state both are."""
     said = ran("export", OTHER, TARGET, "-o", "/tmp/both.json", "--allow", "all-tg-pt")[1]
     return said, byfile.states()
+
+
+def kernel_lost() -> None:
+    """What targetcli's clear, or a boot, does to the kernel's targets."""
+    subprocess.run(["targetctl", "clear"], check=True, capture_output=True)
+
+
+def device(name: str, becomes: str) -> None:
+    for words in (("down",), ("name", becomes)):
+        subprocess.run(["ip", "link", "set", name, *words], check=True)
+    subprocess.run(["ip", "link", "set", becomes, "up"], check=True)
+
+
+def portals() -> set[str]:
+    return set(Configfs().names(f"{GATE}/np"))
+
+
+def thawed_beside_a_program(address: str) -> tuple[int, str]:
+    with socket.create_server((address, 3260)):
+        return ran("thaw", TARGET)
 
 
 # ── tests ────────────────────────────────────────────────────────────────────────────────────
@@ -156,3 +179,57 @@ def test_what_was_removed_is_not_said_to_be_served(
         assert f"{TARGET}: removed from this host since, and not served: no boot brings it back" \
             in line
     assert newest.call(byfile.states) == [(DESTINATION, "confirmed")]
+
+
+def test_a_portal_that_cannot_be_had_is_left_out_and_comes_back(
+        bed: lab.Lab, stable: lab.Host) -> None:
+    absent = "[fe80::5%vec0]:3260"
+    stable.call(inhost.build, with_portals(bed, "127.0.0.1:3260", absent))
+    stable.call(byfile.verb, "freeze")
+    stable.call(kernel_lost)
+    stable.call(device, "vec0", "later0")
+    try:
+        code, line = stable.call(ran, "recover")
+        assert code == 0 and f"{TARGET}/tpg1/{absent}: this host has no network device vec0" \
+            ": left out, and served without it until lio-handover recover" in line, line
+        assert stable.call(inhandover.gates) == {GATE: "1"}
+        assert stable.call(portals) == {"127.0.0.1:3260"}
+        assert f"tpg1/{absent}: this host could not have it: left out" in stable.call(
+            ran, "status")[1]
+        assert "left out" in stable.call(ran, "recover")[1]
+    finally:
+        stable.call(device, "later0", "vec0")
+    assert "left out" not in stable.call(ran, "recover")[1]
+    assert stable.call(portals) == {"127.0.0.1:3260", absent}
+    assert stable.call(inhandover.gates) == {GATE: "1"} and stable.call(byfile.states) == []
+
+
+def test_where_no_portal_can_be_had_one_line_says_why(bed: lab.Lab, stable: lab.Host) -> None:
+    stable.call(inhost.build, with_portals(bed, "127.0.0.1:3260"))
+    stable.call(byfile.verb, "freeze")
+    stable.call(kernel_lost)
+    code, line = stable.call(thawed_beside_a_program, "127.0.0.1")
+    assert code and "tpg1/127.0.0.1:3260: python" in line and ") has the port; " in line, line
+    assert "next: mend that, then lio-handover recover " in line and "dmesg" not in line
+    assert stable.call(ran, "thaw", TARGET)[0] == 0
+    assert stable.call(inhandover.gates) == {GATE: "1"}
+
+
+def test_an_address_that_is_not_there_is_told_and_waited_for_by_nobody(
+        bed: lab.Lab, stable: lab.Host) -> None:
+    stable.call(inhost.build, with_portals(bed, "127.0.0.1:3260", "203.0.113.9:3260"))
+    stable.call(byfile.verb, "freeze")
+    stable.call(kernel_lost)
+    code, line = stable.call(ran, "thaw", TARGET)
+    assert code == 0 and f"{TARGET}: the address of portal 203.0.113.9:3260 is not on this host, " \
+        "so nobody can log in by it until it is" in line and "portal 127" not in line, line
+    assert stable.call(portals) == {"127.0.0.1:3260", "203.0.113.9:3260"}
+    assert stable.call(inhandover.gates) == {GATE: "1"} and stable.call(byfile.states) == []
+
+
+def with_portals(bed: lab.Lab, *names: str) -> State:
+    state = inhandover.state(bed.shared)
+    target, = state.targets
+    tpg, = target.tpgs
+    made = tuple(Portal((*tpg.key, "portal", name), {"iser": "0", "cxgbit": "0"}) for name in names)
+    return replace(state, targets=(replace(target, tpgs=(replace(tpg, portals=made),)),))
