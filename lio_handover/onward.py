@@ -73,8 +73,10 @@ def _quoted(names: Sequence[str]) -> str:
 
 def frozen(held: Sequence[Handover], names: Sequence[str]) -> str:
     """What leads on once these targets are frozen by file."""
-    away = [_by_file(one) for one in held if one.state == "released"]
-    return "; ".join(away) or BY_FILE[SOURCE, "frozen"].format(targets=_quoted(names))
+    away = [one for one in held if one.state == "released"]
+    here = [name for name in names if all(name not in one.targets for one in away)]
+    return "; ".join([*([BY_FILE[SOURCE, "frozen"].format(targets=_quoted(here))] if here else []),
+                      *map(_by_file, away)])
 
 
 def exported(one: Handover) -> str:
