@@ -333,10 +333,8 @@ class Journal:
         """Forget a handover that came to nothing: the documents first, as the journal says whose
         they are."""
         try:
-            for name in FILES:
-                if self.has(name):
-                    os.unlink(os.path.join(self.folder, name))
-        except OSError:
+            self.drop([name for name in FILES if self.has(name)])
+        except errors.HandoverError:
             return  # all of it stays
         shutil.rmtree(self.folder, ignore_errors=True)
 
