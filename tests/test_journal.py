@@ -9,7 +9,7 @@ import pytest
 
 from lio_handover import errors, followed
 from lio_handover import journal as journal_module
-from lio_handover import savefile, savefile_places, savefile_writers
+from lio_handover import onward, savefile, savefile_places, savefile_writers
 from lio_handover.core import Core
 from lio_handover.handover import Handovers
 from lio_handover.journal import Handover, Journal
@@ -221,3 +221,25 @@ def test_a_damaged_document_leads_to_whom_can_be_asked(
     with pytest.raises(errors.JournalBroken) as error:
         Standing(Core(Settings(state_directory=str(tmp_path))), one).kept("document.json")
     assert way in str(error.value)
+
+
+@pytest.mark.parametrize("role, state, said, leads", [
+    ("source", "frozen", (), "source export ID"),
+    ("source", "frozen", ("document",), "source release ID --papers FILE, with what destination "
+     "activate answers"),
+    ("source", "released", ("document",), "source retire ID --papers FILE, with what destination "
+     "verify answers"),
+    ("destination", "staged", (), "destination activate ID --papers FILE, with what source export "
+     "answers"),
+    ("destination", "armed", ("armed",), "destination activate ID --papers FILE, with what source "
+     "release answers"),
+    ("destination", "opening", (), "destination verify ID"),
+    ("destination", "serving", (), "destination confirm ID --papers FILE, with what source retire "
+     "answers")])
+def test_what_leads_on_names_the_paper_it_takes(
+        tmp_path: Path, role: str, state: str, said: tuple[str, ...], leads: str) -> None:
+    one = begun(tmp_path, role=role)
+    one.state(state, 1, boot_id())
+    for paper in said:
+        one.note("said", paper=paper, digest="")
+    assert onward.command(one) == f"lio-handover {leads.replace('ID', ID)}"
