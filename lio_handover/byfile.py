@@ -16,7 +16,9 @@ from . import document as documents
 from . import errors, preflight, removed, runtime
 from .answer import Answer
 from .core import AWAY, Core, Ready
+from .deeds import Deeds
 from .document import Carried, Document
+from .evidence import Evidence
 from .executor import Outcome
 from .handover import Handovers
 from .journal import DOCUMENT, Handover, Journal, ids
@@ -25,7 +27,7 @@ from .owners import REMOVED, Owner, Owners
 from .papers import Message
 from .revival import reachable
 from .running import Progress, never
-from .transitions import DESTINATION, SOURCE, Mode, Paper
+from .transitions import DESTINATION, SOURCE, Do, Mode, Paper, Step, rows_for
 
 #: Names that --allow takes → what a human says by it, to the table.
 SAYS = {"exported": "not-imported"}
@@ -54,6 +56,13 @@ class ByFile(Core):
         found = super().names(here)
         return [*found, *(tuple(name.split("/", 1)) for name in dict.fromkeys(targets)
                           if name in away)]  # type: ignore[list-item]
+
+    def some(self, targets: Sequence[str], everything: bool = False) -> List[Tuple[str, str]]:
+        """The same, and at least one.  Raises NoSuchTarget."""
+        found = self.names(targets, everything)
+        if not found:
+            raise errors.NoSuchTarget("this host has no target", do="targetcli, or import one")
+        return found
 
     def held(self, names: Optional[Iterable[str]] = None) -> List[Handover]:
         """The handovers by file of these targets (None: of any) that this host is the source of
@@ -113,10 +122,10 @@ class ByFile(Core):
 
     def _back(self, new: str, error: BaseException) -> None:
         """A freeze that was not finished is taken back."""
-        one = self.handovers().known(new)
+        journal = Journal(self.settings.state_directory, new, partly=True)
+        one, step = journal.handover, journal.notes.step
         if not one.state:
-            Journal(self.settings.state_directory, new).remove()
-            return
+            return journal.remove()
         try:
             self._thaw(one)
         except errors.HandoverError as second:
@@ -125,8 +134,10 @@ class ByFile(Core):
                 error.do = f"lio-handover thaw {' '.join(one.targets)}"
             return
         if isinstance(error, errors.HandoverError):
-            error.changed = "the gates are as they were; initiators may have been out"
-            error.do = ""
+            error.changed = "the gates were not touched"
+            if not _before_gate(step):
+                error.changed, error.do = "the gates are as they were; initiators may have been " \
+                    "out", ""
 
     def export(self, names: Names, allow: Sequence[str] = (), probe: bool = False) -> Document:
         """What this host serves, to be imported elsewhere.
@@ -147,6 +158,9 @@ class ByFile(Core):
                 raise errors.WrongState(f"{left[0]} is not frozen, and {there[0].targets[0]} is",
                                         do=f"lio-handover freeze {' '.join(left)}, or export them "
                                         "apart")
+            if len(there) > 1:
+                for one in there:
+                    self._can_export(one, allow, probe)
             made: List[Document] = []
             for one in there:
                 try:
@@ -160,6 +174,21 @@ class ByFile(Core):
                     raise
                 made.append(self._kept(one))
             return merged(made)
+
+    def _can_export(self, one: Handover, allow: Sequence[str], probe: bool) -> None:
+        """Raises what the export would, before it, or another of the same command, is recorded."""
+        journal = Journal(self.settings.state_directory, one.id)
+        if probe and not journal.notes.probe:
+            journal.note("probe")
+        row = Evidence(self, None, journal, "export", one.epoch, (), frozenset(), False).row()
+        if row is not None and row.state == "frozen":
+            deeds = Deeds(self, journal, one.epoch, row, allow=allow)
+            deeds.do(Step(Do.GATE_CLOSE))
+            if journal.notes.probe:
+                deeds.seen = self.ask(deeds.names())
+            here = deeds.here()
+            deeds.unchanged(here)
+            deeds.may_export(here)
 
     def _kept(self, one: Handover) -> Document:
         """The document of a frozen target, with the handover that it is of."""
@@ -359,6 +388,12 @@ def merged(made: Sequence[Document]) -> Document:
     return replace(first, state=documents.canonical(state), storage=storage,
                    notes=tuple(dict.fromkeys(note for one in made for note in one.notes)),
                    carried=tuple(carried for one in made for carried in one.carried))
+
+
+def _before_gate(step: str) -> bool:
+    """Whether a freeze that ended in this step had not come to the gates."""
+    steps = list(map(str, rows_for(SOURCE, "idle", "freeze", Mode.FILE)[0].steps))
+    return step in steps[:steps.index(str(Step(Do.GATE_CLOSE)))]
 
 
 def _closed(state: State) -> List[str]:

@@ -138,6 +138,7 @@ class Core(Host):
             errors.refuse(findings)  # which say more
             raise
         findings += representable.findings(document)
+        findings += savefile.findings([one.name for one in state.targets], self.settings.savefiles)
         if probe:
             self._remember(state)
         if any(target.fabric == "vhost" for target in state.targets):

@@ -7,9 +7,11 @@ __core_scsi3_write_aptpl_to_file); without alua/tpgs_SERIAL no ALUA state is wri
 from __future__ import annotations
 
 import os
-from typing import Iterator, Tuple
+from typing import Iterator, List, Tuple
 
 from .configfs import Configfs
+from .devices import show
+from .errors import Finding, KernelRefused
 from .model import Backstore
 
 
@@ -19,6 +21,26 @@ def folders(store: Backstore, dbroot: str) -> Iterator[str]:
     if store.serial and any(group.attributes.get("alua_write_metadata", "0") != "0"
                             for group in store.alua_groups):
         yield f"{dbroot}/alua/tpgs_{store.serial}"
+
+
+def findings(fs: Configfs) -> List[Finding]:
+    """Why the kernel, and we beside it, can't keep registrations below dbroot."""
+    folder = fs.read("dbroot").strip() + "/pr" if fs.exists("dbroot") else ""
+    why = _unfit(folder) if folder else ""
+    return [Finding(KernelRefused, show(folder), f"{why}, and registrations are kept in it", "",
+                    "make it a folder that can be written to")] if why else []
+
+
+def _unfit(folder: str) -> str:
+    """Why files can't be made in a folder, or it can't be made itself; "" where they can."""
+    if not os.path.lexists(folder):
+        above = os.path.dirname(folder)
+        return _unfit(above) and f"can't be made, as {show(above)} {_unfit(above)}"
+    if not os.path.exists(folder):
+        return "is a link that leads nowhere"
+    if not os.path.isdir(folder):
+        return "is no folder"
+    return "" if os.access(folder, os.W_OK | os.X_OK) else "can't be written to"
 
 
 def notes(fs: Configfs) -> Tuple[str, ...]:

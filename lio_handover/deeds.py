@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Dict, List, Optional, Sequence, Tuple
 
 from . import document as documents
-from . import (cautions, dynamic, errors, executor, kernel_fixes, late, opened, portals,
+from . import (away, cautions, dynamic, errors, executor, kernel_fixes, late, opened, portals,
                ports, preflight, protection, representable, restored, runtime, savefile,
                savefile_steps, storage, survivors)
 from .diff import diff
@@ -288,6 +288,11 @@ class Deeds(Adoption):
         if self.journal.notes.probe and self.handover.role == SOURCE:
             self.seen = self.core.ask(names)
 
+    def may_export(self, state: State) -> None:
+        """Refuse what an export by file, long after the freeze maybe, is refused for."""
+        errors.refuse(preflight.all_ports(state), self.allow)
+        errors.refuse(preflight.shared(state, self.reader(False)), self.allow)
+
     def _keep_copy(self) -> None:
         self._ask(self.names())
         if self.row.verb == "clear":
@@ -299,7 +304,7 @@ class Deeds(Adoption):
                 raise
             return self._untold(self.here(False))
         if self.mode is Mode.FILE and self.row.verb == "export":
-            errors.refuse(preflight.all_ports(state), self.allow)
+            self.may_export(state)
         if not self.links_are_whole({lun.key: lun.backstore for _, _, lun in state.luns()}):
             if self.handover.role != SOURCE and not self.journal.has(RETURNED):
                 left = survivors.since(self, self.allow, self.notes)  # of a kernel that is gone
@@ -308,8 +313,6 @@ class Deeds(Adoption):
             return
         if self.handover.role == SOURCE:
             self.unchanged(state)
-            if self.row.to == "released":  # long after the freeze, maybe
-                errors.refuse(preflight.shared(state, self.reader(False)), self.allow)
         document = self.document_of(state)
         if self.handover.role == SOURCE:
             self.keep(DOCUMENT, document, False)
@@ -427,14 +430,14 @@ class Deeds(Adoption):
         whole = self.whole()
         lacking = survivors.lacking(self)  # then it must not be served while it is put right
         if whole and not lacking and not notes.stale and notes.loading != boot:
-            return
+            return away.come_back(self, self.notes)
         if lacking and not self.vhost:
             self._gate_close()
         errors.refuse([finding for store in self.durable().state.backstores
                        for finding in storage.absent(store)])
         document = survivors.since(self, self.allow, self.notes)
         digest = runtime.digest(document.state)
-        want = runtime.shut(document.state)
+        want = away.leave_out(self, runtime.shut(document.state), self.row.verb, self.notes)
         if whole or notes.loading == boot:
             self._afresh(want)
         self._same_storage(document)
@@ -478,7 +481,7 @@ class Deeds(Adoption):
         from .revival import reachable
         document = self.durable()
         asked = document.state
-        want, _notes = reachable(asked)
+        want, _notes = reachable(away.without(self, asked))
         never_open = not self.journal.notes.opened
         have = Scope.of(want).read(self.fs, reservations=never_open, known=want,
                                    untouched=never_open)

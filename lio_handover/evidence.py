@@ -106,7 +106,8 @@ class Evidence:
         """The row of recover that fits; None where it stays.  The other side is asked, and, where
         it is armed and this side has released, asked to abort: its first record decides."""
         handover = self.journal.handover
-        if handover.over and (self.superseded or self._all_done()):
+        if handover.over and (self.superseded or
+                              not self.journal.notes.away and self._all_done()):
             return None
         row = self._first()
         if row is None and (handover.state == "released" or self._inband_frozen()):

@@ -51,16 +51,28 @@ class Followed:
 
 def load(journal: Journal) -> Optional[Followed]:
     """What was followed since the last document; None where nothing was."""
+    found = _read(journal)
+    return found if found is not None and found.kept == journal.handover.digest else None
+
+
+def unread(journal: Journal) -> str:
+    """What to tell of a copy that is there and can't be read, "" where none is: it is written
+    whole, so a disk has lost it."""
+    return f"{os.path.join(journal.folder, NAME)} can't be read: what the kernel wrote of " \
+        "registrations since the last copy was kept is known of its APTPL files alone" \
+        if journal.has(NAME) and _read(journal) is None else ""
+
+
+def _read(journal: Journal) -> Optional[Followed]:
     import json
     data = journal.kept(NAME)
     try:
         tree = json.loads(data or b"")
-        found = Followed(tree["boot"], float(tree["at"]), tree["kept"], bool(tree["ended"]), {
+        return Followed(tree["boot"], float(tree["at"]), tree["kept"], bool(tree["ended"]), {
             serial: One(float(one["at"]), int(one["mtime"]), one["data"].encode())
             for serial, one in tree["files"].items()})
     except (ValueError, KeyError, TypeError, AttributeError):
-        return None  # it is written whole: this is somebody else's
-    return found if found.kept == journal.handover.digest else None
+        return None
 
 
 def _save(journal: Journal, one: Followed) -> None:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import (Callable, Dict, FrozenSet, Iterator, List, Mapping, Optional, Sequence,
                     Tuple)
 
-from . import errors, followed, kernel_fixes, mapping, onward, preflight
+from . import away, errors, followed, kernel_fixes, mapping, onward, preflight
 from .answer import Answer, Peer, answer_from_json, answer_to_json
 from .core import Core, Ready, lock_names
 from .deeds import Deeds, not_late
@@ -112,7 +112,7 @@ class Handovers:
         standing = Standing(self.core, journal, handover.epoch)
         papers = [standing.message(paper) for paper in Paper if paper in may and (
             paper.name.lower() in journal.notes.said or (state, paper) in _TRUE_AT_ONCE)]
-        notes = [one for one in (journal.notes.forced, journal.notes.unsaved) if one]
+        notes = [*filter(None, (journal.notes.forced, journal.notes.unsaved)), *away.told(journal)]
         if handover.busy:
             step = journal.notes.step
             notes.append(f"{handover.busy} was begun and has not ended"
@@ -121,7 +121,8 @@ class Handovers:
             notes.append(f"the last verb failed: {handover.error}")
         if handover.boot_id and handover.boot_id != boot_id():
             notes.append("this host was rebooted since")
-        return Answer(handover, tuple(papers), tuple(notes), onward.command(handover))
+        notes += onward.removed(handover, Owners(self._directory))
+        return Answer(handover, tuple(papers), tuple(notes), onward.command(journal))
 
     # ---- doing ----------------------------------------------------------------------------------
     def do(self, verb: str, role: str, id: str = "", *,  # noqa: A002
@@ -311,7 +312,8 @@ class Handovers:
         status = self._status(run.journal)
         handover = status.handover
         if handover.over:
-            return replace(status, notes=notes, next="")
+            gone = onward.removed(handover, Owners(self._directory))
+            return replace(status, notes=(*notes, *gone), next="")
         if handover.mode == Mode.FILE.value:
             return replace(status, notes=(onward.exported(handover), *notes), stays=True)
         command = f"lio-handover recover {handover.id}"
@@ -363,8 +365,8 @@ class Handovers:
             # It is as it was before the freeze: there is nothing to remember.
             Owners(self._directory).note(journal.handover.targets, over=journal.id)
             journal.remove()
-        return Answer(journal.handover, tuple(deeds.said), tuple(deeds.notes),
-                      onward.command(journal.handover))
+        return Answer(journal.handover, tuple(deeds.said), (
+            *deeds.notes, *away.absent(deeds, verb)), onward.command(journal))
 
     def _taken_back(self, deeds: Deeds, error: BaseException) -> bool:
         """Whether a verb that failed has left this host as it was, and nothing to remember."""
@@ -424,8 +426,7 @@ class Handovers:
         if id in known and verb in ("prepare", "stage", "abort") and not self.get(id).state:
             Journal(self._directory, id).remove()  # it was cut off before its first state
             known.discard(id)
-        by_file = mode == Mode.FILE.value
-        if verb == ("freeze" if by_file else "prepare") and id not in known:
+        if verb == onward.first(verb, mode, targets) and id not in known:
             return self._new(id, SOURCE, targets, mode, peer)
         if verb == "import" and ready is not None:
             return self._imports(id, papers[0], ready)

@@ -90,6 +90,7 @@ class Notes:
     survived: str = ""  # boot id of a kernel that was looked at and has all that outlived power
     left: Tuple[str, ...] = ()  # serials whose APTPL file was there when the copy was kept
     kept_in: str = ""  # boot id of the kernel that the copy was kept under
+    away: Tuple[str, ...] = ()  # portals that this host could not have, see away.py
     probe: bool = False  # devices are asked for what configfs does not show of registrations
 
 
@@ -144,8 +145,7 @@ class Journal:
             with open(self.path, "rb") as file:
                 data = file.read()
         except FileNotFoundError:
-            raise errors.NoSuchHandover(f"this host has no handover {self.id}",
-                                        do="lio-handover status") from None
+            raise self._not_begun("is gone") from None
         except OSError as error:
             raise _broken(self.path, error, way_out(self.folder)) from None
         import json
@@ -156,14 +156,21 @@ class Journal:
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 self.broken = errors.JournalBroken(
                     f"{self.path}, line {number} can't be read: {type(error).__name__}",
-                    do=way_out(self.folder))
+                    do=way_out(self.folder, self.handover.mode))
                 if not partly or number == 1:
                     raise self.broken from None
                 self._only(json.loads(lines[0]))
                 break
         if not self.handover.role:
-            raise self.broken or errors.NoSuchHandover(f"this host has no handover {self.id}",
-                                                       do="lio-handover status")
+            raise self.broken or self._not_begun("has not even its first record")
+
+    def _not_begun(self, how: str) -> errors.HandoverError:
+        """What to say where no record is whole: before it is, no document is kept."""
+        if not _documents(self.folder):
+            return errors.NoSuchHandover(f"this host has no handover {self.id}",
+                                         do="lio-handover status")
+        return errors.JournalBroken(f"{self.path} {how}, and documents lie beside it",
+                                    do=way_out(self.folder))
 
     def _only(self, first: Dict[str, Any]) -> None:
         """Believe its first record, and nothing that came after."""
@@ -226,6 +233,8 @@ class Journal:
             notes.survived = one["boot"]
         elif kind == "left":
             notes.left, notes.kept_in = tuple(one["serials"]), one["boot"]
+        elif kind == "away":
+            notes.away = tuple(one["portals"])
         elif kind == "probe":
             notes.probe = True
         elif kind == "fenced":
@@ -280,8 +289,11 @@ class Journal:
         self.keep_beside(name, content)
 
     def keep_beside(self, name: str, content: bytes) -> None:
-        """Keep a file: whole and on the disk when this returns."""
+        """Keep a file: whole and on the disk when this returns, and before it the first record,
+        without which nobody knows whose it is."""
         try:
+            if not self.handover.state:
+                _sync(self.path)
             write_file(os.path.join(self.folder, name), content)
         except OSError as error:
             raise _broken(os.path.join(self.folder, name), error) from None
@@ -328,28 +340,50 @@ class Journal:
             raise _broken(path, error) from None
 
     def remove(self) -> None:
-        """Forget a handover that came to nothing before its first state."""
+        """Forget a handover that came to nothing: the documents first, as the journal says whose
+        they are."""
+        try:
+            self.drop([name for name in FILES if self.has(name)])
+        except errors.HandoverError:
+            return  # all of it stays
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def ids(directory: str) -> Iterator[str]:
-    """Of every handover that was begun here: its first record is whole."""
+    """Of every handover that was begun here: its first record is whole, or was, as documents lie
+    beside it.  (A verb that was killed before leaves half a record, and no document.)"""
     try:
         names = sorted(os.listdir(os.path.join(directory, "handovers")))
     except FileNotFoundError:
         return
     except OSError as error:
         raise _broken(os.path.join(directory, "handovers"), error) from None
-    for name in names:
+    for name in filter(is_id, names):
+        folder = os.path.join(directory, "handovers", name)
         try:
-            with open(os.path.join(directory, "handovers", name, "journal"), "rb") as file:
-                if is_id(name) and file.readline().endswith(b"\n"):
-                    yield name
+            with open(os.path.join(folder, "journal"), "rb") as file:
+                begun = file.readline().endswith(b"\n")
         except (FileNotFoundError, NotADirectoryError):
-            continue
+            begun = False
         except OSError as error:
-            folder = os.path.join(directory, "handovers", name)
             raise _broken(folder, error, way_out(folder)) from None
+        if begun or _documents(folder):
+            yield name
+
+
+def _documents(folder: str) -> bool:
+    return any(os.path.lexists(os.path.join(folder, name)) for name in FILES)
+
+
+def _sync(path: str) -> None:
+    """The file and its name are on the disk when this returns."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    for folder in (os.path.dirname(path), os.path.dirname(os.path.dirname(path))):
+        fsync_folder(folder)
 
 
 def _whole_lines(fd: int) -> int:
@@ -368,10 +402,14 @@ def _whole_lines(fd: int) -> int:
     return end
 
 
-def way_out(folder: str) -> str:
-    """What to do where a journal can't be read."""
-    return (f"lio-handover status {os.path.basename(folder)} on the other host, which says who may "
-            f"serve; then move {folder} aside (docs/handover-protocol.md)")
+def way_out(folder: str, mode: str = "") -> str:
+    """What to do where a journal can't be read; ``mode``: of the handover, where that is known."""
+    aside = f"then move {folder} aside (docs/handover-protocol.md)"
+    if mode == Mode.FILE.value:
+        return f"make sure which host may serve it: by file, none can be asked; {aside}"
+    status = f"lio-handover status {os.path.basename(folder)} on the other host"
+    return f"{status}, which says who may serve; {aside}" if mode else \
+        f"make sure which host may serve it ({status} says so, unless it was by file); {aside}"
 
 
 def _broken(path: str, error: OSError, do: str = "") -> errors.JournalBroken:

@@ -12,12 +12,13 @@ import errno
 import os
 import re
 import socket
-from typing import Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Set, Tuple
+from typing import (AbstractSet, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Set,
+                    Tuple)
 
 from . import errors
 from .configfs import Configfs
 from .errors import Finding
-from .model import Portal, State, say
+from .model import Key, Portal, State, say
 
 #: How one portal gets on with another that is there already.
 FINE, SHARED, REFUSED, NOWHERE = "fine", "shared", "refused", "nowhere"
@@ -196,7 +197,12 @@ def of_host(fs: Configfs) -> Iterator[Tuple[str, str]]:
 def findings(want: State, have: State, fs: Configfs) -> List[Finding]:
     """The portals of ``want`` that this host can't have.  Asks the kernel once for each address
     that is not there yet."""
-    new = {one.key for one in _portals(want)} - {one.key for one in _portals(have)}
+    return lacking(want, {one.key for one in _portals(have)}, fs)
+
+
+def lacking(want: State, here: AbstractSet[Key], fs: Configfs) -> List[Finding]:
+    """The same, where ``here`` are the portals that are there."""
+    new = {one.key for one in _portals(want)} - here
     found: List[Finding] = []
     if new:
         host = _Host(of_host(fs))
@@ -288,22 +294,30 @@ def _bindv6only() -> bool:
         return False
 
 
-def _bind(one: Address) -> Optional[int]:
-    """The errno of a bind as LIO does it (iscsi_target_login.c:iscsit_setup_np), None for none."""
+def _bind(one: Address, free: bool = True) -> Optional[int]:
+    """The errno of a bind as LIO does it (iscsi_target_login.c:iscsit_setup_np), None for none;
+    not ``free``: of one for which the address has to be there."""
     try:
         with socket.socket(socket.AF_INET6 if one.v6 else socket.AF_INET,
                            socket.SOCK_STREAM) as tried:
             tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if not one.v6:
-                tried.setsockopt(socket.IPPROTO_IP, _FREEBIND, 1)
+                tried.setsockopt(socket.IPPROTO_IP, _FREEBIND, free)
                 tried.bind((socket.inet_ntop(socket.AF_INET, one.host), one.port))
                 return None
-            tried.setsockopt(socket.IPPROTO_IPV6, _IPV6_FREEBIND, 1)
+            tried.setsockopt(socket.IPPROTO_IPV6, _IPV6_FREEBIND, free)
             number = socket.if_nametoindex(one.scope) if one.scope else 0
             tried.bind((socket.inet_ntop(socket.AF_INET6, one.host), one.port, 0, number))
             return None
     except OSError as error:
         return error.errno or errno.EINVAL
+
+
+def absent(name: str) -> bool:
+    """Whether a portal's address is on none of this host's network devices (yet)."""
+    one = address(name)
+    return one is not None and not one.any and _bind(
+        one._replace(port=0), free=False) == errno.EADDRNOTAVAIL
 
 
 def holder(inode: int, proc: str = _PROC) -> str:

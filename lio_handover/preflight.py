@@ -7,8 +7,8 @@ from __future__ import annotations
 import os
 from typing import Dict, Iterable, Iterator, List, Mapping, Sequence, Tuple, Type
 
-from . import (attributes, dynamic, errors, handler, late, limits, opened, portals, representable,
-               reservations, storage, unit_serials)
+from . import (attributes, dbroot, dynamic, errors, handler, late, limits, opened, portals,
+               representable, reservations, storage, unit_serials)
 from .devices import Glance
 from .diff import diff
 from .document import Document
@@ -33,7 +33,7 @@ def source(state: State, reader: Reader) -> List[Finding]:
     return [*_twins(state.backstores, here), *elsewhere,
             *_kinds(state), *_shared(state, reader), *_shared_storage(state, here),
             *unit_serials.findings(state.backstores, here.backstores, reader),
-            *_dynamic(state), *_dead(state), *all_ports(state),
+            *_dynamic(state), *_dead(state), *all_ports(state), *dbroot.findings(reader.fs),
             *_hidden(state, errors.CannotRepresent)]
 
 
@@ -234,7 +234,7 @@ def destination(document: Document, have: State, reader: Reader, facts: Facts,
     found += _handler(document.state, have)
     found += _serials(document.state, here)
     found += _lacking(document.state)
-    found += portals.findings(document.state, have, reader.fs)
+    found += [*portals.findings(document.state, have, reader.fs), *dbroot.findings(reader.fs)]
     found += limits.findings(document.state, have, {
         store.key for store in document.state.backstores if late.rule(settings, store.path)},
         document.storage)

@@ -73,6 +73,22 @@ def entries_of(targets: Iterable[str], more: Sequence[str] = ()) \
                 yield path, one.value
 
 
+def findings(targets: Sequence[str], more: Sequence[str] = ()) -> List[errors.Finding]:
+    """Why these targets could not be taken out of the save files, as a freeze does first."""
+    end, what = time.monotonic() + writers.RECENT, ", ".join(targets)
+    while True:
+        try:
+            paths = {one.path for one in entries(targets, more)}
+            break
+        except errors.SavefileBroken as error:
+            if not error.half or time.monotonic() > end:
+                return [errors.Finding(errors.SavefileBroken, what, error.what, "", error.do)]
+            time.sleep(_OFTEN)  # somebody may be writing it
+    return [errors.Finding(errors.SavefileBroken, what, f"{path} has it, and its folder can't be "
+                           "written to", "", "make it writable") for path in sorted(paths)
+            if not os.access(os.path.dirname(os.path.realpath(path)), os.W_OK)]
+
+
 def drop(targets: Iterable[str], stores: Iterable[str], directory: str,
          keep: Optional[Keep] = None, more: Sequence[str] = ()) -> List[str]:
     """Take targets, and backstores (``fileio/disk0``) that no other target uses, out of every
@@ -115,9 +131,9 @@ def put(state: State, dbroot: str, directory: str, more: Sequence[str] = ()) -> 
     that the owner or the restoring unit names, else the one that is there, of two the one in the
     kernel's ``dbroot``.  Returns the files that now hold
     them: none where the host has no targetcli.  Raises SavefileBroken."""
-    there = savefile_places.everywhere(more)
-    chosen = [path for path in savefile_places.named(more)
-              if os.path.isdir(os.path.dirname(path))][:1]
+    named = savefile_places.named(more)
+    there = savefile_places.existing(named)
+    chosen = [path for path in named if os.path.isdir(os.path.dirname(path))][:1]
     chosen = chosen or [path for path in there if os.path.dirname(path) == dbroot] or there[:1]
     if not chosen:
         chosen = [path for path in savefile_places.KNOWN if os.path.dirname(path) == dbroot

@@ -39,7 +39,12 @@ def named(more: Sequence[str] = ()) -> List[str]:
 
 def everywhere(more: Sequence[str] = ()) -> List[str]:
     """The save files that this host has, named ones first.  Raises SavefileBroken."""
-    return [path for path in dict.fromkeys([*named(more), *KNOWN]) if os.path.exists(path)]
+    return existing(named(more))
+
+
+def existing(first: Sequence[str]) -> List[str]:
+    """The same, of which those that are named are known."""
+    return [path for path in dict.fromkeys([*first, *KNOWN]) if os.path.exists(path)]
 
 
 def _commands(unit: str) -> List[str]:

@@ -82,13 +82,13 @@ class Standing:
             data = self.journal.kept(name)
             if data is None:
                 raise errors.JournalBroken(f"{self.journal.folder} has no {name}",
-                                           do=way_out(self.journal.folder))
+                                           do=way_out(self.journal.folder, self.handover.mode))
             try:
                 self.journal.documents[name] = documents.loads(data)
             except errors.DocumentError as error:
                 raise errors.JournalBroken(
                     f"{self.journal.folder}/{name} can't be read: {error.what}",
-                    do=way_out(self.journal.folder)) from None
+                    do=way_out(self.journal.folder, self.handover.mode)) from None
         return self.journal.documents[name]
 
     def local(self, name: str) -> Document:

@@ -46,6 +46,7 @@ def since(standing: Standing, allow: Sequence[str], notes: List[str]) -> Documen
     document, opened, boot = standing.durable(), _opened(standing), boot_id()
     if not opened and standing.journal.notes.kept_in == boot and _untouched(standing, document):
         return document  # nothing came in between
+    notes += filter(None, [followed.unread(standing.journal)])
     parts = opened == boot and bool(standing.names())
     found = _found(standing, document, Kernel.PARTS if parts else Kernel.REBOOTED)
     if any(one.answer is Answer.STAY for one in found):

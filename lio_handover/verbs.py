@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence
 
 from . import document as documents
-from . import as_json, cautions, client, columns, errors, files, steps, tree, wording
+from . import as_json, cautions, client, columns, errors, files, onward, steps, tree, wording
 from .cli import PROG, flushed, say, unprinted
 from .ours import Ours
 from .core import Ready
@@ -318,7 +318,7 @@ def show(args: argparse.Namespace, signals: Signals) -> int:
 def prepare(args: argparse.Namespace, signals: Signals) -> int:
     as_root("prepare")
     core = the_core(args)
-    wanted = core.names(target_names(args), args.all)
+    wanted = core.some(target_names(args), args.all)
     with signals.later():  # a scratch nexus may be there
         made, found = core.prepare(wanted, args.probe)
     against = errors.stopping(found, args.allow)
@@ -362,22 +362,23 @@ def freeze(args: argparse.Namespace, signals: Signals) -> int:
     say_done(args, f"froze {', '.join(names)}: gates shut, no command executing, data on the "
              "storage; "
              f"{_writes(came['writes'])} in {came['seconds']['freeze']:.2f} s{by_whom(came)}",
-             f"{PROG} export {quoted(names)} -o FILE (or thaw)")
+             came["next"])
     return errors.SAME
 
 
 def _freeze(args: argparse.Namespace, signals: Signals) -> Dict[str, Any]:
     as_root("freeze")
     core = the_core(args)
-    found = core.names(target_names(args), args.all)
+    found = core.some(target_names(args), args.all)
     signals.deferred = True
     signals.progress.say("shutting the gates, waiting for commands, flushing data")
     started = time.monotonic()
     state = core.freeze(found, args.allow, signals.stop, None, args.probe)
     took = time.monotonic() - started
     signals.progress.clear()
-    return {"targets": [one.name for one in state.targets], "writes": core.fs.changes,
-            "seconds": {"freeze": round(took, 6)}}
+    names = [one.name for one in state.targets]
+    return {"targets": names, "writes": core.fs.changes, "seconds": {"freeze": round(took, 6)},
+            "next": onward.frozen(core.held(names), names)}
 
 
 def export(args: argparse.Namespace, signals: Signals) -> int:
@@ -410,7 +411,7 @@ def export(args: argparse.Namespace, signals: Signals) -> int:
 
 def _export(args: argparse.Namespace, signals: Signals) -> client.Came:
     core = the_core(args)
-    found = core.names(target_names(args), args.all)
+    found = core.some(target_names(args), args.all)
     with signals.later():
         made = core.export(found, args.allow, args.probe)
     data = documents.dumps(made)

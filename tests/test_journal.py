@@ -9,13 +9,16 @@ from pathlib import Path
 import pytest
 
 from lio_handover import document as documents
-from lio_handover import errors, savefile, savefile_places, savefile_writers
+from lio_handover import errors, followed
+from lio_handover import journal as journal_module
+from lio_handover import onward, savefile, savefile_places, savefile_writers
 from lio_handover.core import Core
 from lio_handover.handover import Handovers
 from lio_handover.journal import PREPARED, Handover, Journal
 from lio_handover.owners import Owners
 from lio_handover.reader import boot_id
 from lio_handover.settings import Settings
+from lio_handover.standing import Standing
 from tests import samples
 
 ID, OTHER = "11111111-0000-4000-8000-000000000000", "22222222-0000-4000-8000-000000000000"
@@ -154,3 +157,97 @@ def test_owners_that_cannot_be_read_stop_verbs_and_keep_shut_what_moved(booting:
     assert len(rest) == 2
     assert {one.handover.state for one in handovers(booting).status()} == {
         "released", "retired", "confirmed"}
+
+
+# ── what a power cut leaves of a journal ─────────────────────────────────────────────────────
+
+@pytest.mark.parametrize("left", [b"", b"\0" * 200, b'{"at": 17641', None])
+def test_a_journal_that_is_lost_beside_its_documents_is_broken(
+        booting: Path, left: bytes | None) -> None:
+    path = journal(booting)
+    (path.parent / "prepared.json").write_bytes(b"{}")
+    path.unlink() if left is None else path.write_bytes(left)
+    with pytest.raises(errors.JournalBroken, match="documents lie beside it") as error:
+        handovers(booting).before_restore()
+    assert "make sure which host may serve it" in error.value.do
+    assert saved() == {OURS, NEVER_MOVED, BACK}     # the unit fails, so targetcli's does not start
+    found = {one.handover.id: one for one in handovers(booting).status()}
+    assert found[ID].failed == errors.JournalBroken.code
+
+
+@pytest.mark.parametrize("left", [b"", b'{"at": 17641'])
+def test_one_that_was_killed_before_it_was_begun_costs_nothing(booting: Path, left: bytes) -> None:
+    folder = booting / "handovers" / ID.replace("1", "7")
+    folder.mkdir()
+    (folder / "journal").write_bytes(left)
+    (folder / ".prepared.json.tmp").write_bytes(b"")
+    assert len(handovers(booting).before_restore()) == 1
+    assert len(handovers(booting).status()) == 3
+
+
+def test_the_first_record_is_on_the_disk_before_a_document(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    monkeypatch.setattr(journal_module, "_sync", lambda path: done.append("journal"))
+    monkeypatch.setattr(journal_module, "write_file", lambda path, data: done.append("document"))
+    one = begun(tmp_path)
+    one.keep("prepared.json", b"{}")
+    one.state("prepared", 1, boot_id())
+    one.keep("document.json", b"{}")
+    assert done == ["journal", "document", "document"]
+
+
+def test_a_handover_that_is_forgotten_loses_its_documents_first(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = begun(tmp_path)
+    one.keep("prepared.json", b"{}")
+    with monkeypatch.context() as patched:
+        patched.setattr("shutil.rmtree", lambda *_args, **_more: None)
+        one.remove()
+    assert os.listdir(one.folder) == ["journal"]
+    one.remove()
+    assert not os.path.exists(one.folder)
+
+
+def test_a_copy_that_followed_and_cannot_be_read_is_told(tmp_path: Path) -> None:
+    one = begun(tmp_path)
+    assert followed.unread(one) == ""
+    one.keep_beside("followed.json", b"\0" * 99)
+    assert followed.unread(one).startswith(f"{one.folder}/followed.json can't be read")
+    one.keep_beside("followed.json", b'{"boot": "", "at": 1, "kept": "of another document", '
+                    b'"ended": true, "files": {}}')
+    assert followed.unread(one) == ""
+
+
+@pytest.mark.parametrize("mode, way", [
+    ("iscsi", f"next: lio-handover status {ID} on the other host, which says who may serve; then"),
+    ("file", "next: make sure which host may serve it: by file, none can be asked; then move")])
+def test_a_damaged_document_leads_to_whom_can_be_asked(
+        tmp_path: Path, mode: str, way: str) -> None:
+    one = Journal.create(str(tmp_path), Handover(ID, "source", "", 1, mode, (TARGET,)), {})
+    one.keep("document.json", b"\0" * 99)
+    with pytest.raises(errors.JournalBroken) as error:
+        Standing(Core(Settings(state_directory=str(tmp_path))), one).kept("document.json")
+    assert way in str(error.value)
+
+
+@pytest.mark.parametrize("role, state, said, leads", [
+    ("source", "frozen", (), "source export ID"),
+    ("source", "frozen", ("document",), "source release ID --papers FILE, with what destination "
+     "activate answers"),
+    ("source", "released", ("document",), "source retire ID --papers FILE, with what destination "
+     "verify answers"),
+    ("destination", "staged", (), "destination activate ID --papers FILE, with what source export "
+     "answers"),
+    ("destination", "armed", ("armed",), "destination activate ID --papers FILE, with what source "
+     "release answers"),
+    ("destination", "opening", (), "destination verify ID"),
+    ("destination", "serving", (), "destination confirm ID --papers FILE, with what source retire "
+     "answers")])
+def test_what_leads_on_names_the_paper_it_takes(
+        tmp_path: Path, role: str, state: str, said: tuple[str, ...], leads: str) -> None:
+    one = begun(tmp_path, role=role)
+    one.state(state, 1, boot_id())
+    for paper in said:
+        one.note("said", paper=paper, digest="")
+    assert onward.command(one) == f"lio-handover {leads.replace('ID', ID)}"

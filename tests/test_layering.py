@@ -22,9 +22,8 @@ ORDER = """__init__
     reader revival plan unit_serials planner staged readback running undo executor restored host
     probes mapping ports
     representable preflight removed core
-    holder runtime answer standing surviving followed survivors savefile_steps copies adoption
-    deeds fence evidence
-    onward
+    holder runtime answer standing away surviving followed survivors savefile_steps copies
+    adoption deeds fence evidence onward
     handover byfile ours
     wording screen tree columns steps as_json log client remote move restoring
     cli verbs handover_verbs ours_verbs service""".split()

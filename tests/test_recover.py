@@ -236,7 +236,7 @@ def test_a_journal_that_cannot_be_written_stops_the_verb(
             assert f"{verb} was begun and has not ended: it was at " in "".join(status.notes)
         pair.host[role].call(inhandover.mend)
         words = status.next.split()
-        assert words[-1] == pair.id
+        assert pair.id in words
         if words[1] == "recover":
             pair.recover(role)
         else:

@@ -22,8 +22,8 @@ import time
 from dataclasses import asdict
 from typing import Any, Callable, Dict, List, Mapping, Sequence, Tuple
 
-from .. import as_json, directories, document as documents, errors, files, papers, remote, settings
-from .. import restoring, storage
+from .. import as_json, directories, document as documents, errors, files, onward, papers, remote
+from .. import restoring, settings, storage
 from ..ours import Ours, changed
 from ..document import Document
 from ..followed import Follower
@@ -77,9 +77,9 @@ class Work:
 
     def names(self) -> List[Tuple[str, str]]:
         """The targets asked for, where the caller may touch them.  Raises StorageNotAllowed."""
-        found = self.core.names(self.request["targets"], self.request["all"])
-        if not found:
+        if not self.request["targets"] and not self.request["all"]:
             raise errors.BadCall("no target is named", do='name targets, or set the option "all"')
+        found = self.core.some(self.request["targets"], self.request["all"])
         self.inside(found)
         return found
 
@@ -142,8 +142,10 @@ def freeze(work: Work) -> Came:
     started = time.monotonic()
     state = work.core.freeze(work.names(), work.request["allow"], work.stop, work.progress,
                              work.request["probe"])
-    return {"targets": [one.name for one in state.targets], "writes": work.core.fs.changes,
-            "seconds": {"freeze": round(time.monotonic() - started, 6)}}, b"", False
+    names = [one.name for one in state.targets]
+    return {"targets": names, "writes": work.core.fs.changes,
+            "seconds": {"freeze": round(time.monotonic() - started, 6)},
+            "next": onward.frozen(work.core.held(names), names)}, b"", False
 
 
 def export(work: Work) -> Came:
