@@ -104,7 +104,7 @@ def recover(args: argparse.Namespace, signals: Signals) -> int:
     if args.units and not args.id:
         core = the_core(args)
         with_units = core.to_restore()
-        failed_units = restoring.start_units(with_units)
+        failed_units = restoring.start_units(core, with_units)
         if failed_units:
             say(f"{PROG}: {failed_units}")
         ids = [one.id for one in handovers.list()
@@ -152,7 +152,7 @@ def move(args: argparse.Namespace, signals: Signals) -> int:
 def _boot(args: argparse.Namespace, handovers: Handovers) -> int:
     notes = list(handovers.before_restore())
     core = the_core(args)
-    failed = restoring.start_units(core.to_restore())
+    failed = restoring.start_units(core, core.to_restore())
     notes += [failed] if failed else []
     if args.json:
         print_data({"notes": notes})

@@ -7,7 +7,8 @@ from typing import Any, Callable, Dict, List, Mapping
 
 from . import errors, remote, restoring, supervisor
 from .cli import PROG, say
-from .ours import changed
+from .ours import Ours, changed
+from .papers import is_id
 from .verbs import (Signals, Usage, as_root, ask_service, by_whom, print_data, say_done,
                     say_notes, target_names, the_core, the_service)
 
@@ -45,7 +46,7 @@ def clear(args: argparse.Namespace, signals: Signals) -> int:
     core = the_core(args)
     signals.deferred = True
     told: List[str] = []
-    for name in _of_units(args):
+    for name in _of_units(args, core):
         told += core.clear(name)
     for note in told:
         say(f"{PROG}: {note}")
@@ -57,7 +58,7 @@ def restore(args: argparse.Namespace, signals: Signals) -> int:
     as_root("restore")
     core = the_core(args)
     signals.deferred = True
-    for name in _of_units(args):
+    for name in _of_units(args, core):
         try:
             there = restoring.restore(core, name, lambda text: say(f"{PROG}: {text}"), remote.ask,
                                       "NOTIFY_SOCKET" in os.environ, signals.stop)
@@ -69,8 +70,12 @@ def restore(args: argparse.Namespace, signals: Signals) -> int:
     return errors.SAME
 
 
-def _of_units(args: argparse.Namespace) -> List[str]:
-    found = [name.strip("/") for name in args.targets]
+def _of_units(args: argparse.Namespace, core: Ours) -> List[str]:
+    """The targets named; a handover stands for its own, where a unit is called after it."""
+    found: List[str] = []
+    for word in args.targets:
+        name = word.strip("/")
+        found += core.local_names(core.handovers().known(name)) if is_id(name) else [name]
     if not found or any("/" not in name for name in found):
         raise Usage("name targets: FABRIC/WWN")
     return found

@@ -27,16 +27,28 @@ UNIT = "lio-handover-target@.service"
 #: Seconds for another lio-handover to let go of the target, and between two looks at that.
 PATIENCE, OFTEN = 120.0, 0.2
 
+#: Seconds in which what comes soon after each other is looked at once.
+_TOGETHER = 2.0
+
 Tell = Callable[[str], None]
 
 
-def start_units(targets: Sequence[str]) -> str:
+def unit_of(core: Ours, target: str) -> str:
+    """The unit of a target: called after it, or, where systemd takes no name as long, after the
+    handover that counts."""
+    try:
+        return supervisor.unit(UNIT, target)
+    except ValueError:
+        return supervisor.unit(UNIT, core.counting()[target].id)
+
+
+def start_units(core: Ours, targets: Sequence[str]) -> str:
     """Have the units of these targets started, where they are installed; what failed, in one
     line, or ""."""
     if not targets or not supervisor.running() or not any(
             os.path.exists(f"{folder}/{UNIT}") for folder in FOLDERS):
         return ""
-    return supervisor.start([supervisor.unit(UNIT, name) for name in targets])
+    return supervisor.start(sorted({unit_of(core, name) for name in targets}))
 
 
 def restore(core: Ours, name: str, tell: Tell, peer: Optional[Peer] = None, wait: bool = False,
@@ -70,6 +82,9 @@ def restore(core: Ours, name: str, tell: Tell, peer: Optional[Peer] = None, wait
                     tell(f"{name} is shut, and waits: {said}")
                 supervisor.notify(READY=1, STATUS=f"{name} is shut, and waits: {said}")
             arrivals.wait()
+            together = time.monotonic() + _TOGETHER
+            while time.monotonic() < together and not stop() and arrivals.wait(OFTEN):
+                pass  # one device is told of several times, and seldom comes alone
             if stop():
                 raise errors.Interrupted(f"{name}: interrupted while it waited: {said}")
 

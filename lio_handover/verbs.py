@@ -49,11 +49,11 @@ def run(args: argparse.Namespace) -> int:
 
 def _start_units(args: argparse.Namespace) -> None:
     """From now on targetcli's unit takes these targets' units with it."""
-    begun = [name for core in _CORES for name in core.begun]
-    if begun:
-        from . import restoring
-        why = restoring.start_units(begun)
-        say_notes(args, [why] if why else [])
+    for core in _CORES:
+        if core.begun:
+            from . import restoring
+            why = restoring.start_units(core, core.begun)
+            say_notes(args, [why] if why else [])
 
 
 def _explain(error: BaseException, args: argparse.Namespace, signals: Signals) -> int:

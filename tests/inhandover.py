@@ -118,6 +118,25 @@ def recover_beside(id: str, words: frozenset[str]) -> Answer:  # noqa: A002
 
 # ── power ────────────────────────────────────────────────────────────────────────────────────
 
+#: Where another generation of rtslib is, if that is to be used.
+GENERATION = Path("/run/rtslib-generation")
+
+
+def use_rtslib(folder: str) -> None:
+    """From now on, until the host boots, targetctl is that of this generation; "" for the
+    distribution's."""
+    GENERATION.write_text(folder)
+
+
+def targetctl(*words: str) -> subprocess.CompletedProcess[str]:
+    """The program, of the generation that is to be used."""
+    folder = GENERATION.read_text() if GENERATION.exists() else ""
+    command, more = (["python3", f"{folder}/bin/targetctl"], {"PYTHONPATH": folder}) if folder \
+        else (["targetctl"], {})
+    return subprocess.run([*command, *words], capture_output=True, text=True,
+                          env={**os.environ, **more})
+
+
 def disk(folder: str) -> None:
     """Let this host keep what a real one has on its disk in ``folder``, past a power cut: of what
     it writes there only what it has synced, as its page cache ends with it."""
@@ -135,7 +154,7 @@ def boots(folder: str) -> tuple[str, ...]:
     disk(folder)
     notes = before_restore()
     if os.path.exists(SAVED):
-        done = subprocess.run(["targetctl", "restore", SAVED], capture_output=True, text=True)
+        done = targetctl("restore", SAVED)
         assert done.returncode == 0, done.stderr
     return notes
 
@@ -154,7 +173,7 @@ def stale_reservations(wanted: State) -> None:
 
 def save() -> None:
     """As targetcli does."""
-    subprocess.run(["targetctl", "save", SAVED], check=True)
+    assert targetctl("save", SAVED).returncode == 0
 
 
 def save_file(data: bytes | None = None) -> bytes:
@@ -510,6 +529,6 @@ def while_held(name: str, id: str) -> Answer:  # noqa: A002
 
 def restart_targetcli() -> None:
     """What the restart of its unit does: everything is cleared, and restored from its file."""
-    subprocess.run(["targetctl", "clear"], check=True, capture_output=True)
+    assert targetctl("clear").returncode == 0
     before_restore()
-    subprocess.run(["targetctl", "restore", SAVED], check=True, capture_output=True)
+    assert targetctl("restore", SAVED).returncode == 0

@@ -70,7 +70,7 @@ def put_and_restored(state: State) -> tuple[str, State]:
     """(what targetctl says, what is then here) of a file that we have made of ``state``."""
     Path(SAVED).write_text("{}")
     savefile.put(state, os.path.dirname(SAVED), inhandover.FOLDER)
-    done = subprocess.run(["targetctl", "restore", SAVED], capture_output=True, text=True)
+    done = inhandover.targetctl("restore", SAVED)
     return done.stdout + done.stderr, Reader(Configfs(), reservations=False).state()
 
 

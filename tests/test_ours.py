@@ -10,7 +10,9 @@ import pytest
 
 from lio_handover import document as documents
 from lio_handover import errors
-from lio_handover.model import State
+from lio_handover.model import (DEFAULT_GROUP, AluaGroup, Backstore, DiscoveryAuth, Secret, State,
+                                backstore_key)
+from lio_handover.objects import alua_group_key
 from lio_handover.ours import LIO_HANDOVER, NOBODY, TARGETCLI
 from tests import byfile, inhandover, inhost, inours, lab
 from tests.conftest import HostsOf
@@ -24,14 +26,25 @@ def odd(shared: Path) -> State:
     """A target with what targetcli's file can't hold."""
     state = inhandover.state(shared)
     first, *rest = state.backstores
-    first = replace(first, attributes={
-        **first.attributes, "wwn/vendor_id": "ACME", "wwn/product_id": "Flux Array"})
+    group = AluaGroup(alua_group_key(first.key, DEFAULT_GROUP), {
+        "preferred": "1", "nonop_delay_msecs": "250"})
+    first = replace(first, alua_groups=(group,), attributes={
+        **first.attributes, "wwn/vendor_id": "ACME", "wwn/product_id": "Flux Array",
+        "wwn/company_id": "0x00a098", "wwn/pd_text_id_info": "shelf 7"})
+    memory = Backstore(backstore_key("rd_mcp", "null"), {"rd_pages": "256", "rd_nullio": "1"},
+                       {"wwn/vpd_unit_serial": "null"})
     target, = state.targets
     tpg, = target.tpgs
+    lun = replace(tpg.luns[0], key=(*tpg.key, "lun", "5"), backstore=memory.key)
     acls = tuple(replace(acl, attributes={**acl.attributes, "cmdsn_depth": "32"})
                  for acl in tpg.acls)
-    tpg = replace(tpg, attributes={**tpg.attributes, "rtpi": "77"}, acls=acls)
-    return replace(state, backstores=(first, *rest), targets=(replace(target, tpgs=(tpg,)),))
+    tpg = replace(tpg, attributes={**tpg.attributes, "rtpi": "77"}, acls=acls,
+                  luns=(*tpg.luns, lun))
+    return replace(state, backstores=(first, *rest, memory),
+                   targets=(replace(target, tpgs=(tpg,)),),
+                   discovery_auth=DiscoveryAuth(attributes={
+                       "userid": "all", "password": Secret("secret of all"),
+                       "enforce_discovery_auth": "1"}))
 
 
 class One:
@@ -97,11 +110,34 @@ def test_what_is_adopted_comes_back_whole(one: One) -> None:
     assert one.who()[0] == LIO_HANDOVER
 
 
+def test_what_was_handed_over_comes_back_whole(bed: lab.Lab, hosts: HostsOf) -> None:
+    """By file; a LUN without data of its own, names, numbers, ALUA, discovery."""
+    a, b = hosts("newest", "newest")
+    a.call(inhost.build, odd(bed.shared))
+    a.call(byfile.verb, "freeze")
+    document = a.call(byfile.verb, "export")
+    folder = str(bed.shared / f"disk-{uuid.uuid4()}")
+    b.call(inhandover.disk, folder)
+    b.call(inhandover.save)
+    b.call(byfile.verb, "import", document)
+    b.call(inhandover.register, 1, 1, 0x99)
+    before = documents.state_bytes(documents.loads(b.call(inhost.export_state)))
+    b.call(inhandover.save)
+    b.kill()
+    b.boot()
+    assert b.call(inours.boot, folder)[-1].endswith("is served\n")
+    assert documents.state_bytes(documents.loads(b.call(inhost.export_state))) == before
+    assert b.call(byfile.states) == [("destination", "confirmed")]
+    b.kill()
+
+
 def test_what_is_given_back_is_in_targetclis_file_as_it_was(one: One) -> None:
     one.verb("adopt")
     line, findings = one.host.call(inours.refused, "giveback")
     assert line.startswith("CannotRepresent: ") and "--allow not-saved" in line
-    assert any("wwn/vendor_id ACME, wwn/product_id Flux Array" in said for said in findings)
+    assert any("wwn/vendor_id ACME, wwn/product_id Flux Array" in said and "company_id" in said
+               and "pd_text_id_info shelf 7" in said for said in findings)
+    assert any("default_tg_pt_gp: " in said and "preferred 1" in said for said in findings)
     assert f"{TARGET}/tpg1: rtpi 77" in findings
     assert sum("cmdsn_depth 32" in said for said in findings) == 2
     assert one.host.call(inhandover.saved) == {} and one.who()[0] == LIO_HANDOVER

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -45,8 +46,11 @@ class Powered(Two):
     def cut(self, role: str) -> None:
         self.host[role].kill()
 
+    #: Where targetctl's other generation is, "" for the distribution's.
+    rtslib = ""
+
     def boot(self, role: str) -> tuple[str, ...]:
-        self.host[role].boot()
+        self.host[role].boot().call(inhandover.use_rtslib, self.rtslib)
         notes = self.host[role].call(inhandover.boots, self.folder[role])
         self.one_serves()
         return notes
@@ -145,6 +149,20 @@ SAMPLE = [(7, DESTINATION)]
 def test_a_host_that_lost_power_comes_back_to_one_owner(
         powered: Callable[[], Powered], count: int, role: str) -> None:
     pair = powered()
+    pair.go(" ".join(WAY.split()[:count]))
+    pair.lose_power(role)
+
+
+#: The generation of rtslib after the distribution's (scripts/lib/rtslib.txt).
+NEWER = str(Path(sys.prefix, "rtslib"))
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("count, role", STATES, ids=lambda one: str(one))
+def test_the_same_with_the_newer_rtslib(
+        powered: Callable[[], Powered], count: int, role: str) -> None:
+    pair = powered()
+    pair.rtslib = NEWER
     pair.go(" ".join(WAY.split()[:count]))
     pair.lose_power(role)
 

@@ -385,7 +385,7 @@ def run(request: Mapping[str, Any], answer: int, documents: Sequence[int]) -> in
         if data:
             _answer(work, data, secret)
         say({"result": result})
-        restoring.start_units(work.core.begun)
+        restoring.start_units(work.core, work.core.begun)
         return errors.SAME
     except BaseException as error:  # noqa: B902 - whatever it is, the service is told
         one = known(error)

@@ -116,7 +116,8 @@ setup_kernels() { (cd "$SETUP_ROOT" && "$SETUP_PYTHON" -m tests.lab --fetch); }
 
 setup_checks() {
     local wanted
-    wanted=$(cat "$SETUP_ROOT/scripts/lib/requirements.txt" <(/usr/bin/python3 -V) | sha256sum)
+    wanted=$(cat "$SETUP_ROOT"/scripts/lib/{requirements,rtslib}.txt <(/usr/bin/python3 -V) |
+        sha256sum)
     # One folder for each wish: another checkout of another age may be using its own.
     SETUP_VENV=$SETUP_CACHE/venv-${wanted:0:12}
     setup_locked setup_venv
@@ -131,7 +132,11 @@ setup_venv() {
     rm -rf "$SETUP_VENV"
     if ! { /usr/bin/python3 -m venv --system-site-packages "$SETUP_VENV" &&
         "$SETUP_VENV/bin/python" -m pip install --quiet --disable-pip-version-check \
-            --requirement "$SETUP_ROOT/scripts/lib/requirements.txt"; } >"$log" 2>&1 </dev/null
+            --requirement "$SETUP_ROOT/scripts/lib/requirements.txt" &&
+        # Beside the distribution's, for targetctl alone: tests restore with both.
+        "$SETUP_VENV/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps \
+            --target "$SETUP_VENV/rtslib" --requirement "$SETUP_ROOT/scripts/lib/rtslib.txt"
+    } >"$log" 2>&1 </dev/null
     then
         tail -n 20 "$log" >&2
         setup_die "pip could not install them"
