@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "lio_handover"
 
 #: A module imports what stands before it, wherever in its text.  Packages count as one.
 ORDER = """__init__
-    errors names directories programs wholefile kernel_fixes locks model order transitions
+    errors configuration names directories programs wholefile kernel_fixes locks model order transitions
     attributes parameters handler settings files shape values objects sealed document devices
     protection storage opened late limits
     fresh diff aptpl reservations dynamic places treepaths configfs scsibus watching initiator
@@ -25,7 +25,7 @@ ORDER = """__init__
     onward
     handover byfile
     wording screen tree columns steps as_json log client remote move
-    cli verbs handover_verbs service""".split()
+    cli verbs handover_verbs service boot""".split()
 #: The command line is understood before the verbs, slow to import, are wanted.
 LATE = {("cli", "verbs"), ("verbs", "handover_verbs")}
 
