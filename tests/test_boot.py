@@ -28,8 +28,8 @@ ID = "11111111-2222-4333-8444-55555555555{}"
 NAME = "iscsi/iqn.2026-11.org.example:a"
 RECORDS = ("begin verb=stage", "step do=build", "said paper=offer digest=00",
            "left serials= boot=b", "kept digest=00 stale=", "loading boot=b",
-           "loaded boot=b digest=00 commands=", "opened boot=b", "saved paths= why=", "survived boot=b", "probe", "fenced said=x peer=b",
-           "gone", "end error=x", "end")
+           "loaded boot=b digest=00 commands=", "opened boot=b", "saved paths= why=",
+           "survived boot=b", "probe", "fenced said=x peer=b", "gone", "end error=x", "end")
 OTHERS = {"serials": [], "stale": False, "commands": {"fileio/a": 1}, "paths": ["/etc/x"]}
 
 
