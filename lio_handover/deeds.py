@@ -15,6 +15,7 @@ from . import document as documents
 from . import (cautions, directories, dynamic, errors, executor, kernel_fixes, late, mapping,
                opened, portals, ports, preflight, protection, representable, reservations,
                restored, runtime, savefile, savefile_steps, storage, survivors)
+from .devices import Glance
 from .diff import diff
 from .core import Ready
 from .document import Document, Origin
@@ -501,11 +502,12 @@ class Deeds(Standing):
 
     def _same_storage(self, document: Document) -> None:
         """The source has flushed: from here on both must see the same data, until it is served."""
-        found = []
+        found, here = [], Glance()
         proofs = _sampled(document.storage, {}) if self.journal.notes.opened else document.storage
+        nothing = storage.Served(State(), here)
         for store in document.state.backstores:
             found += [one for one in storage.findings(
-                store, proofs.get(say(store.key), {}), self.core.settings)
+                store, proofs.get(say(store.key), {}), self.core.settings, nothing, here)
                 if one.error is errors.StorageDiffers]
         errors.refuse(found, self.allow)
 

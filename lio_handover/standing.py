@@ -60,7 +60,8 @@ class Standing:
 
     def reader(self, reserved: bool = True) -> Reader:
         return Reader(self.fs, reservations=reserved, seen=self.seen, known={
-            key: (held,) for key, held in restored.load(self.directory, boot_id()).items()})
+            key: (held,) for key, held in restored.load(self.directory, boot_id()).items()}
+            if reserved else {})
 
     def names(self) -> List[Tuple[str, str]]:
         """(fabric, WWN) of the handover's targets that this kernel has."""

@@ -12,7 +12,8 @@ PACKAGE = Path(__file__).resolve().parents[1] / "lio_handover"
 #: A module imports what stands before it, wherever in its text.  Packages count as one.
 ORDER = """__init__
     errors configuration names directories programs wholefile kernel_fixes locks model order
-    transitions attributes parameters handler settings files shape values objects sealed document devices
+    transitions attributes parameters handler settings files shape values objects sealed
+    document devices
     protection storage opened late limits
     fresh diff aptpl reservations dynamic places treepaths configfs scsibus watching initiator
     portals dbroot cautions
