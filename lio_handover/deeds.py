@@ -27,10 +27,11 @@ from .owners import Owners
 from .papers import Message, document_in
 from .plan import Plan
 from .planner import plan
-from .readback import Scope, check, describe
+from .readback import Scope, check, describe, loaded
 from .reader import Facts, boot_id
 from .running import Progress, never, reason
 from .settings import Settings
+from .staged import early
 from .standing import Standing
 from .transitions import SOURCE, Do, Mode, Paper, Row, Step
 
@@ -462,13 +463,14 @@ class Deeds(Standing):
         if half_made or have.targets and plan(have, want, facts).refused:
             self._afresh(want)
             have, facts = Scope.of(want).read(self.fs), self.reader().facts()
-        self._run(lambda facts, trusting: plan(have, want, facts, trusting=trusting), have, facts)
-        return Scope.of(want).read(self.fs)
+        now = self._run(lambda facts, trusting: early(plan(
+            have, want, facts, trusting=trusting)), have, facts)[1].now
+        return Scope.of(want).read(self.fs) if now is None else now
 
-    def _run(self, make: Maker, before: State, facts: Facts) -> Plan:
+    def _run(self, make: Maker, before: State, facts: Facts) -> Tuple[Plan, Outcome]:
         the_plan, outcome = self.core.run(make, before, facts, self.progress, self.stop)
         self.notes += outcome.notes
-        return the_plan
+        return the_plan, outcome
 
     def _load(self) -> None:
         notes, boot = self.journal.notes, boot_id()
@@ -487,10 +489,10 @@ class Deeds(Standing):
         self.journal.note("loading", boot=boot)
         have = self._build_to(want)
         facts = self.reader().facts()
-        the_plan = self._run(lambda facts, _trusting: _waiting(want, facts, have), have, facts)
+        the_plan, _ = self._run(lambda facts, _trusting: _waiting(want, facts, have), have, facts)
+        now = loaded(self.fs, the_plan.want, built=have)
+        self.built = replace(now, backstores=have.backstores)
         if document is not self.durable():
-            check(Scope.of(want).read(self.fs, known=the_plan.want, untouched=True),
-                  the_plan.want, False)
             survivors.leave(self, document)
         try:
             restored.note(self.directory, boot, the_plan.want)
@@ -521,18 +523,17 @@ class Deeds(Standing):
                        facts, reservations=False)
 
     def _verify(self) -> None:
-        """Registrations are compared while no initiator can have changed them."""
+        """Registrations are compared while no initiator can have changed them.  What this verb
+        loaded was read back there."""
         from .revival import reachable
-        document = self.durable()
-        asked = document.state
-        want, _notes = reachable(asked)
-        never_open = not self.journal.notes.opened
-        have = Scope.of(want).read(self.fs, reservations=never_open, known=want,
-                                   untouched=never_open)
-        if not never_open:
-            have, want = runtime.structure(have), runtime.structure(want)
-        left = diff(have, want, gates=False)
-        if left:
+        want, have = self.durable().state, self.built
+        if have is None:
+            want, _notes = reachable(want)
+            never_open = not self.journal.notes.opened
+            have = Scope.of(want).read(self.fs, reservations=never_open, known=want,
+                                       untouched=never_open)
+            if not never_open:
+                have, want = runtime.structure(have), runtime.structure(want)
             check(have, want, gates=False)
         portals.check(want)
         opened.check(have.backstores)

@@ -42,14 +42,13 @@ def put(one: Standing) -> Tuple[List[str], str]:
 
 
 def _put(one: Standing) -> List[str]:
-    reader, kept = one.reader(False), _kept(one)
-    state = reader.state(one.names())
+    kept, state = _kept(one), one.as_served()
     if kept and not runtime.changes(one.prepared().state, state):
         paths = savefile.put_back(kept, one.local_targets(), one.journal.notes.stores,
                                   one.directory)
     else:
         paths = [] if kept or one.handover.role != SOURCE else _there(one, state)
-        paths = paths or savefile.put(state, reader.dbroot(), one.directory,
+        paths = paths or savefile.put(state, one.fs.read("dbroot").strip(), one.directory,
                                       one.core.settings.savefiles)
     if kept:
         one.journal.drop((SAVED,))
