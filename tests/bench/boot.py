@@ -14,6 +14,8 @@ from . import inboot
 SIZES = [(100, 2), (300, 2)]
 QUICK = [(20, 2), (100, 2)]
 MEMORY = "3G"
+#: rtslib takes no mapped LUN of a higher number (rtslib/target.py:MappedLUN.MAX_LUN).
+PEERS_MOST = 256
 #: What is to be reached.
 MOST = 1.3
 
@@ -73,7 +75,8 @@ def main(argv: list[str]) -> int:
         rows = []
         for luns, acls in QUICK if wanted.quick else SIZES:
             print(f"bench: {luns} LUNs x {acls} ACLs", file=sys.stderr)
-            rows.append(row(host, folder, luns, acls, wanted.runs, not wanted.no_peers))
+            rows.append(row(host, folder, luns, acls, wanted.runs,
+                            not wanted.no_peers and luns <= PEERS_MOST))
         found = {"kernel": host.release, "role": wanted.role, "rows": rows}
     print(json.dumps(found, indent=1) if wanted.json else table(found))
     return 0

@@ -33,9 +33,9 @@ def forget() -> None:
     subprocess.run(["rm", "-rf", *STATE.iterdir()] if STATE.exists() else ["true"], check=True)
 
 
-def ours(folder: str, luns: int, acls: int) -> None:
-    """A target with a registration on every LUN that this host was handed by file, and targetcli's
-    file with the same."""
+def ours(folder: str, luns: int, acls: int, peer: bool = False) -> None:
+    """A target with a registration on every LUN that this host was handed by file, and for its
+    ``peer`` targetcli's file with the same."""
     import rtslib_fb
     inhost.prepare(folder, luns)
     inhost.down()
@@ -43,7 +43,8 @@ def ours(folder: str, luns: int, acls: int) -> None:
     rtslib_fb.RTSRoot()  # which moves dbroot to its own place, once for all
     for one in bare_calls(folder, luns, acls):
         inhost.do(one)
-    rtslib_fb.RTSRoot().save_to_file(SAVED)
+    if peer:
+        rtslib_fb.RTSRoot().save_to_file(SAVED)
     core = inhost.core()
     names = core.names([], True)
     core.freeze(names)
@@ -170,7 +171,7 @@ def _run(*words: str | Path) -> None:
 
 def measure(folder: str, luns: int, acls: int, runs: int, peer: bool) -> Figures:
     """Seconds of one size, the least of the runs; each in turn."""
-    ours(folder, luns, acls)
+    ours(folder, luns, acls, peer)
     best: Figures = {}
 
     def note(name: str, seconds: float) -> None:
