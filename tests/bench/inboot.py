@@ -24,7 +24,7 @@ from .inhost import Figures
 BEFORE = "11111111-2222-4333-8444-555555555555"
 STATE = Path("/var/lib/lio-handover")
 #: The APTPL files as they were when the power went.
-KEPT = "/tmp/bench-pr"
+KEPT = "/etc/target/bench-pr"
 SAVED = "/etc/target/bench.json"
 
 
@@ -163,7 +163,7 @@ def restore() -> None:
 
 def _run(*words: str | Path) -> None:
     """As an installed program is run: what it imports was compiled before."""
-    environment = {**os.environ, "PYTHONPYCACHEPREFIX": "/tmp/bench-pycache"}
+    environment = {**os.environ, "PYTHONPYCACHEPREFIX": "/etc/target/bench-pycache"}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
     done = subprocess.run(words, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
