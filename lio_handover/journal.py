@@ -10,7 +10,6 @@ worthless, as the kernel they are about is gone.  Beside it lie whole files: ``p
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from dataclasses import dataclass, field
 from typing import (Any, ContextManager, Dict, Iterator, List, Mapping, Optional, Sequence,
@@ -319,6 +318,7 @@ class Journal:
 
     def remove(self) -> None:
         """Forget a handover that came to nothing before its first state."""
+        import shutil
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
