@@ -6,6 +6,8 @@ import os
 from collections import Counter
 from typing import Any
 
+import pytest
+
 from lio_handover import document as documents
 from lio_handover.byfile import ByFile
 from lio_handover.configfs import Configfs
@@ -39,6 +41,47 @@ class Counting(Configfs):
     def exists(self, path: str) -> bool:
         self.counts["exists"] += 1
         return super().exists(path)
+
+
+class Meddling(Configfs):
+    """A kernel that does otherwise while a target is loaded: one mapped LUN becomes read-only, or a
+    registration does not arrive."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+
+    def link(self, path: str, target: str) -> None:
+        super().link(path, target)
+        if self.how == "read-only" and "/acls/" in path and path.endswith("/lun_1/link"):
+            super().write(path[:-len("link")] + "write_protect", b"1\n")
+
+    def write(self, path: str, data: bytes) -> None:
+        if self.how != "unregistered" or not path.endswith("disk1/pr/res_aptpl_metadata"):
+            super().write(path, data)
+
+
+def meddled(folder: str, how: str) -> tuple[str, str, list[str]]:
+    """(what recover says where somebody meddles, the gate then, what it says once nobody does)."""
+    inboot.ours(folder, 2, 2)
+    inboot.boot()
+    failed, = Handovers(ByFile(load(), Meddling(how))).recover()
+    gate = Configfs().read(f"{inhost.TPG}/enable").strip()
+    after, = Handovers(ByFile(load())).recover()
+    inboot.serves(2)
+    inhost.down()
+    return failed.notes[0], gate, list(after.notes)
+
+
+@pytest.mark.parametrize("how, said", [
+    ("read-only", "write_protect is 1 instead of 0"),
+    ("unregistered", "fileio/disk1 has 0 registrations instead of 1")])
+def test_what_was_loaded_otherwise_stays_shut(bed: lab.Lab, stable: lab.Host, how: str,
+                                              said: str) -> None:
+    """It is read back by the load itself, once, also of a target that has served before."""
+    notes, gate, after = stable.call(meddled, str(bed.shared / "meddled"), how)
+    assert "read back, the host is not what was asked for" in notes and said in notes
+    assert gate == "0" and after == []
 
 
 def restored(folder: str, luns: int) -> dict[str, int]:
