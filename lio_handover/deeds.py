@@ -14,6 +14,7 @@ from . import document as documents
 from . import (away, cautions, dynamic, errors, executor, kernel_fixes, late, opened, portals,
                ports, preflight, protection, representable, restored, runtime, savefile,
                savefile_steps, storage, survivors)
+from .devices import Glance
 from .diff import diff
 from .adoption import Adoption
 from .copies import sampled
@@ -27,10 +28,11 @@ from .owners import Owners
 from .papers import Message, document_in
 from .plan import Plan
 from .planner import plan
-from .readback import Scope, check, describe
+from .readback import Scope, check, describe, loaded
 from .reader import Facts, boot_id
 from .running import reason
 from .settings import Settings
+from .staged import early
 from .transitions import SOURCE, Do, Mode, Paper, Step
 
 #: Two looks at a LUN's command counter, so many seconds apart, prove that it is idle.
@@ -417,13 +419,14 @@ class Deeds(Adoption):
         if half_made or have.targets and plan(have, want, facts).refused:
             self._afresh(want)
             have, facts = Scope.of(want).read(self.fs), self.reader().facts()
-        self._run(lambda facts, trusting: plan(have, want, facts, trusting=trusting), have, facts)
-        return Scope.of(want).read(self.fs)
+        now = self._run(lambda facts, trusting: early(plan(
+            have, want, facts, trusting=trusting)), have, facts)[1].now
+        return Scope.of(want).read(self.fs) if now is None else now
 
-    def _run(self, make: Maker, before: State, facts: Facts) -> Plan:
+    def _run(self, make: Maker, before: State, facts: Facts) -> Tuple[Plan, Outcome]:
         the_plan, outcome = self.core.run(make, before, facts, self.progress, self.stop)
         self.notes += outcome.notes
-        return the_plan
+        return the_plan, outcome
 
     def _load(self) -> None:
         notes, boot = self.journal.notes, boot_id()
@@ -444,10 +447,10 @@ class Deeds(Adoption):
         self.journal.note("loading", boot=boot)
         have = self._build_to(want)
         facts = self.reader().facts()
-        the_plan = self._run(lambda facts, _trusting: _waiting(want, facts, have), have, facts)
+        the_plan, _ = self._run(lambda facts, _trusting: _waiting(want, facts, have), have, facts)
+        now = loaded(self.fs, the_plan.want, built=have)
+        self.built = replace(now, backstores=have.backstores)
         if document is not self.durable():
-            check(Scope.of(want).read(self.fs, known=the_plan.want, untouched=True),
-                  the_plan.want, False)
             survivors.leave(self, document)
         try:
             restored.note(self.directory, boot, the_plan.want)
@@ -459,11 +462,12 @@ class Deeds(Adoption):
 
     def _same_storage(self, document: Document) -> None:
         """The source has flushed: from here on both must see the same data, until it is served."""
-        found = []
+        found, here = [], Glance()
         proofs = sampled(document.storage, {}) if self.journal.notes.opened else document.storage
+        nothing = storage.Served(State(), here)
         for store in document.state.backstores:
             found += [one for one in storage.findings(
-                store, proofs.get(say(store.key), {}), self.core.settings)
+                store, proofs.get(say(store.key), {}), self.core.settings, nothing, here)
                 if one.error is errors.StorageDiffers]
         errors.refuse(found, self.allow)
 
@@ -477,18 +481,17 @@ class Deeds(Adoption):
                        facts, reservations=False)
 
     def _verify(self) -> None:
-        """Registrations are compared while no initiator can have changed them."""
+        """Registrations are compared while no initiator can have changed them.  What this verb
+        loaded was read back there."""
         from .revival import reachable
-        document = self.durable()
-        asked = document.state
-        want, _notes = reachable(away.without(self, asked))
-        never_open = not self.journal.notes.opened
-        have = Scope.of(want).read(self.fs, reservations=never_open, known=want,
-                                   untouched=never_open)
-        if not never_open:
-            have, want = runtime.structure(have), runtime.structure(want)
-        left = diff(have, want, gates=False)
-        if left:
+        want, have = away.without(self, self.durable().state), self.built
+        if have is None:
+            want, _notes = reachable(want)
+            never_open = not self.journal.notes.opened
+            have = Scope.of(want).read(self.fs, reservations=never_open, known=want,
+                                       untouched=never_open)
+            if not never_open:
+                have, want = runtime.structure(have), runtime.structure(want)
             check(have, want, gates=False)
         portals.check(want)
         opened.check(have.backstores)

@@ -19,12 +19,14 @@ from .undo import WayBack
 
 @dataclass
 class Outcome:
-    """What running a plan took: kernel writes, and seconds of each phase."""
+    """What running a plan took: kernel writes, and seconds of each phase; ``now`` is what is there
+    then, where the plan ended with reading that."""
 
     steps: int = 0
     writes: int = 0
     seconds: Dict[str, float] = field(default_factory=dict)
     notes: Tuple[str, ...] = ()
+    now: Optional[State] = None
 
 
 def apply(fs: Configfs, the_plan: Plan, before: State, facts: Facts,
@@ -53,6 +55,6 @@ def apply(fs: Configfs, the_plan: Plan, before: State, facts: Facts,
         raise
     finally:
         run.close()
-    outcome.steps = run.begun
+    outcome.steps, outcome.now = run.begun, run.now
     outcome.writes = fs.changes - began
     return outcome

@@ -103,20 +103,26 @@ def same(one: File, other: File) -> bool:
     return one.kind is other.kind and set(one.blocks) == set(other.blocks)
 
 
-def ours(file: File, store: Backstore, document: Document) -> bool:
-    """Whether all that the file names can be: this backstore's LUNs, and who reaches them."""
-    ports = {(reservations.compared_wwn(target.wwn), tpg.tag, lun.number): tpg
-             for target, tpg, lun in document.state.luns() if lun.backstore == store.key}
-    for one, _holds, _type in file.blocks:
-        tpg = ports.get((one.target, one.tpgt, one.lun))
-        if tpg is None:
-            return False
-        mapped = {(acl.initiator, each.number, each.lun) for acl in tpg.acls
-                  for each in acl.mapped_luns}
-        if tpg.fabric == "iscsi" and not dynamic.made(tpg) \
-                and (one.initiator, one.mapped_lun, one.lun) not in mapped:
-            return False
-    return True
+class Reach:
+    """Who reaches which backstore through what, of a document."""
+
+    def __init__(self, document: Document) -> None:
+        self.ports = {(reservations.compared_wwn(target.wwn), tpg.tag, lun.number):
+                      (tpg, lun.backstore) for target, tpg, lun in document.state.luns()}
+        self.mapped = {(*tpg.key, acl.initiator, each.number, each.lun)
+                       for target in document.state.targets for tpg in target.tpgs
+                       for acl in tpg.acls for each in acl.mapped_luns}
+
+    def ours(self, file: File, store: Backstore) -> bool:
+        """Whether all that the file names can be: this backstore's LUNs, and who reaches them."""
+        for one, _holds, _type in file.blocks:
+            tpg, key = self.ports.get((one.target, one.tpgt, one.lun), (None, None))
+            if tpg is None or key != store.key:
+                return False
+            if tpg.fabric == "iscsi" and not dynamic.made(tpg) and (
+                    *tpg.key, one.initiator, one.mapped_lun, one.lun) not in self.mapped:
+                return False
+        return True
 
 
 @dataclass
@@ -209,11 +215,11 @@ class Follower:
         if not passing:
             made = replace(made, ended=False)
         document = Standing(self.core, journal).durable()
-        kept = expected(document)
+        kept, reach = expected(document), Reach(document)
         stores = {store.serial: store for store in document.state.backstores}
         for serial, (one, data) in files.items():
             held = made.files.get(serial)
-            if serial not in stores or not ours(one, stores[serial], document) \
+            if serial not in stores or not reach.ours(one, stores[serial]) \
                     or held is not None and one.mtime_ns < held.mtime_ns:
                 continue  # the kernel did not write that
             if held is None and serial in kept and same(one, kept[serial]):

@@ -12,7 +12,6 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
-import subprocess
 import sys
 import time
 from typing import List, NoReturn, Optional
@@ -53,6 +52,7 @@ class Holders:
         if self.held(wwpn) is not None:
             return
         os.makedirs(self.folder, mode=0o700, exist_ok=True)
+        import subprocess
         # The module is found where this one was, whatever the working directory.
         here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
         command = [sys.executable, "-m", "lio_handover.holder", wwpn, self._path(wwpn)]

@@ -11,7 +11,6 @@ taken out of targetcli's save file.
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from dataclasses import dataclass, field
 from typing import (Any, ContextManager, Dict, Iterator, List, Mapping, Optional, Sequence,
@@ -342,6 +341,7 @@ class Journal:
     def remove(self) -> None:
         """Forget a handover that came to nothing: the documents first, as the journal says whose
         they are."""
+        import shutil
         try:
             self.drop([name for name in FILES if self.has(name)])
         except errors.HandoverError:

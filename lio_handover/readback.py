@@ -57,6 +57,21 @@ class Scope:
         return replace(found, lu_groups=reader.lu_groups(sorted(names)))
 
 
+def loaded(fs: Configfs, want: State, partial: bool = False, unknown: bool = False,
+           built: State = State()) -> State:
+    """What is there, once what was loaded since the rest of ``want`` was read back (``built``) is
+    read back: links and what needs them, nexuses, registrations.  Nobody was let in since.
+    Raises as ``check`` does."""
+    known = {one.key: (one.reservations,) for one in want.backstores}
+    reader = Reader(fs, untouched=True, known=known)
+    if any(getattr(one, "directory", "") for one in built.objects()):
+        now = Scope.of(want).read(fs, known=want, untouched=True)  # not called as usual
+    else:
+        now = reader.runtime(want)
+    check(now, want, False, partial, unknown)
+    return now
+
+
 def check(now: State, want: State, gates: bool = True, partial: bool = False,
           unknown: bool = False) -> None:
     """Raises VerifyFailed where ``now`` is not ``want``, naming what differs.

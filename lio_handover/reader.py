@@ -377,7 +377,6 @@ class Reader:
             placed = self.placed()
         except FileNotFoundError:
             raise no_modules() from None
-        placed = self.placed()
         found = []
         for fabric, wwn in names:
             try:

@@ -13,7 +13,7 @@ from .locks import room_for
 from .model import NO_RESERVATIONS, Key, State
 from .plan import (ACQUIRE, DELETE, DRAIN, DRIVERS, FILE, FLUSH, FOLDER, IDLE, LINK, LOAD, MKDIR,
                    OPEN, PROVE, RELEASE, RMDIR, SCSI, SYNC, UNLINK, VERIFY, WRITE, Plan, Step)
-from .readback import Scope, check
+from .readback import Scope, check, loaded
 from .reader import Facts, Reader
 from .scsibus import Drivers, sg_of
 from .staged import staged
@@ -76,6 +76,8 @@ class Run:
         #: late storage that was acquired, or begun to be, and not released since → its path
         self.acquired: Dict[Key, str] = {}
         self.opened: Dict[str, int] = {}  # path → descriptor
+        #: all that is in scope, as it was read back, unless something was done since
+        self.now: Optional[State] = None
         self.stop: Callable[[], bool] = never
         self.before_gate: Callable[[], None] = nothing
 
@@ -109,6 +111,8 @@ class Run:
                         seconds[last] = seconds.get(last, 0.0) + now - started
                         started = now
                 self.begun += 1
+                if step.op != VERIFY:
+                    self.now = None
                 try:
                     self.deeds[step.op](step)
                 except (OSError, ValueError, errors.Refusal, errors.Meddled) as error:
@@ -331,7 +335,7 @@ class Run:
         want, partial, unknown = self.plan.want, self.plan.partial, self.plan.unknown
         if step.phase == "stage":
             want = staged(want, self.plan.steps, self.facts.has_rtpi)
-            now = self.scope.read(self.fs, reservations=False)
+            self.now = now = self.scope.read(self.fs, reservations=False)
             check(now, want, False, partial, unknown)
             portals.check(want)
             self._is_what_was_opened(now)
@@ -344,9 +348,7 @@ class Run:
                     if one.key in later)), False, partial, unknown)
                 self._is_what_was_opened(made)
             # The rest was read back at the end of the stage.
-            known = {one.key: (one.reservations,) for one in want.backstores}
-            check(Reader(self.fs, untouched=True, known=known).runtime(want), want, False, partial,
-                  unknown)
+            loaded(self.fs, want, partial, unknown)
 
     def _is_what_was_opened(self, now: State) -> None:
         """Paths may lead elsewhere since they were looked at, or while the kernel opened them."""

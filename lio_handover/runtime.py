@@ -6,26 +6,29 @@ between prepare and freeze ends a handover.  Gates belong to neither: freeze shu
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Callable, Tuple
+from functools import lru_cache
+from typing import Callable, FrozenSet, Tuple
 
 from . import dynamic
-from .attributes import RUNTIME, owner_of, row
+from .attributes import RUNTIME, owner_of, rows
 from .diff import Change, diff
 from .document import Document, canonical, state_bytes
-from .model import NO_RESERVATIONS, Acl, Backstore, Key, Lun, MappedLun, Object, State, Target, Tpg
+from .model import NO_RESERVATIONS, Acl, Backstore, Lun, MappedLun, Object, State, Target, Tpg
 from .reservations import settled
 
-_Keeps = Callable[[Key, str, str], bool]
+_Keeps = Callable[[str, FrozenSet[str]], bool]
 
 
-def _is_runtime(key: Key, kind: str, name: str) -> bool:
-    found = row(kind, owner_of(key), name)
-    return found is not None and found.kind == RUNTIME
+@lru_cache(maxsize=None)
+def _runtime_names(kind: str, owner: str) -> FrozenSet[str]:
+    return frozenset(name for name, one in rows(kind, owner).items() if one.kind == RUNTIME)
 
 
 def _filtered(one: Object, keeps: _Keeps) -> dict[str, str]:
-    return {name: value for name, value in one.attributes.items()
-            if keeps(one.key, one.kind, name)}
+    """Those of its attributes that ``keeps`` lets stay, told which of the kind are run-time
+    state."""
+    names = _runtime_names(one.kind, owner_of(one.key))
+    return {name: value for name, value in one.attributes.items() if keeps(name, names)}
 
 
 def _map(state: State, keeps: _Keeps) -> State:
@@ -53,7 +56,7 @@ def _map(state: State, keeps: _Keeps) -> State:
 def digest(state: State) -> str:
     """64 hex digits: the same for the same run-time state, wherever it is read."""
     import hashlib
-    kept = _map(state, lambda key, kind, name: name != "enable" and _is_runtime(key, kind, name))
+    kept = _map(state, lambda name, runtime: name != "enable" and name in runtime)
     kept = replace(kept, backstores=tuple(
         replace(one, parameters={}, reservations=settled(one.reservations))
         for one in kept.backstores), targets=tuple(
@@ -64,7 +67,7 @@ def digest(state: State) -> str:
 
 def structure(state: State) -> State:
     """The state without what changes while it is served."""
-    kept = _map(canonical(state), lambda key, kind, name: not _is_runtime(key, kind, name))
+    kept = _map(canonical(state), lambda name, runtime: name not in runtime)
     return replace(kept, backstores=tuple(
         replace(one, reservations=NO_RESERVATIONS) for one in kept.backstores))
 

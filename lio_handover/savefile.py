@@ -325,9 +325,10 @@ def _become(name: str, entry: Mapping[str, Any]) -> AbstractSet[Any]:
     return rtslib_names.targets(entry) if name == "targets" else {rtslib_names.store(entry)}
 
 
-def _placed(found: Splice, name: str, made: Sequence[Tuple[Mapping[str, Any], str]],
+def _placed(found: Splice, name: str,
+            made: Sequence[Tuple[Mapping[str, Any], Callable[[], str]]],
             replacing: bool) -> List[List[Part]]:
-    """The parts of a list with these (value, text): each in the place of the first entry that
+    """The parts of a list with these (value, its text): each in the place of the first entry that
     becomes the same object, and of no second one, else at the end.  Unless ``replacing`` what is
     there stays."""
     owner = {key: number for number, (value, _text) in enumerate(made)
@@ -345,14 +346,15 @@ def _placed(found: Splice, name: str, made: Sequence[Tuple[Mapping[str, Any], st
             for number in numbers & set(left):
                 value, text = left.pop(number)
                 if replacing:
-                    lists[-1].append(one if one.value == value else text)
+                    lists[-1].append(one if one.value == value else text())
     lists = lists or [[]]
-    lists[-1].extend(text for _value, text in left.values())
+    lists[-1].extend(text() for _value, text in left.values())
     return lists
 
 
 def _with(made: Mapping[str, Sequence[Mapping[str, Any]]], found: Splice) -> str:
-    parts = {name: _placed(found, name, [(one, found.written(one)) for one in values], True)
+    parts = {name: _placed(found, name, [(one, partial(found.written, one)) for one in values],
+                           True)
              for name, values in made.items()}
     return found.with_parts({"fabric_modules": [[]], **parts} if found.empty else parts)
 
@@ -365,5 +367,5 @@ def _restored(was: str, now: str, targets: AbstractSet[str], stores: AbstractSet
     old = Splice(was, _LISTS)
     taken = _ours(old, targets, stores)
     return found.with_parts({name: _placed(found, name, [
-        (one.value, old.text_of(one)) for one in taken[name]], name == "targets")
+        (one.value, partial(old.text_of, one)) for one in taken[name]], name == "targets")
         for name in _LISTS})

@@ -74,7 +74,7 @@ def put(one: Standing) -> Tuple[List[str], str]:
 def _put(one: Standing) -> List[str]:
     if not _kept(one):
         return _there(one)
-    paths = give(one, one.reader(False).state(one.names()))
+    paths = give(one, one.as_served())
     one.journal.drop((SAVED,))
     return paths
 

@@ -5,10 +5,19 @@ from dataclasses import replace
 from typing import Sequence, Set
 
 from .model import NO_RESERVATIONS, Acl, Key, Lun, MappedLun, State, Tpg
-from .plan import ACQUIRE, LINK, Step
+from .plan import ACQUIRE, FLUSH, LINK, Plan, Step
 
 _LINKS = ("link LUN", "link mapped LUN")
 _NEXUSES = ("nexus", "late nexus")
+
+
+def early(the_plan: Plan) -> Plan:
+    """A plan whose end is a stage, without what is of no use then: the cache is dropped once the
+    source has let go, and where nothing is linked there is nothing more to read back."""
+    steps = [step for step in the_plan.steps if step.op != FLUSH]
+    if [step.slot for step in steps[-2:]] == ["verify stage", "verify"]:
+        steps.pop()
+    return replace(the_plan, steps=tuple(steps))
 
 
 def staged(want: State, steps: Sequence[Step], has_rtpi: bool) -> State:

@@ -6,7 +6,7 @@ host's may differ (``--map``).
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from . import document as documents
@@ -35,6 +35,8 @@ class Standing:
     epoch: int = 0
     #: what the devices said of registrations, where they were asked by this verb
     seen: Mapping[Key, Sequence[Seen]] = field(default_factory=dict, init=False)
+    #: what this verb has built, as it was read back, but for registrations; its gates were shut
+    built: Optional[State] = field(default=None, init=False)
 
     @property
     def fs(self) -> Configfs:
@@ -60,7 +62,8 @@ class Standing:
 
     def reader(self, reserved: bool = True) -> Reader:
         return Reader(self.fs, reservations=reserved, seen=self.seen, known={
-            key: (held,) for key, held in restored.load(self.directory, boot_id()).items()})
+            key: (held,) for key, held in restored.load(self.directory, boot_id()).items()}
+            if reserved else {})
 
     def names(self) -> List[Tuple[str, str]]:
         """(fabric, WWN) of the handover's targets that this kernel has."""
@@ -126,6 +129,17 @@ class Standing:
                 raise
         self.seen = self.core.ask(self.names())
         return self.reader(reserved).state(self.names())
+
+    def as_served(self) -> State:
+        """What this kernel has of the targets, but for registrations."""
+        if self.built is None:
+            return self.reader(False).state(self.names())
+        gates = {path: self.fs.read(f"{path}/enable").strip() for path in self.tpgs()}
+        return replace(self.built, targets=tuple(replace(target, tpgs=tuple(
+            replace(tpg, attributes={**tpg.attributes, "enable": gates[path]})
+            if path in gates else tpg for tpg in target.tpgs
+            for path in [self.tpg(target.fabric, target.wwn, tpg.tag)]))
+            for target in self.built.targets))
 
     def current(self) -> str:
         """The digest of the source's present run-time state: the kernel's, else the kept one."""

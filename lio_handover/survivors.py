@@ -129,7 +129,7 @@ def _opened(standing: Standing) -> str:
 
 def _found(standing: Standing, document: Document, kernel: Kernel) -> List[Found]:
     opened, copies = _opened(standing), followed.load(standing.journal)
-    left = followed.expected(document)
+    left, reach = followed.expected(document), followed.Reach(document)
     kept_at = _written(standing)
     found = []
     for store in document.state.backstores:
@@ -146,7 +146,7 @@ def _found(standing: Standing, document: Document, kernel: Kernel) -> List[Found
             age = Copy.CURRENT  # else somebody else opened it
         elif copies is not None and copies.boot == opened and not copies.ended:
             age = Copy.FOLLOWED
-        kind = _kind(file, follows, store, document, standing)
+        kind = _kind(file, follows, store, reach, standing)
         row = decide(kernel, Keeps.ON if keeps else Keeps.OFF, kind, age)
         what = _what(file, kind, age, at, held, store)
         if row.takes is Takes.FILE:
@@ -166,7 +166,7 @@ def _found(standing: Standing, document: Document, kernel: Kernel) -> List[Found
 
 
 def _kind(file: aptpl.File, follows: Optional[followed.One], store: Backstore,
-          document: Document, standing: Standing) -> File:
+          reach: followed.Reach, standing: Standing) -> File:
     if file.kind is Kind.MISSING:
         there = store.serial in standing.journal.notes.left or follows is not None
         return File.GONE if there else File.NEVER
@@ -177,7 +177,7 @@ def _kind(file: aptpl.File, follows: Optional[followed.One], store: Backstore,
         return File.OLDER
     if file.kind is Kind.PLACEHOLDER:
         return File.PLACEHOLDER
-    return File.WHOLE if followed.ours(file, store, document) else File.FOREIGN
+    return File.WHOLE if reach.ours(file, store) else File.FOREIGN
 
 
 def _of(file: aptpl.File, document: Document, store: Backstore) -> Reservations:

@@ -11,8 +11,8 @@ PACKAGE = Path(__file__).resolve().parents[1] / "lio_handover"
 
 #: A module imports what stands before it, wherever in its text.  Packages count as one.
 ORDER = """__init__
-    errors names directories programs supervisor watching arrivals wholefile kernel_fixes locks
-    model order transitions
+    errors configuration names directories programs supervisor watching arrivals wholefile
+    kernel_fixes locks model order transitions
     attributes parameters handler settings files shape values objects sealed document devices
     protection storage opened late limits
     fresh diff aptpl reservations dynamic places treepaths configfs scsibus initiator
@@ -26,7 +26,7 @@ ORDER = """__init__
     adoption deeds fence evidence onward
     handover byfile ours
     wording screen tree columns steps as_json log client remote move restoring
-    cli verbs handover_verbs ours_verbs service""".split()
+    cli verbs handover_verbs ours_verbs service boot""".split()
 #: The command line is understood before the verbs, slow to import, are wanted.
 LATE = {("cli", "verbs"), ("verbs", "handover_verbs"), ("verbs", "ours_verbs")}
 

@@ -10,7 +10,7 @@ from typing import Any
 from tests import inbus, lab
 from tests.lab import qemu
 
-from . import inhost, page
+from . import boot, inhost, page
 
 SIZES = [(luns, acls) for luns in (20, 100, 200, 1000) for acls in (1, 4)]
 #: Pairs to see whether anything grows faster than the number of LUNs.
@@ -137,4 +137,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(boot.main(sys.argv[2:]) if sys.argv[1:2] == ["boot"] else main())

@@ -43,8 +43,9 @@ class Calls:
     activate: list[Call] = field(default_factory=list)
 
 
-def calls(folder: str, luns: int, acls: int) -> Calls:
-    """A target of ``luns`` files of ``folder``, all mapped by each of ``acls`` ACLs."""
+def calls(folder: str, luns: int, acls: int, reserved: int = RESERVED) -> Calls:
+    """A target of ``luns`` files of ``folder``, all mapped by each of ``acls`` ACLs; every
+    ``reserved``-th of them is reserved."""
     made = Calls()
     stage, activate = made.stage.append, made.activate.append
     for lun in range(luns):
@@ -56,7 +57,7 @@ def calls(folder: str, luns: int, acls: int) -> Calls:
         stage(("write", f"{store}/attrib/emulate_tpu", "1\n"))
         stage(("write", f"{store}/wwn/vpd_unit_serial", f"{serial(lun)}\n"))
         activate(("forget", f"{folder}/{lun}", ""))
-    for lun in range(0, luns, RESERVED):
+    for lun in range(0, luns, reserved):
         activate(("write", f"core/fileio_{lun}/disk{lun}/pr/res_aptpl_metadata",
                   registration(lun)))
     for name in ("iscsi", f"iscsi/{IQN}", TPG):
@@ -75,7 +76,7 @@ def calls(folder: str, luns: int, acls: int) -> Calls:
         for lun in range(luns):
             stage(("mkdir", f"{acl}/lun_{lun}", ""))
             activate(("link", f"{acl}/lun_{lun}/link", f"{TPG}/lun/lun_{lun}"))
-    for lun in range(0, luns, RESERVED):
+    for lun in range(0, luns, reserved):
         activate(("file", f"{inside.DBROOT}/pr/aptpl_{serial(lun)}", aptpl(lun)))
     activate(("write", f"{TPG}/enable", "1\n"))
     return made

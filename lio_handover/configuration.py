@@ -1,0 +1,187 @@
+"""The text of the configuration files: which values they set.  settings.py says what those mean.
+
+INI, with lists of one entry a line.  Files of ``lio-handover.conf.d/`` are read after the main
+one, in the order of their names; what a later file sets replaces what an earlier one set.
+"""
+from __future__ import annotations
+
+import os
+
+from .errors import BadSettings
+
+# Neither dataclasses, typing nor re: a boot on which nothing is to be done reads these, too.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn, Optional, Union
+    Value = Union[str, int, tuple[str, ...]]
+    #: section with a name of its own ("" for all others) → field of Settings, or Late → value
+    Values = dict[str, dict[str, Value]]
+
+PATH = "/etc/lio-handover/lio-handover.conf"
+#: Where journals are, unless a file says otherwise.
+STATE_DIRECTORY = "/var/lib/lio-handover"
+
+_UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3}
+#: section → key → (field of Settings, its kind)
+_KEYS = {
+    "storage": {"roots": ("roots", "paths"), "devices": ("devices", "patterns")},
+    "host": {"state_directory": ("state_directory", "path"), "dbroot": ("dbroot", "path or none"),
+             "savefiles": ("savefiles", "paths")},
+    "limits": {"document": ("document_bytes", "bytes")},
+    "service": {"group": ("group", "name or none")},
+    "late": {"paths": ("paths", "patterns"), "acquire": ("acquire", "command"),
+             "release": ("release", "command"), "timeout": ("timeout", "seconds")},
+    "fence": {"program": ("fence_program", "command"), "timeout": ("fence_seconds", "seconds")},
+}
+#: The section that there may be many of, each with a name; what each of them needs.
+NAMED = "late"
+NEEDED = ("paths", "acquire", "release")
+
+_DIGITS = frozenset("0123456789")
+_LETTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_")
+
+
+class File:
+    """One file, as it is read.  Raises BadSettings naming path and line."""
+
+    def __init__(self, path: str, text: str) -> None:
+        self.path, self.section = path, ""
+        #: (section, key) → (its lines, where it stands)
+        self.found: dict[tuple[str, str], tuple[list[str], int]] = {}
+        #: sections with a name → the line where each begins
+        self.named: dict[str, int] = {}
+        self._read(text)
+
+    def fail(self, line: int, what: str) -> NoReturn:
+        raise BadSettings(f"{self.path}, line {line}: {what}", do=f"correct {self.path}")
+
+    def _read(self, text: str) -> None:
+        values: Optional[list[str]] = None
+        for number, raw in enumerate(text.splitlines(), 1):
+            line = raw.strip()
+            if not line or line[0] in "#;":
+                continue
+            if raw[0] in " \t":
+                if values is None:
+                    self.fail(number, "an indented line continues nothing")
+                values.append(line)
+            elif line.startswith("["):
+                self._begin(number, line)
+                values = None
+            else:
+                values = self._assign(number, line)
+
+    def _begin(self, number: int, line: str) -> None:
+        self.section = " ".join(line[1:-1].split())
+        kind, _, name = self.section.partition(" ")
+        if not line.endswith("]") or kind not in _KEYS or bool(name) != (kind == NAMED):
+            self.fail(number, f"no such section: {line!a} (there are " + ", ".join(
+                f"[{one} NAME]" if one == NAMED else f"[{one}]" for one in _KEYS) + ")")
+        if kind == NAMED:
+            self.named.setdefault(self.section, number)
+
+    def _assign(self, number: int, line: str) -> list[str]:
+        key, equals, value = line.partition("=")
+        key, value = key.strip(), value.strip()
+        if not self.section:
+            self.fail(number, f"{key!a} stands in no section")
+        known = _KEYS[self.section.partition(" ")[0]]
+        if key not in known:
+            self.fail(number, f"[{self.section}] has no key {key!a} (it has {', '.join(known)})")
+        if not equals:
+            self.fail(number, f"{key} has no =")
+        if (self.section, key) in self.found:
+            self.fail(number, f"{key} was set before, in line "
+                              f"{self.found[self.section, key][1]}")
+        values = [value] if value else []
+        self.found[self.section, key] = values, number
+        return values
+
+    def values(self) -> Values:
+        """What it sets, checked."""
+        made: Values = {"": {}}
+        for (section, key), (values, line) in self.found.items():
+            field_name, kind = _KEYS[section.partition(" ")[0]][key]
+            name = section if section in self.named else ""
+            made.setdefault(name, {})[field_name] = self._value(kind, key, values, line)
+        return made
+
+    def _value(self, kind: str, key: str, values: list[str], line: int) -> Value:
+        if kind == "command":
+            return self._command(key, values, line)
+        if kind in ("paths", "patterns"):
+            return tuple(self._path(key, one, line) for one in values)
+        if kind.endswith("or none") and not values:
+            return ""
+        if len(values) != 1:
+            self.fail(line, f"{key} needs one value")
+        if kind == "seconds":
+            return self._seconds(key, values[0], line)
+        if kind == "bytes":
+            return self._bytes(key, values[0], line)
+        if kind.startswith("name"):
+            return self._name(key, values[0], line)
+        return self._path(key, values[0], line)
+
+    def _path(self, key: str, value: str, line: int) -> str:
+        if not value.startswith("/") or {".", ".."} & set(value.split("/")) or "\0" in value:
+            self.fail(line, f"{key}: {value!a} is not a full path")
+        return value.rstrip("/") or "/"
+
+    def _name(self, key: str, value: str, line: int) -> str:
+        if value[0] not in _LETTERS or len(value) > 32 \
+                or not _LETTERS | _DIGITS | set(".-") >= set(value):  # useradd(8)
+            self.fail(line, f"{key}: {value!a} is no name of a group")
+        return value
+
+    def _command(self, key: str, values: list[str], line: int) -> tuple[str, ...]:
+        """A program and its arguments, one a line."""
+        if values and not values[0].startswith("/"):
+            self.fail(line, f"{key}: {values[0]!a} is not the full path of a program")
+        if values and " " in values[0]:
+            self.fail(line, f"{key}: {values[0]!a}: each argument has a line of its own")
+        if any("\0" in one for one in values):
+            self.fail(line, f"{key} has a NUL")
+        return tuple(values)
+
+    def _seconds(self, key: str, value: str, line: int) -> int:
+        if not _DIGITS >= set(value) or value[0] == "0" or len(value) > 4:
+            self.fail(line, f"{key}: {value!a} is not a number of seconds, 1 to 9999")
+        return int(value)
+
+    def _bytes(self, key: str, value: str, line: int) -> int:
+        digits, unit = (value[:-1], value[-1].upper()) if value[-1].isalpha() else (value, "")
+        if not (digits.isascii() and digits.isdigit()) or len(digits) > 12 or unit not in _UNITS:
+            self.fail(line, f"{key}: {value!a} is not a number of bytes (K, M, G)")
+        number = int(digits) * _UNITS[unit]
+        if not number:
+            self.fail(line, f"{key} can't be 0")
+        return number
+
+
+def files(path: str = PATH) -> list[File]:
+    """``path``, then ``path.d/*.conf``, those that are there.
+
+    Raises BadSettings, also where a file is there and can't be read.
+    """
+    folder = path + ".d"
+    try:
+        dropins = [f"{folder}/{name}" for name in sorted(os.listdir(folder))
+                   if name.endswith(".conf") and not name.startswith(".")]
+    except FileNotFoundError:
+        dropins = []
+    except OSError as error:
+        raise BadSettings(f"{folder}: {error.strerror}", do=f"look at {folder}") from None
+    found = []
+    for one in [path, *dropins]:
+        try:
+            with open(one, encoding="utf-8") as file:
+                text = file.read()
+        except FileNotFoundError:
+            continue
+        except UnicodeDecodeError:
+            raise BadSettings(f"{one}: not UTF-8 text", do=f"correct {one}") from None
+        except OSError as error:
+            raise BadSettings(f"{one}: {error.strerror}", do=f"look at {one}") from None
+        found.append(File(one, text))
+    return found

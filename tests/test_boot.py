@@ -1,0 +1,138 @@
+"""`recover --boot` where nothing is to be done: answered with certainty, and fast."""
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lio_handover import boot, errors
+from lio_handover.configuration import PATH
+from lio_handover.byfile import ByFile
+from lio_handover.deeds import Deeds
+from lio_handover.handover import Handovers
+from lio_handover.journal import Handover, Journal
+from lio_handover.owners import Owners
+from lio_handover.settings import load
+from lio_handover.transitions import ALONE, DESTINATION, SOURCE, STATES, Mode, state_of
+from tests.commandline import LAUNCHER
+from tests.test_program import imported
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="what is tested is root's")
+
+ID = "11111111-2222-4333-8444-55555555555{}"
+NAME = "iscsi/iqn.2026-11.org.example:a"
+RECORDS = ("begin verb=stage", "step do=build", "said paper=offer digest=00",
+           "left serials= boot=b", "kept digest=00 stale=", "loading boot=b",
+           "loaded boot=b digest=00 commands=", "opened boot=b", "saved paths= why=",
+           "survived boot=b", "probe", "fenced said=x peer=b", "gone", "end error=x", "end")
+OTHERS = {"serials": [], "stale": False, "commands": {"fileio/a": 1}, "paths": ["/etc/x"]}
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> str:
+    made = tmp_path / "lio-handover.conf"
+    made.write_text(f"[host]\nstate_directory = {tmp_path}\n")
+    return str(made)
+
+
+def begun(config: str, role: str, mode: Mode, state: str, number: int = 0) -> Journal:
+    """The journal of a handover with a record of every kind."""
+    folder = load(config).state_directory
+    made = Journal.create(folder, Handover(ID.format(number), role, "", 1, mode.value, (NAME,)),
+                          {"fileio/a": "serial"})
+    for words in RECORDS:
+        kind, *more = words.split()
+        values: Any = {name: OTHERS.get(name, value) for name, _, value in (
+            one.partition("=") for one in more)}
+        made.note(kind, **values)
+    if state:
+        made.state(state, 1, "b", {NAME: {"1": "1"}}, dynamic={NAME: {"1": ["x"]}})
+    return made
+
+
+def test_it_knows_the_protocols_states() -> None:
+    assert set(boot.MODES) == {mode.value for mode in Mode}
+    assert boot.STATES == {role: {state: role == DESTINATION and state == "none" or all(
+        state_of(role, state, mode).opens == ALONE for mode in Mode) for state in states}
+        for role, states in STATES.items()}
+
+
+def test_without_handovers_nothing_is_to_be_done(config: str, tmp_path: Path) -> None:
+    assert boot.nothing_to_do(config)
+    (tmp_path / "handovers").mkdir()
+    assert boot.nothing_to_do(config)
+    (tmp_path / "owners.json").write_text("{]")
+    assert not boot.nothing_to_do(config)
+
+
+@pytest.mark.parametrize("role, state", [(role, state) for role, states in STATES.items()
+                                         for state in ("", *states)])
+def test_each_state_is_answered_as_the_engine_does(
+        config: str, role: str, state: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Never "nothing" where the engine would take a target out of the save file."""
+    taken: list[str] = []
+
+    def unsave(deeds: Deeds) -> list[str]:
+        taken.append(deeds.journal.id)
+        return []
+    monkeypatch.setattr(Deeds, "unsave", unsave)
+    for number, mode in enumerate(Mode):
+        one = begun(config, role, mode, state, number)
+        taken.clear()
+        Handovers(ByFile(load(config))).before_restore()
+        nothing = boot.nothing_to_do(config)
+        assert nothing is (not state or boot.STATES[role][state])
+        assert not nothing or not taken
+        Owners(load(config).state_directory).note([NAME], epoch=2, handover="a later one")
+        assert boot.nothing_to_do(config), "a later handover counts"
+        Owners(load(config).state_directory).note([NAME], over="a later one")
+        one.remove()
+
+
+@pytest.mark.parametrize("spoiled", [
+    b"{]\n", b"{}\n", b"7\n", b'{"record": "neither"}\n', b'{"record": "state", "state": "gone"}\n',
+    b'{"record": "left", "boot": "b"}\n', b'{"record": "kept", "digest": 7, "stale": false}\n',
+    b'{"at": 1.0, "boot": "b", "epoch": 1, "record": "state", "state": "unheard of"}\n',
+    b'{"at": 1.0, "boot": "b", "epoch": 1, "record": "state", "state": "idle", "gates": {}}\n'])
+def test_what_it_can_not_read_the_engine_decides(config: str, spoiled: bytes) -> None:
+    one = begun(config, SOURCE, Mode.ISCSI, "idle")
+    assert boot.nothing_to_do(config)
+    whole = Path(one.path).read_bytes()
+    first, rest = whole.split(b"\n", 1)
+    for data in (first + b"\n" + spoiled + rest, spoiled + whole, whole + spoiled):
+        Path(one.path).write_bytes(data)
+        assert not boot.nothing_to_do(config)
+    Path(one.path).write_bytes(whole + b'{"record": "sta')    # cut off by a crash: it never was
+    assert boot.nothing_to_do(config)
+
+
+def test_a_configuration_that_is_wrong_is_said(config: str) -> None:
+    with open(config, "a") as file:
+        file.write("[late a]\n")
+    assert not boot.nothing_to_do(config)
+    done = subprocess.run([sys.executable, str(LAUNCHER), "recover", "--boot", "--config", config],
+                          capture_output=True, text=True)
+    assert done.returncode == errors.BadSettings.code and "[late a] has no paths" in done.stderr
+
+
+@pytest.mark.skipif(os.path.exists(PATH), reason="this machine is configured")
+def test_nothing_takes_little_more_than_python(config: str) -> None:
+    found = imported("import lio_handover.boot as b; b.main(['recover', '--boot'])")
+    assert {one for one in found if one.partition(".")[0] == "lio_handover"} == {
+        "lio_handover", "lio_handover.boot", "lio_handover.errors", "lio_handover.configuration"}
+    assert not {"re", "json", "functools"} & found
+    begun(config, DESTINATION, Mode.FILE, "confirmed")
+    more = imported(f"import lio_handover.boot as b; assert b.nothing_to_do({config!r})")
+    assert {one for one in more - found if one.partition(".")[0] == "lio_handover"} == set()
+    assert not {"dataclasses", "typing", "argparse", "shutil"} & more
+
+
+def test_with_json_it_answers_as_ever(config: str) -> None:
+    done = subprocess.run([sys.executable, str(LAUNCHER), "recover", "--boot", "--json",
+                           "--config", config], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == {"notes": []} and done.stderr == ""
