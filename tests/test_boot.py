@@ -14,11 +14,11 @@ from lio_handover import boot, errors
 from lio_handover.configuration import PATH
 from lio_handover.byfile import ByFile
 from lio_handover.deeds import Deeds
-from lio_handover.handover import Handovers
+from lio_handover.handover import TARGETCLIS, Handovers
 from lio_handover.journal import Handover, Journal
 from lio_handover.owners import Owners
 from lio_handover.settings import load
-from lio_handover.transitions import ALONE, DESTINATION, SOURCE, STATES, Mode, state_of
+from lio_handover.transitions import DESTINATION, SOURCE, STATES, Mode
 from tests.commandline import LAUNCHER
 from tests.test_program import imported
 
@@ -57,9 +57,8 @@ def begun(config: str, role: str, mode: Mode, state: str, number: int = 0) -> Jo
 
 def test_it_knows_the_protocols_states() -> None:
     assert set(boot.MODES) == {mode.value for mode in Mode}
-    assert boot.STATES == {role: {state: role == DESTINATION and state == "none" or all(
-        state_of(role, state, mode).opens == ALONE for mode in Mode) for state in states}
-        for role, states in STATES.items()}
+    assert boot.STATES == {role: {state: state in TARGETCLIS[role] for state in states}
+                           for role, states in STATES.items()}
 
 
 def test_without_handovers_nothing_is_to_be_done(config: str, tmp_path: Path) -> None:
@@ -77,10 +76,10 @@ def test_each_state_is_answered_as_the_engine_does(
     """Never "nothing" where the engine would take a target out of the save file."""
     taken: list[str] = []
 
-    def unsave(deeds: Deeds) -> list[str]:
+    def before_restore(deeds: Deeds) -> list[str]:
         taken.append(deeds.journal.id)
         return []
-    monkeypatch.setattr(Deeds, "unsave", unsave)
+    monkeypatch.setattr(Deeds, "before_restore", before_restore)
     for number, mode in enumerate(Mode):
         one = begun(config, role, mode, state, number)
         taken.clear()
@@ -126,7 +125,7 @@ def test_nothing_takes_little_more_than_python(config: str) -> None:
     assert {one for one in found if one.partition(".")[0] == "lio_handover"} == {
         "lio_handover", "lio_handover.boot", "lio_handover.errors", "lio_handover.configuration"}
     assert not {"re", "json", "functools"} & found
-    begun(config, DESTINATION, Mode.FILE, "confirmed")
+    begun(config, DESTINATION, Mode.FILE, "given")
     more = imported(f"import lio_handover.boot as b; assert b.nothing_to_do({config!r})")
     assert {one for one in more - found if one.partition(".")[0] == "lio_handover"} == set()
     assert not {"dataclasses", "typing", "argparse", "shutil"} & more
