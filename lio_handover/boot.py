@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 #: What the unit calls before targetcli's.
 WORDS = ["recover", "--boot"]
 #: What a journal may say, as transitions.py has it: its modes; role → state → whether a target is
-#: left to targetcli in it, whatever the mode.
+#: left to targetcli in it, and has no unit of its own.
 MODES = ("iscsi", "iscsi-late", "vhost-qmp", "vhost-inband", "vhost-stopped", "file")
 STATES = {
     "source": {"idle": True, "prepared": False, "freezing": False, "frozen": False,
@@ -37,8 +37,8 @@ _RECORDS: dict[str, dict[str, type]] = {
     "kept": {"digest": str, "stale": bool}, "loading": {"boot": str},
     "loaded": {"boot": str, "digest": str, "commands": dict}, "opened": {"boot": str},
     "saved": {"paths": list}, "survived": {"boot": str}, "left": {"serials": list, "boot": str},
-    "shutting": {"gates": dict}, "differs": {"said": list}, "away": {"portals": list},
-    "fenced": {"said": str}, "said": {"paper": str, "digest": str},
+    "fenced": {"said": str}, "said": {"paper": str, "digest": str}, "shutting": {"gates": dict},
+    "differs": {"said": list}, "away": {"portals": list},
 }
 
 
@@ -98,8 +98,9 @@ def _all_left_alone(folder: str, names: Sequence[str], owners: Optional[bytes]) 
         if first["record"] != "new" or not _is_plain(first) or first["mode"] not in MODES \
                 or not {"", *known} >= set(states):
             return False
-        if states[-1] and not known[states[-1]] and not any(
-                counts.get(target, "") not in ("", name) for target in first["targets"]):
+        superseded = all(counts.get(target, "") not in ("", name)
+                         for target in [*first["targets"], *first["local"]])
+        if states[-1] and not known[states[-1]] and not superseded:
             return False
     return True
 
@@ -108,6 +109,8 @@ def _is_plain(record: dict[str, Any]) -> bool:
     wanted = _RECORDS[record["record"]]
     if record["record"] == "state" and "gates" in record:
         wanted = {**wanted, "gates": dict, "dynamic": dict}
+    if record["record"] == "kept" and "stores" in record:
+        wanted = {**wanted, "stores": dict}
     return all(type(record[name]) is kind for name, kind in wanted.items())
 
 

@@ -29,8 +29,10 @@ NAME = "iscsi/iqn.2026-11.org.example:a"
 RECORDS = ("begin verb=stage", "step do=build", "said paper=offer digest=00",
            "left serials= boot=b", "kept digest=00 stale=", "loading boot=b",
            "loaded boot=b digest=00 commands=", "opened boot=b", "saved paths= why=",
-           "survived boot=b", "probe", "fenced said=x peer=b", "gone", "end error=x", "end")
-OTHERS = {"serials": [], "stale": False, "commands": {"fileio/a": 1}, "paths": ["/etc/x"]}
+           "survived boot=b", "probe", "fenced said=x peer=b", "differs said=[]", "away portals=",
+           "shutting gates=", "gone", "end error=x", "end")
+OTHERS = {"serials": [], "portals": [], "gates": {NAME: {"1": "1"}}, "stale": False,
+          "commands": {"fileio/a": 1}, "paths": ["/etc/x"]}
 
 
 @pytest.fixture
@@ -47,8 +49,8 @@ def begun(config: str, role: str, mode: Mode, state: str, number: int = 0) -> Jo
                           {"fileio/a": "serial"})
     for words in RECORDS:
         kind, *more = words.split()
-        values: Any = {name: OTHERS.get(name, value) for name, _, value in (
-            one.partition("=") for one in more)}
+        values: Any = {name: OTHERS.get(name, [] if value == "[]" else value)
+                       for name, _, value in (one.partition("=") for one in more)}
         made.note(kind, **values)
     if state:
         made.state(state, 1, "b", {NAME: {"1": "1"}}, dynamic={NAME: {"1": ["x"]}})
