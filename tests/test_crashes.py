@@ -98,7 +98,8 @@ class Killed:
         owner = SOURCE if states[0] == "idle" else DESTINATION
         assert pair.serving() == [owner]
         assert held(pair, owner) == self.before, "registrations or structure are not as before"
-        assert pair.host[owner].call(inhandover.saved) == ({TARGET: True} if owner == SOURCE else {})
+        assert pair.host[owner].call(inhandover.saved) == (
+            {TARGET: True} if owner == SOURCE else {})
         assert pair.host[PEER[owner]].call(inhandover.saved) == {}
 
     def start_again(self) -> None:
