@@ -195,7 +195,7 @@ def test_a_boot_that_brings_back_an_older_structure_says_so(one: One) -> None:
     said = one.boots()[0]
     assert f"{TARGET}: it is restored as it was when its copy was kept" in said
     assert "tpg1/luns/lun7 (/backstores/fileio/added)" in said and "mapped_lun7 (lun7)" in said
-    assert one.gates() == OPEN and one.host.call(inours.luns) == ["lun_0", "lun_1"]
+    assert one.gates() == OPEN and one.host.call(inours.luns) == ["lun_0", "lun_1", "lun_5"]
     assert any("lun7" in note for note in one.who()[2])
     one.verb("adopt")
     one.boots()
