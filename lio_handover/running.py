@@ -315,7 +315,8 @@ class Run:
     def _scsi(self, step: Step) -> None:
         """REGISTER, then unregister, with APTPL=0: the device forgets that bit and its file
         (target_core_pr.c:core_scsi3_emulate_pro_register)."""
-        from .initiator import commands
+        from .initiator import cdb
+        from .initiator.fingerprint import drain
         from .initiator.sg import Device
         store = self.plan.want.backstore(step.about)
         if store is not None:
@@ -324,8 +325,8 @@ class Run:
         lun = int(step.value)
         key = 0x6C696F68616E6476  # any key that is not 0
         with Device(sg_of(address, lun)) as device:
-            commands.drain(device.execute)
-            for command in (commands.register(0, key), commands.register(key, 0)):
+            drain(device.execute)
+            for command in (cdb.register(0, key), cdb.register(key, 0)):
                 result = device.execute(*command)
                 if not result.good:
                     raise OSError(errno.EIO, f"REGISTER answered status {result.status:#x}")

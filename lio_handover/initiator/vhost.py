@@ -23,7 +23,8 @@ import weakref
 from collections.abc import Iterable
 from types import TracebackType
 
-from lio_handover.initiator import CommandTimeout, Result, TransportError, commands
+from lio_handover.initiator import CommandTimeout, Result, TransportError, cdb, replies
+from lio_handover.initiator.fingerprint import drain as drain_unit
 
 DEVICE = "/dev/vhost-scsi"
 _ABI = 1  # VHOST_SCSI_ABI_VERSION, include/uapi/linux/vhost_types.h
@@ -378,7 +379,7 @@ class Endpoint:
 
         :raises TransportError: no such portal group.
         """
-        return commands.decode_luns(self.unit(0, tpgt).execute(*commands.report_luns()).data)
+        return replies.decode_luns(self.unit(0, tpgt).execute(*cdb.report_luns()).data)
 
     def _submit(self, unit: Unit, cdb: bytes, data_out: bytes, data_in: int) -> Pending:
         if not 6 <= len(cdb) <= 32:
@@ -541,14 +542,14 @@ def occupy(wwpn: str, timeout: float = 10.0) -> Endpoint:
 
 
 def drain(wwpn: str, tpgts: Iterable[int] = (1,),
-          timeout: float = 10.0) -> dict[tuple[int, int], list[commands.Sense]]:
+          timeout: float = 10.0) -> dict[tuple[int, int], list[replies.Sense]]:
     """Take the pending unit attentions of every LUN away, as a guest's driver would.
 
     Returns what was taken, in order, by (tpgt, lun), with an empty list where there was nothing.
     Raises as ``Endpoint``, ``Endpoint.attach`` and ``Unit.execute``.
     """
     with Endpoint(wwpn, depth=1, room=1 << 16, timeout=timeout) as endpoint:
-        return {(tpgt, lun): commands.drain(endpoint.unit(lun, tpgt).execute)
+        return {(tpgt, lun): drain_unit(endpoint.unit(lun, tpgt).execute)
                 for tpgt in tpgts for lun in endpoint.luns(tpgt)}
 
 
@@ -563,17 +564,17 @@ def probe_dirty_logging(wwpn: str, tpgt: int = 1, lun: int = 0, timeout: float =
     """
     with Endpoint(wwpn, depth=4, room=1 << 16, timeout=timeout) as endpoint:
         unit = endpoint.unit(lun, tpgt)
-        commands.drain(unit.execute)
-        capacity = unit.execute(*commands.read_capacity_10(), timeout=timeout)
+        drain_unit(unit.execute)
+        capacity = unit.execute(*cdb.read_capacity_10(), timeout=timeout)
         if not capacity.good:
             raise TransportError(errno.EIO, f"READ CAPACITY: status {capacity.status:#x}", wwpn)
-        size = commands.decode_capacity_10(capacity.data).block_size
+        size = replies.decode_capacity_10(capacity.data).block_size
         endpoint.start_log()
         noted: set[int] = set()
         rings: set[int] = set()
         answers: set[int] = set()
         try:
-            for question in (commands.inquiry(), commands.read_10(0, 8192 // size, size)):
+            for question in (cdb.inquiry(), cdb.read_10(0, 8192 // size, size)):
                 pending = unit.submit(*question)
                 result = pending.wait(timeout)
                 if not result.good:
