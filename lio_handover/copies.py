@@ -8,10 +8,10 @@ from typing import Callable, Dict, FrozenSet, List, Mapping, Optional, Sequence
 from . import document as documents
 from . import directories, dynamic, mapping, reservations, runtime, storage, survivors
 from .document import Document, Origin
+from .facts import boot_id
 from .journal import DOCUMENT
 from .model import State, Target, say
 from .papers import Message
-from .reader import boot_id
 from .running import Progress, never
 from .standing import Standing
 from .transitions import Paper, Row

@@ -21,6 +21,7 @@ from .copies import sampled
 from .core import Ready
 from .document import Document
 from .executor import Outcome
+from .facts import Facts, boot_id
 from .host import Maker
 from .journal import DOCUMENT, PREPARED, RETURNED
 from .model import State, backstore_key, say
@@ -29,7 +30,6 @@ from .papers import Message, document_in
 from .plan import Plan
 from .planner import plan
 from .readback import Scope, check, describe, loaded
-from .reader import Facts, boot_id
 from .running import reason
 from .settings import Settings
 from .staged import early

@@ -11,6 +11,7 @@ from . import diff as differ
 from . import dbroot, errors, fresh, portals, protection, reservations
 from .attributes import CARRIED, Attribute, owner_of, rows
 from .diff import Change, Create, Register, Relink, Remove, diff
+from .facts import Facts
 from .late import Opening
 from .model import (DEFAULT_GROUP, Acl, AluaGroup, Backstore, DiscoveryAuth, Key, Lun, LuGroup,
                     MappedLun, Object, Portal, Registration, Reservations, Secret, State, Target,
@@ -19,7 +20,6 @@ from .order import LATE, PLACE
 from .plan import (ACQUIRE, DRAIN, DRIVERS, FILE, FLUSH, FOLDER, IDLE, LINK, LOAD, MKDIR, OPEN,
                    PROVE, RELEASE, RMDIR, SCRATCH_NEXUS, SCRATCH_TARGET, SCSI, SYNC, UNLINK, VERIFY,
                    WRITE, Plan, Step)
-from .reader import Facts
 from .revival import LAST, Revival, dummies, merged, reachable
 from .scsibus import AUTOPROBE
 from .treepaths import Paths

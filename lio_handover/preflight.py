@@ -13,11 +13,12 @@ from .devices import Glance
 from .diff import diff
 from .document import Document
 from .errors import Finding
+from .facts import Facts, kernel_symbols
 from .model import Backstore, Key, State, Target, backstore_key, say
 from .parameters import HCTL
 from .plan import Plan
 from .readback import describe
-from .reader import Facts, Reader, kernel_symbols
+from .reader import Reader
 from .settings import Settings
 from .values import admits_nobody
 

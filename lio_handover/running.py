@@ -9,12 +9,13 @@ from typing import Callable, Dict, List, Optional, Protocol, Sequence
 
 from . import errors, late, portals
 from .configfs import Configfs
+from .facts import Facts
 from .locks import room_for
 from .model import NO_RESERVATIONS, Key, State
 from .plan import (ACQUIRE, DELETE, DRAIN, DRIVERS, FILE, FLUSH, FOLDER, IDLE, LINK, LOAD, MKDIR,
                    OPEN, PROVE, RELEASE, RMDIR, SCSI, SYNC, UNLINK, VERIFY, WRITE, Plan, Step)
 from .readback import Scope, check, loaded
-from .reader import Facts, Reader
+from .reader import Reader
 from .scsibus import Drivers, sg_of
 from .staged import staged
 from .wholefile import write_files

@@ -23,6 +23,7 @@ from lio_handover import document as documents
 from lio_handover import errors, model, storage
 from lio_handover.attributes import TABLE
 from lio_handover.configfs import Configfs
+from lio_handover.facts import kernel_symbols
 from lio_handover.ours import Ours
 from lio_handover.diff import Create, diff
 from lio_handover.document import Document, Origin, alua_group_key, canonical
@@ -31,7 +32,7 @@ from lio_handover.model import (Acl, AluaGroup, Backstore, Lun, MappedLun, Porta
                                 Tpg, say)
 from lio_handover.planner import plan
 from lio_handover.readback import Scope
-from lio_handover.reader import Reader, kernel_symbols
+from lio_handover.reader import Reader
 from lio_handover.revival import reachable
 from lio_handover.settings import Settings
 from tests import inhost

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 
 from lio_handover import errors, running
+from lio_handover.facts import Facts
 from lio_handover.model import State, backstore_key
 from lio_handover.planner import freezing
-from lio_handover.reader import Facts
 from tests import inhost, lab, samples
 from tests.test_preflight import small
 

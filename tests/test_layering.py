@@ -16,7 +16,7 @@ ORDER = """__init__
     attributes parameters handler settings files shape values objects sealed document devices
     protection storage opened late limits
     fresh diff aptpl reservations dynamic places treepaths configfs scsibus initiator
-    portals dbroot cautions
+    portals dbroot cautions facts pr_reader
     papers journal owners json_splice rtslib_names rtslib_entries savefile_places
     savefile_writers savefile savefile_outline not_saved
     reader revival plan unit_serials planner staged readback running undo executor restored host
