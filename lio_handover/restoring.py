@@ -17,7 +17,7 @@ from .facts import boot_id
 from .handover import Handovers
 from .journal import Journal
 from .ours import Ours
-from .planner import MODULES
+from .plan import MODULES
 from .running import never
 from .savefile_places import FOLDERS
 from .standing import Standing

@@ -19,7 +19,8 @@ ORDER = """__init__
     portals dbroot cautions facts pr_reader
     papers journal owners json_splice rtslib_names rtslib_entries savefile_places
     savefile_writers savefile savefile_outline not_saved
-    reader revival plan unit_serials planner staged readback running undo executor restored host
+    reader revival plan unit_serials plan_draft plan_exports plan_reservations planner
+    staged readback running undo executor restored host
     probes mapping ports
     representable preflight removed core
     holder runtime answer standing away surviving followed survivors savefile_steps copies
