@@ -14,7 +14,8 @@ from . import diff as differ
 from . import document as documents
 from . import (cautions, dynamic, errors, executor, kernel_fixes, late, opened, portals, ports,
                preflight, probes, protection, removed, representable, reservations, restored,
-               savefile, storage, unit_serials)
+               savefile, unit_serials)
+from . import storage_evidence as storage
 from .configfs import Configfs
 from .devices import Glance
 from .document import Document, Origin

@@ -13,7 +13,8 @@ from typing import Dict, List, Optional, Sequence, Tuple
 from . import document as documents
 from . import (away, cautions, dynamic, errors, executor, kernel_fixes, late, opened, portals,
                ports, preflight, protection, representable, restored, runtime, savefile,
-               savefile_steps, storage, survivors)
+               savefile_steps, survivors)
+from . import storage_policy as storage
 from .devices import Glance
 from .diff import diff
 from .adoption import Adoption
@@ -248,6 +249,7 @@ class Deeds(Adoption):
                                   do=f"lio-handover source thaw {self.journal.id}")
 
     def _flush(self) -> None:
+        from . import storage_evidence as storage
         for store in self.durable().state.backstores:
             for path in protection.files(store):
                 storage.flush(path)

@@ -250,7 +250,7 @@ class Run:
                 self.files[path] = None
 
     def _flush(self, step: Step) -> None:
-        from .storage import drop_cache
+        from .storage_evidence import drop_cache
         drop_cache(step.path)
 
     def _acquire(self, step: Step) -> None:
@@ -259,7 +259,7 @@ class Run:
 
     def _prove(self, step: Step) -> None:
         """What preflight looks at where it may."""
-        from .storage import findings
+        from .storage_policy import findings
         opening = self.plan.late[step.about]
         store = self.plan.want.backstore(step.about) or self.before.backstore(step.about)
         assert store is not None
@@ -272,7 +272,7 @@ class Run:
 
     # ---- the data ---
     def _open(self, step: Step) -> None:
-        from .storage import opened
+        from .storage_evidence import opened
         if not self.opened:
             room_for(len(self.plan.steps))
         if step.path not in self.opened:  # two backstores may share it
@@ -294,7 +294,7 @@ class Run:
         raise errors.StillRunning("commands are still being executed although the gates are shut")
 
     def _sync(self, step: Step) -> None:
-        from .storage import flush
+        from .storage_evidence import flush
         flush(step.path, self.opened[step.path])
 
     def close(self) -> None:

@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 
 from lio_handover import document as documents
-from lio_handover import errors, model, storage
+from lio_handover import errors, model, storage_evidence
 from lio_handover.attributes import TABLE
 from lio_handover.configfs import Configfs
 from lio_handover.facts import kernel_symbols
@@ -125,7 +125,8 @@ class Bench:
     def document(self, state: State) -> Document:
         return documents.loads(documents.dumps(Document(
             state, True, Origin("a.example", os.uname().release, "0"),
-            {say(store.key): storage.evidence(store, sample=True) for store in state.backstores})))
+            {say(store.key): storage_evidence.evidence(store, sample=True)
+             for store in state.backstores})))
 
     def import_(self, state: State, fs: Configfs | None = None) -> None:
         stop = fs.stop if isinstance(fs, inhost.Stopping) else lambda: False

@@ -70,9 +70,9 @@ def test_data_that_is_not_on_the_storage_keeps_the_gates_open(
 
 
 def failing_freeze(name: str) -> tuple[str, list[str]]:
-    from lio_handover import storage
+    from lio_handover import storage_evidence
 
     def fail(*_: object) -> int:
         raise errors.KernelRefused("the disk is gone")
-    setattr(storage, name, fail)
+    setattr(storage_evidence, name, fail)
     return inhost.refused_freeze()
