@@ -14,11 +14,11 @@ from . import (errors, opened, preflight, representable, runtime, savefile_outli
                savefile_steps, survivors)
 from .copies import Copies
 from .document import Document
+from .facts import boot_id
 from .journal import PREPARED, RETURNED, SERVED, Journal, ids
 from .model import State, say
 from .not_saved import lost
 from .owners import Owners
-from .reader import boot_id
 
 #: What speaks against another host's serving it, and not against this one's.
 _OF_ANOTHER_HOST = ("stopped-guest", "unseen-data", "pgr-passthrough", "all-tg-pt")

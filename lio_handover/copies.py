@@ -6,12 +6,12 @@ from dataclasses import dataclass, field, replace
 from typing import Callable, Dict, FrozenSet, List, Mapping, Optional, Sequence
 
 from . import document as documents
-from . import directories, dynamic, mapping, reservations, runtime, storage, survivors
+from . import directories, dynamic, mapping, reservations, runtime, storage_evidence, survivors
 from .document import Document, Origin
+from .facts import boot_id
 from .journal import DOCUMENT
 from .model import State, Target, say
 from .papers import Message
-from .reader import boot_id
 from .running import Progress, never
 from .standing import Standing
 from .transitions import Paper, Row
@@ -67,7 +67,7 @@ class Copies(Standing):
         gates = noted.shut if self.row.verb == "clear" else noted.gates
         state = replace(state, targets=tuple(with_gates(one, gates.get(one.name, {}))
                                              for one in state.targets))
-        evidence = {say(store.key): storage.evidence(store, sample=True)
+        evidence = {say(store.key): storage_evidence.evidence(store, sample=True)
                     for store in state.backstores}
         return Document(documents.canonical(state), True,
                         Origin(os.uname().nodename, os.uname().release, boot_id()), evidence,

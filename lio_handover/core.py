@@ -14,11 +14,13 @@ from . import diff as differ
 from . import document as documents
 from . import (cautions, dynamic, errors, executor, kernel_fixes, late, opened, portals, ports,
                preflight, probes, protection, removed, representable, reservations, restored,
-               savefile, storage, unit_serials)
+               savefile, unit_serials)
+from . import storage_evidence as storage
 from .configfs import Configfs
 from .devices import Glance
 from .document import Document, Origin
 from .executor import Outcome
+from .facts import Facts, boot_id
 from .host import Host
 from .journal import Journal, ids
 from .locks import PATIENCE, SCRATCH
@@ -27,7 +29,7 @@ from .owners import REMOVED, Owners
 from .plan import Plan
 from .planner import plan
 from .readback import Scope, check
-from .reader import Facts, Reader, boot_id
+from .reader import Reader
 from .reservations import Seen
 from .revival import reachable
 from .running import Progress, never, nothing

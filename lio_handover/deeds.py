@@ -13,7 +13,8 @@ from typing import Dict, List, Optional, Sequence, Tuple
 from . import document as documents
 from . import (away, cautions, dynamic, errors, executor, kernel_fixes, late, opened, portals,
                ports, preflight, protection, representable, restored, runtime, savefile,
-               savefile_steps, storage, survivors)
+               savefile_steps, survivors)
+from . import storage_policy as storage
 from .devices import Glance
 from .diff import diff
 from .adoption import Adoption
@@ -21,6 +22,7 @@ from .copies import sampled
 from .core import Ready
 from .document import Document
 from .executor import Outcome
+from .facts import Facts, boot_id
 from .host import Maker
 from .journal import DOCUMENT, PREPARED, RETURNED
 from .model import State, backstore_key, say
@@ -29,7 +31,6 @@ from .papers import Message, document_in
 from .plan import Plan
 from .planner import plan
 from .readback import Scope, check, describe, loaded
-from .reader import Facts, boot_id
 from .running import reason
 from .settings import Settings
 from .staged import early
@@ -248,6 +249,7 @@ class Deeds(Adoption):
                                   do=f"lio-handover source thaw {self.journal.id}")
 
     def _flush(self) -> None:
+        from . import storage_evidence as storage
         for store in self.durable().state.backstores:
             for path in protection.files(store):
                 storage.flush(path)

@@ -80,7 +80,7 @@ class Carried:
 class Document:
     """What one host says it serves.
 
-    ``storage`` is the evidence of what each backstore opens (storage.evidence), by the
+    ``storage`` is the evidence of what each backstore opens (storage_evidence), by the
     backstore's name as model.say gives it.
     """
 

@@ -7,9 +7,9 @@ from typing import Dict, FrozenSet, List, Mapping, Optional, Sequence, Tuple
 from . import errors, fence, survivors
 from .answer import Answer, Peer
 from .core import Core
+from .facts import boot_id
 from .journal import Handover, Journal
 from .papers import Message
-from .reader import boot_id
 from .standing import Standing
 from .transitions import DESTINATION, SOURCE, TABLE, Mode, Need, Paper, Row, rows_for
 

@@ -10,9 +10,9 @@ from typing import Callable, Dict, Optional, Tuple
 
 from . import errors
 from .configfs import Configfs
+from .facts import Facts
 from .model import State
 from .plan import Plan
-from .reader import Facts
 from .running import Progress, Run, StepFailed, never, nothing
 from .undo import WayBack
 

@@ -16,10 +16,10 @@ from . import aptpl, dynamic, errors, reservations
 from .aptpl import File
 from .core import Core
 from .document import Document
+from .facts import boot_id
 from .journal import FOLLOWED as NAME
 from .journal import DOCUMENT, PREPARED, RETURNED, Journal, ids
 from .model import Backstore
-from .reader import boot_id
 from .standing import Standing
 from .surviving import FOLLOWED
 from .wholefile import fsync_folder

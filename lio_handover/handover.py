@@ -20,13 +20,13 @@ from .deeds import Deeds, not_late
 from .executor import Outcome
 from .document import Document
 from .evidence import ASSERTS, FIRST_STATE, WORDS, Evidence
+from .facts import boot_id
 from .readback import Scope
 from .running import Progress, never, reason
 from .journal import PREPARED, Handover, Journal, ids
 from .model import State, say
 from .owners import Owner, Owners
 from .papers import Message, document_in, is_id
-from .reader import boot_id
 from .standing import Standing
 from .transitions import (ALONE, ASKS, DESTINATION, SOURCE, VERBS, Mode, Paper, Row, rows_for,
                           state_of)

@@ -9,10 +9,11 @@ from typing import Callable, Dict, Iterator, List, Mapping, Optional, Sequence, 
 from . import errors, executor, restored
 from .configfs import Configfs
 from .executor import Outcome
+from .facts import Facts, boot_id, no_modules
 from .locks import PATIENCE, SCRATCH, Locks, room_for
 from .model import Key, State, say
 from .plan import Plan
-from .reader import Facts, Reader, boot_id, no_modules
+from .reader import Reader
 from .reservations import Seen
 from .running import Progress, never, nothing
 from .settings import Settings, load

@@ -14,7 +14,7 @@ from .devices import show
 from .errors import StorageCommandFailed, StorageNotAllowed, one_line
 from .model import Key, State, say
 from .settings import Late, Settings
-from .storage import matches
+from .storage_policy import matches
 
 Proof = Mapping[str, Union[str, int, bool]]
 

@@ -33,7 +33,8 @@ from .devices import HERE, Glance, Host, Seen, file_system, folder_of, hctl_of, 
 from .errors import Finding, HandoverError, StorageDiffers, StorageMissing, refuse
 from .model import Backstore, Key, State, say
 from .parameters import HCTL, parse
-from .storage import OPENING, Served
+from .storage_evidence import OPENING
+from .storage_policy import Served
 
 #: File systems that give leases by what this kernel alone knows, and each file one inode.
 _LEASES = frozenset("""bcachefs btrfs exfat ext2 ext3 ext4 f2fs hostfs jfs nilfs2 overlay ramfs

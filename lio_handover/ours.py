@@ -12,7 +12,8 @@ import uuid
 from dataclasses import dataclass, replace
 from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Set, Tuple
 
-from . import errors, runtime, savefile, storage
+from . import errors, runtime, savefile
+from . import storage_policy as storage
 from .byfile import ByFile, Names, name_of
 from .core import View
 from .executor import Outcome

@@ -4,35 +4,26 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from itertools import count
 from os import fsencode
-from typing import (Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Set,
-                    Tuple)
+from typing import Dict, Iterator, Mapping, Optional, Sequence, Set, Tuple
 
 from . import diff as differ
-from . import dbroot, errors, fresh, portals, protection, reservations
+from . import dbroot, errors, fresh, portals, protection
 from .attributes import CARRIED, Attribute, owner_of, rows
 from .diff import Change, Create, Register, Relink, Remove, diff
+from .facts import Facts
 from .late import Opening
 from .model import (DEFAULT_GROUP, Acl, AluaGroup, Backstore, DiscoveryAuth, Key, Lun, LuGroup,
-                    MappedLun, Object, Portal, Registration, Reservations, Secret, State, Target,
-                    Tpg, say)
-from .order import LATE, PLACE
-from .plan import (ACQUIRE, DRAIN, DRIVERS, FILE, FLUSH, FOLDER, IDLE, LINK, LOAD, MKDIR, OPEN,
-                   PROVE, RELEASE, RMDIR, SCRATCH_NEXUS, SCRATCH_TARGET, SCSI, SYNC, UNLINK, VERIFY,
-                   WRITE, Plan, Step)
-from .reader import Facts
-from .revival import LAST, Revival, dummies, merged, reachable
-from .scsibus import AUTOPROBE
+                    MappedLun, Object, Portal, Secret, State, Target, Tpg, say)
+from .order import PLACE
+from .plan import (ACQUIRE, DRAIN, FLUSH, FOLDER, IDLE, LINK, MKDIR, MODULES, OPEN, PROVE, RELEASE,
+                   RMDIR, SYNC, UNLINK, VERIFY, WRITE, Plan, Step)
+from .plan_draft import Draft
+from .plan_exports import ExportPlanner
+from .plan_reservations import ReservationPlanner
+from .revival import LAST, Revival, merged, reachable
 from .treepaths import Paths
 
 _NOTHING: Mapping[str, str] = {}
-
-#: A target port group for the time of the scratch target, where the default one's state is in the
-#: way.
-SCRATCH_GROUP = "lio-handover-scratch"
-
-MODULES = {"fileio": "target_core_file", "iblock": "target_core_iblock",
-           "pscsi": "target_core_pscsi", "user": "target_core_user",
-           "iscsi": "iscsi_target_mod", "vhost": "vhost_scsi", "loopback": "tcm_loop"}
 
 
 def plan(have: State, want: State, facts: Facts,
@@ -74,9 +65,6 @@ class _Planner:
     trusting: bool
     late: Mapping[Key, Opening]
     there: Mapping[Key, Object]
-    steps: List[Tuple[Tuple[int, Tuple[int, ...], int], Step]] = field(default_factory=list)
-    refused: List[errors.Finding] = field(default_factory=list)
-    said: Set[Tuple[str, str]] = field(default_factory=set)
     known: Dict[Tuple[Key, str, bool], Mapping[str, str]] = field(default_factory=dict)
     unknown: Set[str] = field(default_factory=set)
     unlinked: Set[Key] = field(default_factory=set)  # LUNs that are there and are to be linked
@@ -93,8 +81,10 @@ class _Planner:
         self.exported = {lun.backstore for _, _, lun in self.have.luns()
                          if lun.key not in self.removed}
         self.revival = Revival(self.want)
-        self.rtpi = {(target.wwn, tpg.tag): int(tpg.attributes.get("rtpi", "0"))
-                     for target in self.want.targets for tpg in target.tpgs}
+        self.draft = Draft(self.want, self.new, self.created, self.facts, self.path, self.late,
+                           self.revival)
+        self._add, self._once, self._load = self.draft.add, self.draft.once, self.draft.load
+        self.refused = self.draft.refused
         self.link_place = merged(
             [[one.key for one in acl.mapped_luns] for target in self.want.targets
              for tpg in target.tpgs for acl in tpg.acls],
@@ -108,32 +98,17 @@ class _Planner:
                 self._set(one)
             elif not isinstance(one, Relink) or not self._again(one):
                 self._cannot(one)
-        self._link_luns()
-        self._reservations()
+        ExportPlanner(self.draft, self.unlinked).link_luns()
+        ReservationPlanner(self.draft).plan()
         self._fabrics()
         self._drain()
         if verify and self.created:
             self._add("verify stage", VERIFY, "", about=())
             self._add("verify", VERIFY, "", about=())
-        self.steps.sort(key=lambda pair: pair[0])
         want, notes = reachable(self.want)
         notes += tuple(f"{one} is not known to this version: it is never written, and compared "
                        "before initiators are let in" for one in sorted(self.unknown))
-        return Plan(tuple(step for _, step in self.steps), want, notes, tuple(self.refused))
-
-    # ---- small things -------------------------------------------------------------------------
-    def _add(self, slot: str, op: str, path: str, value: bytes = b"", about: Key = (),
-             order: Tuple[int, ...] = (), row: Optional[Attribute] = None,
-             secret: bool = False, sure: bool = False) -> None:
-        if self.late and about[:3] in self.late:
-            slot = LATE.get(slot, slot)
-        self.steps.append(((PLACE[slot], order, len(self.steps)),
-                           Step(op, path, value, slot, about, row, secret, sure)))
-
-    def _once(self, slot: str, op: str, path: str, about: Key = ()) -> None:
-        if (op, path) not in self.said:
-            self.said.add((op, path))
-            self._add(slot, op, path, about=about)
+        return Plan(self.draft.steps(), want, notes, tuple(self.refused))
 
     def _place_backstores(self) -> None:
         """An HBA of its own for each new backstore, as rtslib does: the one it had on this host
@@ -357,9 +332,6 @@ class _Planner:
                 self._add("drain", DRAIN, target.wwn,
                           ",".join(map(str, tags)).encode(), target.key)
 
-    def _load(self, module: str) -> None:
-        self._once("module", LOAD, module)
-
     def _fabrics(self) -> None:
         wanted = sorted({one.fabric for one in self.want.targets})
         for fabric in wanted:
@@ -370,159 +342,6 @@ class _Planner:
             for fabric in self.facts.fabrics:
                 if fabric not in wanted and fabric not in self.keep_fabrics:
                     self._add("remove fabric", RMDIR, fabric)
-
-    # ---- exports, in the order that gives each its relative port --------------------------------
-    def _new_links(self) -> Iterator[Tuple[Target, Tpg, Lun]]:
-        for target, tpg, lun in self.want.luns():
-            if lun.backstore is not None and (lun.key in self.created or lun.key in self.unlinked):
-                yield target, tpg, lun
-
-    def _link_luns(self) -> None:
-        links = {lun.key: (tpg, lun) for _, tpg, lun in self._new_links()}
-        ports = {key: int(lun.attributes.get("rtpi", tpg.attributes.get("rtpi", "0")))
-                 for key, (tpg, lun) in links.items()}
-        if self.facts.has_rtpi:
-            for key, (_tpg, lun) in links.items():
-                if "rtpi" in lun.attributes:
-                    self._no_port(key, ports[key], "its TPG's LUNs have different ones, and this "
-                                                   "kernel has one a TPG")
-        # Ascending ports: up to 6.1 the links number them, and RTPG answers in the links' order.
-        chains: Dict[Optional[Key], List[Key]] = {}
-        for key in sorted(links, key=lambda key: ports[key]):
-            chains.setdefault(links[key][1].backstore, []).append(key)
-        # A nexus made after the links takes the LUNs in the reverse of their order
-        # (target_core_tpg.c:core_tpg_add_node_to_devs), and REPORT LUNS shows it.
-        rows_of = [[lun.key for lun in tpg.luns][::-1 if target.key in self.revival.late else 1]
-                   for target in self.want.targets for tpg in target.tpgs]
-        counters: Dict[Key, int] = {}
-        for key, place in sorted(merged(rows_of, chains.values()).items(),
-                                 key=lambda pair: pair[1]):
-            if key in links:
-                self._link_lun(*links[key], ports[key], place, counters)
-
-    def _link_lun(self, tpg: Tpg, lun: Lun, port: int, place: int,
-                  counters: Dict[Key, int]) -> None:
-        assert lun.backstore is not None
-        path = f"{self.path(lun.key)}/{lun.alias or 'link'}"
-        there = fsencode(self.path(lun.backstore))
-        counter = counters.get(lun.backstore, 1)
-        if port and not self.facts.has_rtpi:
-            # Up to 6.1 each link of a backstore takes its next port number, from 1.
-            if port < counter or port - counter > 1000 or lun.backstore not in self.created:
-                self._no_port(lun.key, port, "this kernel gives them by the order of links")
-            else:
-                self._use_up_ports(lun, path, port - counter, place)
-                counter = port
-        self._add("link LUN", LINK, path, there, lun.key, (place,))
-        counters[lun.backstore] = counter + 1
-
-    def _use_up_ports(self, lun: Lun, path: str, count: int, place: int) -> None:
-        """Link and unlink ``count`` times; where a nexus has the LUN at once, and an unlink would
-        end its registrations, in a TPG that has none."""
-        assert lun.backstore is not None
-        there = fsencode(self.path(lun.backstore))
-        target = self.new[lun.key[:3]]
-        assert isinstance(target, Target)
-        made: List[str] = []
-        if count and any(tpg.attributes.get("nexus") for tpg in target.tpgs):
-            tags = {tpg.tag for tpg in target.tpgs}
-            free = next(tag for tag in range(32) if tag not in tags)
-            tpg = f"{self.path(target.key)}/tpgt_{free}"
-            made = [tpg, f"{tpg}/lun/lun_0"]
-            path = f"{made[-1]}/link"
-        for one in made:
-            self._add("link LUN", MKDIR, one, about=lun.key, order=(place,))
-        for _ in range(count):
-            self._add("link LUN", LINK, path, there, lun.key, (place,))
-            self._add("link LUN", UNLINK, path, about=lun.key, order=(place,))
-        for one in reversed(made):
-            self._add("link LUN", RMDIR, one, about=lun.key, order=(place,))
-
-    def _no_port(self, key: Key, port: int, why: str) -> None:
-        self.refused.append(errors.Finding(
-            errors.CannotRepresent, say(key),
-            f"it can't have the relative port {port} here: {why}",
-            do=f"--map rtpi:{say(key[:4])}=NUMBER, if initiators may see another"))
-
-    # ---- reservations ------------------------------------------------------------------------
-    def _reservations(self) -> None:
-        clear: List[Backstore] = []
-        burns: Dict[Key, List[Tuple[Registration, int, Backstore]]] = {}
-        for store in self.want.backstores:
-            held = self.revival.order(store)
-            if store.key not in self.created or not held:
-                continue
-            path = f"{self.path(store.key)}/pr/res_aptpl_metadata"
-            place = self.revival.burn_places.get(store.key)
-            burn = dummies(held, place)
-            if burn and place is not None:
-                for line in reservations.dummies(burn, place[1]):
-                    self._add("PR dummy", WRITE, path, line, store.key)
-                burns.setdefault(place[0], []).append((place[1], burn, store))
-            for line in reservations.metadata(held):
-                self._add("PR line", WRITE, path, line, store.key)
-            if reservations.needs_clearing(held):
-                clear.append(store)
-            self._aptpl_file(store, held)
-        for tpg, ones in burns.items():
-            self._burn(tpg, ones)
-        if clear:
-            self._clear_aptpl(clear)
-
-    def _burn(self, tpg: Key, ones: Sequence[Tuple[Registration, int, Backstore]]) -> None:
-        acl = f"{self.path(tpg)}/acls/{reservations.BURN_INITIATOR}"
-        self._add("burn", MKDIR, acl, about=tpg)
-        for like, _count, store in ones:
-            lun = f"{acl}/lun_{like.mapped_lun}"
-            self._add("burn", MKDIR, lun, about=store.key)
-            self._add("burn", LINK, f"{lun}/link",
-                      fsencode(self.path((*tpg, "lun", str(like.lun)))), store.key)
-            self._add("burn", UNLINK, f"{lun}/link", about=store.key)
-            self._add("burn", RMDIR, lun, about=store.key)
-        self._add("burn", RMDIR, acl, about=tpg)
-
-    def _clear_aptpl(self, stores: Iterable[Backstore]) -> None:
-        """A loopback nexus of our own registers and unregisters with APTPL=0."""
-        fabric, wwn = SCRATCH_TARGET[1:]
-        tpg = f"{fabric}/{wwn}/tpgt_1"
-        slot = "clear APTPL"
-        self._load(MODULES[fabric])
-        new_fabric = fabric not in self.facts.fabrics and fabric not in {
-            one.fabric for one in self.want.targets}
-        # Else sd would read the disk's partitions, and udev, LVM and mdadm take it for the host's.
-        self._add(slot, DRIVERS, AUTOPROBE, b"off")
-        if new_fabric:
-            self._add(slot, MKDIR, fabric)
-        for path in (f"{fabric}/{wwn}", tpg):
-            self._add(slot, MKDIR, path, about=SCRATCH_TARGET)
-        self._add(slot, WRITE, f"{tpg}/nexus", SCRATCH_NEXUS.encode() + b"\n", SCRATCH_TARGET)
-        for number, store in enumerate(stores):
-            lun = f"{tpg}/lun/lun_{number}"
-            self._add(slot, MKDIR, lun, about=store.key)
-            self._add(slot, LINK, f"{lun}/link", fsencode(self.path(store.key)), store.key)
-            group = f"{self.path(store.key)}/alua/{SCRATCH_GROUP}"
-            if _refuses_registers(store):
-                self._add(slot, MKDIR, group, about=store.key)
-                self._add(slot, WRITE, f"{group}/tg_pt_gp_id", b"0\n", store.key)  # the next free
-                self._add(slot, WRITE, f"{lun}/alua_tg_pt_gp", SCRATCH_GROUP.encode() + b"\n",
-                          store.key)
-            self._add(slot, SCSI, tpg, str(number).encode(), store.key)
-            self._add(slot, UNLINK, f"{lun}/link", about=store.key)
-            self._add(slot, RMDIR, lun, about=store.key)
-            if _refuses_registers(store):
-                self._add(slot, RMDIR, group, about=store.key)
-        self._add(slot, WRITE, f"{tpg}/nexus", b"NULL\n", SCRATCH_TARGET)
-        for path in (tpg, f"{fabric}/{wwn}"):
-            self._add(slot, RMDIR, path, about=SCRATCH_TARGET)
-        if new_fabric:
-            self._add(slot, RMDIR, fabric)
-        self._add(slot, DRIVERS, AUTOPROBE, b"on")
-
-    def _aptpl_file(self, store: Backstore, held: Reservations) -> None:
-        if not store.serial:
-            return
-        self._add("APTPL file", FILE, f"{self.facts.dbroot}/pr/aptpl_{store.serial}",
-                  reservations.file(held, self.rtpi), store.key)
 
     # ---- taking down --------------------------------------------------------------------------
     def _remove(self, change: Remove) -> None:
@@ -561,13 +380,6 @@ class _Planner:
             slot = {Acl: "remove ACL", Portal: "remove portal", Target: "remove target",
                     LuGroup: "remove LU group"}[type(one)]
             self._add(slot, RMDIR, path, about=key)
-
-
-def _refuses_registers(store: Backstore) -> bool:
-    """Whether a LUN of the default group takes no REGISTER: in unavailable and transitioning
-    (target_core_alua.c:core_alua_state_unavailable, core_alua_state_transition)."""
-    return any(group.name == DEFAULT_GROUP and group.attributes.get("alua_access_state") in
-               ("3", "15") for group in store.alua_groups)
 
 
 def _numbered(plugin: str) -> Iterator[str]:

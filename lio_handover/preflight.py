@@ -8,16 +8,17 @@ import os
 from typing import Dict, Iterable, Iterator, List, Mapping, Sequence, Tuple, Type
 
 from . import (attributes, dbroot, dynamic, errors, handler, late, limits, opened, portals,
-               representable, reservations, storage, unit_serials)
+               representable, reservations, storage_policy, unit_serials)
 from .devices import Glance
 from .diff import diff
 from .document import Document
 from .errors import Finding
+from .facts import Facts, kernel_symbols
 from .model import Backstore, Key, State, Target, backstore_key, say
 from .parameters import HCTL
 from .plan import Plan
 from .readback import describe
-from .reader import Facts, Reader, kernel_symbols
+from .reader import Reader
 from .settings import Settings
 from .values import admits_nobody
 
@@ -147,7 +148,7 @@ def _shared(state: State, reader: Reader) -> Iterator[Finding]:
 def _shared_storage(state: State, here: State) -> Iterator[Finding]:
     """Whoever is served by the other backstore would go on writing when this one has moved."""
     mine = {store.key for store in state.backstores}
-    served = storage.Served(here, Glance())
+    served = storage_policy.Served(here, Glance())
     for store in state.backstores:
         for key in served.sharers_of(store):
             said = f"its storage is that of {say(key)}, too"
@@ -223,10 +224,11 @@ def destination(document: Document, have: State, reader: Reader, facts: Facts,
     found += _there(document.state, have, reader)
     found += _discovery(document.state, have, reader)
     here, glance = reader.outline(), Glance()
-    served = storage.Served(here, glance)
+    served = storage_policy.Served(here, glance)
     for store in document.state.backstores:
         if have.backstore(store.key) is None:
-            look = storage.named if late.rule(settings, store.path) else storage.findings
+            look = storage_policy.named if late.rule(settings, store.path) \
+                else storage_policy.findings
             found += look(store, document.storage.get(say(store.key), {}), settings, served, glance)
     found += _twice(document.state)
     found += _twins(document.state.backstores, here)
@@ -282,7 +284,7 @@ def _there(want: State, have: State, reader: Reader) -> Iterator[Finding]:
 
 def _twice(want: State) -> Iterator[Finding]:
     """Two backstores of the document on one storage of this host."""
-    served = storage.Served(want)
+    served = storage_policy.Served(want)
     for store in want.backstores:
         for key in served.sharers_of(store):
             if store.key < key:

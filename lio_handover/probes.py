@@ -10,7 +10,8 @@ from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 from . import errors
 from .configfs import Configfs
 from .executor import apply
-from .initiator import commands
+from .initiator import cdb, replies
+from .initiator.fingerprint import drain
 from .initiator.sg import Device
 from .initiator.vhost import probe_dirty_logging
 from .model import Backstore, Key, Lun, State, Target, Tpg, backstore_key, say
@@ -73,10 +74,10 @@ def _reads(store: Backstore, path: str) -> Optional[bool]:
     if "fd_async_io" in store.parameters:
         return None  # which tells no watcher (target_core_file.c:fd_execute_rw_aio)
     block = int(store.attributes.get("attrib/block_size", "512"))
-    read = commands.read_16(0, 1, block)
+    read = cdb.read_16(0, 1, block)
     try:
         with Watch(store.path) as watch, Device(path) as device:
-            commands.drain(device.execute)
+            drain(device.execute)
             told = []
             for _ in range(READS):
                 watch.accesses()
@@ -96,13 +97,13 @@ def _registered(fs: Configfs, store: Backstore) -> bool:
 
 def _ask(store: Backstore, path: str) -> List[Seen]:
     with Device(path) as device:
-        commands.drain(device.execute)
-        result = device.execute(*commands.read_full_status())
+        drain(device.execute)
+        result = device.execute(*cdb.read_full_status())
     if not result.good:
         raise errors.CannotRepresent(
             f"{say(store.key)}: READ FULL STATUS answered status {result.status:#x}")
     found = []
-    for one in commands.decode_full_status(result.data).registrations:
+    for one in replies.decode_full_status(result.data).registrations:
         name, _, isid = one.initiator.partition(",i,0x")
         found.append(Seen(name, isid, one.key, one.rtpi))
     return found

@@ -4,40 +4,24 @@ from __future__ import annotations
 import errno
 import os
 import re
-from dataclasses import dataclass, replace
-from functools import lru_cache
-from typing import (Dict, FrozenSet, Iterable, Iterator, List, Mapping, Optional, Sequence, Set,
-                    Tuple)
+from dataclasses import replace
+from typing import Dict, FrozenSet, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple
 
-from . import directories, errors, parameters, reservations
+from . import directories, errors, parameters
 from .attributes import GATE, HOST, NEXUS, SECRET, Attribute, hides, rows
 from .configfs import Configfs
+from .facts import Facts, boot_id, knows_rtpi, no_modules
 from .model import (NO_RESERVATIONS, Acl, AluaGroup, Backstore, DiscoveryAuth, Key, Lun, LuGroup,
                     MappedLun, Portal, Reservations, Secret, State, Target, Tpg, backstore_key,
                     kernel_name, target_key)
 from .places import places_of
-from .reservations import Seen
+from .pr_reader import PrReader
+from .reservations import Place, Seen
 
 #: Directories of the tree's top which are not fabrics.
 _NOT_FABRICS = {"core"}
 #: Directories of a wwn or a TPG which hold no attributes of their own that are carried over.
 _ATTRIBUTE_FOLDERS = ("attrib", "auth", "param", "wwn")
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What a plan must know of the host, and no document carries."""
-
-    release: str = ""
-    boot_id: str = ""
-    dbroot: str = ""
-    hbas: Tuple[str, ...] = ()
-    fabrics: Tuple[str, ...] = ()
-    has_rtpi: bool = True
-    #: the HBA of each backstore of the host, by key: ``fileio_0``
-    placed: Mapping[Key, str] = None  # type: ignore[assignment]
-
-
 #: What a file says that has nothing to say for now.
 _NOTHING_THERE = (errno.ENODEV, errno.EINVAL, errno.EACCES, errno.EPERM)
 
@@ -50,11 +34,11 @@ class Reader:
                  known: Optional[Mapping[Key, Sequence[Reservations]]] = None,
                  untouched: bool = False) -> None:
         self.fs = fs
-        #: what this program restored, and whether nobody can have changed it since
-        self.known, self.untouched = known or {}, untouched
         #: what READ FULL STATUS said of a backstore, where it was asked
         self.seen = seen or {}
         self.with_reservations = reservations
+        #: ``known``: what this program restored; ``untouched``: nobody can have changed it since
+        self._pr = PrReader(fs, self.seen, known or {}, untouched)
         #: what backstores said of what they have open, see probes.reads
         self.asked: Mapping[Key, Optional[bool]] = {}
         #: of what is open nobody can tell, see opened.judge
@@ -149,8 +133,7 @@ class Reader:
             self.placed()
         return backstore_key(key[1], f"{hba}/{name}") if key in (self._twins or ()) else key
 
-    def backstore(self, hba: str, name: str,
-                  places: Mapping[str, Sequence[reservations.Place]]) -> Backstore:
+    def backstore(self, hba: str, name: str, places: Mapping[str, Sequence[Place]]) -> Backstore:
         """One backstore.  ``places``: how each initiator reaches it, see reservations.read.
 
         Raises CannotRepresent where its reservations can't be told with certainty.
@@ -173,42 +156,10 @@ class Reader:
         return frozenset(store.key for store in stores if self.fs.read(
             f"core/{store.hba}/{store.name}/enable").strip() == "0")
 
-    def _parameters(self, plugin: str, path: str) -> Dict[str, str]:
-        """What was written to ``control``, as the info file shows it."""
-        return parameters.parse(plugin, self.fs.read(f"{path}/info"))
-
-    def _reservations(self, path: str, serial: str,
-                      places: Mapping[str, Sequence[reservations.Place]],
+    def _reservations(self, path: str, serial: str, places: Mapping[str, Sequence[Place]],
                       key: Key) -> Reservations:
-        if not self.with_reservations or not self.fs.exists(f"{path}/pr"):
-            return NO_RESERVATIONS
-        for _attempt in range(3):
-            texts = reservations.Texts(**{
-                field: self.fs.read(f"{path}/pr/{name}") for field, name in reservations.FILES})
-            if self.fs.read(f"{path}/pr/res_pr_generation") == texts.generation:
-                break
-        else:
-            raise errors.StillRunning(f"{path}: its reservations change while they are read",
-                                      do="run it again when they don't")
-        if texts.res_type.strip() not in (reservations.PRESENT, reservations.SPC2):
-            return NO_RESERVATIONS
-        try:
-            return reservations.read(texts, places, self._aptpl_file(serial),
-                                     self.seen.get(key, ()), self.known.get(key, ()),
-                                     self.untouched)
-        except reservations.Unclear as error:
-            raise errors.CannotRepresent(
-                f"{path.rpartition('/')[2]}: {error}",
-                do="ask the device: the same with --probe" if error.ask else "") from None
-
-    def _aptpl_file(self, serial: str) -> Optional[bytes]:
-        if not serial:
-            return None
-        try:
-            with open(f"{self.dbroot()}/pr/aptpl_{serial}", "rb") as file:
-                return file.read()
-        except OSError:
-            return None
+        return self._pr.read(path, serial, places, key) if self.with_reservations \
+            else NO_RESERVATIONS
 
     def dbroot(self) -> str:
         return self.fs.read("dbroot").strip()
@@ -437,7 +388,8 @@ class Reader:
             serial = ""
             if self.fs.exists(f"{path}/wwn/vpd_unit_serial"):
                 serial = self.fs.read(f"{path}/wwn/vpd_unit_serial").strip().rpartition(": ")[2]
-            stores.append(Backstore(key, self._parameters(key[1], path),
+            info = self.fs.read(f"{path}/info")
+            stores.append(Backstore(key, parameters.parse(key[1], info),
                                     {"wwn/vpd_unit_serial": serial} if serial else {}, hba=hba))
         return State((), tuple(stores))
 
@@ -484,7 +436,7 @@ class Reader:
         for fabric, wwn in self.target_names():
             for tpgt in self.tpgs(fabric, wwn):
                 return self.fs.exists(f"{fabric}/{wwn}/{tpgt}/rtpi")
-        return _knows_rtpi()
+        return knows_rtpi()
 
 
 #: Writable files of an object which are structure, an action or a constant, not an attribute.
@@ -494,34 +446,3 @@ _NOT_ATTRIBUTES: Dict[str, Tuple[str, ...]] = {
 }
 #: Directories which a fabric has before anybody makes a target.
 _FABRIC_DEFAULTS = ("discovery_auth",)
-
-
-def boot_id() -> str:
-    """Of the running kernel: configfs, and all that is in it, dies with it."""
-    with open("/proc/sys/kernel/random/boot_id") as file:
-        return file.read().strip()
-
-
-def kernel_symbols(wanted: Set[str]) -> Set[str]:
-    """Those of the functions that the running kernel has; only a look at it tells which
-    attributes an object will have that is not there yet."""
-    lines = b""
-    try:
-        with open("/proc/kallsyms", "rb") as file:
-            lines = file.read()
-    except OSError:
-        pass
-    return {name for name in wanted if re.search(rb"\s" + name.encode() + rb"\s", lines)}
-
-
-@lru_cache(maxsize=None)
-def _knows_rtpi() -> bool:
-    """Of target_core_mod, which is loaded where there is a tree to be read."""
-    symbol = "target_fabric_tpg_base_rtpi_show"
-    return symbol in kernel_symbols({symbol})
-
-
-def no_modules() -> errors.NoTargetModules:
-    return errors.NoTargetModules(
-        "the kernel's target tree is not there",
-        do="modprobe target_core_mod; mount -t configfs none /sys/kernel/config")

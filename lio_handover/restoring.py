@@ -13,11 +13,11 @@ from typing import Callable, List, Optional, Sequence
 from . import errors, limits, supervisor
 from .answer import Answer, Peer
 from .arrivals import Arrivals
+from .facts import boot_id
 from .handover import Handovers
 from .journal import Journal
 from .ours import Ours
-from .planner import MODULES
-from .reader import boot_id
+from .plan import MODULES
 from .running import never
 from .savefile_places import FOLDERS
 from .standing import Standing

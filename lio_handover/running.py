@@ -9,12 +9,13 @@ from typing import Callable, Dict, List, Optional, Protocol, Sequence
 
 from . import errors, late, portals
 from .configfs import Configfs
+from .facts import Facts
 from .locks import room_for
 from .model import NO_RESERVATIONS, Key, State
 from .plan import (ACQUIRE, DELETE, DRAIN, DRIVERS, FILE, FLUSH, FOLDER, IDLE, LINK, LOAD, MKDIR,
                    OPEN, PROVE, RELEASE, RMDIR, SCSI, SYNC, UNLINK, VERIFY, WRITE, Plan, Step)
 from .readback import Scope, check, loaded
-from .reader import Facts, Reader
+from .reader import Reader
 from .scsibus import Drivers, sg_of
 from .staged import staged
 from .wholefile import write_files
@@ -249,7 +250,7 @@ class Run:
                 self.files[path] = None
 
     def _flush(self, step: Step) -> None:
-        from .storage import drop_cache
+        from .storage_evidence import drop_cache
         drop_cache(step.path)
 
     def _acquire(self, step: Step) -> None:
@@ -258,7 +259,7 @@ class Run:
 
     def _prove(self, step: Step) -> None:
         """What preflight looks at where it may."""
-        from .storage import findings
+        from .storage_policy import findings
         opening = self.plan.late[step.about]
         store = self.plan.want.backstore(step.about) or self.before.backstore(step.about)
         assert store is not None
@@ -271,7 +272,7 @@ class Run:
 
     # ---- the data ---
     def _open(self, step: Step) -> None:
-        from .storage import opened
+        from .storage_evidence import opened
         if not self.opened:
             room_for(len(self.plan.steps))
         if step.path not in self.opened:  # two backstores may share it
@@ -293,7 +294,7 @@ class Run:
         raise errors.StillRunning("commands are still being executed although the gates are shut")
 
     def _sync(self, step: Step) -> None:
-        from .storage import flush
+        from .storage_evidence import flush
         flush(step.path, self.opened[step.path])
 
     def close(self) -> None:
@@ -315,7 +316,8 @@ class Run:
     def _scsi(self, step: Step) -> None:
         """REGISTER, then unregister, with APTPL=0: the device forgets that bit and its file
         (target_core_pr.c:core_scsi3_emulate_pro_register)."""
-        from .initiator import commands
+        from .initiator import cdb
+        from .initiator.fingerprint import drain
         from .initiator.sg import Device
         store = self.plan.want.backstore(step.about)
         if store is not None:
@@ -324,8 +326,8 @@ class Run:
         lun = int(step.value)
         key = 0x6C696F68616E6476  # any key that is not 0
         with Device(sg_of(address, lun)) as device:
-            commands.drain(device.execute)
-            for command in (commands.register(0, key), commands.register(key, 0)):
+            drain(device.execute)
+            for command in (cdb.register(0, key), cdb.register(key, 0)):
                 result = device.execute(*command)
                 if not result.good:
                     raise OSError(errno.EIO, f"REGISTER answered status {result.status:#x}")

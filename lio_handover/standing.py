@@ -14,11 +14,12 @@ from . import directories, errors, mapping, ports, restored, runtime, savefile
 from .configfs import Configfs
 from .core import Core
 from .document import Document
+from .facts import boot_id
 from .holder import Holders
 from .journal import DOCUMENT, PREPARED, RETURNED, SERVED, Handover, Journal, way_out
 from .model import Key, State, backstore_key, kernel_name, say
 from .papers import Message
-from .reader import Reader, boot_id
+from .reader import Reader
 from .reservations import Seen
 from .transitions import DESTINATION, SOURCE, VHOST, Do, Mode, Paper, Row
 

@@ -13,9 +13,9 @@ from typing import Dict, Iterable, List, Optional, Sequence
 from . import aptpl, errors, followed, reservations
 from .aptpl import Kind
 from .document import Document
+from .facts import boot_id
 from .journal import DOCUMENT, PREPARED, RETURNED, SERVED
 from .model import NO_RESERVATIONS, Backstore, Reservations, say
-from .reader import boot_id
 from .standing import Standing
 from .surviving import (FOLLOWED, KEPT_OVERRIDE, NONE_OVERRIDE, Answer, Copy, File, Keeps, Kernel,
                         Takes, decide)

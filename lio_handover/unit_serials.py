@@ -11,10 +11,11 @@ from dataclasses import replace
 from typing import Dict, Iterable, Iterator, List, Optional, Sequence
 
 from .errors import CannotRepresent, Finding, one_line
+from .facts import Facts
 from .model import Backstore, State, say
 from .order import PLACE
 from .plan import DELETE, Plan, Step
-from .reader import Facts, Reader
+from .reader import Reader
 from .reservations import has_file
 
 

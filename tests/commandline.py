@@ -16,10 +16,10 @@ from lio_handover.configfs import Configfs
 from lio_handover.byfile import ByFile
 from lio_handover.core import Ready, View
 from lio_handover.executor import Outcome
+from lio_handover.facts import Facts
 from lio_handover.model import State
 from lio_handover.planner import plan
 from lio_handover.readback import check
-from lio_handover.reader import Facts
 from lio_handover.settings import Settings
 from tests import samples
 

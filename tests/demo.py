@@ -8,7 +8,7 @@ import textwrap
 import time
 from collections.abc import Iterator, Sequence
 
-from lio_handover.initiator import commands
+from lio_handover.initiator import replies
 from tests import lab
 from tests.lab import scenario
 from tests.lab.differences import TABLE, Difference, reason
@@ -177,7 +177,7 @@ def _words(a: Sight, b: Sight) -> Iterator[tuple[str, str, str]]:
 
 
 def _identity(answers: dict[str, bytes]) -> str:
-    one = commands.decode_inquiry(answers["inquiry"])
+    one = replies.decode_inquiry(answers["inquiry"])
     return f"{one.vendor} {one.product} {one.revision}"
 
 
@@ -186,18 +186,18 @@ def _naming(answers: dict[str, bytes]) -> str:
 
 
 def _keys(answers: dict[str, bytes]) -> str:
-    return ", ".join(f"{key:#x}" for key in commands.decode_keys(answers["pr in read keys"]).keys)
+    return ", ".join(f"{key:#x}" for key in replies.decode_keys(answers["pr in read keys"]).keys)
 
 
 def _generation(answers: dict[str, bytes]) -> str:
-    return str(commands.decode_keys(answers["pr in read keys"]).generation)
+    return str(replies.decode_keys(answers["pr in read keys"]).generation)
 
 
 def _reservation(answers: dict[str, bytes]) -> str:
-    found = commands.decode_full_status(answers["pr in read full status"])
+    found = replies.decode_full_status(answers["pr in read full status"])
     held = next((f"type {one.type} by {one.key:#x}" for one in found.registrations if one.holder),
                 "no")
-    aptpl = commands.decode_capabilities(answers["pr in report capabilities"]).ptpl_active
+    aptpl = replies.decode_capabilities(answers["pr in report capabilities"]).ptpl_active
     return held + (", APTPL" if aptpl else "")
 
 

@@ -18,7 +18,8 @@ from pathlib import Path
 from lio_handover import document as documents
 from lio_handover.byfile import ByFile
 from lio_handover.executor import Outcome
-from lio_handover.initiator import commands
+from lio_handover.initiator import cdb
+from lio_handover.initiator.fingerprint import drain
 from lio_handover.initiator.vhost import Endpoint
 from tests import inhost
 from tests.lab.inside import DBROOT, TARGET, discovery_is_set, forget_discovery, run
@@ -272,25 +273,25 @@ def iscsi(made: Made, stores: dict[str, Path]) -> None:
 def reserve_iscsi() -> None:
     """Through the second TPG, by alice in two sessions and by bob."""
 
-    def persist(lun: int, *orders: commands.Command) -> None:
+    def persist(lun: int, *orders: cdb.Command) -> None:
         for order in orders:
             # With UA_INTLCK_CTRL LIO says BUSY for a unit attention until it is asked for it.
-            session.unit(lun).execute(*commands.request_sense())
-            commands.drain(session.unit(lun).execute)
+            session.unit(lun).execute(*cdb.request_sense())
+            drain(session.unit(lun).execute)
             result = session.unit(lun).execute(*order)
             assert result.good, (lun, order, result)
 
     # Those that ``mapped`` lets each write: a file and the disk, and another file.
     for number, isid in enumerate(("00023d000001", "00023d000002")):
         with Session("127.0.0.1", 3261, IQN, ALICE, isid) as session:
-            persist(6, commands.register(0, 0xa0, True),
-                    commands.register(0xa0, 0xa1 + number, True))
-            persist(12, commands.register(0, 0xd1 + number))
+            persist(6, cdb.register(0, 0xa0, True),
+                    cdb.register(0xa0, 0xa1 + number, True))
+            persist(12, cdb.register(0, 0xd1 + number))
             if number:
-                persist(6, commands.reserve(0xa2, 7))
+                persist(6, cdb.reserve(0xa2, 7))
     with Session("127.0.0.1", 3261, IQN, BOB, "00023d00000b") as session:
-        persist(4, commands.register(0, 0xc0), commands.register(0xc0, 0xc1),
-                commands.reserve(0xc1, 3))
+        persist(4, cdb.register(0, 0xc0), cdb.register(0xc0, 0xc1),
+                cdb.reserve(0xc1, 3))
 
 
 def vhost(made: Made, stores: dict[str, Path]) -> None:
@@ -306,9 +307,9 @@ def vhost(made: Made, stores: dict[str, Path]) -> None:
     with Endpoint(WWPN) as endpoint:        # two guests register with the second disk
         for tag in (3, 4):
             execute = endpoint.unit(1, tag).execute
-            commands.drain(execute)
-            assert execute(*commands.register(0, 0xe0 + tag, True)).good
-        assert execute(*commands.reserve(0xe4, 5)).good
+            drain(execute)
+            assert execute(*cdb.register(0, 0xe0 + tag, True)).good
+        assert execute(*cdb.reserve(0xe4, 5)).good
 
 
 def luns(made: Made, tpg: Path, stores: dict[str, Path], tag: int) -> None:

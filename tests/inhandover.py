@@ -18,7 +18,8 @@ from lio_handover import (errors, evidence, journal, owners, remote, reservation
 from lio_handover.configfs import Configfs
 from lio_handover.byfile import ByFile
 from lio_handover.handover import Answer, Handover, Handovers
-from lio_handover.initiator import commands
+from lio_handover.initiator import cdb
+from lio_handover.initiator.fingerprint import drain
 from lio_handover.locks import Locks
 from lio_handover.model import State, say
 from lio_handover.papers import Message
@@ -423,9 +424,9 @@ def register(lun: int, number: int, key: int, kind: int = 0) -> None:
     isid = f"00023d{number:06x}"
     with Session("127.0.0.1", 3260, samples.IQN, samples.initiator(number), isid) as session:
         unit = session.unit(lun)
-        commands.drain(unit.execute)
-        for one in (commands.register(0, key, aptpl=True),
-                    *([commands.reserve(key, kind)] if kind else [])):
+        drain(unit.execute)
+        for one in (cdb.register(0, key, aptpl=True),
+                    *([cdb.reserve(key, kind)] if kind else [])):
             result = unit.execute(*one)
             assert result.good, result
 

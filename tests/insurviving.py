@@ -11,7 +11,8 @@ from pathlib import Path
 from lio_handover import aptpl, followed, reservations
 from lio_handover.configfs import Configfs
 from lio_handover.handover import Answer
-from lio_handover.initiator import commands
+from lio_handover.initiator import cdb
+from lio_handover.initiator.fingerprint import describe, drain
 from lio_handover.model import Reservations
 from tests import inhandover, inhost, samples
 from tests.lab import inside
@@ -94,27 +95,27 @@ def held() -> list[list[tuple[str, int]]]:
             for store in inhost.read_all().backstores]
 
 
-def do(lun: int, number: int, *asked: commands.Command) -> None:
+def do(lun: int, number: int, *asked: cdb.Command) -> None:
     """What the initiator with that number does: PERSISTENT RESERVE OUT."""
     isid = f"00023d{number:06x}"
     with Session("127.0.0.1", 3260, samples.IQN, samples.initiator(number), isid) as session:
         unit = session.unit(lun)
-        commands.drain(unit.execute)
+        drain(unit.execute)
         for one in asked:
             result = unit.execute(*one)
-            assert result.good, commands.describe(result)
+            assert result.good, describe(result)
 
 
 def what_the_kernel_writes(serial: str) -> dict[str, bytes]:
     """What is in the file after each PERSISTENT RESERVE OUT by one registrant of LUN 1."""
     found = {}
     for name, one in (
-            ("registered", commands.register(0, 7, aptpl=True)),
-            ("reserved", commands.reserve(7, 8)),
-            ("gone", commands.register(7, 0, aptpl=True)),
-            ("without", commands.register(0, 8)),
-            ("with", commands.register(8, 9, aptpl=True)),
-            ("cleared", commands.clear(9))):
+            ("registered", cdb.register(0, 7, aptpl=True)),
+            ("reserved", cdb.reserve(7, 8)),
+            ("gone", cdb.register(7, 0, aptpl=True)),
+            ("without", cdb.register(0, 8)),
+            ("with", cdb.register(8, 9, aptpl=True)),
+            ("cleared", cdb.clear(9))):
         do(1, 0, one)
         found[name] = read(serial)
     return found
@@ -155,7 +156,7 @@ def wait_for_copy(id: str, serial: str, seconds: float = 10.0) -> None:  # noqa:
         time.sleep(0.005)
 
 
-def followed_after(id: str, serial: str, *asked: commands.Command) -> float:  # noqa: A002
+def followed_after(id: str, serial: str, *asked: cdb.Command) -> float:  # noqa: A002
     """Seconds from the status of the last command until the copy has what the kernel wrote."""
     do(0, 0, *asked)
     began = time.monotonic()

@@ -12,8 +12,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lio_handover.initiator import TransportError, commands, sg, vhost
-from lio_handover.initiator.commands import Command, Sense
+from lio_handover.initiator import TransportError, cdb, replies, sg, vhost
+from lio_handover.initiator.cdb import Command
+from lio_handover.initiator.fingerprint import fingerprint
+from lio_handover.initiator.replies import Sense
 from tests.lab.inside import TARGET, run
 
 WWPN = "naa.5001405000000001"
@@ -95,7 +97,7 @@ def _failure(action: Callable[[], object]) -> tuple[str, int, str]:
 def fingerprints(luns: int, tpgt: int = 1) -> tuple[list[int], list[dict[str, bytes]]]:
     """What REPORT LUNS says, and every LUN's fingerprint."""
     with vhost.Endpoint(WWPN) as endpoint:
-        return endpoint.luns(tpgt), [commands.fingerprint(endpoint.unit(lun, tpgt).execute)
+        return endpoint.luns(tpgt), [fingerprint(endpoint.unit(lun, tpgt).execute)
                                      for lun in range(luns)]
 
 
@@ -105,7 +107,7 @@ def ask(*steps: tuple[int, Command]) -> list[tuple[int, Sense | None, bytes]]:
     with vhost.Endpoint(WWPN) as endpoint:
         for tpgt, command in steps:
             result = endpoint.unit(0, tpgt).execute(*command)
-            answers.append((result.status, commands.sense_of(result), result.data))
+            answers.append((result.status, replies.sense_of(result), result.data))
     return answers
 
 
@@ -114,11 +116,11 @@ def outstanding(count: int) -> tuple[bool, list[int]]:
     data = b"".join(block.to_bytes(2, "big") * 256 for block in range(512))
     with vhost.Endpoint(WWPN, depth=count) as endpoint:
         unit = endpoint.unit()
-        assert unit.execute(*commands.write_10(0, data)).good
+        assert unit.execute(*cdb.write_10(0, data)).good
         for _ in range(6):      # more than once around the rings
-            pending = [unit.submit(*commands.read_10(block, 8)) for block in range(count)]
+            pending = [unit.submit(*cdb.read_10(block, 8)) for block in range(count)]
             answers = [one.wait().data for one in reversed(pending)]
-        whole = unit.execute(*commands.read_16(0, 512)).data
+        whole = unit.execute(*cdb.read_16(0, 512)).data
     expected = [data[512 * block:512 * (block + 8)] for block in reversed(range(count))]
     return answers == expected and whole == data, [len(answer) for answer in answers]
 
@@ -154,7 +156,7 @@ def held() -> dict[str, tuple[str, int, str]]:
     vhost.occupy(WWPN)
     seen["attach when forgotten"] = _failure(lambda: vhost.occupy(WWPN).close())
     seen["command when closed"] = _failure(
-        lambda: holder.unit().execute(*commands.test_unit_ready()))
+        lambda: holder.unit().execute(*cdb.test_unit_ready()))
     seen["nobody"] = _failure(lambda: vhost.occupy(OTHER))
     seen["descriptors"] = "", len(os.listdir("/proc/self/fd")), ""
     for _ in range(20):
@@ -190,7 +192,7 @@ def killed_holder() -> tuple[tuple[str, int, str], tuple[str, int, str]]:
     """What a second holder meets before and after the first was killed at its work."""
     def work() -> object:
         endpoint = vhost.Endpoint(WWPN).__enter__()
-        return endpoint, [endpoint.unit().submit(*commands.read_10(0)) for _ in range(16)]
+        return endpoint, [endpoint.unit().submit(*cdb.read_10(0)) for _ in range(16)]
 
     with _child(work):
         before = _failure(lambda: vhost.occupy(WWPN))
@@ -208,10 +210,10 @@ def failures() -> dict[str, tuple[str, int, str]]:
         unit = endpoint.unit()
         return {
             "no such TPG": _failure(
-                lambda: endpoint.unit(0, 9).execute(*commands.test_unit_ready())),
+                lambda: endpoint.unit(0, 9).execute(*cdb.test_unit_ready())),
             "no device": _failure(lambda: vhost.Endpoint(WWPN, device="/dev/nothing")),
             "not the device": _failure(lambda: vhost.Endpoint(WWPN, device="/dev/null")),
-            "still works": _failure(lambda: unit.execute(*commands.test_unit_ready())),
+            "still works": _failure(lambda: unit.execute(*cdb.test_unit_ready())),
         }
 
 
@@ -225,15 +227,15 @@ def stuck() -> tuple[dict[str, tuple[str, int, str]], dict[str, float]]:
     begin = time.monotonic()
     endpoint = vhost.Endpoint(WWPN, depth=2, timeout=0.5).__enter__()
     unit = endpoint.unit()
-    first = unit.submit(*commands.read_10(0))
-    seen["command"] = _failure(lambda: unit.execute(*commands.read_10(0), timeout=0.3))
-    seen["too many"] = _failure(lambda: unit.submit(*commands.read_10(0)))
+    first = unit.submit(*cdb.read_10(0))
+    seen["command"] = _failure(lambda: unit.execute(*cdb.read_10(0), timeout=0.3))
+    seen["too many"] = _failure(lambda: unit.submit(*cdb.read_10(0)))
     seen["reset"] = _failure(lambda: unit.reset(timeout=0.3))
     seconds["limits"] = time.monotonic() - begin
     seen["reset first"] = _failure(lambda: first.wait(10))
-    assert commands.sense_of(unit.execute(*commands.test_unit_ready())) == (6, 0x29, 3)
+    assert replies.sense_of(unit.execute(*cdb.test_unit_ready())) == (6, 0x29, 3)
     begin = time.monotonic()
-    unit.submit(*commands.read_10(0))
+    unit.submit(*cdb.read_10(0))
     seen["detach"] = _failure(endpoint.detach)
     seen["close"] = _failure(endpoint.close)
     seconds["end"] = time.monotonic() - begin
@@ -267,11 +269,11 @@ def through_sg(*steps: Command) -> list[tuple[int, Sense | None, bytes]]:
     with sg.Device(_node("sg")) as disk:
         for command in steps:
             result = disk.execute(*command)
-            answers.append((result.status, commands.sense_of(result), result.data))
+            answers.append((result.status, replies.sense_of(result), result.data))
     return answers
 
 
 def sg_fingerprint(kind: str) -> dict[str, bytes]:
     """The loopback LUN 0's fingerprint through its /dev/sgX or /dev/sdX."""
     with sg.Device(_node(kind)) as disk:
-        return commands.fingerprint(disk.execute)
+        return fingerprint(disk.execute)

@@ -20,9 +20,10 @@ from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 
 from lio_handover import document as documents
-from lio_handover import errors, model, storage
+from lio_handover import errors, model, storage_evidence
 from lio_handover.attributes import TABLE
 from lio_handover.configfs import Configfs
+from lio_handover.facts import kernel_symbols
 from lio_handover.ours import Ours
 from lio_handover.diff import Create, diff
 from lio_handover.document import Document, Origin, alua_group_key, canonical
@@ -31,7 +32,7 @@ from lio_handover.model import (Acl, AluaGroup, Backstore, Lun, MappedLun, Porta
                                 Tpg, say)
 from lio_handover.planner import plan
 from lio_handover.readback import Scope
-from lio_handover.reader import Reader, kernel_symbols
+from lio_handover.reader import Reader
 from lio_handover.revival import reachable
 from lio_handover.settings import Settings
 from tests import inhost
@@ -124,7 +125,8 @@ class Bench:
     def document(self, state: State) -> Document:
         return documents.loads(documents.dumps(Document(
             state, True, Origin("a.example", os.uname().release, "0"),
-            {say(store.key): storage.evidence(store, sample=True) for store in state.backstores})))
+            {say(store.key): storage_evidence.evidence(store, sample=True)
+             for store in state.backstores})))
 
     def import_(self, state: State, fs: Configfs | None = None) -> None:
         stop = fs.stop if isinstance(fs, inhost.Stopping) else lambda: False

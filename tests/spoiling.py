@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lio_handover import cli, errors, model, reservations, settings, storage
+from lio_handover import cli, errors, model, reservations, settings, storage_evidence
 from lio_handover import document as documents
 from lio_handover.configfs import ROOT, Configfs
 from lio_handover.document import Document
@@ -112,7 +112,7 @@ def served_as(state: model.State) -> Document:
     full = replace(full, backstores=tuple(
         replace(store, reservations=reservations.settled(store.reservations))
         for store in full.backstores))
-    proofs = {model.say(store.key): storage.evidence(store, sample=True)
+    proofs = {model.say(store.key): storage_evidence.evidence(store, sample=True)
               for store in full.backstores}
     return replace(samples.document(full, frozen=True), storage=proofs)
 

@@ -10,62 +10,64 @@ from collections.abc import Callable
 import pytest
 
 from lio_handover.initiator import (
-    CHECK_CONDITION, RESERVATION_CONFLICT, CommandTimeout, Result, TransportError, commands, sg,
+    CHECK_CONDITION, RESERVATION_CONFLICT, CommandTimeout, Result, TransportError, cdb, replies, sg,
 )
-from lio_handover.initiator.commands import Command, Malformed, Sense
+from lio_handover.initiator.cdb import Command
+from lio_handover.initiator.fingerprint import drain, fingerprint
+from lio_handover.initiator.replies import Malformed, Sense
 
 FIXED = bytes.fromhex("700006000000000a000000003f0e00000000")
 DESCRIPTOR = bytes.fromhex("7206290300000000")
 NEXUS = "naa.60014059811d880b"
 
 
-def cdb(command: Command) -> str:
+def cdb_hex(command: Command) -> str:
     return command.cdb.hex()
 
 
 @pytest.mark.parametrize("command, expected", [
-    (commands.test_unit_ready(), "000000000000"),
-    (commands.request_sense(), "03000000fc00"),
-    (commands.inquiry(96), "120000006000"),
-    (commands.vpd(0x83, 512), "120183020000"),
-    (commands.read_capacity_10(), "25000000000000000000"),
-    (commands.read_capacity_16(), "9e100000000000000000000000200000"),
-    (commands.mode_sense_6(), "1a003f00ff00"),
-    (commands.mode_sense_6(0x08, control=1), "1a004800ff00"),
-    (commands.mode_sense_10(0x0a, 1), "5a000a01000000040000"),
-    (commands.report_luns(length=4096), "a00000000000000010000000"),
-    (commands.report_target_port_groups(length=4096), "a30a00000000000010000000"),
-    (commands.report_target_port_groups(True, 4096), "a32a00000000000010000000"),
-    (commands.report_supported_opcodes(length=4096), "a30c00000000000010000000"),
-    (commands.read_keys(512), "5e000000000000020000"),
-    (commands.read_full_status(), "5e030000000000ffff00"),
-    (commands.read_10(0x01020304, 8), "28000102030400000800"),
-    (commands.read_16(1 << 32), "88000000000100000000000000010000"),
-    (commands.write_10(1, bytes(1024)), "2a000000000100000200"),
-    (commands.write_16(1, bytes(4096), 4096, fua=True), "8a080000000000000001000000010000"),
-    (commands.synchronize_cache(), "35000000000000000000"),
+    (cdb.test_unit_ready(), "000000000000"),
+    (cdb.request_sense(), "03000000fc00"),
+    (cdb.inquiry(96), "120000006000"),
+    (cdb.vpd(0x83, 512), "120183020000"),
+    (cdb.read_capacity_10(), "25000000000000000000"),
+    (cdb.read_capacity_16(), "9e100000000000000000000000200000"),
+    (cdb.mode_sense_6(), "1a003f00ff00"),
+    (cdb.mode_sense_6(0x08, control=1), "1a004800ff00"),
+    (cdb.mode_sense_10(0x0a, 1), "5a000a01000000040000"),
+    (cdb.report_luns(length=4096), "a00000000000000010000000"),
+    (cdb.report_target_port_groups(length=4096), "a30a00000000000010000000"),
+    (cdb.report_target_port_groups(True, 4096), "a32a00000000000010000000"),
+    (cdb.report_supported_opcodes(length=4096), "a30c00000000000010000000"),
+    (cdb.read_keys(512), "5e000000000000020000"),
+    (cdb.read_full_status(), "5e030000000000ffff00"),
+    (cdb.read_10(0x01020304, 8), "28000102030400000800"),
+    (cdb.read_16(1 << 32), "88000000000100000000000000010000"),
+    (cdb.write_10(1, bytes(1024)), "2a000000000100000200"),
+    (cdb.write_16(1, bytes(4096), 4096, fua=True), "8a080000000000000001000000010000"),
+    (cdb.synchronize_cache(), "35000000000000000000"),
 ])
 def test_a_cdb_has_the_bytes_of_the_standard(command: Command, expected: str) -> None:
-    assert cdb(command) == expected
+    assert cdb_hex(command) == expected
 
 
 def test_reservations_go_out_with_their_parameters() -> None:
-    out = commands.register(0xab, 0xcd, aptpl=True, all_tg_pt=True)
-    assert cdb(out) == "5f000000000000001800"
+    out = cdb.register(0xab, 0xcd, aptpl=True, all_tg_pt=True)
+    assert cdb_hex(out) == "5f000000000000001800"
     assert out.data_out.hex() == "00000000000000ab00000000000000cd" "00000000" "05000000"
     assert out.data_in == 0
-    assert cdb(commands.reserve(1, 5)) == "5f010500000000001800"
-    assert cdb(commands.release(1, 8)) == "5f020800000000001800"
-    assert cdb(commands.clear(1)) == "5f030000000000001800"
-    assert cdb(commands.preempt(1, 2, 6)) == "5f040600000000001800"
-    assert cdb(commands.preempt_and_abort(1, 2, 6)) == "5f050600000000001800"
-    assert commands.register_and_ignore(7).data_out[:16] == struct.pack(">QQ", 0, 7)
+    assert cdb_hex(cdb.reserve(1, 5)) == "5f010500000000001800"
+    assert cdb_hex(cdb.release(1, 8)) == "5f020800000000001800"
+    assert cdb_hex(cdb.clear(1)) == "5f030000000000001800"
+    assert cdb_hex(cdb.preempt(1, 2, 6)) == "5f040600000000001800"
+    assert cdb_hex(cdb.preempt_and_abort(1, 2, 6)) == "5f050600000000001800"
+    assert cdb.register_and_ignore(7).data_out[:16] == struct.pack(">QQ", 0, 7)
 
 
 def test_register_and_move_carries_a_transport_id() -> None:
-    identity = commands.naa_transport_id(NEXUS)
-    out = commands.register_and_move(1, 2, identity, rtpi=3, unregister=True, aptpl=True)
-    assert cdb(out) == "5f070000000000003000"
+    identity = cdb.naa_transport_id(NEXUS)
+    out = cdb.register_and_move(1, 2, identity, rtpi=3, unregister=True, aptpl=True)
+    assert cdb_hex(out) == "5f070000000000003000"
     assert out.data_out[16:24].hex() == "0003000300000018"
     assert out.data_out[24:] == identity
 
@@ -75,49 +77,49 @@ def test_register_and_move_carries_a_transport_id() -> None:
     ("iqn.2003-01.org.x:a", "00023d000001", 40),
 ])
 def test_transport_ids_read_back(name: str, isid: str | None, length: int) -> None:
-    identity = commands.iscsi_transport_id(name, isid)
+    identity = cdb.iscsi_transport_id(name, isid)
     assert len(identity) == 4 + length and identity[-1] == 0
-    assert commands.decode_transport_id(identity) == name + (f",i,0x{isid}" if isid else "")
-    assert commands.decode_transport_id(commands.naa_transport_id(NEXUS)) == NEXUS
+    assert replies.decode_transport_id(identity) == name + (f",i,0x{isid}" if isid else "")
+    assert replies.decode_transport_id(cdb.naa_transport_id(NEXUS)) == NEXUS
 
 
 def test_a_short_naa_name_is_no_transport_id() -> None:
     with pytest.raises(ValueError, match="16 digits"):
-        commands.naa_transport_id("naa.5001")
+        cdb.naa_transport_id("naa.5001")
 
 
 def test_sense_is_read_in_both_formats() -> None:
-    assert commands.decode_sense(FIXED) == (6, 0x3f, 0x0e)
-    assert str(commands.decode_sense(FIXED)) == "6/3f/0e REPORTED LUNS DATA HAS CHANGED"
-    assert commands.decode_sense(DESCRIPTOR) == (6, 0x29, 0x03)
-    assert commands.decode_sense(b"") is None
-    assert commands.decode_sense(FIXED[:3]) == (6, 0, 0)
+    assert replies.decode_sense(FIXED) == (6, 0x3f, 0x0e)
+    assert str(replies.decode_sense(FIXED)) == "6/3f/0e REPORTED LUNS DATA HAS CHANGED"
+    assert replies.decode_sense(DESCRIPTOR) == (6, 0x29, 0x03)
+    assert replies.decode_sense(b"") is None
+    assert replies.decode_sense(FIXED[:3]) == (6, 0, 0)
     assert str(Sense(5, 0x99, 1)) == "5/99/01"
-    assert commands.sense_of(Result(RESERVATION_CONFLICT, FIXED)) is None
+    assert replies.sense_of(Result(RESERVATION_CONFLICT, FIXED)) is None
 
 
 def test_luns_go_and_come() -> None:
-    assert commands.encode_lun(5).hex() == "0005000000000000"
-    assert commands.encode_lun(300).hex() == "412c000000000000"
+    assert cdb.encode_lun(5).hex() == "0005000000000000"
+    assert cdb.encode_lun(300).hex() == "412c000000000000"
     with pytest.raises(ValueError, match="16384"):
-        commands.encode_lun(16384)
-    answer = struct.pack(">I4x", 24) + b"".join(map(commands.encode_lun, (0, 7, 300)))
-    assert commands.decode_luns(answer + bytes(100)) == [0, 7, 300]
+        cdb.encode_lun(16384)
+    answer = struct.pack(">I4x", 24) + b"".join(map(cdb.encode_lun, (0, 7, 300)))
+    assert replies.decode_luns(answer + bytes(100)) == [0, 7, 300]
     with pytest.raises(Malformed, match="single level"):
-        commands.decode_luns(struct.pack(">I4xQ", 8, 1))
+        replies.decode_luns(struct.pack(">I4xQ", 8, 1))
 
 
 def test_capacities_count_blocks() -> None:
-    assert commands.decode_capacity_10(struct.pack(">II", 131071, 512)) == (131072, 512)
-    assert commands.decode_capacity_16(struct.pack(">QI20x", 1 << 40, 4096)) == (2**40 + 1, 4096)
+    assert replies.decode_capacity_10(struct.pack(">II", 131071, 512)) == (131072, 512)
+    assert replies.decode_capacity_16(struct.pack(">QI20x", 1 << 40, 4096)) == (2**40 + 1, 4096)
 
 
 def test_reservations_are_decoded() -> None:
-    assert commands.decode_keys(struct.pack(">IIQQ", 4, 16, 0xa, 0xb)) == (4, (0xa, 0xb))
-    assert commands.decode_reservation(struct.pack(">II", 4, 0)) == (4, 0, 0)
+    assert replies.decode_keys(struct.pack(">IIQQ", 4, 16, 0xa, 0xb)) == (4, (0xa, 0xb))
+    assert replies.decode_reservation(struct.pack(">II", 4, 0)) == (4, 0, 0)
     held = struct.pack(">IIQ4xBBxx", 4, 16, 0xa, 0, 5)
-    assert commands.decode_reservation(held) == (4, 0xa, 5)
-    capabilities = commands.decode_capabilities(bytes.fromhex("00081d81ea010000"))
+    assert replies.decode_reservation(held) == (4, 0xa, 5)
+    capabilities = replies.decode_capabilities(bytes.fromhex("00081d81ea010000"))
     assert capabilities == (True, True, True, (1, 3, 5, 6, 7, 8))
 
 
@@ -125,9 +127,9 @@ def test_full_status_names_every_initiator() -> None:
     def line(key: int, flags: int, kind: int, rtpi: int, identity: bytes) -> bytes:
         return struct.pack(">Q4xBB4xHI", key, flags, kind, rtpi, len(identity)) + identity
 
-    body = (line(0xa, 1, 5, 1, commands.naa_transport_id(NEXUS))
-            + line(0xb, 2, 5, 9, commands.iscsi_transport_id("iqn.b", "00023d000001")))
-    status = commands.decode_full_status(struct.pack(">II", 3, len(body)) + body)
+    body = (line(0xa, 1, 5, 1, cdb.naa_transport_id(NEXUS))
+            + line(0xb, 2, 5, 9, cdb.iscsi_transport_id("iqn.b", "00023d000001")))
+    status = replies.decode_full_status(struct.pack(">II", 3, len(body)) + body)
     assert status.generation == 3
     assert status.registrations[0] == (0xa, NEXUS, 1, True, 5)
     assert status.registrations[1] == (0xb, "iqn.b,i,0x00023d000001", None, False, 0)
@@ -135,29 +137,29 @@ def test_full_status_names_every_initiator() -> None:
 
 def test_port_groups_and_opcodes_are_decoded() -> None:
     groups = struct.pack(">IBBHBBBBHHHH", 16, 0x80, 0x0f, 16, 0, 2, 0, 2, 0, 1, 0, 2)
-    assert commands.decode_target_port_groups(groups) == [(16, 0, True, 2, (1, 2))]
+    assert replies.decode_target_port_groups(groups) == [(16, 0, True, 2, (1, 2))]
     opcodes = struct.pack(">I", 16) + bytes.fromhex("0000000000000006" "5e0000030001000a")
-    assert commands.decode_opcodes(opcodes) == [(0, None), (0x5e, 3)]
+    assert replies.decode_opcodes(opcodes) == [(0, None), (0x5e, 3)]
 
 
 def test_inquiry_is_decoded() -> None:
     data = bytes(8) + b"LIO-ORG\0" + b"disk".ljust(16) + b"4.0 "
-    assert commands.decode_inquiry(data) == (0, "LIO-ORG", "disk", "4.0")
+    assert replies.decode_inquiry(data) == (0, "LIO-ORG", "disk", "4.0")
 
 
 @pytest.mark.parametrize("decode, whole", [
-    (commands.decode_inquiry, bytes(36)),
-    (commands.decode_vpd_pages, bytes.fromhex("0000000200b0")),
-    (commands.decode_capacity_10, bytes(8)),
-    (commands.decode_capacity_16, bytes(12)),
-    (commands.decode_luns, struct.pack(">I4xQ", 8, 0)),
-    (commands.decode_keys, struct.pack(">IIQ", 1, 8, 1)),
-    (commands.decode_reservation, struct.pack(">IIQ8x", 1, 16, 1)),
-    (commands.decode_capabilities, bytes(8)),
-    (commands.decode_full_status,
-     struct.pack(">IIQ4xBB4xHI", 1, 48, 1, 1, 5, 1, 24) + commands.naa_transport_id(NEXUS)),
-    (commands.decode_target_port_groups, struct.pack(">IB6xBHH", 12, 0, 1, 0, 1)),
-    (commands.decode_opcodes, struct.pack(">IQ", 8, 0)),
+    (replies.decode_inquiry, bytes(36)),
+    (replies.decode_vpd_pages, bytes.fromhex("0000000200b0")),
+    (replies.decode_capacity_10, bytes(8)),
+    (replies.decode_capacity_16, bytes(12)),
+    (replies.decode_luns, struct.pack(">I4xQ", 8, 0)),
+    (replies.decode_keys, struct.pack(">IIQ", 1, 8, 1)),
+    (replies.decode_reservation, struct.pack(">IIQ8x", 1, 16, 1)),
+    (replies.decode_capabilities, bytes(8)),
+    (replies.decode_full_status,
+     struct.pack(">IIQ4xBB4xHI", 1, 48, 1, 1, 5, 1, 24) + cdb.naa_transport_id(NEXUS)),
+    (replies.decode_target_port_groups, struct.pack(">IB6xBHH", 12, 0, 1, 0, 1)),
+    (replies.decode_opcodes, struct.pack(">IQ", 8, 0)),
 ])
 def test_a_truncated_answer_is_refused(decode: Callable[[bytes], object], whole: bytes) -> None:
     decode(whole)
@@ -192,23 +194,23 @@ class Unit:
 
 def test_drain_takes_every_unit_attention_in_order() -> None:
     unit = Unit([FIXED, DESCRIPTOR])
-    assert commands.drain(unit.execute) == [(6, 0x3f, 0x0e), (6, 0x29, 3)]
+    assert drain(unit.execute) == [(6, 0x3f, 0x0e), (6, 0x29, 3)]
     assert unit.asked == [0, 0, 0]
 
 
 def test_drain_fetches_one_that_stays() -> None:
     unit = Unit([FIXED], interlocked=True)
-    assert len(commands.drain(unit.execute)) == 2
+    assert len(drain(unit.execute)) == 2
     assert unit.attentions == [] and 0x03 in unit.asked
 
 
 def test_drain_gives_up() -> None:
-    assert len(commands.drain(Unit([FIXED] * 50).execute, most=4)) == 4
+    assert len(drain(Unit([FIXED] * 50).execute, most=4)) == 4
 
 
 def test_a_fingerprint_begins_with_the_first_test_unit_ready() -> None:
     unit = Unit([FIXED, DESCRIPTOR])
-    answers = commands.fingerprint(unit.execute)
+    answers = fingerprint(unit.execute)
     assert unit.asked[0] == 0
     assert answers["test unit ready"] == (
         b"status 0x02 sense 6/3f/0e REPORTED LUNS DATA HAS CHANGED [" + FIXED.hex().encode() + b"]")
@@ -217,7 +219,7 @@ def test_a_fingerprint_begins_with_the_first_test_unit_ready() -> None:
     assert answers["pr in read keys"] == b"status 0x18"
     assert answers["vpd 00"].hex() == "000000020080"
     assert answers["vpd 80"] == b"serial"
-    assert list(answers) == list(commands.fingerprint(Unit([]).execute))
+    assert list(answers) == list(fingerprint(Unit([]).execute))
 
 
 @pytest.mark.parametrize("host, driver, status, code", [
@@ -251,7 +253,7 @@ def test_a_scsi_status_is_no_transport_failure(host: int, driver: int, status: i
 
 def test_a_node_that_is_no_scsi_device_says_so() -> None:
     with sg.Device("/dev/null") as null, pytest.raises(TransportError) as caught:
-        null.execute(*commands.inquiry())
+        null.execute(*cdb.inquiry())
     assert caught.value.errno == errno.ENOTTY
     assert "/dev/null" in str(caught.value) and "SG_IO" in str(caught.value)
 

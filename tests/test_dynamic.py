@@ -9,7 +9,7 @@ from lio_handover import document as documents
 from lio_handover import dynamic, errors, reservations
 from lio_handover.configfs import Configfs
 from lio_handover.document import lun_key, portal_key, tpg_key
-from lio_handover.initiator import commands
+from lio_handover.initiator import cdb
 from lio_handover.model import (Backstore, Lun, Portal, Registration, Reservations, Secret, State,
                                 Target, Tpg, backstore_key, target_key)
 from lio_handover.reservations import ANYONE, Place
@@ -70,7 +70,7 @@ def test_a_reservation_of_who_has_no_acl_holds_before_he_is_back(
 
     def write(session: lab.Session, lun: int = 0) -> str:
         return client.host.call(scenario.ask, session.generic()[lun],
-                                commands.write_10(8, bytes(512)))
+                                cdb.write_10(8, bytes(512)))
 
     alice = sessions[ALICE].disk(0)
     alice.register(0xA1)

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from lio_handover import errors
-from lio_handover.initiator import TransportError, commands, vhost
+from lio_handover.initiator import TransportError, cdb, replies, vhost
+from lio_handover.initiator.fingerprint import drain
 from lio_handover.transitions import DESTINATION, SOURCE
 from tests import inhandover, inhost, lab, test_vhost
 from tests.conftest import HostsOf
@@ -38,16 +39,16 @@ def registers_again() -> None:
     """The first nexus gives itself another key on LUN 0."""
     with vhost.Endpoint(WWPN) as endpoint:
         execute = endpoint.unit(0, 1).execute
-        commands.drain(execute)
-        assert execute(*commands.register(0x100, 0x999)).good
-        commands.drain(endpoint.unit(0, 2).execute)
+        drain(execute)
+        assert execute(*cdb.register(0x100, 0x999)).good
+        drain(endpoint.unit(0, 2).execute)
 
 
 def keys() -> list[int]:
     """Who is registered on LUN 0."""
     with vhost.Endpoint(WWPN) as endpoint:
-        answer = endpoint.unit(0, 1).execute(*commands.read_keys())
-        return sorted(commands.decode_keys(answer.data).keys)
+        answer = endpoint.unit(0, 1).execute(*cdb.read_keys())
+        return sorted(replies.decode_keys(answer.data).keys)
 
 
 class Pair(Two):

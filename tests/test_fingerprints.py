@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from lio_handover import document as documents
-from lio_handover.initiator import commands
-from lio_handover.initiator.commands import Command
+from lio_handover.initiator import cdb
+from lio_handover.initiator.cdb import Command
+from lio_handover.initiator.fingerprint import drain, fingerprint
 from tests import inhost, lab
 from tests.conftest import HostsOf
 from tests.lab import differences
@@ -97,16 +98,16 @@ def reserve() -> None:
             for number, (kind, aptpl, holder) in LUNS.items():
                 key = _key(place, number)
                 for old, new in ((0, 1), (1, key)):
-                    _do(session, number, commands.register(old, new, aptpl, number == ALL_PORTS))
+                    _do(session, number, cdb.register(old, new, aptpl, number == ALL_PORTS))
                 if kind and holder == place:
-                    _do(session, number, commands.reserve(key, kind))
+                    _do(session, number, cdb.reserve(key, kind))
     for number in range(CROWD):
         with Session("127.0.0.1", 3260, IQN, DAVE, f"00023d0d{number:04x}") as session:
-            _do(session, MANY, commands.register(0, 0xda00 + number, True))
+            _do(session, MANY, cdb.register(0, 0xda00 + number, True))
 
 
 def _do(session: Session, lun: int, command: Command) -> None:
-    commands.drain(session.unit(lun).execute)
+    drain(session.unit(lun).execute)
     result = session.unit(lun).execute(*command)
     assert result.good, (lun, command, result)
 
@@ -117,7 +118,7 @@ def ask(iqn: str, luns: Sequence[int], port: int) -> Answers:
     for name, isid in (*SESSIONS, (CAROL, "00023d0000ca")):
         with Session("127.0.0.1", port, iqn, name, isid) as session:
             for lun in luns:
-                found[name, isid, lun] = commands.fingerprint(session.unit(lun).execute)
+                found[name, isid, lun] = fingerprint(session.unit(lun).execute)
     return found
 
 

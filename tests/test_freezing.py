@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 
 from lio_handover import errors, running
+from lio_handover.facts import Facts
 from lio_handover.model import State, backstore_key
 from lio_handover.planner import freezing
-from lio_handover.reader import Facts
 from tests import inhost, lab, samples
 from tests.test_preflight import small
 
@@ -70,9 +70,9 @@ def test_data_that_is_not_on_the_storage_keeps_the_gates_open(
 
 
 def failing_freeze(name: str) -> tuple[str, list[str]]:
-    from lio_handover import storage
+    from lio_handover import storage_evidence
 
     def fail(*_: object) -> int:
         raise errors.KernelRefused("the disk is gone")
-    setattr(storage, name, fail)
+    setattr(storage_evidence, name, fail)
     return inhost.refused_freeze()

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import pytest
 
 from lio_handover import errors
-from lio_handover.initiator import commands
+from lio_handover.initiator import replies
 from tests import demo, inhost, lab
 from tests.conftest import HostsOf
 from tests.lab import scenario
@@ -73,11 +73,11 @@ def test_the_initiators_go_on_and_see_the_same(story: Story, source: str, destin
             (IDENTITY, (0xB0B002, 0xA11CE101), 3, None, False),
             (DISK, (0xA11CE203,), 3, (0xA11CE203, 8), False)):
         answers = on_b.answers[ALICE, lun]
-        assert commands.decode_keys(answers["pr in read keys"]) == (generation, keys)
-        full = commands.decode_full_status(answers["pr in read full status"])
+        assert replies.decode_keys(answers["pr in read keys"]) == (generation, keys)
+        full = replies.decode_full_status(answers["pr in read full status"])
         assert [(one.key, one.type) for one in full.registrations if one.holder] == (
             [held] if held else [])
-        assert commands.decode_capabilities(
+        assert replies.decode_capabilities(
             answers["pr in report capabilities"]).ptpl_active == aptpl
 
     # What A kept until now goes; B does not notice.

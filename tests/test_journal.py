@@ -13,10 +13,10 @@ from lio_handover import errors, followed
 from lio_handover import journal as journal_module
 from lio_handover import onward, savefile, savefile_places, savefile_writers
 from lio_handover.core import Core
+from lio_handover.facts import boot_id
 from lio_handover.handover import Handovers
 from lio_handover.journal import PREPARED, Handover, Journal
 from lio_handover.owners import Owners
-from lio_handover.reader import boot_id
 from lio_handover.settings import Settings
 from lio_handover.standing import Standing
 from tests import samples

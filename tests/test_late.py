@@ -12,7 +12,7 @@ import pytest
 
 from lio_handover import ours as facade
 from lio_handover import document as documents
-from lio_handover import errors, late, order, storage
+from lio_handover import errors, late, order, storage_policy
 from lio_handover.model import State
 from lio_handover.settings import Late, Settings, load
 from lio_handover.undo import WayBack
@@ -95,13 +95,13 @@ def test_what_is_late_is_not_looked_at(script: Path, monkeypatch: pytest.MonkeyP
     wanted = samples.backstore("late", path=str(script.parent / "disk"))
     proof: dict[str, str | int | bool] = {"kind": "file", "size": SIZE}
     monkeypatch.setattr("lio_handover.devices.look", None)
-    assert storage.named(wanted, proof, settings(script, "ok")) == []
+    assert storage_policy.named(wanted, proof, settings(script, "ok")) == []
     other = samples.backstore("other", path=wanted.path)
-    assert [one.error for one in storage.named(
+    assert [one.error for one in storage_policy.named(
         wanted, proof, settings(script, "ok"), State((), (other,)))] == [errors.StorageInUse]
-    unproven, = storage.named(wanted, {}, settings(script, "ok"))
+    unproven, = storage_policy.named(wanted, {}, settings(script, "ok"))
     assert unproven.override == "unproven-storage"
-    outside, = storage.named(wanted, proof, replace(settings(script, "ok"), roots=("/srv",)))
+    outside, = storage_policy.named(wanted, proof, replace(settings(script, "ok"), roots=("/srv",)))
     assert outside.error is errors.StorageNotAllowed
 
 

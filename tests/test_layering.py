@@ -14,12 +14,13 @@ ORDER = """__init__
     errors configuration names directories programs supervisor watching arrivals wholefile
     kernel_fixes locks model order transitions
     attributes parameters handler settings files shape values objects sealed document devices
-    protection storage opened late limits
+    protection storage_evidence storage_policy opened late limits
     fresh diff aptpl reservations dynamic places treepaths configfs scsibus initiator
-    portals dbroot cautions
+    portals dbroot cautions facts pr_reader
     papers journal owners json_splice rtslib_names rtslib_entries savefile_places
     savefile_writers savefile savefile_outline not_saved
-    reader revival plan unit_serials planner staged readback running undo executor restored host
+    reader revival plan unit_serials plan_draft plan_exports plan_reservations planner
+    staged readback running undo executor restored host
     probes mapping ports
     representable preflight removed core
     holder runtime answer standing away surviving followed survivors savefile_steps copies
@@ -157,7 +158,7 @@ def test_the_kernel_is_changed_in_two_places() -> None:
     (changing, "diff", "open(path, 'w')"),
     (changing, "reader", "import os\nos.open(path, os.O_WRONLY)"),
     (changing, "plan", "from os import path\nopen(name, mode=how)"),
-    (changing, "storage", "Path(name).write_text('1')"),
+    (changing, "storage_evidence", "Path(name).write_text('1')"),
     (changing, "core", "import os\nos.mkdir(f'/sys/kernel/config/target/{name}')"),
     (changing, "running", "open('/sys/module/x/parameters/y', 'wb')"),
 ])

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from lio_handover import document as documents
-from lio_handover.initiator import RESERVATION_CONFLICT, commands, sg
-from lio_handover.initiator.commands import Command
+from lio_handover.initiator import RESERVATION_CONFLICT, cdb, replies, sg
+from lio_handover.initiator.cdb import Command
+from lio_handover.initiator.fingerprint import describe, drain
 from lio_handover.model import RESERVATION_TYPES
 from tests import inhost, lab
 from tests.conftest import HostsOf
@@ -22,9 +23,9 @@ HOLDER, OTHER, STRANGER = (f"iqn.2003-01.org.example:{who}" for who in
 #: LUN → type of its reservation; the last one is a LUN of two TPGs, by ALL_TG_PT.
 LUNS = dict(enumerate((*RESERVATION_TYPES, 5)))
 SHARED = len(LUNS) - 1
-ASKED = {"keys": commands.read_keys, "reservation": commands.read_reservation,
-         "full status": commands.read_full_status,
-         "capabilities": commands.report_capabilities}
+ASKED = {"keys": cdb.read_keys, "reservation": cdb.read_reservation,
+         "full status": cdb.read_full_status,
+         "capabilities": cdb.report_capabilities}
 
 
 # ── inside the hosts ─────────────────────────────────────────────────────────────────────────
@@ -51,10 +52,10 @@ def do(wanted: dict[str, tuple[Command, ...]]) -> None:
     """Commands that must succeed, by device."""
     for node, asked in wanted.items():
         with sg.Device(node) as device:
-            commands.drain(device.execute)
+            drain(device.execute)
             for command in asked:
                 result = device.execute(*command)
-                assert result.good, commands.describe(result)
+                assert result.good, describe(result)
 
 
 def answers(nodes: dict[int, str]) -> dict[tuple[int, str], bytes]:
@@ -62,13 +63,13 @@ def answers(nodes: dict[int, str]) -> dict[tuple[int, str], bytes]:
     found = {}
     for lun, node in nodes.items():
         with sg.Device(node) as device:
-            commands.drain(device.execute)
+            drain(device.execute)
             for name, question in ASKED.items():
-                found[lun, name] = commands.describe(device.execute(*question()))
-            for name, command in (("read", commands.read_10(0)),
-                                  ("write", commands.write_10(0, bytes(512)))):
+                found[lun, name] = describe(device.execute(*question()))
+            for name, command in (("read", cdb.read_10(0)),
+                                  ("write", cdb.write_10(0, bytes(512)))):
                 done = device.execute(*command)
-                assert done.good or done.status == RESERVATION_CONFLICT, commands.describe(done)
+                assert done.good or done.status == RESERVATION_CONFLICT, describe(done)
                 found[lun, name] = b"may" if done.good else b"may not"
     return found
 
@@ -97,17 +98,17 @@ def test_every_type_holds_for_everyone_as_before(
 
     # A second key brings PRgeneration to what a kernel can restore with an APTPL bit of 0.
     client.host.call(do, {nodes[OTHER, 3260][lun]: (
-        commands.register(0, 0xb0 + lun, lun % 2 == 0),
-        commands.register(0xb0 + lun, 0xbb00 + lun, lun % 2 == 0)) for lun in LUNS})
+        cdb.register(0, 0xb0 + lun, lun % 2 == 0),
+        cdb.register(0xb0 + lun, 0xbb00 + lun, lun % 2 == 0)) for lun in LUNS})
     client.host.call(do, {nodes[HOLDER, 3260][lun]: (
-        commands.register(0, 0xa0 + lun, lun % 2 == 0, all_tg_pt=lun == SHARED),
-        commands.reserve(0xa0 + lun, kind)) for lun, kind in LUNS.items()})
+        cdb.register(0, 0xa0 + lun, lun % 2 == 0, all_tg_pt=lun == SHARED),
+        cdb.reserve(0xa0 + lun, kind)) for lun, kind in LUNS.items()})
 
     def seen() -> dict[tuple[str, int], dict[tuple[int, str], bytes]]:
         return {nexus: client.host.call(answers, its) for nexus, its in nodes.items()}
 
     before = seen()
-    there_before = {lun: commands.decode_reservation(before[OTHER, 3260][lun, "reservation"])
+    there_before = {lun: replies.decode_reservation(before[OTHER, 3260][lun, "reservation"])
                     for lun in LUNS}
     assert {lun: found.type for lun, found in there_before.items()} == LUNS
     here.call(inhost.freeze)

@@ -8,11 +8,12 @@ from typing import Any, Dict, List, Optional, Type
 
 import pytest
 
-from lio_handover import devices, errors, model, storage
+from lio_handover import devices, errors, model, storage_evidence, storage_policy
 from lio_handover.devices import Host, find_by_wwid, users
 from lio_handover.errors import (StorageDiffers, StorageInUse, StorageMissing, StorageNotAllowed)
 from lio_handover.settings import Settings
-from lio_handover.storage import evidence, findings
+from lio_handover.storage_evidence import evidence
+from lio_handover.storage_policy import findings
 
 from . import samples
 
@@ -135,7 +136,7 @@ def test_evidence_of_a_file(root: str) -> None:
 
 @pytest.mark.parametrize("size", [0, 1, 4095, 4096, 4097, 65536, MIB, 2**50 + 3])
 def test_samples_lie_inside(size: int) -> None:
-    found = storage.offsets(size)
+    found = storage_evidence.offsets(size)
     assert found == sorted(set(found)) and len(found) <= 20
     assert all(one % 4096 == 0 and one < size for one in found)
     assert not size or (found[0] == 0 and found[-1] == (size - 1) // 4096 * 4096)
@@ -302,7 +303,7 @@ def test_files_of_the_kernel_are_no_disks() -> None:
     ("/dev/nvme0", "/dev/nvme*n*", False), ("/dev/sd*", "/dev/sda", False),
 ])
 def test_patterns(path: str, pattern: str, is_one: bool) -> None:
-    assert storage.matches(path, pattern) is is_one
+    assert storage_policy.matches(path, pattern) is is_one
 
 
 def test_devices_are_allowed_by_any_of_their_names(blocks: Machine) -> None:
@@ -515,7 +516,7 @@ def test_storage_is_shared_over_and_under(blocks: Machine, root: str, mine: str,
         return f"{root}/{name}" if name[0] in "ab" else f"{blocks.host.dev}/{name}"
 
     one, other = store(at(mine), name="one"), store(at(theirs), name="other")
-    served = storage.Served(model.State(backstores=(one, other)), blocks.host)
+    served = storage_policy.Served(model.State(backstores=(one, other)), blocks.host)
     assert served.sharers_of(one) == ([other.key] if shared else [])
     assert served.sharers_of(other) == ([one.key] if shared else [])
 
@@ -535,12 +536,12 @@ def test_a_file_that_is_swap_or_a_loop_device(machine: Machine, root: str) -> No
 # --- flushing ------------------------------------------------------------------------------------
 def test_flush_and_drop(root: str) -> None:
     path = made(f"{root}/a")
-    storage.flush(path)
-    storage.drop_cache(path)
-    fd = storage.opened(path)
-    storage.flush(path, fd)
+    storage_evidence.flush(path)
+    storage_evidence.drop_cache(path)
+    fd = storage_evidence.opened(path)
+    storage_evidence.flush(path, fd)
     os.close(fd)
-    for do in (storage.flush, storage.drop_cache):
+    for do in (storage_evidence.flush, storage_evidence.drop_cache):
         with pytest.raises(errors.KernelRefused, match="No such file"):
             do(f"{root}/none")
 
@@ -553,7 +554,7 @@ def test_a_failed_flush_is_told(root: str, monkeypatch: Any) -> None:
 
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(errors.KernelRefused, match="Input/output error"):
-        storage.flush(path)
+        storage_evidence.flush(path)
 
 
 def test_nothing_is_ever_opened_for_writing(root: str, monkeypatch: Any) -> None:
@@ -572,8 +573,8 @@ def test_nothing_is_ever_opened_for_writing(root: str, monkeypatch: Any) -> None
     assert findings(wanted, evidence(wanted, True), settings) == []
     for one in (f"{root}/fifo", f"{root}/none", root):
         findings(store(one), {"sample": "00"}, settings)
-    storage.flush(path)
-    storage.drop_cache(path)
+    storage_evidence.flush(path)
+    storage_evidence.drop_cache(path)
     assert flags and all(flag & os.O_ACCMODE == os.O_RDONLY for flag in flags)
     assert all(flag & (os.O_PATH | os.O_NONBLOCK) for flag in flags)
     assert not any(flag & (os.O_CREAT | os.O_TRUNC) for flag in flags)

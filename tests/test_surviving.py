@@ -11,7 +11,7 @@ import pytest
 
 from lio_handover import aptpl, errors, reservations
 from lio_handover.aptpl import Kind
-from lio_handover.initiator import commands
+from lio_handover.initiator import cdb
 from lio_handover.surviving import (TABLE, Answer, Copy, File, Keeps, Kernel, Takes, decide,
                                     rendered)
 from lio_handover.transitions import DESTINATION, SOURCE
@@ -198,7 +198,7 @@ def test_a_source_that_only_prepared_has_what_was_registered_since(
     pair = two("stable", "newest")
     pair.go("prepare")
     a = pair.host[SOURCE]
-    a.call(insurviving.do, 0, 0, commands.preempt(0xabc0, 0xabc1, 5))
+    a.call(insurviving.do, 0, 0, cdb.preempt(0xabc0, 0xabc1, 5))
     good = a.call(insurviving.read, ONE)
     a.call(insurviving.lose, pair.id, ONE, "whole", good)
     a.call(insurviving.recover, pair.id)
@@ -216,11 +216,11 @@ def test_the_copy_follows_each_write(bed: lab.Lab, _pool: Pool) -> None:
     a.call(inhost.build, inhandover.state(bed.shared))
     pair = Two(a.host, b.host)
     pair.go(SERVING)
-    took = b.call(insurviving.followed_after, pair.id, ONE, commands.preempt(0xabc0, 0xabc1, 5))
+    took = b.call(insurviving.followed_after, pair.id, ONE, cdb.preempt(0xabc0, 0xabc1, 5))
     assert took < 2, took   # some 30 ms where nothing else runs
     print(f"the copy followed in {took * 1000:.0f} ms")
     b.call(insurviving.replace_folder)
-    b.call(insurviving.followed_after, pair.id, ONE, commands.register(0xabc0, 0xabc7, aptpl=True))
+    b.call(insurviving.followed_after, pair.id, ONE, cdb.register(0xabc0, 0xabc7, aptpl=True))
     one = [(samples.initiator(0), 0xabc7)]
     assert not b.call(insurviving.ended, pair.id)
     b.daemon.kill(signal.SIGTERM)
@@ -234,7 +234,7 @@ def test_the_copy_follows_each_write(bed: lab.Lab, _pool: Pool) -> None:
     b.call(insurviving.recover, pair.id, ["kept-registrations"])
     assert b.call(insurviving.held) == [one, []]
     # The service is down, and a verb catches up.
-    b.call(insurviving.do, 0, 1, commands.register(0, 0xabc9, aptpl=True))
+    b.call(insurviving.do, 0, 1, cdb.register(0, 0xabc9, aptpl=True))
     pair.go("verify*")
     assert b.call(insurviving.copy, pair.id)[ONE] == b.call(insurviving.read, ONE)
     # One that is older than what the copy followed can't be what the kernel wrote last.
@@ -252,7 +252,7 @@ def test_who_was_preempted_does_not_come_back(powered: Callable[[], Powered]) ->
     pair = powered()
     pair.go(SERVING)
     b = pair.host[DESTINATION]
-    b.call(insurviving.do, 0, 0, commands.preempt(0xabc0, 0xabc1, 5))
+    b.call(insurviving.do, 0, 0, cdb.preempt(0xabc0, 0xabc1, 5))
     b.call(insurviving.look)    # as the service does when it is told
     good = b.call(insurviving.read, ONE)
     assert b.call(insurviving.copy, pair.id) == {ONE: good}
@@ -261,7 +261,7 @@ def test_who_was_preempted_does_not_come_back(powered: Callable[[], Powered]) ->
     pair.recover(DESTINATION)
     assert b.call(insurviving.held) == [BOTH[:1], []] and pair.serving() == [DESTINATION]
 
-    b.call(insurviving.do, 0, 0, commands.register(0xabc0, 0xabc5, aptpl=True))
+    b.call(insurviving.do, 0, 0, cdb.register(0xabc0, 0xabc5, aptpl=True))
     b.call(insurviving.look)
     b.call(insurviving.spoil_disk, ONE, b"")
     pair.cut(DESTINATION)
@@ -286,7 +286,7 @@ def test_a_destination_that_was_rebooted_gives_back_what_survived(
     pair = powered()
     pair.go(SERVING)
     b = pair.host[DESTINATION]
-    b.call(insurviving.do, 0, 0, commands.preempt(0xabc0, 0xabc1, 5))
+    b.call(insurviving.do, 0, 0, cdb.preempt(0xabc0, 0xabc1, 5))
     b.call(insurviving.settled)
     good = b.call(insurviving.read, ONE)
     pair.cut(DESTINATION)

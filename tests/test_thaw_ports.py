@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lio_handover import errors, ports, storage
+from lio_handover import errors, ports, storage_evidence
 from lio_handover.configfs import Configfs
 from lio_handover.handover import Answer
 from lio_handover.model import State
@@ -105,7 +105,7 @@ def test_two_that_were_frozen_one_after_the_other_under_one_number(
 def failing_freeze() -> tuple[str, dict[str, str]]:
     def fail(*_: object) -> int:
         raise errors.KernelRefused("the disk is gone")
-    setattr(storage, "flush", fail)
+    setattr(storage_evidence, "flush", fail)
     try:
         inhost.freeze()
     except errors.HandoverError as error:

@@ -10,7 +10,8 @@ from lio_handover import document as documents
 from lio_handover import errors
 from lio_handover.configfs import Configfs
 from lio_handover.document import lun_key, tpg_key
-from lio_handover.initiator import Result, commands, vhost
+from lio_handover.initiator import Result, cdb, vhost
+from lio_handover.initiator.fingerprint import drain, fingerprint
 from lio_handover.model import Backstore, Lun, State, Target, Tpg, backstore_key, target_key
 from tests import inhost, lab
 from tests.conftest import HostsOf
@@ -57,33 +58,33 @@ def reserve(luns: int) -> None:
     """The first nexus reserves LUN n with the n-th type; the other is registered on every third,
     and the first registers again, so that PRgeneration runs ahead."""
     with vhost.Endpoint(WWPN) as endpoint:
-        def do(lun: int, tpgt: int, command: commands.Command) -> None:
+        def do(lun: int, tpgt: int, command: cdb.Command) -> None:
             execute = endpoint.unit(lun, tpgt).execute
-            commands.drain(execute)
+            drain(execute)
             result = execute(*command)
             assert result.good, (lun, tpgt, result)
         for lun in range(luns):
             key, aptpl = 0x100 + lun, lun % 2 == 1
             if lun % 3 == 0:
-                do(lun, 2, commands.register(0, 0x200 + lun, aptpl))
-            do(lun, 1, commands.register(0, 1, aptpl))
-            do(lun, 1, commands.register(1, key, aptpl))
-            do(lun, 1, commands.reserve(key, TYPES[lun % 6]))
+                do(lun, 2, cdb.register(0, 0x200 + lun, aptpl))
+            do(lun, 1, cdb.register(0, 1, aptpl))
+            do(lun, 1, cdb.register(1, key, aptpl))
+            do(lun, 1, cdb.reserve(key, TYPES[lun % 6]))
             for tpgt in (1, 2):
-                commands.drain(endpoint.unit(lun, tpgt).execute)
+                drain(endpoint.unit(lun, tpgt).execute)
 
 
 def fingerprints(luns: int, wwpn: str = WWPN, tpgs: Sequence[int] = (1, 2)
                  ) -> dict[tuple[int, int], dict[str, bytes]]:
     with vhost.Endpoint(wwpn) as endpoint:
-        return {(tpgt, lun): commands.fingerprint(endpoint.unit(lun, tpgt).execute)
+        return {(tpgt, lun): fingerprint(endpoint.unit(lun, tpgt).execute)
                 for tpgt in tpgs for lun in range(luns)}
 
 
 def foreign_write(luns: int) -> list[int]:
     """The status that the second nexus gets for a write, LUN by LUN."""
     def write(lun: int) -> Result:
-        return endpoint.unit(lun, 2).execute(*commands.write_10(8, b"x" * 512))
+        return endpoint.unit(lun, 2).execute(*cdb.write_10(8, b"x" * 512))
     with vhost.Endpoint(WWPN) as endpoint:
         return [write(lun).status for lun in range(luns)]
 
@@ -210,7 +211,7 @@ def register(wwpn: str) -> None:
     with vhost.Endpoint(wwpn) as endpoint:
         # Twice: no kernel can be brought to a PRgeneration of 1 and no APTPL.
         for old, new in ((0, 1), (1, 2)):
-            assert endpoint.unit().execute(*commands.register(old, new)).good
+            assert endpoint.unit().execute(*cdb.register(old, new)).good
 
 
 LISTING = """

@@ -5,7 +5,7 @@ import errno
 
 import pytest
 
-from lio_handover.initiator import RESERVATION_CONFLICT, commands
+from lio_handover.initiator import RESERVATION_CONFLICT, cdb, replies
 from tests import invhost
 from tests.conftest import HostsOf
 from tests.invhost import NEXUS, OTHER, OTHER_NEXUS, WWPN
@@ -32,60 +32,60 @@ def test_everything_an_initiator_can_ask_is_read(host: Host) -> None:
     assert [one.pop("test unit ready") for one in second] == [b"", b"", b""]
     assert first == second
     for number, one in enumerate(first):
-        assert commands.decode_inquiry(one["inquiry"]).vendor == "LIO-ORG"
+        assert replies.decode_inquiry(one["inquiry"]).vendor == "LIO-ORG"
         assert one["vpd 80"][4:].rstrip(b"\0") == b"0000-%d" % number
-        assert set(commands.decode_vpd_pages(one["vpd 00"])) >= {0x80, 0x83}
-        assert commands.decode_capacity_10(one["read capacity 10"]) == (512, 512)
-        assert commands.decode_capacity_16(one["read capacity 16"]) == (512, 512)
-        assert commands.decode_keys(one["pr in read keys"]) == (0, ())
-        capabilities = commands.decode_capabilities(one["pr in report capabilities"])
-        assert capabilities.types == commands.RESERVATION_TYPES
-        assert [group.id for group in commands.decode_target_port_groups(
+        assert set(replies.decode_vpd_pages(one["vpd 00"])) >= {0x80, 0x83}
+        assert replies.decode_capacity_10(one["read capacity 10"]) == (512, 512)
+        assert replies.decode_capacity_16(one["read capacity 16"]) == (512, 512)
+        assert replies.decode_keys(one["pr in read keys"]) == (0, ())
+        capabilities = replies.decode_capabilities(one["pr in report capabilities"])
+        assert capabilities.types == cdb.RESERVATION_TYPES
+        assert [group.id for group in replies.decode_target_port_groups(
             one["report target port groups"])] == [0]
         if host.release.startswith("6.1."):
             assert b"5/20/00" in one["report supported opcodes"]
         else:
-            assert (0x5e, 3) in commands.decode_opcodes(one["report supported opcodes"])
+            assert (0x5e, 3) in replies.decode_opcodes(one["report supported opcodes"])
 
 
-@pytest.mark.parametrize("kind", commands.RESERVATION_TYPES)
+@pytest.mark.parametrize("kind", cdb.RESERVATION_TYPES)
 def test_a_reservation_holds_against_a_foreign_initiator(host: Host, kind: int) -> None:
     host.call(invhost.target)
     host.call(invhost.target, tpgt=2, nexus=OTHER_NEXUS)
-    write = commands.write_10(0, bytes(512))
+    write = cdb.write_10(0, bytes(512))
     answers = host.call(
-        invhost.ask, (1, commands.register(0, 0xabc)), (1, commands.reserve(0xabc, kind)),
-        (1, commands.read_reservation()), (1, commands.read_full_status()), (1, write),
-        (2, write), (2, commands.register(0, 0xdef)), (1, commands.read_keys()),
-        (2, commands.preempt(0xdef, 0xabc, kind)), (1, commands.test_unit_ready()),
-        (2, commands.read_reservation()), (1, write), (2, commands.clear(0xdef)),
-        (2, commands.read_keys()), (1, write))
+        invhost.ask, (1, cdb.register(0, 0xabc)), (1, cdb.reserve(0xabc, kind)),
+        (1, cdb.read_reservation()), (1, cdb.read_full_status()), (1, write),
+        (2, write), (2, cdb.register(0, 0xdef)), (1, cdb.read_keys()),
+        (2, cdb.preempt(0xdef, 0xabc, kind)), (1, cdb.test_unit_ready()),
+        (2, cdb.read_reservation()), (1, write), (2, cdb.clear(0xdef)),
+        (2, cdb.read_keys()), (1, write))
     status = [answer[0] for answer in answers]
     assert status[:5] == [0, 0, 0, 0, 0]
-    everyone = kind in (commands.WRITE_EXCLUSIVE_ALL, commands.EXCLUSIVE_ACCESS_ALL)
-    assert commands.decode_reservation(answers[2][2]) == (1, 0 if everyone else 0xabc, kind)
-    registration, = commands.decode_full_status(answers[3][2]).registrations
+    everyone = kind in (cdb.WRITE_EXCLUSIVE_ALL, cdb.EXCLUSIVE_ACCESS_ALL)
+    assert replies.decode_reservation(answers[2][2]) == (1, 0 if everyone else 0xabc, kind)
+    registration, = replies.decode_full_status(answers[3][2]).registrations
     assert registration[:2] == (0xabc, NEXUS) and registration[3:] == (True, kind)
     assert status[5] == RESERVATION_CONFLICT
-    assert commands.decode_keys(answers[7][2]) == (2, (0xabc, 0xdef))
+    assert replies.decode_keys(answers[7][2]) == (2, (0xabc, 0xdef))
     assert status[8] == 0 and answers[9][1] == (0x06, 0x2a, 0x05)
-    assert commands.decode_reservation(answers[10][2])[1:] == (0 if everyone else 0xdef, kind)
+    assert replies.decode_reservation(answers[10][2])[1:] == (0 if everyone else 0xdef, kind)
     assert status[11] == RESERVATION_CONFLICT
-    assert commands.decode_keys(answers[13][2])[1] == () and status[14] == 0
+    assert replies.decode_keys(answers[13][2])[1] == () and status[14] == 0
 
 
 def test_a_reservation_is_released_and_aptpl_is_told(host: Host) -> None:
     host.call(invhost.target)
     host.call(invhost.target, tpgt=2, nexus=OTHER_NEXUS)
     answers = host.call(
-        invhost.ask, (1, commands.register_and_ignore(1, aptpl=True)), (1, commands.reserve(1, 3)),
-        (1, commands.report_capabilities()), (1, commands.release(1, 3)),
-        (1, commands.read_reservation()), (1, commands.reserve(2, 3)), (1, commands.reserve(1, 3)),
-        (2, commands.read_full_status()))
+        invhost.ask, (1, cdb.register_and_ignore(1, aptpl=True)), (1, cdb.reserve(1, 3)),
+        (1, cdb.report_capabilities()), (1, cdb.release(1, 3)),
+        (1, cdb.read_reservation()), (1, cdb.reserve(2, 3)), (1, cdb.reserve(1, 3)),
+        (2, cdb.read_full_status()))
     assert [answer[0] for answer in answers] == [0, 0, 0, 0, 0, RESERVATION_CONFLICT, 0, 0]
-    assert commands.decode_capabilities(answers[2][2]).ptpl_active
-    assert commands.decode_reservation(answers[4][2]) == (1, 0, 0)
-    holder, = commands.decode_full_status(answers[7][2]).registrations
+    assert replies.decode_capabilities(answers[2][2]).ptpl_active
+    assert replies.decode_reservation(answers[4][2]) == (1, 0, 0)
+    holder, = replies.decode_full_status(answers[7][2]).registrations
     assert holder.holder and holder.initiator == NEXUS
 
 
@@ -169,12 +169,12 @@ def test_the_hosts_own_device_gives_the_same_answers(host: Host) -> None:
     assert host.call(invhost.sg_fingerprint, "sd") == own
     # VPD 83 names the port by which one came, B0 has the fabric's own limit.
     assert {key for key in guest if guest[key] != own[key]} == {"vpd 83", "vpd b0"}
-    write, read = commands.write_10(1, b"own" + bytes(509)), commands.read_10(1)
-    answers = host.call(invhost.through_sg, write, read, commands.read_10(512),
-                        commands.register(0, 5), commands.reserve(5, 3))
+    write, read = cdb.write_10(1, b"own" + bytes(509)), cdb.read_10(1)
+    answers = host.call(invhost.through_sg, write, read, cdb.read_10(512),
+                        cdb.register(0, 5), cdb.reserve(5, 3))
     assert [answer[0] for answer in answers] == [0, 0, 2, 0, 0]
     assert answers[1][2] == write.data_out
     assert answers[2][1] == (0x05, 0x21, 0x00)
-    foreign = host.call(invhost.ask, (1, read), (1, commands.register(0, 6)))
+    foreign = host.call(invhost.ask, (1, read), (1, cdb.register(0, 6)))
     assert [answer[0] for answer in foreign] == [RESERVATION_CONFLICT, 0]
-    assert host.call(invhost.through_sg, commands.preempt(6, 5, 3))[0][0] == RESERVATION_CONFLICT
+    assert host.call(invhost.through_sg, cdb.preempt(6, 5, 3))[0][0] == RESERVATION_CONFLICT

@@ -1,10 +1,11 @@
 """SCSI commands from user space: one ``execute`` over different roads to a logical unit.
 
 ``sg.py`` talks to the host's own SCSI devices, ``vhost.py`` to a vhost-scsi endpoint without any
-guest. Both offer the same ``execute``; ``commands.py`` builds and decodes what goes through it::
+guest. Both offer the same ``execute``; ``cdb.py`` builds what goes through it, ``replies.py`` takes
+apart what comes back::
 
     with sg.Device("/dev/sg0") as disk:
-        result = disk.execute(*commands.read_keys())
+        result = disk.execute(*cdb.read_keys())
 """
 
 from __future__ import annotations

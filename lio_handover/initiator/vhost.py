@@ -10,10 +10,8 @@ ends; a process that forks without exec shares it with the child.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import fcntl
-import mmap
 import os
 import select
 import struct
@@ -23,131 +21,22 @@ import weakref
 from collections.abc import Iterable
 from types import TracebackType
 
-from lio_handover.initiator import CommandTimeout, Result, TransportError, commands
+from lio_handover.initiator import CommandTimeout, Result, TransportError, cdb, replies, virtio_scsi
+from lio_handover.initiator.fingerprint import drain as drain_unit
+from lio_handover.initiator.vhost_ioctl import ABI, CLEAR_ENDPOINT, SET_ENDPOINT, Device
+from lio_handover.initiator.virtio_scsi import ANSWER_SIZE, SENSE_SIZE
+from lio_handover.initiator.virtqueue import PAGE, RING_SPAN, WRITE, Memory, Ring, rang
 
 DEVICE = "/dev/vhost-scsi"
-_ABI = 1  # VHOST_SCSI_ABI_VERSION, include/uapi/linux/vhost_types.h
-
-
-def _ioc(direction: int, number: int, size: int) -> int:
-    """include/uapi/asm-generic/ioctl.h, type 0xAF (VHOST_VIRTIO)."""
-    return direction << 30 | size << 16 | 0xAF << 8 | number
-
-
-_SET_FEATURES = _ioc(1, 0x00, 8)
-_GET_FEATURES = _ioc(2, 0x00, 8)
-_SET_OWNER = _ioc(0, 0x01, 0)
-_SET_MEM_TABLE = _ioc(1, 0x03, 8)
-_SET_LOG_BASE = _ioc(1, 0x04, 8)
-_SET_VRING_NUM = _ioc(1, 0x10, 8)
-_SET_VRING_ADDR = _ioc(1, 0x11, 40)
-_SET_VRING_BASE = _ioc(1, 0x12, 8)
-_SET_VRING_KICK = _ioc(1, 0x20, 8)
-_SET_VRING_CALL = _ioc(1, 0x21, 8)
-_SET_VRING_ERR = _ioc(1, 0x22, 8)
-_SET_ENDPOINT = _ioc(1, 0x40, 232)
-_CLEAR_ENDPOINT = _ioc(1, 0x41, 232)
-_GET_ABI_VERSION = _ioc(1, 0x42, 4)
-
-_F_LOG_ALL = 1 << 26
-_F_VERSION_1 = 1 << 32
-_VRING_F_LOG = 1
-_DESC_NEXT, _DESC_WRITE = 1, 2
-
 _CONTROL, _EVENT, _REQUEST = 0, 1, 2
-_PAGE = 0x1000  # VHOST_PAGE_SIZE, the unit of the dirty log
-_RING_SPAN = 4 * _PAGE  # descriptors, available ring and used ring, a page each
-_SLOTS_AT = 3 * _RING_SPAN
+_SLOTS_AT = 3 * RING_SPAN
 _ANSWER_AT = 0x100  # within a slot's first page; its data begin at the second
-
-# include/uapi/linux/virtio_scsi.h
-_LOGICAL_UNIT_RESET = 5
-_S_OK, _S_SUCCEEDED, _S_REJECTED = 0, 10, 11
-_RESPONSES = {
-    1: (errno.EOVERFLOW, "more data than asked for"),
-    2: (errno.ECANCELED, "command aborted"),
-    3: (errno.ENXIO, "no such target"),
-    4: (errno.ECONNRESET, "reset while waiting"),
-    5: (errno.EBUSY, "target busy"),
-    6: (errno.EIO, "transport failure"),
-    7: (errno.EIO, "target failure"),
-    8: (errno.EIO, "nexus failure"),
-    9: (errno.EIO, "failure"),
-    12: (errno.ENXIO, "no such LUN"),
-}
-_COMMAND_SIZE, _ANSWER_SIZE, _SENSE_SIZE = 51, 108, 96
-_TMF_SIZE = 24
-
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-def _eventfd() -> int:
-    """Non-blocking and not inherited (os.eventfd needs Python 3.10)."""
-    fd: int = _libc.eventfd(0, os.O_NONBLOCK | os.O_CLOEXEC)
-    if fd < 0:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))
-    return fd
-
-
-class _Memory:
-    """Zeroed memory shared with the kernel, as the guest's memory would be; starts at address 0."""
-
-    def __init__(self, size: int) -> None:
-        self.map = mmap.mmap(-1, size)
-        self.size = size
-        # Shared, not private: pages the kernel has pinned stay ours through a fork.
-        self.address = ctypes.addressof(ctypes.c_char.from_buffer(self.map))
-
-
-class _Ring:
-    """One virtqueue, split layout (virtio 1.1, 2.6), with the kernel as the device."""
-
-    def __init__(self, memory: _Memory, index: int, size: int) -> None:
-        self.map = memory.map
-        self.index, self.size = index, size
-        self.descriptors = index * _RING_SPAN
-        self.available = self.descriptors + _PAGE
-        self.used = self.descriptors + 2 * _PAGE
-        self._given = self._taken = 0
-        self.kick, self.call, self.error = _eventfd(), _eventfd(), _eventfd()
-
-    def address(self, base: int, log: bool) -> bytes:
-        """struct vhost_vring_addr."""
-        return struct.pack("IIQQQQ", self.index, _VRING_F_LOG if log else 0,
-                           base + self.descriptors, base + self.used, base + self.available,
-                           self.used)
-
-    def give(self, head: int, chain: list[tuple[int, int, int]]) -> None:
-        """Hand a chain of (address, length, flags) over, in descriptors from ``head`` on."""
-        for number, (at, length, flags) in enumerate(chain, head):
-            more = number < head + len(chain) - 1
-            struct.pack_into("<QIHH", self.map, self.descriptors + 16 * number, at, length,
-                             flags | (_DESC_NEXT if more else 0), number + 1 if more else 0)
-        struct.pack_into("<H", self.map, self.available + 4 + 2 * (self._given % self.size), head)
-        self._given = (self._given + 1) & 0xffff
-        struct.pack_into("<H", self.map, self.available + 2, self._given)
-        os.write(self.kick, struct.pack("Q", 1))
-
-    def take(self) -> list[int]:
-        """The heads of the chains that came back since the last time."""
-        heads = []
-        end = struct.unpack_from("<H", self.map, self.used + 2)[0]
-        while self._taken != end:
-            at = self.used + 4 + 8 * (self._taken % self.size)
-            heads.append(struct.unpack_from("<I", self.map, at)[0])
-            self._taken = (self._taken + 1) & 0xffff
-        return heads
-
-    def close(self) -> None:
-        for fd in (self.kick, self.call, self.error):
-            os.close(fd)
 
 
 class Pending:
     """A command or a reset on its way. Not waiting for it is allowed."""
 
-    def __init__(self, unit: Unit, ring: _Ring, at: int, name: str, data_in: int = 0) -> None:
+    def __init__(self, unit: Unit, ring: Ring, at: int, name: str, data_in: int = 0) -> None:
         self.unit, self.ring, self.at, self.name, self.data_in = unit, ring, at, name, data_in
         self.reset = False
         self.answer: bytes | None = None
@@ -174,11 +63,11 @@ class Pending:
         length, residual, _, status, response = struct.unpack_from("<IIHBB", answer)
         if self.reset:
             raise TransportError(errno.ECANCELED, f"{self.name}: ended by a reset", where)
-        if response != _S_OK:
-            code, reason = _RESPONSES.get(response, (errno.EIO, "unknown failure"))
+        if response != virtio_scsi.OK:
+            code, reason = virtio_scsi.failure(response)
             raise TransportError(code, f"{self.name}: {reason}, response {response}", where)
         arrived = max(0, self.data_in - residual)
-        return Result(status, answer[12:12 + min(length, _SENSE_SIZE)], self.data[:arrived])
+        return Result(status, answer[12:12 + min(length, SENSE_SIZE)], self.data[:arrived])
 
 
 class Unit:
@@ -193,8 +82,8 @@ class Unit:
 
     @property
     def address(self) -> bytes:
-        """struct virtio_scsi_cmd_req, lun."""
-        return struct.pack(">BBH4x", 1, self.tpgt, 0x4000 | self.lun)
+        """As it stands in a request."""
+        return virtio_scsi.address(self.tpgt, self.lun)
 
     def submit(self, cdb: bytes, data_out: bytes = b"", data_in: int = 0) -> Pending:
         """Send a command without waiting; see ``execute``.
@@ -245,18 +134,18 @@ class Endpoint:
             raise ValueError(f"depth is a power of two up to 64, not {depth}")
         self.wwpn, self.timeout, self.attached = wwpn, timeout, False
         self._stuck = False
-        self._target = struct.pack("i224sHH", _ABI, name, 0, 0)
+        self._target = struct.pack("i224sHH", ABI, name, 0, 0)
         self._room = room
-        self._slot_size = _PAGE + (room + _PAGE - 1) // _PAGE * _PAGE
+        self._slot_size = PAGE + (room + PAGE - 1) // PAGE * PAGE
         self._free = list(range(depth))
         self._pending: dict[tuple[int, int], Pending] = {}
-        self._rings: list[_Ring] = []
-        self._log: _Memory | None = None
-        self._features = 0
-        self._memory = _Memory(_SLOTS_AT + (depth + 1) * self._slot_size)
-        self._fd = os.open(device, os.O_RDWR | os.O_CLOEXEC)
+        self._rings: list[Ring] = []
+        self._log: Memory | None = None
+        self._memory = Memory(_SLOTS_AT + (depth + 1) * self._slot_size)
+        self._device = Device(device, wwpn)
         # The kernel must have let go of the memory before that goes, also where nobody closes.
-        self._forgotten = weakref.finalize(self, _let_go, self._fd, self._rings, self._memory)
+        self._forgotten = weakref.finalize(self, _let_go, self._device.fd, self._rings,
+                                           self._memory)
         try:
             self._set_up(4 * depth)
         except BaseException:
@@ -264,39 +153,11 @@ class Endpoint:
             raise
 
     def _set_up(self, size: int) -> None:
-        abi = self._ask(_GET_ABI_VERSION, "i")
-        if abi > _ABI:
-            raise TransportError(errno.EPROTONOSUPPORT, f"vhost-scsi ABI {abi}", self.wwpn)
-        self._tell("SET_OWNER", _SET_OWNER)
-        self._features = self._ask(_GET_FEATURES, "Q")
-        if not self._features & _F_VERSION_1:
-            raise TransportError(errno.EPROTONOSUPPORT, "no VIRTIO_F_VERSION_1", self.wwpn)
-        self._tell("SET_FEATURES", _SET_FEATURES, struct.pack("Q", _F_VERSION_1))
-        self._tell("SET_MEM_TABLE", _SET_MEM_TABLE, struct.pack(
-            "II4Q", 1, 0, 0, self._memory.size, self._memory.address, 0))
+        self._device.set_up(self._memory)
         for index, length in ((_CONTROL, 2), (_EVENT, 2), (_REQUEST, size)):
-            ring = _Ring(self._memory, index, length)
+            ring = Ring(self._memory, index, length)
             self._rings.append(ring)
-            self._tell("SET_VRING_NUM", _SET_VRING_NUM, struct.pack("II", index, length))
-            self._tell("SET_VRING_BASE", _SET_VRING_BASE, struct.pack("II", index, 0))
-            self._tell("SET_VRING_ADDR", _SET_VRING_ADDR,
-                       ring.address(self._memory.address, False))
-            for name, request, fd in (("KICK", _SET_VRING_KICK, ring.kick),
-                                      ("CALL", _SET_VRING_CALL, ring.call),
-                                      ("ERR", _SET_VRING_ERR, ring.error)):
-                self._tell("SET_VRING_" + name, request, struct.pack("Ii", index, fd))
-
-    def _tell(self, name: str, request: int, argument: bytes | int = 0) -> None:
-        try:
-            fcntl.ioctl(self._fd, request, argument)
-        except OSError as error:
-            raise TransportError(error.errno or errno.EIO, f"{name} refused",
-                                 self.wwpn) from error
-
-    def _ask(self, request: int, form: str) -> int:
-        answer = fcntl.ioctl(self._fd, request, bytes(struct.calcsize(form)))
-        value: int = struct.unpack(form, answer)[0]
-        return value
+            self._device.add(ring, self._memory)
 
     # -- the endpoint -----------------------------------------------------------------------------
 
@@ -307,7 +168,7 @@ class Endpoint:
             another (drivers/vhost/scsi.c:vhost_scsi_set_endpoint). Kernels up to 5.10 say EEXIST.
         :raises CommandTimeout: the kernel did not return.
         """
-        self._bounded("SET_ENDPOINT", _SET_ENDPOINT)
+        self._bounded("SET_ENDPOINT", SET_ENDPOINT)
         self.attached = True
 
     def detach(self) -> None:
@@ -316,7 +177,7 @@ class Endpoint:
         :raises CommandTimeout: it did not within ``timeout``; it goes on trying.
         """
         if self.attached and not self._stuck:
-            self._bounded("CLEAR_ENDPOINT", _CLEAR_ENDPOINT)
+            self._bounded("CLEAR_ENDPOINT", CLEAR_ENDPOINT)
             self.attached = False
 
     def _bounded(self, name: str, request: int) -> None:
@@ -331,7 +192,7 @@ class Endpoint:
 
         # Until it returns the kernel may write into our memory: the thread keeps that.
         thread = threading.Thread(target=call, name=name, daemon=True,
-                                  args=(self._fd, self._target, self._memory, self._log))
+                                  args=(self._device.fd, self._target, self._memory, self._log))
         thread.start()
         thread.join(self.timeout)
         if thread.is_alive():
@@ -346,13 +207,13 @@ class Endpoint:
         :raises CommandTimeout: as ``detach``. Everything is closed all the same, and the kernel
             lets go when the commands end.
         """
-        if self._fd < 0:
+        if self._device.fd < 0:
             return
         try:
             self.detach()
         finally:
             # Where an ioctl has not returned it has the file open still; this only lets go of it.
-            self._fd, self.attached = -1, False
+            self._device.fd, self.attached = -1, False
             self._forgotten()
 
     def __enter__(self) -> Endpoint:
@@ -378,7 +239,7 @@ class Endpoint:
 
         :raises TransportError: no such portal group.
         """
-        return commands.decode_luns(self.unit(0, tpgt).execute(*commands.report_luns()).data)
+        return replies.decode_luns(self.unit(0, tpgt).execute(*cdb.report_luns()).data)
 
     def _submit(self, unit: Unit, cdb: bytes, data_out: bytes, data_in: int) -> Pending:
         if not 6 <= len(cdb) <= 32:
@@ -392,18 +253,18 @@ class Endpoint:
             raise TransportError(errno.EBUSY, "too many commands without an answer", self.wwpn)
         slot = self._free.pop()
         at = self._slot(slot)
-        data = at + _PAGE
-        self._memory.map[at:at + _COMMAND_SIZE] = (
-            unit.address + struct.pack("<QBBB", slot, 0, 0, 0) + cdb.ljust(32, b"\0"))
-        self._memory.map[at + _ANSWER_AT:at + _ANSWER_AT + _ANSWER_SIZE] = bytes(_ANSWER_SIZE)
-        chain = [(at, _COMMAND_SIZE, 0)]
+        data = at + PAGE
+        request = virtio_scsi.command(unit.address, slot, cdb)
+        self._memory.map[at:at + len(request)] = request
+        self._memory.map[at + _ANSWER_AT:at + _ANSWER_AT + ANSWER_SIZE] = bytes(ANSWER_SIZE)
+        chain = [(at, len(request), 0)]
         if data_out:
             self._memory.map[data:data + len(data_out)] = data_out
             chain.append((data, len(data_out), 0))
-        chain.append((at + _ANSWER_AT, _ANSWER_SIZE, _DESC_WRITE))
+        chain.append((at + _ANSWER_AT, ANSWER_SIZE, WRITE))
         if data_in:
             self._memory.map[data:data + data_in] = bytes(data_in)
-            chain.append((data, data_in, _DESC_WRITE))
+            chain.append((data, data_in, WRITE))
         name = f"command 0x{cdb[0]:02x} to LUN {unit.lun} of TPG {unit.tpgt}"
         return self._send(_REQUEST, 4 * slot, chain, Pending(
             unit, self._rings[_REQUEST], at, name, data_in))
@@ -413,19 +274,19 @@ class Endpoint:
         if (_CONTROL, 0) in self._pending:
             raise TransportError(errno.EBUSY, "a reset has no answer yet", self.wwpn)
         at = self._slot(-1)
-        request = struct.pack("<II", 0, _LOGICAL_UNIT_RESET) + unit.address + bytes(8)
-        self._memory.map[at:at + _TMF_SIZE] = request
+        request = virtio_scsi.reset(unit.address)
+        self._memory.map[at:at + len(request)] = request
         self._memory.map[at + _ANSWER_AT:at + _ANSWER_AT + 1] = b"\xff"
         for overtaken in self._pending.values():
             if overtaken.unit.address == unit.address:
                 overtaken.reset = True
-        chain = [(at, _TMF_SIZE, 0), (at + _ANSWER_AT, 1, _DESC_WRITE)]
+        chain = [(at, len(request), 0), (at + _ANSWER_AT, 1, WRITE)]
         pending = self._send(_CONTROL, 0, chain, Pending(
             unit, self._rings[_CONTROL], at, f"reset of LUN {unit.lun} of TPG {unit.tpgt}"))
         response = self._wait(pending, timeout)[0]
-        if response not in (_S_OK, _S_SUCCEEDED):
-            code, reason = _RESPONSES.get(response, (errno.EIO, "unknown failure"))
-            if response == _S_REJECTED:
+        if response not in (virtio_scsi.OK, virtio_scsi.SUCCEEDED):
+            code, reason = virtio_scsi.failure(response)
+            if response == virtio_scsi.REJECTED:
                 code, reason = errno.EOPNOTSUPP, "rejected"
             raise TransportError(code, f"{pending.name}: {reason}, response {response}", self.wwpn)
 
@@ -446,7 +307,7 @@ class Endpoint:
 
     def _reap(self) -> None:
         """Hand out what has come back, and free its slots."""
-        if self._fd < 0:
+        if self._device.fd < 0:
             raise TransportError(errno.ENOTCONN, "not open", self.wwpn)
         for ring in (self._rings[_CONTROL], self._rings[_REQUEST]):
             for head in ring.take():
@@ -455,12 +316,12 @@ class Endpoint:
                     raise TransportError(errno.EPROTO, f"the kernel returned descriptor {head} of "
                                          f"queue {ring.index}, which it does not have", self.wwpn)
                 at = pending.at + _ANSWER_AT
-                data = pending.at + _PAGE
+                data = pending.at + PAGE
                 pending.data = self._memory.map[data:data + pending.data_in]
-                pending.answer = self._memory.map[at:at + _ANSWER_SIZE]
+                pending.answer = self._memory.map[at:at + ANSWER_SIZE]
                 if ring.index == _REQUEST:
                     self._free.append(head // 4)
-            if _rang(ring.error):
+            if rang(ring.error):
                 raise TransportError(errno.EPROTO, f"the kernel found queue {ring.index} broken",
                                      self.wwpn)
 
@@ -475,7 +336,7 @@ class Endpoint:
             poll.register(ring.error, select.POLLIN)
         while True:
             for ring in self._rings:
-                _rang(ring.call)
+                rang(ring.call)
             self._reap()
             answer = pending.answer
             if answer is not None:
@@ -493,43 +354,31 @@ class Endpoint:
 
         :raises TransportError: it cannot at all (no VHOST_F_LOG_ALL), or refuses.
         """
-        if not self._features & _F_LOG_ALL:
+        if not self._device.can_log:
             raise TransportError(errno.EOPNOTSUPP, "no VHOST_F_LOG_ALL", self.wwpn)
-        log = _Memory((self._memory.size // _PAGE + 7) // 8 // _PAGE * _PAGE + _PAGE)
+        log = Memory((self._memory.size // PAGE + 7) // 8 // PAGE * PAGE + PAGE)
         self._log = log
-        self._tell("SET_LOG_BASE", _SET_LOG_BASE, struct.pack("Q", log.address))
-        for ring in self._rings:
-            self._tell("SET_VRING_ADDR", _SET_VRING_ADDR, ring.address(self._memory.address, True))
-        self._tell("SET_FEATURES", _SET_FEATURES, struct.pack("Q", _F_VERSION_1 | _F_LOG_ALL))
+        self._device.start_log(log, self._memory, self._rings)
 
     def stop_log(self) -> set[int]:
         """End it. Returns the dirty pages as numbers, counted from the start of our memory."""
         if self._log is None:
             return set()
-        self._tell("SET_FEATURES", _SET_FEATURES, struct.pack("Q", _F_VERSION_1))
+        self._device.stop_log()
         bits = int.from_bytes(self._log.map[:], "little")
-        return {page for page in range(self._memory.size // _PAGE) if bits >> page & 1}
+        return {page for page in range(self._memory.size // PAGE) if bits >> page & 1}
 
     def pages(self, pending: Pending) -> tuple[set[int], set[int]]:
         """The pages the kernel must write for an answer: those of the used ring, and the rest."""
-        first = pending.at // _PAGE
-        data = -(-pending.data_in // _PAGE)
-        return {pending.ring.used // _PAGE}, set(range(first, first + 1 + data))
+        first = pending.at // PAGE
+        data = -(-pending.data_in // PAGE)
+        return {pending.ring.used // PAGE}, set(range(first, first + 1 + data))
 
 
-def _let_go(fd: int, rings: list[_Ring], _memory: _Memory) -> None:
+def _let_go(fd: int, rings: list[Ring], _memory: Memory) -> None:
     os.close(fd)
     for ring in rings:
         ring.close()
-
-
-def _rang(fd: int) -> bool:
-    """Whether an eventfd was signalled, and silence it."""
-    try:
-        os.read(fd, 8)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def occupy(wwpn: str, timeout: float = 10.0) -> Endpoint:
@@ -537,18 +386,18 @@ def occupy(wwpn: str, timeout: float = 10.0) -> Endpoint:
 
     Ends with ``close()``, or with the process. Raises as ``Endpoint`` and ``Endpoint.attach``.
     """
-    return Endpoint(wwpn, depth=1, room=_PAGE, timeout=timeout).__enter__()
+    return Endpoint(wwpn, depth=1, room=PAGE, timeout=timeout).__enter__()
 
 
 def drain(wwpn: str, tpgts: Iterable[int] = (1,),
-          timeout: float = 10.0) -> dict[tuple[int, int], list[commands.Sense]]:
+          timeout: float = 10.0) -> dict[tuple[int, int], list[replies.Sense]]:
     """Take the pending unit attentions of every LUN away, as a guest's driver would.
 
     Returns what was taken, in order, by (tpgt, lun), with an empty list where there was nothing.
     Raises as ``Endpoint``, ``Endpoint.attach`` and ``Unit.execute``.
     """
     with Endpoint(wwpn, depth=1, room=1 << 16, timeout=timeout) as endpoint:
-        return {(tpgt, lun): commands.drain(endpoint.unit(lun, tpgt).execute)
+        return {(tpgt, lun): drain_unit(endpoint.unit(lun, tpgt).execute)
                 for tpgt in tpgts for lun in endpoint.luns(tpgt)}
 
 
@@ -563,17 +412,17 @@ def probe_dirty_logging(wwpn: str, tpgt: int = 1, lun: int = 0, timeout: float =
     """
     with Endpoint(wwpn, depth=4, room=1 << 16, timeout=timeout) as endpoint:
         unit = endpoint.unit(lun, tpgt)
-        commands.drain(unit.execute)
-        capacity = unit.execute(*commands.read_capacity_10(), timeout=timeout)
+        drain_unit(unit.execute)
+        capacity = unit.execute(*cdb.read_capacity_10(), timeout=timeout)
         if not capacity.good:
             raise TransportError(errno.EIO, f"READ CAPACITY: status {capacity.status:#x}", wwpn)
-        size = commands.decode_capacity_10(capacity.data).block_size
+        size = replies.decode_capacity_10(capacity.data).block_size
         endpoint.start_log()
         noted: set[int] = set()
         rings: set[int] = set()
         answers: set[int] = set()
         try:
-            for question in (commands.inquiry(), commands.read_10(0, 8192 // size, size)):
+            for question in (cdb.inquiry(), cdb.read_10(0, 8192 // size, size)):
                 pending = unit.submit(*question)
                 result = pending.wait(timeout)
                 if not result.good:

@@ -13,7 +13,7 @@ from dbus.mainloop.glib import DBusGMainLoop
 from gi.repository import GLib
 
 from .. import __version__, errors, names, settings
-from ..reader import boot_id
+from ..facts import boot_id
 from . import contract
 from .authority import Authority
 from .dispatch import Tree

@@ -23,7 +23,7 @@ from dataclasses import asdict
 from typing import Any, Callable, Dict, List, Mapping, Sequence, Tuple
 
 from .. import as_json, directories, document as documents, errors, files, onward, papers, remote
-from .. import restoring, settings, storage
+from .. import restoring, settings, storage_policy
 from ..ours import Ours, changed
 from ..document import Document
 from ..followed import Follower
@@ -88,7 +88,7 @@ class Work:
         if self.request["limited"] and found:
             state = self.core.show([f"{fabric}/{wwn}" for fabric, wwn in found])
             errors.refuse([finding for store in state.backstores
-                           for finding in storage.findings(store, {}, self.core.settings)
+                           for finding in storage_policy.findings(store, {}, self.core.settings)
                            if finding.error is errors.StorageNotAllowed])
 
     def may_touch(self, name: str) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from lio_handover import document as documents
 from lio_handover.configfs import ROOT, Configfs
-from lio_handover.reader import boot_id
+from lio_handover.facts import boot_id
 from tests.lab import inside
 from tests.lab.scenario import PROGRAM
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from lio_handover.initiator import commands
+from lio_handover.initiator import replies
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "differences.md"
 
@@ -111,10 +111,10 @@ def _in_another_order(one: Difference) -> bool:
     if not (one.interleaved and one.a and one.b):
         return False
     if one.question == "pr in read keys":
-        keys = [commands.decode_keys(text) for text in (one.a, one.b)]
+        keys = [replies.decode_keys(text) for text in (one.a, one.b)]
         return keys[0].generation == keys[1].generation and \
             sorted(keys[0].keys) == sorted(keys[1].keys)
-    full = [commands.decode_full_status(text) for text in (one.a, one.b)]
+    full = [replies.decode_full_status(text) for text in (one.a, one.b)]
     return full[0].generation == full[1].generation and \
         sorted(full[0].registrations, key=repr) == sorted(full[1].registrations, key=repr)
 

@@ -1,7 +1,7 @@
 """An iSCSI initiator that chooses its ISID, as neither open-iscsi nor libiscsi lets one do.
 
     with isid.Session("198.18.0.11", 3260, "iqn.…:t", "iqn.…:me", "00023d000001") as session:
-        session.unit(3).execute(*commands.read_keys())
+        session.unit(3).execute(*cdb.read_keys())
 
 No authentication, no digests, one command at a time; every write waits for R2T (RFC 7143).
 """
@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import NamedTuple
 
 from lio_handover.initiator import CHECK_CONDITION, Result
-from lio_handover.initiator.commands import encode_lun
+from lio_handover.initiator.cdb import encode_lun
 
 _HEADER = 48
 _LOGIN, _COMMAND, _DATA_OUT, _LOGOUT, _NOP_OUT = 0x03, 0x01, 0x05, 0x06, 0x00

@@ -24,8 +24,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from lio_handover.initiator import RESERVATION_CONFLICT, commands, sg
-from lio_handover.initiator.commands import Command
+from lio_handover.initiator import RESERVATION_CONFLICT, cdb, replies, sg
+from lio_handover.initiator.cdb import Command
+from lio_handover.initiator.fingerprint import fingerprint
 
 from . import inside
 from .bed import Lab, MiB
@@ -177,7 +178,7 @@ def fingerprints(nodes: dict[int, str]) -> dict[int, dict[str, bytes]]:
     found = {}
     for lun, node in nodes.items():
         with sg.Device(node) as device:
-            found[lun] = commands.fingerprint(device.execute)
+            found[lun] = fingerprint(device.execute)
     return found
 
 
@@ -185,10 +186,10 @@ def ask(node: str, command: Command) -> str:
     """What one command is answered, in a word or two."""
     with sg.Device(node) as device:
         result = device.execute(*command)
-        sense = commands.sense_of(result)
+        sense = replies.sense_of(result)
         if sense and sense.unit_attention:      # it tells of something else, and only once
             result = device.execute(*command)
-            sense = commands.sense_of(result)
+            sense = replies.sense_of(result)
     if result.status == RESERVATION_CONFLICT:
         return CONFLICT
     if result.good:
@@ -373,11 +374,11 @@ class Scenario:
 
     def _trials(self) -> dict[str, Callable[[], str]]:
         def read(who: str, lun: int) -> Callable[[], str]:
-            return lambda: self._ask(who, lun, commands.read_10(
+            return lambda: self._ask(who, lun, cdb.read_10(
                 PROBE_BLOCK, block_size=BLOCK_SIZE[lun]))
 
         def write(who: str, lun: int) -> Callable[[], str]:
-            return lambda: self._ask(who, lun, commands.write_10(
+            return lambda: self._ask(who, lun, cdb.write_10(
                 PROBE_BLOCK, bytes(BLOCK_SIZE[lun]), BLOCK_SIZE[lun]))
 
         return {
@@ -389,7 +390,7 @@ class Scenario:
             "bob reads LUN 2": read(BOB, DISK),
             "bob writes LUN 2": write(BOB, DISK),
             "bob preempts alice on LUN 2": lambda: self._ask(
-                BOB, DISK, commands.preempt(0, REGISTRATIONS[-1].keys[-1], 8)),
+                BOB, DISK, cdb.preempt(0, REGISTRATIONS[-1].keys[-1], 8)),
             "alice logs in with a wrong password": lambda: self.try_login(ALICE, WRONG),
             "mallory, who has no ACL, logs in": lambda: self.try_login(MALLORY),
         }

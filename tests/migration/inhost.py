@@ -97,7 +97,7 @@ def handed_over() -> tuple[str, str, str]:
     pid = os.fork()
     if pid == 0:
         endpoint = vhost.occupy(WWPN)
-        socket.send_fds(its, [b"x"], [endpoint._fd])
+        socket.send_fds(its, [b"x"], [endpoint._device.fd])
         time.sleep(600)
         os._exit(0)
     _, (handle,), _, _ = socket.recv_fds(ours, 1, 1)

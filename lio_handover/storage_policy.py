@@ -1,4 +1,4 @@
-"""The storage behind backstores: what proves that it is the same, and whether it may be used.
+"""Whether storage may be used on this host: is it allowed, there, free, and the source's.
 
 Nothing here opens for writing, creates a file, or waits for one (devices.look).  The kernel's
 fileio creates a missing file and takes no claim on one in use, so what is found here is all that
@@ -10,23 +10,18 @@ import errno
 import os
 import stat
 from functools import cached_property
-from typing import Dict, Iterator, List, Mapping, NoReturn, Optional, Set, Tuple, Union
+from typing import Dict, Iterator, List, Mapping, Set, Tuple, Union
 
 from . import devices, protection
-from .devices import (HERE, Evidence, Host, Seen, below, block_facts, family, file_system,
-                      folder_of, hctl_of, names_in, one_line_of, reopen, show, swaps, under, users)
-from .errors import (Finding, HandoverError, KernelRefused, StorageDiffers, StorageInUse,
-                     StorageMissing, StorageNotAllowed)
+from .devices import (HERE, Host, Seen, below, block_facts, family, file_system, folder_of, hctl_of,
+                      names_in, one_line_of, reopen, show, swaps, under, users)
+from .errors import (Finding, HandoverError, StorageDiffers, StorageInUse, StorageMissing,
+                     StorageNotAllowed)
 from .model import Backstore, Key, State, say
 from .parameters import HCTL
 from .settings import Settings
+from .storage_evidence import OPENING, evidence_of
 
-#: The plugins that open a file or block device of the host.
-OPENING = ("fileio", "iblock", "pscsi")
-BLOCK = 4096  # bytes of one sample
-SAMPLES = 16
-
-_BLKFLSBUF = 0x1261
 #: File systems that keep nothing, or whose files do things when they are read.
 _NOT_STORAGE = frozenset("""autofs binfmt_misc bpf cgroup cgroup2 configfs debugfs devpts devtmpfs
     efivarfs fusectl hugetlbfs mqueue nsfs proc pstore rpc_pipefs securityfs selinuxfs sysfs
@@ -35,148 +30,6 @@ _NOT_STORAGE = frozenset("""autofs binfmt_misc bpf cgroup cgroup2 configfs debug
 _SHARED = frozenset("nfs nfs4 ocfs2 gfs2 ceph lustre fuse.glusterfs".split())
 
 
-# --- evidence ------------------------------------------------------------------------------------
-def evidence(backstore: Backstore, sample: bool, host: Host = HERE) -> Evidence:
-    """What proves that storage is the same storage.  Raises StorageMissing, StorageNotAllowed.
-
-    A file: ``kind`` "file", ``size`` (bytes), ``inode``, ``filesystem``.  A device: ``kind``
-    "block", ``size``, ``logical_block_size`` (bytes), ``wwid`` where it has one.  With
-    ``sample``, which only holds while nobody writes: ``sample`` (SHA-256 of some blocks) and
-    ``sample_zero`` (all of them were zeroes, so that it proves little).  ``protection_…`` is the
-    same of the companion file, see protection.  {} for a plugin that opens neither.
-    """
-    if backstore.plugin not in OPENING or not backstore.path:
-        return {}
-    name, path = say(backstore.key), backstore.path
-    try:
-        seen = devices.look(path)
-    except OSError as error:
-        raise StorageMissing(f"{name}: {show(path)}: {error.strerror}") from None
-    try:
-        found = _evidence(seen, sample, host)
-    except OSError as error:
-        raise StorageMissing(f"{name}: {show(path)} can't be read: {error.strerror}") from None
-    finally:
-        os.close(seen.fd)
-    beside = protection.companion(backstore)
-    return {**found, **protection.named(evidence(beside, sample, host))} if beside else found
-
-
-def _evidence(seen: Seen, sample: bool, host: Host) -> Evidence:
-    if seen.block:
-        found = block_facts(seen.device, host)
-    elif seen.regular:
-        found = {"kind": "file", "size": seen.size, "inode": seen.identity[1],
-                 "filesystem": file_system(seen.real, host)}
-    else:
-        raise StorageNotAllowed(f"{show(seen.real)} is neither a file nor a block device")
-    if sample:
-        found["sample"], found["sample_zero"] = _sample(seen, int(found["size"]))
-    return found
-
-
-def offsets(size: int) -> List[int]:
-    """Where samples are taken: the places where labels stand, the end, and evenly between."""
-    last = max(size - 1, 0) // BLOCK * BLOCK
-    spread = (last * number // (SAMPLES - 3) // BLOCK * BLOCK for number in range(SAMPLES - 2))
-    return sorted({one for one in (0, BLOCK, 64 * 1024, 1024 * 1024, *spread) if one < size})
-
-
-def _sample(seen: Seen, size: int) -> Tuple[str, bool]:
-    """(SHA-256 of the blocks at ``offsets``, whether all were zeroes), past the page cache."""
-    try:
-        return _digest(seen, size, os.O_DIRECT)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
-            raise
-    return _digest(seen, size, 0)
-
-
-def _digest(seen: Seen, size: int, flags: int) -> Tuple[str, bool]:
-    import hashlib
-    import mmap
-    digest = hashlib.sha256()
-    fd = reopen(seen, flags)
-    try:
-        if not flags:
-            _forget(fd, seen.block)
-        zero = True
-        with mmap.mmap(-1, BLOCK) as page:  # O_DIRECT wants an aligned buffer
-            for offset in offsets(size):
-                count = os.preadv(fd, [page], offset)
-                data = page[:min(count, size - offset)]
-                zero = zero and not any(data)
-                digest.update(b"%d:" % offset + data)
-        return digest.hexdigest(), zero
-    finally:
-        os.close(fd)
-
-
-def _forget(fd: int, block: bool) -> None:
-    """Drop the clean pages that the page cache has of it.  Raises OSError."""
-    if block:
-        import fcntl
-        fcntl.ioctl(fd, _BLKFLSBUF, 0)
-    else:
-        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-
-
-# --- flushing ------------------------------------------------------------------------------------
-def opened(path: str) -> int:
-    """A descriptor for ``flush``: an error of writing back reaches those open at that time,
-    so it is had before the last writes.  The caller closes it.  Raises KernelRefused."""
-    try:
-        seen = devices.look(path)
-        try:
-            return reopen(seen)
-        finally:
-            os.close(seen.fd)
-    except OSError as error:
-        _refused("open", path, error)
-
-
-def flush(path: str, fd: Optional[int] = None) -> None:
-    """Everything written is on the storage when this returns.  Raises KernelRefused.
-
-    A file: fsync.  A device: fsync, which also has its own cache written, then BLKFLSBUF, which
-    drops this host's pages.
-    """
-    mine = opened(path) if fd is None else fd
-    try:
-        os.fsync(mine)
-        if stat.S_ISBLK(os.fstat(mine).st_mode):
-            import fcntl
-            fcntl.ioctl(mine, _BLKFLSBUF, 0)
-    except OSError as error:
-        _refused("flush", path, error)
-    finally:
-        if fd is None:
-            os.close(mine)
-
-
-def drop_cache(path: str) -> None:
-    """What this host still remembers of the storage is read afresh.  Raises KernelRefused.
-
-    For the destination, after the source has flushed: fileio serves from the page cache.
-    """
-    try:
-        # The kernel has it open, for writing: to open it once more starts nothing.
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
-        try:
-            os.fsync(fd)
-            _forget(fd, stat.S_ISBLK(os.fstat(fd).st_mode))
-        finally:
-            os.close(fd)
-    except OSError as error:
-        _refused("drop the cache of", path, error)
-
-
-def _refused(what: str, path: str, error: OSError) -> NoReturn:
-    raise KernelRefused(f"the kernel refused to {what} {show(path)}: {error.strerror}",
-                        do="dmesg")
-
-
-# --- what may be used ----------------------------------------------------------------------------
 def matches(path: str, pattern: str) -> bool:
     """A glob in which ``*`` stops at ``/``."""
     from fnmatch import fnmatchcase
@@ -348,7 +201,7 @@ def _not_allowed(wanted: Backstore, seen: Seen, settings: Settings, in_roots: bo
 
 def _differences(wanted: Backstore, seen: Seen, proof: Mapping[str, Union[str, int, bool]],
                  host: Host) -> Iterator[Finding]:
-    found = _evidence(seen, "sample" in proof, host)
+    found = evidence_of(seen, "sample" in proof, host)
     size = int(found["size"])
     asked = int(wanted.parameters.get("fd_dev_size", "0"))
     if seen.regular and asked > size:
