@@ -1,0 +1,210 @@
+"""What tests of what somebody else does to targets run inside a lab host."""
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lio_handover import document as documents
+from lio_handover import names
+from lio_handover.configfs import Configfs
+from lio_handover.handover import Handovers
+from lio_handover.journal import Journal, ids
+from lio_handover.standing import Standing
+from lio_handover.watching import (IN_CLOSE_WRITE, IN_CREATE, IN_DELETE, IN_DELETE_SELF, Inotify)
+from tests import byfile, inbus, inhandover, inhost
+from tests.inhandover import SAVED, TARGET
+
+TPG = f"{TARGET}/tpgt_1"
+LOG = Path("/run/daemon.log")
+#: The service as it is; what it says is kept.
+LOGGED = f"""
+import os
+import sys
+os.dup2(os.open("{LOG}", os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
+sys.path.insert(0, "/usr/lib/lio-handover")
+from lio_handover.service.main import main
+sys.exit(main())
+"""
+
+
+def until(done: Callable[[], Any], seconds: float = 20.0) -> float:
+    """Seconds until it is so."""
+    began = time.monotonic()
+    while not done():
+        assert time.monotonic() - began < seconds, f"{done}: not after {seconds:.0f} s"
+        time.sleep(0.02)
+    return time.monotonic() - began
+
+
+def rtslib(newer: str = "") -> dict[str, str]:
+    """The environment in which targetctl uses another rtslib."""
+    return {**os.environ, **({"PYTHONPATH": newer} if newer else {})}
+
+
+def targetctl(verb: str, newer: str = "") -> str:
+    done = subprocess.run(["targetctl", verb, *([] if verb == "clear" else [SAVED])],
+                          capture_output=True, text=True, env=rtslib(newer))
+    return done.stdout + done.stderr
+
+
+def restart_targetcli(newer: str = "") -> float:
+    """As by hand, without our units: clear, then restore; when that ended."""
+    targetctl("clear", newer)
+    targetctl("restore", newer)
+    return time.monotonic()
+
+
+# ── what is there ────────────────────────────────────────────────────────────────────────────
+
+def whole(wanted: bytes) -> bool:
+    """Whether the target is served as it was."""
+    try:
+        return documents.state_bytes(documents.loads(inhost.export_state())) == wanted \
+            and inhandover.gates().get(TPG) == "1"
+    except Exception:  # noqa: B902 - it is being made
+        return False
+
+
+def facts(path: str) -> dict[str, Any]:
+    """What inodes and inotify tell of changes by programs, and by the kernel below them."""
+    fs = Path(Configfs().root)
+    store, target = fs / "core/fileio_88/told", fs / "iscsi/iqn.2026-11.org.example:told"
+    Path(path).write_bytes(bytes(1 << 20))
+    for folder in (fs / "iscsi", store):
+        folder.mkdir(parents=True, exist_ok=True)
+    (store / "control").write_text(f"fd_dev_name={path},fd_dev_size={1 << 20}")
+    (store / "enable").write_text("1")
+    told: dict[str, list[str]] = {}
+    inotify = Inotify()
+
+    def step(name: str, *work: Callable[[], Any]) -> None:
+        for one in work:
+            one()
+        told[name] = sorted({
+            f"{label} {event.name}".strip() for event in inotify.events()
+            for bit, label in ((IN_CREATE, "create"), (IN_DELETE, "delete"),
+                               (IN_CLOSE_WRITE, "write"), (IN_DELETE_SELF, "gone"))
+            if event.mask & bit})
+
+    mask = IN_CREATE | IN_DELETE | IN_CLOSE_WRITE | IN_DELETE_SELF
+    tpg, lun = target / "tpgt_1", target / "tpgt_1/lun/lun_0"
+    inotify.add(str(fs / "iscsi"), mask)
+    step("target", target.mkdir, tpg.mkdir)
+    first = os.stat(target)
+    for one in (target, tpg, tpg / "lun"):
+        inotify.add(str(one), mask)
+    step("lun", lun.mkdir)
+    inotify.add(str(lun), mask)
+    step("link", lambda: (lun / "told").symlink_to(store))
+    step("enable", lambda: (tpg / "enable").write_text("1"))
+    shutil.rmtree("/run/nothing", ignore_errors=True)
+    Path("/proc/sys/vm/drop_caches").write_text("3")
+    later = os.stat(target)
+    step("read", lambda: (tpg / "enable").read_text())
+    step("unlink", (lun / "told").unlink, lun.rmdir)
+    step("rmdir", tpg.rmdir, target.rmdir)
+    target.mkdir()
+    second = os.stat(target)
+    target.rmdir()
+    for folder in (store, store.parent):
+        folder.rmdir()
+    return {"stays": first.st_ino == later.st_ino, "another": first.st_ino != second.st_ino,
+            "made after": first.st_ctime_ns < second.st_ctime_ns, **told}
+
+
+def said() -> str:
+    """What the service has said."""
+    return LOG.read_text()
+
+
+# ── with the service ─────────────────────────────────────────────────────────────────────────
+
+def journal() -> Journal:
+    name, = ids(inhandover.FOLDER)
+    return Journal(inhandover.FOLDER, name)
+
+
+def meddled() -> str:
+    return journal().notes.meddled
+
+
+def wait_known() -> None:
+    """Until the service knows the targets as they are."""
+    until(lambda: journal().notes.objects[1])
+
+
+def bus_error() -> str:
+    (_id, path), = inbus.handovers()
+    return str(inbus.get(path, names.HANDOVER)["Error"])
+
+
+def adopted_with(luns: int) -> bool:
+    """Whether the copy that a boot goes by has so many LUNs."""
+    return len([*Standing(byfile.core(), journal()).durable().state.luns()]) == luns
+
+
+def wait(what: str, *args: Any) -> float:
+    """Seconds until a function of this module says yes."""
+    return until(lambda: globals()[what](*args))
+
+
+def status() -> list[str]:
+    return [note for one in Handovers(byfile.core()).status() for note in one.notes]
+
+
+def rmtree_target() -> None:
+    """As targetcli does who deletes it."""
+    subprocess.run(["targetcli", f"/{TARGET.split('/')[0]}", "delete", TARGET.split("/")[1]],
+                   check=True, capture_output=True)
+
+
+def open_gate() -> None:
+    (Path(Configfs().root) / TPG / "enable").write_text("1")
+
+
+def never_open(seconds: float, work: str, newer: str = "") -> tuple[float, str]:
+    """(for how long a gate was seen open while, and after, targetctl did that; what it said)."""
+    program = subprocess.Popen(["targetctl", work, SAVED], stdout=subprocess.PIPE,
+                               stderr=subprocess.STDOUT, text=True, env=rtslib(newer))
+    opened, last = 0.0, time.monotonic()
+    ends = 0.0
+    while not ends or last < ends:
+        time.sleep(0.002)
+        now = time.monotonic()
+        try:
+            if "1" in inhandover.gates().values():
+                opened += now - last
+        except OSError:
+            pass  # it goes while it is looked at
+        last = now
+        if not ends and program.poll() is not None:
+            ends = now + seconds
+    assert program.stdout
+    return opened, program.stdout.read()
+
+
+def debug() -> str:
+    from lio_handover import meddling, identity, survivors
+    from lio_handover.guard import Guard
+    import traceback
+    one = Standing(byfile.core(), journal())
+    out = [repr(one.handover), repr(one.journal.notes.objects), repr(identity.seen(one)), repr(inhandover.gates())]
+    out.append(repr(survivors.looked_for(one)))
+    try:
+        out.append(repr(meddling.found(one, True)))
+        out.append(survivors.lacks(one))
+        said: list[str] = []
+        guard = Guard(byfile.core, None, lambda *a: said.append(repr(a)))
+        for _ in range(5):
+            out.append(repr(guard.look()))
+            time.sleep(.5)
+        out += said
+    except Exception:
+        out.append(traceback.format_exc())
+    out.append(subprocess.run("ps axww | grep worker", shell=True, capture_output=True, text=True).stdout)
+    return "\n".join(out)
