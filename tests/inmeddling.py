@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lio_handover import document as documents
-from lio_handover import names
+from lio_handover import identity, names
 from lio_handover.configfs import Configfs
 from lio_handover.handover import Handovers
 from lio_handover.journal import Journal, ids
@@ -64,10 +64,20 @@ def restart_targetcli(newer: str = "") -> float:
 def whole(wanted: bytes) -> bool:
     """Whether the target is served as it was."""
     try:
-        return documents.state_bytes(documents.loads(inhost.export_state())) == wanted \
-            and inhandover.gates().get(TPG) == "1"
+        if inhandover.gates().get(TPG) != "1" or not mine():
+            return False  # nothing is asked yet: that takes the locks
+        return documents.state_bytes(documents.loads(inhost.export_state())) == wanted
     except Exception:  # noqa: B902 - it is being made
         return False
+
+
+def mine() -> bool:
+    """Whether the target that is here is the one that the journal notes."""
+    return bool(identity.known(standing())) and not identity.replaced(standing())
+
+
+def standing() -> Standing:
+    return Standing(byfile.core(), journal())
 
 
 def facts(path: str) -> dict[str, Any]:
@@ -145,7 +155,7 @@ def bus_error() -> str:
 
 def adopted_with(luns: int) -> bool:
     """Whether the copy that a boot goes by has so many LUNs."""
-    return len([*Standing(byfile.core(), journal()).durable().state.luns()]) == luns
+    return len([*standing().durable().state.luns()]) == luns
 
 
 def wait(what: str, *args: Any) -> float:
@@ -157,10 +167,24 @@ def status() -> list[str]:
     return [note for one in Handovers(byfile.core()).status() for note in one.notes]
 
 
-def rmtree_target() -> None:
-    """As targetcli does who deletes it."""
-    subprocess.run(["targetcli", f"/{TARGET.split('/')[0]}", "delete", TARGET.split("/")[1]],
-                   check=True, capture_output=True)
+def shut() -> bool:
+    return "1" not in inhandover.gates().values()
+
+
+def unsaved() -> bool:
+    return TARGET not in inhandover.saved()
+
+
+def targetcli(command: str) -> str:
+    """It saves when it ends, as it does by default."""
+    done = subprocess.run(["targetcli"], input=f"{command}\nexit\n", capture_output=True, text=True)
+    return done.stdout + done.stderr
+
+
+def save_file_of_open() -> bytes:
+    """What targetcli saved while the target was served."""
+    inhandover.save()
+    return inhandover.save_file()
 
 
 def open_gate() -> None:
@@ -187,24 +211,3 @@ def never_open(seconds: float, work: str, newer: str = "") -> tuple[float, str]:
     assert program.stdout
     return opened, program.stdout.read()
 
-
-def debug() -> str:
-    from lio_handover import meddling, identity, survivors
-    from lio_handover.guard import Guard
-    import traceback
-    one = Standing(byfile.core(), journal())
-    out = [repr(one.handover), repr(one.journal.notes.objects), repr(identity.seen(one)), repr(inhandover.gates())]
-    out.append(repr(survivors.looked_for(one)))
-    try:
-        out.append(repr(meddling.found(one, True)))
-        out.append(survivors.lacks(one))
-        said: list[str] = []
-        guard = Guard(byfile.core, None, lambda *a: said.append(repr(a)))
-        for _ in range(5):
-            out.append(repr(guard.look()))
-            time.sleep(.5)
-        out += said
-    except Exception:
-        out.append(traceback.format_exc())
-    out.append(subprocess.run("ps axww | grep worker", shell=True, capture_output=True, text=True).stdout)
-    return "\n".join(out)

@@ -37,7 +37,7 @@ def ours(bed: lab.Lab, _pool: Pool) -> Iterator[One]:
     made.verb("adopt")
     made.host.call(inmeddling.wait_known)
     yield made
-    print(made.host.call(inmeddling.said), made.host.call(inmeddling.debug))
+    print(made.host.call(inmeddling.said))
     made.host.kill()
 
 
@@ -57,3 +57,40 @@ def test_what_targetcli_adds_is_in_the_copy(ours: One) -> None:
     took = host.call(inmeddling.wait, "adopted_with", 3)
     print(f"kept {took:.2f} s after it was added")
     assert ours.who()[2] == ()
+
+
+def test_what_was_given_away_is_shut_and_stays_out_of_the_file(bed: lab.Lab, _pool: Pool) -> None:
+    """Opened by hand; saved by targetctl, then restored; an older file is put back and restored."""
+    service = Service(_pool.take("newest", name="bus2")[0])
+    a = service.host
+    a.call(inhost.build, inhandover.state(bed.shared))
+    old = a.call(inmeddling.save_file_of_open)
+    service.start(program=inmeddling.LOGGED)
+    for verbs, here in ((("freeze", "export"), True), (("remove",), False)):
+        for verb in verbs:
+            a.call(byfile.verb, verb)
+        if here:
+            a.call(inmeddling.open_gate)
+            print("shut again after", a.call(inmeddling.wait, "shut"))
+            a.call(inhandover.save)
+            print("out of the file after", a.call(inmeddling.wait, "unsaved"))
+        opened, said = a.call(inmeddling.never_open, 1.0, "restore")
+        assert opened == 0, said
+        a.call(inhandover.save_file, old)
+        print("out of the file after", a.call(inmeddling.wait, "unsaved"))
+        opened, said = a.call(inmeddling.never_open, 1.0, "restore")
+        assert opened == 0, said
+    print(a.call(inmeddling.said))
+
+
+def test_what_is_removed_under_us_is_told_and_left_so(ours: One) -> None:
+    host, state = ours.host, ours.state()
+    host.call(inmeddling.targetctl, "clear")
+    host.call(inmeddling.wait, "meddled")
+    text = host.call(inmeddling.meddled)
+    assert text.startswith(f"{TARGET} is not here any more: somebody else removed or cleared it")
+    assert text in host.call(inmeddling.status) and text == host.call(inmeddling.bus_error)
+    assert text in host.call(inmeddling.said) and ours.gates() == {}
+    assert host.call(inours.restore, TARGET)[0] == 0
+    host.call(inmeddling.wait, "whole", state)
+    assert host.call(inmeddling.meddled) == host.call(inmeddling.bus_error) == ""
