@@ -14,7 +14,7 @@ import time
 from dataclasses import dataclass
 from typing import Callable, Dict, List, Optional, Set, Tuple
 
-from . import errors, followed, identity, meddling, savefile_places, survivors
+from . import errors, followed, identity, meddling, savefile_places, survivors, targetctl
 from .answer import Peer
 from .handover import Handovers
 from .journal import Journal, ids
@@ -30,10 +30,15 @@ ALWAYS, SOON = 5.0, 0.3
 #: Seconds without a change after which a target is rebuilt; its copy is made anew; the same where
 #: something was taken away, as whoever clears all of it begins with a part.
 CALM, QUIET, SHRUNK = 0.5, 1.0, 10.0
+#: Seconds for which who restores or clears is waited for.
+PATIENCE = 60.0
 #: Seconds between two comparisons of all of it with its copy, also where nothing was told.
 COMPARED = 600.0
 #: Seconds for which the same is told once; longest time that what was rebuilt is left shut.
 ONCE, LONGEST = 60.0, 300.0
+
+#: States in which a target that is lacking something is rebuilt, whoever shut it.
+SERVED = ("prepared", "opening", "serving", "confirmed")
 
 #: Is told what was found and done: the text, the handover, its targets.
 Tell = Callable[[str, str, str], None]
@@ -51,6 +56,7 @@ class _Known:
     compared: float = 0.0
     changed: bool = True  # since it was compared
     saved: Tuple[Optional[_Stamp], ...] = ()  # the save files when they were looked into
+    shut: bool = False  # by this, as it was replaced
     tries: int = 0
     tried: float = 0.0
     not_before: float = 0.0
@@ -122,8 +128,12 @@ class Guard:
         for name, known in self._known.items():
             if known.watched:
                 standing = known.standing
-                wanted[name] = folders(standing) if standing.handover.state == "confirmed" \
-                    else [*gates(standing)]
+                try:
+                    wanted[name] = folders(standing) if standing.handover.state == "confirmed" \
+                        else [*gates(standing)]
+                except OSError:  # it goes while it is looked at
+                    self._new = True
+                    self._soon(SOON)
         if wanted:
             wanted[EVERYBODY] = [*roots(core.fs.root), *{
                 os.path.dirname(path) for path in _save_files(core)}]
@@ -200,29 +210,32 @@ class Guard:
 
     def _rebuild(self, core: Ours, name: str, known: _Known, found: Found) -> None:
         standing, now = known.standing, time.monotonic()
-        if standing.handover.state != "confirmed" and not meddling.unguarded(standing):
+        if not (standing.handover.state in SERVED or known.shut or meddling.unguarded(standing)):
             return  # nobody is served: the verb that opens it puts it right
         if standing.open_tpgs():
             with core.alone(more=self._locked(core, known)):
                 for path in standing.open_tpgs():
                     core.fs.write(f"{path}/enable", b"0\n")
-            known.touched = now
-        self._once(name, f"{', '.join(found.targets)} {found.kind.value}: {found.what}; it is "
-                   "shut, and is rebuilt from its copy", known.names)
+            known.touched, known.shut = now, True
         wait = max(CALM - (now - known.touched), known.not_before - now)
+        if wait <= 0 and now - known.touched < PATIENCE and targetctl.at_work():
+            wait = SOON  # it would go on with what is rebuilt
         if wait > 0:
             if known.not_before - now > CALM:
                 self._note(core, known, f"{found}; it stays shut for a while, as somebody does "
                            "that again and again")
             return self._soon(wait)
+        self._once(name, f"{', '.join(found.targets)} {found.kind.value}: {found.what}; it is "
+                   "shut, and is rebuilt from its copy", known.names)
         if now - known.tried > 2 * LONGEST:
             known.tries = 0
         known.tries, known.tried = known.tries + 1, now
         known.not_before = now + (min(LONGEST, 2.0 ** known.tries) if known.tries > 1 else 0)
+        known.shut = False
         try:
             answer, = Handovers(core, self._peer).recover(name)
         except errors.StillRunning:
-            known.tries -= 1
+            known.tries, known.shut = known.tries - 1, True
             raise
         except (OSError, errors.HandoverError) as error:
             known.not_before = now + min(LONGEST, 2.0 ** (known.tries + 3))
@@ -241,6 +254,8 @@ class Guard:
         standing = known.standing
         quiet = SHRUNK if found.shrunk else QUIET
         waited = time.monotonic() - known.touched
+        if waited < PATIENCE and targetctl.at_work():
+            quiet = waited + SOON
         reader = standing.reader(False)
         if waited < quiet:
             known.changed = True

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lio_handover import document as documents
-from lio_handover import identity, names
+from lio_handover import identity, meddling, names
 from lio_handover.configfs import Configfs
 from lio_handover.handover import Handovers
 from lio_handover.journal import Journal, ids
@@ -191,6 +191,14 @@ def open_gate() -> None:
     (Path(Configfs().root) / TPG / "enable").write_text("1")
 
 
+def saved_and_restored(newer: str) -> tuple[str, float]:
+    """(what targetctl said, for how long a gate was open) of a save and a restore."""
+    said = targetctl("save", newer)
+    time.sleep(0.5)  # as fast as nobody types
+    opened, more = never_open(1.0, "restore", newer)
+    return said + more, opened
+
+
 def never_open(seconds: float, work: str, newer: str = "") -> tuple[float, str]:
     """(for how long a gate was seen open while, and after, targetctl did that; what it said)."""
     program = subprocess.Popen(["targetctl", work, SAVED], stdout=subprocess.PIPE,
@@ -211,3 +219,40 @@ def never_open(seconds: float, work: str, newer: str = "") -> tuple[float, str]:
     assert program.stdout
     return opened, program.stdout.read()
 
+
+def clear_and_lose() -> None:
+    """All is cleared, and the APTPL files are zeros then."""
+    targetctl("clear")
+    for path in Path(Configfs().read("dbroot").strip(), "pr").glob("aptpl_*"):
+        path.write_bytes(bytes(path.stat().st_size))
+
+
+def undecided() -> bool:
+    return journal().handover.error.startswith("Undecided: ")
+
+
+def recover(allow: list[str]) -> None:
+    Handovers(byfile.core()).recover(journal().id, allow=allow)
+
+
+def opens_again_and_again(seconds: float) -> int:
+    """How often it was found shut, and opened."""
+    opened, ends = 0, time.monotonic() + seconds
+    while time.monotonic() < ends:
+        if shut():
+            open_gate()
+            opened += 1
+        time.sleep(0.02)
+    return opened
+
+
+def rebuilt(times: int) -> bool:
+    return said().count(" was rebuilt: ") >= times
+
+
+def open_again() -> bool:
+    """Whether the target that is open is the one that the handover's journal notes."""
+    return not shut() and all(
+        not identity.replaced(one) for name in ids(inhandover.FOLDER)
+        for one in [Standing(byfile.core(), Journal(inhandover.FOLDER, name))]
+        if meddling.kept(one.handover))

@@ -22,11 +22,13 @@ ORDER = """__init__
     reader revival plan unit_serials planner staged readback running undo executor restored host
     probes mapping ports
     representable preflight removed core
-    holder runtime answer standing identity surviving followed survivors savefile_steps copies adoption
+    holder runtime answer standing identity surviving followed survivors savefile_steps copies
+    adoption
     deeds meddling fence evidence
     onward
     handover byfile ours
-    wording screen tree columns steps as_json log client remote move restoring tree_watches guard
+    wording screen tree columns steps as_json log client remote move restoring tree_watches
+    targetctl guard
     cli verbs handover_verbs ours_verbs service""".split()
 #: The command line is understood before the verbs, slow to import, are wanted.
 LATE = {("cli", "verbs"), ("verbs", "handover_verbs"), ("verbs", "ours_verbs")}

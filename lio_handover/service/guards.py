@@ -13,7 +13,7 @@ import time
 from typing import Any, Callable, Dict
 
 from .. import errors, remote, settings
-from ..guard import ALWAYS, Guard
+from ..guard import SOON, Guard
 from ..ours import Ours
 
 #: Seconds in which what is told is taken together.
@@ -36,7 +36,7 @@ def guards(config: str, say: Say) -> None:
     for fd in (0, guard.fileno()):
         poll.register(fd, select.POLLIN)
     while True:
-        wait = ALWAYS
+        wait = SOON
         try:
             wait = guard.look()
             say({"failed": ""})
