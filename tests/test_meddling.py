@@ -84,11 +84,11 @@ def test_what_was_given_away_is_shut_and_stays_out_of_the_file(bed: lab.Lab, _po
             print("shut again after", a.call(inmeddling.wait, "shut"))
             a.call(inhandover.save)
             print("out of the file after", a.call(inmeddling.wait, "unsaved"))
-        opened, said = a.call(inmeddling.never_open, 1.0, "restore")
+        opened, said = a.call(inmeddling.never_open, 0.3, "restore")
         assert opened == 0, said
         a.call(inhandover.save_file, old)
         print("out of the file after", a.call(inmeddling.wait, "unsaved"))
-        opened, said = a.call(inmeddling.never_open, 1.0, "restore")
+        opened, said = a.call(inmeddling.never_open, 0.3, "restore")
         assert opened == 0, said
     print(a.call(inmeddling.said))
 
