@@ -124,7 +124,7 @@ def facts(path: str) -> dict[str, Any]:
     for folder in (store, store.parent):
         folder.rmdir()
     return {"stays": first.st_ino == later.st_ino, "another": first.st_ino != second.st_ino,
-            "made after": first.st_ctime_ns < second.st_ctime_ns, **told}
+            "made after": first.st_ctime_ns <= second.st_ctime_ns, **told}
 
 
 def said() -> str:
