@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import List
 
 from . import document as documents
-from . import (errors, opened, preflight, representable, runtime, savefile_outline,
+from . import (errors, identity, opened, preflight, representable, runtime, savefile_outline,
                savefile_steps, survivors)
 from .copies import Copies
 from .document import Document
@@ -39,6 +39,9 @@ class Adoption(Copies):
                      *opened.findings(state.backstores, self.core.asked)]
         errors.refuse(findings, self.allow)
         first = not self.handover.state
+        if not first and survivors.lacking(self):
+            self.notes.append("somebody else had removed it and made it again; from now on the "
+                              f"copy is as it is now: {survivors.lacks(self)}")
         self.keep_served(document, PREPARED if first else SERVED)
 
     def known(self) -> State:
@@ -69,6 +72,7 @@ class Adoption(Copies):
             survivors.seen(self, document)
         else:
             survivors.leave(self, document)
+        identity.note(self)
 
     def keep_before_clear(self) -> None:
         """Keep a copy of what is about to be taken down: its gate is shut.  Nothing to do where it
@@ -76,6 +80,10 @@ class Adoption(Copies):
         StructureChanged where what is there may have registrations that nothing else has."""
         there = self.names()
         if not there or self.journal.notes.loading == boot_id():
+            return
+        if survivors.lacking(self):
+            self.notes.append("somebody else had removed it and made it again, and "
+                              f"{survivors.lacks(self)}: the copy that was kept before counts")
             return
         alone = self.handover.state == "confirmed"  # so anybody may have changed it
         if len(there) < len(self.local_targets()) or not alone and not self.whole():

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, replace
 from typing import Dict, List, Optional, Sequence, Tuple
 
 from . import document as documents
-from . import (away, cautions, dynamic, errors, executor, kernel_fixes, late, opened, portals,
-               ports, preflight, protection, representable, restored, runtime, savefile,
+from . import (away, cautions, dynamic, errors, executor, identity, kernel_fixes, late, opened,
+               portals, ports, preflight, protection, representable, restored, runtime, savefile,
                savefile_steps, survivors)
 from . import storage_policy as storage
 from .devices import Glance
@@ -125,6 +125,7 @@ class Deeds(Adoption):
         errors.refuse(findings, self.allow)
         self.journal.keep(PREPARED, documents.dumps(document))
         survivors.seen(self, document)
+        identity.note(self)
         if by_file:
             self.ready_to_freeze()
 
@@ -159,6 +160,11 @@ class Deeds(Adoption):
             self._untold(state)
         self.unchanged(state)
         errors.refuse(representable.of_state(state))
+        if survivors.lacking(self):
+            raise errors.StructureChanged(
+                "somebody else removed it and made it again, without what it had: "
+                + survivors.lacks(self), changed="nothing was given away",
+                do=f"lio-handover recover {self.journal.id}, then again")
         self.dynamic = {target.name: {str(tpg.tag): dynamic.sessions(tpg) for tpg in target.tpgs
                                       if dynamic.made(tpg)} for target in state.targets}
 
@@ -399,6 +405,7 @@ class Deeds(Adoption):
         self.notes += self.outcome.notes
         self.journal.note("loaded", boot=boot_id(), digest=self.handover.digest,
                           commands=self.commands())
+        identity.note(self)
 
     def _owned(self) -> None:
         """All but the gate is done: what opens it from here on is this host's."""
@@ -443,7 +450,7 @@ class Deeds(Adoption):
         document = survivors.since(self, self.allow, self.notes)
         digest = runtime.digest(document.state)
         want = away.leave_out(self, runtime.shut(document.state), self.row.verb, self.notes)
-        if whole or notes.loading == boot:
+        if whole or notes.loading == boot or identity.replaced(self):
             self._afresh(want)
         self._same_storage(document)
         self.journal.note("loading", boot=boot)
@@ -461,6 +468,7 @@ class Deeds(Adoption):
         if self.vhost:
             self._gate_close()
         self.journal.note("loaded", boot=boot, digest=digest, commands=self.commands())
+        identity.note(self)
 
     def _same_storage(self, document: Document) -> None:
         """The source has flushed: from here on both must see the same data, until it is served."""

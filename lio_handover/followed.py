@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import Any, Dict, Iterable, List, Optional, Tuple
 
-from . import aptpl, dynamic, errors, reservations
+from . import aptpl, dynamic, errors, identity, reservations
 from .aptpl import File
 from .core import Core
 from .document import Document
@@ -214,7 +214,10 @@ class Follower:
             before.files if before is not None else {})
         if not passing:
             made = replace(made, ended=False)
-        document = Standing(self.core, journal).durable()
+        standing = Standing(self.core, journal)
+        if identity.replaced(standing):
+            return  # the file may be of what somebody else made
+        document = standing.durable()
         kept, reach = expected(document), Reach(document)
         stores = {store.serial: store for store in document.state.backstores}
         for serial, (one, data) in files.items():

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import (Callable, Dict, FrozenSet, Iterator, List, Mapping, Optional, Sequence,
                     Tuple)
 
-from . import away, errors, followed, kernel_fixes, mapping, onward, preflight
+from . import away, errors, followed, kernel_fixes, mapping, meddling, onward, preflight
 from .answer import Answer, Peer, answer_from_json, answer_to_json
 from .core import Core, Ready, lock_names
 from .deeds import Deeds, not_late
@@ -28,8 +28,7 @@ from .model import State, say
 from .owners import Owner, Owners
 from .papers import Message, document_in, is_id
 from .standing import Standing
-from .transitions import (ALONE, ASKS, DESTINATION, SOURCE, VERBS, Mode, Paper, Row, rows_for,
-                          state_of)
+from .transitions import (DESTINATION, SOURCE, VERBS, Mode, Paper, Row, rows_for, state_of)
 
 __all__ = ["Answer", "Handover", "Handovers", "Peer", "answer_from_json", "answer_to_json"]
 
@@ -122,6 +121,7 @@ class Handovers:
         if handover.boot_id and handover.boot_id != boot_id():
             notes.append("this host was rebooted since")
         notes += onward.removed(handover, Owners(self._directory))
+        notes += meddling.notes(standing, self.superseded)
         return Answer(handover, tuple(papers), tuple(notes), onward.command(journal))
 
     # ---- doing ----------------------------------------------------------------------------------
@@ -206,7 +206,7 @@ class Handovers:
                                                  "forgotten",))
         if journal.handover.over:
             self._tidy(journal)
-        notes = self._scrub(journal)
+        notes = self.scrub(journal)
         row = run.recovery()
         notes += tuple(run.notes)
         return self._stays(run, notes) if row is None else \
@@ -264,13 +264,10 @@ class Handovers:
         raise errors.JournalBroken(journal.broken.what, do=journal.broken.do,
                                    changed="; ".join(deeds.notes) or errors.NOTHING_CHANGED)
 
-    def _scrub(self, journal: Journal) -> Tuple[str, ...]:
-        handover = journal.handover
-        mode = Mode(handover.mode)
-        opens = state_of(handover.role, handover.state, mode).opens if handover.state else ALONE
-        may = opens == ALONE or opens == ASKS and handover.boot_id == boot_id() \
-            and handover.state not in ("released", "returned")
-        if may or handover.state == "none" or self.superseded(handover):
+    def scrub(self, journal: Journal) -> Tuple[str, ...]:
+        """Shut what this host may not serve, and take it out of targetcli's save file; what was
+        done.  Its lock is held."""
+        if not meddling.must_stay_shut(journal.handover) or self.superseded(journal.handover):
             return ()
         deeds = Deeds(self.core, journal)
         deeds.scrub()

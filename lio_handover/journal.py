@@ -90,6 +90,9 @@ class Notes:
     left: Tuple[str, ...] = ()  # serials whose APTPL file was there when the copy was kept
     kept_in: str = ""  # boot id of the kernel that the copy was kept under
     away: Tuple[str, ...] = ()  # portals that this host could not have, see away.py
+    #: (boot id, target → inode), see identity.py
+    objects: Tuple[str, Dict[str, int]] = ("", {})
+    meddled: str = ""  # what somebody else did to it beside the service, if that still stands
     probe: bool = False  # devices are asked for what configfs does not show of registrations
 
 
@@ -208,6 +211,7 @@ class Journal:
         elif kind == "end":
             self.handover = replace(self.handover, busy="", error=one.get("error", ""))
             notes.fenced = ""
+            notes.meddled = notes.meddled if one.get("error") else ""
         elif kind == "kept":
             self.handover = replace(self.handover, digest=one["digest"])
             notes.stale, notes.opened = bool(one["stale"]), one.get("opened", "")
@@ -222,6 +226,12 @@ class Journal:
             notes.opened = one["boot"]
         elif kind == "gone":
             notes.loading, notes.loaded, notes.opened = "", ("", ""), ""
+            notes.objects = ("", {})
+        elif kind == "objects":
+            notes.objects = one["boot"], {name: int(inode)
+                                          for name, inode in one["inodes"].items()}
+        elif kind == "meddled":
+            notes.meddled = one["said"]
         elif kind == "shutting":
             notes.shut = {name: dict(gates) for name, gates in one["gates"].items()}
         elif kind == "differs":

@@ -10,12 +10,13 @@ import time
 from dataclasses import dataclass, replace
 from typing import Dict, Iterable, List, Optional, Sequence
 
-from . import aptpl, errors, followed, reservations
+from . import aptpl, errors, followed, identity, reservations, runtime
 from .aptpl import Kind
 from .document import Document
 from .facts import boot_id
 from .journal import DOCUMENT, PREPARED, RETURNED, SERVED
 from .model import NO_RESERVATIONS, Backstore, Reservations, say
+from .readback import describe
 from .standing import Standing
 from .surviving import (FOLLOWED, KEPT_OVERRIDE, NONE_OVERRIDE, Answer, Copy, File, Keeps, Kernel,
                         Takes, decide)
@@ -47,7 +48,8 @@ def since(standing: Standing, allow: Sequence[str], notes: List[str]) -> Documen
     if not opened and standing.journal.notes.kept_in == boot and _untouched(standing, document):
         return document  # nothing came in between
     notes += filter(None, [followed.unread(standing.journal)])
-    parts = opened == boot and bool(standing.names())
+    # Of targets that somebody else removed and made again, nothing is left.
+    parts = opened == boot and len(identity.replaced(standing)) < len(standing.names())
     found = _found(standing, document, Kernel.PARTS if parts else Kernel.REBOOTED)
     if any(one.answer is Answer.STAY for one in found):
         raise errors.StructureChanged(
@@ -90,25 +92,46 @@ def since(standing: Standing, allow: Sequence[str], notes: List[str]) -> Documen
 
 def lacking(standing: Standing) -> bool:
     """Whether what somebody else brought back in this boot, as targetcli's restore does from the
-    APTPL files, has fewer registrations than the table says.  Where it has all, that is noted."""
+    APTPL files, has fewer registrations than the table says, or is otherwise than it was.  Where it
+    has all, that is noted."""
+    if not looked_for(standing):
+        return False
+    if lacks(standing):
+        return True
+    if standing.whole():
+        standing.journal.note("survived", boot=boot_id())
+        identity.note(standing)
+    return False
+
+
+def looked_for(standing: Standing) -> bool:
+    """Whether what is here may be somebody else's."""
     journal, boot = standing.journal, boot_id()
     handover, notes = journal.handover, journal.notes
-    if boot in (notes.kept_in, notes.opened, notes.loaded[0], notes.loading, notes.survived) \
-            or handover.state not in FOLLOWED[handover.role] \
-            or not any(journal.has(name) for name in (RETURNED, DOCUMENT, PREPARED)) \
-            or not standing.whole():
+    if handover.state not in FOLLOWED[handover.role] or notes.loading == boot \
+            or not any(journal.has(name) for name in (SERVED, RETURNED, DOCUMENT, PREPARED)):
         return False
-    placed = standing.reader(False).placed()
-    for one in _found(standing, standing.durable(), Kernel.REBOOTED):
+    if handover.state != "idle" and identity.replaced(standing):
+        return True
+    return boot not in (notes.kept_in, notes.opened, notes.loaded[0], notes.survived)
+
+
+def lacks(standing: Standing) -> str:
+    """What is not as it was of what may be somebody else's, or ""."""
+    replaced = standing.handover.state != "idle" and bool(identity.replaced(standing))
+    if not standing.whole():
+        return "parts of it are missing" if replaced else ""
+    document, placed = standing.durable(), standing.reader(False).placed()
+    for one in _found(standing, document, Kernel.REBOOTED):
         path = f"core/{placed.get(one.store.key, '')}/{one.store.name}/pr/res_pr_registered_i_pts"
         live, cut = reservations.parse_registered(standing.fs.read(path)) \
             if standing.fs.exists(path) else ([], False)
         have = {(each.initiator, each.isid, each.key) for each in live}
         want = {(each.initiator, each.isid, each.key) for each in one.held.registrations}
         if not cut and not want <= have:
-            return True
-    journal.note("survived", boot=boot)
-    return False
+            return f"{say(one.store.key)} has {len(want & have)} of {len(want)} registrations"
+    changed = runtime.changes(document.state, standing.here(False)) if replaced else ()
+    return f"it is not as it was: {describe(changed[0])}" if changed else ""
 
 
 def _untouched(standing: Standing, document: Document) -> bool:
@@ -130,6 +153,7 @@ def _opened(standing: Standing) -> str:
 def _found(standing: Standing, document: Document, kernel: Kernel) -> List[Found]:
     opened, copies = _opened(standing), followed.load(standing.journal)
     left, reach = followed.expected(document), followed.Reach(document)
+    made_at = identity.made_at(standing)
     kept_at = _written(standing)
     found = []
     for store in document.state.backstores:
@@ -147,8 +171,11 @@ def _found(standing: Standing, document: Document, kernel: Kernel) -> List[Found
         elif copies is not None and copies.boot == opened and not copies.ended:
             age = Copy.FOLLOWED
         kind = _kind(file, follows, store, reach, standing)
+        if kind in (File.WHOLE, File.PLACEHOLDER) and made_at is not None \
+                and file.mtime_ns > made_at and not _as_copied(file, follows, left, store):
+            kind = File.FOREIGN
         row = decide(kernel, Keeps.ON if keeps else Keeps.OFF, kind, age)
-        what = _what(file, kind, age, at, held, store)
+        what = _what(file, kind, age, at, held, store, reach)
         if row.takes is Takes.FILE:
             what = ""
             if store.serial not in left or not followed.same(file, left[store.serial]):
@@ -163,6 +190,14 @@ def _found(standing: Standing, document: Document, kernel: Kernel) -> List[Found
         found.append(Found(store, row.answer, row.takes, held, what,
                            file.path if file.kind is Kind.UNREADABLE else ""))
     return found
+
+
+def _as_copied(file: aptpl.File, follows: Optional[followed.One], left: Dict[str, aptpl.File],
+               store: Backstore) -> bool:
+    """Whether the file says no other than the newest copy."""
+    if follows is not None:
+        return followed.same(file, aptpl.parse(follows.data))
+    return store.serial in left and followed.same(file, left[store.serial])
 
 
 def _kind(file: aptpl.File, follows: Optional[followed.One], store: Backstore,
@@ -187,11 +222,14 @@ def _of(file: aptpl.File, document: Document, store: Backstore) -> Reservations:
 
 
 def _what(file: aptpl.File, kind: File, age: Copy, at: float, held: Reservations,
-          store: Backstore) -> str:
+          store: Backstore, reach: followed.Reach) -> str:
     """How the file and the copy are, in words."""
     said = _why(file)
     if kind is File.FOREIGN:
-        said = f"{file.path} names a port or an initiator that this backstore does not have"
+        said = f"{file.path} " + (
+            "names a port or an initiator that this backstore does not have"
+            if not reach.ours(file, store) else
+            "was written after somebody else had made the target again")
     elif kind is File.OLDER:
         said = f"{file.path} was written before what the copy has of it"
     if not store.serial:

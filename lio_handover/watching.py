@@ -10,8 +10,10 @@ from typing import Iterator, NamedTuple, Optional, Type
 
 IN_ACCESS = 0x00000001  # linux/inotify.h
 IN_ATTRIB = 0x00000004
+IN_CLOSE_WRITE = 0x00000008
 IN_MOVED_TO = 0x00000080
 IN_CREATE = 0x00000100
+IN_DELETE = 0x00000200
 IN_DELETE_SELF = 0x00000400
 IN_MOVE_SELF = 0x00000800
 IN_Q_OVERFLOW = 0x00004000  # of no watch: events were lost

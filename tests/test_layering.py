@@ -23,10 +23,11 @@ ORDER = """__init__
     staged readback running undo executor restored host
     probes mapping ports
     representable preflight removed core
-    holder runtime answer standing away surviving followed survivors savefile_steps copies
-    adoption deeds fence evidence onward
+    holder runtime answer standing away identity surviving followed survivors savefile_steps copies
+    adoption deeds meddling fence evidence onward
     handover byfile ours
-    wording screen tree columns steps as_json log client remote move restoring
+    wording screen tree columns steps as_json log client remote move restoring tree_watches
+    targetctl guard
     cli verbs handover_verbs ours_verbs service boot""".split()
 #: The command line is understood before the verbs, slow to import, are wanted.
 LATE = {("cli", "verbs"), ("verbs", "handover_verbs"), ("verbs", "ours_verbs")}

@@ -24,6 +24,7 @@ from .manager import Manager
 from .requests import Requests
 from .survey import Survey
 from .uploads import Uploads
+from .watcher import Watcher
 
 PROG = "lio-handoverd"
 
@@ -39,7 +40,8 @@ class Daemon:
         self.tree = Tree(connection, contract.load(), Authority(connection, limits.group), log)
         self.survey = Survey(self.tree, config, limits.state_directory, log)
         self.follower = Follower(config, log)
-        self.survey.looked = self.follower.look
+        self.watcher = Watcher(config, log)
+        self.survey.looked = self._looked
         self.jobs = Jobs(self.tree, log)
         self.tree.refresh = self.survey.refresh
         requests = Requests(self.jobs, Uploads(limits.document_bytes), config)
@@ -59,6 +61,7 @@ class Daemon:
         self.survey.refresh(lambda: None)
         self.jobs.spare.prepare()
         self.follower.start()
+        self.watcher.start()
         self._mark(True)
         self.log.say(f"{PROG} {__version__} is {names.BUS_NAME}", NOTICE)
         try:
@@ -66,6 +69,10 @@ class Daemon:
         finally:
             self._mark(False)
         return self.code
+
+    def _looked(self) -> None:
+        self.follower.look()
+        self.watcher.look()
 
     def _disconnected(self, _connection: Any) -> None:
         self.log.warn("the bus is gone")
@@ -80,6 +87,7 @@ class Daemon:
             pass  # the bus is gone
         self.survey.stop()
         self.follower.stop()
+        self.watcher.stop()
         self.jobs.spare.dismiss()
         for job in self.jobs.running():
             if job.child:
@@ -88,7 +96,7 @@ class Daemon:
         return True
 
     def _ended(self) -> bool:
-        if self.jobs.running():
+        if self.jobs.running() or self.watcher.busy:
             return True
         self.loop.quit()
         return False

@@ -3,6 +3,7 @@
     python3 -m lio_handover.service.worker            one request, then the end
     python3 -m lio_handover.service.worker --surveys  a line in: what this host has out
     python3 -m lio_handover.service.worker --follows  a line in: the copies follow, see followed.py
+    python3 -m lio_handover.service.worker --guards   see guards.py
 
 Standard input is a socket.  A request is one byte with descriptors: the request itself, a file
 for the data that the verb hands out, and the documents or papers that it takes.
@@ -31,6 +32,7 @@ from ..handover import Answer, Handovers, answer_from_json, answer_to_json
 from ..journal import Handover, Journal, ids
 from ..running import Doing
 from ..transitions import READ, STATES
+from .guards import guards
 from .hostverbs import HOST_VERBS
 
 #: No more descriptors come along: what a message of the bus may have, and two.
@@ -300,12 +302,14 @@ def survey(core: Ours, had: bool = False) -> Dict[str, Any]:
 
 def _known(core: Ours, name: str) -> Dict[str, Any]:
     """A handover as its journal has it; one whose journal is broken says so."""
+    meddled = ""
     try:
-        one = Handovers(core).known(name)
+        journal = Journal(core.settings.state_directory, name, partly=True)
+        one, meddled = journal.handover, journal.notes.meddled
     except errors.HandoverError as error:
         one = Handover(name, "", "", 0, "", (), error=f"{type(error).__name__}: {error.what}")
     state = STATES.get(one.role, {}).get(one.state)
-    return {**asdict(one), "means": state.means if state else ""}
+    return {**asdict(one), "means": state.means if state else "", "error": one.error or meddled}
 
 
 def _enabled(core: Ours, fabric: str, wwn: str) -> bool:
@@ -401,6 +405,9 @@ def main() -> int:
         return 0
     if sys.argv[1:2] == ["--follows"]:
         follows(sys.argv[2] if len(sys.argv) > 2 else "")
+        return 0
+    if sys.argv[1:2] == ["--guards"]:
+        guards(sys.argv[2] if len(sys.argv) > 2 else "", say)
         return 0
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with socket.socket(fileno=os.dup(0)) as line:

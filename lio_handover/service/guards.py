@@ -1,0 +1,49 @@
+"""The child that guards the targets of handovers (guard.py): it is told to look by a line, by
+inotify and by time, and it acts by itself.
+
+Out: {"warn": text, "handover": id, "target": names}, {"busy": whether it acts}, and where it can't
+look {"failed": why}.
+"""
+from __future__ import annotations
+
+import os
+import select
+import signal
+import time
+from typing import Any, Callable, Dict
+
+from .. import errors, remote, settings
+from ..guard import SOON, Guard
+from ..ours import Ours
+
+#: Seconds in which what is told is taken together.
+TOGETHER = 0.02
+
+Say = Callable[[Dict[str, Any]], None]
+
+
+def guards(config: str, say: Say) -> None:
+    """Until standard input ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # what is being changed is made whole
+
+    def core() -> Ours:
+        return Ours(settings.load(config) if config else settings.load())
+
+    guard = Guard(core, remote.ask, lambda text, target, handover: say(
+        {"warn": text, "target": target, "handover": handover}))
+    poll = select.poll()
+    for fd in (0, guard.fileno()):
+        poll.register(fd, select.POLLIN)
+    while True:
+        wait = SOON
+        try:
+            wait = guard.look()
+            say({"failed": ""})
+        except Exception as error:  # noqa: B902 - another look may tell
+            say({"failed": error.what if isinstance(error, errors.HandoverError) else
+                 f"{type(error).__name__}: {error}"})
+        ready = poll.poll(max(wait, TOGETHER) * 1000)
+        if any(fd == 0 for fd, _events in ready) and not os.read(0, 4096):
+            return
+        time.sleep(TOGETHER)

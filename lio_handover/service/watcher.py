@@ -1,0 +1,60 @@
+"""Has a child look after the targets of handovers, whatever somebody else does to them: see
+guard.py.  It is told to look when a journal was written; the rest it is told by the kernel."""
+from __future__ import annotations
+
+from typing import Any, Dict, Optional
+
+from gi.repository import GLib
+
+from ..log import Log
+from .children import Child
+
+#: Milliseconds until another child is begun for one that ended.
+AGAIN = 5000
+
+
+class Watcher:
+    """One child.  ``busy``: it has not ended yet."""
+
+    def __init__(self, config: str, log: Log) -> None:
+        self._config, self._log = config, log
+        self._child: Optional[Child] = None
+        self._stopped = False
+        self._failed = ""
+
+    @property
+    def busy(self) -> bool:
+        return self._child is not None
+
+    def start(self) -> bool:
+        if not self._stopped and self._child is None:
+            self._child = Child("--guards", self._config)
+            self._child.said, self._child.ended = self._said, self._ended
+        return False
+
+    def look(self) -> None:
+        """Something may have begun or ended."""
+        if self._child:
+            self._child.ask()
+
+    def stop(self) -> None:
+        """The child ends when what it changes is whole again."""
+        self._stopped = True
+        if self._child:
+            self._child.dismiss()
+
+    def _said(self, words: Dict[str, Any]) -> None:
+        if "warn" in words:
+            self._log.warn(str(words["warn"]), handover=str(words.get("handover", "")),
+                           target=str(words.get("target", "")))
+        failed = str(words.get("failed", self._failed))
+        if failed != self._failed:
+            self._failed = failed
+            if failed:
+                self._log.warn(f"what others do to targets is not seen: {failed}")
+
+    def _ended(self, code: int) -> None:
+        self._child = None
+        if not self._stopped:
+            self._log.warn(f"the process that looks after targets ended (exit {code})")
+            GLib.timeout_add(AGAIN, self.start)
