@@ -39,7 +39,7 @@ _RECORDS: dict[str, dict[str, type]] = {
     "saved": {"paths": list}, "survived": {"boot": str}, "left": {"serials": list, "boot": str},
     "fenced": {"said": str}, "said": {"paper": str, "digest": str}, "shutting": {"gates": dict},
     "differs": {"said": list}, "away": {"portals": list},
-    "objects": {"boot": str, "inodes": dict}, "meddled": {"what": str},
+    "objects": {"boot": str, "inodes": dict}, "meddled": {"said": str},
 }
 
 
