@@ -24,8 +24,8 @@ ORDER = """__init__
     probes mapping ports
     representable preflight removed core
     holder runtime answer standing away identity surviving followed survivors savefile_steps copies
-    adoption deeds meddling fence evidence onward
-    handover byfile ours
+    adoption gate_actions build_actions deeds meddling fence evidence onward
+    admission handover byfile ours
     wording screen tree columns steps as_json log client remote move restoring tree_watches
     targetctl guard
     cli verbs handover_verbs ours_verbs service boot""".split()
