@@ -47,8 +47,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     """Run a command; its exit code."""
     if (sys.argv[1:] if argv is None else list(argv)) == WORDS and nothing_to_do():
         return SAME
-    from . import cli
-    return cli.main(argv)
+    from . import cli_main
+    return cli_main.main(argv)
 
 
 def nothing_to_do(config: str = "") -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from lio_handover import cli, diff, document, errors
+from lio_handover import cli_main, diff, document, errors
 from lio_handover.configfs import Configfs
 from lio_handover.byfile import ByFile
 from lio_handover.core import Ready, View
@@ -127,7 +127,7 @@ Captured = pytest.CaptureFixture[str]
 def run(capfd: Captured, *words: str) -> tuple[int, str, str]:
     """(exit code, standard output, standard error) of a command."""
     capfd.readouterr()
-    code = cli.main(words)
+    code = cli_main.main(words)
     out, err = capfd.readouterr()
     return code, out, err
 

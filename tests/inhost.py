@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from lio_handover import cli
+from lio_handover import cli_main
 from lio_handover import document as documents
 from lio_handover import errors
 from lio_handover import host as host_module
@@ -233,7 +233,7 @@ def interrupted_everywhere(data: bytes) -> tuple[int, list[str]]:
             fs = Stopping(point, "SIGINT")
             setattr(host_module, "Configfs", lambda: fs)
             try:
-                code = cli.main(words)
+                code = cli_main.main(words)
             finally:
                 setattr(host_module, "Configfs", kept)
             if code == 0:

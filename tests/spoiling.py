@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lio_handover import cli, errors, model, reservations, settings, storage_evidence
+from lio_handover import cli_main, errors, model, reservations, settings, storage_evidence
 from lio_handover import document as documents
 from lio_handover.configfs import ROOT, Configfs
 from lio_handover.document import Document
@@ -90,7 +90,7 @@ def run(words: Sequence[str], user: int) -> tuple[int, str, str]:
         if user:
             os.seteuid(user)
         try:
-            code = cli.main(words)
+            code = cli_main.main(words)
             sys.stderr.flush()
         finally:
             os.seteuid(0)

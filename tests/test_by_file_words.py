@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from lio_handover import cli, errors, savefile_steps
+from lio_handover import cli_main, errors, savefile_steps
 from lio_handover.configfs import Configfs
 from lio_handover.model import Portal, State
 from lio_handover.transitions import DESTINATION, SOURCE
@@ -29,7 +29,7 @@ def ran(*words: str) -> tuple[int, str]:
     inhandover.configure()
     with contextlib.redirect_stderr(io.StringIO()) as told, \
             contextlib.redirect_stdout(told):
-        code = cli.main(list(words))
+        code = cli_main.main(list(words))
     return code, told.getvalue()
 
 

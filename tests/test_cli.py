@@ -1,6 +1,7 @@
 """The command line, without a kernel: what it understands, hides and answers."""
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
@@ -12,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from lio_handover import (__version__, cli, document, errors, handover_verbs, kernel_fixes, model,
-                          ours_verbs, portals, verbs)
+from lio_handover import (__version__, cli_host_commands, cli_main, cli_output, cli_parser,
+                          document, errors, kernel_fixes, model, portals)
 from lio_handover.configfs import Configfs
 from lio_handover.ours import Ours
 from lio_handover.executor import Outcome
@@ -29,7 +30,7 @@ from tests.commandline import (CHECKOUT, FACTS, FINDINGS, NAME, STATE, Captured,
 def core(monkeypatch: pytest.MonkeyPatch) -> Fake:
     """Every verb talks to this façade, as root."""
     fake = Fake()
-    monkeypatch.setattr(verbs, "the_core", lambda args: fake)
+    monkeypatch.setattr(cli_host_commands, "open_host", lambda args: fake)
     monkeypatch.setattr(kernel_fixes, "notes", tuple)   # of the machine that runs the tests
     monkeypatch.setattr(portals, "silent", lambda state: [])
     monkeypatch.setattr(os, "geteuid", lambda: 0)
@@ -58,8 +59,11 @@ def test_every_verb_of_the_manual_is_there(capfd: Captured) -> None:
     wanted = ["show", "prepare", "freeze", "export", "thaw", "diff", "plan", "import", "verify",
               "remove", "adopt", "giveback", "restore", "clear", "source", "destination", "status",
               "recover", "move", "errors"]
-    assert list(cli.VERBS) == wanted
-    assert {*verbs.RUN, *handover_verbs.RUN, *ours_verbs.RUN, "errors"} == set(wanted)
+    assert list(cli_parser.VERBS) == wanted
+    assert {*cli_main.COMMANDS, "errors"} == set(wanted)
+    for name in set(cli_main.COMMANDS.values()):
+        of_module = [verb for verb, module in cli_main.COMMANDS.items() if module == name]
+        assert set(importlib.import_module(name).RUN) == set(of_module)
     code, out, _ = run(capfd, "--help")
     assert code == 0
     for verb in wanted:
@@ -86,7 +90,7 @@ def test_what_is_not_understood_is_said_in_one_line(capfd: Captured, core: Fake,
 def test_options_stand_before_or_after_the_verb(capfd: Captured, core: Fake) -> None:
     one = run(capfd, "--json", "show")
     assert one == run(capfd, "show", "--json") and json.loads(one[1])
-    parsed = cli.parser("show").parse_args(["--config", "/a", "show", "--debug"])
+    parsed = cli_parser.parser("show").parse_args(["--config", "/a", "show", "--debug"])
     assert parsed.config == "/a" and parsed.debug and not parsed.json
     assert run(capfd, "--config", "import", "errors")[0] == 0
 
@@ -152,7 +156,7 @@ def test_a_permission_that_is_missing_means_no_root(capfd: Captured, core: Fake,
 def test_without_modules_every_verb_says_so(capfd: Captured, doc: str,
                                             monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    monkeypatch.setattr(verbs, "the_core",
+    monkeypatch.setattr(cli_host_commands, "open_host",
                         lambda args: Ours(Settings(), Configfs("/nonexistent")))
     for words in (["show"], ["prepare", NAME], ["freeze", NAME], ["export", "--all"],
                   ["thaw", NAME], ["plan", doc], ["import", doc], ["import", doc, "--dry-run"],
@@ -299,7 +303,7 @@ def test_progress_is_one_line_on_a_terminal_and_nothing_elsewhere(
     step = ready().plan.steps[0]
     with terminal(40) as (ours, its), open(its, "w", closefd=False) as screen:
         monkeypatch.setattr(sys, "stderr", screen)
-        progress = verbs.Progress()
+        progress = cli_output.Progress()
         progress(0, 300, step._replace(path="x" * 80))
         progress.clear()
         said = ""
@@ -308,7 +312,7 @@ def test_progress_is_one_line_on_a_terminal_and_nothing_elsewhere(
     assert said.startswith("\r1/300 stage: module, x") and said.endswith("\r\x1b[K")
     assert len(said.split("\x1b[K")[0]) <= 40 and "\n" not in said
     monkeypatch.setattr(sys, "stderr", open(os.devnull, "w"))
-    quiet = verbs.Progress()
+    quiet = cli_output.Progress()
     quiet(0, 300, step)
     assert not quiet.active and not quiet.shown
 
@@ -317,7 +321,7 @@ def test_a_document_never_goes_to_a_terminal(core: Fake, monkeypatch: pytest.Mon
                                              capfd: Captured) -> None:
     with terminal(80) as (ours, its), open(its, "w", closefd=False) as screen:
         monkeypatch.setattr(sys, "stdout", screen)
-        assert cli.main(["export", NAME]) == errors.BadFile.code
+        assert cli_main.main(["export", NAME]) == errors.BadFile.code
         os.set_blocking(ours, False)
         with pytest.raises(BlockingIOError):
             os.read(ours, 1)
@@ -344,7 +348,7 @@ def test_a_signal_ends_what_changes_nothing_at_once(capfd: Captured, core: Fake,
         time.sleep(5)
         return 0
 
-    monkeypatch.setitem(verbs.RUN, "show", hit)
+    monkeypatch.setitem(cli_host_commands.RUN, "show", hit)
     code, out, err = run(capfd, "show")
     assert (code, out) == (128 + number, "")
     assert shape(err)[:2] == ["lio-handover: interrupted", "nothing was changed"]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lio_handover import errors, files, verbs
+from lio_handover import cli_session, errors, files
 from tests.commandline import terminal
 
 
@@ -44,10 +44,10 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path,
     assert os.listdir(tmp_path) == ["doc"] and path.read_text() == "old"
 
     def stopped(fd: int) -> None:
-        raise verbs.Stopped(15)
+        raise cli_session.Stopped(15)
 
     monkeypatch.setattr(os, "fsync", stopped)
-    with pytest.raises(verbs.Stopped):
+    with pytest.raises(cli_session.Stopped):
         files.write(str(path), b"new")
     assert os.listdir(tmp_path) == ["doc"]
 

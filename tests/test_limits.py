@@ -10,7 +10,7 @@ import pytest
 
 from lio_handover import document as documents
 from lio_handover import errors, limits, mapping
-from lio_handover.cli import main
+from lio_handover.cli_main import main
 from lio_handover.configfs import Configfs
 from lio_handover.late import Proof
 from lio_handover.model import Backstore, State

@@ -16,7 +16,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from lio_handover import cli, errors, log, names, transitions
+from lio_handover import cli_main, cli_parser, errors, log, names, transitions
 from lio_handover.journal import Handover, Journal
 from lio_handover.papers import Message, to_json
 from lio_handover.transitions import FILE, OF_ONE_HOST, Paper
@@ -109,7 +109,7 @@ def test_the_verbs_are_those_of_the_protocols_table() -> None:
 def test_what_the_xml_says_of_actions_is_what_is_asked(bus: Bus) -> None:
     """The annotation of a verb can't say less than the table; and one-host verbs are the CLI's."""
     from lio_handover.service.hostverbs import HOST_VERBS
-    assert set(HOST_VERBS) == set(cli.VERBS) - {"errors"} - set(_OTHER)
+    assert set(HOST_VERBS) == set(cli_parser.VERBS) - {"errors"} - set(_OTHER)
     for interface in contract.load().values():
         root = ElementTree.fromstring(interface.text)
         for method in root.iter("method"):
@@ -564,7 +564,7 @@ def test_who_says_that_a_host_is_off_stands_in_the_log(
         journal.bind(str(tmp_path / "socket"))
         journal.settimeout(10)
         for words, about in (([known.id], f"handover {known.id}"), ([], "every handover")):
-            cli.main(["--config", str(bus.config), "recover", *words, "--peer-is-fenced"])
+            cli_main.main(["--config", str(bus.config), "recover", *words, "--peer-is-fenced"])
             fields = dict(line.split("=", 1) for line in journal.recv(4096).decode().splitlines())
             assert fields["MESSAGE"] == f"alice says peer-is-fenced of {about}"
             assert (fields["PRIORITY"], fields["SYSLOG_IDENTIFIER"]) == ("4", "lio-handover")
