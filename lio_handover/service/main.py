@@ -40,7 +40,7 @@ class Daemon:
         self.tree = Tree(connection, contract.load(), Authority(connection, limits.group), log)
         self.survey = Survey(self.tree, config, limits.state_directory, log)
         self.follower = Follower(config, log)
-        self.watcher = Watcher(config, log)
+        self.watcher = Watcher(config, os.path.join(limits.state_directory, "handovers"), log)
         self.survey.looked = self._looked
         self.jobs = Jobs(self.tree, log)
         self.tree.refresh = self.survey.refresh

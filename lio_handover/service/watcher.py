@@ -2,6 +2,7 @@
 guard.py.  It is told to look when a journal was written; the rest it is told by the kernel."""
 from __future__ import annotations
 
+import os
 from typing import Any, Dict, Optional
 
 from gi.repository import GLib
@@ -14,10 +15,10 @@ AGAIN = 5000
 
 
 class Watcher:
-    """One child.  ``busy``: it has not ended yet."""
+    """One child, once there is a handover in ``folder``.  ``busy``: it has not ended yet."""
 
-    def __init__(self, config: str, log: Log) -> None:
-        self._config, self._log = config, log
+    def __init__(self, config: str, folder: str, log: Log) -> None:
+        self._config, self._folder, self._log = config, folder, log
         self._child: Optional[Child] = None
         self._stopped = False
         self._failed = ""
@@ -27,7 +28,7 @@ class Watcher:
         return self._child is not None
 
     def start(self) -> bool:
-        if not self._stopped and self._child is None:
+        if not self._stopped and self._child is None and self._wanted():
             self._child = Child("--guards", self._config)
             self._child.said, self._child.ended = self._said, self._ended
         return False
@@ -36,6 +37,14 @@ class Watcher:
         """Something may have begun or ended."""
         if self._child:
             self._child.ask()
+        else:
+            self.start()
+
+    def _wanted(self) -> bool:
+        try:
+            return bool(os.listdir(self._folder))
+        except OSError:
+            return False
 
     def stop(self) -> None:
         """The child ends when what it changes is whole again."""
