@@ -64,7 +64,7 @@ def test_what_is_cleared_and_restored_under_us_is_whole_again(ours: Served) -> N
 def test_what_targetcli_adds_is_in_the_copy(ours: Served) -> None:
     host = ours.host
     host.call(inours.add_lun, str(ours.bed.shared / "added.img"))
-    took = host.call(inmeddling.wait, "adopted_with", 3)
+    took = host.call(inmeddling.wait, "adopted_with", 4)
     print(f"kept {took:.2f} s after it was added")
     assert ours.who()[2] == ()
 
