@@ -8,8 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Tuple
 
-from .configuration import NEEDED, STATE_DIRECTORY, File, files
-from .configuration import PATH as PATH
+from .configuration import NEEDED, PATH as PATH, STATE_DIRECTORY, File, files
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from lio_handover import document as documents
 from lio_handover import errors
-from lio_handover.ours import Ours
-from lio_handover.handover import Answer, Handovers
+from lio_handover.document import document as documents
+from lio_handover.handover.engine import Answer, Handovers
+from lio_handover.local.ours import Ours
 from tests import inhandover, inhost
 from tests.inhandover import TARGET
 

@@ -11,15 +11,18 @@ from typing import Any
 
 import pytest
 
-from lio_handover import cli_main, diff, document, errors
-from lio_handover.configfs import Configfs
-from lio_handover.byfile import ByFile
-from lio_handover.core import Ready, View
-from lio_handover.executor import Outcome
-from lio_handover.facts import Facts
-from lio_handover.model import State
-from lio_handover.planner import plan
-from lio_handover.readback import check
+from lio_handover import errors
+from lio_handover.cli import main
+from lio_handover.document import document
+from lio_handover.execute.executor import Outcome
+from lio_handover.execute.verify import check
+from lio_handover.host.looked_at import Ready, View
+from lio_handover.kernel.configfs import Configfs
+from lio_handover.kernel.facts import Facts
+from lio_handover.local.by_file import ByFile
+from lio_handover.model import diff
+from lio_handover.model.objects import State
+from lio_handover.plan.planner import plan
 from lio_handover.settings import Settings
 from tests import samples
 
@@ -127,7 +130,7 @@ Captured = pytest.CaptureFixture[str]
 def run(capfd: Captured, *words: str) -> tuple[int, str, str]:
     """(exit code, standard output, standard error) of a command."""
     capfd.readouterr()
-    code = cli_main.main(words)
+    code = main.main(words)
     out, err = capfd.readouterr()
     return code, out, err
 

@@ -8,11 +8,11 @@ import textwrap
 import time
 from collections.abc import Iterator, Sequence
 
-from lio_handover.initiator import replies
+from lio_handover.scsi import replies
 from tests import lab
 from tests.lab import scenario
 from tests.lab.differences import TABLE, Difference, reason
-from tests.lab.scenario import (ADDRESS, ALICE, BOB, LUNS, NAME, REGISTRATIONS, Scenario, Sight)
+from tests.lab.scenario import ADDRESS, ALICE, BOB, LUNS, NAME, REGISTRATIONS, Scenario, Sight
 
 WIDTH = 100
 _TYPES = {5: "Write Exclusive, Registrants Only", 8: "Exclusive Access, All Registrants"}

@@ -15,12 +15,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from lio_handover import document as documents
-from lio_handover.byfile import ByFile
-from lio_handover.executor import Outcome
-from lio_handover.initiator import cdb
-from lio_handover.initiator.fingerprint import drain
-from lio_handover.initiator.vhost import Endpoint
+from lio_handover.document import document as documents
+from lio_handover.execute.executor import Outcome
+from lio_handover.local.by_file import ByFile
+from lio_handover.scsi import cdb
+from lio_handover.scsi.fingerprint import drain
+from lio_handover.scsi.vhost import Endpoint
 from tests import inhost
 from tests.lab.inside import DBROOT, TARGET, discovery_is_set, forget_discovery, run
 from tests.lab.isid import Session

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from lio_handover.arrivals import Arrivals
+from lio_handover.system.arrivals import Arrivals
 
 HERE = Path("/run/arrivals")
 

@@ -14,10 +14,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lio_handover import names
-from lio_handover.journal import Handover, Journal
-from lio_handover.service import contract, wire
-from lio_handover.transitions import DESTINATION
+from lio_handover import dbus_names as names
+from lio_handover.protocol.table import DESTINATION
+from lio_handover.records.journal import Handover, Journal
+from lio_handover.service.bus import contract, wire
 from tests import inhost, samples
 from tests.inhost import CONFIG as SERVED
 from tests.lab import Host

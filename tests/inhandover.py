@@ -13,19 +13,27 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lio_handover import (errors, evidence, journal, owners, remote, reservations, restored,
-                          running, savefile, survivors, transitions, undo, wholefile)
-from lio_handover.configfs import Configfs
-from lio_handover.byfile import ByFile
-from lio_handover.handover import Answer, Handover, Handovers
-from lio_handover.initiator import cdb
-from lio_handover.initiator.fingerprint import drain
-from lio_handover.locks import Locks
-from lio_handover.model import State, say
-from lio_handover.papers import Message
-from lio_handover.reader import Reader
+from lio_handover import errors
+from lio_handover.actions import surviving_registrations
+from lio_handover.client import ssh
+from lio_handover.execute import rollback, step_runner
+from lio_handover.handover import conditions
+from lio_handover.handover.engine import Answer, Handover, Handovers
+from lio_handover.kernel.configfs import Configfs
+from lio_handover.kernel.reader import Reader
+from lio_handover.local.by_file import ByFile
+from lio_handover.model import reservations
+from lio_handover.model.objects import State, say
+from lio_handover.protocol import table
+from lio_handover.protocol.messages import Message
+from lio_handover.protocol.table import Row
+from lio_handover.records import journal, ownership, pr_record
+from lio_handover.savefile import save_file as savefile
+from lio_handover.scsi import cdb
+from lio_handover.scsi.fingerprint import drain
 from lio_handover.settings import Late
-from lio_handover.transitions import Row
+from lio_handover.system import atomic_file
+from lio_handover.system.locks import Locks
 from tests import inhost, lab, samples
 from tests.lab.isid import Session
 
@@ -113,7 +121,7 @@ def recover(id: str, answers: Answers, words: frozenset[str] = frozenset()  # no
 def recover_beside(id: str, words: frozenset[str]) -> Answer:  # noqa: A002
     """recover, while the other host is there, and its service is not."""
     def peer(_handover: Handover, _verb: str) -> Answer:
-        raise remote.alive("lio-handoverd does not run on b")
+        raise ssh.alive("lio-handoverd does not run on b")
     return Handovers(handovers().core, peer).recover(id, words, "the test")[0]
 
 
@@ -222,10 +230,11 @@ class Points:
         for name in () if self.records else ("mkdir", "rmdir", "link", "unlink", "write"):
             setattr(Configfs, name, self.around(name, getattr(Configfs, name)))
         for module in () if self.records else (
-                journal, owners, savefile, running, undo, restored):
-            setattr(module, "write_file", self.around("write_file", wholefile.write_file))
+                journal, ownership, savefile, step_runner, rollback, pr_record):
+            setattr(module, "write_file", self.around("write_file", atomic_file.write_file))
         if not self.records:
-            setattr(survivors, "write_files", self.around("write_files", wholefile.write_files))
+            setattr(surviving_registrations, "write_files",
+                    self.around("write_files", atomic_file.write_files))
         plain = os.write
 
         def half(fd: int, data: bytes) -> int:
@@ -310,12 +319,12 @@ def slow_freeze(id: str) -> tuple[list[str], str, list[str]]:  # noqa: A002
     it may."""
     alarms: list[str] = []
     told: list[str] = []
-    plain = transitions.rows_for
+    plain = table.rows_for
 
     def hurried(*args: Any) -> list[Row]:
         return [replace(row, deadline=0.01) for row in plain(*args)]
 
-    setattr(evidence, "rows_for", hurried)
+    setattr(conditions, "rows_for", hurried)
     one = Handovers(inhost.core(), alarm=lambda _handover, verb: alarms.append(verb))
     after = one.do("freeze", "source", id, progress=lambda number, total, step: told.append(
         f"{number + 1}/{total} {step.doing}"))
@@ -385,7 +394,7 @@ def _journal(id: str) -> Path:  # noqa: A002
 
 
 def owners_file(data: bytes) -> None:
-    Path(FOLDER, owners.NAME).write_bytes(data)
+    Path(FOLDER, ownership.NAME).write_bytes(data)
 
 
 def half_a_record(id: str) -> None:  # noqa: A002

@@ -9,18 +9,18 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from lio_handover import cli_main
-from lio_handover import document as documents
 from lio_handover import errors
-from lio_handover import host as host_module
-from lio_handover.configfs import Configfs
-from lio_handover.ours import Ours
-from lio_handover.document import Document
-from lio_handover.executor import Outcome, apply
-from lio_handover.model import State
-from lio_handover.planner import plan
-from lio_handover.readback import Scope
-from lio_handover.reader import Reader
+from lio_handover.cli import main
+from lio_handover.document import document as documents
+from lio_handover.document.document import Document
+from lio_handover.execute.executor import Outcome, apply
+from lio_handover.execute.verify import Scope
+from lio_handover.host import host as host_module
+from lio_handover.kernel.configfs import Configfs
+from lio_handover.kernel.reader import Reader
+from lio_handover.local.ours import Ours
+from lio_handover.model.objects import State
+from lio_handover.plan.planner import plan
 from lio_handover.settings import Settings
 
 #: The lab's shared folder is somewhere below /tmp, its disk is UML's.
@@ -233,7 +233,7 @@ def interrupted_everywhere(data: bytes) -> tuple[int, list[str]]:
             fs = Stopping(point, "SIGINT")
             setattr(host_module, "Configfs", lambda: fs)
             try:
-                code = cli_main.main(words)
+                code = main.main(words)
             finally:
                 setattr(host_module, "Configfs", kept)
             if code == 0:

@@ -9,13 +9,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lio_handover import document as documents
-from lio_handover import identity, meddling, names
-from lio_handover.configfs import Configfs
-from lio_handover.handover import Handovers
-from lio_handover.journal import Journal, ids
-from lio_handover.standing import Standing
-from lio_handover.watching import (IN_CLOSE_WRITE, IN_CREATE, IN_DELETE, IN_DELETE_SELF, Inotify)
+from lio_handover import dbus_names
+from lio_handover.actions import identity
+from lio_handover.actions.context import Standing
+from lio_handover.document import document as documents
+from lio_handover.handover import meddling
+from lio_handover.handover.engine import Handovers
+from lio_handover.kernel.configfs import Configfs
+from lio_handover.records.journal import Journal, ids
+from lio_handover.system.inotify import (IN_CLOSE_WRITE, IN_CREATE, IN_DELETE, IN_DELETE_SELF,
+                                         Inotify)
 from tests import byfile, inbus, inhandover, inhost
 from tests.inhandover import SAVED, TARGET
 
@@ -150,7 +153,7 @@ def wait_known() -> None:
 
 def bus_error() -> str:
     (_id, path), = inbus.handovers()
-    return str(inbus.get(path, names.HANDOVER)["Error"])
+    return str(inbus.get(path, dbus_names.HANDOVER)["Error"])
 
 
 def adopted_with(luns: int) -> bool:

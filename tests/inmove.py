@@ -9,8 +9,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from lio_handover import errors, move, names, remote
-from lio_handover.move import STEPS, Move
+from lio_handover import dbus_names, errors
+from lio_handover.client import ssh
+from lio_handover.drivers import move
+from lio_handover.drivers.move import STEPS, Move
 from tests import inbus
 
 PROGRAM = ["/usr/bin/python3", "/usr/bin/lio-handover"]
@@ -63,7 +65,7 @@ def reach(folder: str, hosts: dict[str, str]) -> None:
 
 def versions() -> tuple[int, int]:
     """Of the API and of documents, as this host's service says."""
-    about = remote.Side().about()
+    about = ssh.Side().about()
     return about.api, about.document
 
 
@@ -76,7 +78,7 @@ def lines(name: str = "ssh") -> list[int]:
             and Path(f"/proc/{pid}/cmdline").read_bytes()]  # else it is dead, and not yet buried
 
 
-class Breaking(remote.Side):
+class Breaking(ssh.Side):
     """A line that breaks at one step, before or after the verb is done there, and stays broken."""
 
     def __init__(self, where: str, point: int, after: bool) -> None:
@@ -106,7 +108,7 @@ def cut(target: str, to: str, here: str, name: str, after: bool) -> str:
     """A move whose line breaks at a step of the destination; what it says."""
     move.PAUSE = 0.2
     theirs = [one.name for one in STEPS if one.role == "destination"]
-    made = Move(remote.Side(), Breaking(to, theirs.index(name) + 1, after))
+    made = Move(ssh.Side(), Breaking(to, theirs.index(name) + 1, after))
     try:
         made.run([target], here=here)
     except errors.HandoverError as error:
@@ -116,7 +118,7 @@ def cut(target: str, to: str, here: str, name: str, after: bool) -> str:
 
 def halfway(target: str, to: str, here: str, count: int) -> str:
     """A move whose driver is gone after so many steps; the handover's id."""
-    made = Move(remote.Side(), remote.Side(to))
+    made = Move(ssh.Side(), ssh.Side(to))
     options: dict[str, dict[str, Any]] = {
         "prepare": {"targets": [target], "mode": "iscsi", "peer": to}, "stage": {"peer": here}}
     for number, step in enumerate(STEPS[:count]):
@@ -129,9 +131,9 @@ def stop_service() -> None:
     bus = inbus.connect()
     os.kill(int(bus.call_blocking("org.freedesktop.DBus", "/org/freedesktop/DBus",
                                   "org.freedesktop.DBus", "GetConnectionUnixProcessID", "s",
-                                  (names.BUS_NAME,))), signal.SIGTERM)
+                                  (dbus_names.BUS_NAME,))), signal.SIGTERM)
     until = time.monotonic() + 20
-    while bus.name_has_owner(names.BUS_NAME):
+    while bus.name_has_owner(dbus_names.BUS_NAME):
         assert time.monotonic() < until
         time.sleep(0.05)
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lio_handover import errors
-from lio_handover.configfs import Configfs
-from lio_handover.ours import Restorer
+from lio_handover.kernel.configfs import Configfs
+from lio_handover.local.ours import Restorer
 from tests import byfile, inhandover
 from tests.commandline import LAUNCHER
 from tests.inhandover import TARGET

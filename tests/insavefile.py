@@ -11,10 +11,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from lio_handover import errors, savefile
-from lio_handover.configfs import Configfs
-from lio_handover.model import State, say
-from lio_handover.reader import Reader
+from lio_handover import errors
+from lio_handover.kernel.configfs import Configfs
+from lio_handover.kernel.reader import Reader
+from lio_handover.model.objects import State, say
+from lio_handover.savefile import save_file
 from tests import inhandover, inhost
 from tests.inhandover import SAVED, TARGET
 
@@ -69,7 +70,7 @@ def read_only(there: bool) -> None:
 def put_and_restored(state: State) -> tuple[str, State]:
     """(what targetctl says, what is then here) of a file that we have made of ``state``."""
     Path(SAVED).write_text("{}")
-    savefile.put(state, os.path.dirname(SAVED), inhandover.FOLDER)
+    save_file.put(state, os.path.dirname(SAVED), inhandover.FOLDER)
     done = inhandover.targetctl("restore", SAVED)
     return done.stdout + done.stderr, Reader(Configfs(), reservations=False).state()
 

@@ -8,12 +8,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from lio_handover import aptpl, followed, reservations
-from lio_handover.configfs import Configfs
-from lio_handover.handover import Answer
-from lio_handover.initiator import cdb
-from lio_handover.initiator.fingerprint import describe, drain
-from lio_handover.model import Reservations
+from lio_handover.actions import aptpl_copies
+from lio_handover.handover.engine import Answer
+from lio_handover.kernel.configfs import Configfs
+from lio_handover.model import aptpl, reservations
+from lio_handover.model.objects import Reservations
+from lio_handover.scsi import cdb
+from lio_handover.scsi.fingerprint import describe, drain
 from tests import inhandover, inhost, samples
 from tests.lab import inside
 from tests.lab.isid import Session
@@ -179,4 +180,4 @@ def settled() -> None:
 
 def look() -> None:
     """What the service does when a file was written."""
-    followed.Follower(inhandover.handovers().core).look()
+    aptpl_copies.Follower(inhandover.handovers().core).look()

@@ -14,8 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lio_handover import names
-from lio_handover.holder import Holders
+from lio_handover import dbus_names
+from lio_handover.scsi.endpoint_holder import Holders
 from tests import inbus, inhandover, inhost
 
 T = TypeVar("T")
@@ -139,7 +139,7 @@ def verb(path: str, member: str, papers: bytes = b"[]",
     """The job of a verb of a handover."""
     client, fd = inbus.Client(), os.memfd_create("papers")
     os.write(fd, papers)
-    return client.job(client.call(path, names.HANDOVER, member, "aha{sv}",
+    return client.job(client.call(path, dbus_names.HANDOVER, member, "aha{sv}",
                                   inbus.descriptors(fd), inbus.options(given)))
 
 

@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lio_handover.initiator import TransportError, cdb, replies, sg, vhost
-from lio_handover.initiator.cdb import Command
-from lio_handover.initiator.fingerprint import fingerprint
-from lio_handover.initiator.replies import Sense
+from lio_handover.scsi import TransportError, cdb, replies, sg, vhost
+from lio_handover.scsi.cdb import Command
+from lio_handover.scsi.fingerprint import fingerprint
+from lio_handover.scsi.replies import Sense
 from tests.lab.inside import TARGET, run
 
 WWPN = "naa.5001405000000001"

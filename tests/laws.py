@@ -16,25 +16,26 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from hypothesis import HealthCheck, given, note, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, note, settings, strategies as st
 
-from lio_handover import document as documents
-from lio_handover import errors, model, storage_evidence
-from lio_handover.attributes import TABLE
-from lio_handover.configfs import Configfs
-from lio_handover.facts import kernel_symbols
-from lio_handover.ours import Ours
-from lio_handover.diff import Create, diff
-from lio_handover.document import Document, Origin, alua_group_key, canonical
-from lio_handover.executor import apply
-from lio_handover.model import (Acl, AluaGroup, Backstore, Lun, MappedLun, Portal, State, Target,
-                                Tpg, say)
-from lio_handover.planner import plan
-from lio_handover.readback import Scope
-from lio_handover.reader import Reader
-from lio_handover.revival import reachable
+from lio_handover import errors
+from lio_handover.document import document as documents
+from lio_handover.document.document import Document, Origin, alua_group_key, canonical
+from lio_handover.execute.executor import apply
+from lio_handover.execute.verify import Scope
+from lio_handover.kernel.configfs import Configfs
+from lio_handover.kernel.facts import kernel_symbols
+from lio_handover.kernel.reader import Reader
+from lio_handover.local.ours import Ours
+from lio_handover.model import objects
+from lio_handover.model.attributes import TABLE
+from lio_handover.model.diff import Create, diff
+from lio_handover.model.objects import (Acl, AluaGroup, Backstore, Lun, MappedLun, Portal, State,
+                                        Target, Tpg, say)
+from lio_handover.plan.planner import plan
+from lio_handover.plan.pr_order import reachable
 from lio_handover.settings import Settings
+from lio_handover.storage import evidence
 from tests import inhost
 from tests.lab import inside
 from tests.states import SIZE, World, brief, changes, states
@@ -89,13 +90,13 @@ class Bench:
     def _measure(self) -> World:
         """Ask the kernel what its fresh objects say."""
         world = World({}, True, FOLDER, fabrics=self.fabrics)
-        store = Backstore(model.backstore_key("fileio", "a0"),
+        store = Backstore(objects.backstore_key("fileio", "a0"),
                           {"fd_dev_name": world.path("a0"), "fd_dev_size": str(SIZE)})
         group = AluaGroup(alua_group_key(store.key, "g"), {"tg_pt_gp_id": "1"})
         targets = []
         for fabric in self.fabrics:
-            key = model.target_key(fabric, "iqn.2026-11.org.example:fresh" if fabric == "iscsi"
-                                   else "naa.5001405000000001")
+            key = objects.target_key(fabric, "iqn.2026-11.org.example:fresh" if fabric == "iscsi"
+                                     else "naa.5001405000000001")
             tpg = (*key, "1")
             lun = Lun((*tpg, "lun", "0"), store.key)
             if fabric == "iscsi":
@@ -125,7 +126,7 @@ class Bench:
     def document(self, state: State) -> Document:
         return documents.loads(documents.dumps(Document(
             state, True, Origin("a.example", os.uname().release, "0"),
-            {say(store.key): storage_evidence.evidence(store, sample=True)
+            {say(store.key): evidence.evidence(store, sample=True)
              for store in state.backstores})))
 
     def import_(self, state: State, fs: Configfs | None = None) -> None:

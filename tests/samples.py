@@ -10,9 +10,9 @@ import time
 from pathlib import Path
 from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 
-from lio_handover import model
-from lio_handover.document import (Document, Evidence, Origin, acl_key, alua_group_key, lun_key,
-                                   mapped_lun_key, portal_key, tpg_key)
+from lio_handover.document.document import (Document, Evidence, Origin, acl_key, alua_group_key,
+                                            lun_key, mapped_lun_key, portal_key, tpg_key)
+from lio_handover.model import objects
 
 IQN = "iqn.2026-11.org.example:target"
 WWPN = "naa.5001405abcdef012"
@@ -47,40 +47,40 @@ def initiator(number: int) -> str:
 
 
 def backstore(name: str = "disk0", plugin: str = "fileio", path: str = "", size: int = 1 << 26,
-              reservations: model.Reservations = model.NO_RESERVATIONS,
+              reservations: objects.Reservations = objects.NO_RESERVATIONS,
               groups: Sequence[str] = (), more: Optional[Mapping[str, str]] = None,
-              ) -> model.Backstore:
+              ) -> objects.Backstore:
     """A backstore on ``path`` (by default /srv/NAME.img or /dev/disk/by-id/wwn-NAME).
 
     ``groups`` are ALUA groups, ``more`` further attributes.
     """
-    key = model.backstore_key(plugin, name)
+    key = objects.backstore_key(plugin, name)
     parameters = ({"fd_dev_name": path or f"/srv/{name}.img", "fd_dev_size": str(size)}
                   if plugin == "fileio" else {"udev_path": path or f"/dev/disk/by-id/wwn-{name}"})
     serial = f"{sum(name.encode()):08x}-0000-4000-8000-000000000000"
-    return model.Backstore(
+    return objects.Backstore(
         key, parameters, {**BACKSTORE, "wwn/vpd_unit_serial": serial, **(more or {})},
-        tuple(model.AluaGroup(alua_group_key(key, group), {**ALUA, "tg_pt_gp_id": str(number)})
+        tuple(objects.AluaGroup(alua_group_key(key, group), {**ALUA, "tg_pt_gp_id": str(number)})
               for number, group in enumerate(groups, 1)),
         reservations, f"{plugin}_0", HOST)
 
 
 def registrations(count: int, lun: int = 0, fabric: str = "iSCSI", target: str = IQN,
                   kind: int = 5, holder: Optional[int] = 0, aptpl: bool = False,
-                  ) -> model.Reservations:
+                  ) -> objects.Reservations:
     """``count`` registrants, the first holding a reservation of type ``kind``."""
     if not count:
-        return model.NO_RESERVATIONS
-    return model.Reservations(
+        return objects.NO_RESERVATIONS
+    return objects.Reservations(
         generation=count + 3, aptpl=aptpl, type=kind, holder=holder,
-        registrations=tuple(model.Registration(
+        registrations=tuple(objects.Registration(
             initiator(number), f"00023d{number:06x}" if fabric == "iSCSI" else "",
             0xabc0 + number, fabric, target, 1, lun, lun) for number in range(count)))
 
 
 def iscsi(luns: int = 1, acls: int = 1, portals: Sequence[str] = PORTALS[:1], chap: bool = False,
           registrants: int = 0, wwn: str = IQN, plugin: str = "fileio", paths: Sequence[str] = (),
-          groups: Sequence[str] = ()) -> model.State:
+          groups: Sequence[str] = ()) -> objects.State:
     """One iSCSI target: TPG 1, ``luns`` LUNs (disk0, disk1, …), each mapped for every ACL.
 
     LUN 0 has ``registrants`` registrations.  ``paths`` are the files or devices of the LUNs.
@@ -89,59 +89,59 @@ def iscsi(luns: int = 1, acls: int = 1, portals: Sequence[str] = PORTALS[:1], ch
         f"disk{number}", plugin, paths[number] if number < len(paths) else "", groups=groups,
         reservations=registrations(registrants if number == 0 else 0, number, target=wwn))
         for number in range(luns))
-    key = model.target_key("iscsi", wwn)
+    key = objects.target_key("iscsi", wwn)
     tpg = tpg_key(key, 1)
-    auth: Dict[str, str] = {"auth/userid": "user", "auth/password": model.Secret(SECRET)}
+    auth: Dict[str, str] = {"auth/userid": "user", "auth/password": objects.Secret(SECRET)}
     lun_attributes = {"alua_tg_pt_gp": groups[0]} if groups else {}
-    return model.State((), stores, (model.Target(key, {}, (model.Tpg(
+    return objects.State((), stores, (objects.Target(key, {}, (objects.Tpg(
         tpg, TPG,
-        portals=tuple(model.Portal(portal_key(tpg, one), {"iser": "0"}) for one in portals),
-        luns=tuple(model.Lun(lun_key(tpg, number), store.key, f"alias{number}", lun_attributes)
+        portals=tuple(objects.Portal(portal_key(tpg, one), {"iser": "0"}) for one in portals),
+        luns=tuple(objects.Lun(lun_key(tpg, number), store.key, f"alias{number}", lun_attributes)
                    for number, store in enumerate(stores)),
         acls=tuple(_acl(tpg, number, luns, auth if chap else {})
                    for number in range(max(acls, registrants)))),)),))
 
 
-def _acl(tpg: model.Key, number: int, luns: int, auth: Mapping[str, str]) -> model.Acl:
+def _acl(tpg: objects.Key, number: int, luns: int, auth: Mapping[str, str]) -> objects.Acl:
     key = acl_key(tpg, initiator(number))
-    return model.Acl(
+    return objects.Acl(
         key, {"attrib/nopin_timeout": "15", "cmdsn_depth": "64", **auth},
-        tuple(model.MappedLun(mapped_lun_key(key, lun), lun, f"mapped{lun}", {"write_protect": "0"})
-              for lun in range(luns)))
+        tuple(objects.MappedLun(mapped_lun_key(key, lun), lun, f"mapped{lun}",
+                                {"write_protect": "0"}) for lun in range(luns)))
 
 
 def vhost(luns: int = 1, wwn: str = WWPN, nexus: str = "naa.5001405000000001",
-          fabric: str = "vhost", registered: bool = False) -> model.State:
+          fabric: str = "vhost", registered: bool = False) -> objects.State:
     """One vhost (or loopback) target with a nexus and, if ``registered``, one registration."""
-    held = model.NO_RESERVATIONS
+    held = objects.NO_RESERVATIONS
     if registered:
-        held = model.Reservations(1, False, 5, 0, (
-            model.Registration(nexus, "", 0x77, fabric, wwn, 1, 0, 0),))
+        held = objects.Reservations(1, False, 5, 0, (
+            objects.Registration(nexus, "", 0x77, fabric, wwn, 1, 0, 0),))
     stores = tuple(backstore(f"disk{number}", "iblock", reservations=held if not number else
-                             model.NO_RESERVATIONS) for number in range(luns))
-    key = model.target_key(fabric, wwn)
+                             objects.NO_RESERVATIONS) for number in range(luns))
+    key = objects.target_key(fabric, wwn)
     tpg = tpg_key(key, 1)
-    return model.State((), stores, (model.Target(key, {}, (model.Tpg(
+    return objects.State((), stores, (objects.Target(key, {}, (objects.Tpg(
         tpg, {"nexus": nexus, "attrib/fabric_prot_type": "0"},
-        luns=tuple(model.Lun(lun_key(tpg, number), store.key)
+        luns=tuple(objects.Lun(lun_key(tpg, number), store.key)
                    for number, store in enumerate(stores))),)),))
 
 
-def both(*states: model.State) -> model.State:
+def both(*states: objects.State) -> objects.State:
     """Several states as one host's."""
-    groups: Tuple[model.LuGroup, ...] = ()
-    stores: Tuple[model.Backstore, ...] = ()
-    targets: Tuple[model.Target, ...] = ()
+    groups: Tuple[objects.LuGroup, ...] = ()
+    stores: Tuple[objects.Backstore, ...] = ()
+    targets: Tuple[objects.Target, ...] = ()
     for one in states:
         groups, stores = groups + one.lu_groups, stores + one.backstores
         targets += one.targets
-    return model.State(groups, stores, targets)
+    return objects.State(groups, stores, targets)
 
 
-def document(state: model.State, frozen: bool = False, host: str = "a.example") -> Document:
+def document(state: objects.State, frozen: bool = False, host: str = "a.example") -> Document:
     """A document of ``state`` with evidence for every backstore."""
     storage: Dict[str, Evidence] = {
-        model.say(one.key): {"kind": "file", "size": 1 << 26, "inode": 12, "filesystem": "ext4"}
+        objects.say(one.key): {"kind": "file", "size": 1 << 26, "inode": 12, "filesystem": "ext4"}
         for one in state.backstores}
     return Document(state, frozen, Origin(host, "6.1.0-test", "0b5c1e0e-0000-4000-8000-0000"),
                     storage)

@@ -14,11 +14,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lio_handover import cli_main, errors, model, reservations, settings, storage_evidence
-from lio_handover import document as documents
-from lio_handover.configfs import ROOT, Configfs
-from lio_handover.document import Document
-from lio_handover.reader import Reader
+from lio_handover import errors, settings
+from lio_handover.cli import main
+from lio_handover.document import document as documents
+from lio_handover.document.document import Document
+from lio_handover.kernel.configfs import ROOT, Configfs
+from lio_handover.kernel.reader import Reader
+from lio_handover.model import objects, reservations
+from lio_handover.storage import evidence as storage_evidence
 from tests import inhost, lab, samples
 
 CHECKOUT = Path(__file__).resolve().parents[1]
@@ -90,7 +93,7 @@ def run(words: Sequence[str], user: int) -> tuple[int, str, str]:
         if user:
             os.seteuid(user)
         try:
-            code = cli_main.main(words)
+            code = main.main(words)
             sys.stderr.flush()
         finally:
             os.seteuid(0)
@@ -104,7 +107,7 @@ def run(words: Sequence[str], user: int) -> tuple[int, str, str]:
     return code, said[0], said[1]
 
 
-def served_as(state: model.State) -> Document:
+def served_as(state: objects.State) -> Document:
     """What the host says of this target once it serves it."""
     inhost.build(state)
     one = state.targets[0]
@@ -112,7 +115,7 @@ def served_as(state: model.State) -> Document:
     full = replace(full, backstores=tuple(
         replace(store, reservations=reservations.settled(store.reservations))
         for store in full.backstores))
-    proofs = {model.say(store.key): storage_evidence.evidence(store, sample=True)
+    proofs = {objects.say(store.key): storage_evidence.evidence(store, sample=True)
               for store in full.backstores}
     return replace(samples.document(full, frozen=True), storage=proofs)
 
@@ -205,9 +208,9 @@ def make_bench(bed: lab.Lab, host: lab.Host) -> Bench:
     return Bench(host, bed.shared, good, there)
 
 
-def renamed(state: model.State, name: str, port: str) -> model.State:
+def renamed(state: objects.State, name: str, port: str) -> objects.State:
     """The sample's disks under other names, of SIZE, with serials and a port of their own."""
-    def key(old: model.Key | None) -> Any:
+    def key(old: objects.Key | None) -> Any:
         return old and (*old[:2], old[2].replace("disk", name), *old[3:])
 
     stores = tuple(replace(

@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from lio_handover.facts import Facts
-from lio_handover.model import LuGroup, State
-from lio_handover.planner import plan
+from lio_handover.kernel.facts import Facts
+from lio_handover.model.objects import LuGroup, State
+from lio_handover.plan.planner import plan
 from tests import samples
 
 STORE = samples.backstore(groups=("near",))

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from lio_handover import arrivals as arrivals_module
-from lio_handover.arrivals import Arrivals
-from lio_handover.watching import Event, Inotify
+from lio_handover.system import arrivals as arrivals_module
+from lio_handover.system.arrivals import Arrivals
+from lio_handover.system.inotify import Event, Inotify
 from tests import inarrivals, insystemd, lab
 from tests.inarrivals import quiet
-from tests.test_systemd import Systemd, systemd     # noqa: F401 - the fixture
+from tests.test_systemd import Systemd, systemd  # noqa: F401 - the fixture
 
 Deeds = Callable[[Path], list[Callable[[], object]]]
 

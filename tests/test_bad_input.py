@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from lio_handover import errors
-from lio_handover import document as documents
+from lio_handover.document import document as documents
 from tests import inhost, lab, samples
 from tests.conftest import HostsOf
 from tests.spoiling import (LAUNCHER, NEW, SERVED, SIZE, Bench, Change, Tree, acl, attribute,

@@ -10,15 +10,16 @@ from typing import Any
 
 import pytest
 
-from lio_handover import boot, errors
+from lio_handover import errors
+from lio_handover.actions.actions import Deeds
+from lio_handover.cli import boot
 from lio_handover.configuration import PATH
-from lio_handover.byfile import ByFile
-from lio_handover.deeds import Deeds
-from lio_handover.handover import TARGETCLIS, Handovers
-from lio_handover.journal import Handover, Journal
-from lio_handover.owners import Owners
+from lio_handover.handover.engine import TARGETCLIS, Handovers
+from lio_handover.local.by_file import ByFile
+from lio_handover.protocol.table import DESTINATION, SOURCE, STATES, Mode
+from lio_handover.records.journal import Handover, Journal
+from lio_handover.records.ownership import Owners
 from lio_handover.settings import load
-from lio_handover.transitions import DESTINATION, SOURCE, STATES, Mode
 from tests.commandline import LAUNCHER
 from tests.test_program import imported
 
@@ -123,12 +124,13 @@ def test_a_configuration_that_is_wrong_is_said(config: str) -> None:
 
 @pytest.mark.skipif(os.path.exists(PATH), reason="this machine is configured")
 def test_nothing_takes_little_more_than_python(config: str) -> None:
-    found = imported("import lio_handover.boot as b; b.main(['recover', '--boot'])")
+    found = imported("import lio_handover.cli.boot as b; b.main(['recover', '--boot'])")
     assert {one for one in found if one.partition(".")[0] == "lio_handover"} == {
-        "lio_handover", "lio_handover.boot", "lio_handover.errors", "lio_handover.configuration"}
+        "lio_handover", "lio_handover.cli", "lio_handover.cli.boot", "lio_handover.errors",
+        "lio_handover.configuration"}
     assert not {"re", "json", "functools"} & found
     begun(config, DESTINATION, Mode.FILE, "given")
-    more = imported(f"import lio_handover.boot as b; assert b.nothing_to_do({config!r})")
+    more = imported(f"import lio_handover.cli.boot as b; assert b.nothing_to_do({config!r})")
     assert {one for one in more - found if one.partition(".")[0] == "lio_handover"} == set()
     assert not {"dataclasses", "typing", "argparse", "shutil"} & more
 

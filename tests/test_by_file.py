@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from lio_handover import document as documents
 from lio_handover import errors
-from lio_handover.transitions import DESTINATION, SOURCE
+from lio_handover.document import document as documents
+from lio_handover.protocol.table import DESTINATION, SOURCE
 from tests import byfile, inhandover, inhost, lab
 from tests.conftest import HostsOf
 from tests.inhandover import TARGET

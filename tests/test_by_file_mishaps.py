@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from lio_handover import document as documents
-from lio_handover import cli_main, errors
-from lio_handover.configfs import Configfs
-from lio_handover.transitions import SOURCE
+from lio_handover import errors
+from lio_handover.cli import main
+from lio_handover.document import document as documents
+from lio_handover.kernel.configfs import Configfs
+from lio_handover.protocol.table import SOURCE
 from tests import byfile, inhandover, inhost, lab
 from tests.inhandover import OTHER, TARGET
 
@@ -78,7 +79,7 @@ def exported_by_other() -> None:
 def exported_to(path: str) -> tuple[int, str]:
     """The exit code of the command, and its line."""
     with contextlib.redirect_stderr(io.StringIO()) as told:
-        code = cli_main.main(["export", TARGET, "-o", path, "--allow", "all-tg-pt"])
+        code = main.main(["export", TARGET, "-o", path, "--allow", "all-tg-pt"])
     return code, told.getvalue()
 
 

@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from lio_handover import cli_main, errors, savefile_steps
-from lio_handover.configfs import Configfs
-from lio_handover.model import Portal, State
-from lio_handover.transitions import DESTINATION, SOURCE
+from lio_handover import errors
+from lio_handover.actions import savefile_actions
+from lio_handover.cli import main
+from lio_handover.kernel.configfs import Configfs
+from lio_handover.model.objects import Portal, State
+from lio_handover.protocol.table import DESTINATION, SOURCE
 from tests import byfile, inhandover, inhost, lab
 from tests.inhandover import OTHER, SAVED, TARGET
 
@@ -29,7 +31,7 @@ def ran(*words: str) -> tuple[int, str]:
     inhandover.configure()
     with contextlib.redirect_stderr(io.StringIO()) as told, \
             contextlib.redirect_stdout(told):
-        code = cli_main.main(list(words))
+        code = main.main(list(words))
     return code, told.getvalue()
 
 
@@ -54,12 +56,12 @@ def refused_before_the_gates() -> tuple[int, str, dict[str, str]]:
     """A freeze whose save file can't be written any more when it comes to that; the gates then."""
     def drop(_one: object) -> list[str]:
         raise errors.SavefileBroken(f"{SAVED} can't be written: No space left on device")
-    plain = savefile_steps.drop
-    setattr(savefile_steps, "drop", drop)
+    plain = savefile_actions.drop
+    setattr(savefile_actions, "drop", drop)
     try:
         return (*ran("freeze", TARGET), inhandover.gates())
     finally:
-        setattr(savefile_steps, "drop", plain)
+        setattr(savefile_actions, "drop", plain)
 
 
 def frozen_apart() -> None:

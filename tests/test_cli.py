@@ -13,13 +13,16 @@ from typing import Any
 
 import pytest
 
-from lio_handover import (__version__, cli_host_commands, cli_main, cli_output, cli_parser,
-                          document, errors, kernel_fixes, model, portals)
-from lio_handover.configfs import Configfs
-from lio_handover.ours import Ours
-from lio_handover.executor import Outcome
-from lio_handover.model import State
-from lio_handover.planner import plan
+from lio_handover import __version__, errors, started
+from lio_handover.cli import host_commands, main, output, parser
+from lio_handover.document import document
+from lio_handover.execute.executor import Outcome
+from lio_handover.kernel import fixes, portals
+from lio_handover.kernel.configfs import Configfs
+from lio_handover.local.ours import Ours
+from lio_handover.model import objects
+from lio_handover.model.objects import State
+from lio_handover.plan.planner import plan
 from lio_handover.settings import Settings
 from tests import samples
 from tests.commandline import (CHECKOUT, FACTS, FINDINGS, NAME, STATE, Captured, Fake, ready, run,
@@ -30,8 +33,8 @@ from tests.commandline import (CHECKOUT, FACTS, FINDINGS, NAME, STATE, Captured,
 def core(monkeypatch: pytest.MonkeyPatch) -> Fake:
     """Every verb talks to this façade, as root."""
     fake = Fake()
-    monkeypatch.setattr(cli_host_commands, "open_host", lambda args: fake)
-    monkeypatch.setattr(kernel_fixes, "notes", tuple)   # of the machine that runs the tests
+    monkeypatch.setattr(host_commands, "open_host", lambda args: fake)
+    monkeypatch.setattr(fixes, "notes", tuple)   # of the machine that runs the tests
     monkeypatch.setattr(portals, "silent", lambda state: [])
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     return fake
@@ -59,10 +62,10 @@ def test_every_verb_of_the_manual_is_there(capfd: Captured) -> None:
     wanted = ["show", "prepare", "freeze", "export", "thaw", "diff", "plan", "import", "verify",
               "remove", "adopt", "giveback", "restore", "clear", "source", "destination", "status",
               "recover", "move", "errors"]
-    assert list(cli_parser.VERBS) == wanted
-    assert {*cli_main.COMMANDS, "errors"} == set(wanted)
-    for name in set(cli_main.COMMANDS.values()):
-        of_module = [verb for verb, module in cli_main.COMMANDS.items() if module == name]
+    assert list(parser.VERBS) == wanted
+    assert {*started.COMMANDS, "errors"} == set(wanted)
+    for name in set(started.COMMANDS.values()):
+        of_module = [verb for verb, module in started.COMMANDS.items() if module == name]
         assert set(importlib.import_module(name).RUN) == set(of_module)
     code, out, _ = run(capfd, "--help")
     assert code == 0
@@ -90,7 +93,7 @@ def test_what_is_not_understood_is_said_in_one_line(capfd: Captured, core: Fake,
 def test_options_stand_before_or_after_the_verb(capfd: Captured, core: Fake) -> None:
     one = run(capfd, "--json", "show")
     assert one == run(capfd, "show", "--json") and json.loads(one[1])
-    parsed = cli_parser.parser("show").parse_args(["--config", "/a", "show", "--debug"])
+    parsed = parser.parser("show").parse_args(["--config", "/a", "show", "--debug"])
     assert parsed.config == "/a" and parsed.debug and not parsed.json
     assert run(capfd, "--config", "import", "errors")[0] == 0
 
@@ -156,7 +159,7 @@ def test_a_permission_that_is_missing_means_no_root(capfd: Captured, core: Fake,
 def test_without_modules_every_verb_says_so(capfd: Captured, doc: str,
                                             monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    monkeypatch.setattr(cli_host_commands, "open_host",
+    monkeypatch.setattr(host_commands, "open_host",
                         lambda args: Ours(Settings(), Configfs("/nonexistent")))
     for words in (["show"], ["prepare", NAME], ["freeze", NAME], ["export", "--all"],
                   ["thaw", NAME], ["plan", doc], ["import", doc], ["import", doc, "--dry-run"],
@@ -167,7 +170,7 @@ def test_without_modules_every_verb_says_so(capfd: Captured, doc: str,
 
 
 def test_an_error_nobody_thought_of_is_one_line_too(capfd: Captured, core: Fake) -> None:
-    core.error = KeyError(model.Secret(samples.SECRET))
+    core.error = KeyError(objects.Secret(samples.SECRET))
     code, out, err = run(capfd, "show")
     assert code == errors.HandoverError.code
     assert shape(err)[0] == "lio-handover: KeyError: (secret)"
@@ -278,7 +281,7 @@ def test_json_is_as_documented(capfd: Captured, core: Fake, doc: str, tmp_path: 
 
 def test_no_output_but_the_document_holds_a_secret(capfd: Captured, core: Fake,
                                                    doc: str, tmp_path: Path) -> None:
-    core.here = with_acl(auth_password=model.Secret("another"))
+    core.here = with_acl(auth_password=objects.Secret("another"))
     core.findings = FINDINGS
     for words in (["show"], ["prepare", NAME], ["freeze", NAME], ["thaw", NAME], ["diff", doc],
                   ["plan", doc], ["import", doc, "--dry-run"], ["verify", doc], ["import", doc],
@@ -303,7 +306,7 @@ def test_progress_is_one_line_on_a_terminal_and_nothing_elsewhere(
     step = ready().plan.steps[0]
     with terminal(40) as (ours, its), open(its, "w", closefd=False) as screen:
         monkeypatch.setattr(sys, "stderr", screen)
-        progress = cli_output.Progress()
+        progress = output.Progress()
         progress(0, 300, step._replace(path="x" * 80))
         progress.clear()
         said = ""
@@ -312,7 +315,7 @@ def test_progress_is_one_line_on_a_terminal_and_nothing_elsewhere(
     assert said.startswith("\r1/300 stage: module, x") and said.endswith("\r\x1b[K")
     assert len(said.split("\x1b[K")[0]) <= 40 and "\n" not in said
     monkeypatch.setattr(sys, "stderr", open(os.devnull, "w"))
-    quiet = cli_output.Progress()
+    quiet = output.Progress()
     quiet(0, 300, step)
     assert not quiet.active and not quiet.shown
 
@@ -321,7 +324,7 @@ def test_a_document_never_goes_to_a_terminal(core: Fake, monkeypatch: pytest.Mon
                                              capfd: Captured) -> None:
     with terminal(80) as (ours, its), open(its, "w", closefd=False) as screen:
         monkeypatch.setattr(sys, "stdout", screen)
-        assert cli_main.main(["export", NAME]) == errors.BadFile.code
+        assert main.main(["export", NAME]) == errors.BadFile.code
         os.set_blocking(ours, False)
         with pytest.raises(BlockingIOError):
             os.read(ours, 1)
@@ -348,7 +351,7 @@ def test_a_signal_ends_what_changes_nothing_at_once(capfd: Captured, core: Fake,
         time.sleep(5)
         return 0
 
-    monkeypatch.setitem(cli_host_commands.RUN, "show", hit)
+    monkeypatch.setitem(host_commands.RUN, "show", hit)
     code, out, err = run(capfd, "show")
     assert (code, out) == (128 + number, "")
     assert shape(err)[:2] == ["lio-handover: interrupted", "nothing was changed"]

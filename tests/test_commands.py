@@ -9,12 +9,11 @@ from collections.abc import Callable
 
 import pytest
 
-from lio_handover.initiator import (
-    CHECK_CONDITION, RESERVATION_CONFLICT, CommandTimeout, Result, TransportError, cdb, replies, sg,
-)
-from lio_handover.initiator.cdb import Command
-from lio_handover.initiator.fingerprint import drain, fingerprint
-from lio_handover.initiator.replies import Malformed, Sense
+from lio_handover.scsi import (CHECK_CONDITION, RESERVATION_CONFLICT, CommandTimeout, Result,
+                               TransportError, cdb, replies, sg)
+from lio_handover.scsi.cdb import Command
+from lio_handover.scsi.fingerprint import drain, fingerprint
+from lio_handover.scsi.replies import Malformed, Sense
 
 FIXED = bytes.fromhex("700006000000000a000000003f0e00000000")
 DESCRIPTOR = bytes.fromhex("7206290300000000")

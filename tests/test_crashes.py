@@ -3,11 +3,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+
 import pytest
 
 from lio_handover import errors
-from lio_handover.model import State
-from lio_handover.transitions import DESTINATION, SOURCE
+from lio_handover.model.objects import State
+from lio_handover.protocol.table import DESTINATION, SOURCE
 from tests import inhandover, inhost, lab
 from tests.conftest import HostsOf
 from tests.inhandover import TARGET

@@ -6,11 +6,13 @@ from dataclasses import replace
 
 import pytest
 
-from lio_handover import as_json, attributes, errors, fresh
-from lio_handover import document as documents
-from lio_handover.configfs import Configfs
-from lio_handover.core import View
-from lio_handover.model import DiscoveryAuth, State
+from lio_handover import errors
+from lio_handover.document import document as documents
+from lio_handover.host.looked_at import View
+from lio_handover.kernel.configfs import Configfs
+from lio_handover.model import attributes, defaults
+from lio_handover.model.objects import DiscoveryAuth, State
+from lio_handover.views import json_view
 from tests import inhost, lab, samples
 from tests.lab.inside import TARGET, forget_discovery
 
@@ -64,7 +66,7 @@ def import_without_gate(data: bytes) -> None:
 def forget(path: str) -> None:
     """Have tables as those of years ago, which did not know this; for one call."""
     attributes._INDEX["backstore", "fileio"].pop(path)
-    table = fresh.FRESH["backstore", "fileio"]
+    table = defaults.FRESH["backstore", "fileio"]
     assert isinstance(table, dict)
     table.pop(path)
 
@@ -175,7 +177,7 @@ def test_documents_without_discovery_auth_are_read() -> None:
     new = replace(state, discovery_auth=DiscoveryAuth(attributes=SET))
     read = documents.loads(documents.dumps(samples.document(new)))
     assert read.state.discovery_auth == new.discovery_auth
-    shown = json.dumps(as_json.view_tree(View(read.state)))
+    shown = json.dumps(json_view.view_tree(View(read.state)))
     assert "secret of" not in shown + repr(read) and '"password": "(secret)"' in shown
 
 

@@ -6,12 +6,13 @@ from dataclasses import replace
 from typing import Any, Callable, Dict, List, Tuple, Type
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
-from lio_handover import document, errors, model
-from lio_handover.attributes import NONE
-from lio_handover.document import Document, canonical, dumps, loads, seal, state_bytes
+from lio_handover import errors
+from lio_handover.document import document
+from lio_handover.document.document import Document, canonical, dumps, loads, seal, state_bytes
+from lio_handover.model import objects
+from lio_handover.model.attributes import NONE
 
 from . import samples
 
@@ -19,12 +20,12 @@ FULL = samples.both(
     samples.iscsi(luns=2, acls=2, portals=samples.PORTALS, chap=True, registrants=2,
                   groups=("ao", "ano")),
     replace(samples.vhost(registered=True), lu_groups=(
-        model.LuGroup(document.lu_group_key("g1"), {"lu_gp_id": "7"}),)))
+        objects.LuGroup(document.lu_group_key("g1"), {"lu_gp_id": "7"}),)))
 
 Tree = Dict[str, Any]
 
 
-def tree(state: model.State = FULL, **more: Any) -> Tree:
+def tree(state: objects.State = FULL, **more: Any) -> Tree:
     made: Tree = json.loads(dumps(samples.document(state, **more)))
     return made
 
@@ -109,7 +110,7 @@ def test_secrets_come_back_as_secrets() -> None:
     target = state.target("iscsi/" + samples.IQN)
     assert target
     password = target.tpgs[0].acls[0].attributes["auth/password"]
-    assert isinstance(password, model.Secret) and password == samples.SECRET
+    assert isinstance(password, objects.Secret) and password == samples.SECRET
     assert samples.SECRET not in repr(state)
 
 
@@ -218,7 +219,7 @@ def documents(draw: Callable[..., Any]) -> Document:
                                            kind=draw(st.sampled_from([1, 3, 5, 6, 7, 8])),
                                            aptpl=draw(st.booleans())),
         more={"alias": draw(TEXT), "attrib/new": draw(TEXT)}) for name in names)
-    target = model.target_key("iscsi", "iqn." + draw(NAME))
+    target = objects.target_key("iscsi", "iqn." + draw(NAME))
     tpg = document.tpg_key(target, draw(st.integers(0, 65535)))
     luns = {number: draw(st.sampled_from(stores)) for number in
             draw(st.lists(st.integers(0, 2**64 - 1), max_size=4))}
@@ -227,17 +228,17 @@ def documents(draw: Callable[..., Any]) -> Document:
         acl = document.acl_key(tpg, name)
         mapped = draw(st.dictionaries(st.integers(0, 300), st.sampled_from(sorted(luns)))) \
             if luns else {}
-        acls.append(model.Acl(acl, {"auth/password": model.Secret(draw(TEXT))}, tuple(
-            model.MappedLun(document.mapped_lun_key(acl, number), lun)
+        acls.append(objects.Acl(acl, {"auth/password": objects.Secret(draw(TEXT))}, tuple(
+            objects.MappedLun(document.mapped_lun_key(acl, number), lun)
             for number, lun in mapped.items())))
-    state = model.State((), stores, (model.Target(target, {}, (model.Tpg(
+    state = objects.State((), stores, (objects.Target(target, {}, (objects.Tpg(
         tpg, {"param/TargetAlias": draw(TEXT)}, (),
-        tuple(model.Lun(document.lun_key(tpg, number), one.key) for number, one in luns.items()),
+        tuple(objects.Lun(document.lun_key(tpg, number), one.key) for number, one in luns.items()),
         tuple(acls)),)),))
     return Document(canonical(state), draw(st.booleans()),
                     document.Origin(*(draw(TEXT) for _ in range(3))),
-                    {model.say(stores[0].key): {"size": draw(st.integers(0, 2**64 - 1)),
-                                                "wwid": draw(TEXT), "zero": True}})
+                    {objects.say(stores[0].key): {"size": draw(st.integers(0, 2**64 - 1)),
+                                                  "wwid": draw(TEXT), "zero": True}})
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -5,14 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from lio_handover import document as documents
-from lio_handover import dynamic, errors, reservations
-from lio_handover.configfs import Configfs
-from lio_handover.document import lun_key, portal_key, tpg_key
-from lio_handover.initiator import cdb
-from lio_handover.model import (Backstore, Lun, Portal, Registration, Reservations, Secret, State,
-                                Target, Tpg, backstore_key, target_key)
-from lio_handover.reservations import ANYONE, Place
+from lio_handover import errors
+from lio_handover.document import document as documents
+from lio_handover.document.document import lun_key, portal_key, tpg_key
+from lio_handover.kernel.configfs import Configfs
+from lio_handover.model import dynamic_acls, reservations
+from lio_handover.model.objects import (Backstore, Lun, Portal, Registration, Reservations, Secret,
+                                        State, Target, Tpg, backstore_key, target_key)
+from lio_handover.model.reservations import ANYONE, Place
+from lio_handover.scsi import cdb
 from tests import inhost, lab, samples
 from tests.conftest import HostsOf
 from tests.lab import scenario
@@ -106,7 +107,7 @@ def test_an_acl_made_explicit_is_one_of_the_kernel_s(each_host: lab.Host, bed: l
     """An ACL that was made explicit differs in nothing from one which the kernel makes."""
     each_host.call(inhost.build, served(bed.shared))
     state = each_host.call(inhost.read_all)
-    wanted, _notes = dynamic.made_explicit(state, {state.targets[0].tpgs[0].key: [ALICE]})
+    wanted, _notes = dynamic_acls.made_explicit(state, {state.targets[0].tpgs[0].key: [ALICE]})
     each_host.call(fresh_acl)
     acl, = each_host.call(inhost.read_all).targets[0].tpgs[0].acls
     mine = dict(wanted.targets[0].tpgs[0].acls[0].attributes)
@@ -141,7 +142,7 @@ def test_who_gets_an_acl() -> None:
     state = demo(registration(ALICE), registration(own), registration(CAROL, 2),
                  sessions=(own, BOB, BOB))
     key = state.targets[0].tpgs[0].key
-    made, notes = dynamic.made_explicit(state, {key: [own, "iqn.x:noted"]})
+    made, notes = dynamic_acls.made_explicit(state, {key: [own, "iqn.x:noted"]})
     acls = made.targets[0].tpgs[0].acls
     assert [acl.initiator for acl in acls] == [own, ALICE, BOB, "iqn.x:noted"]
     assert acls[0] == state.targets[0].tpgs[0].acls[0] and len(notes) == 3
@@ -151,7 +152,7 @@ def test_who_gets_an_acl() -> None:
     document = samples.document(made)
     assert documents.loads(documents.dumps(document)).state == documents.canonical(made)
     off = demo(registration(ALICE), sessions=(BOB,), makes="0")
-    assert dynamic.made_explicit(off, {key: [CAROL]}) == (off, ())
+    assert dynamic_acls.made_explicit(off, {key: [CAROL]}) == (off, ())
 
 
 @pytest.mark.full

@@ -6,15 +6,14 @@ from typing import Any
 
 import pytest
 
-from lio_handover import document as documents
 from lio_handover import errors
-from lio_handover.handover import Answer
-from lio_handover.papers import Message, from_json, to_json
-from lio_handover.transitions import DESTINATION, SOURCE, Paper
+from lio_handover.document import document as documents
+from lio_handover.handover.engine import Answer
+from lio_handover.protocol.messages import Message, from_json, to_json
+from lio_handover.protocol.table import DESTINATION, SOURCE, Paper
 from tests import inhandover, inhost, lab
 from tests.conftest import HostsOf
 from tests.inhandover import TARGET
-
 
 PEER = {SOURCE: DESTINATION, DESTINATION: SOURCE}
 FIRST = {SOURCE: "idle", DESTINATION: "none"}

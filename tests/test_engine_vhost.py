@@ -9,16 +9,16 @@ from typing import Any
 import pytest
 
 from lio_handover import errors
-from lio_handover.initiator import TransportError, cdb, replies, vhost
-from lio_handover.initiator.fingerprint import drain
-from lio_handover.transitions import DESTINATION, SOURCE
+from lio_handover.protocol.table import DESTINATION, SOURCE
+from lio_handover.scsi import TransportError, cdb, replies, vhost
+from lio_handover.scsi.fingerprint import drain
 from tests import inhandover, inhost, lab, test_vhost
 from tests.conftest import HostsOf
 from tests.test_engine import Two
 from tests.test_vhost import WWPN
 
 TARGET = f"vhost/{WWPN}"
-GUEST = ("from lio_handover.initiator.vhost import occupy; import sys, time\n"
+GUEST = ("from lio_handover.scsi.vhost import occupy; import sys, time\n"
          f"guest = occupy('{WWPN}'); print('attached', flush=True); time.sleep(300)")
 
 ALLOW = ("all-tg-pt",)

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from lio_handover import errors, fence
-from lio_handover.answer import Answer
-from lio_handover.core import Core
-from lio_handover.evidence import Evidence
-from lio_handover.journal import Handover, Journal
+from lio_handover import errors
+from lio_handover.handover.conditions import Evidence
+from lio_handover.handover.reply import Answer
+from lio_handover.host.verbs import Core
+from lio_handover.protocol.table import DESTINATION, SOURCE, Row
+from lio_handover.records.journal import Handover, Journal
 from lio_handover.settings import Settings
-from lio_handover.transitions import DESTINATION, SOURCE, Row
+from lio_handover.system import fencing
 from tests.samples import running
 
 Program = Callable[[str], Settings]
@@ -35,10 +36,10 @@ def program(tmp_path: Path) -> Program:
 def test_it_is_run_with_the_hosts_name_and_believed_if_it_ends_with_0(
         program: Program, tmp_path: Path) -> None:
     settings = program(f'echo "$@" >>{tmp_path}/said')
-    assert fence.confirm(settings, "b.example").endswith("fence confirms that b.example is off")
-    fence.confirm(settings, "root@c")
+    assert fencing.confirm(settings, "b.example").endswith("fence confirms that b.example is off")
+    fencing.confirm(settings, "root@c")
     assert (tmp_path / "said").read_text() == "off b.example\noff c\n"
-    assert fence.confirm(Settings(), "b.example") == ""
+    assert fencing.confirm(Settings(), "b.example") == ""
 
 
 @pytest.mark.parametrize("text, host, why", [
@@ -49,20 +50,20 @@ def test_it_is_run_with_the_hosts_name_and_believed_if_it_ends_with_0(
     ("exit 0", "b; reboot", "'b; reboot' is no name of a host")])
 def test_else_the_word_does_not_count(program: Program, text: str, host: str, why: str) -> None:
     with pytest.raises(errors.FenceFailed, match=why):
-        fence.confirm(program(text), host)
+        fencing.confirm(program(text), host)
     assert not running("61319")
 
 
 def test_what_it_leaves_behind_is_not_waited_for(program: Program) -> None:
     began = time.monotonic()
-    assert fence.confirm(program("sleep 3 & exit 0"), "b").endswith("b is off")
+    assert fencing.confirm(program("sleep 3 & exit 0"), "b").endswith("b is off")
     assert time.monotonic() - began < 1
 
 
 def test_one_that_is_not_there_does_not_count(program: Program) -> None:
     settings = replace(program(""), fence_program=("/nonexistent/fence",))
     with pytest.raises(errors.FenceFailed, match="can't be run: No such file"):
-        fence.confirm(settings, "b")
+        fencing.confirm(settings, "b")
 
 
 ID = "00000000-0000-4000-8000-000000000000"

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from lio_handover import cli_session, errors, files
+from lio_handover import errors
+from lio_handover.cli import session
+from lio_handover.system import document_file
 from tests.commandline import terminal
 
 
@@ -19,7 +21,7 @@ def test_a_document_is_written_for_its_owner_alone_and_whole(tmp_path: Path) -> 
     with path.open() as still_open:
         mask = os.umask(0)
         try:
-            files.write(str(path), b"new")
+            document_file.write(str(path), b"new")
         finally:
             os.umask(mask)
         assert still_open.read() == "old"
@@ -40,15 +42,15 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path,
 
     monkeypatch.setattr(os, "fsync", fails)
     with pytest.raises(errors.BadFile, match="No space left"):
-        files.write(str(path), b"new")
+        document_file.write(str(path), b"new")
     assert os.listdir(tmp_path) == ["doc"] and path.read_text() == "old"
 
     def stopped(fd: int) -> None:
-        raise cli_session.Stopped(15)
+        raise session.Stopped(15)
 
     monkeypatch.setattr(os, "fsync", stopped)
-    with pytest.raises(cli_session.Stopped):
-        files.write(str(path), b"new")
+    with pytest.raises(session.Stopped):
+        document_file.write(str(path), b"new")
     assert os.listdir(tmp_path) == ["doc"]
 
 
@@ -63,30 +65,30 @@ def test_only_files_are_written(tmp_path: Path) -> None:
     for path in (*special_files(tmp_path), tmp_path / "link", tmp_path / "no" / "folder",
                  Path("a\0b"), Path("")):
         with pytest.raises(errors.BadFile):
-            files.write(str(path) if path != Path("") else "", b"new")
+            document_file.write(str(path) if path != Path("") else "", b"new")
     assert sorted(os.listdir(tmp_path)) == ["fifo", "folder", "link"]
 
 
 def test_only_files_are_read_and_nothing_hangs(tmp_path: Path) -> None:
     for path in (*special_files(tmp_path), tmp_path / "missing", Path("a\0b"), Path("/dev/null")):
         with pytest.raises(errors.BadFile):
-            files.read(str(path), 100)
+            document_file.read(str(path), 100)
 
 
 def test_reading_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "doc"
     path.write_bytes(b"x" * 100)
-    assert files.read(str(path), 100) == b"x" * 100
+    assert document_file.read(str(path), 100) == b"x" * 100
     with pytest.raises(errors.TooLarge):
-        files.read(str(path), 99)
+        document_file.read(str(path), 99)
     with open("/dev/zero") as endless:
         monkeypatch.setattr(sys, "stdin", endless)
         with pytest.raises(errors.TooLarge):
-            files.read("-", 1 << 20)
+            document_file.read("-", 1 << 20)
     with path.open() as stdin:
         monkeypatch.setattr(sys, "stdin", stdin)
-        assert files.read("-", 100) == b"x" * 100
+        assert document_file.read("-", 100) == b"x" * 100
     with terminal(80) as (_, its), open(its, closefd=False) as stdin:
         monkeypatch.setattr(sys, "stdin", stdin)
         with pytest.raises(errors.BadFile, match="is a terminal"):
-            files.read("-", 100)
+            document_file.read("-", 100)

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from lio_handover import document as documents
-from lio_handover.initiator import cdb
-from lio_handover.initiator.cdb import Command
-from lio_handover.initiator.fingerprint import drain, fingerprint
+from lio_handover.document import document as documents
+from lio_handover.scsi import cdb
+from lio_handover.scsi.cdb import Command
+from lio_handover.scsi.fingerprint import drain, fingerprint
 from tests import inhost, lab
 from tests.conftest import HostsOf
 from tests.lab import differences

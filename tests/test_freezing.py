@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from lio_handover import errors, running
-from lio_handover.facts import Facts
-from lio_handover.model import State, backstore_key
-from lio_handover.planner import freezing
+from lio_handover import errors
+from lio_handover.execute import step_runner
+from lio_handover.kernel.facts import Facts
+from lio_handover.model.objects import State, backstore_key
+from lio_handover.plan.planner import freezing
 from tests import inhost, lab, samples
 from tests.test_preflight import small
 
@@ -44,7 +45,7 @@ def busy_freeze() -> tuple[str, list[str], int]:
                 return f"{self.looks}\n"
             return super().read(path)
 
-    running.IDLE_SECONDS = 0.001
+    step_runner.IDLE_SECONDS = 0.001
     before, files = inhost.tree(), len(os.listdir("/proc/self/fd"))
     try:
         inhost.core(Busy(0, "before")).freeze([("iscsi", "iqn.2003-01.org.example:small")])
@@ -70,9 +71,9 @@ def test_data_that_is_not_on_the_storage_keeps_the_gates_open(
 
 
 def failing_freeze(name: str) -> tuple[str, list[str]]:
-    from lio_handover import storage_evidence
+    from lio_handover.storage import evidence
 
     def fail(*_: object) -> int:
         raise errors.KernelRefused("the disk is gone")
-    setattr(storage_evidence, name, fail)
+    setattr(evidence, name, fail)
     return inhost.refused_freeze()

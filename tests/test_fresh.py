@@ -1,4 +1,4 @@
-"""New objects have what fresh.py says, on every kernel; where one had not, an import is right."""
+"""New objects have what model/defaults.py says, on each kernel; where not, an import is right."""
 from __future__ import annotations
 
 import os
@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from lio_handover import document as documents
-from lio_handover import fresh
-from lio_handover.attributes import row
-from lio_handover.configfs import Configfs
-from lio_handover.model import Backstore, Tpg, backstore_key
-from lio_handover.planner import plan
-from lio_handover.reader import Reader
+from lio_handover.document import document as documents
+from lio_handover.kernel.configfs import Configfs
+from lio_handover.kernel.reader import Reader
+from lio_handover.model import defaults
+from lio_handover.model.attributes import row
+from lio_handover.model.objects import Backstore, Tpg, backstore_key
+from lio_handover.plan.planner import plan
 from tests import inhost, lab, samples
 from tests.conftest import HostsOf
 from tests.lab.inside import TARGET
@@ -62,14 +62,14 @@ def wrong(shared: str, device: str, fabric: str, wwn: str, initiator: str) -> li
     fs, found, seen = Configfs(), [], 0
     for name, path in paths.items():
         if name == "alua_group":
-            kind, owner, known = name, "", dict(fresh.FRESH[name, ""], tg_pt_gp_id="5")
+            kind, owner, known = name, "", dict(defaults.FRESH[name, ""], tg_pt_gp_id="5")
         elif name in ("tpg", "lun", "acl", "mapped_lun", "portal"):
-            kind, owner, known = name, fabric, dict(fresh.values(tpg.key, name, tpg))
+            kind, owner, known = name, fabric, dict(defaults.values(tpg.key, name, tpg))
         else:
             plugin = "iblock" if name == "iblock" else "fileio"
             more = {"fd_buffered_io": "1"} if name == "buffered" else {}
             kind, owner = "backstore", plugin
-            known = dict(fresh.store_values(Backstore(
+            known = dict(defaults.store_values(Backstore(
                 backstore_key(plugin, name), {**FILE, **more} if plugin == "fileio" else {})))
         for attribute, value in known.items():
             described = row(kind, owner, attribute)
@@ -106,7 +106,8 @@ def import_with_wrong_table(data: bytes) -> tuple[list[str], int]:
     for place, name, value in ((("backstore", "fileio"), "attrib/emulate_caw", "0"),
                                (("tpg", "iscsi"), "attrib/login_timeout", "20"),
                                (("acl", "iscsi"), "attrib/nopin_timeout", "20")):
-        setattr(fresh, "FRESH", {**fresh.FRESH, place: {**fresh.FRESH[place], name: value}})
+        setattr(defaults, "FRESH", {
+            **defaults.FRESH, place: {**defaults.FRESH[place], name: value}})
     document = documents.loads(data)
     one = inhost.core()
     ready = one.ready(document)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import pytest
 
 from lio_handover import errors
-from lio_handover.initiator import replies
+from lio_handover.scsi import replies
 from tests import demo, inhost, lab
 from tests.conftest import HostsOf
 from tests.lab import scenario

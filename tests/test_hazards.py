@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from lio_handover import errors
-from lio_handover.attributes import COMPANY, HOST, NONE, TABLE, Attribute
-from lio_handover.configfs import Configfs
-from lio_handover.parameters import CHOICES, NUMBERS, PARAMETERS
+from lio_handover.kernel.configfs import Configfs
+from lio_handover.model.attributes import COMPANY, HOST, NONE, TABLE, Attribute
+from lio_handover.model.control import CHOICES, NUMBERS, PARAMETERS
 from tests import inhost, lab, samples
 from tests.conftest import HostsOf
 from tests.spoiling import (SERVED, Change, Tree, attribute, command, held, make_bench, parameter,

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from lio_handover import document as documents
 from lio_handover import errors
-from lio_handover.model import LuGroup, Reservations, State
+from lio_handover.document import document as documents
+from lio_handover.model.objects import LuGroup, Reservations, State
 from tests import inhost, lab, samples
 from tests.conftest import HostsOf
 

@@ -8,17 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from lio_handover import document as documents
-from lio_handover import errors, followed
-from lio_handover import journal as journal_module
-from lio_handover import onward, savefile, savefile_places, savefile_writers
-from lio_handover.core import Core
-from lio_handover.facts import boot_id
-from lio_handover.handover import Handovers
-from lio_handover.journal import PREPARED, Handover, Journal
-from lio_handover.owners import Owners
+from lio_handover import errors
+from lio_handover.actions import aptpl_copies
+from lio_handover.actions.context import Standing
+from lio_handover.document import document as documents
+from lio_handover.handover import next_steps
+from lio_handover.handover.engine import Handovers
+from lio_handover.host.verbs import Core
+from lio_handover.kernel.facts import boot_id
+from lio_handover.records import journal as journal_module
+from lio_handover.records.journal import PREPARED, Handover, Journal
+from lio_handover.records.ownership import Owners
+from lio_handover.savefile import places, save_file, writers
 from lio_handover.settings import Settings
-from lio_handover.standing import Standing
 from tests import samples
 
 ID, OTHER = "11111111-0000-4000-8000-000000000000", "22222222-0000-4000-8000-000000000000"
@@ -81,9 +83,9 @@ def booting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     handover is ID), one that never moved, one that was here before and came back (OTHER), which
     is lio-handover's to restore."""
     save = tmp_path / "saveconfig.json"
-    monkeypatch.setattr(savefile_places, "KNOWN", (str(save),))
-    monkeypatch.setattr(savefile_writers, "LOCK", str(tmp_path / "targetcli.lock"))
-    monkeypatch.setattr(savefile_writers, "RECENT", 0.0)
+    monkeypatch.setattr(places, "KNOWN", (str(save),))
+    monkeypatch.setattr(writers, "LOCK", str(tmp_path / "targetcli.lock"))
+    monkeypatch.setattr(writers, "RECENT", 0.0)
     save.write_text(json.dumps({"storage_objects": [], "targets": [
         {"fabric": "iscsi", "wwn": one.partition("/")[2], "tpgs": [{"tag": 1, "enable": True}]}
         for one in (OURS, NEVER_MOVED, BACK)]}))
@@ -104,7 +106,7 @@ def booting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def saved() -> set[str]:
-    return {one.target for one in savefile.entries([OURS, NEVER_MOVED, BACK])}
+    return {one.target for one in save_file.entries([OURS, NEVER_MOVED, BACK])}
 
 
 def journal(folder: Path, id: str = ID) -> Path:  # noqa: A002
@@ -211,12 +213,12 @@ def test_a_handover_that_is_forgotten_loses_its_documents_first(
 
 def test_a_copy_that_followed_and_cannot_be_read_is_told(tmp_path: Path) -> None:
     one = begun(tmp_path)
-    assert followed.unread(one) == ""
+    assert aptpl_copies.unread(one) == ""
     one.keep_beside("followed.json", b"\0" * 99)
-    assert followed.unread(one).startswith(f"{one.folder}/followed.json can't be read")
+    assert aptpl_copies.unread(one).startswith(f"{one.folder}/followed.json can't be read")
     one.keep_beside("followed.json", b'{"boot": "", "at": 1, "kept": "of another document", '
                     b'"ended": true, "files": {}}')
-    assert followed.unread(one) == ""
+    assert aptpl_copies.unread(one) == ""
 
 
 @pytest.mark.parametrize("mode, way", [
@@ -250,4 +252,4 @@ def test_what_leads_on_names_the_paper_it_takes(
     one.state(state, 1, boot_id())
     for paper in said:
         one.note("said", paper=paper, digest="")
-    assert onward.command(one) == f"lio-handover {leads.replace('ID', ID)}"
+    assert next_steps.command(one) == f"lio-handover {leads.replace('ID', ID)}"

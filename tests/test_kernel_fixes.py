@@ -3,8 +3,8 @@ from __future__ import annotations
 
 import pytest
 
-from lio_handover import kernel_fixes
-from lio_handover.kernel_fixes import FIXES, lacking, notes, version
+from lio_handover.kernel import fixes
+from lio_handover.kernel.fixes import FIXES, lacking, notes, version
 from tests import lab
 
 
@@ -21,7 +21,7 @@ def test_the_upstream_version(release: str, build: str,
 
 
 @pytest.mark.parametrize("fix", FIXES, ids=lambda fix: fix.cve)
-def test_a_branch_has_a_fix_from_its_release_on(fix: kernel_fixes.Fix) -> None:
+def test_a_branch_has_a_fix_from_its_release_on(fix: fixes.Fix) -> None:
     assert tuple(sorted(fix.fixed)) == fix.fixed and fix.since < fix.fixed[0]
     for first in fix.fixed:
         assert fix not in lacking(first) and fix in lacking((*first[:2], first[2] - 1))
@@ -40,7 +40,7 @@ def test_one_line_for_a_kernel() -> None:
 
 
 def warned(path: str) -> tuple[str, ...]:
-    return kernel_fixes.notes()
+    return fixes.notes()
 
 
 @pytest.mark.full

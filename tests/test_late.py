@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from lio_handover import ours as facade
-from lio_handover import document as documents
-from lio_handover import errors, late, order, storage_policy
-from lio_handover.model import State
+from lio_handover import errors
+from lio_handover.document import document as documents
+from lio_handover.execute.rollback import WayBack
+from lio_handover.local import ours as facade
+from lio_handover.model.objects import State
+from lio_handover.plan import order
 from lio_handover.settings import Late, Settings, load
-from lio_handover.undo import WayBack
+from lio_handover.storage import exclusive, policy
 from tests import inhost, lab, samples
 from tests.conftest import HostsOf
 
@@ -59,9 +61,9 @@ def settings(script: Path, mode: str, timeout: int = 30) -> Settings:
 def test_a_command_gets_the_path_last_and_no_shell(script: Path) -> None:
     odd = script.parent / "disk $(touch x) ;*"
     odd.touch()
-    late.release(settings(script, "ok"), str(odd))
+    exclusive.release(settings(script, "ok"), str(odd))
     assert not odd.exists() and Path(f"{odd}.away").exists()
-    late.acquire(settings(script, "ok"), str(odd))
+    exclusive.acquire(settings(script, "ok"), str(odd))
     assert odd.exists()
     assert [line.split()[0] for line in (script.parent / "log").read_text().splitlines()] == [
         "release", "acquire"]
@@ -69,21 +71,21 @@ def test_a_command_gets_the_path_last_and_no_shell(script: Path) -> None:
 
 def test_a_command_that_fails_says_why_in_one_line(script: Path) -> None:
     with pytest.raises(errors.StorageCommandFailed) as caught:
-        late.acquire(settings(script, "fail"), str(script.parent / "disk"))
+        exclusive.acquire(settings(script, "fail"), str(script.parent / "disk"))
     assert caught.value.what == \
         "the acquire command of [late lab] ended with 17: no quorum"
     assert f"{script} acquire fail {script.parent}/disk" in str(caught.value)
     script.unlink()
     with pytest.raises(errors.StorageCommandFailed, match="can't be run: No such file"):
-        late.release(settings(script, "ok"), str(script.parent / "disk"))
+        exclusive.release(settings(script, "ok"), str(script.parent / "disk"))
     with pytest.raises(errors.StorageNotAllowed, match="matches no"):
-        late.release(settings(script, "ok"), "/dev/sda")
+        exclusive.release(settings(script, "ok"), "/dev/sda")
 
 
 def test_a_command_that_hangs_is_killed_with_all_it_started(script: Path) -> None:
     began = time.monotonic()
     with pytest.raises(errors.StorageCommandFailed, match="did not end within 1 s and was killed"):
-        late.acquire(settings(script, "hang", 1), str(script.parent / "disk"))
+        exclusive.acquire(settings(script, "hang", 1), str(script.parent / "disk"))
     assert time.monotonic() - began < 6
     assert not samples.running("61317")
 
@@ -94,14 +96,14 @@ def test_what_is_late_is_not_looked_at(script: Path, monkeypatch: pytest.MonkeyP
     """A name tells where it may lie, and whether it is served here already; no more."""
     wanted = samples.backstore("late", path=str(script.parent / "disk"))
     proof: dict[str, str | int | bool] = {"kind": "file", "size": SIZE}
-    monkeypatch.setattr("lio_handover.devices.look", None)
-    assert storage_policy.named(wanted, proof, settings(script, "ok")) == []
+    monkeypatch.setattr("lio_handover.storage.block_devices.look", None)
+    assert policy.named(wanted, proof, settings(script, "ok")) == []
     other = samples.backstore("other", path=wanted.path)
-    assert [one.error for one in storage_policy.named(
+    assert [one.error for one in policy.named(
         wanted, proof, settings(script, "ok"), State((), (other,)))] == [errors.StorageInUse]
-    unproven, = storage_policy.named(wanted, {}, settings(script, "ok"))
+    unproven, = policy.named(wanted, {}, settings(script, "ok"))
     assert unproven.override == "unproven-storage"
-    outside, = storage_policy.named(wanted, proof, replace(settings(script, "ok"), roots=("/srv",)))
+    outside, = policy.named(wanted, proof, replace(settings(script, "ok"), roots=("/srv",)))
     assert outside.error is errors.StorageNotAllowed
 
 
@@ -257,7 +259,7 @@ def test_a_release_that_fails_is_said(beds: Beds) -> None:
 
 
 def release(path: str) -> None:
-    late.release(load(), path)
+    exclusive.release(load(), path)
 
 
 def meddled(data: bytes) -> str:

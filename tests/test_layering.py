@@ -1,54 +1,46 @@
-"""Who may import whom, and who may write what: read from the sources, nothing is run."""
+"""How the modules may use each other, and what each may touch.
+
+The layers stand in setup.cfg, where import-linter reads them; `scripts/layers` shows them.
+"""
 from __future__ import annotations
 
 import ast
-import re
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).resolve().parents[1] / "lio_handover"
+from lio_handover import started
 
-#: A module imports what stands before it, wherever in its text and if by name.  Packages count as
-#: one.
-ORDER = """__init__
-    errors configuration names directories programs supervisor watching arrivals wholefile
-    kernel_fixes locks model order transitions
-    attributes parameters handler settings files shape values objects sealed document devices
-    protection storage_evidence storage_policy opened late limits
-    fresh diff aptpl reservations dynamic places treepaths configfs scsibus initiator
-    portals dbroot cautions facts pr_reader
-    papers journal owners json_splice rtslib_names rtslib_entries savefile_places
-    savefile_writers savefile savefile_outline not_saved
-    reader revival plan unit_serials plan_draft plan_exports plan_reservations planner
-    staged readback running undo executor restored host
-    probes mapping ports
-    representable preflight removed core
-    holder runtime answer standing away identity surviving followed survivors savefile_steps copies
-    adoption gate_actions build_actions deeds meddling fence evidence onward
-    admission handover byfile ours
-    wording screen tree columns steps as_json log client remote move restoring tree_watches
-    targetctl guard
-    cli_output cli_parser cli_session cli_host_commands cli_handover_commands
-    cli_restore_commands cli_main service boot""".split()
-#: The one that imports modules by names in a table of its own, once a verb is wanted.
-BY_NAME = "cli_main"
+CHECKOUT = Path(__file__).resolve().parents[1]
+PACKAGE = CHECKOUT / "lio_handover"
+LINTER = [sys.executable, "-c", "from importlinter.cli import lint_imports_command as run; run()",
+          "--no-cache"]
+#: Lines of a module, modules of a package.
+LONGEST, MOST = 450, 12
+#: Tables of pure data, which may be longer.
+TABLES = {"protocol.table"}
+#: The one that imports modules by their names in started.py, once a verb is wanted.
+BY_NAME = "cli.main"
 
-#: Whom extras are for; rtslib's one module is not chosen yet.
-ONLY = {"dbus": {"service", "client", "remote"}, "gi": {"service", "client"},
-        "configshell_fb": {"shell"}}
+#: Whom extras are for, a package or a module of it; rtslib's one module is not chosen yet.
+ONLY = {"dbus": {"service", "client"}, "gi": {"service", "client"}, "configshell_fb": {"shell"}}
 ONCE = "rtslib_fb"
 
 #: Who changes anything, and where.
-KERNEL = {"configfs", "scsibus"}
-FILES = {"holder", "journal", "locks", "removed", "restored",
-         "running", "savefile", "savefile_writers", "survivors", "undo", "wholefile", "service",
-         "client"}
-DEVICES = {"initiator", "cli_output"}  # /dev/sg*, /dev/vhost-scsi; /dev/null
+KERNEL = {"kernel.configfs", "kernel.scsi_bus"}
+FILES = {"scsi.endpoint_holder", "records.journal", "system.locks", "records.removed",
+         "records.pr_record", "execute.step_runner", "savefile.save_file", "savefile.writers",
+         "actions.surviving_registrations", "execute.rollback", "system.atomic_file",
+         "service.main", "service.jobs", "service.uploads", "service.worker",
+         "client.connection"}
+DEVICES = {"scsi.sg", "scsi.virtqueue", "scsi.vhost_ioctl", "cli.output"}
 #: What one of FILES names of /sys, only to look at it.
-LOOKED_AT = {("running", "/sys/module/"), ("service", "/sys/"),
-             ("service", "/sys/module/target_core_mod")}
+LOOKED_AT = {("execute.step_runner", "/sys/module/"), ("service.worker", "/sys/"),
+             ("service.worker", "/sys/module/target_core_mod")}
 
 _DEEDS = set("""chmod link makedirs mkdir mknod remove rename renames replace rmdir symlink truncate
     unlink write pwrite writev pwritev write_text write_bytes touch""".split())
@@ -57,58 +49,46 @@ _FLAGS = {"O_WRONLY", "O_RDWR", "O_CREAT", "O_TRUNC", "O_APPEND"}
 Module = tuple[str, ast.AST]
 
 
+def paths() -> dict[str, Path]:
+    """The module's name, without the package's → its file."""
+    return {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path
+            for path in sorted(PACKAGE.rglob("*.py"))}
+
+
 def sources() -> list[Module]:
-    """(the module's name in ORDER, its syntax) of every file of the package."""
-    return [(path.relative_to(PACKAGE).parts[0].removesuffix(".py"), ast.parse(path.read_text()))
-            for path in sorted(PACKAGE.rglob("*.py"))]
+    return [(name, ast.parse(path.read_text())) for name, path in paths().items()]
 
 
 def imports(tree: ast.AST) -> Iterator[str]:
-    """Full names; for ``from a import b``, both what b may be: a module or something of a's."""
+    """The first word of what is imported, wherever in the text; nothing of our own."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from (one.name for one in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            words = (["lio_handover"] if node.level else []) + [node.module or ""]
-            yield from (".".join([word for word in words if word] + [one.name])
-                        for one in node.names)
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str) \
-                and re.fullmatch(r"lio_handover(\.\w+)+", node.value):
-            yield node.value  # imported, or started, by name
+            yield from (one.name.split(".")[0] for one in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
+            yield node.module.split(".")[0]
 
 
-def imports_by_name(tree: ast.AST) -> bool:
-    called = {node.func.attr if isinstance(node.func, ast.Attribute) else node.func.id
-              for node in ast.walk(tree) if isinstance(node, ast.Call)
-              and isinstance(node.func, (ast.Attribute, ast.Name))}
-    return bool(called & {"import_module", "__import__"})
-
-
-def downward(modules: list[Module]) -> list[str]:
-    """Imports against the order, and of what is not in it."""
+def by_name(modules: list[Module]) -> list[str]:
+    """What is imported or started by name elsewhere than by started.py's table."""
     wrong = []
     for module, tree in modules:
-        if module != BY_NAME and imports_by_name(tree):
-            wrong.append(f"{module} imports by name")
-        for name in imports(tree):
-            top, _, rest = name.partition(".")
-            if top != "lio_handover":
-                continue
-            other = rest.split(".")[0]
-            if other not in ORDER and not ((PACKAGE / f"{other}.py").exists()
-                                           or other and (PACKAGE / other).is_dir()):
-                other = "__init__"
-            if module != other and (
-                    module not in ORDER or other not in ORDER[:ORDER.index(module)]):
-                wrong.append(f"{module} imports {other}")
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and module != BY_NAME and getattr(
+                    node.func, "attr", getattr(node.func, "id", "")) in (
+                    "import_module", "__import__"):
+                wrong.append(f"{module} imports by name")
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) \
+                    and node.value.removeprefix("lio_handover.") in paths() \
+                    and node.value.startswith("lio_handover.") and module != "started":
+                wrong.append(f"{module} names {node.value}")
     return wrong
 
 
 def foreign(modules: list[Module]) -> list[str]:
     """Extras where they must not be needed."""
-    found = [(module, name.split(".")[0]) for module, tree in modules for name in imports(tree)]
+    found = [(module, name) for module, tree in modules for name in imports(tree)]
     wrong = [f"{module} imports {name}" for module, name in found
-             if module not in ONLY.get(name, {module})]
+             if name in ONLY and module.split(".")[0] not in ONLY[name]]
     users = {module for module, name in found if name == ONCE}
     return wrong + [f"{module} imports {ONCE}" for module in sorted(users) if len(users) > 1]
 
@@ -145,12 +125,46 @@ def changing(modules: list[Module]) -> list[str]:
     return wrong
 
 
-def test_every_module_has_its_place() -> None:
-    assert {module for module, _ in sources()} == set(ORDER) and len(set(ORDER)) == len(ORDER)
+def linted(folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*LINTER, "setup.cfg"], cwd=folder, capture_output=True, text=True)
 
 
 def test_imports_go_one_way() -> None:
-    assert downward(sources()) == []
+    done = linted(CHECKOUT)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("module, line", [
+    ("model/objects", "from ..host import verbs"),
+    ("errors", "def f():\n    from .model import objects"),
+    ("plan/order", "import lio_handover.cli.main"),
+    ("model/directories", "from .objects import State"),  # a circle
+    ("unheard_of", "from . import errors"),
+])
+def test_an_import_that_goes_up_is_found(module: str, line: str, tmp_path: Path) -> None:
+    shutil.copytree(PACKAGE, tmp_path / "lio_handover")
+    shutil.copy(CHECKOUT / "setup.cfg", tmp_path)
+    with open(tmp_path / "lio_handover" / f"{module}.py", "a") as file:
+        file.write(f"\n{line}\n")
+    done = linted(tmp_path)
+    assert done.returncode == 1, done.stdout + done.stderr
+
+
+def test_a_room_can_be_overseen() -> None:
+    lines = {name: len(path.read_text().splitlines()) for name, path in paths().items()}
+    assert {name: count for name, count in lines.items()
+            if count > LONGEST and name not in TABLES} == {}
+    rooms: dict[str, int] = {}
+    for name in lines:
+        room, _, leaf = name.rpartition(".")
+        rooms[room] = rooms.get(room, 0) + (leaf != "__init__")
+    assert {room: count for room, count in rooms.items() if count > MOST} == {}
+
+
+def test_modules_are_named_in_one_table() -> None:
+    assert by_name(sources()) == []
+    named = {*started.COMMANDS.values(), started.WORKER, started.ENDPOINT_HOLDER}
+    assert {name.removeprefix("lio_handover.") for name in named} <= set(paths())
 
 
 def test_extras_are_imported_where_they_are_for() -> None:
@@ -164,23 +178,18 @@ def test_the_kernel_is_changed_in_two_places() -> None:
 
 
 @pytest.mark.parametrize("rule, module, source", [
-    (downward, "model", "from .core import Core"),
-    (downward, "errors", "def f():\n    from . import model"),
-    (downward, "diff", "import lio_handover.plan"),
-    (downward, "unheard_of", "from . import errors"),
-    (downward, "cli_session", "def f():\n    from .cli_main import main"),
-    (downward, "cli_parser", "MODULES = {'show': 'lio_handover.cli_host_commands'}"),
-    (downward, "core", "import importlib\nimportlib.import_module(name)"),
-    (downward, "core", "__import__('json')"),
-    (foreign, "core", "import dbus.service"),
-    (foreign, "client", "from configshell_fb import ConfigNode"),
-    (foreign, "cli_session", "def f():\n    from gi.repository import GLib"),
-    (changing, "diff", "open(path, 'w')"),
-    (changing, "reader", "import os\nos.open(path, os.O_WRONLY)"),
-    (changing, "plan", "from os import path\nopen(name, mode=how)"),
-    (changing, "storage_evidence", "Path(name).write_text('1')"),
-    (changing, "core", "import os\nos.mkdir(f'/sys/kernel/config/target/{name}')"),
-    (changing, "running", "open('/sys/module/x/parameters/y', 'wb')"),
+    (by_name, "cli.parser", "MODULES = {'show': 'lio_handover.cli.host_commands'}"),
+    (by_name, "host.verbs", "import importlib\nimportlib.import_module(name)"),
+    (by_name, "host.verbs", "__import__('json')"),
+    (foreign, "host.verbs", "import dbus.service"),
+    (foreign, "client.connection", "from configshell_fb import ConfigNode"),
+    (foreign, "cli.session", "def f():\n    from gi.repository import GLib"),
+    (changing, "model.diff", "open(path, 'w')"),
+    (changing, "kernel.reader", "import os\nos.open(path, os.O_WRONLY)"),
+    (changing, "plan.plan", "from os import path\nopen(name, mode=how)"),
+    (changing, "storage.evidence", "Path(name).write_text('1')"),
+    (changing, "host.verbs", "import os\nos.mkdir(f'/sys/kernel/config/target/{name}')"),
+    (changing, "execute.step_runner", "open('/sys/module/x/parameters/y', 'wb')"),
 ])
 def test_what_breaks_a_rule_is_found(rule: Callable[[list[Module]], list[str]], module: str,
                                      source: str) -> None:
@@ -189,5 +198,5 @@ def test_what_breaks_a_rule_is_found(rule: Callable[[list[Module]], list[str]], 
 
 def test_rtslib_has_one_module() -> None:
     one, other = (ast.parse(f"import {ONCE}"), ast.parse(f"from {ONCE} import root"))
-    assert foreign([("core", one), ("core", other)]) == []
-    assert foreign([("core", one), ("cli_session", other)])
+    assert foreign([("host.verbs", one), ("host.verbs", other)]) == []
+    assert foreign([("host.verbs", one), ("cli.session", other)])

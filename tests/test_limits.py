@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from lio_handover import document as documents
-from lio_handover import errors, limits, mapping
-from lio_handover.cli_main import main
-from lio_handover.configfs import Configfs
-from lio_handover.late import Proof
-from lio_handover.model import Backstore, State
+from lio_handover import errors
+from lio_handover.cli.main import main
+from lio_handover.document import document as documents, rename
+from lio_handover.kernel.configfs import Configfs
+from lio_handover.model.objects import Backstore, State
+from lio_handover.storage import device_limits
+from lio_handover.storage.exclusive import Proof
 from tests import inhost, lab, samples
 from tests.conftest import HostsOf
 from tests.lab.inside import TARGET
@@ -21,8 +22,8 @@ from tests.test_portals import ANY, at_portals, found
 from tests.test_ports import ONE, try_import
 from tests.test_preflight import on_device, small
 
-
 # ── inside the host ──────────────────────────────────────────────────────────────────────────
+
 
 def document(state: State, more: dict[str, str]) -> bytes:
     """What would be exported here, of a source whose device could have ``more``."""
@@ -50,7 +51,8 @@ def discards(path: str) -> tuple[dict[str, str], list[str]]:
             pass
         taken[name] = place.read_text().strip()
     inhost.core().remove(["iblock/x"])
-    return taken, [one.sentence for one in limits.findings(State((), (store,)), State(), set())]
+    return taken, [one.sentence for one in device_limits.findings(
+        State((), (store,)), State(), set())]
 
 
 def mounted_read_only(folder: str) -> list[str]:
@@ -69,7 +71,7 @@ def mounted_read_only(folder: str) -> list[str]:
             subprocess.run(["mount", "-o", "remount,ro", str(place)], check=True)
         elif told:
             subprocess.run(["mount", "-o", "remount,rw", str(place)], check=True)
-        said = limits.findings(State((), (store,)), State(), set(), proofs)
+        said = device_limits.findings(State((), (store,)), State(), set(), proofs)
         told.append(" ".join(one.sentence.partition(" is ")[2] for one in said))
     subprocess.run(["umount", str(place)], check=True)
     place.rmdir()
@@ -85,7 +87,7 @@ def read_only() -> tuple[bool, list[str]]:
         opened = True
     except errors.HandoverError:
         opened = False
-    said = limits.findings(State((), (store,)), State(), set())
+    said = device_limits.findings(State((), (store,)), State(), set())
     subprocess.run(["blockdev", "--setrw", "/dev/ram0"], check=True)
     return opened, [f"{one.subject}: {one.sentence}" for one in said]
 
@@ -218,13 +220,14 @@ def test_a_module_is_found_where_modprobe_finds_it(tmp_path: Path) -> None:
     import os
     folder = tmp_path / os.uname().release
     folder.mkdir()
-    assert not limits.available("ib_isert", str(tmp_path))
+    assert not device_limits.available("ib_isert", str(tmp_path))
     (folder / "modules.dep").write_text(
         "kernel/drivers/a.ko.xz: kernel/b.ko\nkernel/drivers/ib_isert.ko.xz: kernel/c.ko\n")
-    assert limits.available("ib_isert", str(tmp_path))
-    assert not limits.available("isert", str(tmp_path)) and not limits.available("c", str(tmp_path))
+    assert device_limits.available("ib_isert", str(tmp_path))
+    assert not device_limits.available("isert", str(tmp_path))
+    assert not device_limits.available("c", str(tmp_path))
     (folder / "modules.builtin").write_text("kernel/drivers/cxg-bit.ko\n")
-    assert limits.available("cxg_bit", str(tmp_path))
+    assert device_limits.available("cxg_bit", str(tmp_path))
 
 
 # ── folders, kernels ─────────────────────────────────────────────────────────────────────────
@@ -251,28 +254,28 @@ def test_a_limit_lowers_what_is_more_and_nothing_else() -> None:
     state = samples.iscsi(luns=2)
     one, two = state.backstores
     one = replace(one, attributes={**one.attributes, "attrib/queue_depth": "64"})
-    made, applied = mapping.parse(["limit:queue_depth=100"]).apply(
+    made, applied = rename.parse(["limit:queue_depth=100"]).apply(
         samples.document(replace(state, backstores=(one, two))), None)
     assert [store.attributes["attrib/queue_depth"] for store in made.state.backstores] == [
         "64", "100"]
-    assert mapping.notes(applied) == ("queue_depth 128 becomes 100: initiators do not see it",)
+    assert rename.notes(applied) == ("queue_depth 128 becomes 100: initiators do not see it",)
 
 
 @pytest.mark.parametrize("option", ["limit:block_size=512", "limit:queue_depth=-1",
                                     "limit:queue_depth=many", "limit:alua_support=1"])
 def test_what_is_no_limit(option: str) -> None:
     with pytest.raises(errors.BadMap):
-        mapping.parse([option])
+        rename.parse([option])
 
 
 def test_a_limit_that_nothing_exceeds_is_a_mistake() -> None:
     with pytest.raises(errors.BadMap, match="no object that has more of queue_depth"):
-        mapping.parse(["limit:queue_depth=4096"]).apply(samples.document(samples.iscsi()), None)
+        rename.parse(["limit:queue_depth=4096"]).apply(samples.document(samples.iscsi()), None)
 
 
 def test_pass_through_is_not_had_by_a_file() -> None:
     store = Backstore(("backstore", "rd_mcp", "x"), {}, {"attrib/pgr_support": "0",
                                                          "attrib/pi_prot_verify": "1"})
-    told = [one.sentence for one in limits.findings(State((), (store,)), State(), set())]
+    told = [one.sentence for one in device_limits.findings(State((), (store,)), State(), set())]
     assert told[0] == "its pgr_support is 0, and this host's kernel has 1"
     assert "pi_prot_verify is 1" in told[1]

@@ -4,9 +4,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Dict, List, Tuple
 
-from lio_handover.facts import Facts
-from lio_handover.model import Reservations, State
-from lio_handover.planner import plan
+from lio_handover.kernel.facts import Facts
+from lio_handover.model.objects import Reservations, State
+from lio_handover.plan.planner import plan
 from tests import samples
 
 FACTS = Facts("6.12", "x", "/etc/target", (), ("iscsi",))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lio_handover.locks import Locks, room_for
+from lio_handover.system.locks import Locks, room_for
 
 
 @pytest.fixture

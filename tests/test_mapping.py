@@ -7,10 +7,12 @@ from typing import Any, Dict, List
 
 import pytest
 
-from lio_handover import devices, errors, model
-from lio_handover.devices import Host
-from lio_handover.document import Document, canonical, dumps, loads
-from lio_handover.mapping import Applied, Mapping, parse
+from lio_handover import errors
+from lio_handover.document.document import Document, canonical, dumps, loads
+from lio_handover.document.rename import Applied, Mapping, parse
+from lio_handover.model import objects
+from lio_handover.storage import block_devices
+from lio_handover.storage.block_devices import Host
 
 from . import samples
 from .test_storage import Machine
@@ -88,7 +90,7 @@ def test_portals(option: str, wanted: List[str]) -> None:
 def test_paths() -> None:
     store = samples.backstore("disk0", "fileio", "/srv/a/x=1", more={"udev_path": "/srv/a/x=1"})
     other = samples.backstore("disk1", "fileio", "/srv/ab/y")
-    document = samples.document(model.State(backstores=(store, other)))
+    document = samples.document(objects.State(backstores=(store, other)))
     made = apply("root:/srv/a=/data=1", document=document)
     assert [one.path for one in made.state.backstores] == ["/data=1/x=1", "/srv/ab/y"]
     assert made.state.backstores[0].attributes["udev_path"] == "/data=1/x=1"
@@ -159,7 +161,7 @@ def document(tmp_path: Any) -> Document:
     """One iblock backstore on /dev/sdb of the source, with a WWID."""
     store = samples.backstore("disk0", "iblock", f"{tmp_path}/dev/sdb")
     proof: Dict[str, Any] = {"kind": "block", "size": 1 << 20, "wwid": "naa.7"}
-    return replace(samples.document(model.State(backstores=(store,))),
+    return replace(samples.document(objects.State(backstores=(store,))),
                    storage={"iblock/disk0": proof})
 
 
@@ -169,12 +171,12 @@ def here(tmp_path: Any, monkeypatch: pytest.MonkeyPatch, **disks: str) -> Host:
     numbers = {name: f"8:{16 * number}" for number, name in enumerate(disks)}
     for name, wwid in disks.items():
         machine.disk(name, numbers[name], device__wwid=wwid)
-    real = devices.look
+    real = block_devices.look
 
-    def look(path: str) -> devices.Seen:
+    def look(path: str) -> block_devices.Seen:
         return real(path)._replace(block=True, device=numbers[os.path.basename(path)])
 
-    monkeypatch.setattr(devices, "look", look)
+    monkeypatch.setattr(block_devices, "look", look)
     return machine.host
 
 

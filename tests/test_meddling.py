@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from lio_handover import document as documents
-from lio_handover.transitions import DESTINATION, SOURCE
+from lio_handover.document import document as documents
+from lio_handover.protocol.table import DESTINATION, SOURCE
 from tests import byfile, inhandover, inhost, inmeddling, inours, lab
 from tests.conftest import HostsOf, Pool
 from tests.inbus import Service

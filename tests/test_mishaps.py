@@ -3,9 +3,9 @@ from __future__ import annotations
 
 import pytest
 
-from lio_handover import document as documents
 from lio_handover import errors
-from lio_handover.configfs import Configfs
+from lio_handover.document import document as documents
+from lio_handover.kernel.configfs import Configfs
 from tests import inhost, lab
 from tests.conftest import HostsOf
 from tests.test_probe import IQN, NAMES, registered, state
@@ -66,18 +66,18 @@ def export_probed() -> bytes:
 
 def failing_freeze() -> tuple[str, dict[str, str], dict[str, str]]:
     """A freeze whose last look at the disk fails."""
-    from lio_handover import core
+    from lio_handover.host import verbs
 
     def fail(*_: object) -> None:
         raise errors.KernelRefused("the disk is gone")
-    kept, before = core.storage.flush, inhost.tree()  # type: ignore[attr-defined]
-    setattr(core.storage, "flush", fail)  # type: ignore[attr-defined]
+    kept, before = verbs.storage.flush, inhost.tree()  # type: ignore[attr-defined]
+    setattr(verbs.storage, "flush", fail)  # type: ignore[attr-defined]
     try:
         inhost.core().freeze(NAMES, ("unclear",))
     except errors.HandoverError as error:
         return str(error), before, inhost.tree()
     finally:
-        setattr(core.storage, "flush", kept)  # type: ignore[attr-defined]
+        setattr(verbs.storage, "flush", kept)  # type: ignore[attr-defined]
     return "", before, inhost.tree()
 
 

@@ -7,13 +7,17 @@ from typing import Any
 
 import pytest
 
-from lio_handover import document, errors, move, remote
-from lio_handover.answer import Answer
-from lio_handover.journal import Handover
-from lio_handover.move import COMMIT, NAMES, STEPS, Move
-from lio_handover.papers import Message, from_json
-from lio_handover.remote import About
-from lio_handover.transitions import DESTINATION, SOURCE, TABLE, Do, Mode, Paper, rows_for, state_of
+from lio_handover import errors
+from lio_handover.client import ssh
+from lio_handover.client.ssh import About
+from lio_handover.document import document
+from lio_handover.drivers import move
+from lio_handover.drivers.move import COMMIT, NAMES, STEPS, Move
+from lio_handover.handover.reply import Answer
+from lio_handover.protocol.messages import Message, from_json
+from lio_handover.protocol.table import (DESTINATION, SOURCE, TABLE, Do, Mode, Paper, rows_for,
+                                         state_of)
+from lio_handover.records.journal import Handover
 from tests import samples
 
 TARGET = f"iscsi/{samples.IQN}"
@@ -21,7 +25,7 @@ ABOUT = About("1.0", 1, 1, ("descriptors", "uploads"), "a", "boot of a")
 FIRST = {SOURCE: "idle", DESTINATION: "none"}
 
 
-class Table(remote.Side):
+class Table(ssh.Side):
     """A host that does what the protocol's table says, and breaks where it is told to.
 
     ``breaks``: verb and how often it was called → (the error, whether it was done before).
@@ -258,24 +262,24 @@ def test_what_this_driver_can_not_move_is_refused_before_anything_is_asked(
 # ── how a host is reached ────────────────────────────────────────────────────────────────────
 
 def test_a_host_is_an_argument_of_ssh_and_nothing_else() -> None:
-    assert remote.address("root@b.example") == (
+    assert ssh.address("root@b.example") == (
         "unixexec:path=ssh,argv1=-axT,argv2=-o,argv3=ConnectTimeout%3d10,argv4=-o,"
         "argv5=ServerAliveInterval%3d5,argv6=-o,argv7=ServerAliveCountMax%3d2,argv8=--,"
         "argv9=root%40b.example,argv10=systemd-stdio-bridge")
-    assert ",argv9=fe80%3a%3a1%25eth0," in remote.address("fe80::1%eth0")
-    assert remote.address("unix:path=/run/x/bus") == "unix:path=/run/x/bus"
+    assert ",argv9=fe80%3a%3a1%25eth0," in ssh.address("fe80::1%eth0")
+    assert ssh.address("unix:path=/run/x/bus") == "unix:path=/run/x/bus"
     for bad in ("", "-oProxyCommand=x", "root@-x", "a b", "a\nb", "a;b", "$(x)", "a,argv1=x",
                 "unixexec:path=/bin/sh", "unix:path=/x,guid=1", "unix:tmpdir=/x", "a'b"):
         with pytest.raises(errors.BadCall):
-            remote.address(bad)
+            ssh.address(bad)
 
 
 def test_a_host_that_is_not_there_is_unreachable_in_one_line() -> None:
     pytest.importorskip("dbus")
-    side = remote.Side("unix:path=/nonexistent/bus")
+    side = ssh.Side("unix:path=/nonexistent/bus")
     with pytest.raises(errors.PeerUnreachable, match="^unix:path=/nonexistent/bus does not answer"):
         side.about()
     handover = Handover("x", SOURCE, "released", 1, "iscsi", (TARGET,), peer="-oProxyCommand=x")
     for peer in ("-oProxyCommand=x", "unixexec:path=/bin/sh", "", "unix:path=/nonexistent/bus"):
         with pytest.raises(errors.PeerUnreachable):
-            remote.ask(replace(handover, peer=peer), "status")
+            ssh.ask(replace(handover, peer=peer), "status")

@@ -13,12 +13,14 @@ from typing import Any
 
 import pytest
 
-from lio_handover import document, errors, names, remote
-from lio_handover.journal import Handover
-from lio_handover.move import Move
-from lio_handover.papers import Message, to_json
-from lio_handover.remote import Side
-from lio_handover.transitions import SOURCE, Paper
+from lio_handover import dbus_names, errors
+from lio_handover.client import ssh
+from lio_handover.client.ssh import Side
+from lio_handover.document import document
+from lio_handover.drivers.move import Move
+from lio_handover.protocol.messages import Message, to_json
+from lio_handover.protocol.table import SOURCE, Paper
+from lio_handover.records.journal import Handover
 from tests import inmove, samples
 from tests.inbus import CHECKOUT
 
@@ -48,7 +50,7 @@ def b(bus: Bus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sid
 
 def test_it_says_what_it_is(b: Side, tmp_path: Path) -> None:
     about = b.about()
-    assert (about.api, about.document) == (names.API_VERSION, document.VERSION)
+    assert (about.api, about.document) == (dbus_names.API_VERSION, document.VERSION)
     assert about.host == os.uname().nodename and "uploads" in about.features
     assert (tmp_path / "said").read_text().endswith(" -- b systemd-stdio-bridge\n")
 
@@ -60,7 +62,7 @@ def test_its_errors_are_ours(b: Side) -> None:
         with pytest.raises(errors.NoSuchHandover):
             b.verb(verb, ID)
     with pytest.raises(errors.NoSuchHandover):
-        remote.ask(Handover(ID, "source", "released", 1, "iscsi", (), peer="b"), "status")
+        ssh.ask(Handover(ID, "source", "released", 1, "iscsi", (), peer="b"), "status")
 
 
 def test_a_host_of_which_anything_answers_is_not_off(bus: Bus, b: Side) -> None:
@@ -70,12 +72,12 @@ def test_a_host_of_which_anything_answers_is_not_off(bus: Bus, b: Side) -> None:
     (folder / "journal").write_text("{]\n")
     for peer, alive in (("b", True), ("c", False)):
         with pytest.raises(errors.PeerUnreachable) as caught:
-            remote.ask(Handover(known, SOURCE, "released", 1, "iscsi", (), peer=peer), "status")
+            ssh.ask(Handover(known, SOURCE, "released", 1, "iscsi", (), peer=peer), "status")
         assert caught.value.alive is alive, caught.value
 
 
 def test_papers_get_there_in_pieces(b: Side, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "PIECE", 1000)
+    monkeypatch.setattr(ssh, "PIECE", 1000)
     data = document.dumps(samples.document(samples.iscsi(luns=4), True))
     offer = Message(Paper.OFFER, ID, 1, targets=(f"iscsi/{samples.IQN}",), mode="iscsi",
                     document=data)
@@ -87,9 +89,9 @@ def test_papers_get_there_in_pieces(b: Side, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_answers_come_in_pieces(bus: Bus, b: Side, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "PIECE", 100)
+    monkeypatch.setattr(ssh, "PIECE", 100)
     known = bus.handover
-    answer = remote.ask(Handover(known.id, SOURCE, "released", 1, "iscsi", (), peer="b"), "status")
+    answer = ssh.ask(Handover(known.id, SOURCE, "released", 1, "iscsi", (), peer="b"), "status")
     assert answer.handover == known
     assert [(one.paper, one.handover) for one in answer.papers] == [(Paper.ABORTED, known.id)]
     assert b.verb("status", known.id) == answer
@@ -98,10 +100,10 @@ def test_answers_come_in_pieces(bus: Bus, b: Side, monkeypatch: pytest.MonkeyPat
 def test_one_whose_work_hangs_has_not_answered(
         bus: Bus, b: Side, monkeypatch: pytest.MonkeyPatch) -> None:
     """recover has to come back: only then a human can say what it can't see."""
-    monkeypatch.setattr(remote, "ASK_SECONDS", 1)
+    monkeypatch.setattr(ssh, "ASK_SECONDS", 1)
     with bus.held():
         with pytest.raises(errors.PeerUnreachable, match="b has not ended status in 1 s"):
-            remote.ask(Handover(ID, SOURCE, "released", 1, "iscsi", (), peer="b"), "status")
+            ssh.ask(Handover(ID, SOURCE, "released", 1, "iscsi", (), peer="b"), "status")
 
 
 def test_a_line_that_dies_is_unreachable_and_then_another(b: Side) -> None:
@@ -110,7 +112,7 @@ def test_a_line_that_dies_is_unreachable_and_then_another(b: Side) -> None:
     os.kill(pid, signal.SIGKILL)
     with pytest.raises(errors.PeerUnreachable, match="b does not answer"):
         b.about()
-    assert b.about().api == names.API_VERSION
+    assert b.about().api == dbus_names.API_VERSION
 
 
 def test_a_host_that_ssh_does_not_know(b: Side) -> None:

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from lio_handover import document as documents
 from lio_handover import errors
-from lio_handover.move import NAMES, STEPS
-from lio_handover.transitions import DESTINATION
+from lio_handover.document import document as documents
+from lio_handover.drivers.move import NAMES, STEPS
+from lio_handover.protocol.table import DESTINATION
 from tests import inbus, inhandover, inhost, inmove, lab, samples
 from tests.conftest import Pool
 from tests.inbus import Service

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from lio_handover import document as documents
-from lio_handover import directories, errors, representable, tree, values
-from lio_handover.configfs import Configfs
-from lio_handover.model import Acl, Backstore, MappedLun, State, backstore_key
-from lio_handover.screen import Screen
+from lio_handover import errors
+from lio_handover.document import document as documents, representable, values
+from lio_handover.kernel.configfs import Configfs
+from lio_handover.model import directories
+from lio_handover.model.objects import Acl, Backstore, MappedLun, State, backstore_key
+from lio_handover.views import tree
+from lio_handover.views.terminal import Screen
 from tests import inhandover, inhost, lab, samples
 from tests.conftest import HostsOf
 from tests.test_preflight import small

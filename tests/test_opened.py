@@ -11,15 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from lio_handover import document as documents
-from lio_handover import errors, model, opened
-from lio_handover.configfs import Configfs
-from lio_handover.byfile import ByFile
-from lio_handover.model import backstore_key
-from lio_handover.screen import Screen
+from lio_handover import errors
+from lio_handover.document import document as documents
+from lio_handover.kernel.configfs import Configfs
+from lio_handover.local.by_file import ByFile
+from lio_handover.model import objects
+from lio_handover.model.objects import backstore_key
+from lio_handover.protocol.table import DESTINATION, SOURCE
 from lio_handover.settings import Settings
-from lio_handover.tree import tree as drawn
-from lio_handover.transitions import DESTINATION, SOURCE
+from lio_handover.storage import opened
+from lio_handover.views.terminal import Screen
+from lio_handover.views.tree import tree as drawn
 from tests import inhandover, inhost, lab, samples
 from tests.conftest import HostsOf
 from tests.inhandover import register
@@ -451,7 +453,7 @@ def test_a_device_node_that_was_replaced(bed: lab.Lab, stable: lab.Host) -> None
     refused(found, "StorageDiffers", "(dm-1, d1) now, and the kernel has ", "(dm-0, d0) open")
 
 
-def one_file(bed: lab.Lab, serial: str = "") -> model.State:
+def one_file(bed: lab.Lab, serial: str = "") -> objects.State:
     path = bed.shared / "disk0.img"
     path.write_bytes(b"one".ljust(SIZE, b"\0"))
     state = samples.iscsi(paths=[str(path)], wwn=IQN, portals=["0.0.0.0:3260"])
@@ -543,7 +545,7 @@ def test_a_destination_with_two_of_the_wanted_name(bed: lab.Lab, stable: lab.Hos
                                         "core/fileio_4/disk0 of this host have one name")
 
 
-def one_serial(bed: lab.Lab) -> model.State:
+def one_serial(bed: lab.Lab) -> objects.State:
     """Two backstores with one unit serial, open for two initiators."""
     paths = [str(bed.shared / f"{number}.img") for number in (0, 1)]
     for number, path in enumerate(paths):
@@ -610,4 +612,4 @@ def test_protection_information_is_part_of_the_storage(role: str, bed: lab.Lab,
 
 def test_keys_of_twins_have_the_kernel_s_name() -> None:
     store = replace(samples.backstore(), key=backstore_key("fileio", "fileio_1/disk"))
-    assert store.name == "disk" and model.say(store.key) == "fileio/fileio_1/disk"
+    assert store.name == "disk" and objects.say(store.key) == "fileio/fileio_1/disk"

@@ -3,10 +3,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from lio_handover.facts import Facts
-from lio_handover.model import State
-from lio_handover.order import ACTIVATE, ORDER, PLACE
-from lio_handover.planner import plan
+from lio_handover.kernel.facts import Facts
+from lio_handover.model.objects import State
+from lio_handover.plan.order import ACTIVATE, ORDER, PLACE
+from lio_handover.plan.planner import plan
 from tests import samples
 
 FACTS = Facts("6.12", "x", "/etc/target", (), ("iscsi", "vhost", "loopback"), True, {})

@@ -10,11 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from lio_handover import document as documents
-from lio_handover import errors, handler, parameters, preflight
-from lio_handover.configfs import Configfs
-from lio_handover.model import Backstore, State, backstore_key
-from lio_handover.reader import Reader
+from lio_handover import errors
+from lio_handover.document import document as documents
+from lio_handover.host import preflight
+from lio_handover.kernel import tcmu
+from lio_handover.kernel.configfs import Configfs
+from lio_handover.kernel.reader import Reader
+from lio_handover.model import control
+from lio_handover.model.objects import Backstore, State, backstore_key
 from lio_handover.settings import Settings
 from tests import inhost, lab, samples
 from tests.conftest import HostsOf
@@ -79,12 +82,12 @@ TCMU = {"dev_config": "lab/what it serves", "dev_size": "1048576", "hw_block_siz
 def with_handler(do: Callable[..., object], *words: object) -> object:
     """Do something while somebody listens to what the kernel says of tcmu backstores."""
     subprocess.run(["modprobe", "target_core_user"], check=True)
-    group = handler._group(b"TCM-USER", b"config")
-    assert handler.listens() is False and group is not None
+    group = tcmu._group(b"TCM-USER", b"config")
+    assert tcmu.listens() is False and group is not None
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 16) as line:
         line.bind((0, 0))
         line.setsockopt(270, 1, group)      # SOL_NETLINK, NETLINK_ADD_MEMBERSHIP
-        assert handler.listens() is True
+        assert tcmu.listens() is True
         return do(*words)
 
 
@@ -148,7 +151,7 @@ def test_pscsi_finds_its_disk_by_wwid(
     a, b = hosts(source, destination)
     address, other = a.call(scsi_disk, 0), b.call(scsi_disk, 2)
     assert address != other
-    words = dict(zip(parameters.HCTL, address.split(":")))
+    words = dict(zip(control.HCTL, address.split(":")))
     a.call(inhost.build, served("pscsi", words, {"udev_path": "/dev/sda"}))
     said = a.call(try_freeze)
     assert "reservations go to the physical device" in said and "--allow pgr-passthrough" in said
@@ -158,7 +161,7 @@ def test_pscsi_finds_its_disk_by_wwid(
     assert "--allow pgr-passthrough" in said and left == []
     assert b.call(try_import, document, ("pgr-passthrough",)) == ("", [])
     here = b.call(backstore)
-    assert here.parameters == dict(zip(parameters.HCTL, other.split(":")))
+    assert here.parameters == dict(zip(control.HCTL, other.split(":")))
     assert here.serial == a.call(backstore).serial == "2000"
 
 
@@ -166,7 +169,7 @@ def test_pscsi_finds_its_disk_by_wwid(
 def test_another_disk_at_that_address_is_refused(bed: lab.Lab, hosts: HostsOf) -> None:
     a, b = hosts("stable", "newest")
     address, _ = a.call(scsi_disk, 0), b.call(scsi_disk, 0)
-    words = dict(zip(parameters.HCTL, address.split(":")))
+    words = dict(zip(control.HCTL, address.split(":")))
     a.call(inhost.build, served("pscsi", words, {"udev_path": "/dev/sda"}))
     good = documents.loads(a.call(freeze_and_export, ("pgr-passthrough",)))
     for change, said in (({"wwid": "naa.7"}, f"is {WWID}, on the source it was naa.7"),
@@ -226,11 +229,11 @@ STATUS = "Status: DEACTIVATED  Max Queue Depth: 0  SectorSize: 4096  HwMaxSector
     ("unheard_of", "", {}), ("fileio", "nothing", {}),
 ])
 def test_what_info_says(plugin: str, info: str, wanted: dict[str, str]) -> None:
-    assert parameters.parse(plugin, STATUS + info) == wanted
+    assert control.parse(plugin, STATUS + info) == wanted
 
 
 def test_a_physical_hba_is_refused_whatever_is_allowed() -> None:
-    state = served("pscsi", dict.fromkeys(parameters.HCTL[1:], "0"), {})
+    state = served("pscsi", dict.fromkeys(control.HCTL[1:], "0"), {})
     found = [one for one in preflight._kinds(state) if not one.override]
     assert ["hba_mode" in one.sentence or "udev_path" in one.sentence for one in found] == [
         True, True]

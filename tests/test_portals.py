@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from lio_handover import document as documents
-from lio_handover import errors, portals
-from lio_handover.document import portal_key
-from lio_handover.model import Portal, State
-from lio_handover.transitions import DESTINATION, SOURCE
+from lio_handover import errors
+from lio_handover.document import document as documents
+from lio_handover.document.document import portal_key
+from lio_handover.kernel import portals
+from lio_handover.model.objects import Portal, State
+from lio_handover.protocol.table import DESTINATION, SOURCE
 from tests import inhandover, inhost, lab
 from tests.conftest import HostsOf
 from tests.lab.inside import TARGET

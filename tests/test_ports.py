@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from lio_handover import document as documents
-from lio_handover import errors, mapping, model
-from lio_handover.configfs import Configfs
-from lio_handover.document import Document
+from lio_handover import errors
+from lio_handover.document import document as documents, rename
+from lio_handover.document.document import Document
+from lio_handover.kernel.configfs import Configfs
+from lio_handover.model import objects
 from tests import inhost, lab, samples
 from tests.conftest import HostsOf
 from tests.test_preflight import small
@@ -17,18 +18,18 @@ from tests.test_preflight import small
 ONE, TWO = (f"iqn.2003-01.org.example:{name}" for name in ("one", "two"))
 
 
-def called(state: model.State, wwn: str) -> model.State:
+def called(state: objects.State, wwn: str) -> objects.State:
     """The small target under another name."""
     name = wwn.rpartition(":")[2]
     store, = state.backstores
     target, = state.targets
     tpg, = target.tpgs
     lun, = tpg.luns
-    key = model.backstore_key("fileio", name)
+    key = objects.backstore_key("fileio", name)
     tpg_key = ("target", "iscsi", wwn, "1")
     path = Path(store.path).with_name(f"{name}.img")
     path.write_bytes(name.encode() * (lab.MiB // len(name)) + b"." * (lab.MiB % len(name)))
-    return model.State((), (replace(
+    return objects.State((), (replace(
         store, key=key, parameters={**store.parameters, "fd_dev_name": str(path)},
         attributes={"wwn/vpd_unit_serial": name}),), (replace(
             target, key=tpg_key[:3], tpgs=(replace(
@@ -70,7 +71,7 @@ def test_two_targets_of_an_old_kernel_are_told_apart_on_a_new_one(
     assert "--map rtpi:1=fresh" in said and "nothing was changed" in said and left == []
 
     said, _, notes = new.call(try_import, both, "rtpi:1=fresh")
-    fresh = {name: mapping.fresh_port(("target", "iscsi", name, "1")) for name in (ONE, TWO)}
+    fresh = {name: rename.fresh_port(("target", "iscsi", name, "1")) for name in (ONE, TWO)}
     assert said == "" and new.call(ports) == fresh and len(set(fresh.values())) == 2
     assert [note for note in notes if f"relative port 1 becomes {fresh[ONE]}: initiators" in note]
 
@@ -111,8 +112,8 @@ def test_the_number_of_a_target_that_would_be_thawed_is_taken(
 # ── names and numbers ────────────────────────────────────────────────────────────────────────
 
 def apply(document: Document, *options: str) -> dict[str, str | None]:
-    made, _applied = mapping.parse(options).apply(document, None)
-    return {model.say(tpg.key): tpg.attributes.get("rtpi") for target in made.state.targets
+    made, _applied = rename.parse(options).apply(document, None)
+    return {objects.say(tpg.key): tpg.attributes.get("rtpi") for target in made.state.targets
             for tpg in target.tpgs}
 
 
@@ -128,7 +129,7 @@ def test_which_number_becomes_which() -> None:
     # What counts is the name that the target has here.
     renamed = apply(document, "rtpi:1=fresh", f"target:{ONE}=iqn.x:other")
     assert renamed[names[1]] == fresh[names[1]]
-    assert renamed["iscsi/iqn.x:other/tpg1"] == mapping.fresh_port(
+    assert renamed["iscsi/iqn.x:other/tpg1"] == rename.fresh_port(
         ("target", "iscsi", "iqn.x:other", "1"))
 
 
@@ -142,15 +143,15 @@ def test_ports_of_their_own_become_one() -> None:
                       luns=tuple(replace(lun, attributes={"rtpi": str(number)})
                                  for number, lun in enumerate(tpg.luns, 1)))
     document = samples.document(replace(state, targets=(replace(target, tpgs=(several,)),)))
-    made, applied = mapping.parse([f"rtpi:iscsi/{samples.IQN}/tpg1=5"]).apply(document, None)
+    made, applied = rename.parse([f"rtpi:iscsi/{samples.IQN}/tpg1=5"]).apply(document, None)
     changed = made.state.targets[0].tpgs[0]
     assert changed.attributes["rtpi"] == "5"
     assert [dict(lun.attributes) for lun in changed.luns] == [{}, {}]
-    note, = mapping.notes(applied)
+    note, = rename.notes(applied)
     assert "relative port of each LUN becomes 5" in note
 
 
 @pytest.mark.parametrize("tag", ["1", "2", "65535"])
 def test_a_fresh_number_never_changes(tag: str) -> None:
     known = {"1": "16125", "2": "31638", "65535": "13642"}
-    assert mapping.fresh_port(("target", "iscsi", ONE, tag)) == known[tag]
+    assert rename.fresh_port(("target", "iscsi", ONE, tag)) == known[tag]

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from lio_handover import document as documents
-from lio_handover.model import say
-from lio_handover.transitions import DESTINATION, SOURCE
+from lio_handover.document import document as documents
+from lio_handover.model.objects import say
+from lio_handover.protocol.table import DESTINATION, SOURCE
 from tests import inhandover, inhost, lab
 from tests.conftest import HostsOf
 from tests.inhandover import TARGET

@@ -6,12 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from lio_handover import document as documents
 from lio_handover import errors
-from lio_handover.document import acl_key, lun_key, mapped_lun_key, portal_key, tpg_key
-from lio_handover.model import (Acl, Backstore, Lun, MappedLun, Portal, Registration,
-                                Reservations, State, Target, Tpg, backstore_key,
-                                target_key)
+from lio_handover.document import document as documents
+from lio_handover.document.document import acl_key, lun_key, mapped_lun_key, portal_key, tpg_key
+from lio_handover.model.objects import (Acl, Backstore, Lun, MappedLun, Portal, Registration,
+                                        Reservations, State, Target, Tpg, backstore_key, target_key)
 from tests import inhost, lab
 
 IQN = "iqn.2003-01.org.example:probe"

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from lio_handover import __version__, errors
-from lio_handover.cli_main import COMMANDS
 from lio_handover.configuration import PATH, STATE_DIRECTORY
+from lio_handover.started import COMMANDS
 from tests.commandline import CHECKOUT, LAUNCHER, shape
 
 
@@ -66,10 +66,10 @@ def imported(code: str) -> set[str]:
 
 def test_little_is_imported_to_begin_with() -> None:
     assert imported("import lio_handover") == {"lio_handover"}
-    start = imported("import lio_handover.cli_main as c; c.main(['--version']); "
+    start = imported("import lio_handover.cli.main as c; c.main(['--version']); "
                      "c.main(['errors']); c.main(['--help']); c.main(['import', '--help'])")
     assert not {"dataclasses", "typing", "json", "shutil", "subprocess", "logging",
-                "signal", "dbus", "lio_handover.core", "lio_handover.cli_session"} & start
+                "signal", "dbus", "lio_handover.host.verbs", "lio_handover.cli.session"} & start
     verb = imported(f"import {', '.join(sorted(set(COMMANDS.values())))}")
     assert not {one for one in verb if one.split(".")[0] in ("dbus", "gi", "rtslib_fb",
                                                              "configshell_fb", "asyncio")}

@@ -9,10 +9,9 @@ from typing import List
 
 import pytest
 
-from lio_handover import transitions
-from lio_handover.transitions import (DESTINATION, SOURCE, STATES, TABLE, VERBS, Do, Mode, Need,
-                                      Paper, Row)
-
+from lio_handover.protocol import table as transitions
+from lio_handover.protocol.table import (DESTINATION, SOURCE, STATES, TABLE, VERBS, Do, Mode, Need,
+                                         Paper, Row)
 from tests.model.matrix import MATRICES, SAME_AS_ISCSI, matrix, steps_table
 from tests.model.mutants import MUTANTS
 from tests.model.runs import RUNS, SLOW_MUTANTS, run

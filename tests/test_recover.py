@@ -11,10 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from lio_handover import document as documents
 from lio_handover import errors
-from lio_handover.locks import Locks
-from lio_handover.transitions import DESTINATION, SOURCE
+from lio_handover.document import document as documents
+from lio_handover.protocol.table import DESTINATION, SOURCE
+from lio_handover.system.locks import Locks
 from tests import inhandover, inhost, lab, samples
 from tests.inhandover import OTHER, TARGET
 from tests.lab.scenario import PROGRAM

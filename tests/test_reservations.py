@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from lio_handover import document as documents
-from lio_handover.initiator import RESERVATION_CONFLICT, cdb, replies, sg
-from lio_handover.initiator.cdb import Command
-from lio_handover.initiator.fingerprint import describe, drain
-from lio_handover.model import RESERVATION_TYPES
+from lio_handover.document import document as documents
+from lio_handover.model.objects import RESERVATION_TYPES
+from lio_handover.scsi import RESERVATION_CONFLICT, cdb, replies, sg
+from lio_handover.scsi.cdb import Command
+from lio_handover.scsi.fingerprint import describe, drain
 from tests import inhost, lab
 from tests.conftest import HostsOf
 from tests.lab import barehands, inside

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from lio_handover import document as documents
-from lio_handover.byfile import ByFile
-from lio_handover.configfs import Configfs
-from lio_handover.handover import Handovers
+from lio_handover.document import document as documents
+from lio_handover.handover.engine import Handovers
+from lio_handover.kernel.configfs import Configfs
+from lio_handover.local.by_file import ByFile
 from lio_handover.settings import load
 from tests import lab
 from tests.bench import inboot, inhost

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from lio_handover import rtslib_entries, rtslib_names
-from lio_handover.model import Backstore, State, backstore_key
+from lio_handover.model.objects import Backstore, State, backstore_key
+from lio_handover.savefile import rtslib_entries, rtslib_names
 from tests import samples
 
 RTSLIB = Path("/usr/lib/python3/dist-packages/rtslib_fb")

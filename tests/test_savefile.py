@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from lio_handover import errors, savefile, savefile_places, savefile_writers
-from lio_handover.model import Secret, State
-from lio_handover.savefile import BACKUPS
+from lio_handover import errors
+from lio_handover.model.objects import Secret, State
+from lio_handover.savefile import places, save_file, writers
+from lio_handover.savefile.save_file import BACKUPS
 from tests import samples
 
 TARGET = f"iscsi/{samples.IQN}"
@@ -39,15 +40,15 @@ NEW: dict[str, Any] = {
 
 
 def drop(targets: list[str], stores: list[str]) -> list[str]:
-    return savefile.drop(targets, stores, _state_directory())
+    return save_file.drop(targets, stores, _state_directory())
 
 
 def put(state: State, dbroot: str) -> list[str]:
-    return savefile.put(state, dbroot, _state_directory())
+    return save_file.put(state, dbroot, _state_directory())
 
 
 def _state_directory() -> str:
-    return str(Path(savefile_places.KNOWN[0]).parents[1] / "state")
+    return str(Path(places.KNOWN[0]).parents[1] / "state")
 
 
 @pytest.fixture
@@ -56,9 +57,9 @@ def paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
     found = (tmp_path / "target" / "saveconfig.json", tmp_path / "debian" / "saveconfig.json")
     for path in found:
         path.parent.mkdir()
-    monkeypatch.setattr(savefile_places, "KNOWN", tuple(map(str, found)))
-    monkeypatch.setattr(savefile_writers, "LOCK", str(tmp_path / "targetcli.lock"))
-    monkeypatch.setattr(savefile_writers, "RECENT", 0.0)    # the test's own writes are at rest
+    monkeypatch.setattr(places, "KNOWN", tuple(map(str, found)))
+    monkeypatch.setattr(writers, "LOCK", str(tmp_path / "targetcli.lock"))
+    monkeypatch.setattr(writers, "RECENT", 0.0)    # the test's own writes are at rest
     return found
 
 
@@ -71,7 +72,7 @@ def test_what_is_put_in_comes_out_again_and_nothing_else_moves(
     assert put(state, "/var/target") == [str(path)]
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     found = json.loads(path.read_text())
-    assert savefile.entries([TARGET]) == [savefile.Entry(str(path), TARGET, True)]
+    assert save_file.entries([TARGET]) == [save_file.Entry(str(path), TARGET, True)]
     assert found["targets"][0] == content["targets"][0]
     tpg, = found["targets"][1]["tpgs"]
     assert (tpg["tag"], tpg["enable"], len(tpg["luns"]), len(tpg["node_acls"])) == (1, True, 2, 2)
@@ -103,10 +104,10 @@ def test_both_files_are_scrubbed_and_the_kernels_own_gets_it(paths: tuple[Path, 
     for path in paths:
         path.write_text("{}")
         put(state, str(path.parent))
-    assert len(savefile.entries([TARGET])) == 2
+    assert len(save_file.entries([TARGET])) == 2
     assert drop([TARGET], STORES) == [str(path) for path in paths]
     assert put(state, str(paths[1].parent)) == [str(paths[1])]
-    assert [one.path for one in savefile.entries([TARGET])] == [str(paths[1])]
+    assert [one.path for one in save_file.entries([TARGET])] == [str(paths[1])]
 
 
 def test_a_gate_that_is_shut_is_saved_shut(paths: tuple[Path, Path]) -> None:
@@ -116,13 +117,13 @@ def test_a_gate_that_is_shut_is_saved_shut(paths: tuple[Path, Path]) -> None:
     tpg, = target.tpgs
     shut = replace(tpg, attributes={**tpg.attributes, "enable": "0"})
     put(replace(state, targets=(replace(target, tpgs=(shut,)),)), "")
-    assert [one.enabled for one in savefile.entries([TARGET])] == [False]
+    assert [one.enabled for one in save_file.entries([TARGET])] == [False]
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"targets": 1}', '{"targets": ["x"]}', "\x00"])
 def test_a_file_that_cannot_be_read_is_left_alone(paths: tuple[Path, Path], content: str) -> None:
     paths[0].write_text(content)
-    for work in (lambda: savefile.entries([TARGET]), lambda: drop([TARGET], STORES),
+    for work in (lambda: save_file.entries([TARGET]), lambda: drop([TARGET], STORES),
                  lambda: put(samples.iscsi(), "")):
         with pytest.raises(errors.SavefileBroken, match="saveconfig.json"):
             work()

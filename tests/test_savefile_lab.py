@@ -8,13 +8,12 @@ from dataclasses import replace
 import pytest
 
 from lio_handover import errors
-from lio_handover.model import Backstore, State, backstore_key
-from lio_handover.transitions import DESTINATION, SOURCE
+from lio_handover.model.objects import Backstore, State, backstore_key
+from lio_handover.protocol.table import DESTINATION, SOURCE
 from tests import byfile, inhandover, inhost, insavefile, lab, samples
 from tests.inhandover import TARGET
 from tests.test_engine import Two, two
-from tests.test_probe import registered
-from tests.test_probe import state as probed
+from tests.test_probe import registered, state as probed
 
 __all__ = ["two"]
 

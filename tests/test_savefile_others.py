@@ -15,8 +15,9 @@ from typing import Any
 
 import pytest
 
-from lio_handover import errors, savefile, savefile_places, savefile_writers
-from lio_handover.json_splice import Splice
+from lio_handover import errors
+from lio_handover.savefile import places, save_file, writers
+from lio_handover.savefile.json_splice import Splice
 from tests import samples
 from tests.test_savefile import STORES, TARGET
 
@@ -44,14 +45,14 @@ def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The save file, of a host where nobody wrote in the last second unless a test does."""
     found = tmp_path / "target" / "saveconfig.json"
     found.parent.mkdir()
-    monkeypatch.setattr(savefile_places, "KNOWN", (str(found),))
-    monkeypatch.setattr(savefile_writers, "LOCK", str(tmp_path / "targetcli.lock"))
-    monkeypatch.setattr(savefile_writers, "RECENT", 0.0)
+    monkeypatch.setattr(places, "KNOWN", (str(found),))
+    monkeypatch.setattr(writers, "LOCK", str(tmp_path / "targetcli.lock"))
+    monkeypatch.setattr(writers, "RECENT", 0.0)
     return found
 
 
 def drop(path: Path, **more: Any) -> list[str]:
-    return savefile.drop([TARGET], ALL, str(path.parents[1] / "state"), **more)
+    return save_file.drop([TARGET], ALL, str(path.parents[1] / "state"), **more)
 
 
 def named(path: Path) -> list[Any]:
@@ -63,12 +64,12 @@ def named(path: Path) -> list[Any]:
 def test_what_is_not_ours_stays_byte_for_byte(path: Path) -> None:
     """Also what no shape that we know has; and ours is ours however it is spelled."""
     path.write_text(FULL)
-    assert savefile.entries([TARGET]) == [savefile.Entry(str(path), TARGET, True)]
+    assert save_file.entries([TARGET]) == [save_file.Entry(str(path), TARGET, True)]
     kept: dict[str, tuple[str, str]] = {}
     assert drop(path, keep=lambda name, was, now: kept.update({name: (was, now)})) == [str(path)]
     assert path.read_text() == REST
-    assert savefile.entries([TARGET]) == [] and drop(path) == []
-    assert savefile.put_back(kept, [TARGET], ALL, str(path.parent)) == [str(path)]
+    assert save_file.entries([TARGET]) == [] and drop(path) == []
+    assert save_file.put_back(kept, [TARGET], ALL, str(path.parent)) == [str(path)]
     assert path.read_text() == FULL
 
 
@@ -78,7 +79,7 @@ def test_what_others_change_meanwhile_stays_and_ours_comes_back_as_it_was(path: 
     drop(path, keep=lambda name, was, now: kept.update({name: (was, now)}))
     changed = path.read_text().replace("1E3", "2E3").replace("[ ]", '[{"name": "iscsi"}]')
     path.write_text(changed)
-    savefile.put_back(kept, [TARGET], ALL, str(path.parent))
+    save_file.put_back(kept, [TARGET], ALL, str(path.parent))
     text = path.read_text()
     assert OURS.strip(" ,") in text and OUR_STORE.strip(" ,") in text and "2E3" in text
     found = json.loads(text)
@@ -87,7 +88,7 @@ def test_what_others_change_meanwhile_stays_and_ours_comes_back_as_it_was(path: 
     rest = json.loads(changed)
     assert found["targets"][:-1] == rest["targets"]
     assert found["storage_objects"][:-1] == rest["storage_objects"]
-    savefile.put_back(kept, [TARGET], ALL, str(path.parent))    # once more, after a crash
+    save_file.put_back(kept, [TARGET], ALL, str(path.parent))    # once more, after a crash
     assert json.loads(path.read_text()) == found
     drop(path)
     assert path.read_text() == changed
@@ -97,8 +98,8 @@ def test_each_spelling_of_ours_goes_and_it_is_put_in_once(path: Path) -> None:
     names = ["iqn.2026-11.ORG.example:Target", " iqn.2026-11.org.example:target"]
     path.write_text(json.dumps({"targets": [
         {"fabric": "iscsi", "wwn": one, "tpgs": [{"enable": False}]} for one in names]}))
-    assert [one.enabled for one in savefile.entries([TARGET])] == [False, False]
-    savefile.put(samples.iscsi(), "", str(path.parent))
+    assert [one.enabled for one in save_file.entries([TARGET])] == [False, False]
+    save_file.put(samples.iscsi(), "", str(path.parent))
     assert named(path) == [samples.IQN]
     drop(path)
     assert named(path) == []
@@ -110,19 +111,19 @@ def test_what_targetcli_would_bring_back_as_another_is_not_put_in(
         path: Path, state: Any, name: str) -> None:
     path.write_text(FULL)
     with pytest.raises(errors.SavefileBroken, match=name):
-        savefile.put(state, "", str(path.parent))
+        save_file.put(state, "", str(path.parent))
     assert path.read_text() == FULL
 
 
 def test_a_plugins_name_is_targetclis(path: Path) -> None:
     path.write_text("{}")
     state = samples.iscsi(plugin="iblock")
-    savefile.put(state, "", str(path.parent))
+    save_file.put(state, "", str(path.parent))
     store, = json.loads(path.read_text())["storage_objects"]
     assert store["plugin"] == "block"
     store["plugin"] = "iblock"      # as restore takes it, too
     path.write_text(json.dumps({"targets": [], "storage_objects": [store]}))
-    savefile.drop([TARGET], ["iblock/disk0"], str(path.parent))
+    save_file.drop([TARGET], ["iblock/disk0"], str(path.parent))
     assert json.loads(path.read_text())["storage_objects"] == []
 
 
@@ -157,8 +158,8 @@ while True:
 
 @pytest.fixture
 def looping(path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[subprocess.Popen[bytes]]:
-    monkeypatch.setattr(savefile_writers, "RECENT", 0.6)
-    monkeypatch.setattr(savefile, "BUSY", 0.8)
+    monkeypatch.setattr(writers, "RECENT", 0.6)
+    monkeypatch.setattr(save_file, "BUSY", 0.8)
     path.write_text(FULL)
     with subprocess.Popen([sys.executable, "-c", LOOP, str(path), "0.15"]) as program:
         time.sleep(0.5)
@@ -175,17 +176,17 @@ def test_what_somebody_writes_back_again_and_again_is_not_said_to_be_out(
     looping.wait()
     path.write_text(FULL)
     assert drop(path) == [str(path)]
-    assert not savefile.entries([TARGET])
+    assert not save_file.entries([TARGET])
 
 
 def test_who_only_saves_something_else_meanwhile_is_waited_for(
         path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(savefile_writers, "RECENT", 0.3)
+    monkeypatch.setattr(writers, "RECENT", 0.3)
     path.write_text(FULL)
     began = time.monotonic()
     assert drop(path) == [str(path)]
     assert 0.3 <= time.monotonic() - began < 2
-    monkeypatch.setattr(savefile_writers, "RECENT", 3.0)
+    monkeypatch.setattr(writers, "RECENT", 3.0)
     began = time.monotonic()        # it is ours now, and just written
     assert drop(path) == [] and time.monotonic() - began < 1
 
@@ -194,8 +195,8 @@ def test_what_cannot_be_written_is_said_at_once(
         path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(*_args: Any) -> bool:
         raise OSError(errno.EROFS, "Read-only file system")
-    monkeypatch.setattr(savefile_writers, "RECENT", 3.0)
-    monkeypatch.setattr(savefile, "write_file", refused)
+    monkeypatch.setattr(writers, "RECENT", 3.0)
+    monkeypatch.setattr(save_file, "write_file", refused)
     path.write_text(FULL)
     began = time.monotonic()
     with pytest.raises(errors.SavefileBroken, match="can't be written: Read-only"):
@@ -205,7 +206,7 @@ def test_what_cannot_be_written_is_said_at_once(
 
 def test_half_a_file_is_looked_at_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """rtslib 2.1 copies into it (RTSRoot.save_to_file)."""
-    monkeypatch.setattr(savefile_writers, "RECENT", 0.3)
+    monkeypatch.setattr(writers, "RECENT", 0.3)
     path.write_text(FULL[:100])
     with subprocess.Popen([sys.executable, "-c", "import sys, time; time.sleep(0.1); "
                            "open(sys.argv[1], 'w').write(sys.argv[2])", str(path), FULL]):
@@ -216,19 +217,19 @@ def test_half_a_file_is_looked_at_again(path: Path, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("meant", ["", "{}"])
 def test_an_empty_file_that_is_being_written_is_not_taken_for_one_without_us(
         path: Path, monkeypatch: pytest.MonkeyPatch, meant: str) -> None:
-    monkeypatch.setattr(savefile_writers, "RECENT", 0.5)
+    monkeypatch.setattr(writers, "RECENT", 0.5)
     path.write_text(meant)
     with subprocess.Popen([sys.executable, "-c", "import sys, time; time.sleep(0.1); "
                            "open(sys.argv[1], 'w').write(sys.argv[2])", str(path), FULL]):
         assert drop(path) == [str(path)]
-    assert not savefile.entries([TARGET])
+    assert not save_file.entries([TARGET])
 
 
 def test_targetcli_is_waited_for_and_named_where_it_stays(
         path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(savefile_writers, "PATIENCE", 0.2)
+    monkeypatch.setattr(writers, "PATIENCE", 0.2)
     path.write_text(FULL)
-    with open(savefile_writers.LOCK, "w+") as file:
+    with open(writers.LOCK, "w+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         with pytest.raises(errors.SavefileBroken, match=f"PID {os.getpid()}, .*targetcli.lock"):
             drop(path)
@@ -238,7 +239,7 @@ def test_targetcli_is_waited_for_and_named_where_it_stays(
 
 def test_where_nothing_is_to_be_changed_targetcli_may_run(path: Path) -> None:
     path.write_text(REST)
-    with open(savefile_writers.LOCK, "w+") as file:
+    with open(writers.LOCK, "w+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         assert drop(path) == []
 
@@ -248,7 +249,7 @@ def test_where_nothing_is_to_be_changed_targetcli_may_run(path: Path) -> None:
 def test_a_removal_that_fails_leaves_the_file_as_it_was(path: Path) -> None:
     path.write_text(FULL)
     with pytest.raises(errors.Interrupted):
-        with savefile.removing([TARGET], ALL, str(path.parent)) as left:
+        with save_file.removing([TARGET], ALL, str(path.parent)) as left:
             assert path.read_text() == REST and left == []
             raise errors.Interrupted("interrupted")
     assert path.read_text() == FULL
@@ -257,17 +258,17 @@ def test_a_removal_that_fails_leaves_the_file_as_it_was(path: Path) -> None:
 def test_nothing_is_removed_where_the_file_would_bring_it_back(path: Path) -> None:
     path.write_text("{")
     with pytest.raises(errors.SavefileBroken, match="can't be read") as error:
-        with savefile.removing([TARGET], ALL, str(path.parent)):
+        with save_file.removing([TARGET], ALL, str(path.parent)):
             raise AssertionError("it was removed")
     assert "--allow savefile" in error.value.do
-    with savefile.removing([TARGET], ALL, str(path.parent), ("savefile",)) as left:
+    with save_file.removing([TARGET], ALL, str(path.parent), ("savefile",)) as left:
         assert "may bring it back" in left[0]
 
 
 def test_a_changed_target_is_put_in_as_it_is_now(path: Path) -> None:
     path.write_text(FULL)
     state = samples.iscsi(luns=2)
-    savefile.put(state, "", str(path.parent))
+    save_file.put(state, "", str(path.parent))
     found = json.loads(path.read_text())
     assert [one["wwn"] for one in found["targets"]][:2] == [
         "iqn.2026-11.org.example:other", samples.IQN]
@@ -275,5 +276,5 @@ def test_a_changed_target_is_put_in_as_it_is_now(path: Path) -> None:
         "other", "disk0", "disk0", "shared", "disk1"]
     more = replace(state, targets=())
     before = path.read_bytes()
-    savefile.put(more, "", str(path.parent))
+    save_file.put(more, "", str(path.parent))
     assert path.read_bytes() == before

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from lio_handover import errors, savefile_places
+from lio_handover import errors
+from lio_handover.savefile import places
 
 PLAIN = "[Service]\nType=oneshot\nExecStart=/usr/bin/targetctl restore\n" \
         "ExecStop=/usr/bin/targetctl clear\n"
@@ -16,8 +17,8 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path
     made = tmp_path / "etc", tmp_path / "usr"
     for one in made:
         one.mkdir()
-    monkeypatch.setattr(savefile_places, "FOLDERS", tuple(map(str, made)))
-    monkeypatch.setattr(savefile_places, "KNOWN", (str(tmp_path / "known.json"),))
+    monkeypatch.setattr(places, "FOLDERS", tuple(map(str, made)))
+    monkeypatch.setattr(places, "KNOWN", (str(tmp_path / "known.json"),))
     return made
 
 
@@ -38,9 +39,9 @@ def unit(line: str) -> str:
 ])
 def test_the_file_that_a_unit_restores(folders: tuple[Path, Path], line: str,
                                        files: list[str]) -> None:
-    for name in savefile_places.UNITS:
+    for name in places.UNITS:
         (folders[1] / name).write_text(unit(line))
-    assert savefile_places.named() == files
+    assert places.named() == files
 
 
 @pytest.mark.parametrize("line", [
@@ -51,10 +52,10 @@ def test_what_cannot_be_told_is_refused_unless_the_owner_tells_it(folders: tuple
                                                                   line: str) -> None:
     (folders[1] / "targetcli.service").write_text(unit(line))
     with pytest.raises(errors.SavefileBroken) as refused:
-        savefile_places.everywhere()
+        places.everywhere()
     assert refused.value.what == f"which file targetcli.service restores can't be told: {line}"
     assert "savefiles in [host]" in refused.value.do
-    assert savefile_places.named(["/data/save.json"]) == ["/data/save.json"]
+    assert places.named(["/data/save.json"]) == ["/data/save.json"]
 
 
 def test_a_unit_is_read_as_systemd_reads_it(folders: tuple[Path, Path]) -> None:
@@ -63,15 +64,15 @@ def test_a_unit_is_read_as_systemd_reads_it(folders: tuple[Path, Path]) -> None:
     (usr / "target.service.d").mkdir()
     (usr / "target.service.d" / "10.conf").write_text(
         "[Service]\nExecStart=\nExecStart=/usr/bin/targetctl restore /data/dropin.json\n")
-    assert savefile_places.named() == ["/data/dropin.json"]
+    assert places.named() == ["/data/dropin.json"]
     (etc / "target.service.d").mkdir()
     (etc / "target.service.d" / "10.conf").write_text("")     # masks the one of the same name
-    assert savefile_places.named() == ["/data/usr.json"]
+    assert places.named() == ["/data/usr.json"]
     (etc / "target.service").write_text(unit("/usr/bin/targetctl restore /data/etc.json"))
-    assert savefile_places.named() == ["/data/etc.json"]
+    assert places.named() == ["/data/etc.json"]
     (etc / "target.service").unlink()
     (etc / "target.service").symlink_to("/dev/null")
-    assert savefile_places.named() == []
+    assert places.named() == []
 
 
 def test_named_files_come_first_and_only_those_that_are_there(folders: tuple[Path, Path],
@@ -79,9 +80,9 @@ def test_named_files_come_first_and_only_those_that_are_there(folders: tuple[Pat
     other = tmp_path / "other.json"
     (folders[1] / "targetcli.service").write_text(unit(f"/usr/bin/targetctl restore {other}"))
     (tmp_path / "known.json").write_text("{}")
-    assert savefile_places.everywhere() == [str(tmp_path / "known.json")]
+    assert places.everywhere() == [str(tmp_path / "known.json")]
     other.write_text("{}")
-    assert savefile_places.everywhere() == [str(other), str(tmp_path / "known.json")]
+    assert places.everywhere() == [str(other), str(tmp_path / "known.json")]
 
 
 def test_the_boot_unit_runs_before_each_unit_that_restores() -> None:
@@ -92,4 +93,4 @@ def test_the_boot_unit_runs_before_each_unit_that_restores() -> None:
                       ("lio-handoverd.service", "After=")):
         words = [word for line in (folder / name).read_text().splitlines() if line.startswith(key)
                  for word in line[len(key):].split()]
-        assert set(savefile_places.UNITS) <= set(words), name
+        assert set(places.UNITS) <= set(words), name

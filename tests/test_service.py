@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from lio_handover import document as documents
-from lio_handover import errors, names
-from lio_handover.model import State
-from lio_handover.service import contract
+from lio_handover import dbus_names as names, errors
+from lio_handover.document import document as documents
+from lio_handover.model.objects import State
+from lio_handover.service.bus import contract
 from tests import inbus, inhandover, inhost, lab, samples
 from tests.conftest import Pool
 from tests.inbus import Service

@@ -16,15 +16,18 @@ from xml.etree import ElementTree
 
 import pytest
 
-from lio_handover import cli_main, cli_parser, errors, log, names, transitions
-from lio_handover.journal import Handover, Journal
-from lio_handover.papers import Message, to_json
-from lio_handover.transitions import FILE, OF_ONE_HOST, Paper
+from lio_handover import dbus_names as names, errors
+from lio_handover.cli import main, parser
+from lio_handover.protocol import table
+from lio_handover.protocol.messages import Message, to_json
+from lio_handover.protocol.table import FILE, OF_ONE_HOST, Paper
+from lio_handover.records.journal import Handover, Journal
+from lio_handover.system import journald
 from tests import inbus
 from tests.inbus import CHECKOUT, NOBODY, Client, descriptors, options
 
 dbus = pytest.importorskip("dbus")
-contract = pytest.importorskip("lio_handover.service.contract")
+contract = pytest.importorskip("lio_handover.service.bus.contract")
 from tests.privatebus import Bus, wait_until  # noqa: E402 - it needs dbus, too
 
 
@@ -88,19 +91,19 @@ def test_the_tree_can_be_walked_from_its_root(client: Client) -> None:
 def test_the_verbs_are_those_of_the_protocols_table() -> None:
     known = contract.load()
     methods = known[names.HANDOVER].methods
-    assert {name.lower() for name in methods} == set(transitions.VERBS) - OF_ONE_HOST
+    assert {name.lower() for name in methods} == set(table.VERBS) - OF_ONE_HOST
     for name, method in methods.items():
-        assert (method.action, method.takes) == (transitions.VERBS[name.lower()][1], "aha{sv}")
-    first = {row.verb for row in transitions.TABLE
+        assert (method.action, method.takes) == (table.VERBS[name.lower()][1], "aha{sv}")
+    first = {row.verb for row in table.TABLE
              if row.state in ("idle", "none") and row.modes - FILE}
     manager = known[names.MANAGER].methods
     begun = {name[:-len("Handover")].lower(): one for name, one in manager.items()
              if name.endswith("Handover")}
     assert set(begun) == first | {"status", "recover"}
     for verb, method in begun.items():
-        assert method.action == transitions.VERBS[verb][1]
+        assert method.action == table.VERBS[verb][1]
     text = (Path(contract.FOLDER) / f"{names.HANDOVER}.xml").read_text()
-    for verb, (_who, action, summary) in transitions.VERBS.items():
+    for verb, (_who, action, summary) in table.VERBS.items():
         if verb in OF_ONE_HOST:
             continue
         assert summary in text and f'value="{action}"' in text, verb
@@ -109,7 +112,7 @@ def test_the_verbs_are_those_of_the_protocols_table() -> None:
 def test_what_the_xml_says_of_actions_is_what_is_asked(bus: Bus) -> None:
     """The annotation of a verb can't say less than the table; and one-host verbs are the CLI's."""
     from lio_handover.service.hostverbs import HOST_VERBS
-    assert set(HOST_VERBS) == set(cli_parser.VERBS) - {"errors"} - set(_OTHER)
+    assert set(HOST_VERBS) == set(parser.VERBS) - {"errors"} - set(_OTHER)
     for interface in contract.load().values():
         root = ElementTree.fromstring(interface.text)
         for method in root.iter("method"):
@@ -125,7 +128,7 @@ _OTHER = ("source", "destination", "status", "recover", "move", "restore", "clea
 
 
 def test_every_polkit_action_is_there() -> None:
-    from lio_handover.service.authority import action_id
+    from lio_handover.service.bus.authority import action_id
     root = ElementTree.parse(CHECKOUT / "etc" / "polkit-1" / "io.github.lio-handover1.policy")
     assert {one.get("id") for one in root.iter("action")} == {
         action_id(one) for one in contract.ACTIONS}
@@ -538,7 +541,7 @@ def test_a_handovers_job_says_what_it_is_about_however_it_ends(bus: Bus, client:
 
 
 def test_the_journal_gets_fields_of_its_own(tmp_path: Path) -> None:
-    from lio_handover.log import WARNING, Log
+    from lio_handover.system.journald import WARNING, Log
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journal:
         journal.bind(str(tmp_path / "socket"))
         Log(str(tmp_path / "socket")).say("one\nline", WARNING, handover="1-2", target="iscsi/x",
@@ -558,13 +561,13 @@ def test_who_says_that_a_host_is_off_stands_in_the_log(
     assert (f"<4>user 0 ({sender}) says peer-is-fenced of handover {known.id} "
             f"(handover={known.id}, target={known.targets[0]})\n"
             ) in (bus.folder / "log").read_text(), job
-    monkeypatch.setattr(log, "SOCKET", str(tmp_path / "socket"))
+    monkeypatch.setattr(journald, "SOCKET", str(tmp_path / "socket"))
     monkeypatch.setenv("SUDO_USER", "alice")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journal:
         journal.bind(str(tmp_path / "socket"))
         journal.settimeout(10)
         for words, about in (([known.id], f"handover {known.id}"), ([], "every handover")):
-            cli_main.main(["--config", str(bus.config), "recover", *words, "--peer-is-fenced"])
+            main.main(["--config", str(bus.config), "recover", *words, "--peer-is-fenced"])
             fields = dict(line.split("=", 1) for line in journal.recv(4096).decode().splitlines())
             assert fields["MESSAGE"] == f"alice says peer-is-fenced of {about}"
             assert (fields["PRIORITY"], fields["SYSLOG_IDENTIFIER"]) == ("4", "lio-handover")
@@ -573,7 +576,7 @@ def test_who_says_that_a_host_is_off_stands_in_the_log(
 
 def test_the_log_goes_to_standard_error_without_a_journal(capfd: pytest.CaptureFixture[str],
                                                           tmp_path: Path) -> None:
-    from lio_handover.log import Log
+    from lio_handover.system.journald import Log
     Log(str(tmp_path / "none")).say("what\nhappened", job="7")
     assert capfd.readouterr().err == "<6>what happened (job=7)\n"
 
@@ -599,13 +602,13 @@ def test_other_elements_are_no_names(element: str) -> None:
     ("(su)", ("x",)), ("t", "x"), ("(uus)", (1, 2))])
 def test_what_has_no_place_in_a_message_is_an_error_and_not_the_end(
         signature: str, value: Any) -> None:
-    from lio_handover.service import wire
+    from lio_handover.service.bus import wire
     with pytest.raises(wire.Wrong):
         wire.typed(signature, value)
 
 
 def test_text_is_made_fit_for_a_message() -> None:
-    from lio_handover.service import wire
+    from lio_handover.service.bus import wire
     assert wire.typed("s", "a\0b\udcff") == "a\\0b\\udcff"
     assert wire.plain(wire.variant({"a": [1, "x"], "b": [], "c": True, "d": 1.5, "e": {}})) == {
         "a": [1, "x"], "b": [], "c": True, "d": 1.5, "e": {}}

@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
-from lio_handover import as_json, columns, diff, errors, model, steps, tree, wording
-from lio_handover.model import State
-from lio_handover.screen import Screen
+from lio_handover import errors
+from lio_handover.model import diff, objects
+from lio_handover.model.objects import State
+from lio_handover.views import diff_columns, json_view, phrases, plan_steps, tree
+from lio_handover.views.terminal import Screen
 from tests import samples
 from tests.commandline import FINDINGS, NAME, STATE, ready, terminal, view, with_acl, with_tpg
 
@@ -63,11 +65,10 @@ def everything(screen: Screen) -> Iterator[str]:
     state = replace(STATE, backstores=(replace(store, parameters={
         **store.parameters, "fd_dev_name": LONG}), *STATE.backstores[1:]))
     yield from tree.tree(view(state), screen)
-    yield from columns.columns(columns.rows(STATE, state, diff.diff(STATE, state)), "here: a",
-                               "document: b", screen)
-    yield from columns.columns(columns.rows(State(), state, diff.diff(State(), state)), "here: a",
-                               "document: b", screen)
-    yield from steps.plan(ready(state, FINDINGS), screen)
+    for old in (STATE, State()):
+        yield from diff_columns.columns(diff_columns.rows(old, state, diff.diff(old, state)),
+                                        "here: a", "document: b", screen)
+    yield from plan_steps.plan(ready(state, FINDINGS), screen)
 
 
 @pytest.mark.parametrize("width", [40, 80, 119, 160, 400])
@@ -93,14 +94,14 @@ def test_no_control_character_reaches_the_terminal() -> None:
     store = replace(STATE.backstores[0], key=key, parameters={"fd_dev_name": f"/srv/{bad}"},
                     attributes={"wwn/vpd_unit_serial": bad})
     tpg = replace(STATE.targets[0].tpgs[0], sessions=(bad,), luns=(), acls=(
-        model.Acl(("target", "iscsi", samples.IQN, "1", "acl", bad)),))
+        objects.Acl(("target", "iscsi", samples.IQN, "1", "acl", bad)),))
     state = State((), (store,), (replace(STATE.targets[0], tpgs=(tpg,)),))
     changes = diff.diff(STATE, state)
     shown = [
         *tree.tree(view(state), Screen(80)),
-        *columns.columns(columns.rows(STATE, state, changes), bad, bad, Screen(80)),
-        *columns.columns(columns.rows(STATE, state, changes), bad, bad, Screen()),
-        *steps.plan(replace(ready(), mapped=(("device", bad, bad),), findings=(
+        *diff_columns.columns(diff_columns.rows(STATE, state, changes), bad, bad, Screen(80)),
+        *diff_columns.columns(diff_columns.rows(STATE, state, changes), bad, bad, Screen()),
+        *plan_steps.plan(replace(ready(), mapped=(("device", bad, bad),), findings=(
             errors.Finding(errors.InUse, bad, bad, bad, bad),)), Screen(80))]
     assert all(line.isprintable() for line in shown)
     assert sum("\\x1b" in line for line in shown) > 5
@@ -109,7 +110,7 @@ def test_no_control_character_reaches_the_terminal() -> None:
 
 def rows_of(have: State, want: State) -> list[tuple[str, str, str, str]]:
     return [(row.mark, row.label, row.here, row.there)
-            for row in columns.rows(have, want, diff.diff(have, want)) if row.mark]
+            for row in diff_columns.rows(have, want, diff.diff(have, want)) if row.mark]
 
 
 def test_every_kind_of_difference_is_a_row() -> None:
@@ -125,7 +126,7 @@ def test_every_kind_of_difference_is_a_row() -> None:
     assert rows_of(STATE, store(parameters={**first.parameters, "fd_dev_size": "1"})) == [
         ("!", "control/fd_dev_size", "67108864", "1")]
     assert rows_of(STATE, with_acl(auth_userid="")) == [("!", "auth/userid", "user", '""')]
-    assert rows_of(STATE, with_acl(auth_password=model.Secret("x"))) == [
+    assert rows_of(STATE, with_acl(auth_password=objects.Secret("x"))) == [
         ("!", "auth/password", "(secret)", "(another secret)")]
     assert rows_of(STATE, with_tpg(luns=STATE.targets[0].tpgs[0].luns[:5])) == [
         ("-", "lun5", "fileio/disk5", "(not there)")]
@@ -140,7 +141,7 @@ def test_every_kind_of_difference_is_a_row() -> None:
     assert marks["type"][2] == "Exclusive Access, All Registrants (type 8)"
     assert marks[name] == ("!", "0x000000000000abc1", "0x00000000000000ff HOLDER")
     assert "order of the registrants" in marks
-    gone = rows_of(STATE, store(reservations=model.NO_RESERVATIONS))
+    gone = rows_of(STATE, store(reservations=objects.NO_RESERVATIONS))
     assert ("-", name, "0x000000000000abc1", "(not there)") in [
         (mark, label, here.split()[0], there) for mark, label, here, there in gone]
     created = rows_of(State(), STATE)
@@ -150,8 +151,8 @@ def test_every_kind_of_difference_is_a_row() -> None:
 def test_columns_stand_beside_each_other() -> None:
     want = with_tpg(attributes={**STATE.targets[0].tpgs[0].attributes,
                                 "attrib/login_timeout": "30"})
-    found = columns.rows(STATE, want, diff.diff(STATE, want))
-    assert list(columns.columns(found, "here: a", "document: b", Screen(80))) == [
+    found = diff_columns.rows(STATE, want, diff.diff(STATE, want))
+    assert list(diff_columns.columns(found, "here: a", "document: b", Screen(80))) == [
         "                            here: a | document: b",
         "------------------------------------+------------",
         f"  {NAME}",
@@ -161,7 +162,7 @@ def test_columns_stand_beside_each_other() -> None:
 
 def test_a_plan_is_numbered_through_and_says_why() -> None:
     one = ready()
-    lines = list(steps.plan(one, Screen()))
+    lines = list(plan_steps.plan(one, Screen()))
     text = "\n".join(lines)
     numbers = [int(line.split()[0]) for line in lines if line.split()[0].isdigit()]
     assert numbers == list(range(1, len(one.plan.steps) + 1))
@@ -173,10 +174,10 @@ def test_a_plan_is_numbered_through_and_says_why() -> None:
     # The contents of files are not shown: they are long, and nobody checks them by eye.
     step = next(step for step in one.plan.steps if step.op == "file")
     assert step.value.decode()[:20] not in text
-    assert f"auth/password = {model.Secret('x')}" in text
+    assert f"auth/password = {objects.Secret('x')}" in text
     for note in one.plan.notes:
         assert note in text
-    told = as_json.plan_tree(one)
+    told = json_view.plan_tree(one)
     assert [each["number"] for each in told["steps"]] == numbers
     assert all(each["value"] is None for each in told["steps"]
                if each["secret"] or each["op"] == "file")
@@ -184,9 +185,9 @@ def test_a_plan_is_numbered_through_and_says_why() -> None:
 
 
 def test_sizes_and_counts_are_said_as_people_say_them() -> None:
-    assert [wording.size(one) for one in (0, 512, 1 << 26, 1536 << 20, 5 << 50)] == [
+    assert [phrases.size(one) for one in (0, 512, 1 << 26, 1536 << 20, 5 << 50)] == [
         "0 bytes", "512 bytes", "64 MiB", "1.5 GiB", "5 PiB"]
-    assert wording.count(1, "LUN") + wording.count(0, "LUN") == "1 LUN0 LUNs"
+    assert phrases.count(1, "LUN") + phrases.count(0, "LUN") == "1 LUN0 LUNs"
 
 
 def test_colours_are_for_terminals_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

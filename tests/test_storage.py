@@ -8,12 +8,14 @@ from typing import Any, Dict, List, Optional, Type
 
 import pytest
 
-from lio_handover import devices, errors, model, storage_evidence, storage_policy
-from lio_handover.devices import Host, find_by_wwid, users
-from lio_handover.errors import (StorageDiffers, StorageInUse, StorageMissing, StorageNotAllowed)
+from lio_handover import errors
+from lio_handover.errors import StorageDiffers, StorageInUse, StorageMissing, StorageNotAllowed
+from lio_handover.model import objects
 from lio_handover.settings import Settings
-from lio_handover.storage_evidence import evidence
-from lio_handover.storage_policy import findings
+from lio_handover.storage import block_devices as devices, evidence as storage_evidence, policy
+from lio_handover.storage.block_devices import Host, find_by_wwid, users
+from lio_handover.storage.evidence import evidence
+from lio_handover.storage.policy import findings
 
 from . import samples
 
@@ -110,7 +112,7 @@ def made(path: str, size: int = MIB, data: bytes = b"") -> str:
 
 
 def store(path: str, plugin: str = "fileio", size: int = MIB, name: str = "disk0",
-          ) -> model.Backstore:
+          ) -> objects.Backstore:
     return samples.backstore(name, plugin, path, size)
 
 
@@ -303,7 +305,7 @@ def test_files_of_the_kernel_are_no_disks() -> None:
     ("/dev/nvme0", "/dev/nvme*n*", False), ("/dev/sd*", "/dev/sda", False),
 ])
 def test_patterns(path: str, pattern: str, is_one: bool) -> None:
-    assert storage_policy.matches(path, pattern) is is_one
+    assert policy.matches(path, pattern) is is_one
 
 
 def test_devices_are_allowed_by_any_of_their_names(blocks: Machine) -> None:
@@ -459,7 +461,7 @@ def test_a_device_claimed_out_of_sight_is_refused(blocks: Machine, monkeypatch: 
     found = findings(wanted, proof, settings, host=blocks.host)
     assert kinds(found) == [StorageInUse] and "claimed" in found[0].sentence
     # By the very backstore, where the target is there already.
-    here = model.State(backstores=(wanted,))
+    here = objects.State(backstores=(wanted,))
     assert findings(wanted, proof, settings, here, blocks.host) == []
 
 
@@ -483,12 +485,12 @@ def test_two_backstores_on_one_storage(blocks: Machine, root: str) -> None:
                                  (f"{dev}/sda1", f"{dev}/sda", "iblock"),
                                  (f"{dev}/sda1", f"{dev}/sda2", "")):
         wanted = store(mine, plugin or "iblock")
-        here = model.State(backstores=(store(theirs, name="other"),))
+        here = objects.State(backstores=(store(theirs, name="other"),))
         proof = evidence(wanted, True, blocks.host)
         found = findings(wanted, proof, settings, here, blocks.host)
         assert kinds(found) == ([StorageInUse] if plugin else []), (mine, theirs)
         assert not plugin or "fileio/other" in found[0].sentence
-        same = model.State(backstores=(store(theirs, wanted.plugin),))
+        same = objects.State(backstores=(store(theirs, wanted.plugin),))
         assert findings(wanted, proof, settings, same, blocks.host) == []
 
 
@@ -516,7 +518,7 @@ def test_storage_is_shared_over_and_under(blocks: Machine, root: str, mine: str,
         return f"{root}/{name}" if name[0] in "ab" else f"{blocks.host.dev}/{name}"
 
     one, other = store(at(mine), name="one"), store(at(theirs), name="other")
-    served = storage_policy.Served(model.State(backstores=(one, other)), blocks.host)
+    served = policy.Served(objects.State(backstores=(one, other)), blocks.host)
     assert served.sharers_of(one) == ([other.key] if shared else [])
     assert served.sharers_of(other) == ([one.key] if shared else [])
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from lio_handover import supervisor
+from lio_handover.system import supervisor
 from tests import inbus, lab
-from tests.test_systemd import Systemd, systemd     # noqa: F401 - the fixture
+from tests.test_systemd import Systemd, systemd  # noqa: F401 - the fixture
 
 TEMPLATE = "lio-handover-target@.service"
 TARGETS = (
@@ -120,7 +120,7 @@ def test_a_supervisor_that_went_is_no_error(heard: socket.socket) -> None:
 
 # --- asking --------------------------------------------------------------------------------------
 def test_without_units_nothing_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lio_handover.programs.run", None)
+    monkeypatch.setattr("lio_handover.system.external_program.run", None)
     assert supervisor.start([]) == supervisor.stop([]) == ""
 
 
@@ -141,7 +141,7 @@ def test_a_failure_is_told_and_not_raised(how: OSError | tuple[int, str], said: 
             raise how
         return how
 
-    monkeypatch.setattr("lio_handover.programs.run", run)
+    monkeypatch.setattr("lio_handover.system.external_program.run", run)
     answer = supervisor.stop(["a", "-b"])
     assert answer == (f"systemctl stop: {said}" if said else "")
 

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from lio_handover import aptpl, errors, reservations
-from lio_handover.aptpl import Kind
-from lio_handover.initiator import cdb
-from lio_handover.surviving import (TABLE, Answer, Copy, File, Keeps, Kernel, Takes, decide,
-                                    rendered)
-from lio_handover.transitions import DESTINATION, SOURCE
+from lio_handover import errors
+from lio_handover.model import aptpl, reservations
+from lio_handover.model.aptpl import Kind
+from lio_handover.protocol.pr_survival import (TABLE, Answer, Copy, File, Keeps, Kernel, Takes,
+                                               decide, rendered)
+from lio_handover.protocol.table import DESTINATION, SOURCE
+from lio_handover.scsi import cdb
 from tests import inhandover, inhost, insurviving, lab, samples
 from tests.conftest import Pool
 from tests.inbus import Service

@@ -11,16 +11,16 @@ from typing import Any, TypeVar
 
 import pytest
 
-from lio_handover import document as documents
-from lio_handover import names
-from lio_handover.model import State, backstore_key
-from lio_handover.transitions import DESTINATION, SOURCE
+from lio_handover import dbus_names as names
+from lio_handover.document import document as documents
+from lio_handover.model.objects import State, backstore_key
+from lio_handover.protocol.table import DESTINATION, SOURCE
 from tests import inbus, inhandover, inhost, inmove, insystemd, lab, samples
 from tests.conftest import HostsOf, Pool
 from tests.insystemd import BOOT, DAEMON, RECOVER, RESTORE
-from tests.test_power import Powered
 from tests.test_engine import Two
 from tests.test_import import rich
+from tests.test_power import Powered
 from tests.test_service import NAME
 
 T = TypeVar("T")
@@ -393,7 +393,7 @@ NO_ENDPOINT = b"""
 def occupy(*_):
     return open("/dev/null")
 """
-OCCUPY = ("from lio_handover.holder import Holders; import sys; "
+OCCUPY = ("from lio_handover.scsi.endpoint_holder import Holders; import sys; "
           "Holders('/var/lib/lio-handover').occupy(sys.argv[1])")
 ALONE = ("env", "PYTHONPATH=/usr/lib/lio-handover", "/usr/bin/python3", "-c", OCCUPY)
 OTHER = "naa.5001405abcdef0aa"
@@ -404,7 +404,7 @@ def test_who_occupies_an_endpoint_outlives_the_service(systemd: Systemd, bed: la
     """The service occupies one, here while it acquires storage, and so does somebody alone: who
     waits for the end of what that says does not wait for the holder."""
     systemd.host.call(inbus.install, inhost.CONFIG)
-    systemd.host.run(["sh", "-c", "cat >>/usr/lib/lio-handover/lio_handover/initiator/vhost.py"],
+    systemd.host.run(["sh", "-c", "cat >>/usr/lib/lio-handover/lio_handover/scsi/vhost.py"],
                      input=NO_ENDPOINT)
     Held.start(systemd, bed.shared, f"[ $1 = release ] || {shlex.join((*ALONE, samples.WWPN))}")
     imported = systemd.call(inbus.run_document, "Import", Held.gone(systemd, bed.shared))

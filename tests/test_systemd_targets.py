@@ -8,10 +8,10 @@ from dataclasses import replace
 
 import pytest
 
-from lio_handover import document as documents
-from lio_handover import supervisor
-from lio_handover.model import State, backstore_key
-from lio_handover.restoring import UNIT
+from lio_handover.document import document as documents
+from lio_handover.local.restoring import UNIT
+from lio_handover.model.objects import State, backstore_key
+from lio_handover.system import supervisor
 from tests import inbus, inhandover, inhost, inours, insystemd, lab
 from tests.conftest import HostsOf
 from tests.inhandover import TARGET

@@ -1,14 +1,15 @@
 """Relative ports of targets that are frozen: the kernel gives them to others, and forgets."""
 from __future__ import annotations
 
-
 import pytest
 
-from lio_handover import errors, ports, storage_evidence
-from lio_handover.configfs import Configfs
-from lio_handover.handover import Answer
-from lio_handover.model import State
-from lio_handover.transitions import Paper
+from lio_handover import errors
+from lio_handover.handover.engine import Answer
+from lio_handover.kernel.configfs import Configfs
+from lio_handover.model.objects import State
+from lio_handover.protocol.table import Paper
+from lio_handover.records import relative_ports
+from lio_handover.storage import evidence
 from tests import inhandover, inhost, lab
 from tests.conftest import HostsOf
 from tests.test_ports import called
@@ -105,7 +106,7 @@ def test_two_that_were_frozen_one_after_the_other_under_one_number(
 def failing_freeze() -> tuple[str, dict[str, str]]:
     def fail(*_: object) -> int:
         raise errors.KernelRefused("the disk is gone")
-    setattr(storage_evidence, "flush", fail)
+    setattr(evidence, "flush", fail)
     try:
         inhost.freeze()
     except errors.HandoverError as error:
@@ -211,7 +212,7 @@ def test_a_number_that_was_taken_on_the_destination_is_told_before_the_source_le
 
 
 def claimed() -> list[str]:
-    return ports.claimed(inhost.SETTINGS.state_directory)
+    return relative_ports.claimed(inhost.SETTINGS.state_directory)
 
 
 def release(armed: Answer) -> Answer:

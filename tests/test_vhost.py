@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from lio_handover import document as documents
 from lio_handover import errors
-from lio_handover.configfs import Configfs
-from lio_handover.document import lun_key, tpg_key
-from lio_handover.initiator import Result, cdb, vhost
-from lio_handover.initiator.fingerprint import drain, fingerprint
-from lio_handover.model import Backstore, Lun, State, Target, Tpg, backstore_key, target_key
+from lio_handover.document import document as documents
+from lio_handover.document.document import lun_key, tpg_key
+from lio_handover.kernel.configfs import Configfs
+from lio_handover.model.objects import Backstore, Lun, State, Target, Tpg, backstore_key, target_key
+from lio_handover.scsi import Result, cdb, vhost
+from lio_handover.scsi.fingerprint import drain, fingerprint
 from tests import inhost, lab
 from tests.conftest import HostsOf
 from tests.lab import qemu

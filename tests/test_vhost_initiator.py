@@ -5,7 +5,7 @@ import errno
 
 import pytest
 
-from lio_handover.initiator import RESERVATION_CONFLICT, cdb, replies
+from lio_handover.scsi import RESERVATION_CONFLICT, cdb, replies
 from tests import invhost
 from tests.conftest import HostsOf
 from tests.invhost import NEXUS, OTHER, OTHER_NEXUS, WWPN

@@ -14,6 +14,8 @@ from typing import Any, Callable, Dict, Optional, Sequence
 
 from gi.repository import GLib
 
+from ..started import WORKER
+
 PACKAGE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 _CHUNK = 1 << 16
 
@@ -29,7 +31,7 @@ class Child:
         self._line, its = socket.socketpair()
         with its:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "lio_handover.service.worker", *arguments],
+                [sys.executable, "-m", WORKER, *arguments],
                 stdin=its.fileno(), stdout=subprocess.PIPE, start_new_session=True, cwd="/",
                 env={**os.environ, "PYTHONPATH": path})
         self.pid = self._process.pid

@@ -11,7 +11,7 @@ from typing import Any, Dict, Optional, Tuple
 
 from gi.repository import Gio, GLib
 
-from ..log import Log
+from ..system.journald import Log
 from .children import Child
 
 #: Milliseconds until another look in any case.

@@ -1,4 +1,4 @@
-"""The child that guards the targets of handovers (guard.py): it is told to look by a line, by
+"""The child that guards the targets of handovers (local/guard.py): it is told to look by a line, by
 inotify and by time, and it acts by itself.
 
 Out: {"warn": text, "handover": id, "target": names}, {"busy": whether it acts}, and where it can't
@@ -12,9 +12,10 @@ import signal
 import time
 from typing import Any, Callable, Dict
 
-from .. import errors, remote, settings
-from ..guard import SOON, Guard
-from ..ours import Ours
+from .. import errors, settings
+from ..client import ssh
+from ..local.guard import SOON, Guard
+from ..local.ours import Ours
 
 #: Seconds in which what is told is taken together.
 TOGETHER = 0.02
@@ -30,7 +31,7 @@ def guards(config: str, say: Say) -> None:
     def core() -> Ours:
         return Ours(settings.load(config) if config else settings.load())
 
-    guard = Guard(core, remote.ask, lambda text, target, handover: say(
+    guard = Guard(core, ssh.ask, lambda text, target, handover: say(
         {"warn": text, "target": target, "handover": handover}))
     poll = select.poll()
     for fd in (0, guard.fileno()):

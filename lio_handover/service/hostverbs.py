@@ -1,14 +1,14 @@
 """The one-host verbs on the bus: what the command line does by hand, as data.
 
-The verbs of a handover are transitions.VERBS and its rows; both kinds together are all that a
+The verbs of a handover are table.VERBS and its rows; both kinds together are all that a
 worker carries out.
 """
 from __future__ import annotations
 
 from typing import FrozenSet, Mapping, NamedTuple
 
-from .. import transitions
-from ..transitions import READ, WRITE
+from ..protocol import table
+from ..protocol.table import READ, WRITE
 
 
 class HostVerb(NamedTuple):
@@ -52,5 +52,5 @@ def deadline(role: str, verb: str) -> float:
     """Seconds without a sign of life after which a verb alarms; ``role`` "" for one host's."""
     if not role:
         return HOST_VERBS[verb].deadline
-    return max([row.deadline for row in transitions.TABLE
+    return max([row.deadline for row in table.TABLE
                 if role in (row.role, "both") and row.verb == verb] or [60.0])

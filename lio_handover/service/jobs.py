@@ -11,13 +11,13 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
 
 from gi.repository import GLib
 
-from .. import errors, names
+from .. import dbus_names, errors
+from ..protocol.table import WRITE
+from ..system.journald import ERR, NOTICE, Log
+from .bus.contract import DOCUMENT
+from .bus.dispatch import LATER, Call, Node, Tree
 from .children import Child, Spare
-from .dispatch import LATER, Call, Node, Tree
-from ..transitions import WRITE
-from .contract import DOCUMENT
 from .hostverbs import deadline
-from ..log import ERR, NOTICE, Log
 
 RUNNING, CANCELLING, DONE, FAILED, CANCELLED = "running", "cancelling", "done", "failed", \
     "cancelled"
@@ -35,10 +35,10 @@ _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_S
 class Job(Node):
     """One verb at work, or what became of it."""
 
-    interfaces = (names.JOB,)
+    interfaces = (dbus_names.JOB,)
 
     def __init__(self, jobs: Jobs, number: int, request: Mapping[str, Any], user: int) -> None:
-        super().__init__(f"{names.ROOT}/{names.JOBS}/{number}")
+        super().__init__(f"{dbus_names.ROOT}/{dbus_names.JOBS}/{number}")
         self.jobs, self.number, self.user = jobs, number, user
         self.operation: str = request["verb"]
         self.handover: str = request["handover"]
@@ -64,7 +64,7 @@ class Job(Node):
         return self.state in (RUNNING, CANCELLING)
 
     def properties(self, interface: str) -> Mapping[str, Any]:
-        if interface != names.JOB:
+        if interface != dbus_names.JOB:
             return {}
         number, total, _ = self.step
         return {"Id": self.number, "Operation": self.operation, "Handover": self.handover,
@@ -100,7 +100,7 @@ class Job(Node):
             self.handover = self.result.get("handover", self.handover)
             self._outcome = DONE
         elif "error" in words:
-            self.error = (names.ERROR + words["error"], words["line"])
+            self.error = (dbus_names.ERROR + words["error"], words["line"])
             self.result = {"findings": words["findings"]}
             self._outcome = CANCELLED if words["error"] == "Interrupted" else FAILED
 
@@ -113,12 +113,12 @@ class Job(Node):
         """The process is gone, whatever it has said.  The objects are brought up to date first."""
         if not self._outcome and self.state == CANCELLING and code == -signal.SIGTERM:
             self._outcome = CANCELLED
-            self.error = (names.ERROR + "Interrupted",
+            self.error = (dbus_names.ERROR + "Interrupted",
                           str(errors.Interrupted("cancelled before it began")))
         if not self._outcome:
             died = errors.WorkerDied(f"{self.operation} ended without a word (exit {code})",
                                      "whether anything was changed is not known")
-            self.error, self._outcome = (names.ERROR + "WorkerDied", str(died)), FAILED
+            self.error, self._outcome = (dbus_names.ERROR + "WorkerDied", str(died)), FAILED
         fcntl.fcntl(self.data, fcntl.F_ADD_SEALS, _SEALS)
         self.jobs.tree.refresh(self._end)
 
@@ -132,7 +132,7 @@ class Job(Node):
             self.alarm = ""
         self._changed("State", "Step", "Progress", "Ended", "Alarm", "Error", "Result", "Size",
                       "Secret", "Targets", "Handover")
-        self.jobs.tree.signal(self, names.JOB, "Completed", self.state, self.error[0])
+        self.jobs.tree.signal(self, dbus_names.JOB, "Completed", self.state, self.error[0])
         self._log(f"job {self.number}: {self.operation} {self.state}"
                   + (f": {self.error[1]}" if self.error[1] else ""),
                   ERR if self.state == FAILED else NOTICE)
@@ -158,7 +158,7 @@ class Job(Node):
         self._log(f"job {self.number}: {self.alarm}", ERR)
 
     def _changed(self, *which: str) -> None:
-        self.jobs.tree.changed(self, names.JOB, which)
+        self.jobs.tree.changed(self, dbus_names.JOB, which)
 
     def _log(self, text: str, priority: int) -> None:
         self.jobs.log.say(text, priority, handover=self.handover, target=" ".join(self.targets),
@@ -244,8 +244,8 @@ class Jobs:
 
     def targets_of(self, handover: str) -> Sequence[str]:
         """Of a handover, where this host has it."""
-        node = self.tree.nodes.get(names.path(names.HANDOVERS, handover))
-        found: Sequence[str] = node.properties(names.HANDOVER)["Targets"] if node else ()
+        node = self.tree.nodes.get(dbus_names.path(dbus_names.HANDOVERS, handover))
+        found: Sequence[str] = node.properties(dbus_names.HANDOVER)["Targets"] if node else ()
         return found
 
     def start(self, request: Mapping[str, Any], documents: Sequence[int], user: int) -> Job:

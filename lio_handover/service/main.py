@@ -12,14 +12,14 @@ import dbus.bus
 from dbus.mainloop.glib import DBusGMainLoop
 from gi.repository import GLib
 
-from .. import __version__, errors, names, settings
-from ..facts import boot_id
-from . import contract
-from .authority import Authority
-from .dispatch import Tree
+from .. import __version__, dbus_names, errors, settings
+from ..kernel.facts import boot_id
+from ..system.journald import NOTICE, Log
+from .bus import contract
+from .bus.authority import Authority
+from .bus.dispatch import Tree
 from .follower import Follower
 from .jobs import Jobs
-from ..log import NOTICE, Log
 from .manager import Manager
 from .requests import Requests
 from .survey import Survey
@@ -54,16 +54,16 @@ class Daemon:
             GLib.unix_signal_add(GLib.PRIORITY_HIGH, number, self._stop)
         self.connection.set_exit_on_disconnect(False)
         self.connection.call_on_disconnection(self._disconnected)
-        if self.connection.request_name(names.BUS_NAME, dbus.bus.NAME_FLAG_DO_NOT_QUEUE) \
+        if self.connection.request_name(dbus_names.BUS_NAME, dbus.bus.NAME_FLAG_DO_NOT_QUEUE) \
                 != dbus.bus.REQUEST_NAME_REPLY_PRIMARY_OWNER:
-            raise errors.NoService(f"another process owns {names.BUS_NAME}",
+            raise errors.NoService(f"another process owns {dbus_names.BUS_NAME}",
                                    do="systemctl status lio-handoverd")
         self.survey.refresh(lambda: None)
         self.jobs.spare.prepare()
         self.follower.start()
         self.watcher.start()
         self._mark(True)
-        self.log.say(f"{PROG} {__version__} is {names.BUS_NAME}", NOTICE)
+        self.log.say(f"{PROG} {__version__} is {dbus_names.BUS_NAME}", NOTICE)
         try:
             self.loop.run()
         finally:
@@ -82,7 +82,7 @@ class Daemon:
     def _stop(self) -> bool:
         """Take nothing new; end when what is being changed is whole again."""
         try:
-            self.connection.release_name(names.BUS_NAME)
+            self.connection.release_name(dbus_names.BUS_NAME)
         except dbus.DBusException:
             pass  # the bus is gone
         self.survey.stop()
@@ -107,11 +107,11 @@ class Daemon:
             return
         try:
             if there:
-                os.makedirs(os.path.dirname(names.RUNNING), 0o755, exist_ok=True)
-                with open(names.RUNNING, "w") as file:
+                os.makedirs(os.path.dirname(dbus_names.RUNNING), 0o755, exist_ok=True)
+                with open(dbus_names.RUNNING, "w") as file:
                     file.write(f"{os.getpid()}\n")
             else:
-                os.unlink(names.RUNNING)
+                os.unlink(dbus_names.RUNNING)
         except OSError:
             pass  # the command line works alone then
 
@@ -125,7 +125,7 @@ def connection(bus: str) -> Any:
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Serve until told to stop; the exit code."""
     parser = argparse.ArgumentParser(prog=PROG, description=(
-        "Serves handovers of LIO targets on the system bus as " + names.BUS_NAME + "."))
+        "Serves handovers of LIO targets on the system bus as " + dbus_names.BUS_NAME + "."))
     parser.add_argument("--version", action="version", version=f"{PROG} {__version__}")
     parser.add_argument("--bus", default="system", metavar="BUS",
                         help="system (the default), session, or the address of a bus")

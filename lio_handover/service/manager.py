@@ -4,27 +4,28 @@ from __future__ import annotations
 import os
 from typing import Any, Callable, Mapping, Sequence
 
-from .. import __version__, document, errors, names
-from ..transitions import VERBS
-from .contract import verb_of
-from .dispatch import LATER, Call, Node, Tree
+from .. import __version__, dbus_names, errors
+from ..document import document
+from ..protocol.table import VERBS
+from .bus.contract import verb_of
+from .bus.dispatch import LATER, Call, Node, Tree
 from .hostverbs import HOST_VERBS
 from .requests import Requests, options
 from .survey import Handover, Survey, Target
 
 
 class Manager(Node):
-    interfaces = (names.MANAGER, names.OBJECT_MANAGER)
+    interfaces = (dbus_names.MANAGER, dbus_names.OBJECT_MANAGER)
 
     def __init__(self, tree: Tree, survey: Survey, requests: Requests, boot_id: str) -> None:
-        super().__init__(names.ROOT)
+        super().__init__(dbus_names.ROOT)
         self.tree, self.survey, self.requests, self.boot_id = tree, survey, requests, boot_id
-        survey.stale_changed = lambda: tree.changed(self, names.MANAGER, ["Stale"])
+        survey.stale_changed = lambda: tree.changed(self, dbus_names.MANAGER, ["Stale"])
 
     def properties(self, interface: str) -> Mapping[str, Any]:
-        if interface != names.MANAGER:
+        if interface != dbus_names.MANAGER:
             return {}
-        return {"Version": __version__, "ApiVersion": names.API_VERSION,
+        return {"Version": __version__, "ApiVersion": dbus_names.API_VERSION,
                 "DocumentVersion": document.VERSION, "Features": ["descriptors", "uploads"],
                 "Host": os.uname().nodename, "Kernel": os.uname().release,
                 "BootId": self.boot_id, "Stale": self.survey.stale}
@@ -47,13 +48,13 @@ class Manager(Node):
     def list_targets(self, call: Call, given: Mapping[str, Any]) -> Any:
         options(given, ())
         return self._list(call, lambda: [
-            (node.name, path) for path, node in self.tree.below(names.TARGETS)
+            (node.name, path) for path, node in self.tree.below(dbus_names.TARGETS)
             if isinstance(node, Target)])
 
     def list_handovers(self, call: Call, given: Mapping[str, Any]) -> Any:
         options(given, ())
         return self._list(call, lambda: [
-            (node.id, path) for path, node in self.tree.below(names.HANDOVERS)
+            (node.id, path) for path, node in self.tree.below(dbus_names.HANDOVERS)
             if isinstance(node, Handover)])
 
     def _list(self, call: Call, found: Callable[[], Sequence[Any]]) -> Any:

@@ -6,9 +6,9 @@ import uuid
 from typing import Any, Callable, Collection, Dict, List, Mapping, Sequence
 
 from .. import errors
-from ..transitions import WRITE
-from .contract import FORCE
-from .dispatch import LATER, Call, Standard
+from ..protocol.table import WRITE
+from .bus.contract import FORCE
+from .bus.dispatch import LATER, Call, Standard
 from .hostverbs import FORCING, HANDOVER_OPTIONS, HOST_VERBS, OPTIONS, WORDS
 from .jobs import Jobs
 from .uploads import Uploads

@@ -3,16 +3,15 @@ from __future__ import annotations
 
 import os
 import time
-from typing import (TYPE_CHECKING, Any, Callable, Collection, Dict, List, Mapping, Optional,
-                    Sequence)
+from typing import TYPE_CHECKING, Any, Callable, Collection, Dict, List, Mapping, Optional, Sequence
 
 from gi.repository import Gio, GLib
 
-from .. import names
+from .. import dbus_names
+from ..system.journald import Log
+from .bus.contract import verb_of
+from .bus.dispatch import Node, Tree
 from .children import Child
-from .contract import verb_of
-from .dispatch import Node, Tree
-from ..log import Log
 
 if TYPE_CHECKING:
     from .requests import Requests
@@ -26,15 +25,15 @@ Then = Callable[[], None]
 
 
 class Target(Node):
-    interfaces = (names.TARGET,)
+    interfaces = (dbus_names.TARGET,)
 
     def __init__(self, found: Mapping[str, Any], handover: str) -> None:
-        super().__init__(names.path(names.TARGETS, found["name"]))
+        super().__init__(dbus_names.path(dbus_names.TARGETS, found["name"]))
         self.name: str = found["name"]
         self.enabled, self.frozen, self.handover = found["enabled"], found["frozen"], handover
 
     def properties(self, interface: str) -> Mapping[str, Any]:
-        if interface != names.TARGET:
+        if interface != dbus_names.TARGET:
             return {}
         fabric, _, wwn = self.name.partition("/")
         return {"Name": self.name, "Fabric": fabric, "Wwn": wwn, "Enabled": self.enabled,
@@ -42,15 +41,15 @@ class Target(Node):
 
 
 class Handover(Node):
-    interfaces = (names.HANDOVER,)
+    interfaces = (dbus_names.HANDOVER,)
 
     def __init__(self, survey: Survey, found: Mapping[str, Any]) -> None:
-        super().__init__(names.path(names.HANDOVERS, found["id"]))
+        super().__init__(dbus_names.path(dbus_names.HANDOVERS, found["id"]))
         self.survey, self.found = survey, found
         self.id: str = found["id"]
 
     def properties(self, interface: str) -> Mapping[str, Any]:
-        if interface != names.HANDOVER:
+        if interface != dbus_names.HANDOVER:
             return {}
         one = self.found
         return {"Id": self.id, "Role": one["role"], "State": one["state"], "Means": one["means"],
@@ -190,11 +189,11 @@ class Survey:
 
     def _take(self, found: Mapping[str, Any]) -> None:
         """Make the tree what was found; tell what has changed."""
-        part_of = {target: names.path(names.HANDOVERS, one["id"])
+        part_of = {target: dbus_names.path(dbus_names.HANDOVERS, one["id"])
                    for one in found["handovers"] for target in one["targets"]}
-        self._update(names.HANDOVERS, names.HANDOVER, [
+        self._update(dbus_names.HANDOVERS, dbus_names.HANDOVER, [
             Handover(self, one) for one in found["handovers"]])
-        self._update(names.TARGETS, names.TARGET, [
+        self._update(dbus_names.TARGETS, dbus_names.TARGET, [
             Target(one, part_of.get(one["name"], "/")) for one in found["targets"]])
         self.journals.follow([one["id"] for one in found["handovers"]])
         self.looked()

@@ -1,5 +1,5 @@
 """Has a child look after the targets of handovers, whatever somebody else does to them: see
-guard.py.  It is told to look when a journal was written; the rest it is told by the kernel."""
+local/guard.py.  It is told to look when a journal was written; the kernel tells it the rest."""
 from __future__ import annotations
 
 import os
@@ -7,7 +7,7 @@ from typing import Any, Dict, Optional
 
 from gi.repository import GLib
 
-from ..log import Log
+from ..system.journald import Log
 from .children import Child
 
 #: Milliseconds until another child is begun for one that ended.

@@ -2,7 +2,7 @@
 
     python3 -m lio_handover.service.worker            one request, then the end
     python3 -m lio_handover.service.worker --surveys  a line in: what this host has out
-    python3 -m lio_handover.service.worker --follows  a line in: the copies follow, see followed.py
+    python3 -m lio_handover.service.worker --follows  a line in: the copies follow the APTPL files
     python3 -m lio_handover.service.worker --guards   see guards.py
 
 Standard input is a socket.  A request is one byte with descriptors: the request itself, a file
@@ -23,15 +23,23 @@ import time
 from dataclasses import asdict
 from typing import Any, Callable, Dict, List, Mapping, Sequence, Tuple
 
-from .. import as_json, directories, document as documents, errors, files, onward, papers, remote
-from .. import restoring, settings, storage_policy
-from ..ours import Ours, changed
-from ..document import Document
-from ..followed import Follower
-from ..handover import Answer, Handovers, answer_from_json, answer_to_json
-from ..journal import Handover, Journal, ids
-from ..running import Doing
-from ..transitions import READ, STATES
+from .. import errors, settings
+from ..actions.aptpl_copies import Follower
+from ..client import ssh
+from ..document import document as documents
+from ..document.document import Document
+from ..execute.step_runner import Doing
+from ..handover import next_steps
+from ..handover.engine import Answer, Handovers, answer_from_json, answer_to_json
+from ..local import restoring
+from ..local.ours import Ours, changed
+from ..model import directories
+from ..protocol import messages
+from ..protocol.table import READ, STATES
+from ..records.journal import Handover, Journal, ids
+from ..storage import policy
+from ..system import document_file
+from ..views import json_view
 from .guards import guards
 from .hostverbs import HOST_VERBS
 
@@ -90,7 +98,7 @@ class Work:
         if self.request["limited"] and found:
             state = self.core.show([f"{fabric}/{wwn}" for fabric, wwn in found])
             errors.refuse([finding for store in state.backstores
-                           for finding in storage_policy.findings(store, {}, self.core.settings)
+                           for finding in policy.findings(store, {}, self.core.settings)
                            if finding.error is errors.StorageNotAllowed])
 
     def may_touch(self, name: str) -> None:
@@ -111,21 +119,21 @@ class Work:
 
     def document(self) -> Document:
         limit = self.core.settings.document_bytes
-        return documents.loads(files.read_descriptor(self.documents[0], limit), limit)
+        return documents.loads(document_file.read_descriptor(self.documents[0], limit), limit)
 
 
 # ---- the verbs of one host ---
 def show(work: Work) -> Came:
     view = work.core.view(work.request["targets"])
     return {"targets": [one.name for one in view.state.targets]}, _json(
-        as_json.view_tree(view)), False
+        json_view.view_tree(view)), False
 
 
 def prepare(work: Work) -> Came:
     made, found = work.core.prepare(work.names(), work.request["probe"])
     return _with_findings(work, found, {"targets": [one.name for one in made.state.targets],
                                         "frozen": made.frozen}, [
-        as_json.finding_tree(one, work.request["allow"]) for one in found])
+        json_view.finding_tree(one, work.request["allow"]) for one in found])
 
 
 def _with_findings(work: Work, found: Sequence[errors.Finding], result: Dict[str, Any],
@@ -147,7 +155,7 @@ def freeze(work: Work) -> Came:
     names = [one.name for one in state.targets]
     return {"targets": names, "writes": work.core.fs.changes,
             "seconds": {"freeze": round(time.monotonic() - started, 6)},
-            "next": onward.frozen(work.core.held(names), names)}, b"", False
+            "next": next_steps.frozen(work.core.held(names), names)}, b"", False
 
 
 def export(work: Work) -> Came:
@@ -172,12 +180,12 @@ def thaw(work: Work) -> Came:
 def diff(work: Work) -> Came:
     _have, want, changes = work.core.compare(work.document(), work.request["maps"])
     return {"targets": [one.name for one in want.targets], "same": not changes,
-            "changes": len(changes)}, _json([as_json.change_tree(one) for one in changes]), False
+            "changes": len(changes)}, _json([json_view.change_tree(one) for one in changes]), False
 
 
 def plan(work: Work) -> Came:
     ready = work.core.ready(work.document(), work.request["maps"])
-    tree = as_json.plan_tree(ready, work.request["allow"])
+    tree = json_view.plan_tree(ready, work.request["allow"])
     return _with_findings(work, ready.findings, {
         "targets": tree["targets"], "steps": len(tree["steps"]), "writes": tree["writes"]}, tree)
 
@@ -186,7 +194,7 @@ def import_(work: Work) -> Came:
     ready = work.core.ready(work.document(), work.request["maps"])
     outcome = work.core.import_(ready, work.request["allow"], work.progress, work.stop)
     return {"targets": [one.name for one in ready.document.state.targets],
-            "maps": as_json.maps_tree(ready), **as_json.outcome_tree(outcome)}, b"", False
+            "maps": json_view.maps_tree(ready), **json_view.outcome_tree(outcome)}, b"", False
 
 
 def verify(work: Work) -> Came:
@@ -203,7 +211,7 @@ def remove(work: Work) -> Came:
         work.names()
     outcome, kept = work.core.remove(targets, work.request["all"], work.request["allow"],
                                      work.progress, work.stop)
-    return {"targets": list(targets), "kept": kept, **as_json.outcome_tree(outcome)}, b"", False
+    return {"targets": list(targets), "kept": kept, **json_view.outcome_tree(outcome)}, b"", False
 
 
 def adopt(work: Work) -> Came:
@@ -222,14 +230,14 @@ HOST: Mapping[str, Callable[[Work], Came]] = {
 
 # ---- the verbs of handovers ---
 def handover(work: Work) -> Came:
-    """What a verb of transitions.VERBS answers: where it stands, and the papers as data."""
+    """What a verb of table.VERBS answers: where it stands, and the papers as data."""
     asked, limit = work.request, work.core.settings.document_bytes
     given = [paper for fd in work.documents
-             for paper in _papers(files.read_descriptor(fd, 2 * limit), 2 * limit)]
+             for paper in _papers(document_file.read_descriptor(fd, 2 * limit), 2 * limit)]
     if asked["document-version"] not in (0, documents.VERSION):
         raise errors.VersionsDiffer(f"documents of version {asked['document-version']} are not "
                                     "written here")
-    every = Handovers(work.core, remote.ask, alarm)
+    every = Handovers(work.core, ssh.ask, alarm)
     name = asked["handover"]
     if not name and given:
         say({"about": given[0].handover, "targets": list(given[0].targets)})
@@ -242,15 +250,15 @@ def handover(work: Work) -> Came:
         paper.document for paper in answer.papers)
 
 
-def _papers(data: bytes, limit: int) -> Sequence[papers.Message]:
+def _papers(data: bytes, limit: int) -> Sequence[messages.Message]:
     """A list of papers; or a whole answer, of which nothing but its papers is believed."""
     if data.lstrip()[:1] == b"{":
         return answer_from_json(data).papers
-    return papers.from_json(data, limit)
+    return messages.from_json(data, limit)
 
 
 def _do(work: Work, every: Handovers, role: str, name: str,
-        given: Sequence[papers.Message]) -> Answer:
+        given: Sequence[messages.Message]) -> Answer:
     asked = work.request
     return every.do(work.verb, role, name, targets=asked["targets"], mode=asked["mode"],
                     papers=given, words=frozenset(asked["words"]), by=asked["by"],
@@ -394,7 +402,7 @@ def run(request: Mapping[str, Any], answer: int, documents: Sequence[int]) -> in
     except BaseException as error:  # noqa: B902 - whatever it is, the service is told
         one = known(error)
         say({"error": type(one).__name__, "line": str(one),
-             "findings": [as_json.finding_tree(finding) for finding in one.findings]})
+             "findings": [json_view.finding_tree(finding) for finding in one.findings]})
         return one.code
 
 

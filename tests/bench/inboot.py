@@ -12,9 +12,9 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from lio_handover import document as documents
-from lio_handover.configfs import ROOT, Configfs
-from lio_handover.facts import boot_id
+from lio_handover.document import document as documents
+from lio_handover.kernel.configfs import ROOT, Configfs
+from lio_handover.kernel.facts import boot_id
 from tests.lab import inside
 from tests.lab.scenario import PROGRAM
 

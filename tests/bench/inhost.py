@@ -11,13 +11,13 @@ import signal
 import time
 from dataclasses import dataclass, field
 
-from lio_handover import document as documents
-from lio_handover import storage_evidence
-from lio_handover.configfs import ROOT, Configfs
-from lio_handover.byfile import ByFile
-from lio_handover.diff import diff
-from lio_handover.planner import plan
+from lio_handover.document import document as documents
+from lio_handover.kernel.configfs import ROOT, Configfs
+from lio_handover.local.by_file import ByFile
+from lio_handover.model.diff import diff
+from lio_handover.plan.planner import plan
 from lio_handover.settings import Settings
+from lio_handover.storage import evidence
 from tests.lab import inside
 
 IQN = "iqn.2026-11.org.example:bench"
@@ -138,12 +138,12 @@ def read(paths: list[str], backing: list[str]) -> float:
     """Seconds that it takes to read these files once each, and to have the ``backing`` files on
     the storage and read the blocks that prove which they are."""
     began = time.perf_counter()
-    page = mmap.mmap(-1, storage_evidence.BLOCK)
+    page = mmap.mmap(-1, evidence.BLOCK)
     for path in backing:
         fd = os.open(path, os.O_RDONLY)
         os.fsync(fd)
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-        for offset in storage_evidence.offsets(SIZE):
+        for offset in evidence.offsets(SIZE):
             os.preadv(fd, [page], offset)
         os.close(fd)
     for path in paths:

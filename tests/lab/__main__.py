@@ -17,7 +17,7 @@ from .errors import HostTimeout, LabError
 from .host import Host
 
 try:
-    import readline     # noqa: F401 - input() gets line editing by it
+    import readline  # noqa: F401 - input() gets line editing by it
 except ImportError:
     pass
 

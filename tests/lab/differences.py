@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from lio_handover.initiator import replies
+from lio_handover.scsi import replies
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "differences.md"
 

@@ -12,8 +12,8 @@ import struct
 from types import TracebackType
 from typing import NamedTuple
 
-from lio_handover.initiator import CHECK_CONDITION, Result
-from lio_handover.initiator.cdb import encode_lun
+from lio_handover.scsi import CHECK_CONDITION, Result
+from lio_handover.scsi.cdb import encode_lun
 
 _HEADER = 48
 _LOGIN, _COMMAND, _DATA_OUT, _LOGOUT, _NOP_OUT = 0x03, 0x01, 0x05, 0x06, 0x00
@@ -26,7 +26,7 @@ class LoginRefused(Exception):
 
 
 class Unit(NamedTuple):
-    """One logical unit, with the ``execute`` of lio_handover.initiator."""
+    """One logical unit, with the ``execute`` of lio_handover.scsi."""
 
     session: Session
     lun: int

@@ -24,9 +24,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from lio_handover.initiator import RESERVATION_CONFLICT, cdb, replies, sg
-from lio_handover.initiator.cdb import Command
-from lio_handover.initiator.fingerprint import fingerprint
+from lio_handover.scsi import RESERVATION_CONFLICT, cdb, replies, sg
+from lio_handover.scsi.cdb import Command
+from lio_handover.scsi.fingerprint import fingerprint
 
 from . import inside
 from .bed import Lab, MiB

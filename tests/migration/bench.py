@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lio_handover import document as documents
+from lio_handover.document import document as documents
 from tests import inhost as pipeline
 from tests.lab.bed import Lab
 from tests.lab.errors import LabError

@@ -7,11 +7,10 @@ it is a property of the QEMU, not of the guest, and does not migrate.
 """
 import array
 import fcntl
+import posix
 import struct
 import time
 import zlib
-
-import posix
 
 PORT = 0xe9                 # isa-debugcon: `readback` is what a read of it gives
 KEY, TYPE = 0xabcdef, 5     # write exclusive, registrants only

@@ -13,8 +13,7 @@ import argparse
 import sys
 from typing import List, Optional
 
-from lio_handover.transitions import Mode
-
+from lio_handover.protocol.table import Mode
 from tests.model.matrix import MATRICES, matrix, steps_table
 from tests.model.mutants import MUTANTS
 from tests.model.runs import RUNS, SLOW_MUTANTS, run

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import FrozenSet, List, Optional
 
-from lio_handover.transitions import (DESTINATION, DESTINATION_STATES, SOURCE, SOURCE_STATES, TABLE,
-                                      Mode, Need, Paper, Row, rows_for, state_of)
-
+from lio_handover.protocol.table import (DESTINATION, DESTINATION_STATES, SOURCE, SOURCE_STATES,
+                                         TABLE, Mode, Need, Paper, Row, rows_for, state_of)
 from tests.model.runs import run
 
 # by the name of the run whose reachable pairs are taken

@@ -8,11 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any, Callable, Dict, Optional, Tuple
 
-from lio_handover import surviving
-from lio_handover.surviving import Answer, File, Takes
-from lio_handover.transitions import (ALL, DESTINATION, HELD, SOURCE, TABLE, Do, Mode, Need,
-                                      Paper, Row, Step)
-
+from lio_handover.protocol import pr_survival
+from lio_handover.protocol.pr_survival import Answer, File, Takes
+from lio_handover.protocol.table import (ALL, DESTINATION, HELD, SOURCE, TABLE, Do, Mode, Need,
+                                         Paper, Row, Step)
 from tests.model.search import Result, explore
 from tests.model.torn import BACK, TornModel
 from tests.model.world import Model, Scope, Surroundings
@@ -36,7 +35,7 @@ class Mutant:
     change: Optional[Callable[[Row], Row]] = None
     around: Dict[str, Any] = field(default_factory=dict)
     scope: Scope = Scope()
-    survival: Optional[Tuple[surviving.Row, ...]] = None
+    survival: Optional[Tuple[pr_survival.Row, ...]] = None
 
     def model(self) -> Model:
         table: Table = TABLE
@@ -51,7 +50,7 @@ class Mutant:
         model, plain = self.model(), Model(self.mode, self.scope)
         return [row for row in model.table if self.mode in row.modes] != [
             row for row in plain.table if self.mode in row.modes] or model.around != plain.around \
-            or self.survival not in (None, surviving.TABLE)
+            or self.survival not in (None, pr_survival.TABLE)
 
     def run(self) -> Result:
         return explore(self.model(), liveness=self.expects in (NO_WAY, DEAD))
@@ -128,12 +127,12 @@ def _as_state(where: Callable[[Row], bool], state: str) -> Callable[[Row], Row]:
     return lambda row: replace(row, state=state) if where(row) else row
 
 
-def _opens(file: File, takes: Takes) -> Tuple[surviving.Row, ...]:
+def _opens(file: File, takes: Takes) -> Tuple[pr_survival.Row, ...]:
     """The table of surviving registrations with a row that opens before it asks, or looks."""
-    return tuple(made for row in surviving.TABLE for made in (
+    return tuple(made for row in pr_survival.TABLE for made in (
         *([replace(row, file=frozenset({file}), answer=Answer.OPEN, takes=takes)]
-          if file in row.file and surviving.Copy.OLDER in row.copy
-          and row.kernel == {surviving.Kernel.REBOOTED} else []), row))
+          if file in row.file and pr_survival.Copy.OLDER in row.copy
+          and row.kernel == {pr_survival.Kernel.REBOOTED} else []), row))
 
 
 def _does(*dos: Do) -> Callable[[Step], bool]:

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Dict
 
-from lio_handover.transitions import Mode
-
+from lio_handover.protocol.table import Mode
 from tests.model.mutants import MUTANTS
 from tests.model.search import Result, explore
 from tests.model.torn import TornModel

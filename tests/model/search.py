@@ -7,7 +7,7 @@ from array import array
 from dataclasses import dataclass, field
 from typing import Dict, List, Optional, Set, Tuple
 
-from tests.model.world import (BOOT_D, BOOT_S, D, FORCE, OFF, PLAIN, ROLE, S, Model, World)
+from tests.model.world import BOOT_D, BOOT_S, FORCE, OFF, PLAIN, ROLE, D, Model, S, World
 
 _KINDS = {PLAIN: 0, FORCE: 1, BOOT_S: 2, BOOT_D: 3}
 _HOST = {S: "source", D: "destination"}

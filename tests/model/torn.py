@@ -1,4 +1,5 @@
-"""The model with APTPL files that a power cut may tear: lio_handover.surviving decides at a LOAD.
+"""The model with APTPL files that a power cut may tear: lio_handover.protocol.pr_survival decides
+at a LOAD.
 
 The kernel writes such a file at each change; the copy follows it at some time later, or not at all.
 Power that is lost in between may leave the file whole, or torn.  Left out: a host whose save file
@@ -10,13 +11,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Iterator, List, Optional, Tuple
 
-from lio_handover import surviving
-from lio_handover.surviving import FOLLOWED, Answer, Copy, File, Keeps, Kernel, Takes
-from lio_handover.transitions import Do, Row, Step
-
+from lio_handover.protocol import pr_survival
+from lio_handover.protocol.pr_survival import FOLLOWED, Answer, Copy, File, Keeps, Kernel, Takes
+from lio_handover.protocol.table import Do, Row, Step
 from tests.model.files import Files
-from tests.model.world import (BUILT, FORCE, NO_VERSION, NOTHING, ON, OPEN, PLAIN, ROLE, S, SHUT, D,
-                               Event, Host, Model, World, put)
+from tests.model.world import (BUILT, FORCE, NO_VERSION, NOTHING, ON, OPEN, PLAIN, ROLE, SHUT, D,
+                               Event, Host, Model, S, World, put)
 
 #: The version of registrations that are none.
 NONE_LEFT = -2
@@ -29,7 +29,7 @@ def _set(pair: Tuple[int, int], me: str, value: int) -> Tuple[int, int]:
 
 @dataclass
 class TornModel(Model):
-    survival: Tuple[surviving.Row, ...] = surviving.TABLE
+    survival: Tuple[pr_survival.Row, ...] = pr_survival.TABLE
 
     def initial(self) -> World:
         return super().initial()._replace(files=Files((0, NO_VERSION)))

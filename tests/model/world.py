@@ -15,9 +15,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Dict, FrozenSet, Iterator, List, NamedTuple, Optional, Tuple
 
-from lio_handover.transitions import (ALONE, DESTINATION, SOURCE, TABLE, VHOST, Do, Mode, Need,
-                                      Paper, Row, Step, state_of)
-
+from lio_handover.protocol.table import (ALONE, DESTINATION, SOURCE, TABLE, VHOST, Do, Mode, Need,
+                                         Paper, Row, Step, state_of)
 from tests.model.files import Files
 
 S, D = "s", "d"

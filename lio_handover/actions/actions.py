@@ -1,0 +1,296 @@
+"""What each step of the protocol does on this host: one method for each table.Do.
+
+Every one of them looks first and does what is missing, so it may be run again after a crash
+anywhere in it.  One that can't do its work raises, and the verb ends there: the recorded state
+stands.  Which come in what order is said by the table alone.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Dict, List, Optional, Sequence, Tuple
+
+from .. import errors
+from ..document import document as documents, representable, runtime_state
+from ..document.document import Document
+from ..execute.executor import Outcome
+from ..execute.step_runner import reason
+from ..execute.verify import describe
+from ..host import in_use, preflight
+from ..host.looked_at import Ready
+from ..kernel import cautions
+from ..kernel.facts import boot_id
+from ..model import dynamic_acls
+from ..model.objects import State, say
+from ..protocol.messages import Message, document_in
+from ..protocol.table import SOURCE, Do, Mode, Paper, Step
+from ..records.journal import DOCUMENT, PREPARED, RETURNED
+from ..records.ownership import Owners
+from ..storage import opened
+from . import identity, surviving_registrations
+from .build_actions import Building, not_late
+from .copy_actions import sampled
+
+
+@dataclass
+class Deeds(Building):
+    """One verb's work: the handover where it stands, and what came with the verb."""
+
+    #: of an import by file: what is to be done, what it took, whether its gate may be open
+    ready: Optional[Ready] = None
+    outcome: Outcome = field(default_factory=Outcome)
+    ended: bool = False
+
+    # ---- small things ---------------------------------------------------------------------------
+    def do(self, step: Step) -> None:
+        """Run one step.  Raises a HandoverError where it can't be done."""
+        try:
+            if step.do is Do.RECORD:
+                self._record(step.state)
+            elif step.paper is not None:
+                self._say(step.paper)
+            else:
+                getattr(self, f"_{step.do.name.lower()}")()
+        except OSError as error:
+            raise errors.KernelRefused(
+                f"{step}: {reason(error)}",
+                changed=f"the handover is {self.handover.state or 'not begun'} as before",
+                do=f"lio-handover status {self.journal.id}") from error
+
+    # ---- records and papers ---------------------------------------------------------------------
+    def _record(self, state: str) -> None:
+        owners, targets = Owners(self.directory), {*self.handover.targets, *self.local_targets()}
+        gates: Optional[Dict[str, Dict[str, str]]] = None
+        if self.mode is Mode.FILE and state == self.handover.state and state == "confirmed":
+            return  # the plan recorded it before its gate
+        first = self.mode is Mode.FILE and (state == "confirmed" or not self.handover.state
+                                            and state == "freezing")
+        if first or state in ("prepared", "staged"):
+            owners.note(targets, epoch=self.epoch, handover=self.journal.id)
+        elif state == "none":
+            # By file it may be tried again.
+            owners.note(targets, aborted=0 if self.mode is Mode.FILE else self.epoch,
+                        over=self.journal.id)
+        if state == "freezing" and self.handover.state in ("", "prepared"):
+            gates = self.open_gates()
+        more: Dict[str, object] = {}
+        if self.words:
+            more.update(by=self.by, words=sorted(self.words))
+        if gates is not None:
+            more["dynamic"] = self.dynamic
+        self.journal.state(state, self.epoch, boot_id(), gates, **more)
+        if state == "idle":
+            self.counts_again()
+
+    def _say(self, paper: Paper) -> None:
+        message = self.message(paper)
+        self.journal.note("said", paper=paper.name.lower(), digest=message.digest)
+        self.said.append(message)
+
+    # ---- looking --------------------------------------------------------------------------------
+    def _check(self) -> None:
+        names = self.core.names(self.handover.targets)
+        document, findings = self._offered(names)
+        state = document.state
+        by_file = self.mode is Mode.FILE
+        if by_file:
+            findings += in_use.cannot_freeze(state, self.reader(False))
+        for target in () if by_file else state.targets:
+            if (target.fabric == "vhost") is not self.vhost or target.fabric == "loopback":
+                findings.append(errors.Finding(
+                    errors.CannotRepresent, target.name,
+                    f"can't be handed over in mode {self.mode.value}"))
+            if target.fabric == "iscsi" and not any(
+                    tpg.attributes.get("enable") == "1" for tpg in target.tpgs):
+                findings.append(errors.Finding(
+                    errors.InUse, target.name, "serves nobody: no TPG of it is enabled",
+                    do="enable it, or remove it"))
+        findings += preflight.spc2(state, self.reader())
+        # By file a guest is stopped before, and ALL_TG_PT is looked at by the export.
+        passed = {Mode.FILE: ("stopped-guest", "all-tg-pt"),
+                  Mode.VHOST_STOPPED: ("stopped-guest",)}.get(self.mode, ())
+        findings = [one for one in findings if one.override not in passed]
+        if self.mode not in (Mode.ISCSI_LATE, Mode.FILE):
+            findings += not_late(state, self.core.settings)
+        self.notes += cautions.before_handover(self.fs, state)
+        errors.refuse(findings, self.allow)
+        self.journal.keep(PREPARED, documents.dumps(document))
+        surviving_registrations.seen(self, document)
+        identity.note(self)
+        if by_file:
+            self.ready_to_freeze()
+
+    def _offered(self, names: Sequence[Tuple[str, str]]) \
+            -> Tuple[Document, List[errors.Finding]]:
+        """What is there, and what speaks against it; by file its registrations may be untold, if
+        that is allowed, until the export."""
+        try:
+            return self.core.prepare(names, self.journal.notes.probe)
+        except errors.CannotRepresent:
+            if self.mode is not Mode.FILE:
+                raise
+            self._untold(self.reader(False).state(names))
+            return self.core.prepare(names, reserved=False)
+
+    def _untold(self, state: State) -> None:
+        """Refuse registrations that can't be told, unless that is allowed."""
+        ask = "" if self.mode is Mode.FILE else \
+            f"lio-handover source freeze --probe {self.journal.id}"
+        errors.refuse(preflight.held(state, self.reader(), ask), self.allow)
+
+    def _read(self) -> None:
+        self.reader(False).target_names()
+
+    def ready_to_freeze(self) -> None:
+        """Refuse, while the gate is still open, what would stop a freeze."""
+        self._ask(self.names())
+        try:
+            state = self.here()
+        except errors.CannotRepresent:
+            state = self.here(False)
+            self._untold(state)
+        self.unchanged(state)
+        errors.refuse(representable.of_state(state))
+        if surviving_registrations.lacking(self):
+            raise errors.StructureChanged(
+                "somebody else removed it and made it again, without what it had: "
+                + surviving_registrations.lacks(self), changed="nothing was given away",
+                do=f"lio-handover recover {self.journal.id}, then again")
+        self.dynamic = {target.name: {
+            str(tpg.tag): dynamic_acls.sessions(tpg) for tpg in target.tpgs
+            if dynamic_acls.made(tpg)} for target in state.targets}
+
+    def unchanged(self, here: State) -> None:
+        """Raises StructureChanged where the target is not what was offered, but for its
+        registrations and gates."""
+        errors.refuse(opened.findings(here.backstores, self.core.asked), self.allow)
+        changed = runtime_state.changes(here, self.prepared().state)
+        if changed:
+            more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
+            away = self.handover.state == "released"
+            by_file = f"thaw{' --allow exported' if away else ''} " + " ".join(self.local_targets())
+            raise errors.StructureChanged(
+                "changed since it was prepared: " + describe(changed[0]) + more,
+                changed="it was exported before" if away else "nothing was given away",
+                do=f"lio-handover {by_file}, then freeze again" if self.mode is Mode.FILE else
+                f"lio-handover source thaw {self.journal.id}, then prepare again")
+
+    # ---- copies ---------------------------------------------------------------------------------
+    def _ask(self, names: Sequence[Tuple[str, str]]) -> None:
+        """The source's devices, where that was wanted, for what configfs does not show."""
+        if self.journal.notes.probe and self.handover.role == SOURCE:
+            self.seen = self.core.ask(names)
+
+    def may_export(self, state: State) -> None:
+        """Refuse what an export by file, long after the freeze maybe, is refused for."""
+        errors.refuse(preflight.all_ports(state), self.allow)
+        errors.refuse(preflight.shared(state, self.reader(False)), self.allow)
+
+    def _keep_copy(self) -> None:
+        self._ask(self.names())
+        if self.row.verb == "clear":
+            return self.keep_before_clear()
+        try:
+            state = self.here()
+        except errors.CannotRepresent:
+            if self.mode is not Mode.FILE or self.row.verb != "freeze":
+                raise
+            return self._untold(self.here(False))
+        if self.mode is Mode.FILE and self.row.verb == "export":
+            self.may_export(state)
+        if not self.links_are_whole({lun.key: lun.backstore for _, _, lun in state.luns()}):
+            if self.handover.role != SOURCE and not self.journal.has(RETURNED):
+                # Of a kernel that is gone.
+                left = surviving_registrations.since(self, self.allow, self.notes)
+                left = replace(left, storage=sampled(left.storage, {}))  # it has served
+                self.keep(RETURNED, self.in_source_names(left), False)
+            return
+        if self.handover.role == SOURCE:
+            self.unchanged(state)
+        document = self.document_of(state)
+        if self.handover.role == SOURCE:
+            self.keep(DOCUMENT, document, False)
+        else:
+            self.keep(RETURNED, self.in_source_names(document), False)
+
+    def _keep_paper(self) -> None:
+        if self.handover.role == SOURCE:
+            self._keep_returned(self.papers[Paper.RETURNED])
+            return
+        message = self.papers[Paper.DOCUMENT]
+        document = document_in(message, self.core.settings.document_bytes)
+        changed = runtime_state.changes(document.state, self.kept(PREPARED).state)
+        if changed:
+            raise errors.StructureChanged(
+                "the document is not of what was offered: " + describe(changed[0]),
+                do="prepare again on the source")
+        digest = self._named(message, document)
+        if self.mode is Mode.FILE:  # the plan writes what the kernel shall find beside it
+            self.journal.keep(DOCUMENT, message.document)
+            self.journal.note("kept", digest=digest, stale=False)
+            return
+        notes = self.journal.notes
+        stale = notes.loaded[0] == boot_id() and notes.loaded[1] != digest
+        self.keep(DOCUMENT, document, stale)
+
+    @staticmethod
+    def _named(message: Message, document: Document) -> str:
+        """The digest of the run-time state.  Raises BadDigest where the paper names another."""
+        digest = runtime_state.digest(document.state)
+        if digest != message.digest:
+            raise errors.BadDigest(
+                f"the {message.paper.name.lower()} paper does not name the document in it",
+                do="give what the other side's verb answered")
+        return digest
+
+    def _keep_returned(self, message: Message) -> None:
+        """The run-time state that comes back goes into what this host knows of the rest."""
+        theirs = document_in(message, self.core.settings.document_bytes)
+        self._named(message, theirs)
+        mine = self.kept(DOCUMENT)
+        stores = []
+        for store in mine.state.backstores:
+            other = theirs.state.backstore(store.key)
+            if other is None:
+                raise errors.CannotRepresent(
+                    f"{say(store.key)} is not in what comes back: it has another name there",
+                    do="lio-handover status")
+            stores.append(replace(store, reservations=other.reservations))
+        document = replace(mine, state=replace(mine.state, backstores=tuple(stores)),
+                           storage=sampled(mine.storage, theirs.storage))
+        stale = self.whole() and self.current() != runtime_state.digest(document.state)
+        self.keep(RETURNED, document, stale)
+
+    def _compare(self) -> None:
+        if self.whole():
+            state = self.here()
+            self.unchanged(state)
+            now = runtime_state.digest(state)
+        else:
+            now = runtime_state.digest(self.durable().state)
+        if now != self.papers[Paper.ARMED].digest:
+            raise errors.StructureChanged(
+                "the run-time state is not what the destination is armed with",
+                changed="nothing was given away",
+                do=f"lio-handover source export {self.journal.id}, and activate again")
+
+    def _prove_never_ran(self) -> None:
+        if self.ran():
+            raise errors.InUse("a command was executed here since the document was loaded",
+                               changed="nothing was taken down",
+                               do=f"lio-handover destination verify {self.journal.id}")
+
+    # ---- an import by file ----------------------------------------------------------------------
+    def _import(self) -> None:
+        assert self.ready is not None
+        self.outcome = self.core.carry_out(self.ready, self.allow, self.progress, self.stop,
+                                           self._owned)
+        self.ended = True
+        self.notes += self.outcome.notes
+        self.journal.note("loaded", boot=boot_id(), digest=self.handover.digest,
+                          commands=self.commands())
+        identity.note(self)
+
+    def _owned(self) -> None:
+        """All but the gate is done: what opens it from here on is this host's."""
+        self._record("confirmed")
+        self.journal.note("opened", boot=boot_id())

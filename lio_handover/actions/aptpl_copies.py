@@ -1,0 +1,289 @@
+"""A copy of the APTPL files that follows them while a target of a handover may be served here.
+
+``followed.json`` in the handover's folder, beside the documents: ``{"boot", "at", "kept", "ended",
+"files": {serial: {"at", "mtime", "data"}}}``.  It has what the kernel wrote since the document with
+the digest ``kept`` was; a document that is kept later ends it.  A file is synced before the copy
+follows it: one that is whole after a power cut is never older than the copy.
+"""
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass, field, replace
+from typing import Any, Dict, Iterable, List, Optional, Tuple
+
+from .. import errors
+from ..document.document import Document
+from ..host.verbs import Core
+from ..kernel.facts import boot_id
+from ..model import aptpl, dynamic_acls, reservations
+from ..model.aptpl import File
+from ..model.objects import Backstore
+from ..protocol.pr_survival import FOLLOWED
+from ..records.journal import DOCUMENT, FOLLOWED as NAME, PREPARED, RETURNED, Journal, ids
+from ..system.atomic_file import fsync_folder
+from . import identity
+from .context import Standing
+
+#: The verbs that bring the copy up to date; others keep a document, or are in a hurry.
+CATCH_UP = ("verify", "confirm", "recover")
+
+
+@dataclass(frozen=True)
+class One:
+    """What the kernel wrote of one backstore: when that was seen and written, and the bytes."""
+
+    at: float
+    mtime_ns: int
+    data: bytes
+
+
+@dataclass(frozen=True)
+class Followed:
+    """``boot``: the kernel that is followed; ``ended``: whether nobody does any more; ``kept``: the
+    digest of the document since which it is."""
+
+    boot: str
+    at: float
+    kept: str
+    ended: bool = False
+    files: Dict[str, One] = field(default_factory=dict)
+
+
+def load(journal: Journal) -> Optional[Followed]:
+    """What was followed since the last document; None where nothing was."""
+    found = _read(journal)
+    return found if found is not None and found.kept == journal.handover.digest else None
+
+
+def unread(journal: Journal) -> str:
+    """What to tell of a copy that is there and can't be read, "" where none is: it is written
+    whole, so a disk has lost it."""
+    return f"{os.path.join(journal.folder, NAME)} can't be read: what the kernel wrote of " \
+        "registrations since the last copy was kept is known of its APTPL files alone" \
+        if journal.has(NAME) and _read(journal) is None else ""
+
+
+def _read(journal: Journal) -> Optional[Followed]:
+    import json
+    data = journal.kept(NAME)
+    try:
+        tree = json.loads(data or b"")
+        return Followed(tree["boot"], float(tree["at"]), tree["kept"], bool(tree["ended"]), {
+            serial: One(float(one["at"]), int(one["mtime"]), one["data"].encode())
+            for serial, one in tree["files"].items()})
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _save(journal: Journal, one: Followed) -> None:
+    import json
+    tree: Dict[str, Any] = {
+        "boot": one.boot, "at": one.at, "kept": one.kept, "ended": one.ended,
+        "files": {serial: {"at": each.at, "mtime": each.mtime_ns, "data": each.data.decode()}
+                  for serial, each in one.files.items()}}
+    journal.keep_beside(NAME, json.dumps(tree, sort_keys=True).encode() + b"\n")
+
+
+def wanted(journal: Journal, boot: str) -> bool:
+    """Whether a handover's target may be served here by a kernel that has what it should."""
+    handover, notes = journal.handover, journal.notes
+    return journal.broken is None and handover.state in FOLLOWED.get(handover.role, ()) \
+        and boot in (notes.kept_in, notes.opened, notes.loaded[0], notes.survived) \
+        and any(journal.has(name) for name in (RETURNED, DOCUMENT, PREPARED))
+
+
+def expected(document: Document) -> Dict[str, File]:
+    """serial → the APTPL file that is as the document."""
+    return {store.serial: aptpl.parse(reservations.file(store.reservations, {}))
+            for store in document.state.backstores if store.serial}
+
+
+def same(one: File, other: File) -> bool:
+    """Whether two files that say something say the same, in whatever order."""
+    return one.kind is other.kind and set(one.blocks) == set(other.blocks)
+
+
+class Reach:
+    """Who reaches which backstore through what, of a document."""
+
+    def __init__(self, document: Document) -> None:
+        self.ports = {(reservations.compared_wwn(target.wwn), tpg.tag, lun.number):
+                      (tpg, lun.backstore) for target, tpg, lun in document.state.luns()}
+        self.mapped = {(*tpg.key, acl.initiator, each.number, each.lun)
+                       for target in document.state.targets for tpg in target.tpgs
+                       for acl in tpg.acls for each in acl.mapped_luns}
+
+    def ours(self, file: File, store: Backstore) -> bool:
+        """Whether all that the file names can be: this backstore's LUNs, and who reaches them."""
+        for one, _holds, _type in file.blocks:
+            tpg, key = self.ports.get((one.target, one.tpgt, one.lun), (None, None))
+            if tpg is None or key != store.key:
+                return False
+            if tpg.fabric == "iscsi" and not dynamic_acls.made(tpg) and (
+                    *tpg.key, one.initiator, one.mapped_lun, one.lun) not in self.mapped:
+                return False
+        return True
+
+
+@dataclass
+class _Known:
+    """A handover as it was when it was looked at last."""
+
+    journal: Tuple[int, int]
+    since: Tuple[str, str]  # the digest of the copy, the boot of the gate
+    wanted: bool
+    serials: Tuple[str, ...]
+    #: serial → what tells whether its file is still the same
+    seen: Dict[str, Tuple[int, int, int]] = field(default_factory=dict)
+
+
+class Follower:
+    """Looks, when told to, at the APTPL files of all handovers here, and lets the copies follow."""
+
+    def __init__(self, core: Core) -> None:
+        self.core, self.directory = core, core.settings.state_directory
+        self._known: Dict[str, _Known] = {}
+        self.folder = ""  # where the kernel writes
+
+    def look(self) -> None:
+        """Bring every copy up to date."""
+        self.find_folder()
+        there = set(ids(self.directory)) if self.folder else set()
+        for name in {*self._known} - there:
+            del self._known[name]
+        for name in sorted(there):
+            try:
+                self.follow(name)
+            except (OSError, errors.HandoverError):
+                continue  # it goes, or its disk is full: another look may tell
+
+    def find_folder(self) -> None:
+        try:
+            self.folder = os.path.join(self.core.fs.read("dbroot").strip(), "pr")
+        except (OSError, errors.HandoverError):
+            self.folder = ""  # the kernel has no targets
+
+    def follow(self, name: str, passing: bool = False) -> None:
+        """The same for one handover.  ``passing``: by a verb, which does not stay to follow.
+        Raises OSError, HandoverError."""
+        path = os.path.join(self.directory, "handovers", name, "journal")
+        found = os.stat(path)
+        key = (found.st_mtime_ns, found.st_size)
+        known = self._known.get(name)
+        if known is None or known.journal != key:
+            journal = Journal(self.directory, name, partly=True)
+            since = journal.handover.digest, journal.notes.opened
+            known = _Known(
+                key, since, wanted(journal, boot_id()),
+                tuple(sorted({serial for serial in journal.notes.stores.values() if serial})),
+                known.seen if known is not None and known.since == since else {})
+            self._known[name] = known
+        if not known.wanted:
+            return
+        changed = {}
+        for serial in known.serials:
+            stamp = _stamp(os.path.join(self.folder, f"aptpl_{serial}"))
+            if stamp is not None and stamp != known.seen.get(serial):
+                changed[serial] = stamp
+        if changed or not known.seen:
+            self._keep(name, changed, passing)
+            known.seen.update(changed)
+
+    def _keep(self, name: str, changed: Iterable[str], passing: bool) -> None:
+        """Sync these files, then have them in the copy."""
+        files: Dict[str, Tuple[File, bytes]] = {}
+        for serial in changed:
+            data = _synced(os.path.join(self.folder, f"aptpl_{serial}"))
+            if data is not None:
+                one = aptpl.parse(data[1])._replace(mtime_ns=data[0])
+                if one.says:
+                    files[serial] = one, data[1]
+        if files:
+            fsync_folder(self.folder)
+        with Journal(self.directory, name, partly=True).following():
+            self._write(name, files, passing)
+
+    def _write(self, name: str, files: Dict[str, Tuple[File, bytes]], passing: bool) -> None:
+        """The journal is read again: what was kept or dropped meanwhile ends what followed."""
+        journal = Journal(self.directory, name, partly=True)
+        if not wanted(journal, boot_id()):
+            return
+        before, now = load(journal), time.time()
+        made = before if before is not None and before.boot == boot_id() else Followed(
+            boot_id(), now, journal.handover.digest, passing,
+            before.files if before is not None else {})
+        if not passing:
+            made = replace(made, ended=False)
+        standing = Standing(self.core, journal)
+        if identity.replaced(standing):
+            return  # the file may be of what somebody else made
+        document = standing.durable()
+        kept, reach = expected(document), Reach(document)
+        stores = {store.serial: store for store in document.state.backstores}
+        for serial, (one, data) in files.items():
+            held = made.files.get(serial)
+            if serial not in stores or not reach.ours(one, stores[serial]) \
+                    or held is not None and one.mtime_ns < held.mtime_ns:
+                continue  # the kernel did not write that
+            if held is None and serial in kept and same(one, kept[serial]):
+                continue  # as the document has it
+            if held is None or held.data != data:
+                made = replace(made, at=now, files={
+                    **made.files, serial: One(now, one.mtime_ns, data)})
+        if made != before:
+            _save(journal, made)
+
+    def end(self) -> None:
+        """Nobody follows from here on; what was followed until now is in the copies."""
+        self.look()
+        for name in [name for name, known in self._known.items() if known.wanted]:
+            try:
+                journal = Journal(self.directory, name, partly=True)
+                with journal.following():
+                    made = load(journal)
+                    if made is not None and not made.ended:
+                        _save(journal, replace(made, ended=True))
+            except (OSError, errors.HandoverError):
+                continue  # then it seems to have been followed, which decides nothing
+
+    @property
+    def folders(self) -> List[str]:
+        """Where the files are, as far as anything is to be followed."""
+        return [self.folder] if any(one.wanted for one in self._known.values()) else []
+
+
+def catch_up(core: Core, verb: str, journal: Journal) -> None:
+    """Of one handover, by a verb that has its lock, as the service may not run."""
+    if verb not in CATCH_UP or not wanted(journal, boot_id()) \
+            or not Standing(core, journal).whole():
+        return
+    one = Follower(core)
+    try:
+        one.find_folder()
+        if one.folder:
+            one.follow(journal.id, passing=True)
+    except (OSError, errors.HandoverError):
+        pass  # the verb itself says what is wrong
+
+
+def _stamp(path: str) -> Optional[Tuple[int, int, int]]:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
+
+
+def _synced(path: str) -> Optional[Tuple[int, bytes]]:
+    """(when it was written, its bytes) of a file, once that is on the disk."""
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    try:
+        seen = os.fstat(fd)
+        data = b"".join(iter(lambda: os.read(fd, 1 << 20), b""))
+        os.fsync(fd)
+        return seen.st_mtime_ns, data
+    except OSError:
+        return None
+    finally:
+        os.close(fd)

@@ -1,0 +1,218 @@
+"""What a verb builds up, loads, reads back and takes down."""
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import List, Tuple
+
+from .. import errors
+from ..document import runtime_state
+from ..document.document import Document
+from ..execute import executor
+from ..execute.executor import Outcome
+from ..execute.verify import Scope, check, loaded
+from ..host.host import Maker
+from ..kernel import fixes, portals
+from ..kernel.facts import Facts, boot_id
+from ..model.diff import diff
+from ..model.objects import State, backstore_key, say
+from ..plan.plan import Plan
+from ..plan.planner import plan
+from ..plan.staged import early
+from ..records import pr_record
+from ..records.journal import DOCUMENT, PREPARED, RETURNED
+from ..settings import Settings
+from ..storage import exclusive, opened, policy as storage
+from ..storage.block_devices import Glance
+from . import absent_portals, identity, surviving_registrations
+from .copy_actions import sampled
+from .gate_actions import Gates
+
+
+@dataclass
+class Building(Gates):
+    """One verb's work on what is served."""
+
+    def _build(self) -> None:
+        self.notes += fixes.notes()
+        self._build_to(self.prepared().state)
+        surviving_registrations.placeholders(self, self.prepared().state.backstores)
+
+    def _build_to(self, state: State) -> State:
+        """As much of ``state`` as needs no registrations; what is then here."""
+        facts = self.reader().facts()
+        want = runtime_state.staged(state, facts.has_rtpi)
+        have = Scope.of(want).read(self.fs)
+        if not diff(have, want):
+            return have
+        half_made = self.reader().off(have.backstores)  # by a verb that was killed
+        if half_made or have.targets and plan(have, want, facts).refused:
+            self._afresh(want)
+            have, facts = Scope.of(want).read(self.fs), self.reader().facts()
+        now = self._run(lambda facts, trusting: early(plan(
+            have, want, facts, trusting=trusting)), have, facts)[1].now
+        return Scope.of(want).read(self.fs) if now is None else now
+
+    def _run(self, make: Maker, before: State, facts: Facts) -> Tuple[Plan, Outcome]:
+        the_plan, outcome = self.core.run(make, before, facts, self.progress, self.stop)
+        self.notes += outcome.notes
+        return the_plan, outcome
+
+    def _load(self) -> None:
+        notes, boot = self.journal.notes, boot_id()
+        whole = self.whole()
+        # Then it must not be served while it is put right.
+        lacking = surviving_registrations.lacking(self)
+        if whole and not lacking and not notes.stale and notes.loading != boot:
+            return absent_portals.come_back(self, self.notes)
+        if lacking and not self.vhost:
+            self._gate_close()
+        errors.refuse([finding for store in self.durable().state.backstores
+                       for finding in storage.absent(store)])
+        document = surviving_registrations.since(self, self.allow, self.notes)
+        digest = runtime_state.digest(document.state)
+        want = absent_portals.leave_out(self, runtime_state.shut(document.state), self.row.verb,
+                                        self.notes)
+        if whole or notes.loading == boot or identity.replaced(self):
+            self._afresh(want)
+        self._same_storage(document)
+        self.journal.note("loading", boot=boot)
+        have = self._build_to(want)
+        facts = self.reader().facts()
+        the_plan, _ = self._run(lambda facts, _trusting: _waiting(want, facts, have), have, facts)
+        now = loaded(self.fs, the_plan.want, built=have)
+        self.built = replace(now, backstores=have.backstores)
+        if document is not self.durable():
+            surviving_registrations.leave(self, document)
+        try:
+            pr_record.note(self.directory, boot, the_plan.want)
+        except OSError as error:
+            self.notes.append(f"{self.directory}: {error.strerror}: an export may need --probe")
+        if self.vhost:
+            self._gate_close()
+        self.journal.note("loaded", boot=boot, digest=digest, commands=self.commands())
+        identity.note(self)
+
+    def _same_storage(self, document: Document) -> None:
+        """The source has flushed: from here on both must see the same data, until it is served."""
+        found, here = [], Glance()
+        proofs = sampled(document.storage, {}) if self.journal.notes.opened else document.storage
+        nothing = storage.Served(State(), here)
+        for store in document.state.backstores:
+            found += [one for one in storage.findings(
+                store, proofs.get(say(store.key), {}), self.core.settings, nothing, here)
+                if one.error is errors.StorageDiffers]
+        errors.refuse(found, self.allow)
+
+    def _afresh(self, want: State) -> None:
+        """Take down what is here of it: pending registrations go only with the backstore."""
+        self._no_guest()
+        self._let_go()
+        facts = self.reader().facts()
+        have = Scope.of(want).read(self.fs, reservations=False)
+        executor.apply(self.fs, plan(have, State(have.lu_groups), facts, verify=False), have,
+                       facts, reservations=False)
+
+    def _verify(self) -> None:
+        """Registrations are compared while no initiator can have changed them.  What this verb
+        loaded was read back there."""
+        from ..plan.pr_order import reachable
+        want, have = absent_portals.without(self, self.durable().state), self.built
+        if have is None:
+            want, _notes = reachable(want)
+            never_open = not self.journal.notes.opened
+            have = Scope.of(want).read(self.fs, reservations=never_open, known=want,
+                                       untouched=never_open)
+            if not never_open:
+                have, want = runtime_state.structure(have), runtime_state.structure(want)
+            check(have, want, gates=False)
+        portals.check(want)
+        opened.check(have.backstores)
+
+    def _late_paths(self) -> List[str]:
+        """Of the backstores whose storage one host alone may have open."""
+        found = []
+        for store in self.durable().state.backstores:
+            if store.path and exclusive.rule(self.core.settings, store.path) is not None:
+                found.append(store.path)
+        return found
+
+    def _storage_acquire(self) -> None:
+        for path in self._late_paths():
+            exclusive.acquire(self.core.settings, path)
+
+    def _storage_release(self) -> None:
+        if self.handover.state == "retiring" and not any(
+                self.journal.has(name) for name in (RETURNED, DOCUMENT, PREPARED)):
+            return  # it was done, and then the documents were dropped, and the verb was killed
+        for path in self._late_paths():
+            exclusive.release(self.core.settings, path)
+
+    def _teardown(self) -> None:
+        self._close_tpgs()
+        reader = self.reader(False)
+        targets = [f"{fabric}/{wwn}" for fabric, wwn in self.names()]
+        placed = reader.placed()
+        stores = [say(key) for key in self.stores() if key in placed]
+        if not targets and not stores:
+            self.journal.note("gone")
+            if self.row.to == "none":
+                self._forget_aptpl()
+            return
+        have, want = self.core.without(reader, [*targets, *stores])
+        extra = {say(store.key) for store in have.backstores} - set(self.journal.notes.stores)
+        if extra:
+            errors.refuse([errors.Finding(
+                errors.StructureChanged, sorted(extra)[0], "was added to the target since it was "
+                "prepared, and is no part of the handover", "changed",
+                "take it out of the target")], self.allow)
+        self._no_guest()
+        self._let_go()
+        facts = reader.facts()
+        the_plan = plan(have, want, facts, verify=False)
+        # With the first link of a mapped LUN go registrations, long before a LUN does.
+        self.journal.note("loading", boot=facts.boot_id)
+        executor.apply(self.fs, the_plan, have, facts, self.progress, self.stop,
+                       reservations=False)
+        staying = {store.key for store in want.backstores}
+        gone = [store.key for store in have.backstores if store.key not in staying]
+        pr_record.forget(self.directory, facts.boot_id, gone)
+        self.journal.note("gone")
+        if self.row.to == "none":
+            self._forget_aptpl()
+
+    def _aptpl_drop(self) -> None:
+        self._forget_aptpl()
+        self.journal.drop()
+
+    def _forget_aptpl(self) -> None:
+        placed = self.reader(False).placed()
+        for name, serial in self.journal.notes.stores.items():
+            if serial and backstore_key(*name.split("/", 1)) not in placed:
+                surviving_registrations.remove(self, serial)
+
+
+def not_late(state: State, settings: Settings) -> List[errors.Finding]:
+    """Storage that one host alone may have open can't be staged while the other has it."""
+    return [errors.Finding(errors.StorageInUse, say(key), "only one host may have its storage "
+                           "open at a time", do="prepare with --mode iscsi-late")
+            for key in exclusive.openings(state, settings, {})]
+
+
+def _waiting(want: State, facts: Facts, have: State) -> Plan:
+    """What had to wait, of a host that has the staged part of ``want``: planned as for one that
+    has nothing of it."""
+    placed = facts.placed or {}
+    want = replace(want, backstores=tuple(
+        replace(one, hba=placed.get(one.key, "")) for one in want.backstores))
+    made = plan(State(), want, _without(facts, want), verify=False, there=have)
+    return replace(made, steps=tuple(step for step in made.steps if step.slot == "folder"
+                                     or step.phase == "activate" and step.slot != "gate"))
+
+
+def _without(facts: Facts, want: State) -> Facts:
+    """The facts of a host that has nothing of ``want`` yet."""
+    mine = {one.key for one in want.backstores}
+    placed = {key: hba for key, hba in (facts.placed or {}).items() if key not in mine}
+    hbas = {one.hba for one in want.backstores} - set(placed.values())
+    return replace(facts, placed=placed,
+                   hbas=tuple(hba for hba in facts.hbas if hba not in hbas))

@@ -1,0 +1,318 @@
+"""Where a handover stands on this host: what its journal, its kept documents and the kernel say.
+
+Nothing here changes anything.  The documents beside the journal are in the source's names; this
+host's may differ (``--map``).
+"""
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field, replace
+from typing import Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
+
+from .. import errors
+from ..document import document as documents, rename, runtime_state
+from ..document.document import Document
+from ..host.verbs import Core
+from ..kernel.configfs import Configfs
+from ..kernel.facts import boot_id
+from ..kernel.reader import Reader
+from ..model import directories
+from ..model.objects import Key, State, backstore_key, kernel_name, say
+from ..model.reservations import Seen
+from ..protocol.messages import Message
+from ..protocol.table import DESTINATION, SOURCE, VHOST, Do, Mode, Paper, Row
+from ..records import pr_record, relative_ports as ports
+from ..records.journal import DOCUMENT, PREPARED, RETURNED, SERVED, Handover, Journal, way_out
+from ..savefile import save_file
+from ..scsi.endpoint_holder import Holders
+
+#: Where kernels and rtslib keep APTPL files (target_core_configfs.c, rtslib/root.py).
+DBROOTS = ("/var/target", "/etc/target", "/etc/rtslib-fb-target")
+
+
+@dataclass
+class Standing:
+    """One handover on one host; ``epoch`` is the one a verb runs under."""
+
+    core: Core
+    journal: Journal
+    epoch: int = 0
+    #: what the devices said of registrations, where they were asked by this verb
+    seen: Mapping[Key, Sequence[Seen]] = field(default_factory=dict, init=False)
+    #: what this verb has built, as it was read back, but for registrations; its gates were shut
+    built: Optional[State] = field(default=None, init=False)
+
+    @property
+    def fs(self) -> Configfs:
+        return self.core.fs
+
+    @property
+    def handover(self) -> Handover:
+        return self.journal.handover
+
+    @property
+    def directory(self) -> str:
+        return self.core.settings.state_directory
+
+    @property
+    def mode(self) -> Mode:
+        return Mode(self.handover.mode)
+
+    @property
+    def vhost(self) -> bool:
+        """Whether any of its targets is a guest's."""
+        return self.mode in VHOST or self.mode is Mode.FILE and any(
+            name.startswith("vhost/") for name in self.local_targets())
+
+    def reader(self, reserved: bool = True) -> Reader:
+        return Reader(self.fs, reservations=reserved, seen=self.seen, known={
+            key: (held,) for key, held in pr_record.load(self.directory, boot_id()).items()}
+            if reserved else {})
+
+    def names(self) -> List[Tuple[str, str]]:
+        """(fabric, WWN) of the handover's targets that this kernel has."""
+        reader = self.reader()
+        wanted = {tuple(name.split("/", 1)) for name in self.local_targets()}
+        return [one for one in reader.target_names() if one in wanted]
+
+    def stores(self) -> List[Key]:
+        """The handover's backstores, as they are called on this host."""
+        return [backstore_key(*name.split("/", 1)) for name in self.journal.notes.stores]
+
+    def local_targets(self) -> Tuple[str, ...]:
+        """The targets as they are called on this host."""
+        return self.journal.notes.local or self.handover.targets
+
+    def kept(self, name: str) -> Document:
+        """A document that was kept, in the source's names."""
+        if name not in self.journal.documents:
+            data = self.journal.kept(name)
+            if data is None:
+                raise errors.JournalBroken(f"{self.journal.folder} has no {name}",
+                                           do=way_out(self.journal.folder, self.handover.mode))
+            try:
+                self.journal.documents[name] = documents.loads(data)
+            except errors.DocumentError as error:
+                raise errors.JournalBroken(
+                    f"{self.journal.folder}/{name} can't be read: {error.what}",
+                    do=way_out(self.journal.folder, self.handover.mode)) from None
+        return self.journal.documents[name]
+
+    def local(self, name: str) -> Document:
+        """A document that was kept, in this host's names."""
+        if self.handover.role == SOURCE or name == SERVED:
+            return self.kept(name)
+        here = f"{name} here"
+        if here not in self.journal.documents:
+            self.journal.documents[here] = rename.parse(self.journal.notes.maps).apply(
+                self.kept(name), again=True)[0]
+        return self.journal.documents[here]
+
+    def prepared(self) -> Document:
+        """The document that was offered, in this host's names."""
+        return self.local(PREPARED)
+
+    def durable(self) -> Document:
+        """The copy that counts when the kernel has none, in this host's names."""
+        for name in (SERVED, RETURNED, DOCUMENT):
+            if name in self.journal.documents or self.journal.has(name):
+                return self.local(name)
+        return self.local(PREPARED)
+
+    def as_it_came(self) -> str:
+        """The digest of the document the destination is armed with, as the source named it."""
+        return runtime_state.digest(self.kept(DOCUMENT).state)
+
+    def here(self, reserved: bool = True) -> State:
+        """What this kernel has of the targets; the devices are asked where that was wanted and is
+        needed."""
+        try:
+            return self.reader(reserved).state(self.names())
+        except errors.CannotRepresent as error:
+            if not error.do or self.seen or not self.journal.notes.probe:
+                raise
+        self.seen = self.core.ask(self.names())
+        return self.reader(reserved).state(self.names())
+
+    def as_served(self) -> State:
+        """What this kernel has of the targets, but for registrations."""
+        if self.built is None:
+            return self.reader(False).state(self.names())
+        gates = {path: self.fs.read(f"{path}/enable").strip() for path in self.tpgs()}
+        return replace(self.built, targets=tuple(replace(target, tpgs=tuple(
+            replace(tpg, attributes={**tpg.attributes, "enable": gates[path]})
+            if path in gates else tpg for tpg in target.tpgs
+            for path in [self.tpg(target.fabric, target.wwn, tpg.tag)]))
+            for target in self.built.targets))
+
+    def current(self) -> str:
+        """The digest of the source's present run-time state: the kernel's, else the kept one."""
+        if self.whole():
+            return runtime_state.digest(self.here())
+        return runtime_state.digest(self.durable().state)
+
+    def whole(self) -> bool:
+        """Whether the kernel holds all targets, with every LUN linked: so the registrations,
+        unless they were being loaded or taken down when that was cut off."""
+        if self.journal.notes.loading == boot_id():
+            return False
+        reader = self.reader(False)
+        found: Dict[Key, Optional[Key]] = {
+            ("target", fabric, wwn, str(directories.tag(fabric, tpgt)), "lun",
+             str(directories.lun_number(lun))): store
+            for fabric, wwn in [name.split("/", 1) for name in self.local_targets()
+                                if self.fs.exists(name)]
+            for tpgt, lun, store in reader.links(fabric, wwn)}
+        return self.links_are_whole(found) and all(
+            self.nexus(self.tpg(target.fabric, target.wwn, tpg.tag)) == tpg.attributes["nexus"]
+            for target in self.durable().state.targets for tpg in target.tpgs
+            if "nexus" in tpg.attributes)
+
+    def nexus(self, tpg: str) -> str:
+        """What nexus a TPG has: targetcli can't carry it, and rtslib makes one up."""
+        try:
+            return self.fs.read(f"{tpg}/nexus").strip()
+        except OSError:
+            return ""
+
+    def links_are_whole(self, links: Mapping[Key, Optional[Key]]) -> bool:
+        wanted = {lun.key: lun.backstore for _, _, lun in self.durable().state.luns()}
+        return all(links.get(key) == store for key, store in wanted.items())
+
+    def message(self, paper: Paper) -> Message:
+        """The paper as this side may say it now."""
+        digest, data = "", b""
+        if paper is Paper.OFFER:
+            data = self.journal.kept(PREPARED) or b""
+        elif paper is Paper.RETURNED:
+            data = self.journal.kept(RETURNED) or b""
+            digest = runtime_state.digest(self.kept(RETURNED).state)
+        elif paper in (Paper.DOCUMENT, Paper.ARMED, Paper.RELEASED):
+            digest = self.as_it_came()
+            if paper is Paper.DOCUMENT:
+                data = self.journal.kept(DOCUMENT) or b""
+        return Message(paper, self.journal.id, self.epoch, digest, self.handover.targets,
+                       self.handover.mode, data)
+
+    def tpgs(self) -> Iterator[str]:
+        """The path of every iSCSI TPG of the handover's targets that is here."""
+        for fabric, wwn in self.names():
+            for name in self.reader(False).tpgs(fabric, wwn) if fabric == "iscsi" else ():
+                yield f"{fabric}/{wwn}/{name}"
+
+    def tpg(self, fabric: str, wwn: str, tag: int) -> str:
+        """The path of a TPG, whatever it is called here."""
+        target = f"{fabric}/{wwn}"
+        names = self.reader(False).tpgs(fabric, wwn) if self.fs.exists(target) else ()
+        return f"{target}/" + next((name for name in names if directories.tag(fabric, name) == tag),
+                                   f"tpgt_{tag}")
+
+    def open_tpgs(self) -> List[str]:
+        return [path for path in self.tpgs() if self.fs.read(f"{path}/enable").strip() == "1"]
+
+    def endpoints(self) -> Iterator[str]:
+        """The WWPN of every vhost target of the handover that a guest could attach to: one that
+        is here and has a nexus."""
+        for fabric, wwn in self.names():
+            if fabric == "vhost" and any(
+                    self.nexus(f"{fabric}/{wwn}/{name}")
+                    for name in self.reader(False).tpgs(fabric, wwn)):
+                yield wwn
+
+    @property
+    def holders(self) -> Holders:
+        return Holders(self.directory)
+
+    def wanted_open(self) -> List[str]:
+        """The iSCSI TPGs whose gates were open before the freeze."""
+        noted = self.journal.notes.gates
+        return [self.tpg(target.fabric, target.wwn, tpg.tag)
+                for target in self.durable().state.targets
+                for tpg in target.tpgs if target.fabric == "iscsi" and noted.get(
+                    target.name, {}).get(str(tpg.tag), tpg.attributes.get("enable")) == "1"]
+
+    def ports(self) -> ports.Numbers:
+        """The relative ports of those, where the kernel gives each once."""
+        if self.vhost or not self.reader(False).has_rtpi():
+            return {}
+        found = {self.tpg(target.fabric, target.wwn, tpg.tag): tpg.attributes.get("rtpi", "0")
+                 for target in self.durable().state.targets for tpg in target.tpgs}
+        return {path: found[path] for path in self.wanted_open() if found[path] != "0"}
+
+    def port_override(self) -> str:
+        """A source may go back to serving under another number; a destination has promised one."""
+        return ports.OVERRIDE if self.handover.role == SOURCE else ""
+
+    def may_open(self, row: Row, allow: Sequence[str]) -> None:
+        """Raises InUse where a gate that this row opens, or arms, can't have its relative port:
+        before anything is recorded and, on a destination, before the source has released."""
+        opens = any(step.do is Do.GATE_OPEN for step in row.steps) or row.verb == "activate"
+        if opens and self.fs.exists("core"):
+            still = set(self.open_tpgs())
+            errors.refuse(ports.taken(self.reader(False), {
+                path: number for path, number in self.ports().items() if path not in still},
+                self.port_override()), allow)
+
+    def serves(self) -> bool:
+        """Whether every gate that was open on the source reads back open here."""
+        wanted = self.wanted_open()
+        return bool(wanted) and set(wanted) <= set(self.open_tpgs())
+
+    def guest(self) -> bool:
+        """Whether a guest is attached to a vhost target here: somebody, and not our holder."""
+        reader = self.reader(False)
+        return any(reader.attached(target) and self.holders.held(target.wwn) is None
+                   for target in reader.state(self.names()).targets if target.fabric == "vhost")
+
+    def ran(self) -> bool:
+        """Whether a command was executed here since the load."""
+        counted = self.journal.notes.commands
+        return any(count != counted.get(name, count) for name, count in self.commands().items())
+
+    def in_place(self) -> bool:
+        """Of targets that are this host's to restore: whether all of it is there and, unless that
+        was seen before in this boot, open."""
+        if not self.whole():
+            return False
+        return self.journal.notes.opened == boot_id() or (
+            set(self.wanted_open()) <= set(self.open_tpgs()) and not any(
+                self.holders.held(wwpn) for wwpn in self.endpoints()))
+
+    def settled(self, cut_off: bool) -> bool:
+        """Of a handover that is over: whether nothing is left for recover to bring back at a
+        boot, as targetcli did, or as they were taken out of the save file that had them.
+
+        ``cut_off``: they may never have come into it.
+        """
+        if self.handover.role == DESTINATION:
+            return self.in_place()
+        there, saved = bool(self.names()), bool(self.saved())
+        nobodys = not saved and not self.journal.notes.unsaved
+        if self.vhost:
+            return nobodys and not there and not cut_off
+        return there and saved if cut_off else there or nobodys
+
+    def saved(self) -> List[save_file.Entry]:
+        """Where targetcli has the targets.  Raises SavefileBroken."""
+        return save_file.entries(self.local_targets(), self.core.settings.savefiles)
+
+    def commands(self) -> Dict[str, int]:
+        """num_cmds of each of the handover's backstores that is here."""
+        found = {}
+        placed = self.reader(False).placed()
+        for key in self.stores():
+            path = f"core/{placed[key]}/{kernel_name(key)}/statistics/scsi_lu/num_cmds" \
+                if key in placed else ""
+            if path and self.fs.exists(path):
+                found[say(key)] = int(self.fs.read(path))
+        return found
+
+    def aptpl_paths(self, serial: str) -> List[str]:
+        """Where a backstore's APTPL file may be: rtslib moves dbroot (rtslib/root.py).
+
+        After a power cut not only in the present dbroot: targetcli's restore may have moved that
+        since the kernel wrote.  That an old one elsewhere seems newer, by a clock that was set
+        back, is prevented where a copy is kept: the others are removed then.
+        """
+        return [os.path.join(folder, "pr", f"aptpl_{serial}")
+                for folder in sorted({self.fs.read("dbroot").strip(), *DBROOTS})]

@@ -1,0 +1,106 @@
+"""The copies of a handover's targets: documents of what this kernel has, beside the journal."""
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field, replace
+from typing import Callable, Dict, FrozenSet, List, Mapping, Optional, Sequence
+
+from ..document import document as documents, rename, runtime_state
+from ..document.document import Document, Origin
+from ..execute.step_runner import Progress, never
+from ..kernel.facts import boot_id
+from ..model import directories, dynamic_acls as dynamic, reservations
+from ..model.objects import State, Target, say
+from ..protocol.messages import Message
+from ..protocol.table import Paper, Row
+from ..records.journal import DOCUMENT
+from ..storage import evidence as storage_evidence
+from . import surviving_registrations
+from .context import Standing
+
+#: Where only is looked, there is no row.
+NOTHING = Row("", "", "", "", "", ())
+
+
+@dataclass
+class Copies(Standing):
+    """One verb's work on the copies; what came with the verb, and what it has to tell."""
+
+    row: Row = NOTHING
+    papers: Mapping[Paper, Message] = field(default_factory=dict)
+    allow: Sequence[str] = ()
+    by: str = ""
+    words: FrozenSet[str] = frozenset()
+    progress: Optional[Progress] = None
+    stop: Callable[[], bool] = never
+    said: List[Message] = field(default_factory=list)
+    notes: List[str] = field(default_factory=list)
+    #: target → tag → who is there by a dynamic ACL as a freeze begins
+    dynamic: Dict[str, Dict[str, List[str]]] = field(default_factory=dict)
+
+    def in_source_names(self, document: Document) -> Document:
+        """A document of this host as the source would have written it: its own, with the
+        registrations of this one."""
+        maps = rename.parse(self.journal.notes.maps)
+        targets = {new: old for old, new in maps.targets.items()}
+        initiators = {new: old for old, new in maps.initiators.items()}
+        base = self.kept(DOCUMENT)
+        stores = []
+        for store in base.state.backstores:
+            here = document.state.backstore(store.key)
+            held = here.reservations if here is not None else store.reservations
+            stores.append(replace(store, reservations=replace(held, registrations=tuple(
+                replace(one, initiator=initiators.get(one.initiator, one.initiator),
+                        target=targets.get(one.target, one.target))
+                for one in held.registrations))))
+        return replace(base, state=replace(base.state, backstores=tuple(stores)),
+                       storage=sampled(base.storage, document.storage))
+
+    def document_of(self, state: State) -> Document:
+        """A document of what the kernel has, with the gates, and who was there by a dynamic ACL,
+        as the journal has them."""
+        state = replace(state, backstores=tuple(
+            replace(one, reservations=reservations.settled(one.reservations))
+            for one in state.backstores))
+        noted = self.journal.notes
+        there = {(*target.key, tag): who for target in state.targets
+                 for tag, who in noted.dynamic.get(target.name, {}).items()}
+        state, notes = dynamic.made_explicit(state, there)
+        gates = noted.shut if self.row.verb == "clear" else noted.gates
+        state = replace(state, targets=tuple(with_gates(one, gates.get(one.name, {}))
+                                             for one in state.targets))
+        evidence = {say(store.key): storage_evidence.evidence(store, sample=True)
+                    for store in state.backstores}
+        return Document(documents.canonical(state), True,
+                        Origin(os.uname().nodename, os.uname().release, boot_id()), evidence,
+                        notes)
+
+    def open_gates(self) -> Dict[str, Dict[str, str]]:
+        """Every gate as it is: what a thaw, or the destination, opens again."""
+        found: Dict[str, Dict[str, str]] = {}
+        for path in self.tpgs():
+            name, _, tpgt = path.rpartition("/")
+            tag = str(directories.tag(name.partition("/")[0], tpgt))
+            found.setdefault(name, {})[tag] = self.fs.read(f"{path}/enable").strip()
+        return found
+
+    def keep(self, name: str, document: Document, stale: bool) -> None:
+        self.journal.keep(name, documents.dumps(document))
+        self.journal.documents[name] = document
+        self.journal.note("kept", digest=runtime_state.digest(document.state), stale=stale)
+        surviving_registrations.leave(self, self.local(name))
+
+
+def sampled(proofs: Mapping[str, documents.Evidence],
+            later: Mapping[str, documents.Evidence]) -> Dict[str, documents.Evidence]:
+    """What proves that storage is the same, with what its data were ``later``, if that is known."""
+    data = ("sample", "sample_zero")  # of a companion file, too: protection_sample
+    return {name: {**{key: value for key, value in proof.items() if not key.endswith(data)},
+                   **{key: value for key, value in later.get(name, {}).items()
+                      if key.endswith(data)}} for name, proof in proofs.items()}
+
+
+def with_gates(target: Target, values: Mapping[str, str]) -> Target:
+    return replace(target, tpgs=tuple(
+        replace(one, attributes={**one.attributes, "enable": values[str(one.tag)]})
+        if str(one.tag) in values else one for one in target.tpgs))

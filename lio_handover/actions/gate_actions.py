@@ -1,0 +1,139 @@
+"""What a verb does at gates and at targetcli's save file: nobody is let in, or somebody again."""
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Dict, List, Optional
+
+from .. import errors
+from ..kernel.facts import boot_id
+from ..protocol.table import Mode
+from ..records import relative_ports
+from ..savefile import save_file
+from ..storage import protection
+from . import savefile_actions
+from .adoption_actions import Adoption
+
+#: Two looks at a LUN's command counter, so many seconds apart, prove that it is idle.
+IDLE_SECONDS = 0.05
+IDLE_TRIES = 100
+
+
+@dataclass
+class Gates(Adoption):
+    """One verb's work at the gates."""
+
+    def _close_tpgs(self) -> None:
+        for path in self.open_tpgs():
+            self.fs.write(f"{path}/enable", b"0\n")
+
+    def _gate_close(self) -> None:
+        self._close_tpgs()
+        if self.mode is Mode.FILE:  # the driver's QEMU may have to resume by itself
+            return self._no_guest()
+        for wwpn in self.endpoints():
+            self.holders.occupy(wwpn)
+
+    def _let_go(self) -> None:
+        """Free the endpoints which we occupy ourselves."""
+        for name in self.local_targets():
+            fabric, _, wwpn = name.partition("/")
+            if fabric == "vhost":
+                self.holders.let_go(wwpn)
+
+    def _gate_open(self) -> None:
+        if self.vhost:
+            if any(self.holders.held(wwpn) for wwpn in self.endpoints()) \
+                    or not self.journal.notes.opened:
+                self.journal.note("opened", durable=True, boot=boot_id())
+            self._let_go()
+        wanted = self.wanted_open()
+        shut = [path for path in self.tpgs()
+                if path in wanted and self.fs.read(f"{path}/enable").strip() != "1"]
+        self.notes += relative_ports.give(self.fs, self.reader(False), self.ports(), shut,
+                                          self.port_override(), self.allow)
+        if shut:
+            self.journal.note("opened", durable=True, boot=boot_id())
+        for path in shut:
+            self.fs.write(f"{path}/enable", b"1\n")
+
+    def _savefile_drop(self) -> None:
+        savefile_actions.drop(self)
+
+    def _savefile_put(self) -> None:
+        paths, why = savefile_actions.put(self)
+        self.notes += [why] if why else []
+        self.journal.note("saved", paths=paths, why=why)
+
+    def _prove_shut(self) -> None:
+        still = self.open_tpgs()
+        saved = [one for one in self.saved() if one.enabled]
+        if not still and saved:
+            raise errors.StillRunning(
+                f"{saved[0].path} holds {saved[0].target} enabled again: somebody saves it",
+                changed="the target is shut, and ours",
+                do=f"lio-handover status {self.journal.id}")
+        if still:
+            raise errors.StillRunning(f"{still[0]} was enabled again by somebody else",
+                                      changed="the target is shut again, and ours",
+                                      do=f"lio-handover status {self.journal.id}")
+
+    def _drain(self) -> None:
+        before: Optional[Dict[str, int]] = None
+        for _ in range(IDLE_TRIES):
+            if self.stop():
+                raise errors.Interrupted("interrupted before it was done",
+                                         changed="the gates are shut")
+            now = self.commands()
+            if now == before:
+                return
+            before = now
+            time.sleep(IDLE_SECONDS)
+        raise errors.StillRunning("commands are still being executed although the gates are shut",
+                                  changed="the gates are shut",
+                                  do=f"lio-handover source thaw {self.journal.id}")
+
+    def _flush(self) -> None:
+        from ..storage import evidence as storage
+        for store in self.durable().state.backstores:
+            for path in protection.files(store):
+                storage.flush(path)
+
+    def scrub(self, why: str = "this host may not serve it, and is shut again: somebody brought it "
+              "back") -> None:
+        """Where this host may not serve, what somebody else brought back is shut again, and
+        taken out of targetcli's save file; both are reported."""
+        names = ", ".join(self.local_targets())
+        if self.open_tpgs() or self.mode is not Mode.FILE and any(
+                self.holders.held(wwpn) is None for wwpn in self.endpoints()):
+            self._gate_close()
+            self.notes.append(f"{names}: was open although {why}")
+        self.notes += self.unsave()
+
+    def before_restore(self) -> List[str]:
+        """Take the targets out of targetcli's save file at a boot; what was done, or, of what is
+        this host's to restore, what of it the file had otherwise."""
+        if self.journal.broken is not None:
+            return self.unsave()
+        if self.handover.state != "confirmed":
+            names = ", ".join(self.local_targets())
+            return [f"{names}: was in {path}, which would bring it back at a boot, and was taken "
+                    "out of it" for path in savefile_actions.before_restore(self)]
+        told = self.differences()
+        savefile_actions.before_restore(self)
+        return told
+
+    def unsave(self) -> List[str]:
+        """Take the targets out of targetcli's save file; what was done."""
+        names = ", ".join(self.local_targets())
+        return [f"{names}: was in {path}, which would bring it back at a boot, and was taken out "
+                "of it" for path in save_file.drop(self.local_targets(), self.journal.notes.stores,
+                                                   self.directory,
+                                                   more=self.core.settings.savefiles)]
+
+    def _no_guest(self) -> None:
+        """Raises InUse where a guest is attached."""
+        if self.vhost and self.guest():
+            errors.refuse([errors.Finding(
+                errors.InUse, ", ".join(self.local_targets()), "a guest is attached to it",
+                do="stop the guest, or let QEMU finish the migration")])

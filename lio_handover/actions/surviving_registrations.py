@@ -1,0 +1,335 @@
+"""What registrations there are after a kernel that had them: evidence for surviving.TABLE.
+
+The APTPL file of each backstore, the kept document, and the copy that followed the file.  The
+table says which of them counts; where none does, a human is asked.
+"""
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass, replace
+from typing import Dict, Iterable, List, Optional, Sequence
+
+from .. import errors
+from ..document import runtime_state
+from ..document.document import Document
+from ..execute.verify import describe
+from ..kernel.facts import boot_id
+from ..model import aptpl, reservations
+from ..model.aptpl import Kind
+from ..model.objects import NO_RESERVATIONS, Backstore, Reservations, say
+from ..protocol.pr_survival import (FOLLOWED, KEPT_OVERRIDE, NONE_OVERRIDE, Answer, Copy, File,
+                                    Keeps, Kernel, Takes, decide)
+from ..protocol.table import DESTINATION, SOURCE
+from ..records.journal import DOCUMENT, PREPARED, RETURNED, SERVED
+from ..system.atomic_file import fsync_folder, write_files
+from . import aptpl_copies, identity
+from .context import Standing
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the table says of one backstore; ``held`` are the registrations to open with, and where
+    it asks those of the newest copy.  ``what`` says how file and copy are."""
+
+    store: Backstore
+    answer: Answer
+    takes: Takes
+    held: Reservations
+    what: str
+    in_the_way: str = ""  # where the kernel could not write its file
+
+
+def since(standing: Standing, allow: Sequence[str], notes: List[str]) -> Document:
+    """The durable copy, with what is known of registrations made after it (SPC-4 5.13.4.2).
+
+    Raises StructureChanged where what is left in the kernel may have the only ones, and Undecided
+    where nothing says which there were and ``allow`` does not; adds to ``notes`` what was not as
+    a file that is whole says it.
+    """
+    document, opened, boot = standing.durable(), _opened(standing), boot_id()
+    if not opened and standing.journal.notes.kept_in == boot and _untouched(standing, document):
+        return document  # nothing came in between
+    notes += filter(None, [aptpl_copies.unread(standing.journal)])
+    # Of targets that somebody else removed and made again, nothing is left.
+    parts = opened == boot and len(identity.replaced(standing)) < len(standing.names())
+    found = _found(standing, document, Kernel.PARTS if parts else Kernel.REBOOTED)
+    if any(one.answer is Answer.STAY for one in found):
+        raise errors.StructureChanged(
+            "parts of the target are missing, and what is there may have registrations that "
+            "nothing else has", changed="nothing was taken down",
+            do="lio-handover show, and put back what is missing")
+    stores, asked = [], []
+    for one in found:
+        held, name = one.held, say(one.store.key)
+        if one.answer is Answer.ASK:
+            if one.in_the_way:
+                asked.append(errors.Finding(
+                    errors.Undecided, name, f"{one.what}: nor could the kernel write it",
+                    do=f"move {one.in_the_way} away, then again"))
+            elif KEPT_OVERRIDE in allow:
+                notes.append(f"{name}: {one.what}; on the word that was given the copy's "
+                             "registrations are taken")
+            elif NONE_OVERRIDE in allow:
+                held = NO_RESERVATIONS
+                notes.append(f"{name}: {one.what}; on the word that was given there are no "
+                             "registrations any more")
+            else:
+                asked.append(errors.Finding(
+                    errors.Undecided, name, f"{one.what}: so what registrations there were last "
+                    "is not known, and one of the copy may have been preempted since",
+                    KEPT_OVERRIDE, f"lio-handover recover {standing.journal.id} --allow "
+                    f"{NONE_OVERRIDE} to begin with none"))
+        elif one.what and held != one.store.reservations or one.takes is Takes.COPY and one.what:
+            notes.append(f"{name}: {one.what}: it is served with {_count(held)}")
+        stores.append(replace(one.store, reservations=held))
+    try:
+        errors.refuse(asked)
+    except errors.Undecided as error:
+        error.changed = "it is shut, and nothing was loaded"
+        raise
+    if tuple(stores) == document.state.backstores:
+        return document
+    return replace(document, state=replace(document.state, backstores=tuple(stores)))
+
+
+def lacking(standing: Standing) -> bool:
+    """Whether what somebody else brought back in this boot, as targetcli's restore does from the
+    APTPL files, has fewer registrations than the table says, or is otherwise than it was.  Where it
+    has all, that is noted."""
+    if not looked_for(standing):
+        return False
+    if lacks(standing):
+        return True
+    if standing.whole():
+        standing.journal.note("survived", boot=boot_id())
+        identity.note(standing)
+    return False
+
+
+def looked_for(standing: Standing) -> bool:
+    """Whether what is here may be somebody else's."""
+    journal, boot = standing.journal, boot_id()
+    handover, notes = journal.handover, journal.notes
+    if handover.state not in FOLLOWED[handover.role] or notes.loading == boot \
+            or not any(journal.has(name) for name in (SERVED, RETURNED, DOCUMENT, PREPARED)):
+        return False
+    if handover.state != "idle" and identity.replaced(standing):
+        return True
+    return boot not in (notes.kept_in, notes.opened, notes.loaded[0], notes.survived)
+
+
+def lacks(standing: Standing) -> str:
+    """What is not as it was of what may be somebody else's, or ""."""
+    replaced = standing.handover.state != "idle" and bool(identity.replaced(standing))
+    if not standing.whole():
+        return "parts of it are missing" if replaced else ""
+    document, placed = standing.durable(), standing.reader(False).placed()
+    for one in _found(standing, document, Kernel.REBOOTED):
+        path = f"core/{placed.get(one.store.key, '')}/{one.store.name}/pr/res_pr_registered_i_pts"
+        live, cut = reservations.parse_registered(standing.fs.read(path)) \
+            if standing.fs.exists(path) else ([], False)
+        have = {(each.initiator, each.isid, each.key) for each in live}
+        want = {(each.initiator, each.isid, each.key) for each in one.held.registrations}
+        if not cut and not want <= have:
+            return f"{say(one.store.key)} has {len(want & have)} of {len(want)} registrations"
+    changed = runtime_state.changes(document.state, standing.here(False)) if replaced else ()
+    return f"it is not as it was: {describe(changed[0])}" if changed else ""
+
+
+def _untouched(standing: Standing, document: Document) -> bool:
+    """Whether no APTPL file says anything else than the document: else somebody opened the gate."""
+    return all(not file.says or aptpl_copies.same(file, one)
+               for serial, one in aptpl_copies.expected(document).items()
+               for file in [aptpl.newest(standing.aptpl_paths(serial))])
+
+
+def _opened(standing: Standing) -> str:
+    """The boot in which the gate was open since the copy was kept, or ""."""
+    journal = standing.journal
+    if not journal.notes.opened and journal.handover.role == SOURCE \
+            and not journal.has(DOCUMENT):  # it served all the time
+        return journal.notes.kept_in or journal.handover.boot_id
+    return journal.notes.opened
+
+
+def _found(standing: Standing, document: Document, kernel: Kernel) -> List[Found]:
+    opened, copies = _opened(standing), aptpl_copies.load(standing.journal)
+    left, reach = aptpl_copies.expected(document), aptpl_copies.Reach(document)
+    made_at = identity.made_at(standing)
+    kept_at = _written(standing)
+    found = []
+    for store in document.state.backstores:
+        follows = copies.files.get(store.serial) if copies is not None else None
+        file = aptpl.newest(standing.aptpl_paths(store.serial)) if store.serial \
+            else aptpl.File(Kind.MISSING)
+        held, keeps, at = store.reservations, store.reservations.aptpl, kept_at
+        if follows is not None:
+            copy = aptpl.parse(follows.data)
+            held, keeps, at = _of(copy, document, store), copy.kind is Kind.WHOLE, follows.at
+        age = Copy.OLDER
+        if not opened and follows is None and (
+                not file.says
+                or store.serial in left and aptpl_copies.same(file, left[store.serial])):
+            age = Copy.CURRENT  # else somebody else opened it
+        elif copies is not None and copies.boot == opened and not copies.ended:
+            age = Copy.FOLLOWED
+        kind = _kind(file, follows, store, reach, standing)
+        if kind in (File.WHOLE, File.PLACEHOLDER) and made_at is not None \
+                and file.mtime_ns > made_at and not _as_copied(file, follows, left, store):
+            kind = File.FOREIGN
+        row = decide(kernel, Keeps.ON if keeps else Keeps.OFF, kind, age)
+        what = _what(file, kind, age, at, held, store, reach)
+        if row.takes is Takes.FILE:
+            what = ""
+            if store.serial not in left or not aptpl_copies.same(file, left[store.serial]):
+                held = _of(file, document, store)
+            else:
+                held = store.reservations
+        elif row.takes is Takes.NONE:
+            what = f"its APTPL file {_why(file)}" if store.reservations.registrations else ""
+            held = NO_RESERVATIONS
+        elif row.takes is Takes.COPY and (file.says or not held.registrations):
+            what = ""
+        found.append(Found(store, row.answer, row.takes, held, what,
+                           file.path if file.kind is Kind.UNREADABLE else ""))
+    return found
+
+
+def _as_copied(file: aptpl.File, follows: Optional[aptpl_copies.One], left: Dict[str, aptpl.File],
+               store: Backstore) -> bool:
+    """Whether the file says no other than the newest copy."""
+    if follows is not None:
+        return aptpl_copies.same(file, aptpl.parse(follows.data))
+    return store.serial in left and aptpl_copies.same(file, left[store.serial])
+
+
+def _kind(file: aptpl.File, follows: Optional[aptpl_copies.One], store: Backstore,
+          reach: aptpl_copies.Reach, standing: Standing) -> File:
+    if file.kind is Kind.MISSING:
+        there = store.serial in standing.journal.notes.left or follows is not None
+        return File.GONE if there else File.NEVER
+    if file.kind in (Kind.BROKEN, Kind.UNREADABLE):
+        return File.BROKEN
+    if follows is not None and file.mtime_ns < follows.mtime_ns \
+            and not aptpl_copies.same(file, aptpl.parse(follows.data)):
+        return File.OLDER
+    if file.kind is Kind.PLACEHOLDER:
+        return File.PLACEHOLDER
+    return File.WHOLE if reach.ours(file, store) else File.FOREIGN
+
+
+def _of(file: aptpl.File, document: Document, store: Backstore) -> Reservations:
+    held = reservations.of_file(file.blocks, store.reservations.generation)
+    return replace(held, registrations=reservations.named(
+        held.registrations, (target.wwn for target in document.state.targets)))
+
+
+def _what(file: aptpl.File, kind: File, age: Copy, at: float, held: Reservations,
+          store: Backstore, reach: aptpl_copies.Reach) -> str:
+    """How the file and the copy are, in words."""
+    said = _why(file)
+    if kind is File.FOREIGN:
+        said = f"{file.path} " + (
+            "names a port or an initiator that this backstore does not have"
+            if not reach.ours(file, store) else
+            "was written after somebody else had made the target again")
+    elif kind is File.OLDER:
+        said = f"{file.path} was written before what the copy has of it"
+    if not store.serial:
+        said = "can't be told from others': the backstore has no unit serial"
+    how = {Copy.CURRENT: "since which the gate was not open",
+           Copy.FOLLOWED: "which followed the file", Copy.OLDER: "and did not follow the file"}[age]
+    stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
+    return f"its APTPL file {said}; the copy kept here is of {stamp}, {how}, and has {_count(held)}"
+
+
+def _why(file: aptpl.File) -> str:
+    """The rest of a sentence about the file."""
+    said = file.why or file.kind.value
+    return f"{file.path} {said}" if file.path else said
+
+
+def _count(held: Reservations) -> str:
+    number = len(held.registrations)
+    return f"{number} registration{'s' * (number != 1)}" if number else "no registrations"
+
+
+def _written(standing: Standing) -> float:
+    """When the copy that counts was kept, by the clock of then."""
+    for name in (SERVED, RETURNED, DOCUMENT, PREPARED):
+        try:
+            return os.stat(os.path.join(standing.journal.folder, name)).st_mtime
+        except OSError:
+            continue
+    return 0.0
+
+
+# ---- the files ----------------------------------------------------------------------------------
+def leave(standing: Standing, document: Document) -> None:
+    """The APTPL file of each backstore is in the kernel's dbroot, and nowhere else: as the
+    document says, or the placeholder, so that one that is not there has been lost.
+
+    A source on which the kernel never wrote one is left without.
+    """
+    folder = os.path.join(standing.fs.read("dbroot").strip(), "pr")
+    os.makedirs(folder, mode=0o700, exist_ok=True)
+    ports = {(target.wwn, tpg.tag): int(tpg.attributes.get("rtpi", "0"))
+             for target in document.state.targets for tpg in target.tpgs}
+    files: Dict[str, bytes] = {}
+    left = []
+    for store in document.state.backstores:
+        if not store.serial:
+            continue
+        path = os.path.join(folder, f"aptpl_{store.serial}")
+        if store.reservations or standing.handover.role == DESTINATION \
+                or any(map(os.path.lexists, standing.aptpl_paths(store.serial))):
+            content = reservations.file(store.reservations, ports)
+            if _content(path) != content:
+                files[path] = content
+            left.append(store.serial)
+    if files:
+        write_files(files)
+    for store in document.state.backstores:
+        if store.serial:
+            remove(standing, store.serial, os.path.join(folder, f"aptpl_{store.serial}"))
+    standing.journal.note("left", boot=boot_id(), serials=left)
+
+
+def placeholders(standing: Standing, stores: Iterable[Backstore]) -> None:
+    """Where there is no APTPL file yet, one that says that there are no registrations: while
+    nobody is served, and outside the time in which nobody is."""
+    folder = os.path.join(standing.fs.read("dbroot").strip(), "pr")
+    os.makedirs(folder, mode=0o700, exist_ok=True)
+    files = {os.path.join(folder, f"aptpl_{store.serial}"): aptpl.EMPTY_FILE for store in stores
+             if store.serial and not any(map(os.path.lexists,
+                                             standing.aptpl_paths(store.serial)))}
+    if files:
+        write_files(files)
+
+
+def seen(standing: Standing, document: Document) -> None:
+    """Note which files are there while the kernel may write them."""
+    standing.journal.note("left", boot=boot_id(), serials=[
+        store.serial for store in document.state.backstores if store.serial
+        and any(map(os.path.lexists, standing.aptpl_paths(store.serial)))])
+
+
+def remove(standing: Standing, serial: str, but: str = "") -> None:
+    """One that stayed would bring its reservations back one day."""
+    for path in standing.aptpl_paths(serial):
+        if but and os.path.exists(path) and os.path.samefile(path, but):
+            continue  # one of the folders may be a link to another
+        try:
+            os.unlink(path)
+        except FileNotFoundError:
+            continue
+        fsync_folder(os.path.dirname(path))
+
+
+def _content(path: str) -> Optional[bytes]:
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except FileNotFoundError:
+        return None

@@ -1,0 +1,295 @@
+"""Commands of the handover engine: source, destination, status, recover, move.
+
+Papers travel as files, or through pipes; whoever carries them is trusted with nothing.
+"""
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+from dataclasses import replace
+from typing import Callable, List, Mapping, Sequence
+
+from .. import errors
+from ..client import ssh
+from ..client.connection import Service
+from ..document.envelope import MAX_BYTES
+from ..handover.engine import Answer, Handover, Handovers, Peer, answer_from_json, answer_to_json
+from ..local import restoring
+from ..protocol.messages import MAX_PAPERS, Message, from_json, to_json
+from ..protocol.table import DESTINATION, OF_ONE_HOST, SOURCE, VERBS, Paper
+from ..system import document_file
+from ..system.journald import Log
+from .output import PROG, print_data, say
+from .session import Signals, Usage, find_service, open_host, require_root
+
+#: Verbs whose papers carry documents, and these secrets.
+_SECRET = ("prepare", "export", "abort")
+
+
+# --- one step ------------------------------------------------------------------------------------
+def step(args: argparse.Namespace, signals: Signals) -> int:
+    """``source VERB`` and ``destination VERB``."""
+    role, verb = args.verb, args.step
+    verbs = [name for name, (whose, _, _) in VERBS.items()
+             if whose == role and name not in OF_ONE_HOST]
+    if verb not in verbs:
+        raise Usage(f"{verb} is no verb of the {role}: " + ", ".join(verbs))
+    require_root(f"{role} {verb}")
+    if args.output == document_file.STREAM and verb in _SECRET:
+        document_file.check_stream()
+    handovers = _open_handovers(args)
+    papers = _read_papers(args.papers)
+    targets: Sequence[str] = ()
+    if verb == "prepare" and not (len(args.names) == 1 and "/" not in args.names[0]):
+        targets, handover_id = [word.strip("/") for word in args.names], ""
+    else:
+        handover_id = _handover_id(args.names, handovers, role, verb, papers)
+    signals.deferred = True
+    service = find_service(args)
+    if service:
+        answer = _ask_service(service, args, handover_id, targets, papers, signals)
+    else:
+        _log_words(args, handovers, handover_id)
+        answer = handovers.do(
+            verb, role, handover_id, targets=targets, mode=getattr(args, "mode", ""),
+            papers=papers, words=frozenset(args.words), by=_user(), allow=args.allow,
+            maps=getattr(args, "map", ()), peer=args.peer,
+            probe=getattr(args, "probe", False), progress=signals.progress,
+            stop=signals.stop)
+    signals.progress.clear()
+    return _print_answers(args, [answer])
+
+
+def _ask_service(service: Service, args: argparse.Namespace, handover_id: str,
+                 targets: Sequence[str], papers: Sequence[Message], signals: Signals) -> Answer:
+    """Have the service take the step."""
+    _, data = service.run_handover(
+        args.step, handover_id, targets, getattr(args, "mode", ""),
+        to_json(papers) if papers else b"",
+        {"allow": args.allow, "maps": getattr(args, "map", []),
+         "peer": getattr(args, "peer", ""), "probe": getattr(args, "probe", False),
+         **{word: True for word in args.words}},
+        stop=signals.stop)
+    answer = answer_from_json(data)
+    return replace(answer, notes=(*answer.notes, "done by lio-handoverd"))
+
+
+def _handover_id(names: Sequence[str], handovers: Handovers, role: str, verb: str,
+                 papers: Sequence[Message]) -> str:
+    """The handover that is meant: named, or the only one under way.  Raises Usage."""
+    if len(names) > 1:
+        raise Usage("name one handover")
+    if names:
+        return names[0]
+    if verb in ("stage", "abort") and papers:
+        return papers[0].handover
+    ids = [handover.id for handover in handovers.list()
+           if handover.role == role and not handover.over]
+    if len(ids) != 1:
+        raise Usage(f"{len(ids)} handovers are under way here: name one, as `{PROG} status` has it"
+                    if verb != "prepare" else "name targets")
+    return ids[0]
+
+
+def _read_papers(paths: Sequence[str]) -> List[Message]:
+    papers: List[Message] = []
+    for path in paths:
+        papers += from_json(document_file.read(path, 2 * MAX_BYTES))
+    if len(papers) > MAX_PAPERS:
+        raise Usage(f"{len(papers)} papers: a handover has fewer")
+    return papers
+
+
+# --- all handovers -------------------------------------------------------------------------------
+def status(args: argparse.Namespace, signals: Signals) -> int:
+    require_root("see handovers")
+    answers = _open_handovers(args).status(args.id)
+    if args.whole or args.output == document_file.STREAM:
+        return _print_answers(args, answers)
+    host = open_host(args)
+    names = [name for answer in answers for name in host.local_names(answer.handover)] \
+        if args.id else []
+    restorers = host.restorers(names)
+    if not args.json:
+        _print_answers(args, answers)
+        for restorer in restorers:
+            say(f"{restorer.target}: restored at a boot by {restorer.who}"
+                + (f" ({restorer.where})" if restorer.where else "")
+                + "".join(f"; {note}" for note in restorer.notes))
+        return errors.SAME
+    if args.output:
+        document_file.write(args.output, to_json(
+            [paper for answer in answers for paper in answer.papers]))
+    print_data({"handovers": [_answer_tree(answer) for answer in answers], "targets": [
+        {"target": restorer.target, "restored_by": restorer.who, "where": restorer.where,
+         "notes": list(restorer.notes)} for restorer in restorers]})
+    return errors.SAME
+
+
+def recover(args: argparse.Namespace, signals: Signals) -> int:
+    require_root("recover")
+    handovers = _open_handovers(args)
+    if args.boot:
+        return _recover_at_boot(args, handovers)
+    signals.deferred = True
+    _log_words(args, handovers, args.id)
+    # The other host is asked with the ssh of who runs this, who may have an agent.
+    if args.units and not args.id:
+        host = open_host(args)
+        with_units = host.to_restore()
+        failure = restoring.start_units(host, with_units)
+        if failure:
+            say(failure)
+        ids = [handover.id for handover in handovers.list()
+               if failure or not set(host.local_names(handover)) & set(with_units)]
+        answers = handovers.recover_each(ids)
+    else:
+        answers = handovers.recover(args.id, frozenset(args.words), _user(), args.allow, args.peer)
+    signals.progress.clear()
+    _print_answers(args, answers)
+    codes = [answer.failed for answer in answers if answer.failed]
+    if codes:
+        return codes[0]
+    return errors.Undecided.code if any(answer.stays for answer in answers) else errors.SAME
+
+
+def _recover_at_boot(args: argparse.Namespace, handovers: Handovers) -> int:
+    notes = list(handovers.before_restore())
+    host = open_host(args)
+    failure = restoring.start_units(host, host.to_restore())
+    notes += [failure] if failure else []
+    if args.json:
+        print_data({"notes": notes})
+    for note in notes:
+        say(note)
+    return errors.SAME
+
+
+def move(args: argparse.Namespace, signals: Signals) -> int:
+    from ..drivers.move import Move
+    targets = [word.strip("/") for word in args.targets]
+    if bool(targets) == bool(args.resume):
+        raise Usage("name targets, or the handover to --resume")
+    signals.deferred = True
+    run = Move(ssh.Side(), ssh.Side(args.to), signals.progress.say, signals.stop)
+    if args.resume:
+        run.id = args.resume
+        run.resume(args.allow)
+    else:
+        run.run(targets, args.mode, args.here, args.map, args.allow, args.probe)
+    signals.progress.clear()
+    if args.json:
+        print_data({"handover": run.id, "targets": list(run.targets), "from": run.source.name,
+                    "to": run.destination.name, "contents": run.contents,
+                    "seconds": {name: round(took, 6) for name, took in run.seconds.items()},
+                    "window": round(run.window, 6), "notes": run.notes})
+        return errors.SAME
+    for note in run.notes:
+        say(note)
+    phases = ", ".join(f"{name} {took:.2f} s" for name, took in run.seconds.items())
+    say(f"moved {', '.join(run.targets)} to {run.destination.name}"
+        + (f": {run.contents}" if run.contents else "")
+        + f"; {sum(run.seconds.values()):.2f} s ({phases})"
+        + (f"; nobody served for {run.window:.2f} s" if run.window else ""))
+    return errors.SAME
+
+
+# --- the handovers of this host, and who asks ----------------------------------------------------
+def _open_handovers(args: argparse.Namespace) -> Handovers:
+    def on_late(handover: Handover, verb: str) -> None:
+        say(f"{verb} of {handover.id} takes longer than it should; it goes on")
+
+    command = getattr(args, "ask", "")
+    return Handovers(open_host(args), _peer_by_command(command) if command else ssh.ask, on_late)
+
+
+def _user() -> str:
+    """Who gives a word, for the journal."""
+    return os.environ.get("SUDO_USER") or os.environ.get("USER") or f"uid {os.getuid()}"
+
+
+def _log_words(args: argparse.Namespace, handovers: Handovers, handover_id: str) -> None:
+    """Say in the system's log whose word is believed."""
+    if not args.words:
+        return
+    import syslog
+    syslog.openlog(PROG)
+    try:
+        targets = handovers.get(handover_id).targets if handover_id else ()
+    except errors.HandoverError:
+        targets = ()
+    Log(program=PROG, otherwise=syslog.syslog).given(args.words, _user(), handover_id,
+                                                     " ".join(targets))
+
+
+def _peer_by_command(command: str) -> Peer:
+    """Asks the other host by running lio-handover there: ``ssh b lio-handover``."""
+    words = shlex.split(command)
+
+    def ask(handover: Handover, verb: str) -> Answer:
+        import subprocess
+        if verb == "status":
+            more, papers = ["status", handover.id, "--whole"], b""
+        else:
+            more = [DESTINATION, verb, handover.id, "--papers", "-", "--whole"]
+            # One that never heard of it has to give up the epoch, so it is told.
+            papers = to_json([Message(Paper.OFFER, handover.id, handover.epoch,
+                                      targets=handover.targets, mode=handover.mode)])
+        try:
+            done = subprocess.run([*words, *more], input=papers, capture_output=True,
+                                  timeout=ssh.ASK_SECONDS)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            why = error.strerror if isinstance(error, OSError) else "no answer in time"
+            raise errors.PeerUnreachable(f"{words[0]}: {why}") from None
+        if done.returncode == errors.NoSuchHandover.code:
+            raise errors.NoSuchHandover(f"the other host has no handover {handover.id}")
+        if done.returncode:
+            lines = done.stderr.decode(errors="replace").strip().splitlines()
+            what = f"{words[0]} ended with {done.returncode}" + (f": {lines[-1]}" if lines else "")
+            # ssh ends with 255 where it can't connect, otherwise as the command over there.
+            raise errors.PeerUnreachable(what) if done.returncode == 255 else ssh.alive(what)
+        return answer_from_json(done.stdout)
+    return ask
+
+
+# --- what is answered ----------------------------------------------------------------------------
+def _print_answers(args: argparse.Namespace, answers: Sequence[Answer]) -> int:
+    papers = [paper for answer in answers for paper in answer.papers]
+    if args.output:
+        document_file.write(args.output, to_json(papers))
+    if args.whole:
+        if len(answers) != 1:
+            raise Usage("name one handover with --whole")
+        document_file.write(document_file.STREAM, answer_to_json(answers[0]))
+    elif args.json and args.output != document_file.STREAM:
+        print_data([_answer_tree(answer) for answer in answers])
+    if not args.json:
+        for answer in answers:
+            _say_answer(answer)
+        if not answers:
+            say("there is no handover on this host")
+    return errors.SAME
+
+
+def _answer_tree(answer: Answer) -> Mapping[str, object]:
+    from dataclasses import asdict
+    return {**asdict(answer.handover), "targets": list(answer.handover.targets),
+            "papers": [message.paper.name.lower() for message in answer.papers],
+            "notes": list(answer.notes), "next": answer.next, "stays": answer.stays}
+
+
+def _say_answer(answer: Answer) -> None:
+    handover = answer.handover
+    state = handover.state or ("in no state that is known" if answer.failed else "begun")
+    says = ", ".join(message.paper.name.lower() for message in answer.papers)
+    say(f"{handover.id}: {handover.role} of {', '.join(handover.targets)}: {state} "
+        f"(epoch {handover.epoch}, {handover.mode})" + (f"; says {says}" if says else ""))
+    for note in answer.notes:
+        say(note)
+    if answer.next:
+        say(f"next: {answer.next}")
+
+
+RUN: Mapping[str, Callable[[argparse.Namespace, Signals], int]] = {
+    SOURCE: step, DESTINATION: step, "status": status, "recover": recover, "move": move}

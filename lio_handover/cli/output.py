@@ -1,0 +1,150 @@
+"""What a command prints: data on standard output, words and progress on standard error.
+
+The parser says its errors with this, so it imports little: it is part of what starting takes.
+"""
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+from .. import errors
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from typing import Any, Iterable, Mapping, Sequence
+
+    from ..execute.step_runner import Doing
+
+PROG = "lio-handover"
+
+#: What the answer of --json says of work that the service did.
+BY_SERVICE = {"by": "lio-handoverd"}
+
+
+# --- lines for people ----------------------------------------------------------------------------
+def say(text: str) -> None:
+    """Print a line on standard error, after the program's name."""
+    if sys.stderr is not None:
+        try:
+            print(errors.one_line(f"{PROG}: {text}"), file=sys.stderr, flush=True)
+        except OSError:
+            pass  # nobody listens
+
+
+def say_done(args: argparse.Namespace, what: str, do: str = "") -> None:
+    """Say what was done and what to run next; with --json, the data says it."""
+    if not args.json:
+        say(what + (f"; next: {do}" if do else ""))
+
+
+def say_notes(args: argparse.Namespace, notes: Sequence[str]) -> None:
+    """Say each note; with --json, the data has them."""
+    for note in notes if not args.json else ():
+        say(f"note: {note}")
+
+
+def credit(answer: Mapping[str, Any]) -> str:
+    """What the line about an answer says of the service, where that did the work."""
+    return "; done by lio-handoverd" if "by" in answer else ""
+
+
+def seconds_text(seconds: Mapping[str, float]) -> str:
+    """How long all of it took, and each phase where there are several."""
+    phases = ", ".join(f"{phase} {took:.2f} s" for phase, took in seconds.items())
+    return f"{sum(seconds.values()):.2f} s" + (f" ({phases})" if len(seconds) > 1 else "")
+
+
+def writes_text(number: int) -> str:
+    return f"{number} kernel write" + "s"[:number != 1]
+
+
+def quoted(words: Sequence[str]) -> str:
+    """The words of a command as a shell takes them."""
+    import shlex
+    return " ".join(map(shlex.quote, words))
+
+
+def repeat_option(option: str, values: Sequence[str]) -> list[str]:
+    """The words that give an option once for each value."""
+    return [word for value in values for word in (option, value)]
+
+
+# --- data ----------------------------------------------------------------------------------------
+def print_data(tree: object) -> None:
+    """Print JSON on standard output."""
+    import json
+    print(json.dumps(tree, indent=1, sort_keys=True))
+
+
+def print_lines(lines: Iterable[str]) -> None:
+    for line in lines:
+        print(line)
+
+
+def flushed(code: int) -> int:
+    """The exit code, once all that was printed has arrived."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:
+        return unprinted(error)
+    return code
+
+
+def unprinted(error: OSError) -> int:
+    """The exit code where standard output can't be written; nothing is said of a closed pipe."""
+    try:  # and the interpreter does not fail once more when it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (OSError, ValueError, AttributeError):
+        pass
+    if isinstance(error, BrokenPipeError):
+        return errors.SIGNAL + 13
+    failure = errors.BadFile(f"standard output can't be written: {error.strerror}",
+                             "what was printed is not whole", "look where it goes to")
+    say(str(failure))
+    return failure.code
+
+
+# --- progress ------------------------------------------------------------------------------------
+class Progress:
+    """Shows where long work is, in one line of a terminal; nowhere else."""
+
+    def __init__(self) -> None:
+        self.shown = False
+        self.active = sys.stderr is not None and sys.stderr.isatty() \
+            and os.environ.get("TERM", "dumb") != "dumb"
+        self._last = 0.0
+
+    def __call__(self, number: int, total: int, step: Doing) -> None:
+        """Show the step that begins, at most 20 times a second."""
+        if self.active:
+            now = time.monotonic()
+            if now - self._last > 0.05:
+                self._last = now
+                self.say(f"{number + 1}/{total} {step.doing}")
+
+    def say(self, text: str) -> None:
+        """Replace the line."""
+        if self.active:
+            try:
+                width = os.get_terminal_size(sys.stderr.fileno()).columns
+            except OSError:
+                width = 80
+            self._put("\r" + errors.one_line(text)[:max(width - 1, 20)] + "\x1b[K")
+            self.shown = True
+
+    def clear(self) -> None:
+        """Take the line away, before something else is printed."""
+        if self.shown:
+            self._put("\r\x1b[K")
+            self.shown = False
+
+    @staticmethod
+    def _put(text: str) -> None:
+        try:
+            sys.stderr.write(text)
+            sys.stderr.flush()
+        except OSError:
+            pass

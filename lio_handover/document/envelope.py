@@ -1,0 +1,191 @@
+"""A document's bytes: canonical JSON with the digest of it in front.
+
+``seal`` makes them of JSON objects; ``unseal`` gives the objects back, if these are such bytes.
+What the objects say is judged elsewhere (json_types.py, values.py, decode.py).
+"""
+from __future__ import annotations
+
+import re
+from typing import Any, Callable, Dict, List, Mapping, NoReturn, Set, Tuple
+
+from ..errors import (BadDigest, BadShape, BadValue, Duplicate, NotJson, TooDeep, TooLarge,
+                      Truncated, WrongVersion)
+from .json_types import fail, kind_of, show
+
+VERSION = 1
+MAX_BYTES = 64 * 1024 * 1024
+MAX_DEPTH = 32  # a document needs 11
+
+
+# --- writing -------------------------------------------------------------------------------------
+def seal(tree: Mapping[str, Any]) -> bytes:
+    """Canonical bytes of a document's JSON objects with the digest they must have.
+
+    Judges nothing: it is how a test, or an operator's script, makes a document of its own.
+    """
+    return with_digest(body_of(tree))
+
+
+def with_digest(body: bytes) -> bytes:
+    """The bytes of a document whose other members these are."""
+    return b'{\n "digest": "%s",\n' % digest_of(body).encode() + body[2:]
+
+
+def digest_of(body: bytes) -> str:
+    import hashlib
+    return hashlib.sha256(body).hexdigest()
+
+
+def body_of(tree: Mapping[str, Any]) -> bytes:
+    text = text_of({name: value for name, value in tree.items() if name != "digest"})
+    return text.encode("ascii")
+
+
+#: Members whose own members, or entries, stand on lines of their own.
+_OPENED = frozenset("""state common backstores lu_groups targets tpgs luns acls portals
+    storage host""".split())
+
+
+def text_of(tree: Mapping[str, Any]) -> str:
+    """Canonical JSON: keys sorted, a line for each thing that a person would compare."""
+    import json
+    encode = json.JSONEncoder(sort_keys=True, check_circular=False, default=_no_json).encode
+    out: List[str] = []
+    _render(tree, "\n", out, encode)
+    out.append("\n")
+    return "".join(out)
+
+
+def _render(value: Any, line: str, out: List[str], encode: Callable[[Any], str]) -> None:
+    inner = line + " "
+    if isinstance(value, dict):
+        opening = "{"
+        for name in sorted(value):
+            out.append(f"{opening}{inner}{encode(name)}: ")
+            if name in _OPENED and value[name]:
+                _render(value[name], inner, out, encode)
+            else:
+                out.append(encode(value[name]))
+            opening = ","
+        out.append(line + "}")
+    elif isinstance(value, (list, tuple)):
+        opening = "["
+        for one in value:
+            out.append(opening + inner)
+            if isinstance(one, dict) and not _OPENED.isdisjoint(one):
+                _render(one, inner, out, encode)
+            else:
+                out.append(encode(one))
+            opening = ","
+        out.append(line + "]")
+    else:
+        out.append(encode(value))
+
+
+def _no_json(value: Any) -> NoReturn:
+    raise BadShape(f"a {type(value).__name__} can't stand in a document")
+
+
+# --- reading -------------------------------------------------------------------------------------
+def unseal(data: bytes, limit: int = MAX_BYTES) -> Dict[str, Any]:
+    """The objects that ``seal`` made these bytes of.  Raises a DocumentError, and nothing else,
+    for any other bytes."""
+    if len(data) > limit:
+        fail(TooLarge, f"the document has {len(data)} bytes, more than {limit}")
+    tree = _parse(data)
+    if not isinstance(tree, dict):
+        fail(BadShape, f"the document is {kind_of(tree)}, not an object")
+    if "version" not in tree:
+        fail(BadShape, "$.version is missing")
+    version = tree["version"]
+    if type(version) is not int:
+        fail(BadShape, f"$.version is {kind_of(version)}, not a number")
+    if version != VERSION:
+        fail(WrongVersion, f"the document has version {version}, this program knows {VERSION}",
+             "use the same lio-handover on both hosts")
+    _check_digest(data, tree)
+    return {name: value for name, value in tree.items() if name != "digest"}
+
+
+def _parse(data: bytes) -> Any:
+    import json
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        fail(NotJson, f"the document is not UTF-8 text (byte {error.start})")
+    if not text.strip(" \t\r\n"):
+        fail(Truncated, "the document is empty")
+    depth, unclosed = _depth(data)
+    if depth > MAX_DEPTH:
+        fail(TooDeep, f"the document is nested more than {MAX_DEPTH} deep")
+    try:
+        return json.loads(text, object_pairs_hook=_pairs, parse_int=_int, parse_constant=_constant)
+    except RecursionError:
+        fail(TooDeep, f"the document is nested more than {MAX_DEPTH} deep")
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}"
+        # What is cut off ends inside a string, a word or a number, or where one should begin.
+        at_end = error.msg.startswith("Unterminated") or len(text) - error.pos <= 6
+        if text[0] == "{" and unclosed and at_end:
+            fail(Truncated, f"the document ends too early ({where})", "copy the document again")
+        if re.match(r"[0-9]", text[error.pos - 1:error.pos]):
+            fail(NotJson, f"a number is not written in plain decimal digits ({where})")
+        fail(NotJson, f"the document is not JSON ({where}: {error.msg})")
+
+
+def _depth(data: bytes) -> Tuple[int, int]:
+    """(how deep brackets are nested in JSON, how many are open at its end).
+
+    Of what is not JSON, no less than a parser would go; the count stops above MAX_DEPTH.
+    """
+    bare = data.replace(b"\\\\", b"").replace(b'\\"', b"")
+    strings = bare.split(b'"')
+    kept = b"".join(strings[::2]).translate(None, _NOT_BRACKETS)
+    deepest = depth = 0
+    for one in kept:
+        depth += 1 if one in b"[{" else -1
+        if depth > deepest:
+            deepest = depth
+            if deepest > MAX_DEPTH:
+                break
+    return deepest, depth
+
+
+_NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+
+
+def _pairs(pairs: List[Tuple[str, Any]]) -> Dict[str, Any]:
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        seen: Set[str] = set()
+        for name, _ in pairs:
+            if name in seen:
+                fail(Duplicate, f"one object of the document has {show(name)} twice")
+            seen.add(name)
+    return made
+
+
+def _int(text: str) -> int:
+    if len(text) > 20:
+        fail(BadValue, f"the document has a number of {len(text)} digits")
+    return int(text)
+
+
+def _constant(text: str) -> NoReturn:
+    fail(NotJson, f"{text} is not JSON")
+
+
+def _check_digest(data: bytes, tree: Mapping[str, Any]) -> None:
+    digest = tree.get("digest")
+    if digest is None:
+        fail(BadShape, "$.digest is missing")
+    if not isinstance(digest, str):
+        fail(BadShape, f"$.digest is {kind_of(digest)}, not a string")
+    head = b'{\n "digest": "%s",\n' % digest.encode("ascii", "replace")
+    body = b"{\n" + data[len(head):]
+    if not data.startswith(head) or digest_of(body) != digest:
+        if digest_of(body + b"\n") == digest:
+            fail(Truncated, "the document ends too early (its last newline is missing)",
+                 "copy the document again")
+        fail(BadDigest, "the document's digest does not fit: it was changed after it was written",
+             "copy or export the document again")

@@ -1,0 +1,135 @@
+"""What no document can carry of the state of this host: found where it can still be mended.
+
+A document is judged by the same rules where it is made and where it is read (document.check).  What
+those say of a place in the document is said here of a file in the target tree.
+"""
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import Any, Dict, List, Mapping, NamedTuple, Tuple
+
+from .. import errors
+from ..errors import Finding
+from ..model.objects import Backstore, Lun, MappedLun, State, Target, Tpg
+from ..model.reservations import settled
+from . import document as documents
+from .document import Document
+
+_STEP = re.compile(r"\.(\w+)\[(\d+)\]|\.(\w+)|\[('(?:[^'\\]|\\.)*')\]")
+#: A list in a document → the folder below its owner that holds it.
+_FOLDERS: Mapping[str, str] = {"luns": "lun/{}", "portals": "np/{}", "acls": "acls/{}",
+                               "alua_groups": "alua/{}", "mapped_luns": "{}", "tpgs": "{}"}
+
+
+class Place(NamedTuple):
+    """Where in the target tree something stands, and what can be done there."""
+
+    path: str
+    do: str
+
+
+_ANEW = "remove it, and make it anew under another name"
+_VALUE = "write another value to it on this host"
+_UNREGISTER = "let that initiator unregister, which a new key may follow"
+
+
+def findings(document: Document) -> List[Finding]:
+    """Why this document of what is here could not be read again; with a way out for each."""
+    try:
+        documents.check(document)
+        return []
+    except errors.DocumentError as error:
+        whole = _finding(document.state, error)
+    found = [one for state in _parts(document.state) for one in _alone(state)]
+    return list({one.subject: one for one in found or [whole]}.values())
+
+
+def registered(state: State) -> List[Finding]:
+    """The same of who is registered, where the rest has been judged before."""
+    stores = tuple(replace(one, attributes={}, alua_groups=()) for one in state.backstores
+                   if one.reservations)
+    return of_state(State((), stores)) if stores else []
+
+
+def of_state(state: State) -> List[Finding]:
+    """The same, where ALL_TG_PT may not be known yet."""
+    return findings(Document(replace(state, backstores=tuple(
+        replace(one, reservations=settled(one.reservations)) for one in state.backstores))))
+
+
+def _parts(state: State) -> List[State]:
+    """Each backstore alone, then each target with its backstores, if nothing is wrong with
+    those: of several reasons not the first alone."""
+    stores = [State(state.lu_groups, (one,)) for one in state.backstores]
+    wrong = {one.backstores[0].key for one in stores if _alone(one)}
+    of: Dict[str, Tuple[Backstore, ...]] = {
+        target.name: tuple(one for one in state.backstores if one.key in {
+            lun.backstore for tpg in target.tpgs for lun in tpg.luns})
+        for target in state.targets}
+    return [*stores, *(State(state.lu_groups, of[target.name], (target,))
+                       for target in state.targets
+                       if not wrong & {one.key for one in of[target.name]})]
+
+
+def _alone(state: State) -> List[Finding]:
+    state = documents.canonical(state)
+    try:
+        documents.check(Document(state))
+    except errors.DocumentError as error:
+        return [_finding(state, error)]
+    return []
+
+
+def _finding(state: State, error: errors.DocumentError) -> Finding:
+    where, said = _split(error.what)
+    place = _place(documents.canonical(state), where)
+    return Finding(errors.CannotRepresent, errors.one_line(place.path),
+                   f"no document can carry it: {said or error.what}", do=place.do)
+
+
+def _split(what: str) -> Tuple[str, str]:
+    """(where in the document, what is wrong there)."""
+    at = 1 if what.startswith("$") else 0
+    while at:
+        found = _STEP.match(what, at)
+        if not found:
+            return what[:at], what[at:].lstrip(" ,:")
+        at = found.end()
+    return "", what
+
+
+def _place(state: State, where: str) -> Place:
+    """Raises nothing: what is not understood is named as the document has it."""
+    path, do = "", "lio-handover show"
+    one: Any = state
+    for name, number, member, quoted in _STEP.findall(where):
+        if name in ("backstores", "targets", "lu_groups"):
+            one = getattr(state, name)[int(number)]
+            path = _root(one)
+        elif name == "registrations":
+            return Place(f"{path}/res_pr_registered_i_pts", _UNREGISTER)
+        elif name in _FOLDERS:
+            one = getattr(one, name)[int(number)]
+            path += "/" + _FOLDERS[name].format(
+                one.at if isinstance(one, (Tpg, Lun, MappedLun)) else one.key[-1])
+            do = _ANEW
+        elif member in ("name", "wwn", "initiator", "address", "number", "tag", "plugin", "fabric"):
+            do = _ANEW
+        elif member == "parameters":
+            path, do = f"{path}/info", "remove the backstore, and make it anew with what can be"
+        elif member == "reservations":
+            path, do = f"{path}/pr", _UNREGISTER
+        elif member == "common":
+            path = "every object of that kind"
+        elif quoted and not path.endswith("/info"):
+            path, do = f"{path}/{quoted[1:-1]}", _VALUE
+    return Place(path or where or "the document", do)
+
+
+def _root(one: object) -> str:
+    if isinstance(one, Backstore):
+        return f"core/{one.hba or one.plugin}/{one.name}"
+    if isinstance(one, Target):
+        return one.name
+    return f"core/alua/lu_gps/{getattr(one, 'name')}"

@@ -1,0 +1,60 @@
+"""Steps → the kernel.  Runs a plan, or leaves the host as it was.
+
+A plan may be stopped between any two steps; what takes it back is planned from what the
+kernel then shows, so a step that was half done needs no inverse of its own.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Callable, Dict, Optional, Tuple
+
+from .. import errors
+from ..kernel.configfs import Configfs
+from ..kernel.facts import Facts
+from ..model.objects import State
+from ..plan.plan import Plan
+from .rollback import WayBack
+from .step_runner import Progress, Run, StepFailed, never, nothing
+
+
+@dataclass
+class Outcome:
+    """What running a plan took: kernel writes, and seconds of each phase; ``now`` is what is there
+    then, where the plan ended with reading that."""
+
+    steps: int = 0
+    writes: int = 0
+    seconds: Dict[str, float] = field(default_factory=dict)
+    notes: Tuple[str, ...] = ()
+    now: Optional[State] = None
+
+
+def apply(fs: Configfs, the_plan: Plan, before: State, facts: Facts,
+          progress: Optional[Progress] = None, stop: Callable[[], bool] = never,
+          reservations: bool = True, before_gate: Callable[[], None] = nothing) -> Outcome:
+    """Run a plan made from ``before``; where it fails or ``stop`` says so, undo it.
+
+    ``before_gate`` is called once all but the gates is done, and read back.
+    ``reservations`` says whether ``before`` was read with them: only then can what loses them
+    be undone.  Raises KernelRefused, VerifyFailed or Interrupted after an undo (the message says
+    that nothing is changed), UndoFailed where the undo failed too.
+    """
+    run = Run(fs, the_plan, before, facts)
+    run.before_gate = before_gate
+    way_back = WayBack(run, reservations)
+    outcome = Outcome(notes=the_plan.notes)
+    began = fs.changes
+    try:
+        run.through(the_plan.steps, outcome.seconds, progress, stop)
+    except (StepFailed, errors.HandoverError) as error:
+        raise way_back.undo(error) from error
+    except BaseException as error:
+        failed = way_back.undo(errors.KernelRefused(f"{type(error).__name__}: {error}"))
+        if isinstance(failed, errors.UndoFailed):
+            raise failed from error
+        raise
+    finally:
+        run.close()
+    outcome.steps, outcome.now = run.begun, run.now
+    outcome.writes = fs.changes - began
+    return outcome

@@ -1,0 +1,363 @@
+"""One step after the other → the kernel, and the host around it."""
+from __future__ import annotations
+
+import errno
+import os
+import time
+from dataclasses import replace
+from typing import Callable, Dict, List, Optional, Protocol, Sequence
+
+from .. import errors
+from ..kernel import portals
+from ..kernel.configfs import Configfs
+from ..kernel.facts import Facts
+from ..kernel.reader import Reader
+from ..kernel.scsi_bus import Drivers, sg_of
+from ..model.objects import NO_RESERVATIONS, Key, State
+from ..plan.plan import (ACQUIRE, DELETE, DRAIN, DRIVERS, FILE, FLUSH, FOLDER, IDLE, LINK, LOAD,
+                         MKDIR, OPEN, PROVE, RELEASE, RMDIR, SCSI, SYNC, UNLINK, VERIFY, WRITE,
+                         Plan, Step)
+from ..plan.staged import staged
+from ..storage import exclusive
+from ..system.atomic_file import write_files
+from ..system.locks import room_for
+from .verify import Scope, check, loaded
+
+
+class Doing(Protocol):
+    """A step of a plan, or of the protocol."""
+
+    @property
+    def slot(self) -> str:
+        """Its kind."""
+
+    @property
+    def doing(self) -> str:
+        """It, in a line about progress."""
+
+
+#: (number of the step that begins, from 0, how many there are, the step)
+Progress = Callable[[int, int, Doing], None]
+
+#: Two looks at a LUN's command counter, so many seconds apart, prove that it is idle.
+IDLE_SECONDS = 0.05
+IDLE_TRIES = 100
+
+
+class StepFailed(Exception):
+    """A step that the kernel, or the host, refused."""
+
+    def __init__(self, step: Step, error: BaseException) -> None:
+        self.step, self.error = step, error
+        super().__init__(f"{step}: {reason(error)}")
+
+
+def reason(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.errno:
+        return f"{errno.errorcode.get(error.errno, error.errno)} ({error.strerror})"
+    return error.what if isinstance(error, errors.HandoverError) else str(error)
+
+
+def never() -> bool:
+    return False
+
+
+def nothing() -> None:
+    """Nothing to be done."""
+
+
+class Run:
+    """One run of one plan: a method for each op, and what it has touched outside the tree."""
+
+    def __init__(self, fs: Configfs, the_plan: Plan, before: State, facts: Facts) -> None:
+        self.fs, self.plan, self.before, self.facts = fs, the_plan, before, facts
+        self.scope = Scope.of(before, the_plan.want)
+        self.begun = 0  # so many of the steps were begun
+        self.files: Dict[str, Optional[bytes]] = {}  # what they were before
+        self.waiting: Dict[str, Step] = {}  # to be written with the others of their slot
+        self.gate_opened = False
+        self.drivers = Drivers()
+        #: late storage that was acquired, or begun to be, and not released since → its path
+        self.acquired: Dict[Key, str] = {}
+        self.opened: Dict[str, int] = {}  # path → descriptor
+        #: all that is in scope, as it was read back, unless something was done since
+        self.now: Optional[State] = None
+        self.stop: Callable[[], bool] = never
+        self.before_gate: Callable[[], None] = nothing
+
+        self.deeds = {op: getattr(self, f"_{op}") for op in (
+            MKDIR, RMDIR, LINK, UNLINK, WRITE, LOAD, FOLDER, FILE, DELETE, FLUSH, SCSI, DRIVERS,
+            DRAIN, VERIFY, ACQUIRE, PROVE, RELEASE, OPEN, IDLE, SYNC)}
+
+    def through(self, steps: Sequence[Step], seconds: Dict[str, float],
+                progress: Optional[Progress], stop: Callable[[], bool]) -> None:
+        """Do the steps; ``seconds`` of each phase, and of reading back, are added up.
+
+        Raises StepFailed, or what verify raises.
+        """
+        slot, span, started = "", "", time.monotonic()
+        self.stop = stop
+        try:
+            for step in steps:
+                if stop():
+                    raise errors.Interrupted("interrupted before it was done")
+                if progress:
+                    progress(self.begun, len(steps), step)
+                if step.slot is not slot:
+                    if self.waiting:
+                        self.write_waiting()
+                    slot = step.slot
+                    if slot == "gate":
+                        self.before_gate()
+                    last, span = span, "verify" if step.op == VERIFY else step.phase
+                    if last and last != span:
+                        now = time.monotonic()
+                        seconds[last] = seconds.get(last, 0.0) + now - started
+                        started = now
+                self.begun += 1
+                if step.op != VERIFY:
+                    self.now = None
+                try:
+                    self.deeds[step.op](step)
+                except (OSError, ValueError, errors.Refusal, errors.Meddled) as error:
+                    raise StepFailed(step, error) from error
+                if slot == "gate":
+                    self.gate_opened = True
+            self.write_waiting()
+        finally:
+            if span:
+                seconds[span] = seconds.get(span, 0.0) + time.monotonic() - started
+
+    # ---- the kernel's tree ---
+    def _mkdir(self, step: Step) -> None:
+        try:
+            self.fs.mkdir(step.path)
+        except FileExistsError:
+            if step.slot != "fabric":  # which another handover may have wanted, too
+                raise
+
+    def _rmdir(self, step: Step) -> None:
+        try:
+            self.fs.rmdir(step.path)
+        except OSError as error:
+            if step.slot != "remove fabric" or error.errno not in (errno.ENOTEMPTY, errno.EBUSY):
+                raise
+
+    def _link(self, step: Step) -> None:
+        self.fs.link(step.path, os.fsdecode(step.value))
+
+    def _unlink(self, step: Step) -> None:
+        self.fs.unlink(step.path)
+
+    def _write(self, step: Step) -> None:
+        row = step.row
+        if row is not None and not step.sure and self._has_already(step):
+            return
+        if step.slot in ("nexus", "late nexus"):
+            return self._nexus(step)
+        try:
+            self.fs.write(step.path, step.value)
+        except FileNotFoundError:
+            if row is None or not step.sure:
+                raise
+            self._has_already(step)  # raises where the kernel would need the attribute
+
+    def _nexus(self, step: Step) -> None:
+        """rtslib gives a vhost TPG that has no nexus a random one, even when it only lists
+        (rtslib/target.py:TPG._gen_wwn): while no LUN is linked, such a one is dropped."""
+        for _attempt in range(100):
+            try:
+                return self.fs.write(step.path, step.value)
+            except OSError as error:
+                if step.row is None and error.errno == errno.ENODEV:
+                    return  # there is none, which is what was asked for
+                if error.errno != errno.EEXIST:
+                    raise
+            if step.row is not None and self._has_already(step):
+                return
+            try:
+                self.fs.write(step.path, b"NULL\n")
+            except OSError as error:
+                if error.errno in (errno.EBUSY, errno.EPERM):
+                    raise errors.Meddled(f"{step.path}: somebody has made a nexus there, which "
+                                         "can't go as LUNs are linked") from None
+                if error.errno != errno.ENODEV:
+                    raise
+        raise OSError(errno.EEXIST, "somebody makes a nexus there again and again")
+
+    def _has_already(self, step: Step) -> bool:
+        """Many attributes refuse being told what they are already."""
+        assert step.row is not None
+        wanted = os.fsdecode(step.value)
+        if step.row.format.newline:
+            wanted = wanted[:-1]
+        try:
+            text = self.fs.read(step.path)
+        except FileNotFoundError:
+            if wanted == step.row.if_absent:
+                return True
+            raise errors.CannotRepresent(
+                f"this kernel has no {step.row.path}, and {wanted} is not what it does "
+                "without") from None
+        except OSError:
+            return False
+        try:
+            return step.row.format.read(text) == wanted
+        except ValueError:
+            return False
+
+    # ---- around it ---
+    def _load(self, step: Step) -> None:
+        if os.path.isdir(f"/sys/module/{step.path}"):
+            return
+        import subprocess
+        done = subprocess.run(["modprobe", step.path], capture_output=True, text=True)
+        if done.returncode:
+            raise OSError(errno.ENODEV, f"modprobe {step.path}: {done.stderr.strip()}")
+
+    def _folder(self, step: Step) -> None:
+        os.makedirs(self._below_dbroot(step.path), mode=0o700, exist_ok=True)
+
+    def _file(self, step: Step) -> None:
+        path = self._below_dbroot(step.path)
+        self._remember(path)
+        self.waiting[path] = step
+
+    def write_waiting(self) -> None:
+        """The files of one slot at once: their folder is made durable once."""
+        files, self.waiting = self.waiting, {}
+        try:
+            write_files({path: step.value for path, step in files.items()})
+        except OSError as error:
+            last = next(reversed(files.values()))
+            raise StepFailed(last, error) from error
+
+    def _delete(self, step: Step) -> None:
+        path = self._below_dbroot(step.path)
+        self._remember(path)
+        if self.files[path] is not None and os.path.exists(path):  # two may share it
+            os.unlink(path)
+
+    def _below_dbroot(self, path: str) -> str:
+        """rtslib moves dbroot to its distribution's folder whenever it looks at a host without
+        backstores (rtslib/root.py), so it may have moved since the plan was made."""
+        inside = path[len(self.facts.dbroot):]
+        return self.fs.read("dbroot").strip() + inside
+
+    def _remember(self, path: str) -> None:
+        if path not in self.files:
+            try:
+                with open(path, "rb") as file:
+                    self.files[path] = file.read()
+            except FileNotFoundError:
+                self.files[path] = None
+
+    def _flush(self, step: Step) -> None:
+        from ..storage.evidence import drop_cache
+        drop_cache(step.path)
+
+    def _acquire(self, step: Step) -> None:
+        self.acquired[step.about] = step.path  # first: a command that fails may have done it
+        exclusive.run("acquire", self.plan.late[step.about].rule, step.path)
+
+    def _prove(self, step: Step) -> None:
+        """What preflight looks at where it may."""
+        from ..storage.policy import findings
+        opening = self.plan.late[step.about]
+        store = self.plan.want.backstore(step.about) or self.before.backstore(step.about)
+        assert store is not None
+        errors.refuse(findings(store, opening.proof, opening.settings, Reader(self.fs).outline()),
+                      opening.allowed)
+
+    def _release(self, step: Step) -> None:
+        exclusive.run("release", self.plan.late[step.about].rule, step.path)
+        self.acquired.pop(step.about, None)
+
+    # ---- the data ---
+    def _open(self, step: Step) -> None:
+        from ..storage.evidence import opened
+        if not self.opened:
+            room_for(len(self.plan.steps))
+        if step.path not in self.opened:  # two backstores may share it
+            self.opened[step.path] = opened(step.path)
+
+    def _idle(self, step: Step) -> None:
+        """Two looks at every LUN's counter of commands that say the same."""
+        paths = [f"core/{(self.facts.placed or {})[store.key]}/{store.name}/statistics/scsi_lu/"
+                 "num_cmds" for store in self.plan.want.backstores]
+        before: Optional[List[str]] = None
+        for _ in range(IDLE_TRIES):
+            if self.stop():
+                raise errors.Interrupted("interrupted before it was done")
+            now = [self.fs.read(path) for path in paths]
+            if now == before:
+                return
+            before = now
+            time.sleep(IDLE_SECONDS)
+        raise errors.StillRunning("commands are still being executed although the gates are shut")
+
+    def _sync(self, step: Step) -> None:
+        from ..storage.evidence import flush
+        flush(step.path, self.opened[step.path])
+
+    def close(self) -> None:
+        """Let go of what was opened."""
+        for fd in self.opened.values():
+            os.close(fd)
+        self.opened.clear()
+
+    def _drivers(self, step: Step) -> None:
+        if step.value == b"off":
+            self.drivers.off()
+        else:
+            self.drivers.on()
+
+    def _drain(self, step: Step) -> None:
+        from ..scsi.vhost import drain
+        drain(step.path, [int(tag) for tag in step.value.split(b",")])
+
+    def _scsi(self, step: Step) -> None:
+        """REGISTER, then unregister, with APTPL=0: the device forgets that bit and its file
+        (target_core_pr.c:core_scsi3_emulate_pro_register)."""
+        from ..scsi import cdb
+        from ..scsi.fingerprint import drain
+        from ..scsi.sg import Device
+        store = self.plan.want.backstore(step.about)
+        if store is not None:
+            self._remember(self._below_dbroot(f"{self.facts.dbroot}/pr/aptpl_{store.serial}"))
+        address = self.fs.read(f"{step.path}/address").strip()
+        lun = int(step.value)
+        key = 0x6C696F68616E6476  # any key that is not 0
+        with Device(sg_of(address, lun)) as device:
+            drain(device.execute)
+            for command in (cdb.register(0, key), cdb.register(key, 0)):
+                result = device.execute(*command)
+                if not result.good:
+                    raise OSError(errno.EIO, f"REGISTER answered status {result.status:#x}")
+
+    # ---- before the gate ---
+    def _verify(self, step: Step) -> None:
+        want, partial, unknown = self.plan.want, self.plan.partial, self.plan.unknown
+        if step.phase == "stage":
+            want = staged(want, self.plan.steps, self.facts.has_rtpi)
+            self.now = now = self.scope.read(self.fs, reservations=False)
+            check(now, want, False, partial, unknown)
+            portals.check(want)
+            self._is_what_was_opened(now)
+        else:
+            later = {one.about for one in self.plan.steps if one.op == ACQUIRE}
+            if later:  # no stage has read them back
+                made = Scope(frozenset(), frozenset(later)).read(self.fs, reservations=False)
+                check(replace(made, lu_groups=()), State((), tuple(
+                    replace(one, reservations=NO_RESERVATIONS) for one in want.backstores
+                    if one.key in later)), False, partial, unknown)
+                self._is_what_was_opened(made)
+            # The rest was read back at the end of the stage.
+            loaded(self.fs, want, partial, unknown)
+
+    def _is_what_was_opened(self, now: State) -> None:
+        """Paths may lead elsewhere since they were looked at, or while the kernel opened them."""
+        from ..storage.opened import check as check_opened
+        made = {step.about for step in self.plan.steps if step.op == WRITE
+                and step.path.endswith("/enable") and step.about[:1] == ("backstore",)}
+        check_opened([one for one in now.backstores if one.key in made], self.plan.seen)

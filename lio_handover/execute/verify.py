@@ -1,0 +1,113 @@
+"""Reading back: the part of the host that a plan is about, and what differs from what was asked."""
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import FrozenSet, Tuple
+
+from .. import errors
+from ..kernel.configfs import Configfs
+from ..kernel.reader import Reader
+from ..model import diff as differ
+from ..model.diff import Change, Create, Relink, Remove, diff
+from ..model.objects import Key, State, say
+from ..plan.pr_order import reachable
+
+
+@dataclass(frozen=True)
+class Scope:
+    """Which part of the host a plan may touch, and its undo looks at."""
+
+    targets: FrozenSet[Tuple[str, str]]
+    backstores: FrozenSet[Key]
+    lu_groups: FrozenSet[str] = frozenset()
+    discovery: bool = False
+
+    @staticmethod
+    def of(*states: State) -> "Scope":
+        return Scope(
+            frozenset((one.fabric, one.wwn) for state in states for one in state.targets),
+            frozenset(one.key for state in states for one in state.backstores),
+            frozenset(one.name for state in states for one in state.lu_groups),
+            any(state.discovery_auth for state in states))
+
+    def part_of(self, state: State) -> State:
+        """What of ``state`` is in scope."""
+        return State(tuple(one for one in state.lu_groups if one.name in self.lu_groups),
+                     tuple(one for one in state.backstores if one.key in self.backstores),
+                     tuple(one for one in state.targets
+                           if (one.fabric, one.wwn) in self.targets),
+                     state.discovery_auth if self.discovery else None)
+
+    def read(self, fs: Configfs, reservations: bool = True, known: State = State(),
+             untouched: bool = False) -> State:
+        """The part of the host that is in scope, whatever of it is there.
+
+        ``known``: a state whose registrations, as they are or as they could be restored, are
+        believed where the kernel, which does not show all of them, agrees as far as it goes (see
+        reservations.read).
+        """
+        nearest = reachable(known)[0] if any(one.reservations for one in known.backstores) \
+            else known
+        reader = Reader(fs, reservations=reservations, untouched=untouched, known={
+            one.key: (one.reservations, other.reservations)
+            for one, other in zip(known.backstores, nearest.backstores)})
+        there = [one for one in reader.target_names() if one in self.targets]
+        found = reader.state(there, self.backstores, self.discovery)
+        names = self.lu_groups | {one.name for one in found.lu_groups}
+        return replace(found, lu_groups=reader.lu_groups(sorted(names)))
+
+
+def loaded(fs: Configfs, want: State, partial: bool = False, unknown: bool = False,
+           built: State = State()) -> State:
+    """What is there, once what was loaded since the rest of ``want`` was read back (``built``) is
+    read back: links and what needs them, nexuses, registrations.  Nobody was let in since.
+    Raises as ``check`` does."""
+    known = {one.key: (one.reservations,) for one in want.backstores}
+    reader = Reader(fs, untouched=True, known=known)
+    if any(getattr(one, "directory", "") for one in built.objects()):
+        now = Scope.of(want).read(fs, known=want, untouched=True)  # not called as usual
+    else:
+        now = reader.runtime(want)
+    check(now, want, False, partial, unknown)
+    return now
+
+
+def check(now: State, want: State, gates: bool = True, partial: bool = False,
+          unknown: bool = False) -> None:
+    """Raises VerifyFailed where ``now`` is not ``want``, naming what differs.
+
+    CannotRepresent where that is only what the table does not know, which nobody writes;
+    ``unknown`` lets such be.
+    """
+    left = diff(now, want, gates, partial)
+    strange = [one for one in left if isinstance(one, differ.Set) and not one.known]
+    if unknown or len(strange) == len(left):
+        left = tuple(one for one in left if one not in strange)
+    if strange and not left and not unknown:
+        raise errors.CannotRepresent(
+            describe(strange[0]) + ", and this version does not know it, so it can't be written",
+            do="make it the same on both hosts, or --allow unknown-attribute")
+    if left:
+        more = f" (and {len(left) - 3} more)" if len(left) > 3 else ""
+        raise errors.VerifyFailed(
+            "read back, the host is not what was asked for: "
+            + "; ".join(describe(one) for one in left[:3]) + more)
+
+
+def describe(change: Change) -> str:
+    """A change in a few words, secrets hidden."""
+    if isinstance(change, Create):
+        return f"{say(change.key)} is missing"
+    if isinstance(change, Remove):
+        return f"{say(change.key)} is too much"
+    if isinstance(change, (differ.Set, Relink)):
+        return f"{say(change.key)} {change.name} is {change.old} instead of {change.new}"
+    old, new = change.old, change.new
+    if len(old.registrations) != len(new.registrations):
+        return (f"{say(change.key)} has {len(old.registrations)} registrations instead of "
+                f"{len(new.registrations)}")
+    for name in ("generation", "aptpl", "type", "holder"):
+        if getattr(old, name) != getattr(new, name):
+            return (f"{say(change.key)} PR {name} is {getattr(old, name)} instead of "
+                    f"{getattr(new, name)}")
+    return f"{say(change.key)} has other registrations"

@@ -1,0 +1,198 @@
+"""Which handover a verb is about: known, new, or refused."""
+from __future__ import annotations
+
+from typing import Callable, Dict, List, Mapping, Optional, Sequence, Tuple
+
+from .. import errors
+from ..actions.build_actions import not_late
+from ..document import rename
+from ..document.document import Document
+from ..execute.executor import Outcome
+from ..execute.verify import Scope
+from ..host import preflight
+from ..host.looked_at import Ready
+from ..host.verbs import Core
+from ..model.objects import State, say
+from ..protocol.messages import Message, document_in, is_id
+from ..protocol.table import DESTINATION, SOURCE, Mode, Paper
+from ..records.journal import PREPARED, Handover, Journal, ids
+from ..records.ownership import Owner, Owners
+from . import next_steps
+from .reply import Peer
+
+
+class Admission:
+    """The handovers of one host, and how others begin."""
+
+    def __init__(self, core: Core, peer: Optional[Peer] = None,
+                 alarm: Optional[Callable[[Handover, str], None]] = None) -> None:
+        self.core, self.peer, self.alarm = core, peer, alarm
+        self.outcome = Outcome()  # of an import by file
+
+    @property
+    def _directory(self) -> str:
+        return self.core.settings.state_directory
+
+    def list(self) -> List[Handover]:
+        """Every handover this host knows, the newest last; in no state where its journal can't be
+        read.  Raises JournalBroken where not even its targets are known."""
+        return [one.handover for one in self._journals()]
+
+    def _journals(self) -> List[Journal]:
+        found = [Journal(self._directory, one, partly=True) for one in ids(self._directory)]
+        return sorted(found, key=lambda one: one.handover.since)
+
+    def get(self, id: str) -> Handover:  # noqa: A002 - the D-Bus API's word
+        """Raises NoSuchHandover, JournalBroken."""
+        return Journal(self._directory, id).handover
+
+    def known(self, id: str) -> Handover:  # noqa: A002
+        """The same; of one whose journal can't be read what it is about, and no state."""
+        return Journal(self._directory, id, partly=True).handover
+
+    def superseded(self, handover: Handover,
+                   owners: Optional[Mapping[str, Owner]] = None) -> bool:
+        """Whether a later handover of the same targets counts now."""
+        if owners is None:
+            owners = Owners(self._directory).load()
+        return any(owners.get(name, Owner()).handover not in ("", handover.id)
+                   for name in handover.targets)
+
+    def _journal(self, id: str, role: str) -> Journal:  # noqa: A002
+        journal = Journal(self._directory, id)
+        if journal.handover.role != role:
+            raise errors.WrongState(f"this host is the {journal.handover.role} of {id}",
+                                    do=f"lio-handover status {id}")
+        return journal
+
+    # ---- beginning ------------------------------------------------------------------------------
+    def _begin(self, verb: str, role: str, id: str,  # noqa: A002
+               targets: Sequence[str], mode: str, papers: Sequence[Message],
+               maps: Sequence[str], peer: str, allow: Sequence[str],
+               ready: Optional[Ready]) -> Tuple[Journal, int]:
+        """(the journal, the epoch the verb runs under); a new handover where there is none."""
+        known = set(ids(self._directory))
+        if id in known and verb in ("prepare", "stage", "abort") and not self.get(id).state:
+            Journal(self._directory, id).remove()  # it was cut off before its first state
+            known.discard(id)
+        if verb == next_steps.first(verb, mode, targets) and id not in known:
+            return self._new(id, SOURCE, targets, mode, peer)
+        if verb == "import" and ready is not None:
+            return self._imports(id, papers[0], ready)
+        if verb == "adopt" and id not in known:
+            return self._new(id, DESTINATION, targets, mode, peer)
+        if verb in ("stage", "abort") and role == DESTINATION and id not in known:
+            return self._arrives(verb, id, papers, maps, peer, allow)
+        journal = self._journal(id, role)
+        handover = journal.handover
+        if handover.over and verb in ("prepare", "stage"):
+            raise errors.StaleEpoch(f"handover {id} is over: it is {handover.state}",
+                                    do="lio-handover source prepare, which begins another")
+        if targets and set(targets) != set(handover.targets):
+            raise errors.WrongState(f"handover {id} is of {', '.join(handover.targets)}",
+                                    do=f"lio-handover status {id}")
+        return journal, handover.epoch
+
+    def _new(self, id: str, role: str, targets: Sequence[str],  # noqa: A002
+             mode: str, peer: str) -> Tuple[Journal, int]:
+        """Of targets that this host has."""
+        if not is_id(id):
+            raise errors.NoSuchHandover(f"{errors.one_line(id)!r} is no UUID in small letters",
+                                        do="leave the id out: one is made")
+        if mode not in {one.value for one in Mode}:
+            raise errors.WrongState(f"there is no mode {errors.one_line(mode)!r}",
+                                    do=f"one of {', '.join(one.value for one in Mode)}")
+        if not targets:
+            raise errors.NoSuchTarget("no target is named", do="lio-handover show")
+        names = tuple(f"{fabric}/{wwn}" for fabric, wwn in self.core.names(targets))
+        self._nothing_else(names)
+        state = self.core.outline([(fabric, wwn) for fabric, wwn in self.core.names(targets)])
+        owners = Owners(self._directory).load()
+        epoch = 1 + max(owners.get(name, Owner()).epoch for name in names)
+        first = Handover(id, role, "", epoch, mode, names, peer=peer)
+        return Journal.create(self._directory, first, {
+            say(one.key): one.serial for one in state.backstores}), epoch
+
+    def _imports(self, id: str, paper: Message, ready: Ready) -> Tuple[Journal, int]:  # noqa: A002
+        """A document that somebody brings."""
+        state = ready.document.state
+        self._nothing_else(paper.targets)
+        first = Handover(id, DESTINATION, "", paper.epoch, paper.mode, paper.targets)
+        journal = Journal.create(self._directory, first, {
+            say(one.key): one.serial for one in state.backstores})
+        journal.keep(PREPARED, paper.document)
+        return journal, paper.epoch
+
+    def _nothing_else(self, names: Sequence[str]) -> None:
+        """No other handover of these targets is under way on this host."""
+        for journal in self._journals():
+            one = journal.handover
+            if not {*one.targets, *journal.notes.local} & set(names):
+                continue
+            if journal.broken is not None and not self.superseded(one):
+                raise journal.broken
+            if one.state and not one.over:
+                raise errors.WrongState(
+                    f"handover {one.id} of {', '.join(one.targets)} is under way: this host is "
+                    f"its {one.role}, {one.state}", do=f"lio-handover status {one.id}")
+
+    def _arrives(self, verb: str, id: str,  # noqa: A002
+                 papers: Sequence[Message], maps: Sequence[str], peer: str,
+                 allow: Sequence[str]) -> Tuple[Journal, int]:
+        """A handover this host hears of for the first time: its offer, or that it is over."""
+        mine = [one for one in papers if one.handover == id]
+        if verb == "stage":
+            mine = [one for one in mine if one.paper is Paper.OFFER]
+        if not mine or not mine[0].targets or not mine[0].mode:
+            raise errors.WrongState(
+                f"this host has no handover {errors.one_line(id) or 'of that id'}, and no paper "
+                "of the source about it was given",
+                do="give the offer" if verb == "stage" else "give any paper of the source")
+        paper = mine[0]
+        if paper.epoch < 1:
+            raise errors.StaleEpoch(f"epoch {paper.epoch} is none", do="prepare on the source")
+        stores: Dict[str, str] = {}
+        document: Optional[Document] = None
+        local: Tuple[str, ...] = ()
+        if verb == "stage":
+            document = document_in(paper, self.core.settings.document_bytes)
+            here, applied = rename.parse(maps).apply(document)
+            maps = [*maps, *rename.found(applied)]
+            state = self._can_stage(paper, document, here, allow)
+            stores = {say(one.key): one.serial for one in state.backstores}
+            local = tuple(one.name for one in state.targets)
+        first = Handover(id, DESTINATION, "", paper.epoch, paper.mode, paper.targets, peer=peer)
+        journal = Journal.create(self._directory, first, stores, tuple(maps), local)
+        if document is not None:
+            journal.keep(PREPARED, paper.document)
+            journal.documents[PREPARED] = document
+        return journal, paper.epoch
+
+    def _can_stage(self, paper: Message, document: Document, local: Document,
+                   allow: Sequence[str]) -> State:
+        """Refuse an offer that can't be taken; what is offered, ``local`` in this host's names."""
+        owners = Owners(self._directory).load()
+        for name in paper.targets:
+            one = owners.get(name, Owner())
+            if paper.epoch <= one.aborted or (
+                    paper.epoch <= one.epoch and one.handover != paper.handover):
+                raise errors.StaleEpoch(
+                    f"{name}: epoch {paper.epoch} is over here; the last one was "
+                    f"{max(one.aborted, one.epoch)}",
+                    do="lio-handover source thaw, then prepare again")
+        if {one.name for one in document.state.targets} != set(paper.targets):
+            raise errors.BadShape("the offer is not about the targets in its document",
+                                  do="give what prepare answered")
+        self._nothing_else([one.name for one in local.state.targets])
+        reader = self.core.reader()
+        facts = reader.facts()
+        have = Scope.of(local.state).read(self.core.fs, known=local.state)
+        found = preflight.destination(local, have, reader, facts, self.core.settings,
+                                      self.core.wanted_again())
+        if Mode(paper.mode) is not Mode.ISCSI_LATE:
+            found += not_late(local.state, self.core.settings)
+        errors.refuse([one for one in found if one.error is not errors.NotFrozen], allow)
+        if have.targets or have.backstores:
+            raise errors.TargetDiffers("the target is on this host already",
+                                       do="lio-handover show")
+        return local.state

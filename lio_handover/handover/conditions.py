@@ -1,0 +1,311 @@
+"""Which row of the protocol's table fits: what is there of the papers and needs it names."""
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Dict, FrozenSet, List, Mapping, Optional, Sequence, Tuple
+
+from .. import errors
+from ..actions import surviving_registrations
+from ..actions.context import Standing
+from ..host.verbs import Core
+from ..kernel.facts import boot_id
+from ..protocol.messages import Message
+from ..protocol.table import DESTINATION, SOURCE, TABLE, Mode, Need, Paper, Row, rows_for
+from ..records.journal import Handover, Journal
+from ..system import fencing
+from .reply import Answer, Peer
+
+#: What may be said to a verb: by an operator, or (of QEMU) by the driver that sees it.
+WORDS = {"peer-is-fenced": Need.PEER_IS_FENCED, "peer-never-returns": Need.PEER_NEVER_RETURNS,
+         "guest-left": Need.GUEST_LEFT, "not-imported": Need.NOT_IMPORTED,
+         "imported": Need.IMPORTED}
+#: What an operator asserts by each set of words.
+ASSERTS: Mapping[Tuple[str, ...], str] = {
+    ("peer-is-fenced",): "the other host is off now",
+    ("peer-is-fenced", "peer-never-returns"):
+        "the other host is off now and will never boot again with its present records",
+    ("guest-left",): "QEMU here has completed the migration, or is gone",
+}
+#: Where nothing was recorded yet.
+FIRST_STATE = {SOURCE: "idle", DESTINATION: "none"}
+
+
+class Evidence:
+    """A verb as it was called: which rows of the table fit, by papers, kernel, journal and peer.
+
+    ``superseded``: whether a later handover of the same targets counts now.  ``host``: how the
+    other side is reached, "" for as the journal has it.
+    """
+
+    def __init__(self, core: Core, peer: Optional[Peer], journal: Journal, verb: str, epoch: int,
+                 papers: Sequence[Message], words: FrozenSet[str], superseded: bool,
+                 host: str = "") -> None:
+        self.peer, self.journal, self.verb, self.epoch = peer, journal, verb, epoch
+        self.words, self.superseded = words, superseded
+        self.settings, self.host = core.settings, host or journal.handover.peer
+        self.notes: List[str] = []
+        self.by_paper: Dict[Paper, Message] = {}
+        self.stale = [one for one in papers if not self._take(one)]
+        self.standing = Standing(core, journal, epoch)
+        self._asked: Optional[Answer] = None
+        self._silent: Optional[errors.PeerUnreachable] = None
+
+    def _take(self, one: Message) -> bool:
+        """Keep a paper that is about this handover and epoch, from the other side."""
+        if (one.handover, one.epoch) != (self.journal.id, self.epoch):
+            return False
+        self.by_paper.setdefault(one.paper, one)
+        return True
+
+    def row(self) -> Optional[Row]:
+        """The row to run; None where there is nothing to do any more.  Raises WrongState."""
+        handover = self.journal.handover
+        state = handover.state or FIRST_STATE[handover.role]
+        mode = Mode(handover.mode)
+        rows = rows_for(handover.role, state, self.verb, mode)
+        lacking: List[str] = []
+        onward = self.further(())
+        if onward is not None:
+            return onward
+        for row in rows:
+            missing = self._missing(row)
+            if not missing:
+                return row
+            lacking.append(" and ".join(missing))
+        if not rows and any(row.verb == self.verb for row in self._ways_here()):
+            if not self._cut_off():
+                return None
+            rest = self.recovery()
+            if rest is not None or handover.over:
+                return rest
+            raise errors.WrongState(self.why(), do=f"lio-handover recover {handover.id}")
+        raise self._wrong(handover, state, lacking)
+
+    def _ways_here(self) -> List[Row]:
+        """The rows that lead to this state."""
+        handover = self.journal.handover
+        return [row for row in TABLE if row.role == handover.role
+                and row.to == (handover.state or FIRST_STATE[handover.role])
+                and Mode(handover.mode) in row.modes]
+
+    def _cut_off(self) -> bool:
+        """Whether the last verb may have left something undone after it had recorded its state."""
+        return self._broken() and any(
+            row.after and row.verb == self.journal.notes.verb for row in self._ways_here())
+
+    def _broken(self) -> bool:
+        """Whether the last verb was cut off or failed."""
+        return bool(self.journal.handover.busy or self.journal.handover.error)
+
+    def _half_brought_back(self) -> bool:
+        """Whether a recover has begun in this boot to load what is here, and has not ended."""
+        notes = self.journal.notes
+        return self._broken() and notes.verb == "recover" and boot_id() in (
+            notes.loading, notes.loaded[0])
+
+    # ---- recovering -----------------------------------------------------------------------------
+    def recovery(self) -> Optional[Row]:
+        """The row of recover that fits; None where it stays.  The other side is asked, and, where
+        it is armed and this side has released, asked to abort: its first record decides."""
+        handover = self.journal.handover
+        if handover.over and (self.superseded or
+                              not self.journal.notes.away and self._all_done()):
+            return None
+        row = self._first()
+        if row is None and (handover.state == "released" or self._inband_frozen()):
+            peer = self._ask()
+            if peer is not None and peer.handover.state in ("armed", "returned", "none", "staged"):
+                self._ask("abort")
+                row = self._first()
+        return row
+
+    def _all_done(self) -> bool:
+        """Of a handover that is over: whether nothing is left to be done.  What is this host's to
+        restore may be cleared at any time; of others only a boot can have taken anything."""
+        handover, cut_off = self.journal.handover, self._cut_off()
+        if handover.boot_id == boot_id() and (cut_off or handover.state != "confirmed"):
+            return not cut_off
+        return handover.state in ("idle", "confirmed") and not self._half_brought_back() \
+            and not (self._broken() and self.journal.notes.verb == "clear") \
+            and self.standing.settled(cut_off) \
+            and not surviving_registrations.lacking(self.standing)
+
+    def _inband_frozen(self) -> bool:
+        return self.journal.handover.state == "frozen" \
+            and self.journal.handover.mode == Mode.VHOST_INBAND.value
+
+    def _first(self) -> Optional[Row]:
+        handover = self.journal.handover
+        if not handover.state:
+            return None
+        for row in rows_for(handover.role, handover.state, "recover", Mode(handover.mode)):
+            if row.papers - set(self.by_paper):
+                self._ask()
+            if not self._missing(row):
+                return row
+        return None
+
+    def words_that_lead(self) -> Tuple[str, ...]:
+        """The words that would let a row of recover fit."""
+        if self.alive:
+            return ()
+        handover = self.journal.handover
+        for row in rows_for(handover.role, handover.state, "recover", Mode(handover.mode)):
+            words = tuple(word for word, need in WORDS.items() if need in row.needs)
+            others = row.needs - {WORDS[word] for word in words}
+            if words and not row.papers - set(self.by_paper) and all(map(self._holds, others)):
+                return words
+        return ()
+
+    @property
+    def answered(self) -> bool:
+        """Whether the other side has answered."""
+        return self._asked is not None
+
+    @property
+    def alive(self) -> bool:
+        """Whether anything of the other host has answered: then it is not off."""
+        return self.answered or self._silent is not None and self._silent.alive
+
+    def why(self) -> str:
+        """Why it stays."""
+        role, state = self.journal.handover.role, self.journal.handover.state
+        if self._asked is not None:
+            peer = self._asked.handover
+            if not peer.state:
+                return (f"the {role} is {state} and stays: the {peer.role} answers that it has no "
+                        "such handover")
+            return (f"the {role} is {state} and stays: the {peer.role} answers that it is "
+                    f"{peer.state}, which does not decide")
+        silent = self._silent.what if self._silent else "there is no way to ask it"
+        return f"the {role} is {state} and stays: the other side has to be asked, and {silent}"
+
+    def further(self, done: Sequence[Row]) -> Optional[Row]:
+        """activate goes as far as its papers allow: the row that leads on from here."""
+        handover = self.journal.handover
+        rows = rows_for(handover.role, handover.state, self.verb, Mode(handover.mode))
+        return next((row for row in rows if self.verb == "activate" and row.to != row.state
+                     and row not in done and not self._missing(row)), None)
+
+    def _wrong(self, handover: Handover, state: str, lacking: Sequence[str]) -> Exception:
+        where = f"the {handover.role} is {state}"
+        if self.stale and lacking:
+            old = self.stale[0]
+            return errors.StaleEpoch(
+                f"{where} under epoch {self.epoch}, and the {old.paper.name.lower()} paper is of "
+                f"handover {old.handover}, epoch {old.epoch}",
+                do=f"lio-handover status {handover.id}")
+        what = f"{where}: {self.verb} is not possible"
+        if lacking:
+            what = f"{where}: {self.verb} needs " + ", or ".join(lacking)
+        return errors.WrongState(what, do=f"lio-handover status {handover.id}")
+
+    # ---- papers and needs -----------------------------------------------------------------------
+    def _missing(self, row: Row) -> List[str]:
+        """What the row needs and is not there, in words."""
+        missing = [f"the paper {paper.name.lower()}" for paper in sorted(row.papers)
+                   if paper not in self.by_paper]
+        last = row.needs & {Need.PEER_IS_FENCED}  # a program may switch that host off for it
+        for needs in (row.needs - last, last):
+            if not missing:
+                missing = [need.value for need in sorted(needs) if not self._holds(need)]
+        return missing
+
+    def _holds(self, need: Need) -> bool:
+        return bool(getattr(self, f"_{need.name.lower()}")())
+
+    def _same_boot(self) -> bool:
+        return self.journal.handover.boot_id == boot_id()
+
+    def _new_boot(self) -> bool:
+        return not self._same_boot()
+
+    def _document_current(self) -> bool:
+        # Of what was last kept; the step COMPARE then looks at the kernel.
+        return self.by_paper[Paper.ARMED].digest == self.journal.handover.digest
+
+    def _release_matches(self) -> bool:
+        return self.by_paper[Paper.RELEASED].digest == self.standing.as_it_came()
+
+    def _guest_here(self) -> bool:
+        if self.standing.vhost:
+            return self.standing.guest()
+        return self.standing.serves()
+
+    def _guest_stopped(self) -> bool:
+        return not self.standing.guest()
+
+    def _guest_left(self) -> bool:
+        return "guest-left" in self.words and not self.standing.guest()
+
+    def _guest_ran(self) -> bool:
+        return self.standing.guest() or self.standing.ran()
+
+    def _ran_since_export(self) -> bool:
+        exported = self.journal.notes.said.get("document", [])
+        return bool(exported) and self.standing.current() not in exported
+
+    def _peer_is_fenced(self) -> bool:
+        # One that answered and then no more may be busy with just what was asked of it.
+        return "peer-is-fenced" in self.words and self._ask() is None and not self.alive \
+            and self._fenced()
+
+    def _fenced(self) -> bool:
+        """The operator is believed once the program that is configured has confirmed it."""
+        if not self.notes:
+            said = fencing.confirm(self.settings, self.host) \
+                or "no fence program is configured: the word alone counts"
+            self.journal.note("fenced", peer=self.host, said=said)
+            self.notes.append(said)
+        return True
+
+    def _not_imported(self) -> bool:
+        return "not-imported" in self.words
+
+    def _imported(self) -> bool:
+        return "imported" in self.words
+
+    def _peer_never_returns(self) -> bool:
+        return "peer-never-returns" in self.words
+
+    def _peer_armed_with_other(self) -> bool:
+        peer = self._ask()
+        return peer is not None and peer.handover.state == "armed" \
+            and peer.handover.digest != self.standing.current()
+
+    def _peer_says_released(self) -> bool:
+        return self._peer_is("released", "retiring", "retired")
+
+    def _peer_says_kept(self) -> bool:
+        return self._peer_is("forced", "idle")
+
+    def _peer_serves_by_force(self) -> bool:
+        return self._peer_is("forced")
+
+    def _peer_is(self, *states: str) -> bool:
+        peer = self._ask()
+        return peer is not None and peer.handover.state in states
+
+    def _ask(self, verb: str = "status") -> Optional[Answer]:
+        """What the other side answers now; None where it does not."""
+        if self.peer is None or self._silent is not None:
+            return None
+        if self._asked is None or verb != "status":
+            try:
+                self._asked = self.peer(replace(self.journal.handover, peer=self.host), verb)
+            except errors.PeerUnreachable as error:
+                self._silent = error
+                return None
+            except errors.NoSuchHandover:
+                mine = self.journal.handover
+                role, state = (DESTINATION, "none") if mine.role == SOURCE else (SOURCE, "")
+                self._asked = Answer(replace(mine, role=role, state=state))
+            if self._asked.handover.id != self.journal.id:
+                self._asked = None
+                self._silent = errors.PeerUnreachable("it answers for another handover")
+                self._silent.alive = True
+                return None
+            for one in self._asked.papers:
+                if (one.handover, one.epoch) == (self.journal.id, self.epoch):
+                    self.by_paper[one.paper] = one
+        return self._asked

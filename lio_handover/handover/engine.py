@@ -1,0 +1,376 @@
+"""The engine: runs the rows of the protocol's table (protocol/table.py) on this host.
+
+A verb looks up the rows for where the journal says the handover stands, takes the first whose
+papers and needs hold, and runs its steps in order.  Everything it may do stands in that table,
+which tests/model explores; what each step does stands in actions/actions.py.
+"""
+from __future__ import annotations
+
+import threading
+import uuid
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Callable, FrozenSet, Iterator, List, Optional, Sequence, Tuple
+
+from .. import errors
+from ..actions import absent_portals, aptpl_copies
+from ..actions.actions import Deeds
+from ..actions.context import Standing
+from ..document import rename
+from ..execute.step_runner import Progress, never, reason
+from ..host.looked_at import Ready
+from ..host.verbs import lock_names
+from ..kernel import fixes
+from ..kernel.facts import boot_id
+from ..model.objects import say
+from ..protocol.messages import Message, document_in
+from ..protocol.table import DESTINATION, SOURCE, VERBS, Mode, Paper, Row, rows_for, state_of
+from ..records.journal import Handover, Journal, ids
+from ..records.ownership import Owners
+from . import meddling, next_steps
+from .admission import Admission
+from .conditions import ASSERTS, FIRST_STATE, WORDS, Evidence
+from .reply import Answer, Peer, answer_from_json, answer_to_json
+
+__all__ = ["Answer", "Handover", "Handovers", "Peer", "answer_from_json", "answer_to_json"]
+
+#: Papers that say no more than the state does: true once it is recorded, said or not.
+_TRUE_AT_ONCE = {("retired", Paper.RETIRED), ("serving", Paper.SERVING)}
+
+
+#: States in which a boot leaves the target to targetcli.
+TARGETCLIS = {SOURCE: ("", "idle"), DESTINATION: ("", "none", "given")}
+
+
+class Handovers(Admission):
+    """The handovers of one host.
+
+    ``peer`` asks the other side; None: there is no way to ask.  ``alarm`` is called with the
+    handover and the verb when a verb takes longer than its row allows; nothing is cut short.
+    """
+
+    # ---- looking --------------------------------------------------------------------------------
+    def status(self, id: str = "") -> List[Answer]:  # noqa: A002
+        """Where one handover, or each, stands.  Changes nothing.
+
+        Of all, one whose journal can't be read has the error in its notes.
+        """
+        found = [self._status(Journal(self._directory, id))] if id else \
+            self._each(lambda one: self._status(Journal(self._directory, one)))
+        return [*found[:-1], *(replace(one, notes=one.notes + fixes.notes())
+                               for one in found[-1:])]
+
+    def _each(self, work: Callable[[str], Answer],
+              names: Optional[Sequence[str]] = None) -> List[Answer]:
+        """For every handover, the oldest first; what fails for one stands in its notes."""
+        found = []
+        for one in ids(self._directory) if names is None else names:
+            try:
+                found.append(work(one))
+            except errors.HandoverError as error:
+                try:
+                    where = self.known(one)
+                except errors.HandoverError:
+                    where = Handover(one, "", "", 0, "", ())
+                found.append(Answer(where, (), (f"{type(error).__name__}: {error}",), error.do,
+                                    failed=error.code))
+        return sorted(found, key=lambda one: one.handover.since)
+
+    def _status(self, journal: Journal) -> Answer:
+        handover = journal.handover
+        state = handover.state or FIRST_STATE[handover.role]
+        may = state_of(handover.role, state, Mode(handover.mode)).gives
+        rows = rows_for(handover.role, state, "status", Mode(handover.mode))
+        may |= {step.paper for row in rows for step in row.steps if step.paper is not None}
+        if state in ("staged", "armed"):
+            may -= {Paper.ABORTED}  # which it gives by aborting
+        standing = Standing(self.core, journal, handover.epoch)
+        papers = [standing.message(paper) for paper in Paper if paper in may and (
+            paper.name.lower() in journal.notes.said or (state, paper) in _TRUE_AT_ONCE)]
+        notes = [*filter(None, (journal.notes.forced, journal.notes.unsaved)),
+                 *absent_portals.told(journal)]
+        if handover.busy:
+            step = journal.notes.step
+            notes.append(f"{handover.busy} was begun and has not ended"
+                         + (f": it was at {step}" if step else ""))
+        if handover.error:
+            notes.append(f"the last verb failed: {handover.error}")
+        if handover.boot_id and handover.boot_id != boot_id():
+            notes.append("this host was rebooted since")
+        notes += next_steps.removed(handover, Owners(self._directory))
+        notes += meddling.notes(standing, self.superseded)
+        return Answer(handover, tuple(papers), tuple(notes), next_steps.command(journal))
+
+    # ---- doing ----------------------------------------------------------------------------------
+    def do(self, verb: str, role: str, id: str = "", *,  # noqa: A002
+           targets: Sequence[str] = (), mode: str = "iscsi", papers: Sequence[Message] = (),
+           words: FrozenSet[str] = frozenset(), by: str = "", allow: Sequence[str] = (),
+           maps: Sequence[str] = (), peer: str = "", probe: bool = False,
+           progress: Optional[Progress] = None,
+           stop: Callable[[], bool] = never, ready: Optional[Ready] = None) -> Answer:
+        """Run a verb.
+
+        ``targets``, ``mode`` and ``probe`` (see Core.ask; it holds for all that follows) are for
+        prepare (and a freeze by file), ``maps`` for stage, ``ready`` for import.  ``words`` are
+        an operator's
+        (``by`` says whose) or, of QEMU, the driver's: see WORDS.  Raises WrongState where no row
+        of the table fits, StaleEpoch for an epoch that is over, and what the steps raise; then
+        the recorded state stands.
+        """
+        if verb not in VERBS or VERBS[verb][0] not in (role, "both"):
+            raise errors.WrongState(f"a {role} has no verb {errors.one_line(verb)!r}",
+                                    do="lio-handover --help")
+        unknown = set(words) - set(WORDS)
+        if unknown:
+            raise errors.WrongState(f"{errors.one_line(min(unknown))!r} is no word that can be "
+                                    "given", do=f"one of {', '.join(sorted(WORDS))}")
+        if verb == "status":
+            return self._status(self._journal(id, role))
+        if verb == "prepare" and not id:
+            id = str(uuid.uuid4())
+        elif verb in ("stage", "abort") and not id:
+            id = next((one.handover for one in papers), "")
+        try:
+            self.core.reader()
+            with self.core.alone(more=self._lock_names(verb, id, targets, papers, maps, ready)):
+                if verb == "recover":
+                    self._shut_where_broken(id)
+                journal, epoch = self._begin(verb, role, id, targets, mode, papers, maps, peer,
+                                             allow, ready)
+                if probe and not journal.notes.probe:
+                    journal.note("probe")
+                aptpl_copies.catch_up(self.core, verb, journal)
+                new = not journal.handover.state
+                run = Evidence(self.core, self.peer, journal, verb, epoch, papers, words,
+                               self.superseded(journal.handover), peer)
+                answer = self._recover(run, by, allow, progress, stop) if verb == "recover" else \
+                    self._go(run, run.row(), (), by, allow, progress, stop, ready)
+                if new and verb != "recover":
+                    self.core.begun += journal.notes.local or journal.handover.targets
+                return answer
+        except OSError as error:
+            raise errors.KernelRefused(
+                f"{verb}: {error.filename or ''}: {reason(error)}",
+                changed="the recorded state stands", do=f"lio-handover status {id}") from error
+
+    def _go(self, run: Evidence, row: Optional[Row], notes: Tuple[str, ...], by: str,
+            allow: Sequence[str], progress: Optional[Progress], stop: Callable[[], bool],
+            ready: Optional[Ready] = None) -> Answer:
+        """Run a row, and for activate those that lead on from where it leads; where there is
+        none, nothing is left to do."""
+        journal = run.journal
+        if row is None:
+            self._ended(journal)
+            return self._status(journal)
+        answer, done = Answer(journal.handover, notes=notes), []
+        while row is not None:
+            deeds = Deeds(self.core, journal, run.epoch, row, run.by_paper, allow, by, run.words,
+                          progress, stop, ready=ready)
+            latest = self._run(deeds, run.verb)
+            self.outcome = deeds.outcome
+            answer = replace(latest, papers=answer.papers + latest.papers,
+                             notes=answer.notes + latest.notes)
+            done.append(row)
+            row = run.further(done)
+        return answer
+
+    def _recover(self, run: Evidence, by: str, allow: Sequence[str],
+                 progress: Optional[Progress], stop: Callable[[], bool]) -> Answer:
+        journal = run.journal
+        if not journal.handover.state:
+            journal.remove()
+            return Answer(journal.handover, (), ("it was cut off before it was begun, and is "
+                                                 "forgotten",))
+        if journal.handover.over:
+            self._tidy(journal)
+        notes = self.scrub(journal)
+        row = run.recovery()
+        notes += tuple(run.notes)
+        return self._stays(run, notes) if row is None else \
+            self._go(run, row, notes, by, allow, progress, stop)
+
+    def _lock_names(self, verb: str, id: str, targets: Sequence[str],  # noqa: A002
+                    papers: Sequence[Message], maps: Sequence[str],
+                    ready: Optional[Ready]) -> List[str]:
+        """The handover, and whatever of this host it is about."""
+        if id in ids(self._directory):
+            journal = Journal(self._directory, id, partly=True)
+            return [f"handover/{id}", *journal.handover.targets, *journal.notes.local,
+                    *journal.notes.stores]
+        found = lock_names(ready.document.state) if ready is not None else []
+        if verb in ("prepare", "freeze", "adopt"):
+            found = self.core.lock_names(self.core.names(targets))
+        for one in papers:
+            if verb == "stage" and one.paper is Paper.OFFER:
+                state = rename.parse(maps).apply(document_in(
+                    one, self.core.settings.document_bytes))[0].state
+                found += [*(target.name for target in state.targets),
+                          *(say(store.key) for store in state.backstores)]
+        return [f"handover/{id}", *found]
+
+    # ---- recovering -----------------------------------------------------------------------------
+    def recover(self, id: str = "", words: FrozenSet[str] = frozenset(),  # noqa: A002
+                by: str = "", allow: Sequence[str] = (), peer: str = "") -> List[Answer]:
+        """Finish what was cut off, or say why not and what a human may order: one handover, or
+        each.  Harmless in every state, as often as you like.  ``peer``: how the other host is
+        reached, where that was not recorded.
+
+        What fails for one handover stands in its notes where all are recovered.
+        """
+        def one(name: str) -> Answer:
+            return self.do("recover", self.known(name).role, name, words=words, by=by,
+                           allow=allow, peer=peer)
+        return [one(id)] if id else self._each(one)
+
+    def recover_each(self, ids: Sequence[str]) -> List[Answer]:
+        """The same for these."""
+        return self._each(lambda name: self.do("recover", self.known(name).role, name), ids)
+
+    def _shut_where_broken(self, id: str) -> None:  # noqa: A002
+        """Of a handover whose journal can't be read nobody knows whether this host may serve: its
+        targets are shut, and stay shut at a boot.  Raises JournalBroken, for such a one."""
+        journal = Journal(self._directory, id, partly=True)
+        if journal.broken is None:
+            return
+        deeds = Deeds(self.core, journal)
+        if not self.superseded(journal.handover):
+            try:
+                deeds.scrub("nobody knows whether this host may serve it, and is shut")
+            except errors.HandoverError as error:
+                deeds.notes.append(f"it could not be shut: {error.what}")
+        raise errors.JournalBroken(journal.broken.what, do=journal.broken.do,
+                                   changed="; ".join(deeds.notes) or errors.NOTHING_CHANGED)
+
+    def scrub(self, journal: Journal) -> Tuple[str, ...]:
+        """Shut what this host may not serve, and take it out of targetcli's save file; what was
+        done.  Its lock is held."""
+        if not meddling.must_stay_shut(journal.handover) or self.superseded(journal.handover):
+            return ()
+        deeds = Deeds(self.core, journal)
+        deeds.scrub()
+        return tuple(deeds.notes)
+
+    def before_restore(self) -> Tuple[str, ...]:
+        """At boot, before targetcli's restore, which asks nobody: take out of its save file what
+        is this host's to restore, what may not open alone, and of which nobody knows.  Needs no
+        kernel.  Returns what was done.
+        Raises SavefileBroken, and JournalBroken where it is not known what targets that are."""
+        notes: List[str] = []
+        try:
+            owners = Owners(self._directory).load()
+        except errors.JournalBroken as error:
+            owners = {}  # so what any handover speaks against stays shut
+            notes.append(str(error))
+        for journal in self._journals():
+            one = journal.handover
+            if journal.broken is None and one.state in TARGETCLIS[one.role] \
+                    or self.superseded(one, owners):
+                continue
+            if journal.broken is not None:
+                notes.append(str(journal.broken))
+            notes += Deeds(self.core, journal).before_restore()
+        return tuple(notes)
+
+    def _stays(self, run: Evidence, notes: Tuple[str, ...]) -> Answer:
+        """Where only the other side, or a human, can know; or where all is over."""
+        if run.journal.handover.over:
+            self._ended(run.journal)
+        status = self._status(run.journal)
+        handover = status.handover
+        if handover.over:
+            gone = next_steps.removed(handover, Owners(self._directory))
+            return replace(status, notes=(*notes, *gone), next="")
+        if handover.mode == Mode.FILE.value:
+            return replace(status, notes=(next_steps.exported(handover), *notes), stays=True)
+        command = f"lio-handover recover {handover.id}"
+        if run.answered:
+            return replace(status, notes=(run.why(), *notes), stays=True,
+                           next=f"on the other host {command}, then here again")
+        words = run.words_that_lead()
+        if words:
+            command += "".join(f" --{word}" for word in words)
+            notes += (f"only if {ASSERTS[words]}: {command}",)
+        return replace(status, notes=(run.why(), *notes), next=command, stays=True)
+
+    def _run(self, deeds: Deeds, verb: str) -> Answer:
+        journal, row = deeds.journal, deeds.row
+        self._before(deeds, verb)
+        journal.note("begin", verb=verb, to=row.to)
+        try:
+            with self._watched(journal, verb, row.deadline):
+                for number, step in enumerate(row.steps):
+                    journal.note("step", do=str(step))
+                    if deeds.progress:
+                        deeds.progress(number, len(row.steps), step)
+                    deeds.do(step)
+            journal.note("end")
+        except errors.HandoverError as error:
+            if not journal.handover.state or self._taken_back(deeds, error):
+                journal.remove()
+                raise
+            try:
+                journal.note("end", error=f"{type(error).__name__}: {error.what}")
+            except errors.JournalBroken:
+                pass  # it has not ended, which status says; how it failed says more
+            if error.changed == errors.NOTHING_CHANGED:
+                error.changed = f"the handover is {journal.handover.state}"
+            raise
+        except BaseException as error:
+            if self._taken_back(deeds, error):
+                journal.remove()
+            raise
+        self._tidy(journal)
+        if deeds.mode is Mode.FILE and journal.handover.state == "idle" and not deeds.notes:
+            # It is as it was before the freeze: there is nothing to remember.
+            Owners(self._directory).note(journal.handover.targets, over=journal.id)
+            journal.remove()
+        return Answer(journal.handover, tuple(deeds.said), (
+            *deeds.notes, *absent_portals.absent(deeds, verb)), next_steps.command(journal))
+
+    def _taken_back(self, deeds: Deeds, error: BaseException) -> bool:
+        """Whether a verb that failed has left this host as it was, and nothing to remember."""
+        row, handover = deeds.row, deeds.journal.handover
+        if not row.taken_back or deeds.ended or isinstance(error, errors.UndoFailed) \
+                or handover.state == row.state:
+            return False
+        Owners(self._directory).note({*handover.targets}, over=handover.id)
+        return True
+
+    @staticmethod
+    def _ended(journal: Journal) -> None:
+        """Where nothing is left to do, what was cut off had only its end still to note."""
+        if journal.handover.busy or journal.handover.over and journal.handover.error:
+            journal.note("end")
+
+    def _tidy(self, journal: Journal) -> None:
+        """Documents hold secrets: they go when nothing can need them any more."""
+        handover = journal.handover
+        if handover.state in ("none", "retired", "given"):
+            journal.drop()
+        elif handover.state in ("prepared", "staged"):
+            for other in self._journals():
+                one = other.handover
+                if one.id != handover.id and one.over and set(one.targets) & set(handover.targets):
+                    other.drop()
+
+    @staticmethod
+    def _before(deeds: Deeds, verb: str) -> None:
+        """What would stop a freeze is found while the source still serves."""
+        deeds.may_open(deeds.row, deeds.allow)
+        if verb == "freeze" and deeds.handover.state not in ("", "frozen", "released"):
+            deeds.ready_to_freeze()
+        if verb == "clear":
+            deeds.before_clear()
+
+    @contextmanager
+    def _watched(self, journal: Journal, verb: str, seconds: float) -> Iterator[None]:
+        def late() -> None:
+            if self.alarm is not None:
+                self.alarm(journal.handover, verb)
+        timer = threading.Timer(seconds, late)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()

@@ -1,0 +1,96 @@
+"""What leads on from where a handover stands: the command, as a person types it."""
+from __future__ import annotations
+
+import shlex
+from typing import Mapping, Sequence, Tuple
+
+from .. import errors
+from ..protocol.table import DESTINATION, SOURCE, Mode, Paper
+from ..records.journal import Handover, Journal
+from ..records.ownership import REMOVED, Owner, Owners
+
+#: (role, state) → the verb that leads on, in the order of a handover between two hosts.
+VERBS: Mapping[Tuple[str, str], str] = {
+    (SOURCE, "prepared"): "freeze", (SOURCE, "freezing"): "freeze", (SOURCE, "frozen"): "export",
+    (SOURCE, "released"): "retire", (SOURCE, "thawing"): "thaw", (SOURCE, "retiring"): "retire",
+    (DESTINATION, "staged"): "activate", (DESTINATION, "armed"): "activate",
+    (DESTINATION, "opening"): "verify", (DESTINATION, "serving"): "confirm",
+    (DESTINATION, "aborting"): "abort",
+}
+#: The paper that such a verb takes: whose verb answers with it.  In-band, QEMU's words lead on.
+TAKES: Mapping[Tuple[str, str], str] = {
+    (SOURCE, "release"): "destination activate", (SOURCE, "retire"): "destination verify",
+    (DESTINATION, "staged"): "source export", (DESTINATION, "armed"): "source release",
+    (DESTINATION, "confirm"): "source retire",
+}
+#: The same by file; {targets}, {id}.
+BY_FILE: Mapping[Tuple[str, str], str] = {
+    (SOURCE, "freezing"): "lio-handover freeze {targets} (or thaw)",
+    (SOURCE, "frozen"): "lio-handover export {targets} -o FILE (or thaw)",
+    (SOURCE, "released"):
+        "once another host serves it: lio-handover remove {targets}; only if none has imported it "
+        "or will: lio-handover thaw {targets} --allow exported",
+    (SOURCE, "thawing"): "lio-handover thaw {targets}",
+    (SOURCE, "retiring"): "lio-handover remove {targets}",
+    (DESTINATION, "armed"): "lio-handover recover {id}",
+    (DESTINATION, "aborting"): "lio-handover recover {id}",
+}
+
+
+def first(verb: str, mode: str, targets: Sequence[str]) -> str:
+    """The verb that begins a handover in that mode.  Raises WrongState for prepare by file."""
+    if mode != Mode.FILE.value:
+        return "prepare"
+    if verb == "prepare":
+        raise errors.WrongState("by file there is no other host to offer a target to",
+                                do=f"lio-handover freeze {_quoted(targets)}")
+    return "freeze"
+
+
+def command(journal: Journal) -> str:
+    """The command that leads on; "" where nothing is left to be done."""
+    one = journal.handover
+    if one.busy or one.error and one.mode != Mode.FILE.value:
+        return f"lio-handover recover {one.id}"
+    if one.mode == Mode.FILE.value:
+        return _by_file(one)
+    verb = VERBS.get((one.role, one.state), "")
+    if verb == "export" and Paper.DOCUMENT.name.lower() in journal.notes.said:
+        verb = "release"
+    takes = "" if one.mode == Mode.VHOST_INBAND.value else \
+        TAKES.get((one.role, one.state), TAKES.get((one.role, verb), ""))
+    return f"lio-handover {one.role} {verb} {one.id}" + (
+        f" --papers FILE, with what {takes} answers" if takes else "") if verb else ""
+
+
+def _by_file(one: Handover) -> str:
+    return BY_FILE.get((one.role, one.state), "").format(id=one.id, targets=_quoted(one.targets))
+
+
+def _quoted(names: Sequence[str]) -> str:
+    return " ".join(map(shlex.quote, names))
+
+
+def frozen(held: Sequence[Handover], names: Sequence[str]) -> str:
+    """What leads on once these targets are frozen by file."""
+    away = [one for one in held if one.state == "released"]
+    here = [name for name in names if all(name not in one.targets for one in away)]
+    return "; ".join([*([BY_FILE[SOURCE, "frozen"].format(targets=_quoted(here))] if here else []),
+                      *map(_by_file, away)])
+
+
+def exported(one: Handover) -> str:
+    """Why a handover by file stays where it is."""
+    return (f"{', '.join(one.targets)}: exported, so another host may serve it, and none can be "
+            "asked: it stays shut")
+
+
+def removed(one: Handover, owners: Owners) -> Tuple[str, ...]:
+    """Which targets of a handover that is over were taken away since, whatever it says."""
+    try:
+        known = owners.load() if one.over else {}
+    except errors.JournalBroken:
+        return ()  # which every verb that would act upon it says
+    gone = [name for name in one.targets if known.get(name, Owner()).handover == REMOVED]
+    return (f"{', '.join(gone)}: removed from this host since, and not served: no boot brings it "
+            "back",) if gone else ()

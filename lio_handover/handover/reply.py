@@ -1,0 +1,58 @@
+"""What a verb of a handover answers, and who may be asked: the other side."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Callable, Tuple
+
+from .. import errors
+from ..protocol.messages import Message, from_json, to_json
+from ..protocol.table import STATES
+from ..records.journal import Handover
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a verb answers: the handover as it now is, the papers said (by status: those that
+    still hold), what else there is to know, and the command to run next.  ``stays``: recover
+    could not know how to go on, and changed no state; ``failed`` is the code of the error where
+    one of several could not be recovered."""
+
+    handover: Handover
+    papers: Tuple[Message, ...] = ()
+    notes: Tuple[str, ...] = ()
+    next: str = ""
+    stays: bool = False
+    failed: int = 0
+
+
+def answer_to_json(answer: Answer) -> bytes:
+    """The whole of an answer, for a peer: documents, and with them secrets, included."""
+    import json
+    from dataclasses import asdict
+    return json.dumps({
+        "handover": asdict(answer.handover), "papers": json.loads(to_json(answer.papers)),
+        "notes": list(answer.notes), "next": answer.next, "stays": answer.stays},
+        indent=1, sort_keys=True).encode() + b"\n"
+
+
+def answer_from_json(data: bytes) -> Answer:
+    """What ``answer_to_json`` wrote.  Raises a DocumentError for any other bytes."""
+    import json
+    from dataclasses import fields
+    try:
+        tree = json.loads(data)
+        one = {name: value for name, value in tree["handover"].items()
+               if name in {known.name for known in fields(Handover)}}  # later ones may add some
+        made = Handover(**{**one, "targets": tuple(one["targets"])})
+        if made.role not in STATES or made.state not in STATES[made.role]:
+            raise ValueError(made.state)
+        return Answer(made, from_json(json.dumps(tree["papers"]).encode()),
+                      tuple(map(str, tree["notes"])), str(tree["next"]), bool(tree["stays"]))
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise errors.BadShape(f"the answer can't be read: {type(error).__name__}",
+                              do="ask the other host with the same lio-handover") from None
+
+
+#: (the handover, ``status`` or ``abort``) → what the other host answers to that verb now.
+#: Raises PeerUnreachable.
+Peer = Callable[[Handover, str], Answer]

@@ -1,0 +1,154 @@
+"""One host: looked at, locked, and changed by one plan at a time."""
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from typing import Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
+
+from .. import errors
+from ..execute import executor
+from ..execute.executor import Outcome
+from ..execute.step_runner import Progress, never, nothing
+from ..kernel.configfs import Configfs
+from ..kernel.facts import Facts, boot_id, no_modules
+from ..kernel.reader import Reader
+from ..model.objects import Key, State, say
+from ..model.reservations import Seen
+from ..plan.plan import Plan
+from ..records import pr_record
+from ..settings import Settings, load
+from ..system.locks import PATIENCE, SCRATCH, Locks, room_for
+
+#: Makes a plan of a host's facts; whether it may trust the table of new objects.
+Maker = Callable[[Facts, bool], Plan]
+
+
+class Host:
+    """One host.  ``fs`` and ``settings`` are those of the host unless given."""
+
+    def __init__(self, settings: Optional[Settings] = None, fs: Optional[Configfs] = None) -> None:
+        self.settings = settings if settings is not None else load()
+        self.fs = fs if fs is not None else Configfs()
+        self._mine = False  # whether this holds its locks
+        self.notes: List[str] = []  # what the last verb has to tell
+        self.begun: List[str] = []  # targets of which a handover was begun
+        #: what backstores said of what they have open, see probes.reads
+        self.asked: Dict[Key, Optional[bool]] = {}
+
+    def names(self, targets: Sequence[str], everything: bool = False) -> List[Tuple[str, str]]:
+        """(fabric, WWN) of the targets named ``iscsi/iqn.…``.  Raises NoSuchTarget."""
+        there = self._plain_reader().target_names()
+        if everything:
+            return there
+        found = []
+        for name in targets:
+            fabric, _, wwn = name.partition("/")
+            if (fabric, wwn) not in there:
+                raise errors.NoSuchTarget(f"{name}: this host has no such target",
+                                          do="lio-handover show")
+            if (fabric, wwn) not in found:
+                found.append((fabric, wwn))
+        return found
+
+    def _plain_reader(self) -> Reader:
+        """Of what is there but for reservations.  Raises NoTargetModules."""
+        if not self.fs.exists("core"):
+            raise no_modules()
+        return Reader(self.fs, reservations=False)
+
+    def reader(self, seen: Optional[Mapping[Key, Sequence[Seen]]] = None) -> Reader:
+        if not self.fs.exists("core"):
+            raise no_modules()
+        made = Reader(self.fs, seen=seen,
+                      known={key: (held,) for key, held in pr_record.load(
+                          self.settings.state_directory, boot_id()).items()})
+        made.asked = self.asked
+        return made
+
+    def outline(self, names: Sequence[Tuple[str, str]]) -> State:
+        """These targets without their registrations: nothing of it is refused."""
+        return self._plain_reader().state(names)
+
+    # ---- one at a time ---
+    @contextmanager
+    def alone(self, names: Sequence[Tuple[str, str]] = (), more: Sequence[str] = ()) \
+            -> Iterator[None]:
+        """No other lio-handover changes these targets and their backstores meanwhile; ``more``
+        are further names to lock.  Without any, none changes this host.
+
+        Raises NotRoot, StillRunning.
+        """
+        if self._mine:
+            yield
+            return
+        if os.geteuid() != 0:
+            raise errors.NotRoot("only root may change what this host serves", do="sudo")
+        with self.locks.alone([*self.lock_names(names), *more]):
+            self._mine = True
+            try:
+                yield
+            finally:
+                self._mine = False
+
+    @property
+    def locks(self) -> Locks:
+        return Locks(self.settings.state_directory)
+
+    def lock_names(self, names: Sequence[Tuple[str, str]]) -> List[str]:
+        """The targets and the backstores they export; those that share one wait for each other."""
+        reader = Reader(self.fs)
+        found = [f"{fabric}/{wwn}" for fabric, wwn in names]
+        for fabric, wwn in names:
+            if self.fs.exists(f"{fabric}/{wwn}"):
+                found += [say(store) for _, _, store in reader.links(fabric, wwn)]
+        return found
+
+    def run(self, make: Maker, before: State, facts: Facts, progress: Optional[Progress] = None,
+            stop: Callable[[], bool] = never, reservations: bool = True,
+            before_gate: Callable[[], None] = nothing) -> Tuple[Plan, Outcome]:
+        """Run what ``make`` plans, see executor.apply, beside others who build on this host: no
+        two take the same HBA, nor the scratch target at one time.
+
+        ``make`` is given the facts, and whether to trust the table of what new objects are like;
+        where that was wrong, which is taken back and rare, once more without.
+        """
+        try:
+            return self._run(make, True, before, facts, progress, stop, reservations, before_gate)
+        except errors.VerifyFailed:
+            if make(facts, True) == make(facts, False):
+                raise
+            return self._run(make, False, before, facts, progress, stop, reservations, before_gate)
+
+    def _run(self, make: Maker, trusting: bool, before: State, facts: Facts,
+             progress: Optional[Progress], stop: Callable[[], bool], reservations: bool,
+             before_gate: Callable[[], None]) -> Tuple[Plan, Outcome]:
+        taken: Tuple[str, ...] = ()
+        while True:
+            the_plan = make(replace(facts, hbas=facts.hbas + taken), trusting)
+            if the_plan.refused:
+                errors.refuse(the_plan.refused)
+            with ExitStack() as held:
+                busy = self._reserve(the_plan, held)
+                if busy:
+                    taken += busy
+                    continue
+                return the_plan, executor.apply(self.fs, the_plan, before, facts, progress, stop,
+                                                reservations, before_gate)
+
+    def _reserve(self, the_plan: Plan, held: ExitStack) -> Tuple[str, ...]:
+        """Lock the HBAs that the plan makes; those that somebody else was faster to take."""
+        busy = []
+        hbas = {step.path[len("core/"):] for step in the_plan.steps if step.slot == "HBA"}
+        room_for(len(hbas))
+        for hba in sorted(hbas):
+            try:
+                held.enter_context(self.locks.hold(f"hba/{hba}"))
+            except errors.StillRunning:
+                busy.append(hba)
+            else:
+                if self.fs.exists(f"core/{hba}"):
+                    busy.append(hba)
+        if not busy and any(step.slot == "clear APTPL" for step in the_plan.steps):
+            held.enter_context(self.locks.hold(SCRATCH, patience=PATIENCE))
+        return tuple(busy)

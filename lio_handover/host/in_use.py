@@ -1,0 +1,65 @@
+"""Who still uses a target: guests, sessions, registrations, which a removal or a freeze ends."""
+from __future__ import annotations
+
+from typing import Iterator, List
+
+from .. import errors
+from ..errors import Finding
+from ..kernel.reader import Reader
+from ..model.objects import State, Target, say
+from .preflight import hidden_reservations, twins
+
+
+def guest_attached(target: Target) -> Finding:
+    """A guest, or a vhost client, holds the endpoint."""
+    return Finding(errors.InUse, target.name, "a guest is attached to it",
+                   do="stop the guest, or let QEMU pause it for the migration")
+
+
+def removal(state: State, reader: Reader) -> List[Finding]:
+    """Who still needs what is to be removed."""
+    found = list(hidden_reservations(state, errors.InUse))
+    if state.targets:  # which are kept in a document
+        found += twins(state.backstores, reader.outline(state.backstores))
+    for target in state.targets:
+        for tpg in target.tpgs:
+            for name in tpg.sessions:
+                found.append(Finding(errors.InUse, say(tpg.key), f"{name} is logged in",
+                                     do=f"lio-handover freeze {target.name}"))
+            if tpg.attributes.get("nexus") and target.fabric == "loopback":
+                found.append(Finding(
+                    errors.InUse, say(tpg.key), "its LUNs are disks of this very host", "local"))
+        if target.fabric == "vhost" and reader.attached(target):
+            found.append(guest_attached(target))
+    mine = [target.name for target in state.targets]
+    others = reader.exporters([store.key for store in state.backstores], mine)
+    for key, exporters in others.items():
+        found.append(Finding(errors.InUse, say(key), "is exported by " + ", ".join(exporters)
+                             + " too, and stays", "shared"))
+    for store in state.backstores:
+        held = store.reservations
+        if held.registrations and store.key not in others:
+            who = sorted({one.initiator for one in held.registrations})
+            what = "hold reservations" if held.type else "are registered"
+            found.append(Finding(
+                errors.InUse, say(store.key),
+                f"{', '.join(who[:4])}{' …' if len(who) > 4 else ''} {what}, which this host "
+                "alone has unless the target was handed over", "reserved"))
+    return found
+
+
+def shut(target: Target, reader: Reader) -> bool:
+    """Whether it is certain that no initiator can get a command executed."""
+    if target.fabric == "iscsi":
+        return all(tpg.attributes.get("enable", "0") == "0" for tpg in target.tpgs)
+    return target.fabric == "vhost" and reader.attached(target) is False
+
+
+def cannot_freeze(state: State, reader: Reader) -> Iterator[Finding]:
+    """A vhost target is frozen by its guest being stopped: that can be seen, not done."""
+    for target in state.targets:
+        if target.fabric == "loopback":
+            yield Finding(errors.CannotRepresent, target.name,
+                          "its initiator is this host, which can't be kept out")
+        elif target.fabric == "vhost" and not shut(target, reader):
+            yield guest_attached(target)

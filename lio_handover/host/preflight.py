@@ -1,0 +1,398 @@
+"""What speaks against it: all reasons at once, before the kernel is asked for anything.
+
+Each function looks and returns findings; none raises for what it finds, none changes anything.
+"""
+from __future__ import annotations
+
+import os
+from typing import Dict, Iterable, Iterator, List, Mapping, Sequence, Tuple, Type
+
+from .. import errors
+from ..document import representable
+from ..document.document import Document
+from ..document.values import admits_nobody
+from ..errors import Finding
+from ..execute.verify import describe
+from ..kernel import dbroot, portals, tcmu
+from ..kernel.facts import Facts, kernel_symbols
+from ..kernel.reader import Reader
+from ..model import attributes, dynamic_acls, reservations
+from ..model.control import HCTL
+from ..model.diff import diff
+from ..model.objects import Backstore, Key, State, backstore_key, say
+from ..plan import unit_serials
+from ..plan.plan import Plan
+from ..settings import Settings
+from ..storage import device_limits, exclusive, opened, policy
+from ..storage.block_devices import Glance
+
+#: What this program hands over; the rest is refused by name.
+FABRICS = ("iscsi", "vhost", "loopback")
+
+
+def source(state: State, reader: Reader) -> List[Finding]:
+    """Why these targets can't be handed over as they are; what could not be known is then in
+    ``reader.unsure``."""
+    here = reader.outline(state.backstores)
+    elsewhere, reader.unsure = opened.judge(state.backstores, reader.asked)
+    return [*twins(state.backstores, here), *elsewhere,
+            *_kinds(state), *_shared(state, reader), *_shared_storage(state, here),
+            *unit_serials.findings(state.backstores, here.backstores, reader),
+            *_dynamic(state), *_dead(state), *all_ports(state), *dbroot.findings(reader.fs),
+            *hidden_reservations(state, errors.CannotRepresent)]
+
+
+def twins(stores: Iterable[Backstore], here: State) -> Iterator[Finding]:
+    """Those of ``here`` that share plugin and name with one of ``stores``, in another HBA: a
+    kernel's names are unique below an HBA only, a document's are without one."""
+    twins: Dict[Key, List[str]] = {}
+    for one in here.backstores:
+        if one.name != one.key[2]:
+            twins.setdefault(backstore_key(one.plugin, one.name), []).append(
+                f"core/{one.hba}/{one.name}")
+    for store in stores:
+        paths = twins.get(backstore_key(store.plugin, store.name), ())
+        if paths:
+            yield Finding(errors.CannotRepresent, say(store.key),
+                          f"{' and '.join(paths)} of this host have one name, and nothing but the "
+                          "name tells backstores apart in a document",
+                          do="remove one of them, and make it again under another name")
+
+
+def live_migration(logs_guest_writes: bool) -> List[Finding]:
+    """Commit "vhost-scsi: log write descriptors" (2025): without it the pages that a READ filled
+    after they were copied are missing on the destination."""
+    if logs_guest_writes:
+        return []
+    return [Finding(errors.CannotRepresent, "this kernel",
+                    "its vhost-scsi does not log what it writes into a guest's memory: a live "
+                    "migration would corrupt the guest", "stopped-guest",
+                    "stop the guest before its memory is copied")]
+
+
+def _kinds(state: State) -> Iterator[Finding]:
+    for store in state.backstores:
+        if store.serial and not reservations.has_file(store.serial):
+            why = "has a /" if "/" in store.serial else "has more than 249 bytes"
+            yield Finding(errors.CannotRepresent, say(store.key),
+                          f"its unit serial {errors.one_line(store.serial)} {why}, so the kernel "
+                          "can't keep registrations in a file of that name")
+        if store.plugin == "rd_mcp" and store.parameters.get("rd_nullio") != "1":
+            yield Finding(errors.CannotRepresent, say(store.key),
+                          "its data is in this host's memory, and does not go with it", "ramdisk")
+        elif store.plugin == "user":
+            yield Finding(errors.CannotRepresent, say(store.key),
+                          "its data is behind a program in user space: whether all of it is on "
+                          "storage, and on the same on both hosts, can't be seen", "unseen-data",
+                          "make sure of it with that program")
+        elif store.plugin == "pscsi":
+            yield from _pscsi(store)
+        if store.attributes.get("attrib/pgr_support") == "0":
+            yield Finding(errors.CannotRepresent, say(store.key),
+                          "reservations go to the physical device, past LIO, which knows them as "
+                          "this host's" + (", and so does ALUA" if store.plugin == "pscsi" else ""),
+                          "pgr-passthrough", "let the initiators register again afterwards")
+    for target in state.targets:
+        if target.fabric not in FABRICS:
+            yield Finding(errors.CannotRepresent, target.name,
+                          f"the {target.fabric} fabric is not handed over yet")
+
+
+def _pscsi(store: Backstore) -> Iterator[Finding]:
+    if HCTL[0] not in store.parameters:
+        yield Finding(errors.CannotRepresent, say(store.key),
+                      "its HBA is a physical one (hba_mode), whose numbers are of this host alone")
+    if not store.path:
+        yield Finding(errors.CannotRepresent, say(store.key),
+                      "it names no block device (udev_path), so nothing could show that the other "
+                      "host has the same")
+
+
+def held(state: State, reader: Reader, ask: str = "") -> List[Finding]:
+    """Reservations that a freeze would end, or that an export could not tell for certain; and what
+    it could not carry.  ``ask``: what to run to have the devices asked."""
+    found = spc2(state, reader)
+    if found:
+        return found
+    try:
+        now = reader.state([(target.fabric, target.wwn) for target in state.targets])
+    except errors.CannotRepresent as error:
+        names = " ".join(target.name for target in state.targets)
+        return [Finding(errors.CannotRepresent, "an export would be refused", error.what,
+                        "unclear", error.do and (ask or f"lio-handover freeze --probe {names}"))]
+    return representable.of_state(now)
+
+
+def spc2(state: State, reader: Reader) -> List[Finding]:
+    """Who holds what ends with the session, and is carried by nothing."""
+    for store in state.backstores:
+        path = f"core/{store.hba}/{store.name}/pr/res_type"
+        if reader.fs.exists(path) and reader.fs.read(path).strip() == reservations.SPC2:
+            return [Finding(errors.CannotRepresent, say(store.key),
+                            "an initiator holds an SPC-2 reservation, which ends with its session",
+                            "spc2", "let it RELEASE first")]
+    return []
+
+
+def shared(state: State, reader: Reader) -> List[Finding]:
+    """By whom of those that stay the storage is served, too."""
+    return [one for one in (*_shared(state, reader),
+                            *_shared_storage(state, reader.outline(state.backstores)))
+            if not one.override]
+
+
+def _shared(state: State, reader: Reader) -> Iterator[Finding]:
+    mine = [target.name for target in state.targets]
+    others = reader.exporters([store.key for store in state.backstores], mine)
+    for key, exporters in others.items():
+        yield Finding(errors.InUse, say(key), "is exported by " + ", ".join(exporters) + " too",
+                      do="hand those over together with it")
+
+
+def _shared_storage(state: State, here: State) -> Iterator[Finding]:
+    """Whoever is served by the other backstore would go on writing when this one has moved."""
+    mine = {store.key for store in state.backstores}
+    served = policy.Served(here, Glance())
+    for store in state.backstores:
+        for key in served.sharers_of(store):
+            said = f"its storage is that of {say(key)}, too"
+            if key not in mine:
+                yield Finding(errors.InUse, say(store.key), said,
+                              do="hand the targets of both over together, or remove that one")
+            elif store.key < key:
+                yield Finding(errors.InUse, say(store.key),
+                              f"{said}, which does not know of its reservations", "shared-storage")
+
+
+def _dynamic(state: State) -> Iterator[Finding]:
+    """Those of a TPG that makes dynamic ACLs are carried as explicit ones, see dynamic."""
+    for target in state.targets:
+        for tpg in target.tpgs:
+            for name in () if dynamic_acls.made(tpg) else dynamic_acls.sessions(tpg):
+                yield Finding(
+                    errors.CannotRepresent, say(tpg.key),
+                    f"{name} is there by a dynamic ACL, and generate_node_acls was switched off "
+                    "since, so nothing of it is carried and it could not come back",
+                    "dynamic-acl", "give it an ACL of its own")
+
+
+def _dead(state: State) -> Iterator[Finding]:
+    """Whose LUN was unlinked and linked again: the kernel has forgotten the mapping, and its link
+    is still there (target_core_device.c:core_clear_lun_from_tpg).  It is carried without one."""
+    for target in state.targets:
+        for tpg in target.tpgs:
+            for acl in tpg.acls:
+                for mapped in acl.mapped_luns:
+                    if mapped.dead:
+                        yield Finding(
+                            errors.CannotRepresent, say(mapped.key),
+                            "its LUN was unlinked and linked again since it was mapped, so its "
+                            "initiator has no such LUN, and would have none after a move either",
+                            "dead-mapping", "unlink it and link it again, or remove it")
+
+
+def nobody(state: State) -> Tuple[str, ...]:
+    """What to tell of ACLs which no initiator can have."""
+    return tuple(
+        f"{say(acl.key)} admits nobody: the kernel makes an initiator's name small letters, then "
+        "looks for its ACL; make it anew in small letters"
+        for target in state.targets if target.fabric == "iscsi" for tpg in target.tpgs
+        for acl in tpg.acls if admits_nobody(acl.initiator))
+
+
+def all_ports(state: State) -> List[Finding]:
+    """Registrations of which the kernel does not show through which ports they hold."""
+    found = []
+    for store in state.backstores:
+        unknown = [one for one in store.reservations.registrations if one.all_tg_pt is None]
+        if unknown:
+            found.append(Finding(
+                errors.CannotRepresent, say(store.key),
+                f"the kernel does not show ALL_TG_PT of {len(unknown)} registrations, which is "
+                "nearly always 0", "all-tg-pt",
+                "ask the device with --probe"))
+    return found
+
+
+def destination(document: Document, have: State, reader: Reader, facts: Facts,
+                settings: Settings, frozen: Sequence[str] = ()) -> List[Finding]:
+    """Why this document can't be imported here; ``have`` is what of it is here already, ``frozen``
+    the targets of this host that would have their gates opened by a thaw."""
+    found: List[Finding] = []
+    if not document.frozen:
+        found.append(Finding(
+            errors.NotFrozen, _names(document.state),
+            "the document was exported while the source could still serve it", "not-frozen",
+            "freeze and export it on the source"))
+    found += _kinds(document.state)
+    found += _there(document.state, have, reader)
+    found += _discovery(document.state, have, reader)
+    here, glance = reader.outline(), Glance()
+    served = policy.Served(here, glance)
+    for store in document.state.backstores:
+        if have.backstore(store.key) is None:
+            look = policy.named if exclusive.rule(settings, store.path) \
+                else policy.findings
+            found += look(store, document.storage.get(say(store.key), {}), settings, served, glance)
+    found += _twice(document.state)
+    found += twins(document.state.backstores, here)
+    found += unit_serials.findings(document.state.backstores)
+    found += _handler(document.state, have)
+    found += _serials(document.state, here)
+    found += _lacking(document.state)
+    found += [*portals.findings(document.state, have, reader.fs), *dbroot.findings(reader.fs)]
+    found += device_limits.findings(document.state, have, {
+        store.key for store in document.state.backstores if exclusive.rule(settings, store.path)},
+        document.storage)
+    if facts.has_rtpi:
+        found += _relative_ports(document.state, reader.relative_ports(frozen))
+    else:
+        found += _no_relative_port(document.state)
+    return found
+
+
+def planned(the_plan: Plan) -> List[Finding]:
+    """What the plan can't do."""
+    return list(the_plan.refused)
+
+
+def _names(state: State) -> str:
+    return ", ".join(target.name for target in state.targets) or "the document"
+
+
+def _there(want: State, have: State, reader: Reader) -> Iterator[Finding]:
+    there = {target.name for target in have.targets}
+    linked = {lun.backstore for _, _, lun in have.luns()}
+    stores = [store for store in have.backstores if store.key not in linked]
+    differing: Dict[str, str] = {}
+    for change in diff(have, want):
+        name = "/".join(change.key[1:3])
+        if name in there or change.key[0] == "backstore" and have.backstore(change.key[:3]):
+            differing.setdefault(name, describe(change))
+    for name, how in differing.items():
+        yield Finding(errors.TargetDiffers, name, f"is on this host already and differs: {how}",
+                      do="lio-handover diff")
+    exporters = reader.exporters([store.key for store in stores])
+    for store in stores:
+        name = say(store.key)
+        if name in differing:
+            continue
+        if store.key in exporters:
+            yield Finding(errors.InUse, name,
+                          "is on this host already, exported by " + exporters[store.key][0])
+        else:
+            yield Finding(
+                errors.TargetDiffers, name, "is on this host already, and the kernel does not "
+                "tell whether registrations wait in it", do=f"lio-handover remove {name}")
+
+
+def _twice(want: State) -> Iterator[Finding]:
+    """Two backstores of the document on one storage of this host."""
+    served = policy.Served(want)
+    for store in want.backstores:
+        for key in served.sharers_of(store):
+            if store.key < key:
+                yield Finding(errors.StorageInUse, say(store.key),
+                              f"its storage is that of {say(key)} of the same document, too, which "
+                              "does not know of its reservations", "shared-storage")
+
+
+def _handler(want: State, have: State) -> Iterator[Finding]:
+    """A tcmu backstore is made where a program serves it; its LUN serves nothing without."""
+    stores = [store for store in want.backstores
+              if store.plugin == "user" and have.backstore(store.key) is None]
+    there = tcmu.listens() if stores else True
+    for store in () if there else stores:
+        asked = store.attributes.get("attrib/nl_reply_supported") != "-1"
+        yield Finding(errors.CannotRepresent, say(store.key),
+                      "no program on this host serves tcmu backstores" if there is False else
+                      "whether a program on this host serves tcmu backstores can't be told",
+                      "" if asked and there is False else "no-handler", "start tcmu-runner")
+
+
+def _discovery(want: State, have: State, reader: Reader) -> Iterator[Finding]:
+    """It is one for all iSCSI targets of the host: only where it is nobody's yet, it is taken."""
+    wanted, here = want.discovery_auth, have.discovery_auth
+    if wanted is None or here == wanted:
+        return
+    mine = {target.wwn for target in want.targets}
+    others = [wwn for fabric, wwn in reader.target_names() if fabric == "iscsi"
+              and wwn not in mine]
+    unset = {"enforce_discovery_auth": "0"}
+    if here is None or dict(here.attributes) == unset:
+        if not others or dict(wanted.attributes) == unset:
+            return
+        why = f"is not set on this host, whose {others[0]} it would be for, too"
+    else:
+        why = "differs on this host, and is for all iSCSI targets"
+    yield Finding(errors.CannotRepresent, say(wanted.key), why, "discovery-auth",
+                  "make it the same on both hosts, or keep this host's with --allow")
+
+
+def _serials(want: State, here: State) -> Iterator[Finding]:
+    serials = {store.serial: say(store.key) for store in here.backstores if store.serial}
+    for store in want.backstores:
+        other = serials.get(store.serial)
+        if other and other != say(store.key):
+            yield Finding(errors.TargetDiffers, say(store.key),
+                          f"its unit serial {store.serial} is that of {other} on this host")
+
+
+def hidden_reservations(state: State, error: Type[errors.HandoverError]) -> Iterator[Finding]:
+    """emulate_pr=0 hides registrations, and keeps them (target_core_configfs.c: res_* show)."""
+    for store in state.backstores:
+        if store.attributes.get("attrib/emulate_pr") == "0":
+            yield Finding(error, say(store.key), "its emulate_pr is 0, so registrations, if there "
+                          "are any, can't be seen", "hidden",
+                          "write 1 to its attrib/emulate_pr, if it may be so")
+
+
+def _relative_ports(want: State, taken: Mapping[str, Sequence[str]]) -> Iterator[Finding]:
+    """Looked at by the kernel only at the very gate (target_core_tpg.c:
+    target_tpg_register_rtpi), when it is too late."""
+    here: Dict[str, str] = {}
+    for target in want.targets:
+        for tpg in target.tpgs:
+            port = tpg.attributes.get("rtpi", "0")
+            if target.fabric != "iscsi" or port == "0" or tpg.attributes.get("enable") != "1":
+                continue
+            others = [f"{other} on this host" for other in taken.get(port, ())
+                      if not other.startswith(f"{target.name}/")]
+            if port in here:
+                others.append(f"{here[port]} of the same document")
+            here[port] = say(tpg.key)
+            for other in others:
+                yield Finding(errors.CannotRepresent, say(tpg.key),
+                              f"its relative port {port} is taken by {other}, and this kernel "
+                              "gives each number once",
+                              do=f"--map rtpi:{port}=fresh, if initiators may see other numbers")
+
+
+def _lacking(want: State) -> Iterator[Finding]:
+    """Attributes which this kernel does not have, set to what it does not do without them."""
+    asked = [(one.key, row, value) for one in want.objects()
+             for name, value in one.attributes.items()
+             for row in [attributes.row(one.kind, attributes.owner_of(one.key), name)]
+             if row is not None and row.symbol and row.path != "rtpi"
+             # What is in a module that is not loaded yet can't be told: the import will see.
+             and (one.kind != "acl" or os.path.isdir("/sys/module/iscsi_target_mod"))
+             and value not in (row.if_absent, *row.unset)]
+    there = kernel_symbols({row.symbol for _, row, _ in asked}) if asked else set()
+    for key, row, value in asked:
+        if row.symbol not in there:
+            yield Finding(errors.CannotRepresent, say(key),
+                          f"this kernel has no {row.path}, and {value} is not what it does without",
+                          do=f"write {row.if_absent} to it on the source, if it may be so"
+                          if row.if_absent else "")
+
+
+def _no_relative_port(want: State) -> Iterator[Finding]:
+    """From 6.4 on, vhost and loopback ports have the number 0 until one is written
+    (target_core_tpg.c); before, a link always gives one."""
+    for target in want.targets:
+        for tpg in target.tpgs:
+            if target.fabric != "iscsi" and "rtpi" not in tpg.attributes and any(
+                    lun.backstore and "rtpi" not in lun.attributes for lun in tpg.luns):
+                yield Finding(errors.CannotRepresent, say(tpg.key),
+                              "its relative port is 0, and this kernel gives each at least 1",
+                              "relative-port", "set its rtpi on the source")

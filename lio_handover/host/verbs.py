@@ -1,0 +1,418 @@
+"""The façade: every verb of the command line, the shell and the service, in their order.
+
+A verb checks first, raises with the reason, and changes the host only after all checks.
+"""
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Set, Tuple
+
+from .. import errors
+from ..document import document as documents, representable
+from ..document.document import Document, Origin
+from ..execute import executor
+from ..execute.executor import Outcome
+from ..execute.step_runner import Progress, never, nothing
+from ..execute.verify import Scope, check
+from ..kernel import cautions, fixes, portals
+from ..kernel.configfs import Configfs
+from ..kernel.facts import Facts, boot_id
+from ..kernel.reader import Reader
+from ..model import diff as differ, dynamic_acls, reservations
+from ..model.objects import Backstore, Key, State, backstore_key, say
+from ..model.reservations import Seen
+from ..plan import unit_serials
+from ..plan.planner import plan
+from ..plan.pr_order import reachable
+from ..protocol.table import SOURCE
+from ..records import pr_record, relative_ports, removed
+from ..records.journal import Journal, ids
+from ..records.ownership import REMOVED, Owners
+from ..savefile import save_file
+from ..storage import evidence as storage, exclusive, opened, protection
+from ..storage.block_devices import Glance
+from ..system.locks import PATIENCE, SCRATCH
+from . import in_use, preflight, probes
+from .host import Host
+from .looked_at import Ready, View
+
+#: States of a source whose gates are shut, or about to be.
+AWAY = ("freezing", "frozen", "released", "thawing", "retiring")
+#: How often an import is begun again because rtslib was faster.
+MEDDLED_TRIES = 10
+
+
+class Core(Host):
+    """The verbs of one host."""
+
+    # ---- looking ---
+    def frozen_names(self) -> List[str]:
+        """The targets of this kernel that are frozen, or on the way there or back.  Raises
+        JournalBroken."""
+        folder = self.settings.state_directory
+        found: Set[str] = set()
+        for name in ids(folder):
+            one = Journal(folder, name, partly=True).handover
+            if one.role == SOURCE and one.state in AWAY:
+                found.update(one.targets)
+        return sorted(name for name in found if self.fs.exists(name))
+
+    def show(self, targets: Sequence[str] = ()) -> State:
+        """What the host serves: these targets, or all of it."""
+        return self.reader().state(self.names(targets) if targets else None)
+
+    def view(self, targets: Sequence[str] = ()) -> View:
+        """The same for people: it is shown even where it could not be handed over."""
+        reader = self.reader()
+        names = self.names(targets) if targets else None
+        unclear = ""
+        try:
+            state = reader.state(names)
+        except (errors.CannotRepresent, errors.StillRunning) as error:
+            unclear = error.what
+            state = Reader(self.fs, reservations=False).state(names)
+        sizes = {}
+        for store in state.backstores:
+            try:
+                proof = storage.evidence(store, sample=False)
+            except errors.HandoverError:
+                continue
+            if "size" in proof:
+                served = store.parameters.get("fd_dev_size") if proof["kind"] == "file" else None
+                sizes[store.key] = int(served or proof["size"])
+        off = reader.off(state.backstores)
+        view = View(state, os.uname().nodename, os.uname().release, (), sizes, off, unclear,
+                    cautions.shown(self.fs, state),
+                    elsewhere=opened.elsewhere(state.backstores) - off)
+        try:
+            return replace(view, frozen=tuple(self.frozen_names()))
+        except errors.JournalBroken as error:
+            return replace(view, notes=view.notes + (
+                f"whether targets are frozen is not shown: {error.what}",))
+
+    # ---- the source's verbs ---
+    def prepare(self, names: Sequence[Tuple[str, str]], probe: bool = False,
+                reserved: bool = True) -> Tuple[Document, List[errors.Finding]]:
+        """The document as it would be now, and why these targets could not be handed over.
+
+        ``probe``: see probes.full_status; what it told is known to what follows.  ``reserved``:
+        whether registrations are read.
+        """
+        reader = self._prober(names, probe) if reserved else self._plain_reader()
+        state = reader.state(names)
+        findings = preflight.source(state, reader)
+        try:
+            document = self._document(state, reader.facts(), reader.unsure)
+        except errors.HandoverError:
+            errors.refuse(findings)  # which say more
+            raise
+        findings += representable.findings(document)
+        findings += save_file.findings([one.name for one in state.targets], self.settings.savefiles)
+        if probe:
+            self._remember(state)
+        if any(target.fabric == "vhost" for target in state.targets):
+            with self.alone(names), self.locks.hold(SCRATCH, patience=PATIENCE):
+                findings += preflight.live_migration(probes.logs_guest_writes(self.fs))
+        return document, findings
+
+    def _prober(self, names: Sequence[Tuple[str, str]], probe: bool) -> Reader:
+        if not probe:
+            return self.reader()
+        with self.alone(names), self.locks.hold(SCRATCH, patience=PATIENCE):
+            self.reader()
+            self.asked = probes.reads(self.fs, names)
+            return self.reader(probes.full_status(self.fs, names))
+
+    def ask(self, names: Sequence[Tuple[str, str]]) -> Mapping[Key, Sequence[Seen]]:
+        """Ask the devices for what configfs does not show of registrations, see
+        probes.full_status; what they say is believed as long as what can be seen is the same, or
+        all of it now.
+
+        Raises CannotRepresent, BadFile.
+        """
+        reader = self._prober(names, True)
+        self._remember(reader.state(names))
+        return reader.seen
+
+    def _remember(self, state: State) -> None:
+        try:
+            pr_record.note(self.settings.state_directory, boot_id(), state)
+        except OSError as error:
+            raise errors.BadFile(f"{self.settings.state_directory}: {error.strerror}") from None
+
+    def export(self, names: Sequence[Tuple[str, str]], allow: Sequence[str] = (),
+               probe: bool = False) -> Document:
+        """What this host serves, to be imported elsewhere.  Changes nothing, but for what
+        ``probe`` does, see probes.full_status.
+
+        It says ``frozen`` where every gate is shut and all data is on the storage.
+        """
+        with self.alone(names):
+            reader = self._prober(names, probe)
+            state = reader.state(names)
+            errors.refuse(preflight.source(state, reader), allow)
+            facts = reader.facts()
+            document = self._document(state, facts, reader.unsure)
+            errors.refuse(representable.findings(document))
+            return document
+
+    def _document(self, state: State, facts: Facts, unsure: Sequence[str]) -> Document:
+        state = _settled(state)
+        reader = self.reader()
+        is_frozen = bool(state.targets) and all(
+            in_use.shut(one, reader) for one in state.targets)
+        state, notes = dynamic_acls.made_explicit(state, {})
+        if is_frozen:
+            self._flush(state)
+        here = Glance()
+        evidence = {say(store.key): storage.evidence(store, is_frozen, here)
+                    for store in state.backstores}
+        return Document(documents.canonical(state), is_frozen,
+                        Origin(os.uname().nodename, facts.release, facts.boot_id), evidence,
+                        (*notes, *unsure, *preflight.nobody(state)))
+
+    def _flush(self, state: State) -> None:
+        for store in state.backstores:
+            for path in protection.files(store):
+                storage.flush(path)
+
+    def wanted_again(self) -> List[str]:
+        """Targets whose gates are shut and may be opened again here: their relative ports are
+        wanted."""
+        return relative_ports.claimed(self.settings.state_directory)
+
+    # ---- the destination's verbs ---
+    def ready(self, document: Document, maps: Sequence[str] = ()) -> Ready:
+        """Look at a document from this host.  Changes nothing."""
+        from ..document import rename
+        document, applied = rename.parse(maps).apply(document)
+        reader = self.reader()
+        facts, seen = reader.facts(), opened.identities(document.state.backstores)
+        have = Scope.of(document.state).read(self.fs, known=document.state)
+        openings = exclusive.openings(document.state, self.settings, document.storage)
+        the_plan = plan(have, document.state, facts, late=openings)
+        the_plan = replace(the_plan, seen=seen, notes=(
+            *document.notes, *rename.notes(applied), *the_plan.notes, *fixes.notes(),
+            *(f"{say(key)}: {one.rule.name} storage: only once the source has released it, it is "
+              "acquired here and compared" for key, one in openings.items()
+              if have.backstore(key) is None)))
+        findings = preflight.destination(document, have, reader, facts, self.settings,
+                                         self.wanted_again())
+        differing = {one.subject for one in findings if one.error is errors.TargetDiffers}
+        findings += [one for one in preflight.planned(the_plan)
+                     if "/".join(one.subject.split("/")[:2]) not in differing]
+        return Ready(document, have, the_plan, tuple(findings), facts,
+                     tuple((one.what, one.old, one.new) for one in applied))
+
+    def carry_out(self, ready: Ready, allow: Sequence[str] = (),
+                  progress: Optional[Progress] = None, stop: Callable[[], bool] = never,
+                  before_gate: Callable[[], None] = nothing) -> Outcome:
+        """Make this host serve what was looked at, or leave it as it was; ``before_gate`` is called
+        when nothing but the gates is left to be done."""
+        ready = replace(ready, plan=replace(ready.plan, late={
+            key: replace(one, allowed=tuple(allow)) for key, one in ready.plan.late.items()}))
+        with self.alone(more=lock_names(ready.document.state)):
+            self._still(ready)
+            outcome = self._patiently(ready, progress, stop, before_gate)
+            try:
+                pr_record.note(self.settings.state_directory, ready.facts.boot_id, ready.plan.want)
+            except OSError as error:
+                outcome.notes += (f"{self.settings.state_directory}: {error.strerror}: an export "
+                                  "may need --probe",)
+            return outcome
+
+    def _as_allowed(self, ready: Ready, allow: Sequence[str]) -> Ready:
+        """What ``allow`` lets this host keep is not asked of it."""
+        ready = replace(ready, plan=replace(ready.plan, unknown="unknown-attribute" in allow))
+        if "discovery-auth" not in allow or all(one.override != "discovery-auth"
+                                                for one in ready.findings):
+            return ready
+        state = replace(ready.document.state, discovery_auth=ready.have.discovery_auth)
+        return replace(ready, document=replace(ready.document, state=state),
+                       plan=replace(plan(ready.have, state, ready.facts, late=ready.plan.late),
+                                    notes=ready.plan.notes, unknown=ready.plan.unknown,
+                                    seen=ready.plan.seen))
+
+    def _still(self, ready: Ready) -> None:
+        """The plan is for the host as it was looked at; an undo brings it back to that."""
+        want = ready.document.state
+        if Scope.of(want).read(self.fs, known=want) != ready.have \
+                or self.reader().placed() != ready.facts.placed:
+            raise errors.StillRunning("this host was changed since it was looked at",
+                                      do="run it again")
+
+    def _patiently(self, ready: Ready, progress: Optional[Progress], stop: Callable[[], bool],
+                   before_gate: Callable[[], None]) -> Outcome:
+        """Once more where somebody else got in between: that was taken back, and is rare."""
+        for _attempt in range(MEDDLED_TRIES):
+            try:
+                return self.run(lambda facts, trusting: replace(plan(
+                    ready.have, ready.document.state, facts, trusting=trusting,
+                    late=ready.plan.late), notes=ready.plan.notes, seen=ready.plan.seen,
+                    unknown=ready.plan.unknown), ready.have, ready.facts, progress, stop,
+                    before_gate=before_gate)[1]
+            except errors.Meddled as error:
+                last = error
+        raise last
+
+    def compare(self, document: Document, maps: Sequence[str] = ()) \
+            -> Tuple[State, State, Tuple[differ.Change, ...]]:
+        """(here, wanted as far as a kernel can be brought to it, the changes between them)."""
+        from ..document import rename
+        document, _applied = rename.parse(maps).apply(document)
+        self.reader()
+        have = Scope.of(document.state).read(self.fs, known=document.state)
+        want, _notes = reachable(document.state, have)
+        return have, want, differ.diff(have, want)
+
+    def verify(self, document: Document, maps: Sequence[str] = ()) -> None:
+        """Raises VerifyFailed where this host does not serve just what the document says."""
+        have, want, _changes = self.compare(document, maps)
+        check(have, want)
+        portals.check(want)
+        opened.check(have.backstores)
+
+    # ---- removing ---
+    def remove(self, targets: Sequence[str], everything: bool = False, allow: Sequence[str] = (),
+               progress: Optional[Progress] = None,
+               stop: Callable[[], bool] = never) -> Tuple[Outcome, str]:
+        """Take targets away, with the backstores that nothing else exports.
+
+        Returns what it took, and the document kept of what was removed.  ``plugin/name`` names
+        a backstore that no target exports.  Neither a handover that is over nor targetcli's
+        restore brings them back.
+        """
+        with self.alone(more=self._removing(targets, everything)):
+            reader = self.reader()
+            findings: List[errors.Finding] = []
+            try:
+                have, want = self.without(reader, targets, everything)
+            except errors.CannotRepresent as error:
+                findings.append(errors.Finding(
+                    errors.InUse, "what would be lost with it can't be told", error.what,
+                    "unclear"))
+                reader = Reader(self.fs, reservations=False)
+                have, want = self.without(reader, targets, everything)
+            findings += [errors.Finding(errors.InUse, say(store.key), "is exported, and stays")
+                         for store in want.backstores if say(store.key) in targets]
+            facts = reader.facts()
+            findings += self._under_way([one.name for one in have.targets])
+            document = self._leaving(have, facts)
+            findings += [*in_use.removal(have, reader), *removed.unkept(document)]
+            errors.refuse(findings, allow)
+            openings = exclusive.openings(have, self.settings, {
+                say(store.key): _evidence(store) for store in have.backstores})
+            the_plan = plan(have, want, facts, verify=False, late=openings)
+            the_plan = unit_serials.without_files(the_plan, have, want, facts, reader)
+            staying = {store.key for store in want.backstores}
+            gone = [store.key for store in have.backstores if store.key not in staying]
+            mine = [target.name for target in have.targets]
+            with self._no_handovers(mine), save_file.removing(
+                    mine, map(say, gone), self.settings.state_directory, allow,
+                    self.settings.savefiles) as notes:
+                kept = removed.keep(document, self.settings.state_directory)
+                outcome = executor.apply(self.fs, the_plan, have, facts, progress, stop,
+                                         reservations=reader.with_reservations)
+            pr_record.forget(self.settings.state_directory, facts.boot_id, gone)
+            outcome.notes += tuple(notes)
+            return outcome, kept
+
+    @contextmanager
+    def _no_handovers(self, names: Sequence[str]) -> Iterator[None]:
+        """A handover of them that is over brings none of them back at a boot: another host may
+        serve what was removed here."""
+        owners = Owners(self.settings.state_directory)
+        known = set(names) & set(owners.load())
+        owners.note(known, handover=REMOVED)
+        try:
+            yield
+        except BaseException:
+            owners.note(known, over=REMOVED)
+            raise
+
+    def _removing(self, targets: Sequence[str], everything: bool) -> List[str]:
+        """What to lock for a removal: nothing, so the host, for all of it."""
+        if everything:
+            return []
+        fabrics = self.reader().fabrics()
+        pairs = [tuple(name.split("/", 1)) for name in targets if "/" in name]
+        return [*targets, *self.lock_names([(first, rest) for first, rest in pairs
+                                            if first in fabrics])]
+
+    def without(self, reader: Reader, targets: Sequence[str], everything: bool = False) \
+            -> Tuple[State, State]:
+        """(what is there of these targets and what they use, what of it stays)."""
+        stores: List[Key] = []
+        names: List[str] = []
+        fabrics = reader.fabrics()
+        for name in targets:
+            first, _, rest = name.partition("/")
+            if first not in fabrics and backstore_key(first, rest) in reader.placed():
+                stores.append(backstore_key(first, rest))
+            else:
+                names.append(name)
+        found = reader.state(self.names(names, everything), stores)
+        mine = [target.name for target in found.targets]
+        others = reader.exporters([store.key for store in found.backstores], mine)
+        kept = tuple(store for store in found.backstores if store.key in others)
+        groups = tuple(group for group in found.lu_groups
+                       if _members_outside(self.fs, group.name, found, others))
+        return found, State(groups, kept, discovery_auth=found.discovery_auth)
+
+    def _leaving(self, state: State, facts: Facts) -> Document:
+        """The document of what is about to be removed."""
+        state, notes = dynamic_acls.made_explicit(_settled(state), {})
+        return Document(documents.canonical(state), False,
+                        Origin(os.uname().nodename, facts.release, facts.boot_id),
+                        {say(store.key): _evidence(store) for store in state.backstores}, notes)
+
+    def _under_way(self, names: Sequence[str], but: Sequence[str] = ()) -> List[errors.Finding]:
+        """What a handover of these targets, of which this host is a side, has to say; ``but``: of
+        those that count no more."""
+        found = []
+        for one in ids(self.settings.state_directory):
+            if one in but:
+                continue
+            journal = Journal(self.settings.state_directory, one, partly=True)
+            handover = journal.handover
+            mine = {*handover.targets, *journal.notes.local} & set(names)
+            if journal.broken is not None and mine:
+                found.append(errors.Finding(
+                    errors.InUse, min(mine), f"handover {one} of it may be under way: "
+                    + journal.broken.what, "handover", journal.broken.do))
+            if handover.state and not handover.over and mine:
+                found.append(errors.Finding(
+                    errors.InUse, min(mine), f"handover {one} of it is under way: this host is "
+                    f"its {handover.role}, {handover.state}", "handover",
+                    f"lio-handover status {one}"))
+        return found
+
+
+def lock_names(state: State) -> List[str]:
+    """What a document is about."""
+    return [*(one.name for one in state.targets), *(say(one.key) for one in state.backstores)]
+
+
+def _settled(state: State) -> State:
+    return replace(state, backstores=tuple(
+        replace(one, reservations=reservations.settled(one.reservations))
+        for one in state.backstores))
+
+
+def _members_outside(fs: Configfs, group: str, state: State,
+                     kept: Dict[Key, List[str]]) -> bool:
+    """Whether backstores that stay are in this LU group."""
+    leaving = {f"{store.hba}/{store.name}" for store in state.backstores
+               if store.key not in kept}
+    members = {line.strip("\0\n ") for line in
+               fs.read(f"core/alua/lu_gps/{group}/members").splitlines()}
+    return bool({one for one in members if one} - leaving)
+
+
+def _evidence(store: Backstore) -> documents.Evidence:
+    try:
+        return storage.evidence(store, sample=False)
+    except errors.HandoverError:
+        return {}

@@ -1,0 +1,272 @@
+"""The only code that touches the kernel's target tree, /sys/kernel/config/target.
+
+Reading is free; every change goes through one guard, which lets through what is known to be good
+and refuses all else, whatever asked for it.  Paths are relative to the tree.
+"""
+from __future__ import annotations
+
+import os
+import re
+from typing import Callable, Dict, Iterable, List, Optional, Set, Tuple
+
+from .. import errors
+from ..model import directories
+from ..model.attributes import BLANKS, COMPANY, COMPANY_ID, DECIMAL, HOST, NONE, TABLE
+from ..model.control import CHOICES, NUMBERS, PARAMETERS, parse
+from ..storage.protection import SUFFIX
+
+ROOT = "/sys/kernel/config/target"
+
+#: One write(2) is one store(), and a store takes no more (fs/configfs/file.c:fill_write_buffer).
+MAX_WRITE = 4095
+#: One read(2) is one show(), and a show gives no more (fs/configfs/file.c:fill_read_buffer).
+PAGE = os.sysconf("SC_PAGESIZE")
+
+#: The one form of a registration that every kernel reads right (target_core_configfs.c:
+#: target_pr_res_aptpl_metadata_store): 12 hex digits of ISID, types as decimals without a zero.
+_PR_LINE = re.compile(
+    rb"initiator_fabric=\w+,initiator_node=[^,\n\0]+,(?:initiator_sid=[0-9a-f]{12},)?"
+    rb"sa_res_key=0x[0-9a-f]{1,16},res_holder=[01],res_type=[0135678],res_scope=0,"
+    rb"res_all_tg_pt=[01],mapped_lun=N,target_fabric=\w+,target_node=[^,\n\0]+,"
+    rb"tpgt=N,port_rtpi=N,target_lun=N\n".replace(b"=N", b"=(?:0|[1-9][0-9]*)"))
+
+Guard = Callable[["Configfs", str, bytes], Optional[str]]
+
+
+def _word(data: bytes) -> str:
+    """What is written, without the newline that may end it."""
+    return data.removesuffix(b"\n").decode(errors="surrogateescape")
+
+
+def _spelled(pattern: "re.Pattern[str]", what: str) -> Guard:
+    def guard(_: "Configfs", path: str, data: bytes) -> Optional[str]:
+        return None if pattern.fullmatch(_word(data)) else f"only {what} is written there"
+    return guard
+
+
+def _one_of(values: Iterable[str]) -> Guard:
+    allowed = tuple(values)
+
+    def guard(_: "Configfs", path: str, data: bytes) -> Optional[str]:
+        return None if _word(data) in allowed else f"only {', '.join(allowed)} is written there"
+    return guard
+
+
+def _text(_: "Configfs", path: str, data: bytes) -> Optional[str]:
+    return "only text without a NUL is written there" if b"\0" in data else None
+
+
+def _lu_group(fs: "Configfs", path: str, data: bytes) -> Optional[str]:
+    """The default group can't be named (core_alua_set_lu_gp_id)."""
+    name, bare = _word(data), data.removesuffix(b"\n")
+    if bare == bare.strip(BLANKS) and "/" not in name \
+            and name not in ("", ".", "..", NONE, "default_lu_gp") \
+            and fs.exists(f"core/alua/lu_gps/{name}"):
+        return None
+    return "only the name of an LU group that is there is written there"
+
+
+def _only_enabled(fs: "Configfs", path: str, data: bytes) -> Optional[str]:
+    store = path.rsplit("/", 2)[0]
+    if store in fs.enabled or fs.read(f"{store}/enable").strip() == "1":
+        return None
+    return "it is written on an enabled backstore only"
+
+
+def _control(_: "Configfs", path: str, data: bytes) -> Optional[str]:
+    """name=value, separated by commas, of the backstore's plugin."""
+    plugin = path.split("/")[1].rpartition("_")[0] if path.startswith("core/") else ""
+    for word in _word(data).split(","):
+        name, _equals, value = word.partition("=")
+        if name not in PARAMETERS.get(plugin, ()) or {"\n", "\0"} & set(value):
+            return f"only the parameters of {plugin or 'a backstore'} are written there"
+        if value not in CHOICES.get(name, (value,)):
+            return f"only {' or '.join(sorted(CHOICES[name]))} is written as {name}"
+        if name in NUMBERS and not (DECIMAL.fullmatch(value) and 0 <= int(value) <= NUMBERS[name]):
+            return f"only a plain decimal number is written as {name}"
+    return None
+
+
+def _file_is_there(fs: "Configfs", path: str, data: bytes) -> Optional[str]:
+    """fileio opens with O_CREAT (target_core_file.c:fd_configure_device, fd_init_prot)."""
+    if not path.startswith("core/fileio_") or _word(data) == "0":
+        return None
+    store, file = "/".join(path.split("/")[:3]), path.rpartition("/")[2]
+    name = parse("fileio", fs.read(f"{store}/info")).get("fd_dev_name", "")
+    if name and file == "pi_prot_type":
+        name += SUFFIX
+    if name and not os.path.exists(name):
+        raise errors.StorageMissing(f"{errors.one_line(name)} is not there any more, and the "
+                                    "kernel would make an empty file of that name")
+    return None
+
+
+def _pr_line(_: "Configfs", path: str, data: bytes) -> Optional[str]:
+    return None if _PR_LINE.fullmatch(data) else "not a registration which every kernel reads right"
+
+
+def _guards() -> Dict[str, List[Guard]]:
+    made: Dict[str, List[Guard]] = {}
+    for row in TABLE:
+        name = row.path.rsplit("/", 1)[-1]
+        if row.kind != HOST and name not in made:  # rows of one name are spelled in one way
+            made[name] = [
+                _one_of(row.allowed) if row.allowed
+                else _spelled(DECIMAL, "a plain decimal number") if row.numeric
+                else _spelled(COMPANY_ID, "0x and six hex digits") if row.format is COMPANY
+                else _text]
+    for name in ("emulate_tpu", "emulate_tpws", "unmap_zeroes_data"):
+        made[name].append(_only_enabled)
+    made["alua_lu_gp"] = [_lu_group]
+    made["control"] = [_control]
+    made["enable"] = [_one_of("01"), _file_is_there]
+    made["pi_prot_type"].append(_file_is_there)
+    made["res_aptpl_metadata"] = [_pr_line]
+    return made
+
+
+#: The last word of a path that may be written → what may be written there, all in one place.
+_GUARDS = _guards()
+
+
+class Configfs:
+    """The target tree.  ``changes`` counts the changes asked of the kernel.
+
+    Reading raises OSError; a change raises OSError as the kernel gave it, or HazardRefused
+    before the kernel is asked.
+    """
+
+    def __init__(self, root: str = ROOT) -> None:
+        self.root = root
+        self.changes = 0
+        #: backstores that were enabled through this object
+        self.enabled: Set[str] = set()
+
+    # ---- reading --------------------------------------------------------------------------
+    def path(self, path: str) -> str:
+        return f"{self.root}/{path}"
+
+    def exists(self, path: str) -> bool:
+        return os.path.lexists(self.path(path))
+
+    def read(self, path: str) -> str:
+        """The whole text of a file: a show() gives at most one page."""
+        fd = os.open(f"{self.root}/{path}", os.O_RDONLY)
+        try:
+            data = os.read(fd, PAGE)
+        finally:
+            os.close(fd)
+        return data.decode(errors="surrogateescape")
+
+    def names(self, path: str = "") -> List[str]:
+        """What stands in a directory, in an order that does not depend on the kernel's."""
+        return sorted(os.listdir(self.path(path)))
+
+    def entries(self, path: str) -> Tuple[List[str], List[str], List[Tuple[str, str]]]:
+        """(files, directories, [(link's name, path in the tree where it leads)])."""
+        files: List[str] = []
+        folders: List[str] = []
+        links: List[Tuple[str, str]] = []
+        with os.scandir(self.path(path)) as found:
+            for one in found:
+                if one.is_symlink():
+                    links.append((one.name, self._target(one.path)))
+                elif one.is_dir(follow_symlinks=False):
+                    folders.append(one.name)
+                else:
+                    files.append(one.name)
+        return files, folders, links
+
+    def link_in(self, path: str) -> Optional[Tuple[str, str]]:
+        """(name, path in the tree where it leads) of the one link in a directory, or None."""
+        with os.scandir(self.path(path)) as found:
+            for one in found:
+                if one.is_symlink():
+                    return one.name, self._target(one.path)
+        return None
+
+    @staticmethod
+    def _target(path: str) -> str:
+        return os.readlink(path).rpartition("../target/")[2]
+
+    def writable(self, path: str) -> bool:
+        return bool(os.stat(self.path(path)).st_mode & 0o200)
+
+    # ---- changing -------------------------------------------------------------------------
+    def _guard(self, op: str, path: str, makes: bool = False) -> None:
+        """Names are few; what is there already may have any that the kernel took."""
+        words = path.split("/")
+        if not {"", ".", ".."}.isdisjoint(words) or "\0" in path or makes and "\n" in words[-1]:
+            raise errors.HazardRefused(f"{op} {path!r}: not a name in the target tree")
+        for place, numbered, usual in directories.in_path(path):
+            if not numbered or not usual and (makes and place == len(words) - 1
+                                              or not self.exists("/".join(words[:place + 1]))):
+                raise errors.HazardRefused(
+                    f"{op} {errors.one_line(path)}: {errors.one_line(words[place])} would be a "
+                    "second name of a number already taken")
+
+    def mkdir(self, path: str) -> None:
+        self._guard("mkdir", path, True)
+        self.changes += 1
+        os.mkdir(self.path(path))
+
+    def rmdir(self, path: str) -> None:
+        self._guard("rmdir", path)
+        self.changes += 1
+        self.enabled.discard(path)
+        os.rmdir(self.path(path))
+
+    def try_rmdir(self, path: str) -> int:
+        """The errno of an rmdir that can't succeed, because there are LUNs below."""
+        self._guard("rmdir", path)
+        if not any(map(directories.is_lun, os.listdir(self.path(path) + "/lun"))):
+            raise errors.HazardRefused(f"rmdir {path}: it could succeed")
+        try:
+            os.rmdir(self.path(path))
+        except OSError as error:
+            return error.errno or 0
+        return 0
+
+    def link(self, path: str, target: str) -> None:
+        self._guard("link", path)
+        self.changes += 1
+        os.symlink(self.path(target), self.path(path))
+
+    def unlink(self, path: str) -> None:
+        self._guard("unlink", path)
+        self.changes += 1
+        os.unlink(self.path(path))
+
+    def refusal(self, path: str, data: bytes) -> Optional[str]:
+        """Why a write would be refused, None where it may be made.  Writes nothing.
+
+        Raises StorageMissing where the kernel would make the file that it is to open.
+        """
+        name = path.rsplit("/", 1)[-1]
+        if name not in _GUARDS:
+            return "not an attribute that is known to be safe to write"
+        if not data or len(data) > MAX_WRITE:
+            return f"{len(data)} bytes: a write takes 1 to {MAX_WRITE}"
+        for guard in _GUARDS[name]:
+            reason = guard(self, path, data)
+            if reason:
+                return reason
+        return None
+
+    def write(self, path: str, data: bytes) -> None:
+        """One store(): all of ``data`` or an error."""
+        self._guard("write", path)
+        name = path.rsplit("/", 1)[-1]
+        reason = self.refusal(path, data)
+        if reason:
+            raise errors.HazardRefused(f"write {errors.one_line(path)}: {reason}")
+        self.changes += 1
+        fd = os.open(f"{self.root}/{path}", os.O_WRONLY)
+        try:
+            written = os.write(fd, data)
+        finally:
+            os.close(fd)
+        if written != len(data):
+            raise OSError(5, f"the kernel took {written} of {len(data)} bytes")
+        if name == "enable" and path.startswith("core/"):
+            self.enabled.add(path[:-len("/enable")])

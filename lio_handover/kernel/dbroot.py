@@ -1,0 +1,54 @@
+"""What the kernel keeps below its dbroot, where it makes files but no folders.
+
+Without <dbroot>/pr a REGISTER with APTPL answers NOT READY, and yet is done (target_core_pr.c:
+__core_scsi3_write_aptpl_to_file); without alua/tpgs_SERIAL no ALUA state is written down
+(target_core_alua.c:core_alua_update_tpg_primary_metadata).
+"""
+from __future__ import annotations
+
+import os
+from typing import Iterator, List, Tuple
+
+from ..errors import Finding, KernelRefused
+from ..model.objects import Backstore
+from ..storage.block_devices import show
+from .configfs import Configfs
+
+
+def folders(store: Backstore, dbroot: str) -> Iterator[str]:
+    """Those that a backstore needs."""
+    yield f"{dbroot}/pr"
+    if store.serial and any(group.attributes.get("alua_write_metadata", "0") != "0"
+                            for group in store.alua_groups):
+        yield f"{dbroot}/alua/tpgs_{store.serial}"
+
+
+def findings(fs: Configfs) -> List[Finding]:
+    """Why the kernel, and we beside it, can't keep registrations below dbroot."""
+    folder = fs.read("dbroot").strip() + "/pr" if fs.exists("dbroot") else ""
+    why = _unfit(folder) if folder else ""
+    return [Finding(KernelRefused, show(folder), f"{why}, and registrations are kept in it", "",
+                    "make it a folder that can be written to")] if why else []
+
+
+def _unfit(folder: str) -> str:
+    """Why files can't be made in a folder, or it can't be made itself; "" where they can."""
+    if not os.path.lexists(folder):
+        above = os.path.dirname(folder)
+        return _unfit(above) and f"can't be made, as {show(above)} {_unfit(above)}"
+    if not os.path.exists(folder):
+        return "is a link that leads nowhere"
+    if not os.path.isdir(folder):
+        return "is no folder"
+    return "" if os.access(folder, os.W_OK | os.X_OK) else "can't be written to"
+
+
+def notes(fs: Configfs) -> Tuple[str, ...]:
+    """What an administrator should know of a host that serves."""
+    if not fs.exists("dbroot") or all(hba == "alua" for hba in fs.names("core")):
+        return ()  # whoever makes a backstore makes it
+    folder = fs.read("dbroot").strip() + "/pr"
+    if os.path.isdir(folder):
+        return ()
+    return (f"there is no folder {folder}: a REGISTER that shall survive power loss is answered "
+            "NOT READY, and is done all the same; make it",)

@@ -1,0 +1,347 @@
+"""Network portals: which of them a host can have side by side, and which of them listen.
+
+LIO makes one listening socket for each address and port, in the network namespace of who makes the
+portal, and shares it among targets (iscsi_target.c:iscsit_add_np).  It finds the one to be shared
+by looking at the bytes of the address alone (iscsit_check_np_match), so that 0.0.0.0 is taken for
+any IPv6 address, :: for any IPv4 one: such a portal is made, and nobody can reach it.  The rest is
+the bind(2) of every socket, which can be tried: bound and let go, a port is nobody's afterwards.
+"""
+from __future__ import annotations
+
+import errno
+import os
+import re
+import socket
+from typing import (AbstractSet, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Set,
+                    Tuple)
+
+from .. import errors
+from ..errors import Finding
+from ..model.objects import Key, Portal, State, say
+from .configfs import Configfs
+
+#: How one portal gets on with another that is there already.
+FINE, SHARED, REFUSED, NOWHERE = "fine", "shared", "refused", "nowhere"
+
+_V4_ANY, _V6_ANY, _MAPPED = bytes(4), bytes(16), bytes(10) + b"\xff\xff"
+_IPV6_FREEBIND = 78  # linux/in6.h
+_FREEBIND = 15       # linux/in.h
+_LISTEN = "0A"       # include/net/tcp_states.h:TCP_LISTEN
+_PROC = "/proc"
+
+
+class Address(NamedTuple):
+    """Of a portal: 4 or 16 bytes, a port, and the network device of a link-local one."""
+
+    host: bytes
+    port: int
+    scope: str = ""
+
+    @property
+    def any(self) -> bool:
+        return not any(self.host)
+
+    @property
+    def v6(self) -> bool:
+        return len(self.host) == 16
+
+    @property
+    def mapped(self) -> bool:
+        """An IPv4 address written as an IPv6 one."""
+        return self.host[:12] == _MAPPED
+
+    def __str__(self) -> str:
+        if not self.v6:
+            return f"{socket.inet_ntop(socket.AF_INET, self.host)}:{self.port}"
+        scope = f"%{self.scope}" if self.scope else ""
+        return f"[{socket.inet_ntop(socket.AF_INET6, self.host)}{scope}]:{self.port}"
+
+
+def address(name: str) -> Optional[Address]:
+    """What a portal's name says to the kernel (iscsi_target_configfs.c:lio_target_call_addnptotpg),
+    which takes any spelling of the address and a port in base 0; None for one it would not take."""
+    host, _colon, port = name.rpartition(":")
+    host, _percent, scope = host.strip("[]").partition("%")
+    number = re.fullmatch(r"(0x[0-9a-fA-F]+)|(0[0-7]*)|([1-9][0-9]*)", port)
+    if not number:
+        return None
+    base = 16 if number[1] else 8 if number[2] else 10
+    try:
+        if ":" in host:
+            return Address(socket.inet_pton(socket.AF_INET6, host), int(port, base), scope)
+        words = host.split(".")
+        return Address(bytes(int(word) for word in words), int(port, base)) \
+            if len(words) == 4 else None
+    except (OSError, ValueError):
+        return None
+
+
+def order(name: str) -> Tuple[int, ...]:
+    """The place of a portal among those of a plan.
+
+    Those of any address first: after one of the other family there is none to be had, before it
+    both listen.
+    """
+    found = address(name)
+    return (0 if found is not None and found.any else 1,)
+
+
+def beside(new: Address, old: Address, same_target: bool, v6_only: bool = False) -> str:
+    """What becomes of ``new`` where ``old`` listens, made by another target or by the same one.
+
+    ``v6_only``: net.ipv6.bindv6only.  Seen so of every pair on 6.1, 6.12 and 7.2.
+    """
+    if new.port != old.port:
+        return FINE
+    if new.v6 and v6_only and new.mapped:
+        return REFUSED
+    if _taken_for(new, old):
+        if same_target:
+            return REFUSED  # "already exists on a different TPG"
+        return SHARED if new.host == old.host and new.scope == old.scope else NOWHERE
+    return REFUSED if _clash(new, old, v6_only) else FINE
+
+
+def _taken_for(new: Address, old: Address) -> bool:
+    """iscsit_check_np_match, whose answer depends on the family of the new one alone."""
+    return new.host == old.host or new.any and new.v6 != old.v6
+
+
+def _clash(one: Address, other: Address, v6_only: bool) -> bool:
+    """Whether two sockets of one port can't both be bound (inet_csk_bind_conflict)."""
+    if one.v6 == other.v6 and not (one.mapped or other.mapped):
+        return one.any or other.any or one.host == other.host
+    if one.any and one.v6 or other.any and other.v6:
+        both_v6 = one.v6 and other.v6
+        return both_v6 or not v6_only
+    if not (one.mapped or other.mapped):
+        return False
+    first, second = (each.host[-4:] if each.mapped or not each.v6 else None
+                     for each in (one, other))
+    return first is not None and second is not None and (
+        first == second or _V4_ANY in (first, second))
+
+
+# --- what listens --------------------------------------------------------------------------------
+class Listening(NamedTuple):
+    """Who listens on TCP ports in this network namespace: address → the socket's inode."""
+
+    sockets: Mapping[Tuple[bytes, int], int]
+
+    def has(self, one: Address) -> bool:
+        return (one.host, one.port) in self.sockets
+
+
+def listening(proc: str = _PROC) -> Listening:
+    """Read once: /proc/net/tcp and tcp6 name those that listen before all others
+    (net/ipv4/tcp_ipv4.c:tcp_get_idx)."""
+    found: Dict[Tuple[bytes, int], int] = {}
+    for name in ("tcp", "tcp6"):
+        try:
+            with open(f"{proc}/self/net/{name}", encoding="ascii") as file:
+                next(file, "")
+                for line in file:
+                    words = line.split()
+                    if words[3] != _LISTEN:
+                        break
+                    host, port = words[1].split(":")
+                    found[_bytes(host), int(port, 16)] = int(words[9])
+        except OSError:
+            continue  # no IPv6
+    return Listening(found)
+
+
+def _bytes(text: str) -> bytes:
+    """Each 32 bits are shown as a number of this machine's byte order."""
+    import sys
+    return b"".join(int(text[at:at + 8], 16).to_bytes(4, sys.byteorder)
+                    for at in range(0, len(text), 8))
+
+
+def silent(state: State, proc: str = _PROC) -> List[str]:
+    """The portals of these targets on which nothing listens."""
+    ones = [(portal, found) for portal in _portals(state)
+            for found in [address(portal.address)] if found is not None]
+    if not ones:
+        return []
+    there = listening(proc)
+    return [say(portal.key) for portal, found in ones if not there.has(found)]
+
+
+def check(want: State) -> None:
+    """Raises VerifyFailed where nothing listens on a portal of these targets."""
+    dead = silent(want)
+    if dead:
+        more = f" (and {len(dead) - 1} more)" if len(dead) > 1 else ""
+        raise errors.VerifyFailed(
+            f"{dead[0]}: no socket listens there, so nobody can log in{more}",
+            do="see who else uses the port (ss -tlnp), or --map portal:OLD=NEW")
+
+
+def _portals(state: State) -> Iterator[Portal]:
+    for target in state.targets:
+        for tpg in target.tpgs:
+            yield from tpg.portals
+
+
+# --- what can't be had ---------------------------------------------------------------------------
+def of_host(fs: Configfs) -> Iterator[Tuple[str, str]]:
+    """(target, name) of every portal of the host."""
+    for wwn in fs.entries("iscsi")[1] if fs.exists("iscsi") else ():
+        for tpgt in fs.entries(f"iscsi/{wwn}")[1]:
+            if "tpgt_" in tpgt:
+                for name in fs.names(f"iscsi/{wwn}/{tpgt}/np"):
+                    yield f"iscsi/{wwn}", name
+
+
+def findings(want: State, have: State, fs: Configfs) -> List[Finding]:
+    """The portals of ``want`` that this host can't have.  Asks the kernel once for each address
+    that is not there yet."""
+    return lacking(want, {one.key for one in _portals(have)}, fs)
+
+
+def lacking(want: State, here: AbstractSet[Key], fs: Configfs) -> List[Finding]:
+    """The same, where ``here`` are the portals that are there."""
+    new = {one.key for one in _portals(want)} - here
+    found: List[Finding] = []
+    if new:
+        host = _Host(of_host(fs))
+        for portal in sorted((one for one in _portals(want) if one.key in new),
+                             key=lambda one: order(one.address)):
+            found += host.add(portal)
+    return found
+
+
+class _Host:
+    """The portals of a host, to which new ones are added."""
+
+    def __init__(self, here: Iterable[Tuple[str, str]]) -> None:
+        #: port → (address, target, whether it is there already)
+        self.ports: Dict[int, List[Tuple[Address, str, bool]]] = {}
+        self.listening = listening()
+        self.v6_only = _bindv6only()
+        self.tried: Dict[Address, Optional[int]] = {}
+        for target, name in here:
+            self._note(address(name), target, True)
+
+    def _note(self, one: Optional[Address], target: str, there: bool) -> None:
+        if one is not None:
+            self.ports.setdefault(one.port, []).append((one, target, there))
+
+    def add(self, portal: Portal) -> Iterator[Finding]:
+        one = address(portal.address)
+        if one is None:
+            return  # no document has such a name
+        target = "/".join(portal.key[1:3])
+        why = self._why(one, target)
+        if why is not None:
+            yield Finding(errors.InUse, say(portal.key), *why)
+        self._note(one, target, False)
+
+    def _why(self, one: Address, target: str) -> Optional[Tuple[str, str, str]]:
+        """(sentence, override, way out), None where it can be had."""
+        others = self.ports.get(one.port, [])
+        # Only where none of the other family was there, it has got a socket of its own.
+        own = [there for other, _name, there in others
+               if (other.host, other.scope) == (one.host, one.scope)]
+        if own and (not any(own) or self.listening.has(one)):
+            if (one, target) not in ((other, name) for other, name, _there in others):
+                return None
+        for other, name, there in others:
+            outcome = beside(one, other, name == target, self.v6_only)
+            whose = f"{other} of {name}" + ("" if there else ", of the same document")
+            if outcome == NOWHERE:
+                return (f"nobody could reach it: this kernel would take it for {whose}", "",
+                        self._way(one, other))
+            if outcome == REFUSED:
+                return f"{whose} has the port", "", self._way(one, other)
+        return self._tried(one)
+
+    @staticmethod
+    def _way(one: Address, other: Address) -> str:
+        """The same socket may be shared, where it listens on the address, too."""
+        new = str(other) if other.any and other.v6 == one.v6 else "NEW"
+        return f"--map portal:{one}={new}, or remove the other"
+
+    def _tried(self, one: Address) -> Optional[Tuple[str, str, str]]:
+        if one not in self.tried:
+            self.tried[one] = _bind(one)
+        error = self.tried[one]
+        way = f"--map portal:{one}=NEW"
+        if error is None or error in (errno.EPERM, errno.EACCES):
+            return None  # who may not try can't import either
+        if error == errno.EADDRINUSE:
+            return f"{self._program(one)} has the port", "", f"stop that, or {way}"
+        if error in (errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT):
+            return "this host has no IPv6", "", way
+        if one.scope and error in (errno.ENODEV, errno.EINVAL):
+            return f"this host has no network device {errors.one_line(one.scope)}", "", way
+        return f"this host can't listen there: {os.strerror(error)}", "", way
+
+    def _program(self, one: Address) -> str:
+        """Whoever listens: looked for only where something does."""
+        for (host, port), inode in self.listening.sockets.items():
+            if port == one.port and _clash(one, Address(host, port), self.v6_only):
+                return holder(inode) or "another socket of the kernel"
+        return "another socket"
+
+
+def _bindv6only() -> bool:
+    try:
+        with open(f"{_PROC}/sys/net/ipv6/bindv6only", encoding="ascii") as file:
+            return file.read().strip() == "1"
+    except OSError:
+        return False
+
+
+def _bind(one: Address, free: bool = True) -> Optional[int]:
+    """The errno of a bind as LIO does it (iscsi_target_login.c:iscsit_setup_np), None for none;
+    not ``free``: of one for which the address has to be there."""
+    try:
+        with socket.socket(socket.AF_INET6 if one.v6 else socket.AF_INET,
+                           socket.SOCK_STREAM) as tried:
+            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if not one.v6:
+                tried.setsockopt(socket.IPPROTO_IP, _FREEBIND, free)
+                tried.bind((socket.inet_ntop(socket.AF_INET, one.host), one.port))
+                return None
+            tried.setsockopt(socket.IPPROTO_IPV6, _IPV6_FREEBIND, free)
+            number = socket.if_nametoindex(one.scope) if one.scope else 0
+            tried.bind((socket.inet_ntop(socket.AF_INET6, one.host), one.port, 0, number))
+            return None
+    except OSError as error:
+        return error.errno or errno.EINVAL
+
+
+def absent(name: str) -> bool:
+    """Whether a portal's address is on none of this host's network devices (yet)."""
+    one = address(name)
+    return one is not None and not one.any and _bind(
+        one._replace(port=0), free=False) == errno.EADDRNOTAVAIL
+
+
+def holder(inode: int, proc: str = _PROC) -> str:
+    """The program that has a socket open, "" for none: looks at every process."""
+    wanted = f"socket:[{inode}]"
+    for pid in _numbers(proc):
+        try:
+            fds = os.listdir(f"{proc}/{pid}/fd")
+        except OSError:
+            continue
+        for fd in fds:
+            try:
+                if os.readlink(f"{proc}/{pid}/fd/{fd}") != wanted:
+                    continue
+                with open(f"{proc}/{pid}/comm", encoding="utf-8", errors="replace") as file:
+                    return f"{errors.one_line(file.read().strip())} (pid {pid})"
+            except OSError:
+                continue
+    return ""
+
+
+def _numbers(proc: str) -> Iterable[str]:
+    try:
+        found: Set[str] = {one for one in os.listdir(proc) if one.isdecimal()}
+    except OSError:
+        return ()
+    return sorted(found, key=int)

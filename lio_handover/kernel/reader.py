@@ -1,0 +1,449 @@
+"""The kernel → the model.  Reads only; asks for each file once."""
+from __future__ import annotations
+
+import errno
+import os
+import re
+from dataclasses import replace
+from typing import Dict, FrozenSet, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple
+
+from .. import errors
+from ..model import control, directories
+from ..model.attributes import GATE, HOST, NEXUS, SECRET, Attribute, hides, rows
+from ..model.nexus_paths import places_of
+from ..model.objects import (NO_RESERVATIONS, Acl, AluaGroup, Backstore, DiscoveryAuth, Key,
+                             LuGroup, Lun, MappedLun, Portal, Reservations, Secret, State, Target,
+                             Tpg, backstore_key, kernel_name, target_key)
+from ..model.reservations import Place, Seen
+from .configfs import Configfs
+from .facts import Facts, boot_id, knows_rtpi, no_modules
+from .pr_reader import PrReader
+
+#: Directories of the tree's top which are not fabrics.
+_NOT_FABRICS = {"core"}
+#: Directories of a wwn or a TPG which hold no attributes of their own that are carried over.
+_ATTRIBUTE_FOLDERS = ("attrib", "auth", "param", "wwn")
+#: What a file says that has nothing to say for now.
+_NOTHING_THERE = (errno.ENODEV, errno.EINVAL, errno.EACCES, errno.EPERM)
+
+
+class Reader:
+    """Reads a host.  One instance sees one kernel: which files it has is asked once a kind."""
+
+    def __init__(self, fs: Configfs, reservations: bool = True,
+                 seen: Optional[Mapping[Key, Sequence[Seen]]] = None,
+                 known: Optional[Mapping[Key, Sequence[Reservations]]] = None,
+                 untouched: bool = False) -> None:
+        self.fs = fs
+        #: what READ FULL STATUS said of a backstore, where it was asked
+        self.seen = seen or {}
+        self.with_reservations = reservations
+        #: ``known``: what this program restored; ``untouched``: nobody can have changed it since
+        self._pr = PrReader(fs, self.seen, known or {}, untouched)
+        #: what backstores said of what they have open, see probes.reads
+        self.asked: Mapping[Key, Optional[bool]] = {}
+        #: of what is open nobody can tell, see opened.judge
+        self.unsure: Tuple[str, ...] = ()
+        self._twins: Optional[FrozenSet[Key]] = None
+        self._files: Dict[Tuple[str, str], List[Tuple[str, Optional[Attribute]]]] = {}
+
+    # ---- attributes ---------------------------------------------------------------------------
+    def _attribute_files(self, kind: str, owner: str, path: str) \
+            -> List[Tuple[str, Optional[Attribute]]]:
+        """The files of this kind of object: those of the table that this kernel has, and those
+        it does not know but can be written."""
+        known = self._files.get((kind, owner))
+        if known is not None:
+            return known
+        table = rows(kind, owner)
+        found: List[Tuple[str, Optional[Attribute]]] = []
+        files, folders, _links = self.fs.entries(path)
+        names = list(files)
+        for folder in _ATTRIBUTE_FOLDERS:
+            if folder in folders:
+                names += [f"{folder}/{name}" for name in self.fs.entries(f"{path}/{folder}")[0]]
+        skip = _NOT_ATTRIBUTES.get(kind, ())
+        for name in sorted(names):
+            row = table.get(name)
+            if row is not None:
+                if row.kind != HOST or row.compared:
+                    found.append((name, row))
+            elif name not in skip and self.fs.writable(f"{path}/{name}"):
+                found.append((name, None))
+        self._files[kind, owner] = found
+        return found
+
+    def _attributes(self, kind: str, owner: str, path: str, windows: Sequence[str] = ()) \
+            -> Tuple[Dict[str, str], Dict[str, str]]:
+        """(carried, host's own) attributes of one object; only those of ``windows`` if any."""
+        carried: Dict[str, str] = {}
+        host: Dict[str, str] = {}
+        read = self.fs.read
+        for name, row in self._attribute_files(kind, owner, path):
+            if windows and (row is None or row.window not in windows):
+                continue
+            try:
+                text = read(f"{path}/{name}")
+            except OSError as error:
+                if error.errno in _NOTHING_THERE:
+                    continue  # no nexus, no link yet, write-only: nothing to carry
+                raise
+            if row is None:
+                text = text.rstrip("\n")
+                carried[name] = Secret(text) if hides(kind, name) else text
+                continue
+            try:
+                value = row.format.read(text)
+            except ValueError as error:
+                raise errors.CannotRepresent(
+                    f"{path}/{name} can't be read: {error}") from None
+            if row.kind == HOST:
+                host[name] = value
+            elif value not in row.unset and value != row.if_absent:
+                # What an older kernel does anyway is left out.
+                carried[name] = value if row.kind != SECRET else Secret(value)
+        return carried, host
+
+    # ---- backstores ---------------------------------------------------------------------------
+    def hbas(self) -> List[str]:
+        return [name for name in self.fs.names("core") if name != "alua"]
+
+    def placed(self) -> Dict[Key, str]:
+        """Where each backstore of the host lives: key → HBA."""
+        found: Dict[Key, str] = {}
+        twins: Dict[Key, List[str]] = {}
+        for hba in self.hbas():
+            plugin = hba.rpartition("_")[0]
+            for name in self.fs.entries(f"core/{hba}")[1]:
+                key = backstore_key(plugin, name)
+                if key in found:
+                    twins.setdefault(key, [found[key]]).append(hba)
+                found.setdefault(key, hba)
+        self._twins = frozenset(twins)
+        for key, hbas in twins.items():
+            del found[key]
+            found.update((backstore_key(key[1], f"{hba}/{key[2]}"), hba) for hba in hbas)
+        return found
+
+    def _key(self, path: str) -> Key:
+        """``core/fileio_0/d0`` → the backstore's key; of those that share a plugin and a name,
+        which are apart by their HBA alone, ``HBA/NAME``."""
+        _core, hba, name = path.split("/", 2)
+        key = backstore_key(hba.rpartition("_")[0], name)
+        if self._twins is None:
+            self.placed()
+        return backstore_key(key[1], f"{hba}/{name}") if key in (self._twins or ()) else key
+
+    def backstore(self, hba: str, name: str, places: Mapping[str, Sequence[Place]]) -> Backstore:
+        """One backstore.  ``places``: how each initiator reaches it, see reservations.read.
+
+        Raises CannotRepresent where its reservations can't be told with certainty.
+        """
+        plugin = hba.rpartition("_")[0]
+        path = f"core/{hba}/{name}"
+        key, info = self._key(path), self.fs.read(f"{path}/info")
+        attributes, host = self._attributes("backstore", plugin, path)
+        groups = []
+        for group in self.fs.names(f"{path}/alua") if self.fs.exists(f"{path}/alua") else ():
+            group_path = f"{path}/alua/{group}"
+            carried, _ = self._attributes("alua_group", "", group_path)
+            groups.append(AluaGroup((*key, "alua", group), carried))
+        return Backstore(key, control.parse(plugin, info), attributes, tuple(groups),
+                         self._reservations(path, attributes.get("wwn/vpd_unit_serial", ""),
+                                            places, key), hba, host, control.device(info))
+
+    def off(self, stores: Iterable[Backstore]) -> FrozenSet[Key]:
+        """Those that were never enabled: nothing can export them."""
+        return frozenset(store.key for store in stores if self.fs.read(
+            f"core/{store.hba}/{store.name}/enable").strip() == "0")
+
+    def _reservations(self, path: str, serial: str, places: Mapping[str, Sequence[Place]],
+                      key: Key) -> Reservations:
+        return self._pr.read(path, serial, places, key) if self.with_reservations \
+            else NO_RESERVATIONS
+
+    def dbroot(self) -> str:
+        return self.fs.read("dbroot").strip()
+
+    # ---- targets ------------------------------------------------------------------------------
+    def fabrics(self) -> List[str]:
+        return [name for name in self.fs.entries("")[1] if name not in _NOT_FABRICS]
+
+    def target_names(self) -> List[Tuple[str, str]]:
+        """(fabric, WWN) of every target."""
+        return [(fabric, wwn) for fabric in sorted(self.fabrics())
+                for wwn in self.fs.entries(fabric)[1] if wwn not in _FABRIC_DEFAULTS]
+
+    def target(self, fabric: str, wwn: str) -> Target:
+        key = target_key(fabric, wwn)
+        path = f"{fabric}/{wwn}"
+        carried, _ = self._attributes("target", fabric, path)
+        return Target(key, carried, tuple(self._tpg((*key, word), path, at) for word, at in
+                      directories.numbered_tpgs(fabric, self.tpgs(fabric, wwn))))
+
+    def tpgs(self, fabric: str, wwn: str) -> List[str]:
+        """What the TPGs of a target are called."""
+        return [one for one in self.fs.entries(f"{fabric}/{wwn}")[1] if directories.is_tpg(one)]
+
+    def _tpg(self, key: Key, above: str, at: str) -> Tpg:
+        fabric, path = key[1], f"{above}/{at}"
+        carried, _ = self._attributes("tpg", fabric, path)
+        carried = self._whole_nexus(key, carried)
+        luns = tuple(self._lun(key, path, *one) for one in self._luns_in(f"{path}/lun"))
+        if "rtpi" not in carried:
+            carried, luns = self._rtpi(path, carried, luns)
+        portals = tuple(
+            Portal((*key, "portal", name),
+                   self._attributes("portal", fabric, f"{path}/np/{name}")[0])
+            for name in self.fs.names(f"{path}/np")) if self.fs.exists(f"{path}/np") else ()
+        acls = tuple(self._acl(key, path, name) for name in self.fs.names(f"{path}/acls"))
+        return Tpg(key, carried, portals, luns, acls, self._sessions(path, acls),
+                   "" if at == f"tpgt_{key[3]}" else at)
+
+    @staticmethod
+    def _whole_nexus(key: Key, carried: Dict[str, str]) -> Dict[str, str]:
+        """With the prefix that it is shown without and must be written with
+        (vhost_scsi_tpg_nexus_show)."""
+        if carried.get("nexus") and key[2].startswith("fc."):
+            carried["nexus"] = "fc." + carried["nexus"].removeprefix("fc.")
+        return carried
+
+    def _luns_in(self, path: str) -> List[Tuple[str, str]]:
+        """(last word of its key, directory's name) of each LUN, or mapped LUN, by number."""
+        return directories.numbered_luns(filter(directories.is_lun, self.fs.entries(path)[1]))
+
+    def _lun(self, above: Key, path: str, word: str, at: str) -> Lun:
+        here, spelled = f"{path}/lun/{at}", "" if at == f"lun_{word}" else at
+        link = self.fs.link_in(here)
+        if link is None:
+            return Lun((*above, "lun", word), directory=spelled)
+        carried, _ = self._attributes("lun", above[1], here)
+        return Lun((*above, "lun", word), self._key(link[1]), link[0], carried, spelled)
+
+    def _rtpi(self, path: str, carried: Dict[str, str], luns: Tuple[Lun, ...]) \
+            -> Tuple[Dict[str, str], Tuple[Lun, ...]]:
+        """Kernels up to 6.1 number the port of each link: shown as the TPG's where all agree."""
+        if self.fs.exists(f"{path}/rtpi"):
+            return carried, luns
+        numbers = {}
+        for lun in luns:
+            if lun.backstore is not None:
+                numbers[lun.key] = self.fs.read(
+                    f"{path}/lun/{lun.at}/statistics/scsi_port/indx").strip()
+        different = set(numbers.values())
+        if len(different) == 1:
+            return {**carried, "rtpi": different.pop()}, luns
+        return carried, tuple(
+            replace(lun, attributes={**lun.attributes, "rtpi": numbers[lun.key]})
+            if lun.key in numbers else lun for lun in luns)
+
+    def _acl(self, above: Key, path: str, initiator: str) -> Acl:
+        fabric = above[1]
+        here = f"{path}/acls/{initiator}"
+        key = (*above, "acl", initiator)
+        carried, _ = self._attributes("acl", fabric, here)
+        return Acl(key, carried, self._mapped(fabric, key, here))
+
+    def _mapped(self, fabric: str, above: Key, here: str) -> Tuple[MappedLun, ...]:
+        mapped = []
+        for word, at in self._luns_in(here):
+            key, spelled = (*above, "lun", word), "" if at == f"lun_{word}" else at
+            link = self.fs.link_in(f"{here}/{at}")
+            if link is None:
+                mapped.append(MappedLun(key, directory=spelled))
+                continue
+            attributes, _ = self._attributes("mapped_lun", fabric, f"{here}/{at}")
+            # Empty, where the kernel has no such mapping (any more): target_core_fabric_configfs.c:
+            # target_fabric_mappedlun_write_protect_show.
+            dead = attributes.get("write_protect") == ""
+            mapped.append(MappedLun(key, None, link[0], {}, spelled, True) if dead else MappedLun(
+                key, directories.lun_number(link[1].rpartition("/")[2]), link[0], attributes,
+                spelled))
+        return tuple(mapped)
+
+    def _sessions(self, path: str, acls: Sequence[Acl]) -> Tuple[str, ...]:
+        found = []
+        if self.fs.exists(f"{path}/dynamic_sessions"):
+            found += [name for name in re.split(r"[\n\0]+", self.fs.read(
+                f"{path}/dynamic_sessions")) if name]
+            found += [acl.initiator for acl in acls if not self.fs.read(
+                f"{path}/acls/{acl.initiator}/info").startswith("No active")]
+        return tuple(found)
+
+    def attached(self, target: Target) -> Optional[bool]:
+        """Whether a guest can have commands executed by a vhost target; None if not to be known.
+
+        rmdir of a TPG says EBUSY where an endpoint is attached and, as there are LUNs in it,
+        ENOTEMPTY where none is (fs/configfs/dir.c:configfs_rmdir looks at dependencies first).
+        """
+        answers = set()
+        for tpg in target.tpgs:
+            path = f"{target.fabric}/{target.wwn}/{tpg.at}"
+            if self._luns_in(f"{path}/lun"):  # else rmdir would take it away; no LUN, no command
+                answers.add(self.fs.try_rmdir(path))
+        if errno.EBUSY in answers:
+            return True
+        return False if answers <= {errno.ENOTEMPTY} else None
+
+    # ---- a whole host ---------------------------------------------------------------------------
+    def links(self, fabric: str, wwn: str) -> Iterator[Tuple[str, str, Key]]:
+        """(TPG's name, LUN's name, backstore) of every link of a target, without reading it."""
+        for tpgt in self.tpgs(fabric, wwn):
+            for lun in self.fs.entries(f"{fabric}/{wwn}/{tpgt}/lun")[1]:
+                link = self.fs.link_in(f"{fabric}/{wwn}/{tpgt}/lun/{lun}")
+                if link is not None:
+                    yield tpgt, lun, self._key(link[1])
+
+    def exporters(self, backstores: Iterable[Key], outside: Iterable[str] = ()) \
+            -> Dict[Key, List[str]]:
+        """Which LUNs export these backstores: ``iscsi/iqn.x/tpgt_1/lun_0``, but for those of
+        the targets ``outside`` names."""
+        wanted, skip = set(backstores), set(outside)
+        found: Dict[Key, List[str]] = {}
+        for fabric, wwn in self.target_names():
+            if f"{fabric}/{wwn}" in skip:
+                continue
+            for tpgt, lun, key in self.links(fabric, wwn):
+                if key in wanted:
+                    found.setdefault(key, []).append(f"{fabric}/{wwn}/{tpgt}/{lun}")
+        return found
+
+    def discovery_auth(self) -> Optional[DiscoveryAuth]:
+        """None where there is no iSCSI fabric."""
+        one = DiscoveryAuth()
+        if not self.fs.exists(one.key[1]):
+            return None
+        return DiscoveryAuth(attributes=self._attributes(one.kind, "", one.key[1])[0])
+
+    def state(self, targets: Optional[Sequence[Tuple[str, str]]] = None,
+              backstores: Iterable[Key] = (),
+              discovery: Optional[bool] = None) -> State:
+        """These targets, with the backstores and LU groups that they use; the whole host where
+        ``targets`` is None.  ``backstores`` are read even where no target uses them.
+        ``discovery``: whether discovery auth is; None: where there is an iSCSI target.
+
+        Raises NoSuchTarget, CannotRepresent, OSError.
+        """
+        try:
+            names = self.target_names() if targets is None else targets
+            placed = self.placed()
+        except FileNotFoundError:
+            raise no_modules() from None
+        found = []
+        for fabric, wwn in names:
+            try:
+                found.append(self.target(fabric, wwn))
+            except (FileNotFoundError, NotADirectoryError):
+                raise errors.NoSuchTarget(f"{fabric}/{wwn}: this host has no such target",
+                                          do="lio-handover show") from None
+        wanted = set(backstores) & set(placed)
+        for target in found:
+            for tpg in target.tpgs:
+                wanted.update(lun.backstore for lun in tpg.luns if lun.backstore)
+        if targets is None:
+            wanted.update(placed)
+        places = places_of(found)
+        stores = tuple(self.backstore(placed[key], kernel_name(key), places.get(key, {}))
+                       for key in sorted(wanted))
+        if discovery is None:
+            discovery = any(target.fabric == "iscsi" for target in found)
+        return State(self._lu_groups(stores, targets is None), stores, tuple(found),
+                     self.discovery_auth() if discovery else None)
+
+    def runtime(self, base: State) -> State:
+        """``base``, read before, with what may have come since: links and what needs them,
+        nexuses, gates, reservations."""
+        targets = tuple(replace(target, tpgs=tuple(
+            self._runtime_tpg(one, f"{target.fabric}/{target.wwn}/{one.at}")
+            for one in target.tpgs)) for target in base.targets)
+        placed, places = self.placed(), places_of(targets)
+        return State(base.lu_groups, tuple(replace(one, reservations=self._reservations(
+            f"core/{placed[one.key]}/{one.name}", one.serial, places.get(one.key, {}), one.key))
+            for one in base.backstores), targets,
+            base.discovery_auth)
+
+    def _runtime_tpg(self, base: Tpg, path: str) -> Tpg:
+        table = rows("tpg", base.fabric)
+        carried = {name: value for name, value in base.attributes.items()
+                   if name not in table or table[name].window not in (GATE, NEXUS)}
+        carried.update(self._attributes("tpg", base.fabric, path, (GATE, NEXUS))[0])
+        if not self.fs.exists(f"{path}/rtpi"):
+            carried.pop("rtpi", None)
+        luns = tuple(self._lun(base.key, path, one.key[-1], one.at) for one in base.luns)
+        if "rtpi" not in carried:
+            carried, luns = self._rtpi(path, carried, luns)
+        return replace(base, attributes=self._whole_nexus(base.key, carried), luns=luns,
+                       acls=tuple(replace(one, mapped_luns=self._mapped(
+                           base.fabric, one.key, f"{path}/acls/{one.initiator}"))
+                           for one in base.acls))
+
+    def outline(self, known: Iterable[Backstore] = ()) -> State:
+        """Every backstore of the host with what it opens and its serial, and no more; ``known``
+        were read already."""
+        stores, read = [], {one.key: one for one in known}
+        for key, hba in sorted(self.placed().items()):
+            if key in read:
+                stores.append(read[key])
+                continue
+            path = f"core/{hba}/{kernel_name(key)}"
+            serial = ""
+            if self.fs.exists(f"{path}/wwn/vpd_unit_serial"):
+                serial = self.fs.read(f"{path}/wwn/vpd_unit_serial").strip().rpartition(": ")[2]
+            info = self.fs.read(f"{path}/info")
+            stores.append(Backstore(key, control.parse(key[1], info),
+                                    {"wwn/vpd_unit_serial": serial} if serial else {}, hba=hba))
+        return State((), tuple(stores))
+
+    def lu_groups(self, names: Iterable[str]) -> Tuple[LuGroup, ...]:
+        """Those of the LU groups named that this host has."""
+        path = "core/alua/lu_gps"
+        return tuple(LuGroup(("lu_group", name),
+                             self._attributes("lu_group", "", f"{path}/{name}")[0])
+                     for name in names if self.fs.exists(f"{path}/{name}"))
+
+    def relative_ports(self, frozen: Sequence[str] = ()) -> Dict[str, List[str]]:
+        """Relative port → the TPGs that have it and are enabled, or of a ``frozen`` target; on
+        kernels with tpgt_N/rtpi.  vhost and loopback have no enable, and any numbers."""
+        found: Dict[str, List[str]] = {}
+        gates: Dict[str, bool] = {}
+        for fabric, wwn in self.target_names():
+            for tpgt in self.tpgs(fabric, wwn) if gates.get(fabric, True) else ():
+                path = f"{fabric}/{wwn}/{tpgt}"
+                if fabric not in gates:
+                    gates[fabric] = {"rtpi", "enable"} <= {*self.fs.entries(path)[0]}
+                if gates[fabric] and (
+                        f"{fabric}/{wwn}" in frozen
+                        or self.fs.read(f"{path}/enable").strip() == "1"):
+                    number = str(int(self.fs.read(f"{path}/rtpi"), 0))
+                    found.setdefault(number, []).append(path)
+        return found
+
+    def _lu_groups(self, stores: Sequence[Backstore], all_of_them: bool) -> Tuple[LuGroup, ...]:
+        named = {store.attributes["alua_lu_gp"] for store in stores
+                 if "alua_lu_gp" in store.attributes}
+        if all_of_them and self.fs.exists("core/alua/lu_gps"):
+            named = set(self.fs.names("core/alua/lu_gps")) - {"default_lu_gp"}
+        return self.lu_groups(sorted(named))
+
+    def facts(self) -> Facts:
+        """Raises NoTargetModules."""
+        if not self.fs.exists("core"):
+            raise no_modules()
+        return Facts(os.uname().release, boot_id(), self.dbroot(), tuple(self.hbas()),
+                     tuple(self.fabrics()), self.has_rtpi(), self.placed())
+
+    def has_rtpi(self) -> bool:
+        """Whether this kernel has tpgt_N/rtpi."""
+        for fabric, wwn in self.target_names():
+            for tpgt in self.tpgs(fabric, wwn):
+                return self.fs.exists(f"{fabric}/{wwn}/{tpgt}/rtpi")
+        return knows_rtpi()
+
+
+#: Writable files of an object which are structure, an action or a constant, not an attribute.
+_NOT_ATTRIBUTES: Dict[str, Tuple[str, ...]] = {
+    "backstore": ("control", "enable", "info"),
+    "tpg": ("dynamic_sessions",), "acl": ("info",), "target": (),
+}
+#: Directories which a fabric has before anybody makes a target.
+_FABRIC_DEFAULTS = ("discovery_auth",)

@@ -1,0 +1,407 @@
+"""A handover by file, on one host: freeze, export, thaw, import, remove.
+
+The document is carried by whoever likes, and no host hears of another; so each verb is a row of the
+protocol's table in its mode ``file``, and what only a human can know has to be said (--allow).  A
+freeze begins a handover of the targets named; export, thaw and remove find it again by them.
+"""
+from __future__ import annotations
+
+import time
+import uuid
+from dataclasses import replace
+from typing import Callable, Iterable, List, Optional, Sequence, Set, Tuple
+
+from .. import errors
+from ..actions.actions import Deeds
+from ..document import document as documents, runtime_state
+from ..document.document import Carried, Document
+from ..execute.executor import Outcome
+from ..execute.step_runner import Progress, never
+from ..handover.conditions import Evidence
+from ..handover.engine import Handovers
+from ..handover.reply import Answer
+from ..host import in_use
+from ..host.looked_at import Ready
+from ..host.verbs import AWAY, Core
+from ..model import diff as differ
+from ..model.objects import State
+from ..plan.pr_order import reachable
+from ..protocol.messages import Message
+from ..protocol.table import DESTINATION, SOURCE, Do, Mode, Paper, Step, rows_for
+from ..records import removed
+from ..records.journal import DOCUMENT, Handover, Journal, ids
+from ..records.ownership import REMOVED, Owner, Owners
+
+#: Names that --allow takes → what a human says by it, to the table.
+SAYS = {"exported": "not-imported"}
+Names = Sequence[Tuple[str, str]]
+
+
+def name_of(pair: Tuple[str, str]) -> str:
+    return "/".join(pair)
+
+
+class ByFile(Core):
+    """The verbs of one host, each recorded: what a crash leaves is found by ``recover``."""
+
+    # ---- which handover ---
+    def handovers(self) -> Handovers:
+        return Handovers(self)
+
+    def names(self, targets: Sequence[str], everything: bool = False) -> List[Tuple[str, str]]:
+        """The same, of this kernel or of what was frozen here before it was booted."""
+        if everything:
+            return super().names(targets, True)
+        there = super().names((), True)
+        away = {name for one in self.held(targets) for name in one.targets} \
+            if any(tuple(name.split("/", 1)) not in there for name in targets) else set()
+        here = [name for name in targets if name not in away]
+        found = super().names(here)
+        return [*found, *(tuple(name.split("/", 1)) for name in dict.fromkeys(targets)
+                          if name in away)]  # type: ignore[list-item]
+
+    def some(self, targets: Sequence[str], everything: bool = False) -> List[Tuple[str, str]]:
+        """The same, and at least one.  Raises NoSuchTarget."""
+        found = self.names(targets, everything)
+        if not found:
+            raise errors.NoSuchTarget("this host has no target", do="targetcli, or import one")
+        return found
+
+    def held(self, names: Optional[Iterable[str]] = None) -> List[Handover]:
+        """The handovers by file of these targets (None: of any) that this host is the source of
+        and that are not over."""
+        wanted = None if names is None else set(names)
+        return [one for one in self.handovers().list() if one.role == SOURCE
+                and one.mode == Mode.FILE.value and one.state in AWAY
+                and (wanted is None or wanted & set(one.targets))]
+
+    def _whole(self, found: Sequence[Handover], names: Iterable[str], verb: str) -> None:
+        """Targets that were frozen together stay so.  Raises WrongState."""
+        wanted = set(names)
+        for one in found:
+            rest = sorted(set(one.targets) - wanted)
+            if rest:
+                raise errors.WrongState(
+                    f"{', '.join(sorted(wanted & set(one.targets)))} was frozen together with "
+                    f"{', '.join(rest)}", do=f"lio-handover {verb} {' '.join(one.targets)}")
+
+    def _do(self, verb: str, one: Handover, role: str = SOURCE, said: Sequence[str] = (),
+            allow: Sequence[str] = (), **more: object) -> Answer:
+        return self.handovers().do(verb, role, one.id, words=frozenset(said), by="--allow",
+                                   allow=allow, **more)  # type: ignore[arg-type]
+
+    # ---- the source's verbs ---
+    def freeze(self, names: Names, allow: Sequence[str] = (),
+               stop: Callable[[], bool] = never, progress: Optional[Progress] = None,
+               probe: bool = False) -> State:
+        """Shut the gates, wait until no command executes, put all data on the storage.
+
+        A freeze that can't be finished opens the gates again.  Returns the frozen state.
+        """
+        wanted = [name_of(pair) for pair in names]
+        with self.alone(names):
+            there = self.held(wanted)
+            rest = [name for name in wanted if all(name not in one.targets for one in there)]
+            for one in there:
+                self._do("freeze", one, allow=allow, stop=stop, progress=progress, probe=probe)
+            if rest:
+                self._freeze(rest, allow, stop, progress, probe)
+            return self._here(names)
+
+    def _here(self, names: Names) -> State:
+        """What this kernel has of the targets, without registrations."""
+        return self._plain_reader().state([one for one in names if self.fs.exists(name_of(one))])
+
+    def _freeze(self, names: Sequence[str], allow: Sequence[str], stop: Callable[[], bool],
+                progress: Optional[Progress], probe: bool) -> None:
+        new = str(uuid.uuid4())
+        try:
+            self.handovers().do("freeze", SOURCE, new, targets=names, mode=Mode.FILE.value,
+                                allow=allow, stop=stop, progress=progress, probe=probe)
+        except BaseException as error:
+            if new in ids(self.settings.state_directory):
+                self._back(new, error)
+            raise
+
+    def _back(self, new: str, error: BaseException) -> None:
+        """A freeze that was not finished is taken back."""
+        journal = Journal(self.settings.state_directory, new, partly=True)
+        one, step = journal.handover, journal.notes.step
+        if not one.state:
+            return journal.remove()
+        try:
+            self._thaw(one)
+        except errors.HandoverError as second:
+            if isinstance(error, errors.HandoverError):
+                error.changed = f"and opening the gates again failed: {second.what}"
+                error.do = f"lio-handover thaw {' '.join(one.targets)}"
+            return
+        if isinstance(error, errors.HandoverError):
+            error.changed = "the gates were not touched"
+            if not _before_gate(step):
+                error.changed, error.do = "the gates are as they were; initiators may have been " \
+                    "out", ""
+
+    def export(self, names: Names, allow: Sequence[str] = (), probe: bool = False) -> Document:
+        """What this host serves, to be imported elsewhere.
+
+        Of targets that were frozen here it is recorded, before it is handed out, that another host
+        may serve them: from then on only a human's word brings them back.  Of others it changes
+        nothing, but for what ``probe`` does, see probes.full_status.
+        """
+        wanted = [name_of(pair) for pair in names]
+        with self.alone(names):
+            there = self.held(wanted)
+            if not there:
+                errors.refuse(self._under_way(wanted), allow)
+                return super().export(names, allow, probe)
+            self._whole(there, wanted, "export")
+            left = sorted(set(wanted) - {name for one in there for name in one.targets})
+            if left:
+                raise errors.WrongState(f"{left[0]} is not frozen, and {there[0].targets[0]} is",
+                                        do=f"lio-handover freeze {' '.join(left)}, or export them "
+                                        "apart")
+            if len(there) > 1:
+                for one in there:
+                    self._can_export(one, allow, probe)
+            made: List[Document] = []
+            for one in there:
+                try:
+                    self._do("export", one, allow=allow, probe=probe)
+                except errors.HandoverError as error:
+                    done = [name for each in made for kept in each.carried
+                            for name in kept.targets]
+                    if done:
+                        error.changed += f", and {', '.join(done)} is recorded as exported, " \
+                            "though nothing was handed out"
+                    raise
+                made.append(self._kept(one))
+            return merged(made)
+
+    def _can_export(self, one: Handover, allow: Sequence[str], probe: bool) -> None:
+        """Raises what the export would, before it, or another of the same command, is recorded."""
+        journal = Journal(self.settings.state_directory, one.id)
+        if probe and not journal.notes.probe:
+            journal.note("probe")
+        row = Evidence(self, None, journal, "export", one.epoch, (), frozenset(), False).row()
+        if row is not None and row.state == "frozen":
+            deeds = Deeds(self, journal, one.epoch, row, allow=allow)
+            deeds.do(Step(Do.GATE_CLOSE))
+            if journal.notes.probe:
+                deeds.seen = self.ask(deeds.names())
+            here = deeds.here()
+            deeds.unchanged(here)
+            deeds.may_export(here)
+
+    def _kept(self, one: Handover) -> Document:
+        """The document of a frozen target, with the handover that it is of."""
+        journal = Journal(self.settings.state_directory, one.id)
+        document = documents.loads(journal.kept(DOCUMENT) or b"")
+        return replace(document, carried=(Carried(one.id, one.epoch, one.targets),))
+
+    def thaw(self, names: Names, allow: Sequence[str] = ()) -> State:
+        """Open the gates which a freeze has shut.  Only where no other host serves the target."""
+        wanted = [name_of(pair) for pair in names]
+        with self.alone(names):
+            there = self.held(wanted)
+            findings = self._under_way([name for name in wanted if all(
+                name not in one.targets for one in there)])
+            errors.refuse(findings, allow)
+            for name in wanted:
+                if all(name not in one.targets for one in there):
+                    raise errors.NoSuchTarget(f"{name} was not frozen by lio-handover",
+                                              do="lio-handover show")
+            self._whole(there, wanted, "thaw")
+            errors.refuse([errors.Finding(
+                errors.InUse, name, f"document {one.digest[:12]}… of it was exported since the "
+                "freeze, so another host may serve it", "exported",
+                "make sure that none does, and never will")
+                for one in there if one.state == "released" for name in one.targets], allow)
+            self.notes = [note for one in there for note in self._thaw(one, allow)]
+            here = self._here(names)
+            self.notes += _closed(here)
+            return here
+
+    def _thaw(self, one: Handover, allow: Sequence[str] = ()) -> Tuple[str, ...]:
+        """What there is to tell of it."""
+        return self._do("thaw", one, said=[SAYS[name] for name in allow if name in SAYS],
+                        allow=allow).notes
+
+    # ---- the destination's verbs ---
+    def ready(self, document: Document, maps: Sequence[str] = ()) -> Ready:
+        """The same, and what this host remembers of the document and its targets."""
+        ready = super().ready(document, maps)
+        names = [one.name for one in ready.document.state.targets]
+        return replace(ready, findings=(
+            *self._under_way(names, self._cut_off(ready.document)),
+            *self._known(ready.document), *ready.findings))
+
+    def import_(self, ready: Ready, allow: Sequence[str] = (),
+                progress: Optional[Progress] = None,
+                stop: Callable[[], bool] = never) -> Outcome:
+        """Make this host serve the document, or leave it as it was.
+
+        Nothing to do where it serves just that already.
+        """
+        ready = self._as_allowed(ready, allow)
+        wanted, _notes = reachable(ready.document.state, ready.have)
+        if not differ.diff(ready.have, wanted):
+            return Outcome()
+        names = [one.name for one in ready.document.state.targets]
+        self._take_back(ready.document)
+        errors.refuse(ready.findings, allow)
+        one = self._arriving(ready.document)
+        digest = runtime_state.digest(ready.document.state)
+        message = Message(Paper.DOCUMENT, one.id, one.epoch, digest, tuple(names), one.mode,
+                          documents.dumps(ready.document))
+        handovers = self.handovers()
+        answer = handovers.do("import", DESTINATION, one.id, papers=[message], allow=allow,
+                              progress=progress, stop=stop, ready=ready)
+        handovers.outcome.notes = tuple(dict.fromkeys((
+            *handovers.outcome.notes, *answer.notes, *_closed(ready.document.state))))
+        return handovers.outcome
+
+    def _cut_off(self, document: Document) -> List[str]:
+        """The imports of it here that were cut off."""
+        folder, found = self.settings.state_directory, []
+        for carried in document.carried:
+            if carried.id in ids(folder):
+                one = Journal(folder, carried.id, partly=True).handover
+                if one.role == DESTINATION and one.state in ("", "armed", "aborting", "none"):
+                    found.append(carried.id)
+        return found
+
+    def _take_back(self, document: Document) -> None:
+        """An import of it that was cut off goes first."""
+        for name in self._cut_off(document):
+            journal = Journal(self.settings.state_directory, name, partly=True)
+            if journal.handover.state in ("armed", "aborting"):
+                self.handovers().recover(name)
+            journal.remove()
+
+    def _known(self, document: Document) -> List[errors.Finding]:
+        """What this host remembers of the document, or of a later one of its targets."""
+        folder, found = self.settings.state_directory, []
+        owners = Owners(folder).load()
+        journals = {name: Journal(folder, name, partly=True).handover for name in ids(folder)}
+        local = [one.name for one in document.state.targets]
+        cut_off = self._cut_off(document)
+        for carried in document.carried:
+            if carried.id in cut_off:
+                continue
+            one = journals.get(carried.id)
+            targets = [name for name in carried.targets if name in local] or local
+            name = targets[0]
+            if one is not None and one.role == SOURCE:
+                found.append(errors.Finding(
+                    errors.StaleEpoch, name, "this host has exported it itself, and removed it as "
+                    "another host serves it", "exported", "make sure that none does, and never "
+                    "will"))
+                continue
+            last = max((owners.get(target, Owner()) for target in targets),
+                       key=lambda owner: owner.epoch)
+            again = one is not None or last.epoch == carried.epoch and (
+                last.handover == REMOVED or any(
+                    other.epoch == carried.epoch and set(other.targets) & set(targets)
+                    for other in journals.values()))
+            if again or carried.epoch < last.epoch:
+                found.append(errors.Finding(
+                    errors.StaleEpoch, name,
+                    "this document was imported here before" if again else
+                    f"the document is of attempt {carried.epoch}, and this host has had "
+                    f"{last.epoch}", "imported",
+                    "freeze it where it is served, export it again, and import that"))
+        return found
+
+    def _arriving(self, document: Document) -> Handover:
+        """The handover that an import is recorded as: the document's, where that is new here."""
+        folder = self.settings.state_directory
+        names = tuple(one.name for one in document.state.targets)
+        owners, known = Owners(folder).load(), set(ids(folder))
+        last = max((owners.get(name, Owner()).epoch for name in names), default=0)
+        if len(document.carried) == 1 and document.carried[0].id not in known \
+                and document.carried[0].epoch > last:
+            return Handover(document.carried[0].id, DESTINATION, "", document.carried[0].epoch,
+                            Mode.FILE.value, names)
+        epoch = max([last + 1, *(one.epoch for one in document.carried)])
+        return Handover(str(uuid.uuid4()), DESTINATION, "", epoch, Mode.FILE.value, names)
+
+    # ---- removing ---
+    def remove(self, targets: Sequence[str], everything: bool = False, allow: Sequence[str] = (),
+               progress: Optional[Progress] = None,
+               stop: Callable[[], bool] = never) -> Tuple[Outcome, str]:
+        """Take targets away, with the backstores that nothing else exports.
+
+        Of targets that were frozen here this ends the handover: another host serves them.  Returns
+        what it took, and the document kept of what was removed.
+        """
+        names = [name_of(pair) for pair in self.names((), True)] if everything else list(targets)
+        there = self.held(names)
+        if not there:
+            return super().remove(targets, everything, allow, progress, stop)
+        with self.alone(more=self._removing(targets, everything)):
+            self._whole(there, names, "remove")
+            frozen: Set[str] = {name for one in there for name in one.targets}
+            kept = self._judged({name for name in frozen if self.fs.exists(name)}, allow)
+            rest = [name for name in names if name not in frozen]
+            more, kept_too = super().remove(rest, False, allow, progress, stop) if rest \
+                else (Outcome(), "")  # first: what is refused is refused before anything is gone
+            outcome, began, started = Outcome(), self.fs.changes, time.monotonic()
+            for one in there:
+                outcome.notes += self._do("retire", one, said=["imported"], allow=allow,
+                                          progress=progress, stop=stop).notes
+            outcome.writes = outcome.steps = self.fs.changes - began
+            outcome.seconds = {"remove": time.monotonic() - started}
+            if rest:
+                outcome = Outcome(outcome.steps + more.steps, outcome.writes + more.writes,
+                                  {**more.seconds, **outcome.seconds},
+                                  outcome.notes + more.notes)
+                kept = " and ".join(filter(None, (kept, kept_too)))
+            return outcome, kept
+
+    def _judged(self, frozen: Set[str], allow: Sequence[str]) -> str:
+        """Refuse while somebody still needs what is to be removed; where it was kept."""
+        reader = self.reader()
+        findings: List[errors.Finding] = []
+        try:
+            have, _want = self.without(reader, sorted(frozen))
+        except errors.CannotRepresent as error:
+            findings.append(errors.Finding(
+                errors.InUse, "what would be lost with it can't be told", error.what, "unclear"))
+            have, _want = self.without(self._plain_reader(), sorted(frozen))
+        document = self._leaving(have, reader.facts())
+        errors.refuse([*findings, *in_use.removal(have, reader), *removed.unkept(document)],
+                      allow)
+        return removed.keep(document, self.settings.state_directory)
+
+
+def merged(made: Sequence[Document]) -> Document:
+    """Documents of one host, of targets that have nothing in common, as one."""
+    first = made[0]
+    if len(made) == 1:
+        return first
+    state, storage, groups = first.state, dict(first.storage), {}
+    for one in made:
+        groups.update({group.key: group for group in one.state.lu_groups})
+        storage.update(one.storage)
+    state = State(tuple(groups.values()),
+                  tuple(store for one in made for store in one.state.backstores),
+                  tuple(target for one in made for target in one.state.targets),
+                  state.discovery_auth)
+    return replace(first, state=documents.canonical(state), storage=storage,
+                   notes=tuple(dict.fromkeys(note for one in made for note in one.notes)),
+                   carried=tuple(carried for one in made for carried in one.carried))
+
+
+def _before_gate(step: str) -> bool:
+    """Whether a freeze that ended in this step had not come to the gates."""
+    steps = list(map(str, rows_for(SOURCE, "idle", "freeze", Mode.FILE)[0].steps))
+    return step in steps[:steps.index(str(Step(Do.GATE_CLOSE)))]
+
+
+def _closed(state: State) -> List[str]:
+    """Of targets that nobody is let in to, as they were disabled when they were frozen."""
+    return [f"{target.name}: every TPG of it is disabled, as it was when it was frozen: nobody is "
+            f"let in; next: targetcli /{target.name}/{target.tpgs[0].key[-1]} enable"
+            for target in state.targets if target.fabric == "iscsi" and target.tpgs
+            and all(tpg.attributes.get("enable", "0") == "0" for tpg in target.tpgs)]

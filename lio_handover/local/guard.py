@@ -1,0 +1,324 @@
+"""Acts, while the service runs, on what somebody else does to the targets of handovers: see
+handover/meddling.py for what can be found.
+
+What this host may not serve is shut at once, and taken out of targetcli's save file.  What is this
+host's, and was made again without what it had, is shut at once and rebuilt by ``recover``; what was
+changed in place has its copy made anew by ``adopt``; what is gone is told, and left so.  All of it
+under the handover's lock, so not while a verb is at work.  Who does it again and again is told of
+once a minute, and what was rebuilt is left shut for longer each time.
+"""
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from typing import Callable, Dict, List, Optional, Set, Tuple
+
+from .. import errors
+from ..actions import aptpl_copies, identity, surviving_registrations
+from ..actions.context import Standing
+from ..handover import meddling
+from ..handover.engine import Handovers
+from ..handover.meddling import Found, Kind
+from ..handover.reply import Peer
+from ..kernel.facts import boot_id
+from ..records.journal import Journal, ids
+from ..records.ownership import NAME as OWNERS
+from ..savefile import places
+from . import targetctl
+from .ours import Ours
+from .tree_watches import EVERYBODY, TreeWatches, folders, gates, roots
+
+#: Seconds between two looks in any case; and until another where somebody is at work.
+ALWAYS, SOON = 5.0, 0.3
+#: Seconds without a change after which a target is rebuilt; its copy is made anew; the same where
+#: something was taken away, as whoever clears all of it begins with a part.
+CALM, QUIET, SHRUNK = 0.5, 1.0, 10.0
+#: Seconds for which who restores or clears is waited for.
+PATIENCE = 60.0
+#: Seconds between two comparisons of all of it with its copy, also where nothing was told.
+COMPARED = 600.0
+#: Seconds for which the same is told once; longest time that what was rebuilt is left shut.
+ONCE, LONGEST = 60.0, 300.0
+
+#: States in which a target that is lacking something is rebuilt, whoever shut it.
+SERVED = ("prepared", "opening", "serving", "confirmed")
+
+#: Is told what was found and done: the text, the handover, its targets.
+Tell = Callable[[str, str, str], None]
+_Stamp = Tuple[int, int, int]
+
+
+@dataclass
+class _Known:
+    """A handover as it was when it was looked at last.  Times are those of time.monotonic."""
+
+    stamp: Tuple[Optional[_Stamp], ...]
+    standing: Standing
+    superseded: bool
+    touched: float = 0.0  # when something was last told of it
+    compared: float = 0.0
+    changed: bool = True  # since it was compared
+    saved: Tuple[Optional[_Stamp], ...] = ()  # the save files when they were looked into
+    shut: bool = False  # by this, as it was replaced
+    tries: int = 0
+    tried: float = 0.0
+    not_before: float = 0.0
+
+    @property
+    def names(self) -> str:
+        return ", ".join(self.standing.local_targets())
+
+    @property
+    def watched(self) -> bool:
+        """Whether anything that somebody does to it matters."""
+        journal = self.standing.journal
+        return not self.superseded and (
+            journal.broken is not None or meddling.must_stay_shut(journal.handover)
+            or meddling.kept(journal.handover))
+
+
+class Guard:
+    """Looks at every handover of this host when something was told.  ``core`` makes the verbs."""
+
+    def __init__(self, core: Callable[[], Ours], peer: Optional[Peer], tell: Tell) -> None:
+        self._core, self._peer, self._tell = core, peer, tell
+        self._watches = TreeWatches()
+        self._known: Dict[str, _Known] = {}
+        self._said: Dict[str, Tuple[float, int]] = {}
+        self._next, self._new = ALWAYS, True
+
+    def fileno(self) -> int:
+        """Readable when something was told."""
+        return self._watches.fileno()
+
+    def look(self) -> float:
+        """Act on what is found; in how many seconds to look again.  Raises OSError."""
+        core, told, self._next = self._core(), self._watches.told(), ALWAYS
+        directory = core.settings.state_directory
+        there = [*ids(directory)]
+        for name in {*self._known} - {*there}:
+            del self._known[name]
+        for name in there:
+            try:
+                self._one(core, name, told)
+            except errors.StillRunning:
+                self._soon(SOON)
+            except (OSError, errors.HandoverError) as error:
+                self._once(name, f"{getattr(error, 'what', '') or error}", name)
+        if told or self._new:
+            self._new = False
+            if self._arm(core):
+                self._soon(0.0)
+        return self._next
+
+    # ---- small things ---
+    def _soon(self, seconds: float) -> None:
+        self._next = max(0.0, min(self._next, seconds))
+
+    def _once(self, who: str, text: str, name: str) -> None:
+        """Tell it, unless the same was told a moment ago."""
+        key, now = f"{who}: {text}", time.monotonic()
+        since, times = self._said.get(key, (-ONCE, 0))
+        if now - since < ONCE:
+            self._said[key] = since, times + 1
+            return
+        self._said = {key: one for key, one in self._said.items() if now - one[0] < 2 * ONCE}
+        self._said[key] = now, 0
+        self._tell(text + (f" ({times} more times)" if times else ""), name, who)
+
+    def _arm(self, core: Ours) -> bool:
+        wanted: Dict[str, List[str]] = {}
+        for name, known in self._known.items():
+            if known.watched:
+                standing = known.standing
+                try:
+                    wanted[name] = folders(standing) if standing.handover.state == "confirmed" \
+                        else [*gates(standing)]
+                except OSError:  # it goes while it is looked at
+                    self._new = True
+                    self._soon(SOON)
+        if wanted:
+            wanted[EVERYBODY] = [*roots(core.fs.root), *{
+                os.path.dirname(path) for path in _save_files(core)}]
+        return self._watches.arm(wanted)
+
+    def _of(self, core: Ours, name: str) -> _Known:
+        """As its journal has it now."""
+        directory = core.settings.state_directory
+        stamp = (_stamp(os.path.join(directory, "handovers", name, "journal")),
+                 _stamp(os.path.join(directory, OWNERS)))
+        known = self._known.get(name)
+        if known is None or known.stamp != stamp:
+            standing = Standing(core, Journal(directory, name, partly=True))
+            superseded = Handovers(core).superseded(standing.handover)
+            if known is None:
+                known = _Known(stamp, standing, superseded)
+            known.stamp, known.standing, known.superseded = stamp, standing, superseded
+            self._known[name], self._new = known, True
+        return known
+
+    def _locked(self, core: Ours, known: _Known) -> List[str]:
+        journal = known.standing.journal
+        return [f"handover/{journal.id}", *journal.handover.targets, *journal.notes.local,
+                *journal.notes.stores]
+
+    # ---- one handover ---
+    def _one(self, core: Ours, name: str, told: Set[str]) -> None:
+        known, now = self._of(core, name), time.monotonic()
+        if told & {name, EVERYBODY}:
+            known.touched, known.changed = now, True
+        if not known.watched or not core.fs.exists("core"):
+            return
+        journal = known.standing.journal
+        if journal.broken is not None or meddling.must_stay_shut(journal.handover):
+            return self._shut(core, name, known)
+        compare = known.changed and now - known.touched >= QUIET \
+            or now - known.compared >= COMPARED
+        found = meddling.found(known.standing, compare)
+        if compare:
+            known.compared, known.changed = now, False
+        elif known.changed and journal.handover.state == "confirmed":
+            self._soon(QUIET - (now - known.touched))
+        kinds = {one.kind: one for one in found}
+        if Kind.REPLACED in kinds:
+            return self._rebuild(core, name, known, kinds[Kind.REPLACED])
+        if Kind.GONE in kinds:
+            return self._gone(core, name, known, kinds[Kind.GONE])
+        if Kind.CHANGED in kinds:
+            return self._adopt(core, name, known, kinds[Kind.CHANGED])
+        self._well(core, name, known)
+
+    def _shut(self, core: Ours, name: str, known: _Known) -> None:
+        """What this host may not serve, and what targetcli would open."""
+        standing = known.standing
+        saved = tuple(_stamp(path) for path in _save_files(core))
+        looked = known.saved == saved
+        if not meddling.found(standing) and (looked or not meddling.save_files(standing)):
+            known.saved = saved
+            return
+        if standing.journal.broken is not None:
+            try:
+                Handovers(core).recover(name)
+            except errors.JournalBroken as error:
+                self._once(name, f"{known.names}: {error}", known.names)
+                known.saved = tuple(_stamp(path) for path in _save_files(core))
+            return
+        with core.alone(more=self._locked(core, known)):
+            every = Handovers(core)
+            journal = Journal(core.settings.state_directory, name, partly=True)
+            for note in every.scrub(journal):
+                self._once(name, note + f"; this host is its {journal.handover.role}, "
+                           f"{journal.handover.state}", known.names)
+        self._soon(SOON)  # who opens it may have more to do
+
+    def _rebuild(self, core: Ours, name: str, known: _Known, found: Found) -> None:
+        standing, now = known.standing, time.monotonic()
+        if not (standing.handover.state in SERVED or known.shut or meddling.unguarded(standing)):
+            return  # nobody is served: the verb that opens it puts it right
+        if standing.open_tpgs():
+            with core.alone(more=self._locked(core, known)):
+                for path in standing.open_tpgs():
+                    core.fs.write(f"{path}/enable", b"0\n")
+            known.touched, known.shut = now, True
+        wait = max(CALM - (now - known.touched), known.not_before - now)
+        if wait <= 0 and now - known.touched < PATIENCE and targetctl.at_work():
+            wait = SOON  # it would go on with what is rebuilt
+        if wait > 0:
+            if known.not_before - now > CALM:
+                self._note(core, known, f"{found}; it stays shut for a while, as somebody does "
+                           "that again and again")
+            return self._soon(wait)
+        self._once(name, f"{', '.join(found.targets)} {found.kind.value}: {found.what}; it is "
+                   "shut, and is rebuilt from its copy", known.names)
+        if now - known.tried > 2 * LONGEST:
+            known.tries = 0
+        known.tries, known.tried = known.tries + 1, now
+        known.not_before = now + (min(LONGEST, 2.0 ** known.tries) if known.tries > 1 else 0)
+        known.shut = False
+        try:
+            answer, = Handovers(core, self._peer).recover(name)
+        except errors.StillRunning:
+            known.tries, known.shut = known.tries - 1, True
+            raise
+        except (OSError, errors.HandoverError) as error:
+            known.not_before = now + min(LONGEST, 2.0 ** (known.tries + 3))
+            self._once(name, f"{known.names}: it stays shut: {error}", known.names)
+            return
+        told = "".join(f"; {note}" for note in answer.notes)
+        self._tell(f"{known.names} was rebuilt: this host is its {answer.handover.role}, "
+                   f"{answer.handover.state}{told}", known.names, name)
+
+    def _gone(self, core: Ours, name: str, known: _Known, found: Found) -> None:
+        if known.standing.journal.notes.meddled != str(found):
+            self._note(core, known, str(found))
+            self._once(name, str(found), known.names)
+
+    def _adopt(self, core: Ours, name: str, known: _Known, found: Found) -> None:
+        standing = known.standing
+        quiet = SHRUNK if found.shrunk else QUIET
+        waited = time.monotonic() - known.touched
+        if waited < PATIENCE and targetctl.at_work():
+            quiet = waited + SOON
+        reader = standing.reader(False)
+        if waited < quiet:
+            known.changed = True
+            return self._soon(quiet - waited)
+        if not any(True for fabric, wwn in standing.names() for _ in reader.links(fabric, wwn)):
+            return self._once(name, f"{found}; its copy stays as it was, as no LUN is left of it",
+                              known.names)
+        try:
+            core.adopt([(target.split("/", 1)[0], target.split("/", 1)[1])
+                        for target in standing.local_targets()])
+        except errors.StillRunning:
+            known.changed = True
+            raise
+        except (OSError, errors.HandoverError) as error:
+            return self._once(name, f"{found}; its copy can't be made anew: {error}", known.names)
+        self._tell(f"{known.names}: its copy was made anew, as it was changed: {found.what}",
+                   known.names, name)
+
+    def _well(self, core: Ours, name: str, known: _Known) -> None:
+        """Note whose it is where that is not known yet, and that nothing is wrong any more."""
+        standing = known.standing
+        journal = standing.journal
+        others = surviving_registrations.looked_for(standing) and standing.whole()
+        unknown = not identity.known(standing) and aptpl_copies.wanted(journal, boot_id()) \
+            and bool(standing.names()) and standing.whole()
+        if not (others or unknown or journal.notes.meddled) or journal.handover.busy:
+            return
+        with core.alone(more=self._locked(core, known)):
+            fresh = Standing(core, Journal(core.settings.state_directory, name, partly=True))
+            if others:
+                surviving_registrations.lacking(fresh)
+            elif unknown:
+                identity.note(fresh)
+            if fresh.journal.notes.meddled and not meddling.found(fresh):
+                fresh.journal.note("meddled", said="")
+                self._tell(f"{known.names} is here again, as it was", known.names, name)
+
+    def _note(self, core: Ours, known: _Known, said: str) -> None:
+        """Where status and the bus find it."""
+        journal = known.standing.journal
+        if journal.notes.meddled == said:
+            return
+        with core.alone(more=self._locked(core, known)):
+            Journal(core.settings.state_directory, journal.id, partly=True).note(
+                "meddled", said=said)
+
+
+def _save_files(core: Ours) -> List[str]:
+    """Where targetcli saves, there or not."""
+    try:
+        found = places.everywhere(core.settings.savefiles)
+    except errors.SavefileBroken:
+        found = list(core.settings.savefiles)
+    return [*dict.fromkeys([*found, *places.KNOWN])]
+
+
+def _stamp(path: str) -> Optional[_Stamp]:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size

@@ -1,0 +1,261 @@
+"""What lio-handover restores at a boot, on one host: adopt, giveback, clear, restore; and who
+restores what.
+
+A target is ours where a handover that brought it here is over (it was handed to us, or
+imported), or where it was adopted: a boot goes by its handover's journal, in state ``confirmed``.
+One in a handover that is under way is restored by ``recover``.  All others are targetcli's, if they
+are in its save file, else nobody's.
+"""
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass, replace
+from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Set, Tuple
+
+from .. import errors
+from ..actions.context import Standing
+from ..document import runtime_state
+from ..execute.executor import Outcome
+from ..execute.step_runner import Progress, never
+from ..execute.verify import describe
+from ..host.looked_at import View
+from ..model.objects import Key, State
+from ..protocol.table import DESTINATION, SOURCE, Mode
+from ..records.journal import Handover, Journal, ids
+from ..records.ownership import REMOVED, Owner, Owners
+from ..savefile import save_file
+from ..storage import policy as storage
+from .by_file import ByFile, Names, name_of
+
+LIO_HANDOVER, TARGETCLI, NOBODY = "lio-handover", "targetcli", "nobody"
+#: (role, state) of a handover whose targets lio-handover brings back, wherever it stands.
+BROUGHT_BACK = {
+    SOURCE: ("prepared", "freezing", "frozen", "thawing", "forced"),
+    DESTINATION: ("armed", "opening", "serving", "confirmed", "forced"),
+}
+
+
+@dataclass(frozen=True)
+class Restorer:
+    """Who brings a target back at a boot: ``who`` and where that stands (a handover, or files);
+    ``notes`` say what of it would come back otherwise than it is now."""
+
+    target: str
+    who: str
+    where: str = ""
+    notes: Tuple[str, ...] = ()
+
+
+class Ours(ByFile):
+    """The verbs of one host, with those of what it restores itself."""
+
+    def counting(self) -> Dict[str, Handover]:
+        """target, as it is called here → the handover that counts for it."""
+        owners = Owners(self.settings.state_directory).load()
+        found: Dict[str, Handover] = {}
+        for name in ids(self.settings.state_directory):
+            journal = Journal(self.settings.state_directory, name, partly=True)
+            one = journal.handover
+            for here in journal.notes.local or one.targets:
+                if owners.get(here, Owner()).handover in ("", one.id) and (
+                        here not in found or found[here].since < one.since):
+                    found[here] = one
+        return found
+
+    def ours(self, names: Iterable[str]) -> List[Handover]:
+        """The handovers of these targets that make them ours."""
+        counting, found = self.counting(), {}
+        for name in names:
+            one = counting.get(name)
+            if one is not None and (one.role, one.state) == (DESTINATION, "confirmed"):
+                found[one.id] = one
+        return list(found.values())
+
+    # ---- the verbs ---
+    def adopt(self, names: Names, allow: Sequence[str] = (),
+              progress: Optional[Progress] = None, stop: Callable[[], bool] = never) -> State:
+        """Have these targets restored by lio-handover, whole, from now on; of those that are so
+        already keep the copy anew.  They are served all the time.  Returns what is here."""
+        wanted = [name_of(pair) for pair in names]
+        with self.alone(names):
+            mine = self.ours(wanted)
+            rest = [name for name in wanted if all(
+                name not in self.local_names(one) for one in mine)]
+            errors.refuse([*self._under_way(rest), *self._handed_over(rest)], allow)
+            self.notes = []
+            for one in mine:
+                self.notes += self._do("adopt", one, DESTINATION, allow=allow, progress=progress,
+                                       stop=stop).notes
+            for group in self._groups(rest):
+                self.notes += self.handovers().do(
+                    "adopt", DESTINATION, str(uuid.uuid4()), targets=group, mode=Mode.FILE.value,
+                    allow=allow, progress=progress, stop=stop).notes
+            return self._here(names)
+
+    def local_names(self, one: Handover) -> Tuple[str, ...]:
+        journal = Journal(self.settings.state_directory, one.id, partly=True)
+        return journal.notes.local or one.targets
+
+    def _handed_over(self, names: Iterable[str]) -> List[errors.Finding]:
+        counting = self.counting()
+        return [errors.Finding(
+            errors.InUse, name, "this host has handed it over, so another host may serve it",
+            "exported", "make sure that none does, and never will")
+            for name in names for one in [counting.get(name)]
+            if one is not None and (one.role, one.state) == (SOURCE, "retired")]
+
+    def _groups(self, names: Sequence[str]) -> List[List[str]]:
+        """Targets that share a backstore stay together."""
+        reader, groups = self._plain_reader(), []  # type: ignore[var-annotated]
+        for name in names:
+            fabric, wwn = name.split("/", 1)
+            stores: Set[Optional[Key]] = {store for _t, _l, store in reader.links(fabric, wwn)
+                                          if store is not None}
+            together = [group for group in groups if group[0] & stores]
+            groups = [group for group in groups if group not in together]
+            groups.append((stores.union(*(group[0] for group in together)),
+                           [*(one for group in together for one in group[1]), name]))
+        return [members for _stores, members in groups]
+
+    def giveback(self, names: Names, allow: Sequence[str] = ()) -> State:
+        """Have these targets restored by targetcli from now on: they go into its save file.  What
+        that can't hold is refused, unless it is allowed to be lost at a boot."""
+        wanted = [name_of(pair) for pair in names]
+        with self.alone(names):
+            mine = self.ours(wanted)
+            for name in wanted:
+                if all(name not in self.local_names(one) for one in mine):
+                    raise errors.WrongState(f"{name} is not restored by lio-handover",
+                                            do="lio-handover status")
+            for one in mine:
+                rest = sorted(set(self.local_names(one)) - set(wanted))
+                if rest:
+                    some = sorted(set(self.local_names(one)) & set(wanted))
+                    raise errors.WrongState(
+                        f"{', '.join(some)} is kept together with {', '.join(rest)}",
+                        do="lio-handover giveback " + " ".join(self.local_names(one)))
+            self.notes = [note for one in mine
+                          for note in self._do("giveback", one, DESTINATION, allow=allow).notes]
+            return self._here(names)
+
+    def remove(self, targets: Sequence[str], everything: bool = False, allow: Sequence[str] = (),
+               progress: Optional[Progress] = None,
+               stop: Callable[[], bool] = never) -> Tuple[Outcome, str]:
+        """The same; of ours that are not in the kernel only the record ends: no boot brings them
+        back."""
+        gone = [name for name in targets if not self.fs.exists(name) and self.ours([name])]
+        rest = [name for name in targets if name not in gone]
+        outcome, kept = super().remove(rest, everything, allow, progress, stop) \
+            if rest or everything or not gone else (Outcome(), "")
+        if gone:
+            with self.alone(more=gone):
+                Owners(self.settings.state_directory).note(gone, handover=REMOVED)
+            outcome.notes += tuple(f"{name}: it was not here; no boot brings it back"
+                                   for name in gone)
+        return outcome, kept
+
+    def clear(self, name: str) -> Tuple[str, ...]:
+        """Take a target down that a handover brings back, keeping all of it for ``restore``; what
+        there is to tell.  Nothing to do for others."""
+        one = self.counting().get(name)
+        if one is None or one.role != DESTINATION or one.state not in (
+                "opening", "serving", "confirmed", "forced"):
+            return (f"{name}: nothing of it is lio-handover's to clear",)
+        return self.handovers().do("clear", DESTINATION, one.id).notes
+
+    def restored_by(self, name: str) -> Optional[Handover]:
+        """The handover by which lio-handover brings a target back at a boot, if it does."""
+        one = self.counting().get(name)
+        return one if one is not None and one.state in BROUGHT_BACK[one.role] else None
+
+    def to_restore(self) -> List[str]:
+        """Every target that lio-handover brings back at a boot."""
+        return sorted(name for name, one in self.counting().items()
+                      if one.state in BROUGHT_BACK[one.role])
+
+    # ---- looking ---
+    def view(self, targets: Sequence[str] = ()) -> View:
+        """The same, and what of ours is not here."""
+        view = super().view(targets)
+        try:
+            notes = [f"{name}: {_not_here(Standing(self, journal), name)}"
+                     for name, one in sorted(self.counting().items())
+                     if (one.role, one.state) == (DESTINATION, "confirmed")
+                     and not self.fs.exists(name) and (not targets or name in targets)
+                     for journal in [Journal(self.settings.state_directory, one.id, partly=True)]]
+        except errors.JournalBroken as error:
+            notes = [error.what]
+        return replace(view, notes=tuple(dict.fromkeys((*view.notes, *notes))))
+
+    def restorers(self, names: Sequence[str] = ()) -> List[Restorer]:
+        """Who brings back each target of this kernel, of our records and of targetcli's files."""
+        counting = self.counting()
+        try:
+            here = [name_of(pair) for pair in self.names((), True)]
+        except errors.HandoverError:
+            here = []
+        saved: Dict[str, List[str]] = {}
+        trouble: Tuple[str, ...] = ()
+        try:
+            for entry in save_file.entries({*here, *counting}, self.settings.savefiles):
+                saved.setdefault(entry.target, []).append(entry.path)
+        except errors.SavefileBroken as error:
+            trouble = (error.what,)
+        ours = {name for name, one in counting.items() if one.state in BROUGHT_BACK[one.role]}
+        return [self._restorer(name, counting.get(name), saved.get(name, ()), name in here, trouble)
+                for name in sorted({*here, *ours, *saved} & set(names) if names
+                                   else {*here, *ours, *saved})]
+
+    def _restorer(self, name: str, one: Optional[Handover], saved: Sequence[str], here: bool,
+                  trouble: Tuple[str, ...]) -> Restorer:
+        if one is not None and one.state in BROUGHT_BACK[one.role]:
+            return Restorer(name, LIO_HANDOVER, one.id, self._otherwise(name, one, here))
+        if one is not None and (one.role, one.state) not in (
+                (SOURCE, "idle"), (DESTINATION, "none"), (DESTINATION, "given")):
+            return Restorer(name, NOBODY, one.id, (
+                f"this host is its {one.role}, {one.state}",))
+        if one is not None and one.role == SOURCE and not saved and Journal(
+                self.settings.state_directory, one.id, partly=True).notes.unsaved:
+            return Restorer(name, LIO_HANDOVER, one.id, ())
+        if saved:
+            return Restorer(name, TARGETCLI, ", ".join(saved))
+        return Restorer(name, NOBODY, "", trouble or ("it is in no save file",))
+
+    def _otherwise(self, name: str, one: Handover, here: bool) -> Tuple[str, ...]:
+        """What of it is other than in the copy that a boot goes by."""
+        if one.state != "confirmed":
+            return ()
+        journal = Journal(self.settings.state_directory, one.id, partly=True)
+        standing = Standing(self, journal)
+        if not here:
+            return (*journal.notes.differs, _not_here(standing, name))
+        try:
+            changed = runtime_state.changes(standing.durable().state, standing.here(False))
+        except (errors.HandoverError, OSError) as error:
+            return (str(getattr(error, "what", error)),)
+        mine = [change for change in changed if name in describe(change)] or changed
+        return (*journal.notes.differs, *(
+            [f"changed since its copy was kept: {describe(mine[0])}"
+             + (f" (and {len(mine) - 1} more)" if len(mine) > 1 else "")
+             + f"; next: lio-handover adopt {name}"] if mine else ()))
+
+
+def _not_here(standing: Standing, name: str) -> str:
+    """Why a target of ours is not in the kernel, and what to do."""
+    try:
+        missing = [f"{finding.subject}: {finding.sentence}"
+                   for store in standing.durable().state.backstores
+                   for finding in storage.absent(store)]
+    except errors.JournalBroken as error:
+        return f"it is not here: {error.what}"
+    if missing:
+        return (f"it is shut, as storage is missing: {', '.join(missing)}; next: "
+                f"make it reachable, then lio-handover restore {name}, unless its unit waits")
+    return ("it is not here: somebody else removed or cleared it; next: lio-handover restore "
+            f"{name}; if nobody shall serve it, lio-handover remove {name}")
+
+
+def changed(core: Ours, verb: str, found: Any, allow: Any) -> Dict[str, Any]:
+    """What a verb of this kind has done, as data."""
+    state = getattr(core, verb)(found, allow)
+    return {"targets": [one.name for one in state.targets], "notes": list(core.notes)}

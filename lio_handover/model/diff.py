@@ -1,0 +1,143 @@
+"""Model × model → changes: what would have to happen for ``have`` to become ``want``.
+
+One linear walk over the objects by key; no object has rules of its own here.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Dict, Iterator, List, Mapping, Optional, Tuple, Union
+
+from .attributes import HOST, owner_of, row, rows
+from .objects import DEFAULT_GROUP, Backstore, Key, Lun, MappedLun, Object, Reservations, State, say
+
+
+@dataclass(frozen=True)
+class Create:
+    """An object that is wanted and not there; its children have their own Create."""
+
+    object: Object
+
+    @property
+    def key(self) -> Key:
+        return self.object.key
+
+
+@dataclass(frozen=True)
+class Remove:
+    """An object that is there and not wanted; its children have their own Remove."""
+
+    object: Object
+
+    @property
+    def key(self) -> Key:
+        return self.object.key
+
+
+@dataclass(frozen=True)
+class Set:
+    """An attribute that differs; None stands for "not there".  ``known``: the table has it."""
+
+    key: Key
+    name: str
+    old: Optional[str]
+    new: Optional[str]
+    known: bool = True
+
+
+@dataclass(frozen=True)
+class Relink:
+    """What an object stands for differs: a LUN's backstore, a mapped LUN's LUN, parameters."""
+
+    key: Key
+    name: str
+    old: str
+    new: str
+
+
+@dataclass(frozen=True)
+class Register:
+    """The reservations of a backstore that is on both sides differ."""
+
+    key: Key
+    old: Reservations
+    new: Reservations
+
+
+Change = Union[Create, Remove, Set, Relink, Register]
+
+
+def diff(have: State, want: State, gates: bool = True, partial: bool = False) \
+        -> Tuple[Change, ...]:
+    """The changes from ``have`` to ``want``, removals first, parents before children.
+
+    ``gates=False`` leaves out what lets initiators in (window GATE).  ``partial`` says that
+    ``want`` names only what somebody cares for: what it leaves open may be anything.
+    """
+    old, new = have.index(), want.index()
+    changes: List[Change] = [Remove(one) for key, one in old.items() if key not in new
+                             and not (partial and key[-1] == DEFAULT_GROUP)]
+    for key, one in new.items():
+        if key in old:
+            changes.extend(_compare(old[key], one, gates, partial))
+        else:
+            changes.append(Create(one))
+    return tuple(changes)
+
+
+def _compare(old: Object, new: Object, gates: bool, partial: bool) -> Iterator[Change]:
+    if isinstance(new, Lun) and isinstance(old, Lun) and old.backstore != new.backstore:
+        yield Relink(new.key, "backstore", _say(old.backstore), _say(new.backstore))
+    elif isinstance(new, MappedLun) and isinstance(old, MappedLun) and old.lun != new.lun:
+        yield Relink(new.key, "lun", str(old.lun), str(new.lun))
+    elif isinstance(new, Backstore) and isinstance(old, Backstore):
+        for name in sorted({*old.parameters, *new.parameters}):
+            if old.parameters.get(name) != new.parameters.get(name):
+                yield Relink(new.key, f"control/{name}", old.parameters.get(name, ""),
+                             new.parameters.get(name, ""))
+        if old.reservations != new.reservations:
+            yield Register(new.key, old.reservations, new.reservations)
+    yield from _attributes(old, new, gates, partial)
+
+
+def _say(key: Optional[Key]) -> str:
+    return say(key) if key else "nothing"
+
+
+def value(attributes: Mapping[str, str], kind: str, owner: str, name: str) -> Optional[str]:
+    """An attribute's value where it is said, what a kernel without it does where it is not."""
+    if name in attributes:
+        return attributes[name]
+    found = row(kind, owner, name)
+    return found.if_absent if found else None
+
+
+def _attributes(old: Object, new: Object, gates: bool, partial: bool) -> Iterator[Change]:
+    if old.attributes == new.attributes:
+        return
+    owner = owner_of(new.key)
+    for name in sorted(new.attributes if partial else {*old.attributes, *new.attributes}):
+        was = value(old.attributes, new.kind, owner, name)
+        wanted = value(new.attributes, new.kind, owner, name)
+        if was == wanted:
+            continue
+        found = row(new.kind, owner, name)
+        if found is not None and (found.kind == HOST or not gates and found.window == "GATE"):
+            continue
+        yield Set(new.key, name, was, wanted, found is not None or name == "rtpi")
+
+
+def gates(state: State) -> Iterator[Tuple[Key, str, str]]:
+    """(TPG's key, attribute, value) of every gate that the state has open."""
+    for target in state.targets:
+        for tpg in target.tpgs:
+            for name, one in rows("tpg", tpg.fabric).items():
+                if one.window == "GATE" and tpg.attributes.get(name, "0") not in ("", "0"):
+                    yield tpg.key, name, tpg.attributes[name]
+
+
+def counts(changes: Tuple[Change, ...]) -> Dict[str, int]:
+    """How many changes of each kind there are: ``{"Create": 3, …}``."""
+    found: Dict[str, int] = {}
+    for one in changes:
+        found[type(one).__name__] = found.get(type(one).__name__, 0) + 1
+    return found

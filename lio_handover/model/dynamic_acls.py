@@ -1,0 +1,81 @@
+"""Dynamic ACLs made explicit: what a TPG with generate_node_acls gives whoever logs in.
+
+A restored registration comes to life only when its initiator's ACL is there; a dynamic ACL comes
+with the login, and until then nobody is kept out by the reservation (target_core_tpg.c:
+core_tpg_check_initiator_node_acl).  So on the destination each such initiator gets an ACL of its
+own, with all that its dynamic ACL had from the TPG.
+"""
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Dict, List, Mapping, Sequence, Tuple
+
+from .attributes import rows
+from .defaults import FRESH
+from .objects import Acl, Key, MappedLun, State, Tpg, say
+
+#: What every ACL has that nobody changed (iscsi_target_nodeattrib.c:
+#: iscsit_set_default_node_attribues); a dynamic one can't be changed.
+_DEFAULTS = {name: value for name, value in FRESH["acl", "iscsi"].items()
+             if value and rows("acl", "iscsi")[name].if_absent != value}
+#: Attribute of the TPG → of the ACL.
+_FROM_TPG = {"attrib/default_erl": "attrib/default_erl",
+             "attrib/default_cmdsn_depth": "cmdsn_depth",
+             **{name: name for name in ("auth/userid", "auth/password", "auth/userid_mutual",
+                                        "auth/password_mutual")}}
+
+#: TPG's key → initiators
+Names = Mapping[Key, Sequence[str]]
+
+
+def made(tpg: Tpg) -> bool:
+    """Whether who logs in to the TPG without an ACL is given one, which then stays."""
+    return tpg.fabric == "iscsi" and tpg.attributes.get("attrib/generate_node_acls") == "1"
+
+
+def sessions(tpg: Tpg) -> List[str]:
+    """Who is logged in and has no ACL of its own."""
+    explicit = {acl.initiator for acl in tpg.acls}
+    return sorted({name for name in tpg.sessions if name not in explicit})
+
+
+def made_explicit(state: State, noted: Names) -> Tuple[State, Tuple[str, ...]]:
+    """(the state with an ACL for each initiator that is there by a dynamic one, what to tell).
+
+    Those are the initiators that are logged in, that are ``noted`` to have been before the target
+    was frozen, and that are registered.
+    """
+    registered: Dict[Key, List[str]] = {}
+    for store in state.backstores:
+        for one in store.reservations.registrations:
+            key = ("target", one.fabric.lower(), one.target, str(one.tpgt))
+            registered.setdefault(key, []).append(one.initiator)
+    notes: List[str] = []
+
+    def explicit(tpg: Tpg) -> Tpg:
+        if not made(tpg):
+            return tpg
+        there = {acl.initiator for acl in tpg.acls}
+        names = {*sessions(tpg), *noted.get(tpg.key, ()), *registered.get(tpg.key, ())} - there
+        notes.extend(
+            f"{say(tpg.key)}: {name}, there by a dynamic ACL, gets one of its own with the TPG's "
+            "CHAP, depth and write protection, so that its reservations hold before it is back; "
+            "LUNs that are added later have to be mapped for it" for name in sorted(names))
+        return replace(tpg, acls=(*tpg.acls, *(_acl(tpg, name) for name in sorted(names))))
+
+    return replace(state, targets=tuple(
+        replace(target, tpgs=tuple(map(explicit, target.tpgs)))
+        for target in state.targets)), tuple(notes)
+
+
+def _acl(tpg: Tpg, initiator: str) -> Acl:
+    """Each LUN under its own number (target_core_tpg.c:core_tpg_add_node_to_devs)."""
+    key = (*tpg.key, "acl", initiator)
+    attributes = {**_DEFAULTS, **{
+        name: tpg.attributes[of_tpg] for of_tpg, name in _FROM_TPG.items()
+        if tpg.attributes.get(of_tpg, "NULL") != "NULL"}}
+    protected = tpg.attributes.get("attrib/demo_mode_write_protect", "1")
+    return Acl(key, attributes, tuple(
+        MappedLun((*key, "lun", str(lun.number)), lun.number,
+                  attributes={"write_protect": protected})
+        for lun in tpg.luns if lun.backstore is not None))

@@ -1,0 +1,48 @@
+"""By which ways each initiator reaches each backstore: a registration has come by one of them."""
+from __future__ import annotations
+
+from typing import Dict, Iterable, List, Optional
+
+from . import dynamic_acls, reservations
+from .objects import Key, Lun, Target, Tpg
+
+#: Fabrics' names in the target tree → as the PR code shows and takes them.
+FABRIC_NAMES = {"iscsi": "iSCSI", "vhost": "vhost", "loopback": "loopback"}
+
+
+def places_of(targets: Iterable[Target]) -> Dict[Key, Dict[str, List[reservations.Place]]]:
+    """Backstore → initiator → the ways by which it gets there (explicit ACLs and nexuses)."""
+    found: Dict[Key, Dict[str, List[reservations.Place]]] = {}
+
+    def add(store: Optional[Key], initiator: str, place: reservations.Place) -> None:
+        if store is not None:
+            found.setdefault(store, {}).setdefault(initiator, []).append(place)
+
+    for target in targets:
+        fabric = FABRIC_NAMES.get(target.fabric, target.fabric)
+        for tpg in target.tpgs:
+            luns = {lun.number: lun for lun in tpg.luns}
+            explicit = {acl.initiator for acl in tpg.acls}
+            for acl in tpg.acls:
+                for mapped in acl.mapped_luns:
+                    if mapped.lun is not None and mapped.lun in luns:
+                        lun = luns[mapped.lun]
+                        add(lun.backstore, acl.initiator, reservations.Place(
+                            fabric, target.wwn, tpg.tag, lun.number, mapped.number,
+                            _port(tpg, lun)))
+            nexus = tpg.attributes.get("nexus")
+            if nexus and nexus not in explicit:
+                name = nexus.removeprefix("fc.")  # which the kernel does not keep
+                for lun in tpg.luns:
+                    add(lun.backstore, name, reservations.Place(
+                        fabric, target.wwn, tpg.tag, lun.number, lun.number, _port(tpg, lun)))
+            if dynamic_acls.made(tpg):
+                for lun in tpg.luns:
+                    add(lun.backstore, reservations.ANYONE, reservations.Place(
+                        fabric, target.wwn, tpg.tag, lun.number, lun.number, _port(tpg, lun),
+                        frozenset(explicit)))
+    return found
+
+
+def _port(tpg: Tpg, lun: Lun) -> int:
+    return int(lun.attributes.get("rtpi", tpg.attributes.get("rtpi", "0")))

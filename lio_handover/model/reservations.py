@@ -1,0 +1,413 @@
+"""Persistent reservations: the kernel's texts ↔ the model.
+
+Three texts are read: ``pr/res_*`` (what is), the APTPL file (complete, but stale after many
+changes), and two are written: a ``res_aptpl_metadata`` line, and the APTPL file.
+"""
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from typing import Dict, FrozenSet, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+
+from .aptpl import EMPTY_FILE, Block, Kind, parse
+from .objects import NO_RESERVATIONS, Registration, Reservations
+
+_LINE = re.compile(r"(\S+) Node: (.+?)(?:,i,0x([0-9a-f]{12}))? Key: 0x([0-9a-f]{16}) "
+                   r"PRgen: 0x[0-9a-f]{8}")
+_HOLDER = re.compile(r"(SPC-[23]) Reservation: (\S+) Initiator: (.+?)(?:,i,0x([0-9a-f]{12}))?")
+_PORT = re.compile(r"Target Node Endpoint: (\S+)\n.*Relative Port Identifier Tag: (\d+) \S+ "
+                   r"Portal Group Tag: (\d+) \S+ Logical Unit: (\d+)", re.S)
+#: As core_scsi3_pr_dump_type (target_core_pr.c) words them.
+_TYPES = {"Write Exclusive Access": 1, "Exclusive Access": 3,
+          "Write Exclusive Access, Registrants Only": 5,
+          "Exclusive Access, Registrants Only": 6,
+          "Write Exclusive Access, All Registrants": 7,
+          "Exclusive Access, All Registrants": 8}
+#: The list stops without a mark when the next line would not fit into a page.
+_PAGE_ALMOST_FULL = 4096 - 384
+
+PRESENT = "SPC3_PERSISTENT_RESERVATIONS"
+SPC2 = "SPC2_RESERVATIONS"
+
+#: Dummy registrations, made and dropped to bring PRgeneration to its value.
+BURN_INITIATOR = "iqn.2026-11.io.github.lio-handover:prgeneration"
+#: More dummies than this take too long to write in a blackout.
+MAX_BURN = 4096
+
+
+class Live(NamedTuple):
+    """What ``pr/`` shows of one registration."""
+
+    fabric: str
+    initiator: str
+    isid: str
+    key: int
+
+
+class Place(NamedTuple):
+    """One way by which an initiator reaches a backstore."""
+
+    fabric: str
+    target: str
+    tpgt: int
+    lun: int
+    mapped_lun: int
+    rtpi: int = 0
+    #: of ANYONE's: who has an ACL of its own there, and so not this way
+    but: FrozenSet[str] = frozenset()
+
+
+#: Whoever logs in, and is given a dynamic ACL.
+ANYONE = ""
+
+
+class Seen(NamedTuple):
+    """What READ FULL STATUS says of one registration; ``rtpi`` is None with ALL_TG_PT."""
+
+    initiator: str
+    isid: str
+    key: int
+    rtpi: Optional[int]
+
+
+@dataclass(frozen=True)
+class Texts:
+    """The files of ``pr/`` that matter, as read."""
+
+    res_type: str
+    holder: str
+    type: str
+    registered: str
+    generation: str
+    aptpl: str
+    all_tg_pt: str
+    port: str
+
+
+#: Texts field → file below pr/. Generation stands first and is read again last.
+FILES: Tuple[Tuple[str, str], ...] = (
+    ("generation", "res_pr_generation"), ("registered", "res_pr_registered_i_pts"),
+    ("res_type", "res_type"), ("holder", "res_holder"), ("type", "res_pr_type"),
+    ("aptpl", "res_aptpl_active"), ("all_tg_pt", "res_pr_all_tgt_pts"),
+    ("port", "res_pr_holder_tg_port"))
+
+
+class Unclear(ValueError):
+    """What the kernel shows does not say enough; the text says what is missing.  ``ask``: the
+    device may say it."""
+
+    def __init__(self, what: str, ask: bool = False) -> None:
+        super().__init__(what)
+        self.ask = ask
+
+
+def parse_registered(text: str) -> Tuple[List[Live], bool]:
+    """(registrations in READ KEYS order, whether some may be missing from the text)."""
+    found: List[Live] = []
+    for line in text.splitlines()[1:]:
+        if line == "None":
+            break
+        match = _LINE.fullmatch(line)
+        if not match:
+            raise Unclear(f"the kernel shows a registration that can't be read: {line!r}")
+        fabric, initiator, isid, key = match.groups()
+        found.append(Live(fabric, initiator, isid or "", int(key, 16)))
+    return found, len(text) > _PAGE_ALMOST_FULL
+
+
+def parse_holder(text: str) -> Optional[Tuple[str, str, str]]:
+    """(SPC-2 or SPC-3, initiator, ISID) of who holds the reservation, or None."""
+    match = _HOLDER.fullmatch(text.strip())
+    return (match[1], match[3], match[4] or "") if match else None
+
+
+def parse_type(text: str) -> int:
+    word = text.strip().partition("SPC-3 Reservation Type: ")[2]
+    return _TYPES.get(word, 0)
+
+
+def has_file(serial: str) -> bool:
+    """Whether the kernel can keep registrations of a backstore in a file, ``aptpl_<serial>``
+    (target_core_pr.c:__core_scsi3_write_aptpl_to_file)."""
+    return bool(serial) and "/" not in serial and len(
+        serial.encode(errors="surrogateescape")) <= 255 - len("aptpl_")
+
+
+def of_file(blocks: Sequence[Block], generation: int) -> Reservations:
+    """What an APTPL file's blocks say a device has after a power loss; it does not keep
+    PRgeneration, so that is given."""
+    if not blocks:
+        return NO_RESERVATIONS
+    holder = next((number for number, (_, holds, _) in enumerate(blocks) if holds), None)
+    return Reservations(max(generation, len(blocks)), True,
+                        0 if holder is None else blocks[holder][2], holder,
+                        tuple(one for one, _, _ in blocks))
+
+
+def read(texts: Texts, places: Mapping[str, Sequence[Place]],
+         aptpl_file: Optional[bytes] = None, seen: Sequence[Seen] = (),
+         known: Sequence[Reservations] = (), untouched: bool = False) -> Reservations:
+    """The reservations of a backstore, whole and certain.
+
+    ``places`` says for each initiator's name, and for ANYONE, by which ways it reaches the
+    backstore;
+    ``aptpl_file`` is believed only where it agrees with what the kernel shows; ``seen`` is what
+    READ FULL STATUS answered, in its order, if it was asked; ``known`` is what this program
+    restored there itself, believed as long as nothing that can be seen has changed since.
+    ``untouched`` says that nobody can have changed it.
+    Raises Unclear where what is known does not determine a registration, and where an SPC-2
+    reservation is held, which nothing can carry over.
+    """
+    live, cut = parse_registered(texts.registered) if texts.registered else ([], False)
+    holder = parse_holder(texts.holder)
+    if texts.res_type.strip() == SPC2 or (holder and holder[0] == "SPC-2"):
+        raise Unclear(f"{holder[1] if holder else 'an initiator'} holds an SPC-2 reservation, "
+                      "which ends with the target; let it RELEASE first")
+    generation = int(texts.generation or "0", 0)
+    if not live:
+        return replace(NO_RESERVATIONS, generation=generation,
+                       aptpl="Activated" in texts.aptpl)
+    kind = parse_type(texts.type) if holder else 0
+    if seen:
+        live, cut = _agreed(live, cut, seen), False
+    registrations = _from_file(live, cut, holder, kind, aptpl_file)
+    if registrations is not None:
+        registrations = list(named(registrations, (
+            place.target for ways in places.values() for place in ways)))
+    for one in known if untouched or not cut else ():
+        if registrations is None and (cut or len(live) == len(one.registrations)):
+            registrations = _from_known(live, generation, holder, kind, one)
+    if registrations is None:
+        if cut:
+            raise Unclear(f"the kernel shows only the first {len(live)} registrations, and no "
+                          "APTPL file agrees with them", True)
+        registrations = _from_places(live, holder, texts, places, seen)
+    index = None
+    if holder:
+        index = _holder_index(registrations, holder, texts)
+    return Reservations(generation, "Activated" in texts.aptpl, kind, index,
+                        tuple(registrations))
+
+
+def _agreed(live: Sequence[Live], cut: bool, seen: Sequence[Seen]) -> List[Live]:
+    """All registrations: both lists have the kernel's order, and one page does not hold all."""
+    same = [(one.initiator, one.isid, one.key) for one in live] == [
+        (one.initiator, one.isid, one.key) for one in seen[:len(live)]]
+    if not same or len(seen) < len(live) or not cut and len(seen) > len(live):
+        raise Unclear("READ FULL STATUS and the kernel's list of registrations do not agree")
+    return [*live, *(Live(live[0].fabric, one.initiator, one.isid, one.key)
+                     for one in seen[len(live):])]
+
+
+def _holder_index(registrations: Sequence[Registration], holder: Tuple[str, str, str],
+                  texts: Texts) -> int:
+    matching = [number for number, one in enumerate(registrations)
+                if (one.initiator, one.isid) == holder[1:]]
+    if len(matching) > 1:
+        port = _PORT.search(texts.port)
+        if port:
+            matching = [number for number in matching
+                        if (registrations[number].target, registrations[number].tpgt)
+                        == (port[1], int(port[3]))]
+    if len(matching) != 1:
+        raise Unclear(f"{len(matching)} registrations could be the reservation's holder "
+                      f"{holder[1]}")
+    return matching[0]
+
+
+def _from_file(live: Sequence[Live], cut: bool, holder: Optional[Tuple[str, str, str]], kind: int,
+               data: Optional[bytes]) -> Optional[List[Registration]]:
+    """The file's registrations, if they are the live ones in the live order; else None."""
+    found = parse(data or b"")
+    if found.kind is not Kind.WHOLE:
+        return None  # it says nothing, not that there are none
+    blocks = found.blocks
+    if not cut and len(blocks) != len(live) or len(blocks) < len(live):
+        return None
+    for (one, holds, its_type), seen in zip(blocks, live):
+        if (one.initiator, one.isid, one.key) != (seen.initiator, seen.isid, seen.key):
+            return None
+    held = [(one.initiator, one.isid, its_type) for one, holds, its_type in blocks if holds]
+    if held != ([(holder[1], holder[2], kind)] if holder else []):
+        return None
+    return [one for one, _, _ in blocks]
+
+
+def _from_known(live: Sequence[Live], generation: int, holder: Optional[Tuple[str, str, str]],
+                kind: int, known: Reservations) -> Optional[List[Registration]]:
+    """What was restored, where PRgeneration (so no REGISTER came since), every registration
+    that is shown, and the reservation are still the same; else None."""
+    shown = [(one.initiator, one.isid, one.key) for one in live]
+    was = [(one.initiator, one.isid, one.key) for one in known.registrations]
+    held = None if known.holder is None else known.registrations[known.holder]
+    if (generation, kind) != (known.generation, known.type) or shown != was[:len(shown)] \
+            or (holder and holder[1:]) != (held and (held.initiator, held.isid)):
+        return None
+    return list(known.registrations)
+
+
+def _from_places(live: Sequence[Live], holder: Optional[Tuple[str, str, str]], texts: Texts,
+                 places: Mapping[str, Sequence[Place]],
+                 seen: Sequence[Seen] = ()) -> List[Registration]:
+    """The kernel knows a registration by node ACL and ISID, so by TPG (target_core_pr.c:
+    __core_scsi3_locate_pr_reg); which mapped LUN of the TPG it came by makes no difference."""
+    port = _PORT.search(texts.port)
+    held_at = (port[1], int(port[3])) if port and holder else None
+    held_lun = int(port[4]) if port else -1
+    holder_all = "All Target Ports" in texts.all_tg_pt
+    groups: Dict[Tuple[str, str], List[int]] = {}
+    for number, one in enumerate(live):
+        groups.setdefault((one.initiator, one.isid), []).append(number)
+    chosen: Dict[int, Place] = {}
+    for (initiator, isid), numbers in groups.items():
+        by_tpg: Dict[Tuple[str, int], Place] = {}
+        ways = [*places.get(initiator, ()),
+                *(one for one in places.get(ANYONE, ()) if initiator not in one.but)]
+        for place in sorted(ways, key=lambda one: one.mapped_lun):
+            at = (place.target, place.tpgt)
+            if at not in by_tpg or (at == held_at and place.lun == held_lun
+                                    and by_tpg[at].lun != held_lun):
+                by_tpg[at] = place
+        if not by_tpg:
+            raise Unclear(f"{initiator} is registered, but no ACL maps this backstore for it, and "
+                          "its TPG makes no dynamic ones; give it one")
+        if seen:
+            named = _by_port(numbers, seen, by_tpg)
+            if named is not None:
+                chosen.update(named)
+                continue
+        tpgs = list(by_tpg)
+        holds = holder is not None and (initiator, isid) == holder[1:]
+        if len(tpgs) == 1 and len(numbers) == 1:
+            chosen[numbers[0]] = by_tpg[tpgs[0]]
+        elif len(numbers) == len(tpgs) and len({live[n].key for n in numbers}) == 1:
+            # One in each TPG, all with one key: who is who makes no difference.
+            for number, at in zip(numbers, tpgs):
+                chosen[number] = by_tpg[at]
+        elif len(numbers) == 1 and holds and held_at in by_tpg:
+            chosen[numbers[0]] = by_tpg[held_at]
+        else:
+            raise Unclear(f"{initiator} has {len(numbers)} registrations and reaches the "
+                          f"backstore through {len(tpgs)} TPGs; set force_pr_aptpl, or let it "
+                          "register again with APTPL=1, so that the kernel says which is which; "
+                          "or ask the device with --probe", True)
+    result: List[Registration] = []
+    for number, one in enumerate(live):
+        place = chosen[number]
+        holds = holder is not None and (one.initiator, one.isid) == holder[1:] \
+            and (place.target, place.tpgt) == (held_at or (place.target, place.tpgt))
+        all_tg_pt = seen[number].rtpi is None if seen else holder_all if holds else None
+        result.append(Registration(one.initiator, one.isid, one.key, place.fabric, place.target,
+                                   place.tpgt, place.lun, place.mapped_lun, all_tg_pt))
+    return result
+
+
+def _by_port(numbers: Sequence[int], seen: Sequence[Seen],
+             by_tpg: Mapping[Tuple[str, int], Place]) -> Optional[Dict[int, Place]]:
+    """Each registration's place by the relative port it was made through, where that says."""
+    found: Dict[int, Place] = {}
+    for number in numbers:
+        matching = [place for place in by_tpg.values() if place.rtpi == seen[number].rtpi]
+        if len(matching) != 1:
+            return None
+        found[number] = matching[0]
+    return found
+
+
+# ---- writing -------------------------------------------------------------------------------
+def _line(one: Registration, holder: bool, kind: int, rtpi: int = 0) -> bytes:
+    sid = f"initiator_sid={one.isid}," if one.isid else ""
+    return (f"initiator_fabric={one.fabric},initiator_node={one.initiator},{sid}"
+            f"sa_res_key={one.key:#x},res_holder={int(holder)},res_type={kind if holder else 0},"
+            f"res_scope=0,res_all_tg_pt={int(bool(one.all_tg_pt))},mapped_lun={one.mapped_lun},"
+            f"target_fabric={one.fabric},target_node={compared_name(one)},tpgt={one.tpgt},"
+            f"port_rtpi={rtpi},target_lun={one.lun}\n").encode()
+
+
+def compared_name(one: Registration) -> str:
+    """What the kernel compares with the TPG's own name: for ``fc.`` WWPNs, without it."""
+    return compared_wwn(one.target)
+
+
+def compared_wwn(wwn: str) -> str:
+    """The same of a WWN."""
+    return wwn[3:] if wwn.startswith("fc.") else wwn
+
+
+def named(registrations: Iterable[Registration], targets: Iterable[str]
+          ) -> Tuple[Registration, ...]:
+    """Of a file, which calls a target ``fc.X`` just ``X``: the targets by their WWNs."""
+    whole = {wwn[3:]: wwn for wwn in targets if wwn.startswith("fc.")}
+    return tuple(replace(one, target=whole[one.target]) if one.target in whole else one
+                 for one in registrations)
+
+
+def metadata(reservations: Reservations) -> List[bytes]:
+    """The ``pr/res_aptpl_metadata`` lines of the real registrations, one write each."""
+    return [_line(one, number == reservations.holder, reservations.type)
+            for number, one in enumerate(reservations.registrations)]
+
+
+def dummies(count: int, like: Registration) -> List[bytes]:
+    """``count`` lines of registrations that exist only to be counted by PRgeneration."""
+    return [_line(replace(like, initiator=BURN_INITIATOR, isid="", key=number + 1,
+                          all_tg_pt=False), False, 0) for number in range(count)]
+
+
+def file(reservations: Reservations, rtpi: Mapping[Tuple[str, int], int]) -> bytes:
+    """The APTPL file, as the kernel would write it (__core_scsi3_write_aptpl_to_file).
+
+    ``rtpi`` gives the relative port of each (target, tpgt).
+    """
+    if not reservations.aptpl or not reservations.registrations:
+        return EMPTY_FILE
+    blocks: List[str] = []
+    for number, one in enumerate(reservations.registrations):
+        holder = number == reservations.holder
+        lines = [f"PR_REG_START: {number}", f"initiator_fabric={one.fabric}",
+                 f"initiator_node={one.initiator}"]
+        if one.isid:
+            lines.append(f"initiator_sid={one.isid}")
+        lines.append(f"sa_res_key={one.key}")
+        if holder:
+            lines += ["res_holder=1", f"res_type={reservations.type:02x}", "res_scope=00"]
+        else:
+            lines.append("res_holder=0")
+        lines += [f"res_all_tg_pt={int(bool(one.all_tg_pt))}", f"mapped_lun={one.mapped_lun}",
+                  f"target_fabric={one.fabric}", f"target_node={compared_name(one)}",
+                  f"tpgt={one.tpgt}", f"port_rtpi={rtpi.get((one.target, one.tpgt), 0)}",
+                  f"target_lun={one.lun}", f"PR_REG_END: {number}"]
+        blocks.append("\n".join(lines) + "\n")
+    return "".join(blocks).encode() + b"\0"
+
+
+def restored_generation(reservations: Reservations) -> Tuple[int, int]:
+    """(dummies to write, PRgeneration that results).
+
+    Each restored registration counts one, and so does the REGISTER by which the APTPL bit,
+    which every restored device has, is cleared again (target_core_pr.c:
+    core_scsi3_pr_generation, __core_scsi3_check_aptpl_registration).  The kernel can't be
+    brought to less than their sum.
+    """
+    least = len(reservations.registrations) + int(needs_clearing(reservations))
+    burn = max(0, reservations.generation - least)
+    return burn, least + burn
+
+
+def needs_clearing(reservations: Reservations) -> bool:
+    """Whether the APTPL bit has to be cleared after what is restored has set it."""
+    return not reservations.aptpl and bool(reservations.registrations or reservations.generation)
+
+
+def reordered(reservations: Reservations, ranks: Sequence[Tuple[int, ...]]) -> Reservations:
+    """The same registrations in the order of their ``ranks``, the holder still the holder."""
+    order = sorted(range(len(ranks)), key=lambda number: (ranks[number], number))
+    holder = None if reservations.holder is None else order.index(reservations.holder)
+    return replace(reservations, holder=holder, registrations=tuple(
+        reservations.registrations[number] for number in order))
+
+
+def settled(reservations: Reservations) -> Reservations:
+    """With ALL_TG_PT taken to be 0 where it is not known."""
+    return replace(reservations, registrations=tuple(
+        replace(one, all_tg_pt=bool(one.all_tg_pt)) for one in reservations.registrations))

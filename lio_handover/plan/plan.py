@@ -1,0 +1,124 @@
+"""What a plan is: what to ask of the kernel, one request a step, in the one order.
+
+A plan is data.  It can be shown, counted, kept, run, and stopped between any two steps; what
+undoes it is another plan, from the host as it then is to the host as it was.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Dict, Mapping, NamedTuple, Optional, Sequence, Tuple
+
+from .. import errors
+from ..model.attributes import Attribute
+from ..model.objects import Key, State
+from ..storage.exclusive import Opening
+from .order import PHASE, WHY
+
+# --- what a step asks for ----------------------------------------------------------------------
+MKDIR, RMDIR, LINK, UNLINK, WRITE = "mkdir", "rmdir", "link", "unlink", "write"
+LOAD = "load"      # a kernel module
+FOLDER = "folder"  # a directory outside configfs
+FILE = "file"      # a file outside configfs, written whole
+DELETE = "delete"  # such a file, if it is there
+FLUSH = "flush"    # drop this host's cache of a file or device
+SCSI = "scsi"      # REGISTER and unregister with APTPL=0 through the scratch nexus
+DRIVERS = "drivers"  # off and on: whether this host attaches any to SCSI devices that come
+DRAIN = "drain"    # fetch the unit attentions that a vhost target's LUNs owe, and drop them
+VERIFY = "verify"  # read back and compare
+ACQUIRE = "acquire"  # run the command after which this host may open the storage
+PROVE = "prove"      # look at storage that could not be looked at before
+RELEASE = "release"  # run the command after which another host may
+OPEN = "open"        # a file or device, for SYNC
+IDLE = "idle"        # wait until no command of the backstores is executing
+SYNC = "sync"        # all that this host has of a file or device is on the storage
+
+#: Backstore plugin, or fabric → the kernel module that has it.
+MODULES = {"fileio": "target_core_file", "iblock": "target_core_iblock",
+           "pscsi": "target_core_pscsi", "user": "target_core_user",
+           "iscsi": "iscsi_target_mod", "vhost": "vhost_scsi", "loopback": "tcm_loop"}
+
+KERNEL_OPS = (MKDIR, RMDIR, LINK, UNLINK, WRITE)
+
+#: A loopback target for the time of one step. Its disk is only asked, never written.
+SCRATCH_TARGET = ("target", "loopback", "naa.50014051f0ad0ff0")
+SCRATCH_NEXUS = "naa.50014051f0ad0ff1"
+
+
+class Step(NamedTuple):
+    """One request.  ``path`` is below the target tree, but for FOLDER, FILE, FLUSH, OPEN, SYNC and
+    PROVE, and for ACQUIRE and RELEASE, whose ``value`` is the command without the path.
+
+    ``row`` makes a write an *ensure*: it is left out where the kernel has the value already
+    (many refuse being told what they know), and where the kernel has no such attribute and
+    does what the value asks anyway.  ``sure`` says that it can't have the value: nobody looks.
+    """
+
+    op: str
+    path: str
+    value: bytes = b""
+    slot: str = ""
+    about: Key = ()
+    row: Optional[Attribute] = None
+    secret: bool = False
+    sure: bool = False
+
+    @property
+    def phase(self) -> str:
+        return PHASE[self.slot]
+
+    @property
+    def doing(self) -> str:
+        """The step in a line about progress."""
+        return f"{self.phase}: {self.slot}, {self.path}"
+
+    @property
+    def why(self) -> str:
+        return WHY[self.slot]
+
+    def __repr__(self) -> str:
+        return f"<Step {self}>"
+
+    def __str__(self) -> str:
+        if not self.value or self.op == FILE:
+            return f"{self.op} {self.path}"
+        shown = "(secret)" if self.secret else self.value.decode(errors="replace").rstrip("\n")
+        return f"{self.op} {self.path} {'→' if self.op == LINK else '='} {shown}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Steps in order; ``want`` is what they lead to, as far as the kernel can be brought to it.
+
+    ``notes`` say where that is not quite what was asked for, and why.
+    """
+
+    steps: Tuple[Step, ...] = ()
+    want: State = State()
+    notes: Tuple[str, ...] = ()
+    refused: Tuple[errors.Finding, ...] = ()
+    partial: bool = False
+    #: backstores whose storage is opened only inside the window
+    late: Mapping[Key, Opening] = field(default_factory=dict)
+    #: whether what the table does not know may be as this kernel makes it
+    unknown: bool = False
+    #: path of a backstore → what it led to when it was looked at, see opened.identities
+    seen: Mapping[str, Tuple[int, ...]] = field(default_factory=dict)
+
+    @property
+    def stage(self) -> Tuple[Step, ...]:
+        return tuple(one for one in self.steps if one.phase == "stage")
+
+    @property
+    def activate(self) -> Tuple[Step, ...]:
+        return tuple(one for one in self.steps if one.phase == "activate")
+
+    def counts(self) -> Dict[str, int]:
+        found: Dict[str, int] = {}
+        for step in self.steps:
+            found[step.op] = found.get(step.op, 0) + 1
+        return found
+
+
+def writes(steps: Sequence[Step]) -> int:
+    """How many of the steps are requests to the kernel's target tree, at most."""
+    return sum(1 for step in steps if step.op in KERNEL_OPS)

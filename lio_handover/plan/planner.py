@@ -1,0 +1,390 @@
+"""Changes → steps: makes a plan."""
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from itertools import count
+from os import fsencode
+from typing import Dict, Iterator, Mapping, Optional, Sequence, Set, Tuple
+
+from .. import errors
+from ..kernel import dbroot, portals
+from ..kernel.facts import Facts
+from ..model import defaults, diff as differ
+from ..model.attributes import CARRIED, Attribute, owner_of, rows
+from ..model.diff import Change, Create, Register, Relink, Remove, diff
+from ..model.objects import (DEFAULT_GROUP, Acl, AluaGroup, Backstore, DiscoveryAuth, Key, LuGroup,
+                             Lun, MappedLun, Object, Portal, Secret, State, Target, Tpg, say)
+from ..model.tree_paths import Paths
+from ..storage import protection
+from ..storage.exclusive import Opening
+from .draft import Draft
+from .exports import ExportPlanner
+from .order import PLACE
+from .plan import (ACQUIRE, DRAIN, FLUSH, FOLDER, IDLE, LINK, MKDIR, MODULES, OPEN, PROVE, RELEASE,
+                   RMDIR, SYNC, UNLINK, VERIFY, WRITE, Plan, Step)
+from .pr_order import LAST, Revival, merged, reachable
+from .pr_steps import ReservationPlanner
+
+_NOTHING: Mapping[str, str] = {}
+
+
+def plan(have: State, want: State, facts: Facts,
+         keep_fabrics: Optional[Sequence[str]] = None, verify: bool = True,
+         partial: bool = False, trusting: bool = True,
+         late: Optional[Mapping[Key, Opening]] = None, there: State = State()) -> Plan:
+    """The steps from ``have`` to ``want`` on the host that ``facts`` describe.
+
+    ``keep_fabrics``: which fabric directories may stay when they become empty (None: all).
+    ``partial``: what ``want`` leaves open may be as the kernel makes it, see diff.
+    ``trusting``: new objects are what model/defaults.py says they are; else each attribute is
+    looked at.
+    ``late``: backstores on either side whose storage one host alone may have open, see late.
+    ``there``: what is here besides ``have``; directories keep their names.
+    Nothing is raised for what can't be done in place: it stands in ``refused``.
+    """
+    changes = diff(have, want, partial=partial)
+    planner = _Planner(have, want, facts, keep_fabrics, partial, trusting, late or {},
+                       there.index())
+    return replace(planner.plan(changes, verify), partial=partial, late=late or {})
+
+
+def freezing(have: State, shut: State, facts: Facts) -> Plan:
+    """The steps from ``have`` to the same with gates shut, idle, and its data on the storage."""
+    the_plan = plan(have, shut, facts, verify=False)
+    steps = [*the_plan.steps, Step(IDLE, "", slot="idle"),
+             *(Step(op, path, slot=slot, about=store.key) for store in have.backstores
+               for path in protection.files(store)
+               for op, slot in ((OPEN, "open storage"), (SYNC, "flush")))]
+    return replace(the_plan, steps=tuple(sorted(steps, key=lambda step: PLACE[step.slot])))
+
+
+@dataclass
+class _Planner:
+    have: State
+    want: State
+    facts: Facts
+    keep_fabrics: Optional[Sequence[str]]
+    partial: bool
+    trusting: bool
+    late: Mapping[Key, Opening]
+    there: Mapping[Key, Object]
+    known: Dict[Tuple[Key, str, bool], Mapping[str, str]] = field(default_factory=dict)
+    unknown: Set[str] = field(default_factory=set)
+    unlinked: Set[Key] = field(default_factory=set)  # LUNs that are there and are to be linked
+
+    def plan(self, changes: Sequence[Change], verify: bool) -> Plan:
+        self.old, self.new = self.have.index(), self.want.index()
+        self.created = {one.key for one in changes if isinstance(one, Create)}
+        self.removed = {one.key for one in changes if isinstance(one, Remove)}
+        self.hba = dict(self.facts.placed or {})
+        self.hbas = set(self.facts.hbas)
+        self.path = Paths(self.hba, self.old, self.there).of
+        self._place_backstores()
+        self.staying = {hba for key, hba in self.hba.items() if key not in self.removed}
+        self.exported = {lun.backstore for _, _, lun in self.have.luns()
+                         if lun.key not in self.removed}
+        self.revival = Revival(self.want)
+        self.draft = Draft(self.want, self.new, self.created, self.facts, self.path, self.late,
+                           self.revival)
+        self._add, self._once, self._load = self.draft.add, self.draft.once, self.draft.load
+        self.refused = self.draft.refused
+        self.link_place = merged(
+            [[one.key for one in acl.mapped_luns] for target in self.want.targets
+             for tpg in target.tpgs for acl in tpg.acls],
+            self.revival.chains())
+        for one in changes:
+            if isinstance(one, Create):
+                self._create(one)
+            elif isinstance(one, Remove):
+                self._remove(one)
+            elif isinstance(one, differ.Set):
+                self._set(one)
+            elif not isinstance(one, Relink) or not self._again(one):
+                self._cannot(one)
+        ExportPlanner(self.draft, self.unlinked).link_luns()
+        ReservationPlanner(self.draft).plan()
+        self._fabrics()
+        self._drain()
+        if verify and self.created:
+            self._add("verify stage", VERIFY, "", about=())
+            self._add("verify", VERIFY, "", about=())
+        want, notes = reachable(self.want)
+        notes += tuple(f"{one} is not known to this version: it is never written, and compared "
+                       "before initiators are let in" for one in sorted(self.unknown))
+        return Plan(self.draft.steps(), want, notes, tuple(self.refused))
+
+    def _place_backstores(self) -> None:
+        """An HBA of its own for each new backstore, as rtslib does: the one it had on this host
+        before, else the lowest free number."""
+        used = {hba for key, hba in self.hba.items() if key not in self.removed}
+        taken = set(self.hbas)
+        free: Dict[str, Iterator[str]] = {}
+        for one in self.want.backstores:
+            if one.key not in self.created:
+                continue
+            if one.hba.startswith(f"{one.plugin}_") and one.hba not in used:
+                self.hba[one.key] = one.hba
+            else:
+                names = free.setdefault(one.plugin, _numbered(one.plugin))
+                self.hba[one.key] = next(name for name in names if name not in taken)
+            taken.add(self.hba[one.key])
+
+    def _again(self, change: Relink) -> bool:
+        """What is there without a link gets it, as a removal that is taken back has left it."""
+        old, new = self.old[change.key], self.new[change.key]
+        if isinstance(old, Lun) and old.backstore is None:
+            self.unlinked.add(change.key)
+            return True
+        if isinstance(old, MappedLun) and isinstance(new, MappedLun) and old.lun is None \
+                and not old.dead:
+            self._link_mapped(new)
+            return True
+        return False
+
+    def _cannot(self, change: Change) -> None:
+        what = {Relink: "is linked to something else", Register: "has other reservations"}.get(
+            type(change), "can't be changed")
+        self.refused.append(errors.Finding(
+            errors.CannotChange, say(change.key), f"it is there already and {what}",
+            do="lio-handover diff"))
+
+    # ---- attributes -----------------------------------------------------------------------------
+    def _slot_of(self, key: Key, kind: str, row: Attribute) -> str:
+        if row.window in ("GATE", "NEXUS"):
+            return row.window.lower()
+        if kind == "backstore":
+            if row.window == "PRE_ENABLE":
+                return "before enable"
+            if row.rank >= 90:
+                return "LU group member"
+            return "backstore group" if row.rank >= 80 else "backstore attribute"
+        if kind == "alua_group":
+            return "ALUA state" if row.rank >= 90 else "ALUA group attribute"
+        return {"lu_group": "LU group id", "tpg": "TPG attribute", "portal": "portal attribute",
+                "lun": "LUN attribute", "acl": "ACL attribute", "target": "TPG attribute",
+                "mapped_lun": "mapped LUN attribute", "discovery_auth": "discovery auth"}[kind]
+
+    def _write(self, key: Key, kind: str, row: Attribute, value: str, sure: bool = False) -> None:
+        if row.path == "enable" and value == "0":
+            return  # a TPG begins with its gate shut
+        if row.path == "rtpi" and not self.facts.has_rtpi:
+            return  # numbered by the order of the links instead
+        slot = self._slot_of(key, kind, row)
+        order: Tuple[int, ...] = (row.rank,)
+        if slot == "nexus" and key[:3] in self.revival.late:
+            self._add(slot, WRITE, f"{self.path(key)}/{row.path}", b"NULL\n", key)
+            slot, order = "late nexus", self.revival.nexus_seen.get(key, LAST)
+        if value in (row.first or {}):
+            path, before = row.first[value]
+            other = rows(kind, owner_of(key))[path]
+            after = self.new[key].attributes.get(path, before)
+            for place, one in ((order, before), ((other.rank,), after)):
+                self._add(slot, WRITE, f"{self.path(key)}/{path}", other.encode(one), key, place,
+                          other)
+        if slot == "gate":
+            self._port_of(key)
+            self._after_gate(key)
+        self._add(slot, WRITE, f"{self.path(key)}/{row.path}", row.encode(value), key, order, row,
+                  isinstance(value, Secret), sure)
+
+    def _port_of(self, key: Key) -> None:
+        """A gate that was shut has lost its number, though it still reads (see ports)."""
+        number, row = self.new[key].attributes.get("rtpi", "0"), rows("tpg", key[1])["rtpi"]
+        if key in self.old and self.facts.has_rtpi and number not in row.unset:
+            self._add("TPG attribute", WRITE, f"{self.path(key)}/{row.path}", row.encode(number),
+                      key, (row.rank,), row, sure=True)
+
+    def _after_gate(self, key: Key) -> None:
+        """Where authentication is 1, enable takes None out of AuthMethod (iscsi_target_tpg.c:
+        iscsit_tpg_enable_portal_group); the source may have been told to admit it since."""
+        attributes = self.new[key].attributes
+        methods = attributes.get("param/AuthMethod", "")
+        row = rows("tpg", owner_of(key)).get("param/AuthMethod")
+        if row and attributes.get("attrib/authentication") == "1" and "None" in methods.split(","):
+            self._add("after gate", WRITE, f"{self.path(key)}/{row.path}", row.encode(methods), key,
+                      row=row)
+
+    def _write_all(self, key: Key, kind: str, attributes: Mapping[str, str],
+                   known: Mapping[str, str] = _NOTHING) -> None:
+        """Everything that a new object does not have by itself; ``known``: what it has."""
+        owner = owner_of(key)
+        table = rows(kind, owner)
+        if not self.trusting:
+            known = _NOTHING
+        own = attributes.items() - known.items() if known else attributes.items()
+        unsure = defaults.clobbered(kind, [name for name, _value in own], known)
+        wanted = [*own, *((name, attributes[name]) for name in unsure
+                          if name in attributes and known.get(name) == attributes[name])]
+        if not self.partial:
+            wanted += defaults.meant(kind, owner, attributes, known)
+        for name, value in sorted(wanted):
+            row = table.get(name)
+            if row is None:
+                if kind != "lun" or name != "rtpi":
+                    self.unknown.add(f"{kind} {name}")
+            elif row.kind in CARRIED and value not in row.unset:
+                self._write(key, kind, row, value, name in known and name not in unsure)
+
+    def _set(self, change: differ.Set) -> None:
+        kind = (self.new.get(change.key) or self.old[change.key]).kind
+        row = rows(kind, owner_of(change.key)).get(change.name)
+        new = change.new
+        if row is not None and row.cleared and new in (None, *row.unset):
+            new = row.cleared
+        in_place = {"ANY", "GATE", "LINKED", "ENABLED"}
+        if change.key not in self.exported and not self._used(change.key):
+            in_place |= {"UNEXPORTED"}
+        if kind in ("tpg", "acl", "portal", "lun", "mapped_lun"):
+            in_place |= {"GATE_SHUT"}
+        if row is None or row.window not in in_place \
+                or new is None or new in row.unset and (not new or new != row.cleared):
+            self.refused.append(errors.Finding(
+                errors.CannotChange, say(change.key),
+                f"its {change.name} differs and can't be changed in place",
+                do="lio-handover diff"))
+            return
+        if row.window == "GATE" and new == "0":
+            self._add("shut gate", WRITE, f"{self.path(change.key)}/{row.path}", b"0\n",
+                      change.key, row=row)
+        else:
+            self._write(change.key, kind, row, new)
+            old = self.old.get(change.key)
+            for name in sorted(defaults.clobbered(kind, [change.name],
+                                                  old.attributes if old else _NOTHING)):
+                value = self.new[change.key].attributes.get(name)
+                other = rows(kind, owner_of(change.key)).get(name)
+                if value is not None and other is not None and value not in other.unset:
+                    self._write(change.key, kind, other, value)
+
+    def _used(self, key: Key) -> bool:
+        return key[0] == "backstore" and key[:3] in self.exported
+
+    # ---- building up --------------------------------------------------------------------------
+    def _create(self, change: Create) -> None:
+        one = change.object
+        key, path = one.key, self.path(one.key)
+        if isinstance(one, Backstore):
+            self._create_backstore(one, path)
+        elif isinstance(one, AluaGroup):
+            if one.name != DEFAULT_GROUP:
+                self._add("ALUA group", MKDIR, path, about=key)
+            self._write_all(key, one.kind, one.attributes, defaults.FRESH["alua_group", ""])
+        elif isinstance(one, DiscoveryAuth):
+            self._write_all(key, one.kind, one.attributes)  # it comes with the fabric
+        else:
+            slot = {LuGroup: "LU group", Target: "target", Tpg: "TPG", Portal: "portal",
+                    Lun: "LUN", Acl: "ACL", MappedLun: "mapped LUN"}[type(one)]
+            self._add(slot, MKDIR, path, about=key, order=portals.order(one.address)
+                      if isinstance(one, Portal) else ())
+            self._write_all(key, one.kind, one.attributes, self._fresh(one))
+        if isinstance(one, MappedLun):
+            self._link_mapped(one)
+
+    def _link_mapped(self, one: MappedLun) -> None:
+        if one.lun is not None:
+            link = self.path((*one.key[:4], "lun", str(one.lun)))
+            self._add("link mapped LUN", LINK, f"{self.path(one.key)}/{one.alias or 'link'}",
+                      fsencode(link), one.key, (self.link_place[one.key],))
+
+    def _fresh(self, one: Object) -> Mapping[str, str]:
+        """What a new object of a TPG has by itself."""
+        readonly = False
+        if isinstance(one, MappedLun):
+            lun = self.new.get((*one.key[:4], "lun", str(one.lun)))
+            store = self.want.backstore(lun.backstore) if isinstance(lun, Lun) \
+                and lun.backstore else None
+            readonly = store is None or store.parameters.get("readonly", "0") != "0"
+        place = (one.key[:4], one.kind, readonly)
+        known = self.known.get(place)
+        if known is None:
+            tpg = self.new.get(one.key[:4])
+            known = self.known[place] = defaults.values(one.key, one.kind, tpg, readonly) \
+                if isinstance(tpg, Tpg) else _NOTHING
+        return known
+
+    def _create_backstore(self, one: Backstore, path: str) -> None:
+        module = MODULES.get(one.plugin)
+        if module:
+            self._load(module)
+        if one.key in self.late:
+            self._command("acquire", ACQUIRE, one.key, self.late[one.key].rule.acquire)
+            self._add("prove", PROVE, one.path, about=one.key)
+        hba = self.hba[one.key]
+        if hba not in self.hbas:
+            self._once("HBA", MKDIR, f"core/{hba}", one.key)
+        self._add("backstore", MKDIR, path, about=one.key)
+        control = ",".join(f"{name}={value}" for name, value in one.parameters.items())
+        self._add("control", WRITE, f"{path}/control", control.encode() + b"\n", one.key)
+        self._add("enable", WRITE, f"{path}/enable", b"1\n", one.key)
+        self._write_all(one.key, one.kind, one.attributes, defaults.store_values(one))
+        for folder in dbroot.folders(one, self.facts.dbroot):
+            self._once("folder", FOLDER, folder)
+        for file in protection.files(one):
+            self._add("drop cache", FLUSH, file, about=one.key)
+
+    def _command(self, slot: str, op: str, key: Key, words: Sequence[str]) -> None:
+        """With the path as it was wanted: a backstore that is half made has none yet."""
+        import shlex
+        self._add(slot, op, self.late[key].path, " ".join(map(shlex.quote, words)).encode(), key)
+
+    def _drain(self) -> None:
+        for target in self.want.targets:
+            tags = [tpg.tag for tpg in target.tpgs
+                    if tpg.key in self.created and tpg.attributes.get("nexus") and tpg.luns]
+            if target.fabric == "vhost" and tags:
+                self._add("drain", DRAIN, target.wwn,
+                          ",".join(map(str, tags)).encode(), target.key)
+
+    def _fabrics(self) -> None:
+        wanted = sorted({one.fabric for one in self.want.targets})
+        for fabric in wanted:
+            if fabric not in self.facts.fabrics:
+                self._load(MODULES.get(fabric, fabric))
+                self._add("fabric", MKDIR, fabric)
+        if self.keep_fabrics is not None:
+            for fabric in self.facts.fabrics:
+                if fabric not in wanted and fabric not in self.keep_fabrics:
+                    self._add("remove fabric", RMDIR, fabric)
+
+    # ---- taking down --------------------------------------------------------------------------
+    def _remove(self, change: Remove) -> None:
+        one = change.object
+        key, path = one.key, self.path(one.key)
+        if isinstance(one, Tpg):
+            if one.attributes.get("enable", "0") != "0":
+                self._add("shut gate", WRITE, f"{path}/enable", b"0\n", key)
+            if one.attributes.get("nexus"):
+                self._add("drop nexus", WRITE, f"{path}/nexus", b"NULL\n", key)
+            self._add("remove TPG", RMDIR, path, about=key)
+        elif isinstance(one, MappedLun):
+            if one.lun is not None or one.dead:
+                self._add("unlink mapped LUN", UNLINK, f"{path}/{one.alias}", about=key)
+            self._add("remove mapped LUN", RMDIR, path, about=key)
+        elif isinstance(one, Lun):
+            if one.backstore is not None:
+                self._add("unlink LUN", UNLINK, f"{path}/{one.alias}", about=key)
+            self._add("remove LUN", RMDIR, path, about=key)
+        elif isinstance(one, Backstore):
+            self._add("remove backstore", RMDIR, path, about=key)
+            hba = self.hba[key]
+            if hba not in self.staying:
+                self._once("remove HBA", RMDIR, f"core/{hba}", key)
+            if key in self.late:
+                self._command("release", RELEASE, key, self.late[key].rule.release)
+        elif isinstance(one, AluaGroup):
+            if one.name != DEFAULT_GROUP:
+                self._add("remove ALUA group", RMDIR, path, about=key)
+        elif isinstance(one, DiscoveryAuth):
+            for name in one.attributes:
+                row = rows(one.kind)[name]
+                self._add("clear discovery auth", WRITE, f"{path}/{name}",
+                          row.encode(row.cleared), key, row=row)
+        else:
+            slot = {Acl: "remove ACL", Portal: "remove portal", Target: "remove target",
+                    LuGroup: "remove LU group"}[type(one)]
+            self._add(slot, RMDIR, path, about=key)
+
+
+def _numbered(plugin: str) -> Iterator[str]:
+    """fileio_0, fileio_1, …"""
+    return (f"{plugin}_{number}" for number in count())

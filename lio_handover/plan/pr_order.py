@@ -1,0 +1,170 @@
+"""Which registrations come back when, and so what of READ KEYS and PRgeneration can be kept.
+
+A restored registration comes to life when its initiator can reach the LUN: at the link of an
+explicit mapped LUN, or, by a nexus without an ACL, when there are both the nexus and the LUN's
+link (target_core_pr.c:__core_scsi3_check_aptpl_registration and its callers).  READ KEYS
+answers in that order.
+"""
+from __future__ import annotations
+
+import heapq
+from dataclasses import replace
+from typing import Dict, Iterable, List, Optional, Sequence, Set, Tuple
+
+from ..model import reservations
+from ..model.nexus_paths import FABRIC_NAMES
+from ..model.objects import Backstore, Key, Registration, Reservations, State, say
+
+#: After everything that has a place.
+LAST = (1 << 30, 0)
+
+
+class Revival:
+    """The order in which the registrations of a state can be brought back on a host."""
+
+    def __init__(self, want: State) -> None:
+        self.mapped: Set[Key] = {
+            mapped.key for target in want.targets for tpg in target.tpgs for acl in tpg.acls
+            for mapped in acl.mapped_luns}
+        #: mapped LUN, or a nexus' LUN → (place in READ KEYS, number of the backstore)
+        self.first_seen: Dict[Key, Tuple[int, int]] = {}
+        #: TPG → the first of those of its nexus
+        self.nexus_seen: Dict[Key, Tuple[int, int]] = {}
+        for number, store in enumerate(want.backstores):
+            for place, one in enumerate(store.reservations.registrations):
+                unit = self.unit(one)
+                self.first_seen.setdefault(unit, (place, number))
+                if unit not in self.mapped:
+                    tpg = unit[:4]
+                    self.nexus_seen[tpg] = min(self.nexus_seen.get(tpg, LAST), (place, number))
+        #: backstore → (TPG, a registration to make dummies like), for the first LUN with it
+        self.burn_places: Dict[Key, Tuple[Key, Registration]] = {}
+        for target, tpg_, lun in want.luns():
+            if lun.backstore is not None and lun.backstore not in self.burn_places:
+                fabric = FABRIC_NAMES.get(target.fabric, target.fabric)
+                self.burn_places[lun.backstore] = (tpg_.key, Registration(
+                    "", "", 0, fabric, target.wwn, tpg_.tag, lun.number, lun.number))
+        #: LUN → (relative port, number): links are made in this order, see plan
+        self.linked: Dict[Key, Tuple[int, int]] = {
+            lun.key: (int(lun.attributes.get("rtpi", tpg.attributes.get("rtpi", "0"))), number)
+            for number, (_target, tpg, lun) in enumerate(want.luns())}
+        #: targets whose nexuses must come after the links of their LUNs
+        self.late: Set[Key] = self._late(want)
+
+    def unit(self, one: Registration) -> Key:
+        """What brings a registration back: a mapped LUN, or a LUN for its TPG's nexus."""
+        fabric = {shown: name for name, shown in FABRIC_NAMES.items()}.get(one.fabric, one.fabric)
+        tpg = ("target", fabric, one.target, str(one.tpgt))
+        mapped = (*tpg, "acl", one.initiator, "lun", str(one.mapped_lun))
+        return mapped if mapped in self.mapped else (*tpg, "lun", str(one.lun))
+
+    def _late(self, want: State) -> Set[Key]:
+        """The links are bound to the order of the relative ports, which RTPG shows; where that is
+        not the order of READ KEYS, the nexuses have to give it.  A loopback's can not: a link asks
+        for the disk (tcm_loop.c:tcm_loop_port_link)."""
+        found: Set[Key] = set()
+        for store in want.backstores:
+            units = [unit for unit in map(self.unit, store.reservations.registrations)
+                     if unit not in self.mapped]
+            if units != sorted(units, key=self._link_place):
+                found.update(unit[:3] for unit in units if unit[1] != "loopback")
+        return found
+
+    def _link_place(self, unit: Key) -> Tuple[int, int]:
+        return self.linked.get(unit, (0, 0))
+
+    def order(self, store: Backstore) -> Reservations:
+        """The reservations as READ KEYS can show them: what comes back together stands
+        together, nexuses before ACLs."""
+        def rank(one: Registration) -> Tuple[int, ...]:
+            unit = self.unit(one)
+            if unit in self.mapped:
+                return (2, self.first_seen[unit][0])
+            if unit[:3] in self.late:
+                return (1, *self.nexus_seen[unit[:4]])
+            return (0, *self._link_place(unit))
+        held = store.reservations
+        return reservations.reordered(held, [rank(one) for one in held.registrations])
+
+    def chains(self) -> Iterable[List[Key]]:
+        """For each backstore what revives its registrations, in the order of READ KEYS."""
+        found: Dict[int, List[Key]] = {}
+        for key, (_place, store) in sorted(self.first_seen.items(), key=lambda pair: pair[1]):
+            found.setdefault(store, []).append(key)
+        return found.values()
+
+
+def dummies(held: Reservations, place: Optional[Tuple[Key, Registration]]) -> int:
+    """How many dummy registrations to make for PRgeneration: none where they have no place, or
+    would be too many."""
+    burn, _generation = reservations.restored_generation(held)
+    return burn if place is not None and burn <= reservations.MAX_BURN else 0
+
+
+def reachable(want: State, have: State = State()) -> Tuple[State, Tuple[str, ...]]:
+    """(``want`` as far as a kernel can be brought to it, what is not quite kept).
+
+    Only the order of READ KEYS and PRgeneration can fall short, and not where ``have``, what
+    the host serves, has just what is wanted.
+    """
+    revival = Revival(want)
+    notes: List[str] = []
+    stores: List[Backstore] = []
+    for store in want.backstores:
+        held = store.reservations
+        here = have.backstore(store.key)
+        if held and (here is None or here.reservations != held):
+            made = revival.order(store)
+            if made.registrations != held.registrations:
+                notes.append(f"{say(store.key)}: READ KEYS will answer in another order, as "
+                             "registrations of one initiator come back together")
+            burn, generation = reservations.restored_generation(held)
+            generation += dummies(held, revival.burn_places.get(store.key)) - burn
+            if generation != held.generation:
+                notes.append(
+                    f"{say(store.key)}: PRgeneration {held.generation} becomes {generation}: "
+                    + ("the kernel can not restore it together with an APTPL bit of 0"
+                       if generation > held.generation else
+                       f"more than {reservations.MAX_BURN} dummy registrations, or no LUN for "
+                       "them"))
+            store = replace(store, reservations=replace(made, generation=generation))
+        stores.append(store)
+    return replace(want, backstores=tuple(stores)), tuple(notes)
+
+
+def merged(rows: Iterable[Sequence[Key]], chains: Iterable[Sequence[Key]]) -> Dict[Key, int]:
+    """Each link's place in an order that follows all ``chains`` (READ KEYS shall answer in that
+    order) and the numbers in each ACL or TPG wherever that goes with it: REPORT LUNS has the last
+    link first, whatever its number (target_core_spc.c:spc_emulate_report_luns).
+
+    A link is in one row, and in one chain at most.
+    """
+    rank: Dict[Key, int] = {}
+    follows: Dict[Key, Key] = {}  # in its row
+    for row in rows:
+        for key in row:
+            rank[key] = len(rank)
+        follows.update(zip(row, row[1:]))
+    must: Dict[Key, Key] = {}
+    for chain in chains:
+        there = [key for key in chain if key in rank]
+        must.update(zip(there, there[1:]))
+    waits_for_chain, waits_in_row = set(must.values()), set(follows.values())
+    free = [(rank[key], key) for key in rank if key not in waits_for_chain]
+    best = [pair for pair in free if pair[1] not in waits_in_row]
+    heapq.heapify(free)
+    heapq.heapify(best)
+    place: Dict[Key, int] = {}
+    while free or best:
+        _rank, key = heapq.heappop(best or free)
+        if key in place:
+            continue
+        place[key] = len(place)
+        for after, waiting in ((must.get(key), waits_for_chain),
+                               (follows.get(key), waits_in_row)):
+            if after is None or after in place:
+                continue
+            waiting.discard(after)
+            if after not in waits_for_chain:
+                heapq.heappush(best if after not in waits_in_row else free, (rank[after], after))
+    return place

@@ -1,0 +1,57 @@
+"""What a host is after the stage of a plan: all that the plan wants, but for what has to wait."""
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Sequence, Set
+
+from ..model.objects import NO_RESERVATIONS, Acl, Key, Lun, MappedLun, State, Tpg
+from .plan import ACQUIRE, FLUSH, LINK, Plan, Step
+
+_LINKS = ("link LUN", "link mapped LUN")
+_NEXUSES = ("nexus", "late nexus")
+
+
+def early(the_plan: Plan) -> Plan:
+    """A plan whose end is a stage, without what is of no use then: the cache is dropped once the
+    source has let go, and where nothing is linked there is nothing more to read back."""
+    steps = [step for step in the_plan.steps if step.op != FLUSH]
+    if [step.slot for step in steps[-2:]] == ["verify stage", "verify"]:
+        steps.pop()
+    return replace(the_plan, steps=tuple(steps))
+
+
+def staged(want: State, steps: Sequence[Step], has_rtpi: bool) -> State:
+    """``want`` without what ``steps`` do in the window: late storage, links and what needs them,
+    nexuses, reservations.  Gates are as wanted; up to 6.1 the links number the ports
+    (``has_rtpi``)."""
+    later = {step.about for step in steps if step.op == ACQUIRE}
+    links: Set[Key] = set()
+    nexuses: Set[Key] = set()
+    for step in steps:
+        if step.op == LINK and step.slot in _LINKS:
+            links.add(step.about)
+        elif step.slot in _NEXUSES:
+            nexuses.add(step.about)
+
+    def lun(one: Lun) -> Lun:
+        return Lun(one.key) if one.key in links else one
+
+    def mapped(one: MappedLun) -> MappedLun:
+        return MappedLun(one.key) if one.key in links else one
+
+    def acl(one: Acl) -> Acl:
+        return replace(one, mapped_luns=tuple(map(mapped, one.mapped_luns)))
+
+    def tpg(one: Tpg) -> Tpg:
+        attributes = dict(one.attributes)
+        if one.key in nexuses:
+            attributes.pop("nexus", None)
+        if not has_rtpi and any(each.key in links for each in one.luns):
+            attributes.pop("rtpi", None)
+        return replace(one, attributes=attributes, luns=tuple(map(lun, one.luns)),
+                       acls=tuple(map(acl, one.acls)))
+
+    return replace(
+        want, backstores=tuple(replace(one, reservations=NO_RESERVATIONS)
+                               for one in want.backstores if one.key not in later),
+        targets=tuple(replace(one, tpgs=tuple(map(tpg, one.tpgs))) for one in want.targets))

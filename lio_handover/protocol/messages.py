@@ -1,0 +1,123 @@
+"""Papers as they travel between two hosts: what a side said, and for which handover.
+
+JSON, a list of objects, each with every field of ``Message``::
+
+    [{"paper": "armed", "handover": "…uuid…", "epoch": 3, "digest": "…64 hex digits…",
+      "targets": ["iscsi/iqn.…"], "mode": "iscsi", "document": ""}]
+
+``document`` is a document's bytes as text (they are ASCII).  Documents hold CHAP secrets, so
+papers are for root's eyes only.
+"""
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any, Dict, Iterable, List, NoReturn, Tuple, Type
+
+from ..document import document as documents
+from ..document.document import Document
+from ..document.envelope import MAX_BYTES
+from ..errors import BadShape, BadValue, DocumentError, NotJson, TooLarge
+from .table import Mode, Paper
+
+#: More papers than a handover has are nobody's.
+MAX_PAPERS = 16
+#: The papers that carry a document.
+WITH_DOCUMENT = (Paper.OFFER, Paper.DOCUMENT, Paper.RETURNED)
+
+_AGAIN = "give the papers as the other side's verb answered them"
+_ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_DIGEST = re.compile(r"(?:[0-9a-f]{64})?")
+_FIELDS = ("paper", "handover", "epoch", "digest", "targets", "mode", "document")
+
+
+@dataclass(frozen=True)
+class Message:
+    """One paper.  ``digest`` is that of the run-time state where registrations are concerned
+    (runtime.digest), ``document`` what documents.dumps wrote, for OFFER, DOCUMENT, RETURNED."""
+
+    paper: Paper
+    handover: str
+    epoch: int
+    digest: str = ""
+    targets: Tuple[str, ...] = ()
+    mode: str = ""
+    document: bytes = field(default=b"", repr=False)
+    #: what document_in read of it, at most one
+    _read: List[Document] = field(default_factory=list, init=False, repr=False, compare=False)
+
+
+def is_id(text: str) -> bool:
+    """Whether this is how a handover is named: a UUID in small letters."""
+    return bool(_ID.fullmatch(text))
+
+
+def fail(error: Type[DocumentError], what: str) -> NoReturn:
+    raise error(what, do=_AGAIN)
+
+
+def document_in(message: Message, limit: int) -> Document:
+    """The document that a paper carries, parsed once.  Raises a DocumentError."""
+    if not message._read:
+        try:
+            message._read.append(documents.loads(message.document, limit))
+        except DocumentError as error:
+            error.do = _AGAIN
+            raise
+    return message._read[0]
+
+
+def to_json(messages: Iterable[Message]) -> bytes:
+    """The bytes that ``from_json`` reads."""
+    import json
+    return json.dumps([{
+        "paper": one.paper.name.lower(), "handover": one.handover, "epoch": one.epoch,
+        "digest": one.digest, "targets": list(one.targets), "mode": one.mode,
+        "document": one.document.decode("ascii")} for one in messages],
+        indent=1, sort_keys=True).encode() + b"\n"
+
+
+def from_json(data: bytes, limit: int = 2 * MAX_BYTES) -> Tuple[Message, ...]:
+    """The papers in ``data``.  Raises a DocumentError, and nothing else, for any other bytes.
+
+    The documents in them are not looked at here: who needs one gives it to documents.loads.
+    """
+    import json
+    if len(data) > limit:
+        raise TooLarge(f"the papers have more than {limit} bytes", do=_AGAIN)
+    try:
+        found = json.loads(data.decode("utf-8"))
+    except (ValueError, RecursionError):
+        raise NotJson("the papers are not JSON", do=_AGAIN) from None
+    if not isinstance(found, list) or len(found) > MAX_PAPERS:
+        fail(BadShape, f"the papers are not a list of at most {MAX_PAPERS}")
+    return tuple(_message(one, f"$[{number}]") for number, one in enumerate(found))
+
+
+def _message(value: Any, where: str) -> Message:
+    if not isinstance(value, dict) or set(value) != set(_FIELDS):
+        fail(BadShape, f"{where} is no object with just {', '.join(_FIELDS)}")
+    one: Dict[str, Any] = value
+    for name in _FIELDS:
+        kind = int if name == "epoch" else list if name == "targets" else str
+        if type(one[name]) is not kind:
+            fail(BadShape, f"{where}.{name} is no {kind.__name__}")
+    if one["paper"].upper() not in Paper.__members__ or one["paper"] != one["paper"].lower():
+        fail(BadValue, f"{where}.paper is none of "
+                       + ", ".join(name.lower() for name in Paper.__members__))
+    if not is_id(one["handover"]):
+        fail(BadValue, f"{where}.handover is no UUID in small letters")
+    if not 0 <= one["epoch"] < 1 << 53:
+        fail(BadValue, f"{where}.epoch is out of range")
+    if not _DIGEST.fullmatch(one["digest"]):
+        fail(BadValue, f"{where}.digest is not 64 hex digits")
+    if one["mode"] and one["mode"] not in {mode.value for mode in Mode}:
+        fail(BadValue, f"{where}.mode is none of " + ", ".join(mode.value for mode in Mode))
+    if len(one["targets"]) > 4096 or not all(
+            isinstance(name, str) and 0 < len(name) < 300 and name.isprintable()
+            for name in one["targets"]):
+        fail(BadShape, f"{where}.targets are not names of targets")
+    if not one["document"].isascii():
+        fail(BadValue, f"{where}.document is not a document")
+    return Message(Paper[one["paper"].upper()], one["handover"], one["epoch"], one["digest"],
+                   tuple(one["targets"]), one["mode"], one["document"].encode("ascii"))

@@ -1,0 +1,425 @@
+"""What this host was doing: one folder a handover, one line of JSON a record.
+
+``<state directory>/handovers/<id>/journal`` is only ever appended to.  A record of a state is on
+the disk, file and folder, when ``state`` returns; notes (which step was begun, what was loaded)
+are plain appends: a crash of the program loses none of them, and a crash of the host makes them
+worthless, as the kernel they are about is gone.  Beside it lie whole files: ``prepared.json``
+(what was offered), ``document.json`` (the final document), ``returned.json``,
+``served.json`` (what this host alone serves, in its own names); and ``savefile.json``, what was
+taken out of targetcli's save file.
+"""
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass, field
+from typing import Any, ContextManager, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
+
+from .. import errors
+from ..document.document import Document
+from ..protocol.messages import is_id
+from ..protocol.table import DESTINATION, SOURCE, STATES, Mode
+from ..system.atomic_file import fsync_folder, write_file
+from ..system.locks import PATIENCE, Locks
+
+PREPARED, DOCUMENT, RETURNED = "prepared.json", "document.json", "returned.json"
+#: What is served here since the handover is over, in this host's names: it counts first.
+SERVED = "served.json"
+SAVED = "savefile.json"
+#: What the kernel's APTPL files were since the last document was kept, see actions/aptpl_copies.py.
+FOLLOWED = "followed.json"
+FILES = (PREPARED, DOCUMENT, RETURNED, SERVED, SAVED, FOLLOWED)
+
+OVER = {SOURCE: ("idle", "retired"), DESTINATION: ("none", "confirmed", "given")}
+
+Gates = Mapping[str, Mapping[str, str]]
+
+
+@dataclass(frozen=True)
+class Handover:
+    """One handover on this host, as the journal has it.
+
+    ``since`` is wall clock time, for people only; ``busy`` the verb that was begun and has not
+    ended; ``error`` how the last one failed; ``digest`` that of the run-time state last kept.
+    """
+
+    id: str
+    role: str
+    state: str
+    epoch: int
+    mode: str
+    targets: Tuple[str, ...]
+    boot_id: str = ""
+    digest: str = ""
+    since: float = 0.0
+    error: str = ""
+    busy: str = ""
+    peer: str = ""
+
+    @property
+    def over(self) -> bool:
+        """Whether it has come to its end; the next one of its targets is another."""
+        return self.state in OVER[self.role]
+
+
+@dataclass
+class Notes:
+    """What the journal says besides the state."""
+
+    stores: Dict[str, str] = field(default_factory=dict)  # backstore → unit serial
+    maps: Tuple[str, ...] = ()
+    local: Tuple[str, ...] = ()  # the targets' names on this host, where they differ
+    step: str = ""  # that was begun last, of the verb that has not ended
+    gates: Dict[str, Dict[str, str]] = field(default_factory=dict)  # target → tag → value
+    shut: Dict[str, Dict[str, str]] = field(default_factory=dict)  # the same, before a clear
+    differs: Tuple[str, ...] = ()  # what a boot found in targetcli's file other than in the copy
+    dynamic: Dict[str, Dict[str, List[str]]] = field(default_factory=dict)  # who was there so
+    loading: str = ""  # boot id of a load, or of taking down, that was begun and not finished
+    loaded: Tuple[str, str] = ("", "")  # boot id, digest
+    stale: bool = False  # a document was kept which is not what was loaded
+    opened: str = ""  # boot id of the kernel in which the gate was opened since the last copy
+    commands: Dict[str, int] = field(default_factory=dict)  # num_cmds after the load
+    saved: Tuple[str, ...] = ()  # save files that hold the targets
+    unsaved: str = ""  # why none does, where it should
+    said: Dict[str, List[str]] = field(default_factory=dict)  # paper → digests
+    verb: str = ""  # that was begun last
+    fenced: str = ""  # why the other host is believed to be off, until that is acted upon
+    forced: str = ""  # the same, and whose word it was, of the present state
+    survived: str = ""  # boot id of a kernel that was looked at and has all that outlived power
+    left: Tuple[str, ...] = ()  # serials whose APTPL file was there when the copy was kept
+    kept_in: str = ""  # boot id of the kernel that the copy was kept under
+    away: Tuple[str, ...] = ()  # portals that this host could not have
+    #: (boot id, target → inode), see actions/identity.py
+    objects: Tuple[str, Dict[str, int]] = ("", {})
+    meddled: str = ""  # what somebody else did to it beside the service, if that still stands
+    probe: bool = False  # devices are asked for what configfs does not show of registrations
+
+
+class Journal:
+    """One handover's folder.  Raises NoSuchHandover, JournalBroken.
+
+    With ``partly``, of a journal that can't be read what it begins with is known all the same: of
+    which targets and backstores it is, and this host's role.  ``broken`` then says why.
+    """
+
+    def __init__(self, directory: str, handover: str, partly: bool = False) -> None:
+        if not is_id(handover):
+            raise errors.NoSuchHandover(f"{errors.one_line(handover)!r} is no handover's id",
+                                        do="lio-handover status")
+        self.folder = os.path.join(directory, "handovers", handover)
+        self.path = os.path.join(self.folder, "journal")
+        self.id = handover
+        self.handover = Handover(handover, "", "", 0, "", ())
+        self.notes = Notes()
+        #: what was read of the whole files, by name
+        self.documents: Dict[str, Document] = {}
+        self.broken: Optional[errors.JournalBroken] = None
+        self._load(partly)
+
+    @classmethod
+    def create(cls, directory: str, first: Handover, stores: Mapping[str, str],
+               maps: Tuple[str, ...] = (), local: Tuple[str, ...] = ()) -> "Journal":
+        """Begin a handover: not durable, and in no state, until ``state`` is called."""
+        folder = os.path.join(directory, "handovers", first.id)
+        if first.id in ids(directory):
+            raise errors.WrongState(f"there is a handover {first.id} already",
+                                    do=f"lio-handover status {first.id}")
+        try:
+            first_of_all = not os.path.isdir(os.path.dirname(folder))
+            os.makedirs(folder, mode=0o700, exist_ok=True)
+            for above in (directory, os.path.dirname(directory)) if first_of_all else ():
+                fsync_folder(above)  # a record syncs the folders below
+        except OSError as error:
+            raise _broken(folder, error) from None
+        made = cls.__new__(cls)
+        made.folder, made.id = folder, first.id
+        made.path = os.path.join(folder, "journal")
+        made.handover, made.notes, made.documents, made.broken = first, Notes(), {}, None
+        made.note("new", role=first.role, mode=first.mode, targets=list(first.targets),
+                  stores=dict(stores), maps=list(maps), local=list(local), peer=first.peer,
+                  at=time.time())
+        return made
+
+    # ---- reading ------------------------------------------------------------------------------
+    def _load(self, partly: bool) -> None:
+        try:
+            with open(self.path, "rb") as file:
+                data = file.read()
+        except FileNotFoundError:
+            raise self._not_begun("is gone") from None
+        except OSError as error:
+            raise _broken(self.path, error, way_out(self.folder)) from None
+        import json
+        lines = data.split(b"\n")
+        for number, line in enumerate(lines[:-1], 1):  # what follows the last newline is a half
+            try:
+                self._take(json.loads(line))
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                self.broken = errors.JournalBroken(
+                    f"{self.path}, line {number} can't be read: {type(error).__name__}",
+                    do=way_out(self.folder, self.handover.mode))
+                if not partly or number == 1:
+                    raise self.broken from None
+                self._only(json.loads(lines[0]))
+                break
+        if not self.handover.role:
+            raise self.broken or self._not_begun("has not even its first record")
+
+    def _not_begun(self, how: str) -> errors.HandoverError:
+        """What to say where no record is whole: before it is, no document is kept."""
+        if not _documents(self.folder):
+            return errors.NoSuchHandover(f"this host has no handover {self.id}",
+                                         do="lio-handover status")
+        return errors.JournalBroken(f"{self.path} {how}, and documents lie beside it",
+                                    do=way_out(self.folder))
+
+    def _only(self, first: Dict[str, Any]) -> None:
+        """Believe its first record, and nothing that came after."""
+        from dataclasses import replace
+        self.handover, self.notes = Handover(self.id, "", "", 0, "", ()), Notes()
+        self._take(first)
+        self.handover = replace(self.handover,
+                                error=f"JournalBroken: {self.broken.what}" if self.broken else "")
+
+    def _take(self, one: Dict[str, Any]) -> None:
+        from dataclasses import replace
+        kind, notes = one["record"], self.notes
+        if kind == "new":
+            Mode(one["mode"])
+            self.handover = replace(
+                self.handover, role=one["role"], mode=one["mode"], targets=tuple(one["targets"]),
+                peer=one["peer"], since=float(one["at"]))
+            notes.stores, notes.maps = dict(one["stores"]), tuple(one["maps"])
+            notes.local = tuple(one["local"])
+        elif kind == "state":
+            if one["state"] not in STATES[self.handover.role]:
+                raise ValueError(one["state"])
+            self.handover = replace(self.handover, state=one["state"], epoch=int(one["epoch"]),
+                                    boot_id=one["boot"], since=float(one["at"]))
+            notes.forced = f"{notes.fenced} (the word of {one['by']})" \
+                if notes.fenced and one.get("words") else ""
+            notes.fenced = ""
+            if "gates" in one:
+                notes.gates = {name: dict(gates) for name, gates in one["gates"].items()}
+                notes.dynamic = {name: dict(who) for name, who in one["dynamic"].items()}
+        elif kind == "begin":
+            self.handover, notes.step = replace(self.handover, busy=one["verb"], error=""), ""
+            notes.verb = one["verb"]
+        elif kind == "step":
+            notes.step = one["do"]
+        elif kind == "end":
+            self.handover = replace(self.handover, busy="", error=one.get("error", ""))
+            notes.fenced = ""
+            notes.meddled = notes.meddled if one.get("error") else ""
+        elif kind == "kept":
+            self.handover = replace(self.handover, digest=one["digest"])
+            notes.stale, notes.opened = bool(one["stale"]), one.get("opened", "")
+            notes.stores = dict(one.get("stores", notes.stores))
+        elif kind == "loading":
+            notes.loading = one["boot"]
+        elif kind == "loaded":
+            notes.loading, notes.stale = "", False
+            notes.loaded = (one["boot"], one["digest"])
+            notes.commands = {name: int(count) for name, count in one["commands"].items()}
+        elif kind == "opened":
+            notes.opened = one["boot"]
+        elif kind == "gone":
+            notes.loading, notes.loaded, notes.opened = "", ("", ""), ""
+            notes.objects = ("", {})
+        elif kind == "objects":
+            notes.objects = one["boot"], {name: int(inode)
+                                          for name, inode in one["inodes"].items()}
+        elif kind == "meddled":
+            notes.meddled = one["said"]
+        elif kind == "shutting":
+            notes.shut = {name: dict(gates) for name, gates in one["gates"].items()}
+        elif kind == "differs":
+            notes.differs = tuple(one["said"])
+        elif kind == "saved":
+            notes.saved, notes.unsaved = tuple(one["paths"]), one.get("why", "")
+        elif kind == "survived":
+            notes.survived = one["boot"]
+        elif kind == "left":
+            notes.left, notes.kept_in = tuple(one["serials"]), one["boot"]
+        elif kind == "away":
+            notes.away = tuple(one["portals"])
+        elif kind == "probe":
+            notes.probe = True
+        elif kind == "fenced":
+            notes.fenced = one["said"]
+        elif kind == "said":
+            notes.said.setdefault(one["paper"], []).append(one["digest"])
+
+    # ---- writing ------------------------------------------------------------------------------
+    def state(self, state: str, epoch: int, boot_id: str, gates: Optional[Gates] = None,
+              **more: Any) -> None:
+        """The record that makes a state true: on the disk when this returns."""
+        record: Dict[str, Any] = {"record": "state", "state": state, "epoch": epoch,
+                                  "boot": boot_id, "at": time.time(), **more}
+        if gates is not None:
+            record["gates"] = gates
+        self._append(record, durable=True)
+
+    def note(self, record: str, durable: bool = False, **more: Any) -> None:
+        """A record; unless ``durable`` one that need not outlive the kernel it is about."""
+        self._append({"record": record, **more}, durable=durable)
+
+    def _append(self, record: Dict[str, Any], durable: bool) -> None:
+        import json
+        line = json.dumps(record, sort_keys=True).encode() + b"\n"
+        try:
+            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            try:
+                whole = _whole_lines(fd)
+                try:
+                    if os.write(fd, line) != len(line):
+                        raise OSError(28, "No space left on device")
+                    if durable:
+                        os.fsync(fd)
+                except OSError:
+                    os.ftruncate(fd, whole)
+                    raise
+            finally:
+                os.close(fd)
+            if durable:
+                for folder in (self.folder, os.path.dirname(self.folder)):
+                    fsync_folder(folder)
+        except OSError as error:
+            raise _broken(self.path, error) from None
+        self._take(record)
+
+    # ---- whole files --------------------------------------------------------------------------
+    def keep(self, name: str, content: bytes) -> None:
+        """Keep a document: whole and on the disk when this returns.  What followed the one before
+        it has ended, and goes first: it must not seem newer than this."""
+        self.documents.clear()
+        self._unlink(FOLLOWED)
+        self.keep_beside(name, content)
+
+    def keep_beside(self, name: str, content: bytes) -> None:
+        """Keep a file: whole and on the disk when this returns, and before it the first record,
+        without which nobody knows whose it is."""
+        try:
+            if not self.handover.state:
+                _sync(self.path)
+            write_file(os.path.join(self.folder, name), content)
+        except OSError as error:
+            raise _broken(os.path.join(self.folder, name), error) from None
+
+    def kept(self, name: str) -> Optional[bytes]:
+        """A document that was kept, or None."""
+        path = os.path.join(self.folder, name)
+        try:
+            with open(path, "rb") as file:
+                return file.read()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise _broken(path, error) from None
+
+    def has(self, name: str) -> bool:
+        """Whether a document was kept."""
+        return os.path.exists(os.path.join(self.folder, name))
+
+    def drop(self, names: Sequence[str] = FILES) -> None:
+        """Remove the documents, and with them the secrets in them."""
+        self.documents.clear()
+        for name in names:
+            self._unlink(name)  # what follows goes last, see following()
+
+    def following(self) -> ContextManager[None]:
+        """Nobody else writes, or removes, what follows the APTPL files meanwhile."""
+        return Locks(os.path.dirname(os.path.dirname(self.folder))).hold(
+            f"followed/{self.id}", patience=PATIENCE)
+
+    def _unlink(self, name: str) -> None:
+        if name == FOLLOWED:
+            with self.following():
+                return self._unlinked(name)
+        self._unlinked(name)
+
+    def _unlinked(self, name: str) -> None:
+        path = os.path.join(self.folder, name)
+        try:
+            os.unlink(path)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise _broken(path, error) from None
+
+    def remove(self) -> None:
+        """Forget a handover that came to nothing: the documents first, as the journal says whose
+        they are."""
+        import shutil
+        try:
+            self.drop([name for name in FILES if self.has(name)])
+        except errors.HandoverError:
+            return  # all of it stays
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def ids(directory: str) -> Iterator[str]:
+    """Of every handover that was begun here: its first record is whole, or was, as documents lie
+    beside it.  (A verb that was killed before leaves half a record, and no document.)"""
+    try:
+        names = sorted(os.listdir(os.path.join(directory, "handovers")))
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise _broken(os.path.join(directory, "handovers"), error) from None
+    for name in filter(is_id, names):
+        folder = os.path.join(directory, "handovers", name)
+        try:
+            with open(os.path.join(folder, "journal"), "rb") as file:
+                begun = file.readline().endswith(b"\n")
+        except (FileNotFoundError, NotADirectoryError):
+            begun = False
+        except OSError as error:
+            raise _broken(folder, error, way_out(folder)) from None
+        if begun or _documents(folder):
+            yield name
+
+
+def _documents(folder: str) -> bool:
+    return any(os.path.lexists(os.path.join(folder, name)) for name in FILES)
+
+
+def _sync(path: str) -> None:
+    """The file and its name are on the disk when this returns."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    for folder in (os.path.dirname(path), os.path.dirname(os.path.dirname(path))):
+        fsync_folder(folder)
+
+
+def _whole_lines(fd: int) -> int:
+    """The length up to the last newline; half a record after it is cut off."""
+    size = os.fstat(fd).st_size
+    end = size
+    while end:
+        start = max(0, end - 65536)
+        at = os.pread(fd, end - start, start).rfind(b"\n")
+        if at >= 0:
+            end = start + at + 1
+            break
+        end = start
+    if end != size:
+        os.ftruncate(fd, end)
+    return end
+
+
+def way_out(folder: str, mode: str = "") -> str:
+    """What to do where a journal can't be read; ``mode``: of the handover, where that is known."""
+    aside = f"then move {folder} aside (docs/handover-protocol.md)"
+    if mode == Mode.FILE.value:
+        return f"make sure which host may serve it: by file, none can be asked; {aside}"
+    status = f"lio-handover status {os.path.basename(folder)} on the other host"
+    return f"{status}, which says who may serve; {aside}" if mode else \
+        f"make sure which host may serve it ({status} says so, unless it was by file); {aside}"
+
+
+def _broken(path: str, error: OSError, do: str = "") -> errors.JournalBroken:
+    return errors.JournalBroken(f"{path}: {error.strerror or error}", do=do)

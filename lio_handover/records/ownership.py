@@ -1,0 +1,81 @@
+"""Which attempt to move a target was the last one here, and which must never serve here.
+
+``<state directory>/owners.json``, whole and fsynced at each change::
+
+    {"iscsi/iqn.…": {"epoch": 3, "aborted": 2, "handover": "…uuid…", "before": "…uuid…"}}
+
+``epoch`` is the highest number this host has heard of, ``aborted`` the highest that was given up
+here (no epoch up to it will ever be served here), ``handover`` whose record counts, ``before``
+whose counted before that one.
+"""
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass, replace
+from typing import Dict, Iterable, Optional
+
+from .. import errors
+from ..system.atomic_file import write_file
+from ..system.locks import PATIENCE, Locks
+
+NAME = "owners.json"
+#: Instead of a handover: the target was removed, and none brings it back.
+REMOVED = "removed"
+
+
+@dataclass(frozen=True)
+class Owner:
+    """What is known of one target."""
+
+    epoch: int = 0
+    aborted: int = 0
+    handover: str = ""
+    before: str = ""
+
+
+class Owners:
+    """The owners' file of one host.  Raises JournalBroken."""
+
+    def __init__(self, directory: str) -> None:
+        self.path = os.path.join(directory, NAME)
+
+    def load(self) -> Dict[str, Owner]:
+        import json
+        try:
+            with open(self.path, "rb") as file:
+                return {name: Owner(int(one["epoch"]), int(one["aborted"]), str(one["handover"]),
+                                    str(one.get("before", "")))
+                        for name, one in json.load(file).items()}
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise errors.JournalBroken(
+                f"{self.path} can't be read: {error}",
+                do="put a backup of it back, or write it anew as docs/handover-protocol.md says: "
+                "without it an old attempt may be taken for a new one") from None
+
+    def note(self, targets: Iterable[str], epoch: int = 0, aborted: int = 0,
+             handover: Optional[str] = None, over: str = "") -> None:
+        """Raise the numbers of these targets, and note whose record counts from now on: that of
+        ``handover``, or of the one before the handover ``over``.  Durable when it returns."""
+        import json
+        with Locks(os.path.dirname(self.path)).hold(NAME, patience=PATIENCE):
+            found = self.load()
+            was = dict(found)
+            for name in targets:
+                one = found.get(name, Owner())
+                if handover not in (None, one.handover):
+                    one = replace(one, handover=str(handover), before=one.handover)
+                elif over and one.handover == over:
+                    one = replace(one, handover=one.before, before="")
+                found[name] = replace(one, epoch=max(one.epoch, epoch, aborted),
+                                      aborted=max(one.aborted, aborted))
+            if found == was:
+                return
+            text = json.dumps({name: asdict(one) for name, one in found.items()},
+                              indent=1, sort_keys=True)
+            try:
+                write_file(self.path, text.encode() + b"\n")
+            except OSError as error:
+                raise errors.JournalBroken(
+                    f"{self.path} can't be written: {error.strerror}") from None

@@ -1,0 +1,84 @@
+"""What an entry of targetcli's save file says of a target's LUNs, ACLs and portals, to be compared
+with what is restored instead of it."""
+from __future__ import annotations
+
+from typing import Any, Dict, Iterable, List, Mapping, Sequence, Tuple
+
+from ..model.objects import Target
+from . import rtslib_entries, rtslib_names, save_file
+from .json_splice import Splice
+
+#: The object, in targetcli's words → what it leads to, "" where there is no more to say.
+Outline = Dict[str, str]
+
+
+def of_target(target: Target) -> Outline:
+    """The outline of the entry that this target would have."""
+    return of_entry(rtslib_entries.target(target))
+
+
+def of_entry(entry: Mapping[str, Any]) -> Outline:
+    """The outline of an entry, whatever its shape."""
+    found: Outline = {}
+    for tpg in _objects(entry.get("tpgs")):
+        at = f"tpg{tpg.get('tag')}"
+        found[at] = ""
+        for lun in _objects(tpg.get("luns")):
+            found[f"{at}/luns/lun{lun.get('index')}"] = str(lun.get("storage_object"))
+        for portal in _objects(tpg.get("portals")):
+            found[f"{at}/portals/{_address(portal)}"] = ""
+        for acl in _objects(tpg.get("node_acls")):
+            name = f"{at}/acls/{str(acl.get('node_wwn')).lower()}"
+            found[name] = ""
+            for mapped in _objects(acl.get("mapped_luns")):
+                found[f"{name}/mapped_lun{mapped.get('index')}"] = f"lun{mapped.get('tpg_lun')}"
+    return found
+
+
+def _objects(value: Any) -> Iterable[Mapping[str, Any]]:
+    return (one for one in value if isinstance(one, dict)) if isinstance(value, list) else ()
+
+
+def _address(portal: Mapping[str, Any]) -> str:
+    """One spelling of an address: rtslib and the kernel write ``::`` in two ways."""
+    import ipaddress
+    host = str(portal.get("ip_address")).strip("[]")
+    try:
+        host = str(ipaddress.ip_address(host))
+    except ValueError:
+        pass
+    return f"{host}:{portal.get('port')}"
+
+
+def says(text: str, outlines: Mapping[str, Outline]) -> bool:
+    """Whether a save file's text has just these targets, as their outlines are."""
+    return all(of_entry(one.value) == outlines[name]
+               for one in Splice(text, ("targets",)).elements("targets")
+               for name in rtslib_names.targets(one.value) & set(outlines))
+
+
+def differences(targets: Iterable[Target], more: Sequence[str] = ()) -> List[Tuple[str, str, str]]:
+    """[(file, target, what of it is other in the file)].  Raises SavefileBroken."""
+    wanted = {target.name: of_target(target) for target in targets}
+    found = []
+    for path, entry in save_file.entries_of(wanted, more):
+        for name in sorted(rtslib_names.targets(entry) & set(wanted)):
+            what = _told(of_entry(entry), wanted[name])
+            if what:
+                found.append((path, name, what))
+    return found
+
+
+def _told(there: Outline, copy: Outline) -> str:
+    """How the file differs from the copy, in words; "" where it does not."""
+    more = [_at(one, there) for one in sorted(there) if one not in copy]
+    less = [_at(one, copy) for one in sorted(copy) if one not in there]
+    other = [f"{_at(one, there)} instead of {copy[one]}" for one in sorted(there)
+             if one in copy and there[one] != copy[one]]
+    return " and ".join(filter(None, (
+        "had " + ", ".join([*more, *other]) if more or other else "",
+        "did not have " + ", ".join(less) if less else "")))
+
+
+def _at(one: str, outline: Outline) -> str:
+    return f"{one} ({outline[one]})" if outline[one] else one

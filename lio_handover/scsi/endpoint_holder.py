@@ -1,0 +1,139 @@
+"""Who keeps a vhost endpoint occupied: a small process of its own, which outlives who wanted it.
+
+While it holds the endpoint no guest can start on it: any other SET_ENDPOINT gets ENODEV
+(drivers/vhost/scsi.c:vhost_scsi_set_endpoint).  The kernel lets go when it ends, however it ends.
+``<state directory>/holders/<wwpn>`` is locked by it (flock) and holds its process id, so that
+whoever comes later can see whether it lives, and have it let go.
+
+Under systemd it gets a unit of its own: else it would end with the service's.
+"""
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import sys
+import time
+from typing import List, NoReturn, Optional
+
+from .. import errors
+from ..started import ENDPOINT_HOLDER
+
+#: Seconds for an endpoint to be taken, or to be let go of.
+PATIENCE = 10.0
+_HELD = b"held\n"
+
+
+class Holders:
+    """The occupied endpoints of one host."""
+
+    def __init__(self, directory: str) -> None:
+        self.folder = os.path.join(directory, "holders")
+
+    def _path(self, wwpn: str) -> str:
+        return os.path.join(self.folder, wwpn.replace("/", "_"))
+
+    def held(self, wwpn: str) -> Optional[int]:
+        """The process that occupies the endpoint, or None."""
+        try:
+            fd = os.open(self._path(wwpn), os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return int(os.pread(fd, 32, 0) or b"0")
+        finally:
+            os.close(fd)
+        return None
+
+    def occupy(self, wwpn: str) -> None:
+        """Have the endpoint occupied; nothing to do where it is.  Raises InUse where a guest is
+        attached, or there is no such endpoint."""
+        if self.held(wwpn) is not None:
+            return
+        os.makedirs(self.folder, mode=0o700, exist_ok=True)
+        import subprocess
+
+        # The module is found where this one was, whatever the working directory.
+        here = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+        command = [sys.executable, "-m", ENDPOINT_HOLDER, wwpn, self._path(wwpn)]
+        apart = os.path.isdir("/run/systemd/system")
+        if apart:
+            command = ["systemd-run", "--quiet", "--pipe", "--collect",
+                       f"--working-directory={here}", *command]
+        # systemd keeps what it is handed for as long as the unit is there: nothing of our caller's,
+        # who may be waiting for the end of what we say.
+        with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT if apart else None,
+                              start_new_session=True, cwd=here) as started:
+            assert started.stdout is not None
+            said = b""
+            for said in started.stdout:
+                if said == _HELD:
+                    break
+            else:  # it has ended
+                why = said.decode(errors="replace").strip() or "its holder ended"
+                raise errors.InUse(f"vhost/{wwpn}: its endpoint can't be occupied: {why}",
+                                   do="stop the guest, or let QEMU finish the migration")
+            started.stdout.close()
+            if apart:
+                started.kill()  # systemd-run, which would wait for the holder's end
+            else:
+                started.returncode = 0  # it goes on; nobody waits for it
+
+    def let_go(self, wwpn: str) -> None:
+        """Free the endpoint; nothing to do where it is free.  Raises StillRunning."""
+        pid = self.held(wwpn)
+        if pid is None:
+            return
+        try:
+            os.kill(pid, signal.SIGTERM)
+        except ProcessLookupError:
+            pass
+        deadline = time.monotonic() + PATIENCE
+        while self.held(wwpn) is not None:
+            if time.monotonic() > deadline:
+                raise errors.StillRunning(
+                    f"vhost/{wwpn}: process {pid} does not let go of its endpoint",
+                    do=f"kill {pid}, and run it again")
+            time.sleep(0.01)
+
+
+def _occupied(wwpn: str, path: str) -> NoReturn:
+    """Hold the endpoint until told to let go."""
+    from .vhost import occupy
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print("another holder has it", flush=True)
+        raise SystemExit(1) from None
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    for one in (signal.SIGHUP, signal.SIGINT):
+        signal.signal(one, signal.SIG_IGN)
+    try:
+        endpoint = occupy(wwpn, PATIENCE)
+    except OSError as error:
+        print(error.strerror or error, flush=True)
+        raise SystemExit(1) from None
+    os.ftruncate(fd, 0)
+    os.pwrite(fd, b"%d\n" % os.getpid(), 0)
+    sys.stdout.buffer.write(_HELD)
+    sys.stdout.flush()
+    null = os.open(os.devnull, os.O_RDWR)
+    for stream in (0, 1, 2):
+        os.dup2(null, stream)
+    signal.sigwait({signal.SIGTERM})
+    endpoint.close()
+    raise SystemExit(0)
+
+
+def main(words: List[str]) -> NoReturn:
+    """``python3 -m lio_handover.scsi.endpoint_holder WWPN FILE``."""
+    wwpn, path = words
+    _occupied(wwpn, path)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,319 @@
+"""Messages → objects.  Every call goes one way: known, well formed, allowed, done, answered.
+
+There is one handler for the whole tree, so no object can be called around the authority, and no
+exception gets out but by its name.
+"""
+from __future__ import annotations
+
+import re
+import traceback
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
+
+import dbus
+import dbus.lowlevel
+
+from ... import dbus_names, errors
+from ...protocol.table import READ
+from ...system.journald import Log
+from . import wire
+from .authority import Authority, Caller, NeedsPassword
+from .contract import STANDARD_NAMES, Interface, Method, node_xml
+
+_DBUS = "org.freedesktop.DBus.Error."
+_METHOD_CALL = 1
+#: Objects that come and go with what the host has.
+_LOOKED_FOR = re.compile(f"{dbus_names.ROOT}/({dbus_names.TARGETS}|{dbus_names.HANDOVERS})/")
+#: Methods of Properties that say what such an object is.
+_SHOWING = ("Get", "GetAll")
+#: What a handler returns that will answer later.
+LATER = object()
+
+
+class Standard(Exception):
+    """One of the bus's own errors."""
+
+    def __init__(self, name: str, text: str) -> None:
+        super().__init__(text)
+        self.name = _DBUS + name
+
+
+def error_name(error: BaseException) -> Tuple[str, str]:
+    """(name on the bus, sentence) of what went wrong; nothing of what is not ours to tell."""
+    if isinstance(error, Standard):
+        return error.name, str(error)
+    if isinstance(error, NeedsPassword):
+        return (_DBUS + "InteractiveAuthorizationRequired",
+                "polkit has a question: call again and allow interactive authorization")
+    if isinstance(error, errors.HandoverError):
+        return dbus_names.ERROR + type(error).__name__, str(error)
+    return (dbus_names.ERROR + errors.HandoverError.__name__,
+            str(errors.HandoverError(f"{type(error).__name__} in the service", "whether anything "
+                                     "was changed is not known", "see the journal, and report it")))
+
+
+class Node:
+    """An object of the tree: its own interface, and what that has to say."""
+
+    interfaces: Tuple[str, ...] = ()
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def properties(self, interface: str) -> Mapping[str, Any]:
+        """Every property of an interface, as builtins."""
+        return {}
+
+    def handler(self, interface: str, member: str) -> Callable[..., Any]:
+        """What carries a method out: called with the Call and the arguments."""
+        return getattr(self, python_name(member))  # type: ignore[no-any-return]
+
+
+def python_name(member: str) -> str:
+    """ListTargets → list_targets"""
+    return "".join("_" + one.lower() if one.isupper() else one for one in member).lstrip("_")
+
+
+class Call:
+    """One method call that is allowed, and its answer."""
+
+    def __init__(self, tree: Tree, message: Any, method: Method, caller: Caller,
+                 interactive: bool) -> None:
+        self.tree, self.message, self.method, self.caller = tree, message, method, caller
+        self.interactive = interactive
+        self.answered = False
+        #: What is to be done once the call is answered with an error.
+        self.last: Callable[[], None] = lambda: None
+
+    def reply(self, *values: Any) -> None:
+        if self.answered:
+            return
+        kinds = wire.split(self.method.gives)
+        if len(kinds) != len(values):
+            raise wire.Wrong(f"{self.method.name} answers {self.method.gives}")
+        typed = [wire.typed(kind, value) for kind, value in zip(kinds, values)]
+        message = self._answer()
+        if not message.get_no_reply():
+            made = dbus.lowlevel.MethodReturnMessage(message)
+            made.append(*typed, signature=self.method.gives)
+            self.tree.connection.send_message(made)
+
+    def fail(self, error: BaseException) -> None:
+        if not self.answered:
+            self.tree.refuse(self._answer(), error)
+            self.last()
+
+    def _answer(self) -> Any:
+        """The message, for the last time: it holds descriptors."""
+        self.answered, message, self.message = True, self.message, None
+        return message
+
+    def allowed(self, action: str, then: Callable[[], None]) -> None:
+        """Go on only if the caller may do this as well."""
+        def checked(caller: Caller, error: Optional[Exception]) -> None:
+            self.caller = caller
+            if error:
+                self.fail(error)
+            else:
+                self.tree.guarded(self, then)
+        self.tree.authority.check(self.caller.sender, action, self.interactive, checked)
+
+
+class Tree:
+    """The objects of the service on one connection."""
+
+    def __init__(self, connection: Any, interfaces: Mapping[str, Interface],
+                 authority: Authority, log: Log) -> None:
+        self.connection, self.interfaces = connection, interfaces
+        self.authority, self.log = authority, log
+        self.nodes: Dict[str, Node] = {}
+        #: Called with what goes on: brings the objects up to date first.
+        self.refresh: Callable[[Callable[[], None]], None] = lambda then: then()
+        connection._register_object_path("/", self._came, None, fallback=True)
+
+    # ---- objects ---
+    def add(self, node: Node) -> None:
+        self.nodes[node.path] = node
+        if node.path != dbus_names.ROOT:
+            self._signal(dbus_names.ROOT, dbus_names.OBJECT_MANAGER, "InterfacesAdded",
+                         "oa{sa{sv}}", dbus.ObjectPath(node.path), self._described(node))
+
+    def remove(self, path: str) -> None:
+        node = self.nodes.pop(path, None)
+        if node:
+            self._signal(dbus_names.ROOT, dbus_names.OBJECT_MANAGER, "InterfacesRemoved", "oas",
+                         dbus.ObjectPath(path), list(node.interfaces))
+
+    def changed(self, node: Node, interface: str, which: Sequence[str]) -> None:
+        """Tell what has changed of a node's properties."""
+        if self.nodes.get(node.path) is not node:
+            return
+        said, invalid = {}, []
+        values = node.properties(interface)
+        for name in which:
+            one = self.interfaces[interface].properties[name]
+            if one.emits == "true":
+                said[name] = wire.typed_variant(one.signature, values[name])
+            elif one.emits == "invalidates":
+                invalid.append(name)
+        if said or invalid:
+            self._signal(node.path, dbus_names.PROPERTIES, "PropertiesChanged", "sa{sv}as",
+                         interface, dbus.Dictionary(said, signature="sv"),
+                         dbus.Array(invalid, signature="s"))
+
+    def signal(self, node: Node, interface: str, member: str, *values: Any) -> None:
+        signature = self.interfaces[interface].signals[member]
+        self._signal(node.path, interface, member, signature,
+                     *map(wire.typed, wire.split(signature), values))
+
+    def _signal(self, path: str, interface: str, member: str, signature: str,
+                *values: Any) -> None:
+        made = dbus.lowlevel.SignalMessage(path, interface, member)
+        made.append(*values, signature=signature)
+        self.connection.send_message(made)
+
+    def below(self, folder: str) -> Iterator[Tuple[str, Node]]:
+        prefix = f"{dbus_names.ROOT}/{folder}/"
+        yield from ((path, node) for path, node in list(self.nodes.items())
+                    if path.startswith(prefix))
+
+    # ---- calls ---
+    def _came(self, _connection: Any, message: Any) -> int:
+        if message.get_type() != _METHOD_CALL:
+            return dbus.lowlevel.HANDLER_RESULT_NOT_YET_HANDLED  # type: ignore[no-any-return]
+        path, member = str(message.get_path()), str(message.get_member())
+        if _LOOKED_FOR.match(path) and (path not in self.nodes or member in _SHOWING and str(
+                message.get_interface() or dbus_names.PROPERTIES) == dbus_names.PROPERTIES):
+            self._look(message)
+        else:
+            self._answer(message)
+        return dbus.lowlevel.HANDLER_RESULT_HANDLED  # type: ignore[no-any-return]
+
+    def _look(self, message: Any) -> None:
+        """Answer when the host has been looked at: the object may have come since it last was, or
+        the service with this very call; and what it shows may be another's doing."""
+        def checked(_caller: Caller, error: Optional[Exception]) -> None:
+            if error:
+                self._answer(message)
+            else:
+                self.refresh(lambda: self._answer(message))
+        interactive = bool(message.get_allow_interactive_authorization())
+        self.authority.check(str(message.get_sender()), READ, interactive, checked)
+
+    def _answer(self, message: Any) -> None:
+        try:
+            self._route(message)
+        except Exception as error:  # noqa: B902 - whatever it is, the caller gets a name
+            self.refuse(message, error)
+
+    def _route(self, message: Any) -> None:
+        path, interface = str(message.get_path()), str(message.get_interface() or "")
+        member = str(message.get_member())
+        node = self.nodes.get(path)
+        if member == "Introspect" and interface in ("", dbus_names.INTROSPECTABLE):
+            self._introspect(message, path, node)
+            return
+        if node is None:
+            raise Standard("UnknownObject", f"there is no {path}")
+        method = self._method(node, interface, member)
+        if str(message.get_signature()) != method.takes:
+            raise Standard("InvalidArgs", f"{member} takes {method.takes or 'nothing'}, "
+                           f"not {message.get_signature() or 'nothing'}")
+        interactive = bool(message.get_allow_interactive_authorization())
+
+        def checked(caller: Caller, error: Optional[Exception]) -> None:
+            call = Call(self, message, method, caller, interactive)
+            if error:
+                call.fail(error)
+            else:
+                self.guarded(call, lambda: self._carry_out(node, call))
+        self.authority.check(str(message.get_sender()), method.action, interactive, checked)
+
+    def _method(self, node: Node, interface: str, member: str) -> Method:
+        known = (*STANDARD_NAMES, *node.interfaces)
+        if interface and interface not in known:
+            raise Standard("UnknownInterface", f"{node.path} has no {interface}")
+        for name in (interface,) if interface else known:
+            if member in self.interfaces[name].methods:
+                return self.interfaces[name].methods[member]
+        raise Standard("UnknownMethod", f"{interface or node.path} has no {member}")
+
+    def guarded(self, call: Call, work: Callable[[], None]) -> None:
+        """Do something for a call; what goes wrong is its answer."""
+        try:
+            work()
+        except Exception as error:  # noqa: B902
+            call.fail(error)
+
+    def _carry_out(self, node: Node, call: Call) -> None:
+        try:
+            args = [wire.plain(one) for one in call.message.get_args_list(byte_arrays=True)]
+        except (ValueError, TypeError) as error:  # a descriptor that did not come along
+            raise Standard("InvalidArgs", str(error)) from None
+        interface = str(call.message.get_interface() or "") or next(
+            name for name in (*STANDARD_NAMES, *node.interfaces)
+            if call.method.name in self.interfaces[name].methods)
+        if interface == dbus_names.PROPERTIES:
+            self._properties(node, call, args)
+        elif interface == dbus_names.OBJECT_MANAGER:
+            self.refresh(lambda: call.reply(self._managed()))
+        else:
+            answer = node.handler(interface, call.method.name)(call, *args)
+            if answer is not LATER:
+                call.reply(*(() if answer is None else (answer,)))
+
+    def refuse(self, message: Any, error: BaseException) -> None:
+        name, text = error_name(error)
+        if not isinstance(error, (errors.HandoverError, Standard, NeedsPassword)):
+            self.log.warn(f"{message.get_member()} failed: {type(error).__name__}; "
+                          + " ".join("".join(traceback.format_tb(error.__traceback__)).split()))
+        if not message.get_no_reply():
+            self.connection.send_message(dbus.lowlevel.ErrorMessage(
+                message, name, wire.text(text)))
+
+    # ---- the standard interfaces ---
+    def _introspect(self, message: Any, path: str, node: Optional[Node]) -> None:
+        children = self._children(path)
+        if node is None and not children:
+            raise Standard("UnknownObject", f"there is no {path}")
+        made = dbus.lowlevel.MethodReturnMessage(message)
+        made.append(self.introspection(path), signature="s")
+        self.connection.send_message(made)
+
+    def introspection(self, path: str) -> str:
+        node = self.nodes.get(path)
+        shown = (*STANDARD_NAMES, *node.interfaces) if node else (
+            dbus_names.INTROSPECTABLE, dbus_names.PEER)
+        return node_xml([self.interfaces[name] for name in shown], self._children(path))
+
+    def _children(self, path: str) -> List[str]:
+        prefix = path.rstrip("/") + "/"
+        return sorted({one[len(prefix):].split("/")[0] for one in self.nodes
+                       if one.startswith(prefix)})
+
+    def _managed(self) -> Mapping[str, Any]:
+        return {path: self._described(node) for path, node in self.nodes.items()
+                if path != dbus_names.ROOT}
+
+    def _described(self, node: Node) -> Mapping[str, Any]:
+        return {name: self._values(node, name) for name in (*STANDARD_NAMES, *node.interfaces)}
+
+    def _values(self, node: Node, interface: str) -> Any:
+        values = node.properties(interface)
+        return dbus.Dictionary(
+            {one.name: wire.typed_variant(one.signature, values[one.name])
+             for one in self.interfaces[interface].properties.values()}, signature="sv")
+
+    def _properties(self, node: Node, call: Call, args: Sequence[Any]) -> None:
+        interface = args[0]
+        if interface not in (*STANDARD_NAMES, *node.interfaces):
+            raise Standard("UnknownInterface", f"{node.path} has no {interface}")
+        known = self.interfaces[interface].properties
+        if call.method.name == "GetAll":
+            call.reply(self._values(node, interface))
+            return
+        if args[1] not in known:
+            raise Standard("UnknownProperty", f"{interface} has no {args[1]}")
+        if call.method.name == "Set":
+            raise Standard("PropertyReadOnly", f"{args[1]} can't be set")
+        call.reply(wire.typed_variant(known[args[1]].signature,
+                                      node.properties(interface)[args[1]]))

@@ -1,0 +1,165 @@
+"""Evidence of storage: what proves that it is the same on both hosts, and that all is on it.
+
+Nothing here opens for writing, creates a file, or waits for one (block_devices.look).
+"""
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from typing import List, NoReturn, Optional, Tuple
+
+from ..errors import KernelRefused, StorageMissing, StorageNotAllowed
+from ..model.objects import Backstore, say
+from . import block_devices, protection
+from .block_devices import HERE, Evidence, Host, Seen, block_facts, file_system, reopen, show
+
+#: The plugins that open a file or block device of the host.
+OPENING = ("fileio", "iblock", "pscsi")
+BLOCK = 4096  # bytes of one sample
+SAMPLES = 16
+
+_BLKFLSBUF = 0x1261
+
+
+# --- evidence ------------------------------------------------------------------------------------
+def evidence(backstore: Backstore, sample: bool, host: Host = HERE) -> Evidence:
+    """What proves that storage is the same storage.  Raises StorageMissing, StorageNotAllowed.
+
+    A file: ``kind`` "file", ``size`` (bytes), ``inode``, ``filesystem``.  A device: ``kind``
+    "block", ``size``, ``logical_block_size`` (bytes), ``wwid`` where it has one.  With
+    ``sample``, which only holds while nobody writes: ``sample`` (SHA-256 of some blocks) and
+    ``sample_zero`` (all of them were zeroes, so that it proves little).  ``protection_…`` is the
+    same of the companion file, see protection.  {} for a plugin that opens neither.
+    """
+    if backstore.plugin not in OPENING or not backstore.path:
+        return {}
+    name, path = say(backstore.key), backstore.path
+    try:
+        seen = block_devices.look(path)
+    except OSError as error:
+        raise StorageMissing(f"{name}: {show(path)}: {error.strerror}") from None
+    try:
+        found = evidence_of(seen, sample, host)
+    except OSError as error:
+        raise StorageMissing(f"{name}: {show(path)} can't be read: {error.strerror}") from None
+    finally:
+        os.close(seen.fd)
+    beside = protection.companion(backstore)
+    return {**found, **protection.named(evidence(beside, sample, host))} if beside else found
+
+
+def evidence_of(seen: Seen, sample: bool, host: Host) -> Evidence:
+    """``evidence`` of what is open already, but for its companion.  Raises StorageNotAllowed,
+    OSError."""
+    if seen.block:
+        found = block_facts(seen.device, host)
+    elif seen.regular:
+        found = {"kind": "file", "size": seen.size, "inode": seen.identity[1],
+                 "filesystem": file_system(seen.real, host)}
+    else:
+        raise StorageNotAllowed(f"{show(seen.real)} is neither a file nor a block device")
+    if sample:
+        found["sample"], found["sample_zero"] = _sample(seen, int(found["size"]))
+    return found
+
+
+def offsets(size: int) -> List[int]:
+    """Where samples are taken: the places where labels stand, the end, and evenly between."""
+    last = max(size - 1, 0) // BLOCK * BLOCK
+    spread = (last * number // (SAMPLES - 3) // BLOCK * BLOCK for number in range(SAMPLES - 2))
+    return sorted({one for one in (0, BLOCK, 64 * 1024, 1024 * 1024, *spread) if one < size})
+
+
+def _sample(seen: Seen, size: int) -> Tuple[str, bool]:
+    """(SHA-256 of the blocks at ``offsets``, whether all were zeroes), past the page cache."""
+    try:
+        return _digest(seen, size, os.O_DIRECT)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
+            raise
+    return _digest(seen, size, 0)
+
+
+def _digest(seen: Seen, size: int, flags: int) -> Tuple[str, bool]:
+    import hashlib
+    import mmap
+    digest = hashlib.sha256()
+    fd = reopen(seen, flags)
+    try:
+        if not flags:
+            _forget(fd, seen.block)
+        zero = True
+        with mmap.mmap(-1, BLOCK) as page:  # O_DIRECT wants an aligned buffer
+            for offset in offsets(size):
+                count = os.preadv(fd, [page], offset)
+                data = page[:min(count, size - offset)]
+                zero = zero and not any(data)
+                digest.update(b"%d:" % offset + data)
+        return digest.hexdigest(), zero
+    finally:
+        os.close(fd)
+
+
+def _forget(fd: int, block: bool) -> None:
+    """Drop the clean pages that the page cache has of it.  Raises OSError."""
+    if block:
+        import fcntl
+        fcntl.ioctl(fd, _BLKFLSBUF, 0)
+    else:
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+# --- flushing ------------------------------------------------------------------------------------
+def opened(path: str) -> int:
+    """A descriptor for ``flush``: an error of writing back reaches those open at that time,
+    so it is had before the last writes.  The caller closes it.  Raises KernelRefused."""
+    try:
+        seen = block_devices.look(path)
+        try:
+            return reopen(seen)
+        finally:
+            os.close(seen.fd)
+    except OSError as error:
+        _refused("open", path, error)
+
+
+def flush(path: str, fd: Optional[int] = None) -> None:
+    """Everything written is on the storage when this returns.  Raises KernelRefused.
+
+    A file: fsync.  A device: fsync, which also has its own cache written, then BLKFLSBUF, which
+    drops this host's pages.
+    """
+    mine = opened(path) if fd is None else fd
+    try:
+        os.fsync(mine)
+        if stat.S_ISBLK(os.fstat(mine).st_mode):
+            import fcntl
+            fcntl.ioctl(mine, _BLKFLSBUF, 0)
+    except OSError as error:
+        _refused("flush", path, error)
+    finally:
+        if fd is None:
+            os.close(mine)
+
+
+def drop_cache(path: str) -> None:
+    """What this host still remembers of the storage is read afresh.  Raises KernelRefused.
+
+    For the destination, after the source has flushed: fileio serves from the page cache.
+    """
+    try:
+        # The kernel has it open, for writing: to open it once more starts nothing.
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+        try:
+            os.fsync(fd)
+            _forget(fd, stat.S_ISBLK(os.fstat(fd).st_mode))
+        finally:
+            os.close(fd)
+    except OSError as error:
+        _refused("drop the cache of", path, error)
+
+
+def _refused(what: str, path: str, error: OSError) -> NoReturn:
+    raise KernelRefused(f"the kernel refused to {what} {show(path)}: {error.strerror}",
+                        do="dmesg")

@@ -1,0 +1,97 @@
+"""Storage that one host alone may have open (DRBD, LVM, RBD): acquired inside the window only.
+
+The commands are the administrator's, from the configuration file.  Each is run without a shell,
+with the path as its last argument, as root, and must be harmless when it was run before: after a
+crash, or a failure, it is run again.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Dict, Mapping, NoReturn, Optional, Sequence, Tuple, Union
+
+from ..errors import StorageCommandFailed, StorageNotAllowed, one_line
+from ..model.objects import Key, State, say
+from ..settings import Late, Settings
+from ..system import external_program
+from .block_devices import show
+from .policy import matches
+
+Proof = Mapping[str, Union[str, int, bool]]
+
+
+@dataclass(frozen=True)
+class Opening:
+    """How the storage of one backstore is opened: by what rule, and what must then be found.
+
+    ``proof`` is what the source said of it; ``allowed`` are the overrides that were given.
+    """
+
+    path: str
+    rule: Late
+    settings: Settings
+    proof: Proof = field(default_factory=dict)
+    allowed: Tuple[str, ...] = ()
+
+
+def rule(settings: Settings, path: str) -> Optional[Late]:
+    """The first section of the configuration whose patterns the path matches, or None."""
+    return next((one for one in settings.late
+                 if any(matches(path, pattern) for pattern in one.paths)), None)
+
+
+def openings(state: State, settings: Settings, proofs: Mapping[str, Proof]) \
+        -> Dict[Key, Opening]:
+    """The backstores of ``state`` that are late on this host; ``proofs`` as a document has them."""
+    found: Dict[Key, Opening] = {}
+    for store in state.backstores if settings.late else ():
+        one = rule(settings, store.path) if store.path else None
+        if one is not None:
+            found[store.key] = Opening(store.path, one, settings, proofs.get(say(store.key), {}))
+    return found
+
+
+def acquire(settings: Settings, path: str) -> None:
+    """Run the acquire command: this host may open the storage now.
+
+    Raises StorageNotAllowed where the path is not late, StorageCommandFailed.
+    """
+    run("acquire", _rule(settings, path), path)
+
+
+def release(settings: Settings, path: str) -> None:
+    """Run the release command, once no backstore has the storage open: another host may have it.
+
+    Raises StorageNotAllowed where the path is not late, StorageCommandFailed.
+    """
+    run("release", _rule(settings, path), path)
+
+
+def _rule(settings: Settings, path: str) -> Late:
+    found = rule(settings, path)
+    if found is None:
+        raise StorageNotAllowed(f"{show(path)} matches no [late …] section")
+    return found
+
+
+def run(what: str, one: Late, path: str) -> None:
+    """Run the ``acquire`` or ``release`` command of a rule.  Raises StorageCommandFailed.
+
+    A command that takes longer than the rule's timeout is killed, with all that it started.
+    """
+    words = [*(one.acquire if what == "acquire" else one.release), path]
+    try:
+        code, said = external_program.run(words, one.timeout)
+    except OSError as error:
+        _failed(what, one, words, f"can't be run: {error.strerror}")
+    except external_program.TooLong as error:
+        _failed(what, one, words, f"did not end within {one.timeout:g} s and {error.how}")
+    if code:
+        _failed(what, one, words, (f"ended with {code}" if code > 0 else
+                                   f"was ended by signal {-code}") + (f": {said}" if said else ""))
+
+
+def _failed(what: str, one: Late, words: Sequence[str], how: str) -> NoReturn:
+    import shlex
+    command = " ".join(map(shlex.quote, words))
+    raise StorageCommandFailed(f"the {what} command of [late {one.name}] {how}",
+                               do=f"see what it says: {one_line(command)}")

@@ -1,0 +1,310 @@
+"""What the kernel has open, against what the path leads to now.
+
+A backstore opens its storage once, when it is enabled.  The path is only a name: after ``mv``,
+``rm``, a mount, ``dmsetup rename`` or a write to ``control`` it leads to something else, and the
+kernel goes on serving what it has.  The other host would open what the path leads to.
+
+What can be known:
+
+- iblock: ``info`` has the Major and Minor that were opened
+  (target_core_iblock.c:iblock_show_configfs_dev_params)
+- pscsi: the address H:C:T:L is what is used, the path only claims it
+- fileio on a file: a read lease is refused with EAGAIN while anybody has the file open for
+  writing, and granted where nobody has (fs/locks.c:check_conflicting_open).  Granted, it proves
+  that the kernel has another file open.  Refused, it proves no more than that somebody writes,
+  so other writers are looked for: processes, loop devices, and this host's other backstores of
+  which it is known that they do not have what their own path leads to
+- fileio on a device, on a network's file system, or where somebody else writes: nothing, unless
+  the device is asked (probes.reads): then it is said that it is not known
+
+Nothing here opens for writing.
+"""
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import stat
+from functools import cached_property
+from typing import Dict, FrozenSet, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Tuple
+
+from ..errors import Finding, HandoverError, StorageDiffers, StorageMissing, refuse
+from ..model.control import HCTL, parse
+from ..model.objects import Backstore, Key, State, say
+from . import block_devices, protection
+from .block_devices import (HERE, Glance, Host, Seen, file_system, folder_of, hctl_of, one_line_of,
+                            show)
+from .evidence import OPENING
+from .policy import Served
+
+#: File systems that give leases by what this kernel alone knows, and each file one inode.
+_LEASES = frozenset("""bcachefs btrfs exfat ext2 ext3 ext4 f2fs hostfs jfs nilfs2 overlay ramfs
+    tmpfs vfat xfs zfs""".split())
+#: A path that leads to nothing.
+_NOWHERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+#: What becomes of a backstore whose path leads elsewhere.
+_PUT_BACK = ("put what it has open back at that path; what was deleted has no name any more: copy "
+             "the LUN's data through an initiator to a new file, and serve that")
+
+Identity = Tuple[int, ...]
+
+
+class Look(NamedTuple):
+    """One path of one backstore.  ``same``: whether the kernel has open what it leads to, None
+    where that can't be known; ``why`` says why not."""
+
+    store: Backstore
+    same: Optional[bool]
+    why: str = ""
+    error: type[HandoverError] = StorageDiffers
+    do: str = _PUT_BACK
+
+    @property
+    def finding(self) -> Finding:
+        return Finding(self.error, say(self.store.key), self.why, do=self.do)
+
+
+class Looks:
+    """Looks at one host, one after the other; ``asked``: what backstores themselves said of their
+    own path, see probes.reads."""
+
+    def __init__(self, host: Optional[Host] = None,
+                 asked: Optional[Mapping[Key, Optional[bool]]] = None) -> None:
+        self.host = host or Glance()
+        self.asked = asked or {}
+        self._kinds: Dict[int, str] = {}  # device of a mount → type of its file system
+        self._leases: Dict[Tuple[int, int], int] = {}  # device and inode → see _lease
+
+    def at(self, stores: Iterable[Backstore]) -> Iterator[Look]:
+        """Each path of each backstore that opens one."""
+        for store in stores:
+            if store.plugin in OPENING and store.path:
+                yield self._look(store)
+                beside = protection.companion(store)
+                if beside is not None:
+                    yield self._look(beside)
+
+    def _look(self, store: Backstore) -> Look:
+        try:
+            seen = block_devices.look(store.path)
+        except OSError as error:
+            return _nowhere(store, error, self.host)
+        try:
+            if store.plugin == "iblock":
+                return _iblock(store, seen, self.host)
+            if store.plugin == "pscsi":
+                return _pscsi(store, seen, self.host)
+            return self._fileio(store, seen)
+        finally:
+            os.close(seen.fd)
+
+    # ---- fileio ---
+    def _fileio(self, store: Backstore, seen: Seen) -> Look:
+        # Of a companion no command tells: what was asked is of the backstore's own path.
+        own = not store.path.endswith(protection.SUFFIX)
+        asked = self.asked.get(store.key) if own else None
+        same, why = self._file(seen)
+        if same is False or asked is False:
+            return Look(store, False, f"{show(store.path)} leads to another file now than the one "
+                        "which the kernel has open and serves")
+        served = int(store.parameters.get("fd_dev_size", "0"))
+        if seen.regular and served > seen.size:
+            return Look(store, False, f"{show(store.path)} has {seen.size} bytes, and {served} are "
+                        "served of it: the other host would refuse it",
+                        do=f"truncate -s {served} {show(store.path)}, which adds zeroes")
+        return Look(store, True if asked else same, "" if asked else why)
+
+    def _file(self, seen: Seen) -> Tuple[Optional[bool], str]:
+        """(whether the kernel has it open, why that is not known)."""
+        if not seen.regular:
+            return None, "the kernel does not show which device a fileio backstore has open"
+        kind = self._kind(seen)
+        if kind not in _LEASES:
+            return None, f"a {kind} file system does not tell who has a file open"
+        refused = self._lease(seen)
+        if refused == 0:
+            return False, ""
+        if refused != errno.EAGAIN:
+            return None, f"this kernel's {kind} gives no leases"
+        others = self._writers.get(seen.identity, []) + self._served.loops(seen)
+        if others:
+            return None, f"{others[0]} has the file open for writing, too"
+        if self._strays:
+            return None, f"{self._strays[0]} has another file open than its own path leads to, " \
+                "maybe this one"
+        return True, ""
+
+    def _kind(self, seen: Seen) -> str:
+        return self._kinds.get(seen.identity[0]) or self._kinds.setdefault(
+            seen.identity[0], file_system(seen.real, self.host))
+
+    def _lease(self, seen: Seen) -> int:
+        if seen.identity not in self._leases:
+            self._leases[seen.identity] = _lease(seen)
+        return self._leases[seen.identity]
+
+    @cached_property
+    def _strays(self) -> List[str]:
+        """The enabled fileio backstores of this host whose file has no name, or another one than
+        theirs."""
+        core = f"{self.host.sys}/kernel/config/target/core"
+        found = []
+        for hba in block_devices.names_in(core):
+            for name in block_devices.names_in(f"{core}/{hba}") \
+                    if hba.startswith("fileio_") else ():
+                text = one_line_of(f"{core}/{hba}/{name}/info")
+                path = parse("fileio", text).get("fd_dev_name", "")
+                if "Status: ACTIVATED" in text and path and self._is_stray(path):
+                    found.append(f"{hba}/{name}")
+        return found
+
+    def _is_stray(self, path: str) -> bool:
+        try:
+            seen = block_devices.look(path)
+        except OSError as error:  # what is no UTF-8 was not read as it is
+            return error.errno in _NOWHERE and "\ufffd" not in path
+        try:
+            return seen.regular and self._kind(seen) in _LEASES and self._lease(seen) == 0
+        finally:
+            os.close(seen.fd)
+
+    @cached_property
+    def _served(self) -> Served:
+        return Served(State(), self.host)
+
+    @cached_property
+    def _writers(self) -> Dict[Tuple[int, int], List[str]]:
+        """Regular files that processes have open for writing: device and inode → who."""
+        found: Dict[Tuple[int, int], List[str]] = {}
+        for pid in filter(str.isdigit, block_devices.names_in(self.host.proc)):
+            folder = f"{self.host.proc}/{pid}"
+            for name in block_devices.names_in(f"{folder}/fd") if pid != str(os.getpid()) else ():
+                try:
+                    one = os.stat(f"{folder}/fd/{name}")
+                    if not stat.S_ISREG(one.st_mode):
+                        continue
+                    with open(f"{folder}/fdinfo/{name}") as file:
+                        words = file.read().split()
+                    flags = int(words[words.index("flags:") + 1], 8)
+                except (OSError, ValueError, IndexError):
+                    continue  # it is gone meanwhile
+                if flags & os.O_ACCMODE != os.O_RDONLY:
+                    found.setdefault((one.st_dev, one.st_ino), []).append(
+                        f"process {pid} ({one_line_of(folder + '/comm')})")
+        return found
+
+
+def _lease(seen: Seen) -> int:
+    """0 where a read lease is granted, which is given back at once, else the errno."""
+    import fcntl
+    fd = -1
+    try:
+        fd = block_devices.reopen(seen)
+        # Who opens it for writing meanwhile waits for us, and its signal would end us: not this.
+        fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+        return 0
+    except OSError as error:
+        return error.errno or errno.EIO
+    finally:
+        if fd >= 0:
+            os.close(fd)
+
+
+# ---- devices ---
+def _name(device: str, host: Host) -> str:
+    """A block device for people: ``254:0 (dm-0, vg-lv)``."""
+    folder = folder_of(device, host)
+    names = [os.path.basename(folder), one_line_of(folder + "/dm/name")]
+    return f"{device} ({', '.join(filter(None, names))})"
+
+
+def _iblock(store: Backstore, seen: Seen, host: Host) -> Look:
+    if not store.opened:
+        return Look(store, None, "the kernel does not show which device it has open")
+    if seen.block and seen.device == store.opened:
+        return Look(store, True)
+    here = f"block device {_name(seen.device, host)}" if seen.block else "no block device"
+    return Look(store, False, f"{show(store.path)} leads to {here} now, and the kernel has "
+                f"{_name(store.opened, host)} open and serves it",
+                do="make the path lead to that device again, or remove the backstore and make it "
+                   "anew on the right one")
+
+
+def _pscsi(store: Backstore, seen: Seen, host: Host) -> Look:
+    asked = ":".join(store.parameters.get(name, "?") for name in HCTL)
+    address = hctl_of(seen.device, host) if seen.block else ""
+    if not seen.block or "?" in asked or not address:
+        return Look(store, None, "its path and its address can't be compared")
+    if address == asked:
+        return Look(store, True)
+    return Look(store, False, f"{show(store.path)} leads to SCSI device {address} now, and {asked} "
+                "is what the kernel serves", do="make the path (udev_path) that of the device")
+
+
+def _nowhere(store: Backstore, error: OSError, host: Host) -> Look:
+    if error.errno not in _NOWHERE:
+        return Look(store, None, f"{show(store.path)}: {error.strerror}")
+    has = f"block device {_name(store.opened, host)}" if store.opened else \
+        "a file or device that was there when it was enabled"
+    return Look(store, False, f"{show(store.path)} leads nowhere, and the kernel has {has} open "
+                "and serves it", StorageMissing)
+
+
+# ---- what is made of it ---
+def judge(stores: Iterable[Backstore], asked: Optional[Mapping[Key, Optional[bool]]] = None) \
+        -> Tuple[List[Finding], Tuple[str, ...]]:
+    """(why another host would not find by its path what this kernel serves; of which backstores
+    nobody can tell, a line for each reason)."""
+    found: List[Finding] = []
+    unsure: Dict[str, List[str]] = {}
+    for one in Looks(asked=asked).at(stores):
+        if one.same is False:
+            found.append(one.finding)
+        elif one.same is None:
+            unsure.setdefault(one.why, []).append(say(one.store.key))
+    return found, tuple(
+        f"{', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}: whether "
+        f"the path leads to what the source has open is not known: {why}"
+        + ("" if asked else " (--probe asks the device)") for why, names in unsure.items())
+
+
+def findings(stores: Iterable[Backstore],
+             asked: Optional[Mapping[Key, Optional[bool]]] = None) -> List[Finding]:
+    """The first part of `judge`."""
+    return judge(stores, asked)[0]
+
+
+def elsewhere(stores: Iterable[Backstore]) -> FrozenSet[Key]:
+    """The backstores of which it is certain that their path leads elsewhere now."""
+    return frozenset(one.store.key for one in Looks().at(stores) if one.same is False)
+
+
+def identities(stores: Iterable[Backstore], host: Host = HERE) -> Dict[str, Identity]:
+    """Path → what it leads to now: device and inode, and of a device its own number; without an
+    entry for what is not there."""
+    found: Dict[str, Identity] = {}
+    for store in stores:
+        for path in protection.files(store):
+            try:
+                one = os.stat(path)
+            except OSError:
+                continue
+            found[path] = (one.st_rdev,) if stat.S_ISBLK(one.st_mode) else (one.st_dev, one.st_ino)
+    return found
+
+
+def check(stores: Iterable[Backstore], before: Optional[Mapping[str, Identity]] = None) -> None:
+    """Raises StorageDiffers, StorageMissing where the kernel did not open what the paths lead to,
+    or they lead elsewhere than ``before``, when that was looked at."""
+    stores = list(stores)
+    found = findings(stores)
+    now = identities(stores) if before else {}
+    for store in stores if before else ():
+        for path in protection.files(store):
+            if before and path in before and now.get(path) != before[path]:
+                found.append(Finding(StorageDiffers, say(store.key), f"{show(path)} leads to "
+                                     "something else than when it was looked at",
+                                     do="keep others from it, and run it again"))
+    refuse(found)

@@ -1,0 +1,345 @@
+"""Whether storage may be used on this host: is it allowed, there, free, and the source's.
+
+Nothing here opens for writing, creates a file, or waits for one (block_devices.look).  The kernel's
+fileio creates a missing file and takes no claim on one in use, so what is found here is all that
+stands between a wrong path and somebody's data.
+"""
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from functools import cached_property
+from typing import Dict, Iterator, List, Mapping, Set, Tuple, Union
+
+from ..errors import (Finding, HandoverError, StorageDiffers, StorageInUse, StorageMissing,
+                      StorageNotAllowed)
+from ..model.control import HCTL
+from ..model.objects import Backstore, Key, State, say
+from ..settings import Settings
+from . import block_devices, protection
+from .block_devices import (HERE, Host, Seen, below, block_facts, family, file_system, folder_of,
+                            hctl_of, names_in, one_line_of, reopen, show, swaps, under, users)
+from .evidence import OPENING, evidence_of
+
+#: File systems that keep nothing, or whose files do things when they are read.
+_NOT_STORAGE = frozenset("""autofs binfmt_misc bpf cgroup cgroup2 configfs debugfs devpts devtmpfs
+    efivarfs fusectl hugetlbfs mqueue nsfs proc pstore rpc_pipefs securityfs selinuxfs sysfs
+    tracefs""".split())
+#: File systems which give one file the same inode number on every host.
+_SHARED = frozenset("nfs nfs4 ocfs2 gfs2 ceph lustre fuse.glusterfs".split())
+
+
+def matches(path: str, pattern: str) -> bool:
+    """A glob in which ``*`` stops at ``/``."""
+    from fnmatch import fnmatchcase
+    words, wanted = path.split("/"), pattern.split("/")
+    return len(words) == len(wanted) and all(map(fnmatchcase, words, wanted))
+
+
+def leaves(path: str, root: str) -> bool:
+    """Whether a symbolic link on the way from ``root`` to ``path`` leads out of it, even if a
+    later one leads back.  The root itself may be reached through links."""
+    real = os.path.realpath(root)
+    here, pending = real, _words(path[len(root):])
+    for _ in range(400):
+        if not pending:
+            return False
+        word = pending.pop()
+        if word == "..":
+            here = os.path.dirname(here)
+            if not below(here, real):
+                return True
+            continue
+        try:
+            target = os.readlink(f"{here.rstrip('/')}/{word}")
+        except OSError:
+            here = f"{here.rstrip('/')}/{word}"
+            continue
+        if target.startswith("/"):
+            inside = next((one for one in (real, root) if below(target, one)), None)
+            if inside is None:
+                return True
+            here, target = real, target[len(inside):]
+        pending += _words(target)
+    return True  # a loop
+
+
+def _words(path: str) -> List[str]:
+    return [word for word in reversed(path.split("/")) if word not in ("", ".")]
+
+
+def findings(wanted: Backstore, proof: Mapping[str, Union[str, int, bool]], settings: Settings,
+             here: "Union[State, Served]" = State(), host: Host = HERE) -> List[Finding]:
+    """Why this host can't serve ``wanted``, whose evidence on the source was ``proof``.
+
+    ``here`` is what this host serves already.  Changes nothing; never opens for writing.
+    """
+    if wanted.plugin not in OPENING:
+        return []
+    served = here if isinstance(here, Served) else Served(here, host)
+    beside = protection.companion(wanted)
+    return [*_findings(wanted, proof, settings, served, host),
+            *(_findings(beside, protection.part_of(proof), settings, served, host)
+              if beside else ())]
+
+
+def absent(wanted: Backstore, host: Host = HERE) -> List[Finding]:
+    """That there is nothing yet where its storage is to be: no file, or a device without a medium,
+    as a loop device that is not set up."""
+    if wanted.plugin not in OPENING or not wanted.path:
+        return []
+    try:
+        found = os.stat(wanted.path)
+        if stat.S_ISBLK(found.st_mode) and not block_facts(
+                f"{os.major(found.st_rdev)}:{os.minor(found.st_rdev)}", host)["size"]:
+            return [_finding(StorageMissing, wanted, "is there, and has no medium yet")]
+    except OSError as error:
+        return [_finding(StorageMissing, wanted, "does not exist on this host" if error.errno in (
+            errno.ENOENT, errno.ENOTDIR) else f"can't be looked at: {error.strerror}",
+            do="make it reachable here")]
+    return []
+
+
+def named(wanted: Backstore, proof: Mapping[str, Union[str, int, bool]], settings: Settings,
+          here: "Union[State, Served]" = State(), host: Host = HERE) -> List[Finding]:
+    """Why this host can't serve ``wanted``, as far as its name tells: storage which must not be
+    looked at yet, because another host has it open."""
+    allowed = _roots(wanted, settings) or _is_named(wanted, settings) \
+        or below(wanted.path, host.dev)  # which may be the device mapper's other name of it
+    found = [] if allowed else [_finding(StorageNotAllowed, wanted, *_NOWHERE)]
+    if not proof:
+        found.append(_finding(StorageDiffers, wanted, *_UNPROVEN))
+    real = os.path.realpath(wanted.path)
+    stores = (here.state if isinstance(here, Served) else here).backstores
+    found += [_finding(StorageInUse, wanted, f"is served by {say(other.key)} of this host already")
+              for other in stores if other.key != wanted.key and other.path
+              and os.path.realpath(other.path) == real]
+    return found
+
+
+_NOWHERE = ("lies under no configured root", "",
+            "allow it in the configuration file, or use --map root:OLD=NEW")
+_UNPROVEN = ("can't be compared: the document does not say what the source served",
+             "unproven-storage", "export the document again")
+
+
+def _roots(wanted: Backstore, settings: Settings) -> List[str]:
+    path = wanted.path
+    return [root for root in settings.roots if below(path, root) and path != root]
+
+
+def _is_named(wanted: Backstore, settings: Settings) -> bool:
+    return any(matches(wanted.path, one) for one in settings.devices)
+
+
+def _finding(error: type[HandoverError], wanted: Backstore, sentence: str, override: str = "",
+             do: str = "") -> Finding:
+    return Finding(error, say(wanted.key), f"{show(wanted.path)} {sentence}", override, do)
+
+
+def _findings(wanted: Backstore, proof: Mapping[str, Union[str, int, bool]], settings: Settings,
+              here: "Served", host: Host) -> Iterator[Finding]:
+    path = wanted.path
+    roots, is_named = _roots(wanted, settings), _is_named(wanted, settings)
+    if not roots and not is_named and not below(path, host.dev):
+        yield _finding(StorageNotAllowed, wanted, *_NOWHERE)
+        return
+    if roots and all(leaves(path, root) for root in roots):
+        yield _finding(StorageNotAllowed, wanted, "is reached through a symbolic link that leaves "
+                       f"{' and '.join(roots)}", do="name the file where it really is")
+        return
+    try:
+        seen = block_devices.look(path)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR) and (roots or is_named):
+            yield _finding(StorageMissing, wanted, "does not exist on this host",
+                           do="make it reachable here, or name it with --map")
+        else:
+            yield _finding(StorageNotAllowed, wanted, f"can't be looked at: {error.strerror}")
+        return
+    try:
+        why = _not_allowed(wanted, seen, settings, bool(roots), host)
+        if why:
+            yield _finding(StorageNotAllowed, wanted, why,
+                           do="allow it in the configuration file, if it is meant to be served")
+            return
+        for use in _uses(wanted, seen, here, host):
+            yield _finding(StorageInUse, wanted, use, do="free it first, or use --map")
+        yield from _differences(wanted, seen, proof, host)
+    except OSError as error:
+        yield _finding(StorageMissing, wanted, f"can't be read: {error.strerror}")
+    finally:
+        os.close(seen.fd)
+
+
+def _not_allowed(wanted: Backstore, seen: Seen, settings: Settings, in_roots: bool,
+                 host: Host) -> str:
+    if seen.regular:
+        if wanted.plugin != "fileio":
+            return f"is a file, and {wanted.plugin} needs a block device"
+        if not in_roots or not any(below(seen.real, os.path.realpath(root))
+                                   for root in settings.roots):
+            return "lies under no configured root"
+        kind = file_system(seen.real, host)
+        return f"lies in a file system of type {kind}, which keeps nothing" \
+            if kind in _NOT_STORAGE else ""
+    if not seen.block:
+        return "is neither a file nor a block device"
+    names = [wanted.path]
+    if below(wanted.path, host.dev) and below(seen.real, host.dev):
+        names.append(seen.real)
+        mapped = one_line_of(folder_of(seen.device, host) + "/dm/name")
+        if mapped:
+            names.append(f"{host.dev}/mapper/{mapped}")
+    elif wanted.path != seen.real:
+        return "is a symbolic link to a device elsewhere"
+    if not any(matches(name, one) for name in names for one in settings.devices):
+        return "matches no configured device pattern"
+    return ""
+
+
+def _differences(wanted: Backstore, seen: Seen, proof: Mapping[str, Union[str, int, bool]],
+                 host: Host) -> Iterator[Finding]:
+    found = evidence_of(seen, "sample" in proof, host)
+    size = int(found["size"])
+    asked = int(wanted.parameters.get("fd_dev_size", "0"))
+    if seen.regular and asked > size:
+        yield _finding(StorageDiffers, wanted,
+                       f"has {size} bytes, and {asked} are to be served of it")
+    if not proof:
+        yield _finding(StorageDiffers, wanted, *_UNPROVEN)
+        return
+    if wanted.plugin == "pscsi":
+        yield from _address(wanted, seen, proof, host)
+    for name, what in (("kind", "is a {} on this host, on the source it was a {}"),
+                       ("size", "has {} bytes, on the source it had {}"),
+                       ("logical_block_size", "has blocks of {} bytes, on the source of {}"),
+                       ("wwid", "is {}, on the source it was {}")):
+        if name in proof and found.get(name) != proof[name]:
+            yield _finding(StorageDiffers, wanted, what.format(
+                show(str(found.get(name, "without a name"))), show(str(proof[name]))),
+                do="attach the same storage, or name it with --map")
+            if name == "kind":
+                return
+    if "sample" in proof and found["size"] == proof.get("size") \
+            and found["sample"] != proof["sample"]:
+        yield _finding(StorageDiffers, wanted, "holds other data than on the frozen source"
+                       + (": zeroes" if found["sample_zero"] else ""),
+                       do="attach the same storage, or finish copying it")
+    if {found.get("filesystem"), proof.get("filesystem")} <= _SHARED \
+            and found["inode"] != proof.get("inode"):
+        yield _finding(StorageDiffers, wanted, "is another file of a shared file system "
+                       f"(inode {found['inode']}, on the source {proof.get('inode')})",
+                       "other-file", "name the file with --map")
+
+
+def _address(wanted: Backstore, seen: Seen, proof: Mapping[str, Union[str, int, bool]],
+             host: Host) -> Iterator[Finding]:
+    """pscsi opens the device twice: by its path, to claim it, and by its address, to use it."""
+    address = hctl_of(seen.device, host)
+    asked = ":".join(wanted.parameters.get(name, "?") for name in HCTL)
+    if address != asked:
+        yield _finding(StorageDiffers, wanted,
+                       f"is SCSI device {address or 'no'}, and {asked} is to be served",
+                       do="name it with --map device:OLD=NEW")
+    if not proof.get("wwid"):
+        yield _finding(StorageDiffers, wanted, "has no WWID by which it would be known to be the "
+                       "same on both hosts", "unproven-storage")
+
+
+def _uses(wanted: Backstore, seen: Seen, here: "Served", host: Host) -> Iterator[str]:
+    if seen.block:
+        found = users(seen.device, host)
+        yield from found
+        if not found and here.state.backstore(wanted.key) is None and _claimed(seen):
+            yield "is claimed by something of this host (mounted elsewhere, or another target)"
+    else:
+        if seen.identity in map(_identity, swaps(host)):
+            yield "is swap space"
+        for name in here.loops(seen):
+            yield f"is the file of {name}"
+    for key in here.sharers(wanted, seen):
+        yield f"is served by {say(key)} of this host already"
+
+
+class Served:
+    """What the backstores of a host have open, looked at once: who shares storage with whom."""
+
+    def __init__(self, here: State, host: Host = HERE) -> None:
+        self.state, self.host = here, host
+
+    @cached_property
+    def _index(self) -> Dict[Union[str, Tuple[int, int]], List[Key]]:
+        """major:minor of a block device, or device and inode of a file → backstores."""
+        found: Dict[Union[str, Tuple[int, int]], List[Key]] = {}
+        for store in self.state.backstores:
+            identity = _identity(store.path) if store.path else None
+            if identity is not None:
+                found.setdefault(identity, []).append(store.key)
+        return found
+
+    @cached_property
+    def _loops(self) -> Dict[Tuple[int, int], List[str]]:
+        """A file → the names of the loop devices on it."""
+        found: Dict[Tuple[int, int], List[str]] = {}
+        for name in names_in(f"{self.host.sys}/block"):
+            backing = one_line_of(f"{self.host.sys}/block/{name}/loop/backing_file")
+            identity = _identity(backing) if backing else None
+            if isinstance(identity, tuple):
+                found.setdefault(identity, []).append(name)
+        return found
+
+    def loops(self, seen: Seen) -> List[str]:
+        """The loop devices on a file."""
+        return self._loops.get(seen.identity, [])
+
+    def sharers(self, wanted: Backstore, seen: Seen) -> List[Key]:
+        """The backstores which have some of its storage: by another name of it, a partition, the
+        disk of which it is one, a mapped device over or under it, a loop device."""
+        same: Set[Union[str, Tuple[int, int]]] = set()
+        if seen.block:
+            own, held = family(seen.device, self.host)
+            lower, files = under(seen.device, self.host)
+            same.update(own, held, lower)
+            same.update(one for one in map(_identity, files) if one is not None)
+        else:
+            same.add(seen.identity)
+            for name in self.loops(seen):
+                own, held = family(one_line_of(f"{self.host.sys}/block/{name}/dev"), self.host)
+                same.update(own, held)
+        return sorted({key for one in same for key in self._index.get(one, ())} - {wanted.key})
+
+    def sharers_of(self, store: Backstore) -> List[Key]:
+        """The same for what is served; nothing where its storage can't be found, which
+        ``evidence`` says."""
+        if store.plugin not in OPENING or not store.path:
+            return []
+        try:
+            seen = block_devices.look(store.path)
+        except OSError:
+            return []
+        try:
+            return self.sharers(store, seen)
+        finally:
+            os.close(seen.fd)
+
+
+def _identity(path: str) -> Union[str, Tuple[int, int], None]:
+    """A block device's major:minor, a file's device and inode, None for neither."""
+    try:
+        seen = block_devices.look(path)
+    except OSError:
+        return None
+    os.close(seen.fd)
+    return seen.device if seen.block else seen.identity if seen.regular else None
+
+
+def _claimed(seen: Seen) -> bool:
+    """Whether the kernel would let nobody else have the device: sees what other mount
+    namespaces hide."""
+    try:
+        os.close(reopen(seen, os.O_EXCL))
+    except OSError as error:
+        return error.errno == errno.EBUSY
+    return False

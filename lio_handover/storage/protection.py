@@ -1,0 +1,44 @@
+"""The companion file in which fileio keeps T10 protection information.
+
+A fileio backstore whose ``pi_prot_type`` is not 0 has two files open: its own and, beside it,
+PATH.protection with 8 bytes for each block (drivers/target/target_core_file.c:fd_init_prot, which
+makes an empty one where there is none).  What an initiator reads comes from both, so both are the
+storage of the backstore: proved, compared, flushed and dropped from the cache together.
+"""
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Dict, Mapping, Optional, Tuple, Union
+
+from ..model.objects import Backstore
+
+SUFFIX = ".protection"
+#: Before the names of the companion's evidence, which stands with that of the backstore.
+PREFIX = "protection_"
+
+Evidence = Mapping[str, Union[str, int, bool]]
+
+
+def companion(store: Backstore) -> Optional[Backstore]:
+    """The companion file as if it was a backstore of that name, None where there is none."""
+    if store.plugin != "fileio" or not store.path \
+            or store.attributes.get("attrib/pi_prot_type", "0") == "0":
+        return None
+    return replace(store, parameters={"fd_dev_name": store.path + SUFFIX}, attributes={})
+
+
+def files(store: Backstore) -> Tuple[str, ...]:
+    """Every path that the backstore has open: none, its own, or that of the companion, too."""
+    beside = companion(store)
+    return (store.path, *([beside.path] if beside else [])) if store.path else ()
+
+
+def named(evidence: Evidence) -> Dict[str, Union[str, int, bool]]:
+    """Evidence of a companion as it stands with that of its backstore."""
+    return {PREFIX + name: value for name, value in evidence.items()}
+
+
+def part_of(evidence: Evidence) -> Dict[str, Union[str, int, bool]]:
+    """The companion's part of what proves that a backstore's storage is the same."""
+    return {name[len(PREFIX):]: value for name, value in evidence.items()
+            if name.startswith(PREFIX)}

@@ -1,0 +1,279 @@
+"""When storage that is missing may have come: the kernel and udev are listened to, nothing is
+polled.
+
+Three things tell: uevents of block and SCSI devices and of modules, inotify of each folder on the
+way to a path, and changes of the mounts.  What another host creates on a file system that both
+have mounted (NFS, OCFS2, GFS2) is told by none of them.
+"""
+from __future__ import annotations
+
+import errno
+import os
+import select
+import signal
+import socket
+import stat
+import struct
+import time
+from contextlib import ExitStack, contextmanager
+from types import TracebackType
+from typing import Dict, Iterable, Iterator, Optional, Set, Tuple, Type
+
+from . import inotify as watching
+from .inotify import Inotify
+
+_UEVENTS = 15  # linux/netlink.h:NETLINK_KOBJECT_UEVENT
+_KERNEL, _UDEV = 1, 2  # its groups: as the kernel tells, and once udev has made the links
+_CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
+#: libudev's messages: "libudev", magic, size of this, where its properties are, how long they are.
+_UDEV_HEAD = struct.Struct("!8sI"), struct.Struct("3I")
+_UDEV_MAGIC = (b"libudev\0", 0xfeedcafe)
+#: Modules bring fabrics and handlers; misc has vhost-scsi, uio the devices of TCMU.
+_SUBSYSTEMS = {b"block", b"module", b"misc", b"uio"}
+
+_MASK = (watching.IN_CREATE | watching.IN_MOVED_TO | watching.IN_ATTRIB | watching.IN_DELETE_SELF
+         | watching.IN_MOVE_SELF | watching.IN_ONLYDIR | watching.IN_DONT_FOLLOW)
+_LINKS = 40  # as many as the kernel follows
+_LONGEST = 2**31 - 1  # milliseconds that poll takes
+
+
+class Arrivals:
+    """Told of what may bring the storage at these full paths.
+
+    Open it before looking for the storage, and look again after each `wait`: then nothing is
+    missed that comes in between.  Paths that exist are watched, too: they may be replaced.
+    Takes five descriptors, and a watch for each folder on the way to a path, once for all paths
+    that go through it.  Raises OSError.
+    """
+
+    def __init__(self, paths: Iterable[str]) -> None:
+        self._paths = list(dict.fromkeys(paths))
+        self._names: Dict[int, Set[str]] = {}  # by watch of a folder: who matters in it
+        self._cut_short = False  # the last wait raised: what it was told is lost
+        with ExitStack() as opened:
+            self._uevents = opened.enter_context(_uevents())
+            self._inotify = Inotify()
+            opened.callback(self._inotify.close)
+            self._mounts = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
+            opened.callback(os.close, self._mounts)
+            self._woken, self._waker = socket.socketpair()
+            for one in (self._woken, self._waker):
+                opened.enter_context(one)
+                one.setblocking(False)
+            # Not epoll: asking whether mounts have changed is what makes the kernel forget it
+            # (fs/proc_namespace.c:mounts_poll), and who polls a poll asks twice.
+            self._poll = select.poll()
+            self._poll.register(self._mounts, select.POLLPRI | select.POLLERR)
+            for fd in (self._uevents, self._inotify, self._woken):
+                self._poll.register(fd, select.POLLIN)
+            self._arm()
+            self._opened = opened.pop_all()
+
+    def wait(self, timeout: Optional[float] = None) -> bool:
+        """True once something may have come since the last call, or since this was opened; False
+        after ``timeout`` seconds.  May say True for nothing.  Raises OSError.
+
+        A signal's Python handler is run as usual; what it raises is raised here.  Where it raises
+        nothing, this says True, so that a flag that it has set can be looked at; but outside the
+        main thread, where `wake` does it.  The call after one that raised says True at once.
+        """
+        cut_short, self._cut_short = self._cut_short, True
+        with self._signals():
+            came = cut_short or self._told(timeout)
+            if came:
+                self._arm()
+        self._cut_short = False
+        return came
+
+    def wake(self) -> None:
+        """Have `wait` say True: for other threads, and handlers of signals."""
+        try:
+            self._waker.send(b"\0")
+        except BlockingIOError:
+            pass  # it was told often enough
+
+    def close(self) -> None:
+        """No signal is told to what is closed, wherever in `wait` one has raised."""
+        try:
+            before = signal.set_wakeup_fd(-1)
+            if before not in (-1, self._waker.fileno()):
+                signal.set_wakeup_fd(before)
+        except ValueError:  # not the main thread
+            pass
+        self._opened.close()
+
+    def __enter__(self) -> "Arrivals":
+        return self
+
+    def __exit__(self, kind: Optional[Type[BaseException]], error: Optional[BaseException],
+                 trace: Optional[TracebackType]) -> None:
+        self.close()
+
+    # ---- what was told ---
+    def _told(self, timeout: Optional[float]) -> bool:
+        until = None if timeout is None else time.monotonic() + timeout
+        while True:
+            left = None if until is None else max(0.0, until - time.monotonic()) * 1000
+            ready = self._poll.poll(None if left is None else min(left, _LONGEST))
+            if self._matters({fd for fd, _events in ready}):
+                return True
+            if until is not None and time.monotonic() >= until:
+                return False
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """A signal that comes just before poll sleeps would otherwise be heard when it wakes."""
+        try:
+            before = signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
+        except ValueError:  # not the main thread
+            before = None
+        try:
+            yield
+        finally:
+            if before is not None:
+                signal.set_wakeup_fd(before)
+
+    def _matters(self, ready: Set[int]) -> bool:
+        """All that was told is taken, that the next call may sleep."""
+        found = self._mounts in ready
+        if self._woken.fileno() in ready:
+            found |= any(self._bytes())
+        if self._uevents.fileno() in ready:
+            found |= any([_is_storage(one) for one in _messages(self._uevents)])
+        if self._inotify.fileno() in ready:
+            found |= any([self._is_on_the_way(one) for one in self._inotify.events()])
+        return found
+
+    def _bytes(self) -> Iterator[bytes]:
+        try:
+            while True:
+                yield self._woken.recv(4096)
+        except BlockingIOError:
+            return
+
+    def _is_on_the_way(self, event: watching.Event) -> bool:
+        if event.mask & watching.IN_Q_OVERFLOW:
+            return True
+        names = self._names.get(event.watch)
+        return names is not None and (not event.name or event.name in names)
+
+    # ---- what is watched ---
+    def _arm(self) -> None:
+        """Watch every folder on the way to each path, as far as there are any.
+
+        A folder is watched first, and then looked into: what is created later is told.
+        """
+        walk = _Walk(self._inotify)
+        try:
+            for path in self._paths:
+                walk.along(path)
+        finally:
+            for watch in self._names.keys() - walk.names.keys():
+                self._inotify.drop(watch)
+            self._names = walk.names
+
+
+class _Walk:
+    """One look at all paths: what they have in common is looked at once."""
+
+    def __init__(self, inotify: Inotify) -> None:
+        self.names: Dict[int, Set[str]] = {}
+        self._inotify = inotify
+        self._watches: Dict[str, Optional[int]] = {}
+        self._seen: Dict[str, Tuple[int, str]] = {}
+
+    def along(self, path: str) -> None:
+        """Component by component, symbolic links followed by hand: each may be replaced."""
+        folder, links, rest = "/", 0, path.split("/")[::-1]
+        while rest:
+            name = rest.pop()
+            if name in ("", "."):
+                continue
+            if name == "..":
+                folder = os.path.dirname(folder)
+                continue
+            watch = self._watch(folder)
+            if watch is not None:
+                self.names.setdefault(watch, set()).add(name)
+            here = os.path.join(folder, name)
+            kind, target = self._look(here)
+            if kind == stat.S_IFLNK and links < _LINKS:
+                links += 1
+                rest += target.split("/")[::-1]
+                folder = "/" if target.startswith("/") else folder
+            elif kind == stat.S_IFDIR:
+                folder = here
+            else:
+                return
+
+    def _watch(self, folder: str) -> Optional[int]:
+        """None where it has gone, of which who watches the folder above it is told, or where it may
+        not be read (a file system of another host's)."""
+        if folder not in self._watches:
+            try:
+                self._watches[folder] = self._inotify.add(folder, _MASK)
+            except OSError as error:
+                if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES):
+                    raise
+                self._watches[folder] = None
+        return self._watches[folder]
+
+    def _look(self, path: str) -> Tuple[int, str]:
+        """(its type, where it leads to if it is a symbolic link); (0, "") where nothing is."""
+        if path not in self._seen:
+            try:
+                kind = stat.S_IFMT(os.lstat(path).st_mode)
+                self._seen[path] = kind, os.readlink(path) if kind == stat.S_IFLNK else ""
+            except OSError:
+                self._seen[path] = 0, ""
+        return self._seen[path]
+
+
+# --- uevents -------------------------------------------------------------------------------------
+def _uevents() -> socket.socket:
+    """Of both groups: where no udev runs only the kernel tells; where one does it tells once more,
+    when its links are there."""
+    made = socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, _UEVENTS)
+    try:
+        made.setblocking(False)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        made.bind((0, _KERNEL | _UDEV))
+    except OSError:
+        made.close()
+        raise
+    return made
+
+
+def _messages(uevents: socket.socket) -> Iterator[bytes]:
+    """Those of the kernel's and of root's; one that says nothing where some were lost."""
+    while True:
+        try:
+            data, ancillary, flags, (sender, _groups) = uevents.recvmsg(
+                8192, socket.CMSG_SPACE(_CREDENTIALS.size))
+        except BlockingIOError:
+            return
+        except OSError as error:
+            if error.errno != errno.ENOBUFS:
+                raise
+            yield b""
+            continue
+        users = [_CREDENTIALS.unpack(value)[1] for level, kind, value in ancillary
+                 if (level, kind) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS)]
+        if users != [0] or sender and not data.startswith(_UDEV_MAGIC[0]):
+            continue
+        yield b"" if flags & socket.MSG_TRUNC else data
+
+
+def _is_storage(message: bytes) -> bool:
+    """Whether it is of a subsystem that storage, or what serves it, comes by."""
+    if not message:
+        return True
+    properties = message
+    if message.startswith(_UDEV_MAGIC[0]):
+        first, second = _UDEV_HEAD
+        if len(message) < first.size + second.size or first.unpack_from(message) != _UDEV_MAGIC:
+            return False
+        _size, start, length = second.unpack_from(message, first.size)
+        properties = message[start:start + length]
+    names = [one[10:] for one in properties.split(b"\0") if one.startswith(b"SUBSYSTEM=")]
+    return any(name in _SUBSYSTEMS or name.startswith(b"scsi") for name in names)

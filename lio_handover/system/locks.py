@@ -1,0 +1,100 @@
+"""Who changes what on this host: a lock for each backstore and target, held by whoever executes.
+
+``<state directory>/locks/``: flock(2) ends with the process, however it ends, so none is left
+over; the files stay.  Operations on other backstores go on side by side, whoever runs them, the
+service or a command; ``host`` is held shared by each of them, and exclusively by what concerns
+the host as a whole.
+"""
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import time
+from contextlib import ExitStack, contextmanager
+from typing import Iterable, Iterator
+
+from .. import errors
+
+HOST = "host"
+#: Held by who uses the scratch target, or keeps drivers from new SCSI devices: one at a time.
+SCRATCH = "scratch"
+#: Seconds to wait for what others hold for moments only.
+PATIENCE = 30.0
+#: Descriptors that a verb has besides those of its locks and backstores.
+_OTHER_FILES = 256
+
+_PLAIN = re.compile(r"[A-Za-z0-9_.:@,=-][A-Za-z0-9_.:@,=/-]{0,199}")
+
+
+class Locks:
+    """The locks of one host.  Raises StillRunning where somebody holds one, JournalBroken where its
+    file can't be opened."""
+
+    def __init__(self, directory: str) -> None:
+        self.folder = os.path.join(directory, "locks")
+
+    @contextmanager
+    def alone(self, names: Iterable[str] = ()) -> Iterator[None]:
+        """Nobody else changes these (``fileio/disk0``, ``iscsi/iqn.…``) meanwhile; without names,
+        anything of this host."""
+        wanted = sorted(set(names))
+        room_for(len(wanted))
+        with ExitStack() as held:
+            held.enter_context(self.hold(HOST, shared=bool(wanted)))
+            for name in wanted:
+                held.enter_context(self.hold(name))
+            yield
+
+    @contextmanager
+    def hold(self, name: str, shared: bool = False, patience: float = 0.0) -> Iterator[None]:
+        """One lock, waited for at most ``patience`` seconds."""
+        path = os.path.join(self.folder, _file_name(name))
+        try:
+            os.makedirs(self.folder, mode=0o700, exist_ok=True)
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise errors.JournalBroken(f"{path} can't be opened: {error.strerror}") from None
+        try:
+            deadline = time.monotonic() + patience
+            while not _try(fd, fcntl.LOCK_SH if shared else fcntl.LOCK_EX):
+                if time.monotonic() > deadline:
+                    what = "this host" if name == HOST else name
+                    raise errors.StillRunning(
+                        f"another lio-handover is changing {what}",
+                        do=f"wait for it, or find it with: fuser {path}")
+                time.sleep(0.02)
+            yield
+        finally:
+            os.close(fd)
+
+
+def room_for(files: int) -> None:
+    """Let this process open so many more files, as far as it may let itself: a shell's soft limit
+    is 1024 files, and each lock is one."""
+    import resource
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = len(os.listdir("/proc/self/fd")) + files + _OTHER_FILES
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return
+    for limits in ((wanted, max(hard, wanted)), (min(wanted, hard), hard)):
+        try:
+            return resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        except (OSError, ValueError):
+            continue  # it takes CAP_SYS_RESOURCE to go above the hard limit
+
+
+def _try(fd: int, how: int) -> bool:
+    try:
+        fcntl.flock(fd, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _file_name(name: str) -> str:
+    """No two names share a file, and no name leads out of the folder."""
+    if _PLAIN.fullmatch(name) and "+" not in name:
+        return name.replace("/", "+")
+    import hashlib
+    return "sha256-" + hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest()

@@ -1,0 +1,188 @@
+"""What differs between a host and a document, in two columns."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Dict, Iterator, List, Optional, Sequence, Tuple
+
+from ..errors import one_line
+from ..model import diff as differ, objects
+from ..model.objects import DEFAULT_GROUP, Key, Secret, State, say
+from .phrases import contents, count, gate_of, holds, mode_of, reservation
+from .terminal import Screen, wrap
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a comparison.  ``mark``: ! differs, + only in the document, - only here."""
+
+    mark: str
+    depth: int
+    label: str
+    here: str = ""
+    there: str = ""
+
+
+def rows(have: State, want: State, changes: Sequence[differ.Change]) -> List[Row]:
+    """What differs, below the objects that it belongs to."""
+    by_key: Dict[Key, List[differ.Change]] = {}
+    for change in changes:
+        by_key.setdefault(change.key, []).append(change)
+    found: List[Row] = []
+    for old, new in _pairs(have.roots(), want.roots()):
+        found += _compare(old, new, by_key, 0)
+    return found
+
+
+_Pair = Tuple[Optional[objects.Object], Optional[objects.Object]]
+
+
+def _pairs(have: Sequence[objects.Object], want: Sequence[objects.Object]) -> Iterator[_Pair]:
+    """The objects of both sides by key, in the document's order."""
+    old = {one.key: one for one in have}
+    for one in want:
+        yield old.pop(one.key, None), one
+    for one in old.values():
+        yield one, None
+
+
+def _compare(old: Optional[objects.Object], new: Optional[objects.Object],
+             changes: Dict[Key, List[differ.Change]], depth: int) -> List[Row]:
+    one = new or old
+    assert one is not None
+    own: List[Row] = []
+    mark = ""
+    for change in changes.get(one.key, ()):
+        if isinstance(change, differ.Create):
+            mark = "+"
+        elif isinstance(change, differ.Remove):
+            mark = "-"
+        elif isinstance(change, differ.Register):
+            own += _registered(change, depth + 1)
+        else:
+            own.append(Row("!", depth + 1, change.name, _value(change.old),
+                           _value(change.new, change.old)))
+    below = [row for pair in _pairs(old.children() if old else (), new.children() if new else ())
+             for row in _compare(*pair, changes, depth + 1)]
+    if not (mark or own or below) or mark and one.key[-1] == DEFAULT_GROUP:
+        return []  # the default group comes with its backstore
+    head = Row(mark, depth, _label(one, depth), _about(old) if mark else "",
+               _about(new) if mark else "")
+    return [head, *own, *below]
+
+
+def _label(one: objects.Object, depth: int) -> str:
+    if depth == 0:
+        return say(one.key)
+    return {"tpg": "tpg", "lun": "lun", "mapped_lun": "mapped_lun", "acl": "acl ",
+            "portal": "portal ", "alua_group": "ALUA group "}.get(one.kind, "") + one.key[-1]
+
+
+def _about(one: Optional[objects.Object]) -> str:
+    """What an object is that the other side does not have."""
+    if one is None:
+        return "(not there)"
+    if isinstance(one, objects.Lun):
+        return say(one.backstore) if one.backstore else "nothing linked"
+    if isinstance(one, objects.MappedLun):
+        return f"lun{one.lun}, {mode_of(one)}"
+    words = []
+    if isinstance(one, objects.Backstore):
+        held = one.reservations
+        words = [one.path, reservation(held)[0] if held else "",
+                 count(len(held.registrations), "registration") if held else ""]
+    elif isinstance(one, objects.Acl):
+        words = [count(len(one.mapped_luns), "mapped LUN")]
+    elif isinstance(one, objects.Tpg):
+        words = [gate_of(one)[0], count(len(one.luns), "LUN"), count(len(one.acls), "ACL")]
+    elif isinstance(one, objects.Target):
+        words = [count(len(one.tpgs), "TPG")]
+    return ", ".join(word for word in words if word) or "there"
+
+
+def _value(value: Optional[str], other: Optional[str] = None) -> str:
+    if value is None:
+        return "(unset)"
+    if isinstance(value, Secret):
+        return "(another secret)" if isinstance(other, Secret) else "(secret)"
+    return value or '""'
+
+
+def _registered(change: differ.Register, depth: int) -> Iterator[Row]:
+    old, new = change.old, change.new
+    yield Row("", depth, "reservations")
+    depth += 1
+    for label, here, there in (
+            ("type", reservation(old)[0], reservation(new)[0]),
+            ("generation", str(old.generation), str(new.generation)),
+            ("APTPL", "yes" if old.aptpl else "no", "yes" if new.aptpl else "no")):
+        if here != there:
+            yield Row("!", depth, label, here, there)
+    mine = {one.nexus: number for number, one in enumerate(old.registrations)}
+    theirs = {one.nexus: number for number, one in enumerate(new.registrations)}
+    for nexus in [*theirs, *(one for one in mine if one not in theirs)]:
+        fields = [_registration(side, at.get(nexus)) for side, at in ((old, mine), (new, theirs))]
+        if fields[0] != fields[1]:
+            here, there = (" ".join(word for at, word in enumerate(side) if word and (
+                not at or side[at:at + 1] != other[at:at + 1])) or "(not there)"
+                for side, other in (fields, fields[::-1]))
+            mark = "+" if nexus not in mine else "-" if nexus not in theirs else "!"
+            yield Row(mark, depth, nexus[0] + (f" isid {nexus[1]}" if nexus[1] else ""),
+                      here, there)
+    if mine.keys() == theirs.keys() and list(mine) != list(theirs):
+        yield Row("!", depth, "order of the registrants", *(
+            ", ".join(one.initiator for one in side.registrations) for side in (old, new)))
+
+
+def _registration(held: objects.Reservations, number: Optional[int]) -> List[str]:
+    """Key, port, LUN, scope, whether it holds; nothing where there is no registration."""
+    if number is None:
+        return []
+    one = held.registrations[number]
+    return [f"0x{one.key:016x}", f"{one.target} tpg{one.tpgt}",
+            f"lun{one.lun} mapped_lun{one.mapped_lun}", "all ports" if one.all_tg_pt else "",
+            holds(held, number)]
+
+
+def columns(found: Sequence[Row], here: str, there: str, screen: Screen) -> Iterator[str]:
+    """Rows as two columns, what differs marked in front."""
+    lines = [Row(row.mark, row.depth, one_line(row.label), one_line(row.here),
+                 one_line(row.there)) for row in found]
+    lines.insert(0, Row("", 0, "", one_line(here), one_line(there)))
+    label = max(2 * line.depth + len(line.label) for line in lines if line.here or line.there)
+    left = max(len(line.here) for line in lines)
+    right = max(len(line.there) for line in lines)
+    if screen.width and 2 + label + 2 + left + 3 + right > screen.width:
+        room = screen.width - 2 - 2 - 3
+        label = min(label, max(room // 2, room - left - right))
+        left = min(left, max((room - label) // 2, room - label - right))
+        right = room - label - left
+    mood = {"!": "warn", "+": "good", "-": "bad"}
+    for number, line in enumerate(lines):
+        paint = "title" if number == 0 else mood.get(line.mark, "")
+        if not (line.here or line.there):
+            indent = " " * (2 * line.depth)
+            for part in wrap(line.label, screen.width - 2 - len(indent) if screen.width else 0):
+                yield f"{line.mark or ' '} {indent}{part}"
+            continue
+        indent = " " * (2 * line.depth)
+        parts = [indent + part if not at else f"{indent}  {part}" for at, part in enumerate(
+            wrap(line.label, max(label - len(indent) - 2, 8)
+                 if screen.width and len(indent + line.label) > label else 0))]
+        cells = [parts, wrap(line.here, left if screen.width else 0),
+                 wrap(line.there, right if screen.width else 0)]
+        for at in range(max(map(len, cells))):
+            one, two, three = (cell[at] if at < len(cell) else "" for cell in cells)
+            yield (f"{screen.paint(line.mark, paint) if line.mark and not at else ' '} "
+                   f"{one:<{label}}  {screen.paint(f'{two:<{left}}', paint)} | "
+                   f"{screen.paint(three, paint)}").rstrip()
+        if number == 0:
+            yield "-" * (label + 4) + "-" * left + "-+-" + "-" * right
+
+
+def alike(want: State, found: Sequence[Row]) -> str:
+    """How much differs, in a few words."""
+    marks = [row.mark for row in found]
+    words = [f"{marks.count(mark)} {what}" for mark, what in (
+        ("!", "differ (!)"), ("+", "only in the document (+)"), ("-", "only here (-)"))
+        if mark in marks]
+    return ", ".join(words) or f"the same: {contents(want)}"

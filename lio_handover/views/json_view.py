@@ -1,0 +1,102 @@
+"""What --json answers: the same as people are shown, as plain data and without secrets."""
+from __future__ import annotations
+
+from typing import Any, Dict, List, Optional, Sequence
+
+from ..errors import Finding
+from ..execute.executor import Outcome
+from ..host.looked_at import Ready, View
+from ..model import diff as differ, objects
+from ..model.objects import State, say
+from ..plan.plan import FILE, Step, writes
+
+
+def finding_tree(one: Finding, allowed: Sequence[str] = ()) -> Dict[str, Any]:
+    return {"error": one.error.__name__, "code": one.error.code, "subject": one.subject,
+            "sentence": one.sentence, "override": one.override, "do": one.do,
+            "allowed": bool(one.override) and one.override in allowed}
+
+
+def view_tree(view: View) -> Dict[str, Any]:
+    import json
+
+    from ..document.document import Document, state_bytes
+    return {
+        "host": view.host, "kernel": view.kernel, "frozen": list(view.frozen),
+        "sizes": {say(key): number for key, number in view.sizes.items()},
+        "notes": list(view.notes),
+        "not_enabled": sorted(say(key) for key in view.off), "unclear": view.unclear,
+        "sessions": {say(tpg.key): list(tpg.sessions) for target in view.state.targets
+                     for tpg in target.tpgs},
+        # What is not called as its number is usually spelled.
+        "directories": {say(one.key): one.directory for one in view.state.objects()
+                        if isinstance(one, (objects.Tpg, objects.Lun, objects.MappedLun))
+                        and one.directory},
+        "state": json.loads(state_bytes(Document(without_secrets(view.state))))}
+
+
+def without_secrets(state: State) -> State:
+    """The state with the words "(secret)" for every secret."""
+    from dataclasses import replace
+
+    def plain(one: Any) -> Any:
+        return replace(one, attributes={name: str(value)
+                                        for name, value in one.attributes.items()})
+
+    return replace(state, targets=tuple(
+        replace(target, tpgs=tuple(
+            replace(plain(tpg), acls=tuple(plain(acl) for acl in tpg.acls))
+            for tpg in target.tpgs)) for target in state.targets),
+        discovery_auth=plain(state.discovery_auth) if state.discovery_auth else None)
+
+
+def change_tree(change: differ.Change) -> Dict[str, Any]:
+    made: Dict[str, Any] = {"change": type(change).__name__.lower(), "object": say(change.key)}
+    if isinstance(change, (differ.Set, differ.Relink)):
+        made.update(name=change.name, here=_plain(change.old), document=_plain(change.new))
+    elif isinstance(change, differ.Register):
+        made.update(name="reservations", here=_held_tree(change.old),
+                    document=_held_tree(change.new))
+    return made
+
+
+def _plain(value: Optional[str]) -> Optional[str]:
+    return None if value is None else str(value)
+
+
+def _held_tree(held: objects.Reservations) -> Dict[str, Any]:
+    return {"generation": held.generation, "aptpl": held.aptpl, "type": held.type,
+            "holder": held.holder, "registrations": [
+                {"initiator": one.initiator, "isid": one.isid, "key": f"0x{one.key:016x}",
+                 "target": one.target, "tpgt": one.tpgt, "lun": one.lun,
+                 "mapped_lun": one.mapped_lun, "all_tg_pt": one.all_tg_pt}
+                for one in held.registrations]}
+
+
+def maps_tree(ready: Ready) -> List[Dict[str, str]]:
+    return [{"kind": what, "old": old, "new": new} for what, old, new in ready.mapped]
+
+
+def plan_tree(ready: Ready, allowed: Sequence[str] = ()) -> Dict[str, Any]:
+    return {
+        "targets": [one.name for one in ready.document.state.targets],
+        "maps": maps_tree(ready),
+        "notes": list(ready.plan.notes),
+        "findings": [finding_tree(one, allowed) for one in ready.findings],
+        "counts": ready.plan.counts(), "writes": writes(ready.plan.steps),
+        "steps": [_step_tree(number, step) for number, step in enumerate(ready.plan.steps, 1)]}
+
+
+def _step_tree(number: int, step: Step) -> Dict[str, Any]:
+    value: Optional[str] = None
+    if not step.secret and step.op != FILE and step.value:
+        value = step.value.decode(errors="replace").rstrip("\n")
+    return {"number": number, "phase": step.phase, "slot": step.slot, "op": step.op,
+            "path": step.path, "value": value, "secret": step.secret,
+            "about": say(step.about) if step.about else "", "why": step.why}
+
+
+def outcome_tree(outcome: Outcome) -> Dict[str, Any]:
+    return {"steps": outcome.steps, "writes": outcome.writes,
+            "seconds": {phase: round(took, 6) for phase, took in outcome.seconds.items()},
+            "notes": list(outcome.notes)}
