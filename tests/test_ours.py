@@ -276,6 +276,27 @@ def test_one_of_two_files_is_missing_at_a_boot(one: One) -> None:
     assert one.gates() == OPEN and one.state() == one.before and one.who()[2] == ()
 
 
+def test_there_is_a_way_out_where_storage_never_comes_back(one: One) -> None:
+    """Of a target that is ours, and of one that was frozen."""
+    for verb, allow in (("adopt", ()), ("freeze", ("handover",))):
+        one.verb(verb)
+        path = one.bed.shared / "one.img"
+        path.rename(path.with_suffix(".away"))
+        one.boots()
+        assert one.gates() in ({}, SHUT) and one.who()[0] == LIO_HANDOVER
+        if allow:
+            line, _ = one.host.call(inours.refused, "remove")
+            assert "is under way: this host is its source" in line and "--allow handover" in line
+        one.verb("remove", *allow)
+        assert TARGET not in one.host.call(inours.restorers)
+        one.boots()
+        assert one.gates() == {}
+        path.with_suffix(".away").rename(path)
+        one.host.call(inhost.forget_all)
+        one.host.call(inhost.build, odd(one.bed.shared))
+        one.host.call(inhandover.save)
+
+
 @pytest.mark.full
 @pytest.mark.parametrize("verb", ["adopt", "giveback", "clear"])
 def test_a_verb_is_killed_anywhere(bed: lab.Lab, hosts: HostsOf, verb: str) -> None:

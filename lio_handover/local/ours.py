@@ -141,9 +141,12 @@ class Ours(ByFile):
     def remove(self, targets: Sequence[str], everything: bool = False, allow: Sequence[str] = (),
                progress: Optional[Progress] = None,
                stop: Callable[[], bool] = never) -> Tuple[Outcome, str]:
-        """The same; of ours that are not in the kernel only the record ends: no boot brings them
-        back."""
-        gone = [name for name in targets if not self.fs.exists(name) and self.ours([name])]
+        """The same; of those that are not in the kernel, and that a handover would bring back, only
+        the record ends: no boot does.  One that is under way is ended so if that is allowed."""
+        counting = self.counting()
+        gone = [name for name in targets if name in counting and not self.fs.exists(name)
+                and counting[name].state in BROUGHT_BACK[counting[name].role]]
+        errors.refuse(self._under_way(gone), allow)
         rest = [name for name in targets if name not in gone]
         outcome, kept = super().remove(rest, everything, allow, progress, stop) \
             if rest or everything or not gone else (Outcome(), "")
