@@ -32,6 +32,7 @@ class Powered(Two):
 
     def __init__(self, bed: lab.Lab, a: lab.Host, b: lab.Host) -> None:
         super().__init__(a, b)
+        self.shared = str(bed.shared)
         self.folder = {SOURCE: str(bed.shared / "disk-a"), DESTINATION: str(bed.shared / "disk-b")}
         for role, host in self.host.items():
             if Path(self.folder[role]).exists():
@@ -51,6 +52,8 @@ class Powered(Two):
 
     def boot(self, role: str) -> tuple[str, ...]:
         self.host[role].boot().call(inhandover.use_rtslib, self.rtslib)
+        if self.mode == "iscsi-late":
+            self.host[role].call(inhandover.serve_late, self.shared)
         notes = self.host[role].call(inhandover.boots, self.folder[role])
         self.one_serves()
         return notes
@@ -150,6 +153,18 @@ SAMPLE = [(7, DESTINATION)]
 def test_a_host_that_lost_power_comes_back_to_one_owner(
         powered: Callable[[], Powered], count: int, role: str) -> None:
     pair = powered()
+    pair.go(" ".join(WAY.split()[:count]))
+    pair.lose_power(role)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("count, role", STATES, ids=lambda one: str(one))
+def test_the_same_with_storage_that_one_host_may_open(
+        powered: Callable[[], Powered], count: int, role: str) -> None:
+    pair = powered()
+    pair.mode = "iscsi-late"
+    for host in pair.host.values():
+        host.call(inhandover.serve_late, pair.shared)
     pair.go(" ".join(WAY.split()[:count]))
     pair.lose_power(role)
 
