@@ -12,11 +12,13 @@ from lio_handover import errors
 from lio_handover.document import document as documents
 from lio_handover.document.decode import alua_group_key
 from lio_handover.local.ours import LIO_HANDOVER, NOBODY, TARGETCLI
+from lio_handover.protocol.table import DESTINATION
 from lio_handover.model.objects import (DEFAULT_GROUP, AluaGroup, Backstore, DiscoveryAuth, Secret,
                                         State, backstore_key)
 from tests import byfile, inhandover, inhost, inours, lab
 from tests.conftest import HostsOf
 from tests.inhandover import TARGET
+from tests.test_engine import Two
 
 TPG = f"{TARGET}/tpgt_1"
 OPEN, SHUT = {TPG: "1"}, {TPG: "0"}
@@ -165,6 +167,25 @@ def test_a_restart_of_targetclis_unit_brings_all_of_it_back(one: One) -> None:
     assert one.host.call(inours.restore, TARGET)[0] == 0
 
 
+def test_what_is_being_handed_over_outlives_a_restart_of_targetclis_unit(
+        bed: lab.Lab, hosts: HostsOf) -> None:
+    """With what was registered at the destination since; and the handover goes on."""
+    pair = Two(*hosts("stable", "newest"))
+    a, b = pair.host.values()
+    b.call(inhandover.save)
+    a.call(inhost.build, inhandover.state(bed.shared))
+    pair.go("prepare stage* freeze export activate* release activate* verify*")
+    b.call(inhandover.register, 1, 1, 0x77)
+    held = documents.state_bytes(documents.loads(b.call(inhost.export_state)))
+    assert b.call(inours.clear, TARGET)[0] == 0 and b.call(inhandover.gates) == {}
+    b.call(inhandover.restart_targetcli)
+    assert b.call(inours.restore, TARGET)[0] == 0
+    assert pair.serving() == [DESTINATION] and pair.states() == ("released", "serving")
+    assert documents.state_bytes(documents.loads(b.call(inhost.export_state))) == held
+    pair.go("retire confirm*")
+    assert b.call(inours.restorers)[TARGET].who == LIO_HANDOVER
+
+
 def test_what_targetcli_adds_is_named_and_kept(one: One) -> None:
     one.verb("adopt")
     one.host.call(inours.add_lun, str(one.bed.shared / "added.img"))
@@ -274,6 +295,21 @@ def test_one_of_two_files_is_missing_at_a_boot(one: One) -> None:
     path.with_suffix(".away").rename(path)
     assert one.host.call(inours.restore, TARGET)[0] == 0
     assert one.gates() == OPEN and one.state() == one.before and one.who()[2] == ()
+
+
+def test_a_module_is_missing_at_a_boot(one: One) -> None:
+    one.verb("adopt")
+    one.host.kill()
+    one.host.boot().call(inhandover.disk, one.folder)
+    index = f"/lib/modules/{one.host.run(['uname', '-r']).stdout.strip()}/modules.dep"
+    one.host.run(["sh", "-c", f": >/run/empty; mount --bind /run/empty {index}"])
+    one.host.run(["sh", "-c", "modprobe -r target_core_file 2>/dev/null; true"])
+    code, said = one.host.call(inours.restore, TARGET)
+    assert code == errors.ModuleMissing.code and "no module target_core_file" in said, said
+    assert one.gates() == {} and one.host.call(inhandover.stores) == []
+    one.host.run(["umount", index])
+    assert one.host.call(inours.restore, TARGET)[0] == 0
+    assert one.gates() == OPEN and one.state() == one.before
 
 
 def test_there_is_a_way_out_where_storage_never_comes_back(one: One) -> None:
