@@ -200,6 +200,22 @@ def test_what_targetcli_adds_is_named_and_kept(one: One) -> None:
     assert one.gates() == OPEN and one.state() == with_it
 
 
+def test_a_gate_that_an_administrator_shut_is_named_and_kept(one: One) -> None:
+    one.verb("adopt")
+    one.host.call(inours.set_value, f"{TPG}/enable", "0")
+    assert one.who()[2] == (f"{TPG} is disabled now, and a boot would have it enabled; next: "
+                            f"lio-handover adopt {TARGET}",)
+    one.host.call(inhandover.save)
+    assert "had tpg1 (disabled) instead of enabled" in one.boots()[0] and one.gates() == OPEN
+    one.host.call(inours.set_value, f"{TPG}/enable", "0")
+    one.verb("adopt")
+    assert one.who()[2] == ()
+    one.restarts_targetcli()
+    assert one.gates() == SHUT
+    one.boots()
+    assert one.gates() == SHUT and one.who()[2] == ()
+
+
 def test_a_clean_stop_keeps_what_targetcli_added(one: One) -> None:
     one.verb("adopt")
     one.host.call(inours.add_lun, str(one.bed.shared / "added.img"))

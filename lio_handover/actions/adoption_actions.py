@@ -71,6 +71,8 @@ class Adoption(Copies):
             # An open gate lets registrations be made after this copy.
             opened=boot_id() if open_now else "",
             stores={say(store.key): store.serial for store in document.state.backstores})
+        if self.journal.notes.differs:
+            self.journal.note("differs", said=[])  # of the copy before
         if open_now:
             surviving_registrations.seen(self, document)
         else:

@@ -237,10 +237,22 @@ class Ours(ByFile):
         except (errors.HandoverError, OSError) as error:
             return (str(getattr(error, "what", error)),)
         mine = [change for change in changed if name in describe(change)] or changed
+        gates = _gates(standing, name)
+        if gates:
+            return (*journal.notes.differs, *gates)
         return (*journal.notes.differs, *(
             [f"changed since its copy was kept: {describe(mine[0])}"
              + (f" (and {len(mine) - 1} more)" if len(mine) > 1 else "")
              + f"; next: lio-handover adopt {name}"] if mine else ()))
+
+
+def _gates(standing: Standing, name: str) -> Tuple[str, ...]:
+    """That somebody enabled or disabled a TPG since the copy was kept."""
+    wanted, now = set(standing.wanted_open()), set(standing.open_tpgs())
+    return tuple(
+        f"{path} is {'enabled' if path in now else 'disabled'} now, and a boot would have it "
+        f"{'disabled' if path in now else 'enabled'}; next: lio-handover adopt {name}"
+        for path in sorted(wanted ^ now) if path.startswith(f"{name}/"))
 
 
 def _not_here(standing: Standing, name: str) -> str:

@@ -22,7 +22,7 @@ def of_entry(entry: Mapping[str, Any]) -> Outline:
     found: Outline = {}
     for tpg in _objects(entry.get("tpgs")):
         at = f"tpg{tpg.get('tag')}"
-        found[at] = ""
+        found[at] = "" if entry.get("fabric") != "iscsi" or tpg.get("enable", True) else "disabled"
         for lun in _objects(tpg.get("luns")):
             found[f"{at}/luns/lun{lun.get('index')}"] = str(lun.get("storage_object"))
         for portal in _objects(tpg.get("portals")):
@@ -73,7 +73,7 @@ def _told(there: Outline, copy: Outline) -> str:
     """How the file differs from the copy, in words; "" where it does not."""
     more = [_at(one, there) for one in sorted(there) if one not in copy]
     less = [_at(one, copy) for one in sorted(copy) if one not in there]
-    other = [f"{_at(one, there)} instead of {copy[one]}" for one in sorted(there)
+    other = [f"{_at(one, there)} instead of {copy[one] or 'enabled'}" for one in sorted(there)
              if one in copy and there[one] != copy[one]]
     return " and ".join(filter(None, (
         "had " + ", ".join([*more, *other]) if more or other else "",
