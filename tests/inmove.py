@@ -20,7 +20,8 @@ PROGRAM = ["/usr/bin/python3", "/usr/bin/lio-handover"]
 LATER = """
 import sys
 sys.path.insert(0, "/usr/lib/lio-handover")
-from lio_handover import document, names
+from lio_handover import dbus_names as names
+from lio_handover.document import document
 names.API_VERSION += 1
 document.VERSION += 1
 from lio_handover.service.main import main
