@@ -127,7 +127,8 @@ class Later(Bus):
         self._programs.append(subprocess.Popen([
             sys.executable, "-c", f"import sys; sys.path.insert(0, {str(CHECKOUT)!r}); "
             "from lio_handover import dbus_names; dbus_names.API_VERSION += 2; "
-            "from lio_handover.service.main import main; sys.exit(main())", "--bus", self.address, "--config", str(self.config)]))
+            "from lio_handover.service.main import main; sys.exit(main())",
+            "--bus", self.address, "--config", str(self.config)]))
         return self._programs[-1]
 
 
