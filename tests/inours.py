@@ -22,14 +22,15 @@ def restorers() -> dict[str, Restorer]:
 
 def restore(*names: str) -> tuple[int, str]:
     """(exit code, what it said) of the units' program."""
-    return _run("restore", *names)
+    return run_("restore", *names)
 
 
 def clear(*names: str) -> tuple[int, str]:
-    return _run("clear", *names)
+    return run_("clear", *names)
 
 
-def _run(*words: str) -> tuple[int, str]:
+def run_(*words: str) -> tuple[int, str]:
+    """(exit code, what it said) of the program."""
     inhandover.configure()
     done = subprocess.run([str(LAUNCHER), "--alone", *words], capture_output=True, text=True,
                           timeout=120)

@@ -140,7 +140,9 @@ def test_what_is_given_back_is_in_targetclis_file_as_it_was(one: One) -> None:
     assert any("wwn/vendor_id ACME, wwn/product_id Flux Array" in said and "company_id" in said
                and "pd_text_id_info shelf 7" in said for said in findings)
     assert any("default_tg_pt_gp: " in said and "preferred 1" in said for said in findings)
-    assert f"{TARGET}/tpg1: rtpi 77" in findings
+    assert f"{TARGET}/tpg1: rtpi 77" in findings and not any("rd_mcp" in said for said in findings)
+    code, told = one.host.call(inours.run_, "giveback", TARGET)
+    assert code == errors.CannotRepresent.code and all(said in told for said in findings), told
     assert sum("cmdsn_depth 32" in said for said in findings) == 2
     assert one.host.call(inhandover.saved) == {} and one.who()[0] == LIO_HANDOVER
     one.verb("giveback", "not-saved")

@@ -29,8 +29,12 @@ def giveback(args: argparse.Namespace, signals: Signals) -> int:
 
 def _change_restorer(args: argparse.Namespace, signals: Signals, member: str, text: str) -> int:
     service = find_service(args)
-    answer: Mapping[str, Any] = ask_service(service, member, args, signals)[0] if service else \
-        _change_here(args, signals, member.lower())
+    try:
+        answer: Mapping[str, Any] = ask_service(service, member, args, signals)[0] if service \
+            else _change_here(args, signals, member.lower())
+    except errors.HandoverError as error:  # whose line has the first of them
+        say_notes(args, [f"{finding.subject}: {finding.sentence}" for finding in error.findings])
+        raise
     if args.json:
         print_data(answer)
     say_notes(args, answer["notes"])

@@ -32,6 +32,11 @@ _SKIPPED = (DEFAULT_GROUP,)
 _FIRST = {("tpg", "rtpi"): "1"}
 
 
+#: What the table of new objects leaves out (target_core_rd.c:rd_configure_device).
+_MORE = {("backstore", "rd_mcp"): {"wwn/vendor_id": "LIO-ORG", "wwn/product_id": "RAMDISK-MCP",
+                                   "wwn/revision": "4.0"}}
+
+
 def lost(state: State) -> List[Tuple[str, str]]:
     """[(object, what of it is in no save file and is not as a new one has it)]."""
     refused = rtslib_names.refused(state)
@@ -50,7 +55,7 @@ def _lost(one: Object) -> Iterator[str]:
     if isinstance(one, DiscoveryAuth):
         return
     owner = owner_of(one.key)
-    new = FRESH.get((one.kind, owner), {})
+    new = {**FRESH.get((one.kind, owner), {}), **_MORE.get((one.kind, owner), {})}
     skipped = isinstance(one, AluaGroup) and one.name in _SKIPPED
     patterns: Sequence[str] = () if skipped else SAVED.get(one.kind, ())
     for path, row in rows(one.kind, owner).items():
