@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lio_handover import errors
+from lio_handover.document import document as documents
 from lio_handover.kernel.configfs import Configfs
 from lio_handover.local.ours import Restorer
 from tests import byfile, inhandover
@@ -91,3 +92,34 @@ def add_acl(name: str) -> None:
 def adopt(names: Sequence[str]) -> None:
     one = byfile.core()
     one.adopt(one.names(names))
+
+
+def second(path: str) -> None:
+    """Another target, with a backstore and a port of its own."""
+    Path(path).write_bytes(bytes(4 << 20))
+    fs = Path(Configfs().root)
+    store, tpg = fs / "core/fileio_88/second", fs / inhandover.OTHER / "tpgt_1"
+    store.mkdir(parents=True)
+    (store / "control").write_text(f"fd_dev_name={path},fd_dev_size={4 << 20}")
+    (store / "wwn/vpd_unit_serial").write_text("0123456789ab-second")
+    (store / "enable").write_text("1")
+    tpg.mkdir(parents=True)
+    (tpg / "np/0.0.0.0:3261").mkdir()
+    lun = tpg / "lun/lun_0"
+    lun.mkdir()
+    (lun / "second").symlink_to(store)
+    (tpg / "enable").write_text("1")
+
+
+def many(verb: str, names: Sequence[str], data: bytes = b"", allow: Sequence[str] = ()) -> bytes:
+    """A verb on several targets; the document of an export."""
+    one = byfile.core()
+    if verb == "import":
+        one.import_(one.ready(documents.loads(data)), allow)
+    elif verb == "remove":
+        one.remove(list(names), False, ("reserved", *allow))
+    elif verb == "export":
+        return documents.dumps(one.export(one.names(names), ("all-tg-pt",)))
+    else:
+        getattr(one, verb)(one.names(names), allow)
+    return b""

@@ -198,7 +198,7 @@ class Deeds(Building):
         if self.mode is Mode.FILE and self.row.verb == "export":
             self.may_export(state)
         if not self.links_are_whole({lun.key: lun.backstore for _, _, lun in state.luns()}):
-            if self.handover.role != SOURCE and not self.journal.has(RETURNED):
+            if self.handover.role != SOURCE and self.handover.state != "returned":
                 # Of a kernel that is gone.
                 left = surviving_registrations.since(self, self.allow, self.notes)
                 left = replace(left, storage=sampled(left.storage, {}))  # it has served

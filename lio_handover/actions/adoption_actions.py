@@ -63,7 +63,8 @@ class Adoption(Copies):
 
     def keep_served(self, document: Document, name: str = SERVED) -> None:
         """Keep a copy of what is served here: durable when this returns."""
-        open_now = bool(self.open_tpgs()) or self.vhost
+        open_now, part = bool(self.open_tpgs()) or self.vhost, document
+        document = self.with_others(part)
         self.journal.keep(name, documents.dumps(document))
         self.journal.documents[name] = document
         self.journal.note(
@@ -74,9 +75,9 @@ class Adoption(Copies):
         if self.journal.notes.differs:
             self.journal.note("differs", said=[])  # of the copy before
         if open_now:
-            surviving_registrations.seen(self, document)
+            surviving_registrations.seen(self, part)
         else:
-            surviving_registrations.leave(self, document)
+            surviving_registrations.leave(self, part)
         identity.note(self)
 
     def keep_before_clear(self) -> None:
@@ -105,13 +106,28 @@ class Adoption(Copies):
 
     def before_clear(self) -> None:
         """Note which gates are open, before the first of them is shut: restore opens those."""
-        if self.handover.busy != "clear":
+        if not self._clear_is_unfinished():
             self.journal.note("shutting", durable=True, gates=self.open_gates())
+
+    def before_adopt(self) -> None:
+        """Refuse to keep a copy of what is not all there.  Raises StructureChanged."""
+        missing = [name for name in self.local_targets() if not self.fs.exists(name)]
+        if missing or self.handover.state and (
+                self.journal.notes.loading == boot_id() or self._clear_is_unfinished()):
+            raise errors.StructureChanged(
+                f"{', '.join(missing) or ', '.join(self.local_targets())} is not all here, so a "
+                "copy of it would be worth less than the one that is kept",
+                do=f"lio-handover recover {self.journal.id}; or, of what nobody shall serve, "
+                   "lio-handover remove")
+
+    def _clear_is_unfinished(self) -> bool:
+        return self.journal.notes.verb == "clear" and bool(
+            self.handover.busy or self.handover.error)
 
     def _savefile_give(self) -> None:
         """Put the target into targetcli's save file.  What the file can't hold is told, and refused
         unless that is allowed.  Raises InUse, SavefileBroken."""
-        if not self.in_place():
+        if not self.in_place() or not self.names():
             raise errors.InUse(
                 f"{', '.join(self.local_targets())}: is not served here as it should be, so it "
                 "can't be given back", do=f"lio-handover recover {self.journal.id}, then again")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field, replace
-from typing import Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import Dict, FrozenSet, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from .. import errors
 from ..document import document as documents, rename, runtime_state
@@ -23,6 +23,7 @@ from ..protocol.messages import Message
 from ..protocol.table import DESTINATION, SOURCE, VHOST, Do, Mode, Paper, Row
 from ..records import pr_record, relative_ports as ports
 from ..records.journal import DOCUMENT, PREPARED, RETURNED, SERVED, Handover, Journal, way_out
+from ..records.ownership import Owner, Owners
 from ..savefile import save_file
 from ..scsi.endpoint_holder import Holders
 
@@ -41,6 +42,8 @@ class Standing:
     seen: Mapping[Key, Sequence[Seen]] = field(default_factory=dict, init=False)
     #: what this verb has built, as it was read back, but for registrations; its gates were shut
     built: Optional[State] = field(default=None, init=False)
+    #: targets for which something later counts, once that was looked at
+    _later: Optional[FrozenSet[str]] = field(default=None, init=False)
 
     @property
     def fs(self) -> Configfs:
@@ -77,11 +80,46 @@ class Standing:
 
     def stores(self) -> List[Key]:
         """The handover's backstores, as they are called on this host."""
-        return [backstore_key(*name.split("/", 1)) for name in self.journal.notes.stores]
+        return [backstore_key(*name.split("/", 1)) for name in self.journal.notes.stores
+                if name not in self._others_stores()]
 
     def local_targets(self) -> Tuple[str, ...]:
-        """The targets as they are called on this host."""
-        return self.journal.notes.local or self.handover.targets
+        """The targets as they are called on this host: of a handover that is over those for which
+        nothing later counts."""
+        return tuple(name for name in self.journal.notes.local or self.handover.targets
+                     if name not in self._others())
+
+    def _others(self) -> FrozenSet[str]:
+        """Targets for which something later counts, as they were removed or handed over again."""
+        if self._later is None:
+            names = self.journal.notes.local or self.handover.targets
+            found: FrozenSet[str] = frozenset()
+            if len(names) > 1 and self.handover.over:
+                owners = Owners(self.directory).load()
+                found = frozenset(name for name in names if owners.get(
+                    name, Owner()).handover not in ("", self.journal.id))
+            self._later = found if len(found) < len(names) else frozenset()
+        return self._later
+
+    def _others_stores(self) -> FrozenSet[str]:
+        """Backstores that only those have."""
+        if not self._others():
+            return frozenset()
+        try:
+            mine = {say(store.key) for store in self.durable().state.backstores}
+        except errors.JournalBroken:
+            return frozenset()  # it has none any more
+        return frozenset(name for name in self.journal.notes.stores if name not in mine)
+
+    def _part(self, document: Document) -> Document:
+        """A document without the targets for which something later counts."""
+        if not self._others():
+            return document
+        state = document.state
+        targets = tuple(target for target in state.targets if target.name not in self._others())
+        used = {lun.backstore for target in targets for tpg in target.tpgs for lun in tpg.luns}
+        return replace(document, state=replace(state, targets=targets, backstores=tuple(
+            store for store in state.backstores if store.key in used)))
 
     def kept(self, name: str) -> Document:
         """A document that was kept, in the source's names."""
@@ -114,10 +152,31 @@ class Standing:
 
     def durable(self) -> Document:
         """The copy that counts when the kernel has none, in this host's names."""
+        return self._part(self._newest())
+
+    def _newest(self) -> Document:
+        """The same, with the targets for which something later counts."""
         for name in (SERVED, RETURNED, DOCUMENT):
             if name in self.journal.documents or self.journal.has(name):
                 return self.local(name)
         return self.local(PREPARED)
+
+    def with_others(self, document: Document) -> Document:
+        """A new copy, and what the one before has of targets for which something later counts: it
+        may come to nothing, and they count here again."""
+        if not self._others():
+            return document
+        before = self._newest()
+        targets = tuple(target for target in before.state.targets
+                        if target.name in self._others())
+        used = {lun.backstore for target in targets for tpg in target.tpgs for lun in tpg.luns}
+        stores = tuple(store for store in before.state.backstores
+                       if store.key in used and document.state.backstore(store.key) is None)
+        state = replace(document.state, targets=(*document.state.targets, *targets),
+                        backstores=(*document.state.backstores, *stores))
+        return replace(document, state=documents.canonical(state), storage={
+            **document.storage, **{say(store.key): before.storage.get(say(store.key), {})
+                                   for store in stores}})
 
     def as_it_came(self) -> str:
         """The digest of the document the destination is armed with, as the source named it."""
@@ -154,7 +213,8 @@ class Standing:
     def whole(self) -> bool:
         """Whether the kernel holds all targets, with every LUN linked: so the registrations,
         unless they were being loaded or taken down when that was cut off."""
-        if self.journal.notes.loading == boot_id():
+        if self.journal.notes.loading == boot_id() \
+                or not all(self.fs.exists(name) for name in self.local_targets()):
             return False
         reader = self.reader(False)
         found: Dict[Key, Optional[Key]] = {

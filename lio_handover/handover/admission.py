@@ -52,11 +52,21 @@ class Admission:
 
     def superseded(self, handover: Handover,
                    owners: Optional[Mapping[str, Owner]] = None) -> bool:
-        """Whether a later handover of the same targets counts now."""
+        """Whether for all of its targets, as they are called here, something later counts now."""
         if owners is None:
             owners = Owners(self._directory).load()
-        return any(owners.get(name, Owner()).handover not in ("", handover.id)
-                   for name in handover.targets)
+        try:
+            local = Journal(self._directory, handover.id, partly=True).notes.local
+        except errors.HandoverError:
+            local = ()
+        return all(owners.get(name, Owner()).handover not in ("", handover.id)
+                   for name in local or handover.targets)
+
+    def forget(self, journal: Journal) -> None:
+        """A handover that came to nothing goes; what counted before it counts again."""
+        Owners(self._directory).note({*journal.handover.targets, *journal.notes.local},
+                                     over=journal.id)
+        journal.remove()
 
     def _journal(self, id: str, role: str) -> Journal:  # noqa: A002
         journal = Journal(self._directory, id)
@@ -73,7 +83,7 @@ class Admission:
         """(the journal, the epoch the verb runs under); a new handover where there is none."""
         known = set(ids(self._directory))
         if id in known and verb in ("prepare", "stage", "abort") and not self.get(id).state:
-            Journal(self._directory, id).remove()  # it was cut off before its first state
+            self.forget(Journal(self._directory, id))  # it was cut off before its first state
             known.discard(id)
         if verb == next_steps.first(verb, mode, targets) and id not in known:
             return self._new(id, SOURCE, targets, mode, peer)

@@ -178,11 +178,13 @@ class Handovers(Admission):
                  progress: Optional[Progress], stop: Callable[[], bool]) -> Answer:
         journal = run.journal
         if not journal.handover.state:
-            journal.remove()
+            self.forget(journal)
             return Answer(journal.handover, (), ("it was cut off before it was begun, and is "
                                                  "forgotten",))
         if journal.handover.over:
             self._tidy(journal)
+            if journal.handover.state == "idle":
+                Deeds(self.core, journal).counts_again()
         notes = self.scrub(journal)
         row = run.recovery()
         notes += tuple(run.notes)
@@ -306,7 +308,7 @@ class Handovers(Admission):
             journal.note("end")
         except errors.HandoverError as error:
             if not journal.handover.state or self._taken_back(deeds, error):
-                journal.remove()
+                self.forget(journal)
                 raise
             try:
                 journal.note("end", error=f"{type(error).__name__}: {error.what}")
@@ -317,13 +319,12 @@ class Handovers(Admission):
             raise
         except BaseException as error:
             if self._taken_back(deeds, error):
-                journal.remove()
+                self.forget(journal)
             raise
         self._tidy(journal)
         if deeds.mode is Mode.FILE and journal.handover.state == "idle" and not deeds.notes:
             # It is as it was before the freeze: there is nothing to remember.
-            Owners(self._directory).note(journal.handover.targets, over=journal.id)
-            journal.remove()
+            self.forget(journal)
         return Answer(journal.handover, tuple(deeds.said), (
             *deeds.notes, *absent_portals.absent(deeds, verb)), next_steps.command(journal))
 
@@ -347,10 +348,15 @@ class Handovers(Admission):
         handover = journal.handover
         if handover.state in ("none", "retired", "given"):
             journal.drop()
-        elif handover.state in ("prepared", "staged"):
+        if handover.state in ("retired", "prepared", "staged"):
+            mine = {*(journal.notes.local or handover.targets)}
             for other in self._journals():
                 one = other.handover
-                if one.id != handover.id and one.over and set(one.targets) & set(handover.targets):
+                # What counts again if this comes to nothing keeps its copy until it has come to its
+                # end.
+                if one.id != handover.id and one.over and mine & {
+                        *(other.notes.local or one.targets)} and self.superseded(one) \
+                        and (one.state != "confirmed" or handover.state == "retired"):
                     other.drop()
 
     @staticmethod
@@ -361,6 +367,8 @@ class Handovers(Admission):
             deeds.ready_to_freeze()
         if verb == "clear":
             deeds.before_clear()
+        elif verb == "adopt":
+            deeds.before_adopt()
 
     @contextmanager
     def _watched(self, journal: Journal, verb: str, seconds: float) -> Iterator[None]:

@@ -277,7 +277,7 @@ class ByFile(Core):
             journal = Journal(self.settings.state_directory, name, partly=True)
             if journal.handover.state in ("armed", "aborting"):
                 self.handovers().recover(name)
-            journal.remove()
+            self.handovers().forget(journal)
 
     def _known(self, document: Document) -> List[errors.Finding]:
         """What this host remembers of the document, or of a later one of its targets."""

@@ -8,6 +8,7 @@ are in its save file, else nobody's.
 """
 from __future__ import annotations
 
+import time
 import uuid
 from dataclasses import dataclass, replace
 from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Set, Tuple
@@ -27,6 +28,8 @@ from ..savefile import save_file
 from ..storage import policy as storage
 from .by_file import ByFile, Names, name_of
 
+#: Seconds that a clear waits for another lio-handover; less than its unit may take.
+PATIENCE = 120.0
 LIO_HANDOVER, TARGETCLI, NOBODY = "lio-handover", "targetcli", "nobody"
 #: (role, state) of a handover whose targets lio-handover brings back, wherever it stands.
 BROUGHT_BACK = {
@@ -164,7 +167,14 @@ class Ours(ByFile):
         if one is None or one.role != DESTINATION or one.state not in (
                 "opening", "serving", "confirmed", "forced"):
             return (f"{name}: nothing of it is lio-handover's to clear",)
-        return self.handovers().do("clear", DESTINATION, one.id).notes
+        until = time.monotonic() + PATIENCE
+        while True:
+            try:
+                return self.handovers().do("clear", DESTINATION, one.id).notes
+            except errors.StillRunning:
+                if time.monotonic() > until:
+                    raise
+            time.sleep(0.2)
 
     def restored_by(self, name: str) -> Optional[Handover]:
         """The handover by which lio-handover brings a target back at a boot, if it does."""

@@ -116,6 +116,12 @@ def _once(core: Ours, name: str, peer: Optional[Peer]) -> Answer:
     if answer.stays:
         why = answer.notes[0] if answer.notes else "nobody knows whether this host may serve it"
         raise errors.Undecided(f"{name} stays shut: {why}", do=answer.next)
+    there = Standing(core, Journal(core.settings.state_directory, handover.id))
+    if name not in there.local_targets() or there.handover.state in ("opening", "serving",
+                                                                     "confirmed", "forced") \
+            and (not there.whole() or set(there.wanted_open()) - set(there.open_tpgs())):
+        raise errors.VerifyFailed(f"{name} is not served as its copy has it",
+                                  do=f"lio-handover status {handover.id}")
     return answer
 
 
