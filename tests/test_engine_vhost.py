@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import sys
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -144,45 +143,3 @@ def test_in_band_the_gate_is_open_before_the_commit(pair: Callable[[str, str], P
         both.go("verify* release retire confirm*")
     assert both.states() == ("retired", "confirmed")
     both.host[DESTINATION].call(inhandover.status)
-
-
-#: A handover by QMP, verb by verb; what the driver says of QEMU is said where it is asked.
-QMP = "prepare stage* freeze export activate* release activate* verify* retire confirm*".split()
-
-
-@pytest.mark.full
-@pytest.mark.parametrize("role", [SOURCE, DESTINATION])
-@pytest.mark.parametrize("count", range(1, len(QMP) + 1))
-def test_a_host_that_lost_power_lets_one_guest_attach_at_most(
-        pair: Callable[[str, str], Pair], bed: lab.Lab, count: int, role: str) -> None:
-    """With targetcli's own restore, which makes up a nexus, before ours."""
-    both = pair("vhost-newest", "vhost-newest")
-    folders = {one: str(bed.shared / f"disk-{uuid.uuid4()}") for one in both.host}
-    for one, host in both.host.items():
-        host.call(inhandover.disk, folders[one])
-        host.call(inhandover.save)
-    for verb in QMP[:count]:
-        more: dict[str, Any] = {"words": frozenset({"guest-left"})} if verb == "release" else {}
-        if verb == "prepare":
-            more = {"targets": (TARGET,), "mode": "vhost-qmp", "allow": ALLOW}
-        where = DESTINATION if "*" in verb else SOURCE
-        if verb == "verify*":
-            with both.guest(DESTINATION):
-                both.do("verify", where, **more)
-        else:
-            both.do(verb.strip("*"), where, **more)
-    both.host[role].kill()
-    both.host[role].boot().call(inhandover.boots, folders[role])
-    for one in (role, SOURCE, DESTINATION, SOURCE, DESTINATION):
-        try:
-            both.recover(one)
-        except errors.NoSuchHandover:
-            continue  # the destination never heard of it
-        assert len(both.may_attach()) < 2
-    owner = both.may_attach()
-    states = both.states()
-    print(f"{QMP[count - 1]}, {role}: {states}, {owner}")
-    assert owner == ([SOURCE] if states[0] == "idle" else [DESTINATION]), states
-    assert both.host[owner[0]].call(test_vhost.foreign_write, 2) == [0x18, 0x18]
-    for host in both.host.values():
-        host.kill()
