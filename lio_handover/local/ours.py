@@ -19,6 +19,7 @@ from ..document import runtime_state
 from ..execute.executor import Outcome
 from ..execute.step_runner import Progress, never
 from ..execute.verify import describe
+from ..handover.reply import Answer
 from ..host.looked_at import View
 from ..model.objects import Key, State
 from ..protocol.table import DESTINATION, SOURCE, Mode
@@ -28,8 +29,9 @@ from ..savefile import save_file
 from ..storage import policy as storage
 from .by_file import ByFile, Names, name_of
 
-#: Seconds that a clear waits for another lio-handover; less than its unit may take.
-PATIENCE = 120.0
+#: Seconds that a unit waits for another lio-handover, less than its stop may take; between two
+#: looks.
+PATIENCE, OFTEN = 120.0, 0.2
 LIO_HANDOVER, TARGETCLI, NOBODY = "lio-handover", "targetcli", "nobody"
 #: (role, state) of a handover whose targets lio-handover brings back, wherever it stands.
 BROUGHT_BACK = {
@@ -167,14 +169,8 @@ class Ours(ByFile):
         if one is None or one.role != DESTINATION or one.state not in (
                 "opening", "serving", "confirmed", "forced"):
             return (f"{name}: nothing of it is lio-handover's to clear",)
-        until = time.monotonic() + PATIENCE
-        while True:
-            try:
-                return self.handovers().do("clear", DESTINATION, one.id).notes
-            except errors.StillRunning:
-                if time.monotonic() > until:
-                    raise
-            time.sleep(0.2)
+        handover = one.id
+        return patiently(lambda: self.handovers().do("clear", DESTINATION, handover)).notes
 
     def restored_by(self, name: str) -> Optional[Handover]:
         """The handover by which lio-handover brings a target back at a boot, if it does."""
@@ -254,6 +250,19 @@ class Ours(ByFile):
             [f"changed since its copy was kept: {describe(mine[0])}"
              + (f" (and {len(mine) - 1} more)" if len(mine) > 1 else "")
              + f"; next: lio-handover adopt {name}"] if mine else ()))
+
+
+def patiently(work: Callable[[], Answer]) -> Answer:
+    """The answer, once another lio-handover lets go of the target.  Raises StillRunning where it
+    does not."""
+    until = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return work()
+        except errors.StillRunning:
+            if time.monotonic() > until:
+                raise
+        time.sleep(OFTEN)
 
 
 def _gates(standing: Standing, name: str) -> Tuple[str, ...]:

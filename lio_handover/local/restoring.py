@@ -22,12 +22,10 @@ from ..savefile.places import FOLDERS
 from ..storage import device_limits
 from ..system import supervisor
 from ..system.arrivals import Arrivals
-from .ours import Ours
+from .ours import OFTEN, Ours, patiently
 
 #: The unit of one target.
 UNIT = "lio-handover-target@.service"
-#: Seconds for another lio-handover to let go of the target, and between two looks at that.
-PATIENCE, OFTEN = 120.0, 0.2
 
 #: Seconds in which what comes soon after each other is looked at once.
 _TOGETHER = 2.0
@@ -69,7 +67,7 @@ def restore(core: Ours, name: str, tell: Tell, peer: Optional[Peer] = None, wait
         arrivals: Optional[Arrivals] = None
         while True:
             try:
-                for note in _patiently(core, name, peer).notes:
+                for note in patiently(lambda: _once(core, name, peer)).notes:
                     tell(note)
                 supervisor.notify(READY=1, STATUS=f"{name} is served")
                 return True
@@ -89,18 +87,6 @@ def restore(core: Ours, name: str, tell: Tell, peer: Optional[Peer] = None, wait
                 pass  # one device is told of several times, and seldom comes alone
             if stop():
                 raise errors.Interrupted(f"{name}: interrupted while it waited: {said}")
-
-
-def _patiently(core: Ours, name: str, peer: Optional[Peer]) -> Answer:
-    """Once more while another lio-handover has its lock, as it does at a boot."""
-    until = time.monotonic() + PATIENCE
-    while True:
-        try:
-            return _once(core, name, peer)
-        except errors.StillRunning:
-            if time.monotonic() > until:
-                raise
-        time.sleep(OFTEN)
 
 
 def _once(core: Ours, name: str, peer: Optional[Peer]) -> Answer:
