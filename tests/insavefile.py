@@ -19,14 +19,15 @@ from lio_handover.savefile import save_file
 from tests import inhandover, inhost
 from tests.inhandover import SAVED, TARGET
 
-#: Reads the file, waits, and writes it back, again and again.
+#: Reads the file, and writes what it read, again and again; says so once it has done it once.
 LOOP = """
-import sys, time
+import os, sys, time
+data = open(sys.argv[1], "rb").read()
 while True:
-    data = open(sys.argv[1], "rb").read()
-    time.sleep(0.15)
     open(sys.argv[1] + "~", "wb").write(data)
-    __import__("os").rename(sys.argv[1] + "~", sys.argv[1])
+    os.rename(sys.argv[1] + "~", sys.argv[1])
+    print("written", flush=True)
+    time.sleep(0.1)
 """
 _PID = Path("/run/savefile-loop.pid")
 #: Where no distribution has the file, and the unit that restores it.
@@ -35,8 +36,13 @@ _UNIT = Path("/run/systemd/system/targetcli.service")
 
 
 def loop() -> None:
-    program = subprocess.Popen([sys.executable, "-c", LOOP, SAVED])
+    """Start it, and wait until it writes: a host that others keep busy starts it late."""
+    said = _PID.with_suffix(".said")
+    with open(said, "w") as file:
+        program = subprocess.Popen([sys.executable, "-c", LOOP, SAVED], stdout=file)
     _PID.write_text(str(program.pid))
+    while not said.read_text():
+        time.sleep(0.01)
 
 
 def end_loop() -> None:

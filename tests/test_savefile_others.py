@@ -145,14 +145,15 @@ def test_a_list_that_is_there_twice_is_scrubbed_twice(path: Path) -> None:
 
 # ── others who write ─────────────────────────────────────────────────────────────────────────
 
-#: Reads the file, waits, and writes it back, again and again.
+#: Reads the file, and writes what it read, again and again; says so each time.
 LOOP = """
 import sys, time
+data = open(sys.argv[1], "rb").read()
 while True:
-    data = open(sys.argv[1], "rb").read()
-    time.sleep(float(sys.argv[2]))
     with open(sys.argv[1], "wb") as file:
         file.write(data)
+    print("written", flush=True)
+    time.sleep(0.1)
 """
 
 
@@ -161,8 +162,9 @@ def looping(path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[subprocess.
     monkeypatch.setattr(writers, "RECENT", 0.6)
     monkeypatch.setattr(save_file, "BUSY", 0.8)
     path.write_text(FULL)
-    with subprocess.Popen([sys.executable, "-c", LOOP, str(path), "0.15"]) as program:
-        time.sleep(0.5)
+    with subprocess.Popen([sys.executable, "-c", LOOP, str(path)],
+                          stdout=subprocess.PIPE) as program:
+        assert program.stdout and program.stdout.readline()
         yield program
         program.kill()
 
