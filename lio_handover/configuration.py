@@ -76,7 +76,7 @@ class File:
         kind, _, name = self.section.partition(" ")
         if not line.endswith("]") or kind not in _KEYS or bool(name) != (kind == NAMED):
             self.fail(number, f"no such section: {line!a} (there are " + ", ".join(
-                f"[{one} NAME]" if one == NAMED else f"[{one}]" for one in _KEYS) + ")")
+                f"[{key} NAME]" if key == NAMED else f"[{key}]" for key in _KEYS) + ")")
         if kind == NAMED:
             self.named.setdefault(self.section, number)
 
@@ -173,15 +173,15 @@ def files(path: str = PATH) -> list[File]:
     except OSError as error:
         raise BadSettings(f"{folder}: {error.strerror}", do=f"look at {folder}") from None
     found = []
-    for one in [path, *dropins]:
+    for dropin in [path, *dropins]:
         try:
-            with open(one, encoding="utf-8") as file:
+            with open(dropin, encoding="utf-8") as file:
                 text = file.read()
         except FileNotFoundError:
             continue
         except UnicodeDecodeError:
-            raise BadSettings(f"{one}: not UTF-8 text", do=f"correct {one}") from None
+            raise BadSettings(f"{dropin}: not UTF-8 text", do=f"correct {dropin}") from None
         except OSError as error:
-            raise BadSettings(f"{one}: {error.strerror}", do=f"look at {one}") from None
-        found.append(File(one, text))
+            raise BadSettings(f"{dropin}: {error.strerror}", do=f"look at {dropin}") from None
+        found.append(File(dropin, text))
     return found

@@ -363,7 +363,8 @@ class Finding:
 
 def stopping(findings: Sequence[Finding], allowed: Sequence[str] = ()) -> list[Finding]:
     """Those of the findings that nobody has allowed."""
-    return [one for one in findings if one.override not in allowed or not one.override]
+    return [finding for finding in findings
+            if finding.override not in allowed or not finding.override]
 
 
 def refuse(findings: Sequence[Finding], allowed: Sequence[str] = ()) -> list[Finding]:

@@ -85,6 +85,6 @@ def load(path: str = PATH) -> Settings:
     Raises BadSettings, also where a file is there and can't be read.
     """
     settings = Settings()
-    for one in files(path):
-        settings = _applied(one, settings)
+    for file in files(path):
+        settings = _applied(file, settings)
     return settings

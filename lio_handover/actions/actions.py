@@ -108,7 +108,7 @@ class Deeds(Building):
         # By file a guest is stopped before, and ALL_TG_PT is looked at by the export.
         passed = {Mode.FILE: ("stopped-guest", "all-tg-pt"),
                   Mode.VHOST_STOPPED: ("stopped-guest",)}.get(self.mode, ())
-        findings = [one for one in findings if one.override not in passed]
+        findings = [finding for finding in findings if finding.override not in passed]
         if self.mode not in (Mode.ISCSI_LATE, Mode.FILE):
             findings += not_late(state, self.core.settings)
         self.notes += cautions.before_handover(self.fs, state)

@@ -136,7 +136,7 @@ class Adoption(Copies):
                                    "leave it with lio-handover")
                     for subject, what in lost(state)]
         errors.refuse(findings, self.allow)
-        self.notes += [f"{one.subject}: {one.sentence}" for one in findings]
+        self.notes += [f"{finding.subject}: {finding.sentence}" for finding in findings]
         paths = savefile_actions.give(self, state)
         if not paths:
             raise errors.SavefileBroken(

@@ -110,9 +110,9 @@ class Reach:
     def __init__(self, document: Document) -> None:
         self.ports = {(reservations.compared_wwn(target.wwn), tpg.tag, lun.number):
                       (tpg, lun.backstore) for target, tpg, lun in document.state.luns()}
-        self.mapped = {(*tpg.key, acl.initiator, each.number, each.lun)
+        self.mapped = {(*tpg.key, acl.initiator, lun.number, lun.lun)
                        for target in document.state.targets for tpg in target.tpgs
-                       for acl in tpg.acls for each in acl.mapped_luns}
+                       for acl in tpg.acls for lun in acl.mapped_luns}
 
     def ours(self, file: File, store: Backstore) -> bool:
         """Whether all that the file names can be: this backstore's LUNs, and who reaches them."""

@@ -98,9 +98,9 @@ class Building(Gates):
         proofs = sampled(document.storage, {}) if self.journal.notes.opened else document.storage
         nothing = storage.Served(State(), here)
         for store in document.state.backstores:
-            found += [one for one in storage.findings(
+            found += [finding for finding in storage.findings(
                 store, proofs.get(say(store.key), {}), self.core.settings, nothing, here)
-                if one.error is errors.StorageDiffers]
+                if finding.error is errors.StorageDiffers]
         errors.refuse(found, self.allow)
 
     def _afresh(self, want: State) -> None:
@@ -203,7 +203,7 @@ def _waiting(want: State, facts: Facts, have: State) -> Plan:
     has nothing of it."""
     placed = facts.placed or {}
     want = replace(want, backstores=tuple(
-        replace(one, hba=placed.get(one.key, "")) for one in want.backstores))
+        replace(backstore, hba=placed.get(backstore.key, "")) for backstore in want.backstores))
     made = plan(State(), want, _without(facts, want), verify=False, there=have)
     return replace(made, steps=tuple(step for step in made.steps if step.slot == "folder"
                                      or step.phase == "activate" and step.slot != "gate"))
@@ -211,8 +211,8 @@ def _waiting(want: State, facts: Facts, have: State) -> Plan:
 
 def _without(facts: Facts, want: State) -> Facts:
     """The facts of a host that has nothing of ``want`` yet."""
-    mine = {one.key for one in want.backstores}
+    mine = {backstore.key for backstore in want.backstores}
     placed = {key: hba for key, hba in (facts.placed or {}).items() if key not in mine}
-    hbas = {one.hba for one in want.backstores} - set(placed.values())
+    hbas = {backstore.hba for backstore in want.backstores} - set(placed.values())
     return replace(facts, placed=placed,
                    hbas=tuple(hba for hba in facts.hbas if hba not in hbas))

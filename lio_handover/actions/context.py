@@ -76,7 +76,7 @@ class Standing:
         """(fabric, WWN) of the handover's targets that this kernel has."""
         reader = self.reader()
         wanted = {tuple(name.split("/", 1)) for name in self.local_targets()}
-        return [one for one in reader.target_names() if one in wanted]
+        return [name for name in reader.target_names() if name in wanted]
 
     def stores(self) -> List[Key]:
         """The handover's backstores, as they are called on this host."""

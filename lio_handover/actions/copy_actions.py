@@ -50,9 +50,10 @@ class Copies(Standing):
             here = document.state.backstore(store.key)
             held = here.reservations if here is not None else store.reservations
             stores.append(replace(store, reservations=replace(held, registrations=tuple(
-                replace(one, initiator=initiators.get(one.initiator, one.initiator),
-                        target=targets.get(one.target, one.target))
-                for one in held.registrations))))
+                replace(registration,
+                        initiator=initiators.get(registration.initiator, registration.initiator),
+                        target=targets.get(registration.target, registration.target))
+                for registration in held.registrations))))
         return replace(base, state=replace(base.state, backstores=tuple(stores)),
                        storage=sampled(base.storage, document.storage))
 
@@ -60,15 +61,15 @@ class Copies(Standing):
         """A document of what the kernel has, with the gates, and who was there by a dynamic ACL,
         as the journal has them."""
         state = replace(state, backstores=tuple(
-            replace(one, reservations=reservations.settled(one.reservations))
-            for one in state.backstores))
+            replace(backstore, reservations=reservations.settled(backstore.reservations))
+            for backstore in state.backstores))
         noted = self.journal.notes
         there = {(*target.key, tag): who for target in state.targets
                  for tag, who in noted.dynamic.get(target.name, {}).items()}
         state, notes = dynamic.made_explicit(state, there)
         gates = noted.shut if self.row.verb == "clear" else noted.gates
-        state = replace(state, targets=tuple(with_gates(one, gates.get(one.name, {}))
-                                             for one in state.targets))
+        state = replace(state, targets=tuple(with_gates(target, gates.get(target.name, {}))
+                                             for target in state.targets))
         evidence = {say(store.key): storage_evidence.evidence(store, sample=True)
                     for store in state.backstores}
         return Document(documents.canonical(state), True,
@@ -102,5 +103,5 @@ def sampled(proofs: Mapping[str, documents.Evidence],
 
 def with_gates(target: Target, values: Mapping[str, str]) -> Target:
     return replace(target, tpgs=tuple(
-        replace(one, attributes={**one.attributes, "enable": values[str(one.tag)]})
-        if str(one.tag) in values else one for one in target.tpgs))
+        replace(tpg, attributes={**tpg.attributes, "enable": values[str(tpg.tag)]})
+        if str(tpg.tag) in values else tpg for tpg in target.tpgs))

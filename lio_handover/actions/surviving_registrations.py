@@ -130,7 +130,8 @@ def lacks(standing: Standing) -> str:
         live, cut = reservations.parse_registered(standing.fs.read(path)) \
             if standing.fs.exists(path) else ([], False)
         have = {(each.initiator, each.isid, each.key) for each in live}
-        want = {(each.initiator, each.isid, each.key) for each in one.held.registrations}
+        want = {(registration.initiator, registration.isid, registration.key)
+                for registration in one.held.registrations}
         if not cut and not want <= have:
             return f"{say(one.store.key)} has {len(want & have)} of {len(want)} registrations"
     changed = runtime_state.changes(document.state, standing.here(False)) if replaced else ()

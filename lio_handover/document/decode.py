@@ -114,7 +114,7 @@ def state_of(value: Any, where: str) -> State:
 
 def _group_named(name: str, groups: Iterable[Union[objects.LuGroup, objects.AluaGroup]],
                  default: str, where: str, what: str) -> None:
-    if name not in ("", default) and all(one.name != name for one in groups):
+    if name not in ("", default) and all(group.name != name for group in groups):
         fail(BadValue, f"{where}, {show(name)}, is no {what}")
 
 

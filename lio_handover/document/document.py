@@ -97,7 +97,8 @@ class Document:
     @property
     def host(self) -> Dict[str, Mapping[str, str]]:
         """{backstore: its HOST attributes}: compared, never written."""
-        return {objects.say(one.key): one.host for one in self.state.backstores if one.host}
+        return {objects.say(backstore.key): backstore.host for backstore in self.state.backstores
+                if backstore.host}
 
     @cached_property
     def tree(self) -> Dict[str, Any]:
@@ -140,11 +141,11 @@ def canonical(state: State) -> State:
     return State(
         lu_groups=tuple(sorted(state.lu_groups, key=_key)),
         backstores=tuple(
-            replace(one, alua_groups=tuple(sorted(one.alua_groups, key=_key)))
-            for one in sorted(state.backstores, key=_key)),
+            replace(backstore, alua_groups=tuple(sorted(backstore.alua_groups, key=_key)))
+            for backstore in sorted(state.backstores, key=_key)),
         targets=tuple(
-            replace(one, tpgs=tuple(sorted(map(tpg, one.tpgs), key=lambda tpg: tpg.tag)))
-            for one in sorted(state.targets, key=_key)),
+            replace(target, tpgs=tuple(sorted(map(tpg, target.tpgs), key=lambda tpg: tpg.tag)))
+            for target in sorted(state.targets, key=_key)),
         discovery_auth=state.discovery_auth)
 
 
@@ -201,10 +202,11 @@ def _state_tree(state: State) -> Dict[str, Any]:
     return {
         **({"discovery_auth": discovery.attributes} if discovery else {}),
         "common": common,
-        "lu_groups": [{"name": one.name, "attributes": own(one)} for one in state.lu_groups],
-        "backstores": [_backstore_tree(one, own) for one in state.backstores],
-        "targets": [{"fabric": one.fabric, "wwn": one.wwn, "attributes": own(one),
-                     "tpgs": [_tpg_tree(tpg, own) for tpg in one.tpgs]} for one in state.targets],
+        "lu_groups": [{"name": group.name, "attributes": own(group)} for group in state.lu_groups],
+        "backstores": [_backstore_tree(backstore, own) for backstore in state.backstores],
+        "targets": [{"fabric": target.fabric, "wwn": target.wwn, "attributes": own(target),
+                     "tpgs": [_tpg_tree(tpg, own) for tpg in target.tpgs]}
+                    for target in state.targets],
     }
 
 
@@ -212,19 +214,19 @@ def _common(state: State) -> Dict[str, Dict[str, str]]:
     """{kind of object: the attributes that all of them have}, where there are several."""
     first: Dict[str, Mapping[str, str]] = {}
     common: Dict[str, Dict[str, str]] = {}
-    for one in state.objects():
-        if _bare(one):
+    for obj in state.objects():
+        if _bare(obj):
             continue
-        kind = label(one.kind, owner_of(one.key))
+        kind = label(obj.kind, owner_of(obj.key))
         known = common.get(kind)
         if known is None:
             if kind not in first:
-                first[kind] = one.attributes
+                first[kind] = obj.attributes
                 continue
             known = dict(first[kind])
-        if known and known != one.attributes:
+        if known and known != obj.attributes:
             known = {name: value for name, value in known.items()
-                     if one.attributes.get(name) == value}
+                     if obj.attributes.get(name) == value}
         common[kind] = known
     return {kind: known for kind, known in common.items() if known}
 
@@ -246,10 +248,13 @@ def _backstore_tree(one: objects.Backstore, own: Own) -> Dict[str, Any]:
             "generation": held.generation, "aptpl": held.aptpl, "type": held.type,
             "holder": held.holder,
             "registrations": [{
-                "initiator": each.initiator, "isid": each.isid, "key": f"0x{each.key:016x}",
-                "fabric": each.fabric, "target": each.target, "tpgt": each.tpgt,
-                "lun": each.lun, "mapped_lun": each.mapped_lun, "all_tg_pt": each.all_tg_pt,
-            } for each in held.registrations]},
+                "initiator": registration.initiator, "isid": registration.isid,
+                "key": f"0x{registration.key:016x}",
+                "fabric": registration.fabric, "target": registration.target,
+                "tpgt": registration.tpgt,
+                "lun": registration.lun, "mapped_lun": registration.mapped_lun,
+                "all_tg_pt": registration.all_tg_pt,
+            } for registration in held.registrations]},
     }
 
 
@@ -284,7 +289,7 @@ def _document(tree: Any) -> Document:
     origin = Origin(*(plain_text(where[name], f"$.origin.{name}", 255)
                       for name in ("host", "kernel", "boot_id")))
     state = canonical(state_of(top["state"], "$.state"))
-    names = {objects.say(one.key) for one in state.backstores}
+    names = {objects.say(backstore.key) for backstore in state.backstores}
     storage = {name: _evidence(one, at) for name, at, one in
                _about(top["storage"], "$.storage", names)}
     host: Dict[str, Dict[str, str]] = {}
@@ -294,7 +299,8 @@ def _document(tree: Any) -> Document:
             attribute_path(path, f"{at}[{show(path)}]")
             host[name][path] = plain_text(text, f"{at}[{show(path)}]")
     state = replace(state, backstores=tuple(
-        replace(one, host=host.get(objects.say(one.key), {})) for one in state.backstores))
+        replace(backstore, host=host.get(objects.say(backstore.key), {}))
+        for backstore in state.backstores))
     notes = tuple(plain_text(one, at) for at, one in entries(top["notes"], "$.notes"))
     return Document(state, true_or_false(top["frozen"], "$.frozen"), origin, storage, notes,
                     carried=carried)

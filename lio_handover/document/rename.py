@@ -58,7 +58,7 @@ def parse(options: Sequence[str]) -> "Mapping":
     for option in options:
         kind, colon, rest = option.partition(":")
         if not colon or kind not in names:
-            _bad(option, f"begins with none of {', '.join(one + ':' for one in KINDS)}")
+            _bad(option, f"begins with none of {', '.join(kind + ':' for kind in KINDS)}")
         # A path may hold =, and the new one begins with /.
         split = re.fullmatch(r"(.+?)=(/.*)" if kind in ("device", "root") else r"(.+?)=(.+)", rest)
         if not split:
@@ -161,10 +161,10 @@ class _Applying:
                     _bad(f"{kind}:{old}={new}", f"the document has no {_NOUNS[kind]} {_show(old)}")
         if not self.applied:
             return self.document, []
-        _once("target", [one.key for one in targets])
+        _once("target", [target.key for target in targets])
         changed = {one.new for one in self.applied if one.what in ("device", "root", "wwid")}
         _once("backstores' file or device",
-              [(one.path,) for one in stores if one.path in changed])
+              [(store.path,) for store in stores if store.path in changed])
         made = replace(self.document, state=canonical(
             replace(state, targets=targets, backstores=stores)))
         try:

@@ -47,24 +47,26 @@ def findings(document: Document) -> List[Finding]:
 
 def registered(state: State) -> List[Finding]:
     """The same of who is registered, where the rest has been judged before."""
-    stores = tuple(replace(one, attributes={}, alua_groups=()) for one in state.backstores
-                   if one.reservations)
+    stores = tuple(replace(backstore, attributes={}, alua_groups=())
+                   for backstore in state.backstores
+                   if backstore.reservations)
     return of_state(State((), stores)) if stores else []
 
 
 def of_state(state: State) -> List[Finding]:
     """The same, where ALL_TG_PT may not be known yet."""
     return findings(Document(replace(state, backstores=tuple(
-        replace(one, reservations=settled(one.reservations)) for one in state.backstores))))
+        replace(backstore, reservations=settled(backstore.reservations))
+        for backstore in state.backstores))))
 
 
 def _parts(state: State) -> List[State]:
     """Each backstore alone, then each target with its backstores, if nothing is wrong with
     those: of several reasons not the first alone."""
-    stores = [State(state.lu_groups, (one,)) for one in state.backstores]
-    wrong = {one.backstores[0].key for one in stores if _alone(one)}
+    stores = [State(state.lu_groups, (backstore,)) for backstore in state.backstores]
+    wrong = {store.backstores[0].key for store in stores if _alone(store)}
     of: Dict[str, Tuple[Backstore, ...]] = {
-        target.name: tuple(one for one in state.backstores if one.key in {
+        target.name: tuple(backstore for backstore in state.backstores if backstore.key in {
             lun.backstore for tpg in target.tpgs for lun in tpg.luns})
         for target in state.targets}
     return [*stores, *(State(state.lu_groups, of[target.name], (target,))

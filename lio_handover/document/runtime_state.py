@@ -37,21 +37,22 @@ def _map(state: State, keeps: _Keeps) -> State:
     def tpg(one: Tpg) -> Tpg:
         return replace(
             one, attributes=_filtered(one, keeps),
-            portals=tuple(replace(each, attributes=_filtered(each, keeps))
-                          for each in one.portals),
-            luns=tuple(replace(each, attributes=_filtered(each, keeps)) for each in one.luns),
+            portals=tuple(replace(portal, attributes=_filtered(portal, keeps))
+                          for portal in one.portals),
+            luns=tuple(replace(lun, attributes=_filtered(lun, keeps)) for lun in one.luns),
             acls=tuple(replace(
-                each, attributes=_filtered(each, keeps), mapped_luns=tuple(
+                acl, attributes=_filtered(acl, keeps), mapped_luns=tuple(
                     replace(mapped, attributes=_filtered(mapped, keeps))
-                    for mapped in each.mapped_luns)) for each in one.acls))
+                    for mapped in acl.mapped_luns)) for acl in one.acls))
 
     return State(
-        tuple(replace(one, attributes=_filtered(one, keeps)) for one in state.lu_groups),
-        tuple(replace(one, attributes=_filtered(one, keeps), alua_groups=tuple(
-            replace(group, attributes=_filtered(group, keeps)) for group in one.alua_groups))
-            for one in state.backstores),
-        tuple(replace(one, attributes=_filtered(one, keeps), tpgs=tuple(map(tpg, one.tpgs)))
-              for one in state.targets))
+        tuple(replace(group, attributes=_filtered(group, keeps)) for group in state.lu_groups),
+        tuple(replace(backstore, attributes=_filtered(backstore, keeps), alua_groups=tuple(
+            replace(group, attributes=_filtered(group, keeps)) for group in backstore.alua_groups))
+            for backstore in state.backstores),
+        tuple(replace(target, attributes=_filtered(target, keeps),
+                      tpgs=tuple(map(tpg, target.tpgs)))
+              for target in state.targets))
 
 
 def digest(state: State) -> str:
@@ -59,10 +60,10 @@ def digest(state: State) -> str:
     import hashlib
     kept = _map(state, lambda name, runtime: name != "enable" and name in runtime)
     kept = replace(kept, backstores=tuple(
-        replace(one, parameters={}, reservations=settled(one.reservations))
-        for one in kept.backstores), targets=tuple(
-        replace(one, tpgs=tuple(replace(tpg, portals=(), acls=()) for tpg in one.tpgs))
-        for one in kept.targets))
+        replace(backstore, parameters={}, reservations=settled(backstore.reservations))
+        for backstore in kept.backstores), targets=tuple(
+        replace(target, tpgs=tuple(replace(tpg, portals=(), acls=()) for tpg in target.tpgs))
+        for target in kept.targets))
     return hashlib.sha256(state_bytes(Document(kept))).hexdigest()
 
 
@@ -70,7 +71,7 @@ def structure(state: State) -> State:
     """The state without what changes while it is served."""
     kept = _map(canonical(state), lambda name, runtime: name not in runtime)
     return replace(kept, backstores=tuple(
-        replace(one, reservations=NO_RESERVATIONS) for one in kept.backstores))
+        replace(backstore, reservations=NO_RESERVATIONS) for backstore in kept.backstores))
 
 
 def changes(old: State, new: State) -> Tuple[Change, ...]:
@@ -80,8 +81,8 @@ def changes(old: State, new: State) -> Tuple[Change, ...]:
     """
     made = {tpg.key for state in (old, new) for target in state.targets for tpg in target.tpgs
             if dynamic_acls.made(tpg)}
-    return tuple(one for one in diff(structure(old), structure(new), gates=False)
-                 if one.key[4:5] != ("acl",) or one.key[:4] not in made)
+    return tuple(change for change in diff(structure(old), structure(new), gates=False)
+                 if change.key[4:5] != ("acl",) or change.key[:4] not in made)
 
 
 def staged(state: State, has_rtpi: bool) -> State:
@@ -91,14 +92,14 @@ def staged(state: State, has_rtpi: bool) -> State:
         return replace(one, reservations=NO_RESERVATIONS)
 
     def acl(one: Acl) -> Acl:
-        return replace(one, mapped_luns=tuple(MappedLun(each.key) for each in one.mapped_luns))
+        return replace(one, mapped_luns=tuple(MappedLun(lun.key) for lun in one.mapped_luns))
 
     def tpg(one: Tpg) -> Tpg:
         left = {"nexus", *(() if has_rtpi else ("rtpi",))}
         attributes = {name: value for name, value in one.attributes.items() if name not in left}
         if "enable" in attributes:
             attributes["enable"] = "0"
-        return replace(one, attributes=attributes, luns=tuple(Lun(each.key) for each in one.luns),
+        return replace(one, attributes=attributes, luns=tuple(Lun(lun.key) for lun in one.luns),
                        acls=tuple(map(acl, one.acls)))
 
     def target(one: Target) -> Target:
@@ -111,6 +112,7 @@ def staged(state: State, has_rtpi: bool) -> State:
 def shut(state: State) -> State:
     """The state with every gate shut that can be shut (iSCSI's)."""
     return replace(state, targets=tuple(
-        replace(one, tpgs=tuple(
+        replace(target, tpgs=tuple(
             replace(tpg, attributes={**tpg.attributes, "enable": "0"})
-            if one.fabric == "iscsi" else tpg for tpg in one.tpgs)) for one in state.targets))
+            if target.fabric == "iscsi" else tpg for tpg in target.tpgs))
+        for target in state.targets))

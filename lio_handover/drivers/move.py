@@ -58,7 +58,7 @@ STEPS = (
     Step(SOURCE, "retire", "retire", "verify", "take the target down"),
     Step(DESTINATION, "confirm", "confirm", "retire", "note that the source is gone"),
 )
-NAMES = [one.name for one in STEPS]
+NAMES = [step.name for step in STEPS]
 #: From the beginning of the first until the end of the last, nobody serves.
 WINDOW = NAMES[NAMES.index("freeze"):NAMES.index("open") + 1]
 #: What comes before it can be taken back.
@@ -108,7 +108,7 @@ def movable(targets: Sequence[str], mode: str) -> None:
             "a vhost target moves with its guest, whose QEMU has to be asked when to freeze and "
             "when to open",
             do="see docs/handover-protocol.md, Modes: whoever migrates the guest drives the verbs")
-    if mode not in {one.value for one in MODES}:
+    if mode not in {mode.value for mode in MODES}:
         raise errors.WrongState(f"there is no mode {errors.one_line(mode)!r}", do="--mode iscsi")
 
 
@@ -286,5 +286,5 @@ def _stands(state: Optional[str]) -> str:
 
 def _contents(answer: Answer) -> str:
     """What moves, in a few words."""
-    found: Tuple[bytes, ...] = tuple(one.document for one in answer.papers if one.document)
+    found: Tuple[bytes, ...] = tuple(paper.document for paper in answer.papers if paper.document)
     return phrases.contents(documents.loads(found[0]).state) if found else ""

@@ -105,7 +105,7 @@ class WayBack:
 
     def _touched_scope(self) -> Scope:
         """What the run has touched, with what shares backstores with it."""
-        targets = [one for state in (self.before, self.plan.want) for one in state.targets]
+        targets = [target for state in (self.before, self.plan.want) for target in state.targets]
         links = {target.key: {lun.backstore for tpg in target.tpgs for lun in tpg.luns
                               if lun.backstore} for target in targets}
         touched = {step.about[:2] if step.about[:1] == ("lu_group",) else step.about[:3]
@@ -115,7 +115,8 @@ class WayBack:
             if key in touched:
                 stores |= links[key] & self.run.scope.backstores
         touched |= {key for key, linked in links.items() if linked & stores}
-        return Scope(frozenset((one.fabric, one.wwn) for one in targets if one.key in touched),
+        return Scope(frozenset((target.fabric, target.wwn) for target in targets
+                               if target.key in touched),
                      frozenset(stores & self.run.scope.backstores),
                      frozenset(key[1] for key in touched if key[:1] == ("lu_group",)),
                      any(key[:1] == ("discovery_auth",) for key in touched))
@@ -144,13 +145,14 @@ class WayBack:
             return [before]
         if not self.reservations:
             raise errors.CannotChange("its registrations could not be told, and are lost")
-        held = {one.key: one.reservations for one in before.backstores if one.reservations}
+        held = {backstore.key: backstore.reservations for backstore in before.backstores
+                if backstore.reservations}
         afresh = [State(before.lu_groups), before]
         try:
             now = scope.read(self.fs, known=before, untouched=True)
         except errors.CannotRepresent:
             return afresh
-        there = {one.key: one.reservations for one in now.backstores}
+        there = {backstore.key: backstore.reservations for backstore in now.backstores}
         linked = {lun.key for _, _, lun in now.luns() if lun.backstore}
         lost = any(there.get(key, found) != found for key, found in held.items()) or (
             not self.facts.has_rtpi and any(
@@ -181,8 +183,8 @@ class WayBack:
         if not self.reservations:
             return
         now = self.run.scope.read(self.fs, known=self.plan.want)
-        changed = [one for one in diff(now, self.plan.want, gates=False)
-                   if isinstance(one, Register)]
+        changed = [change for change in diff(now, self.plan.want, gates=False)
+                   if isinstance(change, Register)]
         if changed:
             raise errors.CannotChange(
                 f"{say(changed[0].key)}: an initiator changed its reservations meanwhile; this "
@@ -199,7 +201,7 @@ class WayBack:
 
 def _with_reservations_of(state: State, other: State) -> State:
     """``state``, its backstores' reservations taken to be those of ``other``."""
-    held = {one.key: one.reservations for one in other.backstores}
+    held = {backstore.key: backstore.reservations for backstore in other.backstores}
     return replace(state, backstores=tuple(
-        replace(one, reservations=held.get(one.key, one.reservations))
-        for one in state.backstores))
+        replace(backstore, reservations=held.get(backstore.key, backstore.reservations))
+        for backstore in state.backstores))

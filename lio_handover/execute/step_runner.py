@@ -345,12 +345,13 @@ class Run:
             portals.check(want)
             self._is_what_was_opened(now)
         else:
-            later = {one.about for one in self.plan.steps if one.op == ACQUIRE}
+            later = {step.about for step in self.plan.steps if step.op == ACQUIRE}
             if later:  # no stage has read them back
                 made = Scope(frozenset(), frozenset(later)).read(self.fs, reservations=False)
                 check(replace(made, lu_groups=()), State((), tuple(
-                    replace(one, reservations=NO_RESERVATIONS) for one in want.backstores
-                    if one.key in later)), False, partial, unknown)
+                    replace(backstore, reservations=NO_RESERVATIONS)
+                    for backstore in want.backstores
+                    if backstore.key in later)), False, partial, unknown)
                 self._is_what_was_opened(made)
             # The rest was read back at the end of the stage.
             loaded(self.fs, want, partial, unknown)
@@ -360,4 +361,5 @@ class Run:
         from ..storage.opened import check as check_opened
         made = {step.about for step in self.plan.steps if step.op == WRITE
                 and step.path.endswith("/enable") and step.about[:1] == ("backstore",)}
-        check_opened([one for one in now.backstores if one.key in made], self.plan.seen)
+        check_opened([backstore for backstore in now.backstores if backstore.key in made],
+                     self.plan.seen)

@@ -25,17 +25,18 @@ class Scope:
     @staticmethod
     def of(*states: State) -> "Scope":
         return Scope(
-            frozenset((one.fabric, one.wwn) for state in states for one in state.targets),
-            frozenset(one.key for state in states for one in state.backstores),
-            frozenset(one.name for state in states for one in state.lu_groups),
+            frozenset((target.fabric, target.wwn) for state in states for target in state.targets),
+            frozenset(backstore.key for state in states for backstore in state.backstores),
+            frozenset(group.name for state in states for group in state.lu_groups),
             any(state.discovery_auth for state in states))
 
     def part_of(self, state: State) -> State:
         """What of ``state`` is in scope."""
-        return State(tuple(one for one in state.lu_groups if one.name in self.lu_groups),
-                     tuple(one for one in state.backstores if one.key in self.backstores),
-                     tuple(one for one in state.targets
-                           if (one.fabric, one.wwn) in self.targets),
+        return State(tuple(group for group in state.lu_groups if group.name in self.lu_groups),
+                     tuple(backstore for backstore in state.backstores
+                           if backstore.key in self.backstores),
+                     tuple(target for target in state.targets
+                           if (target.fabric, target.wwn) in self.targets),
                      state.discovery_auth if self.discovery else None)
 
     def read(self, fs: Configfs, reservations: bool = True, known: State = State(),
@@ -46,14 +47,15 @@ class Scope:
         believed where the kernel, which does not show all of them, agrees as far as it goes (see
         reservations.read).
         """
-        nearest = reachable(known)[0] if any(one.reservations for one in known.backstores) \
+        nearest = reachable(known)[0] if any(backstore.reservations
+                                             for backstore in known.backstores) \
             else known
         reader = Reader(fs, reservations=reservations, untouched=untouched, known={
             one.key: (one.reservations, other.reservations)
             for one, other in zip(known.backstores, nearest.backstores)})
-        there = [one for one in reader.target_names() if one in self.targets]
+        there = [name for name in reader.target_names() if name in self.targets]
         found = reader.state(there, self.backstores, self.discovery)
-        names = self.lu_groups | {one.name for one in found.lu_groups}
+        names = self.lu_groups | {group.name for group in found.lu_groups}
         return replace(found, lu_groups=reader.lu_groups(sorted(names)))
 
 
@@ -62,9 +64,9 @@ def loaded(fs: Configfs, want: State, partial: bool = False, unknown: bool = Fal
     """What is there, once what was loaded since the rest of ``want`` was read back (``built``) is
     read back: links and what needs them, nexuses, registrations.  Nobody was let in since.
     Raises as ``check`` does."""
-    known = {one.key: (one.reservations,) for one in want.backstores}
+    known = {backstore.key: (backstore.reservations,) for backstore in want.backstores}
     reader = Reader(fs, untouched=True, known=known)
-    if any(getattr(one, "directory", "") for one in built.objects()):
+    if any(getattr(obj, "directory", "") for obj in built.objects()):
         now = Scope.of(want).read(fs, known=want, untouched=True)  # not called as usual
     else:
         now = reader.runtime(want)

@@ -36,7 +36,7 @@ class Admission:
     def list(self) -> List[Handover]:
         """Every handover this host knows, the newest last; in no state where its journal can't be
         read.  Raises JournalBroken where not even its targets are known."""
-        return [one.handover for one in self._journals()]
+        return [journal.handover for journal in self._journals()]
 
     def _journals(self) -> List[Journal]:
         found = [Journal(self._directory, one, partly=True) for one in ids(self._directory)]
@@ -121,7 +121,7 @@ class Admission:
         epoch = 1 + max(owners.get(name, Owner()).epoch for name in names)
         first = Handover(id, role, "", epoch, mode, names, peer=peer)
         return Journal.create(self._directory, first, {
-            say(one.key): one.serial for one in state.backstores}), epoch
+            say(backstore.key): backstore.serial for backstore in state.backstores}), epoch
 
     def _imports(self, id: str, paper: Message, ready: Ready) -> Tuple[Journal, int]:  # noqa: A002
         """A document that somebody brings."""
@@ -129,7 +129,7 @@ class Admission:
         self._nothing_else(paper.targets)
         first = Handover(id, DESTINATION, "", paper.epoch, paper.mode, paper.targets)
         journal = Journal.create(self._directory, first, {
-            say(one.key): one.serial for one in state.backstores})
+            say(backstore.key): backstore.serial for backstore in state.backstores})
         journal.keep(PREPARED, paper.document)
         return journal, paper.epoch
 
@@ -150,7 +150,7 @@ class Admission:
                  papers: Sequence[Message], maps: Sequence[str], peer: str,
                  allow: Sequence[str]) -> Tuple[Journal, int]:
         """A handover this host hears of for the first time: its offer, or that it is over."""
-        mine = [one for one in papers if one.handover == id]
+        mine = [paper for paper in papers if paper.handover == id]
         if verb == "stage":
             mine = [one for one in mine if one.paper is Paper.OFFER]
         if not mine or not mine[0].targets or not mine[0].mode:
@@ -169,8 +169,8 @@ class Admission:
             here, applied = rename.parse(maps).apply(document)
             maps = [*maps, *rename.found(applied)]
             state = self._can_stage(paper, document, here, allow)
-            stores = {say(one.key): one.serial for one in state.backstores}
-            local = tuple(one.name for one in state.targets)
+            stores = {say(backstore.key): backstore.serial for backstore in state.backstores}
+            local = tuple(target.name for target in state.targets)
         first = Handover(id, DESTINATION, "", paper.epoch, paper.mode, paper.targets, peer=peer)
         journal = Journal.create(self._directory, first, stores, tuple(maps), local)
         if document is not None:
@@ -190,10 +190,10 @@ class Admission:
                     f"{name}: epoch {paper.epoch} is over here; the last one was "
                     f"{max(one.aborted, one.epoch)}",
                     do="lio-handover source thaw, then prepare again")
-        if {one.name for one in document.state.targets} != set(paper.targets):
+        if {target.name for target in document.state.targets} != set(paper.targets):
             raise errors.BadShape("the offer is not about the targets in its document",
                                   do="give what prepare answered")
-        self._nothing_else([one.name for one in local.state.targets])
+        self._nothing_else([target.name for target in local.state.targets])
         reader = self.core.reader()
         facts = reader.facts()
         have = Scope.of(local.state).read(self.core.fs, known=local.state)

@@ -45,7 +45,7 @@ class Evidence:
         self.settings, self.host = core.settings, host or journal.handover.peer
         self.notes: List[str] = []
         self.by_paper: Dict[Paper, Message] = {}
-        self.stale = [one for one in papers if not self._take(one)]
+        self.stale = [paper for paper in papers if not self._take(paper)]
         self.standing = Standing(core, journal, epoch)
         self._asked: Optional[Answer] = None
         self._silent: Optional[errors.PeerUnreachable] = None
@@ -305,7 +305,7 @@ class Evidence:
                 self._silent = errors.PeerUnreachable("it answers for another handover")
                 self._silent.alive = True
                 return None
-            for one in self._asked.papers:
-                if (one.handover, one.epoch) == (self.journal.id, self.epoch):
-                    self.by_paper[one.paper] = one
+            for paper in self._asked.papers:
+                if (paper.handover, paper.epoch) == (self.journal.id, self.epoch):
+                    self.by_paper[paper.paper] = paper
         return self._asked

@@ -64,14 +64,14 @@ class Handovers(Admission):
               names: Optional[Sequence[str]] = None) -> List[Answer]:
         """For every handover, the oldest first; what fails for one stands in its notes."""
         found = []
-        for one in ids(self._directory) if names is None else names:
+        for name in ids(self._directory) if names is None else names:
             try:
-                found.append(work(one))
+                found.append(work(name))
             except errors.HandoverError as error:
                 try:
-                    where = self.known(one)
+                    where = self.known(name)
                 except errors.HandoverError:
-                    where = Handover(one, "", "", 0, "", ())
+                    where = Handover(name, "", "", 0, "", ())
                 found.append(Answer(where, (), (f"{type(error).__name__}: {error}",), error.do,
                                     failed=error.code))
         return sorted(found, key=lambda one: one.handover.since)
@@ -129,7 +129,7 @@ class Handovers(Admission):
         if verb == "prepare" and not id:
             id = str(uuid.uuid4())
         elif verb in ("stage", "abort") and not id:
-            id = next((one.handover for one in papers), "")
+            id = next((paper.handover for paper in papers), "")
         try:
             self.core.reader()
             with self.core.alone(more=self._lock_names(verb, id, targets, papers, maps, ready)):
@@ -202,10 +202,10 @@ class Handovers(Admission):
         found = lock_names(ready.document.state) if ready is not None else []
         if verb in ("prepare", "freeze", "adopt"):
             found = self.core.lock_names(self.core.names(targets))
-        for one in papers:
-            if verb == "stage" and one.paper is Paper.OFFER:
+        for paper in papers:
+            if verb == "stage" and paper.paper is Paper.OFFER:
                 state = rename.parse(maps).apply(document_in(
-                    one, self.core.settings.document_bytes))[0].state
+                    paper, self.core.settings.document_bytes))[0].state
                 found += [*(target.name for target in state.targets),
                           *(say(store.key) for store in state.backstores)]
         return [f"handover/{id}", *found]

@@ -39,7 +39,7 @@ def removal(state: State, reader: Reader) -> List[Finding]:
     for store in state.backstores:
         held = store.reservations
         if held.registrations and store.key not in others:
-            who = sorted({one.initiator for one in held.registrations})
+            who = sorted({registration.initiator for registration in held.registrations})
             what = "hold reservations" if held.type else "are registered"
             found.append(Finding(
                 errors.InUse, say(store.key),

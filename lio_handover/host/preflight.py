@@ -46,10 +46,10 @@ def twins(stores: Iterable[Backstore], here: State) -> Iterator[Finding]:
     """Those of ``here`` that share plugin and name with one of ``stores``, in another HBA: a
     kernel's names are unique below an HBA only, a document's are without one."""
     twins: Dict[Key, List[str]] = {}
-    for one in here.backstores:
-        if one.name != one.key[2]:
-            twins.setdefault(backstore_key(one.plugin, one.name), []).append(
-                f"core/{one.hba}/{one.name}")
+    for backstore in here.backstores:
+        if backstore.name != backstore.key[2]:
+            twins.setdefault(backstore_key(backstore.plugin, backstore.name), []).append(
+                f"core/{backstore.hba}/{backstore.name}")
     for store in stores:
         paths = twins.get(backstore_key(store.plugin, store.name), ())
         if paths:
@@ -204,7 +204,8 @@ def all_ports(state: State) -> List[Finding]:
     """Registrations of which the kernel does not show through which ports they hold."""
     found = []
     for store in state.backstores:
-        unknown = [one for one in store.reservations.registrations if one.all_tg_pt is None]
+        unknown = [registration for registration in store.reservations.registrations
+                   if registration.all_tg_pt is None]
         if unknown:
             found.append(Finding(
                 errors.CannotRepresent, say(store.key),
@@ -370,12 +371,12 @@ def _relative_ports(want: State, taken: Mapping[str, Sequence[str]]) -> Iterator
 
 def _lacking(want: State) -> Iterator[Finding]:
     """Attributes which this kernel does not have, set to what it does not do without them."""
-    asked = [(one.key, row, value) for one in want.objects()
-             for name, value in one.attributes.items()
-             for row in [attributes.row(one.kind, attributes.owner_of(one.key), name)]
+    asked = [(obj.key, row, value) for obj in want.objects()
+             for name, value in obj.attributes.items()
+             for row in [attributes.row(obj.kind, attributes.owner_of(obj.key), name)]
              if row is not None and row.symbol and row.path != "rtpi"
              # What is in a module that is not loaded yet can't be told: the import will see.
-             and (one.kind != "acl" or os.path.isdir("/sys/module/iscsi_target_mod"))
+             and (obj.kind != "acl" or os.path.isdir("/sys/module/iscsi_target_mod"))
              and value not in (row.if_absent, *row.unset)]
     there = kernel_symbols({row.symbol for _, row, _ in asked}) if asked else set()
     for key, row, value in asked:

@@ -103,9 +103,9 @@ def _ask(store: Backstore, path: str) -> List[Seen]:
         raise errors.CannotRepresent(
             f"{say(store.key)}: READ FULL STATUS answered status {result.status:#x}")
     found = []
-    for one in replies.decode_full_status(result.data).registrations:
-        name, _, isid = one.initiator.partition(",i,0x")
-        found.append(Seen(name, isid, one.key, one.rtpi))
+    for registration in replies.decode_full_status(result.data).registrations:
+        name, _, isid = registration.initiator.partition(",i,0x")
+        found.append(Seen(name, isid, registration.key, registration.rtpi))
     return found
 
 

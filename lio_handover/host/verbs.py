@@ -109,7 +109,8 @@ class Core(Host):
             errors.refuse(findings)  # which say more
             raise
         findings += representable.findings(document)
-        findings += save_file.findings([one.name for one in state.targets], self.settings.savefiles)
+        findings += save_file.findings([target.name for target in state.targets],
+                                       self.settings.savefiles)
         if probe:
             self._remember(state)
         if any(target.fabric == "vhost" for target in state.targets):
@@ -162,7 +163,7 @@ class Core(Host):
         state = _settled(state)
         reader = self.reader()
         is_frozen = bool(state.targets) and all(
-            in_use.shut(one, reader) for one in state.targets)
+            in_use.shut(target, reader) for target in state.targets)
         state, notes = dynamic_acls.made_explicit(state, {})
         if is_frozen:
             self._flush(state)
@@ -200,7 +201,8 @@ class Core(Host):
               if have.backstore(key) is None)))
         findings = preflight.destination(document, have, reader, facts, self.settings,
                                          self.wanted_again())
-        differing = {one.subject for one in findings if one.error is errors.TargetDiffers}
+        differing = {finding.subject for finding in findings
+                     if finding.error is errors.TargetDiffers}
         findings += [one for one in preflight.planned(the_plan)
                      if "/".join(one.subject.split("/")[:2]) not in differing]
         return Ready(document, have, the_plan, tuple(findings), facts,
@@ -226,8 +228,8 @@ class Core(Host):
     def _as_allowed(self, ready: Ready, allow: Sequence[str]) -> Ready:
         """What ``allow`` lets this host keep is not asked of it."""
         ready = replace(ready, plan=replace(ready.plan, unknown="unknown-attribute" in allow))
-        if "discovery-auth" not in allow or all(one.override != "discovery-auth"
-                                                for one in ready.findings):
+        if "discovery-auth" not in allow or all(finding.override != "discovery-auth"
+                                                for finding in ready.findings):
             return ready
         state = replace(ready.document.state, discovery_auth=ready.have.discovery_auth)
         return replace(ready, document=replace(ready.document, state=state),
@@ -298,7 +300,7 @@ class Core(Host):
             findings += [errors.Finding(errors.InUse, say(store.key), "is exported, and stays")
                          for store in want.backstores if say(store.key) in targets]
             facts = reader.facts()
-            findings += self._under_way([one.name for one in have.targets])
+            findings += self._under_way([target.name for target in have.targets])
             document = self._leaving(have, facts)
             findings += [*in_use.removal(have, reader), *removed.unkept(document)]
             errors.refuse(findings, allow)
@@ -392,13 +394,14 @@ class Core(Host):
 
 def lock_names(state: State) -> List[str]:
     """What a document is about."""
-    return [*(one.name for one in state.targets), *(say(one.key) for one in state.backstores)]
+    return [*(target.name for target in state.targets),
+            *(say(backstore.key) for backstore in state.backstores)]
 
 
 def _settled(state: State) -> State:
     return replace(state, backstores=tuple(
-        replace(one, reservations=reservations.settled(one.reservations))
-        for one in state.backstores))
+        replace(backstore, reservations=reservations.settled(backstore.reservations))
+        for backstore in state.backstores))
 
 
 def _members_outside(fs: Configfs, group: str, state: State,
@@ -408,7 +411,7 @@ def _members_outside(fs: Configfs, group: str, state: State,
                if store.key not in kept}
     members = {line.strip("\0\n ") for line in
                fs.read(f"core/alua/lu_gps/{group}/members").splitlines()}
-    return bool({one for one in members if one} - leaving)
+    return bool({member for member in members if member} - leaving)
 
 
 def _evidence(store: Backstore) -> documents.Evidence:

@@ -197,16 +197,16 @@ def of_host(fs: Configfs) -> Iterator[Tuple[str, str]]:
 def findings(want: State, have: State, fs: Configfs) -> List[Finding]:
     """The portals of ``want`` that this host can't have.  Asks the kernel once for each address
     that is not there yet."""
-    return lacking(want, {one.key for one in _portals(have)}, fs)
+    return lacking(want, {portal.key for portal in _portals(have)}, fs)
 
 
 def lacking(want: State, here: AbstractSet[Key], fs: Configfs) -> List[Finding]:
     """The same, where ``here`` are the portals that are there."""
-    new = {one.key for one in _portals(want)} - here
+    new = {portal.key for portal in _portals(want)} - here
     found: List[Finding] = []
     if new:
         host = _Host(of_host(fs))
-        for portal in sorted((one for one in _portals(want) if one.key in new),
+        for portal in sorted((portal for portal in _portals(want) if portal.key in new),
                              key=lambda one: order(one.address)):
             found += host.add(portal)
     return found
@@ -341,7 +341,7 @@ def holder(inode: int, proc: str = _PROC) -> str:
 
 def _numbers(proc: str) -> Iterable[str]:
     try:
-        found: Set[str] = {one for one in os.listdir(proc) if one.isdecimal()}
+        found: Set[str] = {name for name in os.listdir(proc) if name.isdecimal()}
     except OSError:
         return ()
     return sorted(found, key=int)

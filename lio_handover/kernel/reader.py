@@ -183,7 +183,8 @@ class Reader:
 
     def tpgs(self, fabric: str, wwn: str) -> List[str]:
         """What the TPGs of a target are called."""
-        return [one for one in self.fs.entries(f"{fabric}/{wwn}")[1] if directories.is_tpg(one)]
+        return [entry for entry in self.fs.entries(f"{fabric}/{wwn}")[1]
+                if directories.is_tpg(entry)]
 
     def _tpg(self, key: Key, above: str, at: str) -> Tpg:
         fabric, path = key[1], f"{above}/{at}"
@@ -354,13 +355,13 @@ class Reader:
         """``base``, read before, with what may have come since: links and what needs them,
         nexuses, gates, reservations."""
         targets = tuple(replace(target, tpgs=tuple(
-            self._runtime_tpg(one, f"{target.fabric}/{target.wwn}/{one.at}")
-            for one in target.tpgs)) for target in base.targets)
+            self._runtime_tpg(tpg, f"{target.fabric}/{target.wwn}/{tpg.at}")
+            for tpg in target.tpgs)) for target in base.targets)
         placed, places = self.placed(), places_of(targets)
-        return State(base.lu_groups, tuple(replace(one, reservations=self._reservations(
-            f"core/{placed[one.key]}/{one.name}", one.serial, places.get(one.key, {}), one.key))
-            for one in base.backstores), targets,
-            base.discovery_auth)
+        stores = tuple(replace(store, reservations=self._reservations(
+            f"core/{placed[store.key]}/{store.name}", store.serial, places.get(store.key, {}),
+            store.key)) for store in base.backstores)
+        return State(base.lu_groups, stores, targets, base.discovery_auth)
 
     def _runtime_tpg(self, base: Tpg, path: str) -> Tpg:
         table = rows("tpg", base.fabric)
@@ -369,13 +370,13 @@ class Reader:
         carried.update(self._attributes("tpg", base.fabric, path, (GATE, NEXUS))[0])
         if not self.fs.exists(f"{path}/rtpi"):
             carried.pop("rtpi", None)
-        luns = tuple(self._lun(base.key, path, one.key[-1], one.at) for one in base.luns)
+        luns = tuple(self._lun(base.key, path, lun.key[-1], lun.at) for lun in base.luns)
         if "rtpi" not in carried:
             carried, luns = self._rtpi(path, carried, luns)
         return replace(base, attributes=self._whole_nexus(base.key, carried), luns=luns,
-                       acls=tuple(replace(one, mapped_luns=self._mapped(
-                           base.fabric, one.key, f"{path}/acls/{one.initiator}"))
-                           for one in base.acls))
+                       acls=tuple(replace(acl, mapped_luns=self._mapped(
+                           base.fabric, acl.key, f"{path}/acls/{acl.initiator}"))
+                           for acl in base.acls))
 
     def outline(self, known: Iterable[Backstore] = ()) -> State:
         """Every backstore of the host with what it opens and its serial, and no more; ``known``

@@ -53,7 +53,7 @@ class ByFile(Core):
         if everything:
             return super().names(targets, True)
         there = super().names((), True)
-        away = {name for one in self.held(targets) for name in one.targets} \
+        away = {name for target in self.held(targets) for name in target.targets} \
             if any(tuple(name.split("/", 1)) not in there for name in targets) else set()
         here = [name for name in targets if name not in away]
         found = super().names(here)
@@ -71,9 +71,9 @@ class ByFile(Core):
         """The handovers by file of these targets (None: of any) that this host is the source of
         and that are not over."""
         wanted = None if names is None else set(names)
-        return [one for one in self.handovers().list() if one.role == SOURCE
-                and one.mode == Mode.FILE.value and one.state in AWAY
-                and (wanted is None or wanted & set(one.targets))]
+        return [handover for handover in self.handovers().list() if handover.role == SOURCE
+                and handover.mode == Mode.FILE.value and handover.state in AWAY
+                and (wanted is None or wanted & set(handover.targets))]
 
     def _whole(self, found: Sequence[Handover], names: Iterable[str], verb: str) -> None:
         """Targets that were frozen together stay so.  Raises WrongState."""
@@ -110,7 +110,7 @@ class ByFile(Core):
 
     def _here(self, names: Names) -> State:
         """What this kernel has of the targets, without registrations."""
-        return self._plain_reader().state([one for one in names if self.fs.exists(name_of(one))])
+        return self._plain_reader().state([name for name in names if self.fs.exists(name_of(name))])
 
     def _freeze(self, names: Sequence[str], allow: Sequence[str], stop: Callable[[], bool],
                 progress: Optional[Progress], probe: bool) -> None:
@@ -231,7 +231,7 @@ class ByFile(Core):
     def ready(self, document: Document, maps: Sequence[str] = ()) -> Ready:
         """The same, and what this host remembers of the document and its targets."""
         ready = super().ready(document, maps)
-        names = [one.name for one in ready.document.state.targets]
+        names = [target.name for target in ready.document.state.targets]
         return replace(ready, findings=(
             *self._under_way(names, self._cut_off(ready.document)),
             *self._known(ready.document), *ready.findings))
@@ -247,7 +247,7 @@ class ByFile(Core):
         wanted, _notes = reachable(ready.document.state, ready.have)
         if not differ.diff(ready.have, wanted):
             return Outcome()
-        names = [one.name for one in ready.document.state.targets]
+        names = [target.name for target in ready.document.state.targets]
         self._take_back(ready.document)
         errors.refuse(ready.findings, allow)
         one = self._arriving(ready.document)
@@ -284,7 +284,7 @@ class ByFile(Core):
         folder, found = self.settings.state_directory, []
         owners = Owners(folder).load()
         journals = {name: Journal(folder, name, partly=True).handover for name in ids(folder)}
-        local = [one.name for one in document.state.targets]
+        local = [target.name for target in document.state.targets]
         cut_off = self._cut_off(document)
         for carried in document.carried:
             if carried.id in cut_off:
@@ -316,7 +316,7 @@ class ByFile(Core):
     def _arriving(self, document: Document) -> Handover:
         """The handover that an import is recorded as: the document's, where that is new here."""
         folder = self.settings.state_directory
-        names = tuple(one.name for one in document.state.targets)
+        names = tuple(target.name for target in document.state.targets)
         owners, known = Owners(folder).load(), set(ids(folder))
         last = max((owners.get(name, Owner()).epoch for name in names), default=0)
         if len(document.carried) == 1 and document.carried[0].id not in known \

@@ -292,4 +292,4 @@ def _not_here(standing: Standing, name: str) -> str:
 def changed(core: Ours, verb: str, found: Any, allow: Any) -> Dict[str, Any]:
     """What a verb of this kind has done, as data."""
     state = getattr(core, verb)(found, allow)
-    return {"targets": [one.name for one in state.targets], "notes": list(core.notes)}
+    return {"targets": [target.name for target in state.targets], "notes": list(core.notes)}

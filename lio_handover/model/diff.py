@@ -138,6 +138,6 @@ def gates(state: State) -> Iterator[Tuple[Key, str, str]]:
 def counts(changes: Tuple[Change, ...]) -> Dict[str, int]:
     """How many changes of each kind there are: ``{"Create": 3, …}``."""
     found: Dict[str, int] = {}
-    for one in changes:
-        found[type(one).__name__] = found.get(type(one).__name__, 0) + 1
+    for change in changes:
+        found[type(change).__name__] = found.get(type(change).__name__, 0) + 1
     return found

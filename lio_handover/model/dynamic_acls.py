@@ -47,9 +47,10 @@ def made_explicit(state: State, noted: Names) -> Tuple[State, Tuple[str, ...]]:
     """
     registered: Dict[Key, List[str]] = {}
     for store in state.backstores:
-        for one in store.reservations.registrations:
-            key = ("target", one.fabric.lower(), one.target, str(one.tpgt))
-            registered.setdefault(key, []).append(one.initiator)
+        for registration in store.reservations.registrations:
+            key = ("target", registration.fabric.lower(), registration.target,
+                   str(registration.tpgt))
+            registered.setdefault(key, []).append(registration.initiator)
     notes: List[str] = []
 
     def explicit(tpg: Tpg) -> Tpg:

@@ -377,17 +377,17 @@ class State:
             stack.extend(reversed(one.children()))
 
     def index(self) -> Dict[Key, Object]:
-        return {one.key: one for one in self.objects()}
+        return {obj.key: obj for obj in self.objects()}
 
     @cached_property
     def _stores(self) -> Dict[Key, Backstore]:
-        return {one.key: one for one in self.backstores}
+        return {backstore.key: backstore for backstore in self.backstores}
 
     def backstore(self, key: Key) -> Optional[Backstore]:
         return self._stores.get(key)
 
     def target(self, name: str) -> Optional[Target]:
-        return next((one for one in self.targets if one.name == name), None)
+        return next((target for target in self.targets if target.name == name), None)
 
     def luns(self) -> Iterator[Tuple[Target, Tpg, Lun]]:
         for target in self.targets:

@@ -238,7 +238,8 @@ def _from_known(live: Sequence[Live], generation: int, holder: Optional[Tuple[st
     """What was restored, where PRgeneration (so no REGISTER came since), every registration
     that is shown, and the reservation are still the same; else None."""
     shown = [(one.initiator, one.isid, one.key) for one in live]
-    was = [(one.initiator, one.isid, one.key) for one in known.registrations]
+    was = [(registration.initiator, registration.isid, registration.key)
+           for registration in known.registrations]
     held = None if known.holder is None else known.registrations[known.holder]
     if (generation, kind) != (known.generation, known.type) or shown != was[:len(shown)] \
             or (holder and holder[1:]) != (held and (held.initiator, held.isid)):
@@ -338,8 +339,9 @@ def named(registrations: Iterable[Registration], targets: Iterable[str]
           ) -> Tuple[Registration, ...]:
     """Of a file, which calls a target ``fc.X`` just ``X``: the targets by their WWNs."""
     whole = {wwn[3:]: wwn for wwn in targets if wwn.startswith("fc.")}
-    return tuple(replace(one, target=whole[one.target]) if one.target in whole else one
-                 for one in registrations)
+    return tuple(replace(registration, target=whole[registration.target])
+                 if registration.target in whole else registration
+                 for registration in registrations)
 
 
 def metadata(reservations: Reservations) -> List[bytes]:
@@ -410,4 +412,5 @@ def reordered(reservations: Reservations, ranks: Sequence[Tuple[int, ...]]) -> R
 def settled(reservations: Reservations) -> Reservations:
     """With ALL_TG_PT taken to be 0 where it is not known."""
     return replace(reservations, registrations=tuple(
-        replace(one, all_tg_pt=bool(one.all_tg_pt)) for one in reservations.registrations))
+        replace(registration, all_tg_pt=bool(registration.all_tg_pt)) for registration in
+        reservations.registrations))

@@ -106,11 +106,11 @@ class Plan:
 
     @property
     def stage(self) -> Tuple[Step, ...]:
-        return tuple(one for one in self.steps if one.phase == "stage")
+        return tuple(step for step in self.steps if step.phase == "stage")
 
     @property
     def activate(self) -> Tuple[Step, ...]:
-        return tuple(one for one in self.steps if one.phase == "activate")
+        return tuple(step for step in self.steps if step.phase == "activate")
 
     def counts(self) -> Dict[str, int]:
         found: Dict[str, int] = {}

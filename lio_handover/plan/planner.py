@@ -74,8 +74,8 @@ class _Planner:
 
     def plan(self, changes: Sequence[Change], verify: bool) -> Plan:
         self.old, self.new = self.have.index(), self.want.index()
-        self.created = {one.key for one in changes if isinstance(one, Create)}
-        self.removed = {one.key for one in changes if isinstance(one, Remove)}
+        self.created = {change.key for change in changes if isinstance(change, Create)}
+        self.removed = {change.key for change in changes if isinstance(change, Remove)}
         self.hba = dict(self.facts.placed or {})
         self.hbas = set(self.facts.hbas)
         self.path = Paths(self.hba, self.old, self.there).of
@@ -89,18 +89,18 @@ class _Planner:
         self._add, self._once, self._load = self.draft.add, self.draft.once, self.draft.load
         self.refused = self.draft.refused
         self.link_place = merged(
-            [[one.key for one in acl.mapped_luns] for target in self.want.targets
+            [[lun.key for lun in acl.mapped_luns] for target in self.want.targets
              for tpg in target.tpgs for acl in tpg.acls],
             self.revival.chains())
-        for one in changes:
-            if isinstance(one, Create):
-                self._create(one)
-            elif isinstance(one, Remove):
-                self._remove(one)
-            elif isinstance(one, differ.Set):
-                self._set(one)
-            elif not isinstance(one, Relink) or not self._again(one):
-                self._cannot(one)
+        for change in changes:
+            if isinstance(change, Create):
+                self._create(change)
+            elif isinstance(change, Remove):
+                self._remove(change)
+            elif isinstance(change, differ.Set):
+                self._set(change)
+            elif not isinstance(change, Relink) or not self._again(change):
+                self._cannot(change)
         ExportPlanner(self.draft, self.unlinked).link_luns()
         ReservationPlanner(self.draft).plan()
         self._fabrics()
@@ -119,15 +119,15 @@ class _Planner:
         used = {hba for key, hba in self.hba.items() if key not in self.removed}
         taken = set(self.hbas)
         free: Dict[str, Iterator[str]] = {}
-        for one in self.want.backstores:
-            if one.key not in self.created:
+        for backstore in self.want.backstores:
+            if backstore.key not in self.created:
                 continue
-            if one.hba.startswith(f"{one.plugin}_") and one.hba not in used:
-                self.hba[one.key] = one.hba
+            if backstore.hba.startswith(f"{backstore.plugin}_") and backstore.hba not in used:
+                self.hba[backstore.key] = backstore.hba
             else:
-                names = free.setdefault(one.plugin, _numbered(one.plugin))
-                self.hba[one.key] = next(name for name in names if name not in taken)
-            taken.add(self.hba[one.key])
+                names = free.setdefault(backstore.plugin, _numbered(backstore.plugin))
+                self.hba[backstore.key] = next(name for name in names if name not in taken)
+            taken.add(self.hba[backstore.key])
 
     def _again(self, change: Relink) -> bool:
         """What is there without a link gets it, as a removal that is taken back has left it."""
@@ -336,7 +336,7 @@ class _Planner:
                           ",".join(map(str, tags)).encode(), target.key)
 
     def _fabrics(self) -> None:
-        wanted = sorted({one.fabric for one in self.want.targets})
+        wanted = sorted({target.fabric for target in self.want.targets})
         for fabric in wanted:
             if fabric not in self.facts.fabrics:
                 self._load(MODULES.get(fabric, fabric))

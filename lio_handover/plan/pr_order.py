@@ -84,7 +84,8 @@ class Revival:
                 return (1, *self.nexus_seen[unit[:4]])
             return (0, *self._link_place(unit))
         held = store.reservations
-        return reservations.reordered(held, [rank(one) for one in held.registrations])
+        return reservations.reordered(held, [rank(registration)
+                                             for registration in held.registrations])
 
     def chains(self) -> Iterable[List[Key]]:
         """For each backstore what revives its registrations, in the order of READ KEYS."""

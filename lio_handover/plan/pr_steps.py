@@ -69,7 +69,7 @@ class ReservationPlanner:
         slot = "clear APTPL"
         self.draft.load(MODULES[fabric])
         new_fabric = fabric not in self.facts.fabrics and fabric not in {
-            one.fabric for one in self.want.targets}
+            target.fabric for target in self.want.targets}
         # Else sd would read the disk's partitions, and udev, LVM and mdadm take it for the host's.
         self._add(slot, DRIVERS, AUTOPROBE, b"off")
         if new_fabric:

@@ -46,12 +46,13 @@ def staged(want: State, steps: Sequence[Step], has_rtpi: bool) -> State:
         attributes = dict(one.attributes)
         if one.key in nexuses:
             attributes.pop("nexus", None)
-        if not has_rtpi and any(each.key in links for each in one.luns):
+        if not has_rtpi and any(lun.key in links for lun in one.luns):
             attributes.pop("rtpi", None)
         return replace(one, attributes=attributes, luns=tuple(map(lun, one.luns)),
                        acls=tuple(map(acl, one.acls)))
 
     return replace(
-        want, backstores=tuple(replace(one, reservations=NO_RESERVATIONS)
-                               for one in want.backstores if one.key not in later),
-        targets=tuple(replace(one, tpgs=tuple(map(tpg, one.tpgs))) for one in want.targets))
+        want, backstores=tuple(replace(backstore, reservations=NO_RESERVATIONS)
+                               for backstore in want.backstores if backstore.key not in later),
+        targets=tuple(replace(target, tpgs=tuple(map(tpg, target.tpgs)))
+                      for target in want.targets))

@@ -71,9 +71,9 @@ def to_json(messages: Iterable[Message]) -> bytes:
     """The bytes that ``from_json`` reads."""
     import json
     return json.dumps([{
-        "paper": one.paper.name.lower(), "handover": one.handover, "epoch": one.epoch,
-        "digest": one.digest, "targets": list(one.targets), "mode": one.mode,
-        "document": one.document.decode("ascii")} for one in messages],
+        "paper": message.paper.name.lower(), "handover": message.handover, "epoch": message.epoch,
+        "digest": message.digest, "targets": list(message.targets), "mode": message.mode,
+        "document": message.document.decode("ascii")} for message in messages],
         indent=1, sort_keys=True).encode() + b"\n"
 
 

@@ -34,7 +34,7 @@ def note(directory: str, boot_id: str, state: State) -> None:
     """Add what ``state`` restored.  Raises OSError."""
     with Locks(directory).hold(NAME, patience=PATIENCE):
         held = load(directory, boot_id)
-        held.update({one.key: one.reservations for one in state.backstores})
+        held.update({backstore.key: backstore.reservations for backstore in state.backstores})
         _save(directory, boot_id, {key: one for key, one in held.items() if one.registrations})
 
 
@@ -51,6 +51,7 @@ def _save(directory: str, boot_id: str, held: Mapping[Key, Reservations]) -> Non
     import json
     os.makedirs(directory, mode=0o700, exist_ok=True)
     text = json.dumps({"boot_id": boot_id, "backstores": {
-        say(key): {**vars(one), "registrations": [vars(each) for each in one.registrations]}
+        say(key): {**vars(one),
+                   "registrations": [vars(registration) for registration in one.registrations]}
         for key, one in held.items()}})
     write_file(os.path.join(directory, NAME), text.encode() + b"\n")

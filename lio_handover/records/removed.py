@@ -17,9 +17,10 @@ def unkept(document: Document) -> List[Finding]:
     """What of it import would not take again."""
     if not document.state.targets:
         return []  # nor is it kept
-    return [Finding(errors.InUse, one.subject, f"what is removed could not be imported again, as "
-                    f"{one.sentence}", "unclear", one.do)
-            for one in representable.findings(document)]
+    return [Finding(errors.InUse, finding.subject,
+                    f"what is removed could not be imported again, as "
+                    f"{finding.sentence}", "unclear", finding.do)
+            for finding in representable.findings(document)]
 
 
 def keep(document: Document, directory: str) -> str:

@@ -41,13 +41,13 @@ def lost(state: State) -> List[Tuple[str, str]]:
     """[(object, what of it is in no save file and is not as a new one has it)]."""
     refused = rtslib_names.refused(state)
     found = [(refused, "rtslib takes no such name, so all of it is lost")] if refused else []
-    for one in state.objects():
-        what = [_said(one, path) for path in _lost(one)]
-        if isinstance(one, Backstore) and one.reservations.registrations \
-                and not one.reservations.aptpl:
+    for obj in state.objects():
+        what = [_said(obj, path) for path in _lost(obj)]
+        if isinstance(obj, Backstore) and obj.reservations.registrations \
+                and not obj.reservations.aptpl:
             what.append("registrations that were made without APTPL")
         if what:
-            found.append((say(one.key), ", ".join(what)))
+            found.append((say(obj.key), ", ".join(what)))
     return found
 
 

@@ -52,9 +52,9 @@ def _address(portal: Mapping[str, Any]) -> str:
 
 def says(text: str, outlines: Mapping[str, Outline]) -> bool:
     """Whether a save file's text has just these targets, as their outlines are."""
-    return all(of_entry(one.value) == outlines[name]
-               for one in Splice(text, ("targets",)).elements("targets")
-               for name in rtslib_names.targets(one.value) & set(outlines))
+    return all(of_entry(element.value) == outlines[name]
+               for element in Splice(text, ("targets",)).elements("targets")
+               for name in rtslib_names.targets(element.value) & set(outlines))
 
 
 def differences(targets: Iterable[Target], more: Sequence[str] = ()) -> List[Tuple[str, str, str]]:

@@ -96,7 +96,7 @@ def _file_of(unit: str, command: str, settled: bool) -> List[str]:
             return []
         if paths[0].startswith("/") and not set("$%") & set(paths[0]):
             return [paths[0]]
-    elif not any(one in command for one in _RESTORES):
+    elif not any(restore in command for restore in _RESTORES):
         return []
     if settled:
         return []

@@ -141,9 +141,9 @@ def refused(state: State) -> str:
             for acl in tpg.acls:
                 if wwns(target.fabric, acl.initiator) != {acl.initiator}:
                     return f"{acl.initiator} of {target.name}"
-    for one in state.backstores:
-        if _NO_NAME.search(one.name) or one.plugin == "user" and _odd_config(one):
-            return f"{one.plugin}/{one.name}"
+    for backstore in state.backstores:
+        if _NO_NAME.search(backstore.name) or backstore.plugin == "user" and _odd_config(backstore):
+            return f"{backstore.plugin}/{backstore.name}"
     return ""
 
 

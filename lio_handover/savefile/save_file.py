@@ -68,9 +68,9 @@ def entries_of(targets: Iterable[str], more: Sequence[str] = ()) \
     """(file, entry) wherever one of these targets is saved.  Raises SavefileBroken."""
     wanted = set(targets)
     for path in places.everywhere(more):
-        for one in _read(path)[0].elements("targets"):
-            if rtslib_names.targets(one.value) & wanted:
-                yield path, one.value
+        for element in _read(path)[0].elements("targets"):
+            if rtslib_names.targets(element.value) & wanted:
+                yield path, element.value
 
 
 def findings(targets: Sequence[str], more: Sequence[str] = ()) -> List[errors.Finding]:
@@ -78,7 +78,7 @@ def findings(targets: Sequence[str], more: Sequence[str] = ()) -> List[errors.Fi
     end, what = time.monotonic() + writers.RECENT, ", ".join(targets)
     while True:
         try:
-            paths = {one.path for one in entries(targets, more)}
+            paths = {entry.path for entry in entries(targets, more)}
             break
         except errors.SavefileBroken as error:
             if not error.half or time.monotonic() > end:
@@ -94,7 +94,7 @@ def drop(targets: Iterable[str], stores: Iterable[str], directory: str,
     """Take targets, and backstores (``fileio/disk0``) that no other target uses, out of every
     save file, and see that they stay out.  Returns the files that were changed.  ``directory``:
     where the locks are.  Raises SavefileBroken."""
-    change = partial(_without, set(targets), {_store(one) for one in stores})
+    change = partial(_without, set(targets), {_store(store) for store in stores})
     return [path for path in places.everywhere(more)
             if _settle(path, change, directory, keep)]
 
@@ -141,8 +141,9 @@ def put(state: State, dbroot: str, directory: str, more: Sequence[str] = ()) -> 
     refused = rtslib_names.refused(state) if chosen else ""
     if refused:
         raise errors.SavefileBroken(f"targetcli can't have the name {refused}")
-    made = {"targets": [rtslib_entries.target(one) for one in state.targets],
-            "storage_objects": [rtslib_entries.storage_object(one) for one in state.backstores]}
+    made = {"targets": [rtslib_entries.target(target) for target in state.targets],
+            "storage_objects": [rtslib_entries.storage_object(backstore)
+                                for backstore in state.backstores]}
     for path in chosen:
         _settle(path, partial(_with, made), directory)
     return chosen
@@ -152,7 +153,7 @@ def put_back(kept: Kept, targets: Iterable[str], stores: Iterable[str], director
         -> List[str]:
     """Put back what ``drop`` has taken out, byte for byte.  Returns the files.  Raises
     SavefileBroken."""
-    ours, leaving = set(targets), {_store(one) for one in stores}
+    ours, leaving = set(targets), {_store(store) for store in stores}
     for path, (was, now) in kept.items():
         if not os.path.exists(path):
             raise errors.SavefileBroken(f"{path} is gone")
@@ -298,14 +299,14 @@ def _store(name: str) -> Store:
 def _ours(found: Splice, targets: AbstractSet[str], stores: AbstractSet[Store]) \
         -> Dict[str, List[Element]]:
     """Entries of these targets, and of those of the backstores that no other entry names."""
-    mine = [one for one in found.elements("targets")
-            if rtslib_names.targets(one.value) & targets]
-    leaving = [one for one in found.elements("storage_objects")
-               if rtslib_names.store(one.value) in stores]
+    mine = [element for element in found.elements("targets")
+            if rtslib_names.targets(element.value) & targets]
+    leaving = [element for element in found.elements("storage_objects")
+               if rtslib_names.store(element.value) in stores]
     if leaving:
         starts = {one.start for one in mine}
-        used = rtslib_names.stores_named([one.value for one in found.elements("targets")
-                                          if one.start not in starts])
+        used = rtslib_names.stores_named([element.value for element in found.elements("targets")
+                                          if element.start not in starts])
         leaving = [one for one in leaving if rtslib_names.store(one.value) not in used]
     return {"targets": mine, "storage_objects": leaving}
 
@@ -316,7 +317,8 @@ def _without(targets: AbstractSet[str], stores: AbstractSet[Store], found: Splic
     if not starts:
         return found.text
     return found.with_parts({name: [
-        [one for one in array.elements if one.start not in starts] for array in found.arrays
+        [element for element in array.elements if element.start not in starts]
+        for array in found.arrays
         if array.name == name] for name in _LISTS if gone[name]})
 
 
@@ -339,14 +341,14 @@ def _placed(found: Splice, name: str,
         if array.name != name:
             continue
         lists.append([])
-        for one in array.elements:
-            numbers = {owner[key] for key in _become(name, one.value) if key in owner}
+        for element in array.elements:
+            numbers = {owner[key] for key in _become(name, element.value) if key in owner}
             if not numbers or not replacing:
-                lists[-1].append(one)
+                lists[-1].append(element)
             for number in numbers & set(left):
                 value, text = left.pop(number)
                 if replacing:
-                    lists[-1].append(one if one.value == value else text())
+                    lists[-1].append(element if element.value == value else text())
     lists = lists or [[]]
     lists[-1].extend(text() for _value, text in left.values())
     return lists

@@ -251,7 +251,7 @@ class Jobs:
     def start(self, request: Mapping[str, Any], documents: Sequence[int], user: int) -> Job:
         """Begin a verb.  ``documents``: descriptors, which are closed here.  Raises TooMany."""
         try:
-            running = [one for one in self._kept.values() if one.running]
+            running = [job for job in self._kept.values() if job.running]
             if len(running) >= MOST or user and len(
                     [one for one in running if one.user == user]) >= MOST_OF_ONE:
                 raise errors.TooMany(f"{len(running)} jobs are running")
@@ -289,21 +289,21 @@ class Jobs:
 
     def ended(self) -> None:
         """One has ended: forget the oldest of too many."""
-        over = [one for one in self._kept.values() if not one.running]
+        over = [job for job in self._kept.values() if not job.running]
         for one in over[:max(0, len(over) - KEPT)]:
             self.forget(one)
 
     def _look(self) -> bool:
         old = time.monotonic() - KEPT_SECONDS
-        for one in list(self._kept.values()):
-            if one.running:
-                one.look()
-            elif one.aged < old:
-                self.forget(one)
+        for job in list(self._kept.values()):
+            if job.running:
+                job.look()
+            elif job.aged < old:
+                self.forget(job)
         return True
 
     def running(self) -> List[Job]:
-        return [one for one in self._kept.values() if one.running]
+        return [job for job in self._kept.values() if job.running]
 
 
 def _now() -> int:

@@ -88,10 +88,10 @@ class _closing:
 
 
 def _targets(words: Sequence[str]) -> List[str]:
-    for one in words:
-        if "/" not in one.strip("/"):
-            raise errors.BadCall(f"{one[:80]!a} is no target: it is FABRIC/WWN", do="ListTargets")
-    return [one.strip("/") for one in words]
+    for word in words:
+        if "/" not in word.strip("/"):
+            raise errors.BadCall(f"{word[:80]!a} is no target: it is FABRIC/WWN", do="ListTargets")
+    return [word.strip("/") for word in words]
 
 
 def options(given: Mapping[str, Any], known: Collection[str]) -> Dict[str, Any]:

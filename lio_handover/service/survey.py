@@ -189,13 +189,13 @@ class Survey:
 
     def _take(self, found: Mapping[str, Any]) -> None:
         """Make the tree what was found; tell what has changed."""
-        part_of = {target: dbus_names.path(dbus_names.HANDOVERS, one["id"])
-                   for one in found["handovers"] for target in one["targets"]}
+        part_of = {target: dbus_names.path(dbus_names.HANDOVERS, handover["id"])
+                   for handover in found["handovers"] for target in handover["targets"]}
         self._update(dbus_names.HANDOVERS, dbus_names.HANDOVER, [
-            Handover(self, one) for one in found["handovers"]])
+            Handover(self, handover) for handover in found["handovers"]])
         self._update(dbus_names.TARGETS, dbus_names.TARGET, [
-            Target(one, part_of.get(one["name"], "/")) for one in found["targets"]])
-        self.journals.follow([one["id"] for one in found["handovers"]])
+            Target(target, part_of.get(target["name"], "/")) for target in found["targets"]])
+        self.journals.follow([handover["id"] for handover in found["handovers"]])
         self.looked()
 
     def _update(self, folder: str, interface: str, nodes: Sequence[Node]) -> None:

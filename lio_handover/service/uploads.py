@@ -33,7 +33,7 @@ class Uploads:
         if token:
             one = self._find(token, user)
         else:
-            mine = [one for one in self._by_token.values() if one.user == user]
+            mine = [upload for upload in self._by_token.values() if upload.user == user]
             if len(self._by_token) >= MOST or len(mine) >= MOST_OF_ONE:
                 raise errors.TooMany(f"{len(mine)} uploads of user {user} are not used yet")
             token, one = secrets.token_hex(16), _Upload(user)

@@ -115,7 +115,7 @@ class Work:
             raise errors.NotAuthorized(
                 f"{self.request['by']} may not say which host is asked by root's ssh: "
                 "without polkit, that is root's", do="leave the option peer out")
-        self.inside([one for one in self.core.names((), True) if "/".join(one) in wanted])
+        self.inside([name for name in self.core.names((), True) if "/".join(name) in wanted])
 
     def document(self) -> Document:
         limit = self.core.settings.document_bytes
@@ -125,13 +125,13 @@ class Work:
 # ---- the verbs of one host ---
 def show(work: Work) -> Came:
     view = work.core.view(work.request["targets"])
-    return {"targets": [one.name for one in view.state.targets]}, _json(
+    return {"targets": [target.name for target in view.state.targets]}, _json(
         json_view.view_tree(view)), False
 
 
 def prepare(work: Work) -> Came:
     made, found = work.core.prepare(work.names(), work.request["probe"])
-    return _with_findings(work, found, {"targets": [one.name for one in made.state.targets],
+    return _with_findings(work, found, {"targets": [target.name for target in made.state.targets],
                                         "frozen": made.frozen}, [
         json_view.finding_tree(one, work.request["allow"]) for one in found])
 
@@ -152,7 +152,7 @@ def freeze(work: Work) -> Came:
     started = time.monotonic()
     state = work.core.freeze(work.names(), work.request["allow"], work.stop, work.progress,
                              work.request["probe"])
-    names = [one.name for one in state.targets]
+    names = [target.name for target in state.targets]
     return {"targets": names, "writes": work.core.fs.changes,
             "seconds": {"freeze": round(time.monotonic() - started, 6)},
             "next": next_steps.frozen(work.core.held(names), names)}, b"", False
@@ -161,7 +161,7 @@ def freeze(work: Work) -> Came:
 def export(work: Work) -> Came:
     made = work.core.export(work.names(), work.request["allow"], work.request["probe"])
     data = documents.dumps(made)
-    return {"targets": [one.name for one in made.state.targets], "frozen": made.frozen,
+    return {"targets": [target.name for target in made.state.targets], "frozen": made.frozen,
             "digest": made.digest, "bytes": len(data), "notes": list(made.notes),
             "recorded": bool(made.carried)}, data, True
 
@@ -173,14 +173,15 @@ def thaw(work: Work) -> Came:
     found = work.core.names(names)
     work.inside(found)
     state = work.core.thaw(found, work.request["allow"]) if found else None
-    return {"targets": [one.name for one in state.targets] if state else [],
+    return {"targets": [target.name for target in state.targets] if state else [],
             "writes": work.core.fs.changes, "notes": work.core.notes}, b"", False
 
 
 def diff(work: Work) -> Came:
     _have, want, changes = work.core.compare(work.document(), work.request["maps"])
-    return {"targets": [one.name for one in want.targets], "same": not changes,
-            "changes": len(changes)}, _json([json_view.change_tree(one) for one in changes]), False
+    return {"targets": [target.name for target in want.targets], "same": not changes,
+            "changes": len(changes)}, _json([json_view.change_tree(change)
+                                             for change in changes]), False
 
 
 def plan(work: Work) -> Came:
@@ -193,14 +194,14 @@ def plan(work: Work) -> Came:
 def import_(work: Work) -> Came:
     ready = work.core.ready(work.document(), work.request["maps"])
     outcome = work.core.import_(ready, work.request["allow"], work.progress, work.stop)
-    return {"targets": [one.name for one in ready.document.state.targets],
+    return {"targets": [target.name for target in ready.document.state.targets],
             "maps": json_view.maps_tree(ready), **json_view.outcome_tree(outcome)}, b"", False
 
 
 def verify(work: Work) -> Came:
     document = work.document()
     work.core.verify(document, work.request["maps"])
-    return {"targets": [one.name for one in document.state.targets], "same": True}, b"", False
+    return {"targets": [target.name for target in document.state.targets], "same": True}, b"", False
 
 
 def remove(work: Work) -> Came:

@@ -190,9 +190,9 @@ def _mounts(host: Host) -> List[Mount]:
 def file_system(real: str, host: Host) -> str:
     """The type of the file system in which a resolved path lies."""
     best, name = "", ""
-    for one in host.mounts:
-        if len(one.point) >= len(best) and below(real, one.point):
-            best, name = one.point, one.type
+    for mount in host.mounts:
+        if len(mount.point) >= len(best) and below(real, mount.point):
+            best, name = mount.point, mount.type
     return name
 
 
@@ -276,10 +276,10 @@ def users(device: str, host: Host = HERE) -> List[str]:
                     for name in names_in(whole + "/holders"))
     known.discard("")
     found = []
-    for one in host.mounts:
-        if one.device in every or _basename(one.source, host) in known:
-            found.append("holds this host's root" if one.point == "/"
-                         else f"is mounted on {show(one.point)}")
+    for mount in host.mounts:
+        if mount.device in every or _basename(mount.source, host) in known:
+            found.append("holds this host's root" if mount.point == "/"
+                         else f"is mounted on {show(mount.point)}")
     for path in swaps(host):
         if _basename(path, host) in known:
             found.append("is swap space")
@@ -326,7 +326,7 @@ def find_by_wwid(wwid: str, host: Host = HERE) -> Optional[str]:
 def _lasting(kernel: str, mapped: str, host: Host) -> str:
     node = f"{host.dev}/{kernel.replace('!', '/')}"
     links = [f"{host.dev}/disk/by-id/{one}" for one in names_in(f"{host.dev}/disk/by-id")]
-    same = [one for one in links if os.path.realpath(one) == node]
+    same = [link for link in links if os.path.realpath(link) == node]
     for prefix in ("wwn-", "nvme-eui.", "nvme-uuid.", "dm-uuid-", ""):
         for one in same:
             if os.path.basename(one).startswith(prefix):

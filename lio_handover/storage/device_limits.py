@@ -158,7 +158,7 @@ TRANSPORTS = {"iser": "ib_isert", "cxgbit": "cxgbit"}
 
 #: What ``--map limit:NAME=MOST`` may be about → what initiators notice of it.
 MAPPED: Dict[str, str] = {
-    **{one.path.partition("/")[2]: one.seen for one in LIMITS if one.range is not _always},
+    **{limit.path.partition("/")[2]: limit.seen for limit in LIMITS if limit.range is not _always},
     "pi_prot_verify": "initiators do not see it",
     **dict.fromkeys(TRANSPORTS, "initiators that come by it must come by TCP")}
 
@@ -204,16 +204,17 @@ def _of_store(store: Backstore, device: Optional[Device], folders: Dict[str, boo
         yield Finding(errors.StorageDiffers, say(store.key),
                       f"{block_devices.show(store.path)} is read-only on this host",
                       do="make it writable")
-    for one in LIMITS:
-        text = store.attributes.get(one.path)
-        if text is None or store.plugin not in one.plugins.split():
+    for limit in LIMITS:
+        text = store.attributes.get(limit.path)
+        if text is None or store.plugin not in limit.plugins.split():
             continue
-        low, high = one.range(store.plugin, device)
+        low, high = limit.range(store.plugin, device)
         if high is not None and int(text) > high:
-            yield _too_much(say(store.key), one.path, text, high, one.who)
+            yield _too_much(say(store.key), limit.path, text, high, limit.who)
         elif low is not None and int(text) < low:
             yield Finding(errors.CannotRepresent, say(store.key),
-                          f"its {_name(one.path)} is {text}, and this host's {one.who} has {low}",
+                          f"its {_name(limit.path)} is {text}, and this host's {limit.who} "
+                          f"has {low}",
                           do=f"write {low} to it on the source, if it may be so")
     if store.attributes.get("attrib/pi_prot_verify", "0") != "0" \
             and store.attributes.get("attrib/pi_prot_type", "0") == "0":

@@ -259,11 +259,11 @@ def judge(stores: Iterable[Backstore], asked: Optional[Mapping[Key, Optional[boo
     nobody can tell, a line for each reason)."""
     found: List[Finding] = []
     unsure: Dict[str, List[str]] = {}
-    for one in Looks(asked=asked).at(stores):
-        if one.same is False:
-            found.append(one.finding)
-        elif one.same is None:
-            unsure.setdefault(one.why, []).append(say(one.store.key))
+    for store in Looks(asked=asked).at(stores):
+        if store.same is False:
+            found.append(store.finding)
+        elif store.same is None:
+            unsure.setdefault(store.why, []).append(say(store.store.key))
     return found, tuple(
         f"{', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}: whether "
         f"the path leads to what the source has open is not known: {why}"
@@ -278,7 +278,7 @@ def findings(stores: Iterable[Backstore],
 
 def elsewhere(stores: Iterable[Backstore]) -> FrozenSet[Key]:
     """The backstores of which it is certain that their path leads elsewhere now."""
-    return frozenset(one.store.key for one in Looks().at(stores) if one.same is False)
+    return frozenset(store.store.key for store in Looks().at(stores) if store.same is False)
 
 
 def identities(stores: Iterable[Backstore], host: Host = HERE) -> Dict[str, Identity]:

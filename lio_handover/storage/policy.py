@@ -130,7 +130,7 @@ def _roots(wanted: Backstore, settings: Settings) -> List[str]:
 
 
 def _is_named(wanted: Backstore, settings: Settings) -> bool:
-    return any(matches(wanted.path, one) for one in settings.devices)
+    return any(matches(wanted.path, device) for device in settings.devices)
 
 
 def _finding(error: type[HandoverError], wanted: Backstore, sentence: str, override: str = "",
@@ -194,7 +194,7 @@ def _not_allowed(wanted: Backstore, seen: Seen, settings: Settings, in_roots: bo
             names.append(f"{host.dev}/mapper/{mapped}")
     elif wanted.path != seen.real:
         return "is a symbolic link to a device elsewhere"
-    if not any(matches(name, one) for name in names for one in settings.devices):
+    if not any(matches(name, device) for name in names for device in settings.devices):
         return "matches no configured device pattern"
     return ""
 

@@ -139,9 +139,9 @@ class Arrivals:
         if self._woken.fileno() in ready:
             found |= any(self._bytes())
         if self._uevents.fileno() in ready:
-            found |= any([_is_storage(one) for one in _messages(self._uevents)])
+            found |= any([_is_storage(message) for message in _messages(self._uevents)])
         if self._inotify.fileno() in ready:
-            found |= any([self._is_on_the_way(one) for one in self._inotify.events()])
+            found |= any([self._is_on_the_way(event) for event in self._inotify.events()])
         return found
 
     def _bytes(self) -> Iterator[bytes]:

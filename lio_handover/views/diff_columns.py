@@ -130,7 +130,8 @@ def _registered(change: differ.Register, depth: int) -> Iterator[Row]:
                       here, there)
     if mine.keys() == theirs.keys() and list(mine) != list(theirs):
         yield Row("!", depth, "order of the registrants", *(
-            ", ".join(one.initiator for one in side.registrations) for side in (old, new)))
+            ", ".join(registration.initiator for registration in side.registrations)
+            for side in (old, new)))
 
 
 def _registration(held: objects.Reservations, number: Optional[int]) -> List[str]:

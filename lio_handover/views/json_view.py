@@ -29,9 +29,9 @@ def view_tree(view: View) -> Dict[str, Any]:
         "sessions": {say(tpg.key): list(tpg.sessions) for target in view.state.targets
                      for tpg in target.tpgs},
         # What is not called as its number is usually spelled.
-        "directories": {say(one.key): one.directory for one in view.state.objects()
-                        if isinstance(one, (objects.Tpg, objects.Lun, objects.MappedLun))
-                        and one.directory},
+        "directories": {say(obj.key): obj.directory for obj in view.state.objects()
+                        if isinstance(obj, (objects.Tpg, objects.Lun, objects.MappedLun))
+                        and obj.directory},
         "state": json.loads(state_bytes(Document(without_secrets(view.state))))}
 
 
@@ -67,10 +67,11 @@ def _plain(value: Optional[str]) -> Optional[str]:
 def _held_tree(held: objects.Reservations) -> Dict[str, Any]:
     return {"generation": held.generation, "aptpl": held.aptpl, "type": held.type,
             "holder": held.holder, "registrations": [
-                {"initiator": one.initiator, "isid": one.isid, "key": f"0x{one.key:016x}",
-                 "target": one.target, "tpgt": one.tpgt, "lun": one.lun,
-                 "mapped_lun": one.mapped_lun, "all_tg_pt": one.all_tg_pt}
-                for one in held.registrations]}
+                {"initiator": registration.initiator, "isid": registration.isid,
+                 "key": f"0x{registration.key:016x}",
+                 "target": registration.target, "tpgt": registration.tpgt, "lun": registration.lun,
+                 "mapped_lun": registration.mapped_lun, "all_tg_pt": registration.all_tg_pt}
+                for registration in held.registrations]}
 
 
 def maps_tree(ready: Ready) -> List[Dict[str, str]]:
@@ -79,10 +80,10 @@ def maps_tree(ready: Ready) -> List[Dict[str, str]]:
 
 def plan_tree(ready: Ready, allowed: Sequence[str] = ()) -> Dict[str, Any]:
     return {
-        "targets": [one.name for one in ready.document.state.targets],
+        "targets": [target.name for target in ready.document.state.targets],
         "maps": maps_tree(ready),
         "notes": list(ready.plan.notes),
-        "findings": [finding_tree(one, allowed) for one in ready.findings],
+        "findings": [finding_tree(finding, allowed) for finding in ready.findings],
         "counts": ready.plan.counts(), "writes": writes(ready.plan.steps),
         "steps": [_step_tree(number, step) for number, step in enumerate(ready.plan.steps, 1)]}
 

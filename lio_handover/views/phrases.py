@@ -22,8 +22,8 @@ def count(number: int, what: str) -> str:
 
 
 def names(state: State, most: int = 3) -> str:
-    return listed([one.name for one in state.targets]
-                  or [say(one.key) for one in state.backstores], most)
+    return listed([target.name for target in state.targets]
+                  or [say(backstore.key) for backstore in state.backstores], most)
 
 
 def listed(found: Sequence[str], most: int = 3) -> str:

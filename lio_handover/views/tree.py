@@ -65,12 +65,12 @@ def _host(view: View) -> Node:
     state = view.state
     top = Node(view.host or "/", [f"kernel {view.kernel}"])
     top.below.append(Node("backstores", [str(len(state.backstores))], "", [
-        _backstore(view, one) for one in state.backstores]))
+        _backstore(view, backstore) for backstore in state.backstores]))
     if state.lu_groups:
         top.below.append(Node("LU groups", [str(len(state.lu_groups))], "", [
-            Node(one.name, ["id " + one.attributes.get("lu_gp_id", "unset")])
-            for one in state.lu_groups]))
-    top.below += [_target(view, one) for one in state.targets]
+            Node(group.name, ["id " + group.attributes.get("lu_gp_id", "unset")])
+            for group in state.lu_groups]))
+    top.below += [_target(view, target) for target in state.targets]
     if not state.targets:
         top.below.append(Node("no targets"))
     return top

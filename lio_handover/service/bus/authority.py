@@ -65,7 +65,7 @@ class Authority:
         def came(found: Any) -> None:
             groups = found.get("UnixGroupIDs")
             caller = Caller(sender, int(found["UnixUserID"]),
-                            None if groups is None else {int(one) for one in groups})
+                            None if groups is None else {int(group) for group in groups})
             if len(self._known) >= _REMEMBERED:
                 self._known.clear()
             self._known[sender] = caller  # a unique name is never given twice

@@ -72,8 +72,8 @@ def _interface(element: ElementTree.Element) -> Interface:
     properties = {one.get("name", ""): Property(one.get("name", ""), one.get("type", ""),
                                                 _annotation(one, _EMITS, "true"))
                   for one in element.iter("property")}
-    signals = {one.get("name", ""): "".join(arg.get("type", "") for arg in one.iter("arg"))
-               for one in element.iter("signal")}
+    signals = {signal.get("name", ""): "".join(arg.get("type", "") for arg in signal.iter("arg"))
+               for signal in element.iter("signal")}
     element.tail = "\n"
     return Interface(name, ElementTree.tostring(element, "unicode"), methods, properties, signals)
 
@@ -90,9 +90,9 @@ def _method(interface: str, element: ElementTree.Element) -> Method:
 
 
 def _annotation(element: ElementTree.Element, name: str, default: str) -> str:
-    for one in element.findall("annotation"):
-        if one.get("name") == name:
-            return one.get("value", default)
+    for annotation in element.findall("annotation"):
+        if annotation.get("name") == name:
+            return annotation.get("value", default)
     return default
 
 
@@ -112,5 +112,5 @@ def node_xml(interfaces: Sequence[Interface], children: Sequence[str]) -> str:
     return "\n".join([
         '<!DOCTYPE node PUBLIC "-//freedesktop//DTD D-BUS Object Introspection 1.0//EN"',
         ' "http://www.freedesktop.org/standards/dbus/1.0/introspect.dtd">', "<node>",
-        *(one.text.rstrip("\n") for one in interfaces),
+        *(interface.text.rstrip("\n") for interface in interfaces),
         *(f'  <node name="{child}"/>' for child in children), "</node>", ""])

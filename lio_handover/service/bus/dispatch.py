@@ -287,8 +287,8 @@ class Tree:
 
     def _children(self, path: str) -> List[str]:
         prefix = path.rstrip("/") + "/"
-        return sorted({one[len(prefix):].split("/")[0] for one in self.nodes
-                       if one.startswith(prefix)})
+        return sorted({node[len(prefix):].split("/")[0] for node in self.nodes
+                       if node.startswith(prefix)})
 
     def _managed(self) -> Mapping[str, Any]:
         return {path: self._described(node) for path, node in self.nodes.items()
