@@ -247,7 +247,7 @@ def test_findings_are_all_shown_and_the_first_gives_the_code(capfd: Captured, co
 
 def documented(what: str) -> set[str]:
     """The members that the manual gives one of its rows."""
-    text = (CHECKOUT / "docs" / "command-line.md").read_text()
+    text = (CHECKOUT / "docs" / "usage" / "command-line.md").read_text()
     row = next(line for line in text.splitlines() if line.startswith(f"| {what} |"))
     return set(row.split("|")[2].split("(")[0].split("`")[1::2])
 
@@ -268,7 +268,7 @@ def test_json_is_as_documented(capfd: Captured, core: Fake, doc: str, tmp_path: 
         assert one.keys() == documented("`errors`")
     failed = json.loads(run(capfd, "import", doc, "--json")[1])
     assert {"error", *failed["error"]} == documented("any that fails")
-    text = (CHECKOUT / "docs" / "command-line.md").read_text()
+    text = (CHECKOUT / "docs" / "usage" / "command-line.md").read_text()
     core.here = with_acl(auth_userid="other")
     plan_ = json.loads(run(capfd, "plan", doc, "--json")[1])
     differing = json.loads(run(capfd, "diff", doc, "--json")[1])

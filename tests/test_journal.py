@@ -154,7 +154,7 @@ def test_where_not_even_its_targets_are_known_nothing_is_restored(booting: Path)
 def test_owners_that_cannot_be_read_stop_verbs_and_keep_shut_what_moved(booting: Path) -> None:
     (booting / "owners.json").write_bytes(b"\0")
     first, *rest = handovers(booting).before_restore()
-    assert "owners.json can't be read" in first and "docs/handover-protocol.md" in first
+    assert "owners.json can't be read" in first and errors.RECOVERY_PAGE in first
     assert saved() == {NEVER_MOVED}     # of the other it is not known which handover counts
     assert len(rest) == 2
     assert {one.handover.state for one in handovers(booting).status()} == {

@@ -1,6 +1,7 @@
 """A guest is live-migrated with its vhost-scsi disk and its reservation, between real kernels.
 
-What QEMU does otherwise, and when something breaks, are the rows of docs/qemu-behaviour.md.
+What QEMU does otherwise, and when something breaks, are the rows of
+docs/reference/qemu-behaviour.md.
 """
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ from tests.migration import guest
 from tests.migration.bench import ROLE, Bench, read
 from tests.migration.rows import ROWS
 
-DOCUMENT = Path(__file__).parents[1] / "docs" / "qemu-behaviour.md"
+DOCUMENT = Path(__file__).parents[1] / "docs" / "reference" / "qemu-behaviour.md"
 
 
 @pytest.fixture

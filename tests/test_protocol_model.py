@@ -18,7 +18,7 @@ from tests.model.runs import RUNS, SLOW_MUTANTS, run
 from tests.model.search import explore
 from tests.model.world import OFF, OPEN, Model, Scope
 
-DOCUMENT = Path(__file__).parent.parent / "docs" / "handover-protocol.md"
+DOCUMENT = Path(__file__).parent.parent / "docs" / "internals" / "handover-protocol.md"
 GOALS = {"moved", "stayed", "untouched"}
 
 

@@ -107,7 +107,10 @@ def test_what_is_recorded_and_was_not_said_is_told(
 
 @pytest.mark.full
 def test_a_handover_by_the_commands_alone(bed: lab.Lab, two: Callable[[str, str], Two]) -> None:
-    """As docs/handover-protocol.md has it; each side's papers are files, the ids are left out."""
+    """As docs/internals/handover-protocol.md has it.
+
+    Each side's papers are files, the ids are left out.
+    """
     pair = two("stable", "newest")
     folder = bed.shared / "papers"
     folder.mkdir()

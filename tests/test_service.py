@@ -315,9 +315,9 @@ def test_a_write_that_hangs_in_the_kernel_costs_its_job_alone(
 
 
 def test_a_handover_by_busctl_alone(two: tuple[Service, Service]) -> None:
-    """As docs/d-bus.md has it, word by word; b's bus is reached without descriptors."""
+    """As docs/usage/d-bus.md has it, word by word; b's bus is reached without descriptors."""
     a, b = two
-    text = (inbus.CHECKOUT / "docs" / "d-bus.md").read_text()
+    text = (inbus.CHECKOUT / "docs" / "usage" / "d-bus.md").read_text()
     script, = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
     b.host.popen(["/usr/bin/python3", "-m", "tests.inbus", "--forward", "5555"])
     before = a.call(inhost.export_state)

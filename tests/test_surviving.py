@@ -23,7 +23,7 @@ from tests.test_engine import WAY, Two, two
 from tests.test_power import Powered, powered
 
 __all__ = ["powered", "two"]
-DOCUMENT = Path(__file__).parent.parent / "docs" / "handover-protocol.md"
+DOCUMENT = Path(__file__).parent.parent / "docs" / "internals" / "handover-protocol.md"
 SERVING = WAY.partition(" retire")[0]
 ASK = (Answer.ASK, Takes.UNKNOWN)
 #: After a reboot, where the gate was open since the copy: APTPL and file → answer.

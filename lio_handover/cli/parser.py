@@ -152,7 +152,8 @@ Their gates are shut and a copy is kept, registrations included; restore brings 
     "source": ("one step of a handover that survives a crash, on the source", """\
 VERB: prepare TARGET..., then freeze, export, release, retire with the handover's ID; thaw
 goes back.  Each answers with papers, which the other side's verb takes.  A verb may be
-repeated; what is out of turn is refused.  See docs/handover-protocol.md.
+repeated; what is out of turn is refused.  See internals/handover-protocol.md in
+/usr/share/doc/lio-handover.
 
   lio-handover source prepare iscsi/iqn.2003-01.org.example:db -o offer.json
   lio-handover source release ID --papers armed.json -o released.json

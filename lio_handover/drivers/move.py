@@ -11,10 +11,10 @@
     retire    <-- serving --------------
               --- retired ------------->    confirm     into the save file; it is over
 
-Each host's service carries out its verbs (docs/handover-protocol.md: what each of them promises,
-and why they come in this order).  This program only carries papers from one to the other, and is
-trusted with nothing: it may be killed anywhere, and ``lio-handover recover`` on both hosts finds
-out who serves.
+Each host's service carries out its verbs (docs/internals/handover-protocol.md: what each of them
+promises, and why they come in this order).  This program only carries papers from one to the
+other, and is trusted with nothing: it may be killed anywhere, and ``lio-handover recover`` on both
+hosts finds out who serves.
 
 ``release`` is the point of no return.  What fails before it is taken back: the source goes on.
 After it nothing is guessed here: where both answer, the move can be gone on with (--resume), and
@@ -107,7 +107,7 @@ def movable(targets: Sequence[str], mode: str) -> None:
         raise errors.WrongState(
             "a vhost target moves with its guest, whose QEMU has to be asked when to freeze and "
             "when to open",
-            do="see docs/handover-protocol.md, Modes: whoever migrates the guest drives the verbs")
+            do=f"whoever migrates the guest drives the verbs: see {errors.PROTOCOL_PAGE}, Modes")
     if mode not in {mode.value for mode in MODES}:
         raise errors.WrongState(f"there is no mode {errors.one_line(mode)!r}", do="--mode iscsi")
 

@@ -3,8 +3,8 @@
 Pure data: for what the kernel has, whether the device keeps its registrations (APTPL), what its
 APTPL file is and how old the kept copy is, it says whether the gate may open, and with what.
 actions/surviving_registrations.py finds these four out, tests/model runs the same rows, and
-docs/handover-protocol.md is tested against them.  A power cut can't be told from a reboot: both are
-"rebooted".
+docs/internals/handover-protocol.md is tested against them.  A power cut can't be told from a
+reboot: both are "rebooted".
 
 Absence of evidence is no evidence: a file that says nothing never means that there is nothing.
 """
@@ -134,7 +134,7 @@ def decide(kernel: Kernel, keeps: Keeps, file: File, copy: Copy) -> Row:
 
 
 def rendered() -> List[str]:
-    """The table as docs/handover-protocol.md has it."""
+    """The table as docs/internals/handover-protocol.md has it."""
     lines = ["| kernel | APTPL | its file | the kept copy | answer | registrations | why |",
              "|---|---|---|---|---|---|---|"]
     for row in TABLE:

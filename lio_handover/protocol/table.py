@@ -1,8 +1,8 @@
 """The protocol of a handover as one table: what each side may do, from where, on what evidence.
 
 Pure data. The service executes these rows step by step, `tests/model` explores every interleaving
-and every crash between two steps of the same rows, and docs/handover-protocol.md is tested against
-them. Nothing here talks to a kernel, a file or a peer.
+and every crash between two steps of the same rows, and docs/internals/handover-protocol.md is
+tested against them. Nothing here talks to a kernel, a file or a peer.
 
 How to read a row: in `state`, `verb` is accepted if every one of `papers` and `needs` is there
 (else it is refused and nothing changes); then `steps` run in order; the place of the RECORD steps

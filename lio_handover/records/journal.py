@@ -413,7 +413,7 @@ def _whole_lines(fd: int) -> int:
 
 def way_out(folder: str, mode: str = "") -> str:
     """What to do where a journal can't be read; ``mode``: of the handover, where that is known."""
-    aside = f"then move {folder} aside (docs/handover-protocol.md)"
+    aside = f"then move {folder} aside ({errors.RECOVERY_PAGE})"
     if mode == Mode.FILE.value:
         return f"make sure which host may serve it: by file, none can be asked; {aside}"
     status = f"lio-handover status {os.path.basename(folder)} on the other host"

@@ -51,7 +51,7 @@ class Owners:
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise errors.JournalBroken(
                 f"{self.path} can't be read: {error}",
-                do="put a backup of it back, or write it anew as docs/handover-protocol.md says: "
+                do=f"put a backup of it back, or write it anew as {errors.RECOVERY_PAGE} says: "
                 "without it an old attempt may be taken for a new one") from None
 
     def note(self, targets: Iterable[str], epoch: int = 0, aborted: int = 0,

@@ -1,6 +1,7 @@
 """THE table: every difference that a handover may make, as an initiator or as configfs shows it.
 
-The tests fail on any difference that no row covers; docs/differences.md is this table, written by
+The tests fail on any difference that no row covers; docs/reference/differences.md is this
+table, written by
 ``python3 -m tests.lab.differences`` and held to it by a test.
 
 A file of the target tree is asked by its path, ``core/fileio/NAME/attrib/block_size``: an HBA's
@@ -17,7 +18,7 @@ from typing import NamedTuple
 
 from lio_handover.scsi import replies
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "differences.md"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "reference" / "differences.md"
 
 
 class Difference(NamedTuple):
@@ -245,7 +246,7 @@ def excused(pattern: str) -> bool:
 # ── the document ─────────────────────────────────────────────────────────────────────────────
 
 def document() -> str:
-    """docs/differences.md."""
+    """docs/reference/differences.md."""
     lines = [
         "# What differs after a move",
         "",

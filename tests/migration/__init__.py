@@ -1,4 +1,6 @@
-"""What QEMU does when a guest with a vhost-scsi disk is migrated; see docs/qemu-behaviour.md.
+"""What QEMU does when a guest with a vhost-scsi disk is migrated.
+
+See docs/reference/qemu-behaviour.md.
 
     python3 -m tests.migration [ROW...]
 

@@ -1,4 +1,7 @@
-"""The rows of docs/qemu-behaviour.md: each does one thing and holds QEMU to what the table says."""
+"""The rows of docs/reference/qemu-behaviour.md.
+
+Each does one thing and holds QEMU to what the table says.
+"""
 from __future__ import annotations
 
 import time
