@@ -1,6 +1,8 @@
 """The service of this host, for programs that would rather have it do their work.
 
-Nothing here needs a main loop: a job is waited for in slices, so that signals are heard.
+A job is waited for by its signals, not by questions: a connection hears of every job of the
+service, and one that has ended is asked for its outcome.  The service answers the call that makes
+a job before it signals its end, so no end is missed.
 """
 from __future__ import annotations
 
@@ -10,11 +12,21 @@ from typing import Any, Callable, Dict, Iterator, Mapping, Optional, Sequence, T
 
 from .. import dbus_names, errors
 
-#: Milliseconds of one slice of waiting, and seconds that any other call may take.
-SLICE, PATIENCE = 250, 30.0
+#: Milliseconds between two questions whether to stop, and seconds that a call may take.
+OFTEN, PATIENCE = 250, 30.0
 
 #: Verbs of handovers that are the Manager's: the host may not know the handover yet.
 _BEGINNING = ("prepare", "stage", "abort", "status", "recover")
+
+#: What a connection hears: jobs that take a step or end, and that the service itself ends.
+_RULES = (
+    f"type='signal',sender='{dbus_names.BUS_NAME}',interface='{dbus_names.JOB}',"
+    "member='Completed'",
+    f"type='signal',sender='{dbus_names.BUS_NAME}',interface='{dbus_names.PROPERTIES}',"
+    f"member='PropertiesChanged',arg0='{dbus_names.JOB}'",
+    "type='signal',sender='org.freedesktop.DBus',interface='org.freedesktop.DBus',"
+    f"member='NameOwnerChanged',arg0='{dbus_names.BUS_NAME}'")
+_NOT_KNOWN = "whether anything was changed is not known"
 
 #: (number of the step, how many, which), as it goes on.
 Progress = Callable[[int, int, str], None]
@@ -25,16 +37,30 @@ def find() -> Optional[Service]:
     """The service, where it runs; None where it does not, or can't be spoken to from here."""
     if not os.path.exists(dbus_names.RUNNING):
         return None
+    from importlib.util import find_spec
     try:
-        import dbus.bus
+        import dbus
+        if find_spec("gi") is None:
+            return None
     except ImportError:
         return None
     try:
-        connection = dbus.bus.BusConnection(dbus.bus.BUS_SYSTEM)
-        connection.set_exit_on_disconnect(False)
-        return Service(connection) if connection.name_has_owner(dbus_names.BUS_NAME) else None
+        service = Service(connect())
+        return service if service.connection.name_has_owner(dbus_names.BUS_NAME) else None
     except dbus.DBusException:
         return None
+
+
+def connect(address: str = "") -> Any:
+    """A connection of our own to the system's bus, or to another, whose signals can be waited for.
+
+    Raises dbus.DBusException.
+    """
+    import dbus.bus
+    from dbus.mainloop.glib import DBusGMainLoop
+    connection = dbus.bus.BusConnection(address or dbus.bus.BUS_SYSTEM, mainloop=DBusGMainLoop())
+    connection.set_exit_on_disconnect(False)
+    return connection
 
 
 class Service:
@@ -42,6 +68,34 @@ class Service:
 
     def __init__(self, connection: Any) -> None:
         self.connection = connection
+        self._job = ""  # the job that is waited for
+        self._step: Optional[Tuple[int, int, str]] = None
+        self._ask = False  # whether it may have ended
+        if connection is not None:
+            self.listen(connection)
+
+    def listen(self, connection: Any) -> None:
+        """Have the bus tell this connection of jobs."""
+        for rule in _RULES:
+            connection.add_match_string_non_blocking(rule)
+        connection.add_message_filter(self._heard)
+        connection.call_on_disconnection(self._lost)
+
+    def _heard(self, _connection: Any, message: Any) -> int:
+        import dbus.lowlevel
+        member = message.get_member()
+        if message.get_type() == dbus.lowlevel.MESSAGE_TYPE_SIGNAL:
+            if member == "NameOwnerChanged" or \
+                    member == "Completed" and message.get_path() == self._job:
+                self._ask = True
+            elif member == "PropertiesChanged" and message.get_path() == self._job:
+                step = message.get_args_list()[1].get("Step")
+                if step:
+                    self._step = (int(step[0]), int(step[1]), str(step[2]))
+        return dbus.lowlevel.HANDLER_RESULT_NOT_YET_HANDLED  # type: ignore[no-any-return]
+
+    def _lost(self, _connection: Any) -> None:
+        self._ask = True
 
     def call(self, path: str, interface: str, member: str, signature: str, *args: Any,
              patience: float = PATIENCE) -> Any:
@@ -106,24 +160,54 @@ class Service:
             return file.read()
 
     def _finish(self, job: str, progress: Optional[Progress], stop: Callable[[], bool]) -> Came:
-        cancelled = False
-        while self.call(job, dbus_names.JOB, "Wait", "ta{sv}", SLICE * 1000, _options({})) in (
-                "running", "cancelling"):
-            if stop() and not cancelled:
-                cancelled = True
-                self.call(job, dbus_names.JOB, "Cancel", "a{sv}", _options({}))
-            if progress:
-                progress(*self.call(job, dbus_names.PROPERTIES, "Get", "ss", dbus_names.JOB,
-                                    "Step"))
-        found = self.call(job, dbus_names.PROPERTIES, "GetAll", "s", dbus_names.JOB)
+        found = self._wait(job, progress, stop)
         result = plain(found["Result"])
         if found["State"] != "done":
             error = known(*map(str, found["Error"]))
-            error.findings = [_finding(one) for one in result.get("findings", ())]
+            error.findings = [_finding(tree) for tree in result.get("findings", ())]
             raise error
         data = self.data_of(job, int(found["Size"])) if found["Size"] else b""
         self.call(job, dbus_names.JOB, "Release", "a{sv}", _options({}))
         return result, data
+
+    def _wait(self, job: str, progress: Optional[Progress], stop: Callable[[], bool]) -> Any:
+        """A job's properties once it has ended.
+
+        Raises `job_lost` where the service ended before the job did, and what ``stop`` raises.
+        """
+        from gi.repository import GLib
+        loop, cancelled = GLib.MainContext.default(), False
+        self._job, self._step, self._ask = job, None, False
+        # A signal to this process that comes just before the loop waits is then seen, too.
+        timer = GLib.timeout_add(OFTEN, lambda: True)
+        try:
+            while True:
+                loop.iteration(True)
+                if stop() and not cancelled:
+                    cancelled = True
+                    self.call(job, dbus_names.JOB, "Cancel", "a{sv}", _options({}))
+                if progress and self._step:
+                    progress(*self._step)
+                    self._step = None
+                if self._ask:
+                    self._ask = False
+                    found = self._properties(job)
+                    if found["State"] not in ("running", "cancelling"):
+                        return found
+        finally:
+            GLib.source_remove(timer)
+            self._job = ""
+
+    def _properties(self, job: str) -> Any:
+        try:
+            return self.call(job, dbus_names.PROPERTIES, "GetAll", "s", dbus_names.JOB)
+        except (errors.NoSuchHandover, errors.NoService):  # a service that was started since
+            raise self.job_lost() from None
+
+    def job_lost(self) -> errors.HandoverError:
+        """What is raised where the service ended before its job did."""
+        return errors.NoService("lio-handoverd ended while it worked", _NOT_KNOWN,
+                                "lio-handover status, and the same command again")
 
 
 @contextmanager
@@ -152,8 +236,7 @@ def known(name: str, line: str) -> errors.HandoverError:
     kinds = {kind: one for one in errors.classes() for kind in [dbus_names.ERROR + one.__name__]}
     kinds["org.freedesktop.DBus.Error.UnknownObject"] = errors.NoSuchHandover
     if name not in kinds:
-        return errors.NoService(f"the service answers {name}: {line}",
-                                "whether anything was changed is not known",
+        return errors.NoService(f"the service answers {name}: {line}", _NOT_KNOWN,
                                 "systemctl status lio-handoverd, or use --alone")
     what, _, do = line.partition("; next: ")
     what, _, changed = what.rpartition("; ") if "; " in what else (what, "", errors.NOTHING_CHANGED)

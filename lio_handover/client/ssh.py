@@ -102,11 +102,16 @@ class Side(client.Service):
                               str(error.get_dbus_message() or "")) from None
 
     def _connect(self) -> Any:
-        import dbus.bus
         with _uninterrupted():
-            made = dbus.bus.BusConnection(self.address or dbus.bus.BUS_SYSTEM)
-        made.set_exit_on_disconnect(False)
-        return made
+            connection = client.connect(self.address)
+        self.listen(connection)
+        return connection
+
+    def job_lost(self) -> errors.HandoverError:
+        error = alive(f"lio-handoverd on {self.name} ended while it worked")
+        error.changed = "whether anything was changed there is not known"
+        error.do = f"lio-handover status, on {self.name}"
+        return error
 
     def _known(self, name: str, line: str) -> errors.HandoverError:
         plain = name.replace("org.freedesktop.DBus.Error.", "")
