@@ -34,7 +34,8 @@ class Counting(connection.Service):
 def show_held(bus: Bus, service: Counting, then: Callable[[], None], stop: bool = False
               ) -> errors.HandoverError:
     """What a verb ends with whose worker makes no step for a second, until ``then``."""
-    until, done = time.monotonic() + 1, []
+    until = time.monotonic() + 1
+    done: list[bool] = []
 
     def asked() -> bool:
         if time.monotonic() > until and not done:

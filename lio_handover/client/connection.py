@@ -177,7 +177,7 @@ class Service:
         """
         from gi.repository import GLib
         loop, cancelled = GLib.MainContext.default(), False
-        self._job, self._step, self._ask = job, None, False
+        self._await(job)
         # A signal to this process that comes just before the loop waits is then seen, too.
         timer = GLib.timeout_add(OFTEN, lambda: True)
         try:
@@ -186,9 +186,9 @@ class Service:
                 if stop() and not cancelled:
                     cancelled = True
                     self.call(job, dbus_names.JOB, "Cancel", "a{sv}", _options({}))
-                if progress and self._step:
-                    progress(*self._step)
-                    self._step = None
+                step, self._step = self._step, None
+                if progress and step:
+                    progress(*step)
                 if self._ask:
                     self._ask = False
                     found = self._properties(job)
@@ -196,7 +196,10 @@ class Service:
                         return found
         finally:
             GLib.source_remove(timer)
-            self._job = ""
+            self._await("")
+
+    def _await(self, job: str) -> None:
+        self._job, self._step, self._ask = job, None, False
 
     def _properties(self, job: str) -> Any:
         try:
