@@ -94,11 +94,11 @@ def adopt(names: Sequence[str]) -> None:
     one.adopt(one.names(names))
 
 
-def second(path: str) -> None:
+def second(path: str, name: str = inhandover.OTHER) -> None:
     """Another target, with a backstore and a port of its own."""
     Path(path).write_bytes(bytes(4 << 20))
     fs = Path(Configfs().root)
-    store, tpg = fs / "core/fileio_88/second", fs / inhandover.OTHER / "tpgt_1"
+    store, tpg = fs / "core/fileio_88/second", fs / name / "tpgt_1"
     store.mkdir(parents=True)
     (store / "control").write_text(f"fd_dev_name={path},fd_dev_size={4 << 20}")
     (store / "wwn/vpd_unit_serial").write_text("0123456789ab-second")

@@ -120,6 +120,30 @@ def test_a_renamed_target_that_was_removed_stays_away(bed: lab.Lab, hosts: Hosts
     assert b.call(inhandover.gates) == {}
 
 
+def test_what_comes_under_another_name_makes_nobody_forget_the_one_that_has_its_own(
+        bed: lab.Lab, hosts: HostsOf) -> None:
+    """The destination serves a target of its own, called as the other is on its source."""
+    pair = Two(*hosts("newest", "newest"))
+    a, b = pair.host.values()
+    a.call(inhost.build, inhandover.state(bed.shared))
+    folder = str(bed.shared / f"disk-{uuid.uuid4()}")
+    b.call(inhandover.disk, folder)
+    b.call(inours.second, str(bed.shared / "own.img"), TARGET)
+    b.call(inours.many, "adopt", [TARGET])
+    own = b.call(inours.restorers)[TARGET]
+    assert own.who == LIO_HANDOVER
+    pair.do("prepare", SOURCE, targets=(TARGET,), mode="iscsi")
+    pair.do("stage", DESTINATION, maps=(f"target:{TARGET[6:]}={NEW[6:]}", "rtpi:1=fresh"))
+    assert b.call(inours.restorers)[TARGET] == own
+    pair.go("freeze export activate* release activate* verify* retire confirm*")
+    assert b.call(inours.restorers)[TARGET] == own
+    assert boots(b, folder) and b.call(inhandover.gates) == {**OPEN, f"{NEW}/tpgt_1": "1"}
+    b.call(inours.many, "remove", [NEW])
+    assert [*b.call(inours.restorers)] == [TARGET] and "removed" in " ".join(
+        b.call(inhandover.status, pair.id)[0].notes)
+    b.kill()
+
+
 def test_no_copy_is_made_of_what_is_not_all_there(one: One) -> None:
     one.verb("adopt")
     dead, _ = one.host.call(byfile.crash, 45, "clear")

@@ -58,7 +58,7 @@ class Deeds(Building):
 
     # ---- records and papers ---------------------------------------------------------------------
     def _record(self, state: str) -> None:
-        owners, targets = Owners(self.directory), {*self.handover.targets, *self.local_targets()}
+        owners, targets = Owners(self.directory), set(self.local_targets())
         gates: Optional[Dict[str, Dict[str, str]]] = None
         if self.mode is Mode.FILE and state == self.handover.state and state == "confirmed":
             return  # the plan recorded it before its gate
@@ -69,7 +69,7 @@ class Deeds(Building):
         elif state == "none":
             # By file it may be tried again.
             owners.note(targets, aborted=0 if self.mode is Mode.FILE else self.epoch,
-                        over=self.journal.id)
+                        over=self.journal.id, elsewhere=self.handover.targets)
         if state == "freezing" and self.handover.state in ("", "prepared"):
             gates = self.open_gates()
         more: Dict[str, object] = {}

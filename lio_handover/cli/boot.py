@@ -100,7 +100,7 @@ def _all_left_alone(folder: str, names: Sequence[str], owners: Optional[bytes]) 
                 or not {"", *known} >= set(states):
             return False
         superseded = all(counts.get(target, "") not in ("", name)
-                         for target in [*first["targets"], *first["local"]])
+                         for target in first["local"] or first["targets"])
         if states[-1] and not known[states[-1]] and not superseded:
             return False
     return True

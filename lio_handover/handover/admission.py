@@ -64,7 +64,7 @@ class Admission:
 
     def forget(self, journal: Journal) -> None:
         """A handover that came to nothing goes; what counted before it counts again."""
-        Owners(self._directory).note({*journal.handover.targets, *journal.notes.local},
+        Owners(self._directory).note(journal.notes.local or journal.handover.targets,
                                      over=journal.id)
         journal.remove()
 
@@ -182,13 +182,13 @@ class Admission:
                    allow: Sequence[str]) -> State:
         """Refuse an offer that can't be taken; what is offered, ``local`` in this host's names."""
         owners = Owners(self._directory).load()
-        for name in paper.targets:
-            one = owners.get(name, Owner())
-            if paper.epoch <= one.aborted or (
-                    paper.epoch <= one.epoch and one.handover != paper.handover):
+        last = {name: owners.get(name, Owner()).aborted for name in paper.targets}
+        last.update((target.name, owners.get(target.name, Owner()).epoch)
+                    for target in local.state.targets)
+        for name, epoch in last.items():
+            if paper.epoch <= epoch:
                 raise errors.StaleEpoch(
-                    f"{name}: epoch {paper.epoch} is over here; the last one was "
-                    f"{max(one.aborted, one.epoch)}",
+                    f"{name}: epoch {paper.epoch} is over here; the last one was {epoch}",
                     do="lio-handover source thaw, then prepare again")
         if {target.name for target in document.state.targets} != set(paper.targets):
             raise errors.BadShape("the offer is not about the targets in its document",

@@ -97,7 +97,7 @@ class Handovers(Admission):
             notes.append(f"the last verb failed: {handover.error}")
         if handover.boot_id and handover.boot_id != boot_id():
             notes.append("this host was rebooted since")
-        notes += next_steps.removed(handover, Owners(self._directory))
+        notes += next_steps.removed(journal, Owners(self._directory))
         notes += meddling.notes(standing, self.superseded)
         return Answer(handover, tuple(papers), tuple(notes), next_steps.command(journal))
 
@@ -280,7 +280,7 @@ class Handovers(Admission):
         status = self._status(run.journal)
         handover = status.handover
         if handover.over:
-            gone = next_steps.removed(handover, Owners(self._directory))
+            gone = next_steps.removed(run.journal, Owners(self._directory))
             return replace(status, notes=(*notes, *gone), next="")
         if handover.mode == Mode.FILE.value:
             return replace(status, notes=(next_steps.exported(handover), *notes), stays=True)

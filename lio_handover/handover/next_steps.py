@@ -85,12 +85,13 @@ def exported(one: Handover) -> str:
             "asked: it stays shut")
 
 
-def removed(one: Handover, owners: Owners) -> Tuple[str, ...]:
+def removed(journal: Journal, owners: Owners) -> Tuple[str, ...]:
     """Which targets of a handover that is over were taken away since, whatever it says."""
     try:
-        known = owners.load() if one.over else {}
+        known = owners.load() if journal.handover.over else {}
     except errors.JournalBroken:
         return ()  # which every verb that would act upon it says
-    gone = [name for name in one.targets if known.get(name, Owner()).handover == REMOVED]
+    names = journal.notes.local or journal.handover.targets
+    gone = [name for name in names if known.get(name, Owner()).handover == REMOVED]
     return (f"{', '.join(gone)}: removed from this host since, and not served: no boot brings it "
             "back",) if gone else ()

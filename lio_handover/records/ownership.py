@@ -6,7 +6,8 @@
 
 ``epoch`` is the highest number this host has heard of, ``aborted`` the highest that was given up
 here (no epoch up to it will ever be served here), ``handover`` whose record counts, ``before``
-whose counted before that one.
+whose counted before that one.  The names are those of this host; what was given up is kept by the
+source's names too, as its offers come under these.
 """
 from __future__ import annotations
 
@@ -55,21 +56,25 @@ class Owners:
                 "without it an old attempt may be taken for a new one") from None
 
     def note(self, targets: Iterable[str], epoch: int = 0, aborted: int = 0,
-             handover: Optional[str] = None, over: str = "") -> None:
+             handover: Optional[str] = None, over: str = "", elsewhere: Iterable[str] = ()) -> None:
         """Raise the numbers of these targets, and note whose record counts from now on: that of
-        ``handover``, or of the one before the handover ``over``.  Durable when it returns."""
+        ``handover``, or of the one before the handover ``over``.  Durable when it returns.
+
+        ``elsewhere``: what the source calls them, of which ``aborted`` alone is noted."""
         import json
         with Locks(os.path.dirname(self.path)).hold(NAME, patience=PATIENCE):
             found = self.load()
             was = dict(found)
-            for name in targets:
-                one = found.get(name, Owner())
-                if handover not in (None, one.handover):
-                    one = replace(one, handover=str(handover), before=one.handover)
-                elif over and one.handover == over:
-                    one = replace(one, handover=one.before, before="")
-                found[name] = replace(one, epoch=max(one.epoch, epoch, aborted),
-                                      aborted=max(one.aborted, aborted))
+            here = set(targets)
+            for name in here.union(elsewhere):
+                owner = found.get(name, Owner())
+                if name in here and handover not in (None, owner.handover):
+                    owner = replace(owner, handover=str(handover), before=owner.handover)
+                elif name in here and over and owner.handover == over:
+                    owner = replace(owner, handover=owner.before, before="")
+                found[name] = replace(
+                    owner, epoch=max(owner.epoch, epoch if name in here else 0, aborted),
+                    aborted=max(owner.aborted, aborted))
             if found == was:
                 return
             text = json.dumps({name: asdict(one) for name, one in found.items()},
