@@ -144,6 +144,24 @@ def test_what_comes_under_another_name_makes_nobody_forget_the_one_that_has_its_
     b.kill()
 
 
+def test_a_handover_that_is_only_prepared_costs_no_registration_when_its_unit_is_stopped(
+        bed: lab.Lab, hosts: HostsOf) -> None:
+    """Of what was registered since the copy was kept, without APTPL."""
+    one = One(bed, hosts("newest")[0], inhandover.state(bed.shared, aptpl=False))
+    one.verb("adopt")
+    one.host.call(inhandover.register, 1, 1, 0x77)
+    before = one.state()
+    assert before != one.before
+    answer = one.host.call(inhandover.do, "prepare", SOURCE, "", (), targets=(TARGET,),
+                           mode="iscsi", allow=("all-tg-pt",))
+    code, said = one.host.call(inours.clear, TARGET)
+    assert code == 0 and one.gates() == {}
+    assert f"handover {answer.handover.id} was only prepared, and ended with this" in said
+    assert one.host.call(inours.restore, TARGET)[0] == 0
+    assert one.gates() == OPEN and one.state() == before
+    one.host.kill()
+
+
 def test_no_copy_is_made_of_what_is_not_all_there(one: One) -> None:
     one.verb("adopt")
     dead, _ = one.host.call(byfile.crash, 45, "clear")

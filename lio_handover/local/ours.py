@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 import uuid
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Set, Tuple
 
 from .. import errors
@@ -164,13 +165,31 @@ class Ours(ByFile):
 
     def clear(self, name: str) -> Tuple[str, ...]:
         """Take a target down that a handover brings back, keeping all of it for ``restore``; what
-        there is to tell.  Nothing to do for others."""
-        one = self.counting().get(name)
-        if one is None or one.role != DESTINATION or one.state not in (
+        there is to tell.  Nothing to do for others.
+
+        A handover of it that is only prepared ends first, as it would at the next recover: the
+        copy is kept by the one before."""
+        notes: Tuple[str, ...] = ()
+        handover = self.counting().get(name)
+        if handover is not None and (handover.role, handover.state) == (SOURCE, "prepared") \
+                and self._restored_before(handover):
+            thaw = partial(self.handovers().do, "thaw", SOURCE, handover.id)
+            notes = (*patiently(thaw).notes, f"{name}: handover {handover.id} was only prepared, "
+                     "and ended with this; next: lio-handover source prepare, once it is back")
+            handover = self.counting().get(name)
+        if handover is None or handover.role != DESTINATION or handover.state not in (
                 "opening", "serving", "confirmed", "forced"):
-            return (f"{name}: nothing of it is lio-handover's to clear",)
-        handover = one.id
-        return patiently(lambda: self.handovers().do("clear", DESTINATION, handover)).notes
+            return (*notes, f"{name}: nothing of it is lio-handover's to clear")
+        clear = partial(self.handovers().do, "clear", DESTINATION, handover.id)
+        return (*notes, *patiently(clear).notes)
+
+    def _restored_before(self, handover: Handover) -> bool:
+        """Whether lio-handover restored each of its targets before it was prepared."""
+        folder = self.settings.state_directory
+        owners = Owners(folder).load()
+        before = {owners.get(name, Owner()).before for name in handover.targets}
+        return before <= set(ids(folder)) and all(
+            Journal(folder, id, partly=True).handover.state == "confirmed" for id in before)
 
     def restored_by(self, name: str) -> Optional[Handover]:
         """The handover by which lio-handover brings a target back at a boot, if it does."""
