@@ -8,6 +8,7 @@ import textwrap
 import time
 from collections.abc import Iterator, Sequence
 
+from lio_handover.model.objects import PrType
 from lio_handover.scsi import replies
 from tests import lab
 from tests.lab import scenario
@@ -15,7 +16,6 @@ from tests.lab.differences import TABLE, Difference, reason
 from tests.lab.scenario import ADDRESS, ALICE, BOB, LUNS, NAME, REGISTRATIONS, Scenario, Sight
 
 WIDTH = 100
-_TYPES = {5: "Write Exclusive, Registrants Only", 8: "Exclusive Access, All Registrants"}
 
 
 class Page:
@@ -99,7 +99,7 @@ def _serve(page: Page, story: Scenario) -> None:
         page.line(f"LUN {one.lun}   {name_of(one.initiator):<5}  registers {keys}"
                   + (" (APTPL)" if one.aptpl else ""))
         if one.kind:
-            page.line(f"{'':14} reserves: type {one.kind}, {_TYPES[one.kind]}")
+            page.line(f"{'':14} reserves: type {one.kind}, {PrType(one.kind).text}")
     page.line(seconds=time.monotonic() - began)
 
 

@@ -20,16 +20,16 @@ from hypothesis import HealthCheck, given, note, settings, strategies as st
 
 from lio_handover import errors
 from lio_handover.document import document as documents
-from lio_handover.document.document import Document, Origin, alua_group_key, canonical
+from lio_handover.document.document import Document, Origin, canonical
 from lio_handover.execute.executor import apply
 from lio_handover.execute.verify import Scope
 from lio_handover.kernel.configfs import Configfs
 from lio_handover.kernel.facts import kernel_symbols
 from lio_handover.kernel.reader import Reader
 from lio_handover.local.ours import Ours
-from lio_handover.model import objects
 from lio_handover.model.attributes import TABLE
 from lio_handover.model.diff import Create, diff
+from lio_handover.model.keys import alua_group_key, backstore_key, target_key
 from lio_handover.model.objects import (Acl, AluaGroup, Backstore, Lun, MappedLun, Portal, State,
                                         Target, Tpg, say)
 from lio_handover.plan.planner import plan
@@ -90,12 +90,12 @@ class Bench:
     def _measure(self) -> World:
         """Ask the kernel what its fresh objects say."""
         world = World({}, True, FOLDER, fabrics=self.fabrics)
-        store = Backstore(objects.backstore_key("fileio", "a0"),
+        store = Backstore(backstore_key("fileio", "a0"),
                           {"fd_dev_name": world.path("a0"), "fd_dev_size": str(SIZE)})
         group = AluaGroup(alua_group_key(store.key, "g"), {"tg_pt_gp_id": "1"})
         targets = []
         for fabric in self.fabrics:
-            key = objects.target_key(fabric, "iqn.2026-11.org.example:fresh" if fabric == "iscsi"
+            key = target_key(fabric, "iqn.2026-11.org.example:fresh" if fabric == "iscsi"
                                      else "naa.5001405000000001")
             tpg = (*key, "1")
             lun = Lun((*tpg, "lun", "0"), store.key)

@@ -10,9 +10,10 @@ import time
 from pathlib import Path
 from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 
-from lio_handover.document.document import (Document, Evidence, Origin, acl_key, alua_group_key,
-                                            lun_key, mapped_lun_key, portal_key, tpg_key)
+from lio_handover.document.document import Document, Evidence, Origin
 from lio_handover.model import objects
+from lio_handover.model.keys import (acl_key, alua_group_key, backstore_key, lun_key,
+                                     mapped_lun_key, portal_key, target_key, tpg_key)
 
 IQN = "iqn.2026-11.org.example:target"
 WWPN = "naa.5001405abcdef012"
@@ -54,7 +55,7 @@ def backstore(name: str = "disk0", plugin: str = "fileio", path: str = "", size:
 
     ``groups`` are ALUA groups, ``more`` further attributes.
     """
-    key = objects.backstore_key(plugin, name)
+    key = backstore_key(plugin, name)
     parameters = ({"fd_dev_name": path or f"/srv/{name}.img", "fd_dev_size": str(size)}
                   if plugin == "fileio" else {"udev_path": path or f"/dev/disk/by-id/wwn-{name}"})
     serial = f"{sum(name.encode()):08x}-0000-4000-8000-000000000000"
@@ -89,7 +90,7 @@ def iscsi(luns: int = 1, acls: int = 1, portals: Sequence[str] = PORTALS[:1], ch
         f"disk{number}", plugin, paths[number] if number < len(paths) else "", groups=groups,
         reservations=registrations(registrants if number == 0 else 0, number, target=wwn))
         for number in range(luns))
-    key = objects.target_key("iscsi", wwn)
+    key = target_key("iscsi", wwn)
     tpg = tpg_key(key, 1)
     auth: Dict[str, str] = {"auth/userid": "user", "auth/password": objects.Secret(SECRET)}
     lun_attributes = {"alua_tg_pt_gp": groups[0]} if groups else {}
@@ -119,7 +120,7 @@ def vhost(luns: int = 1, wwn: str = WWPN, nexus: str = "naa.5001405000000001",
             objects.Registration(nexus, "", 0x77, fabric, wwn, 1, 0, 0),))
     stores = tuple(backstore(f"disk{number}", "iblock", reservations=held if not number else
                              objects.NO_RESERVATIONS) for number in range(luns))
-    key = objects.target_key(fabric, wwn)
+    key = target_key(fabric, wwn)
     tpg = tpg_key(key, 1)
     return objects.State((), stores, (objects.Target(key, {}, (objects.Tpg(
         tpg, {"nexus": nexus, "attrib/fabric_prot_type": "0"},

@@ -5,9 +5,8 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from lio_handover.document.document import (acl_key, alua_group_key, lu_group_key, lun_key,
-                                            mapped_lun_key, tpg_key)
-from lio_handover.model import objects
+from lio_handover.model.keys import (acl_key, alua_group_key, backstore_key, lu_group_key, lun_key,
+                                     mapped_lun_key, target_key, tpg_key)
 from lio_handover.model.objects import (DEFAULT_GROUP, Acl, AluaGroup, Backstore, LuGroup, Lun,
                                         MappedLun, Registration, Reservations, State, Target, Tpg)
 from tests import laws
@@ -17,14 +16,14 @@ INITIATOR = "iqn.2026-11.org.example:i0"
 WWN = "iqn.2026-11.org.example:a0"
 NEXUS = "naa.5001405000000002"
 WWPN = "naa.5001405000000001"
-TPG = tpg_key(objects.target_key("iscsi", WWN), 1)
-STORE = objects.backstore_key("fileio", "a0")
+TPG = tpg_key(target_key("iscsi", WWN), 1)
+STORE = backstore_key("fileio", "a0")
 DEFAULT = alua_group_key(STORE, DEFAULT_GROUP)
 
 
 def store(world: World, name: str = "a0", held: Reservations = Reservations()) -> Backstore:
     """A backstore as it is when it is fresh."""
-    key = objects.backstore_key("fileio", name)
+    key = backstore_key("fileio", name)
     return Backstore(
         key, {"fd_dev_name": world.path(name), "fd_dev_size": str(SIZE)},
         {**world.fresh["backstore"], "wwn/vpd_unit_serial": f"serial-{name}"},
@@ -105,7 +104,7 @@ def a_slow_transition(world: World) -> State:
 def a_nexus_at_a_late_port(world: World) -> State:
     """Up to 6.1 ports are used up by links, and an unlink ends what the nexus has registered."""
     held = registered("loopback", NEXUS, WWPN)
-    tpg = tpg_key(objects.target_key("loopback", WWPN), 1)
+    tpg = tpg_key(target_key("loopback", WWPN), 1)
     return State((), (store(world, held=held),), (Target(tpg[:3], dict(world.fresh["target"]), (
         Tpg(tpg, {**world.fresh["tpg:loopback"], "nexus": NEXUS, "rtpi": "5"}, (),
             (Lun(lun_key(tpg, 0), STORE, "link", dict(world.fresh["lun"])),)),)),))
@@ -113,7 +112,7 @@ def a_nexus_at_a_late_port(world: World) -> State:
 
 def nexuses_in_another_order(world: World) -> State:
     """READ KEYS answers in the order of the links; a loopback's nexus can't come after those."""
-    target = objects.target_key("loopback", WWPN)
+    target = target_key("loopback", WWPN)
     tpgs, held = [], []
     for tag in (1, 0):
         tpg, nexus = tpg_key(target, tag), f"{NEXUS[:-1]}{tag + 2}"

@@ -15,10 +15,10 @@ from typing import Any, TypeVar
 
 from hypothesis import strategies as st
 
-from lio_handover.document.document import (acl_key, alua_group_key, lu_group_key, lun_key,
-                                            mapped_lun_key, portal_key, tpg_key)
 from lio_handover.model import objects
 from lio_handover.model.attributes import CARRIED, NONE, TABLE
+from lio_handover.model.keys import (acl_key, alua_group_key, backstore_key, lu_group_key, lun_key,
+                                     mapped_lun_key, portal_key, target_key, tpg_key)
 from lio_handover.model.objects import (DEFAULT_GROUP, Acl, AluaGroup, Backstore, Key, LuGroup, Lun,
                                         MappedLun, Portal, Registration, Reservations, Secret,
                                         State, Target, Tpg)
@@ -240,7 +240,7 @@ class _Making:
 
     def backstore(self, number: int, groups: Sequence[LuGroup]) -> Backstore:
         name = f"{self.name}{number}"
-        key = objects.backstore_key("fileio", name)
+        key = backstore_key("fileio", name)
         parameters = {"fd_dev_name": self.world.path(name), "fd_dev_size": str(SIZE)}
         if self.chance():
             parameters[self.pick(("fd_buffered_io", "fd_async_io") if self.world.direct
@@ -271,7 +271,7 @@ class _Making:
         fabric = self.pick(self.world.fabrics) if number else self.world.fabrics[0]
         wwn = f"iqn.2026-11.org.example:{self.name}{number}" if fabric == "iscsi" else \
             f"naa.500140500000{self.number}{number}00"
-        key = objects.target_key(fabric, wwn)
+        key = target_key(fabric, wwn)
         return Target(key, dict(self.world.fresh["target"]), tuple(
             self.tpg(key, fabric, number, tag, stores)
             for tag in sorted(self.draw(st.lists(st.integers(0, 31 if fabric != "loopback" else 1),
@@ -352,7 +352,7 @@ class _Making:
             # With force_pr_aptpl only a CLEAR, the second change at least, ends the bit.
             aptpl = generation > 0 and (self.chance() or forced and generation < 2)
             return Reservations(generation, aptpl)
-        kind = self.pick((0, *objects.RESERVATION_TYPES))
+        kind = self.pick((0, *map(int, objects.PrType)))
         holder = self.draw(st.integers(0, len(there) - 1)) if kind else None
         return Reservations(len(there) + self.pick((0, 0, 1, 9)), forced or self.chance(), kind,
                             holder, tuple(there))

@@ -13,6 +13,8 @@ from lio_handover.document import document
 from lio_handover.document.document import Document, canonical, dumps, loads, seal, state_bytes
 from lio_handover.model import objects
 from lio_handover.model.attributes import NONE
+from lio_handover.model.keys import (acl_key, lu_group_key, lun_key, mapped_lun_key, target_key,
+                                     tpg_key)
 
 from . import samples
 
@@ -20,7 +22,7 @@ FULL = samples.both(
     samples.iscsi(luns=2, acls=2, portals=samples.PORTALS, chap=True, registrants=2,
                   groups=("ao", "ano")),
     replace(samples.vhost(registered=True), lu_groups=(
-        objects.LuGroup(document.lu_group_key("g1"), {"lu_gp_id": "7"}),)))
+        objects.LuGroup(lu_group_key("g1"), {"lu_gp_id": "7"}),)))
 
 Tree = Dict[str, Any]
 
@@ -219,21 +221,21 @@ def documents(draw: Callable[..., Any]) -> Document:
                                            kind=draw(st.sampled_from([1, 3, 5, 6, 7, 8])),
                                            aptpl=draw(st.booleans())),
         more={"alias": draw(TEXT), "attrib/new": draw(TEXT)}) for name in names)
-    target = objects.target_key("iscsi", "iqn." + draw(NAME))
-    tpg = document.tpg_key(target, draw(st.integers(0, 65535)))
+    target = target_key("iscsi", "iqn." + draw(NAME))
+    tpg = tpg_key(target, draw(st.integers(0, 65535)))
     luns = {number: draw(st.sampled_from(stores)) for number in
             draw(st.lists(st.integers(0, 2**64 - 1), max_size=4))}
     acls = []
     for name in draw(st.lists(NAME, max_size=3, unique=True)):
-        acl = document.acl_key(tpg, name)
+        acl = acl_key(tpg, name)
         mapped = draw(st.dictionaries(st.integers(0, 300), st.sampled_from(sorted(luns)))) \
             if luns else {}
         acls.append(objects.Acl(acl, {"auth/password": objects.Secret(draw(TEXT))}, tuple(
-            objects.MappedLun(document.mapped_lun_key(acl, number), lun)
+            objects.MappedLun(mapped_lun_key(acl, number), lun)
             for number, lun in mapped.items())))
     state = objects.State((), stores, (objects.Target(target, {}, (objects.Tpg(
         tpg, {"param/TargetAlias": draw(TEXT)}, (),
-        tuple(objects.Lun(document.lun_key(tpg, number), one.key) for number, one in luns.items()),
+        tuple(objects.Lun(lun_key(tpg, number), one.key) for number, one in luns.items()),
         tuple(acls)),)),))
     return Document(canonical(state), draw(st.booleans()),
                     document.Origin(*(draw(TEXT) for _ in range(3))),

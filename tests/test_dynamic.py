@@ -7,11 +7,11 @@ import pytest
 
 from lio_handover import errors
 from lio_handover.document import document as documents
-from lio_handover.document.document import lun_key, portal_key, tpg_key
 from lio_handover.kernel.configfs import Configfs
 from lio_handover.model import dynamic_acls, reservations
+from lio_handover.model.keys import backstore_key, lun_key, portal_key, target_key, tpg_key
 from lio_handover.model.objects import (Backstore, Lun, Portal, Registration, Reservations, Secret,
-                                        State, Target, Tpg, backstore_key, target_key)
+                                        State, Target, Tpg)
 from lio_handover.model.reservations import ANYONE, Place
 from lio_handover.scsi import cdb
 from tests import inhost, lab, samples

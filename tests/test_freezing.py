@@ -9,7 +9,8 @@ import pytest
 from lio_handover import errors
 from lio_handover.execute import step_runner
 from lio_handover.kernel.facts import Facts
-from lio_handover.model.objects import State, backstore_key
+from lio_handover.model.keys import backstore_key
+from lio_handover.model.objects import State
 from lio_handover.plan.planner import freezing
 from tests import inhost, lab, samples
 from tests.test_preflight import small

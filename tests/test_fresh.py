@@ -11,7 +11,8 @@ from lio_handover.kernel.configfs import Configfs
 from lio_handover.kernel.reader import Reader
 from lio_handover.model import defaults
 from lio_handover.model.attributes import row
-from lio_handover.model.objects import Backstore, Tpg, backstore_key
+from lio_handover.model.keys import backstore_key
+from lio_handover.model.objects import Backstore, Tpg
 from lio_handover.plan.planner import plan
 from tests import inhost, lab, samples
 from tests.conftest import HostsOf

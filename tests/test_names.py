@@ -12,7 +12,8 @@ from lio_handover import errors
 from lio_handover.document import document as documents, representable, values
 from lio_handover.kernel.configfs import Configfs
 from lio_handover.model import directories
-from lio_handover.model.objects import Acl, Backstore, MappedLun, State, backstore_key
+from lio_handover.model.keys import backstore_key
+from lio_handover.model.objects import Acl, Backstore, MappedLun, State
 from lio_handover.views import tree
 from lio_handover.views.terminal import Screen
 from tests import inhandover, inhost, lab, samples

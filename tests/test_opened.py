@@ -16,7 +16,7 @@ from lio_handover.document import document as documents
 from lio_handover.kernel.configfs import Configfs
 from lio_handover.local.by_file import ByFile
 from lio_handover.model import objects
-from lio_handover.model.objects import backstore_key
+from lio_handover.model.keys import backstore_key
 from lio_handover.protocol.table import DESTINATION, SOURCE
 from lio_handover.settings import Settings
 from lio_handover.storage import opened

@@ -17,7 +17,8 @@ from lio_handover.kernel import tcmu
 from lio_handover.kernel.configfs import Configfs
 from lio_handover.kernel.reader import Reader
 from lio_handover.model import control
-from lio_handover.model.objects import Backstore, State, backstore_key
+from lio_handover.model.keys import backstore_key
+from lio_handover.model.objects import Backstore, State
 from lio_handover.settings import Settings
 from tests import inhost, lab, samples
 from tests.conftest import HostsOf

@@ -12,8 +12,8 @@ import pytest
 
 from lio_handover import errors
 from lio_handover.document import document as documents
-from lio_handover.document.document import portal_key
 from lio_handover.kernel import portals
+from lio_handover.model.keys import portal_key
 from lio_handover.model.objects import Portal, State
 from lio_handover.protocol.table import DESTINATION, SOURCE
 from tests import inhandover, inhost, lab

@@ -11,6 +11,7 @@ from lio_handover.document import document as documents, rename
 from lio_handover.document.document import Document
 from lio_handover.kernel.configfs import Configfs
 from lio_handover.model import objects
+from lio_handover.model.keys import backstore_key
 from tests import inhost, lab, samples
 from tests.conftest import HostsOf
 from tests.test_preflight import small
@@ -25,7 +26,7 @@ def called(state: objects.State, wwn: str) -> objects.State:
     target, = state.targets
     tpg, = target.tpgs
     lun, = tpg.luns
-    key = objects.backstore_key("fileio", name)
+    key = backstore_key("fileio", name)
     tpg_key = ("target", "iscsi", wwn, "1")
     path = Path(store.path).with_name(f"{name}.img")
     path.write_bytes(name.encode() * (lab.MiB // len(name)) + b"." * (lab.MiB % len(name)))

@@ -9,8 +9,8 @@ import pytest
 
 from lio_handover import errors
 from lio_handover.document import document as documents
-from lio_handover.document.document import lun_key, tpg_key
-from lio_handover.model.objects import Backstore, Lun, State, Target, Tpg, backstore_key, target_key
+from lio_handover.model.keys import backstore_key, lun_key, target_key, tpg_key
+from lio_handover.model.objects import Backstore, Lun, State, Target, Tpg
 from tests import inhost, lab, samples
 from tests.conftest import HostsOf
 

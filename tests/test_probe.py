@@ -8,9 +8,10 @@ import pytest
 
 from lio_handover import errors
 from lio_handover.document import document as documents
-from lio_handover.document.document import acl_key, lun_key, mapped_lun_key, portal_key, tpg_key
+from lio_handover.model.keys import (acl_key, backstore_key, lun_key, mapped_lun_key, portal_key,
+                                     target_key, tpg_key)
 from lio_handover.model.objects import (Acl, Backstore, Lun, MappedLun, Portal, Registration,
-                                        Reservations, State, Target, Tpg, backstore_key, target_key)
+                                        Reservations, State, Target, Tpg)
 from tests import inhost, lab
 
 IQN = "iqn.2003-01.org.example:probe"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lio_handover.document import document as documents
-from lio_handover.model.objects import RESERVATION_TYPES
+from lio_handover.model.objects import PrType
 from lio_handover.scsi import RESERVATION_CONFLICT, cdb, replies, sg
 from lio_handover.scsi.cdb import Command
 from lio_handover.scsi.fingerprint import describe, drain
@@ -21,7 +21,7 @@ SIZE = 4 * lab.MiB
 HOLDER, OTHER, STRANGER = (f"iqn.2003-01.org.example:{who}" for who in
                            ("holder", "other", "stranger"))
 #: LUN → type of its reservation; the last one is a LUN of two TPGs, by ALL_TG_PT.
-LUNS = dict(enumerate((*RESERVATION_TYPES, 5)))
+LUNS = dict(enumerate((*map(int, PrType), 5)))
 SHARED = len(LUNS) - 1
 ASKED = {"keys": cdb.read_keys, "reservation": cdb.read_reservation,
          "full status": cdb.read_full_status,
@@ -122,7 +122,7 @@ def test_every_type_holds_for_everyone_as_before(
     assert after == before
     held = {store.name: store.reservations
             for store in documents.loads(document).state.backstores}
-    assert {held[f"disk{lun}"].type for lun in LUNS} == set(RESERVATION_TYPES)
+    assert {held[f"disk{lun}"].type for lun in LUNS} == set(PrType)
     shared = held[f"disk{SHARED}"]
     assert [one.all_tg_pt for one in shared.registrations].count(True) == 2     # one in each TPG
     # A stranger, who is not registered, tells the exclusive types from the others.

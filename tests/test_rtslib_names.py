@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from lio_handover.model.objects import Backstore, State, backstore_key
+from lio_handover.model.keys import backstore_key
+from lio_handover.model.objects import Backstore, State
 from lio_handover.savefile import rtslib_entries, rtslib_names
 from tests import samples
 

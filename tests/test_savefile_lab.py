@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 
 from lio_handover import errors
-from lio_handover.model.objects import Backstore, State, backstore_key
+from lio_handover.model.keys import backstore_key
+from lio_handover.model.objects import Backstore, State
 from lio_handover.protocol.table import DESTINATION, SOURCE
 from tests import byfile, inhandover, inhost, insavefile, lab, samples
 from tests.inhandover import TARGET

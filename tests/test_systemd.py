@@ -13,7 +13,8 @@ import pytest
 
 from lio_handover import dbus_names as names
 from lio_handover.document import document as documents
-from lio_handover.model.objects import State, backstore_key
+from lio_handover.model.keys import backstore_key
+from lio_handover.model.objects import State
 from lio_handover.protocol.table import DESTINATION, SOURCE
 from tests import inbus, inhandover, inhost, inmove, insystemd, lab, samples
 from tests.conftest import HostsOf, Pool

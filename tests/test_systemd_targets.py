@@ -10,7 +10,8 @@ import pytest
 
 from lio_handover.document import document as documents
 from lio_handover.local.restoring import UNIT
-from lio_handover.model.objects import State, backstore_key
+from lio_handover.model.keys import backstore_key
+from lio_handover.model.objects import State
 from lio_handover.system import supervisor
 from tests import inbus, inhandover, inhost, inours, insystemd, lab
 from tests.conftest import HostsOf

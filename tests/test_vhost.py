@@ -8,9 +8,9 @@ import pytest
 
 from lio_handover import errors
 from lio_handover.document import document as documents
-from lio_handover.document.document import lun_key, tpg_key
 from lio_handover.kernel.configfs import Configfs
-from lio_handover.model.objects import Backstore, Lun, State, Target, Tpg, backstore_key, target_key
+from lio_handover.model.keys import backstore_key, lun_key, target_key, tpg_key
+from lio_handover.model.objects import Backstore, Lun, PrType, State, Target, Tpg
 from lio_handover.scsi import Result, cdb, vhost
 from lio_handover.scsi.fingerprint import drain, fingerprint
 from tests import inhost, lab
@@ -22,7 +22,7 @@ from tests.lab.inside import TARGET
 WWPN = "naa.5001405abcdef012"
 OTHER = "naa.5001405abcdef0aa"      # which the destination serves already
 NEXUSES = ("naa.5001405000000001", "naa.5001405000000002")
-TYPES = (1, 3, 5, 6, 7, 8)
+TYPES = tuple(map(int, PrType))
 SIZE = 4 * lab.MiB
 KINDS = ("vhost-oldest", "vhost-newest")
 

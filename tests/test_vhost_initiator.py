@@ -5,6 +5,7 @@ import errno
 
 import pytest
 
+from lio_handover.model.objects import ALL_REGISTRANTS, PrType
 from lio_handover.scsi import RESERVATION_CONFLICT, cdb, replies
 from tests import invhost
 from tests.conftest import HostsOf
@@ -39,7 +40,7 @@ def test_everything_an_initiator_can_ask_is_read(host: Host) -> None:
         assert replies.decode_capacity_16(one["read capacity 16"]) == (512, 512)
         assert replies.decode_keys(one["pr in read keys"]) == (0, ())
         capabilities = replies.decode_capabilities(one["pr in report capabilities"])
-        assert capabilities.types == cdb.RESERVATION_TYPES
+        assert capabilities.types == tuple(PrType)
         assert [group.id for group in replies.decode_target_port_groups(
             one["report target port groups"])] == [0]
         if host.release.startswith("6.1."):
@@ -48,7 +49,7 @@ def test_everything_an_initiator_can_ask_is_read(host: Host) -> None:
             assert (0x5e, 3) in replies.decode_opcodes(one["report supported opcodes"])
 
 
-@pytest.mark.parametrize("kind", cdb.RESERVATION_TYPES)
+@pytest.mark.parametrize("kind", [*map(int, PrType)])
 def test_a_reservation_holds_against_a_foreign_initiator(host: Host, kind: int) -> None:
     host.call(invhost.target)
     host.call(invhost.target, tpgt=2, nexus=OTHER_NEXUS)
@@ -62,7 +63,7 @@ def test_a_reservation_holds_against_a_foreign_initiator(host: Host, kind: int) 
         (2, cdb.read_keys()), (1, write))
     status = [answer[0] for answer in answers]
     assert status[:5] == [0, 0, 0, 0, 0]
-    everyone = kind in (cdb.WRITE_EXCLUSIVE_ALL, cdb.EXCLUSIVE_ACCESS_ALL)
+    everyone = kind in ALL_REGISTRANTS
     assert replies.decode_reservation(answers[2][2]) == (1, 0 if everyone else 0xabc, kind)
     registration, = replies.decode_full_status(answers[3][2]).registrations
     assert registration[:2] == (0xabc, NEXUS) and registration[3:] == (True, kind)

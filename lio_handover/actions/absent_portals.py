@@ -12,7 +12,8 @@ from typing import Collection, Iterator, List, Sequence, Set, Tuple
 
 from .. import errors
 from ..kernel import portals
-from ..model.objects import Key, Portal, State, Tpg, say
+from ..model.keys import portal_key
+from ..model.objects import Key, State, Tpg, say
 from ..records.journal import Journal
 from .context import Standing
 
@@ -85,7 +86,7 @@ def _tell(one: Standing, found: Sequence[errors.Finding], notes: List[str]) -> N
 
 def _here(one: Standing, want: State) -> Set[Key]:
     """The portals of these targets that this kernel has."""
-    return {(*tpg.key, Portal.kind, name) for path, tpg in _tpgs(one, want)
+    return {portal_key(tpg.key, name) for path, tpg in _tpgs(one, want)
             if one.fs.exists(f"{path}/np") for name in one.fs.names(f"{path}/np")}
 
 

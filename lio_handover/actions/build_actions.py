@@ -14,7 +14,8 @@ from ..host.host import Maker
 from ..kernel import fixes, portals
 from ..kernel.facts import Facts, boot_id
 from ..model.diff import diff
-from ..model.objects import State, backstore_key, say
+from ..model.keys import backstore_key
+from ..model.objects import State, say
 from ..plan.plan import Plan
 from ..plan.planner import plan
 from ..plan.staged import early

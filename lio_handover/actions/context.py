@@ -17,7 +17,8 @@ from ..kernel.configfs import Configfs
 from ..kernel.facts import boot_id
 from ..kernel.reader import Reader
 from ..model import directories
-from ..model.objects import Key, State, backstore_key, kernel_name, say
+from ..model.keys import backstore_key, lun_key, target_key, tpg_key
+from ..model.objects import Key, State, kernel_name, say
 from ..model.reservations import Seen
 from ..protocol.messages import Message
 from ..protocol.table import DESTINATION, SOURCE, VHOST, Do, Mode, Paper, Row
@@ -218,8 +219,8 @@ class Standing:
             return False
         reader = self.reader(False)
         found: Dict[Key, Optional[Key]] = {
-            ("target", fabric, wwn, str(directories.tag(fabric, tpgt)), "lun",
-             str(directories.lun_number(lun))): store
+            lun_key(tpg_key(target_key(fabric, wwn), directories.tag(fabric, tpgt)),
+                    directories.lun_number(lun)): store
             for fabric, wwn in [name.split("/", 1) for name in self.local_targets()
                                 if self.fs.exists(name)]
             for tpgt, lun, store in reader.links(fabric, wwn)}

@@ -12,40 +12,13 @@ from ..errors import BadName, BadShape, BadValue, Duplicate
 from ..model import objects
 from ..model.attributes import NONE
 from ..model.control import PARAMETERS
-from ..model.objects import Key, State
+from ..model.keys import (Key, acl_key, alua_group_key, backstore_key, lu_group_key, lun_key,
+                          mapped_lun_key, portal_key, target_key, tpg_key)
+from ..model.objects import State
 from .json_types import (an_object, any_object, entries, fail, plain_name, show, string,
                          true_or_false, whole)
 from .values import (INITIATOR, PR_FABRIC, TAGS, U32, U64, WWN, attributes_of, parameters_of,
                      port_name, portal_address, without)
-
-
-# --- keys: who an object is ----------------------------------------------------------------------
-def lu_group_key(name: str) -> Key:
-    return ("lu_group", name)
-
-
-def alua_group_key(backstore: Key, name: str) -> Key:
-    return (*backstore, "alua", name)
-
-
-def tpg_key(target: Key, tag: int) -> Key:
-    return (*target, str(tag))
-
-
-def portal_key(tpg: Key, address: str) -> Key:
-    return (*tpg, "portal", address)
-
-
-def lun_key(tpg: Key, number: int) -> Key:
-    return (*tpg, "lun", str(number))
-
-
-def acl_key(tpg: Key, initiator: str) -> Key:
-    return (*tpg, "acl", initiator)
-
-
-def mapped_lun_key(acl: Key, number: int) -> Key:
-    return (*acl, "lun", str(number))
 
 
 # --- objects -------------------------------------------------------------------------------------
@@ -142,7 +115,7 @@ def _backstore(value: Any, where: str, common: Common) -> objects.Backstore:
     plugin = plain_name(members["plugin"], f"{where}.plugin")
     if plugin not in PARAMETERS:
         fail(BadValue, f"{where}.plugin is {show(plugin)}, not {', '.join(PARAMETERS)}")
-    key = objects.backstore_key(plugin, plain_name(members["name"], f"{where}.name"))
+    key = backstore_key(plugin, plain_name(members["name"], f"{where}.name"))
     return objects.Backstore(
         key,
         parameters=parameters_of(members["parameters"], f"{where}.parameters", plugin),
@@ -162,9 +135,9 @@ def _reservations(value: Any, where: str) -> objects.Reservations:
         _once(seen, made.nexus, at, "registration of one nexus")
         found.append(made)
     kind = whole(members["type"], f"{where}.type", 0, 8)
-    if kind and kind not in objects.RESERVATION_TYPES:
+    if kind and kind not in [*objects.PrType]:
         fail(BadValue, f"{where}.type is {kind}, not 0, "
-             + ", ".join(map(str, objects.RESERVATION_TYPES)))
+             + ", ".join(f"{known:d}" for known in objects.PrType))
     holder = members["holder"]
     if holder is not None:
         holder = whole(holder, f"{where}.holder", 0, U32)
@@ -172,7 +145,7 @@ def _reservations(value: Any, where: str) -> objects.Reservations:
             fail(BadValue, f"{where}.holder is {holder}, there are {len(found)} registrations")
         if not kind:
             fail(BadValue, f"{where} has a holder and no reservation")
-    elif kind in (1, 3, 5, 6):
+    elif kind and kind not in objects.ALL_REGISTRANTS:
         fail(BadValue, f"{where} has a reservation and no holder")
     if kind and not found:
         fail(BadValue, f"{where} has a reservation and no registration")
@@ -215,7 +188,7 @@ def _target(value: Any, where: str, backstores: Mapping[str, objects.Backstore],
     if fabric not in WWN:
         fail(BadValue, f"{where}.fabric is {show(fabric)}, not {', '.join(WWN)}")
     wwn = port_name(members["wwn"], f"{where}.wwn", WWN[fabric])
-    key = objects.target_key(fabric, wwn)
+    key = target_key(fabric, wwn)
     tags: Set[Any] = set()
     addresses: Set[Any] = set()
     tpgs = []

@@ -40,17 +40,14 @@ from ..errors import BadShape, BadValue
 from ..model import objects
 from ..model.attributes import owner_of
 from ..model.objects import Key, State
-from .decode import (acl_key, alua_group_key, label, lu_group_key, lun_key, mapped_lun_key,
-                     portal_key, state_of, tpg_key)
+from .decode import label, state_of
 from .envelope import MAX_BYTES, VERSION, body_of, digest_of, seal, text_of, unseal, with_digest
 from .json_types import (an_object, any_object, entries, fail, plain_name, plain_text, show, string,
                          true_or_false, whole)
 from .values import U64, attribute_path
 
-__all__ = ["MAX_BYTES", "VERSION", "Carried", "Document", "Evidence", "Origin", "acl_key",
-           "alua_group_key",
-           "canonical", "check", "dumps", "loads", "lu_group_key", "lun_key", "mapped_lun_key",
-           "portal_key", "seal", "state_bytes", "tpg_key"]
+__all__ = ["MAX_BYTES", "VERSION", "Carried", "Document", "Evidence", "Origin", "canonical",
+           "check", "dumps", "loads", "seal", "state_bytes"]
 
 Evidence = Mapping[str, Union[str, int, bool]]
 #: The attributes of an object which stand with it, not with what is common to its kind.

@@ -22,10 +22,11 @@ from typing import Dict, List, NamedTuple, NoReturn, Optional, Sequence, Set, Tu
 from ..errors import BadMap, DocumentError, Duplicate
 from ..model import objects
 from ..model.control import HCTL
+from ..model.keys import acl_key, portal_key, target_key
 from ..model.objects import Attributes, Key, say
 from ..storage import block_devices as devices, device_limits as limits
 from ..storage.block_devices import HERE, Host
-from .document import Document, acl_key, canonical, check, portal_key
+from .document import Document, canonical, check
 
 KINDS = ("device", "root", "portal", "target", "initiator", "rtpi", "limit")
 #: Instead of a relative port: one that only depends on the TPG's name.
@@ -187,7 +188,7 @@ class _Applying:
         key = one.key
         if new is not None:
             self.use("target", one.wwn, one.wwn, new)
-            key = objects.target_key(one.fabric, new)
+            key = target_key(one.fabric, new)
             # The kernel knows a vhost or loopback target fc.X by the name X.
             self.renamed[one.fabric, _bare(one.wwn)] = _bare(new)
         return replace(one, key=key, tpgs=tuple(self.tpg(tpg, key) for tpg in one.tpgs))

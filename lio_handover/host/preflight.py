@@ -19,7 +19,8 @@ from ..kernel.reader import Reader
 from ..model import attributes, dynamic_acls, reservations
 from ..model.control import HCTL
 from ..model.diff import diff
-from ..model.objects import Backstore, Key, State, backstore_key, say
+from ..model.keys import backstore_key
+from ..model.objects import Backstore, Key, State, say
 from ..plan import unit_serials
 from ..plan.plan import Plan
 from ..settings import Settings

@@ -13,7 +13,8 @@ from ..execute.verify import Scope
 from ..kernel.configfs import Configfs
 from ..kernel.reader import Reader
 from ..kernel.scsi_bus import Drivers, sg_of
-from ..model.objects import Backstore, Key, Lun, State, Target, Tpg, backstore_key, say
+from ..model.keys import backstore_key, lun_key, target_key, tpg_key
+from ..model.objects import Backstore, Key, Lun, State, Target, Tpg, say
 from ..model.reservations import Seen
 from ..plan.plan import SCRATCH_NEXUS, SCRATCH_TARGET
 from ..plan.planner import plan
@@ -122,10 +123,10 @@ def logs_guest_writes(fs: Configfs) -> bool:
 
 def _target(fabric: str, stores: Sequence[Backstore]) -> Target:
     """A target that nobody else knows, with a LUN for each of the backstores."""
-    key = ("target", fabric, SCRATCH_TARGET[2])
-    tpg = (*key, "1")
+    key = target_key(fabric, SCRATCH_TARGET[2])
+    tpg = tpg_key(key, 1)
     return Target(key, {}, (Tpg(tpg, {"nexus": SCRATCH_NEXUS}, luns=tuple(
-        Lun((*tpg, "lun", str(number)), store.key) for number, store in enumerate(stores))),))
+        Lun(lun_key(tpg, number), store.key) for number, store in enumerate(stores))),))
 
 
 @contextmanager

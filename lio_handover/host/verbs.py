@@ -21,7 +21,8 @@ from ..kernel.configfs import Configfs
 from ..kernel.facts import Facts, boot_id
 from ..kernel.reader import Reader
 from ..model import diff as differ, dynamic_acls, reservations
-from ..model.objects import Backstore, Key, State, backstore_key, say
+from ..model.keys import backstore_key
+from ..model.objects import Backstore, Key, State, say
 from ..model.reservations import Seen
 from ..plan import unit_serials
 from ..plan.planner import plan

@@ -13,6 +13,7 @@ from .. import errors
 from ..model import directories
 from ..model.attributes import BLANKS, COMPANY, COMPANY_ID, DECIMAL, HOST, NONE, TABLE
 from ..model.control import CHOICES, NUMBERS, PARAMETERS, parse
+from ..model.objects import PrType
 from ..storage.protection import SUFFIX
 
 ROOT = "/sys/kernel/config/target"
@@ -26,9 +27,10 @@ PAGE = os.sysconf("SC_PAGESIZE")
 #: target_pr_res_aptpl_metadata_store): 12 hex digits of ISID, types as decimals without a zero.
 _PR_LINE = re.compile(
     rb"initiator_fabric=\w+,initiator_node=[^,\n\0]+,(?:initiator_sid=[0-9a-f]{12},)?"
-    rb"sa_res_key=0x[0-9a-f]{1,16},res_holder=[01],res_type=[0135678],res_scope=0,"
+    rb"sa_res_key=0x[0-9a-f]{1,16},res_holder=[01],res_type=[0T],res_scope=0,"
     rb"res_all_tg_pt=[01],mapped_lun=N,target_fabric=\w+,target_node=[^,\n\0]+,"
-    rb"tpgt=N,port_rtpi=N,target_lun=N\n".replace(b"=N", b"=(?:0|[1-9][0-9]*)"))
+    rb"tpgt=N,port_rtpi=N,target_lun=N\n".replace(b"=N", b"=(?:0|[1-9][0-9]*)").replace(
+        b"[0T]", f"[0{''.join(f'{kind:d}' for kind in PrType)}]".encode()))
 
 Guard = Callable[["Configfs", str, bytes], Optional[str]]
 

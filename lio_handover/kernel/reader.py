@@ -8,15 +8,15 @@ from dataclasses import replace
 from typing import Dict, FrozenSet, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from .. import errors
-from ..model import control, directories
+from ..model import control, directories, keys
 from ..model.attributes import GATE, HOST, NEXUS, SECRET, Attribute, hides, rows
-from ..model.nexus_paths import places_of
 from ..model.objects import (NO_RESERVATIONS, Acl, AluaGroup, Backstore, DiscoveryAuth, Key,
                              LuGroup, Lun, MappedLun, Portal, Reservations, Secret, State, Target,
-                             Tpg, backstore_key, kernel_name, target_key)
+                             Tpg, kernel_name)
 from ..model.reservations import Place, Seen
 from .configfs import Configfs
 from .facts import Facts, boot_id, knows_rtpi, no_modules
+from .nexus_paths import places_of
 from .pr_reader import PrReader
 
 #: Directories of the tree's top which are not fabrics.
@@ -115,24 +115,24 @@ class Reader:
         for hba in self.hbas():
             plugin = hba.rpartition("_")[0]
             for name in self.fs.entries(f"core/{hba}")[1]:
-                key = backstore_key(plugin, name)
+                key = keys.backstore_key(plugin, name)
                 if key in found:
                     twins.setdefault(key, [found[key]]).append(hba)
                 found.setdefault(key, hba)
         self._twins = frozenset(twins)
         for key, hbas in twins.items():
             del found[key]
-            found.update((backstore_key(key[1], f"{hba}/{key[2]}"), hba) for hba in hbas)
+            found.update((keys.backstore_key(key[1], f"{hba}/{key[2]}"), hba) for hba in hbas)
         return found
 
     def _key(self, path: str) -> Key:
         """``core/fileio_0/d0`` → the backstore's key; of those that share a plugin and a name,
         which are apart by their HBA alone, ``HBA/NAME``."""
         _core, hba, name = path.split("/", 2)
-        key = backstore_key(hba.rpartition("_")[0], name)
+        key = keys.backstore_key(hba.rpartition("_")[0], name)
         if self._twins is None:
             self.placed()
-        return backstore_key(key[1], f"{hba}/{name}") if key in (self._twins or ()) else key
+        return keys.backstore_key(key[1], f"{hba}/{name}") if key in (self._twins or ()) else key
 
     def backstore(self, hba: str, name: str, places: Mapping[str, Sequence[Place]]) -> Backstore:
         """One backstore.  ``places``: how each initiator reaches it, see reservations.read.
@@ -147,7 +147,7 @@ class Reader:
         for group in self.fs.names(f"{path}/alua") if self.fs.exists(f"{path}/alua") else ():
             group_path = f"{path}/alua/{group}"
             carried, _ = self._attributes("alua_group", "", group_path)
-            groups.append(AluaGroup((*key, "alua", group), carried))
+            groups.append(AluaGroup(keys.alua_group_key(key, group), carried))
         return Backstore(key, control.parse(plugin, info), attributes, tuple(groups),
                          self._reservations(path, attributes.get("wwn/vpd_unit_serial", ""),
                                             places, key), hba, host, control.device(info))
@@ -175,11 +175,11 @@ class Reader:
                 for wwn in self.fs.entries(fabric)[1] if wwn not in _FABRIC_DEFAULTS]
 
     def target(self, fabric: str, wwn: str) -> Target:
-        key = target_key(fabric, wwn)
-        path = f"{fabric}/{wwn}"
+        key, path = keys.target_key(fabric, wwn), f"{fabric}/{wwn}"
         carried, _ = self._attributes("target", fabric, path)
-        return Target(key, carried, tuple(self._tpg((*key, word), path, at) for word, at in
-                      directories.numbered_tpgs(fabric, self.tpgs(fabric, wwn))))
+        tpgs = directories.numbered_tpgs(fabric, self.tpgs(fabric, wwn))
+        return Target(key, carried, tuple(self._tpg(keys.tpg_key(key, word), path, at)
+                                          for word, at in tpgs))
 
     def tpgs(self, fabric: str, wwn: str) -> List[str]:
         """What the TPGs of a target are called."""
@@ -194,7 +194,7 @@ class Reader:
         if "rtpi" not in carried:
             carried, luns = self._rtpi(path, carried, luns)
         portals = tuple(
-            Portal((*key, "portal", name),
+            Portal(keys.portal_key(key, name),
                    self._attributes("portal", fabric, f"{path}/np/{name}")[0])
             for name in self.fs.names(f"{path}/np")) if self.fs.exists(f"{path}/np") else ()
         acls = tuple(self._acl(key, path, name) for name in self.fs.names(f"{path}/acls"))
@@ -217,9 +217,9 @@ class Reader:
         here, spelled = f"{path}/lun/{at}", "" if at == f"lun_{word}" else at
         link = self.fs.link_in(here)
         if link is None:
-            return Lun((*above, "lun", word), directory=spelled)
+            return Lun(keys.lun_key(above, word), directory=spelled)
         carried, _ = self._attributes("lun", above[1], here)
-        return Lun((*above, "lun", word), self._key(link[1]), link[0], carried, spelled)
+        return Lun(keys.lun_key(above, word), self._key(link[1]), link[0], carried, spelled)
 
     def _rtpi(self, path: str, carried: Dict[str, str], luns: Tuple[Lun, ...]) \
             -> Tuple[Dict[str, str], Tuple[Lun, ...]]:
@@ -241,14 +241,14 @@ class Reader:
     def _acl(self, above: Key, path: str, initiator: str) -> Acl:
         fabric = above[1]
         here = f"{path}/acls/{initiator}"
-        key = (*above, "acl", initiator)
+        key = keys.acl_key(above, initiator)
         carried, _ = self._attributes("acl", fabric, here)
         return Acl(key, carried, self._mapped(fabric, key, here))
 
     def _mapped(self, fabric: str, above: Key, here: str) -> Tuple[MappedLun, ...]:
         mapped = []
         for word, at in self._luns_in(here):
-            key, spelled = (*above, "lun", word), "" if at == f"lun_{word}" else at
+            key, spelled = keys.mapped_lun_key(above, word), "" if at == f"lun_{word}" else at
             link = self.fs.link_in(f"{here}/{at}")
             if link is None:
                 mapped.append(MappedLun(key, directory=spelled))
@@ -398,7 +398,7 @@ class Reader:
     def lu_groups(self, names: Iterable[str]) -> Tuple[LuGroup, ...]:
         """Those of the LU groups named that this host has."""
         path = "core/alua/lu_gps"
-        return tuple(LuGroup(("lu_group", name),
+        return tuple(LuGroup(keys.lu_group_key(name),
                              self._attributes("lu_group", "", f"{path}/{name}")[0])
                      for name in names if self.fs.exists(f"{path}/{name}"))
 

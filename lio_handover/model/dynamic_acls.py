@@ -12,6 +12,7 @@ from typing import Dict, List, Mapping, Sequence, Tuple
 
 from .attributes import rows
 from .defaults import FRESH
+from .keys import acl_key, mapped_lun_key, target_key, tpg_key
 from .objects import Acl, Key, MappedLun, State, Tpg, say
 
 #: What every ACL has that nobody changed (iscsi_target_nodeattrib.c:
@@ -48,8 +49,8 @@ def made_explicit(state: State, noted: Names) -> Tuple[State, Tuple[str, ...]]:
     registered: Dict[Key, List[str]] = {}
     for store in state.backstores:
         for registration in store.reservations.registrations:
-            key = ("target", registration.fabric.lower(), registration.target,
-                   str(registration.tpgt))
+            key = tpg_key(target_key(registration.fabric.lower(), registration.target),
+                          registration.tpgt)
             registered.setdefault(key, []).append(registration.initiator)
     notes: List[str] = []
 
@@ -71,12 +72,12 @@ def made_explicit(state: State, noted: Names) -> Tuple[State, Tuple[str, ...]]:
 
 def _acl(tpg: Tpg, initiator: str) -> Acl:
     """Each LUN under its own number (target_core_tpg.c:core_tpg_add_node_to_devs)."""
-    key = (*tpg.key, "acl", initiator)
+    key = acl_key(tpg.key, initiator)
     attributes = {**_DEFAULTS, **{
         name: tpg.attributes[of_tpg] for of_tpg, name in _FROM_TPG.items()
         if tpg.attributes.get(of_tpg, "NULL") != "NULL"}}
     protected = tpg.attributes.get("attrib/demo_mode_write_protect", "1")
     return Acl(key, attributes, tuple(
-        MappedLun((*key, "lun", str(lun.number)), lun.number,
+        MappedLun(mapped_lun_key(key, lun.number), lun.number,
                   attributes={"write_protect": protected})
         for lun in tpg.luns if lun.backstore is not None))

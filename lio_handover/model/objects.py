@@ -13,12 +13,12 @@ Nothing here reads, writes or judges.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import IntEnum
 from functools import cached_property
 from typing import Dict, Iterator, List, Mapping, Optional, Tuple, Union
 
 from . import directories
-
-Key = Tuple[str, ...]
+from .keys import Key as Key
 
 
 class Secret(str):
@@ -41,15 +41,31 @@ Attributes = Mapping[str, str]
 #: The target port group which every backstore has from the start, and for ever.
 DEFAULT_GROUP = "default_tg_pt_gp"
 
-#: The SCSI persistent reservation types (SPC-4 table 173), by code.
-RESERVATION_TYPES = {
-    1: "Write Exclusive",
-    3: "Exclusive Access",
-    5: "Write Exclusive, Registrants Only",
-    6: "Exclusive Access, Registrants Only",
-    7: "Write Exclusive, All Registrants",
-    8: "Exclusive Access, All Registrants",
-}
+
+class PrType(IntEnum):
+    """A type of persistent reservation (SPC-4 table 173), by code."""
+
+    WRITE_EXCLUSIVE = 1
+    EXCLUSIVE_ACCESS = 3
+    WRITE_EXCLUSIVE_REGISTRANTS_ONLY = 5
+    EXCLUSIVE_ACCESS_REGISTRANTS_ONLY = 6
+    WRITE_EXCLUSIVE_ALL_REGISTRANTS = 7
+    EXCLUSIVE_ACCESS_ALL_REGISTRANTS = 8
+
+    @property
+    def text(self) -> str:
+        """As SPC words it: ``Write Exclusive, Registrants Only``."""
+        words = self.name.title().split("_")
+        return ", ".join(filter(None, (" ".join(words[:2]), " ".join(words[2:]))))
+
+    @property
+    def kernel_text(self) -> str:
+        """As target_core_pr.c:core_scsi3_pr_dump_type words it."""
+        return self.text.replace("Write Exclusive", "Write Exclusive Access")
+
+
+#: The types that each registrant holds (SPC-4 5.12.10); the others have one holder.
+ALL_REGISTRANTS = (PrType.WRITE_EXCLUSIVE_ALL_REGISTRANTS, PrType.EXCLUSIVE_ACCESS_ALL_REGISTRANTS)
 
 
 @dataclass(frozen=True)
@@ -396,18 +412,10 @@ class State:
                     yield target, tpg, lun
 
 
-def backstore_key(plugin: str, name: str) -> Key:
-    return ("backstore", plugin, name)
-
-
 def kernel_name(key: Key) -> str:
     """The folder's name of a backstore below its HBA, which only there is the only one: where
     two HBAs have a backstore of one name, their keys have ``HBA/NAME`` instead."""
     return key[2].rpartition("/")[2]
-
-
-def target_key(fabric: str, wwn: str) -> Key:
-    return ("target", fabric, wwn)
 
 
 def say(key: Key) -> str:

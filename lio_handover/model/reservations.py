@@ -10,19 +10,14 @@ from dataclasses import dataclass, replace
 from typing import Dict, FrozenSet, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from .aptpl import EMPTY_FILE, Block, Kind, parse
-from .objects import NO_RESERVATIONS, Registration, Reservations
+from .objects import NO_RESERVATIONS, PrType, Registration, Reservations
 
 _LINE = re.compile(r"(\S+) Node: (.+?)(?:,i,0x([0-9a-f]{12}))? Key: 0x([0-9a-f]{16}) "
                    r"PRgen: 0x[0-9a-f]{8}")
 _HOLDER = re.compile(r"(SPC-[23]) Reservation: (\S+) Initiator: (.+?)(?:,i,0x([0-9a-f]{12}))?")
 _PORT = re.compile(r"Target Node Endpoint: (\S+)\n.*Relative Port Identifier Tag: (\d+) \S+ "
                    r"Portal Group Tag: (\d+) \S+ Logical Unit: (\d+)", re.S)
-#: As core_scsi3_pr_dump_type (target_core_pr.c) words them.
-_TYPES = {"Write Exclusive Access": 1, "Exclusive Access": 3,
-          "Write Exclusive Access, Registrants Only": 5,
-          "Exclusive Access, Registrants Only": 6,
-          "Write Exclusive Access, All Registrants": 7,
-          "Exclusive Access, All Registrants": 8}
+_TYPES = {kind.kernel_text: int(kind) for kind in PrType}
 #: The list stops without a mark when the next line would not fit into a page.
 _PAGE_ALMOST_FULL = 4096 - 384
 

@@ -10,6 +10,7 @@ from typing import Dict, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from .. import errors
 from ..model.attributes import Attribute
+from ..model.keys import target_key
 from ..model.objects import Key, State
 from ..storage.exclusive import Opening
 from .order import PHASE, WHY
@@ -40,7 +41,7 @@ MODULES = {"fileio": "target_core_file", "iblock": "target_core_iblock",
 KERNEL_OPS = (MKDIR, RMDIR, LINK, UNLINK, WRITE)
 
 #: A loopback target for the time of one step. Its disk is only asked, never written.
-SCRATCH_TARGET = ("target", "loopback", "naa.50014051f0ad0ff0")
+SCRATCH_TARGET = target_key("loopback", "naa.50014051f0ad0ff0")
 SCRATCH_NEXUS = "naa.50014051f0ad0ff1"
 
 

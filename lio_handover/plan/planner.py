@@ -12,6 +12,7 @@ from ..kernel.facts import Facts
 from ..model import defaults, diff as differ
 from ..model.attributes import CARRIED, Attribute, owner_of, rows
 from ..model.diff import Change, Create, Register, Relink, Remove, diff
+from ..model.keys import lun_key
 from ..model.objects import (DEFAULT_GROUP, Acl, AluaGroup, Backstore, DiscoveryAuth, Key, LuGroup,
                              Lun, MappedLun, Object, Portal, Secret, State, Target, Tpg, say)
 from ..model.tree_paths import Paths
@@ -282,7 +283,7 @@ class _Planner:
 
     def _link_mapped(self, one: MappedLun) -> None:
         if one.lun is not None:
-            link = self.path((*one.key[:4], "lun", str(one.lun)))
+            link = self.path(lun_key(one.key[:4], one.lun))
             self._add("link mapped LUN", LINK, f"{self.path(one.key)}/{one.alias or 'link'}",
                       fsencode(link), one.key, (self.link_place[one.key],))
 
@@ -290,7 +291,7 @@ class _Planner:
         """What a new object of a TPG has by itself."""
         readonly = False
         if isinstance(one, MappedLun):
-            lun = self.new.get((*one.key[:4], "lun", str(one.lun)))
+            lun = self.new.get(lun_key(one.key[:4], one.lun))
             store = self.want.backstore(lun.backstore) if isinstance(lun, Lun) \
                 and lun.backstore else None
             readonly = store is None or store.parameters.get("readonly", "0") != "0"

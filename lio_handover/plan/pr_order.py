@@ -11,8 +11,9 @@ import heapq
 from dataclasses import replace
 from typing import Dict, Iterable, List, Optional, Sequence, Set, Tuple
 
+from ..kernel.nexus_paths import FABRIC_NAMES
 from ..model import reservations
-from ..model.nexus_paths import FABRIC_NAMES
+from ..model.keys import acl_key, lun_key, mapped_lun_key, target_key, tpg_key
 from ..model.objects import Backstore, Key, Registration, Reservations, State, say
 
 #: After everything that has a place.
@@ -54,9 +55,9 @@ class Revival:
     def unit(self, one: Registration) -> Key:
         """What brings a registration back: a mapped LUN, or a LUN for its TPG's nexus."""
         fabric = {shown: name for name, shown in FABRIC_NAMES.items()}.get(one.fabric, one.fabric)
-        tpg = ("target", fabric, one.target, str(one.tpgt))
-        mapped = (*tpg, "acl", one.initiator, "lun", str(one.mapped_lun))
-        return mapped if mapped in self.mapped else (*tpg, "lun", str(one.lun))
+        tpg = tpg_key(target_key(fabric, one.target), one.tpgt)
+        mapped = mapped_lun_key(acl_key(tpg, one.initiator), one.mapped_lun)
+        return mapped if mapped in self.mapped else lun_key(tpg, one.lun)
 
     def _late(self, want: State) -> Set[Key]:
         """The links are bound to the order of the relative ports, which RTPG shows; where that is

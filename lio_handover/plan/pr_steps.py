@@ -6,6 +6,7 @@ from typing import Dict, Iterable, List, Sequence, Tuple
 
 from ..kernel.scsi_bus import AUTOPROBE
 from ..model import reservations
+from ..model.keys import lun_key
 from ..model.objects import DEFAULT_GROUP, Backstore, Key, Registration, Reservations
 from .draft import Draft
 from .plan import (DRIVERS, FILE, LINK, MKDIR, MODULES, RMDIR, SCRATCH_NEXUS, SCRATCH_TARGET, SCSI,
@@ -57,7 +58,7 @@ class ReservationPlanner:
             lun = f"{acl}/lun_{like.mapped_lun}"
             self._add("burn", MKDIR, lun, about=store.key)
             self._add("burn", LINK, f"{lun}/link",
-                      fsencode(self.path((*tpg, "lun", str(like.lun)))), store.key)
+                      fsencode(self.path(lun_key(tpg, like.lun))), store.key)
             self._add("burn", UNLINK, f"{lun}/link", about=store.key)
             self._add("burn", RMDIR, lun, about=store.key)
         self._add("burn", RMDIR, acl, about=tpg)

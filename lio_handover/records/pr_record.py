@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from typing import Dict, Iterable, Mapping
 
+from ..model.keys import backstore_key
 from ..model.objects import Key, Registration, Reservations, State, say
 from ..system.atomic_file import write_file
 from ..system.locks import PATIENCE, Locks
@@ -23,7 +24,7 @@ def load(directory: str, boot_id: str) -> Dict[Key, Reservations]:
             found = json.load(file)
         if found["boot_id"] != boot_id:
             return {}
-        return {("backstore", *name.split("/", 1)): Reservations(**{
+        return {backstore_key(*name.split("/", 1)): Reservations(**{
             **held, "registrations": tuple(Registration(**one) for one in held["registrations"])})
             for name, held in found["backstores"].items()}
     except (OSError, ValueError, KeyError, TypeError):

@@ -14,6 +14,7 @@ from .. import errors
 from ..document.rename import fresh_port
 from ..kernel.configfs import Configfs
 from ..kernel.reader import Reader
+from ..model.keys import target_key, tpg_key
 from ..model.objects import Key, State
 from ..protocol.table import ALONE, DESTINATION, Mode, state_of
 from .journal import Journal, ids
@@ -54,7 +55,7 @@ def renumbered(reader: Reader, wanted: Numbers) -> Tuple[Numbers, List[str]]:
     for path, number in wanted.items():
         if path in clashing:
             fabric, wwn, _ = path.split("/")
-            free = int(fresh_port(("target", fabric, wwn, path)))
+            free = int(fresh_port(tpg_key(target_key(fabric, wwn), path)))
             while str(free) in used:
                 free = free % 65535 + 1
             made[path] = str(free)

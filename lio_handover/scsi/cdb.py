@@ -94,15 +94,6 @@ def report_supported_opcodes(timeouts: bool = False, length: int = 8192) -> Comm
 
 # --- persistent reservations ---------------------------------------------------------------------
 
-WRITE_EXCLUSIVE = 1
-EXCLUSIVE_ACCESS = 3
-WRITE_EXCLUSIVE_REGISTRANTS = 5
-EXCLUSIVE_ACCESS_REGISTRANTS = 6
-WRITE_EXCLUSIVE_ALL = 7
-EXCLUSIVE_ACCESS_ALL = 8
-RESERVATION_TYPES = (1, 3, 5, 6, 7, 8)
-
-
 def persistent_reserve_in(action: int, length: int = 8192) -> Command:
     return Command(struct.pack(">BBxxxxxHx", 0x5e, action, length), data_in=length)
 

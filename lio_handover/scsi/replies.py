@@ -9,8 +9,8 @@ from __future__ import annotations
 import struct
 from typing import NamedTuple
 
+from ..model.objects import PrType
 from . import CHECK_CONDITION, Result
-from .cdb import RESERVATION_TYPES
 
 UNIT_ATTENTION = 0x06
 
@@ -214,8 +214,7 @@ def decode_capabilities(data: bytes) -> Capabilities:
     """REPORT CAPABILITIES. :raises Malformed: cut off."""
     _need(data, 8)
     mask = data[4] | data[5] << 8
-    bits = {7: 0x80, 6: 0x40, 5: 0x20, 3: 0x08, 1: 0x02, 8: 0x100}
-    types = tuple(kind for kind in RESERVATION_TYPES if data[3] & 0x80 and mask & bits[kind])
+    types = tuple(kind for kind in PrType if data[3] & 0x80 and mask >> kind & 1)
     return Capabilities(bool(data[2] & 0x01), bool(data[3] & 0x01), bool(data[2] & 0x04), types)
 
 

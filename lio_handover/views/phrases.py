@@ -4,7 +4,9 @@ from __future__ import annotations
 from typing import List, Sequence, Tuple
 
 from ..model import objects
-from ..model.objects import RESERVATION_TYPES, State, say
+from ..model.objects import ALL_REGISTRANTS, PrType, State, say
+
+_TYPES = {int(kind): kind.text for kind in PrType}
 
 
 def size(number: int) -> str:
@@ -44,13 +46,13 @@ def contents(state: State) -> str:
 
 def reservation(held: objects.Reservations) -> List[str]:
     """The reservations of a backstore in words, without the registrants."""
-    return [f"{RESERVATION_TYPES.get(held.type, 'unknown')} (type {held.type})"
+    return [f"{_TYPES.get(held.type, 'unknown')} (type {held.type})"
             if held.type else "registered, not reserved" if held.registrations else "none",
             f"generation {held.generation}", "APTPL" if held.aptpl else "no APTPL"]
 
 
 def holds(held: objects.Reservations, number: int) -> str:
-    return "HOLDER" if held.type and (held.type in (7, 8) or held.holder == number) else ""
+    return "HOLDER" if held.type and (held.type in ALL_REGISTRANTS or held.holder == number) else ""
 
 
 def gate_of(one: objects.Tpg) -> Tuple[str, str]:

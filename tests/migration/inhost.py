@@ -8,7 +8,8 @@ import time
 from pathlib import Path
 
 from lio_handover import errors
-from lio_handover.model.objects import Backstore, Lun, State, Target, Tpg, backstore_key, target_key
+from lio_handover.model.keys import backstore_key, target_key
+from lio_handover.model.objects import Backstore, Lun, State, Target, Tpg
 from lio_handover.scsi import vhost
 from tests import inhost as pipeline
 from tests.lab import inside

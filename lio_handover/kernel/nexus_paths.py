@@ -3,8 +3,8 @@ from __future__ import annotations
 
 from typing import Dict, Iterable, List, Optional
 
-from . import dynamic_acls, reservations
-from .objects import Key, Lun, Target, Tpg
+from ..model import dynamic_acls, reservations
+from ..model.objects import Key, Lun, Target, Tpg
 
 #: Fabrics' names in the target tree → as the PR code shows and takes them.
 FABRIC_NAMES = {"iscsi": "iSCSI", "vhost": "vhost", "loopback": "loopback"}

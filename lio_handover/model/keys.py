@@ -1,0 +1,48 @@
+"""Keys: who an object is, without where on this host it happens to live.
+
+A key is a tuple of words, the kind of object first; an object's key begins with its parent's.  The
+number of an HBA is not part of it.
+"""
+from __future__ import annotations
+
+from typing import Tuple
+
+Key = Tuple[str, ...]
+
+
+def lu_group_key(name: str) -> Key:
+    return ("lu_group", name)
+
+
+def backstore_key(plugin: str, name: str) -> Key:
+    return ("backstore", plugin, name)
+
+
+def alua_group_key(backstore: Key, name: str) -> Key:
+    return (*backstore, "alua", name)
+
+
+def target_key(fabric: str, wwn: str) -> Key:
+    return ("target", fabric, wwn)
+
+
+def tpg_key(target: Key, tag: object) -> Key:
+    """``tag``: a number; of a TPG whose directory has none, or is a second one with it, the
+    directory's name (directories.numbered_tpgs).  The same holds of LUNs and mapped LUNs."""
+    return (*target, str(tag))
+
+
+def portal_key(tpg: Key, address: str) -> Key:
+    return (*tpg, "portal", address)
+
+
+def lun_key(tpg: Key, number: object) -> Key:
+    return (*tpg, "lun", str(number))
+
+
+def acl_key(tpg: Key, initiator: str) -> Key:
+    return (*tpg, "acl", initiator)
+
+
+def mapped_lun_key(acl: Key, number: object) -> Key:
+    return (*acl, "lun", str(number))
