@@ -31,8 +31,8 @@ UNIT = CHECKOUT / "etc" / "systemd" / "lio-handoverd.service"
 HURRIED = """
 import sys
 sys.path.insert(0, "/usr/lib/lio-handover")
-from lio_handover.service import hostverbs
-hostverbs.HOST_VERBS["freeze"] = hostverbs.HOST_VERBS["freeze"]._replace(deadline=3)
+from lio_handover.verb_table import HOST_VERBS
+HOST_VERBS["freeze"].deadline = 3
 from lio_handover.service.main import main
 sys.exit(main())
 """

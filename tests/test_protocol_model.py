@@ -10,8 +10,9 @@ from typing import List
 import pytest
 
 from lio_handover.protocol import table as transitions
-from lio_handover.protocol.table import (DESTINATION, SOURCE, STATES, TABLE, VERBS, Do, Mode, Need,
+from lio_handover.protocol.table import (DESTINATION, SOURCE, STATES, TABLE, Do, Mode, Need,
                                          Paper, Row)
+from lio_handover.verb_table import HANDOVER_VERBS, READ
 from tests.model.matrix import MATRICES, SAME_AS_ISCSI, matrix, steps_table
 from tests.model.mutants import MUTANTS
 from tests.model.runs import RUNS, SLOW_MUTANTS, run
@@ -32,7 +33,7 @@ def _marked(names: List[str], slow: frozenset[str]) -> List[object]:
 def test_rows_speak_the_tables_words() -> None:
     for row in TABLE:
         assert row.state in STATES[row.role] and row.to in STATES[row.role], row
-        assert VERBS[row.verb][0] in (row.role, "both"), row
+        assert HANDOVER_VERBS[row.verb].role in (row.role, "both"), row
         assert row.steps and row.deadline > 0 and row.modes, row
         for step in row.steps:
             assert (step.do is Do.RECORD) == bool(step.state), row
@@ -47,7 +48,7 @@ def test_a_row_ends_where_it_says() -> None:
 
 
 def test_every_verb_state_and_paper_is_used() -> None:
-    assert {row.verb for row in TABLE} == set(VERBS)
+    assert {row.verb for row in TABLE} == set(HANDOVER_VERBS)
     for role in (SOURCE, DESTINATION):
         recorded = {step.state for row in TABLE if row.role == role for step in row.steps}
         assert recorded - {""} == set(STATES[role])
@@ -64,7 +65,7 @@ def test_no_two_rows_are_one() -> None:
 
 def test_reading_verbs_touch_no_kernel() -> None:
     for row in TABLE:
-        if VERBS[row.verb][1] == transitions.READ:
+        if HANDOVER_VERBS[row.verb].action == READ:
             assert {step.do for step in row.steps} <= {Do.READ, Do.SAY, Do.KEEP_COPY}, row
 
 
@@ -84,7 +85,7 @@ def test_the_table_is_pure() -> None:
     imported = {(node.module if isinstance(node, ast.ImportFrom) else alias.name)
                 for node in ast.walk(tree) if isinstance(node, (ast.Import, ast.ImportFrom))
                 for alias in node.names}
-    assert imported == {"__future__", "dataclasses", "enum", "typing"}
+    assert imported == {"__future__", "dataclasses", "enum", "typing", "verb_table"}
 
 
 # ---- the exploration ---------------------------------------------------------------------------
@@ -222,7 +223,8 @@ def test_the_document_names_every_word() -> None:
     for role in (SOURCE, DESTINATION):
         for word in STATES[role]:
             assert f"| `{word}` |" in text, word
-    for word in [*VERBS, *(paper.name.lower() for paper in Paper), *(mode.value for mode in Mode)]:
+    for word in [*HANDOVER_VERBS, *(paper.name.lower() for paper in Paper),
+                 *(mode.value for mode in Mode)]:
         assert f"`{word}`" in text, word
     for name in MUTANTS:
         assert f"`{name}`" in text, name

@@ -16,13 +16,14 @@ from xml.etree import ElementTree
 
 import pytest
 
-from lio_handover import dbus_names as names, errors
-from lio_handover.cli import main, parser
+from lio_handover import dbus_names as names, errors, verb_table
+from lio_handover.cli import main
 from lio_handover.protocol import table
 from lio_handover.protocol.messages import Message, to_json
-from lio_handover.protocol.table import FILE, OF_ONE_HOST, Paper
+from lio_handover.protocol.table import FILE, Paper
 from lio_handover.records.journal import Handover, Journal
 from lio_handover.system import journald
+from lio_handover.verb_table import HANDOVER_VERBS, HOST_VERBS, VERBS
 from tests import inbus
 from tests.inbus import CHECKOUT, NOBODY, Client, descriptors, options
 
@@ -91,9 +92,10 @@ def test_the_tree_can_be_walked_from_its_root(client: Client) -> None:
 def test_the_verbs_are_those_of_the_protocols_table() -> None:
     known = contract.load()
     methods = known[names.HANDOVER].methods
-    assert {name.lower() for name in methods} == set(table.VERBS) - OF_ONE_HOST
+    assert {name.lower() for name in methods} == {
+        name for name, row in HANDOVER_VERBS.items() if row.bus}
     for name, method in methods.items():
-        assert (method.action, method.takes) == (table.VERBS[name.lower()][1], "aha{sv}")
+        assert (method.action, method.takes) == (HANDOVER_VERBS[name.lower()].action, "aha{sv}")
     first = {row.verb for row in table.TABLE
              if row.state in ("idle", "none") and row.modes - FILE}
     manager = known[names.MANAGER].methods
@@ -101,18 +103,15 @@ def test_the_verbs_are_those_of_the_protocols_table() -> None:
              if name.endswith("Handover")}
     assert set(begun) == first | {"status", "recover"}
     for verb, method in begun.items():
-        assert method.action == table.VERBS[verb][1]
+        assert method.action == HANDOVER_VERBS[verb].action
     text = (Path(contract.FOLDER) / f"{names.HANDOVER}.xml").read_text()
-    for verb, (_who, action, summary) in table.VERBS.items():
-        if verb in OF_ONE_HOST:
-            continue
-        assert summary in text and f'value="{action}"' in text, verb
+    for verb, row in HANDOVER_VERBS.items():
+        assert not row.bus or row.help in text and f'value="{row.action}"' in text, verb
 
 
 def test_what_the_xml_says_of_actions_is_what_is_asked(bus: Bus) -> None:
     """The annotation of a verb can't say less than the table; and one-host verbs are the CLI's."""
-    from lio_handover.service.hostverbs import HOST_VERBS
-    assert set(HOST_VERBS) == set(parser.VERBS) - {"errors"} - set(_OTHER)
+    assert set(HOST_VERBS) == set(VERBS) - {"errors"} - set(_OTHER)
     for interface in contract.load().values():
         root = ElementTree.fromstring(interface.text)
         for method in root.iter("method"):
@@ -131,7 +130,7 @@ def test_every_polkit_action_is_there() -> None:
     from lio_handover.service.bus.authority import action_id
     root = ElementTree.parse(CHECKOUT / "etc" / "polkit-1" / "io.github.lio-handover1.policy")
     assert {one.get("id") for one in root.iter("action")} == {
-        action_id(one) for one in contract.ACTIONS}
+        action_id(one) for one in verb_table.ACTIONS}
     assert {one.text for one in root.iter("allow_any")} <= {"auth_admin", "auth_admin_keep"}
 
 

@@ -17,9 +17,10 @@ from ..document.envelope import MAX_BYTES
 from ..handover.engine import Answer, Handover, Handovers, Peer, answer_from_json, answer_to_json
 from ..local import restoring
 from ..protocol.messages import MAX_PAPERS, Message, from_json, to_json
-from ..protocol.table import DESTINATION, OF_ONE_HOST, SOURCE, VERBS, Paper
+from ..protocol.table import DESTINATION, SOURCE, Paper
 from ..system import document_file
 from ..system.journald import Log
+from ..verb_table import HANDOVER_VERBS
 from .output import PROG, print_data, say
 from .session import Signals, Usage, find_service, open_host, require_root
 
@@ -31,8 +32,7 @@ _SECRET = ("prepare", "export", "abort")
 def step(args: argparse.Namespace, signals: Signals) -> int:
     """``source VERB`` and ``destination VERB``."""
     role, verb = args.verb, args.step
-    verbs = [name for name, (whose, _, _) in VERBS.items()
-             if whose == role and name not in OF_ONE_HOST]
+    verbs = [name for name, row in HANDOVER_VERBS.items() if row.role == role and row.bus]
     if verb not in verbs:
         raise Usage(f"{verb} is no verb of the {role}: " + ", ".join(verbs))
     require_root(f"{role} {verb}")

@@ -24,9 +24,10 @@ from ..kernel import fixes
 from ..kernel.facts import boot_id
 from ..model.objects import say
 from ..protocol.messages import Message, document_in
-from ..protocol.table import DESTINATION, SOURCE, VERBS, Mode, Paper, Row, rows_for, state_of
+from ..protocol.table import DESTINATION, SOURCE, Mode, Paper, Row, rows_for, state_of
 from ..records.journal import Handover, Journal, ids
 from ..records.ownership import Owners
+from ..verb_table import BOTH, HANDOVER_VERBS
 from . import meddling, next_steps
 from .admission import Admission
 from .conditions import ASSERTS, FIRST_STATE, WORDS, Evidence
@@ -117,7 +118,7 @@ class Handovers(Admission):
         of the table fits, StaleEpoch for an epoch that is over, and what the steps raise; then
         the recorded state stands.
         """
-        if verb not in VERBS or VERBS[verb][0] not in (role, "both"):
+        if verb not in HANDOVER_VERBS or HANDOVER_VERBS[verb].role not in (role, BOTH):
             raise errors.WrongState(f"a {role} has no verb {errors.one_line(verb)!r}",
                                     do="lio-handover --help")
         unknown = set(words) - set(WORDS)

@@ -23,8 +23,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import FrozenSet, Iterable, Iterator, List, Mapping, Optional, Tuple, Union
 
-SOURCE = "source"
-DESTINATION = "destination"
+from ..verb_table import BOTH, DESTINATION as DESTINATION, SOURCE as SOURCE
 
 
 class Mode(str, Enum):
@@ -253,32 +252,6 @@ def state_of(role: str, name: str, mode: Mode) -> State:
         if mode in modes and (role, name) in states:
             return states[role, name]
     return STATES[role][name]
-
-
-READ, WRITE = "read", "write"
-# verb → (who has it, polkit action, what it is for)
-VERBS: Mapping[str, Tuple[str, str, str]] = {
-    "prepare": (SOURCE, WRITE, "check everything and offer the target under a new epoch"),
-    "freeze": (SOURCE, WRITE, "make the target quiet, keeping all it needs to go on"),
-    "export": (SOURCE, WRITE, "hand out the document; no kernel write, may be repeated"),
-    "release": (SOURCE, WRITE, "commit: promise not to serve, once the destination is armed"),
-    "thaw": (SOURCE, WRITE, "go back to serving"),
-    "retire": (SOURCE, WRITE, "take the target down, only after the destination serves"),
-    "stage": (DESTINATION, WRITE, "build all that the kernel allows while the source serves"),
-    "activate": (DESTINATION, WRITE, "as far as the papers allow: arm, then own and open the gate"),
-    "verify": (DESTINATION, WRITE, "read back, see it serve, say so"),
-    "confirm": (DESTINATION, WRITE, "note that the source is gone: from now on alone"),
-    "import": (DESTINATION, WRITE, "by file: serve what the document says, or change nothing"),
-    "abort": (DESTINATION, WRITE, "end it here; what was owned is given back, never dropped"),
-    "adopt": (DESTINATION, WRITE, "by file: from now on lio-handover restores what is served here"),
-    "giveback": (DESTINATION, WRITE, "from now on targetcli restores what is served here"),
-    "clear": (DESTINATION, WRITE, "shut it, keep a copy, take it down; recover brings it back"),
-    "status": ("both", READ, "state, epoch, findings, next step; repeats the papers of the state"),
-    "recover": ("both", WRITE, "after a crash, a reboot or a lost answer: finish or say why not"),
-}
-
-#: Begun by the verb of that name of one host, which has a document, and by nothing else.
-OF_ONE_HOST = frozenset({"import", "adopt", "giveback", "clear"})
 
 
 # ---- the table ---------------------------------------------------------------------------------
@@ -626,3 +599,9 @@ def rows_for(role: str, state: str, verb: str, mode: Mode,
     """The rows to try, in the table's order; the first whose papers and needs hold is taken."""
     return [row for row in table
             if row.role == role and row.state == state and row.verb == verb and mode in row.modes]
+
+
+def deadline(role: str, verb: str) -> float:
+    """Seconds without a sign of life after which a verb of a handover alarms: the longest that a
+    row of it may take; ``role`` BOTH: of either side."""
+    return max(row.deadline for row in TABLE if row.verb == verb and role in (row.role, BOTH))

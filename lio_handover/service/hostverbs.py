@@ -1,56 +1,24 @@
-"""The one-host verbs on the bus: what the command line does by hand, as data.
-
-The verbs of a handover are table.VERBS and its rows; both kinds together are all that a
-worker carries out.
-"""
+"""What the service takes from the rows of verb_table.py."""
 from __future__ import annotations
 
-from typing import FrozenSet, Mapping, NamedTuple
+from typing import Mapping
 
 from ..protocol import table
-from ..protocol.table import READ, WRITE
+from ..verb_table import ASSERTIONS as WORDS, FORCING, HANDOVER_VERBS, HOST_VERBS, OPTIONS as _ROWS
 
+__all__ = ["FORCING", "HANDOVER_OPTIONS", "HOST_VERBS", "OPTIONS", "WORDS", "deadline"]
 
-class HostVerb(NamedTuple):
-    action: str
-    deadline: float  # seconds without a sign of life after which it alarms
-    document: bool  # whether it takes a document, else targets
-    options: FrozenSet[str]
-
-
-def _verb(action: str, deadline: float, document: bool, options: str) -> HostVerb:
-    return HostVerb(action, deadline, document, frozenset(options.split()))
-
-
-HOST_VERBS: Mapping[str, HostVerb] = {
-    "show": _verb(READ, 10, False, ""),
-    "prepare": _verb(READ, 120, False, "all allow probe"),
-    "freeze": _verb(WRITE, 30, False, "all allow probe"),
-    "export": _verb(WRITE, 60, False, "all allow probe"),
-    "thaw": _verb(WRITE, 30, False, "all allow"),
-    "diff": _verb(READ, 60, True, "maps upload"),
-    "plan": _verb(READ, 60, True, "maps allow upload"),
-    "import": _verb(WRITE, 60, True, "maps allow upload"),
-    "verify": _verb(READ, 60, True, "maps upload"),
-    "remove": _verb(WRITE, 60, False, "all allow"),
-    "adopt": _verb(WRITE, 60, False, "all allow"),
-    "giveback": _verb(WRITE, 60, False, "all allow"),
-}
-#: What may be said to a handover's verb, by an operator (which is an action of its own), or (of
-#: QEMU) by the driver that sees it.
-FORCING = ("peer-is-fenced", "peer-never-returns")
-WORDS = (*FORCING, "guest-left")
+#: What any verb of a handover takes.
 HANDOVER_OPTIONS = frozenset(
-    ["allow", "maps", "peer", "probe", "uploads", "document-version", *WORDS])
-#: option → its type on the bus
+    option for verb in HANDOVER_VERBS.values() for option in verb.on_bus)
+_TYPES: Mapping[str, type] = {"b": bool, "s": str, "as": list, "u": int}
+#: option → its type in Python
 OPTIONS: Mapping[str, type] = {
-    "all": bool, "probe": bool, "allow": list, "maps": list, "upload": str, "uploads": list,
-    "peer": str, "document-version": int, **{word: bool for word in WORDS}}
+    option.bus: _TYPES[option.type] for option in _ROWS.values() if option.bus}
 
 
 def deadline(role: str, verb: str) -> float:
     """Seconds without a sign of life after which a verb alarms; ``role`` "" for one host's."""
     if not role:
         return HOST_VERBS[verb].deadline
-    return max([row.deadline for row in table.TABLE
-                if role in (row.role, "both") and row.verb == verb] or [60.0])
+    return table.deadline(role, verb)

@@ -12,9 +12,8 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
 from gi.repository import GLib
 
 from .. import dbus_names, errors
-from ..protocol.table import WRITE
 from ..system.journald import ERR, NOTICE, Log
-from .bus.contract import DOCUMENT
+from ..verb_table import DOCUMENT, WRITE
 from .bus.dispatch import LATER, Call, Node, Tree
 from .children import Child, Spare
 from .hostverbs import deadline

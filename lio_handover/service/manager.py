@@ -6,7 +6,7 @@ from typing import Any, Callable, Mapping, Sequence
 
 from .. import __version__, dbus_names, errors
 from ..document import document
-from ..protocol.table import VERBS
+from ..verb_table import HANDOVER_VERBS
 from .bus.contract import verb_of
 from .bus.dispatch import LATER, Call, Node, Tree
 from .hostverbs import HOST_VERBS
@@ -41,8 +41,8 @@ class Manager(Node):
 
     def _handover_verb(self, call: Call, verb: str, handover: str, targets: Sequence[str],
                        mode: str, papers: Sequence[int], given: Mapping[str, Any]) -> Any:
-        return self.requests.handover_verb(call, verb, VERBS[verb][0], handover, targets, mode,
-                                           papers, given)
+        return self.requests.handover_verb(call, verb, HANDOVER_VERBS[verb].role, handover,
+                                           targets, mode, papers, given)
 
     # ---- methods ---
     def list_targets(self, call: Call, given: Mapping[str, Any]) -> Any:

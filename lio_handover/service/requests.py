@@ -6,8 +6,7 @@ import uuid
 from typing import Any, Callable, Collection, Dict, List, Mapping, Sequence
 
 from .. import errors
-from ..protocol.table import WRITE
-from .bus.contract import FORCE
+from ..verb_table import A_DOCUMENT, FORCE, WRITE
 from .bus.dispatch import LATER, Call, Standard
 from .hostverbs import FORCING, HANDOVER_OPTIONS, HOST_VERBS, OPTIONS, WORDS
 from .jobs import Jobs
@@ -23,11 +22,12 @@ class Requests:
     def host_verb(self, call: Call, verb: str, what: Sequence[Any],
                   given: Mapping[str, Any]) -> Any:
         row = HOST_VERBS[verb]
-        documents: List[int] = list(what) if row.document else []
+        takes_document = row.takes == A_DOCUMENT
+        documents: List[int] = list(what) if takes_document else []
         with _closing(documents):
-            made = options(given, row.options)
-            request = {"verb": verb, "targets": [] if row.document else _targets(what), **made}
-            if row.document:
+            made = options(given, row.on_bus)
+            request = {"verb": verb, "targets": [] if takes_document else _targets(what), **made}
+            if takes_document:
                 self._uploaded(call, documents, [made["upload"]] if made["upload"] else [])
                 if len(documents) != 1:
                     raise Standard("InvalidArgs", f"{call.method.name} takes one document: a "

@@ -35,10 +35,11 @@ from ..local import restoring
 from ..local.ours import Ours, changed
 from ..model import directories
 from ..protocol import messages
-from ..protocol.table import READ, STATES
+from ..protocol.table import STATES
 from ..records.journal import Handover, Journal, ids
 from ..storage import policy
 from ..system import document_file
+from ..verb_table import READ
 from ..views import json_view
 from .guards import guards
 from .hostverbs import HOST_VERBS
@@ -231,7 +232,7 @@ HOST: Mapping[str, Callable[[Work], Came]] = {
 
 # ---- the verbs of handovers ---
 def handover(work: Work) -> Came:
-    """What a verb of table.VERBS answers: where it stands, and the papers as data."""
+    """What a verb of HANDOVER_VERBS answers: where it stands, and the papers as data."""
     asked, limit = work.request, work.core.settings.document_bytes
     given = [paper for fd in work.documents
              for paper in _papers(document_file.read_descriptor(fd, 2 * limit), 2 * limit)]

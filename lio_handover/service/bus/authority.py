@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any, Callable, Dict, Optional, Set
 
 from ... import dbus_names, errors
-from .contract import DOCUMENT, FORCE, OPEN
+from ...verb_table import DOCUMENT, FORCE
+from .contract import OPEN
 
 _BUS = ("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus")
 _POLKIT = ("org.freedesktop.PolicyKit1", "/org/freedesktop/PolicyKit1/Authority",

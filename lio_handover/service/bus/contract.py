@@ -11,7 +11,7 @@ from typing import Dict, Mapping, Sequence, Tuple
 from xml.etree import ElementTree
 
 from ... import dbus_names
-from ...protocol.table import READ, VERBS, WRITE
+from ...verb_table import HANDOVER_VERBS, WRITE
 
 HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 #: Of ours; the bus's own, which need not be installed, are beside it.
@@ -19,11 +19,6 @@ FOLDER, STANDARD = os.path.join(HERE, "interfaces"), os.path.join(HERE, "standar
 OPEN = "open"
 #: What every object has.
 STANDARD_NAMES = (dbus_names.INTROSPECTABLE, dbus_names.PEER, dbus_names.PROPERTIES)
-#: To be handed a document: it holds CHAP secrets.
-DOCUMENT = "document"
-#: To say that a host is fenced, where nothing can prove it.
-FORCE = "force"
-ACTIONS = (READ, WRITE, DOCUMENT, FORCE)
 
 _ACTION = dbus_names.BUS_NAME + ".Action"
 _EMITS = "org.freedesktop.DBus.Property.EmitsChangedSignal"
@@ -82,11 +77,11 @@ def _method(interface: str, element: ElementTree.Element) -> Method:
     name = element.get("name", "")
     takes = [one for one in element.iter("arg") if one.get("direction", "in") == "in"]
     gives = [one for one in element.iter("arg") if one.get("direction", "in") == "out"]
-    verb = VERBS.get(verb_of(interface, name))
+    verb = HANDOVER_VERBS.get(verb_of(interface, name))
     return Method(name, "".join(one.get("type", "") for one in takes),
                   "".join(one.get("type", "") for one in gives),
                   tuple(one.get("name", "") for one in takes),
-                  verb[1] if verb else _annotation(element, _ACTION, WRITE))
+                  verb.action if verb else _annotation(element, _ACTION, WRITE))
 
 
 def _annotation(element: ElementTree.Element, name: str, default: str) -> str:
@@ -97,14 +92,14 @@ def _annotation(element: ElementTree.Element, name: str, default: str) -> str:
 
 
 def verb_of(interface: str, member: str) -> str:
-    """The verb of table.VERBS that a method carries out, or ""."""
+    """The verb of HANDOVER_VERBS that a method carries out, or ""."""
     if interface == dbus_names.HANDOVER:
         verb = member.lower()
     elif interface == dbus_names.MANAGER and member.endswith("Handover"):
         verb = member[:-len("Handover")].lower()
     else:
         return ""
-    return verb if verb in VERBS else ""
+    return verb if verb in HANDOVER_VERBS else ""
 
 
 def node_xml(interfaces: Sequence[Interface], children: Sequence[str]) -> str:

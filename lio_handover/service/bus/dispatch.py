@@ -13,7 +13,7 @@ import dbus
 import dbus.lowlevel
 
 from ... import dbus_names, errors
-from ...protocol.table import READ
+from ...verb_table import READ
 from ...system.journald import Log
 from . import wire
 from .authority import Authority, Caller, NeedsPassword

@@ -1,0 +1,383 @@
+"""The verbs and their options, one row each: all else that knows verbs is made from them.
+
+``VERBS`` has what is typed after ``lio-handover`` (and, where ``bus``, the methods of D-Bus that
+are the host's); ``HANDOVER_VERBS`` has the steps of a handover between two hosts, which are typed
+after ``source`` or ``destination``, and which are the methods of a handover on D-Bus.  A row says
+whose verb it is (``role``), which polkit action a call needs (``action``), what it is given
+(``takes``), its ``options``, and what `--help` and the D-Bus interface tell of it.
+
+Made from the rows:
+
+* ``cli/parser.py``: the parser, hence `--help`, completion and the man page of lio-handover;
+* ``cli/main.py``: which module a verb is imported from (``command``, see COMMANDS);
+* ``service``: the host's methods (HOST_VERBS), those of a handover (HANDOVER_VERBS, ``begins``:
+  those that the Manager has, as a host may not know the handover yet), the options of each and
+  their types (``Verb.on_bus``: {name on D-Bus: Option}), polkit's ACTIONS, a job's deadline;
+* ``protocol/table.py``: who has a verb.
+
+A new option is a row of OPTIONS and its name in the rows of the verbs that take it.  This module
+is part of what the start of the command line takes: it imports nothing.
+"""
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Mapping
+
+# --- the words of the columns --------------------------------------------------------------------
+#: ``role``: a verb of one host, or of the side of a handover that has it.
+HOST, SOURCE, DESTINATION, BOTH = "host", "source", "destination", "both"
+#: ``action``: what polkit is asked for, see etc/polkit-1.
+READ, WRITE = "read", "write"
+#: Asked for beside the verb's own: to be handed a document (it holds CHAP secrets); to assert what
+#: FORCING has, where nothing can prove it.
+DOCUMENT, FORCE = "document", "force"
+ACTIONS = (READ, WRITE, DOCUMENT, FORCE)
+#: ``takes``: names of targets (with none, TARGETS are refused, ANY_TARGETS are all; of NEW_TARGETS
+#: a handover is begun), one document, messages of the other side, an id (none: every handover),
+#: the words of another row (A_STEP), or nothing.
+TARGETS, ANY_TARGETS, NEW_TARGETS, A_DOCUMENT, MESSAGES, AN_ID, A_STEP, NOTHING = (
+    "targets", "any-targets", "new-targets", "document", "messages", "id", "step", "nothing")
+
+
+# --- options -------------------------------------------------------------------------------------
+class Option:
+    """One option or argument.
+
+    ``type``: D-Bus's signature: b (a switch), s, u, as (may be given again and again).
+    ``flags``: its option strings on the command line (an argument: its name; none: it is only on
+    D-Bus).  ``bus``: its name on D-Bus ("": only on the command line).  ``nargs`` as argparse has
+    it.  ``asserts``: what who gives it vouches for.
+    """
+
+    __slots__ = ("name", "type", "help", "flags", "bus", "metavar", "default", "nargs", "required",
+                 "asserts")
+
+    def __init__(self, name: str, type: str, help: str, flags: str = "",  # noqa: A002
+                 bus: str = "", metavar: str = "", default: str = "", nargs: str = "",
+                 required: bool = False, asserts: bool = False) -> None:
+        self.name, self.type, self.help, self.bus = name, type, help, bus
+        self.flags = tuple(flags.split())
+        self.metavar, self.default, self.nargs = metavar, default, nargs
+        self.required, self.asserts = required, asserts
+
+
+#: How a target is written.
+_TARGET = "iscsi/iqn..., vhost/naa..., loopback/naa..."
+
+_OPTIONS = (
+    # arguments
+    Option("targets", "as", _TARGET, "targets", metavar="TARGET", nargs="*"),
+    Option("any-targets", "as", f"{_TARGET} (all, without one)", "targets", metavar="TARGET",
+           nargs="*"),
+    Option("document", "s", "a document; - is standard input", "file", metavar="FILE"),
+    Option("step", "s", "see below", "step", metavar="VERB"),
+    Option("names", "as", "the handover; left out where just one is under way (for prepare: "
+           "TARGETs)", "names", metavar="ID", nargs="*"),
+    Option("id", "s", "a handover (all, without one)", "id", metavar="ID", nargs="?"),
+    # what a verb works on
+    Option("all", "b", "every target of this host", "--all", bus="all"),
+    Option("upload", "s", "token of a document that came in pieces, see Upload", bus="upload"),
+    Option("papers", "as", "what the other side said; - is standard input", "--papers",
+           metavar="FILE"),
+    Option("uploads", "as", "tokens of papers that came in pieces, see Upload", bus="uploads"),
+    Option("mode", "s", "of prepare: iscsi, iscsi-late, vhost-qmp, vhost-inband or vhost-stopped "
+           "(default iscsi)", "--mode", metavar="MODE", default="iscsi"),
+    Option("map", "as", "another name on this host (KIND: device, root, portal, target, initiator, "
+           "rtpi, limit)", "--map", bus="maps", metavar="KIND:OLD=NEW"),
+    # how it is done
+    Option("allow", "as", "go on in spite of a finding; a refusal says which NAME", "--allow",
+           bus="allow", metavar="NAME"),
+    Option("probe", "b", "ask the devices for what configfs does not show of registrations, "
+           "through a nexus that is gone afterwards; meanwhile initiators see one port more",
+           "--probe", bus="probe"),
+    Option("dry-run", "b", "only show the plan", "--dry-run"),
+    Option("document-version", "u", "the version of documents that both hosts know",
+           bus="document-version"),
+    Option("boot", "b", "only take out of targetcli's save file what may not open alone", "--boot"),
+    Option("units", "b", "leave what has a unit of its own to that, and start it", "--units"),
+    # the other host
+    Option("peer", "s", "how ssh reaches the other host: recover asks it there", "--peer",
+           bus="peer", metavar="HOST"),
+    Option("ask", "s", "how to run lio-handover on the other host: 'ssh b lio-handover'", "--ask",
+           metavar="COMMAND"),
+    Option("to", "s", "how ssh reaches the destination (or unix:path=FILE, a bus of this machine)",
+           "--to", metavar="HOST", required=True),
+    Option("here", "s", "how ssh reaches this host from there (default: its name)", "--here",
+           metavar="HOST"),
+    Option("resume", "s", "go on with a move that was cut off after the source had released",
+           "--resume", metavar="ID"),
+    # what a human asserts, or (of QEMU) the driver that sees it
+    Option("peer-is-fenced", "b", "the other host is off now", "--peer-is-fenced",
+           bus="peer-is-fenced", asserts=True),
+    Option("peer-never-returns", "b", "nor will it ever boot with its records",
+           "--peer-never-returns", bus="peer-never-returns", asserts=True),
+    Option("guest-left", "b", "QEMU here has completed the migration, or is gone", "--guest-left",
+           bus="guest-left", asserts=True),
+    # where the answer goes
+    Option("output", "s", "where the document goes (default -, standard output)", "-o --output",
+           metavar="FILE", default="-"),
+    Option("papers-out", "s", "where the papers of the answer go; - is standard output",
+           "-o --output", metavar="FILE"),
+    Option("whole", "b", "the answer as --ask reads it, with documents and their secrets, on "
+           "standard output", "--whole"),
+    # of every command
+    Option("json", "b", "data as JSON on standard output, an error as well", "--json"),
+    Option("config", "s", "instead of /etc/lio-handover/lio-handover.conf", "--config",
+           metavar="FILE"),
+    Option("alone", "b", "do the work here, even where lio-handoverd runs", "--alone"),
+    Option("debug", "b", "show where in the program an error came from", "--debug"),
+)
+OPTIONS: Mapping[str, Option] = {option.name: option for option in _OPTIONS}
+#: Options that stand before or after any verb of the command line.
+COMMON = ("json", "config", "alone", "debug")
+#: What a human asserts to a verb of a handover, or the driver of QEMU; those that polkit's FORCE is
+#: asked for.
+ASSERTIONS = tuple(option.name for option in _OPTIONS if option.asserts)
+FORCING = ("peer-is-fenced", "peer-never-returns")
+_ASSERTIONS = " ".join(ASSERTIONS)
+
+#: ``takes`` → the arguments of the command line, and the options of D-Bus that stand for them.
+_ARGUMENTS: Mapping[str, str] = {
+    TARGETS: "targets", ANY_TARGETS: "any-targets", A_DOCUMENT: "document upload", AN_ID: "id",
+    A_STEP: "step names", NEW_TARGETS: "targets", MESSAGES: "uploads", NOTHING: ""}
+
+
+# --- verbs ---------------------------------------------------------------------------------------
+class Verb:
+    """One verb.
+
+    ``role``, ``action``, ``takes``: see the words above; ``options``: rows of OPTIONS, those of
+    ``takes`` first.  ``help`` is a line, ``more`` what `--help` says beneath it.  ``deadline``:
+    seconds without a sign of life after which its job alarms (0: the rows of protocol/table.py say
+    it).  ``bus``: whether it is a method on D-Bus; ``begins``: of a handover that the host need not
+    know.  ``command``: the module of cli/ that has it.
+    """
+
+    __slots__ = ("name", "role", "action", "takes", "options", "help", "more", "deadline", "bus",
+                 "begins", "command")
+
+    def __init__(self, name: str, role: str, action: str, takes: str, options: str,
+                 help: str, more: str = "", deadline: float = 0, bus: bool = False,  # noqa: A002
+                 begins: bool = False, command: str = "") -> None:
+        self.name, self.role, self.action, self.takes = name, role, action, takes
+        self.options = tuple(f"{_ARGUMENTS[takes]} {options}".split())
+        self.help, self.more, self.deadline = help, more, deadline
+        self.bus, self.begins, self.command = bus, begins, command
+
+    @property
+    def on_bus(self) -> dict[str, Option]:
+        """Its options on D-Bus, by their names there."""
+        return {OPTIONS[name].bus: OPTIONS[name] for name in self.options if OPTIONS[name].bus}
+
+    @property
+    def typed(self) -> tuple[Option, ...]:
+        """Its arguments and options on the command line, but for COMMON."""
+        return tuple(OPTIONS[name] for name in self.options if OPTIONS[name].flags)
+
+
+_VERBS = (
+    Verb("show", HOST, READ, ANY_TARGETS, "",
+         "what this host serves, as a tree", """\
+Sessions, reservations and their holders included; never a secret.
+
+  lio-handover show
+  lio-handover show iscsi/iqn.2003-01.org.example:db
+""", deadline=10, bus=True, command="host_commands"),
+    Verb("prepare", HOST, READ, TARGETS, "all allow probe",
+         "what speaks against handing targets over; changes nothing", """\
+All reasons at once, each with what can be done.  Run it while the target serves.
+
+  lio-handover prepare iscsi/iqn.2003-01.org.example:db
+  lio-handover prepare --all --json
+""", deadline=120, bus=True, command="host_commands"),
+    Verb("freeze", HOST, WRITE, TARGETS, "all allow probe",
+         "shut the gates, wait until no command executes, flush all data", """\
+Initiators are thrown out and try to come back; they find the destination, or this host after
+thaw.  Where it can't be finished, the gates are opened again.
+
+  lio-handover freeze iscsi/iqn.2003-01.org.example:db
+""", deadline=30, bus=True, command="host_commands"),
+    Verb("export", HOST, WRITE, TARGETS, "all allow probe output",
+         "write a document of targets; changes nothing", """\
+Of frozen targets it is what import wants.  It holds CHAP secrets: a file is made for its owner
+alone, whole or not at all; a terminal gets none.
+
+  lio-handover export iscsi/iqn.2003-01.org.example:db -o db.json
+  lio-handover export --all | ssh b lio-handover import -
+""", deadline=60, bus=True, command="host_commands"),
+    Verb("thaw", HOST, WRITE, TARGETS, "all allow",
+         "open the gates that freeze has shut", """\
+Only where no other host serves the target: two that do destroy its data.
+
+  lio-handover thaw iscsi/iqn.2003-01.org.example:db
+  lio-handover thaw --all        everything that was frozen here
+""", deadline=30, bus=True, command="host_commands"),
+    Verb("diff", HOST, READ, A_DOCUMENT, "map",
+         "this host beside a document, what differs marked", """\
+  !  differs      +  only in the document      -  only here
+Exit code 0 where they are the same, 1 where they differ.
+
+  lio-handover diff db.json
+""", deadline=60, bus=True, command="host_commands"),
+    Verb("plan", HOST, READ, A_DOCUMENT, "map allow",
+         "the steps that import would take; changes nothing", """\
+With the names that are mapped and all that speaks against it.
+
+  lio-handover plan db.json --map root:/srv/a=/srv/b
+""", deadline=60, bus=True, command="host_commands"),
+    Verb("import", HOST, WRITE, A_DOCUMENT, "dry-run map allow",
+         "serve what a document says", """\
+All of it or nothing: what fails, or is interrupted, is taken back.  --map takes
+  device:/dev/sdb=/dev/sdc                 the path of one backstore
+  root:/srv/a=/srv/b                       every path below a directory
+  portal:192.0.2.1:3260=192.0.2.9:3260     a portal (without ports: all of that address)
+  target:iqn.2003-01.a=iqn.2003-01.b       an IQN or WWPN
+  initiator:naa.5001=naa.5002              an ACL or nexus
+  rtpi:1=fresh                             the relative port 1, wherever a TPG has it, becomes one
+                                           that only its name decides (rtpi:1=7: becomes 7)
+  rtpi:iscsi/iqn.2003-01.a/tpg1=7          the relative port of one TPG
+  limit:queue_depth=128                    at most 128, where this host's devices can't have more
+Block devices with a WWID are found by it.
+
+  lio-handover import db.json --dry-run
+  lio-handover import db.json --map device:/dev/sdb=/dev/disk/by-id/wwn-0x5000c500a1b2c3d4
+""", deadline=60, bus=True, command="host_commands"),
+    Verb("verify", HOST, READ, A_DOCUMENT, "map",
+         "whether this host serves just what a document says", """\
+Exit code 0 where it does.
+
+  lio-handover verify db.json
+""", deadline=60, bus=True, command="host_commands"),
+    Verb("remove", HOST, WRITE, TARGETS, "all allow",
+         "take targets away, with the backstores that nothing else exports", """\
+Refused where somebody is logged in, holds reservations or shares a backstore.  A document of
+what is removed is kept.  PLUGIN/NAME names a backstore that no target exports.
+
+  lio-handover remove iscsi/iqn.2003-01.org.example:db
+  lio-handover remove iscsi/iqn.2003-01.org.example:db --allow reserved   after a handover
+""", deadline=60, bus=True, command="host_commands"),
+    Verb("adopt", HOST, WRITE, TARGETS, "all allow",
+         "have lio-handover restore targets at a boot, whole", """\
+With all that targetcli's file can't hold: registrations, identities, relative ports, a nexus.  They
+are served all the time, and leave targetcli's file.  Once more after a change: the copy that a boot
+goes by is made anew.
+
+  lio-handover adopt iscsi/iqn.2003-01.org.example:db
+""", deadline=60, bus=True, command="restore_commands"),
+    Verb("giveback", HOST, WRITE, TARGETS, "all allow",
+         "have targetcli restore targets at a boot", """\
+They go into its save file, as they were there before, unless they were changed since.  What that
+file can't hold is named, and refused unless it may be lost at a boot.
+
+  lio-handover giveback iscsi/iqn.2003-01.org.example:db
+  lio-handover giveback iscsi/iqn.2003-01.org.example:db --allow not-saved
+""", deadline=60, bus=True, command="restore_commands"),
+    Verb("restore", HOST, WRITE, TARGETS, "",
+         "bring targets back that lio-handover restores, as their units do", """\
+Whole, with their registrations, shut until all of it is there.  Storage that is missing is named,
+and waited for where systemd runs this.
+
+  systemctl start lio-handover-target@$(systemd-escape iscsi/iqn.2003-01.org.example:db)
+  lio-handover restore iscsi/iqn.2003-01.org.example:db
+""", command="restore_commands"),
+    Verb("clear", HOST, WRITE, TARGETS, "",
+         "take targets down that lio-handover restores, as their units do", """\
+Their gates are shut and a copy is kept, registrations included; restore brings them back.
+
+  systemctl stop lio-handover-target@$(systemd-escape iscsi/iqn.2003-01.org.example:db)
+  lio-handover clear iscsi/iqn.2003-01.org.example:db
+""", command="restore_commands"),
+    Verb("source", HOST, WRITE, A_STEP,
+         f"papers papers-out mode peer {_ASSERTIONS} allow probe whole",
+         "one step of a handover that survives a crash, on the source", """\
+VERB: prepare TARGET..., then freeze, export, release, retire with the handover's ID; thaw
+goes back.  Each answers with papers, which the other side's verb takes.  A verb may be
+repeated; what is out of turn is refused.  See internals/handover-protocol.md in
+/usr/share/doc/lio-handover.
+
+  lio-handover source prepare iscsi/iqn.2003-01.org.example:db -o offer.json
+  lio-handover source release ID --papers armed.json -o released.json
+""", command="handover_commands"),
+    Verb("destination", HOST, WRITE, A_STEP,
+         f"papers papers-out peer {_ASSERTIONS} map allow probe whole",
+         "one step of a handover that survives a crash, on the destination", """\
+VERB: stage, activate (with the document: armed; with released: open), verify, confirm; abort
+ends it here, and gives back what was owned.
+
+  lio-handover destination stage --papers offer.json --map root:/srv/a=/srv/b
+  lio-handover destination activate ID --papers document.json -o armed.json
+""", command="handover_commands"),
+    Verb("status", HOST, READ, AN_ID, "papers-out whole",
+         "where handovers stand, and what leads on", """\
+Every handover of this host, or one: its state, what went wrong, what to run next.
+
+  lio-handover status
+  lio-handover status ID -o papers.json     its papers, once more
+""", command="handover_commands"),
+    Verb("recover", HOST, WRITE, AN_ID, f"papers-out ask peer {_ASSERTIONS} allow boot units whole",
+         "finish what was cut off, or say what a human may order", """\
+After a crash, a reboot or a lost answer, on both hosts, the source first.  It looks at kernel,
+journal and the other side, and never guesses: where it can't know, it stays closed.
+
+  lio-handover recover --ask 'ssh b lio-handover'
+  lio-handover recover ID --peer-is-fenced     only if the other host is off now
+  lio-handover recover --boot                  before targetcli restores, at boot
+""", command="handover_commands"),
+    Verb("move", HOST, WRITE, TARGETS, "to resume here mode map allow probe",
+         "hand targets over to another host, from start to end", """\
+lio-handoverd has to run on both hosts, and ssh to lead to the other one as root.  What fails
+before the source has promised not to serve any more is taken back, and the source goes on.
+
+  lio-handover move iscsi/iqn.2003-01.org.example:db --to b
+  lio-handover move iscsi/iqn.2003-01.org.example:db --to root@b --map root:/srv/a=/srv/b
+  lio-handover move --resume ID --to b        one that was cut off after that
+""", command="handover_commands"),
+    Verb("errors", HOST, READ, NOTHING, "", "the table of exit codes"),
+)
+VERBS: Mapping[str, Verb] = {verb.name: verb for verb in _VERBS}
+#: Those that are methods of the host on D-Bus.
+HOST_VERBS: Mapping[str, Verb] = {name: verb for name, verb in VERBS.items() if verb.bus}
+#: Name → module of cli/, for the verbs that are not in main.py.
+COMMANDS: Mapping[str, str] = {name: verb.command for name, verb in VERBS.items() if verb.command}
+
+_OF_ALL = "allow peer document-version"
+_HANDOVER_VERBS = (
+    Verb("prepare", SOURCE, WRITE, NEW_TARGETS, f"mode probe {_OF_ALL}",
+         "check everything and offer the target under a new epoch", bus=True, begins=True),
+    Verb("freeze", SOURCE, WRITE, NOTHING, f"probe {_OF_ALL}",
+         "make the target quiet, keeping all it needs to go on", bus=True),
+    Verb("export", SOURCE, WRITE, NOTHING, f"probe {_OF_ALL}",
+         "hand out the document; no kernel write, may be repeated", bus=True),
+    Verb("release", SOURCE, WRITE, MESSAGES, f"guest-left {_OF_ALL}",
+         "commit: promise not to serve, once the destination is armed", bus=True),
+    Verb("thaw", SOURCE, WRITE, MESSAGES, _OF_ALL, "go back to serving", bus=True),
+    Verb("retire", SOURCE, WRITE, MESSAGES, _OF_ALL,
+         "take the target down, only after the destination serves", bus=True),
+    Verb("stage", DESTINATION, WRITE, MESSAGES, f"map {_OF_ALL}",
+         "build all that the kernel allows while the source serves", bus=True, begins=True),
+    Verb("activate", DESTINATION, WRITE, MESSAGES, _OF_ALL,
+         "as far as the papers allow: arm, then own and open the gate", bus=True),
+    Verb("verify", DESTINATION, WRITE, NOTHING, _OF_ALL, "read back, see it serve, say so",
+         bus=True),
+    Verb("confirm", DESTINATION, WRITE, MESSAGES, _OF_ALL,
+         "note that the source is gone: from now on alone", bus=True),
+    Verb("import", DESTINATION, WRITE, MESSAGES, "",
+         "by file: serve what the document says, or change nothing"),
+    Verb("abort", DESTINATION, WRITE, MESSAGES, f"probe {_OF_ALL}",
+         "end it here; what was owned is given back, never dropped", bus=True, begins=True),
+    Verb("adopt", DESTINATION, WRITE, NOTHING, "",
+         "by file: from now on lio-handover restores what is served here"),
+    Verb("giveback", DESTINATION, WRITE, NOTHING, "",
+         "from now on targetcli restores what is served here"),
+    Verb("clear", DESTINATION, WRITE, NOTHING, "",
+         "shut it, keep a copy, take it down; recover brings it back"),
+    Verb("status", BOTH, READ, NOTHING, "",
+         "state, epoch, findings, next step; repeats the papers of the state", bus=True,
+         begins=True),
+    Verb("recover", BOTH, WRITE, MESSAGES, f"{_ASSERTIONS} {_OF_ALL}",
+         "after a crash, a reboot or a lost answer: finish or say why not", bus=True, begins=True),
+)
+#: The steps of a handover.  Those that are not on D-Bus are begun by the host's verb of that name,
+#: which has a document, and by nothing else.
+HANDOVER_VERBS: Mapping[str, Verb] = {verb.name: verb for verb in _HANDOVER_VERBS}
