@@ -22,8 +22,8 @@ PATH = "/etc/lio-handover/lio-handover.conf"
 STATE_DIRECTORY = "/var/lib/lio-handover"
 
 _UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3}
-#: section → key → (field of Settings, its kind)
-_KEYS = {
+#: section → key → (field of Settings, or of Late, its kind).  lio-handover.conf(5) is made of it.
+KEYS = {
     "storage": {"roots": ("roots", "paths"), "devices": ("devices", "patterns")},
     "host": {"state_directory": ("state_directory", "path"), "dbroot": ("dbroot", "path or none"),
              "savefiles": ("savefiles", "paths")},
@@ -74,9 +74,9 @@ class File:
     def _begin(self, number: int, line: str) -> None:
         self.section = " ".join(line[1:-1].split())
         kind, _, name = self.section.partition(" ")
-        if not line.endswith("]") or kind not in _KEYS or bool(name) != (kind == NAMED):
+        if not line.endswith("]") or kind not in KEYS or bool(name) != (kind == NAMED):
             self.fail(number, f"no such section: {line!a} (there are " + ", ".join(
-                f"[{key} NAME]" if key == NAMED else f"[{key}]" for key in _KEYS) + ")")
+                f"[{key} NAME]" if key == NAMED else f"[{key}]" for key in KEYS) + ")")
         if kind == NAMED:
             self.named.setdefault(self.section, number)
 
@@ -85,7 +85,7 @@ class File:
         key, value = key.strip(), value.strip()
         if not self.section:
             self.fail(number, f"{key!a} stands in no section")
-        known = _KEYS[self.section.partition(" ")[0]]
+        known = KEYS[self.section.partition(" ")[0]]
         if key not in known:
             self.fail(number, f"[{self.section}] has no key {key!a} (it has {', '.join(known)})")
         if not equals:
@@ -101,7 +101,7 @@ class File:
         """What it sets, checked."""
         made: Values = {"": {}}
         for (section, key), (values, line) in self.found.items():
-            field_name, kind = _KEYS[section.partition(" ")[0]][key]
+            field_name, kind = KEYS[section.partition(" ")[0]][key]
             name = section if section in self.named else ""
             made.setdefault(name, {})[field_name] = self._value(kind, key, values, line)
         return made

@@ -27,6 +27,17 @@ from .uploads import Uploads
 from .watcher import Watcher
 
 PROG = "lio-handoverd"
+DESCRIPTION = f"""\
+Serves handovers of Linux SCSI targets on the system bus as {dbus_names.BUS_NAME}.
+
+Every verb of lio-handover that changes this host is a method there and returns a job, whose signal
+Completed says that it has ended.  While the service runs, lio-handover asks it to do the work.  The
+service also looks after the targets of handovers: what this host may not serve it shuts, and it
+keeps a copy of registrations that the kernel has just written.
+
+Callers that are not root need a polkit action of io.github.lio-handover1 (read, write, document,
+force).  SIGTERM ends the service once what is being changed is whole again.
+"""
 
 
 class Daemon:
@@ -122,16 +133,22 @@ def connection(bus: str) -> Any:
     return dbus.bus.BusConnection(known.get(bus, bus), mainloop=DBusGMainLoop())
 
 
+def parser() -> argparse.ArgumentParser:
+    """The command line of the service; lio-handoverd(8) is made of it."""
+    made = argparse.ArgumentParser(
+        prog=PROG, description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--version", action="version", version=f"{PROG} {__version__}",
+                      help="show the version and end")
+    made.add_argument("--bus", default="system", metavar="BUS",
+                      help="system (the default), session, or the address of a bus")
+    made.add_argument("--config", default="", metavar="FILE",
+                      help="instead of /etc/lio-handover/lio-handover.conf")
+    return made
+
+
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Serve until told to stop; the exit code."""
-    parser = argparse.ArgumentParser(prog=PROG, description=(
-        "Serves handovers of LIO targets on the system bus as " + dbus_names.BUS_NAME + "."))
-    parser.add_argument("--version", action="version", version=f"{PROG} {__version__}")
-    parser.add_argument("--bus", default="system", metavar="BUS",
-                        help="system (the default), session, or the address of a bus")
-    parser.add_argument("--config", default="", metavar="FILE",
-                        help="instead of /etc/lio-handover/lio-handover.conf")
-    args = parser.parse_args(argv)
+    args = parser().parse_args(argv)
     os.umask(0o077)
     try:
         return Daemon(connection(args.bus), args.config, Log(), args.bus == "system").run()
