@@ -6,6 +6,7 @@
 #   setup_lab             packages for hosts and initiators
 #   setup_kernels         fetch kernels (and wait for them)
 #   setup_checks          a virtual environment with pytest and the linters: $SETUP_PYTHON
+#   setup_readable        where other users cannot read the checkout: $SETUP_ROOT is a copy of it
 #
 # Without setup_checks, $SETUP_PYTHON is the system's Python: the lab needs nothing else.
 
@@ -16,7 +17,7 @@ SETUP_PACKAGES=(
     systemd udev openssh-client openssh-server
     python3-rtslib-fb python3-configshell-fb targetcli-fb
     iproute2 kmod patchelf dmsetup
-    libiscsi-bin open-iscsi sg3-utils
+    libiscsi-bin open-iscsi sg3-utils polkitd
     qemu-system-x86 busybox-static
 )
 # Of these, what they would start at the next boot stays switched off: this machine is no target
@@ -110,6 +111,23 @@ setup_check_machine() {
     fi
     (: <>/dev/net/tun) 2>/dev/null || setup_die "cannot open /dev/net/tun: hosts need a network"
     unshare --net true 2>/dev/null || setup_die "may not make network namespaces here"
+}
+
+# Tests run the code as other users too, and as root without its capabilities: in a home of mode
+# 0700, or cloned with umask 077, those cannot read it.  The copy, $SETUP_COPY, ends with the
+# calling script.
+setup_readable() {
+    local nobody=65534
+    setpriv --reuid="$nobody" --regid="$nobody" --clear-groups \
+        test -r "$SETUP_ROOT/scripts/test" && return
+    SETUP_COPY=$(mktemp -d /tmp/lio-handover.XXXXXX)
+    # shellcheck disable=SC2064
+    trap "rm -rf '$SETUP_COPY' '$PYTHONPYCACHEPREFIX$SETUP_COPY'" EXIT
+    trap 'exit 143' TERM    # after pytest, which reads the copy
+    setup_say "other users cannot read $SETUP_ROOT: its tests run from a copy, $SETUP_COPY"
+    tar --create --directory "$SETUP_ROOT" --exclude ./.git --owner 0 --group 0 \
+        --mode u=rwX,go=rX . | tar --extract --preserve-permissions --directory "$SETUP_COPY"
+    SETUP_ROOT=$SETUP_COPY
 }
 
 setup_kernels() { (cd "$SETUP_ROOT" && "$SETUP_PYTHON" -m tests.lab --fetch); }
