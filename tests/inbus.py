@@ -389,12 +389,12 @@ def serve_polkit(address: str, told: Mapping[str, str], delay: float) -> None:
 
 def looks() -> int:
     """How many files and folders the service opens to see what the host has."""
-    from lio_handover.service import worker
+    from lio_handover.local.survey import survey
     seen: list[str] = []
     one = inhost.core()
     sys.addaudithook(lambda event, _: seen.append(event) if event in (
         "open", "os.listdir", "os.scandir") else None)
-    assert worker.survey(one, False)["targets"]
+    assert survey(one, False)["targets"]
     return len(seen)
 
 

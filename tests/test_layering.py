@@ -40,7 +40,7 @@ FILES = {"scsi.endpoint_holder", "records.journal", "system.locks", "records.rem
 DEVICES = {"scsi.sg", "scsi.virtqueue", "scsi.vhost_ioctl", "cli.output"}
 #: What one of FILES names of /sys, only to look at it.
 LOOKED_AT = {("execute.step_runner", "/sys/module/"), ("service.worker", "/sys/"),
-             ("service.worker", "/sys/module/target_core_mod")}
+             ("local.survey", "/sys/module/target_core_mod")}
 
 _DEEDS = set("""chmod link makedirs mkdir mknod remove rename renames replace rmdir symlink truncate
     unlink write pwrite writev pwritev write_text write_bytes touch""".split())

@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Set, Tuple
+from typing import Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Set, Tuple
 
 from .. import errors
 from ..document import document as documents, representable
@@ -45,6 +45,12 @@ AWAY = ("freezing", "frozen", "released", "thawing", "retiring")
 MEDDLED_TRIES = 10
 
 
+def frozen_in(journals: Iterable[Journal]) -> Set[str]:
+    """The targets that are frozen, or on the way there or back, by these journals."""
+    return {target for journal in journals for target in journal.handover.targets
+            if journal.handover.role == SOURCE and journal.handover.state in AWAY}
+
+
 class Core(Host):
     """The verbs of one host."""
 
@@ -53,12 +59,8 @@ class Core(Host):
         """The targets of this kernel that are frozen, or on the way there or back.  Raises
         JournalBroken."""
         folder = self.settings.state_directory
-        found: Set[str] = set()
-        for name in ids(folder):
-            one = Journal(folder, name, partly=True).handover
-            if one.role == SOURCE and one.state in AWAY:
-                found.update(one.targets)
-        return sorted(name for name in found if self.fs.exists(name))
+        frozen = frozen_in(Journal(folder, name, partly=True) for name in ids(folder))
+        return sorted(name for name in frozen if self.fs.exists(name))
 
     def show(self, targets: Sequence[str] = ()) -> State:
         """What the host serves: these targets, or all of it."""

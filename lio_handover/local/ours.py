@@ -52,21 +52,27 @@ class Restorer:
     notes: Tuple[str, ...] = ()
 
 
+def counting_in(directory: str, journals: Iterable[Journal]) -> Dict[str, Handover]:
+    """target, as it is called here → the handover among these that counts for it.  Raises
+    JournalBroken."""
+    owners = Owners(directory).load()
+    counting: Dict[str, Handover] = {}
+    for journal in journals:
+        handover = journal.handover
+        for here in journal.notes.local or handover.targets:
+            if owners.get(here, Owner()).handover in ("", handover.id) and (
+                    here not in counting or counting[here].since < handover.since):
+                counting[here] = handover
+    return counting
+
+
 class Ours(ByFile):
     """The verbs of one host, with those of what it restores itself."""
 
     def counting(self) -> Dict[str, Handover]:
         """target, as it is called here → the handover that counts for it."""
-        owners = Owners(self.settings.state_directory).load()
-        found: Dict[str, Handover] = {}
-        for name in ids(self.settings.state_directory):
-            journal = Journal(self.settings.state_directory, name, partly=True)
-            one = journal.handover
-            for here in journal.notes.local or one.targets:
-                if owners.get(here, Owner()).handover in ("", one.id) and (
-                        here not in found or found[here].since < one.since):
-                    found[here] = one
-        return found
+        folder = self.settings.state_directory
+        return counting_in(folder, [Journal(folder, name, partly=True) for name in ids(folder)])
 
     def ours(self, names: Iterable[str]) -> List[Handover]:
         """The handovers of these targets that make them ours."""

@@ -30,14 +30,15 @@ class Target(Node):
     def __init__(self, found: Mapping[str, Any], handover: str) -> None:
         super().__init__(dbus_names.path(dbus_names.TARGETS, found["name"]))
         self.name: str = found["name"]
-        self.enabled, self.frozen, self.handover = found["enabled"], found["frozen"], handover
+        self.found, self.handover = found, handover
 
     def properties(self, interface: str) -> Mapping[str, Any]:
         if interface != dbus_names.TARGET:
             return {}
         fabric, _, wwn = self.name.partition("/")
-        return {"Name": self.name, "Fabric": fabric, "Wwn": wwn, "Enabled": self.enabled,
-                "Frozen": self.frozen, "Handover": self.handover}
+        return {"Name": self.name, "Fabric": fabric, "Wwn": wwn, "Enabled": self.found["enabled"],
+                "Frozen": self.found["frozen"], "RestoredBy": self.found["restored_by"],
+                "Handover": self.handover}
 
 
 class Handover(Node):

@@ -33,9 +33,8 @@ from ..handover import next_steps
 from ..handover.engine import Answer, Handovers, answer_from_json, answer_to_json
 from ..local import restoring
 from ..local.ours import Ours, changed
-from ..model import directories
+from ..local.survey import survey
 from ..protocol import messages
-from ..protocol.table import STATES
 from ..records.journal import Handover, Journal, ids
 from ..storage import policy
 from ..system import document_file
@@ -46,8 +45,6 @@ from .hostverbs import HOST_VERBS
 
 #: No more descriptors come along: what a message of the bus may have, and two.
 MOST = 18
-#: It is there while the kernel may have targets, whether or not they can be seen.
-LOADED = "/sys/module/target_core_mod"
 #: Seconds between two words about progress in steps of one kind.
 OFTEN = 0.05
 
@@ -293,43 +290,6 @@ def alarm(late: Handover, verb: str) -> None:
 
 
 # ---- what this host has ---
-def survey(core: Ours, had: bool = False) -> Dict[str, Any]:
-    """Targets and handovers, in little time: nothing is read but names and gates.
-
-    ``had``: there were targets before.  Raises NoTargetModules where there may be some still.
-    """
-    there, mount = core.fs.exists("core"), os.path.dirname(core.fs.root)
-    if not there and (had or os.path.isdir(LOADED)) \
-            and os.path.isdir(mount) and not os.path.ismount(mount):
-        raise errors.NoTargetModules("configfs is not mounted",
-                                     do="mount -t configfs none /sys/kernel/config")
-    found = core.names((), True) if there else []
-    frozen = core.frozen_names() if found else []
-    return {"targets": [{"name": f"{fabric}/{wwn}", "enabled": _enabled(core, fabric, wwn),
-                         "frozen": f"{fabric}/{wwn}" in frozen} for fabric, wwn in found],
-            "handovers": [_known(core, one) for one in ids(core.settings.state_directory)]}
-
-
-def _known(core: Ours, name: str) -> Dict[str, Any]:
-    """A handover as its journal has it; one whose journal is broken says so."""
-    meddled = ""
-    try:
-        journal = Journal(core.settings.state_directory, name, partly=True)
-        one, meddled = journal.handover, journal.notes.meddled
-    except errors.HandoverError as error:
-        one = Handover(name, "", "", 0, "", (), error=f"{type(error).__name__}: {error.what}")
-    state = STATES.get(one.role, {}).get(one.state)
-    return {**asdict(one), "means": state.means if state else "", "error": one.error or meddled}
-
-
-def _enabled(core: Ours, fabric: str, wwn: str) -> bool:
-    if fabric != "iscsi":
-        return True
-    path = f"{fabric}/{wwn}"
-    return any(core.fs.read(f"{path}/{tpg}/enable").strip() == "1"
-               for tpg in core.fs.entries(path)[1] if directories.is_tpg(tpg))
-
-
 def surveys(config: str) -> None:
     had = False
     for _line in sys.stdin:

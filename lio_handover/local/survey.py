@@ -1,0 +1,69 @@
+"""What this host has, in little time: names, gates and journals, and nothing that grows with LUNs.
+
+Each journal is read once.
+"""
+from __future__ import annotations
+
+import os
+from dataclasses import asdict
+from typing import Any, Dict, List, Optional
+
+from .. import errors
+from ..host.verbs import frozen_in
+from ..model import directories
+from ..protocol.table import STATES
+from ..records.journal import Handover, Journal, ids
+from .ours import BROUGHT_BACK, LIO_HANDOVER, TARGETCLI, Ours, counting_in
+
+#: This folder exists while the kernel may have targets, whether or not they can be seen.
+LOADED = "/sys/module/target_core_mod"
+
+
+def survey(core: Ours, had: bool = False) -> Dict[str, Any]:
+    """``{"targets": [{"name", "enabled", "frozen", "restored_by"}], "handovers": [{…}]}``.
+
+    ``had``: there were targets before.  Raises NoTargetModules where there may be some still, and
+    JournalBroken where it is not known of a handover whether one of the targets is its.
+    """
+    there, mount = core.fs.exists("core"), os.path.dirname(core.fs.root)
+    if not there and (had or os.path.isdir(LOADED)) \
+            and os.path.isdir(mount) and not os.path.ismount(mount):
+        raise errors.NoTargetModules("configfs is not mounted",
+                                     do="mount -t configfs none /sys/kernel/config")
+    names = [f"{fabric}/{wwn}" for fabric, wwn in core.names((), True)] if there else []
+    journals: List[Journal] = []
+    handovers: List[Dict[str, Any]] = []
+    for handover in ids(core.settings.state_directory):
+        try:
+            journal: Optional[Journal] = Journal(core.settings.state_directory, handover,
+                                                 partly=True)
+        except errors.HandoverError as error:
+            if names:
+                raise
+            journal = None
+            handovers.append(_shown(Handover(handover, "", "", 0, "", (),
+                                             error=f"{type(error).__name__}: {error.what}")))
+        if journal is not None:
+            journals.append(journal)
+            handovers.append(_shown(journal.handover, journal.notes.meddled))
+    frozen = frozen_in(journals)
+    counting = counting_in(core.settings.state_directory, journals) if journals and names else {}
+    ours = {name for name, handover in counting.items()
+            if handover.state in BROUGHT_BACK[handover.role]}
+    return {"targets": [{"name": name, "enabled": _enabled(core, name), "frozen": name in frozen,
+                         "restored_by": LIO_HANDOVER if name in ours else TARGETCLI}
+                        for name in names], "handovers": handovers}
+
+
+def _shown(handover: Handover, meddled: str = "") -> Dict[str, Any]:
+    """A handover as its journal has it; what is wrong with it in ``error``."""
+    state = STATES.get(handover.role, {}).get(handover.state)
+    return {**asdict(handover), "means": state.means if state else "",
+            "error": handover.error or meddled}
+
+
+def _enabled(core: Ours, name: str) -> bool:
+    if not name.startswith("iscsi/"):
+        return True
+    return any(core.fs.read(f"{name}/{tpg}/enable").strip() == "1"
+               for tpg in core.fs.entries(name)[1] if directories.is_tpg(tpg))
