@@ -37,6 +37,7 @@ from lio_handover.cli import parser as command_line  # noqa: E402
 from lio_handover.configuration import KEYS, NAMED, NEEDED, PATH, STATE_DIRECTORY  # noqa: E402
 from lio_handover.protocol import table  # noqa: E402
 from lio_handover.settings import Late, Settings  # noqa: E402
+from lio_handover.verb_table import HANDOVER_VERBS  # noqa: E402
 
 SHIPPED = ROOT / "etc" / "lio-handover" / "lio-handover.conf"
 DOCUMENTATION = "/usr/share/doc/lio-handover"
@@ -64,7 +65,8 @@ KINDS = {
 # --- roff ----------------------------------------------------------------------------------------
 def escaped(text: str) -> str:
     """Text that roff prints as it is: backslashes, hyphens, quotes, dots that begin a line."""
-    for sign, name in (("\\", "\\e"), ("-", "\\-"), ("`", "\\(ga"), ("^", "\\(ha"), ("~", "\\(ti")):
+    for sign, name in (("\\", "\\e"), ("-", "\\-"), ("`", "\\(ga"), ("^", "\\(ha"),
+                       ("~", "\\(ti")):
         text = text.replace(sign, name)
     return re.sub(r"(?m)^(?=[.'])", r"\\&", text)
 
@@ -95,7 +97,7 @@ def prose(text: str) -> str:
 
 
 def tidied(page: str) -> str:
-    """No blank line and no paragraph that follows or precedes a heading: mandoc calls them faults."""
+    """No blank line and no paragraph that follows or precedes a heading: mandoc finds fault."""
     page = re.sub(r"\n{2,}", "\n.PP\n", page)
     page = re.sub(r"(?m)^(\.PP\n)+", ".PP\n", page)
     page = re.sub(r"(?m)^(\.S[HS] .*\n)\.PP\n", r"\1", page)
@@ -266,8 +268,8 @@ def completion() -> str:
             elif action.metavar == "MODE":
                 action.choices = [mode.value for mode in table.MODES]
             elif action.metavar == "VERB" and role:
-                action.choices = [name for name, row in table.VERBS.items()
-                                  if row[0] == role and name not in table.OF_ONE_HOST]
+                action.choices = [name for name, row in HANDOVER_VERBS.items()
+                                  if row.role == role and row.bus]
     return shtab.complete(program, "bash", preamble={"bash": TARGETS})  # type: ignore[arg-type]
 
 
