@@ -78,9 +78,9 @@ _OPTIONS = (
     # what a verb works on
     Option("all", "b", "every target of this host", "--all", bus="all"),
     Option("upload", "s", "token of a document that came in pieces, see Upload", bus="upload"),
-    Option("papers", "as", "what the other side said; - is standard input", "--papers",
+    Option("messages", "as", "what the other side said; - is standard input", "--messages",
            metavar="FILE"),
-    Option("uploads", "as", "tokens of papers that came in pieces, see Upload", bus="uploads"),
+    Option("uploads", "as", "tokens of messages that came in pieces, see Upload", bus="uploads"),
     Option("mode", "s", "of prepare: iscsi, iscsi-late, vhost-qmp, vhost-inband or vhost-stopped "
            "(default iscsi)", "--mode", metavar="MODE", default="iscsi"),
     Option("map", "as", "another name on this host (KIND: device, root, portal, target, initiator, "
@@ -117,7 +117,7 @@ _OPTIONS = (
     # where the answer goes
     Option("output", "s", "where the document goes (default -, standard output)", "-o --output",
            metavar="FILE", default="-"),
-    Option("papers-out", "s", "where the papers of the answer go; - is standard output",
+    Option("messages-out", "s", "where the messages of the answer go; - is standard output",
            "-o --output", metavar="FILE"),
     Option("whole", "b", "the answer as --ask reads it, with documents and their secrets, on "
            "standard output", "--whole"),
@@ -289,33 +289,34 @@ Their gates are shut and a copy is kept, registrations included; restore brings 
   lio-handover clear iscsi/iqn.2003-01.org.example:db
 """, command="restore_commands"),
     Verb("source", HOST, WRITE, A_STEP,
-         f"papers papers-out mode peer {_ASSERTIONS} allow probe whole",
+         f"messages messages-out mode peer {_ASSERTIONS} allow probe whole",
          "one step of a handover that survives a crash, on the source", """\
 VERB: prepare TARGET..., then freeze, export, release, retire with the handover's ID; thaw
-goes back.  Each answers with papers, which the other side's verb takes.  A verb may be
+goes back.  Each answers with messages, which the other side's verb takes.  A verb may be
 repeated; what is out of turn is refused.  See internals/handover-protocol.md in
 /usr/share/doc/lio-handover.
 
   lio-handover source prepare iscsi/iqn.2003-01.org.example:db -o offer.json
-  lio-handover source release ID --papers armed.json -o released.json
+  lio-handover source release ID --messages armed.json -o released.json
 """, command="handover_commands"),
     Verb("destination", HOST, WRITE, A_STEP,
-         f"papers papers-out peer {_ASSERTIONS} map allow probe whole",
+         f"messages messages-out peer {_ASSERTIONS} map allow probe whole",
          "one step of a handover that survives a crash, on the destination", """\
 VERB: stage, activate (with the document: armed; with released: open), verify, confirm; abort
 ends it here, and gives back what was owned.
 
-  lio-handover destination stage --papers offer.json --map root:/srv/a=/srv/b
-  lio-handover destination activate ID --papers document.json -o armed.json
+  lio-handover destination stage --messages offer.json --map root:/srv/a=/srv/b
+  lio-handover destination activate ID --messages document.json -o armed.json
 """, command="handover_commands"),
-    Verb("status", HOST, READ, AN_ID, "papers-out whole",
+    Verb("status", HOST, READ, AN_ID, "messages-out whole",
          "where handovers stand, and what leads on", """\
 Every handover of this host, or one: its state, what went wrong, what to run next.
 
   lio-handover status
-  lio-handover status ID -o papers.json     its papers, once more
+  lio-handover status ID -o messages.json     its messages, once more
 """, command="handover_commands"),
-    Verb("recover", HOST, WRITE, AN_ID, f"papers-out ask peer {_ASSERTIONS} allow boot units whole",
+    Verb("recover", HOST, WRITE, AN_ID,
+         f"messages-out ask peer {_ASSERTIONS} allow boot units whole",
          "finish what was cut off, or say what a human may order", """\
 After a crash, a reboot or a lost answer, on both hosts, the source first.  It looks at kernel,
 journal and the other side, and never guesses: where it can't know, it stays closed.
@@ -357,7 +358,7 @@ _HANDOVER_VERBS = (
     Verb("stage", DESTINATION, WRITE, MESSAGES, f"map {_OF_ALL}",
          "build all that the kernel allows while the source serves", bus=True, begins=True),
     Verb("activate", DESTINATION, WRITE, MESSAGES, _OF_ALL,
-         "as far as the papers allow: arm, then own and open the gate", bus=True),
+         "as far as the messages allow: arm, then own and open the gate", bus=True),
     Verb("verify", DESTINATION, WRITE, NOTHING, _OF_ALL, "read back, see it serve, say so",
          bus=True),
     Verb("confirm", DESTINATION, WRITE, MESSAGES, _OF_ALL,
@@ -373,7 +374,7 @@ _HANDOVER_VERBS = (
     Verb("clear", DESTINATION, WRITE, NOTHING, "",
          "shut it, keep a copy, take it down; recover brings it back"),
     Verb("status", BOTH, READ, NOTHING, "",
-         "state, epoch, findings, next step; repeats the papers of the state", bus=True,
+         "state, epoch, findings, next step; repeats the messages of the state", bus=True,
          begins=True),
     Verb("recover", BOTH, WRITE, MESSAGES, f"{_ASSERTIONS} {_OF_ALL}",
          "after a crash, a reboot or a lost answer: finish or say why not", bus=True, begins=True),

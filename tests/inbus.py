@@ -215,7 +215,7 @@ def handover_here(directory: str, state: str = "none", local: Sequence[str] = ()
         id, DESTINATION, "", 1, "iscsi",
         (f"iscsi/{samples.IQN}-elsewhere",), peer="a"), {}, local=tuple(local))
     journal.state(state, 1, "some boot")
-    journal.note("said", paper="aborted", digest="")
+    journal.note("said", message="aborted", digest="")
     return journal.handover
 
 
@@ -284,11 +284,11 @@ def descriptors(*fds: int) -> Any:
 _SAMPLES: Mapping[str, Callable[[], Any]] = {
     "s": lambda: "x", "as": lambda: ["iscsi/x"], "ay": lambda: b"x", "t": lambda: 1,
     "u": lambda: 1, "a{sv}": lambda: options({}), "v": lambda: "x",
-    "ah": lambda: descriptors(_no_papers())}
+    "ah": lambda: descriptors(_no_messages())}
 
 
-def _no_papers() -> int:
-    fd = os.memfd_create("papers")
+def _no_messages() -> int:
+    fd = os.memfd_create("messages")
     os.write(fd, b"[]")
     return fd
 

@@ -251,10 +251,10 @@ class Points:
 
 
 def crash(point: int, verb: str, role: str, id: str,  # noqa: A002
-          papers: Sequence[Message] = (), records: bool = False, **more: Any
+          messages: Sequence[Message] = (), records: bool = False, **more: Any
           ) -> tuple[bool, Answer | None]:
     """(whether the verb was killed at that point, its answer if it ended before)."""
-    return killed_at(lambda: do(verb, role, id, papers, **more), point, records)
+    return killed_at(lambda: do(verb, role, id, messages, **more), point, records)
 
 
 def killed_at(verb: Callable[[], Any], point: int, records: bool) -> tuple[bool, Any]:
@@ -305,9 +305,9 @@ def told(id: str) -> str:  # noqa: A002
     return Path(inhost.SETTINGS.state_directory, "handovers", id, "journal").read_text()
 
 
-def do(verb: str, role: str, id: str = "", papers: Sequence[Message] = (),  # noqa: A002
+def do(verb: str, role: str, id: str = "", messages: Sequence[Message] = (),  # noqa: A002
        **more: object) -> Answer:
-    return handovers().do(verb, role, id, papers=papers, **more)  # type: ignore[arg-type]
+    return handovers().do(verb, role, id, messages=messages, **more)  # type: ignore[arg-type]
 
 
 def status(id: str = "") -> list[Answer]:  # noqa: A002
@@ -440,7 +440,7 @@ def register(lun: int, number: int, key: int, kind: int = 0) -> None:
             assert result.good, result
 
 
-def release_while_somebody_saves(id: str, papers: Sequence[Message]) -> None:  # noqa: A002
+def release_while_somebody_saves(id: str, messages: Sequence[Message]) -> None:  # noqa: A002
     """targetcli saves what it saw while the gate was open, each time after we took it out."""
     open_gates()
     save()
@@ -453,7 +453,7 @@ def release_while_somebody_saves(id: str, papers: Sequence[Message]) -> None:  #
 
     setattr(savefile, "drop", raced)
     try:
-        do("release", "source", id, papers)
+        do("release", "source", id, messages)
     finally:
         setattr(savefile, "drop", plain)
 
@@ -519,7 +519,7 @@ def stage_at_once(offers: Sequence[Sequence[Message]]) -> list[str]:
         if pid == 0:
             code = 1
             try:
-                do("stage", "destination", papers=offer)
+                do("stage", "destination", messages=offer)
                 code = 0
             except BaseException as error:  # noqa: B902 - to the console
                 print(error, file=sys.stderr, flush=True)

@@ -134,11 +134,11 @@ def begin_import(data: bytes) -> None:
     inbus.Client().manager("Import", "aha{sv}", inbus.descriptors(fd), inbus.options({}))
 
 
-def verb(path: str, member: str, papers: bytes = b"[]",
+def verb(path: str, member: str, messages: bytes = b"[]",
          given: Mapping[str, Any] = {}) -> dict[str, Any]:  # noqa: B006
     """The job of a verb of a handover."""
-    client, fd = inbus.Client(), os.memfd_create("papers")
-    os.write(fd, papers)
+    client, fd = inbus.Client(), os.memfd_create("messages")
+    os.write(fd, messages)
     return client.job(client.call(path, dbus_names.HANDOVER, member, "aha{sv}",
                                   inbus.descriptors(fd), inbus.options(given)))
 

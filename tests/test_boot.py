@@ -27,7 +27,7 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="what is tested is roo
 
 ID = "11111111-2222-4333-8444-55555555555{}"
 NAME = "iscsi/iqn.2026-11.org.example:a"
-RECORDS = ("begin verb=stage", "step do=build", "said paper=offer digest=00",
+RECORDS = ("begin verb=stage", "step do=build", "said message=offer digest=00",
            "left serials= boot=b", "kept digest=00 stale=", "loading boot=b",
            "loaded boot=b digest=00 commands=", "opened boot=b", "saved paths= why=",
            "survived boot=b", "probe", "fenced said=x peer=b", "differs said=[]", "away portals=",

@@ -52,14 +52,14 @@ class Killed:
         """Kill the verb at a point and see that there is a way on: recover, or the verb ``again``
         and those that come after it; False where it ended first."""
         pair, (way, verb, role) = self.pair, KILLED[name]
-        pair.id, pair.papers = "", []
+        pair.id, pair.messages = "", []
         pair.go(way)
         more = pair.asked(verb)
         pair.id = pair.id or "00000000-0000-4000-8000-%012x" % point
         killed, answer = pair.host[role].call(
-            inhandover.crash, point, verb, role, pair.id, tuple(pair.papers), **more)
+            inhandover.crash, point, verb, role, pair.id, tuple(pair.messages), **more)
         if answer is not None:
-            pair.papers += answer.papers
+            pair.messages += answer.messages
         self.one_serves()
         if again and killed and name in FORWARD:
             assert not pair.do(verb, role, **more).handover.busy

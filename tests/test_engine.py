@@ -1,4 +1,4 @@
-"""The handover engine on real kernels: two hosts, every verb, papers carried by the test."""
+"""The handover engine on real kernels: two hosts, every verb, messages carried by the test."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
@@ -10,7 +10,7 @@ from lio_handover import errors
 from lio_handover.document import document as documents
 from lio_handover.handover.engine import Answer
 from lio_handover.protocol.messages import Message, from_json, to_json
-from lio_handover.protocol.table import DESTINATION, SOURCE, Paper
+from lio_handover.protocol.table import DESTINATION, SOURCE, MessageType
 from tests import inhandover, inhost, lab
 from tests.conftest import HostsOf
 from tests.inhandover import TARGET
@@ -22,25 +22,25 @@ WAY = "prepare stage* freeze export activate* release activate* verify* retire c
 
 
 class Two:
-    """Two hosts and all the papers said so far, carried as their JSON."""
+    """Two hosts and all the messages said so far, carried as their JSON."""
 
     mode = "iscsi"
 
     def __init__(self, a: lab.Host, b: lab.Host) -> None:
         self.host = {SOURCE: a, DESTINATION: b}
         self.id = ""
-        self.papers: list[Message] = []
+        self.messages: list[Message] = []
 
     def do(self, verb: str, role: str, **more: Any) -> Answer:
         given = () if verb == "prepare" else from_json(to_json(self.newest()))
         answer = self.host[role].call(inhandover.do, verb, role, self.id, given, **more)
         self.id = answer.handover.id
-        self.papers += [one for one in answer.papers if one not in self.papers]
+        self.messages += [one for one in answer.messages if one not in self.messages]
         return answer
 
     def newest(self) -> list[Message]:
-        """Of each paper the last that was said."""
-        return list({one.paper: one for one in self.papers}.values())
+        """Of each message the last that was said."""
+        return list({one.type: one for one in self.messages}.values())
 
     def recover(self, role: str, silent: bool = False, words: Sequence[str] = ()) -> Answer:
         """recover on one host, the other answering, or silent."""
@@ -48,7 +48,7 @@ class Two:
         while True:
             found = self.host[role].call(inhandover.recover, self.id, answers, frozenset(words))
             if isinstance(found, Answer):
-                self.papers += [one for one in found.papers if one not in self.papers]
+                self.messages += [one for one in found.messages if one not in self.messages]
                 return found
             answers[found] = self.answer(PEER[role], found)
 
@@ -91,7 +91,7 @@ class Two:
             self.do(name, role, **self.asked(name))
 
     def asked(self, verb: str) -> dict[str, Any]:
-        """What a verb is told besides the handover's id and the papers."""
+        """What a verb is told besides the handover's id and the messages."""
         return {"targets": (TARGET,), "mode": self.mode} if verb == "prepare" else {}
 
     def serving(self) -> list[str]:
@@ -110,17 +110,17 @@ def two(bed: lab.Lab, hosts: HostsOf) -> Callable[[str, str], Two]:
     return make
 
 
-#: Each verb of a handover that goes well: (verb, role, state after it, papers said, who serves).
-FORWARD: tuple[tuple[str, str, str, set[Paper], list[str]], ...] = (
-    ("prepare", SOURCE, "prepared", {Paper.OFFER}, [SOURCE]),
+#: Each verb of a handover that goes well: (verb, role, state after it, messages said, who serves).
+FORWARD: tuple[tuple[str, str, str, set[MessageType], list[str]], ...] = (
+    ("prepare", SOURCE, "prepared", {MessageType.OFFER}, [SOURCE]),
     ("stage", DESTINATION, "staged", set(), [SOURCE]),
     ("freeze", SOURCE, "frozen", set(), []),
-    ("export", SOURCE, "frozen", {Paper.DOCUMENT}, []),
-    ("activate", DESTINATION, "armed", {Paper.ARMED}, []),
-    ("release", SOURCE, "released", {Paper.RELEASED}, []),
+    ("export", SOURCE, "frozen", {MessageType.DOCUMENT}, []),
+    ("activate", DESTINATION, "armed", {MessageType.ARMED}, []),
+    ("release", SOURCE, "released", {MessageType.RELEASED}, []),
     ("activate", DESTINATION, "opening", set(), [DESTINATION]),
-    ("verify", DESTINATION, "serving", {Paper.SERVING}, [DESTINATION]),
-    ("retire", SOURCE, "retired", {Paper.RETIRED}, [DESTINATION]),
+    ("verify", DESTINATION, "serving", {MessageType.SERVING}, [DESTINATION]),
+    ("retire", SOURCE, "retired", {MessageType.RETIRED}, [DESTINATION]),
     ("confirm", DESTINATION, "confirmed", set(), [DESTINATION]),
 )
 
@@ -132,10 +132,10 @@ def test_a_handover_goes_through(two: Callable[[str, str], Two], source: str,
                                  destination: str) -> None:
     pair = two(source, destination)
     before = pair.host[SOURCE].call(inhost.export_state)
-    for verb, role, state, papers, serving in FORWARD:
+    for verb, role, state, messages, serving in FORWARD:
         more = {"targets": (TARGET,)} if verb == "prepare" else {}
         answer = pair.do(verb, role, **more)
-        assert (answer.handover.state, {one.paper for one in answer.papers}) == (state, papers)
+        assert (answer.handover.state, {one.type for one in answer.messages}) == (state, messages)
         assert pair.serving() == serving, verb
         again = pair.do(verb, role)
         assert (again.handover.state, pair.serving()) == (state, serving), verb
@@ -159,7 +159,7 @@ def test_what_recover_makes_of_every_pair(two: Callable[[str, str], Two]) -> Non
     for count, there in enumerate((
             ("prepared", "none"), ("prepared", "staged"), ("frozen", "staged"),
             ("frozen", "staged"), ("frozen", "armed"), ("released", "armed")), 1):
-        pair.id, pair.papers = "", []
+        pair.id, pair.messages = "", []
         pair.go(" ".join(verbs[:count]))
         assert pair.states() == there
         for _ in range(2):

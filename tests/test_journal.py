@@ -235,21 +235,21 @@ def test_a_damaged_document_leads_to_whom_can_be_asked(
 
 @pytest.mark.parametrize("role, state, said, leads", [
     ("source", "frozen", (), "source export ID"),
-    ("source", "frozen", ("document",), "source release ID --papers FILE, with what destination "
+    ("source", "frozen", ("document",), "source release ID --messages FILE, with what destination "
      "activate answers"),
-    ("source", "released", ("document",), "source retire ID --papers FILE, with what destination "
+    ("source", "released", ("document",), "source retire ID --messages FILE, with what destination "
      "verify answers"),
-    ("destination", "staged", (), "destination activate ID --papers FILE, with what source export "
-     "answers"),
-    ("destination", "armed", ("armed",), "destination activate ID --papers FILE, with what source "
-     "release answers"),
+    ("destination", "staged", (), "destination activate ID --messages FILE, with what source "
+     "export answers"),
+    ("destination", "armed", ("armed",), "destination activate ID --messages FILE, with what "
+     "source release answers"),
     ("destination", "opening", (), "destination verify ID"),
-    ("destination", "serving", (), "destination confirm ID --papers FILE, with what source retire "
-     "answers")])
-def test_what_leads_on_names_the_paper_it_takes(
+    ("destination", "serving", (), "destination confirm ID --messages FILE, with what "
+     "source retire answers")])
+def test_what_leads_on_names_the_message_it_takes(
         tmp_path: Path, role: str, state: str, said: tuple[str, ...], leads: str) -> None:
     one = begun(tmp_path, role=role)
     one.state(state, 1, boot_id())
-    for paper in said:
-        one.note("said", paper=paper, digest="")
+    for message in said:
+        one.note("said", message=message, digest="")
     assert next_steps.command(one) == f"lio-handover {leads.replace('ID', ID)}"

@@ -219,7 +219,7 @@ def test_targetctl_saves_and_restores_in_every_state(bed: lab.Lab, _pool: Pool, 
                 if pair.state(DESTINATION) != "none":
                     pair.recover(DESTINATION)
                 assert pair.states() == ("idle", "none") and pair.serving() == [SOURCE]
-                pair.id, pair.papers = "", []
+                pair.id, pair.messages = "", []
                 pair.go(" ".join(done))
             assert pair.serving() == serving, (verb, role)
     assert pair.states() == ("retired", "confirmed")

@@ -15,8 +15,8 @@ from lio_handover.drivers import move
 from lio_handover.drivers.move import COMMIT, NAMES, STEPS, Move
 from lio_handover.handover.reply import Answer
 from lio_handover.protocol.messages import Message, from_json
-from lio_handover.protocol.table import (DESTINATION, SOURCE, TABLE, Do, Mode, Paper, rows_for,
-                                         state_of)
+from lio_handover.protocol.table import (DESTINATION, SOURCE, TABLE, Do, MessageType, Mode,
+                                         rows_for, state_of)
 from lio_handover.records.journal import Handover
 from tests import samples
 
@@ -48,7 +48,7 @@ class Table(ssh.Side):
     def state(self) -> str:
         return self.handover.state if self.handover else FIRST[self.role]
 
-    def verb(self, verb: str, handover: str, papers: bytes = b"",
+    def verb(self, verb: str, handover: str, messages: bytes = b"",
              targets: Sequence[str] = (), mode: str = "", progress: Any = None,
              stop: Any = None, **options: Any) -> Answer:
         if self.silent:
@@ -61,7 +61,7 @@ class Table(ssh.Side):
             raise errors.Interrupted("cancelled")
         self.called.append(verb)
         error, done = self.breaks.get((verb, self.called.count(verb)), (None, True))
-        answer = self._carry_out(verb, handover, papers) if done else None
+        answer = self._carry_out(verb, handover, messages) if done else None
         if error:
             self.silent = self.silent or isinstance(error, errors.PeerUnreachable)
             raise error
@@ -69,32 +69,33 @@ class Table(ssh.Side):
         return answer
 
     def _repeated(self) -> Answer:
-        """The papers of the state, as status has them."""
+        """The messages of the state, as status has them."""
         assert self.handover
         gives = state_of(self.role, self.state, Mode.ISCSI).gives
         return Answer(self.handover, tuple(
-            Message(paper, self.handover.id, 1, targets=(TARGET,), mode="iscsi")
-            for paper in gives if paper is not Paper.ABORTED))
+            Message(message, self.handover.id, 1, targets=(TARGET,), mode="iscsi")
+            for message in gives if message is not MessageType.ABORTED))
 
-    def _carry_out(self, verb: str, handover: str, papers: bytes) -> Answer:
-        given = {one.paper for one in from_json(papers)} if papers else set()
+    def _carry_out(self, verb: str, handover: str, messages: bytes) -> Answer:
+        given = {one.type for one in from_json(messages)} if messages else set()
         rows = [row for row in rows_for(self.role, self.state, verb, Mode.ISCSI)
-                if row.papers <= given]
+                if row.messages <= given]
         if not rows and self.handover and any(
                 row.to == self.state for row in TABLE if (row.role, row.verb) == (self.role, verb)):
             return Answer(self.handover)
         if not rows:
             raise errors.WrongState(f"the {self.role} is {self.state}: no {verb}")
-        rows.sort(key=lambda row: -len(row.papers))
+        rows.sort(key=lambda row: -len(row.messages))
         said = []
         for step in rows[0].steps:
             if step.do is Do.RECORD:
                 self.handover = Handover(handover, self.role, step.state, 1, "iscsi", (TARGET,))
-            elif step.paper:
-                said.append(Message(step.paper, handover, 1, targets=(TARGET,), mode="iscsi",
+            elif step.message:
+                said.append(Message(step.message, handover, 1, targets=(TARGET,), mode="iscsi",
                                     document=document.dumps(samples.document(
                                         samples.iscsi(), True))
-                                    if step.paper in (Paper.OFFER, Paper.DOCUMENT) else b""))
+                                    if step.message in (
+                                        MessageType.OFFER, MessageType.DOCUMENT) else b""))
         assert self.handover
         return Answer(self.handover, tuple(said))
 

@@ -19,7 +19,7 @@ from lio_handover.client.ssh import Side
 from lio_handover.document import document
 from lio_handover.drivers.move import Move
 from lio_handover.protocol.messages import Message, to_json
-from lio_handover.protocol.table import SOURCE, Paper
+from lio_handover.protocol.table import SOURCE, MessageType
 from lio_handover.records.journal import Handover
 from tests import inmove, samples
 from tests.inbus import CHECKOUT
@@ -76,10 +76,10 @@ def test_a_host_of_which_anything_answers_is_not_off(bus: Bus, b: Side) -> None:
         assert caught.value.alive is alive, caught.value
 
 
-def test_papers_get_there_in_pieces(b: Side, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_messages_get_there_in_pieces(b: Side, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ssh, "PIECE", 1000)
     data = document.dumps(samples.document(samples.iscsi(luns=4), True))
-    offer = Message(Paper.OFFER, ID, 1, targets=(f"iscsi/{samples.IQN}",), mode="iscsi",
+    offer = Message(MessageType.OFFER, ID, 1, targets=(f"iscsi/{samples.IQN}",), mode="iscsi",
                     document=data)
     assert len(to_json([offer])) > 4000
     with pytest.raises(errors.NoTargetModules):  # it was read, and is no offer of nonsense
@@ -93,7 +93,8 @@ def test_answers_come_in_pieces(bus: Bus, b: Side, monkeypatch: pytest.MonkeyPat
     known = bus.handover
     answer = ssh.ask(Handover(known.id, SOURCE, "released", 1, "iscsi", (), peer="b"), "status")
     assert answer.handover == known
-    assert [(one.paper, one.handover) for one in answer.papers] == [(Paper.ABORTED, known.id)]
+    assert [(one.type, one.handover) for one in answer.messages] == [
+        (MessageType.ABORTED, known.id)]
     assert b.verb("status", known.id) == answer
 
 

@@ -303,8 +303,8 @@ def test_stage_refuses_what_the_plan_does(bed: lab.Lab, hosts: HostsOf) -> None:
     new.call(inhost.build, served(bed.shared, TWO, ANY))
     before = new.call(inhost.tree)
     with pytest.raises(errors.InUse, match=f"{ANY} of iscsi/{TWO} has the port.*--map portal:"):
-        new.call(inhandover.do, "stage", DESTINATION, papers=offer.papers)
+        new.call(inhandover.do, "stage", DESTINATION, messages=offer.messages)
     assert new.call(inhost.tree) == before
-    staged = new.call(inhandover.do, "stage", DESTINATION, papers=offer.papers,
+    staged = new.call(inhandover.do, "stage", DESTINATION, messages=offer.messages,
                       maps=(f"portal:{HERE}={ANY}",))
     assert staged.handover.state == "staged" and not staged.notes

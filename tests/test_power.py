@@ -196,7 +196,7 @@ def test_power_lost_before_in_and_after_each_record_of_a_verb(
         more = pair.asked(verb)
         pair.id = pair.id or "00000000-0000-4000-8000-%012x" % point
         killed, _answer = pair.host[role].call(
-            inhandover.crash, point, verb, role, pair.id, tuple(pair.papers), True, **more)
+            inhandover.crash, point, verb, role, pair.id, tuple(pair.messages), True, **more)
         if not killed:
             break
         pair.lose_power(role)

@@ -11,7 +11,7 @@ import pytest
 
 from lio_handover.protocol import table as transitions
 from lio_handover.protocol.table import (DESTINATION, SOURCE, STATES, TABLE, Do, Mode, Need,
-                                         Paper, Row)
+                                         MessageType, Row)
 from lio_handover.verb_table import HANDOVER_VERBS, READ
 from tests.model.matrix import MATRICES, SAME_AS_ISCSI, matrix, steps_table
 from tests.model.mutants import MUTANTS
@@ -37,7 +37,7 @@ def test_rows_speak_the_tables_words() -> None:
         assert row.steps and row.deadline > 0 and row.modes, row
         for step in row.steps:
             assert (step.do is Do.RECORD) == bool(step.state), row
-            assert (step.do is Do.SAY) == (step.paper is not None), row
+            assert (step.do is Do.SAY) == (step.message is not None), row
             assert not step.state or step.state in STATES[row.role], row
 
 
@@ -47,18 +47,18 @@ def test_a_row_ends_where_it_says() -> None:
         assert (recorded[-1] if recorded else row.state) == row.to, row
 
 
-def test_every_verb_state_and_paper_is_used() -> None:
+def test_every_verb_state_and_message_is_used() -> None:
     assert {row.verb for row in TABLE} == set(HANDOVER_VERBS)
     for role in (SOURCE, DESTINATION):
         recorded = {step.state for row in TABLE if row.role == role for step in row.steps}
         assert recorded - {""} == set(STATES[role])
-    assert {step.paper for row in TABLE for step in row.steps} - {None} == set(Paper)
-    assert {paper for row in TABLE for paper in row.papers} == set(Paper)
+    assert {step.message for row in TABLE for step in row.steps} - {None} == set(MessageType)
+    assert {message for row in TABLE for message in row.messages} == set(MessageType)
 
 
 def test_no_two_rows_are_one() -> None:
     for mode in Mode:
-        keys = [(row.role, row.state, row.verb, row.papers, row.needs)
+        keys = [(row.role, row.state, row.verb, row.messages, row.needs)
                 for row in TABLE if mode in row.modes]
         assert len(keys) == len(set(keys)), mode
 
@@ -223,7 +223,7 @@ def test_the_document_names_every_word() -> None:
     for role in (SOURCE, DESTINATION):
         for word in STATES[role]:
             assert f"| `{word}` |" in text, word
-    for word in [*HANDOVER_VERBS, *(paper.name.lower() for paper in Paper),
+    for word in [*HANDOVER_VERBS, *(message.name.lower() for message in MessageType),
                  *(mode.value for mode in Mode)]:
         assert f"`{word}`" in text, word
     for name in MUTANTS:

@@ -93,12 +93,12 @@ def test_a_destination_that_was_rebooted_asks_or_is_told(powered: Callable[[], P
 @pytest.mark.parametrize("verb, role, point", [("retire", SOURCE, 12), ("verify", DESTINATION, 6)])
 def test_what_is_recorded_and_was_not_said_is_told(
         two: Callable[[str, str], Two], verb: str, role: str, point: int) -> None:
-    """Killed between the record and the paper: the other side hears of it all the same."""
+    """Killed between the record and the message: the other side hears of it all the same."""
     pair = two("stable", "newest")
     pair.go(WAY.partition(f" {verb}")[0])
     to = {"retire": "retired", "verify": "serving"}[verb]
     killed, _answer = pair.host[role].call(
-        inhandover.crash, point, verb, role, pair.id, tuple(pair.papers), True)
+        inhandover.crash, point, verb, role, pair.id, tuple(pair.messages), True)
     assert killed and pair.state(role) == to
     for side in (role, SOURCE, DESTINATION):
         pair.recover(side)
@@ -109,10 +109,10 @@ def test_what_is_recorded_and_was_not_said_is_told(
 def test_a_handover_by_the_commands_alone(bed: lab.Lab, two: Callable[[str, str], Two]) -> None:
     """As docs/internals/handover-protocol.md has it.
 
-    Each side's papers are files, the ids are left out.
+    Each side's messages are files, the ids are left out.
     """
     pair = two("stable", "newest")
-    folder = bed.shared / "papers"
+    folder = bed.shared / "messages"
     folder.mkdir()
     said: list[str] = []
     for host in pair.host.values():
@@ -123,7 +123,7 @@ def test_a_handover_by_the_commands_alone(bed: lab.Lab, two: Callable[[str, str]
         if verb == "prepare":
             words.append(TARGET)
         elif said:
-            words += ["--papers", said[-1]]
+            words += ["--messages", said[-1]]
         pair.host[role].run([PROGRAM, *words], timeout=120)
         if len(json.loads((folder / f"{len(said)}.json").read_text())):
             said.append(f"{folder}/{len(said)}.json")
@@ -226,7 +226,7 @@ def test_a_journal_that_cannot_be_written_stops_the_verb(
     for host in pair.host.values():
         host.call(inhandover.small_disk)
     for how, room in [*(("full", room) for room in rooms), ("read-only", 0)]:
-        pair.id, pair.papers = "", []
+        pair.id, pair.messages = "", []
         pair.go(way)
         pair.host[role].call(inhandover.spoil, how, pair.id, room)
         with pytest.raises(errors.JournalBroken, match="No space|Read-only") as error:
@@ -316,7 +316,7 @@ def test_a_journal_that_cannot_be_read_has_a_way_out(
     a.call(inhandover.open_gates)
     assert b.run([PROGRAM, "recover", found[2]], timeout=60).returncode == 0
     assert not b.call(inhost.read_all).backstores and pair.serving() == [SOURCE]
-    pair.id, pair.papers = "", []
+    pair.id, pair.messages = "", []
     pair.go("prepare stage* freeze")
 
     # owners.json, and what the documentation says of it
@@ -398,7 +398,7 @@ def test_what_changes_between_the_verbs_is_carried_or_refused(
     assert pair.states() == ("idle", "none")
     a.call(inhandover.more_luns, False)
 
-    pair.id, pair.papers = "", []
+    pair.id, pair.messages = "", []
     pair.go("prepare stage* freeze export activate*")
     a.call(inhandover.open_gates)
     a.call(inhandover.register, 1, 1, 0xaa01)
@@ -463,7 +463,7 @@ def test_two_handovers_build_side_by_side(bed: lab.Lab, two: Callable[[str, str]
     pair = two("stable", "newest")
     a, b = pair.host[SOURCE], pair.host[DESTINATION]
     a.call(inhost.build, inhandover.other_state(bed.shared))
-    offers = [a.call(inhandover.do, "prepare", SOURCE, targets=(name,)).papers
+    offers = [a.call(inhandover.do, "prepare", SOURCE, targets=(name,)).messages
               for name in (TARGET, OTHER)]
     for _ in range(3):
         assert b.call(inhandover.stage_at_once, offers) == ["staged", "staged"]
@@ -472,7 +472,7 @@ def test_two_handovers_build_side_by_side(bed: lab.Lab, two: Callable[[str, str]
         assert not b.call(inhost.read_all).backstores
         for offer in offers:
             a.call(inhandover.do, "thaw", SOURCE, offer[0].handover)
-        offers = [a.call(inhandover.do, "prepare", SOURCE, targets=(name,)).papers
+        offers = [a.call(inhandover.do, "prepare", SOURCE, targets=(name,)).messages
                   for name in (TARGET, OTHER)]
     with pytest.raises(errors.StillRunning, match="changing fileio/disk0"):
         a.call(inhandover.while_held, "fileio/disk0", offers[0][0].handover)

@@ -35,7 +35,7 @@ def test_ours_is_found_however_it_is_spelled_and_others_stay(
     a.call(inhandover.do, "thaw", SOURCE, pair.id)
     assert a.call(inhandover.save_file) == before
     pair.recover(DESTINATION)
-    pair.id, pair.papers = "", []
+    pair.id, pair.messages = "", []
     pair.go("prepare stage* freeze export activate* release")
     a.call(inhandover.save_file, before)        # as who restores a backup does
     notes, said = a.call(insavefile.booted)
@@ -81,7 +81,7 @@ def test_a_file_that_cannot_be_written_keeps_nobody_from_serving(
         a.call(insavefile.read_only, False)
     assert a.call(inhandover.save_file) == before
 
-    pair.id, pair.papers = "", []
+    pair.id, pair.messages = "", []
     pair.go("prepare freeze")
     a.call(insavefile.read_only, True)
     try:
@@ -185,7 +185,7 @@ def test_what_no_document_carries_is_said_of_the_kernels_file_before_the_gate_sh
     refused = a.call(insavefile.remove_refused)
     assert "--allow unclear" in refused
     a.call(insavefile.acl, odd, False)
-    pair.id, pair.papers = "", []
+    pair.id, pair.messages = "", []
     pair.go("prepare freeze")
     assert samples.IQN in TARGET and pair.state(SOURCE) == "frozen"
 

@@ -20,7 +20,7 @@ from lio_handover import dbus_names as names, errors, verb_table
 from lio_handover.cli import main
 from lio_handover.protocol import table
 from lio_handover.protocol.messages import Message, to_json
-from lio_handover.protocol.table import FILE, Paper
+from lio_handover.protocol.table import FILE, MessageType
 from lio_handover.records.journal import Handover, Journal
 from lio_handover.system import journald
 from lio_handover.verb_table import HANDOVER_VERBS, HOST_VERBS, VERBS
@@ -228,7 +228,7 @@ def test_what_is_uploaded_is_used_once_and_is_its_owners(bus: Bus, client: Clien
         token = client.manager("Upload", "saya{sv}", token, chunk, options({}))
     stage: tuple[Any, ...] = ("StageHandover", "sassaha{sv}", "", [], "", descriptors())
     job = client.job(client.manager(*stage, options({"uploads": [token]})))
-    assert job["Error"][0].removeprefix(names.ERROR) in (  # no papers, but they could be read
+    assert job["Error"][0].removeprefix(names.ERROR) in (  # no messages, but they could be read
         "WrongState", "NoTargetModules"), job
     assert client.error(ROOT, names.MANAGER, *stage, options({"uploads": [token]})) == "BadFile"
 
@@ -518,9 +518,9 @@ def test_it_ends_when_told_and_when_the_bus_goes(tmp_path: Path) -> None:
 def test_a_handovers_job_says_what_it_is_about_however_it_ends(bus: Bus, client: Client) -> None:
     """Its properties, and the fields in the log: also before there is a journal of it."""
     known = bus.handover
-    offer = Message(Paper.OFFER, known.id.replace("1", "2"), 1, targets=("iscsi/offered",),
+    offer = Message(MessageType.OFFER, known.id.replace("1", "2"), 1, targets=("iscsi/offered",),
                     mode="iscsi")
-    fd = os.memfd_create("papers")
+    fd = os.memfd_create("messages")
     os.write(fd, to_json([offer]))
     for about, job in (
             (known.targets, client.call(handover_path(bus), names.HANDOVER, "Retire", "aha{sv}",

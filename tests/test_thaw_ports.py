@@ -7,7 +7,7 @@ from lio_handover import errors
 from lio_handover.handover.engine import Answer
 from lio_handover.kernel.configfs import Configfs
 from lio_handover.model.objects import State
-from lio_handover.protocol.table import Paper
+from lio_handover.protocol.table import MessageType
 from lio_handover.records import relative_ports
 from lio_handover.storage import evidence
 from tests import inhandover, inhost, lab
@@ -151,7 +151,7 @@ def source(*verbs: str, allow: tuple[str, ...] = ()) -> Answer:
 
 def destination(verb: str, answer: Answer) -> Answer:
     return inhandover.handovers().do(verb, "destination", answer.handover.id,
-                                     papers=answer.papers)
+                                     messages=answer.messages)
 
 
 def state_of(role: str) -> str:
@@ -203,7 +203,7 @@ def test_a_number_that_was_taken_on_the_destination_is_told_before_the_source_le
     assert b.call(state_of, "destination") == "staged"
     b.call(renumber, Z, "78")
     armed = b.call(destination, "activate", frozen)
-    assert [one.paper for one in armed.papers] == [Paper.ARMED]
+    assert [one.type for one in armed.messages] == [MessageType.ARMED]
     # What is staged has its number, also for other imports.
     assert b.call(claimed) == [TARGET]
     released = a.call(release, armed)
@@ -216,4 +216,5 @@ def claimed() -> list[str]:
 
 
 def release(armed: Answer) -> Answer:
-    return inhandover.handovers().do("release", "source", armed.handover.id, papers=armed.papers)
+    return inhandover.handovers().do("release", "source", armed.handover.id,
+                                     messages=armed.messages)

@@ -22,7 +22,7 @@ from ..kernel.facts import boot_id
 from ..model import dynamic_acls
 from ..model.objects import State, say
 from ..protocol.messages import Message, document_in
-from ..protocol.table import SOURCE, Do, Mode, Paper, Step
+from ..protocol.table import SOURCE, Do, Mode, MessageType, Step
 from ..records.journal import DOCUMENT, PREPARED, RETURNED
 from ..records.ownership import Owners
 from ..storage import opened
@@ -46,8 +46,8 @@ class Deeds(Building):
         try:
             if step.do is Do.RECORD:
                 self._record(step.state)
-            elif step.paper is not None:
-                self._say(step.paper)
+            elif step.message is not None:
+                self._say(step.message)
             else:
                 getattr(self, f"_{step.do.name.lower()}")()
         except OSError as error:
@@ -56,7 +56,7 @@ class Deeds(Building):
                 changed=f"the handover is {self.handover.state or 'not begun'} as before",
                 do=f"lio-handover status {self.journal.id}") from error
 
-    # ---- records and papers ---------------------------------------------------------------------
+    # ---- records and messages -------------------------------------------------------------------
     def _record(self, state: str) -> None:
         owners, targets = Owners(self.directory), set(self.local_targets())
         gates: Optional[Dict[str, Dict[str, str]]] = None
@@ -81,9 +81,9 @@ class Deeds(Building):
         if state == "idle":
             self.counts_again()
 
-    def _say(self, paper: Paper) -> None:
-        message = self.message(paper)
-        self.journal.note("said", paper=paper.name.lower(), digest=message.digest)
+    def _say(self, kind: MessageType) -> None:
+        message = self.message(kind)
+        self.journal.note("said", message=kind.name.lower(), digest=message.digest)
         self.said.append(message)
 
     # ---- looking --------------------------------------------------------------------------------
@@ -212,11 +212,11 @@ class Deeds(Building):
         else:
             self.keep(RETURNED, self.in_source_names(document), False)
 
-    def _keep_paper(self) -> None:
+    def _keep_message(self) -> None:
         if self.handover.role == SOURCE:
-            self._keep_returned(self.papers[Paper.RETURNED])
+            self._keep_returned(self.messages[MessageType.RETURNED])
             return
-        message = self.papers[Paper.DOCUMENT]
+        message = self.messages[MessageType.DOCUMENT]
         document = document_in(message, self.core.settings.document_bytes)
         changed = runtime_state.changes(document.state, self.kept(PREPARED).state)
         if changed:
@@ -234,11 +234,11 @@ class Deeds(Building):
 
     @staticmethod
     def _named(message: Message, document: Document) -> str:
-        """The digest of the run-time state.  Raises BadDigest where the paper names another."""
+        """The digest of the run-time state.  Raises BadDigest where the message names another."""
         digest = runtime_state.digest(document.state)
         if digest != message.digest:
             raise errors.BadDigest(
-                f"the {message.paper.name.lower()} paper does not name the document in it",
+                f"the {message.type.name.lower()} message does not name the document in it",
                 do="give what the other side's verb answered")
         return digest
 
@@ -267,7 +267,7 @@ class Deeds(Building):
             now = runtime_state.digest(state)
         else:
             now = runtime_state.digest(self.durable().state)
-        if now != self.papers[Paper.ARMED].digest:
+        if now != self.messages[MessageType.ARMED].digest:
             raise errors.StructureChanged(
                 "the run-time state is not what the destination is armed with",
                 changed="nothing was given away",

@@ -21,7 +21,7 @@ from ..model.keys import backstore_key, lun_key, target_key, tpg_key
 from ..model.objects import Key, State, kernel_name, say
 from ..model.reservations import Seen
 from ..protocol.messages import Message
-from ..protocol.table import DESTINATION, SOURCE, VHOST, Do, Mode, Paper, Row
+from ..protocol.table import DESTINATION, SOURCE, VHOST, Do, Mode, MessageType, Row
 from ..records import pr_record, relative_ports as ports
 from ..records.journal import DOCUMENT, PREPARED, RETURNED, SERVED, Handover, Journal, way_out
 from ..records.ownership import Owner, Owners
@@ -240,19 +240,19 @@ class Standing:
         wanted = {lun.key: lun.backstore for _, _, lun in self.durable().state.luns()}
         return all(links.get(key) == store for key, store in wanted.items())
 
-    def message(self, paper: Paper) -> Message:
-        """The paper as this side may say it now."""
+    def message(self, message: MessageType) -> Message:
+        """The message as this side may say it now."""
         digest, data = "", b""
-        if paper is Paper.OFFER:
+        if message is MessageType.OFFER:
             data = self.journal.kept(PREPARED) or b""
-        elif paper is Paper.RETURNED:
+        elif message is MessageType.RETURNED:
             data = self.journal.kept(RETURNED) or b""
             digest = runtime_state.digest(self.kept(RETURNED).state)
-        elif paper in (Paper.DOCUMENT, Paper.ARMED, Paper.RELEASED):
+        elif message in (MessageType.DOCUMENT, MessageType.ARMED, MessageType.RELEASED):
             digest = self.as_it_came()
-            if paper is Paper.DOCUMENT:
+            if message is MessageType.DOCUMENT:
                 data = self.journal.kept(DOCUMENT) or b""
-        return Message(paper, self.journal.id, self.epoch, digest, self.handover.targets,
+        return Message(message, self.journal.id, self.epoch, digest, self.handover.targets,
                        self.handover.mode, data)
 
     def tpgs(self) -> Iterator[str]:

@@ -12,7 +12,7 @@ from ..kernel.facts import boot_id
 from ..model import directories, dynamic_acls as dynamic, reservations
 from ..model.objects import State, Target, say
 from ..protocol.messages import Message
-from ..protocol.table import Paper, Row
+from ..protocol.table import MessageType, Row
 from ..records.journal import DOCUMENT
 from ..storage import evidence as storage_evidence
 from . import surviving_registrations
@@ -27,7 +27,7 @@ class Copies(Standing):
     """One verb's work on the copies; what came with the verb, and what it has to tell."""
 
     row: Row = NOTHING
-    papers: Mapping[Paper, Message] = field(default_factory=dict)
+    messages: Mapping[MessageType, Message] = field(default_factory=dict)
     allow: Sequence[str] = ()
     by: str = ""
     words: FrozenSet[str] = frozenset()

@@ -37,7 +37,7 @@ _RECORDS: dict[str, dict[str, type]] = {
     "kept": {"digest": str, "stale": bool}, "loading": {"boot": str},
     "loaded": {"boot": str, "digest": str, "commands": dict}, "opened": {"boot": str},
     "saved": {"paths": list}, "survived": {"boot": str}, "left": {"serials": list, "boot": str},
-    "fenced": {"said": str}, "said": {"paper": str, "digest": str}, "shutting": {"gates": dict},
+    "fenced": {"said": str}, "said": {"message": str, "digest": str}, "shutting": {"gates": dict},
     "differs": {"said": list}, "away": {"portals": list},
     "objects": {"boot": str, "inodes": dict}, "meddled": {"said": str},
 }

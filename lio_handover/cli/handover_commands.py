@@ -1,6 +1,6 @@
 """Commands of the handover engine: source, destination, status, recover, move.
 
-Papers travel as files, or through pipes; whoever carries them is trusted with nothing.
+Messages travel as files, or through pipes; whoever carries them is trusted with nothing.
 """
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from ..client.connection import Service
 from ..document.envelope import MAX_BYTES
 from ..handover.engine import Answer, Handover, Handovers, Peer, answer_from_json, answer_to_json
 from ..local import restoring
-from ..protocol.messages import MAX_PAPERS, Message, from_json, to_json
-from ..protocol.table import DESTINATION, SOURCE, Paper
+from ..protocol.messages import MAX_MESSAGES, Message, from_json, to_json
+from ..protocol.table import DESTINATION, SOURCE, MessageType
 from ..system import document_file
 from ..system.journald import Log
 from ..verb_table import HANDOVER_VERBS
 from .output import PROG, print_data, say
 from .session import Signals, Usage, find_service, open_host, require_root
 
-#: Verbs whose papers carry documents, and these secrets.
+#: Verbs whose messages carry documents, and these secrets.
 _SECRET = ("prepare", "export", "abort")
 
 
@@ -39,21 +39,21 @@ def step(args: argparse.Namespace, signals: Signals) -> int:
     if args.output == document_file.STREAM and verb in _SECRET:
         document_file.check_stream()
     handovers = _open_handovers(args)
-    papers = _read_papers(args.papers)
+    messages = _read_messages(args.messages)
     targets: Sequence[str] = ()
     if verb == "prepare" and not (len(args.names) == 1 and "/" not in args.names[0]):
         targets, handover_id = [word.strip("/") for word in args.names], ""
     else:
-        handover_id = _handover_id(args.names, handovers, role, verb, papers)
+        handover_id = _handover_id(args.names, handovers, role, verb, messages)
     signals.deferred = True
     service = find_service(args)
     if service:
-        answer = _ask_service(service, args, handover_id, targets, papers, signals)
+        answer = _ask_service(service, args, handover_id, targets, messages, signals)
     else:
         _log_words(args, handovers, handover_id)
         answer = handovers.do(
             verb, role, handover_id, targets=targets, mode=getattr(args, "mode", ""),
-            papers=papers, words=frozenset(args.words), by=_user(), allow=args.allow,
+            messages=messages, words=frozenset(args.words), by=_user(), allow=args.allow,
             maps=getattr(args, "map", ()), peer=args.peer,
             probe=getattr(args, "probe", False), progress=signals.progress,
             stop=signals.stop)
@@ -62,11 +62,11 @@ def step(args: argparse.Namespace, signals: Signals) -> int:
 
 
 def _ask_service(service: Service, args: argparse.Namespace, handover_id: str,
-                 targets: Sequence[str], papers: Sequence[Message], signals: Signals) -> Answer:
+                 targets: Sequence[str], messages: Sequence[Message], signals: Signals) -> Answer:
     """Have the service take the step."""
     _, data = service.run_handover(
         args.step, handover_id, targets, getattr(args, "mode", ""),
-        to_json(papers) if papers else b"",
+        to_json(messages) if messages else b"",
         {"allow": args.allow, "maps": getattr(args, "map", []),
          "peer": getattr(args, "peer", ""), "probe": getattr(args, "probe", False),
          **{word: True for word in args.words}},
@@ -76,14 +76,14 @@ def _ask_service(service: Service, args: argparse.Namespace, handover_id: str,
 
 
 def _handover_id(names: Sequence[str], handovers: Handovers, role: str, verb: str,
-                 papers: Sequence[Message]) -> str:
+                 messages: Sequence[Message]) -> str:
     """The handover that is meant: named, or the only one under way.  Raises Usage."""
     if len(names) > 1:
         raise Usage("name one handover")
     if names:
         return names[0]
-    if verb in ("stage", "abort") and papers:
-        return papers[0].handover
+    if verb in ("stage", "abort") and messages:
+        return messages[0].handover
     ids = [handover.id for handover in handovers.list()
            if handover.role == role and not handover.over]
     if len(ids) != 1:
@@ -92,13 +92,13 @@ def _handover_id(names: Sequence[str], handovers: Handovers, role: str, verb: st
     return ids[0]
 
 
-def _read_papers(paths: Sequence[str]) -> List[Message]:
-    papers: List[Message] = []
+def _read_messages(paths: Sequence[str]) -> List[Message]:
+    messages: List[Message] = []
     for path in paths:
-        papers += from_json(document_file.read(path, 2 * MAX_BYTES))
-    if len(papers) > MAX_PAPERS:
-        raise Usage(f"{len(papers)} papers: a handover has fewer")
-    return papers
+        messages += from_json(document_file.read(path, 2 * MAX_BYTES))
+    if len(messages) > MAX_MESSAGES:
+        raise Usage(f"{len(messages)} messages: a handover has fewer")
+    return messages
 
 
 # --- all handovers -------------------------------------------------------------------------------
@@ -120,7 +120,7 @@ def status(args: argparse.Namespace, signals: Signals) -> int:
         return errors.SAME
     if args.output:
         document_file.write(args.output, to_json(
-            [paper for answer in answers for paper in answer.papers]))
+            [message for answer in answers for message in answer.messages]))
     print_data({"handovers": [_answer_tree(answer) for answer in answers], "targets": [
         {"target": restorer.target, "restored_by": restorer.who, "where": restorer.where,
          "notes": list(restorer.notes)} for restorer in restorers]})
@@ -230,14 +230,14 @@ def _peer_by_command(command: str) -> Peer:
     def ask(handover: Handover, verb: str) -> Answer:
         import subprocess
         if verb == "status":
-            more, papers = ["status", handover.id, "--whole"], b""
+            more, messages = ["status", handover.id, "--whole"], b""
         else:
-            more = [DESTINATION, verb, handover.id, "--papers", "-", "--whole"]
+            more = [DESTINATION, verb, handover.id, "--messages", "-", "--whole"]
             # One that never heard of it has to give up the epoch, so it is told.
-            papers = to_json([Message(Paper.OFFER, handover.id, handover.epoch,
-                                      targets=handover.targets, mode=handover.mode)])
+            messages = to_json([Message(MessageType.OFFER, handover.id, handover.epoch,
+                                        targets=handover.targets, mode=handover.mode)])
         try:
-            done = subprocess.run([*words, *more], input=papers, capture_output=True,
+            done = subprocess.run([*words, *more], input=messages, capture_output=True,
                                   timeout=ssh.ASK_SECONDS)
         except (OSError, subprocess.TimeoutExpired) as error:
             why = error.strerror if isinstance(error, OSError) else "no answer in time"
@@ -255,9 +255,9 @@ def _peer_by_command(command: str) -> Peer:
 
 # --- what is answered ----------------------------------------------------------------------------
 def _print_answers(args: argparse.Namespace, answers: Sequence[Answer]) -> int:
-    papers = [paper for answer in answers for paper in answer.papers]
+    messages = [message for answer in answers for message in answer.messages]
     if args.output:
-        document_file.write(args.output, to_json(papers))
+        document_file.write(args.output, to_json(messages))
     if args.whole:
         if len(answers) != 1:
             raise Usage("name one handover with --whole")
@@ -275,14 +275,14 @@ def _print_answers(args: argparse.Namespace, answers: Sequence[Answer]) -> int:
 def _answer_tree(answer: Answer) -> Mapping[str, object]:
     from dataclasses import asdict
     return {**asdict(answer.handover), "targets": list(answer.handover.targets),
-            "papers": [message.paper.name.lower() for message in answer.papers],
+            "messages": [message.type.name.lower() for message in answer.messages],
             "notes": list(answer.notes), "next": answer.next, "stays": answer.stays}
 
 
 def _say_answer(answer: Answer) -> None:
     handover = answer.handover
     state = handover.state or ("in no state that is known" if answer.failed else "begun")
-    says = ", ".join(message.paper.name.lower() for message in answer.papers)
+    says = ", ".join(message.type.name.lower() for message in answer.messages)
     say(f"{handover.id}: {handover.role} of {', '.join(handover.targets)}: {state} "
         f"(epoch {handover.epoch}, {handover.mode})" + (f"; says {says}" if says else ""))
     for note in answer.notes:

@@ -130,13 +130,13 @@ class Service:
                             _options(options))
         return self._finish(str(job), progress, stop)
 
-    def run_handover(self, verb: str, name: str, targets: Sequence[str], mode: str, papers: bytes,
+    def run_handover(self, verb: str, name: str, targets: Sequence[str], mode: str, messages: bytes,
                      options: Mapping[str, Any], progress: Optional[Progress] = None,
                      stop: Callable[[], bool] = lambda: False) -> Came:
-        """The same for a verb of a handover; ``papers`` as papers.to_json has them.  The data are
-        the whole answer, as handover.answer_to_json has it."""
+        """The same for a verb of a handover; ``messages`` as messages.to_json has
+        them.  The data are         the whole answer, as handover.answer_to_json has it."""
         import dbus
-        with self.passed(papers) as (passed, more):
+        with self.passed(messages) as (passed, more):
             given = _options({**options, **more})
             if verb in _BEGINNING:
                 job = self.call(dbus_names.ROOT, dbus_names.MANAGER, f"{verb.capitalize()}Handover",
@@ -148,9 +148,9 @@ class Service:
         return self._finish(str(job), progress, stop)
 
     @contextmanager
-    def passed(self, papers: bytes) -> Iterator[Tuple[Any, Mapping[str, Any]]]:
-        """Papers as an argument of a call, and the options that go with it."""
-        with _passed(papers) as passed:
+    def passed(self, messages: bytes) -> Iterator[Tuple[Any, Mapping[str, Any]]]:
+        """Messages as an argument of a call, and the options that go with it."""
+        with _passed(messages) as passed:
             yield passed, {}
 
     def data_of(self, job: str, size: int) -> bytes:

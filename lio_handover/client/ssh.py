@@ -1,7 +1,7 @@
 """The service of a host, this one or another, as whoever drives a handover sees it.
 
 The other host's bus is reached as ``busctl --host`` reaches it: ssh, and there
-systemd-stdio-bridge(1); no port, no protocol of ours.  Descriptors do not pass there, so papers
+systemd-stdio-bridge(1); no port, no protocol of ours.  Descriptors do not pass there, so messages
 go to that host, and come from it, in pieces.
 """
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, Callable, Iterator, Mapping, Optional, Sequence, Tuple
 from .. import dbus_names, errors
 from ..handover.reply import Answer, answer_from_json
 from ..protocol.messages import Message, to_json
-from ..protocol.table import Paper
+from ..protocol.table import MessageType
 from ..records.journal import Handover
 from . import connection as client
 
@@ -137,26 +137,26 @@ class Side(client.Service):
         return About(found["Version"], found["ApiVersion"], found["DocumentVersion"],
                      tuple(found["Features"]), found["Host"], found["BootId"])
 
-    def verb(self, verb: str, handover: str, papers: bytes = b"", targets: Sequence[str] = (),
+    def verb(self, verb: str, handover: str, messages: bytes = b"", targets: Sequence[str] = (),
              mode: str = "", progress: Optional[client.Progress] = None,
              stop: Callable[[], bool] = lambda: False, **options: Any) -> Answer:
-        """Run a verb of a handover to its end.  ``papers``: of the other side, as papers.to_json
-        has them.  Raises what it fails with."""
-        _result, data = self.run_handover(verb, handover, targets, mode, papers, options, progress,
-                                          stop)
+        """Run a verb of a handover to its end.  ``messages``: of the other side, as
+        messages.to_json         has them.  Raises what it fails with."""
+        _result, data = self.run_handover(verb, handover, targets, mode, messages, options,
+                                          progress, stop)
         return answer_from_json(data)
 
     @contextmanager
-    def passed(self, papers: bytes) -> Iterator[Tuple[Any, Mapping[str, Any]]]:
+    def passed(self, messages: bytes) -> Iterator[Tuple[Any, Mapping[str, Any]]]:
         import dbus
         if not self.where:
-            with super().passed(papers) as found:
+            with super().passed(messages) as found:
                 yield found
             return
         token = ""
-        for at in range(0, len(papers), PIECE):
+        for at in range(0, len(messages), PIECE):
             token = str(self.call(dbus_names.ROOT, dbus_names.MANAGER, "Upload", "saya{sv}", token,
-                                  dbus.ByteArray(papers[at:at + PIECE]),
+                                  dbus.ByteArray(messages[at:at + PIECE]),
                                   dbus.Dictionary({}, signature="sv")))
         yield dbus.Array([], signature="h"), {"uploads": [token] if token else []}
 
@@ -214,10 +214,10 @@ def ask(handover: Handover, verb: str) -> Answer:
 
     try:
         # One that never heard of it has to give up the epoch, so it is told.
-        papers = b"" if verb == "status" else to_json([Message(
-            Paper.OFFER, handover.id, handover.epoch, targets=handover.targets,
+        messages = b"" if verb == "status" else to_json([Message(
+            MessageType.OFFER, handover.id, handover.epoch, targets=handover.targets,
             mode=handover.mode)])
-        return side.verb(verb, handover.id, papers, stop=patience)
+        return side.verb(verb, handover.id, messages, stop=patience)
     except (errors.NoSuchHandover, errors.PeerUnreachable):
         raise
     except errors.HandoverError as error:

@@ -12,7 +12,7 @@
               --- retired ------------->    confirm     into the save file; it is over
 
 Each host's service carries out its verbs (docs/internals/handover-protocol.md: what each of them
-promises, and why they come in this order).  This program only carries papers from one to the
+promises, and why they come in this order).  This program only carries messages from one to the
 other, and is trusted with nothing: it may be killed anywhere, and ``lio-handover recover`` on both
 hosts finds out who serves.
 
@@ -32,7 +32,7 @@ from ..client.ssh import About, Side
 from ..document import document as documents
 from ..handover.reply import Answer
 from ..protocol.messages import Message, to_json
-from ..protocol.table import DESTINATION, MODES, SOURCE, VHOST, Mode, Paper
+from ..protocol.table import DESTINATION, MODES, SOURCE, VHOST, Mode, MessageType
 from ..views import phrases
 
 
@@ -42,7 +42,7 @@ class Step(NamedTuple):
     role: str
     verb: str
     name: str  # as the summary has it
-    takes: str  # the step whose papers it is given
+    takes: str  # the step whose messages it is given
     does: str
 
 
@@ -93,7 +93,7 @@ def agree(source: About, destination: About) -> int:
                 f"{source.host} has version {here} of the {what} (lio-handover {source.version}), "
                 f"{destination.host} version {there} (lio-handover {destination.version})")
     if "uploads" not in destination.features:
-        raise errors.VersionsDiffer(f"{destination.host} takes no papers by ssh "
+        raise errors.VersionsDiffer(f"{destination.host} takes no messages by ssh "
                                     f"(lio-handover {destination.version})")
     if source.boot_id == destination.boot_id:
         raise errors.BadCall("both are one host", do="name the other host with --to")
@@ -197,16 +197,16 @@ class Move:
             self.tell(f"{label} ({done}/{total} {what})" if total else label)
 
         self.tell(label)
-        papers = to_json(self._answers[step.takes].papers) if step.takes else b""
+        messages = to_json(self._answers[step.takes].messages) if step.takes else b""
         stop = self.stop if number < COMMIT else lambda: False
         for _ in range(AGAIN if number >= COMMIT else 0):  # a verb that is said twice is done once
             try:
-                return side.verb(step.verb, self.id, papers, progress=progress, stop=stop,
+                return side.verb(step.verb, self.id, messages, progress=progress, stop=stop,
                                  **options)
             except errors.PeerUnreachable as error:
                 self.tell(f"{label}: {error.what}, once more")
                 time.sleep(PAUSE)
-        return side.verb(step.verb, self.id, papers, progress=progress, stop=stop, **options)
+        return side.verb(step.verb, self.id, messages, progress=progress, stop=stop, **options)
 
     # ---- where something fails -------------------------------------------------------------------
     def _failed(self, number: int, step: Step, error: errors.HandoverError
@@ -260,7 +260,7 @@ class Move:
         if number >= NAMES.index("stage"):
             self.tell(f"abort on {self.destination.name}: take down what was built")
             try:
-                self.destination.verb("abort", self.id, self._any_paper())
+                self.destination.verb("abort", self.id, self._any_message())
             except errors.HandoverError:
                 on = [f"on {self.destination.name}: lio-handover recover {self.id}"]
         error.changed = f"{self.source.name} serves on as before"
@@ -271,11 +271,11 @@ class Move:
             error.changed += f", and nothing is left on {self.destination.name}"
             error.do = error.do or "lio-handover move again, once that is cured"
 
-    def _any_paper(self) -> bytes:
+    def _any_message(self) -> bytes:
         """What tells a destination that never heard of the handover which epoch is over."""
-        offer = self._answers["prepare"].papers[0]
-        return to_json([Message(Paper.OFFER, offer.handover, offer.epoch, targets=offer.targets,
-                                mode=offer.mode)])
+        offer = self._answers["prepare"].messages[0]
+        return to_json([Message(MessageType.OFFER, offer.handover, offer.epoch,
+                                targets=offer.targets, mode=offer.mode)])
 
 
 def _stands(state: Optional[str]) -> str:
@@ -286,5 +286,6 @@ def _stands(state: Optional[str]) -> str:
 
 def _contents(answer: Answer) -> str:
     """What moves, in a few words."""
-    found: Tuple[bytes, ...] = tuple(paper.document for paper in answer.papers if paper.document)
+    found: Tuple[bytes, ...] = tuple(
+        message.document for message in answer.messages if message.document)
     return phrases.contents(documents.loads(found[0]).state) if found else ""

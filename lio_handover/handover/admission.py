@@ -14,7 +14,7 @@ from ..host.looked_at import Ready
 from ..host.verbs import Core
 from ..model.objects import State, say
 from ..protocol.messages import Message, document_in, is_id
-from ..protocol.table import DESTINATION, SOURCE, Mode, Paper
+from ..protocol.table import DESTINATION, SOURCE, Mode, MessageType
 from ..records.journal import PREPARED, Handover, Journal, ids
 from ..records.ownership import Owner, Owners
 from . import next_steps
@@ -77,7 +77,7 @@ class Admission:
 
     # ---- beginning ------------------------------------------------------------------------------
     def _begin(self, verb: str, role: str, id: str,  # noqa: A002
-               targets: Sequence[str], mode: str, papers: Sequence[Message],
+               targets: Sequence[str], mode: str, messages: Sequence[Message],
                maps: Sequence[str], peer: str, allow: Sequence[str],
                ready: Optional[Ready]) -> Tuple[Journal, int]:
         """(the journal, the epoch the verb runs under); a new handover where there is none."""
@@ -88,11 +88,11 @@ class Admission:
         if verb == next_steps.first(verb, mode, targets) and id not in known:
             return self._new(id, SOURCE, targets, mode, peer)
         if verb == "import" and ready is not None:
-            return self._imports(id, papers[0], ready)
+            return self._imports(id, messages[0], ready)
         if verb == "adopt" and id not in known:
             return self._new(id, DESTINATION, targets, mode, peer)
         if verb in ("stage", "abort") and role == DESTINATION and id not in known:
-            return self._arrives(verb, id, papers, maps, peer, allow)
+            return self._arrives(verb, id, messages, maps, peer, allow)
         journal = self._journal(id, role)
         handover = journal.handover
         if handover.over and verb in ("prepare", "stage"):
@@ -123,15 +123,16 @@ class Admission:
         return Journal.create(self._directory, first, {
             say(backstore.key): backstore.serial for backstore in state.backstores}), epoch
 
-    def _imports(self, id: str, paper: Message, ready: Ready) -> Tuple[Journal, int]:  # noqa: A002
+    def _imports(self, id: str, message: Message,  # noqa: A002
+                 ready: Ready) -> Tuple[Journal, int]:
         """A document that somebody brings."""
         state = ready.document.state
-        self._nothing_else(paper.targets)
-        first = Handover(id, DESTINATION, "", paper.epoch, paper.mode, paper.targets)
+        self._nothing_else(message.targets)
+        first = Handover(id, DESTINATION, "", message.epoch, message.mode, message.targets)
         journal = Journal.create(self._directory, first, {
             say(backstore.key): backstore.serial for backstore in state.backstores})
-        journal.keep(PREPARED, paper.document)
-        return journal, paper.epoch
+        journal.keep(PREPARED, message.document)
+        return journal, message.epoch
 
     def _nothing_else(self, names: Sequence[str]) -> None:
         """No other handover of these targets is under way on this host."""
@@ -147,50 +148,51 @@ class Admission:
                     f"its {one.role}, {one.state}", do=f"lio-handover status {one.id}")
 
     def _arrives(self, verb: str, id: str,  # noqa: A002
-                 papers: Sequence[Message], maps: Sequence[str], peer: str,
+                 messages: Sequence[Message], maps: Sequence[str], peer: str,
                  allow: Sequence[str]) -> Tuple[Journal, int]:
         """A handover this host hears of for the first time: its offer, or that it is over."""
-        mine = [paper for paper in papers if paper.handover == id]
+        mine = [message for message in messages if message.handover == id]
         if verb == "stage":
-            mine = [one for one in mine if one.paper is Paper.OFFER]
+            mine = [one for one in mine if one.type is MessageType.OFFER]
         if not mine or not mine[0].targets or not mine[0].mode:
             raise errors.WrongState(
-                f"this host has no handover {errors.one_line(id) or 'of that id'}, and no paper "
+                f"this host has no handover {errors.one_line(id) or 'of that id'}, and no message "
                 "of the source about it was given",
-                do="give the offer" if verb == "stage" else "give any paper of the source")
-        paper = mine[0]
-        if paper.epoch < 1:
-            raise errors.StaleEpoch(f"epoch {paper.epoch} is none", do="prepare on the source")
+                do="give the offer" if verb == "stage" else "give any message of the source")
+        message = mine[0]
+        if message.epoch < 1:
+            raise errors.StaleEpoch(f"epoch {message.epoch} is none", do="prepare on the source")
         stores: Dict[str, str] = {}
         document: Optional[Document] = None
         local: Tuple[str, ...] = ()
         if verb == "stage":
-            document = document_in(paper, self.core.settings.document_bytes)
+            document = document_in(message, self.core.settings.document_bytes)
             here, applied = rename.parse(maps).apply(document)
             maps = [*maps, *rename.found(applied)]
-            state = self._can_stage(paper, document, here, allow)
+            state = self._can_stage(message, document, here, allow)
             stores = {say(backstore.key): backstore.serial for backstore in state.backstores}
             local = tuple(target.name for target in state.targets)
-        first = Handover(id, DESTINATION, "", paper.epoch, paper.mode, paper.targets, peer=peer)
+        first = Handover(id, DESTINATION, "", message.epoch, message.mode, message.targets,
+                         peer=peer)
         journal = Journal.create(self._directory, first, stores, tuple(maps), local)
         if document is not None:
-            journal.keep(PREPARED, paper.document)
+            journal.keep(PREPARED, message.document)
             journal.documents[PREPARED] = document
-        return journal, paper.epoch
+        return journal, message.epoch
 
-    def _can_stage(self, paper: Message, document: Document, local: Document,
+    def _can_stage(self, message: Message, document: Document, local: Document,
                    allow: Sequence[str]) -> State:
         """Refuse an offer that can't be taken; what is offered, ``local`` in this host's names."""
         owners = Owners(self._directory).load()
-        last = {name: owners.get(name, Owner()).aborted for name in paper.targets}
+        last = {name: owners.get(name, Owner()).aborted for name in message.targets}
         last.update((target.name, owners.get(target.name, Owner()).epoch)
                     for target in local.state.targets)
         for name, epoch in last.items():
-            if paper.epoch <= epoch:
+            if message.epoch <= epoch:
                 raise errors.StaleEpoch(
-                    f"{name}: epoch {paper.epoch} is over here; the last one was {epoch}",
+                    f"{name}: epoch {message.epoch} is over here; the last one was {epoch}",
                     do="lio-handover source thaw, then prepare again")
-        if {target.name for target in document.state.targets} != set(paper.targets):
+        if {target.name for target in document.state.targets} != set(message.targets):
             raise errors.BadShape("the offer is not about the targets in its document",
                                   do="give what prepare answered")
         self._nothing_else([target.name for target in local.state.targets])
@@ -199,7 +201,7 @@ class Admission:
         have = Scope.of(local.state).read(self.core.fs, known=local.state)
         found = preflight.destination(local, have, reader, facts, self.core.settings,
                                       self.core.wanted_again())
-        if Mode(paper.mode) is not Mode.ISCSI_LATE:
+        if Mode(message.mode) is not Mode.ISCSI_LATE:
             found += not_late(local.state, self.core.settings)
         errors.refuse([one for one in found if one.error is not errors.NotFrozen], allow)
         if have.targets or have.backstores:

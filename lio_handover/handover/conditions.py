@@ -1,4 +1,4 @@
-"""Which row of the protocol's table fits: what is there of the papers and needs it names."""
+"""Which row of the protocol's table fits: what is there of the messages and needs it names."""
 from __future__ import annotations
 
 from dataclasses import replace
@@ -10,7 +10,7 @@ from ..actions.context import Standing
 from ..host.verbs import Core
 from ..kernel.facts import boot_id
 from ..protocol.messages import Message
-from ..protocol.table import DESTINATION, SOURCE, TABLE, Mode, Need, Paper, Row, rows_for
+from ..protocol.table import DESTINATION, SOURCE, TABLE, Mode, Need, MessageType, Row, rows_for
 from ..records.journal import Handover, Journal
 from ..system import fencing
 from .reply import Answer, Peer
@@ -31,30 +31,30 @@ FIRST_STATE = {SOURCE: "idle", DESTINATION: "none"}
 
 
 class Evidence:
-    """A verb as it was called: which rows of the table fit, by papers, kernel, journal and peer.
+    """A verb as it was called: which rows of the table fit, by messages, kernel, journal and peer.
 
     ``superseded``: whether a later handover of the same targets counts now.  ``host``: how the
     other side is reached, "" for as the journal has it.
     """
 
     def __init__(self, core: Core, peer: Optional[Peer], journal: Journal, verb: str, epoch: int,
-                 papers: Sequence[Message], words: FrozenSet[str], superseded: bool,
+                 messages: Sequence[Message], words: FrozenSet[str], superseded: bool,
                  host: str = "") -> None:
         self.peer, self.journal, self.verb, self.epoch = peer, journal, verb, epoch
         self.words, self.superseded = words, superseded
         self.settings, self.host = core.settings, host or journal.handover.peer
         self.notes: List[str] = []
-        self.by_paper: Dict[Paper, Message] = {}
-        self.stale = [paper for paper in papers if not self._take(paper)]
+        self.by_type: Dict[MessageType, Message] = {}
+        self.stale = [message for message in messages if not self._take(message)]
         self.standing = Standing(core, journal, epoch)
         self._asked: Optional[Answer] = None
         self._silent: Optional[errors.PeerUnreachable] = None
 
     def _take(self, one: Message) -> bool:
-        """Keep a paper that is about this handover and epoch, from the other side."""
+        """Keep a message that is about this handover and epoch, from the other side."""
         if (one.handover, one.epoch) != (self.journal.id, self.epoch):
             return False
-        self.by_paper.setdefault(one.paper, one)
+        self.by_type.setdefault(one.type, one)
         return True
 
     def row(self) -> Optional[Row]:
@@ -139,7 +139,7 @@ class Evidence:
         if not handover.state:
             return None
         for row in rows_for(handover.role, handover.state, "recover", Mode(handover.mode)):
-            if row.papers - set(self.by_paper):
+            if row.messages - set(self.by_type):
                 self._ask()
             if not self._missing(row):
                 return row
@@ -153,7 +153,7 @@ class Evidence:
         for row in rows_for(handover.role, handover.state, "recover", Mode(handover.mode)):
             words = tuple(word for word, need in WORDS.items() if need in row.needs)
             others = row.needs - {WORDS[word] for word in words}
-            if words and not row.papers - set(self.by_paper) and all(map(self._holds, others)):
+            if words and not row.messages - set(self.by_type) and all(map(self._holds, others)):
                 return words
         return ()
 
@@ -181,7 +181,7 @@ class Evidence:
         return f"the {role} is {state} and stays: the other side has to be asked, and {silent}"
 
     def further(self, done: Sequence[Row]) -> Optional[Row]:
-        """activate goes as far as its papers allow: the row that leads on from here."""
+        """activate goes as far as its messages allow: the row that leads on from here."""
         handover = self.journal.handover
         rows = rows_for(handover.role, handover.state, self.verb, Mode(handover.mode))
         return next((row for row in rows if self.verb == "activate" and row.to != row.state
@@ -192,7 +192,7 @@ class Evidence:
         if self.stale and lacking:
             old = self.stale[0]
             return errors.StaleEpoch(
-                f"{where} under epoch {self.epoch}, and the {old.paper.name.lower()} paper is of "
+                f"{where} under epoch {self.epoch}, and the {old.type.name.lower()} message is of "
                 f"handover {old.handover}, epoch {old.epoch}",
                 do=f"lio-handover status {handover.id}")
         what = f"{where}: {self.verb} is not possible"
@@ -200,11 +200,11 @@ class Evidence:
             what = f"{where}: {self.verb} needs " + ", or ".join(lacking)
         return errors.WrongState(what, do=f"lio-handover status {handover.id}")
 
-    # ---- papers and needs -----------------------------------------------------------------------
+    # ---- messages and needs ---------------------------------------------------------------------
     def _missing(self, row: Row) -> List[str]:
         """What the row needs and is not there, in words."""
-        missing = [f"the paper {paper.name.lower()}" for paper in sorted(row.papers)
-                   if paper not in self.by_paper]
+        missing = [f"the message {message.name.lower()}" for message in sorted(row.messages)
+                   if message not in self.by_type]
         last = row.needs & {Need.PEER_IS_FENCED}  # a program may switch that host off for it
         for needs in (row.needs - last, last):
             if not missing:
@@ -222,10 +222,10 @@ class Evidence:
 
     def _document_current(self) -> bool:
         # Of what was last kept; the step COMPARE then looks at the kernel.
-        return self.by_paper[Paper.ARMED].digest == self.journal.handover.digest
+        return self.by_type[MessageType.ARMED].digest == self.journal.handover.digest
 
     def _release_matches(self) -> bool:
-        return self.by_paper[Paper.RELEASED].digest == self.standing.as_it_came()
+        return self.by_type[MessageType.RELEASED].digest == self.standing.as_it_came()
 
     def _guest_here(self) -> bool:
         if self.standing.vhost:
@@ -305,7 +305,7 @@ class Evidence:
                 self._silent = errors.PeerUnreachable("it answers for another handover")
                 self._silent.alive = True
                 return None
-            for paper in self._asked.papers:
-                if (paper.handover, paper.epoch) == (self.journal.id, self.epoch):
-                    self.by_paper[paper.paper] = paper
+            for message in self._asked.messages:
+                if (message.handover, message.epoch) == (self.journal.id, self.epoch):
+                    self.by_type[message.type] = message
         return self._asked

@@ -1,7 +1,7 @@
 """The engine: runs the rows of the protocol's table (protocol/table.py) on this host.
 
 A verb looks up the rows for where the journal says the handover stands, takes the first whose
-papers and needs hold, and runs its steps in order.  Everything it may do stands in that table,
+messages and needs hold, and runs its steps in order.  Everything it may do stands in that table,
 which tests/model explores; what each step does stands in actions/actions.py.
 """
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ..kernel import fixes
 from ..kernel.facts import boot_id
 from ..model.objects import say
 from ..protocol.messages import Message, document_in
-from ..protocol.table import DESTINATION, SOURCE, Mode, Paper, Row, rows_for, state_of
+from ..protocol.table import DESTINATION, SOURCE, Mode, MessageType, Row, rows_for, state_of
 from ..records.journal import Handover, Journal, ids
 from ..records.ownership import Owners
 from ..verb_table import BOTH, HANDOVER_VERBS
@@ -35,8 +35,8 @@ from .reply import Answer, Peer, answer_from_json, answer_to_json
 
 __all__ = ["Answer", "Handover", "Handovers", "Peer", "answer_from_json", "answer_to_json"]
 
-#: Papers that say no more than the state does: true once it is recorded, said or not.
-_TRUE_AT_ONCE = {("retired", Paper.RETIRED), ("serving", Paper.SERVING)}
+#: Messages that say no more than the state does: true once it is recorded, said or not.
+_TRUE_AT_ONCE = {("retired", MessageType.RETIRED), ("serving", MessageType.SERVING)}
 
 
 #: States in which a boot leaves the target to targetcli.
@@ -82,12 +82,12 @@ class Handovers(Admission):
         state = handover.state or FIRST_STATE[handover.role]
         may = state_of(handover.role, state, Mode(handover.mode)).gives
         rows = rows_for(handover.role, state, "status", Mode(handover.mode))
-        may |= {step.paper for row in rows for step in row.steps if step.paper is not None}
+        may |= {step.message for row in rows for step in row.steps if step.message is not None}
         if state in ("staged", "armed"):
-            may -= {Paper.ABORTED}  # which it gives by aborting
+            may -= {MessageType.ABORTED}  # which it gives by aborting
         standing = Standing(self.core, journal, handover.epoch)
-        papers = [standing.message(paper) for paper in Paper if paper in may and (
-            paper.name.lower() in journal.notes.said or (state, paper) in _TRUE_AT_ONCE)]
+        messages = [standing.message(message) for message in MessageType if message in may and (
+            message.name.lower() in journal.notes.said or (state, message) in _TRUE_AT_ONCE)]
         notes = [*filter(None, (journal.notes.forced, journal.notes.unsaved)),
                  *absent_portals.told(journal)]
         if handover.busy:
@@ -100,11 +100,11 @@ class Handovers(Admission):
             notes.append("this host was rebooted since")
         notes += next_steps.removed(journal, Owners(self._directory))
         notes += meddling.notes(standing, self.superseded)
-        return Answer(handover, tuple(papers), tuple(notes), next_steps.command(journal))
+        return Answer(handover, tuple(messages), tuple(notes), next_steps.command(journal))
 
     # ---- doing ----------------------------------------------------------------------------------
     def do(self, verb: str, role: str, id: str = "", *,  # noqa: A002
-           targets: Sequence[str] = (), mode: str = "iscsi", papers: Sequence[Message] = (),
+           targets: Sequence[str] = (), mode: str = "iscsi", messages: Sequence[Message] = (),
            words: FrozenSet[str] = frozenset(), by: str = "", allow: Sequence[str] = (),
            maps: Sequence[str] = (), peer: str = "", probe: bool = False,
            progress: Optional[Progress] = None,
@@ -130,19 +130,19 @@ class Handovers(Admission):
         if verb == "prepare" and not id:
             id = str(uuid.uuid4())
         elif verb in ("stage", "abort") and not id:
-            id = next((paper.handover for paper in papers), "")
+            id = next((message.handover for message in messages), "")
         try:
             self.core.reader()
-            with self.core.alone(more=self._lock_names(verb, id, targets, papers, maps, ready)):
+            with self.core.alone(more=self._lock_names(verb, id, targets, messages, maps, ready)):
                 if verb == "recover":
                     self._shut_where_broken(id)
-                journal, epoch = self._begin(verb, role, id, targets, mode, papers, maps, peer,
+                journal, epoch = self._begin(verb, role, id, targets, mode, messages, maps, peer,
                                              allow, ready)
                 if probe and not journal.notes.probe:
                     journal.note("probe")
                 aptpl_copies.catch_up(self.core, verb, journal)
                 new = not journal.handover.state
-                run = Evidence(self.core, self.peer, journal, verb, epoch, papers, words,
+                run = Evidence(self.core, self.peer, journal, verb, epoch, messages, words,
                                self.superseded(journal.handover), peer)
                 answer = self._recover(run, by, allow, progress, stop) if verb == "recover" else \
                     self._go(run, run.row(), (), by, allow, progress, stop, ready)
@@ -165,11 +165,11 @@ class Handovers(Admission):
             return self._status(journal)
         answer, done = Answer(journal.handover, notes=notes), []
         while row is not None:
-            deeds = Deeds(self.core, journal, run.epoch, row, run.by_paper, allow, by, run.words,
+            deeds = Deeds(self.core, journal, run.epoch, row, run.by_type, allow, by, run.words,
                           progress, stop, ready=ready)
             latest = self._run(deeds, run.verb)
             self.outcome = deeds.outcome
-            answer = replace(latest, papers=answer.papers + latest.papers,
+            answer = replace(latest, messages=answer.messages + latest.messages,
                              notes=answer.notes + latest.notes)
             done.append(row)
             row = run.further(done)
@@ -193,7 +193,7 @@ class Handovers(Admission):
             self._go(run, row, notes, by, allow, progress, stop)
 
     def _lock_names(self, verb: str, id: str, targets: Sequence[str],  # noqa: A002
-                    papers: Sequence[Message], maps: Sequence[str],
+                    messages: Sequence[Message], maps: Sequence[str],
                     ready: Optional[Ready]) -> List[str]:
         """The handover, and whatever of this host it is about."""
         if id in ids(self._directory):
@@ -203,10 +203,10 @@ class Handovers(Admission):
         found = lock_names(ready.document.state) if ready is not None else []
         if verb in ("prepare", "freeze", "adopt"):
             found = self.core.lock_names(self.core.names(targets))
-        for paper in papers:
-            if verb == "stage" and paper.paper is Paper.OFFER:
+        for message in messages:
+            if verb == "stage" and message.type is MessageType.OFFER:
                 state = rename.parse(maps).apply(document_in(
-                    paper, self.core.settings.document_bytes))[0].state
+                    message, self.core.settings.document_bytes))[0].state
                 found += [*(target.name for target in state.targets),
                           *(say(store.key) for store in state.backstores)]
         return [f"handover/{id}", *found]

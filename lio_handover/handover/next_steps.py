@@ -5,7 +5,7 @@ import shlex
 from typing import Mapping, Sequence, Tuple
 
 from .. import errors
-from ..protocol.table import DESTINATION, SOURCE, Mode, Paper
+from ..protocol.table import DESTINATION, SOURCE, Mode, MessageType
 from ..records.journal import Handover, Journal
 from ..records.ownership import REMOVED, Owner, Owners
 
@@ -17,7 +17,7 @@ VERBS: Mapping[Tuple[str, str], str] = {
     (DESTINATION, "opening"): "verify", (DESTINATION, "serving"): "confirm",
     (DESTINATION, "aborting"): "abort",
 }
-#: The paper that such a verb takes: whose verb answers with it.  In-band, QEMU's words lead on.
+#: The message that such a verb takes: whose verb answers with it.  In-band, QEMU's words lead on.
 TAKES: Mapping[Tuple[str, str], str] = {
     (SOURCE, "release"): "destination activate", (SOURCE, "retire"): "destination verify",
     (DESTINATION, "staged"): "source export", (DESTINATION, "armed"): "source release",
@@ -55,12 +55,12 @@ def command(journal: Journal) -> str:
     if one.mode == Mode.FILE.value:
         return _by_file(one)
     verb = VERBS.get((one.role, one.state), "")
-    if verb == "export" and Paper.DOCUMENT.name.lower() in journal.notes.said:
+    if verb == "export" and MessageType.DOCUMENT.name.lower() in journal.notes.said:
         verb = "release"
     takes = "" if one.mode == Mode.VHOST_INBAND.value else \
         TAKES.get((one.role, one.state), TAKES.get((one.role, verb), ""))
     return f"lio-handover {one.role} {verb} {one.id}" + (
-        f" --papers FILE, with what {takes} answers" if takes else "") if verb else ""
+        f" --messages FILE, with what {takes} answers" if takes else "") if verb else ""
 
 
 def _by_file(one: Handover) -> str:

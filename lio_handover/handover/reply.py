@@ -12,13 +12,13 @@ from ..records.journal import Handover
 
 @dataclass(frozen=True)
 class Answer:
-    """What a verb answers: the handover as it now is, the papers said (by status: those that
+    """What a verb answers: the handover as it now is, the messages said (by status: those that
     still hold), what else there is to know, and the command to run next.  ``stays``: recover
     could not know how to go on, and changed no state; ``failed`` is the code of the error where
     one of several could not be recovered."""
 
     handover: Handover
-    papers: Tuple[Message, ...] = ()
+    messages: Tuple[Message, ...] = ()
     notes: Tuple[str, ...] = ()
     next: str = ""
     stays: bool = False
@@ -30,7 +30,7 @@ def answer_to_json(answer: Answer) -> bytes:
     import json
     from dataclasses import asdict
     return json.dumps({
-        "handover": asdict(answer.handover), "papers": json.loads(to_json(answer.papers)),
+        "handover": asdict(answer.handover), "messages": json.loads(to_json(answer.messages)),
         "notes": list(answer.notes), "next": answer.next, "stays": answer.stays},
         indent=1, sort_keys=True).encode() + b"\n"
 
@@ -46,7 +46,7 @@ def answer_from_json(data: bytes) -> Answer:
         made = Handover(**{**one, "targets": tuple(one["targets"])})
         if made.role not in STATES or made.state not in STATES[made.role]:
             raise ValueError(made.state)
-        return Answer(made, from_json(json.dumps(tree["papers"]).encode()),
+        return Answer(made, from_json(json.dumps(tree["messages"]).encode()),
                       tuple(map(str, tree["notes"])), str(tree["next"]), bool(tree["stays"]))
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise errors.BadShape(f"the answer can't be read: {type(error).__name__}",

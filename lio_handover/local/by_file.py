@@ -27,7 +27,7 @@ from ..model import diff as differ
 from ..model.objects import State
 from ..plan.pr_order import reachable
 from ..protocol.messages import Message
-from ..protocol.table import DESTINATION, SOURCE, Do, Mode, Paper, Step, rows_for
+from ..protocol.table import DESTINATION, SOURCE, Do, Mode, MessageType, Step, rows_for
 from ..records import removed
 from ..records.journal import DOCUMENT, Handover, Journal, ids
 from ..records.ownership import REMOVED, Owner, Owners
@@ -252,10 +252,10 @@ class ByFile(Core):
         errors.refuse(ready.findings, allow)
         one = self._arriving(ready.document)
         digest = runtime_state.digest(ready.document.state)
-        message = Message(Paper.DOCUMENT, one.id, one.epoch, digest, tuple(names), one.mode,
+        message = Message(MessageType.DOCUMENT, one.id, one.epoch, digest, tuple(names), one.mode,
                           documents.dumps(ready.document))
         handovers = self.handovers()
-        answer = handovers.do("import", DESTINATION, one.id, papers=[message], allow=allow,
+        answer = handovers.do("import", DESTINATION, one.id, messages=[message], allow=allow,
                               progress=progress, stop=stop, ready=ready)
         handovers.outcome.notes = tuple(dict.fromkeys((
             *handovers.outcome.notes, *answer.notes, *_closed(ready.document.state))))

@@ -1,12 +1,12 @@
-"""Papers as they travel between two hosts: what a side said, and for which handover.
+"""Messages as they travel between two hosts: what a side said, and for which handover.
 
 JSON, a list of objects, each with every field of ``Message``::
 
-    [{"paper": "armed", "handover": "…uuid…", "epoch": 3, "digest": "…64 hex digits…",
+    [{"type": "armed", "handover": "…uuid…", "epoch": 3, "digest": "…64 hex digits…",
       "targets": ["iscsi/iqn.…"], "mode": "iscsi", "document": ""}]
 
 ``document`` is a document's bytes as text (they are ASCII).  Documents hold CHAP secrets, so
-papers are for root's eyes only.
+messages are for root's eyes only.
 """
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from ..document import document as documents
 from ..document.document import Document
 from ..document.envelope import MAX_BYTES
 from ..errors import BadShape, BadValue, DocumentError, NotJson, TooLarge
-from .table import Mode, Paper
+from .table import Mode, MessageType
 
-#: More papers than a handover has are nobody's.
-MAX_PAPERS = 16
-#: The papers that carry a document.
-WITH_DOCUMENT = (Paper.OFFER, Paper.DOCUMENT, Paper.RETURNED)
+#: More messages than a handover has are nobody's.
+MAX_MESSAGES = 16
+#: The messages that carry a document.
+WITH_DOCUMENT = (MessageType.OFFER, MessageType.DOCUMENT, MessageType.RETURNED)
 
-_AGAIN = "give the papers as the other side's verb answered them"
+_AGAIN = "give the messages as the other side's verb answered them"
 _ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _DIGEST = re.compile(r"(?:[0-9a-f]{64})?")
-_FIELDS = ("paper", "handover", "epoch", "digest", "targets", "mode", "document")
+_FIELDS = ("type", "handover", "epoch", "digest", "targets", "mode", "document")
 
 
 @dataclass(frozen=True)
 class Message:
-    """One paper.  ``digest`` is that of the run-time state where registrations are concerned
+    """One message.  ``digest`` is that of the run-time state where registrations are concerned
     (runtime.digest), ``document`` what documents.dumps wrote, for OFFER, DOCUMENT, RETURNED."""
 
-    paper: Paper
+    type: MessageType
     handover: str
     epoch: int
     digest: str = ""
@@ -57,7 +57,7 @@ def fail(error: Type[DocumentError], what: str) -> NoReturn:
 
 
 def document_in(message: Message, limit: int) -> Document:
-    """The document that a paper carries, parsed once.  Raises a DocumentError."""
+    """The document that a message carries, parsed once.  Raises a DocumentError."""
     if not message._read:
         try:
             message._read.append(documents.loads(message.document, limit))
@@ -71,26 +71,26 @@ def to_json(messages: Iterable[Message]) -> bytes:
     """The bytes that ``from_json`` reads."""
     import json
     return json.dumps([{
-        "paper": message.paper.name.lower(), "handover": message.handover, "epoch": message.epoch,
+        "type": message.type.name.lower(), "handover": message.handover, "epoch": message.epoch,
         "digest": message.digest, "targets": list(message.targets), "mode": message.mode,
         "document": message.document.decode("ascii")} for message in messages],
         indent=1, sort_keys=True).encode() + b"\n"
 
 
 def from_json(data: bytes, limit: int = 2 * MAX_BYTES) -> Tuple[Message, ...]:
-    """The papers in ``data``.  Raises a DocumentError, and nothing else, for any other bytes.
+    """The messages in ``data``.  Raises a DocumentError, and nothing else, for any other bytes.
 
     The documents in them are not looked at here: who needs one gives it to documents.loads.
     """
     import json
     if len(data) > limit:
-        raise TooLarge(f"the papers have more than {limit} bytes", do=_AGAIN)
+        raise TooLarge(f"the messages have more than {limit} bytes", do=_AGAIN)
     try:
         found = json.loads(data.decode("utf-8"))
     except (ValueError, RecursionError):
-        raise NotJson("the papers are not JSON", do=_AGAIN) from None
-    if not isinstance(found, list) or len(found) > MAX_PAPERS:
-        fail(BadShape, f"the papers are not a list of at most {MAX_PAPERS}")
+        raise NotJson("the messages are not JSON", do=_AGAIN) from None
+    if not isinstance(found, list) or len(found) > MAX_MESSAGES:
+        fail(BadShape, f"the messages are not a list of at most {MAX_MESSAGES}")
     return tuple(_message(one, f"$[{number}]") for number, one in enumerate(found))
 
 
@@ -102,9 +102,9 @@ def _message(value: Any, where: str) -> Message:
         kind = int if name == "epoch" else list if name == "targets" else str
         if type(one[name]) is not kind:
             fail(BadShape, f"{where}.{name} is no {kind.__name__}")
-    if one["paper"].upper() not in Paper.__members__ or one["paper"] != one["paper"].lower():
-        fail(BadValue, f"{where}.paper is none of "
-                       + ", ".join(name.lower() for name in Paper.__members__))
+    if one["type"].upper() not in MessageType.__members__ or one["type"] != one["type"].lower():
+        fail(BadValue, f"{where}.type is none of "
+                       + ", ".join(name.lower() for name in MessageType.__members__))
     if not is_id(one["handover"]):
         fail(BadValue, f"{where}.handover is no UUID in small letters")
     if not 0 <= one["epoch"] < 1 << 53:
@@ -119,5 +119,5 @@ def _message(value: Any, where: str) -> Message:
         fail(BadShape, f"{where}.targets are not names of targets")
     if not one["document"].isascii():
         fail(BadValue, f"{where}.document is not a document")
-    return Message(Paper[one["paper"].upper()], one["handover"], one["epoch"], one["digest"],
+    return Message(MessageType[one["type"].upper()], one["handover"], one["epoch"], one["digest"],
                    tuple(one["targets"]), one["mode"], one["document"].encode("ascii"))

@@ -4,17 +4,17 @@ Pure data. The service executes these rows step by step, `tests/model` explores 
 and every crash between two steps of the same rows, and docs/internals/handover-protocol.md is
 tested against them. Nothing here talks to a kernel, a file or a peer.
 
-How to read a row: in `state`, `verb` is accepted if every one of `papers` and `needs` is there
+How to read a row: in `state`, `verb` is accepted if every one of `messages` and `needs` is there
 (else it is refused and nothing changes); then `steps` run in order; the place of the RECORD steps
 among them is *the* statement of what is durable when. Every step must be harmless when it was
 done before: after a crash the same row, or the `recover` row of the recorded state, runs again
 from its first step. A step that cannot do its work refuses: the verb ends there and the recorded
 state stands.
 
-Papers are what the sides say to each other. They carry the handover's epoch (and, where
+Messages are what the sides say to each other. They carry the handover's epoch (and, where
 registrations are concerned, the digest of the run-time state), are said only after the record
 that makes them true, may be said again at any time, and may be lost, late or repeated. So nothing
-may be concluded from a paper except what its issuer can never take back.
+may be concluded from a message except what its issuer can never take back.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ INBAND = frozenset({Mode.VHOST_INBAND})
 VHOST = HELD | INBAND
 
 
-class Paper(str, Enum):
+class MessageType(str, Enum):
     """What one side tells the other. The value says what it promises for ever."""
 
     OFFER = "the source offers the target under this epoch"
@@ -71,12 +71,12 @@ class Paper(str, Enum):
 
 
 class Need(str, Enum):
-    """What must be seen before a row may run, other than papers."""
+    """What must be seen before a row may run, other than messages."""
 
     SAME_BOOT = "this host has not been rebooted since the state was recorded (boot id)"
     NEW_BOOT = "this host was rebooted since the state was recorded"
-    DOCUMENT_CURRENT = "the armed paper names the digest of the source's present run-time state"
-    RELEASE_MATCHES = "the released paper names the digest of what is loaded here"
+    DOCUMENT_CURRENT = "the armed message names the digest of the source's present run-time state"
+    RELEASE_MATCHES = "the released message names the digest of what is loaded here"
     GUEST_STOPPED = "no endpoint is attached here: QEMU has stopped the guest, or is gone"
     GUEST_HERE = "the guest is attached here, or (iSCSI) the gate reads back open"
     GUEST_LEFT = "migration has completed, or the source's QEMU is gone: it cannot resume by itself"
@@ -101,7 +101,7 @@ class Do(str, Enum):
 
     CHECK = "preflight: refuse with reasons; above all a target that is not whole and ours"
     RECORD = "write the new state, epoch and boot id to the journal, fsync file and folder"
-    SAY = "answer with a paper"
+    SAY = "answer with a message"
     READ = "read the kernel"
     SAVEFILE_DROP = ("take the target out of targetcli's save file, and see that it stays out "
                      "(nothing to do when it is not in it)")
@@ -113,7 +113,7 @@ class Do(str, Enum):
     DRAIN = "prove idle"
     FLUSH = "flush the backing storage"
     KEEP_COPY = "if the kernel holds it: export run-time state into journal and APTPL file, fsync"
-    KEEP_PAPER = "put the document that came with the verb into journal and APTPL file, fsync"
+    KEEP_MESSAGE = "put the document that came with the verb into journal and APTPL file, fsync"
     PROVE_SHUT = ("refuse unless the gate reads back shut and then the save file does "
                   "not hold it enabled")
     COMPARE = "read run-time state again; refuse unless it is what the peer is armed with"
@@ -137,13 +137,13 @@ class Do(str, Enum):
 class Step:
     do: Do
     state: str = ""  # of RECORD
-    paper: Optional[Paper] = None  # of SAY
+    message: Optional[MessageType] = None  # of SAY
 
     def __str__(self) -> str:
         if self.do is Do.RECORD:
             return f"record {self.state}"
-        if self.paper is not None:
-            return f"say {self.paper.name.lower()}"
+        if self.message is not None:
+            return f"say {self.message.name.lower()}"
         return self.do.name.lower().replace("_", " ")
 
     @property
@@ -163,7 +163,7 @@ class Row:
     to: str
     summary: str
     steps: Tuple[Step, ...]
-    papers: FrozenSet[Paper] = frozenset()
+    messages: FrozenSet[MessageType] = frozenset()
     needs: FrozenSet[Need] = frozenset()
     modes: FrozenSet[Mode] = ALL
     deadline: float = 30.0  # seconds until it alarms; it never closes a gate that was open
@@ -186,59 +186,61 @@ class Row:
 class State:
     means: str
     opens: str  # ALONE, ASKS or NEVER: may this host open the gate after a reboot?
-    gives: FrozenSet[Paper] = field(default_factory=frozenset)  # papers its peer gets by asking now
+    #: messages that its peer gets by asking now
+    gives: FrozenSet[MessageType] = field(default_factory=frozenset)
 
 
 ALONE, ASKS, NEVER = "alone", "asks", "never"
 
 
-def _papers(words: str) -> FrozenSet[Paper]:
-    return frozenset(Paper[word.upper()] for word in words.split())
+def _messages(words: str) -> FrozenSet[MessageType]:
+    return frozenset(MessageType[word.upper()] for word in words.split())
 
 
 SOURCE_STATES: Mapping[str, State] = {
-    "idle": State("serves; no handover, or the last one is over", ALONE, _papers("kept")),
-    "prepared": State("serves; a destination may stage", ALONE, _papers("offer")),
+    "idle": State("serves; no handover, or the last one is over", ALONE, _messages("kept")),
+    "prepared": State("serves; a destination may stage", ALONE, _messages("offer")),
     "freezing": State("owns; on its way to be quiet", ALONE),
     "frozen": State("owns; quiet and exported, may go back at any moment", ALONE,
-                    _papers("document")),
-    "released": State("does not serve; the destination decides", ASKS, _papers("released")),
+                    _messages("document")),
+    "released": State("does not serve; the destination decides", ASKS, _messages("released")),
     "thawing": State("owns; on its way back to serve", ALONE),
     "forced": State("serves because an operator said the destination is fenced", ASKS,
-                    _papers("kept")),
+                    _messages("kept")),
     "retiring": State("never serves again; being taken down", NEVER),
-    "retired": State("gone from here", NEVER, _papers("retired")),
+    "retired": State("gone from here", NEVER, _messages("retired")),
 }
 DESTINATION_STATES: Mapping[str, State] = {
     "none": State("nothing here (epochs that were aborted are remembered)", NEVER,
-                  _papers("aborted")),
+                  _messages("aborted")),
     "staged": State("built as far as the kernel allows; no registrations", NEVER,
-                    _papers("aborted")),
+                    _messages("aborted")),
     "armed": State("holds the final document; complete but for the gate", NEVER,
-                   _papers("armed aborted")),
+                   _messages("armed aborted")),
     "opening": State("owns; the gate is opened or being opened, not yet seen to serve", ASKS,
-                     _papers("armed")),
+                     _messages("armed")),
     "serving": State("owns and serves; the source still keeps everything", ASKS,
-                     _papers("serving")),
-    "confirmed": State("owns and serves; the source is gone", ALONE, _papers("serving")),
-    "given": State("targetcli restores it; the handover is over", ALONE, _papers("serving")),
-    "returned": State("owned, closed its gate, offers the target back", ASKS, _papers("returned")),
+                     _messages("serving")),
+    "confirmed": State("owns and serves; the source is gone", ALONE, _messages("serving")),
+    "given": State("targetcli restores it; the handover is over", ALONE, _messages("serving")),
+    "returned": State("owned, closed its gate, offers the target back", ASKS,
+                      _messages("returned")),
     "aborting": State("being taken down; never serves under this epoch", NEVER),
     "forced": State("serves because an operator said the source is fenced", ASKS,
-                    _papers("serving")),
+                    _messages("serving")),
 }
 # In-band, the nexus must be up before `released`: whether an armed side ran is QEMU's knowledge.
 INBAND_STATES: Mapping[Tuple[str, str], State] = {
     (SOURCE, "frozen"): State("the guest is stopped for migration; QEMU decides", ASKS,
-                              _papers("document")),
+                              _messages("document")),
     (DESTINATION, "armed"): State("holds the final document, gate open; QEMU decides", ASKS,
-                                  _papers("armed aborted")),
+                                  _messages("armed aborted")),
 }
 # By file, nobody asks, so nothing is given by asking.
 FILE_STATES: Mapping[Tuple[str, str], State] = {
     (SOURCE, "frozen"): State("owns; quiet, nothing of it was given away", ALONE),
     (SOURCE, "released"): State("exported: another host may serve it", NEVER,
-                                _papers("document")),
+                                _messages("document")),
     (DESTINATION, "armed"): State("being imported; complete but for the gate", NEVER),
     (DESTINATION, "confirmed"): State("imported or adopted: owns and serves", ALONE),
     (DESTINATION, "given"): State("targetcli restores it", ALONE),
@@ -256,21 +258,21 @@ def state_of(role: str, name: str, mode: Mode) -> State:
 
 # ---- the table ---------------------------------------------------------------------------------
 
-_Item = Union[Do, str, Paper]
+_Item = Union[Do, str, MessageType]
 
 
 def _steps(items: Iterable[_Item]) -> Iterator[Step]:
     for item in items:
         if isinstance(item, Do):
             yield Step(item)
-        elif isinstance(item, Paper):
-            yield Step(Do.SAY, paper=item)
+        elif isinstance(item, MessageType):
+            yield Step(Do.SAY, message=item)
         else:
             yield Step(Do.RECORD, state=item)
 
 
 def _rows(role: str, states: str, verb: str, to: str, summary: str, *items: _Item,
-          papers: str = "", needs: Tuple[Need, ...] = (), modes: FrozenSet[Mode] = PEERS,
+          messages: str = "", needs: Tuple[Need, ...] = (), modes: FrozenSet[Mode] = PEERS,
           deadline: float = 30.0, taken_back: str = "") -> List[Row]:
     """One row for each of `states`. A plain string among `items` is a RECORD of that state.
 
@@ -286,34 +288,34 @@ def _rows(role: str, states: str, verb: str, to: str, summary: str, *items: _Ite
         for variant_modes, variant in variants:
             if variant_modes:
                 rows.append(Row(role, state, verb, to or state, summary, tuple(_steps(variant)),
-                                _papers(papers), frozenset(needs), variant_modes, deadline,
+                                _messages(messages), frozenset(needs), variant_modes, deadline,
                                 taken_back))
     return rows
 
 
-_BACK = (Do.STORAGE_ACQUIRE, Do.LOAD, Do.GATE_OPEN, Do.SAVEFILE_PUT, Paper.KEPT, "idle")
-_GONE = (Do.TEARDOWN, Do.SAVEFILE_DROP, Do.APTPL_DROP, "retired", Paper.RETIRED)
+_BACK = (Do.STORAGE_ACQUIRE, Do.LOAD, Do.GATE_OPEN, Do.SAVEFILE_PUT, MessageType.KEPT, "idle")
+_GONE = (Do.TEARDOWN, Do.SAVEFILE_DROP, Do.APTPL_DROP, "retired", MessageType.RETIRED)
 # By file: the same, with nobody to tell.
 _QUIET = ("freezing", Do.SAVEFILE_DROP, Do.GATE_CLOSE, Do.DRAIN, Do.FLUSH, Do.KEEP_COPY, "frozen")
 _RESUMED = (Do.STORAGE_ACQUIRE, Do.LOAD, Do.GATE_OPEN, Do.SAVEFILE_PUT, "idle")
 _REMOVED = (Do.TEARDOWN, Do.SAVEFILE_DROP, Do.STORAGE_RELEASE, Do.APTPL_DROP, "retired")
 _WHOLE = (Do.STORAGE_ACQUIRE, Do.LOAD, Do.VERIFY)  # before the record: it may be relied on after it
 _UNBUILT = (Do.TEARDOWN, Do.SAVEFILE_DROP, Do.STORAGE_RELEASE, "none")
-_DROP = (Do.TEARDOWN, Do.SAVEFILE_DROP, Do.STORAGE_RELEASE, "none", Paper.ABORTED)
+_DROP = (Do.TEARDOWN, Do.SAVEFILE_DROP, Do.STORAGE_RELEASE, "none", MessageType.ABORTED)
 
 
 def _source() -> Iterator[List[Row]]:
-    def row(states: str, verb: str, to: str, summary: str, *items: _Item, papers: str = "",
+    def row(states: str, verb: str, to: str, summary: str, *items: _Item, messages: str = "",
             needs: Tuple[Need, ...] = (), modes: FrozenSet[Mode] = PEERS,
             deadline: float = 30.0) -> List[Row]:
-        return _rows(SOURCE, states, verb, to, summary, *items, papers=papers, needs=needs,
+        return _rows(SOURCE, states, verb, to, summary, *items, messages=messages, needs=needs,
                      modes=modes, deadline=deadline)
 
     # forwards
     yield row("idle", "prepare", "prepared", "check, and offer under the next epoch",
-              Do.CHECK, "prepared", Paper.OFFER, deadline=120)
+              Do.CHECK, "prepared", MessageType.OFFER, deadline=120)
     yield row("prepared", "prepare", "prepared", "check again; the same epoch",
-              Do.CHECK, Paper.OFFER, deadline=120)
+              Do.CHECK, MessageType.OFFER, deadline=120)
     yield row("prepared freezing", "freeze", "frozen",
               "leave the save file, close the gate, drain, flush, keep a copy",
               "freezing", Do.SAVEFILE_DROP, Do.GATE_CLOSE, Do.DRAIN, Do.FLUSH, Do.KEEP_COPY,
@@ -330,46 +332,47 @@ def _source() -> Iterator[List[Row]]:
               needs=(Need.SAME_BOOT, Need.GUEST_STOPPED), modes=VHOST,
               deadline=3)
     yield row("frozen", "export", "frozen", "the final document",
-              Do.KEEP_COPY, Paper.DOCUMENT, needs=(Need.SAME_BOOT,), modes=ISCSI, deadline=10)
+              Do.KEEP_COPY, MessageType.DOCUMENT, needs=(Need.SAME_BOOT,), modes=ISCSI, deadline=10)
     yield row("frozen", "export", "frozen", "the final document, read while the guest is stopped",
-              Do.KEEP_COPY, Paper.DOCUMENT, needs=(Need.SAME_BOOT, Need.GUEST_STOPPED), modes=VHOST,
-              deadline=3)
+              Do.KEEP_COPY, MessageType.DOCUMENT, needs=(Need.SAME_BOOT, Need.GUEST_STOPPED),
+              modes=VHOST, deadline=3)
     yield row("frozen", "export", "released",
               "commit: another host may serve it from here on; recorded before the file is there",
               Do.GATE_CLOSE, Do.SAVEFILE_DROP, Do.PROVE_SHUT, Do.KEEP_COPY, "released",
-              Paper.DOCUMENT, needs=(Need.SAME_BOOT,), modes=FILE, deadline=30)
+              MessageType.DOCUMENT, needs=(Need.SAME_BOOT,), modes=FILE, deadline=30)
     yield row("released", "export", "released", "the same document again, and shut it once more",
-              Do.GATE_CLOSE, Do.SAVEFILE_DROP, Do.PROVE_SHUT, Paper.DOCUMENT, modes=FILE,
+              Do.GATE_CLOSE, Do.SAVEFILE_DROP, Do.PROVE_SHUT, MessageType.DOCUMENT, modes=FILE,
               deadline=30)
     yield row("frozen", "release", "released", "commit; gate and save file are looked at once more",
               Do.GATE_CLOSE, Do.SAVEFILE_DROP, Do.PROVE_SHUT, Do.COMPARE, "released",
-              Paper.RELEASED,
-              papers="armed", needs=(Need.SAME_BOOT, Need.DOCUMENT_CURRENT), modes=ISCSI - LATE,
+              MessageType.RELEASED,
+              messages="armed", needs=(Need.SAME_BOOT, Need.DOCUMENT_CURRENT), modes=ISCSI - LATE,
               deadline=3)
     yield row("frozen", "release", "released", "commit, and close the storage before saying so",
               Do.GATE_CLOSE, Do.SAVEFILE_DROP, Do.PROVE_SHUT, Do.COMPARE, "released",
-              Do.TEARDOWN, Do.SAVEFILE_DROP, Do.STORAGE_RELEASE, Paper.RELEASED,
-              papers="armed", needs=(Need.SAME_BOOT, Need.DOCUMENT_CURRENT), modes=LATE,
+              Do.TEARDOWN, Do.SAVEFILE_DROP, Do.STORAGE_RELEASE, MessageType.RELEASED,
+              messages="armed", needs=(Need.SAME_BOOT, Need.DOCUMENT_CURRENT), modes=LATE,
               deadline=10)
     yield row("released", "release", "released", "say it again, the storage closed",
-              Do.TEARDOWN, Do.SAVEFILE_DROP, Do.STORAGE_RELEASE, Paper.RELEASED, modes=LATE,
+              Do.TEARDOWN, Do.SAVEFILE_DROP, Do.STORAGE_RELEASE, MessageType.RELEASED, modes=LATE,
               deadline=10)
     yield row("frozen", "release", "released",
               "commit: first occupy the endpoint, so that no resume of the source can succeed",
-              Do.GATE_CLOSE, Do.COMPARE, Do.SAVEFILE_DROP, "released", Paper.RELEASED,
-              papers="armed", needs=(Need.SAME_BOOT, Need.DOCUMENT_CURRENT, Need.GUEST_LEFT),
+              Do.GATE_CLOSE, Do.COMPARE, Do.SAVEFILE_DROP, "released", MessageType.RELEASED,
+              messages="armed", needs=(Need.SAME_BOOT, Need.DOCUMENT_CURRENT, Need.GUEST_LEFT),
               modes=HELD, deadline=3)
     yield row("frozen", "release", "released",
               "QEMU has committed: occupy the endpoint and note it",
-              Do.GATE_CLOSE, Do.SAVEFILE_DROP, "released", Paper.RELEASED,
-              papers="serving", modes=INBAND)
+              Do.GATE_CLOSE, Do.SAVEFILE_DROP, "released", MessageType.RELEASED,
+              messages="serving", modes=INBAND)
     yield row("released", "release", "released", "say it again, the endpoint still occupied",
-              Do.GATE_CLOSE, Paper.RELEASED, modes=VHOST, deadline=3)
-    yield row("released", "release", "released", "say it again", Paper.RELEASED, modes=ISCSI - LATE)
+              Do.GATE_CLOSE, MessageType.RELEASED, modes=VHOST, deadline=3)
+    yield row("released", "release", "released", "say it again", MessageType.RELEASED,
+              modes=ISCSI - LATE)
     yield row("released", "retire", "retired", "take it down: the destination serves",
-              "retiring", *_GONE, papers="serving", deadline=300)
+              "retiring", *_GONE, messages="serving", deadline=300)
     yield row("retiring", "retire", "retired", "go on taking it down", *_GONE, deadline=300)
-    yield row("retired", "retire", "retired", "say it again", Paper.RETIRED)
+    yield row("retired", "retire", "retired", "say it again", MessageType.RETIRED)
     yield row("frozen released", "retire", "retired", "remove: another host serves it",
               "retiring", *_REMOVED, needs=(Need.IMPORTED,), modes=FILE, deadline=300)
     yield row("retiring", "retire", "retired", "go on taking it down", *_REMOVED, modes=FILE,
@@ -384,13 +387,13 @@ def _source() -> Iterator[List[Row]]:
               "thawing", *_BACK, needs=(Need.GUEST_HERE,), modes=INBAND)
     # backwards, on the destination's word
     yield row("frozen", "thaw", "idle", "the destination never ran and never will",
-              "thawing", *_BACK, papers="aborted", modes=INBAND)
+              "thawing", *_BACK, messages="aborted", modes=INBAND)
     yield row("released", "thaw", "idle", "the destination never served and never will",
-              "thawing", *_BACK, papers="aborted")
+              "thawing", *_BACK, messages="aborted")
     yield row("frozen", "thaw", "idle", "the guest ran there and is given back: first keep that",
-              Do.KEEP_PAPER, "thawing", *_BACK, papers="returned", modes=INBAND)
+              Do.KEEP_MESSAGE, "thawing", *_BACK, messages="returned", modes=INBAND)
     yield row("released", "thaw", "idle", "the destination gives it back: first keep what it says",
-              Do.KEEP_PAPER, "thawing", *_BACK, papers="returned")
+              Do.KEEP_MESSAGE, "thawing", *_BACK, messages="returned")
     yield row("thawing", "thaw", "idle", "go on going back", *_BACK)
     yield row("freezing frozen thawing", "thaw", "idle", "nothing was given away",
               "thawing", *_RESUMED, modes=FILE)
@@ -417,39 +420,39 @@ def _source() -> Iterator[List[Row]]:
               "that document is older: the guest ran here after it, so not there",
               "thawing", *_BACK, needs=(Need.PEER_ARMED_WITH_OTHER,), modes=INBAND)
     yield row("frozen", "recover", "idle", "the destination never ran: go back",
-              "thawing", *_BACK, papers="aborted", modes=INBAND)
+              "thawing", *_BACK, messages="aborted", modes=INBAND)
     yield row("frozen", "recover", "released",
               "QEMU cannot resume here and the destination is armed: on",
-              Do.GATE_CLOSE, Do.COMPARE, Do.SAVEFILE_DROP, "released", Paper.RELEASED,
-              papers="armed", needs=(Need.DOCUMENT_CURRENT, Need.GUEST_LEFT), modes=INBAND)
+              Do.GATE_CLOSE, Do.COMPARE, Do.SAVEFILE_DROP, "released", MessageType.RELEASED,
+              messages="armed", needs=(Need.DOCUMENT_CURRENT, Need.GUEST_LEFT), modes=INBAND)
     yield row("frozen", "recover", "released",
               "the guest was seen to run there: QEMU has committed",
-              Do.GATE_CLOSE, Do.SAVEFILE_DROP, "released", Paper.RELEASED,
-              papers="serving", modes=INBAND)
+              Do.GATE_CLOSE, Do.SAVEFILE_DROP, "released", MessageType.RELEASED,
+              messages="serving", modes=INBAND)
     yield row("released", "recover", "retired", "the destination serves: go on",
-              "retiring", *_GONE, papers="serving", deadline=300)
+              "retiring", *_GONE, messages="serving", deadline=300)
     yield row("released", "recover", "idle", "the destination never served: go back",
-              "thawing", *_BACK, papers="aborted")
+              "thawing", *_BACK, messages="aborted")
     yield row("frozen", "recover", "idle", "the guest ran there and is given back: first keep that",
-              Do.KEEP_PAPER, "thawing", *_BACK, papers="returned", modes=INBAND)
+              Do.KEEP_MESSAGE, "thawing", *_BACK, messages="returned", modes=INBAND)
     yield row("released", "recover", "idle", "the destination gives it back: go back",
-              Do.KEEP_PAPER, "thawing", *_BACK, papers="returned")
+              Do.KEEP_MESSAGE, "thawing", *_BACK, messages="returned")
     yield row("thawing", "recover", "idle", "go on going back", *_BACK)
     yield row("retiring", "recover", "retired", "go on taking it down", *_GONE, deadline=300)
     yield row("forced", "recover", "idle", "the destination knows now: settled",
-              "thawing", *_BACK, papers="aborted")
+              "thawing", *_BACK, messages="aborted")
     yield row("forced", "recover", "idle", "the destination knows now: settled",
-              "thawing", *_BACK, papers="returned")
+              "thawing", *_BACK, messages="returned")
     yield row("forced", "recover", "forced", "the same boot: go on serving",
-              Do.STORAGE_ACQUIRE, Do.LOAD, Do.GATE_OPEN, Paper.KEPT, needs=(Need.SAME_BOOT,))
+              Do.STORAGE_ACQUIRE, Do.LOAD, Do.GATE_OPEN, MessageType.KEPT, needs=(Need.SAME_BOOT,))
     yield row("forced", "status", "forced",
-              "tell the destination, however late it asks", Paper.KEPT)
+              "tell the destination, however late it asks", MessageType.KEPT)
     yield row("forced", "recover", "retired", "the destination was forced later: step down",
               Do.GATE_CLOSE, "retiring", *_GONE,
               needs=(Need.NEW_BOOT, Need.PEER_SERVES_BY_FORCE))
 
     # on an operator's word
-    force = ("forced", Do.STORAGE_ACQUIRE, Do.LOAD, Do.GATE_OPEN, Paper.KEPT)
+    force = ("forced", Do.STORAGE_ACQUIRE, Do.LOAD, Do.GATE_OPEN, MessageType.KEPT)
     yield row("released", "recover", "forced",
               "serve from our own copy; ask before serving at a boot",
               *force, needs=(Need.PEER_IS_FENCED,))
@@ -460,54 +463,54 @@ def _source() -> Iterator[List[Row]]:
 
 
 def _destination() -> Iterator[List[Row]]:
-    def row(states: str, verb: str, to: str, summary: str, *items: _Item, papers: str = "",
+    def row(states: str, verb: str, to: str, summary: str, *items: _Item, messages: str = "",
             needs: Tuple[Need, ...] = (), modes: FrozenSet[Mode] = PEERS,
             deadline: float = 30.0, taken_back: str = "") -> List[Row]:
-        return _rows(DESTINATION, states, verb, to, summary, *items, papers=papers, needs=needs,
+        return _rows(DESTINATION, states, verb, to, summary, *items, messages=messages, needs=needs,
                      modes=modes, deadline=deadline, taken_back=taken_back)
 
     # forwards
     yield row("none", "stage", "staged", "build; an epoch that was aborted here is refused",
-              "staged", Do.BUILD, papers="offer", modes=PEERS - LATE, deadline=300)
+              "staged", Do.BUILD, messages="offer", modes=PEERS - LATE, deadline=300)
     yield row("none", "stage", "staged", "check what can be checked with the storage closed",
-              "staged", papers="offer", modes=LATE, deadline=300)
+              "staged", messages="offer", modes=LATE, deadline=300)
     yield row("staged", "stage", "staged", "build what is missing",
               "staged", Do.BUILD, modes=PEERS - LATE, deadline=300)
     yield row("staged", "stage", "staged", "check again", "staged", modes=LATE, deadline=300)
     yield row("staged armed", "activate", "armed", "keep the document, load it, gate shut",
-              Do.KEEP_PAPER, "armed", Do.LOAD, Do.VERIFY, Paper.ARMED,
-              papers="document", needs=(Need.SAME_BOOT,), modes=(ISCSI - LATE) | HELD, deadline=3)
+              Do.KEEP_MESSAGE, "armed", Do.LOAD, Do.VERIFY, MessageType.ARMED,
+              messages="document", needs=(Need.SAME_BOOT,), modes=(ISCSI - LATE) | HELD, deadline=3)
     yield row("staged armed", "activate", "armed", "keep the document; the storage is not ours yet",
-              Do.KEEP_PAPER, "armed", Paper.ARMED,
-              papers="document", needs=(Need.SAME_BOOT,), modes=LATE, deadline=3)
+              Do.KEEP_MESSAGE, "armed", MessageType.ARMED,
+              messages="document", needs=(Need.SAME_BOOT,), modes=LATE, deadline=3)
     yield row("staged armed", "activate", "armed", "Load(): keep the document, load it, gate open",
-              Do.GATE_CLOSE, Do.PROVE_NEVER_RAN, Do.KEEP_PAPER, "armed", Do.LOAD, Do.VERIFY,
-              Do.GATE_OPEN, Paper.ARMED,
-              papers="document", needs=(Need.SAME_BOOT,), modes=INBAND, deadline=3)
+              Do.GATE_CLOSE, Do.PROVE_NEVER_RAN, Do.KEEP_MESSAGE, "armed", Do.LOAD, Do.VERIFY,
+              Do.GATE_OPEN, MessageType.ARMED,
+              messages="document", needs=(Need.SAME_BOOT,), modes=INBAND, deadline=3)
     yield row("armed", "activate", "opening", "own it, then open the gate",
-              *_WHOLE, "opening", Do.GATE_OPEN, papers="released",
+              *_WHOLE, "opening", Do.GATE_OPEN, messages="released",
               needs=(Need.SAME_BOOT, Need.RELEASE_MATCHES), modes=PEERS - INBAND, deadline=3)
     yield row("armed", "activate", "opening", "the source says now that it released: own it",
               *_WHOLE, "opening", Do.GATE_OPEN, needs=(Need.PEER_SAYS_RELEASED,), modes=INBAND)
     yield row("opening serving", "verify", "serving", "seen to serve",
-              Do.VERIFY, "serving", Paper.SERVING, needs=(Need.SAME_BOOT, Need.GUEST_HERE))
+              Do.VERIFY, "serving", MessageType.SERVING, needs=(Need.SAME_BOOT, Need.GUEST_HERE))
     yield row("armed", "verify", "serving", "the guest runs here: QEMU has committed",
-              "serving", Paper.SERVING, needs=(Need.SAME_BOOT, Need.GUEST_RAN), modes=INBAND)
-    yield row("armed", "status", "armed", "say it again", Paper.ARMED, modes=INBAND)
+              "serving", MessageType.SERVING, needs=(Need.SAME_BOOT, Need.GUEST_RAN), modes=INBAND)
+    yield row("armed", "status", "armed", "say it again", MessageType.ARMED, modes=INBAND)
     yield row("serving forced", "status", "",
-              "say it again: the source need not keep it", Paper.SERVING)
+              "say it again: the source need not keep it", MessageType.SERVING)
     yield row("forced", "verify", "forced", "seen to serve",
-              Do.VERIFY, Paper.SERVING, needs=(Need.SAME_BOOT, Need.GUEST_HERE))
+              Do.VERIFY, MessageType.SERVING, needs=(Need.SAME_BOOT, Need.GUEST_HERE))
     yield row("opening serving forced", "confirm", "confirmed",
               "the source is gone; ours to restore",
-              *_WHOLE, "confirmed", Do.GATE_OPEN, Do.SAVEFILE_DROP, papers="retired")
+              *_WHOLE, "confirmed", Do.GATE_OPEN, Do.SAVEFILE_DROP, messages="retired")
     yield row("confirmed", "verify", "confirmed", "seen to serve",
-              Do.VERIFY, Paper.SERVING, needs=(Need.GUEST_HERE,))
+              Do.VERIFY, MessageType.SERVING, needs=(Need.GUEST_HERE,))
 
     # by file
     yield row("none", "import", "confirmed", "serve it, or be as before",
-              Do.KEEP_PAPER, "armed", Do.IMPORT, "confirmed", Do.GATE_OPEN, Do.SAVEFILE_DROP,
-              papers="document", modes=FILE, deadline=60, taken_back="none")
+              Do.KEEP_MESSAGE, "armed", Do.IMPORT, "confirmed", Do.GATE_OPEN, Do.SAVEFILE_DROP,
+              messages="document", modes=FILE, deadline=60, taken_back="none")
 
     # who restores it at a boot
     yield row("none", "adopt", "confirmed", "ours to restore from now on, open all the time",
@@ -523,7 +526,7 @@ def _destination() -> Iterator[List[Row]]:
 
     # backwards
     yield row("none", "abort", "none", "never heard of it: and never will",
-              "none", Paper.ABORTED)
+              "none", MessageType.ABORTED)
     yield row("staged", "abort", "none", "nothing was given to us", "aborting", *_DROP)
     yield row("armed", "abort", "none", "never opened: nothing ran here",
               "aborting", *_DROP, modes=PEERS - INBAND)
@@ -533,12 +536,13 @@ def _destination() -> Iterator[List[Row]]:
     yield row("opening serving", "abort", "returned",
               "give it back: close, keep a copy, keep everything",
               Do.GATE_CLOSE, Do.SAVEFILE_DROP, Do.PROVE_SHUT, Do.KEEP_COPY, "returned",
-              Paper.RETURNED, modes=PEERS - LATE)
+              MessageType.RETURNED, modes=PEERS - LATE)
     yield row("opening serving returned", "abort", "returned",
               "give it back, and the storage with it",
               Do.GATE_CLOSE, Do.SAVEFILE_DROP, Do.PROVE_SHUT, Do.KEEP_COPY, "returned",
-              Do.TEARDOWN, Do.SAVEFILE_DROP, Do.STORAGE_RELEASE, Paper.RETURNED, modes=LATE)
-    yield row("returned", "abort", "returned", "say it again", Paper.RETURNED, modes=PEERS - LATE)
+              Do.TEARDOWN, Do.SAVEFILE_DROP, Do.STORAGE_RELEASE, MessageType.RETURNED, modes=LATE)
+    yield row("returned", "abort", "returned", "say it again", MessageType.RETURNED,
+              modes=PEERS - LATE)
 
     # recover
     yield row("none", "recover", "none", "nothing here", Do.READ, modes=ALL)
@@ -549,15 +553,15 @@ def _destination() -> Iterator[List[Row]]:
     yield row("staged", "recover", "none", "nothing was given to us", "aborting", *_DROP)
     yield row("armed", "recover", "none",
               "the source kept it; until that is heard this may be the last copy",
-              "aborting", *_DROP, papers="kept", modes=PEERS - INBAND)
+              "aborting", *_DROP, messages="kept", modes=PEERS - INBAND)
     yield row("armed", "recover", "none", "the source kept it", Do.GATE_CLOSE, "aborting", *_DROP,
-              papers="kept", modes=INBAND)
+              messages="kept", modes=INBAND)
     yield row("armed", "recover", "opening", "the source says now that it released: own it",
               *_WHOLE, "opening", Do.GATE_OPEN, needs=(Need.PEER_SAYS_RELEASED,), modes=INBAND)
     yield row("armed", "recover", "serving", "the guest runs here: QEMU has committed",
-              "serving", Paper.SERVING, needs=(Need.SAME_BOOT, Need.GUEST_RAN), modes=INBAND)
+              "serving", MessageType.SERVING, needs=(Need.SAME_BOOT, Need.GUEST_RAN), modes=INBAND)
     yield row("opening serving forced", "recover", "confirmed", "the source is gone",
-              *_WHOLE, "confirmed", Do.GATE_OPEN, Do.SAVEFILE_DROP, papers="retired")
+              *_WHOLE, "confirmed", Do.GATE_OPEN, Do.SAVEFILE_DROP, messages="retired")
     yield row("opening serving", "recover", "", "the same boot: own it still",
               *_WHOLE, Do.GATE_OPEN, needs=(Need.SAME_BOOT,))
     yield row("opening serving forced", "recover", "opening",
@@ -571,7 +575,7 @@ def _destination() -> Iterator[List[Row]]:
     yield row("returned", "recover", "none", "the source serves again: take ours down",
               "aborting", *_DROP, needs=(Need.PEER_SAYS_KEPT,))
     yield row("returned", "recover", "confirmed", "the source was already gone: it stays ours",
-              *_WHOLE, "confirmed", Do.GATE_OPEN, Do.SAVEFILE_DROP, papers="retired")
+              *_WHOLE, "confirmed", Do.GATE_OPEN, Do.SAVEFILE_DROP, messages="retired")
     yield row("aborting", "recover", "none", "go on taking it down", *_DROP)
     yield row("forced", "recover", "forced", "the same boot: go on serving",
               *_WHOLE, Do.GATE_OPEN, needs=(Need.SAME_BOOT,))
@@ -580,7 +584,7 @@ def _destination() -> Iterator[List[Row]]:
               needs=(Need.NEW_BOOT, Need.PEER_SERVES_BY_FORCE))
 
     # on an operator's word
-    force = (*_WHOLE, "forced", Do.GATE_OPEN, Paper.SERVING)
+    force = (*_WHOLE, "forced", Do.GATE_OPEN, MessageType.SERVING)
     yield row("opening serving forced", "recover", "forced",
               "serve from our own copy; ask before serving at a boot",
               *force, needs=(Need.PEER_IS_FENCED, Need.NEW_BOOT))
@@ -596,7 +600,7 @@ TABLE: Tuple[Row, ...] = tuple(
 
 def rows_for(role: str, state: str, verb: str, mode: Mode,
              table: Iterable[Row] = TABLE) -> List[Row]:
-    """The rows to try, in the table's order; the first whose papers and needs hold is taken."""
+    """The rows to try, in the table's order; the first whose messages and needs hold is taken."""
     return [row for row in table
             if row.role == role and row.state == state and row.verb == verb and mode in row.modes]
 

@@ -81,7 +81,7 @@ class Notes:
     commands: Dict[str, int] = field(default_factory=dict)  # num_cmds after the load
     saved: Tuple[str, ...] = ()  # save files that hold the targets
     unsaved: str = ""  # why none does, where it should
-    said: Dict[str, List[str]] = field(default_factory=dict)  # paper → digests
+    said: Dict[str, List[str]] = field(default_factory=dict)  # message → digests
     verb: str = ""  # that was begun last
     fenced: str = ""  # why the other host is believed to be off, until that is acted upon
     forced: str = ""  # the same, and whose word it was, of the present state
@@ -248,7 +248,7 @@ class Journal:
         elif kind == "fenced":
             notes.fenced = one["said"]
         elif kind == "said":
-            notes.said.setdefault(one["paper"], []).append(one["digest"])
+            notes.said.setdefault(one["message"], []).append(one["digest"])
 
     # ---- writing ------------------------------------------------------------------------------
     def state(self, state: str, epoch: int, boot_id: str, gates: Optional[Gates] = None,

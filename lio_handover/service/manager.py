@@ -40,9 +40,9 @@ class Manager(Node):
         return super().handler(interface, member)
 
     def _handover_verb(self, call: Call, verb: str, handover: str, targets: Sequence[str],
-                       mode: str, papers: Sequence[int], given: Mapping[str, Any]) -> Any:
+                       mode: str, messages: Sequence[int], given: Mapping[str, Any]) -> Any:
         return self.requests.handover_verb(call, verb, HANDOVER_VERBS[verb].role, handover,
-                                           targets, mode, papers, given)
+                                           targets, mode, messages, given)
 
     # ---- methods ---
     def list_targets(self, call: Call, given: Mapping[str, Any]) -> Any:

@@ -37,9 +37,9 @@ class Requests:
         return LATER
 
     def handover_verb(self, call: Call, verb: str, role: str, handover: str,
-                      targets: Sequence[str], mode: str, papers: Sequence[int],
+                      targets: Sequence[str], mode: str, messages: Sequence[int],
                       given: Mapping[str, Any]) -> Any:
-        documents = list(papers)
+        documents = list(messages)
         with _closing(documents):
             made = options(given, HANDOVER_OPTIONS)
             if verb == "prepare" and not handover:

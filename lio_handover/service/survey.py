@@ -60,8 +60,8 @@ class Handover(Node):
 
     def handler(self, interface: str, member: str) -> Callable[..., Any]:
         verb = verb_of(interface, member)
-        return lambda call, papers, given: self.survey.requests.handover_verb(
-            call, verb, self.found["role"], self.id, (), "", papers, given)
+        return lambda call, messages, given: self.survey.requests.handover_verb(
+            call, verb, self.found["role"], self.id, (), "", messages, given)
 
 
 class Journals:

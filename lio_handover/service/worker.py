@@ -6,7 +6,7 @@
     python3 -m lio_handover.service.worker --guards   see guards.py
 
 Standard input is a socket.  A request is one byte with descriptors: the request itself, a file
-for the data that the verb hands out, and the documents or papers that it takes.
+for the data that the verb hands out, and the documents or messages that it takes.
 
 Lines: {"progress": [number, total, what]}, {"about": handover, "targets": […]}, {"alarm": why},
 {"data": bytes, "secret": …} once those are written, and at the end {"result": …} or {"error": name,
@@ -229,10 +229,10 @@ HOST: Mapping[str, Callable[[Work], Came]] = {
 
 # ---- the verbs of handovers ---
 def handover(work: Work) -> Came:
-    """What a verb of HANDOVER_VERBS answers: where it stands, and the papers as data."""
+    """What a verb of HANDOVER_VERBS answers: where it stands, and the messages as data."""
     asked, limit = work.request, work.core.settings.document_bytes
-    given = [paper for fd in work.documents
-             for paper in _papers(document_file.read_descriptor(fd, 2 * limit), 2 * limit)]
+    given = [message for fd in work.documents
+             for message in _messages(document_file.read_descriptor(fd, 2 * limit), 2 * limit)]
     if asked["document-version"] not in (0, documents.VERSION):
         raise errors.VersionsDiffer(f"documents of version {asked['document-version']} are not "
                                     "written here")
@@ -246,13 +246,13 @@ def handover(work: Work) -> Came:
     work.may_touch(name)
     answer = _do(work, every, role, name, given)
     return _answer_tree(answer), answer_to_json(answer), any(
-        paper.document for paper in answer.papers)
+        message.document for message in answer.messages)
 
 
-def _papers(data: bytes, limit: int) -> Sequence[messages.Message]:
-    """A list of papers; or a whole answer, of which nothing but its papers is believed."""
+def _messages(data: bytes, limit: int) -> Sequence[messages.Message]:
+    """A list of messages; or a whole answer, of which nothing but its messages is believed."""
     if data.lstrip()[:1] == b"{":
-        return answer_from_json(data).papers
+        return answer_from_json(data).messages
     return messages.from_json(data, limit)
 
 
@@ -260,7 +260,7 @@ def _do(work: Work, every: Handovers, role: str, name: str,
         given: Sequence[messages.Message]) -> Answer:
     asked = work.request
     return every.do(work.verb, role, name, targets=asked["targets"], mode=asked["mode"],
-                    papers=given, words=frozenset(asked["words"]), by=asked["by"],
+                    messages=given, words=frozenset(asked["words"]), by=asked["by"],
                     allow=asked["allow"], maps=asked["maps"], peer=asked["peer"],
                     probe=asked["probe"], progress=work.progress, stop=work.stop)
 
@@ -281,7 +281,7 @@ def _of_all(work: Work, every: Handovers) -> Came:
 def _answer_tree(answer: Answer) -> Dict[str, Any]:
     one = asdict(answer.handover)
     return {"handover": one.pop("id"), **one,
-            "papers": [paper.paper.name.lower() for paper in answer.papers],
+            "messages": [message.type.name.lower() for message in answer.messages],
             "notes": list(answer.notes), "next": answer.next, "stays": answer.stays}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import FrozenSet, List, Optional
 
 from lio_handover.protocol.table import (DESTINATION, DESTINATION_STATES, SOURCE, SOURCE_STATES,
-                                         TABLE, Mode, Need, Paper, Row, rows_for, state_of)
+                                         TABLE, Mode, Need, MessageType, Row, rows_for, state_of)
 from tests.model.runs import run
 
 # by the name of the run whose reachable pairs are taken
@@ -50,16 +50,16 @@ def owner(mode: Mode, source: str, destination: str) -> str:
     return "source"
 
 
-def _said(role: str, state: str, mode: Mode, epoch_over: bool) -> FrozenSet[Paper]:
+def _said(role: str, state: str, mode: Mode, epoch_over: bool) -> FrozenSet[MessageType]:
     gives = state_of(role, state, mode).gives
-    return gives if epoch_over or state != "idle" else gives - {Paper.KEPT}
+    return gives if epoch_over or state != "idle" else gives - {MessageType.KEPT}
 
 
-def _applies(row: Row, peer_state: Optional[str], said: FrozenSet[Paper]) -> bool:
+def _applies(row: Row, peer_state: Optional[str], said: FrozenSet[MessageType]) -> bool:
     asks = [need for need in row.needs if need in _ANSWERS]
     if peer_state is None:
-        return not row.papers and not asks
-    return row.papers <= said and all(peer_state in _ANSWERS[need] for need in asks)
+        return not row.messages and not asks
+    return row.messages <= said and all(peer_state in _ANSWERS[need] for need in asks)
 
 
 def recover(mode: Mode, role: str, state: str, peer_state: Optional[str]) -> str:
@@ -113,9 +113,9 @@ def steps_table(mode: Mode) -> List[str]:
     for row in TABLE:
         if mode not in row.modes or row.verb in ("status", "recover"):
             continue
-        on = sorted(paper.name.lower() for paper in row.papers)
+        on = sorted(message.name.lower() for message in row.messages)
         on += sorted(need.name.lower().replace("_", " ") for need in row.needs)
-        steps = " · ".join(f"**{step}**" if step.state or step.paper else str(step)
+        steps = " · ".join(f"**{step}**" if step.state or step.message else str(step)
                            for step in row.steps)
         lines.append(f"| {row.role} | {row.state} | {row.verb} | {', '.join(on) or '–'} | {steps} "
                      f"| {row.to} | {row.deadline:g} |")

@@ -11,7 +11,7 @@ from typing import Any, Callable, Dict, Optional, Tuple
 from lio_handover.protocol import pr_survival
 from lio_handover.protocol.pr_survival import Answer, File, Takes
 from lio_handover.protocol.table import (ALL, DESTINATION, HELD, SOURCE, TABLE, Do, Mode, Need,
-                                         Paper, Row, Step)
+                                         MessageType, Row, Step)
 from tests.model.search import Result, explore
 from tests.model.torn import BACK, TornModel
 from tests.model.world import Model, Scope, Surroundings
@@ -56,12 +56,12 @@ class Mutant:
         return explore(self.model(), liveness=self.expects in (NO_WAY, DEAD))
 
 
-def _rows(role: str, verb: str, state: str = "", papers: str = "", to: str = "",
+def _rows(role: str, verb: str, state: str = "", messages: str = "", to: str = "",
           modes: frozenset[Mode] = ALL) -> Callable[[Row], bool]:
     def matches(row: Row) -> bool:
         return (row.role == role and row.verb in verb.split() and bool(row.modes & modes)
                 and (not state or row.state in state.split()) and (not to or row.to == to)
-                and (not papers or Paper[papers.upper()] in row.papers))
+                and (not messages or MessageType[messages.upper()] in row.messages))
     return matches
 
 
@@ -73,13 +73,14 @@ def _without(where: Callable[[Row], bool], *dos: Do) -> Callable[[Row], Row]:
     return change
 
 
-def _no_needs(where: Callable[[Row], bool], *needs: Need, papers: str = "") -> Callable[[Row], Row]:
-    gone = frozenset(Paper[word.upper()] for word in papers.split())
+def _no_needs(where: Callable[[Row], bool], *needs: Need,
+              messages: str = "") -> Callable[[Row], Row]:
+    gone = frozenset(MessageType[word.upper()] for word in messages.split())
 
     def change(row: Row) -> Row:
         if not where(row):
             return row
-        return replace(row, needs=row.needs - frozenset(needs), papers=row.papers - gone)
+        return replace(row, needs=row.needs - frozenset(needs), messages=row.messages - gone)
     return change
 
 
@@ -139,8 +140,8 @@ def _does(*dos: Do) -> Callable[[Step], bool]:
     return lambda step: step.do in dos
 
 
-def _says(paper: Paper) -> Callable[[Step], bool]:
-    return lambda step: step.paper is paper
+def _says(message: MessageType) -> Callable[[Step], bool]:
+    return lambda step: step.message is message
 
 
 def _records(state: str = "") -> Callable[[Step], bool]:
@@ -149,7 +150,7 @@ def _records(state: str = "") -> Callable[[Step], bool]:
 
 _S, _D = SOURCE, DESTINATION
 _SAYS_RELEASED = _rows(_S, "release", "frozen")
-_ARM = _rows(_D, "activate", "staged armed", papers="document")
+_ARM = _rows(_D, "activate", "staged armed", messages="document")
 _OWN = _rows(_D, "activate", "armed", to="opening")
 _BACK = _rows(_S, "thaw recover", "released", to="idle")
 _GIVE_BACK = _rows(_D, "abort", "opening serving")
@@ -172,27 +173,27 @@ MUTANTS: Dict[str, Mutant] = {
         around={"destination_waits": False}, scope=Scope(changes=0, forces=0)),
     "released-after-gate": Mutant(
         "`released` is written after it was said: the destination may already have opened", TWICE,
-        change=_first(_SAYS_RELEASED, _says(Paper.RELEASED), _records("released"))),
+        change=_first(_SAYS_RELEASED, _says(MessageType.RELEASED), _records("released"))),
     "recover-guesses": Mutant(
         "recover takes a silent destination for one that never served", TWICE,
-        change=_no_needs(_rows(_S, "recover", "released", "aborted"), papers="aborted")),
+        change=_no_needs(_rows(_S, "recover", "released", "aborted"), messages="aborted")),
     "abort-unlinks-first": Mutant(
         "abort after the gate was open takes LUNs off before it exported", STALE,
         change=_adding(_GIVE_BACK, _does(Do.KEEP_COPY), Step(Do.TEARDOWN)),
         scope=Scope(forces=0, volatile=True)),
-    # papers and epochs
+    # messages and epochs
     "epoch-ignored": Mutant(
-        "papers of an older epoch are taken for this one's", TWICE,
+        "messages of an older epoch are taken for this one's", TWICE,
         around={"epochs_checked": False}, scope=Scope(epochs=2, changes=0, forces=0)),
     "no-tombstone": Mutant(
         "an aborted epoch is not remembered", TWICE,
         around={"tombstones": False}, scope=Scope(changes=0, forces=0)),
     "thaw-after-released": Mutant(
         "thaw is allowed after released without the destination's word", TWICE,
-        change=_no_needs(_rows(_S, "thaw", "released", "aborted"), papers="aborted")),
+        change=_no_needs(_rows(_S, "thaw", "released", "aborted"), messages="aborted")),
     "released-unarmed": Mutant(
         "released is said to a destination that is not armed", TWICE,
-        change=_both(_no_needs(_SAYS_RELEASED, Need.DOCUMENT_CURRENT, papers="armed"),
+        change=_both(_no_needs(_SAYS_RELEASED, Need.DOCUMENT_CURRENT, messages="armed"),
                      _without(_SAYS_RELEASED, Do.COMPARE))),
     "digest-ignored": Mutant(
         "the source releases whatever document the destination is armed with", STALE,
@@ -205,11 +206,11 @@ MUTANTS: Dict[str, Mutant] = {
         change=_no_needs(_OWN, Need.SAME_BOOT)),
     "serving-unseen": Mutant(
         "the destination says that it serves before it was seen to", NO_WAY,
-        change=_adding(_ARM, _says(Paper.ARMED), Step(Do.SAY, paper=Paper.SERVING)),
+        change=_adding(_ARM, _says(MessageType.ARMED), Step(Do.SAY, message=MessageType.SERVING)),
         scope=Scope(forces=0)),
     "retire-early": Mutant(
         "the source is taken down as soon as it has released", NO_WAY,
-        change=_no_needs(_rows(_S, "retire", "released"), papers="serving"),
+        change=_no_needs(_rows(_S, "retire", "released"), messages="serving"),
         scope=Scope(forces=0)),
     "no-copy-before-gate": Mutant(
         "the destination opens its gate while its copy is not yet on its disk", STALE,
@@ -219,10 +220,10 @@ MUTANTS: Dict[str, Mutant] = {
         change=_first(_OWN, _records("opening"), _does(Do.LOAD)), scope=Scope(forces=0)),
     "kept-before-copy": Mutant(
         "the source says that it goes on before it kept what came back", STALE,
-        change=_without(_BACK, Do.KEEP_PAPER)),
+        change=_without(_BACK, Do.KEEP_MESSAGE)),
     "drops-before-kept": Mutant(
         "the destination gives the target back and forgets it at once", STALE,
-        change=_adding(_GIVE_BACK, _says(Paper.RETURNED), Step(Do.TEARDOWN),
+        change=_adding(_GIVE_BACK, _says(MessageType.RETURNED), Step(Do.TEARDOWN),
                        Step(Do.RECORD, state="none"))),
     # boots and operators
     "boot-opens-unasked": Mutant(
@@ -263,10 +264,10 @@ MUTANTS: Dict[str, Mutant] = {
     # storage and QEMU
     "released-before-closing": Mutant(
         "late: released is said before the storage is closed", STORAGE, Mode.ISCSI_LATE,
-        change=_first(_SAYS_RELEASED, _says(Paper.RELEASED), _does(Do.STORAGE_RELEASE))),
+        change=_first(_SAYS_RELEASED, _says(MessageType.RELEASED), _does(Do.STORAGE_RELEASE))),
     "returned-before-closing": Mutant(
         "late: the target is given back before the storage is closed", STORAGE, Mode.ISCSI_LATE,
-        change=_first(_GIVE_BACK, _says(Paper.RETURNED), _does(Do.STORAGE_RELEASE))),
+        change=_first(_GIVE_BACK, _says(MessageType.RETURNED), _does(Do.STORAGE_RELEASE))),
     "occupy-omitted": Mutant(
         "the source's endpoint is not occupied at release", TWICE, Mode.VHOST_QMP,
         change=_without(_rows(_S, "release", modes=HELD), Do.GATE_CLOSE), scope=Scope(changes=0)),
@@ -278,7 +279,7 @@ MUTANTS: Dict[str, Mutant] = {
         around={"holder_survives": False}, scope=Scope(changes=0, forces=0)),
     "armed-open": Mutant(
         "the destination's endpoint is not occupied while it is armed", TWICE, Mode.VHOST_QMP,
-        change=_adding(_ARM, _says(Paper.ARMED), Step(Do.GATE_OPEN)), scope=Scope(changes=0)),
+        change=_adding(_ARM, _says(MessageType.ARMED), Step(Do.GATE_OPEN)), scope=Scope(changes=0)),
     "occupy-too-early": Mutant(
         "the source's endpoint is occupied at freeze, while its QEMU may still resume", GUEST,
         Mode.VHOST_QMP, change=_adding(_rows(_S, "freeze"), _records("frozen"),
@@ -290,7 +291,7 @@ MUTANTS: Dict[str, Mutant] = {
     "inband-thaws-alone": Mutant(
         "in-band, the source goes back without knowing where the guest is", TWICE,
         Mode.VHOST_INBAND,
-        change=_no_needs(_rows(_S, "thaw", "frozen", "aborted"), papers="aborted")),
+        change=_no_needs(_rows(_S, "thaw", "frozen", "aborted"), messages="aborted")),
     "inband-aborts-after-run": Mutant(
         "in-band, the destination aborts though the guest ran there", STALE, Mode.VHOST_INBAND,
         change=_without(_rows(_D, "abort", "armed"), Do.PROVE_NEVER_RAN)),
@@ -303,7 +304,7 @@ MUTANTS: Dict[str, Mutant] = {
     # by file
     "file-before-record": Mutant(
         "by file, the document is there before it is recorded that it may be imported", TWICE,
-        Mode.FILE, change=_first(_EXPORT, _says(Paper.DOCUMENT), _records("released"))),
+        Mode.FILE, change=_first(_EXPORT, _says(MessageType.DOCUMENT), _records("released"))),
     "file-stays-saved": Mutant(
         "by file, a frozen target stays in targetcli's save file", TWICE, Mode.FILE,
         change=_without(_both_rows(_rows(_S, "freeze"), _EXPORT), Do.SAVEFILE_DROP,

@@ -50,7 +50,7 @@ def tell(model: Model, label: Tuple[str, ...], world: World) -> str:
             return f"{who}: {row.verb} is done"
         if label[1] == "took back":
             return f"{who}: {row.verb}: a step fails, and all of it is taken back"
-        asks = sorted(paper.name.lower() for paper in row.papers)
+        asks = sorted(message.name.lower() for message in row.messages)
         asks += sorted(need.name.lower().replace("_", " ") for need in row.needs)
         on = f" (on: {', '.join(asks)})" if asks and label[1] == "began" else ""
         return f"{who}: {row.verb}{on}: {steps[done]}"

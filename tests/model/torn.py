@@ -72,7 +72,7 @@ class TornModel(Model):
         if step.do is Do.KEEP_COPY and not holds and self._mine(w, me)[1]:
             return None  # what would be said is not known
         after = super()._step(w, me, row, step, arg)
-        if after is not None and after is not w and step.do in (Do.KEEP_COPY, Do.KEEP_PAPER,
+        if after is not None and after is not w and step.do in (Do.KEEP_COPY, Do.KEEP_MESSAGE,
                                                                 Do.APTPL_DROP):
             after = self._with(after, me, getattr(after, me).disk, False)
         elif step.do is Do.KEEP_COPY and holds:

@@ -1,7 +1,7 @@
 """The world as the checker sees it, and everything that may happen next.
 
 The two services run the rows of the transition table, one step at a time, called by a driver that
-may call anything in any order with any paper that was ever said: this is every driver, and it is
+may call anything in any order with any message that was ever said: this is every driver, and it is
 message loss, delay, repetition and reordering too. Around them: two QEMUs that resume and exit by
 themselves, a service crash between any two steps, a host losing power at any moment and booting
 with targetcli restoring its save file, an operator. Crashes and reboots are not counted: any
@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Dict, FrozenSet, Iterator, List, NamedTuple, Optional, Tuple
 
 from lio_handover.protocol.table import (ALONE, DESTINATION, SOURCE, TABLE, VHOST, Do, Mode, Need,
-                                         Paper, Row, Step, state_of)
+                                         MessageType, Row, Step, state_of)
 from tests.model.files import Files
 
 S, D = "s", "d"
@@ -31,13 +31,13 @@ OFF, ON, NEVER_AGAIN = 0, 1, -1
 NO_VERSION = -1  # of registrations
 FILE_EPOCH = 1000  # by file a document names its epoch, too: epoch * this + version
 
-# Needs that are evaluated together with their paper.
-_WITH_PAPER = frozenset({Need.DOCUMENT_CURRENT, Need.RELEASE_MATCHES})
+# Needs that are evaluated together with their message.
+_WITH_MESSAGE = frozenset({Need.DOCUMENT_CURRENT, Need.RELEASE_MATCHES})
 
-TO_SOURCE = frozenset(paper.name for paper in (
-    Paper.ARMED, Paper.SERVING, Paper.RETURNED, Paper.ABORTED))
+TO_SOURCE = frozenset(message.name for message in (
+    MessageType.ARMED, MessageType.SERVING, MessageType.RETURNED, MessageType.ABORTED))
 
-PaperSaid = Tuple[str, int, int]  # name, epoch, version
+MessageSaid = Tuple[str, int, int]  # name, epoch, version
 
 
 class Host(NamedTuple):
@@ -65,7 +65,7 @@ class World(NamedTuple):
     qs: str  # source QEMU: run pre sent post gone; lost: it resumed and we had taken its endpoint
     qd: str  # destination QEMU: wait loaded run gone (never ran) crashed (ran)
     latest: int  # version of the registrations that initiators believe in
-    papers: FrozenSet[PaperSaid]
+    messages: FrozenSet[MessageSaid]
     forces: int
     made: int = 0  # versions made so far (power loss may take the latest back)
     files: Files = Files()  # of tests.model.torn alone
@@ -112,10 +112,10 @@ class Model:
     around: Surroundings = Surroundings()
     table: Tuple[Row, ...] = TABLE
     _by_state: Dict[Tuple[str, str], List[int]] = field(default_factory=dict)
-    _said: Dict[Tuple[FrozenSet[PaperSaid], PaperSaid], FrozenSet[PaperSaid]] = field(
+    _said: Dict[Tuple[FrozenSet[MessageSaid], MessageSaid], FrozenSet[MessageSaid]] = field(
         default_factory=dict)
-    _live: Dict[Tuple[FrozenSet[PaperSaid], str, int, str, int, int], FrozenSet[PaperSaid]] = field(
-        default_factory=dict)
+    _live: Dict[Tuple[FrozenSet[MessageSaid], str, int, str, int, int],
+                FrozenSet[MessageSaid]] = field(default_factory=dict)
     _asks_boot: FrozenSet[Tuple[str, str]] = frozenset()
 
     def __post_init__(self) -> None:
@@ -144,25 +144,25 @@ class Model:
         qd = w.qd
         if qd == "crashed" and not self.inband:
             qd = "gone"
-        papers = w.papers
-        if papers and self.around.epochs_checked:
-            key = (papers, s.state, s.epoch, d.state, d.epoch, d.aborted)
+        messages = w.messages
+        if messages and self.around.epochs_checked:
+            key = (messages, s.state, s.epoch, d.state, d.epoch, d.aborted)
             live = self._live.get(key)
             if live is None:
                 live = self._live[key] = frozenset(
-                    paper for paper in papers if self._useful(paper, s, d))
-            papers = live
-        if s is w.s and d is w.d and qd is w.qd and papers is w.papers:
+                    message for message in messages if self._useful(message, s, d))
+            messages = live
+        if s is w.s and d is w.d and qd is w.qd and messages is w.messages:
             return w
-        return w._replace(s=s, d=d, qd=qd, papers=papers)
+        return w._replace(s=s, d=d, qd=qd, messages=messages)
 
-    def _useful(self, paper: PaperSaid, s: Host, d: Host) -> bool:
+    def _useful(self, message: MessageSaid, s: Host, d: Host) -> bool:
         """Could the one it is for still act on it?"""
-        name, epoch, _ = paper
+        name, epoch, _ = message
         if name in TO_SOURCE:
             over = s.state in ("idle", "thawing", "retiring", "retired")
             return not (epoch < s.epoch or over and epoch == s.epoch)
-        if name == Paper.OFFER.name:
+        if name == MessageType.OFFER.name:
             return epoch > d.aborted
         if d.state in OWNERS:
             return False
@@ -174,7 +174,7 @@ class Model:
             s=Host(state="idle", file=1, disk=0, gate=OPEN, pr=0),
             d=Host(state="none", storage=not self.late),
             qs="run" if self.vhost else "gone", qd="wait" if self.vhost else "gone",
-            latest=0, papers=frozenset(), forces=0)
+            latest=0, messages=frozenset(), forces=0)
 
     # ---- what can be seen -------------------------------------------------------------------
 
@@ -205,7 +205,8 @@ class Model:
     @staticmethod
     def _exported(w: World) -> bool:
         """Whether the source's document of its present epoch is in somebody's hands."""
-        return any((name, epoch) == (Paper.DOCUMENT.name, w.s.epoch) for name, epoch, _ in w.papers)
+        return any((name, epoch) == (MessageType.DOCUMENT.name, w.s.epoch)
+                   for name, epoch, _ in w.messages)
 
     def settled(self, w: World) -> bool:
         """One owner serves, nothing is open any more."""
@@ -224,9 +225,9 @@ class Model:
 
     # ---- verbs: rows of the table -------------------------------------------------------------
 
-    def _versions(self, w: World, host: Host, paper: Paper) -> List[int]:
-        """Versions under which `paper` was said for this host's epoch."""
-        return sorted({version for name, epoch, version in w.papers if name == paper.name
+    def _versions(self, w: World, host: Host, message: MessageType) -> List[int]:
+        """Versions under which `message` was said for this host's epoch."""
+        return sorted({version for name, epoch, version in w.messages if name == message.name
                        and (epoch == host.epoch or not self.around.epochs_checked)})
 
     @staticmethod
@@ -247,7 +248,7 @@ class Model:
         if need is Need.GUEST_LEFT:
             return w.qs in ("post", "gone")
         if need is Need.RAN_SINCE_EXPORT:
-            exported = self._versions(w, host, Paper.DOCUMENT)
+            exported = self._versions(w, host, MessageType.DOCUMENT)
             return bool(exported) and self._current(host) not in exported
         if need is Need.PEER_ARMED_WITH_OTHER:
             return (peer.up == ON and peer.epoch == host.epoch and peer.state == "armed"
@@ -299,20 +300,20 @@ class Model:
         """With what the row may be called now; empty when it may not."""
         host: Host = getattr(w, me)
         for need in row.needs:
-            if need not in _WITH_PAPER and not self._need(w, me, need):
+            if need not in _WITH_MESSAGE and not self._need(w, me, need):
                 return []
         arguments = [NO_VERSION]
-        for paper in row.papers:
-            if paper is Paper.OFFER:
-                arguments = [epoch for name, epoch, _ in w.papers
-                             if name == paper.name and epoch > host.aborted]
+        for message in row.messages:
+            if message is MessageType.OFFER:
+                arguments = [epoch for name, epoch, _ in w.messages
+                             if name == message.name and epoch > host.aborted]
                 continue
             if row.verb == "import":
-                arguments = [epoch * FILE_EPOCH + version for name, epoch, version in w.papers
-                             if name == paper.name and epoch > host.aborted]
+                arguments = [epoch * FILE_EPOCH + version for name, epoch, version in w.messages
+                             if name == message.name and epoch > host.aborted]
                 continue
-            versions = self._versions(w, host, paper)
-            if paper is Paper.DOCUMENT and self.inband:  # only in QEMU's stream: Save, Load
+            versions = self._versions(w, host, message)
+            if message is MessageType.DOCUMENT and self.inband:  # only in QEMU's stream: Save, Load
                 streaming = w.qs == "pre" and w.s.state == "frozen" and w.s.row < 0
                 versions = [v for v in versions if streaming and v == w.s.pr]
             if Need.DOCUMENT_CURRENT in row.needs:
@@ -321,7 +322,7 @@ class Model:
                 versions = [version for version in versions if version == host.disk]
             if not versions:
                 return []
-            if paper in (Paper.DOCUMENT, Paper.RETURNED):
+            if message in (MessageType.DOCUMENT, MessageType.RETURNED):
                 arguments = versions
         if row.verb == "abort" and row.state == "none":
             arguments = [w.s.epoch] if w.s.epoch else []  # the source asks, and names its epoch
@@ -362,7 +363,7 @@ class Model:
             if after is not free and after != free:
                 if index + 1 < len(row.steps):
                     host: Host = getattr(after, me)
-                    if not any(later.do is Do.KEEP_PAPER for later in row.steps[index + 1:]):
+                    if not any(later.do is Do.KEEP_MESSAGE for later in row.steps[index + 1:]):
                         arg = NO_VERSION
                     after = put(after, me, host._replace(row=number, at=index + 1, arg=arg))
                 yield (me, "began" if at == 0 else "went on", str(number), str(index)), kind, after
@@ -370,12 +371,12 @@ class Model:
         if at:
             yield (me, "ended", str(number), str(at)), kind, free
 
-    def _say(self, w: World, paper: PaperSaid) -> World:
-        key = (w.papers, paper)
-        papers = self._said.get(key)
-        if papers is None:
-            papers = self._said[key] = w.papers | {paper}
-        return w._replace(papers=papers)
+    def _say(self, w: World, message: MessageSaid) -> World:
+        key = (w.messages, message)
+        messages = self._said.get(key)
+        if messages is None:
+            messages = self._said[key] = w.messages | {message}
+        return w._replace(messages=messages)
 
     def _record(self, w: World, me: str, row: Row, state: str, arg: int) -> World:
         host: Host = getattr(w, me)
@@ -402,16 +403,16 @@ class Model:
         if do is Do.RECORD:
             return self._record(w, me, row, step.state, arg)
         if do is Do.SAY:
-            assert step.paper is not None
-            paper, epoch, version = step.paper, host.epoch, NO_VERSION
-            if paper is Paper.ABORTED:
+            assert step.message is not None
+            message, epoch, version = step.message, host.epoch, NO_VERSION
+            if message is MessageType.ABORTED:
                 epoch = max(host.aborted, arg if host.state == "none" else 0)
-            if paper in (Paper.DOCUMENT, Paper.RELEASED):
+            if message in (MessageType.DOCUMENT, MessageType.RELEASED):
                 version = self._current(host)
-            elif paper in (Paper.ARMED, Paper.RETURNED):
-                armed_inband = paper is Paper.ARMED and self.inband
+            elif message in (MessageType.ARMED, MessageType.RETURNED):
+                armed_inband = message is MessageType.ARMED and self.inband
                 version = host.armed_with if armed_inband else host.disk
-            return self._say(w, (paper.name, epoch, version))
+            return self._say(w, (message.name, epoch, version))
         new = host
         if do is Do.SAVEFILE_DROP:
             new = host._replace(file=0)
@@ -435,13 +436,13 @@ class Model:
         elif do is Do.KEEP_COPY:
             if host.gate in (SHUT, OPEN) and host.pr != NO_VERSION:
                 new = host._replace(disk=host.pr)
-        elif do is Do.KEEP_PAPER and row.verb == "import":
+        elif do is Do.KEEP_MESSAGE and row.verb == "import":
             new = host._replace(disk=arg % FILE_EPOCH, epoch=arg // FILE_EPOCH)
-        elif do is Do.KEEP_PAPER:
+        elif do is Do.KEEP_MESSAGE:
             new = host._replace(disk=arg, armed_with=arg if self.inband and me == D else NO_VERSION,
                                 stale=host.gate in (SHUT, OPEN) and host.pr != arg)
         elif do is Do.COMPARE:
-            if self._current(host) not in self._versions(w, host, Paper.ARMED):
+            if self._current(host) not in self._versions(w, host, MessageType.ARMED):
                 return None
         elif do is Do.PROVE_SHUT:
             if not self.vhost and (host.gate == OPEN or host.file == 1):
