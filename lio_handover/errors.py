@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 NOTHING_CHANGED = "nothing was changed"
 
 #: Pages that messages name, where etc/install.map puts them.
-RECOVERY_PAGE = "/usr/share/doc/lio-handover/internals/handover-protocol.md"
+RECOVERY_PAGE = "/usr/share/doc/lio-handover/operations/recovery.md"
 PROTOCOL_PAGE = "/usr/share/doc/lio-handover/internals/handover-protocol.md"
 
 #: Exit codes that no error has.  A signal N ends a command with SIGNAL + N.

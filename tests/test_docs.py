@@ -1,0 +1,63 @@
+"""The pages: every link leads somewhere, and what they list is what the code has."""
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from lio_handover.cli.boot import _RECORDS
+from lio_handover.records.journal import FILES
+from tests.commandline import CHECKOUT
+
+DOCS = CHECKOUT / "docs"
+PAGES = sorted([CHECKOUT / "README.md", CHECKOUT / "CONTRIBUTING.md", *DOCS.rglob("*.md")])
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as Markdown makes them."""
+    headings = re.findall(r"(?m)^#+ (.*)$", page.read_text())
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(CHECKOUT)))
+def test_every_link_leads_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        path, _, anchor = target.partition("#")
+        linked = (page.parent / path).resolve() if path else page
+        assert linked.exists(), target
+        assert not anchor or anchor in anchors(linked), target
+
+
+def test_every_page_is_in_the_index() -> None:
+    index = (DOCS / "index.md").read_text()
+    linked = {(DOCS / target).resolve() for target in re.findall(r"\]\(([^)#\s]+)\)", index)}
+    assert {page for page in PAGES if DOCS in page.parents} - linked == {DOCS / "index.md"}
+
+
+def test_every_page_that_something_names_is_there() -> None:
+    named = set()
+    for folder in ("lio_handover", "tests", "scripts", "etc"):
+        for path in (CHECKOUT / folder).rglob("*"):
+            if path.suffix in (".py", ".xml", ".service", ".conf", "") and path.is_file():
+                named |= set(re.findall(r"\bdocs/[\w/-]+\.md", path.read_text(errors="replace")))
+    assert len(named) > 3
+    assert not {page for page in named if not (CHECKOUT / page).is_file()}
+
+
+def test_the_readme_is_short_and_begins_with_what_to_run() -> None:
+    text = (CHECKOUT / "README.md").read_text()
+    assert len(text.splitlines()) <= 130
+    assert "$ scripts/demo " in text and "$ scripts/test " in text
+
+
+def test_the_page_about_the_journal_has_every_record_and_file() -> None:
+    text = (DOCS / "internals" / "journal.md").read_text()
+    records = text.partition("<!-- records -->")[2].partition("<!-- end -->")[0]
+    found = {name: set(re.findall(r"`(\w+)`", members)) for name, members
+             in re.findall(r"(?m)^\| `(\w+)` \|([^|]*)\|", records)}
+    assert set(found) == set(_RECORDS)
+    for name, members in _RECORDS.items():
+        assert found[name] >= set(members), name
+    for name in FILES:
+        assert f"| `{name}` |" in text
