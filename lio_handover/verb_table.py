@@ -372,7 +372,7 @@ _HANDOVER_VERBS = (
     Verb("giveback", DESTINATION, WRITE, NOTHING, "",
          "from now on targetcli restores what is served here"),
     Verb("clear", DESTINATION, WRITE, NOTHING, "",
-         "shut it, keep a copy, take it down; recover brings it back"),
+         "shut it, keep a copy, take it down; restore, or a boot, brings it back"),
     Verb("status", BOTH, READ, NOTHING, "",
          "state, epoch, findings, next step; repeats the messages of the state", bus=True,
          begins=True),

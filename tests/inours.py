@@ -1,15 +1,19 @@
 """What tests of what lio-handover restores run inside a lab host."""
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lio_handover import errors
 from lio_handover.document import document as documents
 from lio_handover.kernel.configfs import Configfs
+from lio_handover.kernel.facts import boot_id
+from lio_handover.local import restoring
 from lio_handover.local.ours import Restorer
-from tests import byfile, inhandover
+from tests import byfile, inhandover, inmeddling
 from tests.commandline import LAUNCHER
 from tests.inhandover import TARGET
 
@@ -123,3 +127,38 @@ def many(verb: str, names: Sequence[str], data: bytes = b"", allow: Sequence[str
     else:
         getattr(one, verb)(one.names(names), allow)
     return b""
+
+
+#: Where a restore is → whether it has come there.
+REACHED: dict[str, Callable[[], bool]] = {
+    "building": lambda: Configfs().exists(TARGET),
+    "loaded": lambda: inmeddling.journal().notes.loaded[0] == boot_id(),
+    "opened": lambda: inhandover.gates().get(TPG) == "1"}
+
+
+def stopped_restore(reached: str) -> str:
+    """How a restore ends that is told to stop as soon as it has come so far."""
+    told: list[bool] = []
+
+    def stop() -> bool:
+        if not told and REACHED[reached]():
+            told.append(True)
+        return bool(told)
+    try:
+        restoring.restore(byfile.core(), TARGET, print, wait=True, stop=stop)
+    except errors.HandoverError as error:
+        return f"{type(error).__name__}: {error}"
+    return "served"
+
+
+def killed_restore(reached: str) -> bool:
+    """Whether a restore was killed as soon as it had come so far."""
+    def stop() -> bool:
+        if REACHED[reached]():
+            os.kill(os.getpid(), signal.SIGKILL)
+        return False
+    child = os.fork()
+    if not child:
+        restoring.restore(byfile.core(), TARGET, print, stop=stop)
+        os._exit(0)
+    return os.WIFSIGNALED(os.waitpid(child, 0)[1])

@@ -82,10 +82,11 @@ class Adoption(Copies):
 
     def keep_before_clear(self) -> None:
         """Keep a copy of what is about to be taken down: its gate is shut.  Nothing to do where it
-        is gone already, or was not all there: then the copy that counts is the one before.  Raises
-        StructureChanged where what is there may have registrations that nothing else has."""
+        is gone already, was not all there, or was not opened since it was loaded from the copy:
+        then the copy that counts is the one before.  Raises StructureChanged where what is there
+        may have registrations that nothing else has."""
         there = self.names()
-        if not there or self.journal.notes.loading == boot_id():
+        if not there or self.journal.notes.loading == boot_id() or self.unopened():
             return
         if surviving_registrations.lacking(self):
             self.notes.append("somebody else had removed it and made it again, and "

@@ -155,7 +155,7 @@ class Building(Gates):
         placed = reader.placed()
         stores = [say(key) for key in self.stores() if key in placed]
         if not targets and not stores:
-            self.journal.note("gone")
+            self.journal.note("gone", boot=boot_id())
             if self.row.to == "none":
                 self._forget_aptpl()
             return
@@ -177,7 +177,7 @@ class Building(Gates):
         staying = {store.key for store in want.backstores}
         gone = [store.key for store in have.backstores if store.key not in staying]
         pr_record.forget(self.directory, facts.boot_id, gone)
-        self.journal.note("gone")
+        self.journal.note("gone", boot=facts.boot_id)
         if self.row.to == "none":
             self._forget_aptpl()
 

@@ -330,6 +330,20 @@ class Standing:
         counted = self.journal.notes.commands
         return any(count != counted.get(name, count) for name, count in self.commands().items())
 
+    def stopped(self) -> bool:
+        """Whether a clear, so a stop of its unit, has taken it down in this boot, and nobody has
+        brought it back."""
+        notes, handover = self.journal.notes, self.handover
+        return notes.verb == "clear" and notes.gone == boot_id() \
+            and not handover.busy and not handover.error \
+            and not any(self.fs.exists(name) for name in self.local_targets())
+
+    def unopened(self) -> bool:
+        """Whether it was loaded in this boot, and its gate was not opened since."""
+        notes = self.journal.notes
+        return notes.loaded[0] == boot_id() and not notes.opened \
+            and bool(self.wanted_open()) and not self.open_tpgs()
+
     def in_place(self) -> bool:
         """Of targets that are this host's to restore: whether all of it is there and, unless that
         was seen before in this boot, open."""

@@ -43,6 +43,7 @@ class Gates(Adoption):
 
     def _gate_open(self) -> None:
         if self.vhost:
+            self._may_still_open(any(self.holders.held(wwpn) for wwpn in self.endpoints()))
             if any(self.holders.held(wwpn) for wwpn in self.endpoints()) \
                     or not self.journal.notes.opened:
                 self.journal.note("opened", durable=True, boot=boot_id())
@@ -50,12 +51,20 @@ class Gates(Adoption):
         wanted = self.wanted_open()
         shut = [path for path in self.tpgs()
                 if path in wanted and self.fs.read(f"{path}/enable").strip() != "1"]
+        self._may_still_open(bool(shut))
         self.notes += relative_ports.give(self.fs, self.reader(False), self.ports(), shut,
                                           self.port_override(), self.allow)
         if shut:
             self.journal.note("opened", durable=True, boot=boot_id())
         for path in shut:
             self.fs.write(f"{path}/enable", b"1\n")
+
+    def _may_still_open(self, shut: bool) -> None:
+        """Raises Interrupted where whoever restores it was told to stop: the last look before
+        anybody is let in."""
+        if shut and self.row.verb == "recover" and self.stop():
+            raise errors.Interrupted("interrupted before its gate was opened",
+                                     changed="it is built, and shut")
 
     def _savefile_drop(self) -> None:
         savefile_actions.drop(self)

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 from typing import Any, Callable, Dict, List, Mapping
 
 from .. import errors
@@ -52,8 +53,16 @@ def _change_here(args: argparse.Namespace, signals: Signals, verb: str) -> Dict[
 
 # --- what a target's unit does -------------------------------------------------------------------
 def clear(args: argparse.Namespace, signals: Signals) -> int:
+    """As a unit's ExecStop: what still restores there is told first, or it might open what was
+    cleared (systemd.service(5): $MAINPID; the unit's processes get their SIGTERM afterwards)."""
     require_root("clear")
     host = open_host(args)
+    restorer = os.environ.get("MAINPID", "")
+    if restorer.isdigit():
+        try:
+            os.kill(int(restorer), signal.SIGTERM)
+        except ProcessLookupError:
+            pass
     signals.deferred = True
     notes: List[str] = []
     for name in _targets_of_units(args, host):

@@ -108,15 +108,16 @@ class Handovers(Admission):
            words: FrozenSet[str] = frozenset(), by: str = "", allow: Sequence[str] = (),
            maps: Sequence[str] = (), peer: str = "", probe: bool = False,
            progress: Optional[Progress] = None,
-           stop: Callable[[], bool] = never, ready: Optional[Ready] = None) -> Answer:
+           stop: Callable[[], bool] = never, ready: Optional[Ready] = None,
+           restart: bool = False) -> Answer:
         """Run a verb.
 
         ``targets``, ``mode`` and ``probe`` (see Core.ask; it holds for all that follows) are for
-        prepare (and a freeze by file), ``maps`` for stage, ``ready`` for import.  ``words`` are
-        an operator's
-        (``by`` says whose) or, of QEMU, the driver's: see WORDS.  Raises WrongState where no row
-        of the table fits, StaleEpoch for an epoch that is over, and what the steps raise; then
-        the recorded state stands.
+        prepare (and a freeze by file), ``maps`` for stage, ``ready`` for import, ``restart`` for
+        recover: also what was stopped on purpose.  ``words`` are an operator's (``by`` says whose)
+        or, of QEMU, the driver's: see WORDS.  Raises WrongState where no row of the table fits,
+        StaleEpoch for an epoch that is over, and what the steps raise; then the recorded state
+        stands.
         """
         if verb not in HANDOVER_VERBS or HANDOVER_VERBS[verb].role not in (role, BOTH):
             raise errors.WrongState(f"a {role} has no verb {errors.one_line(verb)!r}",
@@ -144,8 +145,10 @@ class Handovers(Admission):
                 new = not journal.handover.state
                 run = Evidence(self.core, self.peer, journal, verb, epoch, messages, words,
                                self.superseded(journal.handover), peer)
-                answer = self._recover(run, by, allow, progress, stop) if verb == "recover" else \
-                    self._go(run, run.row(), (), by, allow, progress, stop, ready)
+                if verb == "recover":
+                    answer = self._recover(run, by, allow, progress, stop, restart)
+                else:
+                    answer = self._go(run, run.row(), (), by, allow, progress, stop, ready)
                 if new and verb != "recover":
                     self.core.begun += journal.notes.local or journal.handover.targets
                 return answer
@@ -176,7 +179,7 @@ class Handovers(Admission):
         return answer
 
     def _recover(self, run: Evidence, by: str, allow: Sequence[str],
-                 progress: Optional[Progress], stop: Callable[[], bool]) -> Answer:
+                 progress: Optional[Progress], stop: Callable[[], bool], restart: bool) -> Answer:
         journal = run.journal
         if not journal.handover.state:
             self.forget(journal)
@@ -187,6 +190,10 @@ class Handovers(Admission):
             if journal.handover.state == "idle":
                 Deeds(self.core, journal).counts_again()
         notes = self.scrub(journal)
+        if not restart and not run.words and not run.superseded and run.standing.stopped():
+            names = run.standing.local_targets()
+            return Answer(journal.handover, (), (*notes, next_steps.stopped(names)),
+                          next_steps.restore(names))
         row = run.recovery()
         notes += tuple(run.notes)
         return self._stays(run, notes) if row is None else \
@@ -213,16 +220,19 @@ class Handovers(Admission):
 
     # ---- recovering -----------------------------------------------------------------------------
     def recover(self, id: str = "", words: FrozenSet[str] = frozenset(),  # noqa: A002
-                by: str = "", allow: Sequence[str] = (), peer: str = "") -> List[Answer]:
+                by: str = "", allow: Sequence[str] = (), peer: str = "", restart: bool = False,
+                stop: Callable[[], bool] = never) -> List[Answer]:
         """Finish what was cut off, or say why not and what a human may order: one handover, or
         each.  Harmless in every state, as often as you like.  ``peer``: how the other host is
-        reached, where that was not recorded.
+        reached, where that was not recorded.  ``restart``: what was stopped on purpose is brought
+        back, too; otherwise it waits for the next boot.  ``stop`` is asked between two steps, and
+        last before the gate is opened.
 
         What fails for one handover stands in its notes where all are recovered.
         """
         def one(name: str) -> Answer:
             return self.do("recover", self.known(name).role, name, words=words, by=by,
-                           allow=allow, peer=peer)
+                           allow=allow, peer=peer, restart=restart, stop=stop)
         return [one(id)] if id else self._each(one)
 
     def recover_each(self, ids: Sequence[str]) -> List[Answer]:

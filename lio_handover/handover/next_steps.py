@@ -85,6 +85,16 @@ def exported(one: Handover) -> str:
             "asked: it stays shut")
 
 
+def stopped(names: Sequence[str]) -> str:
+    """What was stopped by its unit, or cleared, stays so."""
+    return f"{', '.join(names)} was stopped on purpose, and stays so until the next boot"
+
+
+def restore(names: Sequence[str]) -> str:
+    """What ends that sooner."""
+    return f"lio-handover restore {_quoted(names)}"
+
+
 def removed(journal: Journal, owners: Owners) -> Tuple[str, ...]:
     """Which targets of a handover that is over were taken away since, whatever it says."""
     try:

@@ -20,6 +20,7 @@ from ..document import runtime_state
 from ..execute.executor import Outcome
 from ..execute.step_runner import Progress, never
 from ..execute.verify import describe
+from ..handover import next_steps
 from ..handover.reply import Answer
 from ..host.looked_at import View
 from ..model.objects import Key, State
@@ -277,15 +278,15 @@ class Ours(ByFile):
              + f"; next: lio-handover adopt {name}"] if mine else ()))
 
 
-def patiently(work: Callable[[], Answer]) -> Answer:
+def patiently(work: Callable[[], Answer], stop: Callable[[], bool] = never) -> Answer:
     """The answer, once another lio-handover lets go of the target.  Raises StillRunning where it
-    does not."""
+    does not, or where it is told to stop."""
     until = time.monotonic() + PATIENCE
     while True:
         try:
             return work()
         except errors.StillRunning:
-            if time.monotonic() > until:
+            if time.monotonic() > until or stop():
                 raise
         time.sleep(OFTEN)
 
@@ -307,6 +308,9 @@ def _not_here(standing: Standing, name: str) -> str:
                    for finding in storage.absent(store)]
     except errors.JournalBroken as error:
         return f"it is not here: {error.what}"
+    if standing.stopped():
+        return ("it is not here, as it was stopped on purpose; next: "
+                f"{next_steps.restore([name])}")
     if missing:
         return (f"it is shut, as storage is missing: {', '.join(missing)}; next: "
                 f"make it reachable, then lio-handover restore {name}, unless its unit waits")

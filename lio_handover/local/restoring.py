@@ -13,6 +13,7 @@ from typing import Callable, List, Optional, Sequence
 from .. import errors
 from ..actions.context import Standing
 from ..execute.step_runner import never
+from ..handover import next_steps
 from ..handover.engine import Handovers
 from ..handover.reply import Answer, Peer
 from ..kernel.facts import boot_id
@@ -56,9 +57,29 @@ def restore(core: Ours, name: str, tell: Tell, peer: Optional[Peer] = None, wait
     """Bring a target back, or see that it is there; False where lio-handover does not restore it.
 
     ``wait``: for storage and modules that are missing, however long that takes; ``tell`` is told
-    what is waited for.  Raises StorageMissing, ModuleMissing otherwise, Undecided where it has to
-    stay shut, and what recover raises.
+    what is waited for.  ``stop``: told so, nothing of it is left here (under a unit, which is being
+    stopped, also of what is open by then).  Raises StorageMissing, ModuleMissing otherwise,
+    Undecided where it has to stay shut, Interrupted, and what recover raises.
     """
+    try:
+        served = _restored(core, name, tell, peer, wait, stop)
+    except errors.HandoverError as error:
+        if not stop() or not wait and not isinstance(error, errors.Interrupted):
+            raise
+    else:
+        if not wait or not stop():
+            return served
+    for note in core.clear(name):
+        tell(note)
+    raise errors.Interrupted(
+        f"{name}: told to stop while it was restored",
+        changed="lio-handover show has what is left of it" if core.fs.exists(name)
+        else "it was taken down again", do=next_steps.restore([name]))
+
+
+def _restored(core: Ours, name: str, tell: Tell, peer: Optional[Peer], wait: bool,
+              stop: Callable[[], bool]) -> bool:
+    """The same, but for what a stop leaves."""
     handover = core.restored_by(name)
     if handover is None:
         return False
@@ -67,7 +88,7 @@ def restore(core: Ours, name: str, tell: Tell, peer: Optional[Peer] = None, wait
         arrivals: Optional[Arrivals] = None
         while True:
             try:
-                for note in patiently(lambda: _once(core, name, peer)).notes:
+                for note in patiently(lambda: _once(core, name, peer, stop), stop).notes:
                     tell(note)
                 supervisor.notify(READY=1, STATUS=f"{name} is served")
                 return True
@@ -81,7 +102,8 @@ def restore(core: Ours, name: str, tell: Tell, peer: Optional[Peer] = None, wait
                     said = error.what
                     tell(f"{name} is shut, and waits: {said}")
                 supervisor.notify(READY=1, STATUS=f"{name} is shut, and waits: {said}")
-            arrivals.wait()
+            if not stop():
+                arrivals.wait()
             together = time.monotonic() + _TOGETHER
             while time.monotonic() < together and not stop() and arrivals.wait(OFTEN):
                 pass  # one device is told of several times, and seldom comes alone
@@ -89,7 +111,7 @@ def restore(core: Ours, name: str, tell: Tell, peer: Optional[Peer] = None, wait
                 raise errors.Interrupted(f"{name}: interrupted while it waited: {said}")
 
 
-def _once(core: Ours, name: str, peer: Optional[Peer]) -> Answer:
+def _once(core: Ours, name: str, peer: Optional[Peer], stop: Callable[[], bool]) -> Answer:
     handover = core.restored_by(name)
     if handover is None:
         raise errors.WrongState(f"{name} is not lio-handover's to restore any more",
@@ -98,7 +120,7 @@ def _once(core: Ours, name: str, peer: Optional[Peer]) -> Answer:
     if handover.state != "confirmed" and handover.boot_id == boot_id() and standing.whole():
         return Answer(handover)  # its verbs go on
     _modules(standing)
-    answer, = Handovers(core, peer).recover(handover.id)
+    answer, = Handovers(core, peer).recover(handover.id, restart=True, stop=stop)
     if answer.stays:
         why = answer.notes[0] if answer.notes else "nobody knows whether this host may serve it"
         raise errors.Undecided(f"{name} stays shut: {why}", do=answer.next)

@@ -78,6 +78,7 @@ class Notes:
     loaded: Tuple[str, str] = ("", "")  # boot id, digest
     stale: bool = False  # a document was kept which is not what was loaded
     opened: str = ""  # boot id of the kernel in which the gate was opened since the last copy
+    gone: str = ""  # boot id of the kernel in which it was taken down, unless loaded since
     commands: Dict[str, int] = field(default_factory=dict)  # num_cmds after the load
     saved: Tuple[str, ...] = ()  # save files that hold the targets
     unsaved: str = ""  # why none does, where it should
@@ -216,7 +217,7 @@ class Journal:
             notes.stale, notes.opened = bool(one["stale"]), one.get("opened", "")
             notes.stores = dict(one.get("stores", notes.stores))
         elif kind == "loading":
-            notes.loading = one["boot"]
+            notes.loading, notes.gone = one["boot"], ""
         elif kind == "loaded":
             notes.loading, notes.stale = "", False
             notes.loaded = (one["boot"], one["digest"])
@@ -225,6 +226,7 @@ class Journal:
             notes.opened = one["boot"]
         elif kind == "gone":
             notes.loading, notes.loaded, notes.opened = "", ("", ""), ""
+            notes.gone = one.get("boot", "")
             notes.objects = ("", {})
         elif kind == "objects":
             notes.objects = one["boot"], {name: int(inode)
