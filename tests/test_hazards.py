@@ -11,7 +11,7 @@ import pytest
 from lio_handover import errors
 from lio_handover.kernel.configfs import Configfs
 from lio_handover.model.attributes import COMPANY, HOST, NONE, TABLE, Attribute
-from lio_handover.model.control import CHOICES, NUMBERS, PARAMETERS
+from lio_handover.model.plugins import PLUGINS
 from tests import inhost, lab, samples
 from tests.conftest import HostsOf
 from tests.spoiling import (SERVED, Change, Tree, attribute, command, held, make_bench, parameter,
@@ -189,14 +189,14 @@ def test_attributes_of_one_name_are_spelled_in_one_way() -> None:
     assert [name for name, ways in spelled.items() if len(ways) > 1] == []
 
 
-@pytest.mark.parametrize("plugin", PARAMETERS)
+@pytest.mark.parametrize("plugin", PLUGINS)
 def test_each_parameter_has_what_may_be_written(plugin: str) -> None:
     fs, path = Configfs("/nonexistent"), f"core/{plugin}_0/disk/control"
-    for name in PARAMETERS[plugin]:
-        good = CHOICES.get(name, ("0", "1", str(NUMBERS[name])) if name in NUMBERS else ("/a b",))
-        bad = ("word", "0x1", "01", "") if name in CHOICES else \
-            ("word", "0x1", "01", "-1", "", str(NUMBERS[name] + 1)) if name in NUMBERS else \
-            ("a\nb", "a\0", "a,b")
+    assert len(PLUGINS[plugin].parameters) > 2
+    for name, row in PLUGINS[plugin].parameters.items():
+        good = row.choices or (("/a b",) if row.most is None else ("0", "1", str(row.most)))
+        bad = ("word", "0x1", "01", "") if row.choices else ("a\nb", "a\0", "a,b") \
+            if row.most is None else ("word", "0x1", "01", "-1", "", str(row.most + 1))
         for value in good:
             assert fs.refusal(path, f"{name}={value}\n".encode()) is None, (name, value)
         for value in bad:

@@ -16,7 +16,7 @@ from lio_handover.host import preflight
 from lio_handover.kernel import tcmu
 from lio_handover.kernel.configfs import Configfs
 from lio_handover.kernel.reader import Reader
-from lio_handover.model import control
+from lio_handover.model import plugins
 from lio_handover.model.keys import backstore_key
 from lio_handover.model.objects import Backstore, State
 from lio_handover.settings import Settings
@@ -152,7 +152,7 @@ def test_pscsi_finds_its_disk_by_wwid(
     a, b = hosts(source, destination)
     address, other = a.call(scsi_disk, 0), b.call(scsi_disk, 2)
     assert address != other
-    words = dict(zip(control.HCTL, address.split(":")))
+    words = dict(zip(plugins.HCTL, address.split(":")))
     a.call(inhost.build, served("pscsi", words, {"udev_path": "/dev/sda"}))
     said = a.call(try_freeze)
     assert "reservations go to the physical device" in said and "--allow pgr-passthrough" in said
@@ -162,7 +162,7 @@ def test_pscsi_finds_its_disk_by_wwid(
     assert "--allow pgr-passthrough" in said and left == []
     assert b.call(try_import, document, ("pgr-passthrough",)) == ("", [])
     here = b.call(backstore)
-    assert here.parameters == dict(zip(control.HCTL, other.split(":")))
+    assert here.parameters == dict(zip(plugins.HCTL, other.split(":")))
     assert here.serial == a.call(backstore).serial == "2000"
 
 
@@ -170,7 +170,7 @@ def test_pscsi_finds_its_disk_by_wwid(
 def test_another_disk_at_that_address_is_refused(bed: lab.Lab, hosts: HostsOf) -> None:
     a, b = hosts("stable", "newest")
     address, _ = a.call(scsi_disk, 0), b.call(scsi_disk, 0)
-    words = dict(zip(control.HCTL, address.split(":")))
+    words = dict(zip(plugins.HCTL, address.split(":")))
     a.call(inhost.build, served("pscsi", words, {"udev_path": "/dev/sda"}))
     good = documents.loads(a.call(freeze_and_export, ("pgr-passthrough",)))
     for change, said in (({"wwid": "naa.7"}, f"is {WWID}, on the source it was naa.7"),
@@ -230,11 +230,11 @@ STATUS = "Status: DEACTIVATED  Max Queue Depth: 0  SectorSize: 4096  HwMaxSector
     ("unheard_of", "", {}), ("fileio", "nothing", {}),
 ])
 def test_what_info_says(plugin: str, info: str, wanted: dict[str, str]) -> None:
-    assert control.parse(plugin, STATUS + info) == wanted
+    assert plugins.parse(plugin, STATUS + info) == wanted
 
 
 def test_a_physical_hba_is_refused_whatever_is_allowed() -> None:
-    state = served("pscsi", dict.fromkeys(control.HCTL[1:], "0"), {})
+    state = served("pscsi", dict.fromkeys(plugins.HCTL[1:], "0"), {})
     found = [one for one in preflight._kinds(state) if not one.override]
     assert ["hba_mode" in one.sentence or "udev_path" in one.sentence for one in found] == [
         True, True]

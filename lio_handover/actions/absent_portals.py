@@ -12,6 +12,7 @@ from typing import Collection, Iterator, List, Sequence, Set, Tuple
 
 from .. import errors
 from ..kernel import portals
+from ..model import fabrics
 from ..model.keys import portal_key
 from ..model.objects import Key, State, Tpg, say
 from ..records.journal import Journal
@@ -92,7 +93,7 @@ def _here(one: Standing, want: State) -> Set[Key]:
 
 def _tpgs(one: Standing, want: State) -> Iterator[Tuple[str, Tpg]]:
     for target in want.targets:
-        for tpg in target.tpgs if target.fabric == "iscsi" else ():
+        for tpg in target.tpgs if fabrics.of(target.fabric).portals else ():
             yield one.tpg(target.fabric, target.wwn, tpg.tag), tpg
 
 

@@ -19,7 +19,8 @@ from ..host import in_use, preflight
 from ..host.looked_at import Ready
 from ..kernel import cautions
 from ..kernel.facts import boot_id
-from ..model import dynamic_acls
+from ..model import dynamic_acls, fabrics
+from ..model.fabrics import Gate
 from ..model.objects import State, say
 from ..protocol.messages import Message, document_in
 from ..protocol.table import SOURCE, Do, Mode, MessageType, Step
@@ -95,11 +96,12 @@ class Deeds(Building):
         if by_file:
             findings += in_use.cannot_freeze(state, self.reader(False))
         for target in () if by_file else state.targets:
-            if (target.fabric == "vhost") is not self.vhost or target.fabric == "loopback":
+            gate = fabrics.gate_of(target.fabric)
+            if (gate is Gate.ENDPOINT) is not self.vhost or gate is Gate.LOCAL:
                 findings.append(errors.Finding(
                     errors.CannotRepresent, target.name,
                     f"can't be handed over in mode {self.mode.value}"))
-            if target.fabric == "iscsi" and not any(
+            if gate is Gate.ENABLE and not any(
                     tpg.attributes.get("enable") == "1" for tpg in target.tpgs):
                 findings.append(errors.Finding(
                     errors.InUse, target.name, "serves nobody: no TPG of it is enabled",

@@ -16,7 +16,7 @@ from .. import errors
 from ..document.document import Document
 from ..host.verbs import Core
 from ..kernel.facts import boot_id
-from ..model import aptpl, dynamic_acls, reservations
+from ..model import aptpl, dynamic_acls, fabrics, reservations
 from ..model.aptpl import File
 from ..model.objects import Backstore
 from ..protocol.pr_survival import FOLLOWED
@@ -120,7 +120,7 @@ class Reach:
             tpg, key = self.ports.get((one.target, one.tpgt, one.lun), (None, None))
             if tpg is None or key != store.key:
                 return False
-            if tpg.fabric == "iscsi" and not dynamic_acls.made(tpg) and (
+            if fabrics.of(tpg.fabric).logins and not dynamic_acls.made(tpg) and (
                     *tpg.key, one.initiator, one.mapped_lun, one.lun) not in self.mapped:
                 return False
         return True

@@ -16,7 +16,8 @@ from ..host.verbs import Core
 from ..kernel.configfs import Configfs
 from ..kernel.facts import boot_id
 from ..kernel.reader import Reader
-from ..model import directories
+from ..model import directories, fabrics
+from ..model.fabrics import Gate
 from ..model.keys import backstore_key, lun_key, target_key, tpg_key
 from ..model.objects import Key, State, kernel_name, say
 from ..model.reservations import Seen
@@ -66,7 +67,8 @@ class Standing:
     def vhost(self) -> bool:
         """Whether any of its targets is a guest's."""
         return self.mode in VHOST or self.mode is Mode.FILE and any(
-            name.startswith("vhost/") for name in self.local_targets())
+            fabrics.gate_of(name.partition("/")[0]) is Gate.ENDPOINT
+            for name in self.local_targets())
 
     def reader(self, reserved: bool = True) -> Reader:
         return Reader(self.fs, reservations=reserved, seen=self.seen, known={
@@ -258,7 +260,8 @@ class Standing:
     def tpgs(self) -> Iterator[str]:
         """The path of every iSCSI TPG of the handover's targets that is here."""
         for fabric, wwn in self.names():
-            for name in self.reader(False).tpgs(fabric, wwn) if fabric == "iscsi" else ():
+            for name in self.reader(False).tpgs(fabric, wwn) \
+                    if fabrics.gate_of(fabric) is Gate.ENABLE else ():
                 yield f"{fabric}/{wwn}/{name}"
 
     def tpg(self, fabric: str, wwn: str, tag: int) -> str:
@@ -275,7 +278,7 @@ class Standing:
         """The WWPN of every vhost target of the handover that a guest could attach to: one that
         is here and has a nexus."""
         for fabric, wwn in self.names():
-            if fabric == "vhost" and any(
+            if fabrics.gate_of(fabric) is Gate.ENDPOINT and any(
                     self.nexus(f"{fabric}/{wwn}/{name}")
                     for name in self.reader(False).tpgs(fabric, wwn)):
                 yield wwn
@@ -289,7 +292,8 @@ class Standing:
         noted = self.journal.notes.gates
         return [self.tpg(target.fabric, target.wwn, tpg.tag)
                 for target in self.durable().state.targets
-                for tpg in target.tpgs if target.fabric == "iscsi" and noted.get(
+                if fabrics.gate_of(target.fabric) is Gate.ENABLE
+                for tpg in target.tpgs if noted.get(
                     target.name, {}).get(str(tpg.tag), tpg.attributes.get("enable")) == "1"]
 
     def ports(self) -> ports.Numbers:
@@ -323,7 +327,8 @@ class Standing:
         """Whether a guest is attached to a vhost target here: somebody, and not our holder."""
         reader = self.reader(False)
         return any(reader.attached(target) and self.holders.held(target.wwn) is None
-                   for target in reader.state(self.names()).targets if target.fabric == "vhost")
+                   for target in reader.state(self.names()).targets
+                   if fabrics.gate_of(target.fabric) is Gate.ENDPOINT)
 
     def ran(self) -> bool:
         """Whether a command was executed here since the load."""

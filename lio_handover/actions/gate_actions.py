@@ -7,6 +7,8 @@ from typing import Dict, List, Optional
 
 from .. import errors
 from ..kernel.facts import boot_id
+from ..model import fabrics
+from ..model.fabrics import Gate
 from ..protocol.table import Mode
 from ..records import relative_ports
 from ..savefile import save_file
@@ -38,7 +40,7 @@ class Gates(Adoption):
         """Free the endpoints which we occupy ourselves."""
         for name in self.local_targets():
             fabric, _, wwpn = name.partition("/")
-            if fabric == "vhost":
+            if fabrics.gate_of(fabric) is Gate.ENDPOINT:
                 self.holders.let_go(wwpn)
 
     def _gate_open(self) -> None:

@@ -11,13 +11,14 @@ from typing import Any, Callable, Dict, Iterable, Mapping, Optional, Set, Union
 from ..errors import BadName, BadShape, BadValue, Duplicate
 from ..model import objects
 from ..model.attributes import NONE
-from ..model.control import PARAMETERS
+from ..model.fabrics import BY_PR_NAME, FABRICS
 from ..model.keys import (Key, acl_key, alua_group_key, backstore_key, lu_group_key, lun_key,
                           mapped_lun_key, portal_key, target_key, tpg_key)
 from ..model.objects import State
+from ..model.plugins import PLUGINS
 from .json_types import (an_object, any_object, entries, fail, plain_name, show, string,
                          true_or_false, whole)
-from .values import (INITIATOR, PR_FABRIC, TAGS, U32, U64, WWN, attributes_of, parameters_of,
+from .values import (INITIATOR, U32, U64, attributes_of, parameters_of,
                      port_name, portal_address, without)
 
 
@@ -34,9 +35,9 @@ def label(kind: str, owner: str) -> str:
 
 
 _LABELS = {label(*place): place for place in (
-    *(("backstore", plugin) for plugin in PARAMETERS), ("alua_group", ""), ("lu_group", ""),
+    *(("backstore", plugin) for plugin in PLUGINS), ("alua_group", ""), ("lu_group", ""),
     *((kind, fabric) for kind in ("target", "tpg", "portal", "lun", "acl", "mapped_lun")
-      for fabric in WWN))}
+      for fabric in FABRICS))}
 
 
 class Common:
@@ -113,8 +114,8 @@ def _backstore(value: Any, where: str, common: Common) -> objects.Backstore:
     members = an_object(value, where, "plugin", "name", "parameters", "attributes", "alua_groups",
                         "reservations")
     plugin = plain_name(members["plugin"], f"{where}.plugin")
-    if plugin not in PARAMETERS:
-        fail(BadValue, f"{where}.plugin is {show(plugin)}, not {', '.join(PARAMETERS)}")
+    if plugin not in PLUGINS:
+        fail(BadValue, f"{where}.plugin is {show(plugin)}, not {', '.join(PLUGINS)}")
     key = backstore_key(plugin, plain_name(members["name"], f"{where}.name"))
     return objects.Backstore(
         key,
@@ -158,14 +159,14 @@ def _reservations(value: Any, where: str) -> objects.Reservations:
 def _registration(value: Any, where: str) -> objects.Registration:
     members = an_object(value, where, "initiator", "isid", "key", "fabric", "target", "tpgt", "lun",
                         "mapped_lun", "all_tg_pt")
-    fabric = PR_FABRIC.get(string(members["fabric"], f"{where}.fabric"), "")
-    if not fabric:
-        fail(BadValue, f"{where}.fabric is none of {', '.join(PR_FABRIC)}")
+    fabric = BY_PR_NAME.get(string(members["fabric"], f"{where}.fabric"))
+    if fabric is None:
+        fail(BadValue, f"{where}.fabric is none of {', '.join(BY_PR_NAME)}")
     key = string(members["key"], f"{where}.key")
     if not re.fullmatch("0x[0-9a-f]{16}", key) or key == "0x" + 16 * "0":
         fail(BadValue, f"{where}.key is not 0x and 16 hex digits, or is zero")
     isid = string(members["isid"], f"{where}.isid")
-    if isid and (fabric != "iscsi" or not re.fullmatch("[0-9a-f]{12}", isid)):
+    if isid and (not fabric.logins or not re.fullmatch("[0-9a-f]{12}", isid)):
         fail(BadValue, f"{where}.isid is not 12 lowercase hex digits of an iSCSI session")
 
     def name(field_name: str) -> str:
@@ -175,7 +176,7 @@ def _registration(value: Any, where: str) -> objects.Registration:
     return objects.Registration(
         initiator=name("initiator"), isid=isid, key=int(key, 16), fabric=members["fabric"],
         target=name("target"),
-        tpgt=whole(members["tpgt"], f"{where}.tpgt", 0, TAGS[fabric]),
+        tpgt=whole(members["tpgt"], f"{where}.tpgt", 0, fabric.max_tag),
         lun=whole(members["lun"], f"{where}.lun", 0, U64),
         mapped_lun=whole(members["mapped_lun"], f"{where}.mapped_lun", 0, U64),
         all_tg_pt=true_or_false(members["all_tg_pt"], f"{where}.all_tg_pt"))
@@ -185,9 +186,9 @@ def _target(value: Any, where: str, backstores: Mapping[str, objects.Backstore],
             common: Common) -> objects.Target:
     members = an_object(value, where, "fabric", "wwn", "attributes", "tpgs")
     fabric = string(members["fabric"], f"{where}.fabric")
-    if fabric not in WWN:
-        fail(BadValue, f"{where}.fabric is {show(fabric)}, not {', '.join(WWN)}")
-    wwn = port_name(members["wwn"], f"{where}.wwn", WWN[fabric])
+    if fabric not in FABRICS:
+        fail(BadValue, f"{where}.fabric is {show(fabric)}, not {', '.join(FABRICS)}")
+    wwn = port_name(members["wwn"], f"{where}.wwn", FABRICS[fabric].wwns)
     key = target_key(fabric, wwn)
     tags: Set[Any] = set()
     addresses: Set[Any] = set()
@@ -204,13 +205,13 @@ def _tpg(value: Any, where: str, target: Key, fabric: str,
          backstores: Mapping[str, objects.Backstore], addresses: Set[Any],
          common: Common) -> objects.Tpg:
     members = an_object(value, where, "tag", "attributes", "portals", "luns", "acls")
-    key = tpg_key(target, whole(members["tag"], f"{where}.tag", 0, TAGS[fabric]))
+    key = tpg_key(target, whole(members["tag"], f"{where}.tag", 0, FABRICS[fabric].max_tag))
     made = common.attributes(members["attributes"], f"{where}.attributes", "tpg", fabric)
     if made.get("nexus"):
-        port_name(made["nexus"], f"{where}.attributes['nexus']", WWN[fabric])
+        port_name(made["nexus"], f"{where}.attributes['nexus']", FABRICS[fabric].wwns)
     portals = []
     for at, one in entries(members["portals"], f"{where}.portals"):
-        if fabric != "iscsi":
+        if not FABRICS[fabric].portals:
             fail(BadValue, f"{at}: only iSCSI has portals")
         each = an_object(one, at, "address", "attributes")
         address, said = portal_address(each["address"], f"{at}.address")

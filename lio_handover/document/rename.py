@@ -20,8 +20,8 @@ from dataclasses import dataclass, field, replace
 from typing import Dict, List, NamedTuple, NoReturn, Optional, Sequence, Set, Tuple
 
 from ..errors import BadMap, DocumentError, Duplicate
-from ..model import objects
-from ..model.control import HCTL
+from ..model import fabrics, objects, plugins
+from ..model.plugins import HCTL, Opens
 from ..model.keys import acl_key, portal_key, target_key
 from ..model.objects import Attributes, Key, say
 from ..storage import block_devices as devices, device_limits as limits
@@ -262,10 +262,11 @@ class _Applying:
             map(self.registration, one.reservations.registrations)))
         path = self.path(one)
         parameters, attributes = dict(one.parameters), dict(self.limited(one.attributes))
-        if one.plugin == "pscsi":
+        plugin = plugins.of(one.plugin)
+        if plugin.opens is Opens.SCSI:
             parameters.update(self.scsi_address(one, path))
         elif path != one.path:
-            parameters["fd_dev_name" if one.plugin == "fileio" else "udev_path"] = path
+            parameters[plugin.path_in[1]] = path
         if attributes.get("udev_path") == one.path:  # what targetcli notes there
             attributes["udev_path"] = path
         return replace(one, parameters=parameters, attributes=attributes, reservations=held)
@@ -284,7 +285,8 @@ class _Applying:
         return dict(zip(HCTL, self.use("address", old, old, new).split(":"))) if new else {}
 
     def registration(self, one: objects.Registration) -> objects.Registration:
-        target = self.renamed.get((one.fabric.lower(), _bare(one.target)), one.target)
+        fabric = fabrics.of_pr_name(one.fabric).name
+        target = self.renamed.get((fabric, _bare(one.target)), one.target)
         return replace(one, initiator=self.initiator(one.initiator), target=target)
 
     def path(self, one: objects.Backstore) -> str:

@@ -9,9 +9,10 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Callable, FrozenSet, Tuple
 
-from ..model import dynamic_acls
+from ..model import dynamic_acls, fabrics
 from ..model.attributes import RUNTIME, owner_of, rows
 from ..model.diff import Change, diff
+from ..model.fabrics import Gate
 from ..model.objects import (NO_RESERVATIONS, Acl, Backstore, Lun, MappedLun, Object, State, Target,
                              Tpg)
 from ..model.reservations import settled
@@ -114,5 +115,5 @@ def shut(state: State) -> State:
     return replace(state, targets=tuple(
         replace(target, tpgs=tuple(
             replace(tpg, attributes={**tpg.attributes, "enable": "0"})
-            if target.fabric == "iscsi" else tpg for tpg in target.tpgs))
+            if fabrics.gate_of(target.fabric) is Gate.ENABLE else tpg for tpg in target.tpgs))
         for target in state.targets))

@@ -9,18 +9,13 @@ import re
 from typing import Any, Dict, Tuple
 
 from ..errors import BadName, BadShape, BadValue
-from ..model import attributes, objects
-from ..model.control import CHOICES, HCTL, NUMBERS, PARAMETERS
+from ..model import attributes, objects, plugins
 from .json_types import MAX_WRITE, any_object, fail, plain_name, plain_text, show, string, utf8
 
 U16, U32, U64 = 2**16 - 1, 2**32 - 1, 2**64 - 1
 
 
 # --- names of the fabrics ------------------------------------------------------------------------
-WWN = {"iscsi": ("iqn.", "eui.", "naa."), "vhost": ("naa.", "fc.", "iqn."),
-       "loopback": ("naa.", "fc.", "iqn.")}
-PR_FABRIC = {"iSCSI": "iscsi", "vhost": "vhost", "loopback": "loopback"}
-TAGS = {"iscsi": U16, "vhost": 255, "loopback": 31}
 INITIATOR = 223  # bytes
 
 
@@ -231,36 +226,28 @@ def _value(row: attributes.Attribute, kind: str, path: str, text: str, at: str,
 
 
 # --- parameters of backstores --------------------------------------------------------------------
-#: Plugin → what must be there.
-_NEEDED = {"rd_mcp": ("rd_pages",), "pscsi": HCTL[1:], "user": ("dev_config", "dev_size")}
-_BACKING = {"fileio": ("fd_dev_name", 255), "iblock": ("udev_path", 511)}
-
-
 def parameters_of(value: Any, where: str, plugin: str) -> Dict[str, str]:
     """What goes into ``control``: a list of name=value, so that no value can have its marks."""
+    rows = plugins.PLUGINS[plugin].parameters
     made: Dict[str, str] = {}
     for name, text in any_object(value, where).items():
         at = f"{where}[{show(name)}]"
-        if name not in PARAMETERS[plugin]:
+        if name not in rows:
             fail(BadShape, f"{at} is no parameter of {plugin}")
-        text = plain_text(text, at)
+        row, text = rows[name], plain_text(text, at)
         if "," in text:
             fail(BadValue, f"{at} has a comma, which would end it")
-        if name in CHOICES and text not in CHOICES[name]:
-            fail(BadValue, f"{at} is {show(text)}, not {' or '.join(sorted(CHOICES[name]))}")
-        if name in NUMBERS and not (attributes.DECIMAL.fullmatch(text)
-                                    and 0 <= int(text) <= NUMBERS[name]):
-            what = "number of bytes" if name.endswith("dev_size") else "number"
-            fail(BadValue, f"{at} is {show(text)}, not a {what} from 0 to {NUMBERS[name]}")
+        if row.choices and text not in row.choices:
+            fail(BadValue, f"{at} is {show(text)}, not {' or '.join(row.choices)}")
+        if row.most is not None and not (attributes.DECIMAL.fullmatch(text)
+                                         and 0 <= int(text) <= row.most):
+            fail(BadValue, f"{at} is {show(text)}, not a {row.what} from 0 to {row.most}")
         made[name] = text
-    for name in _NEEDED.get(plugin, ()):
-        if not made.get(name):
+    for name, row in rows.items():
+        if row.needed and not made.get(name) or row.path and name not in made:
             fail(BadShape, f"{where}.{name} is missing")
-    if plugin in _BACKING:
-        name, longest = _BACKING[plugin]
-        if name not in made:
-            fail(BadShape, f"{where}.{name} is missing")
-        _backing(made[name], f"{where}[{name!r}]", longest)
+        if row.path:
+            _backing(made[name], f"{where}[{name!r}]", row.path)
     return made
 
 

@@ -31,6 +31,8 @@ from .. import errors
 from ..client.ssh import About, Side
 from ..document import document as documents
 from ..handover.reply import Answer
+from ..model import fabrics
+from ..model.fabrics import Gate
 from ..protocol.messages import Message, to_json
 from ..protocol.table import DESTINATION, MODES, SOURCE, VHOST, Mode, MessageType
 from ..views import phrases
@@ -103,7 +105,7 @@ def agree(source: About, destination: About) -> int:
 def movable(targets: Sequence[str], mode: str) -> None:
     """Refuse what needs another driver than this one.  Raises WrongState."""
     if mode in {one.value for one in VHOST} or any(
-            not name.startswith("iscsi/") for name in targets):
+            fabrics.gate_of(name.partition("/")[0]) is not Gate.ENABLE for name in targets):
         raise errors.WrongState(
             "a vhost target moves with its guest, whose QEMU has to be asked when to freeze and "
             "when to open",

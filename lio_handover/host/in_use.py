@@ -6,6 +6,8 @@ from typing import Iterator, List
 from .. import errors
 from ..errors import Finding
 from ..kernel.reader import Reader
+from ..model import fabrics
+from ..model.fabrics import Gate
 from ..model.objects import State, Target, say
 from .preflight import hidden_reservations, twins
 
@@ -22,14 +24,15 @@ def removal(state: State, reader: Reader) -> List[Finding]:
     if state.targets:  # which are kept in a document
         found += twins(state.backstores, reader.outline(state.backstores))
     for target in state.targets:
+        gate = fabrics.gate_of(target.fabric)
         for tpg in target.tpgs:
             for name in tpg.sessions:
                 found.append(Finding(errors.InUse, say(tpg.key), f"{name} is logged in",
                                      do=f"lio-handover freeze {target.name}"))
-            if tpg.attributes.get("nexus") and target.fabric == "loopback":
+            if tpg.attributes.get("nexus") and gate is Gate.LOCAL:
                 found.append(Finding(
                     errors.InUse, say(tpg.key), "its LUNs are disks of this very host", "local"))
-        if target.fabric == "vhost" and reader.attached(target):
+        if gate is Gate.ENDPOINT and reader.attached(target):
             found.append(guest_attached(target))
     mine = [target.name for target in state.targets]
     others = reader.exporters([store.key for store in state.backstores], mine)
@@ -50,16 +53,18 @@ def removal(state: State, reader: Reader) -> List[Finding]:
 
 def shut(target: Target, reader: Reader) -> bool:
     """Whether it is certain that no initiator can get a command executed."""
-    if target.fabric == "iscsi":
+    gate = fabrics.gate_of(target.fabric)
+    if gate is Gate.ENABLE:
         return all(tpg.attributes.get("enable", "0") == "0" for tpg in target.tpgs)
-    return target.fabric == "vhost" and reader.attached(target) is False
+    return gate is Gate.ENDPOINT and reader.attached(target) is False
 
 
 def cannot_freeze(state: State, reader: Reader) -> Iterator[Finding]:
     """A vhost target is frozen by its guest being stopped: that can be seen, not done."""
     for target in state.targets:
-        if target.fabric == "loopback":
+        gate = fabrics.gate_of(target.fabric)
+        if gate is Gate.LOCAL:
             yield Finding(errors.CannotRepresent, target.name,
                           "its initiator is this host, which can't be kept out")
-        elif target.fabric == "vhost" and not shut(target, reader):
+        elif gate is Gate.ENDPOINT and not shut(target, reader):
             yield guest_attached(target)

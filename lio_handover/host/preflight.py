@@ -16,9 +16,10 @@ from ..execute.verify import describe
 from ..kernel import dbroot, portals, tcmu
 from ..kernel.facts import Facts, kernel_symbols
 from ..kernel.reader import Reader
-from ..model import attributes, dynamic_acls, reservations
-from ..model.control import HCTL
+from ..model import attributes, dynamic_acls, fabrics, plugins, reservations
+from ..model.plugins import HCTL, Data, Opens
 from ..model.diff import diff
+from ..model.fabrics import Gate
 from ..model.keys import backstore_key
 from ..model.objects import Backstore, Key, State, say
 from ..plan import unit_serials
@@ -26,9 +27,6 @@ from ..plan.plan import Plan
 from ..settings import Settings
 from ..storage import device_limits, exclusive, opened, policy
 from ..storage.block_devices import Glance
-
-#: What this program hands over; the rest is refused by name.
-FABRICS = ("iscsi", "vhost", "loopback")
 
 
 def source(state: State, reader: Reader) -> List[Finding]:
@@ -78,23 +76,25 @@ def _kinds(state: State) -> Iterator[Finding]:
             yield Finding(errors.CannotRepresent, say(store.key),
                           f"its unit serial {errors.one_line(store.serial)} {why}, so the kernel "
                           "can't keep registrations in a file of that name")
-        if store.plugin == "rd_mcp" and store.parameters.get("rd_nullio") != "1":
+        plugin = plugins.of(store.plugin)
+        if plugin.data is Data.MEMORY and store.parameters.get("rd_nullio") != "1":
             yield Finding(errors.CannotRepresent, say(store.key),
                           "its data is in this host's memory, and does not go with it", "ramdisk")
-        elif store.plugin == "user":
+        elif plugin.data is Data.HANDLER:
             yield Finding(errors.CannotRepresent, say(store.key),
                           "its data is behind a program in user space: whether all of it is on "
                           "storage, and on the same on both hosts, can't be seen", "unseen-data",
                           "make sure of it with that program")
-        elif store.plugin == "pscsi":
+        elif plugin.opens is Opens.SCSI:
             yield from _pscsi(store)
         if store.attributes.get("attrib/pgr_support") == "0":
             yield Finding(errors.CannotRepresent, say(store.key),
                           "reservations go to the physical device, past LIO, which knows them as "
-                          "this host's" + (", and so does ALUA" if store.plugin == "pscsi" else ""),
+                          "this host's"
+                          + (", and so does ALUA" if plugin.opens is Opens.SCSI else ""),
                           "pgr-passthrough", "let the initiators register again afterwards")
     for target in state.targets:
-        if target.fabric not in FABRICS:
+        if target.fabric not in fabrics.FABRICS:
             yield Finding(errors.CannotRepresent, target.name,
                           f"the {target.fabric} fabric is not handed over yet")
 
@@ -197,7 +197,7 @@ def nobody(state: State) -> Tuple[str, ...]:
     return tuple(
         f"{say(acl.key)} admits nobody: the kernel makes an initiator's name small letters, then "
         "looks for its ACL; make it anew in small letters"
-        for target in state.targets if target.fabric == "iscsi" for tpg in target.tpgs
+        for target in state.targets if fabrics.of(target.fabric).logins for tpg in target.tpgs
         for acl in tpg.acls if admits_nobody(acl.initiator))
 
 
@@ -302,7 +302,8 @@ def _twice(want: State) -> Iterator[Finding]:
 def _handler(want: State, have: State) -> Iterator[Finding]:
     """A tcmu backstore is made where a program serves it; its LUN serves nothing without."""
     stores = [store for store in want.backstores
-              if store.plugin == "user" and have.backstore(store.key) is None]
+              if plugins.of(store.plugin).data is Data.HANDLER
+              and have.backstore(store.key) is None]
     there = tcmu.listens() if stores else True
     for store in () if there else stores:
         asked = store.attributes.get("attrib/nl_reply_supported") != "-1"
@@ -318,7 +319,7 @@ def _discovery(want: State, have: State, reader: Reader) -> Iterator[Finding]:
     if wanted is None or here == wanted:
         return
     mine = {target.wwn for target in want.targets}
-    others = [wwn for fabric, wwn in reader.target_names() if fabric == "iscsi"
+    others = [wwn for fabric, wwn in reader.target_names() if fabrics.of(fabric).logins
               and wwn not in mine]
     unset = {"enforce_discovery_auth": "0"}
     if here is None or dict(here.attributes) == unset:
@@ -356,7 +357,8 @@ def _relative_ports(want: State, taken: Mapping[str, Sequence[str]]) -> Iterator
     for target in want.targets:
         for tpg in target.tpgs:
             port = tpg.attributes.get("rtpi", "0")
-            if target.fabric != "iscsi" or port == "0" or tpg.attributes.get("enable") != "1":
+            if fabrics.gate_of(target.fabric) is not Gate.ENABLE or port == "0" \
+                    or tpg.attributes.get("enable") != "1":
                 continue
             others = [f"{other} on this host" for other in taken.get(port, ())
                       if not other.startswith(f"{target.name}/")]
@@ -377,7 +379,8 @@ def _lacking(want: State) -> Iterator[Finding]:
              for row in [attributes.row(obj.kind, attributes.owner_of(obj.key), name)]
              if row is not None and row.symbol and row.path != "rtpi"
              # What is in a module that is not loaded yet can't be told: the import will see.
-             and (obj.kind != "acl" or os.path.isdir("/sys/module/iscsi_target_mod"))
+             and (obj.kind != "acl"
+                  or os.path.isdir(f"/sys/module/{fabrics.of(obj.key[1]).module}"))
              and value not in (row.if_absent, *row.unset)]
     there = kernel_symbols({row.symbol for _, row, _ in asked}) if asked else set()
     for key, row, value in asked:
@@ -393,7 +396,8 @@ def _no_relative_port(want: State) -> Iterator[Finding]:
     (target_core_tpg.c); before, a link always gives one."""
     for target in want.targets:
         for tpg in target.tpgs:
-            if target.fabric != "iscsi" and "rtpi" not in tpg.attributes and any(
+            gated = fabrics.gate_of(target.fabric) is Gate.ENABLE
+            if not gated and "rtpi" not in tpg.attributes and any(
                     lun.backstore and "rtpi" not in lun.attributes for lun in tpg.luns):
                 yield Finding(errors.CannotRepresent, say(tpg.key),
                               "its relative port is 0, and this kernel gives each at least 1",

@@ -13,8 +13,10 @@ from ..execute.verify import Scope
 from ..kernel.configfs import Configfs
 from ..kernel.reader import Reader
 from ..kernel.scsi_bus import Drivers, sg_of
+from ..model import plugins
 from ..model.keys import backstore_key, lun_key, target_key, tpg_key
 from ..model.objects import Backstore, Key, Lun, State, Target, Tpg, say
+from ..model.plugins import Opens
 from ..model.reservations import Seen
 from ..plan.plan import SCRATCH_NEXUS, SCRATCH_TARGET
 from ..plan.planner import plan
@@ -64,7 +66,7 @@ def reads(fs: Configfs, names: Sequence[Tuple[str, str]]) -> Dict[Key, Optional[
     With the same traces as full_status, and the block is not looked at.
     """
     have = Reader(fs, reservations=False).state(names)
-    stores = [store for store in have.backstores if store.plugin == "fileio"]
+    stores = [store for store in have.backstores if plugins.opened_by(store.plugin) is Opens.FILE]
     if not stores:
         return {}
     with _luns(fs, stores) as paths:

@@ -20,7 +20,8 @@ from ..kernel import cautions, fixes, portals
 from ..kernel.configfs import Configfs
 from ..kernel.facts import Facts, boot_id
 from ..kernel.reader import Reader
-from ..model import diff as differ, dynamic_acls, reservations
+from ..model import diff as differ, dynamic_acls, fabrics, reservations
+from ..model.fabrics import Gate
 from ..model.keys import backstore_key
 from ..model.objects import Backstore, Key, State, say
 from ..model.reservations import Seen
@@ -116,7 +117,7 @@ class Core(Host):
                                        self.settings.savefiles)
         if probe:
             self._remember(state)
-        if any(target.fabric == "vhost" for target in state.targets):
+        if any(fabrics.gate_of(target.fabric) is Gate.ENDPOINT for target in state.targets):
             with self.alone(names), self.locks.hold(SCRATCH, patience=PATIENCE):
                 findings += preflight.live_migration(probes.logs_guest_writes(self.fs))
         return document, findings

@@ -10,9 +10,8 @@ import re
 from typing import Callable, Dict, Iterable, List, Optional, Set, Tuple
 
 from .. import errors
-from ..model import directories
+from ..model import directories, plugins
 from ..model.attributes import BLANKS, COMPANY, COMPANY_ID, DECIMAL, HOST, NONE, TABLE
-from ..model.control import CHOICES, NUMBERS, PARAMETERS, parse
 from ..model.objects import PrType
 from ..storage.protection import SUFFIX
 
@@ -75,26 +74,33 @@ def _only_enabled(fs: "Configfs", path: str, data: bytes) -> Optional[str]:
     return "it is written on an enabled backstore only"
 
 
+def _plugin(path: str) -> plugins.Plugin:
+    """Of the backstore that a path leads to, or below; a row without a name elsewhere."""
+    return plugins.of(path.split("/")[1].rpartition("_")[0] if path.startswith("core/") else "")
+
+
 def _control(_: "Configfs", path: str, data: bytes) -> Optional[str]:
     """name=value, separated by commas, of the backstore's plugin."""
-    plugin = path.split("/")[1].rpartition("_")[0] if path.startswith("core/") else ""
+    plugin = _plugin(path)
     for word in _word(data).split(","):
         name, _equals, value = word.partition("=")
-        if name not in PARAMETERS.get(plugin, ()) or {"\n", "\0"} & set(value):
-            return f"only the parameters of {plugin or 'a backstore'} are written there"
-        if value not in CHOICES.get(name, (value,)):
-            return f"only {' or '.join(sorted(CHOICES[name]))} is written as {name}"
-        if name in NUMBERS and not (DECIMAL.fullmatch(value) and 0 <= int(value) <= NUMBERS[name]):
+        row = plugin.parameters.get(name)
+        if row is None or {"\n", "\0"} & set(value):
+            return f"only the parameters of {plugin.name or 'a backstore'} are written there"
+        if row.choices and value not in row.choices:
+            return f"only {' or '.join(row.choices)} is written as {name}"
+        if row.most is not None and not (DECIMAL.fullmatch(value) and 0 <= int(value) <= row.most):
             return f"only a plain decimal number is written as {name}"
     return None
 
 
 def _file_is_there(fs: "Configfs", path: str, data: bytes) -> Optional[str]:
     """fileio opens with O_CREAT (target_core_file.c:fd_configure_device, fd_init_prot)."""
-    if not path.startswith("core/fileio_") or _word(data) == "0":
+    plugin = _plugin(path)
+    if plugin.opens is not plugins.Opens.FILE or _word(data) == "0":
         return None
     store, file = "/".join(path.split("/")[:3]), path.rpartition("/")[2]
-    name = parse("fileio", fs.read(f"{store}/info")).get("fd_dev_name", "")
+    name = plugins.parse(plugin.name, fs.read(f"{store}/info")).get(plugin.path_in[1], "")
     if name and file == "pi_prot_type":
         name += SUFFIX
     if name and not os.path.exists(name):

@@ -3,11 +3,8 @@ from __future__ import annotations
 
 from typing import Dict, Iterable, List, Optional
 
-from ..model import dynamic_acls, reservations
+from ..model import dynamic_acls, fabrics, reservations
 from ..model.objects import Key, Lun, Target, Tpg
-
-#: Fabrics' names in the target tree → as the PR code shows and takes them.
-FABRIC_NAMES = {"iscsi": "iSCSI", "vhost": "vhost", "loopback": "loopback"}
 
 
 def places_of(targets: Iterable[Target]) -> Dict[Key, Dict[str, List[reservations.Place]]]:
@@ -19,7 +16,7 @@ def places_of(targets: Iterable[Target]) -> Dict[Key, Dict[str, List[reservation
             found.setdefault(store, {}).setdefault(initiator, []).append(place)
 
     for target in targets:
-        fabric = FABRIC_NAMES.get(target.fabric, target.fabric)
+        fabric = fabrics.of(target.fabric).pr_name
         for tpg in target.tpgs:
             luns = {lun.number: lun for lun in tpg.luns}
             explicit = {acl.initiator for acl in tpg.acls}

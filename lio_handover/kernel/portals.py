@@ -17,6 +17,7 @@ from typing import (AbstractSet, Dict, Iterable, Iterator, List, Mapping, NamedT
 
 from .. import errors
 from ..errors import Finding
+from ..model import directories, fabrics
 from ..model.objects import Key, Portal, State, say
 from .configfs import Configfs
 
@@ -187,11 +188,11 @@ def _portals(state: State) -> Iterator[Portal]:
 # --- what can't be had ---------------------------------------------------------------------------
 def of_host(fs: Configfs) -> Iterator[Tuple[str, str]]:
     """(target, name) of every portal of the host."""
-    for wwn in fs.entries("iscsi")[1] if fs.exists("iscsi") else ():
-        for tpgt in fs.entries(f"iscsi/{wwn}")[1]:
-            if "tpgt_" in tpgt:
-                for name in fs.names(f"iscsi/{wwn}/{tpgt}/np"):
-                    yield f"iscsi/{wwn}", name
+    for fabric in filter(fs.exists, (row.name for row in fabrics.FABRICS.values() if row.portals)):
+        for wwn in fs.entries(fabric)[1]:
+            for tpgt in filter(directories.is_tpg, fs.entries(f"{fabric}/{wwn}")[1]):
+                for name in fs.names(f"{fabric}/{wwn}/{tpgt}/np"):
+                    yield f"{fabric}/{wwn}", name
 
 
 def findings(want: State, have: State, fs: Configfs) -> List[Finding]:

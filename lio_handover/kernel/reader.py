@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Dict, FrozenSet, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from .. import errors
-from ..model import control, directories, keys
+from ..model import directories, fabrics, keys, plugins
 from ..model.attributes import GATE, HOST, NEXUS, SECRET, Attribute, hides, rows
 from ..model.objects import (NO_RESERVATIONS, Acl, AluaGroup, Backstore, DiscoveryAuth, Key,
                              LuGroup, Lun, MappedLun, Portal, Reservations, Secret, State, Target,
@@ -148,9 +148,9 @@ class Reader:
             group_path = f"{path}/alua/{group}"
             carried, _ = self._attributes("alua_group", "", group_path)
             groups.append(AluaGroup(keys.alua_group_key(key, group), carried))
-        return Backstore(key, control.parse(plugin, info), attributes, tuple(groups),
+        return Backstore(key, plugins.parse(plugin, info), attributes, tuple(groups),
                          self._reservations(path, attributes.get("wwn/vpd_unit_serial", ""),
-                                            places, key), hba, host, control.device(info))
+                                            places, key), hba, host, plugins.device(info))
 
     def off(self, stores: Iterable[Backstore]) -> FrozenSet[Key]:
         """Those that were never enabled: nothing can export them."""
@@ -347,7 +347,7 @@ class Reader:
         stores = tuple(self.backstore(placed[key], kernel_name(key), places.get(key, {}))
                        for key in sorted(wanted))
         if discovery is None:
-            discovery = any(target.fabric == "iscsi" for target in found)
+            discovery = any(fabrics.of(target.fabric).logins for target in found)
         return State(self._lu_groups(stores, targets is None), stores, tuple(found),
                      self.discovery_auth() if discovery else None)
 
@@ -391,7 +391,7 @@ class Reader:
             if self.fs.exists(f"{path}/wwn/vpd_unit_serial"):
                 serial = self.fs.read(f"{path}/wwn/vpd_unit_serial").strip().rpartition(": ")[2]
             info = self.fs.read(f"{path}/info")
-            stores.append(Backstore(key, control.parse(key[1], info),
+            stores.append(Backstore(key, plugins.parse(key[1], info),
                                     {"wwn/vpd_unit_serial": serial} if serial else {}, hba=hba))
         return State((), tuple(stores))
 

@@ -23,7 +23,8 @@ from ..handover.reply import Answer
 from ..host import in_use
 from ..host.looked_at import Ready
 from ..host.verbs import AWAY, Core
-from ..model import diff as differ
+from ..model import diff as differ, fabrics
+from ..model.fabrics import Gate
 from ..model.objects import State
 from ..plan.pr_order import reachable
 from ..protocol.messages import Message
@@ -403,5 +404,6 @@ def _closed(state: State) -> List[str]:
     """Of targets that nobody is let in to, as they were disabled when they were frozen."""
     return [f"{target.name}: every TPG of it is disabled, as it was when it was frozen: nobody is "
             f"let in; next: targetcli /{target.name}/{target.tpgs[0].key[-1]} enable"
-            for target in state.targets if target.fabric == "iscsi" and target.tpgs
+            for target in state.targets
+            if fabrics.gate_of(target.fabric) is Gate.ENABLE and target.tpgs
             and all(tpg.attributes.get("enable", "0") == "0" for tpg in target.tpgs)]

@@ -17,7 +17,7 @@ from ..handover import next_steps
 from ..handover.engine import Handovers
 from ..handover.reply import Answer, Peer
 from ..kernel.facts import boot_id
-from ..plan.plan import MODULES
+from ..model import fabrics, plugins
 from ..records.journal import Journal
 from ..savefile.places import FOLDERS
 from ..storage import device_limits
@@ -136,9 +136,8 @@ def _once(core: Ours, name: str, peer: Optional[Peer], stop: Callable[[], bool])
 def _modules(standing: Standing) -> None:
     """Raises ModuleMissing where this kernel has no module for a backstore or a fabric."""
     state = standing.durable().state
-    wanted = {MODULES.get(word, word) for word in (
-        *(store.plugin for store in state.backstores if store.plugin in MODULES),
-        *(target.fabric for target in state.targets))}
+    wanted = {*(plugins.of(store.plugin).module for store in state.backstores),
+              *(fabrics.of(target.fabric).module for target in state.targets)} - {""}
     missing = [module for module in sorted(wanted) if not device_limits.available(module)]
     if missing:
         raise errors.ModuleMissing(f"this kernel has no module {', '.join(missing)}",

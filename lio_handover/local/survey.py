@@ -10,7 +10,8 @@ from typing import Any, Dict, List, Optional
 
 from .. import errors
 from ..host.verbs import frozen_in
-from ..model import directories
+from ..model import directories, fabrics
+from ..model.fabrics import Gate
 from ..protocol.table import STATES
 from ..records.journal import Handover, Journal, ids
 from .ours import BROUGHT_BACK, LIO_HANDOVER, TARGETCLI, Ours, counting_in
@@ -63,7 +64,7 @@ def _shown(handover: Handover, meddled: str = "") -> Dict[str, Any]:
 
 
 def _enabled(core: Ours, name: str) -> bool:
-    if not name.startswith("iscsi/"):
+    if fabrics.gate_of(name.partition("/")[0]) is not Gate.ENABLE:
         return True
     return any(core.fs.read(f"{name}/{tpg}/enable").strip() == "1"
                for tpg in core.fs.entries(name)[1] if directories.is_tpg(tpg))

@@ -10,6 +10,7 @@ from typing import Dict, Iterator, List, Mapping, Sequence, Set
 
 from ..actions.context import Standing
 from ..model import directories
+from ..model.fabrics import FABRICS
 from ..system import inotify
 from ..system.inotify import Inotify
 
@@ -63,7 +64,7 @@ class TreeWatches:
 
 def roots(root: str) -> List[str]:
     """Where fabrics and targets come and go."""
-    return [root, *(f"{root}/{fabric}" for fabric in ("iscsi", "vhost", "loopback"))]
+    return [root, *(f"{root}/{fabric}" for fabric in FABRICS)]
 
 
 def gates(standing: Standing) -> Iterator[str]:

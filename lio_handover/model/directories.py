@@ -11,10 +11,10 @@ from __future__ import annotations
 import re
 from typing import Dict, Iterable, Iterator, List, Tuple
 
+from . import fabrics
+
 #: What a number is that no spelling of a number was found in: no document takes it.
 NO_NUMBER = -1
-#: Fabrics that read a TPG's number as C does; the others take decimal digits alone.
-_C_NUMBERS = ("iscsi",)
 
 _C = re.compile(r"\+?(0[xX][0-9a-fA-F]+|0[0-7]*|[1-9][0-9]*)\n?")
 _DECIMAL = re.compile(r"\+?([0-9]+)\n?")
@@ -37,9 +37,10 @@ def lun_number(directory: str) -> int:
 def tag(fabric: str, directory: str) -> int:
     """Of ``tpgt_N``, a TPG's; NO_NUMBER where it is none."""
     before, found, text = directory.partition("tpgt_")
-    if not found or before and fabric not in _C_NUMBERS:
+    as_c = fabrics.of(fabric).c_numbers
+    if not found or before and not as_c:
         return NO_NUMBER
-    return _number(text, _C if fabric in _C_NUMBERS else _DECIMAL)
+    return _number(text, _C if as_c else _DECIMAL)
 
 
 def is_tpg(directory: str) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Dict, List, Mapping, Sequence, Tuple
 
+from . import fabrics
 from .attributes import rows
 from .defaults import FRESH
 from .keys import acl_key, mapped_lun_key, target_key, tpg_key
@@ -31,7 +32,7 @@ Names = Mapping[Key, Sequence[str]]
 
 def made(tpg: Tpg) -> bool:
     """Whether who logs in to the TPG without an ACL is given one, which then stays."""
-    return tpg.fabric == "iscsi" and tpg.attributes.get("attrib/generate_node_acls") == "1"
+    return fabrics.of(tpg.fabric).logins and tpg.attributes.get("attrib/generate_node_acls") == "1"
 
 
 def sessions(tpg: Tpg) -> List[str]:
@@ -49,8 +50,8 @@ def made_explicit(state: State, noted: Names) -> Tuple[State, Tuple[str, ...]]:
     registered: Dict[Key, List[str]] = {}
     for store in state.backstores:
         for registration in store.reservations.registrations:
-            key = tpg_key(target_key(registration.fabric.lower(), registration.target),
-                          registration.tpgt)
+            fabric = fabrics.of_pr_name(registration.fabric).name
+            key = tpg_key(target_key(fabric, registration.target), registration.tpgt)
             registered.setdefault(key, []).append(registration.initiator)
     notes: List[str] = []
 

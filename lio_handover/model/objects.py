@@ -17,7 +17,7 @@ from enum import IntEnum
 from functools import cached_property
 from typing import Dict, Iterator, List, Mapping, Optional, Tuple, Union
 
-from . import directories
+from . import directories, plugins
 from .keys import Key as Key
 
 
@@ -184,10 +184,8 @@ class Backstore:
     @property
     def path(self) -> str:
         """The file or device which it opens, "" for none."""
-        if self.plugin == "pscsi":  # control has its address, the block device is an attribute
-            return self.attributes.get("udev_path", "")
-        name = "fd_dev_name" if self.plugin == "fileio" else "udev_path"
-        return self.parameters.get(name, "")
+        where, name = plugins.of(self.plugin).path_in
+        return (self.attributes if where == "attributes" else self.parameters).get(name, "")
 
     @property
     def serial(self) -> str:

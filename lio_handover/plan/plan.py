@@ -33,11 +33,6 @@ OPEN = "open"        # a file or device, for SYNC
 IDLE = "idle"        # wait until no command of the backstores is executing
 SYNC = "sync"        # all that this host has of a file or device is on the storage
 
-#: Backstore plugin, or fabric → the kernel module that has it.
-MODULES = {"fileio": "target_core_file", "iblock": "target_core_iblock",
-           "pscsi": "target_core_pscsi", "user": "target_core_user",
-           "iscsi": "iscsi_target_mod", "vhost": "vhost_scsi", "loopback": "tcm_loop"}
-
 KERNEL_OPS = (MKDIR, RMDIR, LINK, UNLINK, WRITE)
 
 #: A loopback target for the time of one step. Its disk is only asked, never written.

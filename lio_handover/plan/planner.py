@@ -9,9 +9,10 @@ from typing import Dict, Iterator, Mapping, Optional, Sequence, Set, Tuple
 from .. import errors
 from ..kernel import dbroot, portals
 from ..kernel.facts import Facts
-from ..model import defaults, diff as differ
+from ..model import defaults, diff as differ, fabrics, plugins
 from ..model.attributes import CARRIED, Attribute, owner_of, rows
 from ..model.diff import Change, Create, Register, Relink, Remove, diff
+from ..model.fabrics import Gate
 from ..model.keys import lun_key
 from ..model.objects import (DEFAULT_GROUP, Acl, AluaGroup, Backstore, DiscoveryAuth, Key, LuGroup,
                              Lun, MappedLun, Object, Portal, Secret, State, Target, Tpg, say)
@@ -21,7 +22,7 @@ from ..storage.exclusive import Opening
 from .draft import Draft
 from .exports import ExportPlanner
 from .order import PLACE
-from .plan import (ACQUIRE, DRAIN, FLUSH, FOLDER, IDLE, LINK, MKDIR, MODULES, OPEN, PROVE, RELEASE,
+from .plan import (ACQUIRE, DRAIN, FLUSH, FOLDER, IDLE, LINK, MKDIR, OPEN, PROVE, RELEASE,
                    RMDIR, SYNC, UNLINK, VERIFY, WRITE, Plan, Step)
 from .pr_order import LAST, Revival, merged, reachable
 from .pr_steps import ReservationPlanner
@@ -304,7 +305,7 @@ class _Planner:
         return known
 
     def _create_backstore(self, one: Backstore, path: str) -> None:
-        module = MODULES.get(one.plugin)
+        module = plugins.of(one.plugin).module
         if module:
             self._load(module)
         if one.key in self.late:
@@ -332,7 +333,7 @@ class _Planner:
         for target in self.want.targets:
             tags = [tpg.tag for tpg in target.tpgs
                     if tpg.key in self.created and tpg.attributes.get("nexus") and tpg.luns]
-            if target.fabric == "vhost" and tags:
+            if tags and fabrics.gate_of(target.fabric) is Gate.ENDPOINT:
                 self._add("drain", DRAIN, target.wwn,
                           ",".join(map(str, tags)).encode(), target.key)
 
@@ -340,7 +341,7 @@ class _Planner:
         wanted = sorted({target.fabric for target in self.want.targets})
         for fabric in wanted:
             if fabric not in self.facts.fabrics:
-                self._load(MODULES.get(fabric, fabric))
+                self._load(fabrics.of(fabric).module)
                 self._add("fabric", MKDIR, fabric)
         if self.keep_fabrics is not None:
             for fabric in self.facts.fabrics:

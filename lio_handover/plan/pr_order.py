@@ -11,8 +11,8 @@ import heapq
 from dataclasses import replace
 from typing import Dict, Iterable, List, Optional, Sequence, Set, Tuple
 
-from ..kernel.nexus_paths import FABRIC_NAMES
-from ..model import reservations
+from ..model import fabrics, reservations
+from ..model.fabrics import Gate
 from ..model.keys import acl_key, lun_key, mapped_lun_key, target_key, tpg_key
 from ..model.objects import Backstore, Key, Registration, Reservations, State, say
 
@@ -42,7 +42,7 @@ class Revival:
         self.burn_places: Dict[Key, Tuple[Key, Registration]] = {}
         for target, tpg_, lun in want.luns():
             if lun.backstore is not None and lun.backstore not in self.burn_places:
-                fabric = FABRIC_NAMES.get(target.fabric, target.fabric)
+                fabric = fabrics.of(target.fabric).pr_name
                 self.burn_places[lun.backstore] = (tpg_.key, Registration(
                     "", "", 0, fabric, target.wwn, tpg_.tag, lun.number, lun.number))
         #: LUN → (relative port, number): links are made in this order, see plan
@@ -54,7 +54,7 @@ class Revival:
 
     def unit(self, one: Registration) -> Key:
         """What brings a registration back: a mapped LUN, or a LUN for its TPG's nexus."""
-        fabric = {shown: name for name, shown in FABRIC_NAMES.items()}.get(one.fabric, one.fabric)
+        fabric = fabrics.of_pr_name(one.fabric).name
         tpg = tpg_key(target_key(fabric, one.target), one.tpgt)
         mapped = mapped_lun_key(acl_key(tpg, one.initiator), one.mapped_lun)
         return mapped if mapped in self.mapped else lun_key(tpg, one.lun)
@@ -68,7 +68,8 @@ class Revival:
             units = [unit for unit in map(self.unit, store.reservations.registrations)
                      if unit not in self.mapped]
             if units != sorted(units, key=self._link_place):
-                found.update(unit[:3] for unit in units if unit[1] != "loopback")
+                found.update(unit[:3] for unit in units
+                             if fabrics.gate_of(unit[1]) is not Gate.LOCAL)
         return found
 
     def _link_place(self, unit: Key) -> Tuple[int, int]:

@@ -5,11 +5,11 @@ from os import fsencode
 from typing import Dict, Iterable, List, Sequence, Tuple
 
 from ..kernel.scsi_bus import AUTOPROBE
-from ..model import reservations
+from ..model import fabrics, reservations
 from ..model.keys import lun_key
 from ..model.objects import DEFAULT_GROUP, Backstore, Key, Registration, Reservations
 from .draft import Draft
-from .plan import (DRIVERS, FILE, LINK, MKDIR, MODULES, RMDIR, SCRATCH_NEXUS, SCRATCH_TARGET, SCSI,
+from .plan import (DRIVERS, FILE, LINK, MKDIR, RMDIR, SCRATCH_NEXUS, SCRATCH_TARGET, SCSI,
                    UNLINK, WRITE)
 from .pr_order import dummies
 
@@ -68,7 +68,7 @@ class ReservationPlanner:
         fabric, wwn = SCRATCH_TARGET[1:]
         tpg = f"{fabric}/{wwn}/tpgt_1"
         slot = "clear APTPL"
-        self.draft.load(MODULES[fabric])
+        self.draft.load(fabrics.of(fabric).module)
         new_fabric = fabric not in self.facts.fabrics and fabric not in {
             target.fabric for target in self.want.targets}
         # Else sd would read the disk's partitions, and udev, LVM and mdadm take it for the host's.

@@ -14,6 +14,8 @@ from .. import errors
 from ..document.rename import fresh_port
 from ..kernel.configfs import Configfs
 from ..kernel.reader import Reader
+from ..model import fabrics
+from ..model.fabrics import Gate
 from ..model.keys import target_key, tpg_key
 from ..model.objects import Key, State
 from ..protocol.table import ALONE, DESTINATION, Mode, state_of
@@ -28,7 +30,7 @@ Numbers = Mapping[str, str]
 def noted(state: State) -> Dict[Key, str]:
     """TPG → its number, of every iSCSI TPG that has one."""
     return {tpg.key: tpg.attributes["rtpi"] for target in state.targets
-            if target.fabric == "iscsi" for tpg in target.tpgs
+            if fabrics.gate_of(target.fabric) is Gate.ENABLE for tpg in target.tpgs
             if tpg.attributes.get("rtpi", "0") != "0"}
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Dict, Iterable, List, Mapping, Sequence, Tuple
 
+from ..model import fabrics
+from ..model.fabrics import Gate
 from ..model.objects import Target
 from . import rtslib_entries, rtslib_names, save_file
 from .json_splice import Splice
@@ -20,9 +22,10 @@ def of_target(target: Target) -> Outline:
 def of_entry(entry: Mapping[str, Any]) -> Outline:
     """The outline of an entry, whatever its shape."""
     found: Outline = {}
+    gated = fabrics.gate_of(str(entry.get("fabric"))) is Gate.ENABLE
     for tpg in _objects(entry.get("tpgs")):
         at = f"tpg{tpg.get('tag')}"
-        found[at] = "" if entry.get("fabric") != "iscsi" or tpg.get("enable", True) else "disabled"
+        found[at] = "" if not gated or tpg.get("enable", True) else "disabled"
         for lun in _objects(tpg.get("luns")):
             found[f"{at}/luns/lun{lun.get('index')}"] = str(lun.get("storage_object"))
         for portal in _objects(tpg.get("portals")):

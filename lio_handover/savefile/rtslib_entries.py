@@ -8,8 +8,10 @@ from __future__ import annotations
 import os
 from typing import Any, Callable, Dict, Mapping, Tuple
 
+from ..model import fabrics, plugins
+from ..model.fabrics import Gate
 from ..model.objects import DEFAULT_GROUP, Acl, AluaGroup, Backstore, Target, Tpg
-from .rtslib_names import FABRICS, PLUGINS, chap, path_of
+from .rtslib_names import FABRICS, chap, path_of
 
 Tree = Dict[str, Any]
 
@@ -21,7 +23,7 @@ def enabled(entry: Mapping[str, Any]) -> bool:
     tpgs = entry.get("tpgs", [])
     if not isinstance(tpgs, list):
         return True
-    if entry.get("fabric") != "iscsi":
+    if fabrics.gate_of(str(entry.get("fabric"))) is not Gate.ENABLE:
         return True
     return any(not isinstance(tpg, dict) or _opens(tpg.get("enable", True)) for tpg in tpgs)
 
@@ -99,7 +101,7 @@ _BACKING: Mapping[str, Callable[[Backstore], Tree]] = {
 
 
 def storage_object(one: Backstore) -> Tree:
-    return {"plugin": PLUGINS.get(one.plugin, one.plugin), "name": one.name,
+    return {"plugin": plugins.of(one.plugin).rtslib_name, "name": one.name,
             **_BACKING[one.plugin](one),
             "attributes": _numbers(_below(one.attributes, "attrib/")),
             "alua_tpgs": [_group(group) for group in one.alua_groups]}

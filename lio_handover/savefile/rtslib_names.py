@@ -9,7 +9,9 @@ from __future__ import annotations
 import re
 from typing import Any, Callable, Dict, FrozenSet, List, Mapping, NamedTuple, Pattern, Tuple
 
+from ..model import plugins
 from ..model.objects import Backstore, State
+from ..model.plugins import Data
 
 #: (kernel's plugin, name) of a backstore
 Store = Tuple[str, str]
@@ -64,9 +66,6 @@ FABRICS: Mapping[str, Fabric] = {
     "sbp": Fabric("sbp", ("eui",), lambda wwn: wwn[4:]),
     "ibmvscsis": Fabric("ibmvscsis", ("free",)),
 }
-#: The kernel's name of a plugin → rtslib's, where they differ (rtslib/tcm.py:bs_params).
-PLUGINS: Mapping[str, str] = {"iblock": "block", "rd_mcp": "ramdisk"}
-_KERNEL_PLUGINS = {theirs: ours for ours, theirs in PLUGINS.items()}
 #: What ends a backstore's name (rtslib/tcm.py:StorageObject.__init__).
 _NO_NAME = re.compile(r"[/ \t\n]")
 
@@ -106,12 +105,17 @@ def targets(entry: Mapping[str, Any]) -> FrozenSet[str]:
 def store(entry: Mapping[str, Any]) -> Store:
     """The backstore that an entry of ``storage_objects`` becomes."""
     plugin = str(entry.get("plugin"))
-    return _KERNEL_PLUGINS.get(plugin, plugin), str(entry.get("name"))
+    return _kernel_plugin(plugin), str(entry.get("name"))
+
+
+def _kernel_plugin(name: str) -> str:
+    row = plugins.BY_RTSLIB_NAME.get(name)
+    return row.name if row else name
 
 
 def path_of(plugin: str, name: str) -> str:
     """A backstore as a LUN names it."""
-    return f"/backstores/{PLUGINS.get(plugin, plugin)}/{name}"
+    return f"/backstores/{plugins.of(plugin).rtslib_name}/{name}"
 
 
 def stores_named(value: Any) -> FrozenSet[Store]:
@@ -127,7 +131,7 @@ def stores_named(value: Any) -> FrozenSet[Store]:
             left += one
         elif isinstance(one, str) and one.count("/") == 3:
             plugin, name = one.split("/")[2:]
-            found.append((_KERNEL_PLUGINS.get(plugin, plugin), name))
+            found.append((_kernel_plugin(plugin), name))
     return frozenset(found)
 
 
@@ -142,7 +146,8 @@ def refused(state: State) -> str:
                 if wwns(target.fabric, acl.initiator) != {acl.initiator}:
                     return f"{acl.initiator} of {target.name}"
     for backstore in state.backstores:
-        if _NO_NAME.search(backstore.name) or backstore.plugin == "user" and _odd_config(backstore):
+        if _NO_NAME.search(backstore.name) or plugins.of(backstore.plugin).data is Data.HANDLER \
+                and _odd_config(backstore):
             return f"{backstore.plugin}/{backstore.name}"
     return ""
 

@@ -14,7 +14,9 @@ from typing import Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional
 
 from .. import errors
 from ..errors import Finding
+from ..model import plugins
 from ..model.objects import Backstore, Key, State, say
+from ..model.plugins import Opens
 from . import block_devices
 from .block_devices import HERE, Host, one_line_of
 from .exclusive import Proof
@@ -68,7 +70,7 @@ FILE = Device("")
 
 def _queue_depth(plugin: str, device: Optional[Device]) -> Range:
     """se_dev hw_queue_depth: a block device's nr_requests, of one without a queue the default."""
-    if plugin == "iblock":
+    if plugins.opened_by(plugin) is Opens.BLOCK:
         assert device is not None
         return 1, device.number_of("nr_requests") or _QUEUE_DEPTH
     return 1, _QUEUE_DEPTH
@@ -80,7 +82,7 @@ def _optimal_sectors(plugin: str, device: Optional[Device]) -> Range:
     if device is None:
         return 0, None
     block = device.block_size
-    if plugin == "fileio":
+    if plugins.opened_by(plugin) is Opens.FILE:
         most = _BYTES // block
     else:
         kib = device.number_of("max_hw_sectors_kb")
@@ -105,13 +107,13 @@ def _protection(plugin: str, device: Optional[Device]) -> Range:
     if device is None or not device.block:
         return 0, 3
     found = re.search(r"DIF-TYPE([13])-CRC", device.said("integrity/format"))
-    own = int(found[1]) if found and plugin == "iblock" else 0
+    own = int(found[1]) if found and plugins.opened_by(plugin) is Opens.BLOCK else 0
     return own, own
 
 
 def _write_cache(plugin: str, device: Optional[Device]) -> Range:
     """iblock's is the device's own (emulate_write_cache_store)."""
-    return (0, 0) if plugin == "iblock" else (0, 1)
+    return (0, 0) if plugins.opened_by(plugin) is Opens.BLOCK else (0, 1)
 
 
 def _always(plugin: str, device: Optional[Device]) -> Range:
@@ -187,7 +189,7 @@ def findings(want: State, have: State, skip: Set[Key], proofs: Mapping[str, Proo
         if store.key in skip or have.backstore(store.key) is not None:
             continue
         device: Optional[Device] = None
-        if store.plugin in ("fileio", "iblock"):
+        if plugins.opened_by(store.plugin) in (Opens.FILE, Opens.BLOCK):
             try:
                 device = FILE if proofs.get(say(store.key), {}).get("kind") == "file" else \
                     Device(store.path, host)

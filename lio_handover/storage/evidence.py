@@ -10,12 +10,11 @@ import stat
 from typing import List, NoReturn, Optional, Tuple
 
 from ..errors import KernelRefused, StorageMissing, StorageNotAllowed
+from ..model import plugins
 from ..model.objects import Backstore, say
 from . import block_devices, protection
 from .block_devices import HERE, Evidence, Host, Seen, block_facts, file_system, reopen, show
 
-#: The plugins that open a file or block device of the host.
-OPENING = ("fileio", "iblock", "pscsi")
 BLOCK = 4096  # bytes of one sample
 SAMPLES = 16
 
@@ -32,7 +31,7 @@ def evidence(backstore: Backstore, sample: bool, host: Host = HERE) -> Evidence:
     ``sample_zero`` (all of them were zeroes, so that it proves little).  ``protection_…`` is the
     same of the companion file, see protection.  {} for a plugin that opens neither.
     """
-    if backstore.plugin not in OPENING or not backstore.path:
+    if plugins.opened_by(backstore.plugin) is None or not backstore.path:
         return {}
     name, path = say(backstore.key), backstore.path
     try:

@@ -29,12 +29,12 @@ from functools import cached_property
 from typing import Dict, FrozenSet, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Tuple
 
 from ..errors import Finding, HandoverError, StorageDiffers, StorageMissing, refuse
-from ..model.control import HCTL, parse
+from ..model import plugins
+from ..model.plugins import HCTL, Opens
 from ..model.objects import Backstore, Key, State, say
 from . import block_devices, protection
 from .block_devices import (HERE, Glance, Host, Seen, file_system, folder_of, hctl_of, one_line_of,
                             show)
-from .evidence import OPENING
 from .policy import Served
 
 #: File systems that give leases by what this kernel alone knows, and each file one inode.
@@ -78,7 +78,7 @@ class Looks:
     def at(self, stores: Iterable[Backstore]) -> Iterator[Look]:
         """Each path of each backstore that opens one."""
         for store in stores:
-            if store.plugin in OPENING and store.path:
+            if plugins.opened_by(store.plugin) and store.path:
                 yield self._look(store)
                 beside = protection.companion(store)
                 if beside is not None:
@@ -90,9 +90,10 @@ class Looks:
         except OSError as error:
             return _nowhere(store, error, self.host)
         try:
-            if store.plugin == "iblock":
+            opens = plugins.opened_by(store.plugin)
+            if opens is Opens.BLOCK:
                 return _iblock(store, seen, self.host)
-            if store.plugin == "pscsi":
+            if opens is Opens.SCSI:
                 return _pscsi(store, seen, self.host)
             return self._fileio(store, seen)
         finally:
@@ -145,15 +146,16 @@ class Looks:
 
     @cached_property
     def _strays(self) -> List[str]:
-        """The enabled fileio backstores of this host whose file has no name, or another one than
-        theirs."""
+        """The enabled backstores of this host that open files (fileio) and whose file has no name,
+        or another one than theirs."""
         core = f"{self.host.sys}/kernel/config/target/core"
         found = []
         for hba in block_devices.names_in(core):
+            plugin = plugins.of(hba.rpartition("_")[0])
             for name in block_devices.names_in(f"{core}/{hba}") \
-                    if hba.startswith("fileio_") else ():
+                    if plugin.opens is Opens.FILE else ():
                 text = one_line_of(f"{core}/{hba}/{name}/info")
-                path = parse("fileio", text).get("fd_dev_name", "")
+                path = plugins.parse(plugin.name, text).get(plugin.path_in[1], "")
                 if "Status: ACTIVATED" in text and path and self._is_stray(path):
                     found.append(f"{hba}/{name}")
         return found

@@ -14,13 +14,14 @@ from typing import Dict, Iterator, List, Mapping, Set, Tuple, Union
 
 from ..errors import (Finding, HandoverError, StorageDiffers, StorageInUse, StorageMissing,
                       StorageNotAllowed)
-from ..model.control import HCTL
+from ..model import plugins
+from ..model.plugins import HCTL, Opens
 from ..model.objects import Backstore, Key, State, say
 from ..settings import Settings
 from . import block_devices, protection
 from .block_devices import (HERE, Host, Seen, below, block_facts, family, file_system, folder_of,
                             hctl_of, names_in, one_line_of, reopen, show, swaps, under, users)
-from .evidence import OPENING, evidence_of
+from .evidence import evidence_of
 
 #: File systems that keep nothing, or whose files do things when they are read.
 _NOT_STORAGE = frozenset("""autofs binfmt_misc bpf cgroup cgroup2 configfs debugfs devpts devtmpfs
@@ -75,7 +76,7 @@ def findings(wanted: Backstore, proof: Mapping[str, Union[str, int, bool]], sett
 
     ``here`` is what this host serves already.  Changes nothing; never opens for writing.
     """
-    if wanted.plugin not in OPENING:
+    if plugins.opened_by(wanted.plugin) is None:
         return []
     served = here if isinstance(here, Served) else Served(here, host)
     beside = protection.companion(wanted)
@@ -87,7 +88,7 @@ def findings(wanted: Backstore, proof: Mapping[str, Union[str, int, bool]], sett
 def absent(wanted: Backstore, host: Host = HERE) -> List[Finding]:
     """That there is nothing yet where its storage is to be: no file, or a device without a medium,
     as a loop device that is not set up."""
-    if wanted.plugin not in OPENING or not wanted.path:
+    if plugins.opened_by(wanted.plugin) is None or not wanted.path:
         return []
     try:
         found = os.stat(wanted.path)
@@ -176,7 +177,7 @@ def _findings(wanted: Backstore, proof: Mapping[str, Union[str, int, bool]], set
 def _not_allowed(wanted: Backstore, seen: Seen, settings: Settings, in_roots: bool,
                  host: Host) -> str:
     if seen.regular:
-        if wanted.plugin != "fileio":
+        if plugins.opened_by(wanted.plugin) is not Opens.FILE:
             return f"is a file, and {wanted.plugin} needs a block device"
         if not in_roots or not any(below(seen.real, os.path.realpath(root))
                                    for root in settings.roots):
@@ -210,7 +211,7 @@ def _differences(wanted: Backstore, seen: Seen, proof: Mapping[str, Union[str, i
     if not proof:
         yield _finding(StorageDiffers, wanted, *_UNPROVEN)
         return
-    if wanted.plugin == "pscsi":
+    if plugins.opened_by(wanted.plugin) is Opens.SCSI:
         yield from _address(wanted, seen, proof, host)
     for name, what in (("kind", "is a {} on this host, on the source it was a {}"),
                        ("size", "has {} bytes, on the source it had {}"),
@@ -313,7 +314,7 @@ class Served:
     def sharers_of(self, store: Backstore) -> List[Key]:
         """The same for what is served; nothing where its storage can't be found, which
         ``evidence`` says."""
-        if store.plugin not in OPENING or not store.path:
+        if plugins.opened_by(store.plugin) is None or not store.path:
             return []
         try:
             seen = block_devices.look(store.path)

@@ -10,7 +10,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Dict, Mapping, Optional, Tuple, Union
 
+from ..model import plugins
 from ..model.objects import Backstore
+from ..model.plugins import Opens
 
 SUFFIX = ".protection"
 #: Before the names of the companion's evidence, which stands with that of the backstore.
@@ -21,10 +23,11 @@ Evidence = Mapping[str, Union[str, int, bool]]
 
 def companion(store: Backstore) -> Optional[Backstore]:
     """The companion file as if it was a backstore of that name, None where there is none."""
-    if store.plugin != "fileio" or not store.path \
+    if plugins.opened_by(store.plugin) is not Opens.FILE or not store.path \
             or store.attributes.get("attrib/pi_prot_type", "0") == "0":
         return None
-    return replace(store, parameters={"fd_dev_name": store.path + SUFFIX}, attributes={})
+    _parameters, name = plugins.of(store.plugin).path_in
+    return replace(store, parameters={name: store.path + SUFFIX}, attributes={})
 
 
 def files(store: Backstore) -> Tuple[str, ...]:

@@ -3,7 +3,8 @@ from __future__ import annotations
 
 from typing import List, Sequence, Tuple
 
-from ..model import objects
+from ..model import fabrics, objects
+from ..model.fabrics import Gate
 from ..model.objects import ALL_REGISTRANTS, PrType, State, say
 
 _TYPES = {int(kind): kind.text for kind in PrType}
@@ -57,7 +58,7 @@ def holds(held: objects.Reservations, number: int) -> str:
 
 def gate_of(one: objects.Tpg) -> Tuple[str, str]:
     """(whether initiators get in, its mood)."""
-    if one.fabric != "iscsi":
+    if fabrics.gate_of(one.fabric) is not Gate.ENABLE:
         nexus = one.attributes.get("nexus")
         return (f"nexus {nexus}", "good") if nexus else ("no nexus", "")
     if one.attributes.get("enable", "0") != "0":

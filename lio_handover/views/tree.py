@@ -7,7 +7,7 @@ from typing import Iterator, List, Sequence, Tuple
 from ..document.values import admits_nobody
 from ..errors import one_line
 from ..host.looked_at import View
-from ..model import objects
+from ..model import fabrics, objects
 from ..model.objects import DEFAULT_GROUP, Registration, say
 from .phrases import count, gate_of, holds, mode_of, reservation, size
 from .terminal import Screen, wrap
@@ -146,11 +146,12 @@ def _tpg(view: View, one: objects.Tpg) -> Node:
     gate, mood = gate_of(one)
     has = one.attributes.get
     about = [gate, f"relative port {has('rtpi')}" if has("rtpi") else ""]
-    if one.fabric == "iscsi":
+    fabric = fabrics.of(one.fabric)
+    if fabric.logins:
         about += ["dynamic ACLs" if has("attrib/generate_node_acls") == "1" else "",
                   "CHAP" if has("attrib/authentication") == "1" else "no authentication"]
     below = []
-    if one.portals or one.fabric == "iscsi":
+    if one.portals or fabric.portals:
         below.append(Node("portals", [str(len(one.portals))], "", [
             Node(portal.address, ["iSER"] if portal.attributes.get("iser") == "1" else [])
             for portal in one.portals]))
@@ -159,7 +160,7 @@ def _tpg(view: View, one: objects.Tpg) -> Node:
     explicit = {acl.initiator for acl in one.acls}
     acls += [Node(name, ["logged in", "by a dynamic ACL"], "good")
              for name in one.sessions if name not in explicit]
-    if acls or one.fabric == "iscsi":
+    if acls or fabric.logins:
         below.append(Node("acls", [str(len(one.acls))], "", acls))
     return Node(*_called("tpg", one.tag, one.directory, about), mood, below)
 
@@ -189,9 +190,10 @@ def _acl(view: View, tpg: objects.Tpg, one: objects.Acl) -> Node:
     here = one.initiator in tpg.sessions
     has = one.attributes.get
     chap = ("mutual CHAP" if has("auth/userid_mutual") else "CHAP") if has("auth/userid") else ""
-    none = tpg.fabric == "iscsi" and admits_nobody(one.initiator)
+    logins = fabrics.of(tpg.fabric).logins
+    none = logins and admits_nobody(one.initiator)
     return Node(one.initiator, ["ADMITS NOBODY: make it anew in small letters" if none else
-                                "logged in" if here else "not logged in" if tpg.fabric == "iscsi"
+                                "logged in" if here else "not logged in" if logins
                                 else "", chap],
                 "bad" if none else "good" if here else "", list(_mapped(tpg, one)))
 
