@@ -134,6 +134,8 @@ setup_kernels() { (cd "$SETUP_ROOT" && "$SETUP_PYTHON" -m tests.lab --fetch); }
 
 setup_checks() {
     local wanted
+    /usr/bin/python3 -c 'import ensurepip' 2>/dev/null ||
+        setup_die "python3-venv is not installed; scripts/test installs it"
     wanted=$(cat "$SETUP_ROOT"/scripts/lib/{requirements,rtslib}.txt <(/usr/bin/python3 -V) |
         sha256sum)
     # One folder for each wish: another checkout of another age may be using its own.
