@@ -130,6 +130,12 @@ def test_completion_offers_targets_of_this_host(made: Path, tmp_path: Path) -> N
     assert completed(made, "freeze", "vho", **tree) == ["vhost/naa.5001405bd1d1f8bb"]
     assert completed(made, "freeze", "iscsi/iqn.2003-01.org.example:d", **tree) == ["db"]
     assert completed(made, "freeze", "", LIO_HANDOVER_TREE="/nowhere") == []
+    handover = "0b6c8b0e-5d0c-4b8e-9a53-3f8a6b7f2c11"
+    (tmp_path / "handovers" / handover).mkdir(parents=True)
+    state = {"LIO_HANDOVER_STATE": str(tmp_path)}
+    assert completed(made, "source", "freeze", "0", **tree, **state) == [handover]
+    assert completed(made, "recover", "0", **tree, **state) == [handover]
+    assert completed(made, "source", "prepare", "vhost", **tree) == ["vhost/naa.5001405bd1d1f8bb"]
 
 
 # ── what scripts/install makes of it ─────────────────────────────────────────────────────────

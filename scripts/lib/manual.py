@@ -237,7 +237,8 @@ def settings_page() -> str:
 
 
 # --- completion ----------------------------------------------------------------------------------
-#: Words that bash is offered for TARGET: what configfs has, which anybody may list.  A target has
+#: Words that bash is offered for TARGET: what configfs has, which anybody may list; for ID: the
+#: handovers, which root may, and the targets that prepare takes there.  A target has
 #: colons, at which bash ends a word: what stands before the last one is typed already.
 TARGETS = r"""
 _lio_handover_targets() {
@@ -247,12 +248,17 @@ _lio_handover_targets() {
     compgen -W "$(printf '%s\n' {iscsi,vhost,loopback}/*.* | grep -v '[*]')" -- "$typed") |
     while read -r word; do printf '%s\n' "${word#"${typed%"$1"}"}"; done
 }
+_lio_handover_ids() {
+  compgen -W "$(ls "${LIO_HANDOVER_STATE:-/var/lib/lio-handover}/handovers" 2>/dev/null)" -- "$1"
+  _lio_handover_targets "$1"
+}
 _lio_handover_hosts() { compgen -A hostname -- "$1"; }
 """
 #: metavar → what completes it.
 COMPLETERS: dict[str, dict[str, str]] = {
     "FILE": shtab.FILE,  # type: ignore[dict-item]
     "TARGET": {"bash": "_lio_handover_targets"},
+    "ID": {"bash": "_lio_handover_ids"},
     "HOST": {"bash": "_lio_handover_hosts"},
 }
 
