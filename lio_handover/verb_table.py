@@ -151,19 +151,20 @@ class Verb:
     ``takes`` first.  ``help`` is a line, ``more`` what `--help` says beneath it.  ``deadline``:
     seconds without a sign of life after which its job alarms (0: the rows of protocol/table.py say
     it).  ``bus``: whether it is a method on D-Bus; ``begins``: of a handover that the host need not
-    know.  ``command``: the module of cli/ that has it.
+    know.  ``command``: the module of cli/ that has it.  ``run``: the function of local/verbs.py
+    that carries out what is the host's.
     """
 
     __slots__ = ("name", "role", "action", "takes", "options", "help", "more", "deadline", "bus",
-                 "begins", "command")
+                 "begins", "command", "run")
 
     def __init__(self, name: str, role: str, action: str, takes: str, options: str,
                  help: str, more: str = "", deadline: float = 0, bus: bool = False,  # noqa: A002
-                 begins: bool = False, command: str = "") -> None:
+                 begins: bool = False, command: str = "", run: str = "") -> None:
         self.name, self.role, self.action, self.takes = name, role, action, takes
         self.options = tuple(f"{_ARGUMENTS[takes]} {options}".split())
         self.help, self.more, self.deadline = help, more, deadline
-        self.bus, self.begins, self.command = bus, begins, command
+        self.bus, self.begins, self.command, self.run = bus, begins, command, run
 
     @property
     def on_bus(self) -> dict[str, Option]:
@@ -183,21 +184,21 @@ Sessions, reservations and their holders included; never a secret.
 
   lio-handover show
   lio-handover show iscsi/iqn.2003-01.org.example:db
-""", deadline=10, bus=True, command="host_commands"),
+""", deadline=10, bus=True, command="host_commands", run="show"),
     Verb("prepare", HOST, READ, TARGETS, "all allow probe",
          "what speaks against handing targets over; changes nothing", """\
 All reasons at once, each with what can be done.  Run it while the target serves.
 
   lio-handover prepare iscsi/iqn.2003-01.org.example:db
   lio-handover prepare --all --json
-""", deadline=120, bus=True, command="host_commands"),
+""", deadline=120, bus=True, command="host_commands", run="prepare"),
     Verb("freeze", HOST, WRITE, TARGETS, "all allow probe",
          "shut the gates, wait until no command executes, flush all data", """\
 Initiators are thrown out and try to come back; they find the destination, or this host after
 thaw.  Where it can't be finished, the gates are opened again.
 
   lio-handover freeze iscsi/iqn.2003-01.org.example:db
-""", deadline=30, bus=True, command="host_commands"),
+""", deadline=30, bus=True, command="host_commands", run="freeze"),
     Verb("export", HOST, WRITE, TARGETS, "all allow probe output",
          "write a document of targets; changes nothing", """\
 Of frozen targets it is what import wants.  It holds CHAP secrets: a file is made for its owner
@@ -205,27 +206,27 @@ alone, whole or not at all; a terminal gets none.
 
   lio-handover export iscsi/iqn.2003-01.org.example:db -o db.json
   lio-handover export --all | ssh b lio-handover import -
-""", deadline=60, bus=True, command="host_commands"),
+""", deadline=60, bus=True, command="host_commands", run="export"),
     Verb("thaw", HOST, WRITE, TARGETS, "all allow",
          "open the gates that freeze has shut", """\
 Only where no other host serves the target: two that do destroy its data.
 
   lio-handover thaw iscsi/iqn.2003-01.org.example:db
   lio-handover thaw --all        everything that was frozen here
-""", deadline=30, bus=True, command="host_commands"),
+""", deadline=30, bus=True, command="host_commands", run="thaw"),
     Verb("diff", HOST, READ, A_DOCUMENT, "map",
          "this host beside a document, what differs marked", """\
   !  differs      +  only in the document      -  only here
 Exit code 0 where they are the same, 1 where they differ.
 
   lio-handover diff db.json
-""", deadline=60, bus=True, command="host_commands"),
+""", deadline=60, bus=True, command="host_commands", run="diff"),
     Verb("plan", HOST, READ, A_DOCUMENT, "map allow",
          "the steps that import would take; changes nothing", """\
 With the names that are mapped and all that speaks against it.
 
   lio-handover plan db.json --map root:/srv/a=/srv/b
-""", deadline=60, bus=True, command="host_commands"),
+""", deadline=60, bus=True, command="host_commands", run="plan"),
     Verb("import", HOST, WRITE, A_DOCUMENT, "dry-run map allow",
          "serve what a document says", """\
 All of it or nothing: what fails, or is interrupted, is taken back.  --map takes
@@ -242,13 +243,13 @@ Block devices with a WWID are found by it.
 
   lio-handover import db.json --dry-run
   lio-handover import db.json --map device:/dev/sdb=/dev/disk/by-id/wwn-0x5000c500a1b2c3d4
-""", deadline=60, bus=True, command="host_commands"),
+""", deadline=60, bus=True, command="host_commands", run="import_"),
     Verb("verify", HOST, READ, A_DOCUMENT, "map",
          "whether this host serves just what a document says", """\
 Exit code 0 where it does.
 
   lio-handover verify db.json
-""", deadline=60, bus=True, command="host_commands"),
+""", deadline=60, bus=True, command="host_commands", run="verify"),
     Verb("remove", HOST, WRITE, TARGETS, "all allow",
          "take targets away, with the backstores that nothing else exports", """\
 Refused where somebody is logged in, holds reservations or shares a backstore.  A document of
@@ -256,7 +257,7 @@ what is removed is kept.  PLUGIN/NAME names a backstore that no target exports.
 
   lio-handover remove iscsi/iqn.2003-01.org.example:db
   lio-handover remove iscsi/iqn.2003-01.org.example:db --allow reserved   after a handover
-""", deadline=60, bus=True, command="host_commands"),
+""", deadline=60, bus=True, command="host_commands", run="remove"),
     Verb("adopt", HOST, WRITE, TARGETS, "all allow",
          "have lio-handover restore targets at a boot, whole", """\
 With all that targetcli's file can't hold: registrations, identities, relative ports, a nexus.  They
@@ -264,7 +265,7 @@ are served all the time, and leave targetcli's file.  Once more after a change: 
 goes by is made anew.
 
   lio-handover adopt iscsi/iqn.2003-01.org.example:db
-""", deadline=60, bus=True, command="restore_commands"),
+""", deadline=60, bus=True, command="host_commands", run="adopt"),
     Verb("giveback", HOST, WRITE, TARGETS, "all allow",
          "have targetcli restore targets at a boot", """\
 They go into its save file, as they were there before, unless they were changed since.  What that
@@ -272,7 +273,7 @@ file can't hold is named, and refused unless it may be lost at a boot.
 
   lio-handover giveback iscsi/iqn.2003-01.org.example:db
   lio-handover giveback iscsi/iqn.2003-01.org.example:db --allow not-saved
-""", deadline=60, bus=True, command="restore_commands"),
+""", deadline=60, bus=True, command="host_commands", run="giveback"),
     Verb("restore", HOST, WRITE, TARGETS, "",
          "bring targets back that lio-handover restores, as their units do", """\
 Whole, with their registrations, shut until all of it is there.  Storage that is missing is named,

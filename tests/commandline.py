@@ -79,7 +79,7 @@ class Fake(ByFile):
         self._answer()
         return samples.document(STATE, True)
 
-    def freeze(self, *args: Any) -> State:
+    def freeze(self, *args: Any, **more: Any) -> State:
         self._answer()
         return STATE
 
@@ -91,7 +91,8 @@ class Fake(ByFile):
         self._answer()
         return ready(findings=self.findings)
 
-    def import_(self, one: Ready, allow: Sequence[str] = (), *more: Any) -> Outcome:
+    def import_(self, one: Ready, allow: Sequence[str] = (), progress: Any = None,
+                stop: Any = None) -> Outcome:
         self._answer()
         errors.refuse(one.findings, allow)
         return self.outcome
@@ -104,7 +105,7 @@ class Fake(ByFile):
         have, want, _changes = self.compare(document, maps)
         check(have, want)
 
-    def remove(self, *args: Any) -> tuple[Outcome, str]:
+    def remove(self, *args: Any, **more: Any) -> tuple[Outcome, str]:
         self._answer()
         return self.outcome, "/var/lib/lio-handover/removed/1.json"
 

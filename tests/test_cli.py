@@ -360,8 +360,7 @@ def test_a_signal_ends_what_changes_nothing_at_once(capfd: Captured, core: Fake,
 @pytest.mark.parametrize("verb", ["import", "remove", "freeze"])
 def test_a_signal_stops_a_change_between_two_steps(capfd: Captured, core: Fake, doc: str,
                                                    verb: str) -> None:
-    def change(*args: Any) -> Any:
-        stop = next(one for one in reversed(args) if callable(one))
+    def change(*args: Any, stop: Any, **more: Any) -> Any:
         assert not stop()
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop()
@@ -376,7 +375,7 @@ def test_a_signal_stops_a_change_between_two_steps(capfd: Captured, core: Fake, 
 
 def test_an_undo_that_failed_says_so_in_spite_of_a_signal(capfd: Captured, core: Fake,
                                                           doc: str) -> None:
-    def change(*args: Any) -> Any:
+    def change(*args: Any, **more: Any) -> Any:
         os.kill(os.getpid(), signal.SIGTERM)
         raise errors.UndoFailed("it failed", "the host is left in between")
 

@@ -13,9 +13,10 @@ from .. import errors
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
-    from typing import Any, Iterable, Mapping, Sequence
+    from typing import Iterable, Mapping, Sequence
 
     from ..execute.step_runner import Doing
+    from ..local.results import Result
 
 PROG = "lio-handover"
 
@@ -45,9 +46,9 @@ def say_notes(args: argparse.Namespace, notes: Sequence[str]) -> None:
         say(f"note: {note}")
 
 
-def credit(answer: Mapping[str, Any]) -> str:
-    """What the line about an answer says of the service, where that did the work."""
-    return "; done by lio-handoverd" if "by" in answer else ""
+def credit(result: Result) -> str:
+    """What the line about a result says of the service, where that did the work."""
+    return f"; done by {result.by}" if result.by else ""
 
 
 def seconds_text(seconds: Mapping[str, float]) -> str:

@@ -1,54 +1,19 @@
-"""Commands of what lio-handover restores at a boot: adopt, giveback, clear, restore."""
+"""Commands of what lio-handover restores at a boot, as the units of its targets: clear, restore."""
 from __future__ import annotations
 
 import argparse
 import os
 import signal
-from typing import Any, Callable, Dict, List, Mapping
+from typing import Callable, List, Mapping
 
 from .. import errors
 from ..client import ssh
 from ..local import restoring
-from ..local.ours import Ours, changed
+from ..local.ours import Ours
 from ..protocol.messages import is_id
 from ..system import supervisor
-from .output import PROG, credit, print_data, say, say_done, say_notes
-from .session import (Signals, Usage, ask_service, chosen_targets, find_service, open_host,
-                      require_root)
-
-
-# --- who restores a target -----------------------------------------------------------------------
-def adopt(args: argparse.Namespace, signals: Signals) -> int:
-    return _change_restorer(args, signals, "Adopt", "adopted {}: lio-handover restores it at a "
-                            "boot, whole, and targetcli does not; it was served all the time")
-
-
-def giveback(args: argparse.Namespace, signals: Signals) -> int:
-    return _change_restorer(args, signals, "Giveback",
-                            "gave {} back: targetcli restores it at a boot")
-
-
-def _change_restorer(args: argparse.Namespace, signals: Signals, member: str, text: str) -> int:
-    service = find_service(args)
-    try:
-        answer: Mapping[str, Any] = ask_service(service, member, args, signals)[0] if service \
-            else _change_here(args, signals, member.lower())
-    except errors.HandoverError as error:  # whose line has the first of them
-        say_notes(args, [f"{finding.subject}: {finding.sentence}" for finding in error.findings])
-        raise
-    if args.json:
-        print_data(answer)
-    say_notes(args, answer["notes"])
-    say_done(args, text.format(", ".join(answer["targets"])) + credit(answer), f"{PROG} status")
-    return errors.SAME
-
-
-def _change_here(args: argparse.Namespace, signals: Signals, verb: str) -> Dict[str, Any]:
-    require_root(verb)
-    host = open_host(args)
-    wanted = host.names(chosen_targets(args), args.all)
-    signals.deferred = True
-    return changed(host, verb, wanted, args.allow)
+from .output import PROG, say
+from .session import Signals, Usage, open_host, require_root
 
 
 # --- what a target's unit does -------------------------------------------------------------------
@@ -104,4 +69,4 @@ def _targets_of_units(args: argparse.Namespace, host: Ours) -> List[str]:
 
 
 RUN: Mapping[str, Callable[[argparse.Namespace, Signals], int]] = {
-    "adopt": adopt, "giveback": giveback, "clear": clear, "restore": restore}
+    "clear": clear, "restore": restore}

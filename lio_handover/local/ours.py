@@ -12,7 +12,7 @@ import time
 import uuid
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Set, Tuple
+from typing import Callable, Dict, Iterable, List, Optional, Sequence, Set, Tuple
 
 from .. import errors
 from ..actions.context import Standing
@@ -316,9 +316,3 @@ def _not_here(standing: Standing, name: str) -> str:
                 f"make it reachable, then lio-handover restore {name}, unless its unit waits")
     return ("it is not here: somebody else removed or cleared it; next: lio-handover restore "
             f"{name}; if nobody shall serve it, lio-handover remove {name}")
-
-
-def changed(core: Ours, verb: str, found: Any, allow: Any) -> Dict[str, Any]:
-    """What a verb of this kind has done, as data."""
-    state = getattr(core, verb)(found, allow)
-    return {"targets": [target.name for target in state.targets], "notes": list(core.notes)}

@@ -21,7 +21,7 @@ import socket
 import sys
 import time
 from dataclasses import asdict
-from typing import Any, Callable, Dict, List, Mapping, Sequence, Tuple
+from typing import Any, Dict, Mapping, Sequence, Tuple
 
 from .. import errors, settings
 from ..actions.aptpl_copies import Follower
@@ -29,19 +29,17 @@ from ..client import ssh
 from ..document import document as documents
 from ..document.document import Document
 from ..execute.step_runner import Doing
-from ..handover import next_steps
 from ..handover.engine import Answer, Handovers, answer_from_json, answer_to_json
-from ..local import restoring
-from ..local.ours import Ours, changed
+from ..local import restoring, verbs
+from ..local.ours import Ours
 from ..local.survey import survey
 from ..protocol import messages
 from ..records.journal import Handover, Journal, ids
 from ..storage import policy
 from ..system import document_file
-from ..verb_table import READ
+from ..verb_table import A_DOCUMENT, HOST_VERBS, READ, TARGETS
 from ..views import json_view
 from .guards import guards
-from .hostverbs import HOST_VERBS
 
 #: No more descriptors come along: what a message of the bus may have, and two.
 MOST = 18
@@ -83,14 +81,6 @@ class Work:
             self._last, self._slot = now, step.slot
             say({"progress": [number + 1, total, step.doing]})
 
-    def names(self) -> List[Tuple[str, str]]:
-        """The targets asked for, where the caller may touch them.  Raises StorageNotAllowed."""
-        if not self.request["targets"] and not self.request["all"]:
-            raise errors.BadCall("no target is named", do='name targets, or set the option "all"')
-        found = self.core.some(self.request["targets"], self.request["all"])
-        self.inside(found)
-        return found
-
     def inside(self, found: Sequence[Tuple[str, str]]) -> None:
         """Who is let in by the group alone may touch what lies in the configured storage."""
         if self.request["limited"] and found:
@@ -121,110 +111,23 @@ class Work:
 
 
 # ---- the verbs of one host ---
-def show(work: Work) -> Came:
-    view = work.core.view(work.request["targets"])
-    return {"targets": [target.name for target in view.state.targets]}, _json(
-        json_view.view_tree(view)), False
-
-
-def prepare(work: Work) -> Came:
-    made, found = work.core.prepare(work.names(), work.request["probe"])
-    return _with_findings(work, found, {"targets": [target.name for target in made.state.targets],
-                                        "frozen": made.frozen}, [
-        json_view.finding_tree(one, work.request["allow"]) for one in found])
-
-
-def _with_findings(work: Work, found: Sequence[errors.Finding], result: Dict[str, Any],
-                   tree: Any) -> Came:
-    """The answer holds all reasons, also where the verb ends with the first."""
-    data = _json(tree)
-    try:
-        errors.refuse(found, work.request["allow"])
-    except errors.HandoverError:
-        _answer(work, data, False)
-        raise
-    return {**result, "findings": len(found)}, data, False
-
-
-def freeze(work: Work) -> Came:
-    started = time.monotonic()
-    state = work.core.freeze(work.names(), work.request["allow"], work.stop, work.progress,
-                             work.request["probe"])
-    names = [target.name for target in state.targets]
-    return {"targets": names, "writes": work.core.fs.changes,
-            "seconds": {"freeze": round(time.monotonic() - started, 6)},
-            "next": next_steps.frozen(work.core.held(names), names)}, b"", False
-
-
-def export(work: Work) -> Came:
-    made = work.core.export(work.names(), work.request["allow"], work.request["probe"])
-    data = documents.dumps(made)
-    return {"targets": [target.name for target in made.state.targets], "frozen": made.frozen,
-            "digest": made.digest, "bytes": len(data), "notes": list(made.notes),
-            "recorded": bool(made.carried)}, data, True
-
-
-def thaw(work: Work) -> Came:
-    names = work.request["targets"]
-    if work.request["all"]:
-        names = [name for one in work.core.held() for name in one.targets]
-    found = work.core.names(names)
-    work.inside(found)
-    state = work.core.thaw(found, work.request["allow"]) if found else None
-    return {"targets": [target.name for target in state.targets] if state else [],
-            "writes": work.core.fs.changes, "notes": work.core.notes}, b"", False
-
-
-def diff(work: Work) -> Came:
-    _have, want, changes = work.core.compare(work.document(), work.request["maps"])
-    return {"targets": [target.name for target in want.targets], "same": not changes,
-            "changes": len(changes)}, _json([json_view.change_tree(change)
-                                             for change in changes]), False
-
-
-def plan(work: Work) -> Came:
-    ready = work.core.ready(work.document(), work.request["maps"])
-    tree = json_view.plan_tree(ready, work.request["allow"])
-    return _with_findings(work, ready.findings, {
-        "targets": tree["targets"], "steps": len(tree["steps"]), "writes": tree["writes"]}, tree)
-
-
-def import_(work: Work) -> Came:
-    ready = work.core.ready(work.document(), work.request["maps"])
-    outcome = work.core.import_(ready, work.request["allow"], work.progress, work.stop)
-    return {"targets": [target.name for target in ready.document.state.targets],
-            "maps": json_view.maps_tree(ready), **json_view.outcome_tree(outcome)}, b"", False
-
-
-def verify(work: Work) -> Came:
-    document = work.document()
-    work.core.verify(document, work.request["maps"])
-    return {"targets": [target.name for target in document.state.targets], "same": True}, b"", False
-
-
-def remove(work: Work) -> Came:
-    targets = work.request["targets"]
-    if not targets and not work.request["all"]:
+def host_verb(work: Work) -> Came:
+    """What a verb of HOST_VERBS comes to.  Its data holds all findings, also where the verb ends
+    with the first."""
+    asked, row = work.request, HOST_VERBS[work.verb]
+    if row.takes == TARGETS and not asked["targets"] and not asked["all"]:
         raise errors.BadCall("no target is named", do='name targets, or set the option "all"')
-    if work.request["limited"]:
-        work.names()
-    outcome, kept = work.core.remove(targets, work.request["all"], work.request["allow"],
-                                     work.progress, work.stop)
-    return {"targets": list(targets), "kept": kept, **json_view.outcome_tree(outcome)}, b"", False
-
-
-def adopt(work: Work) -> Came:
-    return changed(work.core, "adopt", work.names(), work.request["allow"]), b"", False
-
-
-def giveback(work: Work) -> Came:
-    return changed(work.core, "giveback", work.names(), work.request["allow"]), b"", False
-
-
-HOST: Mapping[str, Callable[[Work], Came]] = {
-    "adopt": adopt, "giveback": giveback,
-    "show": show, "prepare": prepare, "freeze": freeze, "export": export, "thaw": thaw,
-    "diff": diff, "plan": plan, "import": import_, "verify": verify, "remove": remove}
+    result = verbs.VERBS[work.verb](work.core, verbs.Call(
+        asked["targets"], asked["all"], asked["allow"], asked["maps"], asked["probe"],
+        work.document() if row.takes == A_DOCUMENT else None, work.progress, work.stop,
+        may=work.inside if asked["limited"] else None))
+    report = json_view.report(result, asked["allow"])
+    try:
+        errors.refuse(result.findings, asked["allow"])
+    except errors.HandoverError:
+        _answer(work, report.data, report.secret)
+        raise
+    return report.summary, report.data, report.secret
 
 
 # ---- the verbs of handovers ---
@@ -354,7 +257,7 @@ def run(request: Mapping[str, Any], answer: int, documents: Sequence[int]) -> in
     try:
         work = Work(request, answer, documents)
         signal.signal(signal.SIGTERM, work.signalled)
-        verb = handover if request["role"] else HOST[work.verb]
+        verb = handover if request["role"] else host_verb
         result, data, secret = verb(work)
         if data:
             _answer(work, data, secret)

@@ -1,11 +1,12 @@
-"""What --json answers: the same as people are shown, as plain data and without secrets."""
+"""What --json and D-Bus answer: the same as people are shown, as plain data, without secrets."""
 from __future__ import annotations
 
-from typing import Any, Dict, List, Optional, Sequence
+from dataclasses import fields
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence
 
 from ..errors import Finding
-from ..execute.executor import Outcome
 from ..host.looked_at import Ready, View
+from ..local import results
 from ..model import diff as differ, objects
 from ..model.objects import State, say
 from ..plan.plan import FILE, Step, writes
@@ -97,7 +98,78 @@ def _step_tree(number: int, step: Step) -> Dict[str, Any]:
             "about": say(step.about) if step.about else "", "why": step.why}
 
 
-def outcome_tree(outcome: Outcome) -> Dict[str, Any]:
-    return {"steps": outcome.steps, "writes": outcome.writes,
-            "seconds": {phase: round(took, 6) for phase, took in outcome.seconds.items()},
-            "notes": list(outcome.notes)}
+# --- results of verbs ----------------------------------------------------------------------------
+def tree(result: results.Result, allowed: Sequence[str] = ()) -> Dict[str, Any]:
+    """What --json prints of a result."""
+    made: Callable[[Any, Sequence[str]], Dict[str, Any]] = _TREES.get(type(result), _plain_tree)
+    return {**made(result, allowed), **({"by": result.by} if result.by else {})}
+
+
+def _plain_tree(result: results.Result, allowed: Sequence[str] = ()) -> Dict[str, Any]:
+    """Its fields as they are, but for those that are for text alone."""
+    return {field.name: list(value) if isinstance(value, tuple) else value
+            for field in fields(result) if field.repr and field.name != "by"
+            for value in [getattr(result, field.name)]}
+
+
+def _prepared_tree(result: Any, allowed: Sequence[str]) -> Dict[str, Any]:
+    return {"targets": list(result.targets), "frozen": result.document.frozen,
+            "bytes": result.document.size, "notes": list(result.notes),
+            "findings": _finding_trees(result, allowed)}
+
+
+def _frozen_tree(result: Any, allowed: Sequence[str]) -> Dict[str, Any]:
+    return {name: value for name, value in _plain_tree(result).items() if name != "notes"}
+
+
+def _compared_tree(result: Any, allowed: Sequence[str]) -> Dict[str, Any]:
+    return {"same": not result.changes, "changes": list(map(change_tree, result.changes))}
+
+
+def _verified_tree(result: Any, allowed: Sequence[str]) -> Dict[str, Any]:
+    return {"same": result.same, "targets": list(result.targets)}
+
+
+def _finding_trees(result: results.Result, allowed: Sequence[str]) -> List[Dict[str, Any]]:
+    return [finding_tree(finding, allowed) for finding in result.findings]
+
+
+_TREES: Mapping[type, Callable[[Any, Sequence[str]], Dict[str, Any]]] = {
+    results.Shown: lambda result, allowed: view_tree(result.view),
+    results.Prepared: _prepared_tree, results.Frozen: _frozen_tree,
+    results.Compared: _compared_tree,
+    results.Planned: lambda result, allowed: plan_tree(result.ready, allowed),
+    results.Verified: _verified_tree}
+
+
+class Report(NamedTuple):
+    """A result as a job of the service has it: what fits into a property, and its data."""
+
+    summary: Dict[str, Any]
+    data: bytes = b""
+    secret: bool = False
+
+
+def report(result: results.Result, allowed: Sequence[str] = ()) -> Report:
+    """What D-Bus answers: of what may be long, how much it is, and all of it as data."""
+    whole = tree(result, allowed)
+    if isinstance(result, results.Exported):
+        return Report(whole, result.data, True)
+    if isinstance(result, results.Shown):
+        return Report({"targets": list(result.targets)}, _bytes(whole))
+    if isinstance(result, results.Prepared):
+        return Report({"targets": whole["targets"], "frozen": whole["frozen"],
+                       "findings": len(result.findings)}, _bytes(whole["findings"]))
+    if isinstance(result, results.Compared):
+        return Report({"targets": list(result.targets), "same": whole["same"],
+                       "changes": len(result.changes)}, _bytes(whole["changes"]))
+    if isinstance(result, results.Planned):
+        return Report({"targets": whole["targets"], "steps": len(whole["steps"]),
+                       "writes": whole["writes"], "findings": len(result.findings)},
+                      _bytes(whole))
+    return Report(whole)
+
+
+def _bytes(whole: Any) -> bytes:
+    import json
+    return json.dumps(whole, indent=1, sort_keys=True).encode() + b"\n"

@@ -1,0 +1,151 @@
+"""What the verbs of one host come to: a dataclass each, which text, JSON and D-Bus render.
+
+Fields that are not shown by ``repr`` are for text alone, or may hold secrets: JSON leaves them out.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Any, Dict, Mapping, Optional, Tuple, Type
+
+from ..document.document import Document
+from ..errors import Finding
+from ..execute.executor import Outcome
+from ..host.looked_at import Ready, View
+from ..model.diff import Change
+from ..model.objects import State
+
+
+@dataclass(frozen=True)
+class Result:
+    """``targets``: FABRIC/WWN of each; ``notes``: what else there is to tell; ``by``: the service
+    that did it, or ""."""
+
+    targets: Tuple[str, ...] = ()
+    notes: Tuple[str, ...] = ()
+    by: str = ""
+
+    @property
+    def findings(self) -> Tuple[Finding, ...]:
+        """What speaks against it."""
+        return ()
+
+
+@dataclass(frozen=True)
+class Shown(Result):
+    view: View = field(default_factory=lambda: View(State()), repr=False)
+
+
+@dataclass(frozen=True)
+class Prepared(Result):
+    """What a handover would carry now, and what speaks against one."""
+
+    document: Document = field(default_factory=lambda: Document(State()), repr=False)
+    against: Tuple[Finding, ...] = ()
+
+    @property
+    def findings(self) -> Tuple[Finding, ...]:
+        return self.against
+
+
+@dataclass(frozen=True)
+class Frozen(Result):
+    """``writes`` to the kernel; ``seconds`` by phase; ``next``: the command that leads on."""
+
+    writes: int = 0
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    next: str = ""
+
+
+@dataclass(frozen=True)
+class Exported(Result):
+    """``recorded``: whether this host has noted that another may serve the targets; ``data``: the
+    document, of so many ``bytes``."""
+
+    frozen: bool = False
+    digest: str = ""
+    bytes: int = 0  # noqa: A003
+    recorded: bool = False
+    data: bytes = field(default=b"", repr=False)  # type: ignore[valid-type]
+
+
+@dataclass(frozen=True)
+class Thawed(Result):
+    writes: int = 0
+
+
+@dataclass(frozen=True)
+class Compared(Result):
+    """This host (``have``) beside what it can be brought to of a document (``want``)."""
+
+    have: State = field(default_factory=State, repr=False)
+    want: State = field(default_factory=State, repr=False)
+    changes: Tuple[Change, ...] = ()
+    document: Document = field(default_factory=lambda: Document(State()), repr=False)
+
+
+@dataclass(frozen=True)
+class Planned(Result):
+    ready: Optional[Ready] = field(default=None, repr=False)
+
+    @property
+    def findings(self) -> Tuple[Finding, ...]:
+        return self.ready.findings if self.ready else ()
+
+
+@dataclass(frozen=True)
+class Imported(Result):
+    """``maps``: the names that were changed (kind, old, new); ``document`` with those that it has
+    here; see Outcome for the others."""
+
+    maps: Tuple[Mapping[str, str], ...] = ()
+    steps: int = 0
+    writes: int = 0
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    document: Document = field(default_factory=lambda: Document(State()), repr=False)
+
+
+@dataclass(frozen=True)
+class Verified(Result):
+    same: bool = True
+    state: State = field(default_factory=State, repr=False)
+
+
+@dataclass(frozen=True)
+class Removed(Result):
+    """``kept``: the file with the document of what was removed; see Outcome for the others."""
+
+    kept: str = ""
+    steps: int = 0
+    writes: int = 0
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Adopted(Result):
+    """lio-handover restores the targets at a boot from now on."""
+
+
+@dataclass(frozen=True)
+class GivenBack(Result):
+    """targetcli restores the targets at a boot from now on."""
+
+
+def counted(outcome: Outcome) -> Dict[str, Any]:
+    """What an outcome has for the fields of a result."""
+    return {"steps": outcome.steps, "writes": outcome.writes, "notes": outcome.notes,
+            "seconds": {phase: round(took, 6) for phase, took in outcome.seconds.items()}}
+
+
+#: The results that D-Bus answers whole, by their verbs.
+_WHOLE: Mapping[str, Type[Result]] = {
+    "freeze": Frozen, "export": Exported, "thaw": Thawed, "import": Imported, "remove": Removed,
+    "adopt": Adopted, "giveback": GivenBack}
+
+
+def from_answer(verb: str, answer: Mapping[str, Any]) -> Result:
+    """The result of a verb that the service carried out, of what its job has as ``Result``."""
+    kind = _WHOLE.get(verb, Result)
+    known = {member.name for member in fields(kind)}  # a later service may say more
+    given: Dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value
+                             for name, value in answer.items() if name in known}
+    return kind(**given)
