@@ -608,4 +608,5 @@ def rows_for(role: str, state: str, verb: str, mode: Mode,
 def deadline(role: str, verb: str) -> float:
     """Seconds without a sign of life after which a verb of a handover alarms: the longest that a
     row of it may take; ``role`` BOTH: of either side."""
-    return max(row.deadline for row in TABLE if row.verb == verb and role in (row.role, BOTH))
+    return max((row.deadline for row in TABLE if row.verb == verb and role in (row.role, BOTH)),
+               default=30.0)  # a verb that this side has not, and is refused
