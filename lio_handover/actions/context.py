@@ -177,7 +177,7 @@ class Standing:
                        if store.key in used and document.state.backstore(store.key) is None)
         state = replace(document.state, targets=(*document.state.targets, *targets),
                         backstores=(*document.state.backstores, *stores))
-        return replace(document, state=documents.canonical(state), storage={
+        return replace(document, state=state, storage={
             **document.storage, **{say(store.key): before.storage.get(say(store.key), {})
                                    for store in stores}})
 

@@ -72,7 +72,7 @@ class Copies(Standing):
                                              for target in state.targets))
         evidence = {say(store.key): storage_evidence.evidence(store, sample=True)
                     for store in state.backstores}
-        return Document(documents.canonical(state), True,
+        return Document(state, True,
                         Origin(os.uname().nodename, os.uname().release, boot_id()), evidence,
                         notes)
 

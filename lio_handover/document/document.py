@@ -50,6 +50,8 @@ __all__ = ["MAX_BYTES", "VERSION", "Carried", "Document", "Evidence", "Origin", 
            "check", "dumps", "loads", "seal", "state_bytes"]
 
 Evidence = Mapping[str, Union[str, int, bool]]
+#: Marks a State whose lists are in their one order.
+_SORTED = "_sorted"
 #: The attributes of an object which stand with it, not with what is common to its kind.
 Own = Callable[[objects.Object], Mapping[str, str]]
 
@@ -77,6 +79,7 @@ class Carried:
 class Document:
     """What one host says it serves.
 
+    ``state`` is put in its one order when a document is made of it (canonical).
     ``storage`` is the evidence of what each backstore opens (storage_evidence), by the
     backstore's name as model.say gives it.
     """
@@ -90,6 +93,9 @@ class Document:
     version: int = VERSION
     #: none where it was not exported of targets that were frozen for it
     carried: Tuple[Carried, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "state", canonical(self.state))
 
     @property
     def host(self) -> Dict[str, Mapping[str, str]]:
@@ -115,7 +121,7 @@ class Document:
     @property
     def size(self) -> int:
         """How many bytes it has, though ``loads`` may not take them."""
-        return len(with_digest(self.body))
+        return len(with_digest(self.body, self.digest))
 
     @cached_property
     def judged(self) -> bool:
@@ -126,7 +132,11 @@ class Document:
 
 # --- writing -------------------------------------------------------------------------------------
 def canonical(state: State) -> State:
-    """The same state with every list in its one order; registrations keep theirs (READ KEYS)."""
+    """The same state with every list in its one order; registrations keep theirs (READ KEYS).
+
+    A state that this has returned is returned as it is."""
+    if vars(state).get(_SORTED):
+        return state
 
     def tpg(one: objects.Tpg) -> objects.Tpg:
         acls = (replace(acl, mapped_luns=tuple(sorted(acl.mapped_luns, key=_number)))
@@ -135,7 +145,7 @@ def canonical(state: State) -> State:
                        luns=tuple(sorted(one.luns, key=_number)),
                        acls=tuple(sorted(acls, key=_key)))
 
-    return State(
+    in_order = State(
         lu_groups=tuple(sorted(state.lu_groups, key=_key)),
         backstores=tuple(
             replace(backstore, alua_groups=tuple(sorted(backstore.alua_groups, key=_key)))
@@ -144,6 +154,8 @@ def canonical(state: State) -> State:
             replace(target, tpgs=tuple(sorted(map(tpg, target.tpgs), key=lambda tpg: tpg.tag)))
             for target in sorted(state.targets, key=_key)),
         discovery_auth=state.discovery_auth)
+    vars(in_order)[_SORTED] = True
+    return in_order
 
 
 def dumps(document: Document) -> bytes:
@@ -152,7 +164,7 @@ def dumps(document: Document) -> bytes:
     Raises a DocumentError where ``loads`` would: what can't be read is not written.
     """
     check(document)
-    return with_digest(document.body)
+    return with_digest(document.body, document.digest)
 
 
 def check(document: Document) -> None:
@@ -162,7 +174,7 @@ def check(document: Document) -> None:
 
 def state_bytes(document: Document) -> bytes:
     """The ``state`` part alone, as bytes: equal wherever the same thing is served."""
-    return text_of(_state_tree(canonical(document.state))).encode("ascii")
+    return text_of(_state_tree(document.state)).encode("ascii")
 
 
 def _key(one: objects.Object) -> Key:
@@ -182,7 +194,7 @@ def _tree(document: Document) -> Dict[str, Any]:
         "storage": {name: dict(one) for name, one in document.storage.items()},
         "host": {name: dict(one) for name, one in document.host.items()},
         "notes": list(document.notes),
-        "state": _state_tree(canonical(document.state)),
+        "state": _state_tree(document.state),
         **({"handovers": [{"id": one.id, "epoch": one.epoch, "targets": list(one.targets)}
                           for one in document.carried]} if document.carried else {}),
     }
@@ -285,7 +297,7 @@ def _document(tree: Any) -> Document:
     where = an_object(top["origin"], "$.origin", "host", "kernel", "boot_id")
     origin = Origin(*(plain_text(where[name], f"$.origin.{name}", 255)
                       for name in ("host", "kernel", "boot_id")))
-    state = canonical(state_of(top["state"], "$.state"))
+    state = state_of(top["state"], "$.state")
     names = {objects.say(backstore.key) for backstore in state.backstores}
     storage = {name: _evidence(one, at) for name, at, one in
                _about(top["storage"], "$.storage", names)}

@@ -26,9 +26,9 @@ def seal(tree: Mapping[str, Any]) -> bytes:
     return with_digest(body_of(tree))
 
 
-def with_digest(body: bytes) -> bytes:
-    """The bytes of a document whose other members these are."""
-    return b'{\n "digest": "%s",\n' % digest_of(body).encode() + body[2:]
+def with_digest(body: bytes, digest: str = "") -> bytes:
+    """The bytes of a document whose other members these are; ``digest``: theirs, if known."""
+    return b'{\n "digest": "%s",\n' % (digest or digest_of(body)).encode() + body[2:]
 
 
 def digest_of(body: bytes) -> str:

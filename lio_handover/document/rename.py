@@ -26,7 +26,7 @@ from ..model.keys import acl_key, portal_key, target_key
 from ..model.objects import Attributes, Key, say
 from ..storage import block_devices as devices, device_limits as limits
 from ..storage.block_devices import HERE, Host
-from .document import Document, canonical, check
+from .document import Document, check
 
 KINDS = ("device", "root", "portal", "target", "initiator", "rtpi", "limit")
 #: Instead of a relative port: one that only depends on the TPG's name.
@@ -166,8 +166,8 @@ class _Applying:
         changed = {one.new for one in self.applied if one.what in ("device", "root", "wwid")}
         _once("backstores' file or device",
               [(store.path,) for store in stores if store.path in changed])
-        made = replace(self.document, state=canonical(
-            replace(state, targets=targets, backstores=stores)))
+        made = replace(self.document, state=replace(
+            state, targets=targets, backstores=stores))
         try:
             check(made)
         except Duplicate:

@@ -26,6 +26,7 @@ from ..model.keys import backstore_key
 from ..model.objects import Backstore, Key, State, say
 from ..model.reservations import Seen
 from ..plan import unit_serials
+from ..plan.plan import Plan
 from ..plan.planner import plan
 from ..plan.pr_order import reachable
 from ..protocol.table import SOURCE
@@ -108,7 +109,7 @@ class Core(Host):
         state = reader.state(names)
         findings = preflight.source(state, reader)
         try:
-            document = self._document(state, reader.facts(), reader.unsure)
+            document = self._document(state, reader)
         except errors.HandoverError:
             errors.refuse(findings)  # which say more
             raise
@@ -158,14 +159,12 @@ class Core(Host):
             reader = self._prober(names, probe)
             state = reader.state(names)
             errors.refuse(preflight.source(state, reader), allow)
-            facts = reader.facts()
-            document = self._document(state, facts, reader.unsure)
+            document = self._document(state, reader)
             errors.refuse(representable.findings(document))
             return document
 
-    def _document(self, state: State, facts: Facts, unsure: Sequence[str]) -> Document:
-        state = _settled(state)
-        reader = self.reader()
+    def _document(self, state: State, reader: Reader) -> Document:
+        facts, state = reader.facts(), _settled(state)
         is_frozen = bool(state.targets) and all(
             in_use.shut(target, reader) for target in state.targets)
         state, notes = dynamic_acls.made_explicit(state, {})
@@ -174,9 +173,9 @@ class Core(Host):
         here = Glance()
         evidence = {say(store.key): storage.evidence(store, is_frozen, here)
                     for store in state.backstores}
-        return Document(documents.canonical(state), is_frozen,
+        return Document(state, is_frozen,
                         Origin(os.uname().nodename, facts.release, facts.boot_id), evidence,
-                        (*notes, *unsure, *preflight.nobody(state)))
+                        (*notes, *reader.unsure, *preflight.nobody(state)))
 
     def _flush(self, state: State) -> None:
         for store in state.backstores:
@@ -251,14 +250,22 @@ class Core(Host):
 
     def _patiently(self, ready: Ready, progress: Optional[Progress], stop: Callable[[], bool],
                    before_gate: Callable[[], None]) -> Outcome:
-        """Once more where somebody else got in between: that was taken back, and is rare."""
+        """Once more where somebody else got in between: that was taken back, and is rare.
+
+        The plan that was looked at is the one that is run, see _still; another is made where an
+        HBA of it was taken meanwhile, or new objects are not what the table says of them.
+        """
+        def make(facts: Facts, trusting: bool) -> Plan:
+            if trusting and facts == ready.facts:
+                return ready.plan
+            return replace(plan(ready.have, ready.document.state, facts, trusting=trusting,
+                                late=ready.plan.late), notes=ready.plan.notes,
+                           seen=ready.plan.seen, unknown=ready.plan.unknown)
+
         for _attempt in range(MEDDLED_TRIES):
             try:
-                return self.run(lambda facts, trusting: replace(plan(
-                    ready.have, ready.document.state, facts, trusting=trusting,
-                    late=ready.plan.late), notes=ready.plan.notes, seen=ready.plan.seen,
-                    unknown=ready.plan.unknown), ready.have, ready.facts, progress, stop,
-                    before_gate=before_gate)[1]
+                return self.run(make, ready.have, ready.facts, progress, stop,
+                                before_gate=before_gate)[1]
             except errors.Meddled as error:
                 last = error
         raise last
@@ -370,7 +377,7 @@ class Core(Host):
     def _leaving(self, state: State, facts: Facts) -> Document:
         """The document of what is about to be removed."""
         state, notes = dynamic_acls.made_explicit(_settled(state), {})
-        return Document(documents.canonical(state), False,
+        return Document(state, False,
                         Origin(os.uname().nodename, facts.release, facts.boot_id),
                         {say(store.key): _evidence(store) for store in state.backstores}, notes)
 

@@ -389,7 +389,7 @@ def merged(made: Sequence[Document]) -> Document:
                   tuple(store for one in made for store in one.state.backstores),
                   tuple(target for one in made for target in one.state.targets),
                   state.discovery_auth)
-    return replace(first, state=documents.canonical(state), storage=storage,
+    return replace(first, state=state, storage=storage,
                    notes=tuple(dict.fromkeys(note for one in made for note in one.notes)),
                    carried=tuple(carried for one in made for carried in one.carried))
 

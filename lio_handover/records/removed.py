@@ -33,7 +33,7 @@ def keep(document: Document, directory: str) -> str:
         return ""
     try:
         os.makedirs(folder, mode=0o700, exist_ok=True)
-        write_file(path, with_digest(document.body))
+        write_file(path, with_digest(document.body, document.digest))
     except OSError as error:
         raise errors.BadFile(f"{path} can't be written: {error.strerror}",
                              do="make room: what is removed is kept there first") from None
