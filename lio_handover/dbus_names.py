@@ -10,8 +10,10 @@ import re
 
 BUS_NAME = "io.github.lio_handover1"
 ROOT = "/io/github/lio_handover1"
-#: What the interfaces promise; additions do not change it (D-Bus API Design Guidelines).
-API_VERSION = 1
+#: What the interfaces promise.  2 added Adopt and Giveback; with 3 each method takes what it needs,
+#: so that a service of 1 is no neighbour.  From then on a version only adds (D-Bus API Design
+#: Guidelines).
+API_VERSION = 3
 
 MANAGER = BUS_NAME + ".Manager"
 TARGET = BUS_NAME + ".Target"

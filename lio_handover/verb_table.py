@@ -82,7 +82,9 @@ _OPTIONS = (
            metavar="FILE"),
     Option("uploads", "as", "tokens of messages that came in pieces, see Upload", bus="uploads"),
     Option("mode", "s", "of prepare: iscsi, iscsi-late, vhost-qmp, vhost-inband or vhost-stopped "
-           "(default iscsi)", "--mode", metavar="MODE", default="iscsi"),
+           "(default iscsi)", "--mode", bus="mode", metavar="MODE", default="iscsi"),
+    Option("handover", "s", "its id, a UUID in small letters (default: one is made)",
+           bus="handover"),
     Option("map", "as", "another name on this host (KIND: device, root, portal, target, initiator, "
            "rtpi, limit)", "--map", bus="maps", metavar="KIND:OLD=NEW"),
     # how it is done
@@ -136,6 +138,10 @@ COMMON = ("json", "config", "alone", "debug")
 ASSERTIONS = tuple(option.name for option in _OPTIONS if option.asserts)
 FORCING = ("peer-is-fenced", "peer-never-returns")
 _ASSERTIONS = " ".join(ASSERTIONS)
+#: On D-Bus: what a verb takes only where it begins a handover; what one that is about every
+#: handover does not take, as it is about the other host of one.
+OF_A_BEGINNING = ("handover", "mode", "map", "uploads")
+OF_ONE_HANDOVER = ("peer", "document-version", "uploads")
 
 #: ``takes`` → the arguments of the command line, and the options of D-Bus that stand for them.
 _ARGUMENTS: Mapping[str, str] = {
@@ -345,7 +351,7 @@ COMMANDS: Mapping[str, str] = {name: verb.command for name, verb in VERBS.items(
 
 _OF_ALL = "allow peer document-version"
 _HANDOVER_VERBS = (
-    Verb("prepare", SOURCE, WRITE, NEW_TARGETS, f"mode probe {_OF_ALL}",
+    Verb("prepare", SOURCE, WRITE, NEW_TARGETS, f"handover mode probe {_OF_ALL}",
          "check everything and offer the target under a new epoch", bus=True, begins=True),
     Verb("freeze", SOURCE, WRITE, NOTHING, f"probe {_OF_ALL}",
          "make the target quiet, keeping all it needs to go on", bus=True),

@@ -363,8 +363,8 @@ def told_of_actions(target: str, job: int) -> dict[str, str]:
                                options({})),
         "Open": client.error(path, names.JOB, "Open", "a{sv}", options({})),
         "Read": client.error(path, names.JOB, "Read", "tua{sv}", 0, 10, options({})),
-        "force": client.error(names.ROOT, names.MANAGER, "RecoverHandover", "sassaha{sv}", "", [],
-                              "", descriptors(), options({"peer-is-fenced": True}))}
+        "force": client.error(names.ROOT, names.MANAGER, "RecoverHandovers", "a{sv}",
+                              options({"peer-is-fenced": True}))}
 
 
 def serve_polkit(address: str, told: Mapping[str, str], delay: float) -> None:
@@ -470,23 +470,28 @@ def prepare(target: str, given: Mapping[str, Any] = {},  # noqa: B006
             address: str = SYSTEM) -> dict[str, Any]:
     """The job of a handover's first verb."""
     client = Client(address)
-    return client.job(client.manager("PrepareHandover", "sassaha{sv}", "", [target], "iscsi",
-                                     descriptors(), options(given)))
+    return client.job(client.manager("PrepareHandover", "asa{sv}", [target], options(given)))
 
 
 def begin_handover(target: str, verb: str) -> tuple[str, str]:
     """(handover, job) of a verb of the source, once it is prepared."""
     client, prepared = Client(), prepare(target)
-    return prepared["Handover"], str(client.call(
-        names.path(names.HANDOVERS, prepared["Handover"]), names.HANDOVER, verb, "aha{sv}",
-        descriptors(), options({})))
+    return prepared["Handover"], object_verb(client, prepared["Handover"], verb)
 
 
 def handover_verb(handover: str, verb: str, given: Mapping[str, Any] = {},  # noqa: B006
                   address: str = SYSTEM) -> dict[str, Any]:
     client = Client(address)
-    return client.job(client.call(names.path(names.HANDOVERS, handover), names.HANDOVER, verb,
-                                  "aha{sv}", descriptors(), options(given)))
+    return client.job(object_verb(client, handover, verb, given))
+
+
+def object_verb(client: Client, handover: str, verb: str,
+                given: Mapping[str, Any] = {}) -> str:  # noqa: B006
+    """The job of a verb of a handover's object, of the other side having said nothing."""
+    takes = contract.load()[names.HANDOVER].methods[verb].takes
+    said = [descriptors()] if takes == "aha{sv}" else []
+    return str(client.call(names.path(names.HANDOVERS, handover), names.HANDOVER, verb, takes,
+                           *said, options(given)))
 
 
 def wait_for(job: str, name: str, wanted: str, seconds: float = 30) -> dict[str, Any]:

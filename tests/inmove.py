@@ -142,8 +142,7 @@ def stop_service() -> None:
 def recover_by_daemon(id: str) -> dict[str, Any]:  # noqa: A002
     """What the service makes of it, as ``recover --json`` has it."""
     client = inbus.Client()
-    job = client.job(client.manager("RecoverHandover", "sassaha{sv}", id, [], "",
-                                    inbus.descriptors(), inbus.options({})))
+    job = client.job(inbus.object_verb(client, id, "Recover"))
     assert job["State"] == "done", job
     result: dict[str, Any] = job["Result"]
     return result

@@ -134,13 +134,12 @@ def begin_import(data: bytes) -> None:
     inbus.Client().manager("Import", "aha{sv}", inbus.descriptors(fd), inbus.options({}))
 
 
-def verb(path: str, member: str, messages: bytes = b"[]",
-         given: Mapping[str, Any] = {}) -> dict[str, Any]:  # noqa: B006
+def verb(path: str, member: str, given: Mapping[str, Any] = {}  # noqa: B006
+         ) -> dict[str, Any]:
     """The job of a verb of a handover."""
-    client, fd = inbus.Client(), os.memfd_create("messages")
-    os.write(fd, messages)
-    return client.job(client.call(path, dbus_names.HANDOVER, member, "aha{sv}",
-                                  inbus.descriptors(fd), inbus.options(given)))
+    client = inbus.Client()
+    handover = dbus_names.decode(path.rpartition("/")[2])
+    return client.job(inbus.object_verb(client, handover, member, given))
 
 
 def holders(*wwpns: str) -> list[int | None]:

@@ -46,15 +46,16 @@ def shape(xml: str) -> dict[str, set[tuple[str, ...]]]:
         found[interface.get("name", "")] = {
             (one.tag, one.get("name", ""), one.get("type", ""), *(
                 f"{part.tag} {part.get('name')} {part.get('direction', '')} {part.get('type', '')}"
-                f"{part.get('value', '')}" for part in one)) for one in interface}
+                f"{part.get('value', '')}" for part in one.iter() if part is not one))
+            for one in interface}
     return found
 
 
-def test_introspection_is_what_the_files_say(bus: Bus, client: Client) -> None:
+def test_introspection_is_what_the_contract_says(bus: Bus, client: Client) -> None:
     """Of the root, a job and a handover; and all that is to be had of an object is managed."""
     shipped: dict[str, set[tuple[str, ...]]] = {}
-    for file in [*Path(contract.FOLDER).glob("*.xml"), Path(contract.STANDARD)]:
-        shipped.update(shape(file.read_text()))
+    for interface in contract.load().values():
+        shipped.update(shape(interface.text))
     job = client.manager("Show", "asa{sv}", [], options({}))
     client.job(job)
     objects = client.objects()
@@ -89,24 +90,36 @@ def test_the_tree_can_be_walked_from_its_root(client: Client) -> None:
     assert found == set(client.objects())
 
 
+#: What a verb takes → what its method does, options aside.
+SIGNATURES = {verb_table.TARGETS: "as", verb_table.ANY_TARGETS: "as", verb_table.NEW_TARGETS: "as",
+              verb_table.A_DOCUMENT: "ah", verb_table.MESSAGES: "ah", verb_table.NOTHING: ""}
+
+
 def test_the_verbs_are_those_of_the_protocols_table() -> None:
+    """Each step is a method of a handover's object; what begins a handover is the Manager's too."""
     known = contract.load()
-    methods = known[names.HANDOVER].methods
-    assert {name.lower() for name in methods} == {
-        name for name, row in HANDOVER_VERBS.items() if row.bus}
-    for name, method in methods.items():
-        assert (method.action, method.takes) == (HANDOVER_VERBS[name.lower()].action, "aha{sv}")
+    steps = {name.lower(): method for name, method in known[names.HANDOVER].methods.items()}
+    assert set(steps) == {name for name, row in HANDOVER_VERBS.items() if row.bus}
     first = {row.verb for row in table.TABLE
              if row.state in ("idle", "none") and row.modes - FILE}
     manager = known[names.MANAGER].methods
-    begun = {name[:-len("Handover")].lower(): one for name, one in manager.items()
+    begun = {name[:-len("Handover")].lower(): method for name, method in manager.items()
              if name.endswith("Handover")}
-    assert set(begun) == first | {"status", "recover"}
-    for verb, method in begun.items():
-        assert method.action == HANDOVER_VERBS[verb].action
-    text = (Path(contract.FOLDER) / f"{names.HANDOVER}.xml").read_text()
-    for verb, row in HANDOVER_VERBS.items():
-        assert not row.bus or row.help in text and f'value="{row.action}"' in text, verb
+    of_all = {name[:-len("Handovers")].lower(): method for name, method in manager.items()
+              if re.fullmatch("(Status|Recover)Handovers", name)}
+    assert (set(begun) | set(of_all), set(of_all)) == (first | {"status"}, {"status", "recover"})
+    for methods in (steps, begun, of_all):
+        for verb, method in methods.items():
+            row = HANDOVER_VERBS[verb]
+            assert method.action == row.action and method.gives == "o"
+            takes = "" if methods is of_all or methods is steps and verb in begun else \
+                SIGNATURES[row.takes]
+            assert method.takes == takes + "a{sv}", verb
+            assert set(method.options) <= set(row.on_bus), verb
+    for verb in ("prepare", "stage"):
+        assert not {"mode", "handover", "maps", "uploads"} & set(steps[verb].options), verb
+    assert {verb for verb, method in {**steps, **begun}.items()
+            if set(method.options) & set(verb_table.FORCING)} == {"recover"}
 
 
 def test_what_the_xml_says_of_actions_is_what_is_asked(bus: Bus) -> None:
@@ -119,7 +132,45 @@ def test_what_the_xml_says_of_actions_is_what_is_asked(bus: Bus) -> None:
                     if one.get("name") == f"{names.BUS_NAME}.Action"}
             assert told == {interface.methods[method.get("name", "")].action}, method.get("name")
     for verb, row in HOST_VERBS.items():
-        assert contract.load()[names.MANAGER].methods[verb.capitalize()].action == row.action
+        method = contract.load()[names.MANAGER].methods[verb.capitalize()]
+        assert (method.action, method.takes) == (row.action, SIGNATURES[row.takes] + "a{sv}")
+
+
+def test_a_verb_and_its_options_are_introspected_from_its_row(monkeypatch: pytest.MonkeyPatch
+                                                              ) -> None:
+    """One that is made up, with nothing but its row: its help, action, argument and options."""
+    row = verb_table.Verb("polish", verb_table.HOST, verb_table.WRITE, verb_table.TARGETS,
+                          "all probe", "make targets shine", bus=True, deadline=5)
+    monkeypatch.setitem(HOST_VERBS, "polish", row)
+    method = contract.load()[names.MANAGER].methods["Polish"]
+    assert (method.takes, method.gives, method.action) == ("asa{sv}", "o", "write")
+    assert method.options == {"all": "b", "probe": "b"}
+    text = contract.load()[names.MANAGER].text
+    assert "Make targets shine." in text
+    assert f"all (b): {verb_table.OPTIONS['all'].help}" in text
+
+
+def test_all_that_is_introspected_is_documented() -> None:
+    for name, interface in contract.load().items():
+        if not name.startswith(names.BUS_NAME):
+            continue
+        root = ElementTree.fromstring(interface.text)
+        for member in [root, *root.iter("method"), *root.iter("property"), *root.iter("signal")]:
+            told = [one.get("value", "") for one in member.findall("annotation")
+                    if one.get("name") == "org.gtk.GDBus.DocString"]
+            assert len(told) == 1 and re.match(r'[(A-Z"]|[a-z, -]+[.:]', told[0]), (
+                name, member.get("name"), told)
+
+
+def test_what_is_installed_is_what_is_introspected(tmp_path: Path) -> None:
+    assert contract.main([str(tmp_path)]) == 0
+    installed: dict[str, set[tuple[str, ...]]] = {}
+    for file in tmp_path.iterdir():
+        installed.update(shape(file.read_text()))
+        assert [*shape(file.read_text())] == [file.name[:-len(".xml")]]
+    assert installed == {name: shape(interface.text)[name] for name, interface
+                         in contract.load().items() if name.startswith(names.BUS_NAME)}
+    assert f"by   {contract.__name__} " in (CHECKOUT / "etc" / "install.map").read_text()
 
 
 #: Verbs of the command line that are not of one host.
@@ -199,13 +250,12 @@ def test_descriptors_of_anything_end_in_errors_with_a_name(bus: Bus, client: Cli
         return len(os.listdir(f"/proc/{bus.daemon.pid}/fd"))
 
     at_first = opened()
-    calls: list[tuple[str, str, str, tuple[Any, ...]]] = [
-        (names.MANAGER, "Import", "aha{sv}", ()),
-        (names.MANAGER, "StageHandover", "sassaha{sv}", ("", [], ""))]
-    for interface, member, signature, before in calls:
+    calls = [
+        (names.MANAGER, "Import", "aha{sv}"),
+        (names.MANAGER, "StageHandover", "aha{sv}")]
+    for interface, member, signature in calls:
         for what, fd, expected in bad_descriptors(tmp_path):
-            job = client.call(ROOT, interface, member, signature, *before, descriptors(fd),
-                              options({}))
+            job = client.call(ROOT, interface, member, signature, descriptors(fd), options({}))
             os.close(fd)
             ended = client.job(job)
             assert ended["State"] == "failed", (member, what)
@@ -214,7 +264,8 @@ def test_descriptors_of_anything_end_in_errors_with_a_name(bus: Bus, client: Cli
     for some in (descriptors(), descriptors(0, 0)):
         assert client.error(ROOT, names.MANAGER, "Import", "aha{sv}", some,
                             options({})) == NOT_OURS + "InvalidArgs"
-    for given in ({"nonsense": 1}, {"upload": "nonsense"}):
+    for given in ({"nonsense": 1}, {"upload": "nonsense"}, {"all": True},
+                  {"maps": dbus.types.UnixFd(0)}, {"maps": descriptors(0)}):
         assert client.error(ROOT, names.MANAGER, "Import", "aha{sv}", descriptors(0),
                             options(given))
     wait_until(lambda: opened() <= at_first + 2)  # the spare child may be another
@@ -226,7 +277,7 @@ def test_what_is_uploaded_is_used_once_and_is_its_owners(bus: Bus, client: Clien
     token = ""
     for chunk in (b"[", b"]", b" "):
         token = client.manager("Upload", "saya{sv}", token, chunk, options({}))
-    stage: tuple[Any, ...] = ("StageHandover", "sassaha{sv}", "", [], "", descriptors())
+    stage: tuple[Any, ...] = ("StageHandover", "aha{sv}", descriptors())
     job = client.job(client.manager(*stage, options({"uploads": [token]})))
     assert job["Error"][0].removeprefix(names.ERROR) in (  # no messages, but they could be read
         "WrongState", "NoTargetModules"), job
@@ -427,8 +478,7 @@ def answers(address: str) -> list[str]:
     force = options({"peer-is-fenced": True})
     return [client.error(ROOT, names.MANAGER, "ListTargets", "a{sv}", options({})),
             client.error(ROOT, names.MANAGER, "Freeze", "asa{sv}", ["iscsi/x"], options({})),
-            client.error(ROOT, names.MANAGER, "RecoverHandover", "sassaha{sv}", "", [], "",
-                         descriptors(), force)]
+            client.error(ROOT, names.MANAGER, "RecoverHandovers", "a{sv}", force)]
 
 
 def test_without_polkit_a_group_may_all_but_force(guarded: Bus) -> None:
@@ -525,12 +575,10 @@ def test_a_handovers_job_says_what_it_is_about_however_it_ends(bus: Bus, client:
     for about, job in (
             (known.targets, client.call(handover_path(bus), names.HANDOVER, "Retire", "aha{sv}",
                                         descriptors(), options({}))),
-            (known.targets, client.manager("RecoverHandover", "sassaha{sv}", known.id, [], "",
-                                           descriptors(), options({}))),
-            (("iscsi/x",), client.manager("PrepareHandover", "sassaha{sv}", "", ["iscsi/x"], "",
-                                          descriptors(), options({}))),
-            (offer.targets, client.manager("StageHandover", "sassaha{sv}", "", [], "",
-                                           descriptors(fd), options({})))):
+            (known.targets, inbus.object_verb(client, known.id, "Recover")),
+            (("iscsi/x",), client.manager("PrepareHandover", "asa{sv}", ["iscsi/x"], options({}))),
+            (offer.targets, client.manager("StageHandover", "aha{sv}", descriptors(fd),
+                                           options({})))):
         ended = client.job(job)
         assert ended["Targets"] == list(about), ended
         assert re.fullmatch("[0-9a-f-]{36}", ended["Handover"]), ended

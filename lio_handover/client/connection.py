@@ -11,12 +11,10 @@ from contextlib import contextmanager
 from typing import Any, Callable, Dict, Iterator, Mapping, Optional, Sequence, Tuple
 
 from .. import dbus_names, errors
+from ..verb_table import BOTH, HANDOVER_VERBS, MESSAGES
 
 #: Milliseconds between two questions whether to stop, and seconds that a call may take.
 OFTEN, PATIENCE = 250, 30.0
-
-#: Verbs of handovers that are the Manager's: the host may not know the handover yet.
-_BEGINNING = ("prepare", "stage", "abort", "status", "recover")
 
 #: What a connection hears: jobs that take a step or end, and that the service itself ends.
 _RULES = (
@@ -130,21 +128,34 @@ class Service:
                             _options(options))
         return self._finish(str(job), progress, stop)
 
-    def run_handover(self, verb: str, name: str, targets: Sequence[str], mode: str, messages: bytes,
-                     options: Mapping[str, Any], progress: Optional[Progress] = None,
+    def run_handover(self, verb: str, name: str, targets: Sequence[str], mode: str,
+                     messages: bytes, options: Mapping[str, Any],
+                     progress: Optional[Progress] = None,
                      stop: Callable[[], bool] = lambda: False) -> Came:
-        """The same for a verb of a handover; ``messages`` as messages.to_json has
-        them.  The data are         the whole answer, as handover.answer_to_json has it."""
+        """The same for a verb of a handover; ``messages`` as messages.to_json has them.  The data
+        are the whole answer, as handover.answer_to_json has it.
+
+        With targets, or with messages for a verb that begins a handover, it is the Manager's, as
+        the host may not know the handover yet; otherwise it is that of the handover's object.
+        """
         import dbus
-        with self.passed(messages) as (passed, more):
-            given = _options({**options, **more})
-            if verb in _BEGINNING:
-                job = self.call(dbus_names.ROOT, dbus_names.MANAGER, f"{verb.capitalize()}Handover",
-                                "sassaha{sv}", name, dbus.Array(targets, signature="s"), mode,
-                                passed, given)
-            else:
-                job = self.call(dbus_names.path(dbus_names.HANDOVERS, name), dbus_names.HANDOVER,
-                                verb.capitalize(), "aha{sv}", passed, given)
+        row = HANDOVER_VERBS[verb]
+        begins = row.begins and row.role != BOTH
+        if begins and targets:
+            job = self.call(dbus_names.ROOT, dbus_names.MANAGER, f"{verb.capitalize()}Handover",
+                            "asa{sv}", dbus.Array(targets, signature="s"),
+                            _options({**options, "handover": name, "mode": mode}))
+        elif row.takes == MESSAGES and (messages or not begins):
+            where = (dbus_names.ROOT, dbus_names.MANAGER, f"{verb.capitalize()}Handover") \
+                if begins else (dbus_names.path(dbus_names.HANDOVERS, name), dbus_names.HANDOVER,
+                                verb.capitalize())
+            with self.passed(messages) as (passed, more):
+                job = self.call(*where, "aha{sv}", passed, _options({**options, **more}))
+        elif messages:
+            raise errors.BadCall(f"{verb} takes nothing of the other side", do="leave it out")
+        else:
+            job = self.call(dbus_names.path(dbus_names.HANDOVERS, name), dbus_names.HANDOVER,
+                            verb.capitalize(), "a{sv}", _options(options))
         return self._finish(str(job), progress, stop)
 
     @contextmanager

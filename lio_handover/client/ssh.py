@@ -141,7 +141,7 @@ class Side(client.Service):
              mode: str = "", progress: Optional[client.Progress] = None,
              stop: Callable[[], bool] = lambda: False, **options: Any) -> Answer:
         """Run a verb of a handover to its end.  ``messages``: of the other side, as
-        messages.to_json         has them.  Raises what it fails with."""
+        messages.to_json has them.  Raises what it fails with."""
         _result, data = self.run_handover(verb, handover, targets, mode, messages, options,
                                           progress, stop)
         return answer_from_json(data)

@@ -12,11 +12,11 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
 from gi.repository import GLib
 
 from .. import dbus_names, errors
+from ..protocol import table
 from ..system.journald import ERR, NOTICE, Log
-from ..verb_table import DOCUMENT, WRITE
+from ..verb_table import DOCUMENT, HOST_VERBS, WRITE
 from .bus.dispatch import LATER, Call, Node, Tree
 from .children import Child, Spare
-from .hostverbs import deadline
 
 RUNNING, CANCELLING, DONE, FAILED, CANCELLED = "running", "cancelling", "done", "failed", \
     "cancelled"
@@ -42,7 +42,8 @@ class Job(Node):
         self.operation: str = request["verb"]
         self.handover: str = request["handover"]
         self.targets: List[str] = list(request["targets"] or jobs.targets_of(self.handover))
-        self.deadline = deadline(request["role"], self.operation)
+        self.deadline = table.deadline(request["role"], self.operation) if request["role"] else \
+            HOST_VERBS[self.operation].deadline
         self.state = RUNNING
         self.step = (0, 0, "")
         self.alarm = ""
@@ -164,7 +165,8 @@ class Job(Node):
                           step=self.step[2], job=str(self.number))
 
     # ---- methods ---
-    def wait(self, call: Call, timeout: int, _options: Mapping[str, Any]) -> Any:
+    def wait(self, call: Call, timeout: int, options: Mapping[str, Any]) -> Any:
+        call.options(options)
         if not self.running:
             return self.state
         source = 0
@@ -195,7 +197,9 @@ class Job(Node):
             call.allowed(WRITE, work)
         return LATER
 
-    def cancel(self, call: Call, _options: Mapping[str, Any]) -> Any:
+    def cancel(self, call: Call, options: Mapping[str, Any]) -> Any:
+        call.options(options)
+
         def work() -> None:
             if self.state == RUNNING and self.child:
                 self.state = CANCELLING
@@ -203,7 +207,9 @@ class Job(Node):
                 self._changed("State")
         return self._own(call, work)
 
-    def release(self, call: Call, _options: Mapping[str, Any]) -> Any:
+    def release(self, call: Call, options: Mapping[str, Any]) -> Any:
+        call.options(options)
+
         def work() -> None:
             if self.running:
                 raise errors.NotEnded(f"job {self.number} is {self.state}",
@@ -211,11 +217,13 @@ class Job(Node):
             self.jobs.forget(self)
         return self._own(call, work)
 
-    def open(self, call: Call, _options: Mapping[str, Any]) -> Any:
+    def open(self, call: Call, options: Mapping[str, Any]) -> Any:
+        call.options(options)
         return self._with_data(call, lambda: call.reply(
             os.open(f"/proc/self/fd/{self.data}", os.O_RDONLY | os.O_CLOEXEC)))
 
-    def read(self, call: Call, offset: int, length: int, _options: Mapping[str, Any]) -> Any:
+    def read(self, call: Call, offset: int, length: int, options: Mapping[str, Any]) -> Any:
+        call.options(options)
         return self._with_data(call, lambda: call.reply(
             os.pread(self.data, min(length, CHUNK), min(offset, self.size))))
 

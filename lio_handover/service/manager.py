@@ -6,11 +6,8 @@ from typing import Any, Callable, Mapping, Sequence
 
 from .. import __version__, dbus_names, errors
 from ..document import document
-from ..verb_table import HANDOVER_VERBS
-from .bus.contract import verb_of
 from .bus.dispatch import LATER, Call, Node, Tree
-from .hostverbs import HOST_VERBS
-from .requests import Requests, options
+from .requests import Requests
 from .survey import Handover, Survey, Target
 
 
@@ -30,29 +27,18 @@ class Manager(Node):
                 "Host": os.uname().nodename, "Kernel": os.uname().release,
                 "BootId": self.boot_id, "Stale": self.survey.stale}
 
-    def handler(self, interface: str, member: str) -> Callable[..., Any]:
-        verb = member.lower()
-        if verb in HOST_VERBS:
-            return lambda call, *args: self.requests.host_verb(call, verb, *args)
-        verb = verb_of(interface, member)
-        if verb:
-            return lambda call, *args: self._handover_verb(call, verb, *args)
-        return super().handler(interface, member)
-
-    def _handover_verb(self, call: Call, verb: str, handover: str, targets: Sequence[str],
-                       mode: str, messages: Sequence[int], given: Mapping[str, Any]) -> Any:
-        return self.requests.handover_verb(call, verb, HANDOVER_VERBS[verb].role, handover,
-                                           targets, mode, messages, given)
+    def verb(self, call: Call, *args: Any) -> Any:
+        return self.requests.verb(call, "", *args)
 
     # ---- methods ---
-    def list_targets(self, call: Call, given: Mapping[str, Any]) -> Any:
-        options(given, ())
+    def list_targets(self, call: Call, options: Mapping[str, Any]) -> Any:
+        call.options(options)
         return self._list(call, lambda: [
             (node.name, path) for path, node in self.tree.below(dbus_names.TARGETS)
             if isinstance(node, Target)])
 
-    def list_handovers(self, call: Call, given: Mapping[str, Any]) -> Any:
-        options(given, ())
+    def list_handovers(self, call: Call, options: Mapping[str, Any]) -> Any:
+        call.options(options)
         return self._list(call, lambda: [
             (node.id, path) for path, node in self.tree.below(dbus_names.HANDOVERS)
             if isinstance(node, Handover)])
@@ -68,6 +54,6 @@ class Manager(Node):
         self.survey.refresh(looked)
         return LATER
 
-    def upload(self, call: Call, token: str, chunk: bytes, given: Mapping[str, Any]) -> Any:
-        options(given, ())
+    def upload(self, call: Call, token: str, chunk: bytes, options: Mapping[str, Any]) -> Any:
+        call.options(options)
         return self.requests.uploads.put(token, chunk, call.caller.uid)

@@ -3,12 +3,12 @@ from __future__ import annotations
 
 import os
 import uuid
-from typing import Any, Callable, Collection, Dict, List, Mapping, Sequence
+from typing import Any, Callable, List, Mapping, Sequence
 
 from .. import errors
-from ..verb_table import A_DOCUMENT, FORCE, WRITE
+from ..verb_table import (
+    A_DOCUMENT, ASSERTIONS, FORCE, FORCING, HOST, MESSAGES, NEW_TARGETS, NOTHING, READ, WRITE)
 from .bus.dispatch import LATER, Call, Standard
-from .hostverbs import FORCING, HANDOVER_OPTIONS, HOST_VERBS, OPTIONS, WORDS
 from .jobs import Jobs
 from .uploads import Uploads
 
@@ -19,50 +19,37 @@ class Requests:
     def __init__(self, jobs: Jobs, uploads: Uploads, config: str) -> None:
         self.jobs, self.uploads, self.config = jobs, uploads, config
 
-    def host_verb(self, call: Call, verb: str, what: Sequence[Any],
-                  given: Mapping[str, Any]) -> Any:
-        row = HOST_VERBS[verb]
-        takes_document = row.takes == A_DOCUMENT
-        documents: List[int] = list(what) if takes_document else []
-        with _closing(documents):
-            made = options(given, row.on_bus)
-            request = {"verb": verb, "targets": [] if takes_document else _targets(what), **made}
-            if takes_document:
-                self._uploaded(call, documents, [made["upload"]] if made["upload"] else [])
-                if len(documents) != 1:
-                    raise Standard("InvalidArgs", f"{call.method.name} takes one document: a "
-                                   "descriptor, or the option upload")
-        # A probe makes something, if only for a moment.
-        self._start(call, request, documents, [WRITE] if made["probe"] else [])
+    def verb(self, call: Call, handover: str, *args: Any) -> Any:
+        """Have a verb carried out.  ``handover``: the id of whose object was called, or ""."""
+        assert call.method.verb
+        verb, takes = call.method.verb.verb, call.method.verb.takes
+        what: Sequence[Any] = args[0] if takes != NOTHING else ()
+        descriptors: List[int] = list(what) if takes in (A_DOCUMENT, MESSAGES) else []
+        with _closing(descriptors):
+            options = call.options(args[-1])
+            if takes == NEW_TARGETS:  # what comes of it is found by its id, whatever that is
+                handover = options["handover"] or str(uuid.uuid4())
+            request = {**options, "verb": verb.name, "role": verb.role if verb.role != HOST else "",
+                       "handover": handover, "targets": [] if descriptors else _targets(what),
+                       "mode": options["mode"] or "iscsi",
+                       "words": [word for word in ASSERTIONS if options[word]]}
+            for token in [*options["uploads"], *filter(None, [options["upload"]])]:
+                descriptors.append(self.uploads.take(token, call.caller.uid))
+            if takes == A_DOCUMENT and len(descriptors) != 1:
+                raise Standard("InvalidArgs", f"{call.method.name} takes one document: a "
+                               "descriptor, or the option upload")
+        actions = [FORCE] if any(options[word] for word in FORCING) else []
+        if options["probe"] and verb.action == READ:  # it makes something, if only for a moment
+            actions.append(WRITE)
+        self._start(call, request, descriptors, actions)
         return LATER
-
-    def handover_verb(self, call: Call, verb: str, role: str, handover: str,
-                      targets: Sequence[str], mode: str, messages: Sequence[int],
-                      given: Mapping[str, Any]) -> Any:
-        documents = list(messages)
-        with _closing(documents):
-            made = options(given, HANDOVER_OPTIONS)
-            if verb == "prepare" and not handover:
-                handover = str(uuid.uuid4())  # what comes of it is found by it, whatever that is
-            request = {"verb": verb, "role": role, "handover": handover,
-                       "targets": _targets(targets), "mode": mode or "iscsi",
-                       "words": [word for word in WORDS if made[word]], **made}
-            self._uploaded(call, documents, made["uploads"])
-        self._start(call, request, documents,
-                    [FORCE] if any(made[word] for word in FORCING) else [])
-        return LATER
-
-    def _uploaded(self, call: Call, documents: List[int], tokens: Sequence[str]) -> None:
-        for token in tokens:
-            documents.append(self.uploads.take(token, call.caller.uid))
 
     def _start(self, call: Call, request: Mapping[str, Any], documents: List[int],
                actions: Sequence[str]) -> None:
         """Start a job once the caller may do all of it."""
         def start() -> None:
-            whole = {"role": "", "handover": "", "mode": "", "words": [], "config": self.config,
-                     "limited": call.caller.limited,
-                     "by": f"user {call.caller.uid} ({call.caller.sender})", **request}
+            whole = {**request, "config": self.config, "limited": call.caller.limited,
+                     "by": f"user {call.caller.uid} ({call.caller.sender})"}
             given, documents[:] = list(documents), []  # the job closes them
             call.reply(self.jobs.start(whole, given, call.caller.uid).path)
 
@@ -92,21 +79,6 @@ def _targets(words: Sequence[str]) -> List[str]:
         if "/" not in word.strip("/"):
             raise errors.BadCall(f"{word[:80]!a} is no target: it is FABRIC/WWN", do="ListTargets")
     return [word.strip("/") for word in words]
-
-
-def options(given: Mapping[str, Any], known: Collection[str]) -> Dict[str, Any]:
-    """Every option there is, as given or as if not.  Raises BadCall for one that is unknown."""
-    made: Dict[str, Any] = {
-        name: () if kind is list else kind() for name, kind in OPTIONS.items()}
-    for name, value in given.items():
-        if name not in known:
-            raise errors.BadCall(f"there is no option {name[:40]!a} here", do="see the interface")
-        kind: Any = OPTIONS[name]
-        if type(value) is not kind or kind is list and not all(
-                isinstance(one, str) for one in value):
-            raise errors.BadCall(f"option {name} is of another type", do="see the interface")
-        made[name] = value
-    return made
 
 
 def _close(descriptors: List[int]) -> None:

@@ -9,8 +9,7 @@ from gi.repository import Gio, GLib
 
 from .. import dbus_names
 from ..system.journald import Log
-from .bus.contract import verb_of
-from .bus.dispatch import Node, Tree
+from .bus.dispatch import Call, Node, Tree
 from .children import Child
 
 if TYPE_CHECKING:
@@ -58,10 +57,8 @@ class Handover(Node):
                 "Peer": one["peer"], "Digest": one["digest"], "Busy": one["busy"],
                 "Since": int(one["since"] * 1000000), "Error": one["error"]}
 
-    def handler(self, interface: str, member: str) -> Callable[..., Any]:
-        verb = verb_of(interface, member)
-        return lambda call, messages, given: self.survey.requests.handover_verb(
-            call, verb, self.found["role"], self.id, (), "", messages, given)
+    def verb(self, call: Call, *args: Any) -> Any:
+        return self.survey.requests.verb(call, self.id, *args)
 
 
 class Journals:

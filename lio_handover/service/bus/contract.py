@@ -1,29 +1,125 @@
-"""The interfaces as their XML says: signatures, and which polkit action a call needs.
+"""The interfaces as XML: signatures, documentation, and which polkit action a call needs.
 
-One file per interface in interfaces/ (D-Bus API Design Guidelines, "Interface files"), installed
-below /usr/share/dbus-1/interfaces.  ``OPEN`` calls need no permission.
+The files in interfaces/ hold what is written by hand; the methods of the verbs are made of the rows
+of verb_table.py.  Both together are what Introspect answers, what calls are checked against, and
+what ``python3 -m lio_handover.service.bus.contract FOLDER`` writes, one file an interface (D-Bus
+API Design Guidelines, "Interface files"), for /usr/share/dbus-1/interfaces.  ``OPEN`` calls need no
+permission.
 """
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
-from typing import Dict, Mapping, Sequence, Tuple
+import re
+import sys
+from dataclasses import dataclass, field
+from typing import Dict, Iterator, Mapping, NamedTuple, Optional, Sequence, Tuple
 from xml.etree import ElementTree
+from xml.etree.ElementTree import Element
 
-from ... import dbus_names
-from ...verb_table import HANDOVER_VERBS, WRITE
+from ... import dbus_names, verb_table
+from ...verb_table import (
+    A_DOCUMENT, ANY_TARGETS, BOTH, HANDOVER_VERBS, HOST, HOST_VERBS, MESSAGES, NEW_TARGETS, NOTHING,
+    TARGETS, WRITE, Option, Verb)
 
 HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-#: Of ours; the bus's own, which need not be installed, are beside it.
+#: Ours, but for the verbs; the bus's own, which need not be installed, are beside it.
 FOLDER, STANDARD = os.path.join(HERE, "interfaces"), os.path.join(HERE, "standard.xml")
 OPEN = "open"
 #: What every object has.
 STANDARD_NAMES = (dbus_names.INTROSPECTABLE, dbus_names.PEER, dbus_names.PROPERTIES)
 
+#: Annotations: what gdbus and its code generator take for documentation; the polkit action; an
+#: option, "NAME (TYPE): what it says", of the argument that has it.
+_DOC = "org.gtk.GDBus.DocString"
 _ACTION = dbus_names.BUS_NAME + ".Action"
+_OPTION = dbus_names.BUS_NAME + ".Option"
 _EMITS = "org.freedesktop.DBus.Property.EmitsChangedSignal"
 
+#: What a verb takes → its argument on the bus: (name, type, documentation).
+_TARGETS = ("targets", "as", "FABRIC/WWN each, as ListTargets has them")
+_ARGUMENTS: Mapping[str, Tuple[str, str, str]] = {
+    TARGETS: (*_TARGETS[:2], _TARGETS[2] + "; none with option all."),
+    ANY_TARGETS: (*_TARGETS[:2], _TARGETS[2] + "; all of them where none is named."),
+    NEW_TARGETS: (*_TARGETS[:2], _TARGETS[2] + "."),
+    A_DOCUMENT: ("document", "ah", "One descriptor of a file or memfd; none with option upload."),
+    MESSAGES: ("messages", "ah", "What the other side said, as the data of its job have it: "
+               "descriptors of files or memfds; none where it said nothing, or with option "
+               "uploads.")}
 
+
+# ---- the methods that are verbs ----
+class VerbMethod(NamedTuple):
+    """A method that carries out a verb.  ``takes`` is a word of verb_table, with an argument in
+    _ARGUMENTS, or NOTHING; ``known``: a method of a handover's own object."""
+
+    verb: Verb
+    takes: str
+    options: Mapping[str, Option]
+    known: bool
+
+
+def verb_methods() -> Dict[Tuple[str, str], VerbMethod]:
+    """(interface, method) → the verb it carries out.
+
+    A verb of a handover is a method of the handover's object.  One that begins a handover is also
+    one of the Manager's, VERBHandover, and on the object takes nothing that only a beginning needs;
+    one that may be about every handover is also VERBHandovers.
+    """
+    methods: Dict[Tuple[str, str], VerbMethod] = {}
+    for verb in HOST_VERBS.values():
+        methods[dbus_names.MANAGER, verb.name.capitalize()] = VerbMethod(
+            verb, verb.takes, verb.on_bus, False)
+    for verb in HANDOVER_VERBS.values():
+        if not verb.bus:
+            continue
+        name, takes, options = verb.name.capitalize(), verb.takes, verb.on_bus
+        if verb.begins and verb.role == BOTH:
+            methods[dbus_names.MANAGER, f"{name}Handovers"] = VerbMethod(
+                verb, NOTHING, _without(options, verb_table.OF_ONE_HANDOVER), False)
+        elif verb.begins:
+            methods[dbus_names.MANAGER, f"{name}Handover"] = VerbMethod(
+                verb, takes, options, False)
+            takes, options = NOTHING, _without(options, verb_table.OF_A_BEGINNING)
+        methods[dbus_names.HANDOVER, name] = VerbMethod(verb, takes, options, True)
+    return methods
+
+
+def _without(options: Mapping[str, Option], names: Sequence[str]) -> Dict[str, Option]:
+    return {name: option for name, option in options.items() if option.name not in names}
+
+
+def _made(member: str, method: VerbMethod) -> Element:
+    """A verb's method as XML."""
+    verb = method.verb
+    element = Element("method", name=member)
+    about = verb.help[0].upper() + verb.help[1:] + "."
+    if verb.role not in (HOST, BOTH):
+        about = f"({verb.role}) {about}"
+    if verb.begins and verb.role == BOTH and not method.known:
+        about += " Of every handover of this host."
+    _annotate(element, _DOC, about)
+    _annotate(element, _ACTION, verb.action)
+    if method.takes != NOTHING:
+        name, signature, text = _ARGUMENTS[method.takes]
+        _annotate(_argument(element, name, signature, "in"), _DOC, text)
+    options = _argument(element, "options", "a{sv}", "in")
+    for name, option in method.options.items():
+        _annotate(options, _OPTION, f"{name} ({option.type}): {option.help}")
+    if not method.options:
+        _annotate(options, _DOC, "None yet.")
+    _argument(element, "job", "o", "out")
+    return element
+
+
+def _argument(method: Element, name: str, signature: str, direction: str) -> Element:
+    return ElementTree.SubElement(method, "arg", name=name, type=signature, direction=direction)
+
+
+def _annotate(element: Element, name: str, value: str) -> None:
+    ElementTree.SubElement(element, "annotation", name=name, value=value)
+
+
+# ---- the contract ----
 @dataclass(frozen=True)
 class Method:
     name: str
@@ -31,6 +127,8 @@ class Method:
     gives: str
     arguments: Tuple[str, ...]
     action: str
+    options: Mapping[str, str] = field(default_factory=dict)  # name → type
+    verb: Optional[VerbMethod] = None
 
 
 @dataclass(frozen=True)
@@ -53,59 +151,79 @@ def load() -> Dict[str, Interface]:
     """Every interface by its name."""
     files = [STANDARD, *(os.path.join(FOLDER, file) for file in sorted(os.listdir(FOLDER))
                          if file.endswith(".xml"))]
-    found = [_interface(element) for file in files
-             for element in ElementTree.parse(file).getroot().iter("interface")]
-    return {one.name: one for one in found}
+    interfaces = [_interface(element) for file in files
+                  for element in ElementTree.parse(file).getroot().iter("interface")]
+    return {interface.name: interface for interface in interfaces}
 
 
-def _interface(element: ElementTree.Element) -> Interface:
+def _interface(element: Element) -> Interface:
     name = element.get("name", "")
-    methods = {}
-    for one in element.iter("method"):
-        method = _method(name, one)
-        methods[method.name] = method
-    properties = {one.get("name", ""): Property(one.get("name", ""), one.get("type", ""),
-                                                _annotation(one, _EMITS, "true"))
-                  for one in element.iter("property")}
-    signals = {signal.get("name", ""): "".join(arg.get("type", "") for arg in signal.iter("arg"))
-               for signal in element.iter("signal")}
+    verbs = {member: method for (interface, member), method in verb_methods().items()
+             if interface == name}
+    signals = element.findall("signal")
+    for signal in signals:  # they stand behind the verbs
+        element.remove(signal)
+    element.extend(_made(member, method) for member, method in verbs.items())
+    element.extend(signals)
+    ElementTree.indent(element, level=1)
     element.tail = "\n"
-    return Interface(name, ElementTree.tostring(element, "unicode"), methods, properties, signals)
+    methods = [_method(method, verbs) for method in element.iter("method")]
+    properties = [Property(one.get("name", ""), one.get("type", ""),
+                           _annotation(one, _EMITS, "true")) for one in element.iter("property")]
+    return Interface(
+        name, "  " + ElementTree.tostring(element, "unicode"),
+        {method.name: method for method in methods}, {one.name: one for one in properties},
+        {signal.get("name", ""): "".join(arg.get("type", "") for arg in signal.iter("arg"))
+         for signal in signals})
 
 
-def _method(interface: str, element: ElementTree.Element) -> Method:
+def _method(element: Element, verbs: Mapping[str, VerbMethod]) -> Method:
+    takes = [arg for arg in element.iter("arg") if arg.get("direction", "in") == "in"]
+    gives = [arg for arg in element.iter("arg") if arg.get("direction", "in") == "out"]
+    options = dict(_named(value) for arg in takes for value in _annotations(arg, _OPTION))
     name = element.get("name", "")
-    takes = [one for one in element.iter("arg") if one.get("direction", "in") == "in"]
-    gives = [one for one in element.iter("arg") if one.get("direction", "in") == "out"]
-    verb = HANDOVER_VERBS.get(verb_of(interface, name))
-    return Method(name, "".join(one.get("type", "") for one in takes),
-                  "".join(one.get("type", "") for one in gives),
-                  tuple(one.get("name", "") for one in takes),
-                  verb.action if verb else _annotation(element, _ACTION, WRITE))
+    return Method(name, "".join(arg.get("type", "") for arg in takes),
+                  "".join(arg.get("type", "") for arg in gives),
+                  tuple(arg.get("name", "") for arg in takes),
+                  _annotation(element, _ACTION, WRITE), options, verbs.get(name))
 
 
-def _annotation(element: ElementTree.Element, name: str, default: str) -> str:
-    for annotation in element.findall("annotation"):
-        if annotation.get("name") == name:
-            return annotation.get("value", default)
-    return default
+def _named(option: str) -> Tuple[str, str]:
+    """(name, type) of an option's annotation."""
+    match = re.match(r"([a-z-]+) \(([a-z]+)\): ", option)
+    assert match, option
+    return match[1], match[2]
 
 
-def verb_of(interface: str, member: str) -> str:
-    """The verb of HANDOVER_VERBS that a method carries out, or ""."""
-    if interface == dbus_names.HANDOVER:
-        verb = member.lower()
-    elif interface == dbus_names.MANAGER and member.endswith("Handover"):
-        verb = member[:-len("Handover")].lower()
-    else:
-        return ""
-    return verb if verb in HANDOVER_VERBS else ""
+def _annotations(element: Element, name: str) -> Iterator[str]:
+    return (annotation.get("value", "") for annotation in element.findall("annotation")
+            if annotation.get("name") == name)
 
 
-def node_xml(interfaces: Sequence[Interface], children: Sequence[str]) -> str:
+def _annotation(element: Element, name: str, default: str) -> str:
+    return next(_annotations(element, name), default)
+
+
+def node_xml(interfaces: Sequence[Interface], children: Sequence[str] = ()) -> str:
     """What Introspect answers (D-Bus Specification, "Introspection Data Format")."""
     return "\n".join([
         '<!DOCTYPE node PUBLIC "-//freedesktop//DTD D-BUS Object Introspection 1.0//EN"',
         ' "http://www.freedesktop.org/standards/dbus/1.0/introspect.dtd">', "<node>",
         *(interface.text.rstrip("\n") for interface in interfaces),
         *(f'  <node name="{child}"/>' for child in children), "</node>", ""])
+
+
+def main(argv: Sequence[str]) -> int:
+    """Write a file for each interface of ours into a folder."""
+    if len(argv) != 1:
+        print("usage: python3 -m lio_handover.service.bus.contract FOLDER", file=sys.stderr)
+        return 2
+    for interface in load().values():
+        if interface.name.startswith(dbus_names.BUS_NAME):
+            with open(os.path.join(argv[0], f"{interface.name}.xml"), "w") as file:
+                file.write('<?xml version="1.0" encoding="UTF-8"?>\n' + node_xml([interface]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

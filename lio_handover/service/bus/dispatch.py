@@ -12,7 +12,7 @@ from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Seque
 import dbus
 import dbus.lowlevel
 
-from ... import dbus_names, errors
+from ... import dbus_names, errors, verb_table
 from ...verb_table import READ
 from ...system.journald import Log
 from . import wire
@@ -27,6 +27,9 @@ _LOOKED_FOR = re.compile(f"{dbus_names.ROOT}/({dbus_names.TARGETS}|{dbus_names.H
 _SHOWING = ("Get", "GetAll")
 #: What a handler returns that will answer later.
 LATER = object()
+#: Option → its type, of all verbs; what stands for one that is not given.
+OPTIONS = {option.bus: option.type for option in verb_table.OPTIONS.values() if option.bus}
+_EMPTY: Mapping[str, Any] = {"b": False, "s": "", "u": 0, "as": []}
 
 
 class Standard(Exception):
@@ -63,9 +66,13 @@ class Node:
         """Every property of an interface, as builtins."""
         return {}
 
-    def handler(self, interface: str, member: str) -> Callable[..., Any]:
+    def handler(self, method: Method) -> Callable[..., Any]:
         """What carries a method out: called with the Call and the arguments."""
-        return getattr(self, python_name(member))  # type: ignore[no-any-return]
+        return self.verb if method.verb else getattr(self, python_name(method.name))
+
+    def verb(self, call: Call, *args: Any) -> Any:
+        """Carry out a verb."""
+        raise NotImplementedError
 
 
 def python_name(member: str) -> str:
@@ -106,6 +113,21 @@ class Call:
         """The message, for the last time: it holds descriptors."""
         self.answered, message, self.message = True, self.message, None
         return message
+
+    def options(self, given: Mapping[str, Any]) -> Dict[str, Any]:
+        """Every option that any verb has, as given or as if not.  Raises BadCall for one that this
+        method does not take, or of another type."""
+        options: Dict[str, Any] = {name: _EMPTY[kind] for name, kind in OPTIONS.items()}
+        for name, value in given.items():
+            if name not in self.method.options:
+                raise errors.BadCall(f"{self.method.name} has no option {name[:40]!a}",
+                                     do=f"one of {', '.join(self.method.options) or 'none'}")
+            kind = self.method.options[name]
+            if type(value) is not type(_EMPTY[kind]) or kind == "as" and not all(
+                    isinstance(word, str) for word in value):
+                raise errors.BadCall(f"option {name} is of type {kind}", do="give it as that")
+            options[name] = value
+        return options
 
     def allowed(self, action: str, then: Callable[[], None]) -> None:
         """Go on only if the caller may do this as well."""
@@ -246,7 +268,10 @@ class Tree:
 
     def _carry_out(self, node: Node, call: Call) -> None:
         try:
-            args = [wire.plain(one) for one in call.message.get_args_list(byte_arrays=True)]
+            given = call.message.get_args_list(byte_arrays=True)
+            if any(isinstance(arg, dict) and wire.has_descriptor(arg) for arg in given):
+                raise ValueError("a descriptor is no option")
+            args = [wire.plain(arg) for arg in given]
         except (ValueError, TypeError) as error:  # a descriptor that did not come along
             raise Standard("InvalidArgs", str(error)) from None
         interface = str(call.message.get_interface() or "") or next(
@@ -257,7 +282,7 @@ class Tree:
         elif interface == dbus_names.OBJECT_MANAGER:
             self.refresh(lambda: call.reply(self._managed()))
         else:
-            answer = node.handler(interface, call.method.name)(call, *args)
+            answer = node.handler(call.method)(call, *args)
             if answer is not LATER:
                 call.reply(*(() if answer is None else (answer,)))
 

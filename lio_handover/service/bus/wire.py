@@ -39,6 +39,13 @@ def plain(value: Value) -> Value:
     raise Wrong(f"{type(value).__name__} is not understood")
 
 
+def has_descriptor(value: Value) -> bool:
+    """Whether there is one in it, at any depth; it is still the message's."""
+    if isinstance(value, (dict, list, tuple)):
+        return any(map(has_descriptor, value.values() if isinstance(value, dict) else value))
+    return isinstance(value, dbus.types.UnixFd)
+
+
 def text(value: object) -> str:
     """Text as a message may hold it: UTF-8 without NUL."""
     return str(value).encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
