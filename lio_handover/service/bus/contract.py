@@ -2,7 +2,7 @@
 
 The files in interfaces/ hold what is written by hand; the methods of the verbs are made of the rows
 of verb_table.py.  Both together are what Introspect answers, what calls are checked against, and
-what ``python3 -m lio_handover.service.bus.contract FOLDER`` writes, one file an interface (D-Bus
+what ``python3 -m lio_handover.service.bus.contract INTERFACE`` prints, one file an interface (D-Bus
 API Design Guidelines, "Interface files"), for /usr/share/dbus-1/interfaces.  ``OPEN`` calls need no
 permission.
 """
@@ -214,14 +214,13 @@ def node_xml(interfaces: Sequence[Interface], children: Sequence[str] = ()) -> s
 
 
 def main(argv: Sequence[str]) -> int:
-    """Write a file for each interface of ours into a folder."""
-    if len(argv) != 1:
-        print("usage: python3 -m lio_handover.service.bus.contract FOLDER", file=sys.stderr)
-        return 2
-    for interface in load().values():
-        if interface.name.startswith(dbus_names.BUS_NAME):
-            with open(os.path.join(argv[0], f"{interface.name}.xml"), "w") as file:
-                file.write('<?xml version="1.0" encoding="UTF-8"?>\n' + node_xml([interface]))
+    """Print the names of our interfaces, or the file of the one that is named."""
+    ours = {name: interface for name, interface in load().items()
+            if name.startswith(dbus_names.BUS_NAME)}
+    if not argv:
+        print(*ours, sep="\n")
+        return 0
+    print('<?xml version="1.0" encoding="UTF-8"?>\n' + node_xml([ours[argv[0]]]), end="")
     return 0
 
 
