@@ -71,7 +71,7 @@ _OPTIONS = (
     Option("any-targets", "as", f"{_TARGET} (all, without one)", "targets", metavar="TARGET",
            nargs="*"),
     Option("document", "s", "a document; - is standard input", "file", metavar="FILE"),
-    Option("step", "s", "see below", "step", metavar="VERB"),
+    Option("step", "s", "a step of this side of the handover", "step", metavar="VERB"),
     Option("names", "as", "the handover; left out where just one is under way (for prepare: "
            "TARGETs)", "names", metavar="ID", nargs="*"),
     Option("id", "s", "a handover (all, without one)", "id", metavar="ID", nargs="?"),

@@ -31,8 +31,8 @@ def test_every_link_leads_somewhere(page: Path) -> None:
 
 def test_every_page_is_in_the_index() -> None:
     index = (DOCS / "index.md").read_text()
-    linked = {(DOCS / target).resolve() for target in re.findall(r"\]\(([^)#\s]+)\)", index)}
-    assert {page for page in PAGES if DOCS in page.parents} - linked == {DOCS / "index.md"}
+    pages = {str(page.relative_to(DOCS)) for page in PAGES if DOCS in page.parents}
+    assert {page for page in pages if page not in index} == {"index.md"}
 
 
 def test_every_page_that_something_names_is_there() -> None:

@@ -99,6 +99,7 @@ def prose(text: str) -> str:
 def tidied(page: str) -> str:
     """No blank line and no paragraph that follows or precedes a heading: mandoc finds fault."""
     page = re.sub(r"\n{2,}", "\n.PP\n", page)
+    page = re.sub(r"^(\.TH .*\n)", r"\1.nh\n.ad l\n", page)  # no word and no option is torn
     page = re.sub(r"(?m)^(\.PP\n)+", ".PP\n", page)
     page = re.sub(r"(?m)^(\.S[HS] .*\n)\.PP\n", r"\1", page)
     return re.sub(r"(?m)^\.PP\n(?=\.(S[HS]|TP|PP)\b)", "", page)
