@@ -66,7 +66,7 @@ def import_without_gate(data: bytes) -> None:
 def forget(path: str) -> None:
     """Have tables as those of years ago, which did not know this; for one call."""
     attributes._INDEX["backstore", "fileio"].pop(path)
-    table = defaults.FRESH["backstore", "fileio"]
+    table = defaults.DEFAULTS["backstore", "fileio"]
     assert isinstance(table, dict)
     table.pop(path)
 

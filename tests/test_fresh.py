@@ -1,4 +1,4 @@
-"""New objects have what model/defaults.py says, on each kernel; where not, an import is right."""
+"""New objects have the table's defaults on each kernel; where not, an import is right."""
 from __future__ import annotations
 
 import os
@@ -63,7 +63,7 @@ def wrong(shared: str, device: str, fabric: str, wwn: str, initiator: str) -> li
     fs, found, seen = Configfs(), [], 0
     for name, path in paths.items():
         if name == "alua_group":
-            kind, owner, known = name, "", dict(defaults.FRESH[name, ""], tg_pt_gp_id="5")
+            kind, owner, known = name, "", dict(defaults.DEFAULTS[name, ""], tg_pt_gp_id="5")
         elif name in ("tpg", "lun", "acl", "mapped_lun", "portal"):
             kind, owner, known = name, fabric, dict(defaults.values(tpg.key, name, tpg))
         else:
@@ -107,8 +107,8 @@ def import_with_wrong_table(data: bytes) -> tuple[list[str], int]:
     for place, name, value in ((("backstore", "fileio"), "attrib/emulate_caw", "0"),
                                (("tpg", "iscsi"), "attrib/login_timeout", "20"),
                                (("acl", "iscsi"), "attrib/nopin_timeout", "20")):
-        setattr(defaults, "FRESH", {
-            **defaults.FRESH, place: {**defaults.FRESH[place], name: value}})
+        setattr(defaults, "DEFAULTS", {
+            **defaults.DEFAULTS, place: {**defaults.DEFAULTS[place], name: value}})
     document = documents.loads(data)
     one = inhost.core()
     ready = one.ready(document)

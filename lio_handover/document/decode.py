@@ -10,7 +10,7 @@ from typing import Any, Callable, Dict, Iterable, Mapping, Optional, Set, Union
 
 from ..errors import BadName, BadShape, BadValue, Duplicate
 from ..model import objects
-from ..model.attributes import NONE
+from ..model.attributes import NONE, U32
 from ..model.fabrics import BY_PR_NAME, FABRICS
 from ..model.keys import (Key, acl_key, alua_group_key, backstore_key, lu_group_key, lun_key,
                           mapped_lun_key, portal_key, target_key, tpg_key)
@@ -18,7 +18,7 @@ from ..model.objects import State
 from ..model.plugins import PLUGINS
 from .json_types import (an_object, any_object, entries, fail, plain_name, show, string,
                          true_or_false, whole)
-from .values import (INITIATOR, U32, U64, attributes_of, parameters_of,
+from .values import (INITIATOR, U64, attributes_of, parameters_of,
                      port_name, portal_address, without)
 
 

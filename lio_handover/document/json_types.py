@@ -9,8 +9,7 @@ import re
 from typing import Any, Dict, Iterable, Mapping, NoReturn, Tuple, Type
 
 from ..errors import BadName, BadShape, BadValue, DocumentError
-
-MAX_WRITE = 4095  # what one write into configfs takes
+from ..model.attributes import MAX_WRITE
 
 
 def fail(error: Type[DocumentError], what: str,

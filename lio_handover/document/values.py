@@ -1,7 +1,6 @@
 """Which names and values the kernel takes, and which of them a document may carry.
 
-The ranges are those of the kernel's store functions.  Where a row of attributes.TABLE names the
-values that are ``allowed``, those are all.
+What a value may be stands in its row: model/attributes.py, model/plugins.py.
 """
 from __future__ import annotations
 
@@ -10,9 +9,10 @@ from typing import Any, Dict, Tuple
 
 from ..errors import BadName, BadShape, BadValue
 from ..model import attributes, objects, plugins
-from .json_types import MAX_WRITE, any_object, fail, plain_name, plain_text, show, string, utf8
+from ..model.attributes import MAX_WRITE, U16
+from .json_types import any_object, fail, plain_name, plain_text, show, string, utf8
 
-U16, U32, U64 = 2**16 - 1, 2**32 - 1, 2**64 - 1
+U64 = 2**64 - 1
 
 
 # --- names of the fabrics ------------------------------------------------------------------------
@@ -62,79 +62,6 @@ def admits_nobody(name: str) -> bool:
 
 
 # --- attributes ----------------------------------------------------------------------------------
-_BITS = (0, 1)
-_BACKSTORE_BITS = """emulate_model_alias emulate_dpo emulate_fua_write emulate_fua_read
-    emulate_write_cache emulate_tas emulate_tpu emulate_tpws emulate_caw emulate_3pc emulate_pr
-    emulate_rsoc enforce_pr_isids force_pr_aptpl pi_prot_verify is_nonrot unmap_zeroes_data
-    alua_support pgr_support tmr_notification"""
-_TPG_BITS = """authentication generate_node_acls cache_dynamic_acls demo_mode_discovery
-    demo_mode_write_protect prod_mode_write_protect t10_pi tpg_enabled_sendtargets
-    login_keys_workaround"""
-_ALUA_BITS = """alua_support_transitioning alua_support_offline alua_support_unavailable
-    alua_support_standby alua_support_active_nonoptimized alua_support_active_optimized
-    alua_write_metadata preferred"""
-
-
-def _ranges() -> Dict[Tuple[str, str], Tuple[int, int]]:
-    """(kind, path) → lowest and highest number that the kernel's store functions take."""
-    made = {("backstore", "attrib/" + name): _BITS for name in _BACKSTORE_BITS.split()}
-    made.update({("tpg", "attrib/" + name): _BITS for name in _TPG_BITS.split()})
-    made.update({("alua_group", name): _BITS for name in _ALUA_BITS.split()})
-    made.update({
-        ("backstore", "attrib/emulate_ua_intlck_ctrl"): (0, 2),
-        ("backstore", "attrib/queue_depth"): (1, U32),
-        ("backstore", "attrib/nl_reply_supported"): (-1, 127),
-        ("backstore", "attrib/qfull_time_out"): (-1, U32 // 2000),
-        ("backstore", "attrib/cmd_time_out"): (0, U32 // 1000),
-        ("lu_group", "lu_gp_id"): (1, U16),
-        ("alua_group", "tg_pt_gp_id"): (0, U16),
-        ("alua_group", "alua_access_type"): (0, 3),
-        ("alua_group", "alua_access_status"): (0, 2),
-        ("alua_group", "nonop_delay_msecs"): (0, 10000),
-        ("alua_group", "trans_delay_msecs"): (0, 30000),
-        ("alua_group", "implicit_trans_secs"): (0, 255),
-        ("tpg", "enable"): _BITS,
-        ("discovery_auth", "enforce_discovery_auth"): _BITS,
-        ("tpg", "rtpi"): (0, U16),
-        ("tpg", "attrib/login_timeout"): (5, 30),
-        ("tpg", "attrib/default_erl"): (0, 2),
-        ("tpg", "attrib/default_cmdsn_depth"): (1, 512),
-        ("portal", "iser"): _BITS,
-        ("portal", "cxgbit"): _BITS,
-        ("lun", "alua_tg_pt_offline"): _BITS,
-        ("lun", "alua_tg_pt_write_md"): _BITS,
-        ("lun", "alua_tg_pt_status"): (0, 2),
-        ("acl", "cmdsn_depth"): (0, 512),
-        ("acl", "attrib/authentication"): (-1, 1),
-        ("acl", "attrib/default_erl"): (0, 2),
-        ("acl", "attrib/dataout_timeout"): (2, 60),
-        ("acl", "attrib/dataout_timeout_retries"): (1, 15),
-        ("acl", "attrib/nopin_timeout"): (0, 60),
-        ("acl", "attrib/nopin_response_timeout"): (3, 60),
-        ("mapped_lun", "write_protect"): _BITS,
-    })
-    return made
-
-
-_RANGES = _ranges()
-#: (kind, path) → most bytes, without a newline
-_LENGTHS = {
-    ("backstore", "udev_path"): 510, ("backstore", "alias"): 510,
-    ("backstore", "wwn/vendor_id"): 8, ("backstore", "wwn/product_id"): 16,
-    ("backstore", "wwn/revision"): 4, ("backstore", "wwn/vpd_unit_serial"): 253,
-    ("backstore", "wwn/pd_text_id_info"): 255,
-    ("tpg", "auth/userid"): 255, ("tpg", "auth/userid_mutual"): 255,
-    ("tpg", "auth/password"): 255, ("tpg", "auth/password_mutual"): 255,
-    ("acl", "auth/userid"): 255, ("acl", "auth/userid_mutual"): 255,
-    ("acl", "auth/password"): 255, ("acl", "auth/password_mutual"): 255,
-    ("discovery_auth", "userid"): 255, ("discovery_auth", "userid_mutual"): 255,
-    ("discovery_auth", "password"): 255, ("discovery_auth", "password_mutual"): 255,
-    ("acl", "tag"): 63,
-}
-_LINES = frozenset(("lba_map",))
-_PRINTABLE = re.compile("[ -~]*")
-#: Of any bytes but attributes.BLANKS at its ends.
-_TEXTS = frozenset(("wwn/vpd_unit_serial", "wwn/pd_text_id_info"))
 #: what the product itself does with a backstore; never a value to be carried
 _DEEDS = re.compile(r"(?:control|enable|info|pr/.*|statistics/.*)")
 
@@ -151,8 +78,7 @@ def attributes_of(value: Any, where: str, kind: str, owner: str = "",
             if row.format is attributes.INT and text.isdigit() and text.isascii() \
                     and len(text) < 10 and (text[0] != "0" or text == "0") \
                     and not row.allowed:
-                low, high = _RANGES.get((kind, path), (0, U32))
-                if low <= int(text) <= high:
+                if row.range[0] <= int(text) <= row.range[1]:
                     made[path] = text
                     continue
         at = f"{where}[{show(path)}]"
@@ -163,7 +89,7 @@ def attributes_of(value: Any, where: str, kind: str, owner: str = "",
             why = row.source if path.endswith("pi_prot_format") else "it is of the host alone"
             fail(BadValue, f"{at} is never carried from host to host: {why}")
         else:
-            made[path] = _value(row, kind, path, text, at, unlinked)
+            made[path] = _value(row, text, at, unlinked)
     return made
 
 
@@ -188,8 +114,7 @@ def attribute_path(path: str, at: str) -> None:
         plain_name(word, at)
 
 
-def _value(row: attributes.Attribute, kind: str, path: str, text: str, at: str,
-           unlinked: bool) -> str:
+def _value(row: attributes.Attribute, text: str, at: str, unlinked: bool) -> str:
     secret = row.kind == attributes.SECRET
 
     def shown() -> str:
@@ -198,18 +123,17 @@ def _value(row: attributes.Attribute, kind: str, path: str, text: str, at: str,
     data = utf8(text, at, BadValue)
     if b"\0" in data:
         fail(BadValue, f"{at} has a NUL")
-    if "\n" in text and row.format is not attributes.BARE and path not in _LINES:
+    if "\n" in text and not row.format.lines:
         fail(BadValue, f"{at} has a newline")
-    longest = _LENGTHS.get((kind, path), MAX_WRITE - row.format.newline)
-    if len(data) > longest:
-        fail(BadValue, f"{at} has {len(data)} bytes, more than {longest}")
+    if len(data) > row.longest:
+        fail(BadValue, f"{at} has {len(data)} bytes, more than {row.longest}")
     if text in row.unset or (unlinked and not text):
         return text
     if row.allowed:
         if text not in row.allowed:
             fail(BadValue, f"{at} is {shown()}, not {', '.join(row.allowed)}")
     elif row.numeric:
-        low, high = _RANGES.get((kind, path), (0, U32))
+        low, high = row.range
         if not attributes.DECIMAL.fullmatch(text):
             fail(BadValue, f"{at} is {shown()}, not a plain decimal number")
         if not low <= int(text) <= high:
@@ -217,11 +141,8 @@ def _value(row: attributes.Attribute, kind: str, path: str, text: str, at: str,
     elif row.format is attributes.COMPANY:
         if not attributes.COMPANY_ID.fullmatch(text):
             fail(BadValue, f"{at} is {shown()}, not 0x and six hex digits")
-    elif path in _TEXTS:
-        if data != data.strip(attributes.BLANKS):
-            fail(BadValue, f"{at} begins or ends with what the kernel takes for a blank")
-    elif path.startswith("wwn/") and not _PRINTABLE.fullmatch(text):
-        fail(BadValue, f"{at} is not printable ASCII")
+    elif row.text and row.text(data):
+        fail(BadValue, f"{at} {row.text(data)}")
     return objects.Secret(text) if secret else text
 
 

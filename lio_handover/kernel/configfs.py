@@ -11,14 +11,13 @@ from typing import Callable, Dict, Iterable, List, Optional, Set, Tuple
 
 from .. import errors
 from ..model import directories, plugins
-from ..model.attributes import BLANKS, COMPANY, COMPANY_ID, DECIMAL, HOST, NONE, TABLE
+from ..model.attributes import (BLANKS, COMPANY, COMPANY_ID, DECIMAL, ENABLED_ONLY, FILE_THERE,
+                                HOST, LU_GROUP, MAX_WRITE, NONE, TABLE)
 from ..model.objects import PrType
 from ..storage.protection import SUFFIX
 
 ROOT = "/sys/kernel/config/target"
 
-#: One write(2) is one store(), and a store takes no more (fs/configfs/file.c:fill_write_buffer).
-MAX_WRITE = 4095
 #: One read(2) is one show(), and a show gives no more (fs/configfs/file.c:fill_read_buffer).
 PAGE = os.sysconf("SC_PAGESIZE")
 
@@ -113,22 +112,24 @@ def _pr_line(_: "Configfs", path: str, data: bytes) -> Optional[str]:
     return None if _PR_LINE.fullmatch(data) else "not a registration which every kernel reads right"
 
 
+#: Guard of a row → what looks.
+_LOOKS: Dict[str, Guard] = {ENABLED_ONLY: _only_enabled, FILE_THERE: _file_is_there}
+
+
 def _guards() -> Dict[str, List[Guard]]:
     made: Dict[str, List[Guard]] = {}
     for row in TABLE:
         name = row.path.rsplit("/", 1)[-1]
-        if row.kind != HOST and name not in made:  # rows of one name are spelled in one way
+        if row.kind != HOST and name not in made:  # rows of one name have one guard
             made[name] = [
                 _one_of(row.allowed) if row.allowed
                 else _spelled(DECIMAL, "a plain decimal number") if row.numeric
                 else _spelled(COMPANY_ID, "0x and six hex digits") if row.format is COMPANY
-                else _text]
-    for name in ("emulate_tpu", "emulate_tpws", "unmap_zeroes_data"):
-        made[name].append(_only_enabled)
-    made["alua_lu_gp"] = [_lu_group]
+                else _lu_group if row.format is LU_GROUP else _text,
+                *(_LOOKS[guard] for guard in row.guards)]
+    # Actions; enable is also that of a TPG.
     made["control"] = [_control]
     made["enable"] = [_one_of("01"), _file_is_there]
-    made["pi_prot_type"].append(_file_is_there)
     made["res_aptpl_metadata"] = [_pr_line]
     return made
 

@@ -12,19 +12,17 @@ from typing import Dict, List, Mapping, Sequence, Tuple
 
 from . import fabrics
 from .attributes import rows
-from .defaults import FRESH
+from .defaults import DEFAULTS
 from .keys import acl_key, mapped_lun_key, target_key, tpg_key
 from .objects import Acl, Key, MappedLun, State, Tpg, say
 
 #: What every ACL has that nobody changed (iscsi_target_nodeattrib.c:
 #: iscsit_set_default_node_attribues); a dynamic one can't be changed.
-_DEFAULTS = {name: value for name, value in FRESH["acl", "iscsi"].items()
+_DEFAULTS = {name: value for name, value in DEFAULTS["acl", "iscsi"].items()
              if value and rows("acl", "iscsi")[name].if_absent != value}
 #: Attribute of the TPG → of the ACL.
-_FROM_TPG = {"attrib/default_erl": "attrib/default_erl",
-             "attrib/default_cmdsn_depth": "cmdsn_depth",
-             **{name: name for name in ("auth/userid", "auth/password", "auth/userid_mutual",
-                                        "auth/password_mutual")}}
+_FROM_TPG = {row.inherits or path: path for path, row in rows("acl", "iscsi").items()
+             if row.inherits or path.startswith("auth/")}
 
 #: TPG's key → initiators
 Names = Mapping[Key, Sequence[str]]

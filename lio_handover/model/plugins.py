@@ -59,6 +59,7 @@ class Plugin(NamedTuple):
     parameters   what ``control`` takes, in the order in which a document is judged
     info         how ``info`` shows what ``control`` took
     read         a match of that → {name: value} as they were written to ``control``
+    product      the product that an initiator is told (inquiry_prod), "" where it is the device's
     passthrough  whether commands are answered by the device or handler, not by LIO
     listed       whether a new one has the defaults of attributes.py: a test holds it to them
     """
@@ -72,6 +73,7 @@ class Plugin(NamedTuple):
     parameters: Mapping[str, Parameter] = {}
     info: Optional[Pattern[str]] = None
     read: Callable[["re.Match[str]"], Dict[str, str]] = re.Match.groupdict
+    product: str = ""
     passthrough: bool = False
     listed: bool = False
 
@@ -149,17 +151,17 @@ _ROWS = (
                Parameter("fd_dev_name", path=255),
                Parameter("fd_dev_size", most=_BYTES, what="number of bytes"),
                Parameter("fd_buffered_io", ("1",)), Parameter("fd_async_io", ("1",))),
-           info=_FILEIO, read=_fileio, listed=True),
+           info=_FILEIO, read=_fileio, product="FILEIO", listed=True),
     Plugin("iblock", "target_core_iblock", "block", Opens.BLOCK, ("parameters", "udev_path"),
            parameters=_parameters(
                Parameter("udev_path", path=511),
                Parameter("readonly", ("0", "1")), Parameter("exclusive", ("0", "1"))),
-           info=_IBLOCK, read=_iblock, listed=True),
+           info=_IBLOCK, read=_iblock, product="IBLOCK", listed=True),
     Plugin("rd_mcp", "", "ramdisk", data=Data.MEMORY,
            parameters=_parameters(
                _number("rd_pages", needed=True),
                Parameter("rd_nullio", ("1",)), Parameter("rd_dummy", ("1",))),
-           info=_RAMDISK, read=_ramdisk),
+           info=_RAMDISK, read=_ramdisk, product="RAMDISK-MCP"),
     # control has its address, the block device is an attribute.
     Plugin("pscsi", "target_core_pscsi", "pscsi", Opens.SCSI, ("attributes", "udev_path"),
            parameters=_parameters(*(_number(name, needed=name != HCTL[0]) for name in HCTL)),
@@ -175,6 +177,12 @@ _ROWS = (
 )
 PLUGINS: Mapping[str, Plugin] = {row.name: row for row in _ROWS}
 BY_RTSLIB_NAME: Mapping[str, Plugin] = {row.rtslib_name: row for row in _ROWS}
+
+
+def named(**column: object) -> str:
+    """The names of the plugins with these values in their columns: ``fileio,iblock``."""
+    return ",".join(row.name for row in _ROWS
+                    if all(getattr(row, name) == value for name, value in column.items()))
 
 
 def of(name: str) -> Plugin:

@@ -38,7 +38,7 @@ def plan(have: State, want: State, facts: Facts,
 
     ``keep_fabrics``: which fabric directories may stay when they become empty (None: all).
     ``partial``: what ``want`` leaves open may be as the kernel makes it, see diff.
-    ``trusting``: new objects are what model/defaults.py says they are; else each attribute is
+    ``trusting``: new objects have the defaults of model/attributes.py; else each attribute is
     looked at.
     ``late``: backstores on either side whose storage one host alone may have open, see late.
     ``there``: what is here besides ``have``; directories keep their names.
@@ -151,27 +151,12 @@ class _Planner:
             do="lio-handover diff"))
 
     # ---- attributes -----------------------------------------------------------------------------
-    def _slot_of(self, key: Key, kind: str, row: Attribute) -> str:
-        if row.window in ("GATE", "NEXUS"):
-            return row.window.lower()
-        if kind == "backstore":
-            if row.window == "PRE_ENABLE":
-                return "before enable"
-            if row.rank >= 90:
-                return "LU group member"
-            return "backstore group" if row.rank >= 80 else "backstore attribute"
-        if kind == "alua_group":
-            return "ALUA state" if row.rank >= 90 else "ALUA group attribute"
-        return {"lu_group": "LU group id", "tpg": "TPG attribute", "portal": "portal attribute",
-                "lun": "LUN attribute", "acl": "ACL attribute", "target": "TPG attribute",
-                "mapped_lun": "mapped LUN attribute", "discovery_auth": "discovery auth"}[kind]
-
     def _write(self, key: Key, kind: str, row: Attribute, value: str, sure: bool = False) -> None:
         if row.path == "enable" and value == "0":
             return  # a TPG begins with its gate shut
         if row.path == "rtpi" and not self.facts.has_rtpi:
             return  # numbered by the order of the links instead
-        slot = self._slot_of(key, kind, row)
+        slot = row.slot
         order: Tuple[int, ...] = (row.rank,)
         if slot == "nexus" and key[:3] in self.revival.late:
             self._add(slot, WRITE, f"{self.path(key)}/{row.path}", b"NULL\n", key)
@@ -214,7 +199,7 @@ class _Planner:
         if not self.trusting:
             known = _NOTHING
         own = attributes.items() - known.items() if known else attributes.items()
-        unsure = defaults.clobbered(kind, [name for name, _value in own], known)
+        unsure = defaults.clobbered(kind, owner, [name for name, _value in own], known)
         wanted = [*own, *((name, attributes[name]) for name in unsure
                           if name in attributes and known.get(name) == attributes[name])]
         if not self.partial:
@@ -251,8 +236,7 @@ class _Planner:
         else:
             self._write(change.key, kind, row, new)
             old = self.old.get(change.key)
-            for name in sorted(defaults.clobbered(kind, [change.name],
-                                                  old.attributes if old else _NOTHING)):
+            for name in sorted(row.overwritten(old.attributes if old else _NOTHING)):
                 value = self.new[change.key].attributes.get(name)
                 other = rows(kind, owner_of(change.key)).get(name)
                 if value is not None and other is not None and value not in other.unset:
@@ -270,7 +254,7 @@ class _Planner:
         elif isinstance(one, AluaGroup):
             if one.name != DEFAULT_GROUP:
                 self._add("ALUA group", MKDIR, path, about=key)
-            self._write_all(key, one.kind, one.attributes, defaults.FRESH["alua_group", ""])
+            self._write_all(key, one.kind, one.attributes, defaults.DEFAULTS["alua_group", ""])
         elif isinstance(one, DiscoveryAuth):
             self._write_all(key, one.kind, one.attributes)  # it comes with the fabric
         else:

@@ -8,8 +8,7 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 from typing import Iterator, List, Mapping, Sequence, Tuple
 
-from ..model.attributes import CARRIED, SECRET, owner_of, rows
-from ..model.defaults import FRESH
+from ..model.attributes import CARRIED, SECRET, defaults_of, owner_of, rows
 from ..model.objects import (DEFAULT_GROUP, AluaGroup, Backstore, DiscoveryAuth, Object, State, Tpg,
                              say)
 from . import rtslib_names
@@ -32,11 +31,6 @@ _SKIPPED = (DEFAULT_GROUP,)
 _FIRST = {("tpg", "rtpi"): "1"}
 
 
-#: What the table of new objects leaves out (target_core_rd.c:rd_configure_device).
-_MORE = {("backstore", "rd_mcp"): {"wwn/vendor_id": "LIO-ORG", "wwn/product_id": "RAMDISK-MCP",
-                                   "wwn/revision": "4.0"}}
-
-
 def lost(state: State) -> List[Tuple[str, str]]:
     """[(object, what of it is in no save file and is not as a new one has it)]."""
     refused = rtslib_names.refused(state)
@@ -55,7 +49,7 @@ def _lost(one: Object) -> Iterator[str]:
     if isinstance(one, DiscoveryAuth):
         return
     owner = owner_of(one.key)
-    new = {**FRESH.get((one.kind, owner), {}), **_MORE.get((one.kind, owner), {})}
+    new = defaults_of(one.kind, owner)
     skipped = isinstance(one, AluaGroup) and one.name in _SKIPPED
     patterns: Sequence[str] = () if skipped else SAVED.get(one.kind, ())
     for path, row in rows(one.kind, owner).items():
