@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from lio_handover.cli.boot import _RECORDS
+from lio_handover.protocol.table import STATES
 from lio_handover.records.journal import FILES
 from tests.commandline import CHECKOUT
 
@@ -49,6 +50,19 @@ def test_the_readme_is_short_and_begins_with_what_to_run() -> None:
     text = (CHECKOUT / "README.md").read_text()
     assert len(text.splitlines()) <= 130
     assert "$ scripts/demo " in text and "$ scripts/test " in text
+
+
+def test_the_night_page_knows_what_to_do_in_every_state() -> None:
+    text = (DOCS / "operations" / "recovery.md").read_text()
+    rows = text.partition("## What you find")[2].partition("\n## ")[0]
+    found: dict[str, set[str]] = {role: set() for role in STATES}
+    for cell in re.findall(r"(?m)^\| ([^|]*`[^|]*) \|", rows):
+        for part in cell.split(";"):
+            for role in STATES:
+                if role in part:
+                    found[role] |= set(re.findall(r"`(\w+)`", part))
+    for role, states in STATES.items():
+        assert found[role] == set(states), role
 
 
 def test_the_page_about_the_journal_has_every_record_and_file() -> None:
