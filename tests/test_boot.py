@@ -19,6 +19,7 @@ from lio_handover.local.by_file import ByFile
 from lio_handover.protocol.table import DESTINATION, SOURCE, STATES, Mode
 from lio_handover.records.journal import Handover, Journal
 from lio_handover.records.ownership import Owners
+from lio_handover.savefile import places
 from lio_handover.settings import load
 from tests.commandline import LAUNCHER
 from tests.test_program import imported
@@ -34,6 +35,13 @@ RECORDS = ("begin verb=stage", "step do=build", "said message=offer digest=00",
            "shutting gates=", "gone", "end error=x", "end")
 OTHERS = {"serials": [], "portals": [], "gates": {NAME: {"1": "1"}}, "stale": False,
           "commands": {"fileio/a": 1}, "paths": ["/etc/x"]}
+
+
+@pytest.fixture(autouse=True)
+def _host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the units and save files of this test are."""
+    monkeypatch.setattr(boot, "SAVE_FILES", (str(tmp_path / "saveconfig.json"),))
+    monkeypatch.setattr(boot, "FOLDERS", (str(tmp_path / "units"),))
 
 
 @pytest.fixture
@@ -58,7 +66,10 @@ def begun(config: str, role: str, mode: Mode, state: str, number: int = 0) -> Jo
     return made
 
 
-def test_it_knows_the_protocols_states() -> None:
+def test_it_knows_the_protocols_states(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    assert (boot.UNITS, boot.FOLDERS) == (places.UNITS, places.FOLDERS)
+    assert boot.SAVE_FILES == places.KNOWN
     assert set(boot.MODES) == {mode.value for mode in Mode}
     assert boot.STATES == {role: {state: state in TARGETCLIS[role] for state in states}
                            for role, states in STATES.items()}
@@ -88,8 +99,8 @@ def test_each_state_is_answered_as_the_engine_does(
         taken.clear()
         Handovers(ByFile(load(config))).before_restore()
         nothing = boot.nothing_to_do(config)
-        assert nothing is (not state or boot.STATES[role][state])
-        assert not nothing or not taken
+        assert nothing is (not state or boot.STATES[role][state] or state == boot.AWAY)
+        assert not nothing or not taken or state == boot.AWAY
         Owners(load(config).state_directory).note([NAME], epoch=2, handover="a later one")
         assert boot.nothing_to_do(config), "a later handover counts"
         Owners(load(config).state_directory).note([NAME], over="a later one")
@@ -110,6 +121,56 @@ def test_what_it_can_not_read_the_engine_decides(config: str, spoiled: bytes) ->
         Path(one.path).write_bytes(data)
         assert not boot.nothing_to_do(config)
     Path(one.path).write_bytes(whole + b'{"record": "sta')    # cut off by a crash: it never was
+    assert boot.nothing_to_do(config)
+
+
+SAVED = {"targets": [{"fabric": "iscsi", "wwn": "iqn.2026-11.org.example:other"}],
+         "storage_objects": [{"plugin": "fileio", "name": "other"}]}
+
+
+def saved(tmp_path: Path, tree: Any) -> None:
+    (tmp_path / "saveconfig.json").write_text(tree if isinstance(tree, str) else json.dumps(tree))
+
+
+def test_what_was_given_away_and_is_saved_nowhere_is_left_alone(
+        config: str, tmp_path: Path) -> None:
+    begun(config, SOURCE, Mode.FILE, "retired")
+    for tree in ("", "{}", SAVED):
+        saved(tmp_path, tree)
+        assert boot.nothing_to_do(config)
+    (tmp_path / "units").mkdir()
+    unit = tmp_path / "units" / boot.UNITS[0]
+    for command in ("mkdir -p /etc/rtslib-fb-target", "", "/usr/bin/targetctl restore",
+                    f"/usr/bin/targetctl restore {tmp_path}/saveconfig.json"):
+        unit.write_text(f"[Service]\nExecStart={command}\n")
+        assert boot.nothing_to_do(config)
+
+
+@pytest.mark.parametrize("tree", [
+    {**SAVED, "targets": [{"fabric": "iscsi", "wwn": "IQN.2026-11.org.example:A"}]},
+    {**SAVED, "storage_objects": [{"plugin": "block", "name": "a"}]},
+    "{]", '{"targets": [], "targets": []}', {"targets": None}, {"targets": [{}]}, b"\xff".hex()])
+def test_what_was_given_away_and_may_be_saved_the_engine_takes_out(
+        config: str, tmp_path: Path, tree: Any) -> None:
+    begun(config, SOURCE, Mode.FILE, "retired")
+    saved(tmp_path, tree)
+    assert not boot.nothing_to_do(config)
+
+
+@pytest.mark.parametrize("text", [
+    "ExecStart=/usr/bin/targetctl restore /etc/other.json",
+    "ExecStart=/usr/bin/targetctl \\\nrestore",
+    "ExecStart = targetcli restoreconfig savefile=/etc/x.json"])
+@pytest.mark.parametrize("name", ["{}", "{}.d/more.conf"])
+def test_where_another_file_may_be_restored_the_engine_looks(
+        config: str, tmp_path: Path, name: str, text: str) -> None:
+    begun(config, SOURCE, Mode.FILE, "retired")
+    for unit in boot.UNITS:
+        path = tmp_path / "units" / name.format(unit)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"[Service]\n{text}\n")
+        assert not boot.nothing_to_do(config)
+        path.unlink()
     assert boot.nothing_to_do(config)
 
 

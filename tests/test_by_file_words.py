@@ -150,7 +150,8 @@ def test_what_cannot_all_be_exported_is_not_recorded_in_part(
 
 
 def test_a_host_without_targets_has_nothing_to_freeze(stable: lab.Host) -> None:
-    for words in (("freeze", "--all"), ("export", "--all", "-o", "/tmp/x"), ("prepare", "--all")):
+    for words in (("freeze", "--all"), ("export", "--all", "-o", "/tmp/x"), ("prepare", "--all"),
+                  ("remove", "--all"), ("adopt", "--all"), ("giveback", "--all")):
         assert stable.call(ran, *words) == (5, "lio-handover: this host has no target; nothing was "
                                             "changed; next: targetcli, or import one\n")
 

@@ -195,3 +195,21 @@ def test_somebody_restores_it_wherever_a_verb_is_killed(one: One, verb: str, fir
         assert one.who()[0] == LIO_HANDOVER, point
         assert one.gates() == OPEN, point
     assert TPG in one.gates()
+
+
+@pytest.mark.parametrize("content", [bytes(300), b'{"/etc/a": ["{}", 7]}'])
+@pytest.mark.parametrize("away, back", [("freeze", ("thaw", TARGET)), (
+    "adopt", ("giveback", TARGET, "--allow", "not-saved"))])
+def test_what_was_taken_out_of_targetclis_file_is_lost(
+        bed: lab.Lab, hosts: HostsOf, away: str, back: tuple[str, ...], content: bytes) -> None:
+    """The target is in the file again, as it is now, and that is said."""
+    host, = hosts("newest")
+    host.call(inhost.build, inhandover.state(bed.shared))
+    host.call(inhandover.save)
+    host.call(byfile.verb, away)
+    assert host.call(inours.spoil_saved, content) == 1
+    assert host.call(inhandover.saved) == {}
+    code, said = host.call(inours.run_, *back)
+    assert code == 0 and host.call(inhandover.saved) == {TARGET: True}
+    assert "savefile.json, which kept the entry that targetcli had of it, can't be read" in said
+    assert "written anew" in said and "backup/" in said

@@ -39,7 +39,8 @@ class Adoption(Copies):
                     if one.override not in _OF_ANOTHER_HOST]
         document = self.document_of(state)
         findings += [*representable.findings(document),
-                     *opened.findings(state.backstores, self.core.asked)]
+                     *opened.findings(state.backstores, self.core.asked,
+                                      preflight.looks(self.reader(False)))]
         errors.refuse(findings, self.allow)
         first = not self.handover.state
         if not first and surviving_registrations.lacking(self):
@@ -138,11 +139,13 @@ class Adoption(Copies):
                     for subject, what in lost(state)]
         errors.refuse(findings, self.allow)
         self.notes += [f"{finding.subject}: {finding.sentence}" for finding in findings]
+        anew = savefile_actions.unreadable(self)
         paths = savefile_actions.give(self, state)
         if not paths:
             raise errors.SavefileBroken(
                 "this host has no targetcli save file that it could be given back to",
                 do="install targetcli, or leave it with lio-handover")
+        self.notes += filter(None, [anew])
         self.journal.note("saved", paths=paths, why="")
         self.notes.append(f"{', '.join(self.local_targets())}: in {', '.join(paths)}: targetcli "
                           "restores it from now on")

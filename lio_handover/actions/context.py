@@ -77,9 +77,8 @@ class Standing:
 
     def names(self) -> List[Tuple[str, str]]:
         """(fabric, WWN) of the handover's targets that this kernel has."""
-        reader = self.reader()
-        wanted = {tuple(name.split("/", 1)) for name in self.local_targets()}
-        return [name for name in reader.target_names() if name in wanted]
+        return [(fabric, wwn) for name in sorted(self.local_targets()) if self.fs.exists(name)
+                for fabric, _, wwn in [name.partition("/")]]
 
     def stores(self) -> List[Key]:
         """The handover's backstores, as they are called on this host."""

@@ -72,8 +72,9 @@ class Gates(Adoption):
         savefile_actions.drop(self)
 
     def _savefile_put(self) -> None:
+        anew = savefile_actions.unreadable(self)
         paths, why = savefile_actions.put(self)
-        self.notes += [why] if why else []
+        self.notes += filter(None, (why, anew if paths else ""))
         self.journal.note("saved", paths=paths, why=why)
 
     def _prove_shut(self) -> None:

@@ -73,11 +73,21 @@ def put(one: Standing) -> Tuple[List[str], str]:
 
 
 def _put(one: Standing) -> List[str]:
-    if not _kept(one):
+    if not one.journal.has(SAVED):
         return _there(one)
     paths = give(one, one.as_served())
     one.journal.drop((SAVED,))
     return paths
+
+
+def unreadable(one: Standing) -> str:
+    """What to tell where what was taken out is kept and can't be read, so that `give` and `put`
+    write the entry anew; "" otherwise."""
+    if not one.journal.has(SAVED) or _kept(one):
+        return ""
+    return (f"{', '.join(one.local_targets())}: {one.journal.folder}/{SAVED}, which kept the entry "
+            "that targetcli had of it, can't be read; the entry is written anew, as the target is "
+            "now, and not byte for byte as it was: the save file of then is in backup/ beside it")
 
 
 def _there(one: Standing) -> List[str]:
@@ -92,6 +102,8 @@ def _kept(one: Standing) -> Dict[str, Tuple[str, str]]:
         return {}
     import json
     try:
-        return {path: (str(was), str(now)) for path, (was, now) in json.loads(data).items()}
+        kept = {path: (was, now) for path, (was, now) in json.loads(data).items()}
     except (ValueError, TypeError, AttributeError):
-        return {}  # then they are put in as they are now
+        return {}  # then they are put in as they are now, see unreadable()
+    texts = [text for pair in kept.values() for text in pair]
+    return kept if all(isinstance(text, str) for text in texts) else {}

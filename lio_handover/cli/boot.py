@@ -28,6 +28,15 @@ STATES = {
                     "serving": False, "confirmed": False, "given": True, "returned": False,
                     "aborting": False, "forced": False},
 }
+#: The state in which a target must be in no save file, and nothing else is to be done.
+AWAY = "retired"
+#: Where targetcli's save file is, and its units, as savefile/places.py has them.
+SAVE_FILES = ("/etc/target/saveconfig.json", "/etc/rtslib-fb-target/saveconfig.json")
+UNITS = ("target.service", "targetcli.service", "rtslib-fb-targetctl.service")
+FOLDERS = ("/etc/systemd/system", "/run/systemd/system", "/usr/local/lib/systemd/system",
+           "/usr/lib/systemd/system", "/lib/systemd/system")
+#: So much of two names' ends has to be the same, that one may be another spelling of the other.
+_END = 12
 #: What a record must have to be read here: kind → name → type.
 _RECORDS: dict[str, dict[str, type]] = {
     "new": {"role": str, "mode": str, "targets": list, "stores": dict, "maps": list,
@@ -56,23 +65,27 @@ def nothing_to_do(config: str = "") -> bool:
     if os.geteuid() != 0:
         return False
     try:
-        directory = _state_directory(config)
+        directory, save_files = _settings(config)
         owners = _read(f"{directory}/owners.json")
         folder = f"{directory}/handovers"
         names = os.listdir(folder) if os.path.lexists(folder) else []
-        return owners is None and not names or _all_left_alone(folder, names, owners)
+        return owners is None and not names or _all_left_alone(folder, names, owners, save_files)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, HandoverError):
         return False
 
 
-def _state_directory(config: str) -> str:
+def _settings(config: str) -> tuple[str, list[str]]:
+    """(the state directory, the save files)."""
     from ..configuration import PATH, STATE_DIRECTORY, files
-    found = STATE_DIRECTORY
+    directory = STATE_DIRECTORY
+    more: tuple[str, ...] = ()
     for file in files(config or PATH):
         if file.named:
             raise ValueError(file.path)  # whether such a section is whole takes all of settings.py
-        found = str(file.values()[""].get("state_directory", found))
-    return found
+        values = file.values()[""]
+        directory = str(values.get("state_directory", directory))
+        more = values.get("savefiles", more)  # type: ignore[assignment]
+    return directory, [*more, *SAVE_FILES]
 
 
 def _read(path: str) -> Optional[bytes]:
@@ -83,10 +96,13 @@ def _read(path: str) -> Optional[bytes]:
         return None
 
 
-def _all_left_alone(folder: str, names: Sequence[str], owners: Optional[bytes]) -> bool:
+def _all_left_alone(folder: str, names: Sequence[str], owners: Optional[bytes],
+                    save_files: Sequence[str]) -> bool:
     import json
     counts = {name: one["handover"] for name, one in json.loads(owners or b"{}").items()
               if type(one["epoch"]) is type(one["aborted"]) is int}
+    away: list[str] = []
+    stores: list[str] = []
     for name in names:
         data = _read(f"{folder}/{name}/journal") or b""
         first, *records = [json.loads(line) for line in data.split(b"\n")[:-1]]
@@ -101,8 +117,60 @@ def _all_left_alone(folder: str, names: Sequence[str], owners: Optional[bytes]) 
             return False
         superseded = all(counts.get(target, "") not in ("", name)
                          for target in first["local"] or first["targets"])
-        if states[-1] and not known[states[-1]] and not superseded:
+        if states[-1] == AWAY and not superseded:
+            away += [*first["targets"], *first["local"]]
+            stores += first["stores"]
+        elif states[-1] and not known[states[-1]] and not superseded:
             return False
+    return not away or _in_none(save_files, away, stores)
+
+
+def _in_none(save_files: Sequence[str], targets: Sequence[str], stores: Sequence[str]) -> bool:
+    """Whether none of them, and there is no other, has an entry like one of these."""
+    import json
+    if not all(_usual(unit, save_files) for unit in UNITS):
+        return False
+    ends = {_end(name.partition("/")[2]) for name in targets}
+    names = {name.partition("/")[2] for name in stores}
+    for path in save_files:
+        data = _read(path)
+        if data is None or not data.strip():
+            continue
+        tree = json.loads(data.decode(), object_pairs_hook=_once)
+        if any(_end(entry["wwn"]) in ends for entry in tree.get("targets", [])) \
+                or any(str(entry["name"]) in names for entry in tree.get("storage_objects", [])):
+            return False
+    return True
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        raise ValueError("a member is there twice")
+    return made
+
+
+def _end(wwn: str) -> str:
+    """However a WWN is spelled, its end is this (savefile/rtslib_names.py)."""
+    return "".join(letter for letter in wwn.lower() if letter.isalnum())[-_END:]
+
+
+def _usual(unit: str, save_files: Sequence[str]) -> bool:
+    """Whether a unit restores no other file than these, for certain."""
+    paths = []
+    for folder in FOLDERS:
+        paths.append(f"{folder}/{unit}")
+        if os.path.isdir(f"{folder}/{unit}.d"):
+            paths += [f"{folder}/{unit}.d/{name}" for name in os.listdir(f"{folder}/{unit}.d")]
+    for path in paths:
+        text = (_read(path) or b"").decode()
+        for line in text.splitlines():
+            key, _, command = line.partition("=")
+            words = command.split()
+            if "\\" in line or key.strip() == "ExecStart" and "targetc" in command and not (
+                    words[0].endswith("/targetctl") and words[1:2] == ["restore"]
+                    and {*words[2:]} <= {*save_files}):
+                return False
     return True
 
 

@@ -1,7 +1,7 @@
 """Which handover a verb is about: known, new, or refused."""
 from __future__ import annotations
 
-from typing import Callable, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Callable, Dict, FrozenSet, List, Mapping, Optional, Sequence, Tuple
 
 from .. import errors
 from ..actions.build_actions import not_late
@@ -15,7 +15,7 @@ from ..host.verbs import Core
 from ..model.objects import State, say
 from ..protocol.messages import Message, document_in, is_id
 from ..protocol.table import DESTINATION, SOURCE, Mode, MessageType
-from ..records.journal import PREPARED, Handover, Journal, ids
+from ..records.journal import PREPARED, Handover, Journal, begun, ids
 from ..records.ownership import Owner, Owners
 from . import next_steps
 from .reply import Peer
@@ -28,6 +28,8 @@ class Admission:
                  alarm: Optional[Callable[[Handover, str], None]] = None) -> None:
         self.core, self.peer, self.alarm = core, peer, alarm
         self.outcome = Outcome()  # of an import by file
+        #: targets that are locked, and of which no handover is under way: that was looked at once
+        self.free: FrozenSet[str] = frozenset()
 
     @property
     def _directory(self) -> str:
@@ -81,17 +83,17 @@ class Admission:
                maps: Sequence[str], peer: str, allow: Sequence[str],
                ready: Optional[Ready]) -> Tuple[Journal, int]:
         """(the journal, the epoch the verb runs under); a new handover where there is none."""
-        known = set(ids(self._directory))
-        if id in known and verb in ("prepare", "stage", "abort") and not self.get(id).state:
+        known = begun(self._directory, id)
+        if known and verb in ("prepare", "stage", "abort") and not self.get(id).state:
             self.forget(Journal(self._directory, id))  # it was cut off before its first state
-            known.discard(id)
-        if verb == next_steps.first(verb, mode, targets) and id not in known:
+            known = False
+        if verb == next_steps.first(verb, mode, targets) and not known:
             return self._new(id, SOURCE, targets, mode, peer)
         if verb == "import" and ready is not None:
             return self._imports(id, messages[0], ready)
-        if verb == "adopt" and id not in known:
+        if verb == "adopt" and not known:
             return self._new(id, DESTINATION, targets, mode, peer)
-        if verb in ("stage", "abort") and role == DESTINATION and id not in known:
+        if verb in ("stage", "abort") and role == DESTINATION and not known:
             return self._arrives(verb, id, messages, maps, peer, allow)
         journal = self._journal(id, role)
         handover = journal.handover
@@ -136,6 +138,8 @@ class Admission:
 
     def _nothing_else(self, names: Sequence[str]) -> None:
         """No other handover of these targets is under way on this host."""
+        if self.free.issuperset(names):
+            return
         for journal in self._journals():
             one = journal.handover
             if not {*one.targets, *journal.notes.local} & set(names):

@@ -25,7 +25,7 @@ from ..kernel.facts import boot_id
 from ..model.objects import say
 from ..protocol.messages import Message, document_in
 from ..protocol.table import DESTINATION, SOURCE, Mode, MessageType, Row, rows_for, state_of
-from ..records.journal import Handover, Journal, ids
+from ..records.journal import Handover, Journal, begun, ids
 from ..records.ownership import Owners
 from ..verb_table import BOTH, HANDOVER_VERBS
 from . import meddling, next_steps
@@ -203,7 +203,7 @@ class Handovers(Admission):
                     messages: Sequence[Message], maps: Sequence[str],
                     ready: Optional[Ready]) -> List[str]:
         """The handover, and whatever of this host it is about."""
-        if id in ids(self._directory):
+        if begun(self._directory, id):
             journal = Journal(self._directory, id, partly=True)
             return [f"handover/{id}", *journal.handover.targets, *journal.notes.local,
                     *journal.notes.stores]

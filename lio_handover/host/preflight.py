@@ -13,7 +13,7 @@ from ..document.document import Document
 from ..document.values import admits_nobody
 from ..errors import Finding
 from ..execute.verify import describe
-from ..kernel import dbroot, portals, tcmu
+from ..kernel import dbroot, placement, portals, tcmu
 from ..kernel.facts import Facts, kernel_symbols
 from ..kernel.reader import Reader
 from ..model import attributes, dynamic_acls, fabrics, plugins, reservations
@@ -29,11 +29,16 @@ from ..storage import device_limits, exclusive, opened, policy
 from ..storage.block_devices import Glance
 
 
+def looks(reader: Reader) -> opened.Looks:
+    """What is found out of all the host's files: once for all that is looked at together."""
+    return placement.remembered(reader.fs, "files", lambda: opened.Looks(asked=reader.asked))
+
+
 def source(state: State, reader: Reader) -> List[Finding]:
     """Why these targets can't be handed over as they are; what could not be known is then in
     ``reader.unsure``."""
     here = reader.outline(state.backstores)
-    elsewhere, reader.unsure = opened.judge(state.backstores, reader.asked)
+    elsewhere, reader.unsure = opened.judge(state.backstores, reader.asked, looks(reader))
     return [*twins(state.backstores, here), *elsewhere,
             *_kinds(state), *_shared(state, reader), *_shared_storage(state, here),
             *unit_serials.findings(state.backstores, here.backstores, reader),

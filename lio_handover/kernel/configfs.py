@@ -150,6 +150,9 @@ class Configfs:
         self.changes = 0
         #: backstores that were enabled through this object
         self.enabled: Set[str] = set()
+        #: see placement.once: whether what is found is remembered; after which change it was found
+        self.remembers = False
+        self.remembered: Tuple[int, Dict[str, object]] = (-1, {})
 
     # ---- reading --------------------------------------------------------------------------
     def path(self, path: str) -> str:

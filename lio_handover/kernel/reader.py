@@ -5,6 +5,7 @@ import errno
 import os
 import re
 from dataclasses import replace
+from functools import partial
 from typing import Dict, FrozenSet, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from .. import errors
@@ -14,6 +15,7 @@ from ..model.objects import (NO_RESERVATIONS, Acl, AluaGroup, Backstore, Discove
                              LuGroup, Lun, MappedLun, Portal, Reservations, Secret, State, Target,
                              Tpg, kernel_name)
 from ..model.reservations import Place, Seen
+from . import placement
 from .configfs import Configfs
 from .facts import Facts, boot_id, knows_rtpi, no_modules
 from .nexus_paths import places_of
@@ -106,24 +108,13 @@ class Reader:
 
     # ---- backstores ---------------------------------------------------------------------------
     def hbas(self) -> List[str]:
-        return [name for name in self.fs.names("core") if name != "alua"]
+        return placement.hbas(self.fs)
 
     def placed(self) -> Dict[Key, str]:
         """Where each backstore of the host lives: key → HBA."""
-        found: Dict[Key, str] = {}
-        twins: Dict[Key, List[str]] = {}
-        for hba in self.hbas():
-            plugin = hba.rpartition("_")[0]
-            for name in self.fs.entries(f"core/{hba}")[1]:
-                key = keys.backstore_key(plugin, name)
-                if key in found:
-                    twins.setdefault(key, [found[key]]).append(hba)
-                found.setdefault(key, hba)
-        self._twins = frozenset(twins)
-        for key, hbas in twins.items():
-            del found[key]
-            found.update((keys.backstore_key(key[1], f"{hba}/{key[2]}"), hba) for hba in hbas)
-        return found
+        found = placement.find(self.fs)
+        self._twins = found.twins
+        return dict(found.placed)
 
     def _key(self, path: str) -> Key:
         """``core/fileio_0/d0`` → the backstore's key; of those that share a plugin and a name,
@@ -304,7 +295,8 @@ class Reader:
         for fabric, wwn in self.target_names():
             if f"{fabric}/{wwn}" in skip:
                 continue
-            for tpgt, lun, key in self.links(fabric, wwn):
+            for tpgt, lun, key in placement.remembered(
+                    self.fs, f"links of {fabric}/{wwn}", lambda: [*self.links(fabric, wwn)]):
                 if key in wanted:
                     found.setdefault(key, []).append(f"{fabric}/{wwn}/{tpgt}/{lun}")
         return found
@@ -381,19 +373,18 @@ class Reader:
     def outline(self, known: Iterable[Backstore] = ()) -> State:
         """Every backstore of the host with what it opens and its serial, and no more; ``known``
         were read already."""
-        stores, read = [], {one.key: one for one in known}
-        for key, hba in sorted(self.placed().items()):
-            if key in read:
-                stores.append(read[key])
-                continue
-            path = f"core/{hba}/{kernel_name(key)}"
-            serial = ""
-            if self.fs.exists(f"{path}/wwn/vpd_unit_serial"):
-                serial = self.fs.read(f"{path}/wwn/vpd_unit_serial").strip().rpartition(": ")[2]
-            info = self.fs.read(f"{path}/info")
-            stores.append(Backstore(key, plugins.parse(key[1], info),
-                                    {"wwn/vpd_unit_serial": serial} if serial else {}, hba=hba))
-        return State((), tuple(stores))
+        read = {store.key: store for store in known}
+        return State((), tuple(
+            read[key] if key in read else placement.remembered(
+                self.fs, f"outline of {hba}/{key[2]}", partial(self._outline, key, hba))
+            for key, hba in sorted(self.placed().items())))
+
+    def _outline(self, key: Key, hba: str) -> Backstore:
+        path, serial = f"core/{hba}/{kernel_name(key)}", ""
+        if self.fs.exists(f"{path}/wwn/vpd_unit_serial"):
+            serial = self.fs.read(f"{path}/wwn/vpd_unit_serial").strip().rpartition(": ")[2]
+        return Backstore(key, plugins.parse(key[1], self.fs.read(f"{path}/info")),
+                         {"wwn/vpd_unit_serial": serial} if serial else {}, hba=hba)
 
     def lu_groups(self, names: Iterable[str]) -> Tuple[LuGroup, ...]:
         """Those of the LU groups named that this host has."""

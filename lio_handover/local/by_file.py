@@ -336,7 +336,7 @@ class ByFile(Core):
         Of targets that were frozen here this ends the handover: another host serves them.  Returns
         what it took, and the document kept of what was removed.
         """
-        names = [name_of(pair) for pair in self.names((), True)] if everything else list(targets)
+        names = [name_of(pair) for pair in self.some((), True)] if everything else list(targets)
         there = self.held(names)
         if not there:
             return super().remove(targets, everything, allow, progress, stop)

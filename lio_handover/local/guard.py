@@ -21,9 +21,10 @@ from ..handover import meddling
 from ..handover.engine import Handovers
 from ..handover.meddling import Found, Kind
 from ..handover.reply import Peer
+from ..kernel import placement
 from ..kernel.facts import boot_id
 from ..records.journal import Journal, ids
-from ..records.ownership import NAME as OWNERS
+from ..records.ownership import NAME as OWNERS, Owner, Owners
 from ..savefile import places
 from . import targetctl
 from .ours import Ours
@@ -87,6 +88,7 @@ class Guard:
         self._known: Dict[str, _Known] = {}
         self._said: Dict[str, Tuple[float, int]] = {}
         self._next, self._new = ALWAYS, True
+        self._owners: Optional[Dict[str, Owner]] = None  # as they were at this look
 
     def fileno(self) -> int:
         """Readable when something was told."""
@@ -94,7 +96,12 @@ class Guard:
 
     def look(self) -> float:
         """Act on what is found; in how many seconds to look again.  Raises OSError."""
-        core, told, self._next = self._core(), self._watches.told(), ALWAYS
+        core = self._core()
+        with placement.once(core.fs):
+            return self._look(core)
+
+    def _look(self, core: Ours) -> float:
+        told, self._next, self._owners = self._watches.told(), ALWAYS, None
         directory = core.settings.state_directory
         there = [*ids(directory)]
         for name in {*self._known} - {*there}:
@@ -151,11 +158,14 @@ class Guard:
         known = self._known.get(name)
         if known is None or known.stamp != stamp:
             standing = Standing(core, Journal(directory, name, partly=True))
-            superseded = Handovers(core).superseded(standing.handover)
+            if self._owners is None:
+                self._owners = Owners(directory).load()
+            superseded = Handovers(core).superseded(standing.handover, self._owners)
             if known is None:
                 known = _Known(stamp, standing, superseded)
             known.stamp, known.standing, known.superseded = stamp, standing, superseded
             self._known[name], self._new = known, True
+        known.standing.core = core  # which lists the tree once for all of this look
         return known
 
     def _locked(self, core: Ours, known: _Known) -> List[str]:
@@ -181,6 +191,8 @@ class Guard:
         elif known.changed and journal.handover.state == "confirmed":
             self._soon(QUIET - (now - known.touched))
         kinds = {one.kind: one for one in found}
+        if kinds:
+            placement.again(core.fs)
         if Kind.REPLACED in kinds:
             return self._rebuild(core, name, known, kinds[Kind.REPLACED])
         if Kind.GONE in kinds:

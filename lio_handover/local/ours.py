@@ -23,9 +23,10 @@ from ..execute.verify import describe
 from ..handover import next_steps
 from ..handover.reply import Answer
 from ..host.looked_at import View
+from ..kernel import placement
 from ..model.objects import Key, State
 from ..protocol.table import DESTINATION, SOURCE, Mode
-from ..records.journal import Handover, Journal, ids
+from ..records.journal import Handover, Journal, begun, ids
 from ..records.ownership import REMOVED, Owner, Owners
 from ..savefile import save_file
 from ..storage import policy as storage
@@ -75,6 +76,19 @@ class Ours(ByFile):
         folder = self.settings.state_directory
         return counting_in(folder, [Journal(folder, name, partly=True) for name in ids(folder)])
 
+    def counts_for(self, name: str) -> Optional[Handover]:
+        """The same for one target: where owners.json says which, no other journal is read, as each
+        of a host's units asks that."""
+        folder = self.settings.state_directory
+        owner = Owners(folder).load().get(name, Owner()).handover
+        if not owner:
+            return self.counting().get(name)
+        if not begun(folder, owner):
+            return None
+        journal = Journal(folder, owner, partly=True)
+        return journal.handover if name in (journal.notes.local or journal.handover.targets) \
+            else None
+
     def ours(self, names: Iterable[str]) -> List[Handover]:
         """The handovers of these targets that make them ours."""
         counting, found = self.counting(), {}
@@ -90,17 +104,20 @@ class Ours(ByFile):
         """Have these targets restored by lio-handover, whole, from now on; of those that are so
         already keep the copy anew.  They are served all the time.  Returns what is here."""
         wanted = [name_of(pair) for pair in names]
-        with self.alone(names):
+        with self.alone(names), placement.once(self.fs):
             mine = self.ours(wanted)
-            rest = [name for name in wanted if all(
-                name not in self.local_names(one) for one in mine)]
-            errors.refuse([*self._under_way(rest), *self._handed_over(rest)], allow)
+            there = {name for handover in mine for name in self.local_names(handover)}
+            rest = [name for name in wanted if name not in there]
+            under_way = self._under_way(rest)
+            errors.refuse([*under_way, *self._handed_over(rest)], allow)
             self.notes = []
-            for one in mine:
-                self.notes += self._do("adopt", one, DESTINATION, allow=allow, progress=progress,
-                                       stop=stop).notes
+            for handover in mine:
+                self.notes += self._do("adopt", handover, DESTINATION, allow=allow,
+                                       progress=progress, stop=stop).notes
             for group in self._groups(rest):
-                self.notes += self.handovers().do(
+                handovers = self.handovers()
+                handovers.free = frozenset(() if under_way else rest)
+                self.notes += handovers.do(
                     "adopt", DESTINATION, str(uuid.uuid4()), targets=group, mode=Mode.FILE.value,
                     allow=allow, progress=progress, stop=stop).notes
             return self._here(names)
@@ -134,21 +151,23 @@ class Ours(ByFile):
         """Have these targets restored by targetcli from now on: they go into its save file.  What
         that can't hold is refused, unless it is allowed to be lost at a boot."""
         wanted = [name_of(pair) for pair in names]
-        with self.alone(names):
-            mine = self.ours(wanted)
+        with self.alone(names), placement.once(self.fs):
+            local = {handover: self.local_names(handover) for handover in self.ours(wanted)}
+            there = {name for names in local.values() for name in names}
             for name in wanted:
-                if all(name not in self.local_names(one) for one in mine):
+                if name not in there:
                     raise errors.WrongState(f"{name} is not restored by lio-handover",
                                             do="lio-handover status")
-            for one in mine:
-                rest = sorted(set(self.local_names(one)) - set(wanted))
+            for together in local.values():
+                rest = sorted(set(together) - set(wanted))
                 if rest:
-                    some = sorted(set(self.local_names(one)) & set(wanted))
+                    some = sorted(set(together) & set(wanted))
                     raise errors.WrongState(
                         f"{', '.join(some)} is kept together with {', '.join(rest)}",
-                        do="lio-handover giveback " + " ".join(self.local_names(one)))
-            self.notes = [note for one in mine
-                          for note in self._do("giveback", one, DESTINATION, allow=allow).notes]
+                        do="lio-handover giveback " + " ".join(together))
+            self.notes = [note for handover in local
+                          for note in self._do("giveback", handover, DESTINATION,
+                                               allow=allow).notes]
             return self._here(names)
 
     def remove(self, targets: Sequence[str], everything: bool = False, allow: Sequence[str] = (),
@@ -177,13 +196,13 @@ class Ours(ByFile):
         A handover of it that is only prepared ends first, as it would at the next recover: the
         copy is kept by the one before."""
         notes: Tuple[str, ...] = ()
-        handover = self.counting().get(name)
+        handover = self.counts_for(name)
         if handover is not None and (handover.role, handover.state) == (SOURCE, "prepared") \
                 and self._restored_before(handover):
             thaw = partial(self.handovers().do, "thaw", SOURCE, handover.id)
             notes = (*patiently(thaw).notes, f"{name}: handover {handover.id} was only prepared, "
                      "and ended with this; next: lio-handover source prepare, once it is back")
-            handover = self.counting().get(name)
+            handover = self.counts_for(name)
         if handover is None or handover.role != DESTINATION or handover.state not in (
                 "opening", "serving", "confirmed", "forced"):
             return (*notes, f"{name}: nothing of it is lio-handover's to clear")
@@ -200,7 +219,7 @@ class Ours(ByFile):
 
     def restored_by(self, name: str) -> Optional[Handover]:
         """The handover by which lio-handover brings a target back at a boot, if it does."""
-        one = self.counting().get(name)
+        one = self.counts_for(name)
         return one if one is not None and one.state in BROUGHT_BACK[one.role] else None
 
     def to_restore(self) -> List[str]:
@@ -224,6 +243,10 @@ class Ours(ByFile):
 
     def restorers(self, names: Sequence[str] = ()) -> List[Restorer]:
         """Who brings back each target of this kernel, of our records and of targetcli's files."""
+        with placement.once(self.fs):
+            return self._restorers(names)
+
+    def _restorers(self, names: Sequence[str]) -> List[Restorer]:
         counting = self.counting()
         try:
             here = [name_of(pair) for pair in self.names((), True)]

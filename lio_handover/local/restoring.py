@@ -16,6 +16,7 @@ from ..execute.step_runner import never
 from ..handover import next_steps
 from ..handover.engine import Handovers
 from ..handover.reply import Answer, Peer
+from ..kernel import placement
 from ..kernel.facts import boot_id
 from ..model import fabrics, plugins
 from ..records.journal import Journal
@@ -84,11 +85,16 @@ def _restored(core: Ours, name: str, tell: Tell, peer: Optional[Peer], wait: boo
     if handover is None:
         return False
     said = ""
+
+    def attempt() -> Answer:
+        with placement.once(core.fs):
+            return _once(core, name, peer, stop)
+
     with ExitStack() as opened:
         arrivals: Optional[Arrivals] = None
         while True:
             try:
-                for note in patiently(lambda: _once(core, name, peer, stop), stop).notes:
+                for note in patiently(attempt, stop).notes:
                     tell(note)
                 supervisor.notify(READY=1, STATUS=f"{name} is served")
                 return True

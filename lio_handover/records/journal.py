@@ -122,7 +122,7 @@ class Journal:
                maps: Tuple[str, ...] = (), local: Tuple[str, ...] = ()) -> "Journal":
         """Begin a handover: not durable, and in no state, until ``state`` is called."""
         folder = os.path.join(directory, "handovers", first.id)
-        if first.id in ids(directory):
+        if begun(directory, first.id):
             raise errors.WrongState(f"there is a handover {first.id} already",
                                     do=f"lio-handover status {first.id}")
         try:
@@ -369,17 +369,25 @@ def ids(directory: str) -> Iterator[str]:
         return
     except OSError as error:
         raise _broken(os.path.join(directory, "handovers"), error) from None
-    for name in filter(is_id, names):
-        folder = os.path.join(directory, "handovers", name)
-        try:
-            with open(os.path.join(folder, "journal"), "rb") as file:
-                begun = file.readline().endswith(b"\n")
-        except (FileNotFoundError, NotADirectoryError):
-            begun = False
-        except OSError as error:
-            raise _broken(folder, error, way_out(folder)) from None
-        if begun or _documents(folder):
+    for name in names:
+        if begun(directory, name):
             yield name
+
+
+def begun(directory: str, handover: str) -> bool:
+    """Whether `ids` has it: to look for one, no other is opened."""
+    if not is_id(handover):
+        return False
+    folder = os.path.join(directory, "handovers", handover)
+    try:
+        with open(os.path.join(folder, "journal"), "rb") as file:
+            if file.readline().endswith(b"\n"):
+                return True
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:
+        raise _broken(folder, error, way_out(folder)) from None
+    return _documents(folder)
 
 
 def _documents(folder: str) -> bool:

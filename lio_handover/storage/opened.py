@@ -255,13 +255,13 @@ def _nowhere(store: Backstore, error: OSError, host: Host) -> Look:
 
 
 # ---- what is made of it ---
-def judge(stores: Iterable[Backstore], asked: Optional[Mapping[Key, Optional[bool]]] = None) \
-        -> Tuple[List[Finding], Tuple[str, ...]]:
+def judge(stores: Iterable[Backstore], asked: Optional[Mapping[Key, Optional[bool]]] = None,
+          looks: Optional[Looks] = None) -> Tuple[List[Finding], Tuple[str, ...]]:
     """(why another host would not find by its path what this kernel serves; of which backstores
-    nobody can tell, a line for each reason)."""
+    nobody can tell, a line for each reason).  ``looks``: what was found out before."""
     found: List[Finding] = []
     unsure: Dict[str, List[str]] = {}
-    for store in Looks(asked=asked).at(stores):
+    for store in (looks or Looks(asked=asked)).at(stores):
         if store.same is False:
             found.append(store.finding)
         elif store.same is None:
@@ -273,9 +273,10 @@ def judge(stores: Iterable[Backstore], asked: Optional[Mapping[Key, Optional[boo
 
 
 def findings(stores: Iterable[Backstore],
-             asked: Optional[Mapping[Key, Optional[bool]]] = None) -> List[Finding]:
+             asked: Optional[Mapping[Key, Optional[bool]]] = None,
+             looks: Optional[Looks] = None) -> List[Finding]:
     """The first part of `judge`."""
-    return judge(stores, asked)[0]
+    return judge(stores, asked, looks)[0]
 
 
 def elsewhere(stores: Iterable[Backstore]) -> FrozenSet[Key]:
