@@ -30,9 +30,14 @@ class HandoverError(Exception):
         self.findings: Sequence[Finding] = ()  # all the reasons, where there are several
         super().__init__(what)
 
-    def __str__(self) -> str:
+    @property
+    def next(self) -> str:
+        """What to run, or to do, next."""
         who = (self.__doc__ or "").strip().rstrip(".")
-        return f"{self.what}; {self.changed}; next: {self.do or who[:1].lower() + who[1:]}"
+        return self.do or who[:1].lower() + who[1:]
+
+    def __str__(self) -> str:
+        return f"{self.what}; {self.changed}; next: {self.next}"
 
 
 class NotRoot(HandoverError):

@@ -158,7 +158,7 @@ def bus_error() -> str:
 
 def adopted_with(luns: int) -> bool:
     """Whether the copy that a boot goes by has so many LUNs."""
-    return len([*standing().durable().state.luns()]) == luns
+    return len([*standing().durable().state.all_luns()]) == luns
 
 
 def wait(what: str, *args: Any) -> float:

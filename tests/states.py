@@ -229,7 +229,7 @@ class _Making:
                   for number in self.count(0, 1)]
         stores = [self.backstore(number, groups) for number in self.count(1, 3)]
         targets = [self.target(number, stores) for number in self.count(1, 2)]
-        linked = {lun.backstore for _, _, lun in State((), (), tuple(targets)).luns()}
+        linked = {lun.backstore for _, _, lun in State((), (), tuple(targets)).all_luns()}
         stores = [store for store in stores if store.key in linked]
         state = State((), tuple(stores), tuple(targets))
         state = self.ports(state)
@@ -317,8 +317,8 @@ class _Making:
         # Up to 6.1 each link takes its backstore's next number, and a link may have come and gone.
         numbers: dict[Key, int] = {}
         last: dict[Key, int] = {}
-        keys = [lun.key for _, _, lun in state.luns()]
-        stores = {lun.key: lun.backstore for _, _, lun in state.luns()}
+        keys = [lun.key for _, _, lun in state.all_luns()]
+        stores = {lun.key: lun.backstore for _, _, lun in state.all_luns()}
         for key in self.draw(st.permutations(keys)):
             store = stores[key]
             assert store is not None

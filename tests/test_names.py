@@ -185,7 +185,7 @@ def twins(fold: str) -> list[str]:
     put("core/fileio_1/small/enable", b"1")
     make(f"{NAME}/tpgt_010/lun/lun_1", f"{NAME}/tpgt_010/lun/lun_1/z>core/fileio_1/small")
     state = inhost.core().show()
-    return [f"{lun.number} {os.path.basename(store.path)}" for _, _, lun in state.luns()
+    return [f"{lun.number} {os.path.basename(store.path)}" for _, _, lun in state.all_luns()
             for store in [state.backstore(lun.backstore or ())] if store]
 
 

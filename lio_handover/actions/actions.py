@@ -199,7 +199,7 @@ class Deeds(Building):
             return self._untold(self.here(False))
         if self.mode is Mode.FILE and self.row.verb == "export":
             self.may_export(state)
-        if not self.links_are_whole({lun.key: lun.backstore for _, _, lun in state.luns()}):
+        if not self.links_are_whole({lun.key: lun.backstore for _, _, lun in state.all_luns()}):
             if self.handover.role != SOURCE and self.handover.state != "returned":
                 # Of a kernel that is gone.
                 left = surviving_registrations.since(self, self.allow, self.notes)

@@ -109,7 +109,7 @@ class Reach:
 
     def __init__(self, document: Document) -> None:
         self.ports = {(reservations.compared_wwn(target.wwn), tpg.tag, lun.number):
-                      (tpg, lun.backstore) for target, tpg, lun in document.state.luns()}
+                      (tpg, lun.backstore) for target, tpg, lun in document.state.all_luns()}
         self.mapped = {(*tpg.key, acl.initiator, lun.number, lun.lun)
                        for target in document.state.targets for tpg in target.tpgs
                        for acl in tpg.acls for lun in acl.mapped_luns}

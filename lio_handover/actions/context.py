@@ -238,7 +238,7 @@ class Standing:
             return ""
 
     def links_are_whole(self, links: Mapping[Key, Optional[Key]]) -> bool:
-        wanted = {lun.key: lun.backstore for _, _, lun in self.durable().state.luns()}
+        wanted = {lun.key: lun.backstore for _, _, lun in self.durable().state.all_luns()}
         return all(links.get(key) == store for key, store in wanted.items())
 
     def message(self, message: MessageType) -> Message:

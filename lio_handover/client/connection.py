@@ -123,9 +123,11 @@ class Service:
                      progress: Optional[Progress] = None,
                      stop: Callable[[], bool] = lambda: False) -> Came:
         """The same for a verb that takes a document."""
-        with _passed(document) as passed:
+        with self.passed(document) as (passed, more):
+            tokens = more.get("uploads")
+            given = {**options, "upload": tokens[0]} if tokens else options
             job = self.call(dbus_names.ROOT, dbus_names.MANAGER, member, "aha{sv}", passed,
-                            _options(options))
+                            _options(given))
         return self._finish(str(job), progress, stop)
 
     def run_handover(self, verb: str, name: str, targets: Sequence[str], mode: str,

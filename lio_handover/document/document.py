@@ -40,6 +40,7 @@ from ..errors import BadShape, BadValue
 from ..model import objects
 from ..model.attributes import owner_of
 from ..model.objects import Key, State
+from ..system import document_file
 from .decode import label, state_of
 from .envelope import MAX_BYTES, VERSION, body_of, digest_of, seal, text_of, unseal, with_digest
 from .json_types import (an_object, any_object, entries, fail, plain_name, plain_text, show, string,
@@ -96,6 +97,16 @@ class Document:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "state", canonical(self.state))
+
+    @property
+    def targets(self) -> Tuple[str, ...]:
+        """FABRIC/WWN of each."""
+        return tuple(target.name for target in self.state.targets)
+
+    def save(self, path: str) -> None:
+        """Write it to a file of mode 0600, whole or not at all.  Raises BadFile, and a
+        DocumentError where ``loads`` could not read it."""
+        document_file.write(path, dumps(self))
 
     @property
     def host(self) -> Dict[str, Mapping[str, str]]:

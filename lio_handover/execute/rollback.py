@@ -153,11 +153,11 @@ class WayBack:
         except errors.CannotRepresent:
             return afresh
         there = {backstore.key: backstore.reservations for backstore in now.backstores}
-        linked = {lun.key for _, _, lun in now.luns() if lun.backstore}
+        linked = {lun.key for _, _, lun in now.all_luns() if lun.backstore}
         lost = any(there.get(key, found) != found for key, found in held.items()) or (
             not self.facts.has_rtpi and any(
                 lun.key not in linked and lun.backstore in there
-                for _, _, lun in before.luns()))
+                for _, _, lun in before.all_luns()))
         return afresh if lost else [before]
 
     @staticmethod

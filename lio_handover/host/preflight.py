@@ -269,7 +269,7 @@ def _names(state: State) -> str:
 
 def _there(want: State, have: State, reader: Reader) -> Iterator[Finding]:
     there = {target.name for target in have.targets}
-    linked = {lun.backstore for _, _, lun in have.luns()}
+    linked = {lun.backstore for _, _, lun in have.all_luns()}
     stores = [store for store in have.backstores if store.key not in linked]
     differing: Dict[str, str] = {}
     for change in diff(have, want):

@@ -13,6 +13,7 @@ from ..document import document as documents
 from ..document.document import Document
 from ..execute.step_runner import Progress, never, nothing
 from ..handover import next_steps
+from ..host.looked_at import Ready
 from ..kernel import cautions
 from ..model.objects import State
 from ..verb_table import HOST_VERBS
@@ -127,7 +128,11 @@ def plan(host: Ours, call: Call) -> results.Planned:
 
 
 def import_(host: Ours, call: Call) -> results.Imported:
-    ready = host.ready(call.given, call.maps)
+    return imported(host, host.ready(call.given, call.maps), call)
+
+
+def imported(host: Ours, ready: Ready, call: Call) -> results.Imported:
+    """Import what was looked at."""
     call.begin()
     outcome = host.import_(ready, call.allow, progress=call.progress, stop=call.stop)
     return results.Imported(

@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import cached_property
-from typing import Dict, Iterator, List, Mapping, Optional, Tuple, Union
+from typing import Dict, Iterator, List, Mapping, NamedTuple, Optional, Tuple, Union
 
 from . import directories, plugins
 from .keys import Key as Key
@@ -366,6 +366,15 @@ Object = Union[LuGroup, Backstore, AluaGroup, Target, Tpg, Portal, Lun, Acl, Map
                DiscoveryAuth]
 
 
+class ExportedLun(NamedTuple):
+    """A LUN as an initiator finds it."""
+
+    number: int
+    backstore: Backstore
+    tag: int  # of its TPG
+    target: str
+
+
 @dataclass(frozen=True)
 class State:
     """All that a host serves, or the part of it that concerns some targets.
@@ -403,7 +412,13 @@ class State:
     def target(self, name: str) -> Optional[Target]:
         return next((target for target in self.targets if target.name == name), None)
 
-    def luns(self) -> Iterator[Tuple[Target, Tpg, Lun]]:
+    def luns(self, target: str = "") -> Tuple[ExportedLun, ...]:
+        """The LUNs of a target (FABRIC/WWN), or all, with the backstores that they export."""
+        return tuple(ExportedLun(lun.number, self._stores[lun.backstore], tpg.tag, one.name)
+                     for one, tpg, lun in self.all_luns()
+                     if lun.backstore in self._stores and target in ("", one.name))
+
+    def all_luns(self) -> Iterator[Tuple[Target, Tpg, Lun]]:
         for target in self.targets:
             for tpg in target.tpgs:
                 for lun in tpg.luns:

@@ -21,7 +21,7 @@ class ExportPlanner:
         self._add, self.path = draft.add, draft.path
 
     def _new_links(self) -> Iterator[Tuple[Target, Tpg, Lun]]:
-        for target, tpg, lun in self.want.luns():
+        for target, tpg, lun in self.want.all_luns():
             if lun.backstore is not None and (lun.key in self.created or lun.key in self.unlinked):
                 yield target, tpg, lun
 

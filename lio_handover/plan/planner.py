@@ -83,7 +83,7 @@ class _Planner:
         self.path = Paths(self.hba, self.old, self.there).of
         self._place_backstores()
         self.staying = {hba for key, hba in self.hba.items() if key not in self.removed}
-        self.exported = {lun.backstore for _, _, lun in self.have.luns()
+        self.exported = {lun.backstore for _, _, lun in self.have.all_luns()
                          if lun.key not in self.removed}
         self.revival = Revival(self.want)
         self.draft = Draft(self.want, self.new, self.created, self.facts, self.path, self.late,

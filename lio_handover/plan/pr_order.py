@@ -40,7 +40,7 @@ class Revival:
                     self.nexus_seen[tpg] = min(self.nexus_seen.get(tpg, LAST), (place, number))
         #: backstore → (TPG, a registration to make dummies like), for the first LUN with it
         self.burn_places: Dict[Key, Tuple[Key, Registration]] = {}
-        for target, tpg_, lun in want.luns():
+        for target, tpg_, lun in want.all_luns():
             if lun.backstore is not None and lun.backstore not in self.burn_places:
                 fabric = fabrics.of(target.fabric).pr_name
                 self.burn_places[lun.backstore] = (tpg_.key, Registration(
@@ -48,7 +48,7 @@ class Revival:
         #: LUN → (relative port, number): links are made in this order, see plan
         self.linked: Dict[Key, Tuple[int, int]] = {
             lun.key: (int(lun.attributes.get("rtpi", tpg.attributes.get("rtpi", "0"))), number)
-            for number, (_target, tpg, lun) in enumerate(want.luns())}
+            for number, (_target, tpg, lun) in enumerate(want.all_luns())}
         #: targets whose nexuses must come after the links of their LUNs
         self.late: Set[Key] = self._late(want)
 

@@ -77,7 +77,7 @@ def _host(view: View) -> Node:
 
 
 def _backstore(view: View, one: objects.Backstore) -> Node:
-    luns = [lun for _, _, lun in view.state.luns() if lun.backstore == one.key]
+    luns = [lun for _, _, lun in view.state.all_luns() if lun.backstore == one.key]
     about, mood = [one.path or one.parameters.get("dev_config", "")], ""
     if one.path:
         if one.key in view.sizes:
