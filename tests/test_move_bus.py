@@ -122,6 +122,14 @@ def test_a_host_that_ssh_does_not_know(b: Side) -> None:
         Side("nowhere").about()
 
 
+@pytest.mark.parametrize("module", ["dbus", "gi"])
+def test_what_is_not_installed_is_said(
+        b: Side, module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(errors.PeerUnreachable, match=f"module {module} is not installed here"):
+        b.about()
+
+
 class Later(Bus):
     """A service of two versions later."""
 

@@ -35,27 +35,27 @@ def find() -> Optional[Service]:
     """The service, where it runs; None where it does not, or can't be spoken to from here."""
     if not os.path.exists(dbus_names.RUNNING):
         return None
-    from importlib.util import find_spec
     try:
         import dbus
-        if find_spec("gi") is None:
-            return None
     except ImportError:
         return None
     try:
         service = Service(connect())
         return service if service.connection.name_has_owner(dbus_names.BUS_NAME) else None
-    except dbus.DBusException:
+    except (dbus.DBusException, ImportError):
         return None
 
 
 def connect(address: str = "") -> Any:
     """A connection of our own to the system's bus, or to another, whose signals can be waited for.
 
-    Raises dbus.DBusException.
+    Raises dbus.DBusException, and ImportError where a module for that is not installed.
     """
+    from importlib.util import find_spec
     import dbus.bus
     from dbus.mainloop.glib import DBusGMainLoop
+    if find_spec("gi") is None:  # it is imported once something is waited for, as that takes long
+        raise ImportError("no GLib", name="gi")
     connection = dbus.bus.BusConnection(address or dbus.bus.BUS_SYSTEM, mainloop=DBusGMainLoop())
     connection.set_exit_on_disconnect(False)
     return connection

@@ -90,7 +90,10 @@ class Side(client.Service):
     def call(self, path: str, interface: str, member: str, signature: str, *args: Any,
              patience: float = client.PATIENCE) -> Any:
         """Call a method.  Raises what the service answers, or PeerUnreachable where none comes."""
-        import dbus
+        try:
+            import dbus
+        except ImportError as error:
+            raise self._lacks(error) from None
         try:
             if self.connection is None:
                 self.connection = self._connect()
@@ -100,6 +103,13 @@ class Side(client.Service):
         except dbus.DBusException as error:
             raise self._known(str(error.get_dbus_name()),
                               str(error.get_dbus_message() or "")) from None
+        except ImportError as error:
+            raise self._lacks(error) from None
+
+    def _lacks(self, error: ImportError) -> errors.HandoverError:
+        return errors.PeerUnreachable(
+            f"{self.name} can't be asked: the Python module {error.name} is not installed here",
+            do="install python3-dbus and python3-gi")
 
     def _connect(self) -> Any:
         with _uninterrupted():
