@@ -96,13 +96,13 @@ def _user(one: Backstore) -> Tree:
 
 
 #: The kernel's plugin → what the constructor of its storage object takes besides the name.
-_BACKING: Mapping[str, Callable[[Backstore], Tree]] = {
+BACKING: Mapping[str, Callable[[Backstore], Tree]] = {
     "fileio": _fileio, "iblock": _block, "rd_mcp": _ramdisk, "pscsi": _pscsi, "user": _user}
 
 
 def storage_object(one: Backstore) -> Tree:
     return {"plugin": plugins.of(one.plugin).rtslib_name, "name": one.name,
-            **_BACKING[one.plugin](one),
+            **BACKING[one.plugin](one),
             "attributes": _numbers(_below(one.attributes, "attrib/")),
             "alua_tpgs": [_group(group) for group in one.alua_groups]}
 
