@@ -8,6 +8,7 @@ own, with all that its dynamic ACL had from the TPG.
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import lru_cache
 from typing import Dict, List, Mapping, Sequence, Tuple
 
 from . import fabrics
@@ -15,14 +16,6 @@ from .attributes import rows
 from .defaults import DEFAULTS
 from .keys import acl_key, mapped_lun_key, target_key, tpg_key
 from .objects import Acl, Key, MappedLun, State, Tpg, say
-
-#: What every ACL has that nobody changed (iscsi_target_nodeattrib.c:
-#: iscsit_set_default_node_attribues); a dynamic one can't be changed.
-_DEFAULTS = {name: value for name, value in DEFAULTS["acl", "iscsi"].items()
-             if value and rows("acl", "iscsi")[name].if_absent != value}
-#: Attribute of the TPG → of the ACL.
-_FROM_TPG = {row.inherits or path: path for path, row in rows("acl", "iscsi").items()
-             if row.inherits or path.startswith("auth/")}
 
 #: TPG's key → initiators
 Names = Mapping[Key, Sequence[str]]
@@ -69,11 +62,26 @@ def made_explicit(state: State, noted: Names) -> Tuple[State, Tuple[str, ...]]:
         for target in state.targets)), tuple(notes)
 
 
+@lru_cache(maxsize=None)
+def _defaults(fabric: str) -> Mapping[str, str]:
+    """What every ACL has that nobody changed; a dynamic one can't be changed."""
+    table = rows("acl", fabric)
+    return {name: value for name, value in DEFAULTS["acl", fabric].items()
+            if value and table[name].if_absent != value}
+
+
+@lru_cache(maxsize=None)
+def _from_tpg(fabric: str) -> Mapping[str, str]:
+    """Attribute of the TPG → of the ACL."""
+    return {row.inherits or path: path for path, row in rows("acl", fabric).items()
+            if row.inherits or path.startswith("auth/")}
+
+
 def _acl(tpg: Tpg, initiator: str) -> Acl:
     """Each LUN under its own number (target_core_tpg.c:core_tpg_add_node_to_devs)."""
     key = acl_key(tpg.key, initiator)
-    attributes = {**_DEFAULTS, **{
-        name: tpg.attributes[of_tpg] for of_tpg, name in _FROM_TPG.items()
+    attributes = {**_defaults(tpg.fabric), **{
+        name: tpg.attributes[of_tpg] for of_tpg, name in _from_tpg(tpg.fabric).items()
         if tpg.attributes.get(of_tpg, "NULL") != "NULL"}}
     protected = tpg.attributes.get("attrib/demo_mode_write_protect", "1")
     return Acl(key, attributes, tuple(
