@@ -167,3 +167,10 @@ def saved() -> str:
 
 def save(text: str) -> None:
     Path(inhandover.SAVED).write_text(text)
+
+
+def write(files: Mapping[str, str]) -> None:
+    """Files by their paths, as systemd sees them."""
+    for path, text in files.items():
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).write_text(text)

@@ -105,6 +105,48 @@ def test_a_boot_and_targetclis_unit(served: Served) -> None:
     assert served.state() == served.before
 
 
+#: The command as it is, but for the time that a link takes; where it is noted that it builds.
+SLOW = """
+import sys, time
+sys.path.insert(0, "/usr/lib/lio-handover")
+from lio_handover.kernel.configfs import Configfs
+plain = Configfs.link
+def link(self, path, target):
+    open("/run/building", "w").close()
+    time.sleep(1)
+    plain(self, path, target)
+Configfs.link = link
+from lio_handover.cli.main import main
+sys.exit(main())
+"""
+DROP_IN = f"/etc/systemd/system/{UNIT}.d/slow.conf"
+
+
+def test_a_unit_that_is_stopped_while_it_builds_opens_nothing(served: Served) -> None:
+    """Nor does a recover, until it is started."""
+    served.adopt(inhandover.state(served.bed.shared))
+    assert served.boots() == "running"
+    served.until(lambda: served.unit() == SERVED)
+    systemd = served.systemd
+    assert systemd.run("systemctl", "stop", MINE) == "" and served.gates() == {}
+    systemd.call(insystemd.write, {
+        "/run/slow.py": SLOW, DROP_IN: "[Service]\nExecStart=\n"
+        "ExecStart=/usr/bin/python3 /run/slow.py --alone restore %I\n"})
+    systemd.run("systemctl", "daemon-reload")
+    assert systemd.run("systemctl", "start", "--no-block", MINE) == ""
+    served.until(lambda: systemd.run("ls", "/run/building") == "/run/building")
+    assert served.unit()[0] == "activating"
+    assert systemd.run("systemctl", "stop", MINE) == ""
+    assert served.gates() == {} and served.unit()[0] == "inactive"
+    assert "stopped on purpose" in systemd.run("lio-handover", "--alone", "recover")
+    assert served.gates() == {}
+    systemd.run("rm", DROP_IN)
+    systemd.run("systemctl", "daemon-reload")
+    assert systemd.run("systemctl", "start", MINE) == ""
+    served.until(lambda: served.unit() == SERVED)
+    assert served.gates() == OPEN and served.state() == served.before
+
+
 @pytest.mark.full
 def test_devices_and_files_that_come_late(served: Served) -> None:
     """What waits says for what, and holds nobody up; when that is there, so is the target."""
