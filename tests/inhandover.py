@@ -192,10 +192,9 @@ def save_file(data: bytes | None = None) -> bytes:
     return Path(SAVED).read_bytes()
 
 
-def saved() -> dict[str, bool]:
+def saved(targets: Sequence[str] = (TARGET, OTHER)) -> dict[str, bool]:
     """Target → whether targetcli would bring it back serving."""
-    return {one.target: one.enabled for one in savefile.entries(
-        [TARGET, OTHER]) if one.path == SAVED}
+    return {one.target: one.enabled for one in savefile.entries(targets) if one.path == SAVED}
 
 
 # ── being killed anywhere ────────────────────────────────────────────────────────────────────
@@ -205,10 +204,10 @@ class Points:
 
     Each change has two points, before it and after it; a record of the journal a third, when half
     of it is written.  Notes that a step begins are left out: nobody acts on them.  With
-    ``records`` only the records count.
+    ``records`` only the records count.  A ``point`` that is no number: once that state is recorded.
     """
 
-    def __init__(self, point: int, records: bool = False) -> None:
+    def __init__(self, point: int | str, records: bool = False) -> None:
         self.point, self.seen, self.what, self.records = point, 0, "", records
 
     def pass_(self, what: str) -> None:
@@ -245,19 +244,21 @@ class Points:
                 plain(fd, data[:len(data) // 2])
             self.pass_("in a record")
             done = plain(fd, data)
+            if f'"record": "state", "state": "{self.point}"'.encode() in data:
+                os.kill(os.getpid(), signal.SIGKILL)
             self.pass_("after a record")
             return done
         setattr(os, "write", half)
 
 
-def crash(point: int, verb: str, role: str, id: str,  # noqa: A002
+def crash(point: int | str, verb: str, role: str, id: str,  # noqa: A002
           messages: Sequence[Message] = (), records: bool = False, **more: Any
           ) -> tuple[bool, Answer | None]:
     """(whether the verb was killed at that point, its answer if it ended before)."""
     return killed_at(lambda: do(verb, role, id, messages, **more), point, records)
 
 
-def killed_at(verb: Callable[[], Any], point: int, records: bool) -> tuple[bool, Any]:
+def killed_at(verb: Callable[[], Any], point: int | str, records: bool) -> tuple[bool, Any]:
     """(whether a process was killed at that point of ``verb``, what that answered if it ended
     before).  Raises what the verb raised."""
     ours, its = os.pipe()

@@ -128,6 +128,19 @@ def test_what_was_removed_is_not_brought_back(powered: Callable[[], Powered]) ->
 
 
 @pytest.mark.full
+def test_what_was_never_taken_out_of_the_save_file_stays_in_it(
+        powered: Callable[[], Powered]) -> None:
+    """A freeze is cut off before it takes the target out, and the thaw by the power cut."""
+    pair = powered()
+    pair.go("prepare stage*")
+    for verb, state in (("freeze", "freezing"), ("thaw", "thawing")):
+        killed, _answer = pair.host[SOURCE].call(
+            inhandover.crash, state, verb, SOURCE, pair.id, tuple(pair.messages))
+        assert killed and pair.state(SOURCE) == state
+    pair.lose_power(SOURCE)
+
+
+@pytest.mark.full
 def test_a_recover_killed_after_a_boot_is_gone_on_with(powered: Callable[[], Powered]) -> None:
     """Also where what it had made until then looks as if targetcli had restored it."""
     pair = powered()

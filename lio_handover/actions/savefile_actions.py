@@ -25,8 +25,16 @@ def drop(one: Standing) -> List[str]:
 
 
 def before_restore(one: Standing) -> List[str]:
-    """The same at a boot, where no kernel tells who served: what was saved before it was quiet."""
-    return _drop(one, one.handover.state in KEEPING)
+    """The same at a boot, where no kernel tells who served: what was saved before it was quiet, or
+    what a thaw has put back already (or never taken out: a freeze was cut off first)."""
+    return _drop(one, one.handover.state in KEEPING
+                 or one.handover.state == "thawing" and _enabled(one))
+
+
+def _enabled(one: Standing) -> bool:
+    """Whether targetcli would bring back all of it serving."""
+    return all(entry.enabled for entry in save_file.entries(
+        one.local_targets(), one.core.settings.savefiles))
 
 
 def _drop(one: Standing, keeping: bool) -> List[str]:
