@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from lio_handover import errors
 from lio_handover.document import document as documents
-from lio_handover.handover.engine import Answer, Handovers
+from lio_handover.handover.engine import Reply, Handovers
 from lio_handover.local.ours import Ours
 from tests import inhandover, inhost
 from tests.inhandover import TARGET
@@ -39,7 +39,7 @@ def crash(point: int, name: str, data: bytes = b"", records: bool = False) -> tu
     return dead, found or b""
 
 
-def recover() -> list[Answer]:
+def recover() -> list[Reply]:
     """Of every handover of this host; there is nobody to ask.  Raises what one failed with."""
     found = Handovers(core()).recover()
     for one in found:

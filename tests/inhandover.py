@@ -18,7 +18,7 @@ from lio_handover.actions import surviving_registrations
 from lio_handover.client import ssh
 from lio_handover.execute import rollback, step_runner
 from lio_handover.handover import conditions
-from lio_handover.handover.engine import Answer, Handover, Handovers
+from lio_handover.handover.engine import Reply, Handover, Handovers
 from lio_handover.kernel.configfs import Configfs
 from lio_handover.kernel.reader import Reader
 from lio_handover.local.by_file import ByFile
@@ -26,7 +26,7 @@ from lio_handover.model import reservations
 from lio_handover.model.objects import State, say
 from lio_handover.protocol import table
 from lio_handover.protocol.messages import Message
-from lio_handover.protocol.table import Row
+from lio_handover.protocol.table import Transition
 from lio_handover.records import journal, ownership, pr_record
 from lio_handover.savefile import save_file as savefile
 from lio_handover.scsi import cdb
@@ -65,11 +65,11 @@ class Ask(Exception):
 
 
 #: What the other host answers to a verb; None: nothing.
-Answers = dict[str, Answer | None]
+Answers = dict[str, Reply | None]
 
 
 def handovers(answers: Answers | None = None) -> Handovers:
-    def peer(_handover: Handover, verb: str) -> Answer:
+    def peer(_handover: Handover, verb: str) -> Reply:
         assert answers is not None
         if verb not in answers:
             raise Ask(verb)
@@ -110,7 +110,7 @@ def late_rules() -> tuple[Late, ...]:
 
 
 def recover(id: str, answers: Answers, words: frozenset[str] = frozenset()  # noqa: A002
-            ) -> Answer | str:
+            ) -> Reply | str:
     """What recover answers, or the verb that the other host has to answer first."""
     try:
         return handovers(answers).recover(id, words, "the test")[0]
@@ -118,9 +118,9 @@ def recover(id: str, answers: Answers, words: frozenset[str] = frozenset()  # no
         return str(question)
 
 
-def recover_beside(id: str, words: frozenset[str]) -> Answer:  # noqa: A002
+def recover_beside(id: str, words: frozenset[str]) -> Reply:  # noqa: A002
     """recover, while the other host is there, and its service is not."""
-    def peer(_handover: Handover, _verb: str) -> Answer:
+    def peer(_handover: Handover, _verb: str) -> Reply:
         raise ssh.alive("lio-handoverd does not run on b")
     return Handovers(handovers().core, peer).recover(id, words, "the test")[0]
 
@@ -253,7 +253,7 @@ class Points:
 
 def crash(point: int | str, verb: str, role: str, id: str,  # noqa: A002
           messages: Sequence[Message] = (), records: bool = False, **more: Any
-          ) -> tuple[bool, Answer | None]:
+          ) -> tuple[bool, Reply | None]:
     """(whether the verb was killed at that point, its answer if it ended before)."""
     return killed_at(lambda: do(verb, role, id, messages, **more), point, records)
 
@@ -307,11 +307,11 @@ def told(id: str) -> str:  # noqa: A002
 
 
 def do(verb: str, role: str, id: str = "", messages: Sequence[Message] = (),  # noqa: A002
-       **more: object) -> Answer:
+       **more: object) -> Reply:
     return handovers().do(verb, role, id, messages=messages, **more)  # type: ignore[arg-type]
 
 
-def status(id: str = "") -> list[Answer]:  # noqa: A002
+def status(id: str = "") -> list[Reply]:  # noqa: A002
     return handovers().status(id)
 
 
@@ -322,7 +322,7 @@ def slow_freeze(id: str) -> tuple[list[str], str, list[str]]:  # noqa: A002
     told: list[str] = []
     plain = table.rows_for
 
-    def hurried(*args: Any) -> list[Row]:
+    def hurried(*args: Any) -> list[Transition]:
         return [replace(row, deadline=0.01) for row in plain(*args)]
 
     setattr(conditions, "rows_for", hurried)
@@ -532,7 +532,7 @@ def stage_at_once(offers: Sequence[Sequence[Message]]) -> list[str]:
     return [status(offer[0].handover)[0].handover.state for offer in offers]
 
 
-def while_held(name: str, id: str) -> Answer:  # noqa: A002
+def while_held(name: str, id: str) -> Reply:  # noqa: A002
     """freeze while another process holds a lock."""
     with Locks(FOLDER).hold(name):
         return do("freeze", "source", id)

@@ -11,7 +11,7 @@ from typing import Any
 
 from lio_handover import dbus_names
 from lio_handover.actions import identity
-from lio_handover.actions.context import Standing
+from lio_handover.actions.context import HandoverContext
 from lio_handover.document import document as documents
 from lio_handover.handover import meddling
 from lio_handover.handover.engine import Handovers
@@ -76,11 +76,11 @@ def whole(wanted: bytes) -> bool:
 
 def mine() -> bool:
     """Whether the target that is here is the one that the journal notes."""
-    return bool(identity.known(standing())) and not identity.replaced(standing())
+    return bool(identity.known(context())) and not identity.replaced(context())
 
 
-def standing() -> Standing:
-    return Standing(byfile.core(), journal())
+def context() -> HandoverContext:
+    return HandoverContext(byfile.core(), journal())
 
 
 def facts(path: str) -> dict[str, Any]:
@@ -143,12 +143,12 @@ def journal() -> Journal:
 
 
 def meddled() -> str:
-    return journal().notes.meddled
+    return journal().facts.meddled
 
 
 def wait_known() -> None:
     """Until the service knows the targets as they are."""
-    until(lambda: journal().notes.objects[1])
+    until(lambda: journal().facts.objects[1])
 
 
 def bus_error() -> str:
@@ -158,7 +158,7 @@ def bus_error() -> str:
 
 def adopted_with(luns: int) -> bool:
     """Whether the copy that a boot goes by has so many LUNs."""
-    return len([*standing().durable().state.all_luns()]) == luns
+    return len([*context().durable().state.all_luns()]) == luns
 
 
 def wait(what: str, *args: Any) -> float:
@@ -257,5 +257,5 @@ def open_again() -> bool:
     """Whether the target that is open is the one that the handover's journal notes."""
     return not shut() and all(
         not identity.replaced(one) for name in ids(inhandover.FOLDER)
-        for one in [Standing(byfile.core(), Journal(inhandover.FOLDER, name))]
+        for one in [HandoverContext(byfile.core(), Journal(inhandover.FOLDER, name))]
         if meddling.kept(one.handover))

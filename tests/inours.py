@@ -132,7 +132,7 @@ def many(verb: str, names: Sequence[str], data: bytes = b"", allow: Sequence[str
 #: Where a restore is → whether it has come there.
 REACHED: dict[str, Callable[[], bool]] = {
     "building": lambda: Configfs().exists(TARGET),
-    "loaded": lambda: inmeddling.journal().notes.loaded[0] == boot_id(),
+    "loaded": lambda: inmeddling.journal().facts.loaded[0] == boot_id(),
     "opened": lambda: inhandover.gates().get(TPG) == "1"}
 
 

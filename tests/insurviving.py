@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lio_handover.actions import aptpl_copies
-from lio_handover.handover.engine import Answer
+from lio_handover.handover.engine import Reply
 from lio_handover.kernel.configfs import Configfs
 from lio_handover.model import aptpl, reservations
 from lio_handover.model.objects import Reservations
@@ -86,7 +86,7 @@ def replace_folder() -> None:
 
 
 def recover(id: str, allow: Sequence[str] = (),  # noqa: A002
-            answers: inhandover.Answers | None = None) -> Answer:
+            answers: inhandover.Answers | None = None) -> Reply:
     return inhandover.handovers(answers).recover(id, allow=allow)[0]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from lio_handover import errors
-from lio_handover.actions.actions import Deeds
+from lio_handover.actions.actions import ActionRunner
 from lio_handover.cli import boot
 from lio_handover.configuration import PATH
 from lio_handover.handover.engine import TARGETCLIS, Handovers
@@ -90,10 +90,10 @@ def test_each_state_is_answered_as_the_engine_does(
     """Never "nothing" where the engine would take a target out of the save file."""
     taken: list[str] = []
 
-    def before_restore(deeds: Deeds) -> list[str]:
-        taken.append(deeds.journal.id)
+    def before_restore(runner: ActionRunner) -> list[str]:
+        taken.append(runner.journal.id)
         return []
-    monkeypatch.setattr(Deeds, "before_restore", before_restore)
+    monkeypatch.setattr(ActionRunner, "before_restore", before_restore)
     for number, mode in enumerate(Mode):
         one = begun(config, role, mode, state, number)
         taken.clear()

@@ -8,7 +8,7 @@ import pytest
 
 from lio_handover import errors
 from lio_handover.document import document as documents
-from lio_handover.handover.engine import Answer
+from lio_handover.handover.engine import Reply
 from lio_handover.protocol.messages import Message, from_json, to_json
 from lio_handover.protocol.table import DESTINATION, SOURCE, MessageType
 from tests import inhandover, inhost, lab
@@ -31,7 +31,7 @@ class Two:
         self.id = ""
         self.messages: list[Message] = []
 
-    def do(self, verb: str, role: str, **more: Any) -> Answer:
+    def do(self, verb: str, role: str, **more: Any) -> Reply:
         given = () if verb == "prepare" else from_json(to_json(self.newest()))
         answer = self.host[role].call(inhandover.do, verb, role, self.id, given, **more)
         self.id = answer.handover.id
@@ -42,12 +42,12 @@ class Two:
         """Of each message the last that was said."""
         return list({one.type: one for one in self.messages}.values())
 
-    def recover(self, role: str, silent: bool = False, words: Sequence[str] = ()) -> Answer:
+    def recover(self, role: str, silent: bool = False, words: Sequence[str] = ()) -> Reply:
         """recover on one host, the other answering, or silent."""
         answers: inhandover.Answers = {"status": None} if silent else {}
         while True:
             found = self.host[role].call(inhandover.recover, self.id, answers, frozenset(words))
-            if isinstance(found, Answer):
+            if isinstance(found, Reply):
                 self.messages += [one for one in found.messages if one not in self.messages]
                 return found
             answers[found] = self.answer(PEER[role], found)
@@ -66,7 +66,7 @@ class Two:
         changes, before, after = found
         assert (changes, before) == (0, after), f"a second recover on the {role} does something"
 
-    def answer(self, role: str, verb: str) -> Answer | None:
+    def answer(self, role: str, verb: str) -> Reply | None:
         try:
             if verb == "status":
                 return self.host[role].call(inhandover.status, self.id)[0]

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from lio_handover import errors
-from lio_handover.handover.conditions import Evidence
-from lio_handover.handover.reply import Answer
+from lio_handover.handover.conditions import TransitionChooser
+from lio_handover.handover.reply import Reply
 from lio_handover.host.verbs import Core
-from lio_handover.protocol.table import DESTINATION, SOURCE, Row
+from lio_handover.protocol.table import DESTINATION, SOURCE, Transition
 from lio_handover.records.journal import Handover, Journal
 from lio_handover.settings import Settings
 from lio_handover.system import fencing
@@ -70,20 +70,20 @@ ID = "00000000-0000-4000-8000-000000000000"
 
 
 def recovery(settings: Settings, role: str, state: str, words: set[str], answers: str = "",
-             boot: str = "another boot") -> tuple[Row | None, str]:
+             boot: str = "another boot") -> tuple[Transition | None, str]:
     """(the row of recover that is taken on an operator's words, the journal after it).
     ``answers``: where the other host says that it is, before it says no more."""
-    def peer(handover: Handover, verb: str) -> Answer:
+    def peer(handover: Handover, verb: str) -> Reply:
         assert handover.peer == "b"
         if not answers or verb != "status":
             raise errors.PeerUnreachable("b does not answer")
-        return Answer(replace(handover, role=DESTINATION, state=answers))
+        return Reply(replace(handover, role=DESTINATION, state=answers))
 
     journal = Journal.create(settings.state_directory, Handover(
         ID, role, "", 1, "iscsi", ("iscsi/iqn.2003-01.org.example:db",), peer="b"), {})
     journal.state(state, 1, boot)
-    row = Evidence(Core(settings), peer, journal, "recover", 1, (), frozenset(words),
-                   False).recovery()
+    row = TransitionChooser(Core(settings), peer, journal, "recover", 1, (), frozenset(words),
+                            False).recovery()
     return row, Path(journal.path).read_text()
 
 

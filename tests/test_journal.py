@@ -10,7 +10,7 @@ import pytest
 
 from lio_handover import errors
 from lio_handover.actions import aptpl_copies
-from lio_handover.actions.context import Standing
+from lio_handover.actions.context import HandoverContext
 from lio_handover.document import document as documents
 from lio_handover.handover import next_steps
 from lio_handover.handover.engine import Handovers
@@ -229,7 +229,7 @@ def test_a_damaged_document_leads_to_whom_can_be_asked(
     one = Journal.create(str(tmp_path), Handover(ID, "source", "", 1, mode, (TARGET,)), {})
     one.keep("document.json", b"\0" * 99)
     with pytest.raises(errors.JournalBroken) as error:
-        Standing(Core(Settings(state_directory=str(tmp_path))), one).kept("document.json")
+        HandoverContext(Core(Settings(state_directory=str(tmp_path))), one).kept("document.json")
     assert way in str(error.value)
 
 

@@ -13,9 +13,10 @@ from lio_handover.client.ssh import About
 from lio_handover.document import document
 from lio_handover.drivers import move
 from lio_handover.drivers.move import COMMIT, NAMES, STEPS, Move
-from lio_handover.handover.reply import Answer
+from lio_handover.handover.reply import Reply
 from lio_handover.protocol.messages import Message, from_json
-from lio_handover.protocol.table import (DESTINATION, SOURCE, TABLE, Do, MessageType, Mode,
+from lio_handover.protocol.table import (DESTINATION, SOURCE, TRANSITIONS, Action, MessageType,
+                                         Mode,
                                          rows_for, state_of)
 from lio_handover.records.journal import Handover
 from tests import samples
@@ -50,7 +51,7 @@ class Table(ssh.Side):
 
     def verb(self, verb: str, handover: str, messages: bytes = b"",
              targets: Sequence[str] = (), mode: str = "", progress: Any = None,
-             stop: Any = None, **options: Any) -> Answer:
+             stop: Any = None, **options: Any) -> Reply:
         if self.silent:
             raise errors.PeerUnreachable(f"{self.name} does not answer")
         if verb == "status":
@@ -68,27 +69,28 @@ class Table(ssh.Side):
         assert answer
         return answer
 
-    def _repeated(self) -> Answer:
+    def _repeated(self) -> Reply:
         """The messages of the state, as status has them."""
         assert self.handover
-        gives = state_of(self.role, self.state, Mode.ISCSI).gives
-        return Answer(self.handover, tuple(
+        gives = state_of(self.role, self.state, Mode.ISCSI).messages
+        return Reply(self.handover, tuple(
             Message(message, self.handover.id, 1, targets=(TARGET,), mode="iscsi")
             for message in gives if message is not MessageType.ABORTED))
 
-    def _carry_out(self, verb: str, handover: str, messages: bytes) -> Answer:
+    def _carry_out(self, verb: str, handover: str, messages: bytes) -> Reply:
         given = {one.type for one in from_json(messages)} if messages else set()
         rows = [row for row in rows_for(self.role, self.state, verb, Mode.ISCSI)
                 if row.messages <= given]
         if not rows and self.handover and any(
-                row.to == self.state for row in TABLE if (row.role, row.verb) == (self.role, verb)):
-            return Answer(self.handover)
+                row.to == self.state for row in TRANSITIONS
+                if (row.role, row.verb) == (self.role, verb)):
+            return Reply(self.handover)
         if not rows:
             raise errors.WrongState(f"the {self.role} is {self.state}: no {verb}")
         rows.sort(key=lambda row: -len(row.messages))
         said = []
         for step in rows[0].steps:
-            if step.do is Do.RECORD:
+            if step.action is Action.RECORD:
                 self.handover = Handover(handover, self.role, step.state, 1, "iscsi", (TARGET,))
             elif step.message:
                 said.append(Message(step.message, handover, 1, targets=(TARGET,), mode="iscsi",
@@ -97,7 +99,7 @@ class Table(ssh.Side):
                                     if step.message in (
                                         MessageType.OFFER, MessageType.DOCUMENT) else b""))
         assert self.handover
-        return Answer(self.handover, tuple(said))
+        return Reply(self.handover, tuple(said))
 
 
 @pytest.fixture
@@ -191,7 +193,7 @@ def test_a_line_that_is_back_is_used_again_once_the_source_has_released(
     b.breaks["activate", 2] = (Flaky("gone"), True)
     plain = b.verb
 
-    def verb(*args: Any, **more: Any) -> Answer:
+    def verb(*args: Any, **more: Any) -> Reply:
         b.silent = False
         return plain(*args, **more)
 
@@ -240,7 +242,7 @@ def test_the_newer_side_is_told_to_write_as_the_older_reads(
     b.said = replace(b.said, api=2, document=2)
     given: list[tuple[str, Any]] = []
     for side in two:
-        def verb(*args: Any, _side: Table = side, **options: Any) -> Answer:
+        def verb(*args: Any, _side: Table = side, **options: Any) -> Reply:
             given.append((_side.name, options.get("document-version")))
             return Table.verb(_side, *args, **options)
         monkeypatch.setattr(side, "verb", verb)

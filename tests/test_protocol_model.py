@@ -10,8 +10,9 @@ from typing import List
 import pytest
 
 from lio_handover.protocol import table as transitions
-from lio_handover.protocol.table import (DESTINATION, SOURCE, STATES, TABLE, Do, Mode, Need,
-                                         MessageType, Row)
+from lio_handover.protocol.table import (DESTINATION, SOURCE, STATES, TRANSITIONS, Action, Mode,
+                                         Condition,
+                                         MessageType, Transition)
 from lio_handover.verb_table import HANDOVER_VERBS, READ
 from tests.model.matrix import MATRICES, SAME_AS_ISCSI, matrix, steps_table
 from tests.model.mutants import MUTANTS
@@ -31,48 +32,49 @@ def _marked(names: List[str], slow: frozenset[str]) -> List[object]:
 
 
 def test_rows_speak_the_tables_words() -> None:
-    for row in TABLE:
+    for row in TRANSITIONS:
         assert row.state in STATES[row.role] and row.to in STATES[row.role], row
         assert HANDOVER_VERBS[row.verb].role in (row.role, "both"), row
         assert row.steps and row.deadline > 0 and row.modes, row
         for step in row.steps:
-            assert (step.do is Do.RECORD) == bool(step.state), row
-            assert (step.do is Do.SAY) == (step.message is not None), row
+            assert (step.action is Action.RECORD) == bool(step.state), row
+            assert (step.action is Action.SAY) == (step.message is not None), row
             assert not step.state or step.state in STATES[row.role], row
 
 
 def test_a_row_ends_where_it_says() -> None:
-    for row in TABLE:
-        recorded = [step.state for step in row.steps if step.do is Do.RECORD]
+    for row in TRANSITIONS:
+        recorded = [step.state for step in row.steps if step.action is Action.RECORD]
         assert (recorded[-1] if recorded else row.state) == row.to, row
 
 
 def test_every_verb_state_and_message_is_used() -> None:
-    assert {row.verb for row in TABLE} == set(HANDOVER_VERBS)
+    assert {row.verb for row in TRANSITIONS} == set(HANDOVER_VERBS)
     for role in (SOURCE, DESTINATION):
-        recorded = {step.state for row in TABLE if row.role == role for step in row.steps}
+        recorded = {step.state for row in TRANSITIONS if row.role == role for step in row.steps}
         assert recorded - {""} == set(STATES[role])
-    assert {step.message for row in TABLE for step in row.steps} - {None} == set(MessageType)
-    assert {message for row in TABLE for message in row.messages} == set(MessageType)
+    assert {step.message for row in TRANSITIONS for step in row.steps} - {None} == set(MessageType)
+    assert {message for row in TRANSITIONS for message in row.messages} == set(MessageType)
 
 
 def test_no_two_rows_are_one() -> None:
     for mode in Mode:
-        keys = [(row.role, row.state, row.verb, row.messages, row.needs)
-                for row in TABLE if mode in row.modes]
+        keys = [(row.role, row.state, row.verb, row.messages, row.conditions)
+                for row in TRANSITIONS if mode in row.modes]
         assert len(keys) == len(set(keys)), mode
 
 
 def test_reading_verbs_touch_no_kernel() -> None:
-    for row in TABLE:
+    for row in TRANSITIONS:
         if HANDOVER_VERBS[row.verb].action == READ:
-            assert {step.do for step in row.steps} <= {Do.READ, Do.SAY, Do.KEEP_COPY}, row
+            assert {step.action
+                    for step in row.steps} <= {Action.READ, Action.SAY, Action.KEEP_COPY}, row
 
 
 def test_every_state_has_a_recover_row_in_every_mode() -> None:
     for mode in Mode:
         for role in (SOURCE, DESTINATION):
-            to = {step.state for row in TABLE if row.role == role and mode in row.modes
+            to = {step.state for row in TRANSITIONS if row.role == role and mode in row.modes
                   for step in row.steps}
             # By file nobody is asked: what was exported waits for a human's word.
             alone = {"released"} if mode is Mode.FILE else set()
@@ -103,21 +105,22 @@ def test_nothing_goes_wrong(name: str) -> None:
 
 # Rows that the small scope cannot reach: two hosts forced in turn; registrations changed in-band.
 ONLY_FULL = {
-    (SOURCE, "forced", "retired", Need.PEER_SERVES_BY_FORCE),
-    (SOURCE, "forced", "forced", Need.PEER_IS_FENCED),
-    (DESTINATION, "forced", "none", Need.PEER_SERVES_BY_FORCE),
-    (DESTINATION, "forced", "forced", Need.PEER_IS_FENCED),
-    (SOURCE, "frozen", "idle", Need.RAN_SINCE_EXPORT),
-    (SOURCE, "frozen", "idle", Need.PEER_ARMED_WITH_OTHER),
+    (SOURCE, "forced", "retired", Condition.PEER_SERVES_BY_FORCE),
+    (SOURCE, "forced", "forced", Condition.PEER_IS_FENCED),
+    (DESTINATION, "forced", "none", Condition.PEER_SERVES_BY_FORCE),
+    (DESTINATION, "forced", "forced", Condition.PEER_IS_FENCED),
+    (SOURCE, "frozen", "idle", Condition.RAN_SINCE_EXPORT),
+    (SOURCE, "frozen", "idle", Condition.PEER_ARMED_WITH_OTHER),
 }
 
 
-def _unreached(mode: Mode, full: bool) -> List[Row]:
+def _unreached(mode: Mode, full: bool) -> List[Transition]:
     used = set().union(*(run(name).rows for name, one in RUNS.items()
                          if one.mode is mode and (full or not one.full)))
-    silent = {Do.READ, Do.CHECK}  # rows that change nothing
-    return [row for number, row in enumerate(TABLE) if mode in row.modes and number not in used
-            and not {step.do for step in row.steps} <= silent]
+    silent = {Action.READ, Action.CHECK}  # rows that change nothing
+    return [row for number, row in enumerate(TRANSITIONS)
+            if mode in row.modes and number not in used
+            and not {step.action for step in row.steps} <= silent]
 
 
 #: What is adopted was never another host's, so no world of two hosts has it.
@@ -129,7 +132,7 @@ def test_every_row_is_reached() -> None:
     for mode in Mode:
         unreached = [row for row in _unreached(mode, full=False)
                      if (row.verb, row.state) != ALONE and not any(
-            (row.role, row.state, row.to, need) in ONLY_FULL for need in row.needs)]
+            (row.role, row.state, row.to, condition) in ONLY_FULL for condition in row.conditions)]
         assert not unreached, (mode, unreached)
 
 
@@ -169,20 +172,21 @@ def test_the_checker_sees_each_kind_of_wrong() -> None:
 
 def test_a_table_that_does_nothing_is_not_praised() -> None:
     """Safety alone would call it perfect."""
-    idle = tuple(row for row in TABLE if row.verb != "release")
+    idle = tuple(row for row in TRANSITIONS if row.verb != "release")
     result = explore(Model(Mode.ISCSI, Scope(forces=0), table=idle))
     assert result.problem == "no handover can ever complete"
 
 
 def test_a_way_out_that_is_missing_is_missed() -> None:
-    table = tuple(row for row in TABLE if not (row.role == SOURCE and row.state == "retiring"))
+    table = tuple(row for row in TRANSITIONS
+                  if not (row.role == SOURCE and row.state == "retiring"))
     result = explore(Model(Mode.ISCSI, Scope(forces=0), table=table))
     assert result.problem is not None and "no way out" in result.problem
     assert "service crashes" in str(result) or "loses power" in str(result)
 
 
 def test_without_force_a_lost_host_is_noticed() -> None:
-    table = tuple(row for row in TABLE if not row.forced)
+    table = tuple(row for row in TRANSITIONS if not row.forced)
     result = explore(Model(Mode.ISCSI, table=table))
     assert result.problem is not None and "gone for good" in result.problem
 

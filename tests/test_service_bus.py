@@ -101,7 +101,7 @@ def test_the_verbs_are_those_of_the_protocols_table() -> None:
     known = contract.load()
     steps = {name.lower(): method for name, method in known[names.HANDOVER].methods.items()}
     assert set(steps) == {name for name, row in HANDOVER_VERBS.items() if row.bus}
-    first = {row.verb for row in table.TABLE
+    first = {row.verb for row in table.TRANSITIONS
              if row.state in ("idle", "none") and row.modes - FILE}
     manager = known[names.MANAGER].methods
     begun = {name[:-len("Handover")].lower(): method for name, method in manager.items()

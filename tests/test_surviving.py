@@ -12,7 +12,7 @@ import pytest
 from lio_handover import errors
 from lio_handover.model import aptpl, reservations
 from lio_handover.model.aptpl import Kind
-from lio_handover.protocol.pr_survival import (TABLE, Answer, Copy, File, Keeps, Kernel, Takes,
+from lio_handover.protocol.pr_survival import (TABLE, Survival, Copy, File, Keeps, Kernel, Takes,
                                                decide, rendered)
 from lio_handover.protocol.table import DESTINATION, SOURCE
 from lio_handover.scsi import cdb
@@ -25,14 +25,14 @@ from tests.test_power import Powered, powered
 __all__ = ["powered", "two"]
 DOCUMENT = Path(__file__).parent.parent / "docs" / "internals" / "handover-protocol.md"
 SERVING = WAY.partition(" retire")[0]
-ASK = (Answer.ASK, Takes.UNKNOWN)
+ASK = (Survival.ASK, Takes.UNKNOWN)
 #: After a reboot, where the gate was open since the copy: APTPL and file → answer.
-LATER: dict[tuple[Keeps, File], tuple[Answer, Takes]] = {
-    (Keeps.ON, File.WHOLE): (Answer.OPEN, Takes.FILE),
-    (Keeps.OFF, File.WHOLE): (Answer.OPEN, Takes.FILE),
-    (Keeps.ON, File.PLACEHOLDER): (Answer.OPEN, Takes.NONE),
-    (Keeps.OFF, File.PLACEHOLDER): (Answer.OPEN, Takes.NONE),
-    (Keeps.OFF, File.NEVER): (Answer.OPEN, Takes.NONE),
+LATER: dict[tuple[Keeps, File], tuple[Survival, Takes]] = {
+    (Keeps.ON, File.WHOLE): (Survival.OPEN, Takes.FILE),
+    (Keeps.OFF, File.WHOLE): (Survival.OPEN, Takes.FILE),
+    (Keeps.ON, File.PLACEHOLDER): (Survival.OPEN, Takes.NONE),
+    (Keeps.OFF, File.PLACEHOLDER): (Survival.OPEN, Takes.NONE),
+    (Keeps.OFF, File.NEVER): (Survival.OPEN, Takes.NONE),
     (Keeps.ON, File.NEVER): ASK,
     **{(keeps, file): ASK for keeps in Keeps for file in (
         File.BROKEN, File.GONE, File.FOREIGN, File.OLDER)},
@@ -47,9 +47,9 @@ BOTH = [(samples.initiator(0), 0xabc0), (samples.initiator(1), 0xabc1)]
 @pytest.mark.parametrize("kernel, keeps, file, copy", list(product(Kernel, Keeps, File, Copy)))
 def test_each_cell(kernel: Kernel, keeps: Keeps, file: File, copy: Copy) -> None:
     row = decide(kernel, keeps, file, copy)
-    wanted = {Kernel.HOLDS: (Answer.OPEN, Takes.KERNEL),
-              Kernel.PARTS: (Answer.STAY, Takes.UNKNOWN),
-              Kernel.REBOOTED: (Answer.OPEN, Takes.COPY) if copy is Copy.CURRENT
+    wanted = {Kernel.HOLDS: (Survival.OPEN, Takes.KERNEL),
+              Kernel.PARTS: (Survival.STAY, Takes.UNKNOWN),
+              Kernel.REBOOTED: (Survival.OPEN, Takes.COPY) if copy is Copy.CURRENT
               else LATER[keeps, file]}[kernel]
     assert (row.answer, row.takes) == wanted and row.why
 

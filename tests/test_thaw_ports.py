@@ -4,7 +4,7 @@ from __future__ import annotations
 import pytest
 
 from lio_handover import errors
-from lio_handover.handover.engine import Answer
+from lio_handover.handover.engine import Reply
 from lio_handover.kernel.configfs import Configfs
 from lio_handover.model.objects import State
 from lio_handover.protocol.table import MessageType
@@ -136,7 +136,7 @@ def failing_remove(point: int) -> dict[str, str]:
 
 # ── handovers ────────────────────────────────────────────────────────────────────────────────
 
-def source(*verbs: str, allow: tuple[str, ...] = ()) -> Answer:
+def source(*verbs: str, allow: tuple[str, ...] = ()) -> Reply:
     """One verb after the other on the source of one handover."""
     one = inhandover.handovers()
     id = next((each.id for each in one.list() if not each.over), "")  # noqa: A001
@@ -149,7 +149,7 @@ def source(*verbs: str, allow: tuple[str, ...] = ()) -> Answer:
     return answer
 
 
-def destination(verb: str, answer: Answer) -> Answer:
+def destination(verb: str, answer: Reply) -> Reply:
     return inhandover.handovers().do(verb, "destination", answer.handover.id,
                                      messages=answer.messages)
 
@@ -215,6 +215,6 @@ def claimed() -> list[str]:
     return relative_ports.claimed(inhost.SETTINGS.state_directory)
 
 
-def release(armed: Answer) -> Answer:
+def release(armed: Reply) -> Reply:
     return inhandover.handovers().do("release", "source", armed.handover.id,
                                      messages=armed.messages)

@@ -4,7 +4,7 @@ from __future__ import annotations
 import pytest
 
 from lio_handover import verb_table
-from lio_handover.protocol.table import TABLE
+from lio_handover.protocol.table import TRANSITIONS
 from lio_handover.verb_table import (BOTH, DESTINATION, HANDOVER_VERBS, MESSAGES, OPTIONS, SOURCE,
                                      VERBS)
 
@@ -42,7 +42,7 @@ def test_what_a_step_takes_can_be_typed(role: str) -> None:
 
 
 def test_what_takes_messages_is_what_a_row_waits_for() -> None:
-    waiting = {row.verb for row in TABLE if row.messages} | {"abort"}  # which an offer tells
+    waiting = {row.verb for row in TRANSITIONS if row.messages} | {"abort"}  # which an offer tells
     assert {verb.name for verb in HANDOVER_VERBS.values() if verb.takes == MESSAGES} == waiting
-    assert all(verb.role in (row.role, BOTH) for row in TABLE
+    assert all(verb.role in (row.role, BOTH) for row in TRANSITIONS
                for verb in [HANDOVER_VERBS[row.verb]])

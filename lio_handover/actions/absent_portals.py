@@ -16,7 +16,7 @@ from ..model import fabrics
 from ..model.keys import portal_key
 from ..model.objects import Key, State, Tpg, say
 from ..records.journal import Journal
-from .context import Standing
+from .context import HandoverContext
 
 #: The verbs by which a host serves what is its own; with others all of it must be there.
 OWN = ("thaw", "recover")
@@ -24,7 +24,7 @@ OWN = ("thaw", "recover")
 TELL = (*OWN, "verify")
 
 
-def leave_out(one: Standing, want: State, verb: str, notes: List[str]) -> State:
+def leave_out(one: HandoverContext, want: State, verb: str, notes: List[str]) -> State:
     """``want`` without the portals that can't be had, which ``notes`` tells.  Raises InUse where a
     TPG has no other, or the target is not this host's own."""
     found = portals.lacking(want, _here(one, want), one.fs)
@@ -40,9 +40,9 @@ def leave_out(one: Standing, want: State, verb: str, notes: List[str]) -> State:
     return left
 
 
-def come_back(one: Standing, notes: List[str]) -> None:
+def come_back(one: HandoverContext, notes: List[str]) -> None:
     """Make the portals that were left out, as far as they can be had now."""
-    if not one.journal.notes.away:
+    if not one.journal.facts.away:
         return
     want, here = one.durable().state, _here(one, one.durable().state)
     found = portals.lacking(want, here, one.fs)
@@ -57,19 +57,19 @@ def come_back(one: Standing, notes: List[str]) -> None:
     _tell(one, found, notes)
 
 
-def without(one: Standing, want: State) -> State:
+def without(one: HandoverContext, want: State) -> State:
     """``want`` without what was left out."""
-    return _without(want, one.journal.notes.away)
+    return _without(want, one.journal.facts.away)
 
 
 def told(journal: Journal) -> Iterator[str]:
     """What status says of them."""
-    for name in journal.notes.away:
+    for name in journal.facts.away:
         yield (f"{name}: this host could not have it: left out, and served without it until "
                f"lio-handover recover {journal.id}")
 
 
-def absent(one: Standing, verb: str) -> List[str]:
+def absent(one: HandoverContext, verb: str) -> List[str]:
     """What to tell of portals that are there, and their addresses are not: nothing waits for it."""
     mine = set(one.local_targets()) if verb in TELL else set()
     return [f"{target}: the address of portal {name} is not on this host, so nobody can log in by "
@@ -77,21 +77,21 @@ def absent(one: Standing, verb: str) -> List[str]:
             if target in mine and portals.absent(name)]
 
 
-def _tell(one: Standing, found: Sequence[errors.Finding], notes: List[str]) -> None:
+def _tell(one: HandoverContext, found: Sequence[errors.Finding], notes: List[str]) -> None:
     names = tuple(finding.subject for finding in found)
-    if names != one.journal.notes.away:
+    if names != one.journal.facts.away:
         one.journal.note("away", portals=list(names))
     notes += [f"{finding.subject}: {finding.sentence}: left out, and served without it until "
               f"lio-handover recover {one.journal.id}" for finding in found]
 
 
-def _here(one: Standing, want: State) -> Set[Key]:
+def _here(one: HandoverContext, want: State) -> Set[Key]:
     """The portals of these targets that this kernel has."""
     return {portal_key(tpg.key, name) for path, tpg in _tpgs(one, want)
             if one.fs.exists(f"{path}/np") for name in one.fs.names(f"{path}/np")}
 
 
-def _tpgs(one: Standing, want: State) -> Iterator[Tuple[str, Tpg]]:
+def _tpgs(one: HandoverContext, want: State) -> Iterator[Tuple[str, Tpg]]:
     for target in want.targets:
         for tpg in target.tpgs if fabrics.of(target.fabric).portals else ():
             yield one.tpg(target.fabric, target.wwn, tpg.tag), tpg

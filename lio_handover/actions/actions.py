@@ -23,7 +23,7 @@ from ..model import dynamic_acls, fabrics
 from ..model.fabrics import Gate
 from ..model.objects import State, say
 from ..protocol.messages import Message, document_in
-from ..protocol.table import SOURCE, Do, Mode, MessageType, Step
+from ..protocol.table import SOURCE, Action, Mode, MessageType, Step
 from ..records.journal import DOCUMENT, PREPARED, RETURNED
 from ..records.ownership import Owners
 from ..storage import opened
@@ -33,7 +33,7 @@ from .copy_actions import sampled
 
 
 @dataclass
-class Deeds(Building):
+class ActionRunner(Building):
     """One verb's work: the handover where it stands, and what came with the verb."""
 
     #: of an import by file: what is to be done, what it took, whether its gate may be open
@@ -45,12 +45,12 @@ class Deeds(Building):
     def do(self, step: Step) -> None:
         """Run one step.  Raises a HandoverError where it can't be done."""
         try:
-            if step.do is Do.RECORD:
+            if step.action is Action.RECORD:
                 self._record(step.state)
             elif step.message is not None:
                 self._say(step.message)
             else:
-                getattr(self, f"_{step.do.name.lower()}")()
+                getattr(self, f"_{step.action.name.lower()}")()
         except OSError as error:
             raise errors.KernelRefused(
                 f"{step}: {reason(error)}",
@@ -126,7 +126,7 @@ class Deeds(Building):
         """What is there, and what speaks against it; by file its registrations may be untold, if
         that is allowed, until the export."""
         try:
-            return self.core.prepare(names, self.journal.notes.probe)
+            return self.core.prepare(names, self.journal.facts.probe)
         except errors.CannotRepresent:
             if self.mode is not Mode.FILE:
                 raise
@@ -179,7 +179,7 @@ class Deeds(Building):
     # ---- copies ---------------------------------------------------------------------------------
     def _ask(self, names: Sequence[Tuple[str, str]]) -> None:
         """The source's devices, where that was wanted, for what configfs does not show."""
-        if self.journal.notes.probe and self.handover.role == SOURCE:
+        if self.journal.facts.probe and self.handover.role == SOURCE:
             self.seen = self.core.ask(names)
 
     def may_export(self, state: State) -> None:
@@ -230,7 +230,7 @@ class Deeds(Building):
             self.journal.keep(DOCUMENT, message.document)
             self.journal.note("kept", digest=digest, stale=False)
             return
-        notes = self.journal.notes
+        notes = self.journal.facts
         stale = notes.loaded[0] == boot_id() and notes.loaded[1] != digest
         self.keep(DOCUMENT, document, stale)
 

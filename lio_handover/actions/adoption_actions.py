@@ -73,7 +73,7 @@ class Adoption(Copies):
             # An open gate lets registrations be made after this copy.
             opened=boot_id() if open_now else "",
             stores={say(store.key): store.serial for store in document.state.backstores})
-        if self.journal.notes.differs:
+        if self.journal.facts.differs:
             self.journal.note("differs", said=[])  # of the copy before
         if open_now:
             surviving_registrations.seen(self, part)
@@ -87,7 +87,7 @@ class Adoption(Copies):
         then the copy that counts is the one before.  Raises StructureChanged where what is there
         may have registrations that nothing else has."""
         there = self.names()
-        if not there or self.journal.notes.loading == boot_id() or self.unopened():
+        if not there or self.journal.facts.loading == boot_id() or self.unopened():
             return
         if surviving_registrations.lacking(self):
             self.notes.append("somebody else had removed it and made it again, and "
@@ -115,7 +115,7 @@ class Adoption(Copies):
         """Refuse to keep a copy of what is not all there.  Raises StructureChanged."""
         missing = [name for name in self.local_targets() if not self.fs.exists(name)]
         if missing or self.handover.state and (
-                self.journal.notes.loading == boot_id() or self._clear_is_unfinished()):
+                self.journal.facts.loading == boot_id() or self._clear_is_unfinished()):
             raise errors.StructureChanged(
                 f"{', '.join(missing) or ', '.join(self.local_targets())} is not all here, so a "
                 "copy of it would be worth less than the one that is kept",
@@ -123,7 +123,7 @@ class Adoption(Copies):
                    "lio-handover remove")
 
     def _clear_is_unfinished(self) -> bool:
-        return self.journal.notes.verb == "clear" and bool(
+        return self.journal.facts.verb == "clear" and bool(
             self.handover.busy or self.handover.error)
 
     def _savefile_give(self) -> None:
@@ -162,7 +162,7 @@ class Adoption(Copies):
                 f"{name}"
                 for path, name, what in outline.differences(
                     targets, self.core.settings.savefiles)]
-        if told or self.journal.notes.differs:
+        if told or self.journal.facts.differs:
             try:
                 self.journal.note("differs", said=told)
             except errors.JournalBroken:

@@ -23,7 +23,7 @@ from ..protocol.pr_survival import FOLLOWED
 from ..records.journal import DOCUMENT, FOLLOWED as NAME, PREPARED, RETURNED, Journal, ids
 from ..system.atomic_file import fsync_folder
 from . import identity
-from .context import Standing
+from .context import HandoverContext
 
 #: The verbs that bring the copy up to date; others keep a document, or are in a hurry.
 CATCH_UP = ("verify", "confirm", "recover")
@@ -87,7 +87,7 @@ def _save(journal: Journal, one: Followed) -> None:
 
 def wanted(journal: Journal, boot: str) -> bool:
     """Whether a handover's target may be served here by a kernel that has what it should."""
-    handover, notes = journal.handover, journal.notes
+    handover, notes = journal.handover, journal.facts
     return journal.broken is None and handover.state in FOLLOWED.get(handover.role, ()) \
         and boot in (notes.kept_in, notes.opened, notes.loaded[0], notes.survived) \
         and any(journal.has(name) for name in (RETURNED, DOCUMENT, PREPARED))
@@ -173,10 +173,10 @@ class Follower:
         known = self._known.get(name)
         if known is None or known.journal != key:
             journal = Journal(self.directory, name, partly=True)
-            since = journal.handover.digest, journal.notes.opened
+            since = journal.handover.digest, journal.facts.opened
             known = _Known(
                 key, since, wanted(journal, boot_id()),
-                tuple(sorted({serial for serial in journal.notes.stores.values() if serial})),
+                tuple(sorted({serial for serial in journal.facts.stores.values() if serial})),
                 known.seen if known is not None and known.since == since else {})
             self._known[name] = known
         if not known.wanted:
@@ -215,10 +215,10 @@ class Follower:
             before.files if before is not None else {})
         if not passing:
             made = replace(made, ended=False)
-        standing = Standing(self.core, journal)
-        if identity.replaced(standing):
+        context = HandoverContext(self.core, journal)
+        if identity.replaced(context):
             return  # the file may be of what somebody else made
-        document = standing.durable()
+        document = context.durable()
         kept, reach = expected(document), Reach(document)
         stores = {store.serial: store for store in document.state.backstores}
         for serial, (one, data) in files.items():
@@ -256,7 +256,7 @@ class Follower:
 def catch_up(core: Core, verb: str, journal: Journal) -> None:
     """Of one handover, by a verb that has its lock, as the service may not run."""
     if verb not in CATCH_UP or not wanted(journal, boot_id()) \
-            or not Standing(core, journal).whole():
+            or not HandoverContext(core, journal).whole():
         return
     one = Follower(core)
     try:

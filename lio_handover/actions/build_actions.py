@@ -59,7 +59,7 @@ class Building(Gates):
         return the_plan, outcome
 
     def _load(self) -> None:
-        notes, boot = self.journal.notes, boot_id()
+        notes, boot = self.journal.facts, boot_id()
         whole = self.whole()
         # Then it must not be served while it is put right.
         lacking = surviving_registrations.lacking(self)
@@ -96,7 +96,7 @@ class Building(Gates):
     def _same_storage(self, document: Document) -> None:
         """The source has flushed: from here on both must see the same data, until it is served."""
         found, here = [], Glance()
-        proofs = sampled(document.storage, {}) if self.journal.notes.opened else document.storage
+        proofs = sampled(document.storage, {}) if self.journal.facts.opened else document.storage
         nothing = storage.Served(State(), here)
         for store in document.state.backstores:
             found += [finding for finding in storage.findings(
@@ -120,7 +120,7 @@ class Building(Gates):
         want, have = absent_portals.without(self, self.durable().state), self.built
         if have is None:
             want, _notes = reachable(want)
-            never_open = not self.journal.notes.opened
+            never_open = not self.journal.facts.opened
             have = Scope.of(want).read(self.fs, reservations=never_open, known=want,
                                        untouched=never_open)
             if not never_open:
@@ -160,7 +160,7 @@ class Building(Gates):
                 self._forget_aptpl()
             return
         have, want = self.core.without(reader, [*targets, *stores])
-        extra = {say(store.key) for store in have.backstores} - set(self.journal.notes.stores)
+        extra = {say(store.key) for store in have.backstores} - set(self.journal.facts.stores)
         if extra:
             errors.refuse([errors.Finding(
                 errors.StructureChanged, sorted(extra)[0], "was added to the target since it was "
@@ -187,7 +187,7 @@ class Building(Gates):
 
     def _forget_aptpl(self) -> None:
         placed = self.reader(False).placed()
-        for name, serial in self.journal.notes.stores.items():
+        for name, serial in self.journal.facts.stores.items():
             if serial and backstore_key(*name.split("/", 1)) not in placed:
                 surviving_registrations.remove(self, serial)
 

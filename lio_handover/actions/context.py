@@ -22,7 +22,7 @@ from ..model.keys import backstore_key, lun_key, target_key, tpg_key
 from ..model.objects import Key, State, kernel_name, say
 from ..model.reservations import Seen
 from ..protocol.messages import Message
-from ..protocol.table import DESTINATION, SOURCE, VHOST, Do, Mode, MessageType, Row
+from ..protocol.table import DESTINATION, SOURCE, VHOST, Action, Mode, MessageType, Transition
 from ..records import pr_record, relative_ports as ports
 from ..records.journal import DOCUMENT, PREPARED, RETURNED, SERVED, Handover, Journal, way_out
 from ..records.ownership import Owner, Owners
@@ -34,7 +34,7 @@ DBROOTS = ("/var/target", "/etc/target", "/etc/rtslib-fb-target")
 
 
 @dataclass
-class Standing:
+class HandoverContext:
     """One handover on one host; ``epoch`` is the one a verb runs under."""
 
     core: Core
@@ -82,19 +82,19 @@ class Standing:
 
     def stores(self) -> List[Key]:
         """The handover's backstores, as they are called on this host."""
-        return [backstore_key(*name.split("/", 1)) for name in self.journal.notes.stores
+        return [backstore_key(*name.split("/", 1)) for name in self.journal.facts.stores
                 if name not in self._others_stores()]
 
     def local_targets(self) -> Tuple[str, ...]:
         """The targets as they are called on this host: of a handover that is over those for which
         nothing later counts."""
-        return tuple(name for name in self.journal.notes.local or self.handover.targets
+        return tuple(name for name in self.journal.facts.local or self.handover.targets
                      if name not in self._others())
 
     def _others(self) -> FrozenSet[str]:
         """Targets for which something later counts, as they were removed or handed over again."""
         if self._later is None:
-            names = self.journal.notes.local or self.handover.targets
+            names = self.journal.facts.local or self.handover.targets
             found: FrozenSet[str] = frozenset()
             if len(names) > 1 and self.handover.over:
                 owners = Owners(self.directory).load()
@@ -111,7 +111,7 @@ class Standing:
             mine = {say(store.key) for store in self.durable().state.backstores}
         except errors.JournalBroken:
             return frozenset()  # it has none any more
-        return frozenset(name for name in self.journal.notes.stores if name not in mine)
+        return frozenset(name for name in self.journal.facts.stores if name not in mine)
 
     def _part(self, document: Document) -> Document:
         """A document without the targets for which something later counts."""
@@ -144,7 +144,7 @@ class Standing:
             return self.kept(name)
         here = f"{name} here"
         if here not in self.journal.documents:
-            self.journal.documents[here] = rename.parse(self.journal.notes.maps).apply(
+            self.journal.documents[here] = rename.parse(self.journal.facts.maps).apply(
                 self.kept(name), again=True)[0]
         return self.journal.documents[here]
 
@@ -190,7 +190,7 @@ class Standing:
         try:
             return self.reader(reserved).state(self.names())
         except errors.CannotRepresent as error:
-            if not error.do or self.seen or not self.journal.notes.probe:
+            if not error.do or self.seen or not self.journal.facts.probe:
                 raise
         self.seen = self.core.ask(self.names())
         return self.reader(reserved).state(self.names())
@@ -215,7 +215,7 @@ class Standing:
     def whole(self) -> bool:
         """Whether the kernel holds all targets, with every LUN linked: so the registrations,
         unless they were being loaded or taken down when that was cut off."""
-        if self.journal.notes.loading == boot_id() \
+        if self.journal.facts.loading == boot_id() \
                 or not all(self.fs.exists(name) for name in self.local_targets()):
             return False
         reader = self.reader(False)
@@ -288,7 +288,7 @@ class Standing:
 
     def wanted_open(self) -> List[str]:
         """The iSCSI TPGs whose gates were open before the freeze."""
-        noted = self.journal.notes.gates
+        noted = self.journal.facts.gates
         return [self.tpg(target.fabric, target.wwn, tpg.tag)
                 for target in self.durable().state.targets
                 if fabrics.gate_of(target.fabric) is Gate.ENABLE
@@ -307,10 +307,10 @@ class Standing:
         """A source may go back to serving under another number; a destination has promised one."""
         return ports.OVERRIDE if self.handover.role == SOURCE else ""
 
-    def may_open(self, row: Row, allow: Sequence[str]) -> None:
+    def may_open(self, row: Transition, allow: Sequence[str]) -> None:
         """Raises InUse where a gate that this row opens, or arms, can't have its relative port:
         before anything is recorded and, on a destination, before the source has released."""
-        opens = any(step.do is Do.GATE_OPEN for step in row.steps) or row.verb == "activate"
+        opens = any(step.action is Action.GATE_OPEN for step in row.steps) or row.verb == "activate"
         if opens and self.fs.exists("core"):
             still = set(self.open_tpgs())
             errors.refuse(ports.taken(self.reader(False), {
@@ -331,20 +331,20 @@ class Standing:
 
     def ran(self) -> bool:
         """Whether a command was executed here since the load."""
-        counted = self.journal.notes.commands
+        counted = self.journal.facts.commands
         return any(count != counted.get(name, count) for name, count in self.commands().items())
 
     def stopped(self) -> bool:
         """Whether a clear, so a stop of its unit, has taken it down in this boot, and nobody has
         brought it back."""
-        notes, handover = self.journal.notes, self.handover
+        notes, handover = self.journal.facts, self.handover
         return notes.verb == "clear" and notes.gone == boot_id() \
             and not handover.busy and not handover.error \
             and not any(self.fs.exists(name) for name in self.local_targets())
 
     def unopened(self) -> bool:
         """Whether it was loaded in this boot, and its gate was not opened since."""
-        notes = self.journal.notes
+        notes = self.journal.facts
         return notes.loaded[0] == boot_id() and not notes.opened \
             and bool(self.wanted_open()) and not self.open_tpgs()
 
@@ -353,7 +353,7 @@ class Standing:
         was seen before in this boot, open."""
         if not self.whole():
             return False
-        return self.journal.notes.opened == boot_id() or (
+        return self.journal.facts.opened == boot_id() or (
             set(self.wanted_open()) <= set(self.open_tpgs()) and not any(
                 self.holders.held(wwpn) for wwpn in self.endpoints()))
 
@@ -366,7 +366,7 @@ class Standing:
         if self.handover.role == DESTINATION:
             return self.in_place()
         there, saved = bool(self.names()), bool(self.saved())
-        nobodys = not saved and not self.journal.notes.unsaved
+        nobodys = not saved and not self.journal.facts.unsaved
         if self.vhost:
             return nobodys and not there and not cut_off
         return there and saved if cut_off else there or nobodys

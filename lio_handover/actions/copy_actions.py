@@ -12,21 +12,21 @@ from ..kernel.facts import boot_id
 from ..model import directories, dynamic_acls as dynamic, reservations
 from ..model.objects import State, Target, say
 from ..protocol.messages import Message
-from ..protocol.table import MessageType, Row
+from ..protocol.table import MessageType, Transition
 from ..records.journal import DOCUMENT
 from ..storage import evidence as storage_evidence
 from . import surviving_registrations
-from .context import Standing
+from .context import HandoverContext
 
 #: Where only is looked, there is no row.
-NOTHING = Row("", "", "", "", "", ())
+NOTHING = Transition("", "", "", "", "", ())
 
 
 @dataclass
-class Copies(Standing):
+class Copies(HandoverContext):
     """One verb's work on the copies; what came with the verb, and what it has to tell."""
 
-    row: Row = NOTHING
+    row: Transition = NOTHING
     messages: Mapping[MessageType, Message] = field(default_factory=dict)
     allow: Sequence[str] = ()
     by: str = ""
@@ -41,7 +41,7 @@ class Copies(Standing):
     def in_source_names(self, document: Document) -> Document:
         """A document of this host as the source would have written it: its own, with the
         registrations of this one."""
-        maps = rename.parse(self.journal.notes.maps)
+        maps = rename.parse(self.journal.facts.maps)
         targets = {new: old for old, new in maps.targets.items()}
         initiators = {new: old for old, new in maps.initiators.items()}
         base = self.kept(DOCUMENT)
@@ -63,7 +63,7 @@ class Copies(Standing):
         state = replace(state, backstores=tuple(
             replace(backstore, reservations=reservations.settled(backstore.reservations))
             for backstore in state.backstores))
-        noted = self.journal.notes
+        noted = self.journal.facts
         there = {(*target.key, tag): who for target in state.targets
                  for tag, who in noted.dynamic.get(target.name, {}).items()}
         state, notes = dynamic.made_explicit(state, there)

@@ -47,7 +47,7 @@ class Gates(Adoption):
         if self.vhost:
             self._may_still_open(any(self.holders.held(wwpn) for wwpn in self.endpoints()))
             if any(self.holders.held(wwpn) for wwpn in self.endpoints()) \
-                    or not self.journal.notes.opened:
+                    or not self.journal.facts.opened:
                 self.journal.note("opened", durable=True, boot=boot_id())
             self._let_go()
         wanted = self.wanted_open()
@@ -139,7 +139,7 @@ class Gates(Adoption):
         """Take the targets out of targetcli's save file; what was done."""
         names = ", ".join(self.local_targets())
         return [f"{names}: was in {path}, which would bring it back at a boot, and was taken out "
-                "of it" for path in save_file.drop(self.local_targets(), self.journal.notes.stores,
+                "of it" for path in save_file.drop(self.local_targets(), self.journal.facts.stores,
                                                    self.directory,
                                                    more=self.core.settings.savefiles)]
 

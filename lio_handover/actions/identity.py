@@ -11,52 +11,52 @@ import os
 from typing import Dict, List, Optional
 
 from ..kernel.facts import boot_id
-from .context import Standing
+from .context import HandoverContext
 
 
-def seen(standing: Standing) -> Dict[str, int]:
+def seen(context: HandoverContext) -> Dict[str, int]:
     """Target → inode, of those that are here."""
     found = {}
-    for name in standing.local_targets():
+    for name in context.local_targets():
         try:
-            found[name] = os.stat(standing.fs.path(name)).st_ino
+            found[name] = os.stat(context.fs.path(name)).st_ino
         except FileNotFoundError:
             continue
     return found
 
 
-def note(standing: Standing) -> None:
+def note(context: HandoverContext) -> None:
     """What is here is this host's: it was loaded or kept just now, or has all it should have."""
-    now = boot_id(), seen(standing)
-    if now[1] and standing.journal.notes.objects != now:
-        standing.journal.note("objects", boot=now[0], inodes=now[1])
+    now = boot_id(), seen(context)
+    if now[1] and context.journal.facts.objects != now:
+        context.journal.note("objects", boot=now[0], inodes=now[1])
 
 
-def known(standing: Standing) -> Dict[str, int]:
+def known(context: HandoverContext) -> Dict[str, int]:
     """What was noted in this boot."""
-    boot, inodes = standing.journal.notes.objects
+    boot, inodes = context.journal.facts.objects
     return inodes if boot == boot_id() else {}
 
 
-def replaced(standing: Standing) -> List[str]:
+def replaced(context: HandoverContext) -> List[str]:
     """The targets that are here, and are others than were noted in this boot.  What the kernel had
     of the noted ones, it has lost."""
-    noted = known(standing)
-    return sorted(name for name, inode in (seen(standing).items() if noted else ())
+    noted = known(context)
+    return sorted(name for name, inode in (seen(context).items() if noted else ())
                   if noted.get(name) != inode)
 
 
-def gone(standing: Standing) -> List[str]:
+def gone(context: HandoverContext) -> List[str]:
     """The targets that were noted in this boot, and are not here: no verb of ours removed them."""
-    noted = known(standing)
-    return sorted(set(noted) - set(seen(standing))) if noted else []
+    noted = known(context)
+    return sorted(set(noted) - set(seen(context))) if noted else []
 
 
-def made_at(standing: Standing) -> Optional[int]:
+def made_at(context: HandoverContext) -> Optional[int]:
     """When the first of the targets that were replaced was made, in nanoseconds: what is in an
     APTPL file that was written later may not be of the ones before."""
     try:
-        return min((os.stat(standing.fs.path(name)).st_ctime_ns for name in replaced(standing)),
+        return min((os.stat(context.fs.path(name)).st_ctime_ns for name in replaced(context)),
                    default=None)
     except FileNotFoundError:
         return None

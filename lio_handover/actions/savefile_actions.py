@@ -9,13 +9,13 @@ from ..model.objects import State
 from ..protocol.table import SOURCE
 from ..records.journal import SAVED
 from ..savefile import outline, save_file
-from .context import Standing
+from .context import HandoverContext
 
 #: States in which what is taken out is what targetcli shall have again one day.
 KEEPING = ("prepared", "freezing", "confirmed")
 
 
-def drop(one: Standing) -> List[str]:
+def drop(one: HandoverContext) -> List[str]:
     """Take the targets out.  Who serves keeps what is taken first, beside the journal, before it
     is taken: durable, for its owner alone, as it holds CHAP secrets.  (What is saved later, of a
     gate that is shut, is nothing to go back to.)  Returns the files that were changed.  Raises
@@ -24,20 +24,20 @@ def drop(one: Standing) -> List[str]:
                  and (one.vhost or bool(one.open_tpgs())))
 
 
-def before_restore(one: Standing) -> List[str]:
+def before_restore(one: HandoverContext) -> List[str]:
     """The same at a boot, where no kernel tells who served: what was saved before it was quiet, or
     what a thaw has put back already (or never taken out: a freeze was cut off first)."""
     return _drop(one, one.handover.state in KEEPING
                  or one.handover.state == "thawing" and _enabled(one))
 
 
-def _enabled(one: Standing) -> bool:
+def _enabled(one: HandoverContext) -> bool:
     """Whether targetcli would bring back all of it serving."""
     return all(entry.enabled for entry in save_file.entries(
         one.local_targets(), one.core.settings.savefiles))
 
 
-def _drop(one: Standing, keeping: bool) -> List[str]:
+def _drop(one: HandoverContext, keeping: bool) -> List[str]:
     kept = _kept(one)
 
     def keep(path: str, was: str, now: str) -> None:
@@ -45,11 +45,11 @@ def _drop(one: Standing, keeping: bool) -> List[str]:
             import json
             kept[path] = (was, now)
             one.journal.keep_beside(SAVED, json.dumps(kept).encode())
-    return save_file.drop(one.local_targets(), one.journal.notes.stores, one.directory,
+    return save_file.drop(one.local_targets(), one.journal.facts.stores, one.directory,
                           keep if keeping else None, one.core.settings.savefiles)
 
 
-def give(one: Standing, state: State) -> List[str]:
+def give(one: HandoverContext, state: State) -> List[str]:
     """Put the targets in: as they were taken out, unless they were changed since, or were not saved
     as they were then.  The files that hold them now; none where the host has no targetcli.  Raises
     SavefileBroken."""
@@ -58,7 +58,7 @@ def give(one: Standing, state: State) -> List[str]:
     if kept and not runtime_state.changes(one.prepared().state, state) and (
             one.handover.role == SOURCE or all(outline.says(was, outlines)
                                                for was, _now in kept.values())):
-        paths = save_file.put_back(kept, one.local_targets(), one.journal.notes.stores,
+        paths = save_file.put_back(kept, one.local_targets(), one.journal.facts.stores,
                                    one.directory)
     else:
         paths = save_file.put(state, one.reader(False).dbroot(), one.directory,
@@ -66,7 +66,7 @@ def give(one: Standing, state: State) -> List[str]:
     return paths
 
 
-def put(one: Standing) -> Tuple[List[str], str]:
+def put(one: HandoverContext) -> Tuple[List[str], str]:
     """(the files that hold the targets again, why not where they don't).
 
     What was taken out goes back as it was, unless the targets were changed since; where nothing
@@ -80,7 +80,7 @@ def put(one: Standing) -> Tuple[List[str], str]:
                     "boot lio-handover recover brings it back, not targetcli")
 
 
-def _put(one: Standing) -> List[str]:
+def _put(one: HandoverContext) -> List[str]:
     if not one.journal.has(SAVED):
         return _there(one)
     paths = give(one, one.as_served())
@@ -88,7 +88,7 @@ def _put(one: Standing) -> List[str]:
     return paths
 
 
-def unreadable(one: Standing) -> str:
+def unreadable(one: HandoverContext) -> str:
     """What to tell where what was taken out is kept and can't be read, so that `give` and `put`
     write the entry anew; "" otherwise."""
     if not one.journal.has(SAVED) or _kept(one):
@@ -98,13 +98,13 @@ def unreadable(one: Standing) -> str:
             "now, and not byte for byte as it was: the save file of then is in backup/ beside it")
 
 
-def _there(one: Standing) -> List[str]:
+def _there(one: HandoverContext) -> List[str]:
     """The files that have these targets."""
     return sorted({entry.path for entry in save_file.entries(
         one.local_targets(), one.core.settings.savefiles)})
 
 
-def _kept(one: Standing) -> Dict[str, Tuple[str, str]]:
+def _kept(one: HandoverContext) -> Dict[str, Tuple[str, str]]:
     data = one.journal.kept(SAVED)
     if data is None:
         return {}

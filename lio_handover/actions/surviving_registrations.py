@@ -18,13 +18,13 @@ from ..kernel.facts import boot_id
 from ..model import aptpl, reservations
 from ..model.aptpl import Kind
 from ..model.objects import NO_RESERVATIONS, Backstore, Reservations, say
-from ..protocol.pr_survival import (FOLLOWED, KEPT_OVERRIDE, NONE_OVERRIDE, Answer, Copy, File,
+from ..protocol.pr_survival import (FOLLOWED, KEPT_OVERRIDE, NONE_OVERRIDE, Survival, Copy, File,
                                     Keeps, Kernel, Takes, decide)
 from ..protocol.table import DESTINATION, SOURCE
 from ..records.journal import DOCUMENT, PREPARED, RETURNED, SERVED
 from ..system.atomic_file import fsync_folder, write_files
 from . import aptpl_copies, identity
-from .context import Standing
+from .context import HandoverContext
 
 
 @dataclass(frozen=True)
@@ -33,28 +33,28 @@ class Found:
     it asks those of the newest copy.  ``what`` says how file and copy are."""
 
     store: Backstore
-    answer: Answer
+    answer: Survival
     takes: Takes
     held: Reservations
     what: str
     in_the_way: str = ""  # where the kernel could not write its file
 
 
-def since(standing: Standing, allow: Sequence[str], notes: List[str]) -> Document:
+def since(context: HandoverContext, allow: Sequence[str], notes: List[str]) -> Document:
     """The durable copy, with what is known of registrations made after it (SPC-4 5.13.4.2).
 
     Raises StructureChanged where what is left in the kernel may have the only ones, and Undecided
     where nothing says which there were and ``allow`` does not; adds to ``notes`` what was not as
     a file that is whole says it.
     """
-    document, opened, boot = standing.durable(), _opened(standing), boot_id()
-    if not opened and standing.journal.notes.kept_in == boot and _untouched(standing, document):
+    document, opened, boot = context.durable(), _opened(context), boot_id()
+    if not opened and context.journal.facts.kept_in == boot and _untouched(context, document):
         return document  # nothing came in between
-    notes += filter(None, [aptpl_copies.unread(standing.journal)])
+    notes += filter(None, [aptpl_copies.unread(context.journal)])
     # Of targets that somebody else removed and made again, nothing is left.
-    parts = opened == boot and len(identity.replaced(standing)) < len(standing.names())
-    found = _found(standing, document, Kernel.PARTS if parts else Kernel.REBOOTED)
-    if any(one.answer is Answer.STAY for one in found):
+    parts = opened == boot and len(identity.replaced(context)) < len(context.names())
+    found = _found(context, document, Kernel.PARTS if parts else Kernel.REBOOTED)
+    if any(one.answer is Survival.STAY for one in found):
         raise errors.StructureChanged(
             "parts of the target are missing, and what is there may have registrations that "
             "nothing else has", changed="nothing was taken down",
@@ -62,7 +62,7 @@ def since(standing: Standing, allow: Sequence[str], notes: List[str]) -> Documen
     stores, asked = [], []
     for one in found:
         held, name = one.held, say(one.store.key)
-        if one.answer is Answer.ASK:
+        if one.answer is Survival.ASK:
             if one.in_the_way:
                 asked.append(errors.Finding(
                     errors.Undecided, name, f"{one.what}: nor could the kernel write it",
@@ -78,7 +78,7 @@ def since(standing: Standing, allow: Sequence[str], notes: List[str]) -> Documen
                 asked.append(errors.Finding(
                     errors.Undecided, name, f"{one.what}: so what registrations there were last "
                     "is not known, and one of the copy may have been preempted since",
-                    KEPT_OVERRIDE, f"lio-handover recover {standing.journal.id} --allow "
+                    KEPT_OVERRIDE, f"lio-handover recover {context.journal.id} --allow "
                     f"{NONE_OVERRIDE} to begin with none"))
         elif one.what and held != one.store.reservations or one.takes is Takes.COPY and one.what:
             notes.append(f"{name}: {one.what}: it is served with {_count(held)}")
@@ -93,76 +93,76 @@ def since(standing: Standing, allow: Sequence[str], notes: List[str]) -> Documen
     return replace(document, state=replace(document.state, backstores=tuple(stores)))
 
 
-def lacking(standing: Standing) -> bool:
+def lacking(context: HandoverContext) -> bool:
     """Whether what somebody else brought back in this boot, as targetcli's restore does from the
     APTPL files, has fewer registrations than the table says, or is otherwise than it was.  Where it
     has all, that is noted."""
-    if not looked_for(standing):
+    if not looked_for(context):
         return False
-    if lacks(standing):
+    if lacks(context):
         return True
-    if standing.whole():
-        standing.journal.note("survived", boot=boot_id())
-        identity.note(standing)
+    if context.whole():
+        context.journal.note("survived", boot=boot_id())
+        identity.note(context)
     return False
 
 
-def looked_for(standing: Standing) -> bool:
+def looked_for(context: HandoverContext) -> bool:
     """Whether what is here may be somebody else's."""
-    journal, boot = standing.journal, boot_id()
-    handover, notes = journal.handover, journal.notes
+    journal, boot = context.journal, boot_id()
+    handover, notes = journal.handover, journal.facts
     if handover.state not in FOLLOWED[handover.role] or notes.loading == boot \
             or not any(journal.has(name) for name in (SERVED, RETURNED, DOCUMENT, PREPARED)):
         return False
-    if handover.state != "idle" and identity.replaced(standing):
+    if handover.state != "idle" and identity.replaced(context):
         return True
     return boot not in (notes.kept_in, notes.opened, notes.loaded[0], notes.survived)
 
 
-def lacks(standing: Standing) -> str:
+def lacks(context: HandoverContext) -> str:
     """What is not as it was of what may be somebody else's, or ""."""
-    replaced = standing.handover.state != "idle" and bool(identity.replaced(standing))
-    if not standing.whole():
+    replaced = context.handover.state != "idle" and bool(identity.replaced(context))
+    if not context.whole():
         return "parts of it are missing" if replaced else ""
-    document, placed = standing.durable(), standing.reader(False).placed()
-    for one in _found(standing, document, Kernel.REBOOTED):
+    document, placed = context.durable(), context.reader(False).placed()
+    for one in _found(context, document, Kernel.REBOOTED):
         path = f"core/{placed.get(one.store.key, '')}/{one.store.name}/pr/res_pr_registered_i_pts"
-        live, cut = reservations.parse_registered(standing.fs.read(path)) \
-            if standing.fs.exists(path) else ([], False)
+        live, cut = reservations.parse_registered(context.fs.read(path)) \
+            if context.fs.exists(path) else ([], False)
         have = {(each.initiator, each.isid, each.key) for each in live}
         want = {(registration.initiator, registration.isid, registration.key)
                 for registration in one.held.registrations}
         if not cut and not want <= have:
             return f"{say(one.store.key)} has {len(want & have)} of {len(want)} registrations"
-    changed = runtime_state.changes(document.state, standing.here(False)) if replaced else ()
+    changed = runtime_state.changes(document.state, context.here(False)) if replaced else ()
     return f"it is not as it was: {describe(changed[0])}" if changed else ""
 
 
-def _untouched(standing: Standing, document: Document) -> bool:
+def _untouched(context: HandoverContext, document: Document) -> bool:
     """Whether no APTPL file says anything else than the document: else somebody opened the gate."""
     return all(not file.says or aptpl_copies.same(file, one)
                for serial, one in aptpl_copies.expected(document).items()
-               for file in [aptpl.newest(standing.aptpl_paths(serial))])
+               for file in [aptpl.newest(context.aptpl_paths(serial))])
 
 
-def _opened(standing: Standing) -> str:
+def _opened(context: HandoverContext) -> str:
     """The boot in which the gate was open since the copy was kept, or ""."""
-    journal = standing.journal
-    if not journal.notes.opened and journal.handover.role == SOURCE \
+    journal = context.journal
+    if not journal.facts.opened and journal.handover.role == SOURCE \
             and not journal.has(DOCUMENT):  # it served all the time
-        return journal.notes.kept_in or journal.handover.boot_id
-    return journal.notes.opened
+        return journal.facts.kept_in or journal.handover.boot_id
+    return journal.facts.opened
 
 
-def _found(standing: Standing, document: Document, kernel: Kernel) -> List[Found]:
-    opened, copies = _opened(standing), aptpl_copies.load(standing.journal)
+def _found(context: HandoverContext, document: Document, kernel: Kernel) -> List[Found]:
+    opened, copies = _opened(context), aptpl_copies.load(context.journal)
     left, reach = aptpl_copies.expected(document), aptpl_copies.Reach(document)
-    made_at = identity.made_at(standing)
-    kept_at = _written(standing)
+    made_at = identity.made_at(context)
+    kept_at = _written(context)
     found = []
     for store in document.state.backstores:
         follows = copies.files.get(store.serial) if copies is not None else None
-        file = aptpl.newest(standing.aptpl_paths(store.serial)) if store.serial \
+        file = aptpl.newest(context.aptpl_paths(store.serial)) if store.serial \
             else aptpl.File(Kind.MISSING)
         held, keeps, at = store.reservations, store.reservations.aptpl, kept_at
         if follows is not None:
@@ -175,7 +175,7 @@ def _found(standing: Standing, document: Document, kernel: Kernel) -> List[Found
             age = Copy.CURRENT  # else somebody else opened it
         elif copies is not None and copies.boot == opened and not copies.ended:
             age = Copy.FOLLOWED
-        kind = _kind(file, follows, store, reach, standing)
+        kind = _kind(file, follows, store, reach, context)
         if kind in (File.WHOLE, File.PLACEHOLDER) and made_at is not None \
                 and file.mtime_ns > made_at and not _as_copied(file, follows, left, store):
             kind = File.FOREIGN
@@ -206,9 +206,9 @@ def _as_copied(file: aptpl.File, follows: Optional[aptpl_copies.One], left: Dict
 
 
 def _kind(file: aptpl.File, follows: Optional[aptpl_copies.One], store: Backstore,
-          reach: aptpl_copies.Reach, standing: Standing) -> File:
+          reach: aptpl_copies.Reach, context: HandoverContext) -> File:
     if file.kind is Kind.MISSING:
-        there = store.serial in standing.journal.notes.left or follows is not None
+        there = store.serial in context.journal.facts.left or follows is not None
         return File.GONE if there else File.NEVER
     if file.kind in (Kind.BROKEN, Kind.UNREADABLE):
         return File.BROKEN
@@ -256,24 +256,24 @@ def _count(held: Reservations) -> str:
     return f"{number} registration{'s' * (number != 1)}" if number else "no registrations"
 
 
-def _written(standing: Standing) -> float:
+def _written(context: HandoverContext) -> float:
     """When the copy that counts was kept, by the clock of then."""
     for name in (SERVED, RETURNED, DOCUMENT, PREPARED):
         try:
-            return os.stat(os.path.join(standing.journal.folder, name)).st_mtime
+            return os.stat(os.path.join(context.journal.folder, name)).st_mtime
         except OSError:
             continue
     return 0.0
 
 
 # ---- the files ----------------------------------------------------------------------------------
-def leave(standing: Standing, document: Document) -> None:
+def leave(context: HandoverContext, document: Document) -> None:
     """The APTPL file of each backstore is in the kernel's dbroot, and nowhere else: as the
     document says, or the placeholder, so that one that is not there has been lost.
 
     A source on which the kernel never wrote one is left without.
     """
-    folder = os.path.join(standing.fs.read("dbroot").strip(), "pr")
+    folder = os.path.join(context.fs.read("dbroot").strip(), "pr")
     os.makedirs(folder, mode=0o700, exist_ok=True)
     ports = {(target.wwn, tpg.tag): int(tpg.attributes.get("rtpi", "0"))
              for target in document.state.targets for tpg in target.tpgs}
@@ -283,8 +283,8 @@ def leave(standing: Standing, document: Document) -> None:
         if not store.serial:
             continue
         path = os.path.join(folder, f"aptpl_{store.serial}")
-        if store.reservations or standing.handover.role == DESTINATION \
-                or any(map(os.path.lexists, standing.aptpl_paths(store.serial))):
+        if store.reservations or context.handover.role == DESTINATION \
+                or any(map(os.path.lexists, context.aptpl_paths(store.serial))):
             content = reservations.file(store.reservations, ports)
             if _content(path) != content:
                 files[path] = content
@@ -293,32 +293,32 @@ def leave(standing: Standing, document: Document) -> None:
         write_files(files)
     for store in document.state.backstores:
         if store.serial:
-            remove(standing, store.serial, os.path.join(folder, f"aptpl_{store.serial}"))
-    standing.journal.note("left", boot=boot_id(), serials=left)
+            remove(context, store.serial, os.path.join(folder, f"aptpl_{store.serial}"))
+    context.journal.note("left", boot=boot_id(), serials=left)
 
 
-def placeholders(standing: Standing, stores: Iterable[Backstore]) -> None:
+def placeholders(context: HandoverContext, stores: Iterable[Backstore]) -> None:
     """Where there is no APTPL file yet, one that says that there are no registrations: while
     nobody is served, and outside the time in which nobody is."""
-    folder = os.path.join(standing.fs.read("dbroot").strip(), "pr")
+    folder = os.path.join(context.fs.read("dbroot").strip(), "pr")
     os.makedirs(folder, mode=0o700, exist_ok=True)
     files = {os.path.join(folder, f"aptpl_{store.serial}"): aptpl.EMPTY_FILE for store in stores
              if store.serial and not any(map(os.path.lexists,
-                                             standing.aptpl_paths(store.serial)))}
+                                             context.aptpl_paths(store.serial)))}
     if files:
         write_files(files)
 
 
-def seen(standing: Standing, document: Document) -> None:
+def seen(context: HandoverContext, document: Document) -> None:
     """Note which files are there while the kernel may write them."""
-    standing.journal.note("left", boot=boot_id(), serials=[
+    context.journal.note("left", boot=boot_id(), serials=[
         store.serial for store in document.state.backstores if store.serial
-        and any(map(os.path.lexists, standing.aptpl_paths(store.serial)))])
+        and any(map(os.path.lexists, context.aptpl_paths(store.serial)))])
 
 
-def remove(standing: Standing, serial: str, but: str = "") -> None:
+def remove(context: HandoverContext, serial: str, but: str = "") -> None:
     """One that stayed would bring its reservations back one day."""
-    for path in standing.aptpl_paths(serial):
+    for path in context.aptpl_paths(serial):
         if but and os.path.exists(path) and os.path.samefile(path, but):
             continue  # one of the folders may be a link to another
         try:

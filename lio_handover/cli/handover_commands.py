@@ -14,7 +14,7 @@ from .. import errors
 from ..client import ssh
 from ..client.connection import Service
 from ..document.envelope import MAX_BYTES
-from ..handover.engine import Answer, Handover, Handovers, Peer, answer_from_json, answer_to_json
+from ..handover.engine import Reply, Handover, Handovers, Peer, reply_from_json, reply_to_json
 from ..local import restoring
 from ..protocol.messages import MAX_MESSAGES, Message, from_json, to_json
 from ..protocol.table import DESTINATION, SOURCE, MessageType
@@ -62,7 +62,7 @@ def step(args: argparse.Namespace, signals: Signals) -> int:
 
 
 def _ask_service(service: Service, args: argparse.Namespace, handover_id: str,
-                 targets: Sequence[str], messages: Sequence[Message], signals: Signals) -> Answer:
+                 targets: Sequence[str], messages: Sequence[Message], signals: Signals) -> Reply:
     """Have the service take the step."""
     _, data = service.run_handover(
         args.step, handover_id, targets, getattr(args, "mode", ""),
@@ -71,7 +71,7 @@ def _ask_service(service: Service, args: argparse.Namespace, handover_id: str,
          "peer": getattr(args, "peer", ""), "probe": getattr(args, "probe", False),
          **{word: True for word in args.words}},
         stop=signals.stop)
-    answer = answer_from_json(data)
+    answer = reply_from_json(data)
     return replace(answer, notes=(*answer.notes, "done by lio-handoverd"))
 
 
@@ -227,7 +227,7 @@ def _peer_by_command(command: str) -> Peer:
     """Asks the other host by running lio-handover there: ``ssh b lio-handover``."""
     words = shlex.split(command)
 
-    def ask(handover: Handover, verb: str) -> Answer:
+    def ask(handover: Handover, verb: str) -> Reply:
         import subprocess
         if verb == "status":
             more, messages = ["status", handover.id, "--whole"], b""
@@ -249,19 +249,19 @@ def _peer_by_command(command: str) -> Peer:
             what = f"{words[0]} ended with {done.returncode}" + (f": {lines[-1]}" if lines else "")
             # ssh ends with 255 where it can't connect, otherwise as the command over there.
             raise errors.PeerUnreachable(what) if done.returncode == 255 else ssh.alive(what)
-        return answer_from_json(done.stdout)
+        return reply_from_json(done.stdout)
     return ask
 
 
 # --- what is answered ----------------------------------------------------------------------------
-def _print_answers(args: argparse.Namespace, answers: Sequence[Answer]) -> int:
+def _print_answers(args: argparse.Namespace, answers: Sequence[Reply]) -> int:
     messages = [message for answer in answers for message in answer.messages]
     if args.output:
         document_file.write(args.output, to_json(messages))
     if args.whole:
         if len(answers) != 1:
             raise Usage("name one handover with --whole")
-        document_file.write(document_file.STREAM, answer_to_json(answers[0]))
+        document_file.write(document_file.STREAM, reply_to_json(answers[0]))
     elif args.json and args.output != document_file.STREAM:
         print_data([_answer_tree(answer) for answer in answers])
     if not args.json:
@@ -272,14 +272,14 @@ def _print_answers(args: argparse.Namespace, answers: Sequence[Answer]) -> int:
     return errors.SAME
 
 
-def _answer_tree(answer: Answer) -> Mapping[str, object]:
+def _answer_tree(answer: Reply) -> Mapping[str, object]:
     from dataclasses import asdict
     return {**asdict(answer.handover), "targets": list(answer.handover.targets),
             "messages": [message.type.name.lower() for message in answer.messages],
             "notes": list(answer.notes), "next": answer.next, "stays": answer.stays}
 
 
-def _say_answer(answer: Answer) -> None:
+def _say_answer(answer: Reply) -> None:
     handover = answer.handover
     state = handover.state or ("in no state that is known" if answer.failed else "begun")
     says = ", ".join(message.type.name.lower() for message in answer.messages)

@@ -135,7 +135,7 @@ class Service:
                      progress: Optional[Progress] = None,
                      stop: Callable[[], bool] = lambda: False) -> Came:
         """The same for a verb of a handover; ``messages`` as messages.to_json has them.  The data
-        are the whole answer, as handover.answer_to_json has it.
+        are the whole answer, as reply.reply_to_json has it.
 
         With targets, or with messages for a verb that begins a handover, it is the Manager's, as
         the host may not know the handover yet; otherwise it is that of the handover's object.

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Callable, Iterator, Mapping, Optional, Sequence, Tuple
 
 from .. import dbus_names, errors
-from ..handover.reply import Answer, answer_from_json
+from ..handover.reply import Reply, reply_from_json
 from ..protocol.messages import Message, to_json
 from ..protocol.table import MessageType
 from ..records.journal import Handover
@@ -149,12 +149,12 @@ class Side(client.Service):
 
     def verb(self, verb: str, handover: str, messages: bytes = b"", targets: Sequence[str] = (),
              mode: str = "", progress: Optional[client.Progress] = None,
-             stop: Callable[[], bool] = lambda: False, **options: Any) -> Answer:
+             stop: Callable[[], bool] = lambda: False, **options: Any) -> Reply:
         """Run a verb of a handover to its end.  ``messages``: of the other side, as
         messages.to_json has them.  Raises what it fails with."""
         _result, data = self.run_handover(verb, handover, targets, mode, messages, options,
                                           progress, stop)
-        return answer_from_json(data)
+        return reply_from_json(data)
 
     @contextmanager
     def passed(self, messages: bytes) -> Iterator[Tuple[Any, Mapping[str, Any]]]:
@@ -205,7 +205,7 @@ def alive(what: str) -> errors.PeerUnreachable:
     return error
 
 
-def ask(handover: Handover, verb: str) -> Answer:
+def ask(handover: Handover, verb: str) -> Reply:
     """What the other host of a handover answers now to ``status`` or ``abort``: a Peer
     (handover/engine.py).  Raises PeerUnreachable, also where that takes too long, and
     NoSuchHandover where it never heard of it."""

@@ -30,7 +30,7 @@ from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Seq
 from .. import errors
 from ..client.ssh import About, Side
 from ..document import document as documents
-from ..handover.reply import Answer
+from ..handover.reply import Reply
 from ..model import fabrics
 from ..model.fabrics import Gate
 from ..protocol.messages import Message, to_json
@@ -130,7 +130,7 @@ class Move:
     notes: List[str] = field(default_factory=list)
     contents: str = ""
     targets: Tuple[str, ...] = ()
-    _answers: Dict[str, Answer] = field(default_factory=dict)
+    _answers: Dict[str, Reply] = field(default_factory=dict)
 
     def run(self, targets: Sequence[str], mode: str = Mode.ISCSI.value, here: str = "",
             maps: Sequence[str] = (), allow: Sequence[str] = (), probe: bool = False) -> None:
@@ -191,7 +191,7 @@ class Move:
     def _side(self, role: str) -> Side:
         return self.source if role == SOURCE else self.destination
 
-    def _do(self, number: int, step: Step, options: Mapping[str, Any]) -> Answer:
+    def _do(self, number: int, step: Step, options: Mapping[str, Any]) -> Reply:
         side = self._side(step.role)
         label = f"{number + 1}/{len(STEPS)} {step.verb} on {side.name}: {step.does}"
 
@@ -286,7 +286,7 @@ def _stands(state: Optional[str]) -> str:
     return f"is {state}" if state else "never heard of it"
 
 
-def _contents(answer: Answer) -> str:
+def _contents(answer: Reply) -> str:
     """What moves, in a few words."""
     found: Tuple[bytes, ...] = tuple(
         message.document for message in answer.messages if message.document)

@@ -169,7 +169,7 @@ class WayBack:
     def _go(self, back: Plan) -> None:
         for step in back.steps:
             try:
-                self.run.deeds[step.op](step)
+                self.run.runner[step.op](step)
             except OSError as error:
                 raise StepFailed(step, error) from error
         self.run.write_waiting()

@@ -85,7 +85,7 @@ class Run:
         self.stop: Callable[[], bool] = never
         self.before_gate: Callable[[], None] = nothing
 
-        self.deeds = {op: getattr(self, f"_{op}") for op in (
+        self.runner = {op: getattr(self, f"_{op}") for op in (
             MKDIR, RMDIR, LINK, UNLINK, WRITE, LOAD, FOLDER, FILE, DELETE, FLUSH, SCSI, DRIVERS,
             DRAIN, VERIFY, ACQUIRE, PROVE, RELEASE, OPEN, IDLE, SYNC)}
 
@@ -118,7 +118,7 @@ class Run:
                 if step.op != VERIFY:
                     self.now = None
                 try:
-                    self.deeds[step.op](step)
+                    self.runner[step.op](step)
                 except (OSError, ValueError, errors.Refusal, errors.Meddled) as error:
                     raise StepFailed(step, error) from error
                 if slot == "gate":

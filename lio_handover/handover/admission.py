@@ -58,7 +58,7 @@ class Admission:
         if owners is None:
             owners = Owners(self._directory).load()
         try:
-            local = Journal(self._directory, handover.id, partly=True).notes.local
+            local = Journal(self._directory, handover.id, partly=True).facts.local
         except errors.HandoverError:
             local = ()
         return all(owners.get(name, Owner()).handover not in ("", handover.id)
@@ -66,7 +66,7 @@ class Admission:
 
     def forget(self, journal: Journal) -> None:
         """A handover that came to nothing goes; what counted before it counts again."""
-        Owners(self._directory).note(journal.notes.local or journal.handover.targets,
+        Owners(self._directory).note(journal.facts.local or journal.handover.targets,
                                      over=journal.id)
         journal.remove()
 
@@ -142,7 +142,7 @@ class Admission:
             return
         for journal in self._journals():
             one = journal.handover
-            if not {*one.targets, *journal.notes.local} & set(names):
+            if not {*one.targets, *journal.facts.local} & set(names):
                 continue
             if journal.broken is not None and not self.superseded(one):
                 raise journal.broken

@@ -6,19 +6,21 @@ from typing import Dict, FrozenSet, List, Mapping, Optional, Sequence, Tuple
 
 from .. import errors
 from ..actions import surviving_registrations
-from ..actions.context import Standing
+from ..actions.context import HandoverContext
 from ..host.verbs import Core
 from ..kernel.facts import boot_id
 from ..protocol.messages import Message
-from ..protocol.table import DESTINATION, SOURCE, TABLE, Mode, Need, MessageType, Row, rows_for
+from ..protocol.table import (DESTINATION, SOURCE, TRANSITIONS, Condition, MessageType, Mode,
+                              Transition, rows_for)
 from ..records.journal import Handover, Journal
 from ..system import fencing
-from .reply import Answer, Peer
+from .reply import Reply, Peer
 
 #: What may be said to a verb: by an operator, or (of QEMU) by the driver that sees it.
-WORDS = {"peer-is-fenced": Need.PEER_IS_FENCED, "peer-never-returns": Need.PEER_NEVER_RETURNS,
-         "guest-left": Need.GUEST_LEFT, "not-imported": Need.NOT_IMPORTED,
-         "imported": Need.IMPORTED}
+WORDS = {"peer-is-fenced": Condition.PEER_IS_FENCED,
+         "peer-never-returns": Condition.PEER_NEVER_RETURNS,
+         "guest-left": Condition.GUEST_LEFT, "not-imported": Condition.NOT_IMPORTED,
+         "imported": Condition.IMPORTED}
 #: What an operator asserts by each set of words.
 ASSERTS: Mapping[Tuple[str, ...], str] = {
     ("peer-is-fenced",): "the other host is off now",
@@ -30,7 +32,7 @@ ASSERTS: Mapping[Tuple[str, ...], str] = {
 FIRST_STATE = {SOURCE: "idle", DESTINATION: "none"}
 
 
-class Evidence:
+class TransitionChooser:
     """A verb as it was called: which rows of the table fit, by messages, kernel, journal and peer.
 
     ``superseded``: whether a later handover of the same targets counts now.  ``host``: how the
@@ -46,8 +48,8 @@ class Evidence:
         self.notes: List[str] = []
         self.by_type: Dict[MessageType, Message] = {}
         self.stale = [message for message in messages if not self._take(message)]
-        self.standing = Standing(core, journal, epoch)
-        self._asked: Optional[Answer] = None
+        self.context = HandoverContext(core, journal, epoch)
+        self._asked: Optional[Reply] = None
         self._silent: Optional[errors.PeerUnreachable] = None
 
     def _take(self, one: Message) -> bool:
@@ -57,7 +59,7 @@ class Evidence:
         self.by_type.setdefault(one.type, one)
         return True
 
-    def row(self) -> Optional[Row]:
+    def row(self) -> Optional[Transition]:
         """The row to run; None where there is nothing to do any more.  Raises WrongState."""
         handover = self.journal.handover
         state = handover.state or FIRST_STATE[handover.role]
@@ -81,17 +83,17 @@ class Evidence:
             raise errors.WrongState(self.why(), do=f"lio-handover recover {handover.id}")
         raise self._wrong(handover, state, lacking)
 
-    def _ways_here(self) -> List[Row]:
+    def _ways_here(self) -> List[Transition]:
         """The rows that lead to this state."""
         handover = self.journal.handover
-        return [row for row in TABLE if row.role == handover.role
+        return [row for row in TRANSITIONS if row.role == handover.role
                 and row.to == (handover.state or FIRST_STATE[handover.role])
                 and Mode(handover.mode) in row.modes]
 
     def _cut_off(self) -> bool:
         """Whether the last verb may have left something undone after it had recorded its state."""
         return self._broken() and any(
-            row.after and row.verb == self.journal.notes.verb for row in self._ways_here())
+            row.after and row.verb == self.journal.facts.verb for row in self._ways_here())
 
     def _broken(self) -> bool:
         """Whether the last verb was cut off or failed."""
@@ -99,17 +101,17 @@ class Evidence:
 
     def _half_brought_back(self) -> bool:
         """Whether a recover has begun in this boot to load what is here, and has not ended."""
-        notes = self.journal.notes
+        notes = self.journal.facts
         return self._broken() and notes.verb == "recover" and boot_id() in (
             notes.loading, notes.loaded[0])
 
     # ---- recovering -----------------------------------------------------------------------------
-    def recovery(self) -> Optional[Row]:
+    def recovery(self) -> Optional[Transition]:
         """The row of recover that fits; None where it stays.  The other side is asked, and, where
         it is armed and this side has released, asked to abort: its first record decides."""
         handover = self.journal.handover
         if handover.over and (self.superseded or
-                              not self.journal.notes.away and self._all_done()):
+                              not self.journal.facts.away and self._all_done()):
             return None
         row = self._first()
         if row is None and (handover.state == "released" or self._inband_frozen()):
@@ -126,15 +128,15 @@ class Evidence:
         if handover.boot_id == boot_id() and (cut_off or handover.state != "confirmed"):
             return not cut_off
         return handover.state in ("idle", "confirmed") and not self._half_brought_back() \
-            and not (self._broken() and self.journal.notes.verb == "clear") \
-            and self.standing.settled(cut_off) \
-            and not surviving_registrations.lacking(self.standing)
+            and not (self._broken() and self.journal.facts.verb == "clear") \
+            and self.context.settled(cut_off) \
+            and not surviving_registrations.lacking(self.context)
 
     def _inband_frozen(self) -> bool:
         return self.journal.handover.state == "frozen" \
             and self.journal.handover.mode == Mode.VHOST_INBAND.value
 
-    def _first(self) -> Optional[Row]:
+    def _first(self) -> Optional[Transition]:
         handover = self.journal.handover
         if not handover.state:
             return None
@@ -151,8 +153,8 @@ class Evidence:
             return ()
         handover = self.journal.handover
         for row in rows_for(handover.role, handover.state, "recover", Mode(handover.mode)):
-            words = tuple(word for word, need in WORDS.items() if need in row.needs)
-            others = row.needs - {WORDS[word] for word in words}
+            words = tuple(word for word, condition in WORDS.items() if condition in row.conditions)
+            others = row.conditions - {WORDS[word] for word in words}
             if words and not row.messages - set(self.by_type) and all(map(self._holds, others)):
                 return words
         return ()
@@ -180,7 +182,7 @@ class Evidence:
         silent = self._silent.what if self._silent else "there is no way to ask it"
         return f"the {role} is {state} and stays: the other side has to be asked, and {silent}"
 
-    def further(self, done: Sequence[Row]) -> Optional[Row]:
+    def further(self, done: Sequence[Transition]) -> Optional[Transition]:
         """activate goes as far as its messages allow: the row that leads on from here."""
         handover = self.journal.handover
         rows = rows_for(handover.role, handover.state, self.verb, Mode(handover.mode))
@@ -201,18 +203,20 @@ class Evidence:
         return errors.WrongState(what, do=f"lio-handover status {handover.id}")
 
     # ---- messages and needs ---------------------------------------------------------------------
-    def _missing(self, row: Row) -> List[str]:
+    def _missing(self, row: Transition) -> List[str]:
         """What the row needs and is not there, in words."""
         missing = [f"the message {message.name.lower()}" for message in sorted(row.messages)
                    if message not in self.by_type]
-        last = row.needs & {Need.PEER_IS_FENCED}  # a program may switch that host off for it
-        for needs in (row.needs - last, last):
+        # A program may switch that host off for it.
+        last = row.conditions & {Condition.PEER_IS_FENCED}
+        for conditions in (row.conditions - last, last):
             if not missing:
-                missing = [need.value for need in sorted(needs) if not self._holds(need)]
+                missing = [condition.value for condition in sorted(conditions)
+                           if not self._holds(condition)]
         return missing
 
-    def _holds(self, need: Need) -> bool:
-        return bool(getattr(self, f"_{need.name.lower()}")())
+    def _holds(self, condition: Condition) -> bool:
+        return bool(getattr(self, f"_{condition.name.lower()}")())
 
     def _same_boot(self) -> bool:
         return self.journal.handover.boot_id == boot_id()
@@ -225,25 +229,25 @@ class Evidence:
         return self.by_type[MessageType.ARMED].digest == self.journal.handover.digest
 
     def _release_matches(self) -> bool:
-        return self.by_type[MessageType.RELEASED].digest == self.standing.as_it_came()
+        return self.by_type[MessageType.RELEASED].digest == self.context.as_it_came()
 
     def _guest_here(self) -> bool:
-        if self.standing.vhost:
-            return self.standing.guest()
-        return self.standing.serves()
+        if self.context.vhost:
+            return self.context.guest()
+        return self.context.serves()
 
     def _guest_stopped(self) -> bool:
-        return not self.standing.guest()
+        return not self.context.guest()
 
     def _guest_left(self) -> bool:
-        return "guest-left" in self.words and not self.standing.guest()
+        return "guest-left" in self.words and not self.context.guest()
 
     def _guest_ran(self) -> bool:
-        return self.standing.guest() or self.standing.ran()
+        return self.context.guest() or self.context.ran()
 
     def _ran_since_export(self) -> bool:
-        exported = self.journal.notes.said.get("document", [])
-        return bool(exported) and self.standing.current() not in exported
+        exported = self.journal.facts.said.get("document", [])
+        return bool(exported) and self.context.current() not in exported
 
     def _peer_is_fenced(self) -> bool:
         # One that answered and then no more may be busy with just what was asked of it.
@@ -271,7 +275,7 @@ class Evidence:
     def _peer_armed_with_other(self) -> bool:
         peer = self._ask()
         return peer is not None and peer.handover.state == "armed" \
-            and peer.handover.digest != self.standing.current()
+            and peer.handover.digest != self.context.current()
 
     def _peer_says_released(self) -> bool:
         return self._peer_is("released", "retiring", "retired")
@@ -286,7 +290,7 @@ class Evidence:
         peer = self._ask()
         return peer is not None and peer.handover.state in states
 
-    def _ask(self, verb: str = "status") -> Optional[Answer]:
+    def _ask(self, verb: str = "status") -> Optional[Reply]:
         """What the other side answers now; None where it does not."""
         if self.peer is None or self._silent is not None:
             return None
@@ -299,7 +303,7 @@ class Evidence:
             except errors.NoSuchHandover:
                 mine = self.journal.handover
                 role, state = (DESTINATION, "none") if mine.role == SOURCE else (SOURCE, "")
-                self._asked = Answer(replace(mine, role=role, state=state))
+                self._asked = Reply(replace(mine, role=role, state=state))
             if self._asked.handover.id != self.journal.id:
                 self._asked = None
                 self._silent = errors.PeerUnreachable("it answers for another handover")

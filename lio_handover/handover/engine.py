@@ -14,8 +14,8 @@ from typing import Callable, FrozenSet, Iterator, List, Optional, Sequence, Tupl
 
 from .. import errors
 from ..actions import absent_portals, aptpl_copies
-from ..actions.actions import Deeds
-from ..actions.context import Standing
+from ..actions.actions import ActionRunner
+from ..actions.context import HandoverContext
 from ..document import rename
 from ..execute.step_runner import Progress, never, reason
 from ..host.looked_at import Ready
@@ -24,16 +24,16 @@ from ..kernel import fixes
 from ..kernel.facts import boot_id
 from ..model.objects import say
 from ..protocol.messages import Message, document_in
-from ..protocol.table import DESTINATION, SOURCE, Mode, MessageType, Row, rows_for, state_of
+from ..protocol.table import DESTINATION, SOURCE, Mode, MessageType, Transition, rows_for, state_of
 from ..records.journal import Handover, Journal, begun, ids
 from ..records.ownership import Owners
 from ..verb_table import BOTH, HANDOVER_VERBS
 from . import meddling, next_steps
 from .admission import Admission
-from .conditions import ASSERTS, FIRST_STATE, WORDS, Evidence
-from .reply import Answer, Peer, answer_from_json, answer_to_json
+from .conditions import ASSERTS, FIRST_STATE, WORDS, TransitionChooser
+from .reply import Reply, Peer, reply_from_json, reply_to_json
 
-__all__ = ["Answer", "Handover", "Handovers", "Peer", "answer_from_json", "answer_to_json"]
+__all__ = ["Handover", "Handovers", "Peer", "Reply", "reply_from_json", "reply_to_json"]
 
 #: Messages that say no more than the state does: true once it is recorded, said or not.
 _TRUE_AT_ONCE = {("retired", MessageType.RETIRED), ("serving", MessageType.SERVING)}
@@ -51,7 +51,7 @@ class Handovers(Admission):
     """
 
     # ---- looking --------------------------------------------------------------------------------
-    def status(self, id: str = "") -> List[Answer]:  # noqa: A002
+    def status(self, id: str = "") -> List[Reply]:  # noqa: A002
         """Where one handover, or each, stands.  Changes nothing.
 
         Of all, one whose journal can't be read has the error in its notes.
@@ -61,8 +61,8 @@ class Handovers(Admission):
         return [*found[:-1], *(replace(one, notes=one.notes + fixes.notes())
                                for one in found[-1:])]
 
-    def _each(self, work: Callable[[str], Answer],
-              names: Optional[Sequence[str]] = None) -> List[Answer]:
+    def _each(self, work: Callable[[str], Reply],
+              names: Optional[Sequence[str]] = None) -> List[Reply]:
         """For every handover, the oldest first; what fails for one stands in its notes."""
         found = []
         for name in ids(self._directory) if names is None else names:
@@ -73,25 +73,25 @@ class Handovers(Admission):
                     where = self.known(name)
                 except errors.HandoverError:
                     where = Handover(name, "", "", 0, "", ())
-                found.append(Answer(where, (), (f"{type(error).__name__}: {error}",), error.do,
-                                    failed=error.code))
+                found.append(Reply(where, (), (f"{type(error).__name__}: {error}",), error.do,
+                                   failed=error.code))
         return sorted(found, key=lambda one: one.handover.since)
 
-    def _status(self, journal: Journal) -> Answer:
+    def _status(self, journal: Journal) -> Reply:
         handover = journal.handover
         state = handover.state or FIRST_STATE[handover.role]
-        may = state_of(handover.role, state, Mode(handover.mode)).gives
+        may = state_of(handover.role, state, Mode(handover.mode)).messages
         rows = rows_for(handover.role, state, "status", Mode(handover.mode))
         may |= {step.message for row in rows for step in row.steps if step.message is not None}
         if state in ("staged", "armed"):
             may -= {MessageType.ABORTED}  # which it gives by aborting
-        standing = Standing(self.core, journal, handover.epoch)
-        messages = [standing.message(message) for message in MessageType if message in may and (
-            message.name.lower() in journal.notes.said or (state, message) in _TRUE_AT_ONCE)]
-        notes = [*filter(None, (journal.notes.forced, journal.notes.unsaved)),
+        context = HandoverContext(self.core, journal, handover.epoch)
+        messages = [context.message(message) for message in MessageType if message in may and (
+            message.name.lower() in journal.facts.said or (state, message) in _TRUE_AT_ONCE)]
+        notes = [*filter(None, (journal.facts.forced, journal.facts.unsaved)),
                  *absent_portals.told(journal)]
         if handover.busy:
-            step = journal.notes.step
+            step = journal.facts.step
             notes.append(f"{handover.busy} was begun and has not ended"
                          + (f": it was at {step}" if step else ""))
         if handover.error:
@@ -99,8 +99,8 @@ class Handovers(Admission):
         if handover.boot_id and handover.boot_id != boot_id():
             notes.append("this host was rebooted since")
         notes += next_steps.removed(journal, Owners(self._directory))
-        notes += meddling.notes(standing, self.superseded)
-        return Answer(handover, tuple(messages), tuple(notes), next_steps.command(journal))
+        notes += meddling.notes(context, self.superseded)
+        return Reply(handover, tuple(messages), tuple(notes), next_steps.command(journal))
 
     # ---- doing ----------------------------------------------------------------------------------
     def do(self, verb: str, role: str, id: str = "", *,  # noqa: A002
@@ -109,7 +109,7 @@ class Handovers(Admission):
            maps: Sequence[str] = (), peer: str = "", probe: bool = False,
            progress: Optional[Progress] = None,
            stop: Callable[[], bool] = never, ready: Optional[Ready] = None,
-           restart: bool = False) -> Answer:
+           restart: bool = False) -> Reply:
         """Run a verb.
 
         ``targets``, ``mode`` and ``probe`` (see Core.ask; it holds for all that follows) are for
@@ -139,61 +139,63 @@ class Handovers(Admission):
                     self._shut_where_broken(id)
                 journal, epoch = self._begin(verb, role, id, targets, mode, messages, maps, peer,
                                              allow, ready)
-                if probe and not journal.notes.probe:
+                if probe and not journal.facts.probe:
                     journal.note("probe")
                 aptpl_copies.catch_up(self.core, verb, journal)
                 new = not journal.handover.state
-                run = Evidence(self.core, self.peer, journal, verb, epoch, messages, words,
-                               self.superseded(journal.handover), peer)
+                run = TransitionChooser(self.core, self.peer, journal, verb, epoch, messages, words,
+                                        self.superseded(journal.handover), peer)
                 if verb == "recover":
                     answer = self._recover(run, by, allow, progress, stop, restart)
                 else:
                     answer = self._go(run, run.row(), (), by, allow, progress, stop, ready)
                 if new and verb != "recover":
-                    self.core.begun += journal.notes.local or journal.handover.targets
+                    self.core.begun += journal.facts.local or journal.handover.targets
                 return answer
         except OSError as error:
             raise errors.KernelRefused(
                 f"{verb}: {error.filename or ''}: {reason(error)}",
                 changed="the recorded state stands", do=f"lio-handover status {id}") from error
 
-    def _go(self, run: Evidence, row: Optional[Row], notes: Tuple[str, ...], by: str,
+    def _go(self, run: TransitionChooser, row: Optional[Transition], notes: Tuple[str, ...],
+            by: str,
             allow: Sequence[str], progress: Optional[Progress], stop: Callable[[], bool],
-            ready: Optional[Ready] = None) -> Answer:
+            ready: Optional[Ready] = None) -> Reply:
         """Run a row, and for activate those that lead on from where it leads; where there is
         none, nothing is left to do."""
         journal = run.journal
         if row is None:
             self._ended(journal)
             return self._status(journal)
-        answer, done = Answer(journal.handover, notes=notes), []
+        answer, done = Reply(journal.handover, notes=notes), []
         while row is not None:
-            deeds = Deeds(self.core, journal, run.epoch, row, run.by_type, allow, by, run.words,
-                          progress, stop, ready=ready)
-            latest = self._run(deeds, run.verb)
-            self.outcome = deeds.outcome
+            runner = ActionRunner(self.core, journal, run.epoch, row, run.by_type, allow, by,
+                                  run.words,
+                                  progress, stop, ready=ready)
+            latest = self._run(runner, run.verb)
+            self.outcome = runner.outcome
             answer = replace(latest, messages=answer.messages + latest.messages,
                              notes=answer.notes + latest.notes)
             done.append(row)
             row = run.further(done)
         return answer
 
-    def _recover(self, run: Evidence, by: str, allow: Sequence[str],
-                 progress: Optional[Progress], stop: Callable[[], bool], restart: bool) -> Answer:
+    def _recover(self, run: TransitionChooser, by: str, allow: Sequence[str],
+                 progress: Optional[Progress], stop: Callable[[], bool], restart: bool) -> Reply:
         journal = run.journal
         if not journal.handover.state:
             self.forget(journal)
-            return Answer(journal.handover, (), ("it was cut off before it was begun, and is "
-                                                 "forgotten",))
+            return Reply(journal.handover, (), ("it was cut off before it was begun, and is "
+                                                "forgotten",))
         if journal.handover.over:
             self._tidy(journal)
             if journal.handover.state == "idle":
-                Deeds(self.core, journal).counts_again()
+                ActionRunner(self.core, journal).counts_again()
         notes = self.scrub(journal)
-        if not restart and not run.words and not run.superseded and run.standing.stopped():
-            names = run.standing.local_targets()
-            return Answer(journal.handover, (), (*notes, next_steps.stopped(names)),
-                          next_steps.restore(names))
+        if not restart and not run.words and not run.superseded and run.context.stopped():
+            names = run.context.local_targets()
+            return Reply(journal.handover, (), (*notes, next_steps.stopped(names)),
+                         next_steps.restore(names))
         row = run.recovery()
         notes += tuple(run.notes)
         return self._stays(run, notes) if row is None else \
@@ -205,8 +207,8 @@ class Handovers(Admission):
         """The handover, and whatever of this host it is about."""
         if begun(self._directory, id):
             journal = Journal(self._directory, id, partly=True)
-            return [f"handover/{id}", *journal.handover.targets, *journal.notes.local,
-                    *journal.notes.stores]
+            return [f"handover/{id}", *journal.handover.targets, *journal.facts.local,
+                    *journal.facts.stores]
         found = lock_names(ready.document.state) if ready is not None else []
         if verb in ("prepare", "freeze", "adopt"):
             found = self.core.lock_names(self.core.names(targets))
@@ -221,7 +223,7 @@ class Handovers(Admission):
     # ---- recovering -----------------------------------------------------------------------------
     def recover(self, id: str = "", words: FrozenSet[str] = frozenset(),  # noqa: A002
                 by: str = "", allow: Sequence[str] = (), peer: str = "", restart: bool = False,
-                stop: Callable[[], bool] = never) -> List[Answer]:
+                stop: Callable[[], bool] = never) -> List[Reply]:
         """Finish what was cut off, or say why not and what a human may order: one handover, or
         each.  Harmless in every state, as often as you like.  ``peer``: how the other host is
         reached, where that was not recorded.  ``restart``: what was stopped on purpose is brought
@@ -230,12 +232,12 @@ class Handovers(Admission):
 
         What fails for one handover stands in its notes where all are recovered.
         """
-        def one(name: str) -> Answer:
+        def one(name: str) -> Reply:
             return self.do("recover", self.known(name).role, name, words=words, by=by,
                            allow=allow, peer=peer, restart=restart, stop=stop)
         return [one(id)] if id else self._each(one)
 
-    def recover_each(self, ids: Sequence[str]) -> List[Answer]:
+    def recover_each(self, ids: Sequence[str]) -> List[Reply]:
         """The same for these."""
         return self._each(lambda name: self.do("recover", self.known(name).role, name), ids)
 
@@ -245,23 +247,23 @@ class Handovers(Admission):
         journal = Journal(self._directory, id, partly=True)
         if journal.broken is None:
             return
-        deeds = Deeds(self.core, journal)
+        runner = ActionRunner(self.core, journal)
         if not self.superseded(journal.handover):
             try:
-                deeds.scrub("nobody knows whether this host may serve it, and is shut")
+                runner.scrub("nobody knows whether this host may serve it, and is shut")
             except errors.HandoverError as error:
-                deeds.notes.append(f"it could not be shut: {error.what}")
+                runner.notes.append(f"it could not be shut: {error.what}")
         raise errors.JournalBroken(journal.broken.what, do=journal.broken.do,
-                                   changed="; ".join(deeds.notes) or errors.NOTHING_CHANGED)
+                                   changed="; ".join(runner.notes) or errors.NOTHING_CHANGED)
 
     def scrub(self, journal: Journal) -> Tuple[str, ...]:
         """Shut what this host may not serve, and take it out of targetcli's save file; what was
         done.  Its lock is held."""
         if not meddling.must_stay_shut(journal.handover) or self.superseded(journal.handover):
             return ()
-        deeds = Deeds(self.core, journal)
-        deeds.scrub()
-        return tuple(deeds.notes)
+        runner = ActionRunner(self.core, journal)
+        runner.scrub()
+        return tuple(runner.notes)
 
     def before_restore(self) -> Tuple[str, ...]:
         """At boot, before targetcli's restore, which asks nobody: take out of its save file what
@@ -281,10 +283,10 @@ class Handovers(Admission):
                 continue
             if journal.broken is not None:
                 notes.append(str(journal.broken))
-            notes += Deeds(self.core, journal).before_restore()
+            notes += ActionRunner(self.core, journal).before_restore()
         return tuple(notes)
 
-    def _stays(self, run: Evidence, notes: Tuple[str, ...]) -> Answer:
+    def _stays(self, run: TransitionChooser, notes: Tuple[str, ...]) -> Reply:
         """Where only the other side, or a human, can know; or where all is over."""
         if run.journal.handover.over:
             self._ended(run.journal)
@@ -305,20 +307,20 @@ class Handovers(Admission):
             notes += (f"only if {ASSERTS[words]}: {command}",)
         return replace(status, notes=(run.why(), *notes), next=command, stays=True)
 
-    def _run(self, deeds: Deeds, verb: str) -> Answer:
-        journal, row = deeds.journal, deeds.row
-        self._before(deeds, verb)
+    def _run(self, runner: ActionRunner, verb: str) -> Reply:
+        journal, row = runner.journal, runner.row
+        self._before(runner, verb)
         journal.note("begin", verb=verb, to=row.to)
         try:
             with self._watched(journal, verb, row.deadline):
                 for number, step in enumerate(row.steps):
                     journal.note("step", do=str(step))
-                    if deeds.progress:
-                        deeds.progress(number, len(row.steps), step)
-                    deeds.do(step)
+                    if runner.progress:
+                        runner.progress(number, len(row.steps), step)
+                    runner.do(step)
             journal.note("end")
         except errors.HandoverError as error:
-            if not journal.handover.state or self._taken_back(deeds, error):
+            if not journal.handover.state or self._taken_back(runner, error):
                 self.forget(journal)
                 raise
             try:
@@ -329,20 +331,20 @@ class Handovers(Admission):
                 error.changed = f"the handover is {journal.handover.state}"
             raise
         except BaseException as error:
-            if self._taken_back(deeds, error):
+            if self._taken_back(runner, error):
                 self.forget(journal)
             raise
         self._tidy(journal)
-        if deeds.mode is Mode.FILE and journal.handover.state == "idle" and not deeds.notes:
+        if runner.mode is Mode.FILE and journal.handover.state == "idle" and not runner.notes:
             # It is as it was before the freeze: there is nothing to remember.
             self.forget(journal)
-        return Answer(journal.handover, tuple(deeds.said), (
-            *deeds.notes, *absent_portals.absent(deeds, verb)), next_steps.command(journal))
+        return Reply(journal.handover, tuple(runner.said), (
+            *runner.notes, *absent_portals.absent(runner, verb)), next_steps.command(journal))
 
-    def _taken_back(self, deeds: Deeds, error: BaseException) -> bool:
+    def _taken_back(self, runner: ActionRunner, error: BaseException) -> bool:
         """Whether a verb that failed has left this host as it was, and nothing to remember."""
-        row, handover = deeds.row, deeds.journal.handover
-        if not row.taken_back or deeds.ended or isinstance(error, errors.UndoFailed) \
+        row, handover = runner.row, runner.journal.handover
+        if not row.taken_back or runner.ended or isinstance(error, errors.UndoFailed) \
                 or handover.state == row.state:
             return False
         Owners(self._directory).note({*handover.targets}, over=handover.id)
@@ -360,26 +362,26 @@ class Handovers(Admission):
         if handover.state in ("none", "retired", "given"):
             journal.drop()
         if handover.state in ("retired", "prepared", "staged"):
-            mine = {*(journal.notes.local or handover.targets)}
+            mine = {*(journal.facts.local or handover.targets)}
             for other in self._journals():
                 one = other.handover
                 # What counts again if this comes to nothing keeps its copy until it has come to its
                 # end.
                 if one.id != handover.id and one.over and mine & {
-                        *(other.notes.local or one.targets)} and self.superseded(one) \
+                        *(other.facts.local or one.targets)} and self.superseded(one) \
                         and (one.state != "confirmed" or handover.state == "retired"):
                     other.drop()
 
     @staticmethod
-    def _before(deeds: Deeds, verb: str) -> None:
+    def _before(runner: ActionRunner, verb: str) -> None:
         """What would stop a freeze is found while the source still serves."""
-        deeds.may_open(deeds.row, deeds.allow)
-        if verb == "freeze" and deeds.handover.state not in ("", "frozen", "released"):
-            deeds.ready_to_freeze()
+        runner.may_open(runner.row, runner.allow)
+        if verb == "freeze" and runner.handover.state not in ("", "frozen", "released"):
+            runner.ready_to_freeze()
         if verb == "clear":
-            deeds.before_clear()
+            runner.before_clear()
         elif verb == "adopt":
-            deeds.before_adopt()
+            runner.before_adopt()
 
     @contextmanager
     def _watched(self, journal: Journal, verb: str, seconds: float) -> Iterator[None]:

@@ -11,12 +11,12 @@ from typing import Callable, List, Tuple
 
 from .. import errors
 from ..actions import identity, surviving_registrations
-from ..actions.context import Standing
+from ..actions.context import HandoverContext
 from ..document import runtime_state
 from ..execute.verify import describe
 from ..kernel.facts import boot_id
 from ..protocol.pr_survival import FOLLOWED
-from ..protocol.table import ALONE, ASKS, Mode, state_of
+from ..protocol.table import AfterReboot, Mode, state_of
 from ..records.journal import Handover
 
 
@@ -48,8 +48,9 @@ def must_stay_shut(handover: Handover) -> bool:
     """Whether this host may not serve a handover's targets, unless another one counts now."""
     if not handover.state:
         return False
-    opens = state_of(handover.role, handover.state, Mode(handover.mode)).opens
-    return not (opens == ALONE or opens == ASKS and handover.boot_id == boot_id()
+    may = state_of(handover.role, handover.state, Mode(handover.mode)).after_reboot
+    return not (may is AfterReboot.OPEN
+                or may is AfterReboot.ASK_PEER and handover.boot_id == boot_id()
                 and handover.state not in ("released", "returned")) and handover.state != "none"
 
 
@@ -58,55 +59,55 @@ def kept(handover: Handover) -> bool:
     return handover.state in FOLLOWED[handover.role] and handover.state != "idle"
 
 
-def unguarded(standing: Standing) -> bool:
+def unguarded(context: HandoverContext) -> bool:
     """Whether any gate of it is open."""
-    return bool(standing.open_tpgs()) or standing.mode is not Mode.FILE and any(
-        standing.holders.held(wwpn) is None for wwpn in standing.endpoints())
+    return bool(context.open_tpgs()) or context.mode is not Mode.FILE and any(
+        context.holders.held(wwpn) is None for wwpn in context.endpoints())
 
 
-def found(standing: Standing, compare: bool = False) -> List[Found]:
+def found(context: HandoverContext, compare: bool = False) -> List[Found]:
     """What somebody else has done to a handover that counts.  ``compare``: what is this host's to
     restore is read as a whole.  Raises OSError, HandoverError."""
-    journal, targets = standing.journal, standing.local_targets()
+    journal, targets = context.journal, context.local_targets()
     handover = journal.handover
     recover = f"lio-handover recover {journal.id}"
     if journal.broken is not None or must_stay_shut(handover):
-        return [Found(Kind.OPEN, targets, do=recover)] if unguarded(standing) else []
+        return [Found(Kind.OPEN, targets, do=recover)] if unguarded(context) else []
     if not kept(handover) or handover.busy:
         return []
     made = []
-    gone = identity.gone(standing)
+    gone = identity.gone(context)
     if gone:
         made.append(Found(Kind.GONE, tuple(gone), do=f"lio-handover restore {gone[0]}, or, if "
                           f"nobody shall serve it, lio-handover remove {gone[0]}"))
-    if surviving_registrations.looked_for(standing):
-        lacks = surviving_registrations.lacks(standing)
+    if surviving_registrations.looked_for(context):
+        lacks = surviving_registrations.lacks(context)
         if lacks:
-            others = identity.replaced(standing) or targets
+            others = identity.replaced(context) or targets
             return [*made, Found(Kind.REPLACED, tuple(others), lacks, recover)]
     if compare and not gone and handover.state == "confirmed":
         changed = [change for change in runtime_state.changes(
-            standing.durable().state, standing.here(False))]
+            context.durable().state, context.here(False))]
         if changed:
             more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
             made.append(Found(Kind.CHANGED, targets, describe(changed[0]) + more,
                               f"lio-handover adopt {' '.join(targets)}",
-                              not standing.whole()))
+                              not context.whole()))
     return made
 
 
-def notes(standing: Standing, superseded: Callable[[Handover], bool]) -> Tuple[str, ...]:
+def notes(context: HandoverContext, superseded: Callable[[Handover], bool]) -> Tuple[str, ...]:
     """For status: what was found by the service and still stands, else what is found now."""
-    told = [standing.journal.notes.meddled] if standing.journal.notes.meddled else []
+    told = [context.journal.facts.meddled] if context.journal.facts.meddled else []
     try:
-        if not told and standing.fs.exists("core") and not superseded(standing.handover):
-            told = [str(one) for one in found(standing)]
+        if not told and context.fs.exists("core") and not superseded(context.handover):
+            told = [str(one) for one in found(context)]
     except (OSError, errors.HandoverError) as error:
         told.append(str(getattr(error, "what", error)))
     return tuple(told)
 
 
-def save_files(standing: Standing) -> List[str]:
+def save_files(context: HandoverContext) -> List[str]:
     """The save files that hold what this host has given away.  Raises SavefileBroken."""
-    away = standing.journal.broken is not None or must_stay_shut(standing.handover)
-    return sorted({one.path for one in standing.saved()}) if away else []
+    away = context.journal.broken is not None or must_stay_shut(context.handover)
+    return sorted({one.path for one in context.saved()}) if away else []

@@ -55,7 +55,7 @@ def command(journal: Journal) -> str:
     if one.mode == Mode.FILE.value:
         return _by_file(one)
     verb = VERBS.get((one.role, one.state), "")
-    if verb == "export" and MessageType.DOCUMENT.name.lower() in journal.notes.said:
+    if verb == "export" and MessageType.DOCUMENT.name.lower() in journal.facts.said:
         verb = "release"
     takes = "" if one.mode == Mode.VHOST_INBAND.value else \
         TAKES.get((one.role, one.state), TAKES.get((one.role, verb), ""))
@@ -101,7 +101,7 @@ def removed(journal: Journal, owners: Owners) -> Tuple[str, ...]:
         known = owners.load() if journal.handover.over else {}
     except errors.JournalBroken:
         return ()  # which every verb that would act upon it says
-    names = journal.notes.local or journal.handover.targets
+    names = journal.facts.local or journal.handover.targets
     gone = [name for name in names if known.get(name, Owner()).handover == REMOVED]
     return (f"{', '.join(gone)}: removed from this host since, and not served: no boot brings it "
             "back",) if gone else ()

@@ -11,7 +11,7 @@ from ..records.journal import Handover
 
 
 @dataclass(frozen=True)
-class Answer:
+class Reply:
     """What a verb answers: the handover as it now is, the messages said (by status: those that
     still hold), what else there is to know, and the command to run next.  ``stays``: recover
     could not know how to go on, and changed no state; ``failed`` is the code of the error where
@@ -25,7 +25,7 @@ class Answer:
     failed: int = 0
 
 
-def answer_to_json(answer: Answer) -> bytes:
+def reply_to_json(answer: Reply) -> bytes:
     """The whole of an answer, for a peer: documents, and with them secrets, included."""
     import json
     from dataclasses import asdict
@@ -35,8 +35,8 @@ def answer_to_json(answer: Answer) -> bytes:
         indent=1, sort_keys=True).encode() + b"\n"
 
 
-def answer_from_json(data: bytes) -> Answer:
-    """What ``answer_to_json`` wrote.  Raises a DocumentError for any other bytes."""
+def reply_from_json(data: bytes) -> Reply:
+    """What ``reply_to_json`` wrote.  Raises a DocumentError for any other bytes."""
     import json
     from dataclasses import fields
     try:
@@ -46,8 +46,8 @@ def answer_from_json(data: bytes) -> Answer:
         made = Handover(**{**one, "targets": tuple(one["targets"])})
         if made.role not in STATES or made.state not in STATES[made.role]:
             raise ValueError(made.state)
-        return Answer(made, from_json(json.dumps(tree["messages"]).encode()),
-                      tuple(map(str, tree["notes"])), str(tree["next"]), bool(tree["stays"]))
+        return Reply(made, from_json(json.dumps(tree["messages"]).encode()),
+                     tuple(map(str, tree["notes"])), str(tree["next"]), bool(tree["stays"]))
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise errors.BadShape(f"the answer can't be read: {type(error).__name__}",
                               do="ask the other host with the same lio-handover") from None
@@ -55,4 +55,4 @@ def answer_from_json(data: bytes) -> Answer:
 
 #: (the handover, ``status`` or ``abort``) → what the other host answers to that verb now.
 #: Raises PeerUnreachable.
-Peer = Callable[[Handover, str], Answer]
+Peer = Callable[[Handover, str], Reply]

@@ -390,7 +390,7 @@ class Core(Host):
                 continue
             journal = Journal(self.settings.state_directory, one, partly=True)
             handover = journal.handover
-            mine = {*handover.targets, *journal.notes.local} & set(names)
+            mine = {*handover.targets, *journal.facts.local} & set(names)
             if journal.broken is not None and mine:
                 found.append(errors.Finding(
                     errors.InUse, min(mine), f"handover {one} of it may be under way: "

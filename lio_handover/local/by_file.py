@@ -12,14 +12,14 @@ from dataclasses import replace
 from typing import Callable, Iterable, List, Optional, Sequence, Set, Tuple
 
 from .. import errors
-from ..actions.actions import Deeds
+from ..actions.actions import ActionRunner
 from ..document import document as documents, runtime_state
 from ..document.document import Carried, Document
 from ..execute.executor import Outcome
 from ..execute.step_runner import Progress, never
-from ..handover.conditions import Evidence
+from ..handover.conditions import TransitionChooser
 from ..handover.engine import Handovers
-from ..handover.reply import Answer
+from ..handover.reply import Reply
 from ..host import in_use
 from ..host.looked_at import Ready
 from ..host.verbs import AWAY, Core
@@ -28,7 +28,7 @@ from ..model.fabrics import Gate
 from ..model.objects import State
 from ..plan.pr_order import reachable
 from ..protocol.messages import Message
-from ..protocol.table import DESTINATION, SOURCE, Do, Mode, MessageType, Step, rows_for
+from ..protocol.table import DESTINATION, SOURCE, Action, Mode, MessageType, Step, rows_for
 from ..records import removed
 from ..records.journal import DOCUMENT, Handover, Journal, ids
 from ..records.ownership import REMOVED, Owner, Owners
@@ -87,7 +87,7 @@ class ByFile(Core):
                     f"{', '.join(rest)}", do=f"lio-handover {verb} {' '.join(one.targets)}")
 
     def _do(self, verb: str, one: Handover, role: str = SOURCE, said: Sequence[str] = (),
-            allow: Sequence[str] = (), **more: object) -> Answer:
+            allow: Sequence[str] = (), **more: object) -> Reply:
         return self.handovers().do(verb, role, one.id, words=frozenset(said), by="--allow",
                                    allow=allow, **more)  # type: ignore[arg-type]
 
@@ -127,7 +127,7 @@ class ByFile(Core):
     def _back(self, new: str, error: BaseException) -> None:
         """A freeze that was not finished is taken back."""
         journal = Journal(self.settings.state_directory, new, partly=True)
-        one, step = journal.handover, journal.notes.step
+        one, step = journal.handover, journal.facts.step
         if not one.state:
             return journal.remove()
         try:
@@ -182,17 +182,18 @@ class ByFile(Core):
     def _can_export(self, one: Handover, allow: Sequence[str], probe: bool) -> None:
         """Raises what the export would, before it, or another of the same command, is recorded."""
         journal = Journal(self.settings.state_directory, one.id)
-        if probe and not journal.notes.probe:
+        if probe and not journal.facts.probe:
             journal.note("probe")
-        row = Evidence(self, None, journal, "export", one.epoch, (), frozenset(), False).row()
+        row = TransitionChooser(self, None, journal, "export", one.epoch, (), frozenset(),
+                                False).row()
         if row is not None and row.state == "frozen":
-            deeds = Deeds(self, journal, one.epoch, row, allow=allow)
-            deeds.do(Step(Do.GATE_CLOSE))
-            if journal.notes.probe:
-                deeds.seen = self.ask(deeds.names())
-            here = deeds.here()
-            deeds.unchanged(here)
-            deeds.may_export(here)
+            runner = ActionRunner(self, journal, one.epoch, row, allow=allow)
+            runner.do(Step(Action.GATE_CLOSE))
+            if journal.facts.probe:
+                runner.seen = self.ask(runner.names())
+            here = runner.here()
+            runner.unchanged(here)
+            runner.may_export(here)
 
     def _kept(self, one: Handover) -> Document:
         """The document of a frozen target, with the handover that it is of."""
@@ -397,7 +398,7 @@ def merged(made: Sequence[Document]) -> Document:
 def _before_gate(step: str) -> bool:
     """Whether a freeze that ended in this step had not come to the gates."""
     steps = list(map(str, rows_for(SOURCE, "idle", "freeze", Mode.FILE)[0].steps))
-    return step in steps[:steps.index(str(Step(Do.GATE_CLOSE)))]
+    return step in steps[:steps.index(str(Step(Action.GATE_CLOSE)))]
 
 
 def _closed(state: State) -> List[str]:

@@ -16,7 +16,7 @@ from typing import Callable, Dict, List, Optional, Set, Tuple
 
 from .. import errors
 from ..actions import aptpl_copies, identity, surviving_registrations
-from ..actions.context import Standing
+from ..actions.context import HandoverContext
 from ..handover import meddling
 from ..handover.engine import Handovers
 from ..handover.meddling import Found, Kind
@@ -55,7 +55,7 @@ class _Known:
     """A handover as it was when it was looked at last.  Times are those of time.monotonic."""
 
     stamp: Tuple[Optional[_Stamp], ...]
-    standing: Standing
+    context: HandoverContext
     superseded: bool
     touched: float = 0.0  # when something was last told of it
     compared: float = 0.0
@@ -68,12 +68,12 @@ class _Known:
 
     @property
     def names(self) -> str:
-        return ", ".join(self.standing.local_targets())
+        return ", ".join(self.context.local_targets())
 
     @property
     def watched(self) -> bool:
         """Whether anything that somebody does to it matters."""
-        journal = self.standing.journal
+        journal = self.context.journal
         return not self.superseded and (
             journal.broken is not None or meddling.must_stay_shut(journal.handover)
             or meddling.kept(journal.handover))
@@ -138,10 +138,10 @@ class Guard:
         wanted: Dict[str, List[str]] = {}
         for name, known in self._known.items():
             if known.watched:
-                standing = known.standing
+                context = known.context
                 try:
-                    wanted[name] = folders(standing) if standing.handover.state == "confirmed" \
-                        else [*gates(standing)]
+                    wanted[name] = folders(context) if context.handover.state == "confirmed" \
+                        else [*gates(context)]
                 except OSError:  # it goes while it is looked at
                     self._new = True
                     self._soon(SOON)
@@ -157,21 +157,21 @@ class Guard:
                  _stamp(os.path.join(directory, OWNERS)))
         known = self._known.get(name)
         if known is None or known.stamp != stamp:
-            standing = Standing(core, Journal(directory, name, partly=True))
+            context = HandoverContext(core, Journal(directory, name, partly=True))
             if self._owners is None:
                 self._owners = Owners(directory).load()
-            superseded = Handovers(core).superseded(standing.handover, self._owners)
+            superseded = Handovers(core).superseded(context.handover, self._owners)
             if known is None:
-                known = _Known(stamp, standing, superseded)
-            known.stamp, known.standing, known.superseded = stamp, standing, superseded
+                known = _Known(stamp, context, superseded)
+            known.stamp, known.context, known.superseded = stamp, context, superseded
             self._known[name], self._new = known, True
-        known.standing.core = core  # which lists the tree once for all of this look
+        known.context.core = core  # which lists the tree once for all of this look
         return known
 
     def _locked(self, core: Ours, known: _Known) -> List[str]:
-        journal = known.standing.journal
-        return [f"handover/{journal.id}", *journal.handover.targets, *journal.notes.local,
-                *journal.notes.stores]
+        journal = known.context.journal
+        return [f"handover/{journal.id}", *journal.handover.targets, *journal.facts.local,
+                *journal.facts.stores]
 
     # ---- one handover ---
     def _one(self, core: Ours, name: str, told: Set[str]) -> None:
@@ -180,12 +180,12 @@ class Guard:
             known.touched, known.changed = now, True
         if not known.watched or not core.fs.exists("core"):
             return
-        journal = known.standing.journal
+        journal = known.context.journal
         if journal.broken is not None or meddling.must_stay_shut(journal.handover):
             return self._shut(core, name, known)
         compare = known.changed and now - known.touched >= QUIET \
             or now - known.compared >= COMPARED
-        found = meddling.found(known.standing, compare)
+        found = meddling.found(known.context, compare)
         if compare:
             known.compared, known.changed = now, False
         elif known.changed and journal.handover.state == "confirmed":
@@ -203,13 +203,13 @@ class Guard:
 
     def _shut(self, core: Ours, name: str, known: _Known) -> None:
         """What this host may not serve, and what targetcli would open."""
-        standing = known.standing
+        context = known.context
         saved = tuple(_stamp(path) for path in _save_files(core))
         looked = known.saved == saved
-        if not meddling.found(standing) and (looked or not meddling.save_files(standing)):
+        if not meddling.found(context) and (looked or not meddling.save_files(context)):
             known.saved = saved
             return
-        if standing.journal.broken is not None:
+        if context.journal.broken is not None:
             try:
                 Handovers(core).recover(name)
             except errors.JournalBroken as error:
@@ -225,12 +225,12 @@ class Guard:
         self._soon(SOON)  # who opens it may have more to do
 
     def _rebuild(self, core: Ours, name: str, known: _Known, found: Found) -> None:
-        standing, now = known.standing, time.monotonic()
-        if not (standing.handover.state in SERVED or known.shut or meddling.unguarded(standing)):
+        context, now = known.context, time.monotonic()
+        if not (context.handover.state in SERVED or known.shut or meddling.unguarded(context)):
             return  # nobody is served: the verb that opens it puts it right
-        if standing.open_tpgs():
+        if context.open_tpgs():
             with core.alone(more=self._locked(core, known)):
-                for path in standing.open_tpgs():
+                for path in context.open_tpgs():
                     core.fs.write(f"{path}/enable", b"0\n")
             known.touched, known.shut = now, True
         wait = max(CALM - (now - known.touched), known.not_before - now)
@@ -262,26 +262,26 @@ class Guard:
                    f"{answer.handover.state}{told}", known.names, name)
 
     def _gone(self, core: Ours, name: str, known: _Known, found: Found) -> None:
-        if known.standing.journal.notes.meddled != str(found):
+        if known.context.journal.facts.meddled != str(found):
             self._note(core, known, str(found))
             self._once(name, str(found), known.names)
 
     def _adopt(self, core: Ours, name: str, known: _Known, found: Found) -> None:
-        standing = known.standing
+        context = known.context
         quiet = SHRUNK if found.shrunk else QUIET
         waited = time.monotonic() - known.touched
         if waited < PATIENCE and targetctl.at_work():
             quiet = waited + SOON
-        reader = standing.reader(False)
+        reader = context.reader(False)
         if waited < quiet:
             known.changed = True
             return self._soon(quiet - waited)
-        if not any(True for fabric, wwn in standing.names() for _ in reader.links(fabric, wwn)):
+        if not any(True for fabric, wwn in context.names() for _ in reader.links(fabric, wwn)):
             return self._once(name, f"{found}; its copy stays as it was, as no LUN is left of it",
                               known.names)
         try:
             core.adopt([(target.split("/", 1)[0], target.split("/", 1)[1])
-                        for target in standing.local_targets()])
+                        for target in context.local_targets()])
         except errors.StillRunning:
             known.changed = True
             raise
@@ -292,27 +292,27 @@ class Guard:
 
     def _well(self, core: Ours, name: str, known: _Known) -> None:
         """Note whose it is where that is not known yet, and that nothing is wrong any more."""
-        standing = known.standing
-        journal = standing.journal
-        others = surviving_registrations.looked_for(standing) and standing.whole()
-        unknown = not identity.known(standing) and aptpl_copies.wanted(journal, boot_id()) \
-            and bool(standing.names()) and standing.whole()
-        if not (others or unknown or journal.notes.meddled) or journal.handover.busy:
+        context = known.context
+        journal = context.journal
+        others = surviving_registrations.looked_for(context) and context.whole()
+        unknown = not identity.known(context) and aptpl_copies.wanted(journal, boot_id()) \
+            and bool(context.names()) and context.whole()
+        if not (others or unknown or journal.facts.meddled) or journal.handover.busy:
             return
         with core.alone(more=self._locked(core, known)):
-            fresh = Standing(core, Journal(core.settings.state_directory, name, partly=True))
+            fresh = HandoverContext(core, Journal(core.settings.state_directory, name, partly=True))
             if others:
                 surviving_registrations.lacking(fresh)
             elif unknown:
                 identity.note(fresh)
-            if fresh.journal.notes.meddled and not meddling.found(fresh):
+            if fresh.journal.facts.meddled and not meddling.found(fresh):
                 fresh.journal.note("meddled", said="")
                 self._tell(f"{known.names} is here again, as it was", known.names, name)
 
     def _note(self, core: Ours, known: _Known, said: str) -> None:
         """Where status and the bus find it."""
-        journal = known.standing.journal
-        if journal.notes.meddled == said:
+        journal = known.context.journal
+        if journal.facts.meddled == said:
             return
         with core.alone(more=self._locked(core, known)):
             Journal(core.settings.state_directory, journal.id, partly=True).note(

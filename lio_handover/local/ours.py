@@ -15,13 +15,13 @@ from functools import partial
 from typing import Callable, Dict, Iterable, List, Optional, Sequence, Set, Tuple
 
 from .. import errors
-from ..actions.context import Standing
+from ..actions.context import HandoverContext
 from ..document import runtime_state
 from ..execute.executor import Outcome
 from ..execute.step_runner import Progress, never
 from ..execute.verify import describe
 from ..handover import next_steps
-from ..handover.reply import Answer
+from ..handover.reply import Reply
 from ..host.looked_at import View
 from ..kernel import placement
 from ..model.objects import Key, State
@@ -61,7 +61,7 @@ def counting_in(directory: str, journals: Iterable[Journal]) -> Dict[str, Handov
     counting: Dict[str, Handover] = {}
     for journal in journals:
         handover = journal.handover
-        for here in journal.notes.local or handover.targets:
+        for here in journal.facts.local or handover.targets:
             if owners.get(here, Owner()).handover in ("", handover.id) and (
                     here not in counting or counting[here].since < handover.since):
                 counting[here] = handover
@@ -86,7 +86,7 @@ class Ours(ByFile):
         if not begun(folder, owner):
             return None
         journal = Journal(folder, owner, partly=True)
-        return journal.handover if name in (journal.notes.local or journal.handover.targets) \
+        return journal.handover if name in (journal.facts.local or journal.handover.targets) \
             else None
 
     def ours(self, names: Iterable[str]) -> List[Handover]:
@@ -124,7 +124,7 @@ class Ours(ByFile):
 
     def local_names(self, one: Handover) -> Tuple[str, ...]:
         journal = Journal(self.settings.state_directory, one.id, partly=True)
-        return journal.notes.local or one.targets
+        return journal.facts.local or one.targets
 
     def _handed_over(self, names: Iterable[str]) -> List[errors.Finding]:
         counting = self.counting()
@@ -232,7 +232,7 @@ class Ours(ByFile):
         """The same, and what of ours is not here."""
         view = super().view(targets)
         try:
-            notes = [f"{name}: {_not_here(Standing(self, journal), name)}"
+            notes = [f"{name}: {_not_here(HandoverContext(self, journal), name)}"
                      for name, one in sorted(self.counting().items())
                      if (one.role, one.state) == (DESTINATION, "confirmed")
                      and not self.fs.exists(name) and (not targets or name in targets)
@@ -273,7 +273,7 @@ class Ours(ByFile):
             return Restorer(name, NOBODY, one.id, (
                 f"this host is its {one.role}, {one.state}",))
         if one is not None and one.role == SOURCE and not saved and Journal(
-                self.settings.state_directory, one.id, partly=True).notes.unsaved:
+                self.settings.state_directory, one.id, partly=True).facts.unsaved:
             return Restorer(name, LIO_HANDOVER, one.id, ())
         if saved:
             return Restorer(name, TARGETCLI, ", ".join(saved))
@@ -284,24 +284,24 @@ class Ours(ByFile):
         if one.state != "confirmed":
             return ()
         journal = Journal(self.settings.state_directory, one.id, partly=True)
-        standing = Standing(self, journal)
+        context = HandoverContext(self, journal)
         if not here:
-            return (*journal.notes.differs, _not_here(standing, name))
+            return (*journal.facts.differs, _not_here(context, name))
         try:
-            changed = runtime_state.changes(standing.durable().state, standing.here(False))
+            changed = runtime_state.changes(context.durable().state, context.here(False))
         except (errors.HandoverError, OSError) as error:
             return (str(getattr(error, "what", error)),)
         mine = [change for change in changed if name in describe(change)] or changed
-        gates = _gates(standing, name)
+        gates = _gates(context, name)
         if gates:
-            return (*journal.notes.differs, *gates)
-        return (*journal.notes.differs, *(
+            return (*journal.facts.differs, *gates)
+        return (*journal.facts.differs, *(
             [f"changed since its copy was kept: {describe(mine[0])}"
              + (f" (and {len(mine) - 1} more)" if len(mine) > 1 else "")
              + f"; next: lio-handover adopt {name}"] if mine else ()))
 
 
-def patiently(work: Callable[[], Answer], stop: Callable[[], bool] = never) -> Answer:
+def patiently(work: Callable[[], Reply], stop: Callable[[], bool] = never) -> Reply:
     """The answer, once another lio-handover lets go of the target.  Raises StillRunning where it
     does not, or where it is told to stop."""
     until = time.monotonic() + PATIENCE
@@ -314,24 +314,24 @@ def patiently(work: Callable[[], Answer], stop: Callable[[], bool] = never) -> A
         time.sleep(OFTEN)
 
 
-def _gates(standing: Standing, name: str) -> Tuple[str, ...]:
+def _gates(context: HandoverContext, name: str) -> Tuple[str, ...]:
     """That somebody enabled or disabled a TPG since the copy was kept."""
-    wanted, now = set(standing.wanted_open()), set(standing.open_tpgs())
+    wanted, now = set(context.wanted_open()), set(context.open_tpgs())
     return tuple(
         f"{path} is {'enabled' if path in now else 'disabled'} now, and a boot would have it "
         f"{'disabled' if path in now else 'enabled'}; next: lio-handover adopt {name}"
         for path in sorted(wanted ^ now) if path.startswith(f"{name}/"))
 
 
-def _not_here(standing: Standing, name: str) -> str:
+def _not_here(context: HandoverContext, name: str) -> str:
     """Why a target of ours is not in the kernel, and what to do."""
     try:
         missing = [f"{finding.subject}: {finding.sentence}"
-                   for store in standing.durable().state.backstores
+                   for store in context.durable().state.backstores
                    for finding in storage.absent(store)]
     except errors.JournalBroken as error:
         return f"it is not here: {error.what}"
-    if standing.stopped():
+    if context.stopped():
         return ("it is not here, as it was stopped on purpose; next: "
                 f"{next_steps.restore([name])}")
     if missing:

@@ -11,11 +11,11 @@ from contextlib import ExitStack
 from typing import Callable, List, Optional, Sequence
 
 from .. import errors
-from ..actions.context import Standing
+from ..actions.context import HandoverContext
 from ..execute.step_runner import never
 from ..handover import next_steps
 from ..handover.engine import Handovers
-from ..handover.reply import Answer, Peer
+from ..handover.reply import Reply, Peer
 from ..kernel import placement
 from ..kernel.facts import boot_id
 from ..model import fabrics, plugins
@@ -86,7 +86,7 @@ def _restored(core: Ours, name: str, tell: Tell, peer: Optional[Peer], wait: boo
         return False
     said = ""
 
-    def attempt() -> Answer:
+    def attempt() -> Reply:
         with placement.once(core.fs):
             return _once(core, name, peer, stop)
 
@@ -117,20 +117,20 @@ def _restored(core: Ours, name: str, tell: Tell, peer: Optional[Peer], wait: boo
                 raise errors.Interrupted(f"{name}: interrupted while it waited: {said}")
 
 
-def _once(core: Ours, name: str, peer: Optional[Peer], stop: Callable[[], bool]) -> Answer:
+def _once(core: Ours, name: str, peer: Optional[Peer], stop: Callable[[], bool]) -> Reply:
     handover = core.restored_by(name)
     if handover is None:
         raise errors.WrongState(f"{name} is not lio-handover's to restore any more",
                                 do="lio-handover status")
-    standing = Standing(core, Journal(core.settings.state_directory, handover.id))
-    if handover.state != "confirmed" and handover.boot_id == boot_id() and standing.whole():
-        return Answer(handover)  # its verbs go on
-    _modules(standing)
+    context = HandoverContext(core, Journal(core.settings.state_directory, handover.id))
+    if handover.state != "confirmed" and handover.boot_id == boot_id() and context.whole():
+        return Reply(handover)  # its verbs go on
+    _modules(context)
     answer, = Handovers(core, peer).recover(handover.id, restart=True, stop=stop)
     if answer.stays:
         why = answer.notes[0] if answer.notes else "nobody knows whether this host may serve it"
         raise errors.Undecided(f"{name} stays shut: {why}", do=answer.next)
-    there = Standing(core, Journal(core.settings.state_directory, handover.id))
+    there = HandoverContext(core, Journal(core.settings.state_directory, handover.id))
     if name not in there.local_targets() or there.handover.state in ("opening", "serving",
                                                                      "confirmed", "forced") \
             and (not there.whole() or set(there.wanted_open()) - set(there.open_tpgs())):
@@ -139,9 +139,9 @@ def _once(core: Ours, name: str, peer: Optional[Peer], stop: Callable[[], bool])
     return answer
 
 
-def _modules(standing: Standing) -> None:
+def _modules(context: HandoverContext) -> None:
     """Raises ModuleMissing where this kernel has no module for a backstore or a fabric."""
-    state = standing.durable().state
+    state = context.durable().state
     wanted = {*(plugins.of(store.plugin).module for store in state.backstores),
               *(fabrics.of(target.fabric).module for target in state.targets)} - {""}
     missing = [module for module in sorted(wanted) if not device_limits.available(module)]
@@ -153,5 +153,5 @@ def _modules(standing: Standing) -> None:
 
 def _paths(core: Ours, handover: str) -> List[str]:
     """Where the storage of a handover's targets is."""
-    standing = Standing(core, Journal(core.settings.state_directory, handover))
-    return [store.path for store in standing.durable().state.backstores if store.path]
+    context = HandoverContext(core, Journal(core.settings.state_directory, handover))
+    return [store.path for store in context.durable().state.backstores if store.path]

@@ -46,7 +46,7 @@ def survey(core: Ours, had: bool = False) -> Dict[str, Any]:
                                              error=f"{type(error).__name__}: {error.what}")))
         if journal is not None:
             journals.append(journal)
-            handovers.append(_shown(journal.handover, journal.notes.meddled))
+            handovers.append(_shown(journal.handover, journal.facts.meddled))
     frozen = frozen_in(journals)
     counting = counting_in(core.settings.state_directory, journals) if journals and names else {}
     ours = {name for name, handover in counting.items()
@@ -59,7 +59,7 @@ def survey(core: Ours, had: bool = False) -> Dict[str, Any]:
 def _shown(handover: Handover, meddled: str = "") -> Dict[str, Any]:
     """A handover as its journal has it; what is wrong with it in ``error``."""
     state = STATES.get(handover.role, {}).get(handover.state)
-    return {**asdict(handover), "means": state.means if state else "",
+    return {**asdict(handover), "means": state.description if state else "",
             "error": handover.error or meddled}
 
 

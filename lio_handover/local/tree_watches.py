@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from typing import Dict, Iterator, List, Mapping, Sequence, Set
 
-from ..actions.context import Standing
+from ..actions.context import HandoverContext
 from ..model import directories
 from ..model.fabrics import FABRICS
 from ..system import inotify
@@ -67,28 +67,28 @@ def roots(root: str) -> List[str]:
     return [root, *(f"{root}/{fabric}" for fabric in FABRICS)]
 
 
-def gates(standing: Standing) -> Iterator[str]:
+def gates(context: HandoverContext) -> Iterator[str]:
     """Where the gates of a handover's targets are, and whatever may bring one."""
-    for name in standing.local_targets():
-        path = standing.fs.path(name)
+    for name in context.local_targets():
+        path = context.fs.path(name)
         yield path
         for tpg in _folders(path):
             if directories.is_tpg(tpg):
                 yield f"{path}/{tpg}"
 
 
-def folders(standing: Standing) -> List[str]:
+def folders(context: HandoverContext) -> List[str]:
     """Where a handover's targets are changed, what matters most first: not in a LUN (its ALUA state
     changes while it is served) nor in a mapped one."""
-    found = list(gates(standing))
+    found = list(gates(context))
     tpgs = [path for path in found if directories.is_tpg(os.path.basename(path))]
     found += [f"{tpg}/{name}" for tpg in tpgs for name in _PARTS]
     acls = [f"{tpg}/acls/{acl}" for tpg in tpgs for acl in _folders(f"{tpg}/acls")]
     found += acls
     found += [f"{acl}/{name}" for acl in acls for name in ("attrib", "auth", "param")]
-    placed = standing.reader(False).placed()
-    found += [standing.fs.path(f"core/{placed[key]}/{key[2]}/attrib")
-              for key in standing.stores() if key in placed]
+    placed = context.reader(False).placed()
+    found += [context.fs.path(f"core/{placed[key]}/{key[2]}/attrib")
+              for key in context.stores() if key in placed]
     return found[:MOST]
 
 

@@ -52,7 +52,7 @@ class Copy(str, Enum):
     OLDER = "the gate was open since"
 
 
-class Answer(str, Enum):
+class Survival(str, Enum):
     OPEN, STAY, ASK = "open", "stay", "ask"
 
 
@@ -67,12 +67,12 @@ class Takes(str, Enum):
 
 
 @dataclass(frozen=True)
-class Row:
+class Rule:
     kernel: FrozenSet[Kernel]
     keeps: FrozenSet[Keeps]
     file: FrozenSet[File]
     copy: FrozenSet[Copy]
-    answer: Answer
+    answer: Survival
     takes: Takes
     why: str
 
@@ -88,35 +88,35 @@ def _any(of: type[_One], *those: _One) -> FrozenSet[_One]:
     return frozenset(those or of)
 
 
-def _rows() -> Iterator[Row]:
-    def row(kernel: Kernel, answer: Answer, takes: Takes, why: str, *,
+def _rows() -> Iterator[Rule]:
+    def row(kernel: Kernel, answer: Survival, takes: Takes, why: str, *,
             keeps: Tuple[Keeps, ...] = (), file: Tuple[File, ...] = (),
-            copy: Tuple[Copy, ...] = ()) -> Row:
-        return Row(frozenset({kernel}), _any(Keeps, *keeps), _any(File, *file),
-                   _any(Copy, *copy), answer, takes, why)
+            copy: Tuple[Copy, ...] = ()) -> Rule:
+        return Rule(frozenset({kernel}), _any(Keeps, *keeps), _any(File, *file),
+                    _any(Copy, *copy), answer, takes, why)
 
     passed = (Copy.FOLLOWED, Copy.OLDER)
-    yield row(Kernel.HOLDS, Answer.OPEN, Takes.KERNEL, "nothing was lost")
-    yield row(Kernel.PARTS, Answer.STAY, Takes.UNKNOWN,
+    yield row(Kernel.HOLDS, Survival.OPEN, Takes.KERNEL, "nothing was lost")
+    yield row(Kernel.PARTS, Survival.STAY, Takes.UNKNOWN,
               "what is left of it may have registrations that nothing else has")
-    yield row(Kernel.REBOOTED, Answer.OPEN, Takes.COPY, "nobody could register since",
+    yield row(Kernel.REBOOTED, Survival.OPEN, Takes.COPY, "nobody could register since",
               copy=(Copy.CURRENT,))
-    yield row(Kernel.REBOOTED, Answer.OPEN, Takes.FILE,
+    yield row(Kernel.REBOOTED, Survival.OPEN, Takes.FILE,
               "the kernel wrote it, and it is synced before a copy follows it",
               file=(File.WHOLE,), copy=passed)
-    yield row(Kernel.REBOOTED, Answer.OPEN, Takes.NONE,
+    yield row(Kernel.REBOOTED, Survival.OPEN, Takes.NONE,
               "the kernel wrote it: none was left, or none was to outlive power",
               file=(File.PLACEHOLDER,), copy=passed)
-    yield row(Kernel.REBOOTED, Answer.OPEN, Takes.NONE,
+    yield row(Kernel.REBOOTED, Survival.OPEN, Takes.NONE,
               "the kernel never wrote one: none was to outlive power",
               keeps=(Keeps.OFF,), file=(File.NEVER,), copy=passed)
-    yield row(Kernel.REBOOTED, Answer.ASK, Takes.UNKNOWN,
+    yield row(Kernel.REBOOTED, Survival.ASK, Takes.UNKNOWN,
               "the last PERSISTENT RESERVE OUT is not known: in the copy somebody may be missing, "
               "or be who was preempted since", copy=passed)
 
 
 #: The first row that fits counts.
-TABLE: Tuple[Row, ...] = tuple(_rows())
+TABLE: Tuple[Rule, ...] = tuple(_rows())
 
 #: What --allow takes where it asks.
 KEPT_OVERRIDE, NONE_OVERRIDE = "kept-registrations", "no-registrations"
@@ -128,7 +128,7 @@ FOLLOWED: Mapping[str, Tuple[str, ...]] = {
 }
 
 
-def decide(kernel: Kernel, keeps: Keeps, file: File, copy: Copy) -> Row:
+def decide(kernel: Kernel, keeps: Keeps, file: File, copy: Copy) -> Rule:
     """The row that counts."""
     return next(row for row in TABLE if row.fits(kernel, keeps, file, copy))
 

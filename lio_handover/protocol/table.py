@@ -70,7 +70,7 @@ class MessageType(str, Enum):
     RETIRED = "the source has taken its target down for good"
 
 
-class Need(str, Enum):
+class Condition(str, Enum):
     """What must be seen before a row may run, other than messages."""
 
     SAME_BOOT = "this host has not been rebooted since the state was recorded (boot id)"
@@ -96,7 +96,7 @@ class Need(str, Enum):
     IMPORTED = "an operator says: another host serves it, or nobody shall"
 
 
-class Do(str, Enum):
+class Action(str, Enum):
     """What a row does. The value is the sentence for `status`, dry runs and docs."""
 
     CHECK = "preflight: refuse with reasons; above all a target that is not whole and ours"
@@ -135,16 +135,16 @@ class Do(str, Enum):
 
 @dataclass(frozen=True)
 class Step:
-    do: Do
+    action: Action
     state: str = ""  # of RECORD
     message: Optional[MessageType] = None  # of SAY
 
     def __str__(self) -> str:
-        if self.do is Do.RECORD:
+        if self.action is Action.RECORD:
             return f"record {self.state}"
         if self.message is not None:
             return f"say {self.message.name.lower()}"
-        return self.do.name.lower().replace("_", " ")
+        return self.action.name.lower().replace("_", " ")
 
     @property
     def slot(self) -> str:
@@ -156,7 +156,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Row:
+class Transition:
     role: str
     state: str
     verb: str
@@ -164,92 +164,109 @@ class Row:
     summary: str
     steps: Tuple[Step, ...]
     messages: FrozenSet[MessageType] = frozenset()
-    needs: FrozenSet[Need] = frozenset()
+    conditions: FrozenSet[Condition] = frozenset()
     modes: FrozenSet[Mode] = ALL
     deadline: float = 30.0  # seconds until it alarms; it never closes a gate that was open
     taken_back: str = ""  # the state where a step fails and has taken back all that was done
 
     @property
     def forced(self) -> bool:
-        return Need.PEER_IS_FENCED in self.needs
+        return Condition.PEER_IS_FENCED in self.conditions
 
     @property
     def after(self) -> Tuple[Step, ...]:
         """What is still to be done, not only said, once its last state is recorded."""
-        last = max((number for number, step in enumerate(self.steps) if step.do is Do.RECORD),
+        last = max((number for number, step in enumerate(self.steps)
+                    if step.action is Action.RECORD),
                    default=-1)
-        return tuple(step for step in self.steps[last + 1:] if step.do is not Do.SAY) \
+        return tuple(step for step in self.steps[last + 1:] if step.action is not Action.SAY) \
             if last >= 0 else ()
 
 
+class AfterReboot(str, Enum):
+    """Whether a host may open the gate after a reboot."""
+
+    OPEN, ASK_PEER, STAY_CLOSED = "alone", "asks", "never"
+
+
 @dataclass(frozen=True)
-class State:
-    means: str
-    opens: str  # ALONE, ASKS or NEVER: may this host open the gate after a reboot?
-    #: messages that its peer gets by asking now
-    gives: FrozenSet[MessageType] = field(default_factory=frozenset)
-
-
-ALONE, ASKS, NEVER = "alone", "asks", "never"
+class StateInfo:
+    description: str
+    after_reboot: AfterReboot
+    messages: FrozenSet[MessageType] = field(default_factory=frozenset)  # a peer gets by asking
 
 
 def _messages(words: str) -> FrozenSet[MessageType]:
     return frozenset(MessageType[word.upper()] for word in words.split())
 
 
-SOURCE_STATES: Mapping[str, State] = {
-    "idle": State("serves; no handover, or the last one is over", ALONE, _messages("kept")),
-    "prepared": State("serves; a destination may stage", ALONE, _messages("offer")),
-    "freezing": State("owns; on its way to be quiet", ALONE),
-    "frozen": State("owns; quiet and exported, may go back at any moment", ALONE,
-                    _messages("document")),
-    "released": State("does not serve; the destination decides", ASKS, _messages("released")),
-    "thawing": State("owns; on its way back to serve", ALONE),
-    "forced": State("serves because an operator said the destination is fenced", ASKS,
-                    _messages("kept")),
-    "retiring": State("never serves again; being taken down", NEVER),
-    "retired": State("gone from here", NEVER, _messages("retired")),
+SOURCE_STATES: Mapping[str, StateInfo] = {
+    "idle": StateInfo("serves; no handover, or the last one is over", AfterReboot.OPEN,
+                      _messages("kept")),
+    "prepared": StateInfo("serves; a destination may stage", AfterReboot.OPEN, _messages("offer")),
+    "freezing": StateInfo("owns; on its way to be quiet", AfterReboot.OPEN),
+    "frozen": StateInfo("owns; quiet and exported, may go back at any moment", AfterReboot.OPEN,
+                        _messages("document")),
+    "released": StateInfo("does not serve; the destination decides", AfterReboot.ASK_PEER,
+                          _messages("released")),
+    "thawing": StateInfo("owns; on its way back to serve", AfterReboot.OPEN),
+    "forced": StateInfo("serves because an operator said the destination is fenced",
+                        AfterReboot.ASK_PEER,
+                        _messages("kept")),
+    "retiring": StateInfo("never serves again; being taken down", AfterReboot.STAY_CLOSED),
+    "retired": StateInfo("gone from here", AfterReboot.STAY_CLOSED, _messages("retired")),
 }
-DESTINATION_STATES: Mapping[str, State] = {
-    "none": State("nothing here (epochs that were aborted are remembered)", NEVER,
-                  _messages("aborted")),
-    "staged": State("built as far as the kernel allows; no registrations", NEVER,
-                    _messages("aborted")),
-    "armed": State("holds the final document; complete but for the gate", NEVER,
-                   _messages("armed aborted")),
-    "opening": State("owns; the gate is opened or being opened, not yet seen to serve", ASKS,
-                     _messages("armed")),
-    "serving": State("owns and serves; the source still keeps everything", ASKS,
-                     _messages("serving")),
-    "confirmed": State("owns and serves; the source is gone", ALONE, _messages("serving")),
-    "given": State("targetcli restores it; the handover is over", ALONE, _messages("serving")),
-    "returned": State("owned, closed its gate, offers the target back", ASKS,
-                      _messages("returned")),
-    "aborting": State("being taken down; never serves under this epoch", NEVER),
-    "forced": State("serves because an operator said the source is fenced", ASKS,
-                    _messages("serving")),
+DESTINATION_STATES: Mapping[str, StateInfo] = {
+    "none": StateInfo("nothing here (epochs that were aborted are remembered)",
+                      AfterReboot.STAY_CLOSED,
+                      _messages("aborted")),
+    "staged": StateInfo("built as far as the kernel allows; no registrations",
+                        AfterReboot.STAY_CLOSED,
+                        _messages("aborted")),
+    "armed": StateInfo("holds the final document; complete but for the gate",
+                       AfterReboot.STAY_CLOSED,
+                       _messages("armed aborted")),
+    "opening": StateInfo("owns; the gate is opened or being opened, not yet seen to serve",
+                         AfterReboot.ASK_PEER,
+                         _messages("armed")),
+    "serving": StateInfo("owns and serves; the source still keeps everything", AfterReboot.ASK_PEER,
+                         _messages("serving")),
+    "confirmed": StateInfo("owns and serves; the source is gone", AfterReboot.OPEN,
+                           _messages("serving")),
+    "given": StateInfo("targetcli restores it; the handover is over", AfterReboot.OPEN,
+                       _messages("serving")),
+    "returned": StateInfo("owned, closed its gate, offers the target back", AfterReboot.ASK_PEER,
+                          _messages("returned")),
+    "aborting": StateInfo("being taken down; never serves under this epoch",
+                          AfterReboot.STAY_CLOSED),
+    "forced": StateInfo("serves because an operator said the source is fenced",
+                        AfterReboot.ASK_PEER,
+                        _messages("serving")),
 }
 # In-band, the nexus must be up before `released`: whether an armed side ran is QEMU's knowledge.
-INBAND_STATES: Mapping[Tuple[str, str], State] = {
-    (SOURCE, "frozen"): State("the guest is stopped for migration; QEMU decides", ASKS,
-                              _messages("document")),
-    (DESTINATION, "armed"): State("holds the final document, gate open; QEMU decides", ASKS,
-                                  _messages("armed aborted")),
+INBAND_STATES: Mapping[Tuple[str, str], StateInfo] = {
+    (SOURCE, "frozen"): StateInfo("the guest is stopped for migration; QEMU decides",
+                                  AfterReboot.ASK_PEER,
+                                  _messages("document")),
+    (DESTINATION, "armed"): StateInfo("holds the final document, gate open; QEMU decides",
+                                      AfterReboot.ASK_PEER,
+                                      _messages("armed aborted")),
 }
 # By file, nobody asks, so nothing is given by asking.
-FILE_STATES: Mapping[Tuple[str, str], State] = {
-    (SOURCE, "frozen"): State("owns; quiet, nothing of it was given away", ALONE),
-    (SOURCE, "released"): State("exported: another host may serve it", NEVER,
-                                _messages("document")),
-    (DESTINATION, "armed"): State("being imported; complete but for the gate", NEVER),
-    (DESTINATION, "confirmed"): State("imported or adopted: owns and serves", ALONE),
-    (DESTINATION, "given"): State("targetcli restores it", ALONE),
+FILE_STATES: Mapping[Tuple[str, str], StateInfo] = {
+    (SOURCE, "frozen"): StateInfo("owns; quiet, nothing of it was given away", AfterReboot.OPEN),
+    (SOURCE, "released"): StateInfo("exported: another host may serve it", AfterReboot.STAY_CLOSED,
+                                    _messages("document")),
+    (DESTINATION, "armed"): StateInfo("being imported; complete but for the gate",
+                                      AfterReboot.STAY_CLOSED),
+    (DESTINATION, "confirmed"): StateInfo("imported or adopted: owns and serves", AfterReboot.OPEN),
+    (DESTINATION, "given"): StateInfo("targetcli restores it", AfterReboot.OPEN),
 }
-STATES: Mapping[str, Mapping[str, State]] = {
+STATES: Mapping[str, Mapping[str, StateInfo]] = {
     SOURCE: SOURCE_STATES, DESTINATION: DESTINATION_STATES}
 
 
-def state_of(role: str, name: str, mode: Mode) -> State:
+def state_of(role: str, name: str, mode: Mode) -> StateInfo:
     for modes, states in ((INBAND, INBAND_STATES), (FILE, FILE_STATES)):
         if mode in modes and (role, name) in states:
             return states[role, name]
@@ -258,28 +275,29 @@ def state_of(role: str, name: str, mode: Mode) -> State:
 
 # ---- the table ---------------------------------------------------------------------------------
 
-_Item = Union[Do, str, MessageType]
+_Item = Union[Action, str, MessageType]
 
 
 def _steps(items: Iterable[_Item]) -> Iterator[Step]:
     for item in items:
-        if isinstance(item, Do):
+        if isinstance(item, Action):
             yield Step(item)
         elif isinstance(item, MessageType):
-            yield Step(Do.SAY, message=item)
+            yield Step(Action.SAY, message=item)
         else:
-            yield Step(Do.RECORD, state=item)
+            yield Step(Action.RECORD, state=item)
 
 
 def _rows(role: str, states: str, verb: str, to: str, summary: str, *items: _Item,
-          messages: str = "", needs: Tuple[Need, ...] = (), modes: FrozenSet[Mode] = PEERS,
-          deadline: float = 30.0, taken_back: str = "") -> List[Row]:
+          messages: str = "", conditions: Tuple[Condition, ...] = (),
+          modes: FrozenSet[Mode] = PEERS,
+          deadline: float = 30.0, taken_back: str = "") -> List[Transition]:
     """One row for each of `states`. A plain string among `items` is a RECORD of that state.
 
     Rows that touch storage are split: a late mode opens and closes it at the places named here, and
     so does a handover by file, whose storage may be late, too."""
     rows = []
-    late = (Do.STORAGE_ACQUIRE, Do.STORAGE_RELEASE)
+    late = (Action.STORAGE_ACQUIRE, Action.STORAGE_RELEASE)
     opening = modes & (LATE | FILE)
     variants = [(modes - opening, [item for item in items if item not in late]), (opening, items)]
     if not any(item in late for item in items):
@@ -287,86 +305,106 @@ def _rows(role: str, states: str, verb: str, to: str, summary: str, *items: _Ite
     for state in states.split():
         for variant_modes, variant in variants:
             if variant_modes:
-                rows.append(Row(role, state, verb, to or state, summary, tuple(_steps(variant)),
-                                _messages(messages), frozenset(needs), variant_modes, deadline,
-                                taken_back))
+                rows.append(Transition(role, state, verb, to
+                                       or state, summary, tuple(_steps(variant)),
+                                       _messages(messages), frozenset(conditions), variant_modes,
+                                       deadline,
+                                       taken_back))
     return rows
 
 
-_BACK = (Do.STORAGE_ACQUIRE, Do.LOAD, Do.GATE_OPEN, Do.SAVEFILE_PUT, MessageType.KEPT, "idle")
-_GONE = (Do.TEARDOWN, Do.SAVEFILE_DROP, Do.APTPL_DROP, "retired", MessageType.RETIRED)
+_BACK = (Action.STORAGE_ACQUIRE, Action.LOAD, Action.GATE_OPEN, Action.SAVEFILE_PUT,
+         MessageType.KEPT, "idle")
+_GONE = (Action.TEARDOWN, Action.SAVEFILE_DROP, Action.APTPL_DROP, "retired", MessageType.RETIRED)
 # By file: the same, with nobody to tell.
-_QUIET = ("freezing", Do.SAVEFILE_DROP, Do.GATE_CLOSE, Do.DRAIN, Do.FLUSH, Do.KEEP_COPY, "frozen")
-_RESUMED = (Do.STORAGE_ACQUIRE, Do.LOAD, Do.GATE_OPEN, Do.SAVEFILE_PUT, "idle")
-_REMOVED = (Do.TEARDOWN, Do.SAVEFILE_DROP, Do.STORAGE_RELEASE, Do.APTPL_DROP, "retired")
-_WHOLE = (Do.STORAGE_ACQUIRE, Do.LOAD, Do.VERIFY)  # before the record: it may be relied on after it
-_UNBUILT = (Do.TEARDOWN, Do.SAVEFILE_DROP, Do.STORAGE_RELEASE, "none")
-_DROP = (Do.TEARDOWN, Do.SAVEFILE_DROP, Do.STORAGE_RELEASE, "none", MessageType.ABORTED)
+_QUIET = ("freezing", Action.SAVEFILE_DROP, Action.GATE_CLOSE, Action.DRAIN, Action.FLUSH,
+          Action.KEEP_COPY, "frozen")
+_RESUMED = (Action.STORAGE_ACQUIRE, Action.LOAD, Action.GATE_OPEN, Action.SAVEFILE_PUT, "idle")
+_REMOVED = (Action.TEARDOWN, Action.SAVEFILE_DROP, Action.STORAGE_RELEASE, Action.APTPL_DROP,
+            "retired")
+_WHOLE = (Action.STORAGE_ACQUIRE, Action.LOAD,
+          Action.VERIFY)  # before the record: it may be relied on after it
+_UNBUILT = (Action.TEARDOWN, Action.SAVEFILE_DROP, Action.STORAGE_RELEASE, "none")
+_DROP = (Action.TEARDOWN, Action.SAVEFILE_DROP, Action.STORAGE_RELEASE, "none", MessageType.ABORTED)
 
 
-def _source() -> Iterator[List[Row]]:
+def _source() -> Iterator[List[Transition]]:
     def row(states: str, verb: str, to: str, summary: str, *items: _Item, messages: str = "",
-            needs: Tuple[Need, ...] = (), modes: FrozenSet[Mode] = PEERS,
-            deadline: float = 30.0) -> List[Row]:
-        return _rows(SOURCE, states, verb, to, summary, *items, messages=messages, needs=needs,
+            conditions: Tuple[Condition, ...] = (), modes: FrozenSet[Mode] = PEERS,
+            deadline: float = 30.0) -> List[Transition]:
+        return _rows(SOURCE, states, verb, to, summary, *items, messages=messages,
+                     conditions=conditions,
                      modes=modes, deadline=deadline)
 
     # forwards
     yield row("idle", "prepare", "prepared", "check, and offer under the next epoch",
-              Do.CHECK, "prepared", MessageType.OFFER, deadline=120)
+              Action.CHECK, "prepared", MessageType.OFFER, deadline=120)
     yield row("prepared", "prepare", "prepared", "check again; the same epoch",
-              Do.CHECK, MessageType.OFFER, deadline=120)
+              Action.CHECK, MessageType.OFFER, deadline=120)
     yield row("prepared freezing", "freeze", "frozen",
               "leave the save file, close the gate, drain, flush, keep a copy",
-              "freezing", Do.SAVEFILE_DROP, Do.GATE_CLOSE, Do.DRAIN, Do.FLUSH, Do.KEEP_COPY,
-              "frozen", needs=(Need.SAME_BOOT,), modes=ISCSI, deadline=10)
+              "freezing", Action.SAVEFILE_DROP, Action.GATE_CLOSE, Action.DRAIN, Action.FLUSH,
+              Action.KEEP_COPY,
+              "frozen", conditions=(Condition.SAME_BOOT,), modes=ISCSI, deadline=10)
     yield row("idle", "freeze", "frozen", "check, then make it quiet, keeping all of it",
-              Do.CHECK, *_QUIET, modes=FILE, deadline=30)
+              Action.CHECK, *_QUIET, modes=FILE, deadline=30)
     yield row("freezing frozen", "freeze", "frozen", "make it quiet, whoever opened it since",
-              *_QUIET, needs=(Need.SAME_BOOT,), modes=FILE, deadline=30)
+              *_QUIET, conditions=(Condition.SAME_BOOT,), modes=FILE, deadline=30)
     yield row("released", "freeze", "released", "shut it, whoever opened it since",
-              Do.GATE_CLOSE, Do.SAVEFILE_DROP, Do.PROVE_SHUT, modes=FILE, deadline=30)
+              Action.GATE_CLOSE, Action.SAVEFILE_DROP, Action.PROVE_SHUT, modes=FILE, deadline=30)
     yield row("prepared freezing", "freeze", "frozen",
               "leave the save file, drain, flush, keep a copy; the endpoint stays free for QEMU",
-              "freezing", Do.SAVEFILE_DROP, Do.DRAIN, Do.FLUSH, Do.KEEP_COPY, "frozen",
-              needs=(Need.SAME_BOOT, Need.GUEST_STOPPED), modes=VHOST,
+              "freezing", Action.SAVEFILE_DROP, Action.DRAIN, Action.FLUSH, Action.KEEP_COPY,
+              "frozen",
+              conditions=(Condition.SAME_BOOT, Condition.GUEST_STOPPED), modes=VHOST,
               deadline=3)
     yield row("frozen", "export", "frozen", "the final document",
-              Do.KEEP_COPY, MessageType.DOCUMENT, needs=(Need.SAME_BOOT,), modes=ISCSI, deadline=10)
+              Action.KEEP_COPY, MessageType.DOCUMENT, conditions=(Condition.SAME_BOOT,),
+              modes=ISCSI, deadline=10)
     yield row("frozen", "export", "frozen", "the final document, read while the guest is stopped",
-              Do.KEEP_COPY, MessageType.DOCUMENT, needs=(Need.SAME_BOOT, Need.GUEST_STOPPED),
+              Action.KEEP_COPY, MessageType.DOCUMENT,
+              conditions=(Condition.SAME_BOOT, Condition.GUEST_STOPPED),
               modes=VHOST, deadline=3)
     yield row("frozen", "export", "released",
               "commit: another host may serve it from here on; recorded before the file is there",
-              Do.GATE_CLOSE, Do.SAVEFILE_DROP, Do.PROVE_SHUT, Do.KEEP_COPY, "released",
-              MessageType.DOCUMENT, needs=(Need.SAME_BOOT,), modes=FILE, deadline=30)
+              Action.GATE_CLOSE, Action.SAVEFILE_DROP, Action.PROVE_SHUT, Action.KEEP_COPY,
+              "released",
+              MessageType.DOCUMENT, conditions=(Condition.SAME_BOOT,), modes=FILE, deadline=30)
     yield row("released", "export", "released", "the same document again, and shut it once more",
-              Do.GATE_CLOSE, Do.SAVEFILE_DROP, Do.PROVE_SHUT, MessageType.DOCUMENT, modes=FILE,
+              Action.GATE_CLOSE, Action.SAVEFILE_DROP, Action.PROVE_SHUT, MessageType.DOCUMENT,
+              modes=FILE,
               deadline=30)
     yield row("frozen", "release", "released", "commit; gate and save file are looked at once more",
-              Do.GATE_CLOSE, Do.SAVEFILE_DROP, Do.PROVE_SHUT, Do.COMPARE, "released",
+              Action.GATE_CLOSE, Action.SAVEFILE_DROP, Action.PROVE_SHUT, Action.COMPARE,
+              "released",
               MessageType.RELEASED,
-              messages="armed", needs=(Need.SAME_BOOT, Need.DOCUMENT_CURRENT), modes=ISCSI - LATE,
+              messages="armed", conditions=(Condition.SAME_BOOT, Condition.DOCUMENT_CURRENT),
+              modes=ISCSI - LATE,
               deadline=3)
     yield row("frozen", "release", "released", "commit, and close the storage before saying so",
-              Do.GATE_CLOSE, Do.SAVEFILE_DROP, Do.PROVE_SHUT, Do.COMPARE, "released",
-              Do.TEARDOWN, Do.SAVEFILE_DROP, Do.STORAGE_RELEASE, MessageType.RELEASED,
-              messages="armed", needs=(Need.SAME_BOOT, Need.DOCUMENT_CURRENT), modes=LATE,
+              Action.GATE_CLOSE, Action.SAVEFILE_DROP, Action.PROVE_SHUT, Action.COMPARE,
+              "released",
+              Action.TEARDOWN, Action.SAVEFILE_DROP, Action.STORAGE_RELEASE, MessageType.RELEASED,
+              messages="armed", conditions=(Condition.SAME_BOOT, Condition.DOCUMENT_CURRENT),
+              modes=LATE,
               deadline=10)
     yield row("released", "release", "released", "say it again, the storage closed",
-              Do.TEARDOWN, Do.SAVEFILE_DROP, Do.STORAGE_RELEASE, MessageType.RELEASED, modes=LATE,
+              Action.TEARDOWN, Action.SAVEFILE_DROP, Action.STORAGE_RELEASE, MessageType.RELEASED,
+              modes=LATE,
               deadline=10)
     yield row("frozen", "release", "released",
               "commit: first occupy the endpoint, so that no resume of the source can succeed",
-              Do.GATE_CLOSE, Do.COMPARE, Do.SAVEFILE_DROP, "released", MessageType.RELEASED,
-              messages="armed", needs=(Need.SAME_BOOT, Need.DOCUMENT_CURRENT, Need.GUEST_LEFT),
+              Action.GATE_CLOSE, Action.COMPARE, Action.SAVEFILE_DROP, "released",
+              MessageType.RELEASED,
+              messages="armed",
+              conditions=(Condition.SAME_BOOT, Condition.DOCUMENT_CURRENT, Condition.GUEST_LEFT),
               modes=HELD, deadline=3)
     yield row("frozen", "release", "released",
               "QEMU has committed: occupy the endpoint and note it",
-              Do.GATE_CLOSE, Do.SAVEFILE_DROP, "released", MessageType.RELEASED,
+              Action.GATE_CLOSE, Action.SAVEFILE_DROP, "released", MessageType.RELEASED,
               messages="serving", modes=INBAND)
     yield row("released", "release", "released", "say it again, the endpoint still occupied",
-              Do.GATE_CLOSE, MessageType.RELEASED, modes=VHOST, deadline=3)
+              Action.GATE_CLOSE, MessageType.RELEASED, modes=VHOST, deadline=3)
     yield row("released", "release", "released", "say it again", MessageType.RELEASED,
               modes=ISCSI - LATE)
     yield row("released", "retire", "retired", "take it down: the destination serves",
@@ -374,7 +412,7 @@ def _source() -> Iterator[List[Row]]:
     yield row("retiring", "retire", "retired", "go on taking it down", *_GONE, deadline=300)
     yield row("retired", "retire", "retired", "say it again", MessageType.RETIRED)
     yield row("frozen released", "retire", "retired", "remove: another host serves it",
-              "retiring", *_REMOVED, needs=(Need.IMPORTED,), modes=FILE, deadline=300)
+              "retiring", *_REMOVED, conditions=(Condition.IMPORTED,), modes=FILE, deadline=300)
     yield row("retiring", "retire", "retired", "go on taking it down", *_REMOVED, modes=FILE,
               deadline=300)
 
@@ -384,25 +422,25 @@ def _source() -> Iterator[List[Row]]:
     yield row("prepared freezing", "thaw", "idle", "the guest never left",
               "thawing", *_BACK, modes=INBAND)
     yield row("frozen", "thaw", "idle", "QEMU resumed the guest here: migration failed",
-              "thawing", *_BACK, needs=(Need.GUEST_HERE,), modes=INBAND)
+              "thawing", *_BACK, conditions=(Condition.GUEST_HERE,), modes=INBAND)
     # backwards, on the destination's word
     yield row("frozen", "thaw", "idle", "the destination never ran and never will",
               "thawing", *_BACK, messages="aborted", modes=INBAND)
     yield row("released", "thaw", "idle", "the destination never served and never will",
               "thawing", *_BACK, messages="aborted")
     yield row("frozen", "thaw", "idle", "the guest ran there and is given back: first keep that",
-              Do.KEEP_MESSAGE, "thawing", *_BACK, messages="returned", modes=INBAND)
+              Action.KEEP_MESSAGE, "thawing", *_BACK, messages="returned", modes=INBAND)
     yield row("released", "thaw", "idle", "the destination gives it back: first keep what it says",
-              Do.KEEP_MESSAGE, "thawing", *_BACK, messages="returned")
+              Action.KEEP_MESSAGE, "thawing", *_BACK, messages="returned")
     yield row("thawing", "thaw", "idle", "go on going back", *_BACK)
     yield row("freezing frozen thawing", "thaw", "idle", "nothing was given away",
               "thawing", *_RESUMED, modes=FILE)
     yield row("released", "thaw", "idle", "no host has the document, by a human's word",
-              "thawing", *_RESUMED, needs=(Need.NOT_IMPORTED,), modes=FILE)
+              "thawing", *_RESUMED, conditions=(Condition.NOT_IMPORTED,), modes=FILE)
 
     # recover: the same steps, found from kernel, journal and peer
     yield row("idle", "recover", "idle", "serve again after a reboot",
-              Do.STORAGE_ACQUIRE, Do.LOAD, Do.GATE_OPEN, Do.SAVEFILE_PUT, modes=ALL)
+              Action.STORAGE_ACQUIRE, Action.LOAD, Action.GATE_OPEN, Action.SAVEFILE_PUT, modes=ALL)
     yield row("freezing frozen thawing", "recover", "idle", "nothing was given away: go back",
               "thawing", *_RESUMED, modes=FILE)
     yield row("retiring", "recover", "retired", "go on taking it down", *_REMOVED, modes=FILE,
@@ -412,31 +450,33 @@ def _source() -> Iterator[List[Row]]:
     yield row("prepared freezing", "recover", "idle", "nothing was given away: go back",
               "thawing", *_BACK, modes=INBAND)
     yield row("frozen", "recover", "idle", "QEMU resumed the guest here: go back",
-              "thawing", *_BACK, needs=(Need.GUEST_HERE,), modes=INBAND)
+              "thawing", *_BACK, conditions=(Condition.GUEST_HERE,), modes=INBAND)
     yield row("frozen", "recover", "idle",
               "QEMU resumed the guest here, before this host went down",
-              "thawing", *_BACK, needs=(Need.RAN_SINCE_EXPORT,), modes=INBAND)
+              "thawing", *_BACK, conditions=(Condition.RAN_SINCE_EXPORT,), modes=INBAND)
     yield row("frozen", "recover", "idle",
               "that document is older: the guest ran here after it, so not there",
-              "thawing", *_BACK, needs=(Need.PEER_ARMED_WITH_OTHER,), modes=INBAND)
+              "thawing", *_BACK, conditions=(Condition.PEER_ARMED_WITH_OTHER,), modes=INBAND)
     yield row("frozen", "recover", "idle", "the destination never ran: go back",
               "thawing", *_BACK, messages="aborted", modes=INBAND)
     yield row("frozen", "recover", "released",
               "QEMU cannot resume here and the destination is armed: on",
-              Do.GATE_CLOSE, Do.COMPARE, Do.SAVEFILE_DROP, "released", MessageType.RELEASED,
-              messages="armed", needs=(Need.DOCUMENT_CURRENT, Need.GUEST_LEFT), modes=INBAND)
+              Action.GATE_CLOSE, Action.COMPARE, Action.SAVEFILE_DROP, "released",
+              MessageType.RELEASED,
+              messages="armed", conditions=(Condition.DOCUMENT_CURRENT, Condition.GUEST_LEFT),
+              modes=INBAND)
     yield row("frozen", "recover", "released",
               "the guest was seen to run there: QEMU has committed",
-              Do.GATE_CLOSE, Do.SAVEFILE_DROP, "released", MessageType.RELEASED,
+              Action.GATE_CLOSE, Action.SAVEFILE_DROP, "released", MessageType.RELEASED,
               messages="serving", modes=INBAND)
     yield row("released", "recover", "retired", "the destination serves: go on",
               "retiring", *_GONE, messages="serving", deadline=300)
     yield row("released", "recover", "idle", "the destination never served: go back",
               "thawing", *_BACK, messages="aborted")
     yield row("frozen", "recover", "idle", "the guest ran there and is given back: first keep that",
-              Do.KEEP_MESSAGE, "thawing", *_BACK, messages="returned", modes=INBAND)
+              Action.KEEP_MESSAGE, "thawing", *_BACK, messages="returned", modes=INBAND)
     yield row("released", "recover", "idle", "the destination gives it back: go back",
-              Do.KEEP_MESSAGE, "thawing", *_BACK, messages="returned")
+              Action.KEEP_MESSAGE, "thawing", *_BACK, messages="returned")
     yield row("thawing", "recover", "idle", "go on going back", *_BACK)
     yield row("retiring", "recover", "retired", "go on taking it down", *_GONE, deadline=300)
     yield row("forced", "recover", "idle", "the destination knows now: settled",
@@ -444,84 +484,95 @@ def _source() -> Iterator[List[Row]]:
     yield row("forced", "recover", "idle", "the destination knows now: settled",
               "thawing", *_BACK, messages="returned")
     yield row("forced", "recover", "forced", "the same boot: go on serving",
-              Do.STORAGE_ACQUIRE, Do.LOAD, Do.GATE_OPEN, MessageType.KEPT, needs=(Need.SAME_BOOT,))
+              Action.STORAGE_ACQUIRE, Action.LOAD, Action.GATE_OPEN, MessageType.KEPT,
+              conditions=(Condition.SAME_BOOT,))
     yield row("forced", "status", "forced",
               "tell the destination, however late it asks", MessageType.KEPT)
     yield row("forced", "recover", "retired", "the destination was forced later: step down",
-              Do.GATE_CLOSE, "retiring", *_GONE,
-              needs=(Need.NEW_BOOT, Need.PEER_SERVES_BY_FORCE))
+              Action.GATE_CLOSE, "retiring", *_GONE,
+              conditions=(Condition.NEW_BOOT, Condition.PEER_SERVES_BY_FORCE))
 
     # on an operator's word
-    force = ("forced", Do.STORAGE_ACQUIRE, Do.LOAD, Do.GATE_OPEN, MessageType.KEPT)
+    force = ("forced", Action.STORAGE_ACQUIRE, Action.LOAD, Action.GATE_OPEN, MessageType.KEPT)
     yield row("released", "recover", "forced",
               "serve from our own copy; ask before serving at a boot",
-              *force, needs=(Need.PEER_IS_FENCED,))
+              *force, conditions=(Condition.PEER_IS_FENCED,))
     yield row("forced", "recover", "forced", "serve again, on the word given again",
-              *force, needs=(Need.PEER_IS_FENCED, Need.NEW_BOOT))
+              *force, conditions=(Condition.PEER_IS_FENCED, Condition.NEW_BOOT))
     yield row("frozen", "recover", "forced", "whether the guest ran there is lost with that host",
-              *force, needs=(Need.PEER_IS_FENCED, Need.GUEST_STOPPED), modes=INBAND)
+              *force, conditions=(Condition.PEER_IS_FENCED, Condition.GUEST_STOPPED), modes=INBAND)
 
 
-def _destination() -> Iterator[List[Row]]:
+def _destination() -> Iterator[List[Transition]]:
     def row(states: str, verb: str, to: str, summary: str, *items: _Item, messages: str = "",
-            needs: Tuple[Need, ...] = (), modes: FrozenSet[Mode] = PEERS,
-            deadline: float = 30.0, taken_back: str = "") -> List[Row]:
-        return _rows(DESTINATION, states, verb, to, summary, *items, messages=messages, needs=needs,
+            conditions: Tuple[Condition, ...] = (), modes: FrozenSet[Mode] = PEERS,
+            deadline: float = 30.0, taken_back: str = "") -> List[Transition]:
+        return _rows(DESTINATION, states, verb, to, summary, *items, messages=messages,
+                     conditions=conditions,
                      modes=modes, deadline=deadline, taken_back=taken_back)
 
     # forwards
     yield row("none", "stage", "staged", "build; an epoch that was aborted here is refused",
-              "staged", Do.BUILD, messages="offer", modes=PEERS - LATE, deadline=300)
+              "staged", Action.BUILD, messages="offer", modes=PEERS - LATE, deadline=300)
     yield row("none", "stage", "staged", "check what can be checked with the storage closed",
               "staged", messages="offer", modes=LATE, deadline=300)
     yield row("staged", "stage", "staged", "build what is missing",
-              "staged", Do.BUILD, modes=PEERS - LATE, deadline=300)
+              "staged", Action.BUILD, modes=PEERS - LATE, deadline=300)
     yield row("staged", "stage", "staged", "check again", "staged", modes=LATE, deadline=300)
     yield row("staged armed", "activate", "armed", "keep the document, load it, gate shut",
-              Do.KEEP_MESSAGE, "armed", Do.LOAD, Do.VERIFY, MessageType.ARMED,
-              messages="document", needs=(Need.SAME_BOOT,), modes=(ISCSI - LATE) | HELD, deadline=3)
+              Action.KEEP_MESSAGE, "armed", Action.LOAD, Action.VERIFY, MessageType.ARMED,
+              messages="document", conditions=(Condition.SAME_BOOT,), modes=(ISCSI - LATE) | HELD,
+              deadline=3)
     yield row("staged armed", "activate", "armed", "keep the document; the storage is not ours yet",
-              Do.KEEP_MESSAGE, "armed", MessageType.ARMED,
-              messages="document", needs=(Need.SAME_BOOT,), modes=LATE, deadline=3)
+              Action.KEEP_MESSAGE, "armed", MessageType.ARMED,
+              messages="document", conditions=(Condition.SAME_BOOT,), modes=LATE, deadline=3)
     yield row("staged armed", "activate", "armed", "Load(): keep the document, load it, gate open",
-              Do.GATE_CLOSE, Do.PROVE_NEVER_RAN, Do.KEEP_MESSAGE, "armed", Do.LOAD, Do.VERIFY,
-              Do.GATE_OPEN, MessageType.ARMED,
-              messages="document", needs=(Need.SAME_BOOT,), modes=INBAND, deadline=3)
+              Action.GATE_CLOSE, Action.PROVE_NEVER_RAN, Action.KEEP_MESSAGE, "armed", Action.LOAD,
+              Action.VERIFY,
+              Action.GATE_OPEN, MessageType.ARMED,
+              messages="document", conditions=(Condition.SAME_BOOT,), modes=INBAND, deadline=3)
     yield row("armed", "activate", "opening", "own it, then open the gate",
-              *_WHOLE, "opening", Do.GATE_OPEN, messages="released",
-              needs=(Need.SAME_BOOT, Need.RELEASE_MATCHES), modes=PEERS - INBAND, deadline=3)
+              *_WHOLE, "opening", Action.GATE_OPEN, messages="released",
+              conditions=(Condition.SAME_BOOT, Condition.RELEASE_MATCHES), modes=PEERS - INBAND,
+              deadline=3)
     yield row("armed", "activate", "opening", "the source says now that it released: own it",
-              *_WHOLE, "opening", Do.GATE_OPEN, needs=(Need.PEER_SAYS_RELEASED,), modes=INBAND)
+              *_WHOLE, "opening", Action.GATE_OPEN, conditions=(Condition.PEER_SAYS_RELEASED,),
+              modes=INBAND)
     yield row("opening serving", "verify", "serving", "seen to serve",
-              Do.VERIFY, "serving", MessageType.SERVING, needs=(Need.SAME_BOOT, Need.GUEST_HERE))
+              Action.VERIFY, "serving", MessageType.SERVING,
+              conditions=(Condition.SAME_BOOT, Condition.GUEST_HERE))
     yield row("armed", "verify", "serving", "the guest runs here: QEMU has committed",
-              "serving", MessageType.SERVING, needs=(Need.SAME_BOOT, Need.GUEST_RAN), modes=INBAND)
+              "serving", MessageType.SERVING,
+              conditions=(Condition.SAME_BOOT, Condition.GUEST_RAN), modes=INBAND)
     yield row("armed", "status", "armed", "say it again", MessageType.ARMED, modes=INBAND)
     yield row("serving forced", "status", "",
               "say it again: the source need not keep it", MessageType.SERVING)
     yield row("forced", "verify", "forced", "seen to serve",
-              Do.VERIFY, MessageType.SERVING, needs=(Need.SAME_BOOT, Need.GUEST_HERE))
+              Action.VERIFY, MessageType.SERVING,
+              conditions=(Condition.SAME_BOOT, Condition.GUEST_HERE))
     yield row("opening serving forced", "confirm", "confirmed",
               "the source is gone; ours to restore",
-              *_WHOLE, "confirmed", Do.GATE_OPEN, Do.SAVEFILE_DROP, messages="retired")
+              *_WHOLE, "confirmed", Action.GATE_OPEN, Action.SAVEFILE_DROP, messages="retired")
     yield row("confirmed", "verify", "confirmed", "seen to serve",
-              Do.VERIFY, MessageType.SERVING, needs=(Need.GUEST_HERE,))
+              Action.VERIFY, MessageType.SERVING, conditions=(Condition.GUEST_HERE,))
 
     # by file
     yield row("none", "import", "confirmed", "serve it, or be as before",
-              Do.KEEP_MESSAGE, "armed", Do.IMPORT, "confirmed", Do.GATE_OPEN, Do.SAVEFILE_DROP,
+              Action.KEEP_MESSAGE, "armed", Action.IMPORT, "confirmed", Action.GATE_OPEN,
+              Action.SAVEFILE_DROP,
               messages="document", modes=FILE, deadline=60, taken_back="none")
 
     # who restores it at a boot
     yield row("none", "adopt", "confirmed", "ours to restore from now on, open all the time",
-              Do.ADOPT, "confirmed", Do.SAVEFILE_DROP, modes=FILE, deadline=60)
+              Action.ADOPT, "confirmed", Action.SAVEFILE_DROP, modes=FILE, deadline=60)
     yield row("confirmed", "adopt", "confirmed", "keep it anew, as it is now",
-              Do.ADOPT, Do.SAVEFILE_DROP, modes=ALL, deadline=60)
+              Action.ADOPT, Action.SAVEFILE_DROP, modes=ALL, deadline=60)
     yield row("confirmed", "giveback", "given", "targetcli's to restore from now on",
-              Do.SAVEFILE_GIVE, "given", modes=ALL)
+              Action.SAVEFILE_GIVE, "given", modes=ALL)
     for states, modes in (("opening serving forced", PEERS), ("confirmed", ALL)):
         yield row(states, "clear", "", "shut it, keep a copy, take it down: it stays this host's",
-                  Do.GATE_CLOSE, Do.DRAIN, Do.KEEP_COPY, Do.TEARDOWN, Do.STORAGE_RELEASE,
+                  Action.GATE_CLOSE, Action.DRAIN, Action.KEEP_COPY, Action.TEARDOWN,
+                  Action.STORAGE_RELEASE,
                   modes=modes, deadline=300)
 
     # backwards
@@ -531,75 +582,82 @@ def _destination() -> Iterator[List[Row]]:
     yield row("armed", "abort", "none", "never opened: nothing ran here",
               "aborting", *_DROP, modes=PEERS - INBAND)
     yield row("armed", "abort", "none", "occupy the endpoint, prove that nothing ran",
-              Do.GATE_CLOSE, Do.PROVE_NEVER_RAN, "aborting", *_DROP,
-              needs=(Need.SAME_BOOT,), modes=INBAND)
+              Action.GATE_CLOSE, Action.PROVE_NEVER_RAN, "aborting", *_DROP,
+              conditions=(Condition.SAME_BOOT,), modes=INBAND)
     yield row("opening serving", "abort", "returned",
               "give it back: close, keep a copy, keep everything",
-              Do.GATE_CLOSE, Do.SAVEFILE_DROP, Do.PROVE_SHUT, Do.KEEP_COPY, "returned",
+              Action.GATE_CLOSE, Action.SAVEFILE_DROP, Action.PROVE_SHUT, Action.KEEP_COPY,
+              "returned",
               MessageType.RETURNED, modes=PEERS - LATE)
     yield row("opening serving returned", "abort", "returned",
               "give it back, and the storage with it",
-              Do.GATE_CLOSE, Do.SAVEFILE_DROP, Do.PROVE_SHUT, Do.KEEP_COPY, "returned",
-              Do.TEARDOWN, Do.SAVEFILE_DROP, Do.STORAGE_RELEASE, MessageType.RETURNED, modes=LATE)
+              Action.GATE_CLOSE, Action.SAVEFILE_DROP, Action.PROVE_SHUT, Action.KEEP_COPY,
+              "returned",
+              Action.TEARDOWN, Action.SAVEFILE_DROP, Action.STORAGE_RELEASE, MessageType.RETURNED,
+              modes=LATE)
     yield row("returned", "abort", "returned", "say it again", MessageType.RETURNED,
               modes=PEERS - LATE)
 
     # recover
-    yield row("none", "recover", "none", "nothing here", Do.READ, modes=ALL)
+    yield row("none", "recover", "none", "nothing here", Action.READ, modes=ALL)
     yield row("armed", "recover", "none", "it was cut off before it was this host's",
               "aborting", *_UNBUILT, modes=FILE)
     yield row("aborting", "recover", "none", "go on taking it down", *_UNBUILT, modes=FILE)
-    yield row("given", "recover", "given", "targetcli restores it", Do.READ, modes=ALL)
+    yield row("given", "recover", "given", "targetcli restores it", Action.READ, modes=ALL)
     yield row("staged", "recover", "none", "nothing was given to us", "aborting", *_DROP)
     yield row("armed", "recover", "none",
               "the source kept it; until that is heard this may be the last copy",
               "aborting", *_DROP, messages="kept", modes=PEERS - INBAND)
-    yield row("armed", "recover", "none", "the source kept it", Do.GATE_CLOSE, "aborting", *_DROP,
+    yield row("armed", "recover", "none", "the source kept it", Action.GATE_CLOSE, "aborting",
+              *_DROP,
               messages="kept", modes=INBAND)
     yield row("armed", "recover", "opening", "the source says now that it released: own it",
-              *_WHOLE, "opening", Do.GATE_OPEN, needs=(Need.PEER_SAYS_RELEASED,), modes=INBAND)
+              *_WHOLE, "opening", Action.GATE_OPEN, conditions=(Condition.PEER_SAYS_RELEASED,),
+              modes=INBAND)
     yield row("armed", "recover", "serving", "the guest runs here: QEMU has committed",
-              "serving", MessageType.SERVING, needs=(Need.SAME_BOOT, Need.GUEST_RAN), modes=INBAND)
+              "serving", MessageType.SERVING,
+              conditions=(Condition.SAME_BOOT, Condition.GUEST_RAN), modes=INBAND)
     yield row("opening serving forced", "recover", "confirmed", "the source is gone",
-              *_WHOLE, "confirmed", Do.GATE_OPEN, Do.SAVEFILE_DROP, messages="retired")
+              *_WHOLE, "confirmed", Action.GATE_OPEN, Action.SAVEFILE_DROP, messages="retired")
     yield row("opening serving", "recover", "", "the same boot: own it still",
-              *_WHOLE, Do.GATE_OPEN, needs=(Need.SAME_BOOT,))
+              *_WHOLE, Action.GATE_OPEN, conditions=(Condition.SAME_BOOT,))
     yield row("opening serving forced", "recover", "opening",
               "after a reboot: the source says now that it has not taken it back",
-              *_WHOLE, "opening", Do.GATE_OPEN, needs=(Need.NEW_BOOT, Need.PEER_SAYS_RELEASED))
+              *_WHOLE, "opening", Action.GATE_OPEN,
+              conditions=(Condition.NEW_BOOT, Condition.PEER_SAYS_RELEASED))
     yield row("opening serving", "recover", "none", "the source was forced while we were down",
-              Do.GATE_CLOSE, Do.SAVEFILE_DROP, "aborting", *_DROP,
-              needs=(Need.NEW_BOOT, Need.PEER_SAYS_KEPT))
+              Action.GATE_CLOSE, Action.SAVEFILE_DROP, "aborting", *_DROP,
+              conditions=(Condition.NEW_BOOT, Condition.PEER_SAYS_KEPT))
     yield row("confirmed", "recover", "confirmed", "serve again after a reboot",
-              *_WHOLE, Do.GATE_OPEN, Do.SAVEFILE_DROP, modes=ALL)
+              *_WHOLE, Action.GATE_OPEN, Action.SAVEFILE_DROP, modes=ALL)
     yield row("returned", "recover", "none", "the source serves again: take ours down",
-              "aborting", *_DROP, needs=(Need.PEER_SAYS_KEPT,))
+              "aborting", *_DROP, conditions=(Condition.PEER_SAYS_KEPT,))
     yield row("returned", "recover", "confirmed", "the source was already gone: it stays ours",
-              *_WHOLE, "confirmed", Do.GATE_OPEN, Do.SAVEFILE_DROP, messages="retired")
+              *_WHOLE, "confirmed", Action.GATE_OPEN, Action.SAVEFILE_DROP, messages="retired")
     yield row("aborting", "recover", "none", "go on taking it down", *_DROP)
     yield row("forced", "recover", "forced", "the same boot: go on serving",
-              *_WHOLE, Do.GATE_OPEN, needs=(Need.SAME_BOOT,))
+              *_WHOLE, Action.GATE_OPEN, conditions=(Condition.SAME_BOOT,))
     yield row("forced", "recover", "none", "the source was forced later: step down",
-              Do.GATE_CLOSE, "aborting", *_DROP,
-              needs=(Need.NEW_BOOT, Need.PEER_SERVES_BY_FORCE))
+              Action.GATE_CLOSE, "aborting", *_DROP,
+              conditions=(Condition.NEW_BOOT, Condition.PEER_SERVES_BY_FORCE))
 
     # on an operator's word
-    force = (*_WHOLE, "forced", Do.GATE_OPEN, MessageType.SERVING)
+    force = (*_WHOLE, "forced", Action.GATE_OPEN, MessageType.SERVING)
     yield row("opening serving forced", "recover", "forced",
               "serve from our own copy; ask before serving at a boot",
-              *force, needs=(Need.PEER_IS_FENCED, Need.NEW_BOOT))
+              *force, conditions=(Condition.PEER_IS_FENCED, Condition.NEW_BOOT))
     yield row("armed returned", "recover", "confirmed",
               "the source may still believe that it owns: it must never boot with its records",
-              "confirmed", *_WHOLE, Do.GATE_OPEN, Do.SAVEFILE_DROP,
-              needs=(Need.PEER_IS_FENCED, Need.PEER_NEVER_RETURNS))
+              "confirmed", *_WHOLE, Action.GATE_OPEN, Action.SAVEFILE_DROP,
+              conditions=(Condition.PEER_IS_FENCED, Condition.PEER_NEVER_RETURNS))
 
 
-TABLE: Tuple[Row, ...] = tuple(
+TRANSITIONS: Tuple[Transition, ...] = tuple(
     row for rows in (*_source(), *_destination()) for row in rows)
 
 
 def rows_for(role: str, state: str, verb: str, mode: Mode,
-             table: Iterable[Row] = TABLE) -> List[Row]:
+             table: Iterable[Transition] = TRANSITIONS) -> List[Transition]:
     """The rows to try, in the table's order; the first whose messages and needs hold is taken."""
     return [row for row in table
             if row.role == role and row.state == state and row.verb == verb and mode in row.modes]
@@ -608,5 +666,6 @@ def rows_for(role: str, state: str, verb: str, mode: Mode,
 def deadline(role: str, verb: str) -> float:
     """Seconds without a sign of life after which a verb of a handover alarms: the longest that a
     row of it may take; ``role`` BOTH: of either side."""
-    return max((row.deadline for row in TABLE if row.verb == verb and role in (row.role, BOTH)),
+    return max((row.deadline for row in TRANSITIONS
+                if row.verb == verb and role in (row.role, BOTH)),
                default=30.0)  # a verb that this side has not, and is refused

@@ -63,7 +63,7 @@ class Handover:
 
 
 @dataclass
-class Notes:
+class HandoverFacts:
     """What the journal says besides the state."""
 
     stores: Dict[str, str] = field(default_factory=dict)  # backstore → unit serial
@@ -111,7 +111,7 @@ class Journal:
         self.path = os.path.join(self.folder, "journal")
         self.id = handover
         self.handover = Handover(handover, "", "", 0, "", ())
-        self.notes = Notes()
+        self.facts = HandoverFacts()
         #: what was read of the whole files, by name
         self.documents: Dict[str, Document] = {}
         self.broken: Optional[errors.JournalBroken] = None
@@ -135,7 +135,7 @@ class Journal:
         made = cls.__new__(cls)
         made.folder, made.id = folder, first.id
         made.path = os.path.join(folder, "journal")
-        made.handover, made.notes, made.documents, made.broken = first, Notes(), {}, None
+        made.handover, made.facts, made.documents, made.broken = first, HandoverFacts(), {}, None
         made.note("new", role=first.role, mode=first.mode, targets=list(first.targets),
                   stores=dict(stores), maps=list(maps), local=list(local), peer=first.peer,
                   at=time.time())
@@ -177,80 +177,80 @@ class Journal:
     def _only(self, first: Dict[str, Any]) -> None:
         """Believe its first record, and nothing that came after."""
         from dataclasses import replace
-        self.handover, self.notes = Handover(self.id, "", "", 0, "", ()), Notes()
+        self.handover, self.facts = Handover(self.id, "", "", 0, "", ()), HandoverFacts()
         self._take(first)
         self.handover = replace(self.handover,
                                 error=f"JournalBroken: {self.broken.what}" if self.broken else "")
 
     def _take(self, one: Dict[str, Any]) -> None:
         from dataclasses import replace
-        kind, notes = one["record"], self.notes
+        kind, facts = one["record"], self.facts
         if kind == "new":
             Mode(one["mode"])
             self.handover = replace(
                 self.handover, role=one["role"], mode=one["mode"], targets=tuple(one["targets"]),
                 peer=one["peer"], since=float(one["at"]))
-            notes.stores, notes.maps = dict(one["stores"]), tuple(one["maps"])
-            notes.local = tuple(one["local"])
+            facts.stores, facts.maps = dict(one["stores"]), tuple(one["maps"])
+            facts.local = tuple(one["local"])
         elif kind == "state":
             if one["state"] not in STATES[self.handover.role]:
                 raise ValueError(one["state"])
             self.handover = replace(self.handover, state=one["state"], epoch=int(one["epoch"]),
                                     boot_id=one["boot"], since=float(one["at"]))
-            notes.forced = f"{notes.fenced} (the word of {one['by']})" \
-                if notes.fenced and one.get("words") else ""
-            notes.fenced = ""
+            facts.forced = f"{facts.fenced} (the word of {one['by']})" \
+                if facts.fenced and one.get("words") else ""
+            facts.fenced = ""
             if "gates" in one:
-                notes.gates = {name: dict(gates) for name, gates in one["gates"].items()}
-                notes.dynamic = {name: dict(who) for name, who in one["dynamic"].items()}
+                facts.gates = {name: dict(gates) for name, gates in one["gates"].items()}
+                facts.dynamic = {name: dict(who) for name, who in one["dynamic"].items()}
         elif kind == "begin":
-            self.handover, notes.step = replace(self.handover, busy=one["verb"], error=""), ""
-            notes.verb = one["verb"]
+            self.handover, facts.step = replace(self.handover, busy=one["verb"], error=""), ""
+            facts.verb = one["verb"]
         elif kind == "step":
-            notes.step = one["do"]
+            facts.step = one["do"]
         elif kind == "end":
             self.handover = replace(self.handover, busy="", error=one.get("error", ""))
-            notes.fenced = ""
-            notes.meddled = notes.meddled if one.get("error") else ""
+            facts.fenced = ""
+            facts.meddled = facts.meddled if one.get("error") else ""
         elif kind == "kept":
             self.handover = replace(self.handover, digest=one["digest"])
-            notes.stale, notes.opened = bool(one["stale"]), one.get("opened", "")
-            notes.stores = dict(one.get("stores", notes.stores))
+            facts.stale, facts.opened = bool(one["stale"]), one.get("opened", "")
+            facts.stores = dict(one.get("stores", facts.stores))
         elif kind == "loading":
-            notes.loading, notes.gone = one["boot"], ""
+            facts.loading, facts.gone = one["boot"], ""
         elif kind == "loaded":
-            notes.loading, notes.stale = "", False
-            notes.loaded = (one["boot"], one["digest"])
-            notes.commands = {name: int(count) for name, count in one["commands"].items()}
+            facts.loading, facts.stale = "", False
+            facts.loaded = (one["boot"], one["digest"])
+            facts.commands = {name: int(count) for name, count in one["commands"].items()}
         elif kind == "opened":
-            notes.opened = one["boot"]
+            facts.opened = one["boot"]
         elif kind == "gone":
-            notes.loading, notes.loaded, notes.opened = "", ("", ""), ""
-            notes.gone = one.get("boot", "")
-            notes.objects = ("", {})
+            facts.loading, facts.loaded, facts.opened = "", ("", ""), ""
+            facts.gone = one.get("boot", "")
+            facts.objects = ("", {})
         elif kind == "objects":
-            notes.objects = one["boot"], {name: int(inode)
+            facts.objects = one["boot"], {name: int(inode)
                                           for name, inode in one["inodes"].items()}
         elif kind == "meddled":
-            notes.meddled = one["said"]
+            facts.meddled = one["said"]
         elif kind == "shutting":
-            notes.shut = {name: dict(gates) for name, gates in one["gates"].items()}
+            facts.shut = {name: dict(gates) for name, gates in one["gates"].items()}
         elif kind == "differs":
-            notes.differs = tuple(one["said"])
+            facts.differs = tuple(one["said"])
         elif kind == "saved":
-            notes.saved, notes.unsaved = tuple(one["paths"]), one.get("why", "")
+            facts.saved, facts.unsaved = tuple(one["paths"]), one.get("why", "")
         elif kind == "survived":
-            notes.survived = one["boot"]
+            facts.survived = one["boot"]
         elif kind == "left":
-            notes.left, notes.kept_in = tuple(one["serials"]), one["boot"]
+            facts.left, facts.kept_in = tuple(one["serials"]), one["boot"]
         elif kind == "away":
-            notes.away = tuple(one["portals"])
+            facts.away = tuple(one["portals"])
         elif kind == "probe":
-            notes.probe = True
+            facts.probe = True
         elif kind == "fenced":
-            notes.fenced = one["said"]
+            facts.fenced = one["said"]
         elif kind == "said":
-            notes.said.setdefault(one["message"], []).append(one["digest"])
+            facts.said.setdefault(one["message"], []).append(one["digest"])
 
     # ---- writing ------------------------------------------------------------------------------
     def state(self, state: str, epoch: int, boot_id: str, gates: Optional[Gates] = None,

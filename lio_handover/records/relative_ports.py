@@ -18,7 +18,7 @@ from ..model import fabrics
 from ..model.fabrics import Gate
 from ..model.keys import target_key, tpg_key
 from ..model.objects import Key, State
-from ..protocol.table import ALONE, DESTINATION, Mode, state_of
+from ..protocol.table import AfterReboot, DESTINATION, Mode, state_of
 from .journal import Journal, ids
 
 #: What --allow takes to open the gate under another number.
@@ -118,6 +118,7 @@ def claimed(directory: str) -> List[str]:
         handover = journal.handover
         if handover.state and not handover.over and (
                 handover.role == DESTINATION
-                or state_of(handover.role, handover.state, Mode(handover.mode)).opens == ALONE):
-            found += journal.notes.local or handover.targets
+                or state_of(handover.role, handover.state,
+                            Mode(handover.mode)).after_reboot == AfterReboot.OPEN):
+            found += journal.facts.local or handover.targets
     return found

@@ -29,7 +29,7 @@ from ..client import ssh
 from ..document import document as documents
 from ..document.document import Document
 from ..execute.step_runner import Doing
-from ..handover.engine import Answer, Handovers, answer_from_json, answer_to_json
+from ..handover.engine import Handovers, Reply, reply_from_json, reply_to_json
 from ..local import restoring, verbs
 from ..local.ours import Ours
 from ..local.survey import survey
@@ -98,7 +98,7 @@ class Work:
         if name in ids(folder):
             journal = Journal(folder, name, partly=True)
             peer = journal.handover.peer
-            wanted |= {*journal.handover.targets, *journal.notes.local}
+            wanted |= {*journal.handover.targets, *journal.facts.local}
         if self.request["peer"] not in ("", peer):
             raise errors.NotAuthorized(
                 f"{self.request['by']} may not say which host is asked by root's ssh: "
@@ -148,19 +148,19 @@ def handover(work: Work) -> Came:
     role = every.known(name).role if asked["role"] == "both" else asked["role"]
     work.may_touch(name)
     answer = _do(work, every, role, name, given)
-    return _answer_tree(answer), answer_to_json(answer), any(
+    return _answer_tree(answer), reply_to_json(answer), any(
         message.document for message in answer.messages)
 
 
 def _messages(data: bytes, limit: int) -> Sequence[messages.Message]:
     """A list of messages; or a whole answer, of which nothing but its messages is believed."""
     if data.lstrip()[:1] == b"{":
-        return answer_from_json(data).messages
+        return reply_from_json(data).messages
     return messages.from_json(data, limit)
 
 
 def _do(work: Work, every: Handovers, role: str, name: str,
-        given: Sequence[messages.Message]) -> Answer:
+        given: Sequence[messages.Message]) -> Reply:
     asked = work.request
     return every.do(work.verb, role, name, targets=asked["targets"], mode=asked["mode"],
                     messages=given, words=frozenset(asked["words"]), by=asked["by"],
@@ -181,7 +181,7 @@ def _of_all(work: Work, every: Handovers) -> Came:
                 [_answer_tree(one) for one in found]), False
 
 
-def _answer_tree(answer: Answer) -> Dict[str, Any]:
+def _answer_tree(answer: Reply) -> Dict[str, Any]:
     one = asdict(answer.handover)
     return {"handover": one.pop("id"), **one,
             "messages": [message.type.name.lower() for message in answer.messages],

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import FrozenSet, List, Optional
 
 from lio_handover.protocol.table import (DESTINATION, DESTINATION_STATES, SOURCE, SOURCE_STATES,
-                                         TABLE, Mode, Need, MessageType, Row, rows_for, state_of)
+                                         TRANSITIONS, Mode, Condition, MessageType, Transition,
+                                         rows_for, state_of)
 from tests.model.runs import run
 
 # by the name of the run whose reachable pairs are taken
@@ -16,17 +17,18 @@ SAME_AS_ISCSI = {Mode.ISCSI_LATE: "iscsi-late", Mode.VHOST_QMP: "vhost-qmp, an o
 _GAVE_UP = ("released", "retiring", "retired")
 _PEER = {SOURCE: DESTINATION, DESTINATION: SOURCE}
 _ANSWERS = {
-    Need.PEER_SAYS_RELEASED: {"released", "retiring", "retired"},
-    Need.PEER_SAYS_KEPT: {"forced", "idle"},
-    Need.PEER_SERVES_BY_FORCE: {"forced"},
-    Need.PEER_ARMED_WITH_OTHER: {"armed"},
+    Condition.PEER_SAYS_RELEASED: {"released", "retiring", "retired"},
+    Condition.PEER_SAYS_KEPT: {"forced", "idle"},
+    Condition.PEER_SERVES_BY_FORCE: {"forced"},
+    Condition.PEER_ARMED_WITH_OTHER: {"armed"},
 }
 _CONDITION = {
-    Need.SAME_BOOT: "no reboot", Need.NEW_BOOT: "rebooted", Need.GUEST_HERE: "guest here",
-    Need.GUEST_LEFT: "guest left", Need.GUEST_RAN: "guest ran here",
-    Need.RAN_SINCE_EXPORT: "ran here since",
-    Need.PEER_ARMED_WITH_OTHER: "armed with an older document",
-    Need.DOCUMENT_CURRENT: "", Need.GUEST_STOPPED: "",
+    Condition.SAME_BOOT: "no reboot", Condition.NEW_BOOT: "rebooted",
+    Condition.GUEST_HERE: "guest here",
+    Condition.GUEST_LEFT: "guest left", Condition.GUEST_RAN: "guest ran here",
+    Condition.RAN_SINCE_EXPORT: "ran here since",
+    Condition.PEER_ARMED_WITH_OTHER: "armed with an older document",
+    Condition.DOCUMENT_CURRENT: "", Condition.GUEST_STOPPED: "",
 }
 
 
@@ -51,33 +53,34 @@ def owner(mode: Mode, source: str, destination: str) -> str:
 
 
 def _said(role: str, state: str, mode: Mode, epoch_over: bool) -> FrozenSet[MessageType]:
-    gives = state_of(role, state, mode).gives
+    gives = state_of(role, state, mode).messages
     return gives if epoch_over or state != "idle" else gives - {MessageType.KEPT}
 
 
-def _applies(row: Row, peer_state: Optional[str], said: FrozenSet[MessageType]) -> bool:
-    asks = [need for need in row.needs if need in _ANSWERS]
+def _applies(row: Transition, peer_state: Optional[str], said: FrozenSet[MessageType]) -> bool:
+    asks = [condition for condition in row.conditions if condition in _ANSWERS]
     if peer_state is None:
         return not row.messages and not asks
-    return row.messages <= said and all(peer_state in _ANSWERS[need] for need in asks)
+    return row.messages <= said and all(peer_state in _ANSWERS[condition] for condition in asks)
 
 
 def recover(mode: Mode, role: str, state: str, peer_state: Optional[str]) -> str:
     """Where `recover` leads in `state`; the peer is in `peer_state`, or (None) does not answer."""
     said = frozenset() if peer_state is None else _said(_PEER[role], peer_state, mode, True)
-    rows = rows_for(role, state, "recover", mode, TABLE)
+    rows = rows_for(role, state, "recover", mode, TRANSITIONS)
     out: List[str] = []
     for row in rows:
         if row.forced or not _applies(row, peer_state, said):
             continue
-        conditions = sorted(filter(None, (_CONDITION.get(need, "") for need in row.needs)))
+        conditions = sorted(filter(None, (_CONDITION.get(condition, "")
+                                          for condition in row.conditions)))
         text = row.to + (f" ({', '.join(conditions)})" if conditions else "")
         if text not in out:
             out.append(text)
     certain = any(not text.endswith(")") for text in out)
     if not certain and peer_state is None:
         out = out or ["stays"]
-        out += sorted({("never returns → " if Need.PEER_NEVER_RETURNS in row.needs
+        out += sorted({("never returns → " if Condition.PEER_NEVER_RETURNS in row.conditions
                         else "fenced → ") + row.to for row in rows if row.forced})
     return ", ".join(out) or "stays"
 
@@ -110,11 +113,11 @@ def steps_table(mode: Mode) -> List[str]:
     """The rows that go forwards and back, without status and recover."""
     lines = ["| where | from | verb | on | steps, in order | to | s |",
              "|---|---|---|---|---|---|---|"]
-    for row in TABLE:
+    for row in TRANSITIONS:
         if mode not in row.modes or row.verb in ("status", "recover"):
             continue
         on = sorted(message.name.lower() for message in row.messages)
-        on += sorted(need.name.lower().replace("_", " ") for need in row.needs)
+        on += sorted(condition.name.lower().replace("_", " ") for condition in row.conditions)
         steps = " · ".join(f"**{step}**" if step.state or step.message else str(step)
                            for step in row.steps)
         lines.append(f"| {row.role} | {row.state} | {row.verb} | {', '.join(on) or '–'} | {steps} "

@@ -9,14 +9,15 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Callable, Dict, Optional, Tuple
 
 from lio_handover.protocol import pr_survival
-from lio_handover.protocol.pr_survival import Answer, File, Takes
-from lio_handover.protocol.table import (ALL, DESTINATION, HELD, SOURCE, TABLE, Do, Mode, Need,
-                                         MessageType, Row, Step)
+from lio_handover.protocol.pr_survival import Survival, File, Takes
+from lio_handover.protocol.table import (ALL, DESTINATION, HELD, SOURCE, TRANSITIONS, Action, Mode,
+                                         Condition,
+                                         MessageType, Transition, Step)
 from tests.model.search import Result, explore
 from tests.model.torn import BACK, TornModel
 from tests.model.world import Model, Scope, Surroundings
 
-Table = Tuple[Row, ...]
+Table = Tuple[Transition, ...]
 
 TWICE = "two hosts serve"
 STALE = "without registrations"
@@ -32,15 +33,15 @@ class Mutant:
     what: str
     expects: str
     mode: Mode = Mode.ISCSI
-    change: Optional[Callable[[Row], Row]] = None
+    change: Optional[Callable[[Transition], Transition]] = None
     around: Dict[str, Any] = field(default_factory=dict)
     scope: Scope = Scope()
-    survival: Optional[Tuple[pr_survival.Row, ...]] = None
+    survival: Optional[Tuple[pr_survival.Rule, ...]] = None
 
     def model(self) -> Model:
-        table: Table = TABLE
+        table: Table = TRANSITIONS
         if self.change is not None:
-            table = tuple(self.change(row) for row in TABLE)
+            table = tuple(self.change(row) for row in TRANSITIONS)
         if self.survival is not None:
             return TornModel(self.mode, self.scope, Surroundings(**self.around), table,
                              survival=self.survival)
@@ -57,37 +58,39 @@ class Mutant:
 
 
 def _rows(role: str, verb: str, state: str = "", messages: str = "", to: str = "",
-          modes: frozenset[Mode] = ALL) -> Callable[[Row], bool]:
-    def matches(row: Row) -> bool:
+          modes: frozenset[Mode] = ALL) -> Callable[[Transition], bool]:
+    def matches(row: Transition) -> bool:
         return (row.role == role and row.verb in verb.split() and bool(row.modes & modes)
                 and (not state or row.state in state.split()) and (not to or row.to == to)
                 and (not messages or MessageType[messages.upper()] in row.messages))
     return matches
 
 
-def _without(where: Callable[[Row], bool], *dos: Do) -> Callable[[Row], Row]:
-    def change(row: Row) -> Row:
+def _without(where: Callable[[Transition], bool], *dos: Action) -> Callable[[Transition],
+                                                                            Transition]:
+    def change(row: Transition) -> Transition:
         if not where(row):
             return row
-        return replace(row, steps=tuple(step for step in row.steps if step.do not in dos))
+        return replace(row, steps=tuple(step for step in row.steps if step.action not in dos))
     return change
 
 
-def _no_needs(where: Callable[[Row], bool], *needs: Need,
-              messages: str = "") -> Callable[[Row], Row]:
+def _no_needs(where: Callable[[Transition], bool], *conditions: Condition,
+              messages: str = "") -> Callable[[Transition], Transition]:
     gone = frozenset(MessageType[word.upper()] for word in messages.split())
 
-    def change(row: Row) -> Row:
+    def change(row: Transition) -> Transition:
         if not where(row):
             return row
-        return replace(row, needs=row.needs - frozenset(needs), messages=row.messages - gone)
+        return replace(row, conditions=row.conditions - frozenset(conditions),
+                       messages=row.messages - gone)
     return change
 
 
-def _first(where: Callable[[Row], bool], moved: Callable[[Step], bool],
-           before: Callable[[Step], bool]) -> Callable[[Row], Row]:
+def _first(where: Callable[[Transition], bool], moved: Callable[[Step], bool],
+           before: Callable[[Step], bool]) -> Callable[[Transition], Transition]:
     """The step `moved` is done just before the first step `before`."""
-    def change(row: Row) -> Row:
+    def change(row: Transition) -> Transition:
         if not where(row) or not any(moved(step) for step in row.steps):
             return row
         steps = [step for step in row.steps if not moved(step)]
@@ -99,9 +102,9 @@ def _first(where: Callable[[Row], bool], moved: Callable[[Step], bool],
     return change
 
 
-def _adding(where: Callable[[Row], bool], before: Callable[[Step], bool],
-            *added: Step) -> Callable[[Row], Row]:
-    def change(row: Row) -> Row:
+def _adding(where: Callable[[Transition], bool], before: Callable[[Step], bool],
+            *added: Step) -> Callable[[Transition], Transition]:
+    def change(row: Transition) -> Transition:
         if not where(row):
             return row
         at = next((n for n, step in enumerate(row.steps) if before(step)), -1)
@@ -111,33 +114,34 @@ def _adding(where: Callable[[Row], bool], before: Callable[[Step], bool],
     return change
 
 
-def _both(*changes: Callable[[Row], Row]) -> Callable[[Row], Row]:
-    def change(row: Row) -> Row:
+def _both(*changes: Callable[[Transition], Transition]) -> Callable[[Transition], Transition]:
+    def change(row: Transition) -> Transition:
         for one in changes:
             row = one(row)
         return row
     return change
 
 
-def _both_rows(*wheres: Callable[[Row], bool]) -> Callable[[Row], bool]:
+def _both_rows(*wheres: Callable[[Transition], bool]) -> Callable[[Transition], bool]:
     return lambda row: any(where(row) for where in wheres)
 
 
-def _as_state(where: Callable[[Row], bool], state: str) -> Callable[[Row], Row]:
+def _as_state(where: Callable[[Transition], bool], state: str) -> Callable[[Transition],
+                                                                           Transition]:
     """The row is one of another state, too late."""
     return lambda row: replace(row, state=state) if where(row) else row
 
 
-def _opens(file: File, takes: Takes) -> Tuple[pr_survival.Row, ...]:
+def _opens(file: File, takes: Takes) -> Tuple[pr_survival.Rule, ...]:
     """The table of surviving registrations with a row that opens before it asks, or looks."""
     return tuple(made for row in pr_survival.TABLE for made in (
-        *([replace(row, file=frozenset({file}), answer=Answer.OPEN, takes=takes)]
+        *([replace(row, file=frozenset({file}), answer=Survival.OPEN, takes=takes)]
           if file in row.file and pr_survival.Copy.OLDER in row.copy
           and row.kernel == {pr_survival.Kernel.REBOOTED} else []), row))
 
 
-def _does(*dos: Do) -> Callable[[Step], bool]:
-    return lambda step: step.do in dos
+def _does(*dos: Action) -> Callable[[Step], bool]:
+    return lambda step: step.action in dos
 
 
 def _says(message: MessageType) -> Callable[[Step], bool]:
@@ -145,7 +149,7 @@ def _says(message: MessageType) -> Callable[[Step], bool]:
 
 
 def _records(state: str = "") -> Callable[[Step], bool]:
-    return lambda step: step.do is Do.RECORD and (not state or step.state == state)
+    return lambda step: step.action is Action.RECORD and (not state or step.state == state)
 
 
 _S, _D = SOURCE, DESTINATION
@@ -161,10 +165,10 @@ MUTANTS: Dict[str, Mutant] = {
     # those that were asked for by name
     "no-freeze": Mutant(
         "freeze does not close the gate", TWICE,
-        change=_without(_rows(_S, "freeze release"), Do.GATE_CLOSE, Do.PROVE_SHUT)),
+        change=_without(_rows(_S, "freeze release"), Action.GATE_CLOSE, Action.PROVE_SHUT)),
     "savefile-at-retire": Mutant(
         "the save file is changed only when the source is taken down", TWICE,
-        change=_without(_rows(_S, "freeze release"), Do.SAVEFILE_DROP, Do.PROVE_SHUT)),
+        change=_without(_rows(_S, "freeze release"), Action.SAVEFILE_DROP, Action.PROVE_SHUT)),
     "no-S-inband": Mutant(
         "in-band, the destination's QEMU is started without -S", TWICE, Mode.VHOST_INBAND,
         around={"destination_waits": False}),
@@ -179,7 +183,7 @@ MUTANTS: Dict[str, Mutant] = {
         change=_no_needs(_rows(_S, "recover", "released", "aborted"), messages="aborted")),
     "abort-unlinks-first": Mutant(
         "abort after the gate was open takes LUNs off before it exported", STALE,
-        change=_adding(_GIVE_BACK, _does(Do.KEEP_COPY), Step(Do.TEARDOWN)),
+        change=_adding(_GIVE_BACK, _does(Action.KEEP_COPY), Step(Action.TEARDOWN)),
         scope=Scope(forces=0, volatile=True)),
     # messages and epochs
     "epoch-ignored": Mutant(
@@ -193,20 +197,21 @@ MUTANTS: Dict[str, Mutant] = {
         change=_no_needs(_rows(_S, "thaw", "released", "aborted"), messages="aborted")),
     "released-unarmed": Mutant(
         "released is said to a destination that is not armed", TWICE,
-        change=_both(_no_needs(_SAYS_RELEASED, Need.DOCUMENT_CURRENT, messages="armed"),
-                     _without(_SAYS_RELEASED, Do.COMPARE))),
+        change=_both(_no_needs(_SAYS_RELEASED, Condition.DOCUMENT_CURRENT, messages="armed"),
+                     _without(_SAYS_RELEASED, Action.COMPARE))),
     "digest-ignored": Mutant(
         "the source releases whatever document the destination is armed with", STALE,
         Mode.VHOST_QMP,
-        change=_both(_no_needs(_SAYS_RELEASED, Need.DOCUMENT_CURRENT),
-                     _without(_SAYS_RELEASED, Do.COMPARE),
-                     _no_needs(_OWN, Need.RELEASE_MATCHES)), scope=Scope(forces=0)),
+        change=_both(_no_needs(_SAYS_RELEASED, Condition.DOCUMENT_CURRENT),
+                     _without(_SAYS_RELEASED, Action.COMPARE),
+                     _no_needs(_OWN, Condition.RELEASE_MATCHES)), scope=Scope(forces=0)),
     "old-release-after-reboot": Mutant(
         "a destination that was rebooted still acts on an old `released`", TWICE,
-        change=_no_needs(_OWN, Need.SAME_BOOT)),
+        change=_no_needs(_OWN, Condition.SAME_BOOT)),
     "serving-unseen": Mutant(
         "the destination says that it serves before it was seen to", NO_WAY,
-        change=_adding(_ARM, _says(MessageType.ARMED), Step(Do.SAY, message=MessageType.SERVING)),
+        change=_adding(_ARM, _says(MessageType.ARMED),
+                       Step(Action.SAY, message=MessageType.SERVING)),
         scope=Scope(forces=0)),
     "retire-early": Mutant(
         "the source is taken down as soon as it has released", NO_WAY,
@@ -217,29 +222,29 @@ MUTANTS: Dict[str, Mutant] = {
         around={"copies_durable": False}),
     "load-after-owning": Mutant(
         "the destination records that it owns before what it owns is loaded", STALE, Mode.VHOST_QMP,
-        change=_first(_OWN, _records("opening"), _does(Do.LOAD)), scope=Scope(forces=0)),
+        change=_first(_OWN, _records("opening"), _does(Action.LOAD)), scope=Scope(forces=0)),
     "kept-before-copy": Mutant(
         "the source says that it goes on before it kept what came back", STALE,
-        change=_without(_BACK, Do.KEEP_MESSAGE)),
+        change=_without(_BACK, Action.KEEP_MESSAGE)),
     "drops-before-kept": Mutant(
         "the destination gives the target back and forgets it at once", STALE,
-        change=_adding(_GIVE_BACK, _says(MessageType.RETURNED), Step(Do.TEARDOWN),
-                       Step(Do.RECORD, state="none"))),
+        change=_adding(_GIVE_BACK, _says(MessageType.RETURNED), Step(Action.TEARDOWN),
+                       Step(Action.RECORD, state="none"))),
     # boots and operators
     "boot-opens-unasked": Mutant(
         "a destination that is not confirmed serves after a reboot without asking", TWICE,
         change=_no_needs(_rows(_D, "recover", "opening serving", to="opening"),
-                         Need.PEER_SAYS_RELEASED)),
+                         Condition.PEER_SAYS_RELEASED)),
     "file-before-confirm": Mutant(
         "the destination enters its save file before the source is gone", TWICE,
-        change=_adding(_OWN, _does(Do.GATE_OPEN), Step(Do.SAVEFILE_PUT))),
+        change=_adding(_OWN, _does(Action.GATE_OPEN), Step(Action.SAVEFILE_PUT))),
     "forced-into-file": Mutant(
         "a source that serves by force enters its save file", TWICE,
-        change=_adding(_rows(_S, "recover", "released", to="forced"), _does(Do.GATE_OPEN),
-                       Step(Do.SAVEFILE_PUT)), scope=Scope(changes=0, forces=2)),
+        change=_adding(_rows(_S, "recover", "released", to="forced"), _does(Action.GATE_OPEN),
+                       Step(Action.SAVEFILE_PUT)), scope=Scope(changes=0, forces=2)),
     "no-second-look": Mutant(
         "release does not look at the save file again (somebody left targetcli in between)", TWICE,
-        change=_without(_SAYS_RELEASED, Do.SAVEFILE_DROP, Do.PROVE_SHUT),
+        change=_without(_SAYS_RELEASED, Action.SAVEFILE_DROP, Action.PROVE_SHUT),
         scope=Scope(changes=0, forces=0),
         around={"targetcli_meddles": True, "boot_scrub": True}),
     "no-scrub": Mutant(
@@ -264,29 +269,32 @@ MUTANTS: Dict[str, Mutant] = {
     # storage and QEMU
     "released-before-closing": Mutant(
         "late: released is said before the storage is closed", STORAGE, Mode.ISCSI_LATE,
-        change=_first(_SAYS_RELEASED, _says(MessageType.RELEASED), _does(Do.STORAGE_RELEASE))),
+        change=_first(_SAYS_RELEASED, _says(MessageType.RELEASED), _does(Action.STORAGE_RELEASE))),
     "returned-before-closing": Mutant(
         "late: the target is given back before the storage is closed", STORAGE, Mode.ISCSI_LATE,
-        change=_first(_GIVE_BACK, _says(MessageType.RETURNED), _does(Do.STORAGE_RELEASE))),
+        change=_first(_GIVE_BACK, _says(MessageType.RETURNED), _does(Action.STORAGE_RELEASE))),
     "occupy-omitted": Mutant(
         "the source's endpoint is not occupied at release", TWICE, Mode.VHOST_QMP,
-        change=_without(_rows(_S, "release", modes=HELD), Do.GATE_CLOSE), scope=Scope(changes=0)),
+        change=_without(_rows(_S, "release", modes=HELD), Action.GATE_CLOSE),
+        scope=Scope(changes=0)),
     "occupy-omitted-stopped": Mutant(
         "the source's endpoint is not occupied at release", TWICE, Mode.VHOST_STOPPED,
-        change=_without(_rows(_S, "release", modes=HELD), Do.GATE_CLOSE), scope=Scope(changes=0)),
+        change=_without(_rows(_S, "release", modes=HELD), Action.GATE_CLOSE),
+        scope=Scope(changes=0)),
     "holder-dies": Mutant(
         "whoever occupies the endpoint dies with the service", TWICE, Mode.VHOST_QMP,
         around={"holder_survives": False}, scope=Scope(changes=0, forces=0)),
     "armed-open": Mutant(
         "the destination's endpoint is not occupied while it is armed", TWICE, Mode.VHOST_QMP,
-        change=_adding(_ARM, _says(MessageType.ARMED), Step(Do.GATE_OPEN)), scope=Scope(changes=0)),
+        change=_adding(_ARM, _says(MessageType.ARMED), Step(Action.GATE_OPEN)),
+        scope=Scope(changes=0)),
     "occupy-too-early": Mutant(
         "the source's endpoint is occupied at freeze, while its QEMU may still resume", GUEST,
         Mode.VHOST_QMP, change=_adding(_rows(_S, "freeze"), _records("frozen"),
-                                       Step(Do.GATE_CLOSE)), scope=Scope(changes=0)),
+                                       Step(Action.GATE_CLOSE)), scope=Scope(changes=0)),
     "release-before-completed": Mutant(
         "the source's endpoint is occupied before the migration has completed", GUEST,
-        Mode.VHOST_QMP, change=_no_needs(_SAYS_RELEASED, Need.GUEST_LEFT),
+        Mode.VHOST_QMP, change=_no_needs(_SAYS_RELEASED, Condition.GUEST_LEFT),
         scope=Scope(changes=0)),
     "inband-thaws-alone": Mutant(
         "in-band, the source goes back without knowing where the guest is", TWICE,
@@ -294,37 +302,37 @@ MUTANTS: Dict[str, Mutant] = {
         change=_no_needs(_rows(_S, "thaw", "frozen", "aborted"), messages="aborted")),
     "inband-aborts-after-run": Mutant(
         "in-band, the destination aborts though the guest ran there", STALE, Mode.VHOST_INBAND,
-        change=_without(_rows(_D, "abort", "armed"), Do.PROVE_NEVER_RAN)),
+        change=_without(_rows(_D, "abort", "armed"), Action.PROVE_NEVER_RAN)),
     "manager-guesses": Mutant(
         "in-band, the manager resumes the source whenever the destination is gone (an assumption)",
         STALE, Mode.VHOST_INBAND, around={"manager_knows": False}),
     "clear-forgets": Mutant(
         "a target is cleared without a copy of what was registered since the last one", STALE,
-        change=_without(_rows(_D, "clear"), Do.KEEP_COPY), scope=Scope(volatile=True)),
+        change=_without(_rows(_D, "clear"), Action.KEEP_COPY), scope=Scope(volatile=True)),
     # by file
     "file-before-record": Mutant(
         "by file, the document is there before it is recorded that it may be imported", TWICE,
         Mode.FILE, change=_first(_EXPORT, _says(MessageType.DOCUMENT), _records("released"))),
     "file-stays-saved": Mutant(
         "by file, a frozen target stays in targetcli's save file", TWICE, Mode.FILE,
-        change=_without(_both_rows(_rows(_S, "freeze"), _EXPORT), Do.SAVEFILE_DROP,
-                        Do.PROVE_SHUT)),
+        change=_without(_both_rows(_rows(_S, "freeze"), _EXPORT), Action.SAVEFILE_DROP,
+                        Action.PROVE_SHUT)),
     "file-left-open": Mutant(
         "by file, export does not look whether somebody opened the gate again", TWICE, Mode.FILE,
-        change=_without(_EXPORT, Do.GATE_CLOSE, Do.PROVE_SHUT),
+        change=_without(_EXPORT, Action.GATE_CLOSE, Action.PROVE_SHUT),
         around={"targetcli_meddles": True, "boot_scrub": True}),
     "file-thaws-unasked": Mutant(
         "by file, an exported target is thawed without a word", TWICE, Mode.FILE,
-        change=_no_needs(_rows(_S, "thaw", "released"), Need.NOT_IMPORTED)),
+        change=_no_needs(_rows(_S, "thaw", "released"), Condition.NOT_IMPORTED)),
     "file-boot-thaws": Mutant(
         "by file, recover takes an exported target for a frozen one", TWICE, Mode.FILE,
         change=_as_state(_rows(_S, "recover", "frozen"), "released")),
     "file-removed-unasked": Mutant(
         "by file, a target is removed that no other host serves", GONE, Mode.FILE,
-        change=_no_needs(_rows(_S, "retire", "released"), Need.IMPORTED)),
+        change=_no_needs(_rows(_S, "retire", "released"), Condition.IMPORTED)),
     "file-gate-before-record": Mutant(
         "by file, the gate opens before it is recorded that this host serves", TWICE, Mode.FILE,
-        change=_first(_IMPORT, _does(Do.GATE_OPEN), _records("confirmed"))),
+        change=_first(_IMPORT, _does(Action.GATE_OPEN), _records("confirmed"))),
     "file-operator-errs": Mutant(
         "by file, the operator errs about who has imported (an assumption, not a defect)", GONE,
         Mode.FILE, around={"word_is_true": False}),

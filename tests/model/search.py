@@ -51,7 +51,7 @@ def tell(model: Model, label: Tuple[str, ...], world: World) -> str:
         if label[1] == "took back":
             return f"{who}: {row.verb}: a step fails, and all of it is taken back"
         asks = sorted(message.name.lower() for message in row.messages)
-        asks += sorted(need.name.lower().replace("_", " ") for need in row.needs)
+        asks += sorted(condition.name.lower().replace("_", " ") for condition in row.conditions)
         on = f" (on: {', '.join(asks)})" if asks and label[1] == "began" else ""
         return f"{who}: {row.verb}{on}: {steps[done]}"
     return f"{who}: {label[1]}"

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Iterator, List, Optional, Tuple
 
 from lio_handover.protocol import pr_survival
-from lio_handover.protocol.pr_survival import FOLLOWED, Answer, Copy, File, Keeps, Kernel, Takes
-from lio_handover.protocol.table import Do, Row, Step
+from lio_handover.protocol.pr_survival import FOLLOWED, Survival, Copy, File, Keeps, Kernel, Takes
+from lio_handover.protocol.table import Action, Transition, Step
 from tests.model.files import Files
 from tests.model.world import (BUILT, FORCE, NO_VERSION, NOTHING, ON, OPEN, PLAIN, ROLE, SHUT, D,
                                Event, Host, Model, S, World, put)
@@ -29,7 +29,7 @@ def _set(pair: Tuple[int, int], me: str, value: int) -> Tuple[int, int]:
 
 @dataclass
 class TornModel(Model):
-    survival: Tuple[pr_survival.Row, ...] = pr_survival.TABLE
+    survival: Tuple[pr_survival.Rule, ...] = pr_survival.TABLE
 
     def initial(self) -> World:
         return super().initial()._replace(files=Files((0, NO_VERSION)))
@@ -53,13 +53,13 @@ class TornModel(Model):
         row = next(one for one in self.survival if one.fits(
             Kernel.REBOOTED, Keeps.ON, File.BROKEN if torn else File.WHOLE,
             Copy.CURRENT if copy == host.disk and not torn else Copy.OLDER))
-        if row.answer is not Answer.OPEN:
+        if row.answer is not Survival.OPEN:
             return None
         return {Takes.FILE: host.disk, Takes.COPY: copy, Takes.NONE: NONE_LEFT}[row.takes]
 
-    def _step(self, w: World, me: str, row: Row, step: Step, arg: int) -> Optional[World]:
+    def _step(self, w: World, me: str, row: Transition, step: Step, arg: int) -> Optional[World]:
         host: Host = getattr(w, me)
-        loads = step.do is Do.LOAD and (
+        loads = step.action is Action.LOAD and (
             host.gate in (NOTHING, BUILT) or host.stale or host.pr == NO_VERSION)
         if loads and host.disk != NO_VERSION:
             version = self._survives(w, me)
@@ -69,13 +69,14 @@ class TornModel(Model):
             after = super()._step(w, me, row, step, arg)
             return after and self._with(after, me, self._mine(w, me)[0], False)
         holds = host.gate in (SHUT, OPEN) and host.pr != NO_VERSION
-        if step.do is Do.KEEP_COPY and not holds and self._mine(w, me)[1]:
+        if step.action is Action.KEEP_COPY and not holds and self._mine(w, me)[1]:
             return None  # what would be said is not known
         after = super()._step(w, me, row, step, arg)
-        if after is not None and after is not w and step.do in (Do.KEEP_COPY, Do.KEEP_MESSAGE,
-                                                                Do.APTPL_DROP):
+        if after is not None and after is not w and step.action in (Action.KEEP_COPY,
+                                                                    Action.KEEP_MESSAGE,
+                                                                    Action.APTPL_DROP):
             after = self._with(after, me, getattr(after, me).disk, False)
-        elif step.do is Do.KEEP_COPY and holds:
+        elif step.action is Action.KEEP_COPY and holds:
             after = self._with(w, me, host.disk, False)
         return after
 

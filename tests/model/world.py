@@ -15,8 +15,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Dict, FrozenSet, Iterator, List, NamedTuple, Optional, Tuple
 
-from lio_handover.protocol.table import (ALONE, DESTINATION, SOURCE, TABLE, VHOST, Do, Mode, Need,
-                                         MessageType, Row, Step, state_of)
+from lio_handover.protocol.table import (AfterReboot, DESTINATION, SOURCE, TRANSITIONS, VHOST,
+                                         Action, Mode, Condition,
+                                         MessageType, Transition, Step, state_of)
 from tests.model.files import Files
 
 S, D = "s", "d"
@@ -32,7 +33,7 @@ NO_VERSION = -1  # of registrations
 FILE_EPOCH = 1000  # by file a document names its epoch, too: epoch * this + version
 
 # Needs that are evaluated together with their message.
-_WITH_MESSAGE = frozenset({Need.DOCUMENT_CURRENT, Need.RELEASE_MATCHES})
+_WITH_MESSAGE = frozenset({Condition.DOCUMENT_CURRENT, Condition.RELEASE_MATCHES})
 
 TO_SOURCE = frozenset(message.name for message in (
     MessageType.ARMED, MessageType.SERVING, MessageType.RETURNED, MessageType.ABORTED))
@@ -110,7 +111,7 @@ class Model:
     mode: Mode
     scope: Scope = Scope()
     around: Surroundings = Surroundings()
-    table: Tuple[Row, ...] = TABLE
+    table: Tuple[Transition, ...] = TRANSITIONS
     _by_state: Dict[Tuple[str, str], List[int]] = field(default_factory=dict)
     _said: Dict[Tuple[FrozenSet[MessageSaid], MessageSaid], FrozenSet[MessageSaid]] = field(
         default_factory=dict)
@@ -130,7 +131,8 @@ class Model:
 
         self._asks_boot = frozenset(
             (row.role, row.state) for row in self.table
-            if self.mode in row.modes and row.needs & {Need.SAME_BOOT, Need.NEW_BOOT})
+            if self.mode in row.modes
+            and row.conditions & {Condition.SAME_BOOT, Condition.NEW_BOOT})
 
     def normal(self, w: World) -> World:
         """Forget what nothing can ask about again, so that worlds that cannot differ are one."""
@@ -234,61 +236,61 @@ class Model:
     def _current(host: Host) -> int:
         return host.pr if host.gate in (SHUT, OPEN) else host.disk
 
-    def _need(self, w: World, me: str, need: Need) -> bool:
+    def _need(self, w: World, me: str, condition: Condition) -> bool:
         host: Host = getattr(w, me)
         peer: Host = getattr(w, PEER[me])
-        if need is Need.SAME_BOOT:
+        if condition is Condition.SAME_BOOT:
             return host.same_boot
-        if need is Need.NEW_BOOT:
+        if condition is Condition.NEW_BOOT:
             return not host.same_boot
-        if need is Need.GUEST_STOPPED:
+        if condition is Condition.GUEST_STOPPED:
             return not self.attached(w, me)
-        if need is Need.GUEST_HERE:
+        if condition is Condition.GUEST_HERE:
             return self.serving(w, me)
-        if need is Need.GUEST_LEFT:
+        if condition is Condition.GUEST_LEFT:
             return w.qs in ("post", "gone")
-        if need is Need.RAN_SINCE_EXPORT:
+        if condition is Condition.RAN_SINCE_EXPORT:
             exported = self._versions(w, host, MessageType.DOCUMENT)
             return bool(exported) and self._current(host) not in exported
-        if need is Need.PEER_ARMED_WITH_OTHER:
+        if condition is Condition.PEER_ARMED_WITH_OTHER:
             return (peer.up == ON and peer.epoch == host.epoch and peer.state == "armed"
                     and peer.row < 0 and peer.armed_with != self._current(host))
-        if need is Need.GUEST_RAN:
+        if condition is Condition.GUEST_RAN:
             return self.attached(w, me) or host.ran
-        if need is Need.PEER_SAYS_RELEASED:
+        if condition is Condition.PEER_SAYS_RELEASED:
             return (peer.up == ON and peer.epoch == host.epoch
                     and peer.state in ("released", "retiring", "retired"))
-        if need is Need.PEER_SAYS_KEPT:
+        if condition is Condition.PEER_SAYS_KEPT:
             return peer.up == ON and (peer.epoch > host.epoch or peer.epoch == host.epoch
                                       and peer.state in ("forced", "idle"))
-        if need is Need.PEER_SERVES_BY_FORCE:
+        if condition is Condition.PEER_SERVES_BY_FORCE:
             return peer.up == ON and peer.state == "forced" and peer.gate == OPEN
-        if need is Need.PEER_IS_FENCED:
+        if condition is Condition.PEER_IS_FENCED:
             return w.forces < self.scope.forces and (
                 peer.up != ON or not self.around.word_is_true)
-        if need is Need.PEER_NEVER_RETURNS:
+        if condition is Condition.PEER_NEVER_RETURNS:
             return True
-        if need is Need.IMPORTED:
+        if condition is Condition.IMPORTED:
             return not self.around.word_is_true or (
                 peer.state in OWNERS and peer.epoch == host.epoch and peer.row < 0
                 or host.state == "frozen" and not self._exported(w))  # nobody shall serve it
-        if need is Need.NOT_IMPORTED:
+        if condition is Condition.NOT_IMPORTED:
             return not self.around.word_is_true or self._imported(host, peer) is False or (
                 peer.up != ON and w.forces < self.scope.forces)
-        raise AssertionError(need)
+        raise AssertionError(condition)
 
     @staticmethod
     def _imported(host: Host, peer: Host) -> bool:
         """By file: whether the destination serves, or is about to, under the source's epoch."""
         return peer.epoch == host.epoch and (peer.state in OWNERS or peer.row >= 0)
 
-    def _told(self, w: World, me: str, row: Row) -> World:
+    def _told(self, w: World, me: str, row: Transition) -> World:
         """What an operator's words make true, besides what they are believed of."""
         host: Host = getattr(w, me)
         peer: Host = getattr(w, PEER[me])
-        if Need.PEER_NEVER_RETURNS in row.needs and self.around.never_means_never:
+        if Condition.PEER_NEVER_RETURNS in row.conditions and self.around.never_means_never:
             return put(w, PEER[me], peer._replace(up=NEVER_AGAIN))
-        if Need.NOT_IMPORTED in row.needs and self.around.word_is_true:
+        if Condition.NOT_IMPORTED in row.conditions and self.around.word_is_true:
             if not self._imported(host, peer):
                 return put(w, PEER[me], peer._replace(aborted=max(peer.aborted, host.epoch)))
             # It is off, and is believed to be gone for good, with what was registered there since.
@@ -296,11 +298,11 @@ class Model:
                 latest=host.disk, forces=w.forces + 1)
         return w
 
-    def _arguments(self, w: World, me: str, row: Row) -> List[int]:
+    def _arguments(self, w: World, me: str, row: Transition) -> List[int]:
         """With what the row may be called now; empty when it may not."""
         host: Host = getattr(w, me)
-        for need in row.needs:
-            if need not in _WITH_MESSAGE and not self._need(w, me, need):
+        for condition in row.conditions:
+            if condition not in _WITH_MESSAGE and not self._need(w, me, condition):
                 return []
         arguments = [NO_VERSION]
         for message in row.messages:
@@ -316,9 +318,9 @@ class Model:
             if message is MessageType.DOCUMENT and self.inband:  # only in QEMU's stream: Save, Load
                 streaming = w.qs == "pre" and w.s.state == "frozen" and w.s.row < 0
                 versions = [v for v in versions if streaming and v == w.s.pr]
-            if Need.DOCUMENT_CURRENT in row.needs:
+            if Condition.DOCUMENT_CURRENT in row.conditions:
                 versions = [version for version in versions if version == self._current(host)]
-            if Need.RELEASE_MATCHES in row.needs:
+            if Condition.RELEASE_MATCHES in row.conditions:
                 versions = [version for version in versions if version == host.disk]
             if not versions:
                 return []
@@ -348,8 +350,10 @@ class Model:
         row = self.table[number]
         before: Host = getattr(w, me)
         free = put(w, me, before._replace(row=-1, at=0, arg=NO_VERSION))
-        kind = FORCE if row.forced or w.forces and Need.NOT_IMPORTED in row.needs else PLAIN
-        if row.taken_back and at and all(step.do is not Do.GATE_OPEN for step in row.steps[:at]):
+        forced = row.forced or w.forces and Condition.NOT_IMPORTED in row.conditions
+        kind = FORCE if forced else PLAIN
+        if row.taken_back and at and all(step.action is not Action.GATE_OPEN
+                                         for step in row.steps[:at]):
             yield (me, "took back", str(number), str(at)), kind, put(free, me, before._replace(
                 row=-1, at=0, arg=NO_VERSION, state=row.taken_back, epoch=0, gate=NOTHING,
                 pr=NO_VERSION))
@@ -363,7 +367,8 @@ class Model:
             if after is not free and after != free:
                 if index + 1 < len(row.steps):
                     host: Host = getattr(after, me)
-                    if not any(later.do is Do.KEEP_MESSAGE for later in row.steps[index + 1:]):
+                    if not any(later.action is Action.KEEP_MESSAGE
+                               for later in row.steps[index + 1:]):
                         arg = NO_VERSION
                     after = put(after, me, host._replace(row=number, at=index + 1, arg=arg))
                 yield (me, "began" if at == 0 else "went on", str(number), str(index)), kind, after
@@ -378,7 +383,7 @@ class Model:
             messages = self._said[key] = w.messages | {message}
         return w._replace(messages=messages)
 
-    def _record(self, w: World, me: str, row: Row, state: str, arg: int) -> World:
+    def _record(self, w: World, me: str, row: Transition, state: str, arg: int) -> World:
         host: Host = getattr(w, me)
         epoch, aborted = host.epoch, host.aborted
         if state == "prepared" or self.by_file and (host.state, state) == ("idle", "freezing"):
@@ -396,13 +401,13 @@ class Model:
             w = w._replace(latest=host.disk, forces=w.forces + 1)
         return w
 
-    def _step(self, w: World, me: str, row: Row, step: Step, arg: int) -> Optional[World]:
+    def _step(self, w: World, me: str, row: Transition, step: Step, arg: int) -> Optional[World]:
         """The world after `step`, or None when it refuses."""
         host: Host = getattr(w, me)
-        do = step.do
-        if do is Do.RECORD:
+        do = step.action
+        if do is Action.RECORD:
             return self._record(w, me, row, step.state, arg)
-        if do is Do.SAY:
+        if do is Action.SAY:
             assert step.message is not None
             message, epoch, version = step.message, host.epoch, NO_VERSION
             if message is MessageType.ABORTED:
@@ -414,67 +419,67 @@ class Model:
                 version = host.armed_with if armed_inband else host.disk
             return self._say(w, (message.name, epoch, version))
         new = host
-        if do is Do.SAVEFILE_DROP:
+        if do is Action.SAVEFILE_DROP:
             new = host._replace(file=0)
-        elif do is Do.SAVEFILE_GIVE and host.gate != OPEN:
+        elif do is Action.SAVEFILE_GIVE and host.gate != OPEN:
             return None
-        elif do in (Do.SAVEFILE_PUT, Do.SAVEFILE_GIVE):
+        elif do in (Action.SAVEFILE_PUT, Action.SAVEFILE_GIVE):
             new = host._replace(file=1)
-        elif do is Do.ADOPT:
+        elif do is Action.ADOPT:
             if host.gate != OPEN or host.pr == NO_VERSION:
                 return None
             new = host._replace(disk=host.pr)
-        elif do is Do.GATE_CLOSE:
+        elif do is Action.GATE_CLOSE:
             if self.vhost and self.attached(w, me):
                 return None  # ENODEV: somebody else has the endpoint
             if host.gate == OPEN:
                 new = host._replace(gate=SHUT)
-        elif do is Do.GATE_OPEN:
+        elif do is Action.GATE_OPEN:
             if host.gate not in (SHUT, OPEN):
                 return None
             new = host._replace(gate=OPEN)
-        elif do is Do.KEEP_COPY:
+        elif do is Action.KEEP_COPY:
             if host.gate in (SHUT, OPEN) and host.pr != NO_VERSION:
                 new = host._replace(disk=host.pr)
-        elif do is Do.KEEP_MESSAGE and row.verb == "import":
+        elif do is Action.KEEP_MESSAGE and row.verb == "import":
             new = host._replace(disk=arg % FILE_EPOCH, epoch=arg // FILE_EPOCH)
-        elif do is Do.KEEP_MESSAGE:
+        elif do is Action.KEEP_MESSAGE:
             new = host._replace(disk=arg, armed_with=arg if self.inband and me == D else NO_VERSION,
                                 stale=host.gate in (SHUT, OPEN) and host.pr != arg)
-        elif do is Do.COMPARE:
+        elif do is Action.COMPARE:
             if self._current(host) not in self._versions(w, host, MessageType.ARMED):
                 return None
-        elif do is Do.PROVE_SHUT:
+        elif do is Action.PROVE_SHUT:
             if not self.vhost and (host.gate == OPEN or host.file == 1):
                 return None
-        elif do is Do.PROVE_NEVER_RAN:
+        elif do is Action.PROVE_NEVER_RAN:
             if host.ran or self.attached(w, me):
                 return None
-        elif do is Do.IMPORT:
+        elif do is Action.IMPORT:
             new = host._replace(gate=SHUT, pr=host.disk, stale=False, ran=False)
-        elif do is Do.BUILD:
+        elif do is Action.BUILD:
             if host.gate == NOTHING:
                 new = host._replace(gate=BUILT)
-        elif do is Do.LOAD:
+        elif do is Action.LOAD:
             if self.late and not host.storage:
                 return None
             if host.gate in (NOTHING, BUILT) or host.stale or host.pr == NO_VERSION:
                 if self.vhost and self.attached(w, me):
                     return None
                 new = host._replace(gate=SHUT, pr=host.disk, stale=False, ran=False)
-        elif do is Do.TEARDOWN:
+        elif do is Action.TEARDOWN:
             if self.vhost and self.attached(w, me):
                 return None
             new = host._replace(gate=NOTHING, pr=NO_VERSION, stale=False, ran=False)
-        elif do is Do.APTPL_DROP:
+        elif do is Action.APTPL_DROP:
             new = host._replace(disk=NO_VERSION)
-        elif do is Do.STORAGE_RELEASE:
+        elif do is Action.STORAGE_RELEASE:
             if host.gate != NOTHING:
                 return None
             new = host._replace(storage=False)
-        elif do is Do.STORAGE_ACQUIRE:
+        elif do is Action.STORAGE_ACQUIRE:
             new = host._replace(storage=True)
-        elif do is Do.CHECK:
+        elif do is Action.CHECK:
             if host.gate != OPEN or host.pr == NO_VERSION:
                 return None
         else:  # READ DRAIN FLUSH VERIFY: nothing the model holds
@@ -543,7 +548,8 @@ class Model:
         elif host.up == OFF:
             kind = BOOT_S if me == S else BOOT_D
             file = host.file
-            if self.around.boot_scrub and state_of(ROLE[me], host.state, self.mode).opens != ALONE:
+            if self.around.boot_scrub and state_of(ROLE[me], host.state,
+                                                   self.mode).after_reboot != AfterReboot.OPEN:
                 file = 0
             host = host._replace(up=ON, file=file)
             yield (me, "boots"), kind, put(w, me, host)
@@ -610,8 +616,8 @@ class Model:
 
     def _may_cold_start(self, w: World, me: str) -> bool:
         host: Host = getattr(w, me)
-        opens = state_of(ROLE[me], host.state, self.mode).opens
-        owner = opens == ALONE or host.state in ("opening", "serving", "forced")
+        opens = state_of(ROLE[me], host.state, self.mode).after_reboot
+        owner = opens == AfterReboot.OPEN or host.state in ("opening", "serving", "forced")
         if owner:
             return host.pr != NO_VERSION and not host.stale  # our boot unit ran before
         return not self.inband
