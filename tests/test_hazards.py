@@ -185,7 +185,7 @@ def test_attributes_of_one_name_are_spelled_in_one_way() -> None:
     for row in TABLE:
         if row.kind != HOST:
             spelled.setdefault(row.path.rsplit("/", 1)[-1], set()).add(
-                (row.allowed, row.numeric, row.format is COMPANY))
+                (row.allowed, row.numeric, row.format is COMPANY, row.guards))
     assert [name for name, ways in spelled.items() if len(ways) > 1] == []
 
 
