@@ -69,14 +69,14 @@ fs = Configfs("/nonexistent")
 '''
 
 ATTRIBUTE = '''
-# What the reader looks for, and what a document may say.
+# The reader looks for it, and a document may carry it.
 assert "attrib/made_up" in attributes.rows("backstore", "fileio")
 assert attributes_of({"attrib/made_up": "9"}, "here", "backstore", "fileio")
 assert refused(attributes_of, {"attrib/made_up": "10"}, "here", "backstore", "fileio") \\
     == "here['attrib/made_up'] is '10', not 1 to 9"
 assert refused(attributes_of, {"attrib/made_up_erl": "long"}, "here", "acl", "iscsi") \\
     == "here['attrib/made_up_erl'] has 4 bytes, more than 3"
-# Who writes it.
+# The writer takes its values, and looks at its guards.
 fs.enabled.add("core/fileio_0/disk")
 assert fs.refusal("core/fileio_0/disk/attrib/made_up", b"5\\n") is None
 assert fs.refusal("core/fileio_0/disk/attrib/made_up", b"word\\n")
@@ -85,7 +85,7 @@ fs.read = lambda path: "0"
 assert fs.refusal("core/fileio_0/disk/attrib/made_up", b"5\\n") \\
     == "it is written on an enabled backstore only"
 assert fs.refusal("x/attrib/made_up_erl", b"0") is None
-# What a new one has, and what becomes of that.
+# A new object has its default, and the planner writes what differs in its slot.
 assert defaults.store_values(samples.backstore())["attrib/made_up"] == "5"
 state = samples.iscsi()
 tpg = state.targets[0].tpgs[0]
@@ -104,7 +104,7 @@ more = [step for step in steps(NOTHING, with_it("6")) if step not in plain]
 assert more == [
     ("backstore attribute", "write core/fileio_0/disk0/attrib/emulate_caw = 1"),
     ("LU group member", "write core/fileio_0/disk0/attrib/made_up = 6")], more
-# What is different, and what can be done about it while it serves.
+# A difference is known, and is not made while a LUN exports the backstore.
 change, = diff.diff(with_it("5"), with_it("6"))
 assert (change.name, change.known) == ("attrib/made_up", True)
 assert plan(with_it("5"), with_it("6"), FACTS).refused

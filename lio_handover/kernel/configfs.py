@@ -74,7 +74,7 @@ def _only_enabled(fs: "Configfs", path: str, data: bytes) -> Optional[str]:
 
 
 def _plugin(path: str) -> plugins.Plugin:
-    """Of the backstore that a path leads to, or below; a row without a name elsewhere."""
+    """The plugin of the backstore that a path leads to; a row without a name elsewhere."""
     return plugins.of(path.split("/")[1].rpartition("_")[0] if path.startswith("core/") else "")
 
 

@@ -1,6 +1,6 @@
 """THE table: one row for every configfs attribute of a target.
 
-What is true of an attribute stands here and nowhere else: where it lives, what it is for, how it is
+A fact about an attribute stands here and nowhere else: where it lives, what it is for, how it is
 read and written, when the kernel takes it and in which place of the order it is written, what may
 be written, what a new object has of it, and what a write of it overwrites.  The source of each row
 is the kernel's own store and show functions (drivers/target, drivers/vhost); the defaults were seen

@@ -1,4 +1,4 @@
-"""What an object has that was just made: what is wanted just so needs neither a look nor a write.
+"""Values of a new object: an attribute that is wanted just so needs neither a look nor a write.
 
 The values stand in attributes.py.  Where a kernel at hand is different all the same, reading back
 finds it, and the plan is made again without them (verbs.Core.import_).
@@ -29,7 +29,7 @@ _MEANT = {place: tuple(row for row in rows(*place).values()
 
 
 def store_values(one: Backstore) -> Values:
-    """Of a backstore that was just enabled: a file's only where it is one by its size."""
+    """Values of a backstore that was just enabled: those of a file only where its size was given."""
     known = DEFAULTS.get((one.kind, one.plugin), {})
     if "fd_dev_size" not in one.parameters:
         table = rows(one.kind, one.plugin)
@@ -40,7 +40,7 @@ def store_values(one: Backstore) -> Values:
 
 
 def values(key: Key, kind: str, tpg: Tpg, readonly: bool = False) -> Values:
-    """Of a new object of ``tpg``; ``readonly``: what it maps can't be written."""
+    """Values of a new object of ``tpg``; ``readonly``: what it maps can't be written."""
     fabric = key[1]
     known, above = DEFAULTS.get((kind, fabric), {}), rows("tpg", fabric)
     unsure = {path for path, row in rows(kind, fabric).items() if row.inherits in above
