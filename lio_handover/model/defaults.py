@@ -29,7 +29,7 @@ _MEANT = {place: tuple(row for row in rows(*place).values()
 
 
 def store_values(one: Backstore) -> Values:
-    """Values of a backstore that was just enabled: those of a file only where its size was given."""
+    """Values of a backstore that was just enabled: those of a file only where it has a size."""
     known = DEFAULTS.get((one.kind, one.plugin), {})
     if "fd_dev_size" not in one.parameters:
         table = rows(one.kind, one.plugin)
