@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from lio_handover import errors
 from lio_handover.document import document as documents
-from lio_handover.handover.engine import Reply, Handovers
+from lio_handover.handover.engine import Handovers, Reply
 from lio_handover.local.ours import Ours
 from tests import inhandover, inhost
 from tests.inhandover import TARGET

@@ -18,7 +18,7 @@ from lio_handover.actions import surviving_registrations
 from lio_handover.client import ssh
 from lio_handover.execute import rollback, step_runner
 from lio_handover.handover import conditions
-from lio_handover.handover.engine import Reply, Handover, Handovers
+from lio_handover.handover.engine import Handover, Handovers, Reply
 from lio_handover.kernel.configfs import Configfs
 from lio_handover.kernel.reader import Reader
 from lio_handover.local.by_file import ByFile

@@ -16,8 +16,7 @@ from lio_handover.drivers.move import COMMIT, NAMES, STEPS, Move
 from lio_handover.handover.reply import Reply
 from lio_handover.protocol.messages import Message, from_json
 from lio_handover.protocol.table import (DESTINATION, SOURCE, TRANSITIONS, Action, MessageType,
-                                         Mode,
-                                         rows_for, state_of)
+                                         Mode, rows_for, state_of)
 from lio_handover.records.journal import Handover
 from tests import samples
 

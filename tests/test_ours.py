@@ -12,9 +12,9 @@ from lio_handover import errors
 from lio_handover.document import document as documents
 from lio_handover.local.ours import LIO_HANDOVER, NOBODY, TARGETCLI
 from lio_handover.model.keys import alua_group_key, backstore_key
-from lio_handover.protocol.table import DESTINATION
 from lio_handover.model.objects import (DEFAULT_GROUP, AluaGroup, Backstore, DiscoveryAuth, Secret,
                                         State)
+from lio_handover.protocol.table import DESTINATION
 from tests import byfile, inhandover, inhost, inours, lab
 from tests.conftest import HostsOf
 from tests.inhandover import TARGET

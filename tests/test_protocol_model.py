@@ -10,9 +10,8 @@ from typing import List
 import pytest
 
 from lio_handover.protocol import table as transitions
-from lio_handover.protocol.table import (DESTINATION, SOURCE, STATES, TRANSITIONS, Action, Mode,
-                                         Condition,
-                                         MessageType, Transition)
+from lio_handover.protocol.table import (DESTINATION, SOURCE, STATES, TRANSITIONS, Action,
+                                         Condition, MessageType, Mode, Transition)
 from lio_handover.verb_table import HANDOVER_VERBS, READ
 from tests.model.matrix import MATRICES, SAME_AS_ISCSI, matrix, steps_table
 from tests.model.mutants import MUTANTS

@@ -12,7 +12,7 @@ import pytest
 from lio_handover import errors
 from lio_handover.model import aptpl, reservations
 from lio_handover.model.aptpl import Kind
-from lio_handover.protocol.pr_survival import (TABLE, Survival, Copy, File, Keeps, Kernel, Takes,
+from lio_handover.protocol.pr_survival import (TABLE, Copy, File, Keeps, Kernel, Survival, Takes,
                                                decide, rendered)
 from lio_handover.protocol.table import DESTINATION, SOURCE
 from lio_handover.scsi import cdb

@@ -23,7 +23,7 @@ from ..model import dynamic_acls, fabrics
 from ..model.fabrics import Gate
 from ..model.objects import State, say
 from ..protocol.messages import Message, document_in
-from ..protocol.table import SOURCE, Action, Mode, MessageType, Step
+from ..protocol.table import SOURCE, Action, MessageType, Mode, Step
 from ..records.journal import DOCUMENT, PREPARED, RETURNED
 from ..records.ownership import Owners
 from ..storage import opened

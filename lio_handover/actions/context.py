@@ -22,7 +22,7 @@ from ..model.keys import backstore_key, lun_key, target_key, tpg_key
 from ..model.objects import Key, State, kernel_name, say
 from ..model.reservations import Seen
 from ..protocol.messages import Message
-from ..protocol.table import DESTINATION, SOURCE, VHOST, Action, Mode, MessageType, Transition
+from ..protocol.table import DESTINATION, SOURCE, VHOST, Action, MessageType, Mode, Transition
 from ..records import pr_record, relative_ports as ports
 from ..records.journal import DOCUMENT, PREPARED, RETURNED, SERVED, Handover, Journal, way_out
 from ..records.ownership import Owner, Owners

@@ -18,8 +18,8 @@ from ..kernel.facts import boot_id
 from ..model import aptpl, reservations
 from ..model.aptpl import Kind
 from ..model.objects import NO_RESERVATIONS, Backstore, Reservations, say
-from ..protocol.pr_survival import (FOLLOWED, KEPT_OVERRIDE, NONE_OVERRIDE, Survival, Copy, File,
-                                    Keeps, Kernel, Takes, decide)
+from ..protocol.pr_survival import (FOLLOWED, KEPT_OVERRIDE, NONE_OVERRIDE, Copy, File, Keeps,
+                                    Kernel, Survival, Takes, decide)
 from ..protocol.table import DESTINATION, SOURCE
 from ..records.journal import DOCUMENT, PREPARED, RETURNED, SERVED
 from ..system.atomic_file import fsync_folder, write_files

@@ -14,7 +14,7 @@ from .. import errors
 from ..client import ssh
 from ..client.connection import Service
 from ..document.envelope import MAX_BYTES
-from ..handover.engine import Reply, Handover, Handovers, Peer, reply_from_json, reply_to_json
+from ..handover.engine import Handover, Handovers, Peer, Reply, reply_from_json, reply_to_json
 from ..local import restoring
 from ..protocol.messages import MAX_MESSAGES, Message, from_json, to_json
 from ..protocol.table import DESTINATION, SOURCE, MessageType

@@ -20,7 +20,7 @@ from ..local import results, verbs
 from ..local.ours import Ours
 from ..local.results import Result
 from ..system import document_file
-from ..verb_table import (A_DOCUMENT, ANY_TARGETS, HOST_VERBS, READ, TARGETS, WRITE, Verb)
+from ..verb_table import A_DOCUMENT, ANY_TARGETS, HOST_VERBS, READ, TARGETS, WRITE, Verb
 from ..views import diff_columns, json_view, phrases, plan_steps, tree
 from ..views.terminal import Screen
 from .output import (BY_SERVICE, PROG, credit, print_data, print_lines, quoted, repeat_option, say,
@@ -186,8 +186,8 @@ def _exported(args: argparse.Namespace, result: results.Exported) -> int:
     how = "frozen" if result.frozen else "NOT frozen: import will refuse it"
     say_done(args, f"exported {', '.join(result.targets)} ({how}), {result.bytes} bytes, "
              f"digest {result.digest[:12]}…{credit(result)}; " + (
-              "recorded: no boot brings it back here" if result.recorded else
-              errors.NOTHING_CHANGED),
+                 "recorded: no boot brings it back here" if result.recorded else
+                 errors.NOTHING_CHANGED),
              f"{PROG} import FILE on the other host" if result.frozen else
              f"{PROG} freeze {quoted(result.targets)}, and export again")
     return errors.SAME

@@ -52,6 +52,7 @@ def connect(address: str = "") -> Any:
     Raises dbus.DBusException, and ImportError where a module for that is not installed.
     """
     from importlib.util import find_spec
+
     import dbus.bus
     from dbus.mainloop.glib import DBusGMainLoop
     if find_spec("gi") is None:  # it is imported once something is waited for, as that takes long

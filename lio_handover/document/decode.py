@@ -18,8 +18,7 @@ from ..model.objects import State
 from ..model.plugins import PLUGINS
 from .json_types import (an_object, any_object, entries, fail, plain_name, show, string,
                          true_or_false, whole)
-from .values import (INITIATOR, U64, attributes_of, parameters_of,
-                     port_name, portal_address, without)
+from .values import INITIATOR, U64, attributes_of, parameters_of, port_name, portal_address, without
 
 
 # --- objects -------------------------------------------------------------------------------------

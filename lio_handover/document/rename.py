@@ -21,9 +21,9 @@ from typing import Dict, List, NamedTuple, NoReturn, Optional, Sequence, Set, Tu
 
 from ..errors import BadMap, DocumentError, Duplicate
 from ..model import fabrics, objects, plugins
-from ..model.plugins import HCTL, Opens
 from ..model.keys import acl_key, portal_key, target_key
 from ..model.objects import Attributes, Key, say
+from ..model.plugins import HCTL, Opens
 from ..storage import block_devices as devices, device_limits as limits
 from ..storage.block_devices import HERE, Host
 from .document import Document, check

@@ -34,7 +34,7 @@ from ..handover.reply import Reply
 from ..model import fabrics
 from ..model.fabrics import Gate
 from ..protocol.messages import Message, to_json
-from ..protocol.table import DESTINATION, MODES, SOURCE, VHOST, Mode, MessageType
+from ..protocol.table import DESTINATION, MODES, SOURCE, VHOST, MessageType, Mode
 from ..views import phrases
 
 

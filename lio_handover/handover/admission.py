@@ -14,7 +14,7 @@ from ..host.looked_at import Ready
 from ..host.verbs import Core
 from ..model.objects import State, say
 from ..protocol.messages import Message, document_in, is_id
-from ..protocol.table import DESTINATION, SOURCE, Mode, MessageType
+from ..protocol.table import DESTINATION, SOURCE, MessageType, Mode
 from ..records.journal import PREPARED, Handover, Journal, begun, ids
 from ..records.ownership import Owner, Owners
 from . import next_steps

@@ -14,7 +14,7 @@ from ..protocol.table import (DESTINATION, SOURCE, TRANSITIONS, Condition, Messa
                               Transition, rows_for)
 from ..records.journal import Handover, Journal
 from ..system import fencing
-from .reply import Reply, Peer
+from .reply import Peer, Reply
 
 #: What may be said to a verb: by an operator, or (of QEMU) by the driver that sees it.
 WORDS = {"peer-is-fenced": Condition.PEER_IS_FENCED,

@@ -24,14 +24,14 @@ from ..kernel import fixes
 from ..kernel.facts import boot_id
 from ..model.objects import say
 from ..protocol.messages import Message, document_in
-from ..protocol.table import DESTINATION, SOURCE, Mode, MessageType, Transition, rows_for, state_of
+from ..protocol.table import DESTINATION, SOURCE, MessageType, Mode, Transition, rows_for, state_of
 from ..records.journal import Handover, Journal, begun, ids
 from ..records.ownership import Owners
 from ..verb_table import BOTH, HANDOVER_VERBS
 from . import meddling, next_steps
 from .admission import Admission
 from .conditions import ASSERTS, FIRST_STATE, WORDS, TransitionChooser
-from .reply import Reply, Peer, reply_from_json, reply_to_json
+from .reply import Peer, Reply, reply_from_json, reply_to_json
 
 __all__ = ["Handover", "Handovers", "Peer", "Reply", "reply_from_json", "reply_to_json"]
 

@@ -5,7 +5,7 @@ import shlex
 from typing import Mapping, Sequence, Tuple
 
 from .. import errors
-from ..protocol.table import DESTINATION, SOURCE, Mode, MessageType
+from ..protocol.table import DESTINATION, SOURCE, MessageType, Mode
 from ..records.journal import Handover, Journal
 from ..records.ownership import REMOVED, Owner, Owners
 

@@ -17,11 +17,11 @@ from ..kernel import dbroot, placement, portals, tcmu
 from ..kernel.facts import Facts, kernel_symbols
 from ..kernel.reader import Reader
 from ..model import attributes, dynamic_acls, fabrics, plugins, reservations
-from ..model.plugins import HCTL, Data, Opens
 from ..model.diff import diff
 from ..model.fabrics import Gate
 from ..model.keys import backstore_key
 from ..model.objects import Backstore, Key, State, say
+from ..model.plugins import HCTL, Data, Opens
 from ..plan import unit_serials
 from ..plan.plan import Plan
 from ..settings import Settings

@@ -28,7 +28,7 @@ from ..model.fabrics import Gate
 from ..model.objects import State
 from ..plan.pr_order import reachable
 from ..protocol.messages import Message
-from ..protocol.table import DESTINATION, SOURCE, Action, Mode, MessageType, Step, rows_for
+from ..protocol.table import DESTINATION, SOURCE, Action, MessageType, Mode, Step, rows_for
 from ..records import removed
 from ..records.journal import DOCUMENT, Handover, Journal, ids
 from ..records.ownership import REMOVED, Owner, Owners

@@ -15,7 +15,7 @@ from ..actions.context import HandoverContext
 from ..execute.step_runner import never
 from ..handover import next_steps
 from ..handover.engine import Handovers
-from ..handover.reply import Reply, Peer
+from ..handover.reply import Peer, Reply
 from ..kernel import placement
 from ..kernel.facts import boot_id
 from ..model import fabrics, plugins

@@ -22,8 +22,8 @@ from ..storage.exclusive import Opening
 from .draft import Draft
 from .exports import ExportPlanner
 from .order import PLACE
-from .plan import (ACQUIRE, DRAIN, FLUSH, FOLDER, IDLE, LINK, MKDIR, OPEN, PROVE, RELEASE,
-                   RMDIR, SYNC, UNLINK, VERIFY, WRITE, Plan, Step)
+from .plan import (ACQUIRE, DRAIN, FLUSH, FOLDER, IDLE, LINK, MKDIR, OPEN, PROVE, RELEASE, RMDIR,
+                   SYNC, UNLINK, VERIFY, WRITE, Plan, Step)
 from .pr_order import LAST, Revival, merged, reachable
 from .pr_steps import ReservationPlanner
 

@@ -9,8 +9,8 @@ from ..model import fabrics, reservations
 from ..model.keys import lun_key
 from ..model.objects import DEFAULT_GROUP, Backstore, Key, Registration, Reservations
 from .draft import Draft
-from .plan import (DRIVERS, FILE, LINK, MKDIR, RMDIR, SCRATCH_NEXUS, SCRATCH_TARGET, SCSI,
-                   UNLINK, WRITE)
+from .plan import (DRIVERS, FILE, LINK, MKDIR, RMDIR, SCRATCH_NEXUS, SCRATCH_TARGET, SCSI, UNLINK,
+                   WRITE)
 from .pr_order import dummies
 
 #: A target port group for the time of the scratch target, where the default one's state is in the

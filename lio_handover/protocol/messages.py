@@ -18,7 +18,7 @@ from ..document import document as documents
 from ..document.document import Document
 from ..document.envelope import MAX_BYTES
 from ..errors import BadShape, BadValue, DocumentError, NotJson, TooLarge
-from .table import Mode, MessageType
+from .table import MessageType, Mode
 
 #: More messages than a handover has are nobody's.
 MAX_MESSAGES = 16

@@ -18,7 +18,7 @@ from ..model import fabrics
 from ..model.fabrics import Gate
 from ..model.keys import target_key, tpg_key
 from ..model.objects import Key, State
-from ..protocol.table import AfterReboot, DESTINATION, Mode, state_of
+from ..protocol.table import DESTINATION, AfterReboot, Mode, state_of
 from .journal import Journal, ids
 
 #: What --allow takes to open the gate under another number.

@@ -6,8 +6,8 @@ import uuid
 from typing import Any, Callable, List, Mapping, Sequence
 
 from .. import errors
-from ..verb_table import (
-    A_DOCUMENT, ASSERTIONS, FORCE, FORCING, HOST, MESSAGES, NEW_TARGETS, NOTHING, READ, WRITE)
+from ..verb_table import (A_DOCUMENT, ASSERTIONS, FORCE, FORCING, HOST, MESSAGES, NEW_TARGETS,
+                          NOTHING, READ, WRITE)
 from .bus.dispatch import LATER, Call, Standard
 from .jobs import Jobs
 from .uploads import Uploads

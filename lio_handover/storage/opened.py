@@ -30,8 +30,8 @@ from typing import Dict, FrozenSet, Iterable, Iterator, List, Mapping, NamedTupl
 
 from ..errors import Finding, HandoverError, StorageDiffers, StorageMissing, refuse
 from ..model import plugins
-from ..model.plugins import HCTL, Opens
 from ..model.objects import Backstore, Key, State, say
+from ..model.plugins import HCTL, Opens
 from . import block_devices, protection
 from .block_devices import (HERE, Glance, Host, Seen, file_system, folder_of, hctl_of, one_line_of,
                             show)

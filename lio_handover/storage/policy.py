@@ -15,8 +15,8 @@ from typing import Dict, Iterator, List, Mapping, Set, Tuple, Union
 from ..errors import (Finding, HandoverError, StorageDiffers, StorageInUse, StorageMissing,
                       StorageNotAllowed)
 from ..model import plugins
-from ..model.plugins import HCTL, Opens
 from ..model.objects import Backstore, Key, State, say
+from ..model.plugins import HCTL, Opens
 from ..settings import Settings
 from . import block_devices, protection
 from .block_devices import (HERE, Host, Seen, below, block_facts, family, file_system, folder_of,

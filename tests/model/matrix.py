@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import FrozenSet, List, Optional
 
 from lio_handover.protocol.table import (DESTINATION, DESTINATION_STATES, SOURCE, SOURCE_STATES,
-                                         TRANSITIONS, Mode, Condition, MessageType, Transition,
+                                         TRANSITIONS, Condition, MessageType, Mode, Transition,
                                          rows_for, state_of)
 from tests.model.runs import run
 

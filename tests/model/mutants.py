@@ -9,10 +9,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Callable, Dict, Optional, Tuple
 
 from lio_handover.protocol import pr_survival
-from lio_handover.protocol.pr_survival import Survival, File, Takes
-from lio_handover.protocol.table import (ALL, DESTINATION, HELD, SOURCE, TRANSITIONS, Action, Mode,
-                                         Condition,
-                                         MessageType, Transition, Step)
+from lio_handover.protocol.pr_survival import File, Survival, Takes
+from lio_handover.protocol.table import (ALL, DESTINATION, HELD, SOURCE, TRANSITIONS, Action,
+                                         Condition, MessageType, Mode, Step, Transition)
 from tests.model.search import Result, explore
 from tests.model.torn import BACK, TornModel
 from tests.model.world import Model, Scope, Surroundings

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Iterator, List, Optional, Tuple
 
 from lio_handover.protocol import pr_survival
-from lio_handover.protocol.pr_survival import FOLLOWED, Survival, Copy, File, Keeps, Kernel, Takes
-from lio_handover.protocol.table import Action, Transition, Step
+from lio_handover.protocol.pr_survival import FOLLOWED, Copy, File, Keeps, Kernel, Survival, Takes
+from lio_handover.protocol.table import Action, Step, Transition
 from tests.model.files import Files
 from tests.model.world import (BUILT, FORCE, NO_VERSION, NOTHING, ON, OPEN, PLAIN, ROLE, SHUT, D,
                                Event, Host, Model, S, World, put)

@@ -15,9 +15,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Dict, FrozenSet, Iterator, List, NamedTuple, Optional, Tuple
 
-from lio_handover.protocol.table import (AfterReboot, DESTINATION, SOURCE, TRANSITIONS, VHOST,
-                                         Action, Mode, Condition,
-                                         MessageType, Transition, Step, state_of)
+from lio_handover.protocol.table import (DESTINATION, SOURCE, TRANSITIONS, VHOST, Action,
+                                         AfterReboot, Condition, MessageType, Mode, Step,
+                                         Transition, state_of)
 from tests.model.files import Files
 
 S, D = "s", "d"

@@ -17,9 +17,8 @@ from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
 from ... import dbus_names, verb_table
-from ...verb_table import (
-    A_DOCUMENT, ANY_TARGETS, BOTH, HANDOVER_VERBS, HOST, HOST_VERBS, MESSAGES, NEW_TARGETS, NOTHING,
-    TARGETS, WRITE, Option, Verb)
+from ...verb_table import (A_DOCUMENT, ANY_TARGETS, BOTH, HANDOVER_VERBS, HOST, HOST_VERBS,
+                           MESSAGES, NEW_TARGETS, NOTHING, TARGETS, WRITE, Option, Verb)
 
 HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 #: Ours, but for the verbs; the bus's own, which need not be installed, are beside it.

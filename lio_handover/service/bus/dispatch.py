@@ -13,8 +13,8 @@ import dbus
 import dbus.lowlevel
 
 from ... import dbus_names, errors, verb_table
-from ...verb_table import READ
 from ...system.journald import Log
+from ...verb_table import READ
 from . import wire
 from .authority import Authority, Caller, NeedsPassword
 from .contract import STANDARD_NAMES, Interface, Method, node_xml
