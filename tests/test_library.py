@@ -110,6 +110,27 @@ def thawed_where_it_fails(target: str) -> tuple[str, bool]:
     return inside, set(inhandover.gates().values()) == {"1"}
 
 
+def by_service(target: str, host: str = "") -> dict[str, Any]:
+    """Every verb of the service that leaves the target as it is."""
+    with lio.connect(host) as service:
+        found: dict[str, Any] = {
+            "shown": service.show(target)["state"]["targets"][0]["wwn"],
+            "findings": service.check(target),
+            "frozen": (service.freeze(target).targets, inhandover.gates()),
+            "thawed": service.thaw(target).targets}
+        document = service.export(target)
+        service.verify(document)
+        try:
+            service.plan(document)
+        except lio.errors.NotFrozen as error:
+            found["plan"] = (error.code, [finding.override for finding in error.findings])
+        try:
+            service.remove("iscsi/iqn.x:y")
+        except lio.errors.HandoverError as error:
+            found["remove"] = type(error).__name__
+    return {**found, "targets": document.targets, "digest": len(document.digest)}
+
+
 def test_the_examples_run(bed: lab.Lab, pair: Pair) -> None:  # noqa: F811
     a, b = pair
     a.call(inhost.build, inhandover.state(bed.shared))
@@ -120,12 +141,21 @@ def test_the_examples_run(bed: lab.Lab, pair: Pair) -> None:  # noqa: F811
         ("NoSuchTarget", "lio-handover show"), ("BadCall", "name targets"),
         ("NoSuchTarget", "lio-handover show")]
     assert a.call(thawed_where_it_fails, TARGET) == ("0", True)
+    by_bus = a.call(by_service, TARGET)
+    assert set(by_bus.pop("frozen")[1].values()) == {"0"}
+    expected = {"shown": TARGET.partition("/")[2], "findings": (), "thawed": (TARGET,),
+                "plan": (lio.errors.NotFrozen.code, ["not-frozen"]), "remove": "NoSuchTarget",
+                "targets": (TARGET,), "digest": 64}
+    assert by_bus == expected
     assert "prepare done" in example(a, "05_service_by_dbus_python.py", TARGET)
     busctl = example(a, "06_busctl.sh", TARGET)
     assert ".Freeze " in busctl and f'"{TARGET}"' in busctl and '"sessions"' in busctl
 
     moved = example(a, "04_move.py", TARGET, "b", "a")
     assert f"{TARGET} is on b: nobody served for " in moved and serving(pair) == [b]
+
+    far = a.call(by_service, TARGET, "b")  # by ssh: documents go in pieces
+    assert far.pop("frozen")[0] == (TARGET,) and far == expected
 
     file = str(bed.shared / "document.json")
     assert f"{TARGET}: {file}, digest " in example(b, "02_freeze_and_export.py", TARGET, file)
