@@ -37,19 +37,6 @@ FOLDERS = ("/etc/systemd/system", "/run/systemd/system", "/usr/local/lib/systemd
            "/usr/lib/systemd/system", "/lib/systemd/system")
 #: So much of two names' ends has to be the same, that one may be another spelling of the other.
 _END = 12
-#: What a record must have to be read here: kind → name → type.
-_RECORDS: dict[str, dict[str, type]] = {
-    "new": {"role": str, "mode": str, "targets": list, "stores": dict, "maps": list,
-            "local": list, "peer": str, "at": float},
-    "state": {"state": str, "epoch": int, "boot": str, "at": float},
-    "begin": {"verb": str}, "step": {"do": str}, "end": {}, "gone": {}, "probe": {},
-    "kept": {"digest": str, "stale": bool}, "loading": {"boot": str},
-    "loaded": {"boot": str, "digest": str, "commands": dict}, "opened": {"boot": str},
-    "saved": {"paths": list}, "survived": {"boot": str}, "left": {"serials": list, "boot": str},
-    "fenced": {"said": str}, "said": {"message": str, "digest": str}, "shutting": {"gates": dict},
-    "differs": {"said": list}, "away": {"portals": list},
-    "objects": {"boot": str, "inodes": dict}, "meddled": {"said": str},
-}
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
@@ -175,12 +162,8 @@ def _usual(unit: str, save_files: Sequence[str]) -> bool:
 
 
 def _is_plain(record: dict[str, Any]) -> bool:
-    wanted = _RECORDS[record["record"]]
-    if record["record"] == "state" and "gates" in record:
-        wanted = {**wanted, "gates": dict, "dynamic": dict}
-    if record["record"] == "kept" and "stores" in record:
-        wanted = {**wanted, "stores": dict}
-    return all(type(record[name]) is kind for name, kind in wanted.items())
+    from ..records.record_kinds import KINDS
+    return KINDS[record["record"]].fits(record)
 
 
 if __name__ == "__main__":

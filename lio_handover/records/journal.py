@@ -21,6 +21,7 @@ from ..protocol.messages import is_id
 from ..protocol.table import DESTINATION, SOURCE, STATES, Mode
 from ..system.atomic_file import fsync_folder, write_file
 from ..system.locks import PATIENCE, Locks
+from .record_kinds import KINDS
 
 PREPARED, DOCUMENT, RETURNED = "prepared.json", "document.json", "returned.json"
 #: What is served here since the handover is over, in this host's names: it counts first.
@@ -182,75 +183,20 @@ class Journal:
         self.handover = replace(self.handover,
                                 error=f"JournalBroken: {self.broken.what}" if self.broken else "")
 
-    def _take(self, one: Dict[str, Any]) -> None:
+    def _take(self, record: Dict[str, Any]) -> None:
+        """Replay a record; one of a kind that is not known says nothing.  Raises ValueError,
+        KeyError, TypeError, AttributeError of what is not as KINDS has it."""
         from dataclasses import replace
-        kind, facts = one["record"], self.facts
-        if kind == "new":
-            Mode(one["mode"])
-            self.handover = replace(
-                self.handover, role=one["role"], mode=one["mode"], targets=tuple(one["targets"]),
-                peer=one["peer"], since=float(one["at"]))
-            facts.stores, facts.maps = dict(one["stores"]), tuple(one["maps"])
-            facts.local = tuple(one["local"])
-        elif kind == "state":
-            if one["state"] not in STATES[self.handover.role]:
-                raise ValueError(one["state"])
-            self.handover = replace(self.handover, state=one["state"], epoch=int(one["epoch"]),
-                                    boot_id=one["boot"], since=float(one["at"]))
-            facts.forced = f"{facts.fenced} (the word of {one['by']})" \
-                if facts.fenced and one.get("words") else ""
-            facts.fenced = ""
-            if "gates" in one:
-                facts.gates = {name: dict(gates) for name, gates in one["gates"].items()}
-                facts.dynamic = {name: dict(who) for name, who in one["dynamic"].items()}
-        elif kind == "begin":
-            self.handover, facts.step = replace(self.handover, busy=one["verb"], error=""), ""
-            facts.verb = one["verb"]
-        elif kind == "step":
-            facts.step = one["do"]
-        elif kind == "end":
-            self.handover = replace(self.handover, busy="", error=one.get("error", ""))
-            facts.fenced = ""
-            facts.meddled = facts.meddled if one.get("error") else ""
-        elif kind == "kept":
-            self.handover = replace(self.handover, digest=one["digest"])
-            facts.stale, facts.opened = bool(one["stale"]), one.get("opened", "")
-            facts.stores = dict(one.get("stores", facts.stores))
-        elif kind == "loading":
-            facts.loading, facts.gone = one["boot"], ""
-        elif kind == "loaded":
-            facts.loading, facts.stale = "", False
-            facts.loaded = (one["boot"], one["digest"])
-            facts.commands = {name: int(count) for name, count in one["commands"].items()}
-        elif kind == "opened":
-            facts.opened = one["boot"]
-        elif kind == "gone":
-            facts.loading, facts.loaded, facts.opened = "", ("", ""), ""
-            facts.gone = one.get("boot", "")
-            facts.objects = ("", {})
-        elif kind == "objects":
-            facts.objects = one["boot"], {name: int(inode)
-                                          for name, inode in one["inodes"].items()}
-        elif kind == "meddled":
-            facts.meddled = one["said"]
-        elif kind == "shutting":
-            facts.shut = {name: dict(gates) for name, gates in one["gates"].items()}
-        elif kind == "differs":
-            facts.differs = tuple(one["said"])
-        elif kind == "saved":
-            facts.saved, facts.unsaved = tuple(one["paths"]), one.get("why", "")
-        elif kind == "survived":
-            facts.survived = one["boot"]
-        elif kind == "left":
-            facts.left, facts.kept_in = tuple(one["serials"]), one["boot"]
-        elif kind == "away":
-            facts.away = tuple(one["portals"])
-        elif kind == "probe":
-            facts.probe = True
-        elif kind == "fenced":
-            facts.fenced = one["said"]
-        elif kind == "said":
-            facts.said.setdefault(one["message"], []).append(one["digest"])
+        kind = KINDS.get(record["record"])
+        if kind is None:
+            return
+        changed = kind.apply(self.facts, record)
+        if "mode" in changed:
+            Mode(changed["mode"])
+        if "state" in changed and changed["state"] not in STATES[self.handover.role]:
+            raise ValueError(changed["state"])
+        if changed:
+            self.handover = replace(self.handover, **changed)
 
     # ---- writing ------------------------------------------------------------------------------
     def state(self, state: str, epoch: int, boot_id: str, gates: Optional[Gates] = None,
