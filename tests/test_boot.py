@@ -192,7 +192,8 @@ def test_nothing_takes_little_more_than_python(config: str) -> None:
     assert not {"re", "json", "functools"} & found
     begun(config, DESTINATION, Mode.FILE, "given")
     more = imported(f"import lio_handover.cli.boot as b; assert b.nothing_to_do({config!r})")
-    assert {one for one in more - found if one.partition(".")[0] == "lio_handover"} == set()
+    assert {one for one in more - found if one.partition(".")[0] == "lio_handover"} == {
+        "lio_handover.records", "lio_handover.records.record_kinds"}  # which import nothing
     assert not {"dataclasses", "typing", "argparse", "shutil"} & more
 
 

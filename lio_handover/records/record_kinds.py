@@ -9,7 +9,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable, Mapping, Optional
 
-    from .journal import HandoverFacts
+    from .handover_facts import HandoverFacts
 
     Record = Mapping[str, Any]
     #: Takes the facts, which it changes, and the record; returns what changes of the Handover.
@@ -17,17 +17,19 @@ if TYPE_CHECKING:
 
 
 class Kind:
-    """A kind of record: its ``members`` (name → type in JSON), those it may have, what it ``says``
-    and how it is replayed."""
+    """A kind of record: its ``members`` (name → type in JSON), those it ``may`` have, of which
+    some come ``together``, what it ``says`` and how it is replayed."""
 
     def __init__(self, members: Mapping[str, type], says: str, apply: Apply,
-                 may: Optional[Mapping[str, type]] = None) -> None:
+                 may: Optional[Mapping[str, type]] = None, together: tuple[str, ...] = ()) -> None:
         self.members, self.says, self.apply, self.may = members, says, apply, may or {}
+        self.together = set(together)
 
     def fits(self, record: Record) -> bool:
         """Whether the record has all its members, and no member of another type."""
         return all(type(record[name]) is kind for name, kind in self.members.items()) and all(
-            type(record[name]) is kind for name, kind in self.may.items() if name in record)
+            type(record[name]) is kind for name, kind in self.may.items() if name in record) \
+            and len(self.together & record.keys()) in (0, len(self.together))
 
 
 def _fact(*names: str) -> Apply:
@@ -132,7 +134,8 @@ KINDS: Mapping[str, Kind] = {
     "state": Kind({"state": str, "epoch": int, "boot": str, "at": float},
                   "this host's state is this one from now on; `gates` as they were before they "
                   "were shut; `words` by whom it was forced", _state,
-                  {"gates": dict, "dynamic": dict, "words": list, "by": str}),
+                  {"gates": dict, "dynamic": dict, "words": list, "by": str},
+                  together=("gates", "dynamic")),
     "begin": Kind({"verb": str}, "a verb was begun", _begin),
     "step": Kind({"do": str}, "a step of that verb was begun", _fact("step=do")),
     "end": Kind({}, "the verb has ended, or failed", _end, {"error": str}),
