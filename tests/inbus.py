@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from lio_handover import dbus_names as names
+from lio_handover.client import connection
+from lio_handover.kernel.facts import boot_id
 from lio_handover.protocol.table import DESTINATION
 from lio_handover.records.journal import Handover, Journal
 from lio_handover.service.bus import contract, wire
@@ -214,7 +216,7 @@ def handover_here(directory: str, state: str = "none", local: Sequence[str] = ()
     journal = Journal.create(directory, Handover(
         id, DESTINATION, "", 1, "iscsi",
         (f"iscsi/{samples.IQN}-elsewhere",), peer="a"), {}, local=tuple(local))
-    journal.state(state, 1, "some boot")
+    journal.state(state, 1, boot_id())  # one that serves since another boot is shut
     journal.note("said", message="aborted", digest="")
     return journal.handover
 
@@ -265,6 +267,14 @@ def export(name: str) -> tuple[dict[str, Any], bytes]:
 def run(member: str, target: str, given: Mapping[str, Any] = {}) -> dict[str, Any]:  # noqa: B006
     client = Client()
     return client.job(client.manager(member, "asa{sv}", [target], options(given)))
+
+
+def steps_heard(member: str, target: str) -> list[tuple[int, int, str]]:
+    """What our own client is told of a verb's steps while it waits: number, of how many, which."""
+    steps: list[tuple[int, int, str]] = []
+    connection.Service(connection.connect()).run(
+        member, [target], {}, progress=lambda *step: steps.append(step))
+    return steps
 
 
 def run_document(member: str, data: bytes, given: Mapping[str, Any] = {}  # noqa: B006

@@ -59,6 +59,8 @@ def test_a_target_goes_and_comes_back_by_the_service(served: Service) -> None:
     assert served.call(inbus.get, path, names.TARGET)["RestoredBy"] == "targetcli"
     frozen = served.call(inbus.run, "Freeze", NAME)
     assert frozen["State"] == "done" and frozen["Result"]["writes"] == 1, frozen
+    number, total, step = served.call(inbus.steps_heard, "Freeze", NAME)[-1]
+    assert 0 < number <= total and step, (number, total, step)
     shown = served.call(inbus.get, path, names.TARGET)
     assert (shown["Frozen"], shown["RestoredBy"]) == (True, "lio-handover")
     exported, document = served.call(inbus.export, NAME)
@@ -210,7 +212,7 @@ def moved(service: Service, bed: lab.Lab, request: pytest.FixtureRequest) -> byt
 @pytest.mark.parametrize("moved", [20], indirect=True)
 def test_while_an_import_stands_between_two_steps_others_are_answered(
         service: Service, moved: bytes) -> None:
-    service.call(inbus.handover_here, inhost.SETTINGS.state_directory)
+    known = service.call(inbus.handover_here, inhost.SETTINGS.state_directory)
     argv = ["/usr/bin/python3", "/usr/bin/lio-handover", "--alone", "remove", NAME]
     target, before = f"/sys/kernel/config/target/{NAME}", service.call(inhost.tree)
     cancelled = service.call(inbus.cancelled_import, moved, target, timeout=100)
@@ -221,8 +223,8 @@ def test_while_an_import_stands_between_two_steps_others_are_answered(
     held = service.call(inbus.held_import, moved, target, argv, timeout=200)
     number, total, what = held["step"]
     assert held["state"] == "running" and 0 < number < total and what, held["step"]
-    verbs = {member: answer for _path, interface, member, answer in held["answers"]
-             if interface == names.HANDOVER}
+    verbs = {member: answer for path, interface, member, answer in held["answers"]
+             if (path, interface) == (names.path(names.HANDOVERS, known.id), names.HANDOVER)}
     assert set(verbs) == set(contract.load()[names.HANDOVER].methods), verbs
     assert set(verbs.values()) == {"", "WrongState", "StaleEpoch"}, verbs  # its, and of no other
     broken = ("HandoverError", "WorkerDied", "UnknownMethod")  # a crash is no answer
