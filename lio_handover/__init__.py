@@ -28,9 +28,12 @@ def __getattr__(name: str) -> object:
     """What is loaded when it is first asked for: the command line does without most of it."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    if name in ("errors", "model"):  # as `from .. import errors` asks, wherever that comes first
-        from importlib import import_module
-        return import_module(f"{__name__}.{name}")
+    if name == "errors":  # as `from .. import errors` asks, wherever that comes first
+        import lio_handover.errors
+        return lio_handover.errors
+    if name == "model":
+        import lio_handover.model
+        return lio_handover.model
     from . import library
     return getattr(library, name)
 
