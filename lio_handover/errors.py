@@ -118,7 +118,7 @@ class TooDeep(DocumentError):
     code = 16
 
 
-class BadShape(DocumentError):
+class BadStructure(DocumentError):
     """Export the document again: a field is missing, unknown or of the wrong type."""
 
     code = 17

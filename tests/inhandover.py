@@ -328,7 +328,7 @@ def slow_freeze(id: str) -> tuple[list[str], str, list[str]]:  # noqa: A002
     setattr(conditions, "rows_for", hurried)
     one = Handovers(inhost.core(), alarm=lambda _handover, verb: alarms.append(verb))
     after = one.do("freeze", "source", id, progress=lambda number, total, step: told.append(
-        f"{number + 1}/{total} {step.doing}"))
+        f"{number + 1}/{total} {step.description}"))
     return alarms, after.handover.state, told
 
 

@@ -144,7 +144,7 @@ class Bench:
         """The good document with a change, sealed as an export would seal it."""
         tree = json.loads(documents.dumps(base or self.good))
         change(tree)
-        return documents.seal(tree)
+        return documents.encode(tree)
 
     def refused(self, data: bytes | None, kind: type[errors.HandoverError], *words: str,
                 user: int = 0, verb: str = "import") -> str:

@@ -48,7 +48,7 @@ def raw_cases(good: bytes) -> Iterator[tuple[str, bytes, type[errors.HandoverErr
     yield "more behind", good + b"\n", errors.BadDigest
     yield "deep", b"[" * 200_000 + b"]" * 200_000, errors.TooDeep
     yield "deep and cut off", b'{"a":' * 100_000, errors.TooDeep
-    yield "a list", b"[]\n", errors.BadShape
+    yield "a list", b"[]\n", errors.BadStructure
     yield "a member twice", good.replace(b'"frozen": true', b'"frozen": true, "frozen": true', 1), \
         errors.Duplicate
 
@@ -63,7 +63,7 @@ def changes() -> Iterator[tuple[str, Change, type[errors.HandoverError]]]:
 
     yield "version 2", put(lambda tree: tree, "version", 2), errors.WrongVersion
     yield "version 0", put(lambda tree: tree, "version", 0), errors.WrongVersion
-    yield "version one", put(lambda tree: tree, "version", "1"), errors.BadShape
+    yield "version one", put(lambda tree: tree, "version", "1"), errors.BadStructure
     deep: Any = "x"
     for _ in range(40):
         deep = [deep]
@@ -85,13 +85,13 @@ def changes() -> Iterator[tuple[str, Change, type[errors.HandoverError]]]:
     yield "path with ..", parameter("fd_dev_name", "/srv/../etc/shadow"), errors.BadName
     numbers: list[Any] = ["0x10", "16", "+16", " 16", True, None, -1, 1 << 64]
     for number in numbers:
-        kind = errors.BadValue if number in (-1, 1 << 64) else errors.BadShape
+        kind = errors.BadValue if number in (-1, 1 << 64) else errors.BadStructure
         yield f"LUN {number!r}", put(lun, "number", number), kind
         yield f"mapped LUN {number!r}", put(
             lambda tree: acl(tree)["mapped_luns"][0], "number", number), kind
     yield "LUN 0x10 beside 16", lambda tree: tpg(tree)["luns"].extend(
-        {**lun(tree), "number": number} for number in (16, "0x10")), errors.BadShape
-    yield "TPG 0x1", put(tpg, "tag", "0x1"), errors.BadShape
+        {**lun(tree), "number": number} for number in (16, "0x10")), errors.BadStructure
+    yield "TPG 0x1", put(tpg, "tag", "0x1"), errors.BadStructure
     long = "x" * 4096
     for where, name in ((tpg, "param/TargetAlias"), (acl, "auth/userid"), (acl, "auth/password"),
                         (store, "wwn/vpd_unit_serial"), (store, "alias"), (store, "invented")):
@@ -107,8 +107,8 @@ def changes() -> Iterator[tuple[str, Change, type[errors.HandoverError]]]:
     yield "backstore twice", twice(lambda tree: tree["state"]["backstores"]), errors.Duplicate
     yield "ALUA group twice", twice(lambda tree: store(tree)["alua_groups"]), errors.Duplicate
     yield "registrant twice", twice(held), errors.Duplicate
-    yield "a member unknown", put(tpg, "colour", "red"), errors.BadShape
-    yield "a LUN of nothing", put(lun, "backstore", "fileio/other"), errors.BadShape
+    yield "a member unknown", put(tpg, "colour", "red"), errors.BadStructure
+    yield "a LUN of nothing", put(lun, "backstore", "fileio/other"), errors.BadStructure
     yield "not frozen", put(lambda tree: tree, "frozen", False), errors.NotFrozen
 
 

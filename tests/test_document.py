@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 
 from lio_handover import errors
 from lio_handover.document import document
-from lio_handover.document.document import Document, canonical, dumps, loads, seal, state_bytes
+from lio_handover.document.document import Document, canonical, dumps, encode, loads, state_bytes
 from lio_handover.model import objects
 from lio_handover.model.attributes import NONE
 from lio_handover.model.keys import (acl_key, lu_group_key, lun_key, mapped_lun_key, target_key,
@@ -76,11 +76,11 @@ def test_what_is_common_is_judged_like_what_an_object_says() -> None:
             ("backstore/fileio", "attrib/emulate_rest_reord", "1", errors.BadValue),
             ("backstore/fileio", "control", "x", errors.BadValue),
             ("lun/iscsi", "../enable", "1", errors.BadName),
-            ("backstore/floppy", "attrib/x", "1", errors.BadShape)):
+            ("backstore/floppy", "attrib/x", "1", errors.BadStructure)):
         spoilt = json.loads(json.dumps(tree))
         spoilt["state"]["common"].setdefault(kind, {})[path] = value
         with pytest.raises(error, match="common"):
-            loads(seal(spoilt))
+            loads(encode(spoilt))
 
 
 def test_state_is_the_same_on_every_host() -> None:
@@ -193,7 +193,7 @@ def test_any_sealed_document_is_read_or_refused(place: Tuple[Any, ...], value: A
         parent = parent[step]
     parent[place[-1]] = value
     try:
-        data = seal(made)
+        data = encode(made)
     except errors.DocumentError:
         return  # a fraction
     try:
@@ -307,15 +307,16 @@ def second_tpg(tree: Tree) -> None:
 ROWS: List[Tuple[str, Change, Type[errors.DocumentError], str]] = [
     # what, the change, the error and a word of its message
     ("version", put(at(), "version", 2), errors.WrongVersion, "version 2"),
-    ("version text", put(at(), "version", "1"), errors.BadShape, "$.version is a string"),
-    ("missing", lambda tree: tree.pop("frozen"), errors.BadShape, "$.frozen is missing"),
-    ("unknown", put(at(), "extra", 1), errors.BadShape, "extra"),
-    ("mistyped", put(at(), "frozen", 1), errors.BadShape, "$.frozen is a number"),
-    ("missing below", lambda tree: TPG(tree).pop("luns"), errors.BadShape, "tpgs[0].luns"),
-    ("unknown below", put(ACL, "chap", {}), errors.BadShape, "acls[0]"),
-    ("list", put(TARGET, "tpgs", {}), errors.BadShape, "tpgs is an object"),
-    ("attribute number", attribute(STORE, "attrib/block_size", 512), errors.BadShape, "a number"),
-    ("secret", attribute(ACL, "auth/password", ["hush"]), errors.BadShape, "auth/password"),
+    ("version text", put(at(), "version", "1"), errors.BadStructure, "$.version is a string"),
+    ("missing", lambda tree: tree.pop("frozen"), errors.BadStructure, "$.frozen is missing"),
+    ("unknown", put(at(), "extra", 1), errors.BadStructure, "extra"),
+    ("mistyped", put(at(), "frozen", 1), errors.BadStructure, "$.frozen is a number"),
+    ("missing below", lambda tree: TPG(tree).pop("luns"), errors.BadStructure, "tpgs[0].luns"),
+    ("unknown below", put(ACL, "chap", {}), errors.BadStructure, "acls[0]"),
+    ("list", put(TARGET, "tpgs", {}), errors.BadStructure, "tpgs is an object"),
+    ("attribute number", attribute(STORE, "attrib/block_size", 512), errors.BadStructure,
+     "a number"),
+    ("secret", attribute(ACL, "auth/password", ["hush"]), errors.BadStructure, "auth/password"),
     ("origin", put(at("origin"), "host", "a\nb"), errors.BadValue, "$.origin.host"),
     ("name /", put(STORE, "name", "a/b"), errors.BadName, "/"),
     ("name ..", put(STORE, "name", ".."), errors.BadName, ".."),
@@ -352,15 +353,15 @@ ROWS: List[Tuple[str, Change, Type[errors.DocumentError], str]] = [
     ("tag vhost", put(at("state", "targets", 1, "tpgs", 0), "tag", 256), errors.BadValue, "255"),
     ("tag negative", put(TPG, "tag", -1), errors.BadValue, "-1"),
     ("LUN text", put(at("state", "targets", 0, "tpgs", 0, "luns", 0), "number", "0x10"),
-     errors.BadShape, "a string"),
+     errors.BadStructure, "a string"),
     ("LUN fraction", put(at("state", "targets", 0, "tpgs", 0, "luns", 0), "number", True),
-     errors.BadShape, "true or false"),
+     errors.BadStructure, "true or false"),
     ("LUN range", put(at("state", "targets", 0, "tpgs", 0, "luns", 0), "number", 2**64),
      errors.BadValue, "luns[0]"),
     ("LUN nowhere", put(at("state", "targets", 0, "tpgs", 0, "luns", 0), "backstore", "fileio/x"),
-     errors.BadShape, "fileio/x"),
+     errors.BadStructure, "fileio/x"),
     ("mapped nowhere", put(at("state", "targets", 0, "tpgs", 0, "acls", 0, "mapped_luns", 0),
-                           "lun", 9), errors.BadShape, "is 9"),
+                           "lun", 9), errors.BadStructure, "is 9"),
     ("mapped unlinked", put(at("state", "targets", 0, "tpgs", 0, "luns"), 0,
                             {"number": 0, "backstore": None, "attributes": {}}),
      errors.BadValue, "no backstore"),
@@ -419,9 +420,9 @@ ROWS: List[Tuple[str, Change, Type[errors.DocumentError], str]] = [
     ("vendor long", attribute(STORE, "wwn/vendor_id", "LIO-ORG.."), errors.BadValue, "8"),
     ("vendor", attribute(STORE, "wwn/vendor_id", "\u00e9"), errors.BadValue, "ASCII"),
     ("company", attribute(STORE, "wwn/company_id", "0x1001405"), errors.BadValue, "six"),
-    ("parameter unknown", parameter("fd_dev_id", "1"), errors.BadShape, "fd_dev_id"),
+    ("parameter unknown", parameter("fd_dev_id", "1"), errors.BadStructure, "fd_dev_id"),
     ("parameter missing", lambda tree: STORE(tree)["parameters"].pop("fd_dev_name"),
-     errors.BadShape, "fd_dev_name is missing"),
+     errors.BadStructure, "fd_dev_name is missing"),
     ("control comma", parameter("fd_dev_name", "/srv/a,fd_dev_size=1"), errors.BadValue, "comma"),
     ("control newline", parameter("fd_dev_name", "/srv/a\nb"), errors.BadValue, "control char"),
     ("file relative", parameter("fd_dev_name", "srv/a"), errors.BadValue, "full path"),
@@ -433,7 +434,7 @@ ROWS: List[Tuple[str, Change, Type[errors.DocumentError], str]] = [
     ("size hex", parameter("fd_dev_size", "0x1000"), errors.BadValue, "bytes"),
     ("size negative", parameter("fd_dev_size", "-1"), errors.BadValue, "bytes"),
     ("key 0", registration("key", "0x" + "0" * 16), errors.BadValue, "key"),
-    ("key number", registration("key", 5), errors.BadShape, "key"),
+    ("key number", registration("key", 5), errors.BadStructure, "key"),
     ("key long", registration("key", "0x" + "1" * 17), errors.BadValue, "key"),
     ("isid", registration("isid", "00023D000000"), errors.BadValue, "isid"),
     ("isid 0x", registration("isid", "0x00023d0000"), errors.BadValue, "isid"),
@@ -442,16 +443,16 @@ ROWS: List[Tuple[str, Change, Type[errors.DocumentError], str]] = [
     ("pr fabric", registration("fabric", "iscsi"), errors.BadValue, "iSCSI"),
     ("pr tpgt", registration("tpgt", 65536), errors.BadValue, "tpgt"),
     ("pr lun", registration("lun", -1), errors.BadValue, "lun"),
-    ("pr all", registration("all_tg_pt", 1), errors.BadShape, "all_tg_pt"),
+    ("pr all", registration("all_tg_pt", 1), errors.BadStructure, "all_tg_pt"),
     ("type 2", put(HELD, "type", 2), errors.BadValue, "type"),
     ("type 9", put(HELD, "type", 9), errors.BadValue, "type"),
     ("holder", put(HELD, "holder", 2), errors.BadValue, "holder"),
     ("no holder", put(HELD, "holder", None), errors.BadValue, "no holder"),
     ("holder of nothing", put(HELD, "type", 0), errors.BadValue, "no reservation"),
     ("generation", put(HELD, "generation", 2**32), errors.BadValue, "generation"),
-    ("evidence of nothing", put(at("storage"), "fileio/x", {}), errors.BadShape, "fileio/x"),
-    ("evidence", put(at("storage", "fileio/disk0"), "size", None), errors.BadShape, "size"),
-    ("host of nothing", put(at("host"), "fileio/x", {}), errors.BadShape, "fileio/x"),
+    ("evidence of nothing", put(at("storage"), "fileio/x", {}), errors.BadStructure, "fileio/x"),
+    ("evidence", put(at("storage", "fileio/disk0"), "size", None), errors.BadStructure, "size"),
+    ("host of nothing", put(at("host"), "fileio/x", {}), errors.BadStructure, "fileio/x"),
 ]
 
 
@@ -461,7 +462,7 @@ def test_bad_input(what: str, change: Change, error: Type[errors.DocumentError],
     made = tree()
     change(made)
     with pytest.raises(error) as caught:
-        loads(seal(made))
+        loads(encode(made))
     assert type(caught.value) is error
     assert word in str(caught.value)
     line = str(caught.value)
@@ -476,9 +477,9 @@ def test_bad_input(what: str, change: Change, error: Type[errors.DocumentError],
     (b"\x7fELF\0\0", errors.NotJson, "not JSON"),
     (b"\xff\xfe{", errors.NotJson, "UTF-8"),
     (b"{} {}", errors.NotJson, "Extra data"),
-    (b"[]", errors.BadShape, "a list"),
-    (b"{}", errors.BadShape, "$.version is missing"),
-    (b'{"version": 1}', errors.BadShape, "$.digest is missing"),
+    (b"[]", errors.BadStructure, "a list"),
+    (b"{}", errors.BadStructure, "$.version is missing"),
+    (b'{"version": 1}', errors.BadStructure, "$.digest is missing"),
     (b'{"version": 1, "digest": "00"}', errors.BadDigest, "digest"),
     (b'{"version": 99}', errors.WrongVersion, "99"),
     (b'{"a": {"b": 1, "b": 2}}', errors.Duplicate, "'b'"),
@@ -486,11 +487,11 @@ def test_bad_input(what: str, change: Change, error: Type[errors.DocumentError],
     (b'{"lun": 010, "number": 16, "more": []}', errors.NotJson, "decimal"),
     (b'{"lun": NaN}', errors.NotJson, "NaN"),
     (b'{"version": ' + b"1" * 5000 + b"}", errors.BadValue, "5000 digits"),
-    (b'{"version": 1.0}', errors.BadShape, "fraction"),
+    (b'{"version": 1.0}', errors.BadStructure, "fraction"),
     (b"[" * 100000, errors.TooDeep, "deep"),
     (b'{"a":' * 100000, errors.TooDeep, "deep"),
     (b'{"\\\\\\"": ' + b"[" * 100 + b"]" * 100 + b"}", errors.TooDeep, "deep"),
-    (b'{"' + b"[" * 100 + b'": 1}', errors.BadShape, "version"),
+    (b'{"' + b"[" * 100 + b'": 1}', errors.BadStructure, "version"),
 ], ids=repr)
 def test_what_is_no_document(data: bytes, error: Type[errors.DocumentError], word: str) -> None:
     with pytest.raises(error) as caught:

@@ -12,7 +12,7 @@ from lio_handover.model import dynamic_acls, reservations
 from lio_handover.model.keys import backstore_key, lun_key, portal_key, target_key, tpg_key
 from lio_handover.model.objects import (Backstore, Lun, Portal, Registration, Reservations, Secret,
                                         State, Target, Tpg)
-from lio_handover.model.reservations import ANYONE, Place
+from lio_handover.model.reservations import ANYONE, NexusPath
 from lio_handover.scsi import cdb
 from tests import inhost, lab, samples
 from tests.conftest import HostsOf
@@ -200,23 +200,23 @@ def no_more() -> None:
 
 
 def test_the_way_of_a_registration_without_an_acl_is_found_or_refused() -> None:
-    def read(*places: tuple[str, Place]) -> list[Registration]:
-        ways: dict[str, list[Place]] = {}
+    def read(*places: tuple[str, NexusPath]) -> list[Registration]:
+        ways: dict[str, list[NexusPath]] = {}
         for name, place in places:
             ways.setdefault(name, []).append(place)
-        return list(reservations.read(reservations.Texts(
+        return list(reservations.read(reservations.PrFiles(
             "SPC3_PERSISTENT_RESERVATIONS", "No SPC-3 Reservation holder", "",
             "SPC-3 PR Registrations:\n"
             f"iSCSI Node: {ALICE},i,0x00023d000001 Key: 0x{1:016x} PRgen: 0x00000001\n",
             "0x00000001", "APTPL Bit Status: Disabled", "", ""), ways).registrations)
 
-    anyone = Place("iSCSI", samples.IQN, 2, 3, 3)
-    own = Place("iSCSI", samples.IQN, 1, 0, 7)
+    anyone = NexusPath("iSCSI", samples.IQN, 2, 3, 3)
+    own = NexusPath("iSCSI", samples.IQN, 1, 0, 7)
     found, = read((ANYONE, anyone))
     assert (found.tpgt, found.lun, found.mapped_lun) == (2, 3, 3)
     found, = read((ANYONE, anyone._replace(but=frozenset((ALICE,)))), (ALICE, own))
     assert (found.tpgt, found.lun, found.mapped_lun) == (1, 0, 7)
-    with pytest.raises(reservations.Unclear, match="2 TPGs"):
+    with pytest.raises(reservations.Ambiguous, match="2 TPGs"):
         read((ANYONE, anyone), (ALICE, own))
-    with pytest.raises(reservations.Unclear, match="makes no dynamic ones"):
+    with pytest.raises(reservations.Ambiguous, match="makes no dynamic ones"):
         read((ANYONE, anyone._replace(but=frozenset((ALICE,)))))

@@ -81,9 +81,9 @@ def refused() -> Iterator[tuple[str, Change, type[errors.HandoverError]]]:
     for number in (9, 2, 4, -1):
         yield f"res_type {number}", reserved(number), bad
     for text in ("05", "0x5", "5"):
-        yield f"res_type {text!r}", reserved(text), errors.BadShape
+        yield f"res_type {text!r}", reserved(text), errors.BadStructure
     yield "lun_0x10", lambda tree: tpg(tree)["luns"].extend(
-        {**tpg(tree)["luns"][0], "number": number} for number in (16, "0x10")), errors.BadShape
+        {**tpg(tree)["luns"][0], "number": number} for number in (16, "0x10")), errors.BadStructure
     yield "a registration twice", twice(held), errors.Duplicate
     yield "a registrant that ends the line", put(
         lambda tree: held(tree)[0], "initiator", "iqn.x,res_type=14"), errors.BadName

@@ -173,7 +173,7 @@ def here(tmp_path: Any, monkeypatch: pytest.MonkeyPatch, **disks: str) -> Host:
         machine.disk(name, numbers[name], device__wwid=wwid)
     real = block_devices.look
 
-    def look(path: str) -> block_devices.Seen:
+    def look(path: str) -> block_devices.PathStat:
         return real(path)._replace(block=True, device=numbers[os.path.basename(path)])
 
     monkeypatch.setattr(block_devices, "look", look)

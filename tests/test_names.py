@@ -15,7 +15,7 @@ from lio_handover.model import directories
 from lio_handover.model.keys import backstore_key
 from lio_handover.model.objects import Acl, Backstore, MappedLun, State
 from lio_handover.views import tree
-from lio_handover.views.terminal import Screen
+from lio_handover.views.terminal import Terminal
 from tests import inhandover, inhost, lab, samples
 from tests.conftest import HostsOf
 from tests.test_preflight import small
@@ -87,7 +87,7 @@ def odd(fold: str, store: str = "small") -> None:
 
 
 def shown() -> list[str]:
-    return list(tree.tree(inhost.core().view(), Screen(100)))
+    return list(tree.tree(inhost.core().view(), Terminal(100)))
 
 
 def findings(allow: tuple[str, ...] = ()) -> tuple[list[str], tuple[str, ...]]:

@@ -20,7 +20,7 @@ from lio_handover.model.keys import backstore_key
 from lio_handover.protocol.table import DESTINATION, SOURCE
 from lio_handover.settings import Settings
 from lio_handover.storage import opened
-from lio_handover.views.terminal import Screen
+from lio_handover.views.terminal import Terminal
 from lio_handover.views.tree import tree as drawn
 from tests import inhandover, inhost, lab, samples
 from tests.conftest import HostsOf
@@ -272,7 +272,7 @@ def twins(folder: str) -> dict[str, str]:
     barehands.iscsi(IQN, "0.0.0.0", stores)
     found = every_verb()
     found["remove"] = said(inhost.remove)
-    found["show"] = "\n".join(drawn(inhost.core().view(), Screen(0, False)))
+    found["show"] = "\n".join(drawn(inhost.core().view(), Terminal(0, False)))
     return found
 
 

@@ -14,7 +14,7 @@ from lio_handover import errors
 from lio_handover.model import diff, objects
 from lio_handover.model.objects import State
 from lio_handover.views import diff_columns, json_view, phrases, plan_steps, tree
-from lio_handover.views.terminal import Screen
+from lio_handover.views.terminal import Terminal
 from tests import samples
 from tests.commandline import FINDINGS, NAME, STATE, ready, terminal, view, with_acl, with_tpg
 
@@ -22,7 +22,7 @@ from tests.commandline import FINDINGS, NAME, STATE, ready, terminal, view, with
 def test_the_tree_tells_what_an_engineer_asks() -> None:
     sessions = with_tpg(sessions=(samples.initiator(0), "iqn.dynamic:x"))
     lines = list(tree.tree(view(sessions, off=frozenset({STATE.backstores[1].key})),
-                           Screen()))
+                           Terminal()))
     text = "\n".join(lines)
     for words in (
             "o- a.example .", "[kernel 6.1.0]", "[/srv/disk0.img, 64 MiB, write-thru, 1 LUN]",
@@ -37,11 +37,11 @@ def test_the_tree_tells_what_an_engineer_asks() -> None:
         assert words in text, words
     assert text.count("HOLDER") == 1
     assert "\x1b" not in text
-    frozen = "\n".join(tree.tree(view(frozen=(NAME,)), Screen()))
+    frozen = "\n".join(tree.tree(view(frozen=(NAME,)), Terminal()))
     assert f"o- {NAME} ............. [FROZEN by lio-handover]" in frozen
-    missing = "\n".join(tree.tree(replace(view(), sizes={}), Screen()))
+    missing = "\n".join(tree.tree(replace(view(), sizes={}), Terminal()))
     assert "[/srv/disk0.img IS NOT THERE, write-thru, 1 LUN]" in missing
-    unclear = "\n".join(tree.tree(view(unclear="two could be meant"), Screen()))
+    unclear = "\n".join(tree.tree(view(unclear="two could be meant"), Terminal()))
     assert "reservations" in unclear and "[can't be told]" in unclear
     assert "HOLDER" not in unclear
 
@@ -51,7 +51,7 @@ def test_who_holds_is_marked(kind: int, holders: int) -> None:
     held = samples.registrations(2, kind=kind, holder=0 if kind in (5, 7, 8) else None)
     state = replace(STATE, backstores=(
         replace(STATE.backstores[0], reservations=held), *STATE.backstores[1:]))
-    text = "\n".join(tree.tree(view(state), Screen()))
+    text = "\n".join(tree.tree(view(state), Terminal()))
     assert text.count("HOLDER") == holders
     assert ("registered, not reserved" in text) is (kind == 0)
 
@@ -59,32 +59,32 @@ def test_who_holds_is_marked(kind: int, holders: int) -> None:
 LONG = "/srv/" + "very-long-name/" * 12 + "disk.img"
 
 
-def everything(screen: Screen) -> Iterator[str]:
+def everything(terminal: Terminal) -> Iterator[str]:
     """All that is shown of a host, a difference and a plan with long names."""
     store = STATE.backstores[0]
     state = replace(STATE, backstores=(replace(store, parameters={
         **store.parameters, "fd_dev_name": LONG}), *STATE.backstores[1:]))
-    yield from tree.tree(view(state), screen)
+    yield from tree.tree(view(state), terminal)
     for old in (STATE, State()):
         yield from diff_columns.columns(diff_columns.rows(old, state, diff.diff(old, state)),
-                                        "here: a", "document: b", screen)
-    yield from plan_steps.plan(ready(state, FINDINGS), screen)
+                                        "here: a", "document: b", terminal)
+    yield from plan_steps.plan(ready(state, FINDINGS), terminal)
 
 
 @pytest.mark.parametrize("width", [40, 80, 119, 160, 400])
 def test_no_line_is_wider_than_the_terminal(width: int) -> None:
-    lines = list(everything(Screen(width)))
+    lines = list(everything(Terminal(width)))
     assert max(map(len, lines)) <= width
     together = "".join("".join(lines).split())
     assert "very-long-name/disk.img"[-8:] in together
     # Colours add nothing that is seen.
-    coloured = list(everything(Screen(width, True)))
+    coloured = list(everything(Terminal(width, True)))
     assert [re.sub("\x1b\\[[0-9;]*m", "", line) for line in coloured] == lines
     assert coloured != lines
 
 
 def test_without_a_terminal_nothing_is_wrapped() -> None:
-    lines = list(everything(Screen()))
+    lines = list(everything(Terminal()))
     assert any(LONG in line and len(line) > 200 for line in lines)
 
 
@@ -98,11 +98,11 @@ def test_no_control_character_reaches_the_terminal() -> None:
     state = State((), (store,), (replace(STATE.targets[0], tpgs=(tpg,)),))
     changes = diff.diff(STATE, state)
     shown = [
-        *tree.tree(view(state), Screen(80)),
-        *diff_columns.columns(diff_columns.rows(STATE, state, changes), bad, bad, Screen(80)),
-        *diff_columns.columns(diff_columns.rows(STATE, state, changes), bad, bad, Screen()),
+        *tree.tree(view(state), Terminal(80)),
+        *diff_columns.columns(diff_columns.rows(STATE, state, changes), bad, bad, Terminal(80)),
+        *diff_columns.columns(diff_columns.rows(STATE, state, changes), bad, bad, Terminal()),
         *plan_steps.plan(replace(ready(), mapped=(("device", bad, bad),), findings=(
-            errors.Finding(errors.InUse, bad, bad, bad, bad),)), Screen(80))]
+            errors.Finding(errors.InUse, bad, bad, bad, bad),)), Terminal(80))]
     assert all(line.isprintable() for line in shown)
     assert sum("\\x1b" in line for line in shown) > 5
     assert errors.one_line(bad) == "a\\x1b[31m\\nb\\x07\\u202e\\x9b"
@@ -152,7 +152,7 @@ def test_columns_stand_beside_each_other() -> None:
     want = with_tpg(attributes={**STATE.targets[0].tpgs[0].attributes,
                                 "attrib/login_timeout": "30"})
     found = diff_columns.rows(STATE, want, diff.diff(STATE, want))
-    assert list(diff_columns.columns(found, "here: a", "document: b", Screen(80))) == [
+    assert list(diff_columns.columns(found, "here: a", "document: b", Terminal(80))) == [
         "                            here: a | document: b",
         "------------------------------------+------------",
         f"  {NAME}",
@@ -162,7 +162,7 @@ def test_columns_stand_beside_each_other() -> None:
 
 def test_a_plan_is_numbered_through_and_says_why() -> None:
     one = ready()
-    lines = list(plan_steps.plan(one, Screen()))
+    lines = list(plan_steps.plan(one, Terminal()))
     text = "\n".join(lines)
     numbers = [int(line.split()[0]) for line in lines if line.split()[0].isdigit()]
     assert numbers == list(range(1, len(one.plan.steps) + 1))
@@ -194,11 +194,11 @@ def test_colours_are_for_terminals_alone(monkeypatch: pytest.MonkeyPatch, tmp_pa
     for name in ("NO_COLOR", "COLUMNS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TERM", "xterm")
-    with terminal(123) as (_, its), open(its, "w", closefd=False) as screen, \
+    with terminal(123) as (_, its), open(its, "w", closefd=False) as console, \
             (tmp_path / "out").open("w") as file:
-        assert Screen.of(file) == Screen(0, False)
-        assert Screen.of(screen) == Screen(123, True)
+        assert Terminal.of(file) == Terminal(0, False)
+        assert Terminal.of(console) == Terminal(123, True)
         monkeypatch.setenv("NO_COLOR", "1")
-        assert Screen.of(screen) == Screen(123, False)
+        assert Terminal.of(console) == Terminal(123, False)
         monkeypatch.setenv("COLUMNS", "70")
-        assert Screen.of(screen).width == 70
+        assert Terminal.of(console).width == 70

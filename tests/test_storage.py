@@ -84,7 +84,7 @@ def blocks(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> Machine:
     """Files below the machine's /dev pass for the block devices of their names."""
     real = devices.look
 
-    def look(path: str) -> devices.Seen:
+    def look(path: str) -> devices.PathStat:
         seen = real(path)
         name = os.path.basename(seen.real)
         found = next((link for link in os.listdir(f"{machine.folder}/sys/dev/block")

@@ -23,7 +23,7 @@ from ..records import pr_record
 from ..records.journal import DOCUMENT, PREPARED, RETURNED
 from ..settings import Settings
 from ..storage import exclusive, opened, policy as storage
-from ..storage.block_devices import Glance
+from ..storage.block_devices import HostSnapshot
 from . import absent_portals, identity, surviving_registrations
 from .copy_actions import sampled
 from .gate_actions import Gates
@@ -95,7 +95,7 @@ class Building(Gates):
 
     def _same_storage(self, document: Document) -> None:
         """The source has flushed: from here on both must see the same data, until it is served."""
-        found, here = [], Glance()
+        found, here = [], HostSnapshot()
         proofs = sampled(document.storage, {}) if self.journal.facts.opened else document.storage
         nothing = storage.Served(State(), here)
         for store in document.state.backstores:

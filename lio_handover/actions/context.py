@@ -20,7 +20,7 @@ from ..model import directories, fabrics
 from ..model.fabrics import Gate
 from ..model.keys import backstore_key, lun_key, target_key, tpg_key
 from ..model.objects import Key, State, kernel_name, say
-from ..model.reservations import Seen
+from ..model.reservations import FullStatusDescriptor
 from ..protocol.messages import Message
 from ..protocol.table import DESTINATION, SOURCE, VHOST, Action, MessageType, Mode, Transition
 from ..records import pr_record, relative_ports as ports
@@ -41,7 +41,7 @@ class HandoverContext:
     journal: Journal
     epoch: int = 0
     #: what the devices said of registrations, where they were asked by this verb
-    seen: Mapping[Key, Sequence[Seen]] = field(default_factory=dict, init=False)
+    seen: Mapping[Key, Sequence[FullStatusDescriptor]] = field(default_factory=dict, init=False)
     #: what this verb has built, as it was read back, but for registrations; its gates were shut
     built: Optional[State] = field(default=None, init=False)
     #: targets for which something later counts, once that was looked at

@@ -22,7 +22,7 @@ from ..local.results import Result
 from ..system import document_file
 from ..verb_table import A_DOCUMENT, ANY_TARGETS, HOST_VERBS, READ, TARGETS, WRITE, Verb
 from ..views import diff_columns, json_view, phrases, plan_steps, tree
-from ..views.terminal import Screen
+from ..views.terminal import Terminal
 from .output import (BY_SERVICE, PROG, credit, print_data, print_lines, quoted, repeat_option, say,
                      say_done, say_notes, seconds_text, writes_text)
 from .session import (Signals, ask_service, chosen_targets, find_service, open_host, require_root,
@@ -141,7 +141,7 @@ def _done(args: argparse.Namespace, result: Result) -> int:
 def _show(args: argparse.Namespace, result: results.Shown) -> int:
     view = result.view
     if not args.json:
-        print_lines(tree.tree(view, Screen.of(sys.stdout)))
+        print_lines(tree.tree(view, Terminal.of(sys.stdout)))
     if view.unclear:
         say(f"reservations are not shown: {view.unclear}")
     for note in view.notes:
@@ -163,7 +163,7 @@ def _prepared(args: argparse.Namespace, result: results.Prepared) -> int:
     document, state = result.document, result.document.state
     if not args.json:
         print(errors.one_line(f"{phrases.names(state, 99)}: {phrases.contents(state)}"))
-        print_lines(plan_steps.findings(result.findings, Screen.of(sys.stdout), args.allow))
+        print_lines(plan_steps.findings(result.findings, Terminal.of(sys.stdout), args.allow))
     say_notes(args, result.notes)
     against = errors.stopping(result.findings, args.allow)
     if against:
@@ -220,7 +220,7 @@ def _compared(args: argparse.Namespace, result: results.Compared) -> int:
         there = f"document: {result.document.origin.host}" \
             + (", frozen" if result.document.frozen else "")
         if rows:
-            print_lines(diff_columns.columns(rows, here, there, Screen.of(sys.stdout)))
+            print_lines(diff_columns.columns(rows, here, there, Terminal.of(sys.stdout)))
         say_done(args, diff_columns.alike(result.want, rows))
     return errors.DIFFERENT if result.changes else errors.SAME
 
@@ -229,7 +229,7 @@ def _planned(args: argparse.Namespace, result: results.Planned) -> int:
     ready = result.ready
     assert ready is not None
     if not args.json:
-        print_lines(plan_steps.plan(ready, Screen.of(sys.stdout), args.allow))
+        print_lines(plan_steps.plan(ready, Terminal.of(sys.stdout), args.allow))
     against = errors.stopping(result.findings, args.allow)
     if against:
         return _say_against(args, against, "this import")

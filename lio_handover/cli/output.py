@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import argparse
     from typing import Iterable, Mapping, Sequence
 
-    from ..execute.step_runner import Doing
+    from ..execute.step_runner import Describable
     from ..local.results import Result
 
 PROG = "lio-handover"
@@ -118,13 +118,13 @@ class Progress:
             and os.environ.get("TERM", "dumb") != "dumb"
         self._last = 0.0
 
-    def __call__(self, number: int, total: int, step: Doing) -> None:
+    def __call__(self, number: int, total: int, step: Describable) -> None:
         """Show the step that begins, at most 20 times a second."""
         if self.active:
             now = time.monotonic()
             if now - self._last > 0.05:
                 self._last = now
-                self.say(f"{number + 1}/{total} {step.doing}")
+                self.say(f"{number + 1}/{total} {step.description}")
 
     def say(self, text: str) -> None:
         """Replace the line."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Any, Callable, Dict, Iterable, Mapping, Optional, Set, Union
 
-from ..errors import BadName, BadShape, BadValue, Duplicate
+from ..errors import BadName, BadStructure, BadValue, Duplicate
 from ..model import objects
 from ..model.attributes import NONE, U32
 from ..model.fabrics import BY_PR_NAME, FABRICS
@@ -47,7 +47,7 @@ class Common:
         for name, one in any_object(value, where).items():
             at = f"{where}[{show(name)}]"
             if name not in _LABELS:
-                fail(BadShape, f"{at} is no kind of object")
+                fail(BadStructure, f"{at} is no kind of object")
             self.known[name] = attributes_of(one, at, *_LABELS[name])
 
     def attributes(self, value: Any, where: str, kind: str, owner: str = "",
@@ -241,7 +241,7 @@ def _lun(value: Any, where: str, tpg: Key, fabric: str,
         name = string(members["backstore"], f"{where}.backstore")
         backstore = backstores.get(name)
         if backstore is None:
-            fail(BadShape, f"{where}.backstore, {show(name)}, is not in the document")
+            fail(BadStructure, f"{where}.backstore, {show(name)}, is not in the document")
     made = common.attributes(members["attributes"], f"{where}.attributes", "lun", fabric,
                              unlinked=backstore is None)
     _group_named(made.get("alua_tg_pt_gp", ""), backstore.alua_groups if backstore else (),
@@ -263,7 +263,7 @@ def _acl(value: Any, where: str, tpg: Key, fabric: str,
         if lun is not None:
             lun = whole(lun, f"{at}.lun", 0, U64)
             if lun not in luns:
-                fail(BadShape, f"{at}.lun is {lun}, which is no LUN of its TPG")
+                fail(BadStructure, f"{at}.lun is {lun}, which is no LUN of its TPG")
             if luns[lun].backstore is None:
                 fail(BadValue, f"{at}.lun is {lun}, which has no backstore")
         if number in mapped:

@@ -36,19 +36,19 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Callable, Dict, Iterable, Mapping, Set, Tuple, Union
 
-from ..errors import BadShape, BadValue
+from ..errors import BadStructure, BadValue
 from ..model import objects
 from ..model.attributes import owner_of
 from ..model.objects import Key, State
 from ..system import document_file
 from .decode import label, state_of
-from .envelope import MAX_BYTES, VERSION, body_of, digest_of, seal, text_of, unseal, with_digest
+from .envelope import MAX_BYTES, VERSION, body_of, decode, digest_of, encode, text_of, with_digest
 from .json_types import (an_object, any_object, entries, fail, plain_name, plain_text, show, string,
                          true_or_false, whole)
 from .values import U64, attribute_path
 
 __all__ = ["MAX_BYTES", "VERSION", "Carried", "Document", "Evidence", "Origin", "canonical",
-           "check", "dumps", "loads", "seal", "state_bytes"]
+           "check", "dumps", "loads", "encode", "state_bytes"]
 
 Evidence = Mapping[str, Union[str, int, bool]]
 #: Marks a State whose lists are in their one order.
@@ -296,7 +296,7 @@ def _tpg_tree(one: objects.Tpg, own: Own) -> Dict[str, Any]:
 # --- reading -------------------------------------------------------------------------------------
 def loads(data: bytes, limit: int = MAX_BYTES) -> Document:
     """The document in ``data``.  Raises a DocumentError, and nothing else, for any other bytes."""
-    return _document(unseal(data, limit))
+    return _document(decode(data, limit))
 
 
 def _document(tree: Any) -> Document:
@@ -334,14 +334,14 @@ def _carried(value: Any, where: str) -> Carried:
     targets = tuple(plain_text(each, at, 300)
                     for at, each in entries(one["targets"], f"{where}.targets"))
     if not targets:
-        fail(BadShape, f"{where}.targets is empty")
+        fail(BadStructure, f"{where}.targets is empty")
     return Carried(name, whole(one["epoch"], f"{where}.epoch", 1, (1 << 53) - 1), targets)
 
 
 def _about(value: Any, where: str, names: Set[str]) -> Iterable[Tuple[str, str, Any]]:
     for name, one in any_object(value, where).items():
         if name not in names:
-            fail(BadShape, f"{where} is about {show(name)}, which is no backstore of it")
+            fail(BadStructure, f"{where} is about {show(name)}, which is no backstore of it")
         yield name, f"{where}[{show(name)}]", one
 
 

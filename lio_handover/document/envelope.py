@@ -1,6 +1,6 @@
 """A document's bytes: canonical JSON with the digest of it in front.
 
-``seal`` makes them of JSON objects; ``unseal`` gives the objects back, if these are such bytes.
+``encode`` makes them of JSON objects; ``decode`` gives the objects back, if these are such bytes.
 What the objects say is judged elsewhere (json_types.py, values.py, decode.py).
 """
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Any, Callable, Dict, List, Mapping, NoReturn, Set, Tuple
 
-from ..errors import (BadDigest, BadShape, BadValue, Duplicate, NotJson, TooDeep, TooLarge,
+from ..errors import (BadDigest, BadStructure, BadValue, Duplicate, NotJson, TooDeep, TooLarge,
                       Truncated, WrongVersion)
 from .json_types import fail, kind_of, show
 
@@ -18,7 +18,7 @@ MAX_DEPTH = 32  # a document needs 11
 
 
 # --- writing -------------------------------------------------------------------------------------
-def seal(tree: Mapping[str, Any]) -> bytes:
+def encode(tree: Mapping[str, Any]) -> bytes:
     """Canonical bytes of a document's JSON objects with the digest they must have.
 
     Judges nothing: it is how a test, or an operator's script, makes a document of its own.
@@ -83,23 +83,23 @@ def _render(value: Any, line: str, out: List[str], encode: Callable[[Any], str])
 
 
 def _no_json(value: Any) -> NoReturn:
-    raise BadShape(f"a {type(value).__name__} can't stand in a document")
+    raise BadStructure(f"a {type(value).__name__} can't stand in a document")
 
 
 # --- reading -------------------------------------------------------------------------------------
-def unseal(data: bytes, limit: int = MAX_BYTES) -> Dict[str, Any]:
-    """The objects that ``seal`` made these bytes of.  Raises a DocumentError, and nothing else,
+def decode(data: bytes, limit: int = MAX_BYTES) -> Dict[str, Any]:
+    """The objects that ``encode`` made these bytes of.  Raises a DocumentError, and nothing else,
     for any other bytes."""
     if len(data) > limit:
         fail(TooLarge, f"the document has {len(data)} bytes, more than {limit}")
     tree = _parse(data)
     if not isinstance(tree, dict):
-        fail(BadShape, f"the document is {kind_of(tree)}, not an object")
+        fail(BadStructure, f"the document is {kind_of(tree)}, not an object")
     if "version" not in tree:
-        fail(BadShape, "$.version is missing")
+        fail(BadStructure, "$.version is missing")
     version = tree["version"]
     if type(version) is not int:
-        fail(BadShape, f"$.version is {kind_of(version)}, not a number")
+        fail(BadStructure, f"$.version is {kind_of(version)}, not a number")
     if version != VERSION:
         fail(WrongVersion, f"the document has version {version}, this program knows {VERSION}",
              "use the same lio-handover on both hosts")
@@ -178,9 +178,9 @@ def _constant(text: str) -> NoReturn:
 def _check_digest(data: bytes, tree: Mapping[str, Any]) -> None:
     digest = tree.get("digest")
     if digest is None:
-        fail(BadShape, "$.digest is missing")
+        fail(BadStructure, "$.digest is missing")
     if not isinstance(digest, str):
-        fail(BadShape, f"$.digest is {kind_of(digest)}, not a string")
+        fail(BadStructure, f"$.digest is {kind_of(digest)}, not a string")
     head = b'{\n "digest": "%s",\n' % digest.encode("ascii", "replace")
     body = b"{\n" + data[len(head):]
     if not data.startswith(head) or digest_of(body) != digest:

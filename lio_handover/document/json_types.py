@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Any, Dict, Iterable, Mapping, NoReturn, Tuple, Type
 
-from ..errors import BadName, BadShape, BadValue, DocumentError
+from ..errors import BadName, BadStructure, BadValue, DocumentError
 from ..model.attributes import MAX_WRITE
 
 
@@ -33,12 +33,12 @@ def kind_of(value: Any) -> str:
 def an_object(value: Any, where: str, *names: str) -> Dict[str, Any]:
     """An object with exactly these members."""
     if type(value) is not dict:
-        fail(BadShape, f"{where} is {kind_of(value)}, not an object")
+        fail(BadStructure, f"{where} is {kind_of(value)}, not an object")
     if value.keys() != set(names):
         missing = sorted(set(names) - value.keys())
         if missing:
-            fail(BadShape, f"{where}.{missing[0]} is missing")
-        fail(BadShape, f"{where} has a member that this version does not know: "
+            fail(BadStructure, f"{where}.{missing[0]} is missing")
+        fail(BadStructure, f"{where} has a member that this version does not know: "
              + show(min(value.keys() - set(names))))
     return value
 
@@ -46,19 +46,19 @@ def an_object(value: Any, where: str, *names: str) -> Dict[str, Any]:
 def any_object(value: Any, where: str) -> Dict[str, Any]:
     """An object with any members."""
     if type(value) is not dict and not isinstance(value, Mapping):
-        fail(BadShape, f"{where} is {kind_of(value)}, not an object")
+        fail(BadStructure, f"{where} is {kind_of(value)}, not an object")
     return value  # type: ignore[return-value]
 
 
 def entries(value: Any, where: str) -> Iterable[Tuple[str, Any]]:
     if type(value) is not list:
-        fail(BadShape, f"{where} is {kind_of(value)}, not a list")
+        fail(BadStructure, f"{where} is {kind_of(value)}, not a list")
     return ((f"{where}[{number}]", one) for number, one in enumerate(value))
 
 
 def whole(value: Any, where: str, low: int, high: int) -> int:
     if type(value) is not int:
-        fail(BadShape, f"{where} is {kind_of(value)}, not a whole decimal number")
+        fail(BadStructure, f"{where} is {kind_of(value)}, not a whole decimal number")
     if not low <= value <= high:
         fail(BadValue, f"{where} is {value}, not {low} to {high}")
     return int(value)
@@ -66,13 +66,13 @@ def whole(value: Any, where: str, low: int, high: int) -> int:
 
 def true_or_false(value: Any, where: str) -> bool:
     if type(value) is not bool:
-        fail(BadShape, f"{where} is {kind_of(value)}, not true or false")
+        fail(BadStructure, f"{where} is {kind_of(value)}, not true or false")
     return bool(value)
 
 
 def string(value: Any, where: str) -> str:
     if not isinstance(value, str):
-        fail(BadShape, f"{where} is {kind_of(value)}, not a string")
+        fail(BadStructure, f"{where} is {kind_of(value)}, not a string")
     return value
 
 

@@ -22,7 +22,7 @@ _FOLDERS: Mapping[str, str] = {"luns": "lun/{}", "portals": "np/{}", "acls": "ac
                                "alua_groups": "alua/{}", "mapped_luns": "{}", "tpgs": "{}"}
 
 
-class Place(NamedTuple):
+class Location(NamedTuple):
     """Where in the target tree something stands, and what can be done there."""
 
     path: str
@@ -101,7 +101,7 @@ def _split(what: str) -> Tuple[str, str]:
     return "", what
 
 
-def _place(state: State, where: str) -> Place:
+def _place(state: State, where: str) -> Location:
     """Raises nothing: what is not understood is named as the document has it."""
     path, do = "", "lio-handover show"
     one: Any = state
@@ -110,7 +110,7 @@ def _place(state: State, where: str) -> Place:
             one = getattr(state, name)[int(number)]
             path = _root(one)
         elif name == "registrations":
-            return Place(f"{path}/res_pr_registered_i_pts", _UNREGISTER)
+            return Location(f"{path}/res_pr_registered_i_pts", _UNREGISTER)
         elif name in _FOLDERS:
             one = getattr(one, name)[int(number)]
             path += "/" + _FOLDERS[name].format(
@@ -126,7 +126,7 @@ def _place(state: State, where: str) -> Place:
             path = "every object of that kind"
         elif quoted and not path.endswith("/info"):
             path, do = f"{path}/{quoted[1:-1]}", _VALUE
-    return Place(path or where or "the document", do)
+    return Location(path or where or "the document", do)
 
 
 def _root(one: object) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import re
 from typing import Any, Dict, Tuple
 
-from ..errors import BadName, BadShape, BadValue
+from ..errors import BadName, BadStructure, BadValue
 from ..model import attributes, objects, plugins
 from ..model.attributes import MAX_WRITE, U16
 from .json_types import any_object, fail, plain_name, plain_text, show, string, utf8
@@ -63,7 +63,7 @@ def admits_nobody(name: str) -> bool:
 
 # --- attributes ----------------------------------------------------------------------------------
 #: what the product itself does with a backstore; never a value to be carried
-_DEEDS = re.compile(r"(?:control|enable|info|pr/.*|statistics/.*)")
+_WRITTEN_ONLY = re.compile(r"(?:control|enable|info|pr/.*|statistics/.*)")
 
 
 def attributes_of(value: Any, where: str, kind: str, owner: str = "",
@@ -95,7 +95,7 @@ def attributes_of(value: Any, where: str, kind: str, owner: str = "",
 
 def _unknown(path: str, text: str, at: str, kind: str) -> str:
     attribute_path(path, at)
-    if kind == "backstore" and _DEEDS.fullmatch(path):
+    if kind == "backstore" and _WRITTEN_ONLY.fullmatch(path):
         fail(BadValue, f"{at} is not an attribute that a document can carry")
     data = utf8(text, at, BadValue)
     if len(data) >= MAX_WRITE:
@@ -154,7 +154,7 @@ def parameters_of(value: Any, where: str, plugin: str) -> Dict[str, str]:
     for name, text in any_object(value, where).items():
         at = f"{where}[{show(name)}]"
         if name not in rows:
-            fail(BadShape, f"{at} is no parameter of {plugin}")
+            fail(BadStructure, f"{at} is no parameter of {plugin}")
         row, text = rows[name], plain_text(text, at)
         if "," in text:
             fail(BadValue, f"{at} has a comma, which would end it")
@@ -166,7 +166,7 @@ def parameters_of(value: Any, where: str, plugin: str) -> Dict[str, str]:
         made[name] = text
     for name, row in rows.items():
         if row.needed and not made.get(name) or row.path and name not in made:
-            fail(BadShape, f"{where}.{name} is missing")
+            fail(BadStructure, f"{where}.{name} is missing")
         if row.path:
             _backing(made[name], f"{where}[{name!r}]", row.path)
     return made

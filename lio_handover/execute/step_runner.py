@@ -24,7 +24,7 @@ from ..system.locks import room_for
 from .verify import Scope, check, loaded
 
 
-class Doing(Protocol):
+class Describable(Protocol):
     """A step of a plan, or of the protocol."""
 
     @property
@@ -32,12 +32,12 @@ class Doing(Protocol):
         """Its kind."""
 
     @property
-    def doing(self) -> str:
+    def description(self) -> str:
         """It, in a line about progress."""
 
 
 #: (number of the step that begins, from 0, how many there are, the step)
-Progress = Callable[[int, int, Doing], None]
+Progress = Callable[[int, int, Describable], None]
 
 #: Two looks at a LUN's command counter, so many seconds apart, prove that it is idle.
 IDLE_SECONDS = 0.05

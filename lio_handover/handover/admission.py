@@ -197,8 +197,8 @@ class Admission:
                     f"{name}: epoch {message.epoch} is over here; the last one was {epoch}",
                     do="lio-handover source thaw, then prepare again")
         if {target.name for target in document.state.targets} != set(message.targets):
-            raise errors.BadShape("the offer is not about the targets in its document",
-                                  do="give what prepare answered")
+            raise errors.BadStructure("the offer is not about the targets in its document",
+                                      do="give what prepare answered")
         self._nothing_else([target.name for target in local.state.targets])
         reader = self.core.reader()
         facts = reader.facts()

@@ -49,8 +49,8 @@ def reply_from_json(data: bytes) -> Reply:
         return Reply(made, from_json(json.dumps(tree["messages"]).encode()),
                      tuple(map(str, tree["notes"])), str(tree["next"]), bool(tree["stays"]))
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise errors.BadShape(f"the answer can't be read: {type(error).__name__}",
-                              do="ask the other host with the same lio-handover") from None
+        raise errors.BadStructure(f"the answer can't be read: {type(error).__name__}",
+                                  do="ask the other host with the same lio-handover") from None
 
 
 #: (the handover, ``status`` or ``abort``) → what the other host answers to that verb now.

@@ -14,7 +14,7 @@ from ..kernel.configfs import Configfs
 from ..kernel.facts import Facts, boot_id, no_modules
 from ..kernel.reader import Reader
 from ..model.objects import Key, State, say
-from ..model.reservations import Seen
+from ..model.reservations import FullStatusDescriptor
 from ..plan.plan import Plan
 from ..records import pr_record
 from ..settings import Settings, load
@@ -57,7 +57,7 @@ class Host:
             raise no_modules()
         return Reader(self.fs, reservations=False)
 
-    def reader(self, seen: Optional[Mapping[Key, Sequence[Seen]]] = None) -> Reader:
+    def reader(self, seen: Optional[Mapping[Key, Sequence[FullStatusDescriptor]]] = None) -> Reader:
         if not self.fs.exists("core"):
             raise no_modules()
         made = Reader(self.fs, seen=seen,

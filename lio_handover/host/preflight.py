@@ -26,7 +26,7 @@ from ..plan import unit_serials
 from ..plan.plan import Plan
 from ..settings import Settings
 from ..storage import device_limits, exclusive, opened, policy
-from ..storage.block_devices import Glance
+from ..storage.block_devices import HostSnapshot
 
 
 def looks(reader: Reader) -> opened.Looks:
@@ -158,7 +158,7 @@ def _shared(state: State, reader: Reader) -> Iterator[Finding]:
 def _shared_storage(state: State, here: State) -> Iterator[Finding]:
     """Whoever is served by the other backstore would go on writing when this one has moved."""
     mine = {store.key for store in state.backstores}
-    served = policy.Served(here, Glance())
+    served = policy.Served(here, HostSnapshot())
     for store in state.backstores:
         for key in served.sharers_of(store):
             said = f"its storage is that of {say(key)}, too"
@@ -234,13 +234,14 @@ def destination(document: Document, have: State, reader: Reader, facts: Facts,
     found += _kinds(document.state)
     found += _there(document.state, have, reader)
     found += _discovery(document.state, have, reader)
-    here, glance = reader.outline(), Glance()
-    served = policy.Served(here, glance)
+    here, snapshot = reader.outline(), HostSnapshot()
+    served = policy.Served(here, snapshot)
     for store in document.state.backstores:
         if have.backstore(store.key) is None:
             look = policy.named if exclusive.rule(settings, store.path) \
                 else policy.findings
-            found += look(store, document.storage.get(say(store.key), {}), settings, served, glance)
+            found += look(store, document.storage.get(say(store.key), {}), settings, served,
+                          snapshot)
     found += _twice(document.state)
     found += twins(document.state.backstores, here)
     found += unit_serials.findings(document.state.backstores)

@@ -17,7 +17,7 @@ from ..model import plugins
 from ..model.keys import backstore_key, lun_key, target_key, tpg_key
 from ..model.objects import Backstore, Key, Lun, State, Target, Tpg, say
 from ..model.plugins import Opens
-from ..model.reservations import Seen
+from ..model.reservations import FullStatusDescriptor
 from ..plan.plan import SCRATCH_NEXUS, SCRATCH_TARGET
 from ..plan.planner import plan
 from ..scsi import cdb, replies
@@ -30,7 +30,8 @@ from ..system.inotify import Watch
 READS = 3
 
 
-def full_status(fs: Configfs, names: Sequence[Tuple[str, str]]) -> Dict[Key, List[Seen]]:
+def full_status(fs: Configfs, names: Sequence[Tuple[str, str]]) -> Dict[Key,
+                                                                        List[FullStatusDescriptor]]:
     """What READ FULL STATUS answers for each backstore of these targets on which somebody is
     registered: all that configfs does not show of registrations.
 
@@ -98,7 +99,7 @@ def _registered(fs: Configfs, store: Backstore) -> bool:
     return text.count("\n") > 1 and not text.endswith("None\n")
 
 
-def _ask(store: Backstore, path: str) -> List[Seen]:
+def _ask(store: Backstore, path: str) -> List[FullStatusDescriptor]:
     with Device(path) as device:
         drain(device.execute)
         result = device.execute(*cdb.read_full_status())
@@ -108,7 +109,7 @@ def _ask(store: Backstore, path: str) -> List[Seen]:
     found = []
     for registration in replies.decode_full_status(result.data).registrations:
         name, _, isid = registration.initiator.partition(",i,0x")
-        found.append(Seen(name, isid, registration.key, registration.rtpi))
+        found.append(FullStatusDescriptor(name, isid, registration.key, registration.rtpi))
     return found
 
 

@@ -24,7 +24,7 @@ from ..model import diff as differ, dynamic_acls, fabrics, reservations
 from ..model.fabrics import Gate
 from ..model.keys import backstore_key
 from ..model.objects import Backstore, Key, State, say
-from ..model.reservations import Seen
+from ..model.reservations import FullStatusDescriptor
 from ..plan import unit_serials
 from ..plan.plan import Plan
 from ..plan.planner import plan
@@ -35,7 +35,7 @@ from ..records.journal import Journal, ids
 from ..records.ownership import REMOVED, Owners
 from ..savefile import save_file
 from ..storage import evidence as storage, exclusive, opened, protection
-from ..storage.block_devices import Glance
+from ..storage.block_devices import HostSnapshot
 from ..system.locks import PATIENCE, SCRATCH
 from . import in_use, preflight, probes
 from .host import Host
@@ -131,7 +131,7 @@ class Core(Host):
             self.asked = probes.reads(self.fs, names)
             return self.reader(probes.full_status(self.fs, names))
 
-    def ask(self, names: Sequence[Tuple[str, str]]) -> Mapping[Key, Sequence[Seen]]:
+    def ask(self, names: Sequence[Tuple[str, str]]) -> Mapping[Key, Sequence[FullStatusDescriptor]]:
         """Ask the devices for what configfs does not show of registrations, see
         probes.full_status; what they say is believed as long as what can be seen is the same, or
         all of it now.
@@ -170,7 +170,7 @@ class Core(Host):
         state, notes = dynamic_acls.made_explicit(state, {})
         if is_frozen:
             self._flush(state)
-        here = Glance()
+        here = HostSnapshot()
         evidence = {say(store.key): storage.evidence(store, is_frozen, here)
                     for store in state.backstores}
         return Document(state, is_frozen,

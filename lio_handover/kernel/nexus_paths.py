@@ -7,11 +7,11 @@ from ..model import dynamic_acls, fabrics, reservations
 from ..model.objects import Key, Lun, Target, Tpg
 
 
-def places_of(targets: Iterable[Target]) -> Dict[Key, Dict[str, List[reservations.Place]]]:
+def places_of(targets: Iterable[Target]) -> Dict[Key, Dict[str, List[reservations.NexusPath]]]:
     """Backstore → initiator → the ways by which it gets there (explicit ACLs and nexuses)."""
-    found: Dict[Key, Dict[str, List[reservations.Place]]] = {}
+    found: Dict[Key, Dict[str, List[reservations.NexusPath]]] = {}
 
-    def add(store: Optional[Key], initiator: str, place: reservations.Place) -> None:
+    def add(store: Optional[Key], initiator: str, place: reservations.NexusPath) -> None:
         if store is not None:
             found.setdefault(store, {}).setdefault(initiator, []).append(place)
 
@@ -24,18 +24,18 @@ def places_of(targets: Iterable[Target]) -> Dict[Key, Dict[str, List[reservation
                 for mapped in acl.mapped_luns:
                     if mapped.lun is not None and mapped.lun in luns:
                         lun = luns[mapped.lun]
-                        add(lun.backstore, acl.initiator, reservations.Place(
+                        add(lun.backstore, acl.initiator, reservations.NexusPath(
                             fabric, target.wwn, tpg.tag, lun.number, mapped.number,
                             _port(tpg, lun)))
             nexus = tpg.attributes.get("nexus")
             if nexus and nexus not in explicit:
                 name = nexus.removeprefix("fc.")  # which the kernel does not keep
                 for lun in tpg.luns:
-                    add(lun.backstore, name, reservations.Place(
+                    add(lun.backstore, name, reservations.NexusPath(
                         fabric, target.wwn, tpg.tag, lun.number, lun.number, _port(tpg, lun)))
             if dynamic_acls.made(tpg):
                 for lun in tpg.luns:
-                    add(lun.backstore, reservations.ANYONE, reservations.Place(
+                    add(lun.backstore, reservations.ANYONE, reservations.NexusPath(
                         fabric, target.wwn, tpg.tag, lun.number, lun.number, _port(tpg, lun),
                         frozenset(explicit)))
     return found

@@ -6,7 +6,7 @@ from typing import Mapping, Optional, Sequence
 from .. import errors
 from ..model import reservations
 from ..model.objects import NO_RESERVATIONS, Key, Reservations
-from ..model.reservations import Seen
+from ..model.reservations import FullStatusDescriptor
 from .configfs import Configfs
 
 
@@ -15,12 +15,12 @@ class PrReader:
     ``known``: what this program restored, and ``untouched``: whether nobody can have changed it
     since."""
 
-    def __init__(self, fs: Configfs, seen: Mapping[Key, Sequence[Seen]],
+    def __init__(self, fs: Configfs, seen: Mapping[Key, Sequence[FullStatusDescriptor]],
                  known: Mapping[Key, Sequence[Reservations]], untouched: bool) -> None:
         self.fs = fs
         self.seen, self.known, self.untouched = seen, known, untouched
 
-    def read(self, path: str, serial: str, places: Mapping[str, Sequence[reservations.Place]],
+    def read(self, path: str, serial: str, places: Mapping[str, Sequence[reservations.NexusPath]],
              key: Key) -> Reservations:
         """Those of the backstore at ``path``, whose unit serial is ``serial``.  ``places``: how
         each initiator reaches it, see reservations.read.
@@ -31,7 +31,7 @@ class PrReader:
         if not self.fs.exists(f"{path}/pr"):
             return NO_RESERVATIONS
         for _attempt in range(3):
-            texts = reservations.Texts(**{
+            texts = reservations.PrFiles(**{
                 field: self.fs.read(f"{path}/pr/{name}") for field, name in reservations.FILES})
             if self.fs.read(f"{path}/pr/res_pr_generation") == texts.generation:
                 break
@@ -44,7 +44,7 @@ class PrReader:
             return reservations.read(texts, places, self._aptpl_file(serial),
                                      self.seen.get(key, ()), self.known.get(key, ()),
                                      self.untouched)
-        except reservations.Unclear as error:
+        except reservations.Ambiguous as error:
             raise errors.CannotRepresent(
                 f"{path.rpartition('/')[2]}: {error}",
                 do="ask the device: the same with --probe" if error.ask else "") from None

@@ -14,7 +14,7 @@ from ..model.attributes import GATE, HOST, NEXUS, SECRET, Attribute, hides, rows
 from ..model.objects import (NO_RESERVATIONS, Acl, AluaGroup, Backstore, DiscoveryAuth, Key,
                              LuGroup, Lun, MappedLun, Portal, Reservations, Secret, State, Target,
                              Tpg, kernel_name)
-from ..model.reservations import Place, Seen
+from ..model.reservations import FullStatusDescriptor, NexusPath
 from . import placement
 from .configfs import Configfs
 from .facts import Facts, boot_id, knows_rtpi, no_modules
@@ -33,7 +33,7 @@ class Reader:
     """Reads a host.  One instance sees one kernel: which files it has is asked once a kind."""
 
     def __init__(self, fs: Configfs, reservations: bool = True,
-                 seen: Optional[Mapping[Key, Sequence[Seen]]] = None,
+                 seen: Optional[Mapping[Key, Sequence[FullStatusDescriptor]]] = None,
                  known: Optional[Mapping[Key, Sequence[Reservations]]] = None,
                  untouched: bool = False) -> None:
         self.fs = fs
@@ -125,7 +125,8 @@ class Reader:
             self.placed()
         return keys.backstore_key(key[1], f"{hba}/{name}") if key in (self._twins or ()) else key
 
-    def backstore(self, hba: str, name: str, places: Mapping[str, Sequence[Place]]) -> Backstore:
+    def backstore(self, hba: str, name: str,
+                  places: Mapping[str, Sequence[NexusPath]]) -> Backstore:
         """One backstore.  ``places``: how each initiator reaches it, see reservations.read.
 
         Raises CannotRepresent where its reservations can't be told with certainty.
@@ -148,7 +149,7 @@ class Reader:
         return frozenset(store.key for store in stores if self.fs.read(
             f"core/{store.hba}/{store.name}/enable").strip() == "0")
 
-    def _reservations(self, path: str, serial: str, places: Mapping[str, Sequence[Place]],
+    def _reservations(self, path: str, serial: str, places: Mapping[str, Sequence[NexusPath]],
                       key: Key) -> Reservations:
         return self._pr.read(path, serial, places, key) if self.with_reservations \
             else NO_RESERVATIONS

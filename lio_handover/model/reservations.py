@@ -25,12 +25,12 @@ PRESENT = "SPC3_PERSISTENT_RESERVATIONS"
 SPC2 = "SPC2_RESERVATIONS"
 
 #: Dummy registrations, made and dropped to bring PRgeneration to its value.
-BURN_INITIATOR = "iqn.2026-11.io.github.lio-handover:prgeneration"
+PADDING_INITIATOR = "iqn.2026-11.io.github.lio-handover:prgeneration"
 #: More dummies than this take too long to write in a blackout.
-MAX_BURN = 4096
+MAX_PADDING = 4096
 
 
-class Live(NamedTuple):
+class ShownRegistration(NamedTuple):
     """What ``pr/`` shows of one registration."""
 
     fabric: str
@@ -39,7 +39,7 @@ class Live(NamedTuple):
     key: int
 
 
-class Place(NamedTuple):
+class NexusPath(NamedTuple):
     """One way by which an initiator reaches a backstore."""
 
     fabric: str
@@ -56,7 +56,7 @@ class Place(NamedTuple):
 ANYONE = ""
 
 
-class Seen(NamedTuple):
+class FullStatusDescriptor(NamedTuple):
     """What READ FULL STATUS says of one registration; ``rtpi`` is None with ALL_TG_PT."""
 
     initiator: str
@@ -66,7 +66,7 @@ class Seen(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Texts:
+class PrFiles:
     """The files of ``pr/`` that matter, as read."""
 
     res_type: str
@@ -87,7 +87,7 @@ FILES: Tuple[Tuple[str, str], ...] = (
     ("port", "res_pr_holder_tg_port"))
 
 
-class Unclear(ValueError):
+class Ambiguous(ValueError):
     """What the kernel shows does not say enough; the text says what is missing.  ``ask``: the
     device may say it."""
 
@@ -96,17 +96,17 @@ class Unclear(ValueError):
         self.ask = ask
 
 
-def parse_registered(text: str) -> Tuple[List[Live], bool]:
+def parse_registered(text: str) -> Tuple[List[ShownRegistration], bool]:
     """(registrations in READ KEYS order, whether some may be missing from the text)."""
-    found: List[Live] = []
+    found: List[ShownRegistration] = []
     for line in text.splitlines()[1:]:
         if line == "None":
             break
         match = _LINE.fullmatch(line)
         if not match:
-            raise Unclear(f"the kernel shows a registration that can't be read: {line!r}")
+            raise Ambiguous(f"the kernel shows a registration that can't be read: {line!r}")
         fabric, initiator, isid, key = match.groups()
-        found.append(Live(fabric, initiator, isid or "", int(key, 16)))
+        found.append(ShownRegistration(fabric, initiator, isid or "", int(key, 16)))
     return found, len(text) > _PAGE_ALMOST_FULL
 
 
@@ -139,8 +139,8 @@ def of_file(blocks: Sequence[Block], generation: int) -> Reservations:
                         tuple(one for one, _, _ in blocks))
 
 
-def read(texts: Texts, places: Mapping[str, Sequence[Place]],
-         aptpl_file: Optional[bytes] = None, seen: Sequence[Seen] = (),
+def read(texts: PrFiles, places: Mapping[str, Sequence[NexusPath]],
+         aptpl_file: Optional[bytes] = None, seen: Sequence[FullStatusDescriptor] = (),
          known: Sequence[Reservations] = (), untouched: bool = False) -> Reservations:
     """The reservations of a backstore, whole and certain.
 
@@ -156,8 +156,8 @@ def read(texts: Texts, places: Mapping[str, Sequence[Place]],
     live, cut = parse_registered(texts.registered) if texts.registered else ([], False)
     holder = parse_holder(texts.holder)
     if texts.res_type.strip() == SPC2 or (holder and holder[0] == "SPC-2"):
-        raise Unclear(f"{holder[1] if holder else 'an initiator'} holds an SPC-2 reservation, "
-                      "which ends with the target; let it RELEASE first")
+        raise Ambiguous(f"{holder[1] if holder else 'an initiator'} holds an SPC-2 reservation, "
+                        "which ends with the target; let it RELEASE first")
     generation = int(texts.generation or "0", 0)
     if not live:
         return replace(NO_RESERVATIONS, generation=generation,
@@ -174,8 +174,8 @@ def read(texts: Texts, places: Mapping[str, Sequence[Place]],
             registrations = _from_known(live, generation, holder, kind, one)
     if registrations is None:
         if cut:
-            raise Unclear(f"the kernel shows only the first {len(live)} registrations, and no "
-                          "APTPL file agrees with them", True)
+            raise Ambiguous(f"the kernel shows only the first {len(live)} registrations, and no "
+                            "APTPL file agrees with them", True)
         registrations = _from_places(live, holder, texts, places, seen)
     index = None
     if holder:
@@ -184,18 +184,19 @@ def read(texts: Texts, places: Mapping[str, Sequence[Place]],
                         tuple(registrations))
 
 
-def _agreed(live: Sequence[Live], cut: bool, seen: Sequence[Seen]) -> List[Live]:
+def _agreed(live: Sequence[ShownRegistration], cut: bool,
+            seen: Sequence[FullStatusDescriptor]) -> List[ShownRegistration]:
     """All registrations: both lists have the kernel's order, and one page does not hold all."""
     same = [(one.initiator, one.isid, one.key) for one in live] == [
         (one.initiator, one.isid, one.key) for one in seen[:len(live)]]
     if not same or len(seen) < len(live) or not cut and len(seen) > len(live):
-        raise Unclear("READ FULL STATUS and the kernel's list of registrations do not agree")
-    return [*live, *(Live(live[0].fabric, one.initiator, one.isid, one.key)
+        raise Ambiguous("READ FULL STATUS and the kernel's list of registrations do not agree")
+    return [*live, *(ShownRegistration(live[0].fabric, one.initiator, one.isid, one.key)
                      for one in seen[len(live):])]
 
 
 def _holder_index(registrations: Sequence[Registration], holder: Tuple[str, str, str],
-                  texts: Texts) -> int:
+                  texts: PrFiles) -> int:
     matching = [number for number, one in enumerate(registrations)
                 if (one.initiator, one.isid) == holder[1:]]
     if len(matching) > 1:
@@ -205,12 +206,13 @@ def _holder_index(registrations: Sequence[Registration], holder: Tuple[str, str,
                         if (registrations[number].target, registrations[number].tpgt)
                         == (port[1], int(port[3]))]
     if len(matching) != 1:
-        raise Unclear(f"{len(matching)} registrations could be the reservation's holder "
-                      f"{holder[1]}")
+        raise Ambiguous(f"{len(matching)} registrations could be the reservation's holder "
+                        f"{holder[1]}")
     return matching[0]
 
 
-def _from_file(live: Sequence[Live], cut: bool, holder: Optional[Tuple[str, str, str]], kind: int,
+def _from_file(live: Sequence[ShownRegistration], cut: bool,
+               holder: Optional[Tuple[str, str, str]], kind: int,
                data: Optional[bytes]) -> Optional[List[Registration]]:
     """The file's registrations, if they are the live ones in the live order; else None."""
     found = parse(data or b"")
@@ -228,7 +230,8 @@ def _from_file(live: Sequence[Live], cut: bool, holder: Optional[Tuple[str, str,
     return [one for one, _, _ in blocks]
 
 
-def _from_known(live: Sequence[Live], generation: int, holder: Optional[Tuple[str, str, str]],
+def _from_known(live: Sequence[ShownRegistration], generation: int,
+                holder: Optional[Tuple[str, str, str]],
                 kind: int, known: Reservations) -> Optional[List[Registration]]:
     """What was restored, where PRgeneration (so no REGISTER came since), every registration
     that is shown, and the reservation are still the same; else None."""
@@ -242,9 +245,10 @@ def _from_known(live: Sequence[Live], generation: int, holder: Optional[Tuple[st
     return list(known.registrations)
 
 
-def _from_places(live: Sequence[Live], holder: Optional[Tuple[str, str, str]], texts: Texts,
-                 places: Mapping[str, Sequence[Place]],
-                 seen: Sequence[Seen] = ()) -> List[Registration]:
+def _from_places(live: Sequence[ShownRegistration], holder: Optional[Tuple[str, str, str]],
+                 texts: PrFiles,
+                 places: Mapping[str, Sequence[NexusPath]],
+                 seen: Sequence[FullStatusDescriptor] = ()) -> List[Registration]:
     """The kernel knows a registration by node ACL and ISID, so by TPG (target_core_pr.c:
     __core_scsi3_locate_pr_reg); which mapped LUN of the TPG it came by makes no difference."""
     port = _PORT.search(texts.port)
@@ -254,9 +258,9 @@ def _from_places(live: Sequence[Live], holder: Optional[Tuple[str, str, str]], t
     groups: Dict[Tuple[str, str], List[int]] = {}
     for number, one in enumerate(live):
         groups.setdefault((one.initiator, one.isid), []).append(number)
-    chosen: Dict[int, Place] = {}
+    chosen: Dict[int, NexusPath] = {}
     for (initiator, isid), numbers in groups.items():
-        by_tpg: Dict[Tuple[str, int], Place] = {}
+        by_tpg: Dict[Tuple[str, int], NexusPath] = {}
         ways = [*places.get(initiator, ()),
                 *(one for one in places.get(ANYONE, ()) if initiator not in one.but)]
         for place in sorted(ways, key=lambda one: one.mapped_lun):
@@ -265,8 +269,8 @@ def _from_places(live: Sequence[Live], holder: Optional[Tuple[str, str, str]], t
                                     and by_tpg[at].lun != held_lun):
                 by_tpg[at] = place
         if not by_tpg:
-            raise Unclear(f"{initiator} is registered, but no ACL maps this backstore for it, and "
-                          "its TPG makes no dynamic ones; give it one")
+            raise Ambiguous(f"{initiator} is registered, but no ACL maps this backstore for it, "
+                            "and its TPG makes no dynamic ones; give it one")
         if seen:
             named = _by_port(numbers, seen, by_tpg)
             if named is not None:
@@ -283,10 +287,10 @@ def _from_places(live: Sequence[Live], holder: Optional[Tuple[str, str, str]], t
         elif len(numbers) == 1 and holds and held_at in by_tpg:
             chosen[numbers[0]] = by_tpg[held_at]
         else:
-            raise Unclear(f"{initiator} has {len(numbers)} registrations and reaches the "
-                          f"backstore through {len(tpgs)} TPGs; set force_pr_aptpl, or let it "
-                          "register again with APTPL=1, so that the kernel says which is which; "
-                          "or ask the device with --probe", True)
+            raise Ambiguous(f"{initiator} has {len(numbers)} registrations and reaches the "
+                            f"backstore through {len(tpgs)} TPGs; set force_pr_aptpl, or let it "
+                            "register again with APTPL=1, so that the kernel says which is which; "
+                            "or ask the device with --probe", True)
     result: List[Registration] = []
     for number, one in enumerate(live):
         place = chosen[number]
@@ -298,10 +302,10 @@ def _from_places(live: Sequence[Live], holder: Optional[Tuple[str, str, str]], t
     return result
 
 
-def _by_port(numbers: Sequence[int], seen: Sequence[Seen],
-             by_tpg: Mapping[Tuple[str, int], Place]) -> Optional[Dict[int, Place]]:
+def _by_port(numbers: Sequence[int], seen: Sequence[FullStatusDescriptor],
+             by_tpg: Mapping[Tuple[str, int], NexusPath]) -> Optional[Dict[int, NexusPath]]:
     """Each registration's place by the relative port it was made through, where that says."""
-    found: Dict[int, Place] = {}
+    found: Dict[int, NexusPath] = {}
     for number in numbers:
         matching = [place for place in by_tpg.values() if place.rtpi == seen[number].rtpi]
         if len(matching) != 1:
@@ -345,9 +349,9 @@ def metadata(reservations: Reservations) -> List[bytes]:
             for number, one in enumerate(reservations.registrations)]
 
 
-def dummies(count: int, like: Registration) -> List[bytes]:
+def padding_registrations(count: int, like: Registration) -> List[bytes]:
     """``count`` lines of registrations that exist only to be counted by PRgeneration."""
-    return [_line(replace(like, initiator=BURN_INITIATOR, isid="", key=number + 1,
+    return [_line(replace(like, initiator=PADDING_INITIATOR, isid="", key=number + 1,
                           all_tg_pt=False), False, 0) for number in range(count)]
 
 
@@ -387,8 +391,8 @@ def restored_generation(reservations: Reservations) -> Tuple[int, int]:
     brought to less than their sum.
     """
     least = len(reservations.registrations) + int(needs_clearing(reservations))
-    burn = max(0, reservations.generation - least)
-    return burn, least + burn
+    padding = max(0, reservations.generation - least)
+    return padding, least + padding
 
 
 def needs_clearing(reservations: Reservations) -> bool:

@@ -11,7 +11,7 @@ from ..model.objects import Key, Object, State
 from ..storage.exclusive import Opening
 from .order import LATE, PLACE
 from .plan import LOAD, Step
-from .pr_order import Revival
+from .pr_order import RestoreOrder
 
 
 @dataclass
@@ -25,7 +25,7 @@ class Draft:
     facts: Facts
     path: Callable[[Key], str]
     late: Mapping[Key, Opening]
-    revival: Revival
+    restore_order: RestoreOrder
     refused: List[errors.Finding] = field(default_factory=list)
     _steps: List[Tuple[Tuple[int, Tuple[int, ...], int], Step]] = field(default_factory=list)
     _said: Set[Tuple[str, str]] = field(default_factory=set)

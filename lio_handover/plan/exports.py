@@ -40,7 +40,7 @@ class ExportPlanner:
             chains.setdefault(links[key][1].backstore, []).append(key)
         # A nexus made after the links takes the LUNs in the reverse of their order
         # (target_core_tpg.c:core_tpg_add_node_to_devs), and REPORT LUNS shows it.
-        late = self.draft.revival.late
+        late = self.draft.restore_order.late
         rows_of = [[lun.key for lun in tpg.luns][::-1 if target.key in late else 1]
                    for target in self.want.targets for tpg in target.tpgs]
         counters: Dict[Key, int] = {}

@@ -98,7 +98,8 @@ ORDER: Tuple[Slot, ...] = (
     Slot("late nexus", ACTIVATE, "where the links' order, which is that of the ports, is not that "
                                  "of READ KEYS"),
     Slot("LUN attribute", ACTIVATE, "before an ACL maps it, else each owes a unit attention"),
-    Slot("burn", ACTIVATE, "an ACL nobody can use revives the dummies; the count stays"),
+    Slot("padding", ACTIVATE,
+         "an ACL nobody can use makes the padding registrations; PRgeneration stays raised"),
     Slot("link mapped LUN", ACTIVATE, "revives registrations, in the order in which READ KEYS "
                                       "shall answer"),
     Slot("mapped LUN attribute", ACTIVATE, "before the link it would be lost"),

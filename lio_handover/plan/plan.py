@@ -63,7 +63,7 @@ class Step(NamedTuple):
         return PHASE[self.slot]
 
     @property
-    def doing(self) -> str:
+    def description(self) -> str:
         """The step in a line about progress."""
         return f"{self.phase}: {self.slot}, {self.path}"
 

@@ -24,7 +24,7 @@ from .exports import ExportPlanner
 from .order import PLACE
 from .plan import (ACQUIRE, DRAIN, FLUSH, FOLDER, IDLE, LINK, MKDIR, OPEN, PROVE, RELEASE, RMDIR,
                    SYNC, UNLINK, VERIFY, WRITE, Plan, Step)
-from .pr_order import LAST, Revival, merged, reachable
+from .pr_order import LAST, RestoreOrder, merged, reachable
 from .pr_steps import ReservationPlanner
 
 _NOTHING: Mapping[str, str] = {}
@@ -85,15 +85,15 @@ class _Planner:
         self.staying = {hba for key, hba in self.hba.items() if key not in self.removed}
         self.exported = {lun.backstore for _, _, lun in self.have.all_luns()
                          if lun.key not in self.removed}
-        self.revival = Revival(self.want)
+        self.restore_order = RestoreOrder(self.want)
         self.draft = Draft(self.want, self.new, self.created, self.facts, self.path, self.late,
-                           self.revival)
+                           self.restore_order)
         self._add, self._once, self._load = self.draft.add, self.draft.once, self.draft.load
         self.refused = self.draft.refused
         self.link_place = merged(
             [[lun.key for lun in acl.mapped_luns] for target in self.want.targets
              for tpg in target.tpgs for acl in tpg.acls],
-            self.revival.chains())
+            self.restore_order.chains())
         for change in changes:
             if isinstance(change, Create):
                 self._create(change)
@@ -158,9 +158,9 @@ class _Planner:
             return  # numbered by the order of the links instead
         slot = row.slot
         order: Tuple[int, ...] = (row.rank,)
-        if slot == "nexus" and key[:3] in self.revival.late:
+        if slot == "nexus" and key[:3] in self.restore_order.late:
             self._add(slot, WRITE, f"{self.path(key)}/{row.path}", b"NULL\n", key)
-            slot, order = "late nexus", self.revival.nexus_seen.get(key, LAST)
+            slot, order = "late nexus", self.restore_order.nexus_seen.get(key, LAST)
         if value in (row.first or {}):
             path, before = row.first[value]
             other = rows(kind, owner_of(key))[path]

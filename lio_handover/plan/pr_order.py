@@ -20,7 +20,7 @@ from ..model.objects import Backstore, Key, Registration, Reservations, State, s
 LAST = (1 << 30, 0)
 
 
-class Revival:
+class RestoreOrder:
     """The order in which the registrations of a state can be brought back on a host."""
 
     def __init__(self, want: State) -> None:
@@ -39,11 +39,11 @@ class Revival:
                     tpg = unit[:4]
                     self.nexus_seen[tpg] = min(self.nexus_seen.get(tpg, LAST), (place, number))
         #: backstore → (TPG, a registration to make dummies like), for the first LUN with it
-        self.burn_places: Dict[Key, Tuple[Key, Registration]] = {}
+        self.padding_paths: Dict[Key, Tuple[Key, Registration]] = {}
         for target, tpg_, lun in want.all_luns():
-            if lun.backstore is not None and lun.backstore not in self.burn_places:
+            if lun.backstore is not None and lun.backstore not in self.padding_paths:
                 fabric = fabrics.of(target.fabric).pr_name
-                self.burn_places[lun.backstore] = (tpg_.key, Registration(
+                self.padding_paths[lun.backstore] = (tpg_.key, Registration(
                     "", "", 0, fabric, target.wwn, tpg_.tag, lun.number, lun.number))
         #: LUN → (relative port, number): links are made in this order, see plan
         self.linked: Dict[Key, Tuple[int, int]] = {
@@ -97,11 +97,11 @@ class Revival:
         return found.values()
 
 
-def dummies(held: Reservations, place: Optional[Tuple[Key, Registration]]) -> int:
+def padding_registrations(held: Reservations, place: Optional[Tuple[Key, Registration]]) -> int:
     """How many dummy registrations to make for PRgeneration: none where they have no place, or
     would be too many."""
-    burn, _generation = reservations.restored_generation(held)
-    return burn if place is not None and burn <= reservations.MAX_BURN else 0
+    padding, _generation = reservations.restored_generation(held)
+    return padding if place is not None and padding <= reservations.MAX_PADDING else 0
 
 
 def reachable(want: State, have: State = State()) -> Tuple[State, Tuple[str, ...]]:
@@ -110,25 +110,26 @@ def reachable(want: State, have: State = State()) -> Tuple[State, Tuple[str, ...
     Only the order of READ KEYS and PRgeneration can fall short, and not where ``have``, what
     the host serves, has just what is wanted.
     """
-    revival = Revival(want)
+    restore_order = RestoreOrder(want)
     notes: List[str] = []
     stores: List[Backstore] = []
     for store in want.backstores:
         held = store.reservations
         here = have.backstore(store.key)
         if held and (here is None or here.reservations != held):
-            made = revival.order(store)
+            made = restore_order.order(store)
             if made.registrations != held.registrations:
                 notes.append(f"{say(store.key)}: READ KEYS will answer in another order, as "
                              "registrations of one initiator come back together")
-            burn, generation = reservations.restored_generation(held)
-            generation += dummies(held, revival.burn_places.get(store.key)) - burn
+            padding, generation = reservations.restored_generation(held)
+            paths = restore_order.padding_paths.get(store.key)
+            generation += padding_registrations(held, paths) - padding
             if generation != held.generation:
                 notes.append(
                     f"{say(store.key)}: PRgeneration {held.generation} becomes {generation}: "
                     + ("the kernel can not restore it together with an APTPL bit of 0"
                        if generation > held.generation else
-                       f"more than {reservations.MAX_BURN} dummy registrations, or no LUN for "
+                       f"more than {reservations.MAX_PADDING} dummy registrations, or no LUN for "
                        "them"))
             store = replace(store, reservations=replace(made, generation=generation))
         stores.append(store)

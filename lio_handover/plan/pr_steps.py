@@ -11,7 +11,7 @@ from ..model.objects import DEFAULT_GROUP, Backstore, Key, Registration, Reserva
 from .draft import Draft
 from .plan import (DRIVERS, FILE, LINK, MKDIR, RMDIR, SCRATCH_NEXUS, SCRATCH_TARGET, SCSI, UNLINK,
                    WRITE)
-from .pr_order import dummies
+from .pr_order import padding_registrations
 
 #: A target port group for the time of the scratch target, where the default one's state is in the
 #: way.
@@ -29,39 +29,39 @@ class ReservationPlanner:
 
     def plan(self) -> None:
         clear: List[Backstore] = []
-        burns: Dict[Key, List[Tuple[Registration, int, Backstore]]] = {}
+        paddings: Dict[Key, List[Tuple[Registration, int, Backstore]]] = {}
         for store in self.want.backstores:
-            held = self.draft.revival.order(store)
+            held = self.draft.restore_order.order(store)
             if store.key not in self.draft.created or not held:
                 continue
             path = f"{self.path(store.key)}/pr/res_aptpl_metadata"
-            place = self.draft.revival.burn_places.get(store.key)
-            burn = dummies(held, place)
-            if burn and place is not None:
-                for line in reservations.dummies(burn, place[1]):
+            place = self.draft.restore_order.padding_paths.get(store.key)
+            padding = padding_registrations(held, place)
+            if padding and place is not None:
+                for line in reservations.padding_registrations(padding, place[1]):
                     self._add("PR dummy", WRITE, path, line, store.key)
-                burns.setdefault(place[0], []).append((place[1], burn, store))
+                paddings.setdefault(place[0], []).append((place[1], padding, store))
             for line in reservations.metadata(held):
                 self._add("PR line", WRITE, path, line, store.key)
             if reservations.needs_clearing(held):
                 clear.append(store)
             self._aptpl_file(store, held)
-        for tpg, ones in burns.items():
-            self._burn(tpg, ones)
+        for tpg, ones in paddings.items():
+            self._pad(tpg, ones)
         if clear:
             self._clear_aptpl(clear)
 
-    def _burn(self, tpg: Key, ones: Sequence[Tuple[Registration, int, Backstore]]) -> None:
-        acl = f"{self.path(tpg)}/acls/{reservations.BURN_INITIATOR}"
-        self._add("burn", MKDIR, acl, about=tpg)
+    def _pad(self, tpg: Key, ones: Sequence[Tuple[Registration, int, Backstore]]) -> None:
+        acl = f"{self.path(tpg)}/acls/{reservations.PADDING_INITIATOR}"
+        self._add("padding", MKDIR, acl, about=tpg)
         for like, _count, store in ones:
             lun = f"{acl}/lun_{like.mapped_lun}"
-            self._add("burn", MKDIR, lun, about=store.key)
-            self._add("burn", LINK, f"{lun}/link",
+            self._add("padding", MKDIR, lun, about=store.key)
+            self._add("padding", LINK, f"{lun}/link",
                       fsencode(self.path(lun_key(tpg, like.lun))), store.key)
-            self._add("burn", UNLINK, f"{lun}/link", about=store.key)
-            self._add("burn", RMDIR, lun, about=store.key)
-        self._add("burn", RMDIR, acl, about=tpg)
+            self._add("padding", UNLINK, f"{lun}/link", about=store.key)
+            self._add("padding", RMDIR, lun, about=store.key)
+        self._add("padding", RMDIR, acl, about=tpg)
 
     def _clear_aptpl(self, stores: Iterable[Backstore]) -> None:
         """A loopback nexus of our own registers and unregisters with APTPL=0."""

@@ -17,7 +17,7 @@ from typing import Any, Dict, Iterable, List, NoReturn, Tuple, Type
 from ..document import document as documents
 from ..document.document import Document
 from ..document.envelope import MAX_BYTES
-from ..errors import BadShape, BadValue, DocumentError, NotJson, TooLarge
+from ..errors import BadStructure, BadValue, DocumentError, NotJson, TooLarge
 from .table import MessageType, Mode
 
 #: More messages than a handover has are nobody's.
@@ -90,18 +90,18 @@ def from_json(data: bytes, limit: int = 2 * MAX_BYTES) -> Tuple[Message, ...]:
     except (ValueError, RecursionError):
         raise NotJson("the messages are not JSON", do=_AGAIN) from None
     if not isinstance(found, list) or len(found) > MAX_MESSAGES:
-        fail(BadShape, f"the messages are not a list of at most {MAX_MESSAGES}")
+        fail(BadStructure, f"the messages are not a list of at most {MAX_MESSAGES}")
     return tuple(_message(one, f"$[{number}]") for number, one in enumerate(found))
 
 
 def _message(value: Any, where: str) -> Message:
     if not isinstance(value, dict) or set(value) != set(_FIELDS):
-        fail(BadShape, f"{where} is no object with just {', '.join(_FIELDS)}")
+        fail(BadStructure, f"{where} is no object with just {', '.join(_FIELDS)}")
     one: Dict[str, Any] = value
     for name in _FIELDS:
         kind = int if name == "epoch" else list if name == "targets" else str
         if type(one[name]) is not kind:
-            fail(BadShape, f"{where}.{name} is no {kind.__name__}")
+            fail(BadStructure, f"{where}.{name} is no {kind.__name__}")
     if one["type"].upper() not in MessageType.__members__ or one["type"] != one["type"].lower():
         fail(BadValue, f"{where}.type is none of "
                        + ", ".join(name.lower() for name in MessageType.__members__))
@@ -116,7 +116,7 @@ def _message(value: Any, where: str) -> Message:
     if len(one["targets"]) > 4096 or not all(
             isinstance(name, str) and 0 < len(name) < 300 and name.isprintable()
             for name in one["targets"]):
-        fail(BadShape, f"{where}.targets are not names of targets")
+        fail(BadStructure, f"{where}.targets are not names of targets")
     if not one["document"].isascii():
         fail(BadValue, f"{where}.document is not a document")
     return Message(MessageType[one["type"].upper()], one["handover"], one["epoch"], one["digest"],

@@ -151,7 +151,7 @@ class Step:
         return str(self)
 
     @property
-    def doing(self) -> str:
+    def description(self) -> str:
         return str(self)
 
 

@@ -28,7 +28,7 @@ from ..actions.aptpl_copies import Follower
 from ..client import ssh
 from ..document import document as documents
 from ..document.document import Document
-from ..execute.step_runner import Doing
+from ..execute.step_runner import Describable
 from ..handover.engine import Handovers, Reply, reply_from_json, reply_to_json
 from ..local import restoring, verbs
 from ..local.ours import Ours
@@ -75,11 +75,11 @@ class Work:
     def stop(self) -> bool:
         return self.stopping
 
-    def progress(self, number: int, total: int, step: Doing) -> None:
+    def progress(self, number: int, total: int, step: Describable) -> None:
         now = time.monotonic()
         if now - self._last >= OFTEN or step.slot != self._slot:
             self._last, self._slot = now, step.slot
-            say({"progress": [number + 1, total, step.doing]})
+            say({"progress": [number + 1, total, step.description]})
 
     def inside(self, found: Sequence[Tuple[str, str]]) -> None:
         """Who is let in by the group alone may touch what lies in the configured storage."""

@@ -31,7 +31,7 @@ class Host:
         return _mounts(self)
 
 
-class Glance(Host):
+class HostSnapshot(Host):
     """The host at one moment: what is mounted is asked once."""
 
     @cached_property
@@ -42,7 +42,7 @@ class Glance(Host):
 HERE = Host()
 
 
-class Seen(NamedTuple):
+class PathStat(NamedTuple):
     """What a path leads to, without having opened it: ``fd`` is O_PATH."""
 
     fd: int
@@ -55,7 +55,7 @@ class Seen(NamedTuple):
 
 
 # --- looking -------------------------------------------------------------------------------------
-def look(path: str) -> Seen:
+def look(path: str) -> PathStat:
     """What ``path`` leads to; the caller closes ``fd``.  Raises OSError.
 
     Opens nothing: no fifo is waited for, no device starts to do what devices do when opened.
@@ -67,12 +67,12 @@ def look(path: str) -> Seen:
     except OSError:
         os.close(fd)
         raise
-    return Seen(fd, real, stat.S_ISBLK(found.st_mode), stat.S_ISREG(found.st_mode),
-                f"{os.major(found.st_rdev)}:{os.minor(found.st_rdev)}",
-                (found.st_dev, found.st_ino), found.st_size)
+    return PathStat(fd, real, stat.S_ISBLK(found.st_mode), stat.S_ISREG(found.st_mode),
+                    f"{os.major(found.st_rdev)}:{os.minor(found.st_rdev)}",
+                    (found.st_dev, found.st_ino), found.st_size)
 
 
-def reopen(seen: Seen, flags: int = 0) -> int:
+def reopen(seen: PathStat, flags: int = 0) -> int:
     """A descriptor to read from the very thing that was looked at."""
     if not (seen.block or seen.regular):
         raise OSError(errno.EINVAL, "neither a file nor a block device")

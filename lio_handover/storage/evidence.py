@@ -13,7 +13,7 @@ from ..errors import KernelRefused, StorageMissing, StorageNotAllowed
 from ..model import plugins
 from ..model.objects import Backstore, say
 from . import block_devices, protection
-from .block_devices import HERE, Evidence, Host, Seen, block_facts, file_system, reopen, show
+from .block_devices import HERE, Evidence, Host, PathStat, block_facts, file_system, reopen, show
 
 BLOCK = 4096  # bytes of one sample
 SAMPLES = 16
@@ -48,7 +48,7 @@ def evidence(backstore: Backstore, sample: bool, host: Host = HERE) -> Evidence:
     return {**found, **protection.named(evidence(beside, sample, host))} if beside else found
 
 
-def evidence_of(seen: Seen, sample: bool, host: Host) -> Evidence:
+def evidence_of(seen: PathStat, sample: bool, host: Host) -> Evidence:
     """``evidence`` of what is open already, but for its companion.  Raises StorageNotAllowed,
     OSError."""
     if seen.block:
@@ -70,7 +70,7 @@ def offsets(size: int) -> List[int]:
     return sorted({one for one in (0, BLOCK, 64 * 1024, 1024 * 1024, *spread) if one < size})
 
 
-def _sample(seen: Seen, size: int) -> Tuple[str, bool]:
+def _sample(seen: PathStat, size: int) -> Tuple[str, bool]:
     """(SHA-256 of the blocks at ``offsets``, whether all were zeroes), past the page cache."""
     try:
         return _digest(seen, size, os.O_DIRECT)
@@ -80,7 +80,7 @@ def _sample(seen: Seen, size: int) -> Tuple[str, bool]:
     return _digest(seen, size, 0)
 
 
-def _digest(seen: Seen, size: int, flags: int) -> Tuple[str, bool]:
+def _digest(seen: PathStat, size: int, flags: int) -> Tuple[str, bool]:
     import hashlib
     import mmap
     digest = hashlib.sha256()

@@ -33,8 +33,8 @@ from ..model import plugins
 from ..model.objects import Backstore, Key, State, say
 from ..model.plugins import HCTL, Opens
 from . import block_devices, protection
-from .block_devices import (HERE, Glance, Host, Seen, file_system, folder_of, hctl_of, one_line_of,
-                            show)
+from .block_devices import (HERE, Host, HostSnapshot, PathStat, file_system, folder_of, hctl_of,
+                            one_line_of, show)
 from .policy import Served
 
 #: File systems that give leases by what this kernel alone knows, and each file one inode.
@@ -70,7 +70,7 @@ class Looks:
 
     def __init__(self, host: Optional[Host] = None,
                  asked: Optional[Mapping[Key, Optional[bool]]] = None) -> None:
-        self.host = host or Glance()
+        self.host = host or HostSnapshot()
         self.asked = asked or {}
         self._kinds: Dict[int, str] = {}  # device of a mount → type of its file system
         self._leases: Dict[Tuple[int, int], int] = {}  # device and inode → see _lease
@@ -100,7 +100,7 @@ class Looks:
             os.close(seen.fd)
 
     # ---- fileio ---
-    def _fileio(self, store: Backstore, seen: Seen) -> Look:
+    def _fileio(self, store: Backstore, seen: PathStat) -> Look:
         # Of a companion no command tells: what was asked is of the backstore's own path.
         own = not store.path.endswith(protection.SUFFIX)
         asked = self.asked.get(store.key) if own else None
@@ -115,7 +115,7 @@ class Looks:
                         do=f"truncate -s {served} {show(store.path)}, which adds zeroes")
         return Look(store, True if asked else same, "" if asked else why)
 
-    def _file(self, seen: Seen) -> Tuple[Optional[bool], str]:
+    def _file(self, seen: PathStat) -> Tuple[Optional[bool], str]:
         """(whether the kernel has it open, why that is not known)."""
         if not seen.regular:
             return None, "the kernel does not show which device a fileio backstore has open"
@@ -135,11 +135,11 @@ class Looks:
                 "maybe this one"
         return True, ""
 
-    def _kind(self, seen: Seen) -> str:
+    def _kind(self, seen: PathStat) -> str:
         return self._kinds.get(seen.identity[0]) or self._kinds.setdefault(
             seen.identity[0], file_system(seen.real, self.host))
 
-    def _lease(self, seen: Seen) -> int:
+    def _lease(self, seen: PathStat) -> int:
         if seen.identity not in self._leases:
             self._leases[seen.identity] = _lease(seen)
         return self._leases[seen.identity]
@@ -196,7 +196,7 @@ class Looks:
         return found
 
 
-def _lease(seen: Seen) -> int:
+def _lease(seen: PathStat) -> int:
     """0 where a read lease is granted, which is given back at once, else the errno."""
     import fcntl
     fd = -1
@@ -222,7 +222,7 @@ def _name(device: str, host: Host) -> str:
     return f"{device} ({', '.join(filter(None, names))})"
 
 
-def _iblock(store: Backstore, seen: Seen, host: Host) -> Look:
+def _iblock(store: Backstore, seen: PathStat, host: Host) -> Look:
     if not store.opened:
         return Look(store, None, "the kernel does not show which device it has open")
     if seen.block and seen.device == store.opened:
@@ -234,7 +234,7 @@ def _iblock(store: Backstore, seen: Seen, host: Host) -> Look:
                    "anew on the right one")
 
 
-def _pscsi(store: Backstore, seen: Seen, host: Host) -> Look:
+def _pscsi(store: Backstore, seen: PathStat, host: Host) -> Look:
     asked = ":".join(store.parameters.get(name, "?") for name in HCTL)
     address = hctl_of(seen.device, host) if seen.block else ""
     if not seen.block or "?" in asked or not address:

@@ -19,8 +19,9 @@ from ..model.objects import Backstore, Key, State, say
 from ..model.plugins import HCTL, Opens
 from ..settings import Settings
 from . import block_devices, protection
-from .block_devices import (HERE, Host, Seen, below, block_facts, family, file_system, folder_of,
-                            hctl_of, names_in, one_line_of, reopen, show, swaps, under, users)
+from .block_devices import (HERE, Host, PathStat, below, block_facts, family, file_system,
+                            folder_of, hctl_of, names_in, one_line_of, reopen, show, swaps, under,
+                            users)
 from .evidence import evidence_of
 
 #: File systems that keep nothing, or whose files do things when they are read.
@@ -174,7 +175,7 @@ def _findings(wanted: Backstore, proof: Mapping[str, Union[str, int, bool]], set
         os.close(seen.fd)
 
 
-def _not_allowed(wanted: Backstore, seen: Seen, settings: Settings, in_roots: bool,
+def _not_allowed(wanted: Backstore, seen: PathStat, settings: Settings, in_roots: bool,
                  host: Host) -> str:
     if seen.regular:
         if plugins.opened_by(wanted.plugin) is not Opens.FILE:
@@ -200,7 +201,7 @@ def _not_allowed(wanted: Backstore, seen: Seen, settings: Settings, in_roots: bo
     return ""
 
 
-def _differences(wanted: Backstore, seen: Seen, proof: Mapping[str, Union[str, int, bool]],
+def _differences(wanted: Backstore, seen: PathStat, proof: Mapping[str, Union[str, int, bool]],
                  host: Host) -> Iterator[Finding]:
     found = evidence_of(seen, "sample" in proof, host)
     size = int(found["size"])
@@ -235,7 +236,7 @@ def _differences(wanted: Backstore, seen: Seen, proof: Mapping[str, Union[str, i
                        "other-file", "name the file with --map")
 
 
-def _address(wanted: Backstore, seen: Seen, proof: Mapping[str, Union[str, int, bool]],
+def _address(wanted: Backstore, seen: PathStat, proof: Mapping[str, Union[str, int, bool]],
              host: Host) -> Iterator[Finding]:
     """pscsi opens the device twice: by its path, to claim it, and by its address, to use it."""
     address = hctl_of(seen.device, host)
@@ -249,7 +250,7 @@ def _address(wanted: Backstore, seen: Seen, proof: Mapping[str, Union[str, int, 
                        "same on both hosts", "unproven-storage")
 
 
-def _uses(wanted: Backstore, seen: Seen, here: "Served", host: Host) -> Iterator[str]:
+def _uses(wanted: Backstore, seen: PathStat, here: "Served", host: Host) -> Iterator[str]:
     if seen.block:
         found = users(seen.device, host)
         yield from found
@@ -291,11 +292,11 @@ class Served:
                 found.setdefault(identity, []).append(name)
         return found
 
-    def loops(self, seen: Seen) -> List[str]:
+    def loops(self, seen: PathStat) -> List[str]:
         """The loop devices on a file."""
         return self._loops.get(seen.identity, [])
 
-    def sharers(self, wanted: Backstore, seen: Seen) -> List[Key]:
+    def sharers(self, wanted: Backstore, seen: PathStat) -> List[Key]:
         """The backstores which have some of its storage: by another name of it, a partition, the
         disk of which it is one, a mapped device over or under it, a loop device."""
         same: Set[Union[str, Tuple[int, int]]] = set()
@@ -336,7 +337,7 @@ def _identity(path: str) -> Union[str, Tuple[int, int], None]:
     return seen.device if seen.block else seen.identity if seen.regular else None
 
 
-def _claimed(seen: Seen) -> bool:
+def _claimed(seen: PathStat) -> bool:
     """Whether the kernel would let nobody else have the device: sees what other mount
     namespaces hide."""
     try:

@@ -8,7 +8,7 @@ from ..errors import one_line
 from ..model import diff as differ, objects
 from ..model.objects import DEFAULT_GROUP, Key, Secret, State, say
 from .phrases import contents, count, gate_of, holds, mode_of, reservation
-from .terminal import Screen, wrap
+from .terminal import Terminal, wrap
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ def _registration(held: objects.Reservations, number: Optional[int]) -> List[str
             holds(held, number)]
 
 
-def columns(found: Sequence[Row], here: str, there: str, screen: Screen) -> Iterator[str]:
+def columns(found: Sequence[Row], here: str, there: str, terminal: Terminal) -> Iterator[str]:
     """Rows as two columns, what differs marked in front."""
     lines = [Row(row.mark, row.depth, one_line(row.label), one_line(row.here),
                  one_line(row.there)) for row in found]
@@ -152,30 +152,30 @@ def columns(found: Sequence[Row], here: str, there: str, screen: Screen) -> Iter
     label = max(2 * line.depth + len(line.label) for line in lines if line.here or line.there)
     left = max(len(line.here) for line in lines)
     right = max(len(line.there) for line in lines)
-    if screen.width and 2 + label + 2 + left + 3 + right > screen.width:
-        room = screen.width - 2 - 2 - 3
+    if terminal.width and 2 + label + 2 + left + 3 + right > terminal.width:
+        room = terminal.width - 2 - 2 - 3
         label = min(label, max(room // 2, room - left - right))
         left = min(left, max((room - label) // 2, room - label - right))
         right = room - label - left
-    mood = {"!": "warn", "+": "good", "-": "bad"}
+    style = {"!": "warn", "+": "good", "-": "bad"}
     for number, line in enumerate(lines):
-        paint = "title" if number == 0 else mood.get(line.mark, "")
+        paint = "title" if number == 0 else style.get(line.mark, "")
         if not (line.here or line.there):
             indent = " " * (2 * line.depth)
-            for part in wrap(line.label, screen.width - 2 - len(indent) if screen.width else 0):
+            for part in wrap(line.label, terminal.width - 2 - len(indent) if terminal.width else 0):
                 yield f"{line.mark or ' '} {indent}{part}"
             continue
         indent = " " * (2 * line.depth)
         parts = [indent + part if not at else f"{indent}  {part}" for at, part in enumerate(
             wrap(line.label, max(label - len(indent) - 2, 8)
-                 if screen.width and len(indent + line.label) > label else 0))]
-        cells = [parts, wrap(line.here, left if screen.width else 0),
-                 wrap(line.there, right if screen.width else 0)]
+                 if terminal.width and len(indent + line.label) > label else 0))]
+        cells = [parts, wrap(line.here, left if terminal.width else 0),
+                 wrap(line.there, right if terminal.width else 0)]
         for at in range(max(map(len, cells))):
             one, two, three = (cell[at] if at < len(cell) else "" for cell in cells)
-            yield (f"{screen.paint(line.mark, paint) if line.mark and not at else ' '} "
-                   f"{one:<{label}}  {screen.paint(f'{two:<{left}}', paint)} | "
-                   f"{screen.paint(three, paint)}").rstrip()
+            yield (f"{terminal.paint(line.mark, paint) if line.mark and not at else ' '} "
+                   f"{one:<{label}}  {terminal.paint(f'{two:<{left}}', paint)} | "
+                   f"{terminal.paint(three, paint)}").rstrip()
         if number == 0:
             yield "-" * (label + 4) + "-" * left + "-+-" + "-" * right
 

@@ -16,28 +16,28 @@ _COLOURS = {"good": "32", "warn": "33", "bad": "31;1", "title": "1", "dim": "2"}
 
 
 @dataclass(frozen=True)
-class Screen:
+class Terminal:
     """How wide it is (0: no terminal, so nothing is wrapped), and whether it has colours."""
 
     width: int = 0
     colour: bool = False
 
     @staticmethod
-    def of(stream: IO[str]) -> "Screen":
+    def of(stream: IO[str]) -> "Terminal":
         try:
             if not stream.isatty():
-                return Screen()
+                return Terminal()
             width = int(os.environ.get("COLUMNS") or 0) \
                 or os.get_terminal_size(stream.fileno()).columns
         except (OSError, ValueError):
             width = 0
-        return Screen(max(40, width or 80), not os.environ.get("NO_COLOR")
-                      and os.environ.get("TERM", "dumb") != "dumb")
+        return Terminal(max(40, width or 80), not os.environ.get("NO_COLOR")
+                        and os.environ.get("TERM", "dumb") != "dumb")
 
-    def paint(self, text: str, mood: str) -> str:
-        if not self.colour or mood not in _COLOURS or not text:
+    def paint(self, text: str, style: str) -> str:
+        if not self.colour or style not in _COLOURS or not text:
             return text
-        return f"\x1b[{_COLOURS[mood]}m{text}\x1b[0m"
+        return f"\x1b[{_COLOURS[style]}m{text}\x1b[0m"
 
 
 def wrap(text: str, width: int) -> List[str]:
@@ -55,7 +55,7 @@ def wrap(text: str, width: int) -> List[str]:
     return [*lines, text] if text or not lines else lines
 
 
-def hanging(before: str, text: str, screen: Screen, mood: str = "") -> Iterator[str]:
-    room = screen.width - len(before) - 2 if screen.width else 0
+def hanging(before: str, text: str, terminal: Terminal, style: str = "") -> Iterator[str]:
+    room = terminal.width - len(before) - 2 if terminal.width else 0
     for number, line in enumerate(wrap(one_line(text), room)):
-        yield (before if not number else " " * (len(before) + 2)) + screen.paint(line, mood)
+        yield (before if not number else " " * (len(before) + 2)) + terminal.paint(line, style)

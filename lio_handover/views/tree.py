@@ -10,7 +10,7 @@ from ..host.looked_at import View
 from ..model import fabrics, objects
 from ..model.objects import DEFAULT_GROUP, Registration, say
 from .phrases import count, gate_of, holds, mode_of, reservation, size
-from .terminal import Screen, wrap
+from .terminal import Terminal, wrap
 
 _WIDEST_TREE = 120
 _HARD = "\0"  # a blank where no line ends
@@ -26,39 +26,39 @@ class Node:
 
     name: str
     about: Sequence[str] = ()
-    mood: str = ""
+    style: str = ""
     below: List["Node"] = field(default_factory=list)
 
 
-def tree(view: View, screen: Screen) -> Iterator[str]:
+def tree(view: View, terminal: Terminal) -> Iterator[str]:
     """The host as a tree."""
-    return _draw(_host(view), screen, "", True)
+    return _draw(_host(view), terminal, "", True)
 
 
-def _draw(node: Node, screen: Screen, bars: str, last: bool) -> Iterator[str]:
-    width = min(screen.width or 80, _WIDEST_TREE)
+def _draw(node: Node, terminal: Terminal, bars: str, last: bool) -> Iterator[str]:
+    width = min(terminal.width or 80, _WIDEST_TREE)
     below = bars + ("  " if last else "| ")
     head = f"{bars}o- {one_line(node.name)}"
     items = [one_line(one) for one in node.about if one]
     about = ", ".join(items)
     dots = width - len(head) - len(about) - 4
-    if about and (dots > 0 or not screen.width):
-        yield (f"{head} {screen.paint('.' * max(dots, 2), 'dim')} "
-               f"[{screen.paint(about, node.mood)}]")
+    if about and (dots > 0 or not terminal.width):
+        yield (f"{head} {terminal.paint('.' * max(dots, 2), 'dim')} "
+               f"[{terminal.paint(about, node.style)}]")
     else:
         indent = below + ("| " if node.below else "  ") + " "
-        name = wrap(one_line(node.name), screen.width - len(indent))
+        name = wrap(one_line(node.name), terminal.width - len(indent))
         for number, line in enumerate(name):
             yield (indent if number else f"{bars}o- ") + line
         # Between the things that are said, not within one of them.
         whole = ", ".join(one.replace(" ", _HARD) for one in items)
         lines = [line.replace(_HARD, " ") for line in
-                 (wrap(whole, screen.width - len(indent) - 2) if whole else [])]
+                 (wrap(whole, terminal.width - len(indent) - 2) if whole else [])]
         for number, line in enumerate(lines):
-            yield (indent + (" " if number else "[") + screen.paint(line, node.mood)
+            yield (indent + (" " if number else "[") + terminal.paint(line, node.style)
                    + ("]" if number == len(lines) - 1 else ""))
     for child in node.below:
-        yield from _draw(child, screen, below, child is node.below[-1])
+        yield from _draw(child, terminal, below, child is node.below[-1])
 
 
 def _host(view: View) -> Node:
@@ -78,13 +78,13 @@ def _host(view: View) -> Node:
 
 def _backstore(view: View, one: objects.Backstore) -> Node:
     luns = [lun for _, _, lun in view.state.all_luns() if lun.backstore == one.key]
-    about, mood = [one.path or one.parameters.get("dev_config", "")], ""
+    about, style = [one.path or one.parameters.get("dev_config", "")], ""
     if one.path:
         if one.key in view.sizes:
             about.append(size(view.sizes[one.key]))
         else:
             about[0] += " IS NOT THERE"
-            mood = "bad"
+            style = "bad"
         cached = one.attributes.get("attrib/emulate_write_cache") == "1" \
             or one.parameters.get("fd_buffered_io") == "1"
         about.append("write-back" if cached else "write-thru")
@@ -92,10 +92,10 @@ def _backstore(view: View, one: objects.Backstore) -> Node:
         about.append("read-only")
     if one.key in view.elsewhere and one.key in view.sizes:
         about.append("PATH LEADS ELSEWHERE")
-        mood = "bad"
+        style = "bad"
     if one.key in view.off:
         about.append("NOT ENABLED")
-        mood = "bad"
+        style = "bad"
     about.append(count(len(luns), "LUN") if luns else "not exported")
     below = []
     if one.serial:
@@ -105,7 +105,7 @@ def _backstore(view: View, one: objects.Backstore) -> Node:
         below.append(Node("reservations", ["can't be told"], "bad"))
     elif one.reservations:
         below.append(_reservations(one.reservations))
-    return Node(say(one.key), about, mood, below)
+    return Node(say(one.key), about, style, below)
 
 
 def _is_worth_showing(group: objects.AluaGroup) -> bool:
@@ -143,7 +143,7 @@ def _target(view: View, one: objects.Target) -> Node:
 
 
 def _tpg(view: View, one: objects.Tpg) -> Node:
-    gate, mood = gate_of(one)
+    gate, style = gate_of(one)
     has = one.attributes.get
     about = [gate, f"relative port {has('rtpi')}" if has("rtpi") else ""]
     fabric = fabrics.of(one.fabric)
@@ -162,7 +162,7 @@ def _tpg(view: View, one: objects.Tpg) -> Node:
              for name in one.sessions if name not in explicit]
     if acls or fabric.logins:
         below.append(Node("acls", [str(len(one.acls))], "", acls))
-    return Node(*_called("tpg", one.tag, one.directory, about), mood, below)
+    return Node(*_called("tpg", one.tag, one.directory, about), style, below)
 
 
 def _called(word: str, number: int, directory: str, about: Sequence[str]) \

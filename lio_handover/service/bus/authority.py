@@ -120,8 +120,8 @@ class Authority:
 
 
 def _refused(caller: Caller, action: str, why: str) -> errors.NotAuthorized:
-    doing = "be handed a document" if action == DOCUMENT else action
-    return errors.NotAuthorized(f"user {caller.uid} may not {doing}: {why}")
+    description = "be handed a document" if action == DOCUMENT else action
+    return errors.NotAuthorized(f"user {caller.uid} may not {description}: {why}")
 
 
 def _member(caller: Caller, group: str) -> bool:
