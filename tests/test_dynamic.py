@@ -107,7 +107,7 @@ def test_an_acl_made_explicit_is_one_of_the_kernel_s(each_host: lab.Host, bed: l
     """An ACL that was made explicit differs in nothing from one which the kernel makes."""
     each_host.call(inhost.build, served(bed.shared))
     state = each_host.call(inhost.read_all)
-    wanted, _notes = dynamic_acls.made_explicit(state, {state.targets[0].tpgs[0].key: [ALICE]})
+    wanted, _notes = dynamic_acls.with_explicit_acls(state, {state.targets[0].tpgs[0].key: [ALICE]})
     each_host.call(fresh_acl)
     acl, = each_host.call(inhost.read_all).targets[0].tpgs[0].acls
     mine = dict(wanted.targets[0].tpgs[0].acls[0].attributes)
@@ -142,7 +142,7 @@ def test_who_gets_an_acl() -> None:
     state = demo(registration(ALICE), registration(own), registration(CAROL, 2),
                  sessions=(own, BOB, BOB))
     key = state.targets[0].tpgs[0].key
-    made, notes = dynamic_acls.made_explicit(state, {key: [own, "iqn.x:noted"]})
+    made, notes = dynamic_acls.with_explicit_acls(state, {key: [own, "iqn.x:noted"]})
     acls = made.targets[0].tpgs[0].acls
     assert [acl.initiator for acl in acls] == [own, ALICE, BOB, "iqn.x:noted"]
     assert acls[0] == state.targets[0].tpgs[0].acls[0] and len(notes) == 3
@@ -152,7 +152,7 @@ def test_who_gets_an_acl() -> None:
     document = samples.document(made)
     assert documents.loads(documents.dumps(document)).state == documents.canonical(made)
     off = demo(registration(ALICE), sessions=(BOB,), makes="0")
-    assert dynamic_acls.made_explicit(off, {key: [CAROL]}) == (off, ())
+    assert dynamic_acls.with_explicit_acls(off, {key: [CAROL]}) == (off, ())
 
 
 @pytest.mark.full

@@ -159,7 +159,7 @@ class ActionRunner(Building):
                 do=f"lio-handover recover {self.journal.id}, then again")
         self.dynamic = {target.name: {
             str(tpg.tag): dynamic_acls.sessions(tpg) for tpg in target.tpgs
-            if dynamic_acls.made(tpg)} for target in state.targets}
+            if dynamic_acls.generates_acls(tpg)} for target in state.targets}
 
     def unchanged(self, here: State) -> None:
         """Raises StructureChanged where the target is not what was offered, but for its

@@ -120,7 +120,7 @@ class Reach:
             tpg, key = self.ports.get((one.target, one.tpgt, one.lun), (None, None))
             if tpg is None or key != store.key:
                 return False
-            if fabrics.of(tpg.fabric).logins and not dynamic_acls.made(tpg) and (
+            if fabrics.of(tpg.fabric).logins and not dynamic_acls.generates_acls(tpg) and (
                     *tpg.key, one.initiator, one.mapped_lun, one.lun) not in self.mapped:
                 return False
         return True

@@ -66,7 +66,7 @@ class Copies(HandoverContext):
         noted = self.journal.facts
         there = {(*target.key, tag): who for target in state.targets
                  for tag, who in noted.dynamic.get(target.name, {}).items()}
-        state, notes = dynamic.made_explicit(state, there)
+        state, notes = dynamic.with_explicit_acls(state, there)
         gates = noted.shut if self.row.verb == "clear" else noted.gates
         state = replace(state, targets=tuple(with_gates(target, gates.get(target.name, {}))
                                              for target in state.targets))

@@ -81,7 +81,7 @@ def changes(old: State, new: State) -> Tuple[Change, ...]:
     Where who logs in is given an ACL, those come and go.
     """
     made = {tpg.key for state in (old, new) for target in state.targets for tpg in target.tpgs
-            if dynamic_acls.made(tpg)}
+            if dynamic_acls.generates_acls(tpg)}
     return tuple(change for change in diff(structure(old), structure(new), gates=False)
                  if change.key[4:5] != ("acl",) or change.key[:4] not in made)
 

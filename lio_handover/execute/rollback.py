@@ -78,7 +78,7 @@ class WayBack:
         notes: Tuple[str, ...] = ()
         if len(ways) > 1:  # nothing is taken down that could not be built up again
             # Who was there by a dynamic ACL gets no registration back without one.
-            before, notes = dynamic_acls.made_explicit(before, {})
+            before, notes = dynamic_acls.with_explicit_acls(before, {})
             ways = [*ways[:-1], before]
             self._refuse(plan(State(before.lu_groups), before, Reader(self.fs).facts(),
                               verify=False))

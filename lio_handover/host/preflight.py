@@ -174,7 +174,7 @@ def _dynamic(state: State) -> Iterator[Finding]:
     """Those of a TPG that makes dynamic ACLs are carried as explicit ones, see dynamic."""
     for target in state.targets:
         for tpg in target.tpgs:
-            for name in () if dynamic_acls.made(tpg) else dynamic_acls.sessions(tpg):
+            for name in () if dynamic_acls.generates_acls(tpg) else dynamic_acls.sessions(tpg):
                 yield Finding(
                     errors.CannotRepresent, say(tpg.key),
                     f"{name} is there by a dynamic ACL, and generate_node_acls was switched off "

@@ -167,7 +167,7 @@ class Core(Host):
         facts, state = reader.facts(), _settled(state)
         is_frozen = bool(state.targets) and all(
             in_use.shut(target, reader) for target in state.targets)
-        state, notes = dynamic_acls.made_explicit(state, {})
+        state, notes = dynamic_acls.with_explicit_acls(state, {})
         if is_frozen:
             self._flush(state)
         here = HostSnapshot()
@@ -376,7 +376,7 @@ class Core(Host):
 
     def _leaving(self, state: State, facts: Facts) -> Document:
         """The document of what is about to be removed."""
-        state, notes = dynamic_acls.made_explicit(_settled(state), {})
+        state, notes = dynamic_acls.with_explicit_acls(_settled(state), {})
         return Document(state, False,
                         Origin(os.uname().nodename, facts.release, facts.boot_id),
                         {say(store.key): _evidence(store) for store in state.backstores}, notes)

@@ -33,7 +33,7 @@ def places_of(targets: Iterable[Target]) -> Dict[Key, Dict[str, List[reservation
                 for lun in tpg.luns:
                     add(lun.backstore, name, reservations.NexusPath(
                         fabric, target.wwn, tpg.tag, lun.number, lun.number, _port(tpg, lun)))
-            if dynamic_acls.made(tpg):
+            if dynamic_acls.generates_acls(tpg):
                 for lun in tpg.luns:
                     add(lun.backstore, reservations.ANYONE, reservations.NexusPath(
                         fabric, target.wwn, tpg.tag, lun.number, lun.number, _port(tpg, lun),

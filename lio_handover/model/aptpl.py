@@ -2,8 +2,8 @@
 
 The kernel opens it with O_TRUNC, writes it, and syncs nothing (target_core_pr.c:
 __core_scsi3_write_aptpl_to_file): after a power cut it may be empty, zeros, cut off, or not there.
-So only a file that is whole says anything; that a file says nothing does not mean that there are
-no registrations.
+So only a whole file is believed; a file that is not whole does not mean that there are no
+registrations.
 """
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ Block = Tuple[Registration, bool, int]
 
 
 class Kind(str, Enum):
-    """What a file is. The value is said of it."""
+    """The state of an APTPL file; the value completes a sentence about the file."""
 
     WHOLE = "is whole"
     PLACEHOLDER = "says that there are no registrations"
@@ -46,7 +46,7 @@ class Kind(str, Enum):
 
 
 class File(NamedTuple):
-    """A file as it was found; ``why`` says what is wrong with one that is broken."""
+    """An APTPL file as it was read; ``why`` says what is wrong with a broken file."""
 
     kind: Kind
     blocks: Tuple[Block, ...] = ()
@@ -61,7 +61,8 @@ class File(NamedTuple):
 
 
 def parse(data: bytes) -> File:
-    """What a file's bytes say: all of it is as the kernel writes it, or it is broken."""
+    """The file with these bytes: WHOLE or PLACEHOLDER where every byte is as the kernel writes it,
+    else BROKEN."""
     if data in PLACEHOLDERS:
         return File(Kind.PLACEHOLDER)
     if not data.strip(b"\0"):
@@ -91,32 +92,32 @@ def parse(data: bytes) -> File:
 
 
 def newest(paths: Iterable[str]) -> File:
-    """The file that was written last of those that are there.
+    """The file that was written last among the ``paths`` that exist; MISSING where none exists.
 
-    One that can't be read may be the last: then nothing is known.  Never waits, and never starts
-    a device.
+    A file that cannot be read may be the last one, so the result is then UNREADABLE.  Never waits
+    (O_NONBLOCK), and never starts a device.
     """
-    found: List[Tuple[int, bytes, str]] = []
+    files: List[Tuple[int, bytes, str]] = []
     for path in paths:
         try:
-            read = _read(path)
+            content = _read(path)
         except (FileNotFoundError, NotADirectoryError):
             continue
         except OSError as error:
             return File(Kind.UNREADABLE, (), f"can't be read: {error.strerror}", path)
-        if read is None:
+        if content is None:
             return File(Kind.UNREADABLE, (), "is no file", path)
-        found.append((*read, path))
-    if not found:
+        files.append((*content, path))
+    if not files:
         return File(Kind.MISSING)
-    last, data, path = max(found)
-    if any(one[0] == last and one[1] != data for one in found):
+    last, data, path = max(files)
+    if any(file[0] == last and file[1] != data for file in files):
         return _broken("is as old as another one, which differs", path)
     return parse(data)._replace(path=path, mtime_ns=last)
 
 
 def _read(path: str) -> Optional[Tuple[int, bytes]]:
-    """(when it was written last, its bytes) of a file; None of anything else.  Raises OSError."""
+    """(mtime in ns, bytes) of a regular file; None for anything else.  Raises OSError."""
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     try:
         seen = os.fstat(fd)

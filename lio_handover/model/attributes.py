@@ -44,7 +44,8 @@ FILE_THERE = "FILE_THERE"      # the file which the kernel would make is there
 #: Numbers: no sign but -, no zero before, no 0x.
 DECIMAL = re.compile(r"0|-?[1-9][0-9]{0,18}")
 COMPANY_ID = re.compile(r"0x[0-9a-f]{6}")
-#: What the kernel cuts off both ends of a name or text (lib/string_helpers.c:strim, lib/ctype.c).
+#: The bytes that the kernel cuts off both ends of a name or text (lib/string_helpers.c:strim,
+#: lib/ctype.c).
 BLANKS = b" \t\n\v\f\r\xa0"
 #: The kernel's word for none, of a nexus and of CHAP; no group has that name.
 NONE = "NULL"
@@ -62,6 +63,7 @@ def printable(data: bytes) -> str:
 
 
 def trimmed(data: bytes) -> str:
+    """What is wrong with a text that the kernel would trim, "" for nothing."""
     return "" if data == data.strip(BLANKS) else \
         "begins or ends with what the kernel takes for a blank"
 
@@ -82,7 +84,7 @@ def _strip(text: str) -> str:
 
 
 def _words(*words: str) -> Callable[[str], str]:
-    """The kernel shows a word and takes its number."""
+    """A reader for attributes that the kernel shows as a word and takes as a number."""
     numbers = {word: str(number) for number, word in enumerate(words)}
 
     def read(text: str) -> str:
@@ -144,7 +146,7 @@ class Attribute:
     """One attribute of one kind of object.
 
     at         kind of object (objects.Object.kind), with ``:plugin`` or ``:fabric`` where only
-               those have it
+               some have it
     path       below the object's directory
     kind       ID, CONFIG, RUNTIME, HOST, SECRET
     window     when the kernel takes it
@@ -153,23 +155,23 @@ class Attribute:
     symbol     the function by which a kernel shows that it has the attribute (/proc/kallsyms)
     allowed    the only values that are written, all others are refused; () where the format, the
                range and the text say it
-    range      of a number the lowest and highest that the kernel's store function takes
-    max_bytes  of a text the most bytes, without a newline; 0: what one write takes
-    text       of a text what is wrong with it, "" for nothing
-    guards     what the writer looks at, besides (kernel/configfs.py)
-    unset      values that say "never set" and can't be written
-    cleared    what is written for "never set"; the kernel then does as if it was not
-    first      value → (path, value) of what the object must say when that value is written, and
-               only then
-    default    what a new object has: of each plugin or fabric, or by its name; a backstore whose
-               device answers commands has what the device says.  None: nothing is known
-    of_file    the default where a file of a size that was asked for is opened, else None
-    inherits   the attribute of its TPG from which a new object has its value, where it is not that
-               attribute's default
-    overwrites those of the same object that writing it changes, too
-    overwrites_while (path, value): only while the object has that value, which is what it has when
-               it does not say
-    slot       where in plan/order.py it is written
+    range      for a number: the lowest and highest that the kernel's store function takes
+    max_bytes  for a text: the most bytes, without a newline; 0: as many as one write takes
+    text       for a text: a function that says what is wrong with it, "" for nothing
+    guards     what else the writer checks (kernel/configfs.py)
+    unset      values that mean "never set" and cannot be written
+    cleared    the value to write for "never set"; the kernel then acts as if it was not set
+    first      value → (path, value): another attribute that the object must have at this value
+               before the first value may be written
+    default    the value of a new object, for all plugins and fabrics or by their names; a backstore
+               whose device answers commands has the device's value.  None: nothing is known
+    of_file    the default where fileio opens a file with ``fd_dev_size``, else None
+    inherits   the attribute of its TPG from which a new object has its value, where that differs
+               from that attribute's default
+    overwrites attributes of the same object that change, too, when this one is written
+    overwrites_while (path, value): only while the object has that value; an object without the
+               attribute counts as having it
+    slot       the slot of plan/order.py in which it is written
     source     where the rule comes from
     """
 
@@ -222,7 +224,7 @@ class Attribute:
         return self.max_bytes or MAX_WRITE - self.format.newline
 
     def default_of(self, owner: str) -> Optional[str]:
-        """What a new object of this plugin or fabric has; None where that is not known."""
+        """The value of a new object of this plugin or fabric; None where it is not known."""
         if isinstance(self.default, Mapping):
             return self.default.get(owner)
         if self.of_file is not None:
@@ -237,11 +239,13 @@ class Attribute:
         return self.overwrites if not path or known.get(path, value) == value else ()
 
     def value(self, text: str) -> str:
-        """What ``text``, as read from the kernel, would be written as."""
+        """The value to write for ``text`` as read from the kernel.  Raises ValueError for a text
+        that the format does not know."""
         value = self.format.read(text)
         return Secret(value) if self.kind == SECRET else value
 
     def encode(self, value: str) -> bytes:
+        """The bytes of the one write(2) that sets ``value``."""
         return value.encode(errors="surrogateescape") + (b"\n" if self.format.newline else b"")
 
 
@@ -313,7 +317,7 @@ def _table() -> Iterator[Attribute]:
     # -1 is the administrator's, else enable takes what the host's handler has said.
     yield from attrib(CONFIG, "nl_reply_supported", PRE_ENABLE, tcmu, rank=12, range=(-1, 127),
                       unset=("0", "1"), source="target_core_user.c:tcmu_configure_device")
-    # What control was told, by which it is carried.
+    # These repeat what control took, and control's parameters are what a document carries.
     yield from attrib(HOST, "dev_config dev_size", at=tcmu)
     yield from attrib(ID, "emulate_rest_reord=0", allowed=("0",))
     yield from attrib(CONFIG, "enforce_pr_isids=1", range=BIT)
@@ -345,7 +349,8 @@ def _table() -> Iterator[Attribute]:
                     default="", max_bytes=255, text=trimmed,
                     if_absent="", symbol="target_wwn_pd_text_id_info_show",
                     source="target_core_configfs.c:target_wwn_pd_text_id_info_store")
-    # Whose state is which goes by the map, so it comes before the states (alua_access_state 4).
+    # The map determines which LU has which state, so it comes before the states
+    # (alua_access_state 4).
     yield Attribute("backstore", "lba_map", ID, ENABLED, LINES, unset=("",), default="",
                     slot="backstore group",
                     source="target_core_configfs.c:target_dev_lba_map_store")
@@ -518,7 +523,7 @@ def rows(kind: str, owner: str = "") -> Mapping[str, Attribute]:
 
 
 def defaults_of(kind: str, owner: str) -> Dict[str, str]:
-    """What a new object of this plugin or fabric has, as far as it is known."""
+    """{path: value} of a new object of this plugin or fabric, as far as they are known."""
     values = {path: row.default_of(owner) for path, row in rows(kind, owner).items()}
     return {path: value for path, value in values.items() if value is not None}
 

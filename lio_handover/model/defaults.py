@@ -1,7 +1,7 @@
-"""Values of a new object: an attribute that is wanted just so needs neither a look nor a write.
+"""Values of a new object: an attribute that is wanted with its default is neither read nor written.
 
-The values stand in attributes.py.  Where a kernel at hand is different all the same, reading back
-finds it, and the plan is made again without them (verbs.Core.import_).
+The values stand in attributes.py.  Where the running kernel has another default, reading back shows
+it, and the plan is made again without defaults (host/verbs.py).
 """
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ Values = Mapping[str, str]
 
 
 def _known() -> Dict[Tuple[str, str], Values]:
-    found = {(kind, owner): defaults_of(kind, owner) for kind, owner in kinds()
-             if kind != "backstore" or plugins.of(owner).listed}
-    return {place: values for place, values in found.items() if values}
+    defaults = {(kind, owner): defaults_of(kind, owner) for kind, owner in kinds()
+                if kind != "backstore" or plugins.of(owner).listed}
+    return {place: values for place, values in defaults.items() if values}
 
 
 #: (kind of object, plugin or fabric) → attribute → value of one that was just made
@@ -28,19 +28,21 @@ _MEANT = {place: tuple(row for row in rows(*place).values()
           for place in DEFAULTS}
 
 
-def store_values(one: Backstore) -> Values:
-    """Values of a backstore that was just enabled: those of a file only where it has a size."""
-    known = DEFAULTS.get((one.kind, one.plugin), {})
-    if "fd_dev_size" not in one.parameters:
-        table = rows(one.kind, one.plugin)
+def store_values(store: Backstore) -> Values:
+    """{attribute: value} of a backstore that was just enabled.  The values of fileio's attributes
+    are known only where ``fd_dev_size`` is given."""
+    known = DEFAULTS.get((store.kind, store.plugin), {})
+    if "fd_dev_size" not in store.parameters:
+        table = rows(store.kind, store.plugin)
         return {name: value for name, value in known.items() if table[name].of_file is None}
-    if one.parameters.get("fd_buffered_io") == "1":
+    if store.parameters.get("fd_buffered_io") == "1":
         return {**known, "attrib/emulate_write_cache": "1"}
     return known
 
 
 def values(key: Key, kind: str, tpg: Tpg, readonly: bool = False) -> Values:
-    """Values of a new object of ``tpg``; ``readonly``: what it maps can't be written."""
+    """{attribute: value} of a new object of ``tpg``; ``readonly``: the LUN that a mapped LUN maps
+    cannot be written."""
     fabric = key[1]
     known, above = DEFAULTS.get((kind, fabric), {}), rows("tpg", fabric)
     unsure = {path for path, row in rows(kind, fabric).items() if row.inherits in above
@@ -52,17 +54,19 @@ def values(key: Key, kind: str, tpg: Tpg, readonly: bool = False) -> Values:
 
 
 def clobbered(kind: str, owner: str, names: Iterable[str], known: Values) -> FrozenSet[str]:
-    """The attributes whose value nobody knows once these are written to what was ``known``."""
+    """The attributes whose values are unknown once ``names`` are written to an object with the
+    ``known`` values."""
     table = rows(kind, owner)
-    found: Set[str] = set()
+    overwritten: Set[str] = set()
     for name in names:
         if name in table:
-            found.update(table[name].overwritten(known))
-    return frozenset(found)
+            overwritten.update(table[name].overwritten(known))
+    return frozenset(overwritten)
 
 
 def meant(kind: str, owner: str, attributes: Values, known: Values) -> Iterable[Tuple[str, str]]:
-    """(attribute, value) that a source without the attribute had, and a new object has not."""
+    """(attribute, value) that an older source kernel implied by not having the attribute, where
+    ``known``, the new object's values, differs."""
     for row in _MEANT.get((kind, owner), ()):
         assert row.if_absent is not None
         if row.path not in attributes and known.get(row.path) != row.if_absent:

@@ -46,7 +46,7 @@ class Set:
 
 @dataclass(frozen=True)
 class Relink:
-    """What an object stands for differs: a LUN's backstore, a mapped LUN's LUN, parameters."""
+    """An object's reference differs: a LUN's backstore, a mapped LUN's LUN, a parameter."""
 
     key: Key
     name: str
@@ -70,17 +70,18 @@ def diff(have: State, want: State, gates: bool = True, partial: bool = False) \
         -> Tuple[Change, ...]:
     """The changes from ``have`` to ``want``, removals first, parents before children.
 
-    ``gates=False`` leaves out what lets initiators in (window GATE).  ``partial`` says that
-    ``want`` names only what somebody cares for: what it leaves open may be anything.
+    ``gates=False`` leaves out the attributes that let initiators in (window GATE).  ``partial``
+    says that ``want`` is incomplete: an attribute or default group that it does not have may have
+    any value.
     """
     old, new = have.index(), want.index()
-    changes: List[Change] = [Remove(one) for key, one in old.items() if key not in new
+    changes: List[Change] = [Remove(obj) for key, obj in old.items() if key not in new
                              and not (partial and key[-1] == DEFAULT_GROUP)]
-    for key, one in new.items():
+    for key, obj in new.items():
         if key in old:
-            changes.extend(_compare(old[key], one, gates, partial))
+            changes.extend(_compare(old[key], obj, gates, partial))
         else:
-            changes.append(Create(one))
+            changes.append(Create(obj))
     return tuple(changes)
 
 
@@ -104,11 +105,12 @@ def _say(key: Optional[Key]) -> str:
 
 
 def value(attributes: Mapping[str, str], kind: str, owner: str, name: str) -> Optional[str]:
-    """An attribute's value where it is said, what a kernel without it does where it is not."""
+    """An attribute's value; where the object does not have it, the value that a kernel without the
+    attribute acts by, or None."""
     if name in attributes:
         return attributes[name]
-    found = row(kind, owner, name)
-    return found.if_absent if found else None
+    attribute = row(kind, owner, name)
+    return attribute.if_absent if attribute else None
 
 
 def _attributes(old: Object, new: Object, gates: bool, partial: bool) -> Iterator[Change]:
@@ -120,24 +122,25 @@ def _attributes(old: Object, new: Object, gates: bool, partial: bool) -> Iterato
         wanted = value(new.attributes, new.kind, owner, name)
         if was == wanted:
             continue
-        found = row(new.kind, owner, name)
-        if found is not None and (found.kind == HOST or not gates and found.window == "GATE"):
+        attribute = row(new.kind, owner, name)
+        if attribute is not None and (attribute.kind == HOST or not gates
+                                      and attribute.window == "GATE"):
             continue
-        yield Set(new.key, name, was, wanted, found is not None or name == "rtpi")
+        yield Set(new.key, name, was, wanted, attribute is not None or name == "rtpi")
 
 
 def gates(state: State) -> Iterator[Tuple[Key, str, str]]:
-    """(TPG's key, attribute, value) of every gate that the state has open."""
+    """(TPG's key, attribute, value) of every open gate of the state."""
     for target in state.targets:
         for tpg in target.tpgs:
-            for name, one in rows("tpg", tpg.fabric).items():
-                if one.window == "GATE" and tpg.attributes.get(name, "0") not in ("", "0"):
+            for name, attribute in rows("tpg", tpg.fabric).items():
+                if attribute.window == "GATE" and tpg.attributes.get(name, "0") not in ("", "0"):
                     yield tpg.key, name, tpg.attributes[name]
 
 
 def counts(changes: Tuple[Change, ...]) -> Dict[str, int]:
     """How many changes of each kind there are: ``{"Create": 3, …}``."""
-    found: Dict[str, int] = {}
+    numbers: Dict[str, int] = {}
     for change in changes:
-        found[type(change).__name__] = found.get(type(change).__name__, 0) + 1
-    return found
+        numbers[type(change).__name__] = numbers.get(type(change).__name__, 0) + 1
+    return numbers

@@ -1,7 +1,7 @@
 """Names of numbered directories, tpgt_N and lun_N, as the kernel reads them.
 
-It takes C's numbers (lib/kstrtox.c: kstrtou16, kstrtoull): ``lun_010`` is LUN 8, ``lun_0x10`` LUN
-16.  iSCSI does not look at what stands before ``tpgt_``: ``xtpgt_3`` is TPG 3
+The kernel takes C's numbers (lib/kstrtox.c: kstrtou16, kstrtoull): ``lun_010`` is LUN 8,
+``lun_0x10`` LUN 16.  iSCSI does not look at what stands before ``tpgt_``: ``xtpgt_3`` is TPG 3
 (iscsi_target_configfs.c:lio_target_tiqn_addtpg, target_core_fabric_configfs.c:
 target_fabric_make_lun, drivers/vhost/scsi.c:vhost_scsi_make_tpg).  Two spellings of one number are
 two directories.  An initiator sees numbers alone.
@@ -13,7 +13,7 @@ from typing import Dict, Iterable, Iterator, List, Tuple
 
 from . import fabrics
 
-#: What a number is that no spelling of a number was found in: no document takes it.
+#: The number of a directory whose name has no number; no document takes it.
 NO_NUMBER = -1
 
 _C = re.compile(r"\+?(0[xX][0-9a-fA-F]+|0[0-7]*|[1-9][0-9]*)\n?")
@@ -21,24 +21,24 @@ _DECIMAL = re.compile(r"\+?([0-9]+)\n?")
 
 
 def _number(text: str, pattern: "re.Pattern[str]") -> int:
-    found = pattern.fullmatch(text)
-    if found is None:
+    match = pattern.fullmatch(text)
+    if match is None:
         return NO_NUMBER
-    digits = found[1]
+    digits = match[1]
     octal = pattern is _C and digits[0] == "0" and digits[1:2] not in ("x", "X", "")
     return int(digits, 8 if octal else 16 if digits[1:2] in ("x", "X") else 10)
 
 
 def lun_number(directory: str) -> int:
-    """Of ``lun_N``, a LUN's or a mapped LUN's; NO_NUMBER where it is none."""
+    """The number of ``lun_N``, a LUN's or mapped LUN's directory; NO_NUMBER for another name."""
     return _number(directory[4:], _C) if directory.startswith("lun_") else NO_NUMBER
 
 
 def tag(fabric: str, directory: str) -> int:
-    """Of ``tpgt_N``, a TPG's; NO_NUMBER where it is none."""
-    before, found, text = directory.partition("tpgt_")
+    """The tag of ``tpgt_N``, a TPG's directory; NO_NUMBER for another name."""
+    before, mark, text = directory.partition("tpgt_")
     as_c = fabrics.of(fabric).c_numbers
-    if not found or before and not as_c:
+    if not mark or before and not as_c:
         return NO_NUMBER
     return _number(text, _C if as_c else _DECIMAL)
 
@@ -52,25 +52,26 @@ def is_lun(directory: str) -> bool:
     return directory.startswith("lun_")
 
 
-def numbered_luns(found: Iterable[str]) -> List[Tuple[str, str]]:
-    """[(word, directory)] of LUNs, or mapped LUNs, by number.  The word is the number; of a second
-    directory with it, and of one without, the directory's name."""
-    return _by_number([(lun_number(one), one) for one in found], "lun_")
+def numbered_luns(names: Iterable[str]) -> List[Tuple[str, str]]:
+    """[(word, directory)] of LUNs, or mapped LUNs, by number.  The word is the number; for a second
+    directory with the same number, and for a directory without a number, it is the directory's
+    name."""
+    return _by_number([(lun_number(name), name) for name in names], "lun_")
 
 
-def numbered_tpgs(fabric: str, found: Iterable[str]) -> List[Tuple[str, str]]:
-    """The same of TPGs."""
-    return _by_number([(tag(fabric, one), one) for one in found], "tpgt_")
+def numbered_tpgs(fabric: str, names: Iterable[str]) -> List[Tuple[str, str]]:
+    """[(word, directory)] of TPGs, as numbered_luns has them."""
+    return _by_number([(tag(fabric, name), name) for name in names], "tpgt_")
 
 
-def _by_number(found: List[Tuple[int, str]], prefix: str) -> List[Tuple[str, str]]:
+def _by_number(numbered: List[Tuple[int, str]], prefix: str) -> List[Tuple[str, str]]:
     # The kernel's own spelling first: it is what every other host has.
-    found.sort(key=lambda pair: (pair[0], pair[1] != f"{prefix}{pair[0]}", pair[1]))
-    made: Dict[str, str] = {}
-    for number, one in found:
+    numbered.sort(key=lambda pair: (pair[0], pair[1] != f"{prefix}{pair[0]}", pair[1]))
+    by_word: Dict[str, str] = {}
+    for number, name in numbered:
         word = str(number)
-        made[one if number == NO_NUMBER or word in made else word] = one
-    return [*made.items()]
+        by_word[name if number == NO_NUMBER or word in by_word else word] = name
+    return [*by_word.items()]
 
 
 def in_path(path: str) -> Iterator[Tuple[int, bool, bool]]:

@@ -1,7 +1,7 @@
-"""Dynamic ACLs made explicit: what a TPG with generate_node_acls gives whoever logs in.
+"""Dynamic ACLs made explicit: a TPG with generate_node_acls gives one at each initiator's login.
 
-A restored registration comes to life only when its initiator's ACL is there; a dynamic ACL comes
-with the login, and until then nobody is kept out by the reservation (target_core_tpg.c:
+The kernel activates a restored registration only when its initiator's ACL exists.  A dynamic ACL
+comes with the login, and until then the reservation keeps no initiator out (target_core_tpg.c:
 core_tpg_check_initiator_node_acl).  So on the destination each such initiator gets an ACL of its
 own, with all that its dynamic ACL had from the TPG.
 """
@@ -18,25 +18,26 @@ from .keys import acl_key, mapped_lun_key, target_key, tpg_key
 from .objects import Acl, Key, MappedLun, State, Tpg, say
 
 #: TPG's key → initiators
-Names = Mapping[Key, Sequence[str]]
+Initiators = Mapping[Key, Sequence[str]]
 
 
-def made(tpg: Tpg) -> bool:
-    """Whether who logs in to the TPG without an ACL is given one, which then stays."""
+def generates_acls(tpg: Tpg) -> bool:
+    """Whether the kernel gives an initiator that logs in to the TPG without an ACL a dynamic one,
+    which then stays."""
     return fabrics.of(tpg.fabric).logins and tpg.attributes.get("attrib/generate_node_acls") == "1"
 
 
 def sessions(tpg: Tpg) -> List[str]:
-    """Who is logged in and has no ACL of its own."""
+    """The initiators that are logged in and have no ACL of their own, sorted."""
     explicit = {acl.initiator for acl in tpg.acls}
     return sorted({name for name in tpg.sessions if name not in explicit})
 
 
-def made_explicit(state: State, noted: Names) -> Tuple[State, Tuple[str, ...]]:
-    """(the state with an ACL for each initiator that is there by a dynamic one, what to tell).
+def with_explicit_acls(state: State, recorded: Initiators) -> Tuple[State, Tuple[str, ...]]:
+    """(the state with an ACL for each initiator that has a dynamic one, notes for the user).
 
-    Those are the initiators that are logged in, that are ``noted`` to have been before the target
-    was frozen, and that are registered.
+    An initiator has a dynamic ACL where it is logged in, is ``recorded`` as logged in before the
+    target was frozen, or is registered.
     """
     registered: Dict[Key, List[str]] = {}
     for store in state.backstores:
@@ -47,10 +48,10 @@ def made_explicit(state: State, noted: Names) -> Tuple[State, Tuple[str, ...]]:
     notes: List[str] = []
 
     def explicit(tpg: Tpg) -> Tpg:
-        if not made(tpg):
+        if not generates_acls(tpg):
             return tpg
         there = {acl.initiator for acl in tpg.acls}
-        names = {*sessions(tpg), *noted.get(tpg.key, ()), *registered.get(tpg.key, ())} - there
+        names = {*sessions(tpg), *recorded.get(tpg.key, ()), *registered.get(tpg.key, ())} - there
         notes.extend(
             f"{say(tpg.key)}: {name}, there by a dynamic ACL, gets one of its own with the TPG's "
             "CHAP, depth and write protection, so that its reservations hold before it is back; "
@@ -64,7 +65,7 @@ def made_explicit(state: State, noted: Names) -> Tuple[State, Tuple[str, ...]]:
 
 @lru_cache(maxsize=None)
 def _defaults(fabric: str) -> Mapping[str, str]:
-    """What every ACL has that nobody changed; a dynamic one can't be changed."""
+    """The attributes of an ACL that was not changed; a dynamic ACL cannot be changed."""
     table = rows("acl", fabric)
     return {name: value for name, value in DEFAULTS["acl", fabric].items()
             if value and table[name].if_absent != value}
@@ -72,7 +73,7 @@ def _defaults(fabric: str) -> Mapping[str, str]:
 
 @lru_cache(maxsize=None)
 def _from_tpg(fabric: str) -> Mapping[str, str]:
-    """Attribute of the TPG → of the ACL."""
+    """Attribute of the TPG → attribute of the ACL that has its value from there."""
     return {row.inherits or path: path for path, row in rows("acl", fabric).items()
             if row.inherits or path.startswith("auth/")}
 

@@ -10,7 +10,7 @@ from typing import Mapping, NamedTuple, Optional, Tuple
 
 
 class Gate(Enum):
-    """What lets initiators in, and keeps them out."""
+    """The means by which a target lets initiators in, and keeps them out."""
 
     ENABLE = "enable"      # the attribute enable of a TPG
     ENDPOINT = "endpoint"  # a guest attaches: that can be seen, not done (VHOST_SCSI_SET_ENDPOINT)
@@ -52,21 +52,23 @@ _ROWS = (
     Fabric("loopback", "loopback", "tcm_loop", ("naa.", "fc.", "iqn."), 31, Gate.LOCAL, nexus=True),
 )
 
-#: What this program hands over, by name; the rest is refused by name.
+#: The fabrics that this program hands over, by name; it refuses all others by name.
 FABRICS: Mapping[str, Fabric] = {row.name: row for row in _ROWS}
 BY_PR_NAME: Mapping[str, Fabric] = {row.pr_name: row for row in _ROWS}
 
 
 def of(name: str) -> Fabric:
-    """The row of a fabric; of one that is not handed over a row that says so."""
+    """The row of a fabric; a fabric that is not handed over has a row without a gate."""
     return FABRICS.get(name) or Fabric(name, name, name)
 
 
 def gate_of(name: str) -> Optional[Gate]:
+    """The gate of a fabric, None for a fabric that is not handed over."""
     return of(name).gate
 
 
 def of_pr_name(name: str) -> Fabric:
+    """The row of a fabric by the name that the kernel's PR code has for it."""
     return BY_PR_NAME.get(name) or Fabric(name, name, name)
 
 

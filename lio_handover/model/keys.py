@@ -1,7 +1,7 @@
-"""Keys: who an object is, without where on this host it happens to live.
+"""Keys: the identity of an object, the same on every host.
 
 A key is a tuple of words, the kind of object first; an object's key begins with its parent's.  The
-number of an HBA is not part of it.
+number of an HBA is not part of a key, because it differs between hosts.
 """
 from __future__ import annotations
 
@@ -27,8 +27,9 @@ def target_key(fabric: str, wwn: str) -> Key:
 
 
 def tpg_key(target: Key, tag: object) -> Key:
-    """``tag``: a number; of a TPG whose directory has none, or is a second one with it, the
-    directory's name (directories.numbered_tpgs).  The same holds of LUNs and mapped LUNs."""
+    """``tag``: a number, or the directory's name where the directory has no number or is a second
+    one with the same number (directories.numbered_tpgs).  The same holds for LUNs and mapped
+    LUNs."""
     return (*target, str(tag))
 
 

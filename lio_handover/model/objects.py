@@ -1,12 +1,13 @@
-"""What a host serves, as plain data in the kernel's own words.
+"""The state of a host's targets, as plain data in the kernel's own words.
 
 An object has its *structure* as fields (names, numbers, links, children) and everything
 else in ``attributes``: ``{path below the object's directory: value as it would be written}``.
-``key`` says who an object is, without saying where on this host it happens to live: the
-number of an HBA is not part of it.  ``children`` makes comparing two hosts one linear walk.
+``key`` identifies an object on every host: the number of an HBA, which differs between hosts, is
+not part of it.  ``children`` makes comparing two hosts one linear walk.
 
-A TPG's, LUN's or mapped LUN's ``directory`` is what it is called on this host where that is not
-the kernel's own spelling of its number, else "" (see directories); ``at`` is either.
+A TPG's, LUN's or mapped LUN's ``directory`` is its directory's name on this host where that name is
+not the kernel's own spelling of its number, else "" (see directories); ``at`` is the name in both
+cases.
 
 Nothing here reads, writes or judges.
 """
@@ -22,9 +23,9 @@ from .keys import Key as Key
 
 
 class Secret(str):
-    """A value that must not be seen: it shows as ``(secret)`` wherever it is printed or formatted.
+    """A value that must not be shown: it prints and formats as ``(secret)``.
 
-    Its characters are had by ``encode()``, and by ``json``; nothing else gives them away.
+    Only ``encode()`` and ``json`` give its characters.
     """
 
     def __str__(self) -> str:
@@ -90,7 +91,8 @@ class Registration:
 
     @property
     def nexus(self) -> Tuple[str, str, str, int]:
-        """What the kernel tells registrations apart by: node ACL (name and TPG) and ISID."""
+        """(initiator, ISID, target, tag): the kernel tells registrations apart by node ACL (name
+        and TPG) and ISID (target_core_pr.c:__core_scsi3_locate_pr_reg)."""
         return (self.initiator, self.isid, self.target, self.tpgt)
 
 
@@ -155,8 +157,9 @@ class LuGroup:
 class Backstore:
     """A disk: ``plugin`` is fileio, iblock, …; ``parameters`` what goes into ``control``.
 
-    ``hba`` is where it lives on this host (``fileio_0``), not who it is.  Of several with one name
-    all but the first are called ``fileio_1/name`` in their keys, which no document has.
+    ``hba`` is where the backstore lives on this host (``fileio_0``) and no part of its identity.
+    Where several backstores have one name, the keys of all but the first have ``fileio_1/name``,
+    which no document has.
     """
 
     key: Key
@@ -178,7 +181,7 @@ class Backstore:
 
     @property
     def name(self) -> str:
-        """As the kernel has it: the key of one that shares it begins with its HBA's."""
+        """The name as the kernel has it, without the HBA that a key may have before it."""
         return kernel_name(self.key)
 
     @property
@@ -245,8 +248,8 @@ class Lun:
 class MappedLun:
     """A LUN as one initiator sees it: ``lun`` is the number of the TPG's LUN, or None.
 
-    ``alias`` is the link's name.  One whose link is there and does nothing, as its LUN was linked
-    again since, has no ``lun`` and is ``dead``.
+    ``alias`` is the link's name.  A mapped LUN whose link exists but does nothing, because its LUN
+    was linked again since, has no ``lun`` and is ``dead``.
     """
 
     key: Key
@@ -350,8 +353,8 @@ class Target:
 
 @dataclass(frozen=True)
 class DiscoveryAuth:
-    """What an initiator must know to be told which iSCSI targets there are: the host has one of
-    it for all of them."""
+    """The CHAP credentials of iSCSI discovery (RFC 7143 SendTargets): a host has one set for all
+    its targets."""
 
     key: Key = ("discovery_auth", "iscsi/discovery_auth")
     attributes: Attributes = field(default_factory=dict)
@@ -395,11 +398,12 @@ class State:
         """Every object, parents before children."""
         stack: List[Object] = list(reversed(self.roots()))
         while stack:
-            one = stack.pop()
-            yield one
-            stack.extend(reversed(one.children()))
+            obj = stack.pop()
+            yield obj
+            stack.extend(reversed(obj.children()))
 
     def index(self) -> Dict[Key, Object]:
+        """Every object by its key, parents before children."""
         return {obj.key: obj for obj in self.objects()}
 
     @cached_property
@@ -410,15 +414,17 @@ class State:
         return self._stores.get(key)
 
     def target(self, name: str) -> Optional[Target]:
+        """The target of this name (FABRIC/WWN), or None."""
         return next((target for target in self.targets if target.name == name), None)
 
     def luns(self, target: str = "") -> Tuple[ExportedLun, ...]:
         """The LUNs of a target (FABRIC/WWN), or all, with the backstores that they export."""
-        return tuple(ExportedLun(lun.number, self._stores[lun.backstore], tpg.tag, one.name)
-                     for one, tpg, lun in self.all_luns()
-                     if lun.backstore in self._stores and target in ("", one.name))
+        return tuple(ExportedLun(lun.number, self._stores[lun.backstore], tpg.tag, exporter.name)
+                     for exporter, tpg, lun in self.all_luns()
+                     if lun.backstore in self._stores and target in ("", exporter.name))
 
     def all_luns(self) -> Iterator[Tuple[Target, Tpg, Lun]]:
+        """Every LUN with its target and TPG, linked or not."""
         for target in self.targets:
             for tpg in target.tpgs:
                 for lun in tpg.luns:
@@ -426,8 +432,8 @@ class State:
 
 
 def kernel_name(key: Key) -> str:
-    """The folder's name of a backstore below its HBA, which only there is the only one: where
-    two HBAs have a backstore of one name, their keys have ``HBA/NAME`` instead."""
+    """The name of a backstore's directory below its HBA.  It is unique below one HBA only: where
+    two HBAs have backstores of one name, their keys have ``HBA/NAME``."""
     return key[2].rpartition("/")[2]
 
 

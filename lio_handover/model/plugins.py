@@ -14,7 +14,7 @@ HCTL = ("scsi_host_id", "scsi_channel_id", "scsi_target_id", "scsi_lun_id")
 
 
 class Opens(Enum):
-    """What a plugin opens on the host."""
+    """The kind of storage that a plugin opens on the host."""
 
     FILE = "file"    # a file or a block device, through its file system and page cache
     BLOCK = "block"  # a block device, whose queue gives the backstore its limits
@@ -33,10 +33,10 @@ class Parameter(NamedTuple):
     """One word of ``control``.
 
     choices  the only values, where they are few
-    most     of a plain decimal from 0 the highest that the kernel takes; None: it is none
-    needed   whether the kernel makes no backstore without
-    path     of the full path of a file or device the most bytes; 0: it is none
-    what     what the number is of
+    most     the highest value that the kernel takes, for a plain decimal from 0; None: no number
+    needed   whether the kernel makes no backstore without it
+    path     the most bytes, for the full path of a file or device; 0: no path
+    what     how a message names the number
     """
 
     name: str
@@ -90,47 +90,47 @@ _USER = re.compile(r"SectorSize: (\d+)  HwMaxSectors: (\d+)\n\s*Config: (.*) Siz
 
 
 def _fileio(match: "re.Match[str]") -> Dict[str, str]:
-    found = {"fd_dev_name": match[1]}
+    parameters = {"fd_dev_name": match[1]}
     if match[2] != "0":
-        found["fd_dev_size"] = match[2]
+        parameters["fd_dev_size"] = match[2]
     if match[3] != "O_DSYNC":
-        found["fd_buffered_io"] = "1"
+        parameters["fd_buffered_io"] = "1"
     if match[4] == "1":
-        found["fd_async_io"] = "1"
-    return found
+        parameters["fd_async_io"] = "1"
+    return parameters
 
 
 def _iblock(match: "re.Match[str]") -> Dict[str, str]:
-    found = {"udev_path": match[2]}
+    parameters = {"udev_path": match[2]}
     if match[3] != "0":
-        found["readonly"] = match[3]
+        parameters["readonly"] = match[3]
     if match[4] == "0":
-        found["exclusive"] = "0"
-    return found
+        parameters["exclusive"] = "0"
+    return parameters
 
 
 def _ramdisk(match: "re.Match[str]") -> Dict[str, str]:
-    found = {"rd_pages": match[1]}
+    parameters = {"rd_pages": match[1]}
     for name, value in (("rd_nullio", match[2]), ("rd_dummy", match[3])):
         if value == "1":
-            found[name] = "1"
-    return found
+            parameters[name] = "1"
+    return parameters
 
 
 def _pscsi(match: "re.Match[str]") -> Dict[str, str]:
-    """Without a host where its HBA is a physical one ("PHBA Mode")."""
-    found = dict(zip(HCTL[1:], match.groups()))
+    """No host number where the HBA is a physical one ("PHBA Mode")."""
+    parameters = dict(zip(HCTL[1:], match.groups()))
     if match[4].isdigit():
-        found[HCTL[0]] = match[4]
-    return found
+        parameters[HCTL[0]] = match[4]
+    return parameters
 
 
 def _user(match: "re.Match[str]") -> Dict[str, str]:
-    found = {"dev_config": match[3], "dev_size": match[4], "hw_block_size": match[1],
-             "hw_max_sectors": match[2], "max_data_area_mb": match[5]}
+    parameters = {"dev_config": match[3], "dev_size": match[4], "hw_block_size": match[1],
+                  "hw_max_sectors": match[2], "max_data_area_mb": match[5]}
     if match[6]:
-        found.update(data_pages_per_blk=match[6], cmd_ring_size_mb=match[7])
-    return found
+        parameters.update(data_pages_per_blk=match[6], cmd_ring_size_mb=match[7])
+    return parameters
 
 
 # ---- the rows -----------------------------------------------------------------------------------
@@ -162,7 +162,7 @@ _ROWS = (
                _number("rd_pages", needed=True),
                Parameter("rd_nullio", ("1",)), Parameter("rd_dummy", ("1",))),
            info=_RAMDISK, read=_ramdisk, product="RAMDISK-MCP"),
-    # control has its address, the block device is an attribute.
+    # control takes the device's address; the block device is the attribute udev_path.
     Plugin("pscsi", "target_core_pscsi", "pscsi", Opens.SCSI, ("attributes", "udev_path"),
            parameters=_parameters(*(_number(name, needed=name != HCTL[0]) for name in HCTL)),
            info=_PSCSI, read=_pscsi, passthrough=True),
@@ -186,17 +186,17 @@ def named(**column: object) -> str:
 
 
 def of(name: str) -> Plugin:
-    """The row of a plugin; of one that is not known a row that says nothing of it."""
+    """The row of a plugin; an unknown plugin has a row with the name alone."""
     return PLUGINS.get(name) or Plugin(name, rtslib_name=name)
 
 
 def opened_by(name: str) -> Optional[Opens]:
-    """What backstores of this plugin open, None for nothing."""
+    """The kind of storage that backstores of this plugin open, None for nothing."""
     return of(name).opens
 
 
 def parse(plugin: str, info: str) -> Dict[str, str]:
-    """What was written to ``control``; {} where ``info`` is not as known."""
+    """{parameter: value} as written to ``control``; {} where ``info`` has no known form."""
     row = of(plugin)
     match = row.info.search(info) if row.info else None
     return row.read(match) if match else {}

@@ -1,13 +1,15 @@
 """Persistent reservations: the kernel's texts ↔ the model.
 
-Three texts are read: ``pr/res_*`` (what is), the APTPL file (complete, but stale after many
-changes), and two are written: a ``res_aptpl_metadata`` line, and the APTPL file.
+This module reads two texts: the files ``pr/res_*`` (the registrations as they are now, but not all
+about them), and the APTPL file (complete, but stale after many changes).  It writes two texts: the
+``res_aptpl_metadata`` lines, and the APTPL file.
 """
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from typing import Dict, FrozenSet, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import (Dict, FrozenSet, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Tuple,
+                    Union)
 
 from .aptpl import EMPTY_FILE, Block, Kind, parse
 from .objects import NO_RESERVATIONS, PrType, Registration, Reservations
@@ -24,14 +26,14 @@ _PAGE_ALMOST_FULL = 4096 - 384
 PRESENT = "SPC3_PERSISTENT_RESERVATIONS"
 SPC2 = "SPC2_RESERVATIONS"
 
-#: Dummy registrations, made and dropped to bring PRgeneration to its value.
+#: The initiator of padding: registrations that are made and removed to raise PRgeneration.
 PADDING_INITIATOR = "iqn.2026-11.io.github.lio-handover:prgeneration"
-#: More dummies than this take too long to write in a blackout.
+#: More padding registrations than this take too long to write in a blackout.
 MAX_PADDING = 4096
 
 
 class ShownRegistration(NamedTuple):
-    """What ``pr/`` shows of one registration."""
+    """A registration as ``pr/res_pr_registered_i_pts`` shows it."""
 
     fabric: str
     initiator: str
@@ -48,16 +50,16 @@ class NexusPath(NamedTuple):
     lun: int
     mapped_lun: int
     rtpi: int = 0
-    #: of ANYONE's: who has an ACL of its own there, and so not this way
+    #: for ANYONE: the initiators that have an ACL of their own there, and so not this path
     but: FrozenSet[str] = frozenset()
 
 
-#: Whoever logs in, and is given a dynamic ACL.
+#: Stands for every initiator that the kernel gives a dynamic ACL at its login.
 ANYONE = ""
 
 
 class FullStatusDescriptor(NamedTuple):
-    """What READ FULL STATUS says of one registration; ``rtpi`` is None with ALL_TG_PT."""
+    """A registration as READ FULL STATUS has it (SPC-4 6.15.5); ``rtpi`` is None with ALL_TG_PT."""
 
     initiator: str
     isid: str
@@ -79,7 +81,7 @@ class PrFiles:
     port: str
 
 
-#: Texts field → file below pr/. Generation stands first and is read again last.
+#: Field of PrFiles → file below pr/.  Generation stands first and is read again last.
 FILES: Tuple[Tuple[str, str], ...] = (
     ("generation", "res_pr_generation"), ("registered", "res_pr_registered_i_pts"),
     ("res_type", "res_type"), ("holder", "res_holder"), ("type", "res_pr_type"),
@@ -88,8 +90,8 @@ FILES: Tuple[Tuple[str, str], ...] = (
 
 
 class Ambiguous(ValueError):
-    """What the kernel shows does not say enough; the text says what is missing.  ``ask``: the
-    device may say it."""
+    """The kernel's files do not determine a registration; the text says what is missing.  ``ask``:
+    the device may say it (READ FULL STATUS)."""
 
     def __init__(self, what: str, ask: bool = False) -> None:
         super().__init__(what)
@@ -97,8 +99,11 @@ class Ambiguous(ValueError):
 
 
 def parse_registered(text: str) -> Tuple[List[ShownRegistration], bool]:
-    """(registrations in READ KEYS order, whether some may be missing from the text)."""
-    found: List[ShownRegistration] = []
+    """(registrations in READ KEYS order, whether the text may lack some).
+
+    Raises Ambiguous for a line that cannot be read.
+    """
+    registrations: List[ShownRegistration] = []
     for line in text.splitlines()[1:]:
         if line == "None":
             break
@@ -106,8 +111,8 @@ def parse_registered(text: str) -> Tuple[List[ShownRegistration], bool]:
         if not match:
             raise Ambiguous(f"the kernel shows a registration that can't be read: {line!r}")
         fabric, initiator, isid, key = match.groups()
-        found.append(ShownRegistration(fabric, initiator, isid or "", int(key, 16)))
-    return found, len(text) > _PAGE_ALMOST_FULL
+        registrations.append(ShownRegistration(fabric, initiator, isid or "", int(key, 16)))
+    return registrations, len(text) > _PAGE_ALMOST_FULL
 
 
 def parse_holder(text: str) -> Optional[Tuple[str, str, str]]:
@@ -117,6 +122,7 @@ def parse_holder(text: str) -> Optional[Tuple[str, str, str]]:
 
 
 def parse_type(text: str) -> int:
+    """The code of a PrType as ``res_pr_type`` shows it, 0 where it shows none."""
     word = text.strip().partition("SPC-3 Reservation Type: ")[2]
     return _TYPES.get(word, 0)
 
@@ -129,14 +135,14 @@ def has_file(serial: str) -> bool:
 
 
 def of_file(blocks: Sequence[Block], generation: int) -> Reservations:
-    """What an APTPL file's blocks say a device has after a power loss; it does not keep
-    PRgeneration, so that is given."""
+    """The reservations that a device has after a power loss, from its APTPL file's blocks.  The
+    file does not keep PRgeneration, so the caller gives it."""
     if not blocks:
         return NO_RESERVATIONS
     holder = next((number for number, (_, holds, _) in enumerate(blocks) if holds), None)
     return Reservations(max(generation, len(blocks)), True,
                         0 if holder is None else blocks[holder][2], holder,
-                        tuple(one for one, _, _ in blocks))
+                        tuple(registration for registration, _, _ in blocks))
 
 
 def read(texts: PrFiles, places: Mapping[str, Sequence[NexusPath]],
@@ -144,14 +150,14 @@ def read(texts: PrFiles, places: Mapping[str, Sequence[NexusPath]],
          known: Sequence[Reservations] = (), untouched: bool = False) -> Reservations:
     """The reservations of a backstore, whole and certain.
 
-    ``places`` says for each initiator's name, and for ANYONE, by which ways it reaches the
-    backstore;
-    ``aptpl_file`` is believed only where it agrees with what the kernel shows; ``seen`` is what
-    READ FULL STATUS answered, in its order, if it was asked; ``known`` is what this program
+    ``places`` has for each initiator's name, and for ANYONE, the paths by which it reaches the
+    backstore; ``aptpl_file`` is believed only where it agrees with what the kernel shows; ``seen``
+    is what READ FULL STATUS answered, in its order, if it was asked; ``known`` is what this program
     restored there itself, believed as long as nothing that can be seen has changed since.
-    ``untouched`` says that nobody can have changed it.
-    Raises Unclear where what is known does not determine a registration, and where an SPC-2
-    reservation is held, which nothing can carry over.
+    ``untouched`` says that no initiator can have changed it.
+
+    Raises Ambiguous where these sources do not determine a registration, and where an initiator
+    holds an SPC-2 reservation, which cannot be carried over.
     """
     live, cut = parse_registered(texts.registered) if texts.registered else ([], False)
     holder = parse_holder(texts.holder)
@@ -169,9 +175,9 @@ def read(texts: PrFiles, places: Mapping[str, Sequence[NexusPath]],
     if registrations is not None:
         registrations = list(named(registrations, (
             place.target for ways in places.values() for place in ways)))
-    for one in known if untouched or not cut else ():
-        if registrations is None and (cut or len(live) == len(one.registrations)):
-            registrations = _from_known(live, generation, holder, kind, one)
+    for restored in known if untouched or not cut else ():
+        if registrations is None and (cut or len(live) == len(restored.registrations)):
+            registrations = _from_known(live, generation, holder, kind, restored)
     if registrations is None:
         if cut:
             raise Ambiguous(f"the kernel shows only the first {len(live)} registrations, and no "
@@ -184,21 +190,26 @@ def read(texts: PrFiles, places: Mapping[str, Sequence[NexusPath]],
                         tuple(registrations))
 
 
+def _identity(registration: Union[Registration, ShownRegistration, FullStatusDescriptor]) \
+        -> Tuple[str, str, int]:
+    """(initiator, ISID, key): what every form of a registration has."""
+    return registration.initiator, registration.isid, registration.key
+
+
 def _agreed(live: Sequence[ShownRegistration], cut: bool,
             seen: Sequence[FullStatusDescriptor]) -> List[ShownRegistration]:
     """All registrations: both lists have the kernel's order, and one page does not hold all."""
-    same = [(one.initiator, one.isid, one.key) for one in live] == [
-        (one.initiator, one.isid, one.key) for one in seen[:len(live)]]
+    same = [*map(_identity, live)] == [*map(_identity, seen[:len(live)])]
     if not same or len(seen) < len(live) or not cut and len(seen) > len(live):
         raise Ambiguous("READ FULL STATUS and the kernel's list of registrations do not agree")
-    return [*live, *(ShownRegistration(live[0].fabric, one.initiator, one.isid, one.key)
-                     for one in seen[len(live):])]
+    return [*live, *(ShownRegistration(live[0].fabric, *_identity(descriptor))
+                     for descriptor in seen[len(live):])]
 
 
 def _holder_index(registrations: Sequence[Registration], holder: Tuple[str, str, str],
                   texts: PrFiles) -> int:
-    matching = [number for number, one in enumerate(registrations)
-                if (one.initiator, one.isid) == holder[1:]]
+    matching = [number for number, registration in enumerate(registrations)
+                if (registration.initiator, registration.isid) == holder[1:]]
     if len(matching) > 1:
         port = _PORT.search(texts.port)
         if port:
@@ -215,32 +226,32 @@ def _from_file(live: Sequence[ShownRegistration], cut: bool,
                holder: Optional[Tuple[str, str, str]], kind: int,
                data: Optional[bytes]) -> Optional[List[Registration]]:
     """The file's registrations, if they are the live ones in the live order; else None."""
-    found = parse(data or b"")
-    if found.kind is not Kind.WHOLE:
+    parsed = parse(data or b"")
+    if parsed.kind is not Kind.WHOLE:
         return None  # it says nothing, not that there are none
-    blocks = found.blocks
+    blocks = parsed.blocks
     if not cut and len(blocks) != len(live) or len(blocks) < len(live):
         return None
-    for (one, holds, its_type), seen in zip(blocks, live):
-        if (one.initiator, one.isid, one.key) != (seen.initiator, seen.isid, seen.key):
+    for (registration, holds, its_type), shown in zip(blocks, live):
+        if _identity(registration) != _identity(shown):
             return None
-    held = [(one.initiator, one.isid, its_type) for one, holds, its_type in blocks if holds]
-    if held != ([(holder[1], holder[2], kind)] if holder else []):
+    holders = [(registration.initiator, registration.isid, its_type)
+               for registration, holds, its_type in blocks if holds]
+    if holders != ([(holder[1], holder[2], kind)] if holder else []):
         return None
-    return [one for one, _, _ in blocks]
+    return [registration for registration, _, _ in blocks]
 
 
 def _from_known(live: Sequence[ShownRegistration], generation: int,
                 holder: Optional[Tuple[str, str, str]],
                 kind: int, known: Reservations) -> Optional[List[Registration]]:
-    """What was restored, where PRgeneration (so no REGISTER came since), every registration
-    that is shown, and the reservation are still the same; else None."""
-    shown = [(one.initiator, one.isid, one.key) for one in live]
-    was = [(registration.initiator, registration.isid, registration.key)
-           for registration in known.registrations]
-    held = None if known.holder is None else known.registrations[known.holder]
+    """The registrations that this program restored, if PRgeneration (so no REGISTER came since),
+    every registration that is shown, and the reservation are still the same; else None."""
+    shown = [*map(_identity, live)]
+    was = [*map(_identity, known.registrations)]
+    was_holder = None if known.holder is None else known.registrations[known.holder]
     if (generation, kind) != (known.generation, known.type) or shown != was[:len(shown)] \
-            or (holder and holder[1:]) != (held and (held.initiator, held.isid)):
+            or (holder and holder[1:]) != (was_holder and (was_holder.initiator, was_holder.isid)):
         return None
     return list(known.registrations)
 
@@ -256,14 +267,14 @@ def _from_places(live: Sequence[ShownRegistration], holder: Optional[Tuple[str, 
     held_lun = int(port[4]) if port else -1
     holder_all = "All Target Ports" in texts.all_tg_pt
     groups: Dict[Tuple[str, str], List[int]] = {}
-    for number, one in enumerate(live):
-        groups.setdefault((one.initiator, one.isid), []).append(number)
+    for number, registration in enumerate(live):
+        groups.setdefault((registration.initiator, registration.isid), []).append(number)
     chosen: Dict[int, NexusPath] = {}
     for (initiator, isid), numbers in groups.items():
         by_tpg: Dict[Tuple[str, int], NexusPath] = {}
         ways = [*places.get(initiator, ()),
-                *(one for one in places.get(ANYONE, ()) if initiator not in one.but)]
-        for place in sorted(ways, key=lambda one: one.mapped_lun):
+                *(path for path in places.get(ANYONE, ()) if initiator not in path.but)]
+        for place in sorted(ways, key=lambda path: path.mapped_lun):
             at = (place.target, place.tpgt)
             if at not in by_tpg or (at == held_at and place.lun == held_lun
                                     and by_tpg[at].lun != held_lun):
@@ -292,51 +303,56 @@ def _from_places(live: Sequence[ShownRegistration], holder: Optional[Tuple[str, 
                             "register again with APTPL=1, so that the kernel says which is which; "
                             "or ask the device with --probe", True)
     result: List[Registration] = []
-    for number, one in enumerate(live):
+    for number, registration in enumerate(live):
         place = chosen[number]
-        holds = holder is not None and (one.initiator, one.isid) == holder[1:] \
+        holds = holder is not None and (registration.initiator, registration.isid) == holder[1:] \
             and (place.target, place.tpgt) == (held_at or (place.target, place.tpgt))
         all_tg_pt = seen[number].rtpi is None if seen else holder_all if holds else None
-        result.append(Registration(one.initiator, one.isid, one.key, place.fabric, place.target,
+        result.append(Registration(registration.initiator, registration.isid, registration.key,
+                                   place.fabric, place.target,
                                    place.tpgt, place.lun, place.mapped_lun, all_tg_pt))
     return result
 
 
 def _by_port(numbers: Sequence[int], seen: Sequence[FullStatusDescriptor],
              by_tpg: Mapping[Tuple[str, int], NexusPath]) -> Optional[Dict[int, NexusPath]]:
-    """Each registration's place by the relative port it was made through, where that says."""
-    found: Dict[int, NexusPath] = {}
+    """{registration's number: its path}, by the relative port through which it was made; None where
+    the port does not determine the path."""
+    paths: Dict[int, NexusPath] = {}
     for number in numbers:
         matching = [place for place in by_tpg.values() if place.rtpi == seen[number].rtpi]
         if len(matching) != 1:
             return None
-        found[number] = matching[0]
-    return found
+        paths[number] = matching[0]
+    return paths
 
 
 # ---- writing -------------------------------------------------------------------------------
-def _line(one: Registration, holder: bool, kind: int, rtpi: int = 0) -> bytes:
-    sid = f"initiator_sid={one.isid}," if one.isid else ""
-    return (f"initiator_fabric={one.fabric},initiator_node={one.initiator},{sid}"
-            f"sa_res_key={one.key:#x},res_holder={int(holder)},res_type={kind if holder else 0},"
-            f"res_scope=0,res_all_tg_pt={int(bool(one.all_tg_pt))},mapped_lun={one.mapped_lun},"
-            f"target_fabric={one.fabric},target_node={compared_name(one)},tpgt={one.tpgt},"
-            f"port_rtpi={rtpi},target_lun={one.lun}\n").encode()
+def _line(registration: Registration, holder: bool, kind: int, rtpi: int = 0) -> bytes:
+    sid = f"initiator_sid={registration.isid}," if registration.isid else ""
+    return (f"initiator_fabric={registration.fabric},initiator_node={registration.initiator},{sid}"
+            f"sa_res_key={registration.key:#x},res_holder={int(holder)},"
+            f"res_type={kind if holder else 0},res_scope=0,"
+            f"res_all_tg_pt={int(bool(registration.all_tg_pt))},"
+            f"mapped_lun={registration.mapped_lun},target_fabric={registration.fabric},"
+            f"target_node={compared_name(registration)},tpgt={registration.tpgt},"
+            f"port_rtpi={rtpi},target_lun={registration.lun}\n").encode()
 
 
-def compared_name(one: Registration) -> str:
-    """What the kernel compares with the TPG's own name: for ``fc.`` WWPNs, without it."""
-    return compared_wwn(one.target)
+def compared_name(registration: Registration) -> str:
+    """The target's name that the kernel compares with the TPG's own: a ``fc.`` WWPN without that
+    prefix."""
+    return compared_wwn(registration.target)
 
 
 def compared_wwn(wwn: str) -> str:
-    """The same of a WWN."""
+    """The same for a WWN."""
     return wwn[3:] if wwn.startswith("fc.") else wwn
 
 
 def named(registrations: Iterable[Registration], targets: Iterable[str]
           ) -> Tuple[Registration, ...]:
-    """Of a file, which calls a target ``fc.X`` just ``X``: the targets by their WWNs."""
+    """The registrations with their targets' whole WWNs: an APTPL file calls ``fc.X`` just ``X``."""
     whole = {wwn[3:]: wwn for wwn in targets if wwn.startswith("fc.")}
     return tuple(replace(registration, target=whole[registration.target])
                  if registration.target in whole else registration
@@ -345,8 +361,8 @@ def named(registrations: Iterable[Registration], targets: Iterable[str]
 
 def metadata(reservations: Reservations) -> List[bytes]:
     """The ``pr/res_aptpl_metadata`` lines of the real registrations, one write each."""
-    return [_line(one, number == reservations.holder, reservations.type)
-            for number, one in enumerate(reservations.registrations)]
+    return [_line(registration, number == reservations.holder, reservations.type)
+            for number, registration in enumerate(reservations.registrations)]
 
 
 def padding_registrations(count: int, like: Registration) -> List[bytes]:
@@ -363,27 +379,28 @@ def file(reservations: Reservations, rtpi: Mapping[Tuple[str, int], int]) -> byt
     if not reservations.aptpl or not reservations.registrations:
         return EMPTY_FILE
     blocks: List[str] = []
-    for number, one in enumerate(reservations.registrations):
+    for number, registration in enumerate(reservations.registrations):
         holder = number == reservations.holder
-        lines = [f"PR_REG_START: {number}", f"initiator_fabric={one.fabric}",
-                 f"initiator_node={one.initiator}"]
-        if one.isid:
-            lines.append(f"initiator_sid={one.isid}")
-        lines.append(f"sa_res_key={one.key}")
+        lines = [f"PR_REG_START: {number}", f"initiator_fabric={registration.fabric}",
+                 f"initiator_node={registration.initiator}"]
+        if registration.isid:
+            lines.append(f"initiator_sid={registration.isid}")
+        lines.append(f"sa_res_key={registration.key}")
         if holder:
             lines += ["res_holder=1", f"res_type={reservations.type:02x}", "res_scope=00"]
         else:
             lines.append("res_holder=0")
-        lines += [f"res_all_tg_pt={int(bool(one.all_tg_pt))}", f"mapped_lun={one.mapped_lun}",
-                  f"target_fabric={one.fabric}", f"target_node={compared_name(one)}",
-                  f"tpgt={one.tpgt}", f"port_rtpi={rtpi.get((one.target, one.tpgt), 0)}",
-                  f"target_lun={one.lun}", f"PR_REG_END: {number}"]
+        lines += [f"res_all_tg_pt={int(bool(registration.all_tg_pt))}",
+                  f"mapped_lun={registration.mapped_lun}", f"target_fabric={registration.fabric}",
+                  f"target_node={compared_name(registration)}", f"tpgt={registration.tpgt}",
+                  f"port_rtpi={rtpi.get((registration.target, registration.tpgt), 0)}",
+                  f"target_lun={registration.lun}", f"PR_REG_END: {number}"]
         blocks.append("\n".join(lines) + "\n")
     return "".join(blocks).encode() + b"\0"
 
 
 def restored_generation(reservations: Reservations) -> Tuple[int, int]:
-    """(dummies to write, PRgeneration that results).
+    """(padding registrations to write, PRgeneration that results).
 
     Each restored registration counts one, and so does the REGISTER by which the APTPL bit,
     which every restored device has, is cleared again (target_core_pr.c:
@@ -396,7 +413,7 @@ def restored_generation(reservations: Reservations) -> Tuple[int, int]:
 
 
 def needs_clearing(reservations: Reservations) -> bool:
-    """Whether the APTPL bit has to be cleared after what is restored has set it."""
+    """Whether the APTPL bit must be cleared after the restored registrations have set it."""
     return not reservations.aptpl and bool(reservations.registrations or reservations.generation)
 
 
@@ -409,7 +426,7 @@ def reordered(reservations: Reservations, ranks: Sequence[Tuple[int, ...]]) -> R
 
 
 def settled(reservations: Reservations) -> Reservations:
-    """With ALL_TG_PT taken to be 0 where it is not known."""
+    """The same reservations, with ALL_TG_PT taken to be 0 where it is not known."""
     return replace(reservations, registrations=tuple(
         replace(registration, all_tg_pt=bool(registration.all_tg_pt)) for registration in
         reservations.registrations))

@@ -7,8 +7,11 @@ from .objects import Key, Lun, MappedLun, Object, Tpg, kernel_name
 
 
 class Paths:
-    """``hba``: that of each backstore, by key.  ``here``: what is there; its directories keep the
-    names that they have, others get the kernel's own spelling of their numbers."""
+    """Directories of objects by key.
+
+    ``hba``: each backstore's HBA, by the backstore's key.  ``here``: the objects that exist; their
+    directories keep their names, all others get the kernel's own spelling of their numbers.
+    """
 
     def __init__(self, hba: Mapping[Key, str], *here: Mapping[Key, Object]) -> None:
         self.hba, self.here = hba, here
@@ -16,10 +19,10 @@ class Paths:
 
     def of(self, key: Key) -> str:
         """The path of an object's directory, below the target tree."""
-        found = self._known.get(key)
-        if found is None:
-            found = self._known[key] = self._path(key)
-        return found
+        path = self._known.get(key)
+        if path is None:
+            path = self._known[key] = self._path(key)
+        return path
 
     def _path(self, key: Key) -> str:
         kind, *rest = key
@@ -39,9 +42,9 @@ class Paths:
         return "/".join(words)
 
     def _at(self, key: Key) -> str:
-        """What a TPG's, LUN's or mapped LUN's directory is, or will be, called."""
-        for found in self.here:
-            one = found.get(key)
-            if isinstance(one, (Tpg, Lun, MappedLun)):
-                return one.at
+        """The name of a TPG's, LUN's or mapped LUN's directory, which exists or will be made."""
+        for objects in self.here:
+            obj = objects.get(key)
+            if isinstance(obj, (Tpg, Lun, MappedLun)):
+                return obj.at
         return f"{'lun' if len(key) > 4 else 'tpgt'}_{key[-1]}"
