@@ -1,9 +1,9 @@
-"""What travels between two hosts: canonical JSON, sealed by a digest, believed in nothing.
+"""The document that travels between two hosts: canonical JSON with a digest.
 
-``dumps`` writes it and ``loads`` reads it; both judge it by the same rules, so that a document
-which can't be imported is found out on the host where it is made.  Whatever is wrong with the
-input is a DocumentError (see errors.py) whose message says where (``$.state.targets[0].wwn``)
-and never holds a secret's value.
+``dumps`` writes a document and ``loads`` reads one; both validate it by the same rules, so that the
+host that makes a document refuses one which could not be imported.  Every fault of the input is a
+DocumentError (see errors.py) whose message says where (``$.state.targets[0].wwn``) and never holds
+a secret's value.
 
 The bytes are UTF-8 (ASCII, in fact), keys sorted, a line for each object, ending in a newline.
 ``digest`` is their first member, the SHA-256 of all the others::
@@ -20,14 +20,14 @@ The bytes are UTF-8 (ASCII, in fact), keys sorted, a line for each object, endin
      "version": 1
     }
 
-``state`` says the same of the same thing on every host: no HBA numbers, no link names, no order
-in which a host happened to be walked.  ``common`` has the attributes in which all objects of a
-kind agree, where there are several; with an object stand its own.  Where it has iSCSI targets
-there is ``discovery_auth`` in it, too, but for documents made before that was carried: then
-nothing is known of it.  Documents hold CHAP secrets: keep them 0600.
+``state`` is the same for the same targets on every host: it has no HBA numbers, no link names, and
+one order of its lists.  ``common`` has the attributes in which all objects of a kind agree, where
+there are several; an object has only its other attributes.  A state with iSCSI targets has
+``discovery_auth``, too; a document without it says nothing about discovery.  Documents hold CHAP
+secrets: keep them 0600.
 
-Here a Document becomes JSON objects and comes back; the bytes of those are made and opened in
-envelope.py, and what they may say is judged in json_types.py, values.py and decode.py.
+This module turns a Document into JSON objects and back.  envelope.py encodes those as bytes;
+json_types.py, values.py and decode.py validate them.
 """
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ from ..model import objects
 from ..model.attributes import owner_of
 from ..model.objects import Key, State
 from ..system import document_file
-from .decode import label, state_of
+from .decode import decode_state, label
 from .envelope import MAX_BYTES, VERSION, body_of, decode, digest_of, encode, text_of, with_digest
-from .json_types import (an_object, any_object, entries, fail, plain_name, plain_text, show, string,
-                         true_or_false, whole)
+from .json_types import (expect_bool, expect_int, expect_list, expect_mapping, expect_name,
+                         expect_object, expect_string, expect_text, quote, reject)
 from .values import U64, attribute_path
 
 __all__ = ["MAX_BYTES", "VERSION", "Carried", "Document", "Evidence", "Origin", "canonical",
@@ -53,13 +53,13 @@ __all__ = ["MAX_BYTES", "VERSION", "Carried", "Document", "Evidence", "Origin", 
 Evidence = Mapping[str, Union[str, int, bool]]
 #: Marks a State whose lists are in their one order.
 _SORTED = "_sorted"
-#: The attributes of an object which stand with it, not with what is common to its kind.
+#: A function that gives the attributes which an object does not share with all of its kind.
 Own = Callable[[objects.Object], Mapping[str, str]]
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a document was made."""
+    """The host that made a document: its name, kernel release and boot id."""
 
     host: str = ""
     kernel: str = ""
@@ -68,8 +68,8 @@ class Origin:
 
 @dataclass(frozen=True)
 class Carried:
-    """The handover by file that a document is of: its id, epoch and targets, as the source named
-    them."""
+    """The handover by file to which a document belongs: its id (a UUID), epoch and targets
+    (FABRIC/WWN), as the source named them."""
 
     id: str
     epoch: int
@@ -78,21 +78,20 @@ class Carried:
 
 @dataclass(frozen=True)
 class Document:
-    """What one host says it serves.
+    """The state of some targets of one host, with the evidence of their storage.
 
-    ``state`` is put in its one order when a document is made of it (canonical).
-    ``storage`` is the evidence of what each backstore opens (storage_evidence), by the
-    backstore's name as model.say gives it.
+    A document puts its ``state`` into the one order (canonical).  ``storage`` has the evidence of
+    each backstore's storage (storage/evidence.py) by the backstore's name (objects.say).
     """
 
     state: State
     frozen: bool = False
     origin: Origin = Origin()
     storage: Mapping[str, Evidence] = field(default_factory=dict)
-    #: what the source has to tell of what is not quite as it was there
+    #: sentences for the user: what differs from the source
     notes: Tuple[str, ...] = ()
     version: int = VERSION
-    #: none where it was not exported of targets that were frozen for it
+    #: empty unless the export froze the targets
     carried: Tuple[Carried, ...] = ()
 
     def __post_init__(self) -> None:
@@ -100,12 +99,12 @@ class Document:
 
     @property
     def targets(self) -> Tuple[str, ...]:
-        """FABRIC/WWN of each."""
+        """FABRIC/WWN of each target."""
         return tuple(target.name for target in self.state.targets)
 
     def save(self, path: str) -> None:
-        """Write it to a file of mode 0600, whole or not at all.  Raises BadFile, and a
-        DocumentError where ``loads`` could not read it."""
+        """Write the document to a file of mode 0600, whole or not at all.  Raises BadFile, and a
+        DocumentError where ``loads`` could not read the document."""
         document_file.write(path, dumps(self))
 
     @property
@@ -116,12 +115,12 @@ class Document:
 
     @cached_property
     def tree(self) -> Dict[str, Any]:
-        """What JSON is made of."""
+        """The document as JSON objects, without the digest."""
         return _tree(self)
 
     @cached_property
     def body(self) -> bytes:
-        """All of its bytes but for the digest."""
+        """The document's bytes without the digest."""
         return body_of(self.tree)
 
     @cached_property
@@ -131,12 +130,12 @@ class Document:
 
     @property
     def size(self) -> int:
-        """How many bytes it has, though ``loads`` may not take them."""
+        """The number of bytes, which may be more than ``loads`` takes."""
         return len(with_digest(self.body, self.digest))
 
     @cached_property
     def judged(self) -> bool:
-        """True where it can be read again, else a DocumentError."""
+        """True where ``loads`` could read the document; raises a DocumentError where not."""
         _document(self.tree)
         return True
 
@@ -149,11 +148,11 @@ def canonical(state: State) -> State:
     if vars(state).get(_SORTED):
         return state
 
-    def tpg(one: objects.Tpg) -> objects.Tpg:
+    def tpg_in_order(tpg: objects.Tpg) -> objects.Tpg:
         acls = (replace(acl, mapped_luns=tuple(sorted(acl.mapped_luns, key=_number)))
-                for acl in one.acls)
-        return replace(one, portals=tuple(sorted(one.portals, key=_key)),
-                       luns=tuple(sorted(one.luns, key=_number)),
+                for acl in tpg.acls)
+        return replace(tpg, portals=tuple(sorted(tpg.portals, key=_key)),
+                       luns=tuple(sorted(tpg.luns, key=_number)),
                        acls=tuple(sorted(acls, key=_key)))
 
     in_order = State(
@@ -162,7 +161,8 @@ def canonical(state: State) -> State:
             replace(backstore, alua_groups=tuple(sorted(backstore.alua_groups, key=_key)))
             for backstore in sorted(state.backstores, key=_key)),
         targets=tuple(
-            replace(target, tpgs=tuple(sorted(map(tpg, target.tpgs), key=lambda tpg: tpg.tag)))
+            replace(target,
+                    tpgs=tuple(sorted(map(tpg_in_order, target.tpgs), key=lambda tpg: tpg.tag)))
             for target in sorted(state.targets, key=_key)),
         discovery_auth=state.discovery_auth)
     vars(in_order)[_SORTED] = True
@@ -172,28 +172,28 @@ def canonical(state: State) -> State:
 def dumps(document: Document) -> bytes:
     """The document's bytes.
 
-    Raises a DocumentError where ``loads`` would: what can't be read is not written.
+    Raises a DocumentError where ``loads`` would: a document that cannot be read is not written.
     """
     check(document)
     return with_digest(document.body, document.digest)
 
 
 def check(document: Document) -> None:
-    """Raises the DocumentError that ``dumps`` would."""
+    """Validate a document.  Raises the DocumentError that ``dumps`` would."""
     assert document.judged
 
 
 def state_bytes(document: Document) -> bytes:
-    """The ``state`` part alone, as bytes: equal wherever the same thing is served."""
+    """The bytes of the ``state`` part alone: equal on every host with the same state."""
     return text_of(_state_tree(document.state)).encode("ascii")
 
 
-def _key(one: objects.Object) -> Key:
-    return one.key
+def _key(obj: objects.Object) -> Key:
+    return obj.key
 
 
-def _number(one: Union[objects.Lun, objects.MappedLun]) -> int:
-    return one.number
+def _number(lun: Union[objects.Lun, objects.MappedLun]) -> int:
+    return lun.number
 
 
 def _tree(document: Document) -> Dict[str, Any]:
@@ -202,21 +202,22 @@ def _tree(document: Document) -> Dict[str, Any]:
         "version": document.version,
         "frozen": document.frozen,
         "origin": {"host": origin.host, "kernel": origin.kernel, "boot_id": origin.boot_id},
-        "storage": {name: dict(one) for name, one in document.storage.items()},
-        "host": {name: dict(one) for name, one in document.host.items()},
+        "storage": {name: dict(values) for name, values in document.storage.items()},
+        "host": {name: dict(values) for name, values in document.host.items()},
         "notes": list(document.notes),
         "state": _state_tree(document.state),
-        **({"handovers": [{"id": one.id, "epoch": one.epoch, "targets": list(one.targets)}
-                          for one in document.carried]} if document.carried else {}),
+        **({"handovers": [{"id": handover.id, "epoch": handover.epoch,
+                           "targets": list(handover.targets)}
+                          for handover in document.carried]} if document.carried else {}),
     }
 
 
 def _state_tree(state: State) -> Dict[str, Any]:
     common = _common(state)
 
-    def own(one: objects.Object) -> Mapping[str, str]:
-        shared = None if _bare(one) else common.get(label(one.kind, owner_of(one.key)))
-        return dict(one.attributes.items() - shared.items()) if shared else one.attributes
+    def own(obj: objects.Object) -> Mapping[str, str]:
+        shared = None if _bare(obj) else common.get(label(obj.kind, owner_of(obj.key)))
+        return dict(obj.attributes.items() - shared.items()) if shared else obj.attributes
 
     discovery = state.discovery_auth
     return {
@@ -251,22 +252,22 @@ def _common(state: State) -> Dict[str, Dict[str, str]]:
     return {kind: known for kind, known in common.items() if known}
 
 
-def _bare(one: objects.Object) -> bool:
-    """Whether it has no attributes yet: a LUN, or mapped LUN, without its link."""
-    return isinstance(one, objects.Lun) and one.backstore is None \
-        or isinstance(one, objects.MappedLun) and one.lun is None
+def _bare(obj: objects.Object) -> bool:
+    """Whether an object has no attributes yet: a LUN, or mapped LUN, without its link."""
+    return isinstance(obj, objects.Lun) and obj.backstore is None \
+        or isinstance(obj, objects.MappedLun) and obj.lun is None
 
 
-def _backstore_tree(one: objects.Backstore, own: Own) -> Dict[str, Any]:
-    held = one.reservations
+def _backstore_tree(backstore: objects.Backstore, own: Own) -> Dict[str, Any]:
+    reservations = backstore.reservations
     return {
-        "plugin": one.plugin, "name": one.name,
-        "parameters": one.parameters, "attributes": own(one),
+        "plugin": backstore.plugin, "name": backstore.name,
+        "parameters": backstore.parameters, "attributes": own(backstore),
         "alua_groups": [{"name": group.name, "attributes": own(group)}
-                        for group in one.alua_groups],
+                        for group in backstore.alua_groups],
         "reservations": {
-            "generation": held.generation, "aptpl": held.aptpl, "type": held.type,
-            "holder": held.holder,
+            "generation": reservations.generation, "aptpl": reservations.aptpl,
+            "type": reservations.type, "holder": reservations.holder,
             "registrations": [{
                 "initiator": registration.initiator, "isid": registration.isid,
                 "key": f"0x{registration.key:016x}",
@@ -274,22 +275,22 @@ def _backstore_tree(one: objects.Backstore, own: Own) -> Dict[str, Any]:
                 "tpgt": registration.tpgt,
                 "lun": registration.lun, "mapped_lun": registration.mapped_lun,
                 "all_tg_pt": registration.all_tg_pt,
-            } for registration in held.registrations]},
+            } for registration in reservations.registrations]},
     }
 
 
-def _tpg_tree(one: objects.Tpg, own: Own) -> Dict[str, Any]:
+def _tpg_tree(tpg: objects.Tpg, own: Own) -> Dict[str, Any]:
     return {
-        "tag": one.tag, "attributes": own(one),
+        "tag": tpg.tag, "attributes": own(tpg),
         "portals": [{"address": portal.address, "attributes": own(portal)}
-                    for portal in one.portals],
+                    for portal in tpg.portals],
         "luns": [{"number": lun.number, "attributes": own(lun),
                   "backstore": None if lun.backstore is None else objects.say(lun.backstore)}
-                 for lun in one.luns],
+                 for lun in tpg.luns],
         "acls": [{"initiator": acl.initiator, "attributes": own(acl),
                   "mapped_luns": [{"number": lun.number, "lun": lun.lun, "attributes": own(lun)}
                                   for lun in acl.mapped_luns]}
-                 for acl in one.acls],
+                 for acl in tpg.acls],
     }
 
 
@@ -302,58 +303,60 @@ def loads(data: bytes, limit: int = MAX_BYTES) -> Document:
 def _document(tree: Any) -> Document:
     carried: Tuple[Carried, ...] = ()
     if type(tree) is dict and "handovers" in tree:
-        carried = tuple(_carried(one, at) for at, one in entries(tree["handovers"], "$.handovers"))
-        tree = {name: one for name, one in tree.items() if name != "handovers"}
-    top = an_object(tree, "$", "version", "frozen", "origin", "storage", "host", "notes", "state")
-    where = an_object(top["origin"], "$.origin", "host", "kernel", "boot_id")
-    origin = Origin(*(plain_text(where[name], f"$.origin.{name}", 255)
+        carried = tuple(_carried(handover, at)
+                        for at, handover in expect_list(tree["handovers"], "$.handovers"))
+        tree = {name: member for name, member in tree.items() if name != "handovers"}
+    top = expect_object(tree, "$", "version", "frozen", "origin", "storage", "host", "notes",
+                        "state")
+    where = expect_object(top["origin"], "$.origin", "host", "kernel", "boot_id")
+    origin = Origin(*(expect_text(where[name], f"$.origin.{name}", 255)
                       for name in ("host", "kernel", "boot_id")))
-    state = state_of(top["state"], "$.state")
+    state = decode_state(top["state"], "$.state")
     names = {objects.say(backstore.key) for backstore in state.backstores}
-    storage = {name: _evidence(one, at) for name, at, one in
+    storage = {name: _evidence(evidence, at) for name, at, evidence in
                _about(top["storage"], "$.storage", names)}
     host: Dict[str, Dict[str, str]] = {}
-    for name, at, one in _about(top["host"], "$.host", names):
+    for name, at, attributes in _about(top["host"], "$.host", names):
         host[name] = {}
-        for path, text in any_object(one, at).items():
-            attribute_path(path, f"{at}[{show(path)}]")
-            host[name][path] = plain_text(text, f"{at}[{show(path)}]")
+        for path, text in expect_mapping(attributes, at).items():
+            attribute_path(path, f"{at}[{quote(path)}]")
+            host[name][path] = expect_text(text, f"{at}[{quote(path)}]")
     state = replace(state, backstores=tuple(
         replace(backstore, host=host.get(objects.say(backstore.key), {}))
         for backstore in state.backstores))
-    notes = tuple(plain_text(one, at) for at, one in entries(top["notes"], "$.notes"))
-    return Document(state, true_or_false(top["frozen"], "$.frozen"), origin, storage, notes,
+    notes = tuple(expect_text(note, at) for at, note in expect_list(top["notes"], "$.notes"))
+    return Document(state, expect_bool(top["frozen"], "$.frozen"), origin, storage, notes,
                     carried=carried)
 
 
 def _carried(value: Any, where: str) -> Carried:
-    one = an_object(value, where, "id", "epoch", "targets")
-    name = string(one["id"], f"{where}.id")
+    members = expect_object(value, where, "id", "epoch", "targets")
+    name = expect_string(members["id"], f"{where}.id")
     if not re.fullmatch(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", name):
-        fail(BadValue, f"{where}.id is no UUID in small letters")
-    targets = tuple(plain_text(each, at, 300)
-                    for at, each in entries(one["targets"], f"{where}.targets"))
+        reject(BadValue, f"{where}.id is no UUID in small letters")
+    targets = tuple(expect_text(name, at, 300)
+                    for at, name in expect_list(members["targets"], f"{where}.targets"))
     if not targets:
-        fail(BadStructure, f"{where}.targets is empty")
-    return Carried(name, whole(one["epoch"], f"{where}.epoch", 1, (1 << 53) - 1), targets)
+        reject(BadStructure, f"{where}.targets is empty")
+    return Carried(name, expect_int(members["epoch"], f"{where}.epoch", 1, (1 << 53) - 1), targets)
 
 
 def _about(value: Any, where: str, names: Set[str]) -> Iterable[Tuple[str, str, Any]]:
-    for name, one in any_object(value, where).items():
+    for name, entry in expect_mapping(value, where).items():
         if name not in names:
-            fail(BadStructure, f"{where} is about {show(name)}, which is no backstore of it")
-        yield name, f"{where}[{show(name)}]", one
+            reject(BadStructure, f"{where} is about {quote(name)}, which is no backstore of it")
+        yield name, f"{where}[{quote(name)}]", entry
 
 
 def _evidence(value: Any, where: str) -> Dict[str, Union[str, int, bool]]:
-    made: Dict[str, Union[str, int, bool]] = {}
-    for name, one in any_object(value, where).items():
-        at = f"{where}[{show(name)}]"
-        plain_name(name, at, 63)
-        if isinstance(one, bool):
-            made[name] = one
-        elif isinstance(one, int):
-            made[name] = whole(one, at, 0, U64)
+    evidence: Dict[str, Union[str, int, bool]] = {}
+    for name, fact in expect_mapping(value, where).items():
+        at = f"{where}[{quote(name)}]"
+        expect_name(name, at, 63)
+        if isinstance(fact, bool):
+            evidence[name] = fact
+        elif isinstance(fact, int):
+            evidence[name] = expect_int(fact, at, 0, U64)
         else:
-            made[name] = plain_text(one, at)
-    return made
+            evidence[name] = expect_text(fact, at)
+    return evidence

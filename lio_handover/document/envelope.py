@@ -1,7 +1,7 @@
 """A document's bytes: canonical JSON with the digest of it in front.
 
-``encode`` makes them of JSON objects; ``decode`` gives the objects back, if these are such bytes.
-What the objects say is judged elsewhere (json_types.py, values.py, decode.py).
+``encode`` turns JSON objects into bytes; ``decode`` turns such bytes into the objects again and
+refuses all others.  json_types.py, values.py and decode.py validate what the objects say.
 """
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Callable, Dict, List, Mapping, NoReturn, Set, Tuple
 
 from ..errors import (BadDigest, BadStructure, BadValue, Duplicate, NotJson, TooDeep, TooLarge,
                       Truncated, WrongVersion)
-from .json_types import fail, kind_of, show
+from .json_types import reject, kind_of, quote
 
 VERSION = 1
 MAX_BYTES = 64 * 1024 * 1024
@@ -21,13 +21,14 @@ MAX_DEPTH = 32  # a document needs 11
 def encode(tree: Mapping[str, Any]) -> bytes:
     """Canonical bytes of a document's JSON objects with the digest they must have.
 
-    Judges nothing: it is how a test, or an operator's script, makes a document of its own.
+    Validates nothing: a test, or an operator's script, can make any document with it.
     """
     return with_digest(body_of(tree))
 
 
 def with_digest(body: bytes, digest: str = "") -> bytes:
-    """The bytes of a document whose other members these are; ``digest``: theirs, if known."""
+    """The bytes of a document with the digest in front; ``body``: the bytes of all other members,
+    ``digest``: their digest, if known."""
     return b'{\n "digest": "%s",\n' % (digest or digest_of(body)).encode() + body[2:]
 
 
@@ -42,7 +43,7 @@ def body_of(tree: Mapping[str, Any]) -> bytes:
 
 
 #: Members whose own members, or entries, stand on lines of their own.
-_OPENED = frozenset("""state common backstores lu_groups targets tpgs luns acls portals
+_MULTILINE_MEMBERS = frozenset("""state common backstores lu_groups targets tpgs luns acls portals
     storage host""".split())
 
 
@@ -62,7 +63,7 @@ def _render(value: Any, line: str, out: List[str], encode: Callable[[Any], str])
         opening = "{"
         for name in sorted(value):
             out.append(f"{opening}{inner}{encode(name)}: ")
-            if name in _OPENED and value[name]:
+            if name in _MULTILINE_MEMBERS and value[name]:
                 _render(value[name], inner, out, encode)
             else:
                 out.append(encode(value[name]))
@@ -70,12 +71,12 @@ def _render(value: Any, line: str, out: List[str], encode: Callable[[Any], str])
         out.append(line + "}")
     elif isinstance(value, (list, tuple)):
         opening = "["
-        for one in value:
+        for entry in value:
             out.append(opening + inner)
-            if isinstance(one, dict) and not _OPENED.isdisjoint(one):
-                _render(one, inner, out, encode)
+            if isinstance(entry, dict) and not _MULTILINE_MEMBERS.isdisjoint(entry):
+                _render(entry, inner, out, encode)
             else:
-                out.append(encode(one))
+                out.append(encode(entry))
             opening = ","
         out.append(line + "]")
     else:
@@ -88,21 +89,22 @@ def _no_json(value: Any) -> NoReturn:
 
 # --- reading -------------------------------------------------------------------------------------
 def decode(data: bytes, limit: int = MAX_BYTES) -> Dict[str, Any]:
-    """The objects that ``encode`` made these bytes of.  Raises a DocumentError, and nothing else,
+    """The objects that ``encode`` turned into these bytes.  Raises a DocumentError, and nothing
+    else,
     for any other bytes."""
     if len(data) > limit:
-        fail(TooLarge, f"the document has {len(data)} bytes, more than {limit}")
+        reject(TooLarge, f"the document has {len(data)} bytes, more than {limit}")
     tree = _parse(data)
     if not isinstance(tree, dict):
-        fail(BadStructure, f"the document is {kind_of(tree)}, not an object")
+        reject(BadStructure, f"the document is {kind_of(tree)}, not an object")
     if "version" not in tree:
-        fail(BadStructure, "$.version is missing")
+        reject(BadStructure, "$.version is missing")
     version = tree["version"]
     if type(version) is not int:
-        fail(BadStructure, f"$.version is {kind_of(version)}, not a number")
+        reject(BadStructure, f"$.version is {kind_of(version)}, not a number")
     if version != VERSION:
-        fail(WrongVersion, f"the document has version {version}, this program knows {VERSION}",
-             "use the same lio-handover on both hosts")
+        reject(WrongVersion, f"the document has version {version}, this program knows {VERSION}",
+               "use the same lio-handover on both hosts")
     _check_digest(data, tree)
     return {name: value for name, value in tree.items() if name != "digest"}
 
@@ -112,38 +114,39 @@ def _parse(data: bytes) -> Any:
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
-        fail(NotJson, f"the document is not UTF-8 text (byte {error.start})")
+        reject(NotJson, f"the document is not UTF-8 text (byte {error.start})")
     if not text.strip(" \t\r\n"):
-        fail(Truncated, "the document is empty")
+        reject(Truncated, "the document is empty")
     depth, unclosed = _depth(data)
     if depth > MAX_DEPTH:
-        fail(TooDeep, f"the document is nested more than {MAX_DEPTH} deep")
+        reject(TooDeep, f"the document is nested more than {MAX_DEPTH} deep")
     try:
         return json.loads(text, object_pairs_hook=_pairs, parse_int=_int, parse_constant=_constant)
     except RecursionError:
-        fail(TooDeep, f"the document is nested more than {MAX_DEPTH} deep")
+        reject(TooDeep, f"the document is nested more than {MAX_DEPTH} deep")
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
-        # What is cut off ends inside a string, a word or a number, or where one should begin.
+        # Truncated text ends inside a string, a word or a number, or where one should begin.
         at_end = error.msg.startswith("Unterminated") or len(text) - error.pos <= 6
         if text[0] == "{" and unclosed and at_end:
-            fail(Truncated, f"the document ends too early ({where})", "copy the document again")
+            reject(Truncated, f"the document ends too early ({where})", "copy the document again")
         if re.match(r"[0-9]", text[error.pos - 1:error.pos]):
-            fail(NotJson, f"a number is not written in plain decimal digits ({where})")
-        fail(NotJson, f"the document is not JSON ({where}: {error.msg})")
+            reject(NotJson, f"a number is not written in plain decimal digits ({where})")
+        reject(NotJson, f"the document is not JSON ({where}: {error.msg})")
 
 
 def _depth(data: bytes) -> Tuple[int, int]:
     """(how deep brackets are nested in JSON, how many are open at its end).
 
-    Of what is not JSON, no less than a parser would go; the count stops above MAX_DEPTH.
+    For bytes that are not JSON, the depth is no less than a parser would reach.  The count stops
+    above MAX_DEPTH.
     """
     bare = data.replace(b"\\\\", b"").replace(b'\\"', b"")
     strings = bare.split(b'"')
     kept = b"".join(strings[::2]).translate(None, _NOT_BRACKETS)
     deepest = depth = 0
-    for one in kept:
-        depth += 1 if one in b"[{" else -1
+    for bracket in kept:
+        depth += 1 if bracket in b"[{" else -1
         if depth > deepest:
             deepest = depth
             if deepest > MAX_DEPTH:
@@ -155,37 +158,37 @@ _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 
 def _pairs(pairs: List[Tuple[str, Any]]) -> Dict[str, Any]:
-    made = dict(pairs)
-    if len(made) != len(pairs):
+    members = dict(pairs)
+    if len(members) != len(pairs):
         seen: Set[str] = set()
         for name, _ in pairs:
             if name in seen:
-                fail(Duplicate, f"one object of the document has {show(name)} twice")
+                reject(Duplicate, f"one object of the document has {quote(name)} twice")
             seen.add(name)
-    return made
+    return members
 
 
 def _int(text: str) -> int:
     if len(text) > 20:
-        fail(BadValue, f"the document has a number of {len(text)} digits")
+        reject(BadValue, f"the document has a number of {len(text)} digits")
     return int(text)
 
 
 def _constant(text: str) -> NoReturn:
-    fail(NotJson, f"{text} is not JSON")
+    reject(NotJson, f"{text} is not JSON")
 
 
 def _check_digest(data: bytes, tree: Mapping[str, Any]) -> None:
     digest = tree.get("digest")
     if digest is None:
-        fail(BadStructure, "$.digest is missing")
+        reject(BadStructure, "$.digest is missing")
     if not isinstance(digest, str):
-        fail(BadStructure, f"$.digest is {kind_of(digest)}, not a string")
+        reject(BadStructure, f"$.digest is {kind_of(digest)}, not a string")
     head = b'{\n "digest": "%s",\n' % digest.encode("ascii", "replace")
     body = b"{\n" + data[len(head):]
     if not data.startswith(head) or digest_of(body) != digest:
         if digest_of(body + b"\n") == digest:
-            fail(Truncated, "the document ends too early (its last newline is missing)",
-                 "copy the document again")
-        fail(BadDigest, "the document's digest does not fit: it was changed after it was written",
-             "copy or export the document again")
+            reject(Truncated, "the document ends too early (its last newline is missing)",
+                   "copy the document again")
+        reject(BadDigest, "the document's digest does not fit: it was changed after it was written",
+               "copy or export the document again")

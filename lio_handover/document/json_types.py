@@ -1,7 +1,7 @@
-"""The shapes of what a document's JSON is made of.
+"""The JSON types of a document's parts.
 
-Every function takes a value and says where it stands (``$.state.targets[0].wwn``), and returns it
-or raises a DocumentError.  No message holds more of a value than ``show`` lets through.
+Every function takes a value and its place (``$.state.targets[0].wwn``), and returns the value or
+raises a DocumentError.  No message holds more of a value than ``quote`` lets through.
 """
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from ..errors import BadName, BadStructure, BadValue, DocumentError
 from ..model.attributes import MAX_WRITE
 
 
-def fail(error: Type[DocumentError], what: str,
-         do: str = "export the document again") -> NoReturn:
+def reject(error: Type[DocumentError], what: str,
+           do: str = "export the document again") -> NoReturn:
     raise error(what, do=do)
 
 
-def show(text: str) -> str:
+def quote(text: str) -> str:
     return ascii(text if len(text) <= 80 else text[:77] + "...")
 
 
 def kind_of(value: Any) -> str:
-    """What kind of JSON value it is; never the value."""
+    """The name of a value's JSON type, for a message; never the value itself."""
     for kind, name in ((dict, "an object"), (list, "a list"), (str, "a string"),
                        (bool, "true or false"), (int, "a number"), (float, "a fraction")):
         if isinstance(value, kind):
@@ -30,49 +30,51 @@ def kind_of(value: Any) -> str:
     return "null"
 
 
-def an_object(value: Any, where: str, *names: str) -> Dict[str, Any]:
+def expect_object(value: Any, where: str, *names: str) -> Dict[str, Any]:
     """An object with exactly these members."""
     if type(value) is not dict:
-        fail(BadStructure, f"{where} is {kind_of(value)}, not an object")
+        reject(BadStructure, f"{where} is {kind_of(value)}, not an object")
     if value.keys() != set(names):
         missing = sorted(set(names) - value.keys())
         if missing:
-            fail(BadStructure, f"{where}.{missing[0]} is missing")
-        fail(BadStructure, f"{where} has a member that this version does not know: "
-             + show(min(value.keys() - set(names))))
+            reject(BadStructure, f"{where}.{missing[0]} is missing")
+        reject(BadStructure, f"{where} has a member that this version does not know: "
+               + quote(min(value.keys() - set(names))))
     return value
 
 
-def any_object(value: Any, where: str) -> Dict[str, Any]:
+def expect_mapping(value: Any, where: str) -> Dict[str, Any]:
     """An object with any members."""
     if type(value) is not dict and not isinstance(value, Mapping):
-        fail(BadStructure, f"{where} is {kind_of(value)}, not an object")
+        reject(BadStructure, f"{where} is {kind_of(value)}, not an object")
     return value  # type: ignore[return-value]
 
 
-def entries(value: Any, where: str) -> Iterable[Tuple[str, Any]]:
+def expect_list(value: Any, where: str) -> Iterable[Tuple[str, Any]]:
+    """(place, entry) of each entry of a list."""
     if type(value) is not list:
-        fail(BadStructure, f"{where} is {kind_of(value)}, not a list")
-    return ((f"{where}[{number}]", one) for number, one in enumerate(value))
+        reject(BadStructure, f"{where} is {kind_of(value)}, not a list")
+    return ((f"{where}[{number}]", entry) for number, entry in enumerate(value))
 
 
-def whole(value: Any, where: str, low: int, high: int) -> int:
+def expect_int(value: Any, where: str, low: int, high: int) -> int:
+    """A number from ``low`` to ``high``."""
     if type(value) is not int:
-        fail(BadStructure, f"{where} is {kind_of(value)}, not a whole decimal number")
+        reject(BadStructure, f"{where} is {kind_of(value)}, not a whole decimal number")
     if not low <= value <= high:
-        fail(BadValue, f"{where} is {value}, not {low} to {high}")
+        reject(BadValue, f"{where} is {value}, not {low} to {high}")
     return int(value)
 
 
-def true_or_false(value: Any, where: str) -> bool:
+def expect_bool(value: Any, where: str) -> bool:
     if type(value) is not bool:
-        fail(BadStructure, f"{where} is {kind_of(value)}, not true or false")
+        reject(BadStructure, f"{where} is {kind_of(value)}, not true or false")
     return bool(value)
 
 
-def string(value: Any, where: str) -> str:
+def expect_string(value: Any, where: str) -> str:
     if not isinstance(value, str):
-        fail(BadStructure, f"{where} is {kind_of(value)}, not a string")
+        reject(BadStructure, f"{where} is {kind_of(value)}, not a string")
     return value
 
 
@@ -80,15 +82,15 @@ def utf8(value: str, where: str, error: Type[DocumentError]) -> bytes:
     try:
         return value.encode("utf-8")
     except UnicodeEncodeError:
-        fail(error, f"{where} is not valid UTF-8")
+        reject(error, f"{where} is not valid UTF-8")
 
 
 _CONTROL = re.compile("[\x00-\x1f\x7f]")
 
 
-def plain_name(value: Any, where: str, longest: int = 255) -> str:
+def expect_name(value: Any, where: str, longest: int = 255) -> str:
     """The name of one directory or file."""
-    name = string(value, where)
+    name = expect_string(value, where)
     size = len(utf8(name, where, BadName))
     wrong = ""
     if not name:
@@ -108,15 +110,15 @@ def plain_name(value: Any, where: str, longest: int = 255) -> str:
     elif size > longest:
         wrong = f"has {size} bytes, more than {longest}"
     if wrong:
-        fail(BadName, f"{where}, {show(name)}, {wrong}")
+        reject(BadName, f"{where}, {quote(name)}, {wrong}")
     return name
 
 
-def plain_text(value: Any, where: str, longest: int = MAX_WRITE) -> str:
+def expect_text(value: Any, where: str, longest: int = MAX_WRITE) -> str:
     """Text for people, or for comparing, on one line."""
-    text = string(value, where)
+    text = expect_string(value, where)
     if len(utf8(text, where, BadValue)) > longest:
-        fail(BadValue, f"{where} is longer than {longest} bytes")
+        reject(BadValue, f"{where} is longer than {longest} bytes")
     if _CONTROL.search(text):
-        fail(BadValue, f"{where} has a control character")
+        reject(BadValue, f"{where} has a control character")
     return text

@@ -67,10 +67,10 @@ def parse(options: Sequence[str]) -> "Mapping":
         old, new = split[1], split[2]
         if kind in ("device", "root"):
             old, new = old.rstrip("/") or "/", new.rstrip("/") or "/"
-            for one in (old, new):
-                if not one.startswith("/") or {".", ".."} & set(one.split("/")) \
-                        or "," in new or not one.isprintable():
-                    _bad(option, f"{_show(one)} is not the full path of a file or device")
+            for path in (old, new):
+                if not path.startswith("/") or {".", ".."} & set(path.split("/")) \
+                        or "," in new or not path.isprintable():
+                    _bad(option, f"{_show(path)} is not the full path of a file or device")
         elif kind == "portal" and _has_port(old) != _has_port(new):
             _bad(option, "has a port on one side only")
         elif kind == "rtpi" and not (_is_port(new) or new == FRESH):
@@ -80,7 +80,7 @@ def parse(options: Sequence[str]) -> "Mapping":
         if old in names[kind]:
             _bad(option, f"{_show(old)} is mapped twice")
         names[kind][old] = new
-    return Mapping(**{kind + "s": one for kind, one in names.items()})
+    return Mapping(**{kind + "s": new_names for kind, new_names in names.items()})
 
 
 def _has_port(address: str) -> bool:
@@ -92,23 +92,23 @@ def _is_port(text: str) -> bool:
 
 
 def fresh_port(tpg: Key) -> str:
-    """A relative port of the TPG's own: the same on every host and at every time, so that it
-    need not be remembered."""
+    """A relative port that depends only on the TPG's name: the same on every host and at every
+    time, so no host need remember it."""
     import hashlib
     digest = hashlib.sha256(say(tpg).encode()).digest()
     return str(_LEFT_TO_THE_KERNEL + int.from_bytes(digest[:8], "big")
                % (_HIGHEST_PORT + 1 - _LEFT_TO_THE_KERNEL))
 
 
-def found(applied: Sequence[Applied]) -> Tuple[str, ...]:
-    """The maps that say again where devices were found whose name is no kernel's: it may come
-    later than the device."""
-    return tuple(f"device:{one.old}={one.new}" for one in applied
-                 if one.what == "wwid" and one.old.startswith(_FOLLOWING))
+def device_maps(applied: Sequence[Applied]) -> Tuple[str, ...]:
+    """The options (``device:OLD=NEW``) that repeat where devices were found by WWID, for names that
+    udev or the device mapper gives: such a name may appear later than its device."""
+    return tuple(f"device:{change.old}={change.new}" for change in applied
+                 if change.what == "wwid" and change.old.startswith(_FOLLOWING))
 
 
 def notes(applied: Sequence[Applied]) -> Tuple[str, ...]:
-    """What initiators will notice of the maps."""
+    """Sentences for the user: changes by the maps that initiators will notice."""
     return (*(f"{old} becomes {new}: initiators see it in VPD page 83, REPORT TARGET PORT "
               "GROUPS and READ FULL STATUS, and may take it for another port"
               for what, old, new in applied if what == "rtpi"),
@@ -132,9 +132,10 @@ class Mapping:
               again: bool = False) -> Tuple[Document, List[Applied]]:
         """The document in this host's names, and what was changed.
 
-        ``host`` is where devices are looked up by their WWID, None not to look.  ``again``: it was
-        done on this host before, so a name that follows the device leads to it, or will.  Raises
-        BadMap for a map that matches nothing or gives a name that can't be, Duplicate where two
+        ``host`` is where devices are looked up by their WWID, None not to look.  ``again``: this
+        host applied the maps before, so a name that follows its device leads to it, or will.
+
+        Raises BadMap for a map that matches nothing or gives an invalid name, Duplicate where two
         objects get one name.
         """
         return _Applying(self, document, host, again).result()
@@ -163,18 +164,19 @@ class _Applying:
         if not self.applied:
             return self.document, []
         _once("target", [target.key for target in targets])
-        changed = {one.new for one in self.applied if one.what in ("device", "root", "wwid")}
+        changed = {change.new for change in self.applied
+                   if change.what in ("device", "root", "wwid")}
         _once("backstores' file or device",
               [(store.path,) for store in stores if store.path in changed])
-        made = replace(self.document, state=replace(
+        renamed = replace(self.document, state=replace(
             state, targets=targets, backstores=stores))
         try:
-            check(made)
+            check(renamed)
         except Duplicate:
             raise
         except DocumentError as error:
             raise BadMap(f"--map gives a name that can't be: {error.what}") from None
-        return made, list(dict.fromkeys(self.applied))
+        return renamed, list(dict.fromkeys(self.applied))
 
     def use(self, kind: str, old: str, shown: str, new: str, what: str = "") -> str:
         self.used.add((kind, old))
@@ -183,38 +185,38 @@ class _Applying:
         return new
 
     # ---- targets -------------------------------------------------------------------------------
-    def target(self, one: objects.Target) -> objects.Target:
-        new = self.mapping.targets.get(one.wwn)
-        key = one.key
+    def target(self, target: objects.Target) -> objects.Target:
+        new = self.mapping.targets.get(target.wwn)
+        key = target.key
         if new is not None:
-            self.use("target", one.wwn, one.wwn, new)
-            key = target_key(one.fabric, new)
+            self.use("target", target.wwn, target.wwn, new)
+            key = target_key(target.fabric, new)
             # The kernel knows a vhost or loopback target fc.X by the name X.
-            self.renamed[one.fabric, _bare(one.wwn)] = _bare(new)
-        return replace(one, key=key, tpgs=tuple(self.tpg(tpg, key) for tpg in one.tpgs))
+            self.renamed[target.fabric, _bare(target.wwn)] = _bare(new)
+        return replace(target, key=key, tpgs=tuple(self.tpg(tpg, key) for tpg in target.tpgs))
 
-    def tpg(self, one: objects.Tpg, target: Key) -> objects.Tpg:
-        key = (*target, one.key[-1])
-        attributes = dict(one.attributes)
+    def tpg(self, tpg: objects.Tpg, target: Key) -> objects.Tpg:
+        key = (*target, tpg.key[-1])
+        attributes = dict(tpg.attributes)
         if attributes.get("nexus"):
             attributes["nexus"] = self.initiator(attributes["nexus"])
-        portals = tuple(self.portal(portal, key) for portal in one.portals)
-        acls = tuple(self.acl(acl, key) for acl in one.acls)
+        portals = tuple(self.portal(portal, key) for portal in tpg.portals)
+        acls = tuple(self.acl(acl, key) for acl in tpg.acls)
         _once("portal", [portal.key for portal in portals])
         _once("ACL", [acl.key for acl in acls])
-        luns = tuple(replace(lun, key=(*key, *lun.key[-2:])) for lun in one.luns)
-        port = self.port(one, key)
+        luns = tuple(replace(lun, key=(*key, *lun.key[-2:])) for lun in tpg.luns)
+        port = self.port(tpg, key)
         if port:
             attributes["rtpi"] = port
             luns = tuple(replace(lun, attributes={
                 name: value for name, value in lun.attributes.items() if name != "rtpi"})
                 for lun in luns)
-        return replace(one, key=key, attributes=attributes, portals=portals, acls=acls, luns=luns)
+        return replace(tpg, key=key, attributes=attributes, portals=portals, acls=acls, luns=luns)
 
-    def port(self, one: objects.Tpg, key: Key) -> str:
+    def port(self, tpg: objects.Tpg, key: Key) -> str:
         """The relative port which the TPG gets, "" where it keeps what it has."""
-        has, ports = one.attributes.get("rtpi", ""), self.mapping.rtpis
-        old = next((name for name in (say(one.key), has) if name and name in ports), "")
+        has, ports = tpg.attributes.get("rtpi", ""), self.mapping.rtpis
+        old = next((name for name in (say(tpg.key), has) if name and name in ports), "")
         if not old:
             return ""
         new = fresh_port(key) if ports[old] == FRESH else ports[old]
@@ -222,18 +224,18 @@ class _Applying:
             return self.use("rtpi", old, new, new)
         return self.use("rtpi", old, f"{say(key)}: relative port {has or 'of each LUN'}", new)
 
-    def portal(self, one: objects.Portal, tpg: Key) -> objects.Portal:
-        return replace(one, key=portal_key(tpg, self.address(one.address)),
-                       attributes=self.limited(one.attributes))
+    def portal(self, portal: objects.Portal, tpg: Key) -> objects.Portal:
+        return replace(portal, key=portal_key(tpg, self.address(portal.address)),
+                       attributes=self.limited(portal.attributes))
 
     def limited(self, attributes: Attributes) -> Attributes:
-        """With no more than the maps let each be."""
-        found = {limits.path_of(name): most for name, most in self.mapping.limits.items()}
+        """The attributes, none higher than its ``limit:`` map."""
+        highest = {limits.path_of(name): most for name, most in self.mapping.limits.items()}
         return {path: self.use("limit", path.rpartition("/")[2],
                                f"{path.rpartition('/')[2]} {value}", most)
                 if most is not None and value.isdecimal() and int(value) > int(most) else value
-                for path, value in attributes.items() for most in [found.get(path)]} \
-            if found else attributes
+                for path, value in attributes.items() for most in [highest.get(path)]} \
+            if highest else attributes
 
     def address(self, name: str) -> str:
         if name in self.mapping.portals:
@@ -247,32 +249,35 @@ class _Applying:
                 return self.use("portal", old, name, f"{new}:{port}")
         return name
 
-    def acl(self, one: objects.Acl, tpg: Key) -> objects.Acl:
-        key = acl_key(tpg, self.initiator(one.initiator))
-        return replace(one, key=key, mapped_luns=tuple(
-            replace(lun, key=(*key, *lun.key[-2:])) for lun in one.mapped_luns))
+    def acl(self, acl: objects.Acl, tpg: Key) -> objects.Acl:
+        key = acl_key(tpg, self.initiator(acl.initiator))
+        return replace(acl, key=key, mapped_luns=tuple(
+            replace(lun, key=(*key, *lun.key[-2:])) for lun in acl.mapped_luns))
 
     def initiator(self, name: str) -> str:
         new = self.mapping.initiators.get(name)
         return name if new is None else self.use("initiator", name, name, new)
 
     # ---- backstores ----------------------------------------------------------------------------
-    def backstore(self, one: objects.Backstore) -> objects.Backstore:
-        held = replace(one.reservations, registrations=tuple(
-            map(self.registration, one.reservations.registrations)))
-        path = self.path(one)
-        parameters, attributes = dict(one.parameters), dict(self.limited(one.attributes))
-        plugin = plugins.of(one.plugin)
+    def backstore(self, backstore: objects.Backstore) -> objects.Backstore:
+        reservations = replace(backstore.reservations, registrations=tuple(
+            map(self.registration, backstore.reservations.registrations)))
+        path = self.path(backstore)
+        parameters = dict(backstore.parameters)
+        attributes = dict(self.limited(backstore.attributes))
+        plugin = plugins.of(backstore.plugin)
         if plugin.opens is Opens.SCSI:
-            parameters.update(self.scsi_address(one, path))
-        elif path != one.path:
+            parameters.update(self.scsi_address(backstore, path))
+        elif path != backstore.path:
             parameters[plugin.path_in[1]] = path
-        if attributes.get("udev_path") == one.path:  # what targetcli notes there
+        if attributes.get("udev_path") == backstore.path:  # what targetcli notes there
             attributes["udev_path"] = path
-        return replace(one, parameters=parameters, attributes=attributes, reservations=held)
+        return replace(backstore, parameters=parameters, attributes=attributes,
+                       reservations=reservations)
 
-    def scsi_address(self, one: objects.Backstore, path: str) -> Dict[str, str]:
-        """Where this host has the SCSI device: its numbers are of the host alone."""
+    def scsi_address(self, backstore: objects.Backstore, path: str) -> Dict[str, str]:
+        """{parameter: number} of the SCSI device's address on this host, {} where it is not
+        known."""
         if self.host is None or not path:
             return {}
         try:
@@ -281,16 +286,17 @@ class _Applying:
             return {}
         os.close(seen.fd)
         new = devices.hctl_of(seen.device, self.host) if seen.block else ""
-        old = ":".join(one.parameters.get(name, "?") for name in HCTL)
+        old = ":".join(backstore.parameters.get(name, "?") for name in HCTL)
         return dict(zip(HCTL, self.use("address", old, old, new).split(":"))) if new else {}
 
-    def registration(self, one: objects.Registration) -> objects.Registration:
-        fabric = fabrics.of_pr_name(one.fabric).name
-        target = self.renamed.get((fabric, _bare(one.target)), one.target)
-        return replace(one, initiator=self.initiator(one.initiator), target=target)
+    def registration(self, registration: objects.Registration) -> objects.Registration:
+        fabric = fabrics.of_pr_name(registration.fabric).name
+        target = self.renamed.get((fabric, _bare(registration.target)), registration.target)
+        return replace(registration, initiator=self.initiator(registration.initiator),
+                       target=target)
 
-    def path(self, one: objects.Backstore) -> str:
-        path = one.path
+    def path(self, backstore: objects.Backstore) -> str:
+        path = backstore.path
         if not path:
             return path
         if path in self.mapping.devices:
@@ -300,17 +306,18 @@ class _Applying:
             root = max(below, key=len)
             return self.use("root", root, path, self.mapping.roots[root].rstrip("/")
                             + path[len(root.rstrip("/")):])
-        found = self.by_wwid(one)
-        return path if found is None else self.use("wwid", path, path, found)
+        device = self.by_wwid(backstore)
+        return path if device is None else self.use("wwid", path, path, device)
 
-    def by_wwid(self, one: objects.Backstore) -> Optional[str]:
-        """Where this host has the device, if not where the path leads."""
-        wwid = self.document.storage.get(say(one.key), {}).get("wwid")
+    def by_wwid(self, backstore: objects.Backstore) -> Optional[str]:
+        """The path by which this host has the backstore's device, None where it is the same
+        path."""
+        wwid = self.document.storage.get(say(backstore.key), {}).get("wwid")
         if self.host is None or not isinstance(wwid, str) or not wwid \
-                or self.again and one.path.startswith(_FOLLOWING):
+                or self.again and backstore.path.startswith(_FOLLOWING):
             return None
         try:
-            seen = devices.look(one.path)
+            seen = devices.look(backstore.path)
         except OSError:
             pass
         else:

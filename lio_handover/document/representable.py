@@ -1,7 +1,7 @@
-"""What no document can carry of the state of this host: found where it can still be mended.
+"""Parts of this host's state that no document can carry, reported where they can still be changed.
 
-A document is judged by the same rules where it is made and where it is read (document.check).  What
-those say of a place in the document is said here of a file in the target tree.
+The source and the destination validate a document by the same rules (document.check).  This module
+turns the place in the document that a rule names into a file of the target tree.
 """
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _FOLDERS: Mapping[str, str] = {"luns": "lun/{}", "portals": "np/{}", "acls": "ac
 
 
 class Location(NamedTuple):
-    """Where in the target tree something stands, and what can be done there."""
+    """A path in the target tree, and what the user can do there."""
 
     path: str
     do: str
@@ -35,18 +35,18 @@ _UNREGISTER = "let that initiator unregister, which a new key may follow"
 
 
 def findings(document: Document) -> List[Finding]:
-    """Why this document of what is here could not be read again; with a way out for each."""
+    """The reasons why this document of this host could not be read again, each with a remedy."""
     try:
         documents.check(document)
         return []
     except errors.DocumentError as error:
         whole = _finding(document.state, error)
-    found = [one for state in _parts(document.state) for one in _alone(state)]
-    return list({one.subject: one for one in found or [whole]}.values())
+    problems = [finding for state in _parts(document.state) for finding in _alone(state)]
+    return list({finding.subject: finding for finding in problems or [whole]}.values())
 
 
 def registered(state: State) -> List[Finding]:
-    """The same of who is registered, where the rest has been judged before."""
+    """The findings for the reservations alone, where the rest has been validated before."""
     stores = tuple(replace(backstore, attributes={}, alua_groups=())
                    for backstore in state.backstores
                    if backstore.reservations)
@@ -54,15 +54,15 @@ def registered(state: State) -> List[Finding]:
 
 
 def of_state(state: State) -> List[Finding]:
-    """The same, where ALL_TG_PT may not be known yet."""
+    """The findings for a state in which ALL_TG_PT may not be known yet."""
     return findings(Document(replace(state, backstores=tuple(
         replace(backstore, reservations=settled(backstore.reservations))
         for backstore in state.backstores))))
 
 
 def _parts(state: State) -> List[State]:
-    """Each backstore alone, then each target with its backstores, if nothing is wrong with
-    those: of several reasons not the first alone."""
+    """Each backstore alone, then each target whose backstores are valid, with them: so that all
+    reasons are reported, not only the first."""
     stores = [State(state.lu_groups, (backstore,)) for backstore in state.backstores]
     wrong = {store.backstores[0].key for store in stores if _alone(store)}
     of: Dict[str, Tuple[Backstore, ...]] = {
@@ -71,7 +71,7 @@ def _parts(state: State) -> List[State]:
         for target in state.targets}
     return [*stores, *(State(state.lu_groups, of[target.name], (target,))
                        for target in state.targets
-                       if not wrong & {one.key for one in of[target.name]})]
+                       if not wrong & {backstore.key for backstore in of[target.name]})]
 
 
 def _alone(state: State) -> List[Finding]:
@@ -94,27 +94,28 @@ def _split(what: str) -> Tuple[str, str]:
     """(where in the document, what is wrong there)."""
     at = 1 if what.startswith("$") else 0
     while at:
-        found = _STEP.match(what, at)
-        if not found:
+        step = _STEP.match(what, at)
+        if not step:
             return what[:at], what[at:].lstrip(" ,:")
-        at = found.end()
+        at = step.end()
     return "", what
 
 
 def _place(state: State, where: str) -> Location:
-    """Raises nothing: what is not understood is named as the document has it."""
+    """The location for a place in the document; a place that is not understood keeps the
+    document's name.  Raises nothing."""
     path, do = "", "lio-handover show"
-    one: Any = state
+    obj: Any = state
     for name, number, member, quoted in _STEP.findall(where):
         if name in ("backstores", "targets", "lu_groups"):
-            one = getattr(state, name)[int(number)]
-            path = _root(one)
+            obj = getattr(state, name)[int(number)]
+            path = _root(obj)
         elif name == "registrations":
             return Location(f"{path}/res_pr_registered_i_pts", _UNREGISTER)
         elif name in _FOLDERS:
-            one = getattr(one, name)[int(number)]
+            obj = getattr(obj, name)[int(number)]
             path += "/" + _FOLDERS[name].format(
-                one.at if isinstance(one, (Tpg, Lun, MappedLun)) else one.key[-1])
+                obj.at if isinstance(obj, (Tpg, Lun, MappedLun)) else obj.key[-1])
             do = _ANEW
         elif member in ("name", "wwn", "initiator", "address", "number", "tag", "plugin", "fabric"):
             do = _ANEW
@@ -129,9 +130,9 @@ def _place(state: State, where: str) -> Location:
     return Location(path or where or "the document", do)
 
 
-def _root(one: object) -> str:
-    if isinstance(one, Backstore):
-        return f"core/{one.hba or one.plugin}/{one.name}"
-    if isinstance(one, Target):
-        return one.name
-    return f"core/alua/lu_gps/{getattr(one, 'name')}"
+def _root(obj: object) -> str:
+    if isinstance(obj, Backstore):
+        return f"core/{obj.hba or obj.plugin}/{obj.name}"
+    if isinstance(obj, Target):
+        return obj.name
+    return f"core/alua/lu_gps/{getattr(obj, 'name')}"

@@ -1,7 +1,7 @@
-"""What of a state changes while it is served, and what does not.
+"""The part of a state that changes while it is served, and the part that does not.
 
-Run-time state (registrations, ALUA states) is carried as it last was; a change of anything else
-between prepare and freeze ends a handover.  Gates belong to neither: freeze shuts them.
+A handover carries run-time state (registrations, ALUA states) as it last was; a change of anything
+else between prepare and freeze ends the handover.  Gates belong to neither part: freeze shuts them.
 """
 from __future__ import annotations
 
@@ -23,28 +23,27 @@ _Keeps = Callable[[str, FrozenSet[str]], bool]
 
 @lru_cache(maxsize=None)
 def _runtime_names(kind: str, owner: str) -> FrozenSet[str]:
-    return frozenset(name for name, one in rows(kind, owner).items() if one.kind == RUNTIME)
+    return frozenset(name for name, row in rows(kind, owner).items() if row.kind == RUNTIME)
 
 
-def _filtered(one: Object, keeps: _Keeps) -> dict[str, str]:
-    """Those of its attributes that ``keeps`` lets stay, told which of the kind are run-time
-    state."""
-    names = _runtime_names(one.kind, owner_of(one.key))
-    return {name: value for name, value in one.attributes.items() if keeps(name, names)}
+def _filtered(obj: Object, keeps: _Keeps) -> dict[str, str]:
+    """The attributes of an object for which ``keeps`` (name, the kind's run-time names) is true."""
+    names = _runtime_names(obj.kind, owner_of(obj.key))
+    return {name: value for name, value in obj.attributes.items() if keeps(name, names)}
 
 
 def _map(state: State, keeps: _Keeps) -> State:
-    """The state with those attributes only that ``keeps`` names."""
-    def tpg(one: Tpg) -> Tpg:
+    """The state with only the attributes for which ``keeps`` is true."""
+    def filtered_tpg(tpg: Tpg) -> Tpg:
         return replace(
-            one, attributes=_filtered(one, keeps),
+            tpg, attributes=_filtered(tpg, keeps),
             portals=tuple(replace(portal, attributes=_filtered(portal, keeps))
-                          for portal in one.portals),
-            luns=tuple(replace(lun, attributes=_filtered(lun, keeps)) for lun in one.luns),
+                          for portal in tpg.portals),
+            luns=tuple(replace(lun, attributes=_filtered(lun, keeps)) for lun in tpg.luns),
             acls=tuple(replace(
                 acl, attributes=_filtered(acl, keeps), mapped_luns=tuple(
                     replace(mapped, attributes=_filtered(mapped, keeps))
-                    for mapped in acl.mapped_luns)) for acl in one.acls))
+                    for mapped in acl.mapped_luns)) for acl in tpg.acls))
 
     return State(
         tuple(replace(group, attributes=_filtered(group, keeps)) for group in state.lu_groups),
@@ -52,12 +51,12 @@ def _map(state: State, keeps: _Keeps) -> State:
             replace(group, attributes=_filtered(group, keeps)) for group in backstore.alua_groups))
             for backstore in state.backstores),
         tuple(replace(target, attributes=_filtered(target, keeps),
-                      tpgs=tuple(map(tpg, target.tpgs)))
+                      tpgs=tuple(map(filtered_tpg, target.tpgs)))
               for target in state.targets))
 
 
 def digest(state: State) -> str:
-    """64 hex digits: the same for the same run-time state, wherever it is read."""
+    """SHA-256 of the run-time state, 64 hex digits: the same on every host with the same state."""
     import hashlib
     kept = _map(state, lambda name, runtime: name != "enable" and name in runtime)
     kept = replace(kept, backstores=tuple(
@@ -69,45 +68,45 @@ def digest(state: State) -> str:
 
 
 def structure(state: State) -> State:
-    """The state without what changes while it is served."""
+    """The state without its run-time state and reservations."""
     kept = _map(canonical(state), lambda name, runtime: name not in runtime)
     return replace(kept, backstores=tuple(
         replace(backstore, reservations=NO_RESERVATIONS) for backstore in kept.backstores))
 
 
 def changes(old: State, new: State) -> Tuple[Change, ...]:
-    """What was changed between two looks, other than run-time state and gates.
+    """The changes between two readings of a host, other than those of run-time state and gates.
 
-    Where who logs in is given an ACL, those come and go.
+    ACLs of a TPG that generates dynamic ones do not count: they come and go with logins.
     """
-    made = {tpg.key for state in (old, new) for target in state.targets for tpg in target.tpgs
-            if dynamic_acls.generates_acls(tpg)}
+    generating = {tpg.key for state in (old, new) for target in state.targets for tpg in target.tpgs
+                  if dynamic_acls.generates_acls(tpg)}
     return tuple(change for change in diff(structure(old), structure(new), gates=False)
-                 if change.key[4:5] != ("acl",) or change.key[:4] not in made)
+                 if change.key[4:5] != ("acl",) or change.key[:4] not in generating)
 
 
 def staged(state: State, has_rtpi: bool) -> State:
-    """As much of the state as a destination builds while the source still serves: places for
-    LUNs and no links, so no registrations; no nexus, and every gate shut."""
-    def store(one: Backstore) -> Backstore:
-        return replace(one, reservations=NO_RESERVATIONS)
+    """The part of the state that a destination builds while the source still serves: directories
+    for LUNs but no links, so no registrations; no nexus, and every gate shut."""
+    def staged_backstore(backstore: Backstore) -> Backstore:
+        return replace(backstore, reservations=NO_RESERVATIONS)
 
-    def acl(one: Acl) -> Acl:
-        return replace(one, mapped_luns=tuple(MappedLun(lun.key) for lun in one.mapped_luns))
+    def staged_acl(acl: Acl) -> Acl:
+        return replace(acl, mapped_luns=tuple(MappedLun(lun.key) for lun in acl.mapped_luns))
 
-    def tpg(one: Tpg) -> Tpg:
+    def staged_tpg(tpg: Tpg) -> Tpg:
         left = {"nexus", *(() if has_rtpi else ("rtpi",))}
-        attributes = {name: value for name, value in one.attributes.items() if name not in left}
+        attributes = {name: value for name, value in tpg.attributes.items() if name not in left}
         if "enable" in attributes:
             attributes["enable"] = "0"
-        return replace(one, attributes=attributes, luns=tuple(Lun(lun.key) for lun in one.luns),
-                       acls=tuple(map(acl, one.acls)))
+        return replace(tpg, attributes=attributes, luns=tuple(Lun(lun.key) for lun in tpg.luns),
+                       acls=tuple(map(staged_acl, tpg.acls)))
 
-    def target(one: Target) -> Target:
-        return replace(one, tpgs=tuple(map(tpg, one.tpgs)))
+    def staged_target(target: Target) -> Target:
+        return replace(target, tpgs=tuple(map(staged_tpg, target.tpgs)))
 
-    return replace(state, backstores=tuple(map(store, state.backstores)),
-                   targets=tuple(map(target, state.targets)))
+    return replace(state, backstores=tuple(map(staged_backstore, state.backstores)),
+                   targets=tuple(map(staged_target, state.targets)))
 
 
 def shut(state: State) -> State:

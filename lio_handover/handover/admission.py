@@ -172,7 +172,7 @@ class Admission:
         if verb == "stage":
             document = document_in(message, self.core.settings.document_bytes)
             here, applied = rename.parse(maps).apply(document)
-            maps = [*maps, *rename.found(applied)]
+            maps = [*maps, *rename.device_maps(applied)]
             state = self._can_stage(message, document, here, allow)
             stores = {say(backstore.key): backstore.serial for backstore in state.backstores}
             local = tuple(target.name for target in state.targets)

@@ -10,8 +10,8 @@ from .configfs import Configfs
 
 def shown(fs: Configfs, state: State) -> Tuple[str, ...]:
     """Of the targets in ``state``, read from this host, and of what the kernel needs for them."""
-    return (*dbroot.notes(fs), *(f"{one}: no socket listens there, so nobody can log in by it"
-                                 for one in portals.silent(state)))
+    return (*dbroot.notes(fs), *(f"{portal}: no socket listens there, so nobody can log in by it"
+                                 for portal in portals.silent(state)))
 
 
 def before_handover(fs: Configfs, state: State) -> Tuple[str, ...]:

@@ -117,21 +117,21 @@ _LOOKS: Dict[str, Guard] = {ENABLED_ONLY: _only_enabled, FILE_THERE: _file_is_th
 
 
 def _guards() -> Dict[str, List[Guard]]:
-    made: Dict[str, List[Guard]] = {}
+    guards: Dict[str, List[Guard]] = {}
     for row in TABLE:
         name = row.path.rsplit("/", 1)[-1]
-        if row.kind != HOST and name not in made:  # rows of one name have one guard
-            made[name] = [
+        if row.kind != HOST and name not in guards:  # rows of one name have one guard
+            guards[name] = [
                 _one_of(row.allowed) if row.allowed
                 else _spelled(DECIMAL, "a plain decimal number") if row.numeric
                 else _spelled(COMPANY_ID, "0x and six hex digits") if row.format is COMPANY
                 else _lu_group if row.format is LU_GROUP else _text,
                 *(_LOOKS[guard] for guard in row.guards)]
     # Actions; enable is also that of a TPG.
-    made["control"] = [_control]
-    made["enable"] = [_one_of("01"), _file_is_there]
-    made["res_aptpl_metadata"] = [_pr_line]
-    return made
+    guards["control"] = [_control]
+    guards["enable"] = [_one_of("01"), _file_is_there]
+    guards["res_aptpl_metadata"] = [_pr_line]
+    return guards
 
 
 #: The last word of a path that may be written → what may be written there, all in one place.
@@ -179,22 +179,22 @@ class Configfs:
         files: List[str] = []
         folders: List[str] = []
         links: List[Tuple[str, str]] = []
-        with os.scandir(self.path(path)) as found:
-            for one in found:
-                if one.is_symlink():
-                    links.append((one.name, self._target(one.path)))
-                elif one.is_dir(follow_symlinks=False):
-                    folders.append(one.name)
+        with os.scandir(self.path(path)) as entries:
+            for entry in entries:
+                if entry.is_symlink():
+                    links.append((entry.name, self._target(entry.path)))
+                elif entry.is_dir(follow_symlinks=False):
+                    folders.append(entry.name)
                 else:
-                    files.append(one.name)
+                    files.append(entry.name)
         return files, folders, links
 
     def link_in(self, path: str) -> Optional[Tuple[str, str]]:
         """(name, path in the tree where it leads) of the one link in a directory, or None."""
-        with os.scandir(self.path(path)) as found:
-            for one in found:
-                if one.is_symlink():
-                    return one.name, self._target(one.path)
+        with os.scandir(self.path(path)) as entries:
+            for entry in entries:
+                if entry.is_symlink():
+                    return entry.name, self._target(entry.path)
         return None
 
     @staticmethod

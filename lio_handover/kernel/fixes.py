@@ -27,11 +27,11 @@ class Fix(NamedTuple):
 
 
 def _versions(text: str) -> Tuple[Version, ...]:
-    found = []
+    versions = []
     for word in text.split():
-        numbers = [int(one) for one in word.split(".")]
-        found.append((numbers[0], numbers[1], numbers[2]))
-    return tuple(found)
+        numbers = [int(number) for number in word.split(".")]
+        versions.append((numbers[0], numbers[1], numbers[2]))
+    return tuple(versions)
 
 
 def _fix(cve: str, who: str, since: str, fixed: str) -> Fix:
@@ -62,21 +62,21 @@ def version(release: str, build: str) -> Optional[Version]:
     Debian's release is the name of an ABI, its upstream version stands in the build ("Debian
     6.1.176-1"); other distributions bring fixes to older numbers.
     """
-    found = re.search(r"\bDebian (\d+)\.(\d+)\.(\d+)", build) or re.fullmatch(
+    match = re.search(r"\bDebian (\d+)\.(\d+)\.(\d+)", build) or re.fullmatch(
         r"(\d+)\.(\d+)\.(\d+)\+?", release)
-    return (int(found[1]), int(found[2]), int(found[3])) if found else None
+    return (int(match[1]), int(match[2]), int(match[3])) if match else None
 
 
 def lacking(running: Version) -> Tuple[Fix, ...]:
     """The fixes that a kernel of this upstream version lacks."""
-    found = []
+    fixes = []
     for fix in FIXES:
-        branches: Dict[Tuple[int, int], Version] = {one[:2]: one for one in fix.fixed}
+        branches: Dict[Tuple[int, int], Version] = {fixed[:2]: fixed for fixed in fix.fixed}
         first = branches.get(running[:2])
         is_fixed = running >= first if first else running >= fix.fixed[-1]
         if running >= fix.since and not is_fixed:
-            found.append(fix)
-    return tuple(found)
+            fixes.append(fix)
+    return tuple(fixes)
 
 
 def notes(release: str = "", build: str = "") -> Tuple[str, ...]:

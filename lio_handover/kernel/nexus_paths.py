@@ -9,11 +9,11 @@ from ..model.objects import Key, Lun, Target, Tpg
 
 def places_of(targets: Iterable[Target]) -> Dict[Key, Dict[str, List[reservations.NexusPath]]]:
     """Backstore → initiator → the ways by which it gets there (explicit ACLs and nexuses)."""
-    found: Dict[Key, Dict[str, List[reservations.NexusPath]]] = {}
+    paths: Dict[Key, Dict[str, List[reservations.NexusPath]]] = {}
 
-    def add(store: Optional[Key], initiator: str, place: reservations.NexusPath) -> None:
+    def add(store: Optional[Key], initiator: str, path: reservations.NexusPath) -> None:
         if store is not None:
-            found.setdefault(store, {}).setdefault(initiator, []).append(place)
+            paths.setdefault(store, {}).setdefault(initiator, []).append(path)
 
     for target in targets:
         fabric = fabrics.of(target.fabric).pr_name
@@ -38,7 +38,7 @@ def places_of(targets: Iterable[Target]) -> Dict[Key, Dict[str, List[reservation
                     add(lun.backstore, reservations.ANYONE, reservations.NexusPath(
                         fabric, target.wwn, tpg.tag, lun.number, lun.number, _port(tpg, lun),
                         frozenset(explicit)))
-    return found
+    return paths
 
 
 def _port(tpg: Tpg, lun: Lun) -> int:

@@ -65,16 +65,16 @@ def again(fs: Configfs) -> None:
 
 
 def _listed(fs: Configfs) -> Placement:
-    found: Dict[Key, str] = {}
+    placed: Dict[Key, str] = {}
     twins: Dict[Key, List[str]] = {}
     for hba in hbas(fs):
         plugin = hba.rpartition("_")[0]
         for name in fs.entries(f"core/{hba}")[1]:
             key = keys.backstore_key(plugin, name)
-            if key in found:
-                twins.setdefault(key, [found[key]]).append(hba)
-            found.setdefault(key, hba)
+            if key in placed:
+                twins.setdefault(key, [placed[key]]).append(hba)
+            placed.setdefault(key, hba)
     for key, others in twins.items():
-        del found[key]
-        found.update((keys.backstore_key(key[1], f"{hba}/{key[2]}"), hba) for hba in others)
-    return Placement(found, frozenset(twins))
+        del placed[key]
+        placed.update((keys.backstore_key(key[1], f"{hba}/{key[2]}"), hba) for hba in others)
+    return Placement(placed, frozenset(twins))

@@ -83,8 +83,8 @@ def order(name: str) -> Tuple[int, ...]:
     Those of any address first: after one of the other family there is none to be had, before it
     both listen.
     """
-    found = address(name)
-    return (0 if found is not None and found.any else 1,)
+    parsed = address(name)
+    return (0 if parsed is not None and parsed.any else 1,)
 
 
 def beside(new: Address, old: Address, same_target: bool, v6_only: bool = False) -> str:
@@ -108,17 +108,17 @@ def _taken_for(new: Address, old: Address) -> bool:
     return new.host == old.host or new.any and new.v6 != old.v6
 
 
-def _clash(one: Address, other: Address, v6_only: bool) -> bool:
+def _clash(new: Address, old: Address, v6_only: bool) -> bool:
     """Whether two sockets of one port can't both be bound (inet_csk_bind_conflict)."""
-    if one.v6 == other.v6 and not (one.mapped or other.mapped):
-        return one.any or other.any or one.host == other.host
-    if one.any and one.v6 or other.any and other.v6:
-        both_v6 = one.v6 and other.v6
+    if new.v6 == old.v6 and not (new.mapped or old.mapped):
+        return new.any or old.any or new.host == old.host
+    if new.any and new.v6 or old.any and old.v6:
+        both_v6 = new.v6 and old.v6
         return both_v6 or not v6_only
-    if not (one.mapped or other.mapped):
+    if not (new.mapped or old.mapped):
         return False
-    first, second = (each.host[-4:] if each.mapped or not each.v6 else None
-                     for each in (one, other))
+    first, second = (side.host[-4:] if side.mapped or not side.v6 else None
+                     for side in (new, old))
     return first is not None and second is not None and (
         first == second or _V4_ANY in (first, second))
 
@@ -129,14 +129,14 @@ class Listening(NamedTuple):
 
     sockets: Mapping[Tuple[bytes, int], int]
 
-    def has(self, one: Address) -> bool:
-        return (one.host, one.port) in self.sockets
+    def has(self, wanted: Address) -> bool:
+        return (wanted.host, wanted.port) in self.sockets
 
 
 def listening(proc: str = _PROC) -> Listening:
     """Read once: /proc/net/tcp and tcp6 name those that listen before all others
     (net/ipv4/tcp_ipv4.c:tcp_get_idx)."""
-    found: Dict[Tuple[bytes, int], int] = {}
+    sockets: Dict[Tuple[bytes, int], int] = {}
     for name in ("tcp", "tcp6"):
         try:
             with open(f"{proc}/self/net/{name}", encoding="ascii") as file:
@@ -146,10 +146,10 @@ def listening(proc: str = _PROC) -> Listening:
                     if words[3] != _LISTEN:
                         break
                     host, port = words[1].split(":")
-                    found[_bytes(host), int(port, 16)] = int(words[9])
+                    sockets[_bytes(host), int(port, 16)] = int(words[9])
         except OSError:
             continue  # no IPv6
-    return Listening(found)
+    return Listening(sockets)
 
 
 def _bytes(text: str) -> bytes:
@@ -161,12 +161,12 @@ def _bytes(text: str) -> bytes:
 
 def silent(state: State, proc: str = _PROC) -> List[str]:
     """The portals of these targets on which nothing listens."""
-    ones = [(portal, found) for portal in _portals(state)
-            for found in [address(portal.address)] if found is not None]
-    if not ones:
+    addresses = [(portal, parsed) for portal in _portals(state)
+                 for parsed in [address(portal.address)] if parsed is not None]
+    if not addresses:
         return []
     there = listening(proc)
-    return [say(portal.key) for portal, found in ones if not there.has(found)]
+    return [say(portal.key) for portal, parsed in addresses if not there.has(parsed)]
 
 
 def check(want: State) -> None:
@@ -204,13 +204,13 @@ def findings(want: State, have: State, fs: Configfs) -> List[Finding]:
 def lacking(want: State, here: AbstractSet[Key], fs: Configfs) -> List[Finding]:
     """The same, where ``here`` are the portals that are there."""
     new = {portal.key for portal in _portals(want)} - here
-    found: List[Finding] = []
+    problems: List[Finding] = []
     if new:
         host = _Host(of_host(fs))
         for portal in sorted((portal for portal in _portals(want) if portal.key in new),
-                             key=lambda one: order(one.address)):
-            found += host.add(portal)
-    return found
+                             key=lambda portal: order(portal.address)):
+            problems += host.add(portal)
+    return problems
 
 
 class _Host:
@@ -225,64 +225,64 @@ class _Host:
         for target, name in here:
             self._note(address(name), target, True)
 
-    def _note(self, one: Optional[Address], target: str, there: bool) -> None:
-        if one is not None:
-            self.ports.setdefault(one.port, []).append((one, target, there))
+    def _note(self, known: Optional[Address], target: str, there: bool) -> None:
+        if known is not None:
+            self.ports.setdefault(known.port, []).append((known, target, there))
 
     def add(self, portal: Portal) -> Iterator[Finding]:
-        one = address(portal.address)
-        if one is None:
+        new = address(portal.address)
+        if new is None:
             return  # no document has such a name
         target = "/".join(portal.key[1:3])
-        why = self._why(one, target)
+        why = self._why(new, target)
         if why is not None:
             yield Finding(errors.InUse, say(portal.key), *why)
-        self._note(one, target, False)
+        self._note(new, target, False)
 
-    def _why(self, one: Address, target: str) -> Optional[Tuple[str, str, str]]:
+    def _why(self, new: Address, target: str) -> Optional[Tuple[str, str, str]]:
         """(sentence, override, way out), None where it can be had."""
-        others = self.ports.get(one.port, [])
+        others = self.ports.get(new.port, [])
         # Only where none of the other family was there, it has got a socket of its own.
         own = [there for other, _name, there in others
-               if (other.host, other.scope) == (one.host, one.scope)]
-        if own and (not any(own) or self.listening.has(one)):
-            if (one, target) not in ((other, name) for other, name, _there in others):
+               if (other.host, other.scope) == (new.host, new.scope)]
+        if own and (not any(own) or self.listening.has(new)):
+            if (new, target) not in ((other, name) for other, name, _there in others):
                 return None
         for other, name, there in others:
-            outcome = beside(one, other, name == target, self.v6_only)
+            outcome = beside(new, other, name == target, self.v6_only)
             whose = f"{other} of {name}" + ("" if there else ", of the same document")
             if outcome == NOWHERE:
                 return (f"nobody could reach it: this kernel would take it for {whose}", "",
-                        self._way(one, other))
+                        self._way(new, other))
             if outcome == REFUSED:
-                return f"{whose} has the port", "", self._way(one, other)
-        return self._tried(one)
+                return f"{whose} has the port", "", self._way(new, other)
+        return self._tried(new)
 
     @staticmethod
-    def _way(one: Address, other: Address) -> str:
+    def _way(wanted: Address, other: Address) -> str:
         """The same socket may be shared, where it listens on the address, too."""
-        new = str(other) if other.any and other.v6 == one.v6 else "NEW"
-        return f"--map portal:{one}={new}, or remove the other"
+        new = str(other) if other.any and other.v6 == wanted.v6 else "NEW"
+        return f"--map portal:{wanted}={new}, or remove the other"
 
-    def _tried(self, one: Address) -> Optional[Tuple[str, str, str]]:
-        if one not in self.tried:
-            self.tried[one] = _bind(one)
-        error = self.tried[one]
-        way = f"--map portal:{one}=NEW"
+    def _tried(self, new: Address) -> Optional[Tuple[str, str, str]]:
+        if new not in self.tried:
+            self.tried[new] = _bind(new)
+        error = self.tried[new]
+        way = f"--map portal:{new}=NEW"
         if error is None or error in (errno.EPERM, errno.EACCES):
             return None  # who may not try can't import either
         if error == errno.EADDRINUSE:
-            return f"{self._program(one)} has the port", "", f"stop that, or {way}"
+            return f"{self._program(new)} has the port", "", f"stop that, or {way}"
         if error in (errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT):
             return "this host has no IPv6", "", way
-        if one.scope and error in (errno.ENODEV, errno.EINVAL):
-            return f"this host has no network device {errors.one_line(one.scope)}", "", way
+        if new.scope and error in (errno.ENODEV, errno.EINVAL):
+            return f"this host has no network device {errors.one_line(new.scope)}", "", way
         return f"this host can't listen there: {os.strerror(error)}", "", way
 
-    def _program(self, one: Address) -> str:
+    def _program(self, wanted: Address) -> str:
         """Whoever listens: looked for only where something does."""
         for (host, port), inode in self.listening.sockets.items():
-            if port == one.port and _clash(one, Address(host, port), self.v6_only):
+            if port == wanted.port and _clash(wanted, Address(host, port), self.v6_only):
                 return holder(inode) or "another socket of the kernel"
         return "another socket"
 
@@ -295,20 +295,20 @@ def _bindv6only() -> bool:
         return False
 
 
-def _bind(one: Address, free: bool = True) -> Optional[int]:
+def _bind(new: Address, free: bool = True) -> Optional[int]:
     """The errno of a bind as LIO does it (iscsi_target_login.c:iscsit_setup_np), None for none;
     not ``free``: of one for which the address has to be there."""
     try:
-        with socket.socket(socket.AF_INET6 if one.v6 else socket.AF_INET,
+        with socket.socket(socket.AF_INET6 if new.v6 else socket.AF_INET,
                            socket.SOCK_STREAM) as tried:
             tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if not one.v6:
+            if not new.v6:
                 tried.setsockopt(socket.IPPROTO_IP, _FREEBIND, free)
-                tried.bind((socket.inet_ntop(socket.AF_INET, one.host), one.port))
+                tried.bind((socket.inet_ntop(socket.AF_INET, new.host), new.port))
                 return None
             tried.setsockopt(socket.IPPROTO_IPV6, _IPV6_FREEBIND, free)
-            number = socket.if_nametoindex(one.scope) if one.scope else 0
-            tried.bind((socket.inet_ntop(socket.AF_INET6, one.host), one.port, 0, number))
+            number = socket.if_nametoindex(new.scope) if new.scope else 0
+            tried.bind((socket.inet_ntop(socket.AF_INET6, new.host), new.port, 0, number))
             return None
     except OSError as error:
         return error.errno or errno.EINVAL
@@ -316,9 +316,9 @@ def _bind(one: Address, free: bool = True) -> Optional[int]:
 
 def absent(name: str) -> bool:
     """Whether a portal's address is on none of this host's network devices (yet)."""
-    one = address(name)
-    return one is not None and not one.any and _bind(
-        one._replace(port=0), free=False) == errno.EADDRNOTAVAIL
+    parsed = address(name)
+    return parsed is not None and not parsed.any and _bind(
+        parsed._replace(port=0), free=False) == errno.EADDRNOTAVAIL
 
 
 def holder(inode: int, proc: str = _PROC) -> str:
@@ -342,7 +342,7 @@ def holder(inode: int, proc: str = _PROC) -> str:
 
 def _numbers(proc: str) -> Iterable[str]:
     try:
-        found: Set[str] = {name for name in os.listdir(proc) if name.isdecimal()}
+        pids: Set[str] = {name for name in os.listdir(proc) if name.isdecimal()}
     except OSError:
         return ()
-    return sorted(found, key=int)
+    return sorted(pids, key=int)

@@ -58,7 +58,7 @@ class Reader:
         if known is not None:
             return known
         table = rows(kind, owner)
-        found: List[Tuple[str, Optional[Attribute]]] = []
+        attribute_files: List[Tuple[str, Optional[Attribute]]] = []
         files, folders, _links = self.fs.entries(path)
         names = list(files)
         for folder in _ATTRIBUTE_FOLDERS:
@@ -69,11 +69,11 @@ class Reader:
             row = table.get(name)
             if row is not None:
                 if row.kind != HOST or row.compared:
-                    found.append((name, row))
+                    attribute_files.append((name, row))
             elif name not in skip and self.fs.writable(f"{path}/{name}"):
-                found.append((name, None))
-        self._files[kind, owner] = found
-        return found
+                attribute_files.append((name, None))
+        self._files[kind, owner] = attribute_files
+        return attribute_files
 
     def _attributes(self, kind: str, owner: str, path: str, windows: Sequence[str] = ()) \
             -> Tuple[Dict[str, str], Dict[str, str]]:
@@ -112,9 +112,9 @@ class Reader:
 
     def placed(self) -> Dict[Key, str]:
         """Where each backstore of the host lives: key → HBA."""
-        found = placement.find(self.fs)
-        self._twins = found.twins
-        return dict(found.placed)
+        placement_now = placement.find(self.fs)
+        self._twins = placement_now.twins
+        return dict(placement_now.placed)
 
     def _key(self, path: str) -> Key:
         """``core/fileio_0/d0`` → the backstore's key; of those that share a plugin and a name,
@@ -182,7 +182,7 @@ class Reader:
         fabric, path = key[1], f"{above}/{at}"
         carried, _ = self._attributes("tpg", fabric, path)
         carried = self._whole_nexus(key, carried)
-        luns = tuple(self._lun(key, path, *one) for one in self._luns_in(f"{path}/lun"))
+        luns = tuple(self._lun(key, path, *lun) for lun in self._luns_in(f"{path}/lun"))
         if "rtpi" not in carried:
             carried, luns = self._rtpi(path, carried, luns)
         portals = tuple(
@@ -255,13 +255,13 @@ class Reader:
         return tuple(mapped)
 
     def _sessions(self, path: str, acls: Sequence[Acl]) -> Tuple[str, ...]:
-        found = []
+        initiators = []
         if self.fs.exists(f"{path}/dynamic_sessions"):
-            found += [name for name in re.split(r"[\n\0]+", self.fs.read(
+            initiators += [name for name in re.split(r"[\n\0]+", self.fs.read(
                 f"{path}/dynamic_sessions")) if name]
-            found += [acl.initiator for acl in acls if not self.fs.read(
+            initiators += [acl.initiator for acl in acls if not self.fs.read(
                 f"{path}/acls/{acl.initiator}/info").startswith("No active")]
-        return tuple(found)
+        return tuple(initiators)
 
     def attached(self, target: Target) -> Optional[bool]:
         """Whether a guest can have commands executed by a vhost target; None if not to be known.
@@ -292,22 +292,22 @@ class Reader:
         """Which LUNs export these backstores: ``iscsi/iqn.x/tpgt_1/lun_0``, but for those of
         the targets ``outside`` names."""
         wanted, skip = set(backstores), set(outside)
-        found: Dict[Key, List[str]] = {}
+        exporters: Dict[Key, List[str]] = {}
         for fabric, wwn in self.target_names():
             if f"{fabric}/{wwn}" in skip:
                 continue
             for tpgt, lun, key in placement.remembered(
                     self.fs, f"links of {fabric}/{wwn}", lambda: [*self.links(fabric, wwn)]):
                 if key in wanted:
-                    found.setdefault(key, []).append(f"{fabric}/{wwn}/{tpgt}/{lun}")
-        return found
+                    exporters.setdefault(key, []).append(f"{fabric}/{wwn}/{tpgt}/{lun}")
+        return exporters
 
     def discovery_auth(self) -> Optional[DiscoveryAuth]:
         """None where there is no iSCSI fabric."""
-        one = DiscoveryAuth()
-        if not self.fs.exists(one.key[1]):
+        discovery = DiscoveryAuth()
+        if not self.fs.exists(discovery.key[1]):
             return None
-        return DiscoveryAuth(attributes=self._attributes(one.kind, "", one.key[1])[0])
+        return DiscoveryAuth(attributes=self._attributes(discovery.kind, "", discovery.key[1])[0])
 
     def state(self, targets: Optional[Sequence[Tuple[str, str]]] = None,
               backstores: Iterable[Key] = (),
@@ -323,25 +323,25 @@ class Reader:
             placed = self.placed()
         except FileNotFoundError:
             raise no_modules() from None
-        found = []
+        read_targets = []
         for fabric, wwn in names:
             try:
-                found.append(self.target(fabric, wwn))
+                read_targets.append(self.target(fabric, wwn))
             except (FileNotFoundError, NotADirectoryError):
                 raise errors.NoSuchTarget(f"{fabric}/{wwn}: this host has no such target",
                                           do="lio-handover show") from None
         wanted = set(backstores) & set(placed)
-        for target in found:
+        for target in read_targets:
             for tpg in target.tpgs:
                 wanted.update(lun.backstore for lun in tpg.luns if lun.backstore)
         if targets is None:
             wanted.update(placed)
-        places = places_of(found)
+        places = places_of(read_targets)
         stores = tuple(self.backstore(placed[key], kernel_name(key), places.get(key, {}))
                        for key in sorted(wanted))
         if discovery is None:
-            discovery = any(fabrics.of(target.fabric).logins for target in found)
-        return State(self._lu_groups(stores, targets is None), stores, tuple(found),
+            discovery = any(fabrics.of(target.fabric).logins for target in read_targets)
+        return State(self._lu_groups(stores, targets is None), stores, tuple(read_targets),
                      self.discovery_auth() if discovery else None)
 
     def runtime(self, base: State) -> State:
@@ -397,7 +397,7 @@ class Reader:
     def relative_ports(self, frozen: Sequence[str] = ()) -> Dict[str, List[str]]:
         """Relative port → the TPGs that have it and are enabled, or of a ``frozen`` target; on
         kernels with tpgt_N/rtpi.  vhost and loopback have no enable, and any numbers."""
-        found: Dict[str, List[str]] = {}
+        ports: Dict[str, List[str]] = {}
         gates: Dict[str, bool] = {}
         for fabric, wwn in self.target_names():
             for tpgt in self.tpgs(fabric, wwn) if gates.get(fabric, True) else ():
@@ -408,8 +408,8 @@ class Reader:
                         f"{fabric}/{wwn}" in frozen
                         or self.fs.read(f"{path}/enable").strip() == "1"):
                     number = str(int(self.fs.read(f"{path}/rtpi"), 0))
-                    found.setdefault(number, []).append(path)
-        return found
+                    ports.setdefault(number, []).append(path)
+        return ports
 
     def _lu_groups(self, stores: Sequence[Backstore], all_of_them: bool) -> Tuple[LuGroup, ...]:
         named = {store.attributes["alua_lu_gp"] for store in stores

@@ -62,15 +62,15 @@ def sg_of(address: str, lun: int, patience: float = 5.0) -> str:
     """
     folder = f"/sys/class/scsi_device/{address}:{lun}/device/scsi_generic"
     until = time.monotonic() + patience
-    found: List[str] = []
-    while not found:
+    names: List[str] = []
+    while not names:
         try:
-            found = os.listdir(folder)
+            names = os.listdir(folder)
         except FileNotFoundError:
             if time.monotonic() > until:
                 raise OSError(errno.ENODEV, f"no sg device for {address}:{lun}") from None
             time.sleep(0.01)
-    path = f"/dev/{found[0]}"
+    path = f"/dev/{names[0]}"
     while not os.path.exists(path) and time.monotonic() < until:
         time.sleep(0.01)
     return path

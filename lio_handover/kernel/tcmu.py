@@ -44,10 +44,10 @@ def _group(family: bytes, name: bytes) -> Optional[int]:
     length, kind = struct.unpack_from("=IH", answer)
     if kind == _ERROR:
         return None
-    for _number, each in _attributes(dict(_attributes(answer[20:length])).get(_GROUPS, b"")):
-        found: Dict[int, bytes] = dict(_attributes(each))
-        if found.get(_GROUP_NAME, b"").rstrip(b"\0") == name:
-            return int(struct.unpack("=I", found[_GROUP_ID])[0])
+    for _number, group in _attributes(dict(_attributes(answer[20:length])).get(_GROUPS, b"")):
+        attributes: Dict[int, bytes] = dict(_attributes(group))
+        if attributes.get(_GROUP_NAME, b"").rstrip(b"\0") == name:
+            return int(struct.unpack("=I", attributes[_GROUP_ID])[0])
     return None
 
 

@@ -72,20 +72,20 @@ class ExportPlanner:
         there = fsencode(self.path(lun.backstore))
         target = self.new[lun.key[:3]]
         assert isinstance(target, Target)
-        made: List[str] = []
+        scratch: List[str] = []
         if count and any(tpg.attributes.get("nexus") for tpg in target.tpgs):
             tags = {tpg.tag for tpg in target.tpgs}
             free = next(tag for tag in range(32) if tag not in tags)
             tpg = f"{self.path(target.key)}/tpgt_{free}"
-            made = [tpg, f"{tpg}/lun/lun_0"]
-            path = f"{made[-1]}/link"
-        for one in made:
-            self._add("link LUN", MKDIR, one, about=lun.key, order=(place,))
+            scratch = [tpg, f"{tpg}/lun/lun_0"]
+            path = f"{scratch[-1]}/link"
+        for directory in scratch:
+            self._add("link LUN", MKDIR, directory, about=lun.key, order=(place,))
         for _ in range(count):
             self._add("link LUN", LINK, path, there, lun.key, (place,))
             self._add("link LUN", UNLINK, path, about=lun.key, order=(place,))
-        for one in reversed(made):
-            self._add("link LUN", RMDIR, one, about=lun.key, order=(place,))
+        for directory in reversed(scratch):
+            self._add("link LUN", RMDIR, directory, about=lun.key, order=(place,))
 
     def _no_port(self, key: Key, port: int, why: str) -> None:
         self.draft.refused.append(errors.Finding(

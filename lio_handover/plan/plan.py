@@ -109,10 +109,10 @@ class Plan:
         return tuple(step for step in self.steps if step.phase == "activate")
 
     def counts(self) -> Dict[str, int]:
-        found: Dict[str, int] = {}
+        numbers: Dict[str, int] = {}
         for step in self.steps:
-            found[step.op] = found.get(step.op, 0) + 1
-        return found
+            numbers[step.op] = numbers.get(step.op, 0) + 1
+        return numbers
 
 
 def writes(steps: Sequence[Step]) -> int:

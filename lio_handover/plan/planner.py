@@ -111,8 +111,8 @@ class _Planner:
             self._add("verify stage", VERIFY, "", about=())
             self._add("verify", VERIFY, "", about=())
         want, notes = reachable(self.want)
-        notes += tuple(f"{one} is not known to this version: it is never written, and compared "
-                       "before initiators are let in" for one in sorted(self.unknown))
+        notes += tuple(f"{name} is not known to this version: it is never written, and compared "
+                       "before initiators are let in" for name in sorted(self.unknown))
         return Plan(self.draft.steps(), want, notes, tuple(self.refused))
 
     def _place_backstores(self) -> None:
@@ -165,8 +165,8 @@ class _Planner:
             path, before = row.first[value]
             other = rows(kind, owner_of(key))[path]
             after = self.new[key].attributes.get(path, before)
-            for place, one in ((order, before), ((other.rank,), after)):
-                self._add(slot, WRITE, f"{self.path(key)}/{path}", other.encode(one), key, place,
+            for place, text in ((order, before), ((other.rank,), after)):
+                self._add(slot, WRITE, f"{self.path(key)}/{path}", other.encode(text), key, place,
                           other)
         if slot == "gate":
             self._port_of(key)
@@ -247,66 +247,67 @@ class _Planner:
 
     # ---- building up --------------------------------------------------------------------------
     def _create(self, change: Create) -> None:
-        one = change.object
-        key, path = one.key, self.path(one.key)
-        if isinstance(one, Backstore):
-            self._create_backstore(one, path)
-        elif isinstance(one, AluaGroup):
-            if one.name != DEFAULT_GROUP:
+        obj = change.object
+        key, path = obj.key, self.path(obj.key)
+        if isinstance(obj, Backstore):
+            self._create_backstore(obj, path)
+        elif isinstance(obj, AluaGroup):
+            if obj.name != DEFAULT_GROUP:
                 self._add("ALUA group", MKDIR, path, about=key)
-            self._write_all(key, one.kind, one.attributes, defaults.DEFAULTS["alua_group", ""])
-        elif isinstance(one, DiscoveryAuth):
-            self._write_all(key, one.kind, one.attributes)  # it comes with the fabric
+            self._write_all(key, obj.kind, obj.attributes, defaults.DEFAULTS["alua_group", ""])
+        elif isinstance(obj, DiscoveryAuth):
+            self._write_all(key, obj.kind, obj.attributes)  # it comes with the fabric
         else:
             slot = {LuGroup: "LU group", Target: "target", Tpg: "TPG", Portal: "portal",
-                    Lun: "LUN", Acl: "ACL", MappedLun: "mapped LUN"}[type(one)]
-            self._add(slot, MKDIR, path, about=key, order=portals.order(one.address)
-                      if isinstance(one, Portal) else ())
-            self._write_all(key, one.kind, one.attributes, self._fresh(one))
-        if isinstance(one, MappedLun):
-            self._link_mapped(one)
+                    Lun: "LUN", Acl: "ACL", MappedLun: "mapped LUN"}[type(obj)]
+            self._add(slot, MKDIR, path, about=key, order=portals.order(obj.address)
+                      if isinstance(obj, Portal) else ())
+            self._write_all(key, obj.kind, obj.attributes, self._fresh(obj))
+        if isinstance(obj, MappedLun):
+            self._link_mapped(obj)
 
-    def _link_mapped(self, one: MappedLun) -> None:
-        if one.lun is not None:
-            link = self.path(lun_key(one.key[:4], one.lun))
-            self._add("link mapped LUN", LINK, f"{self.path(one.key)}/{one.alias or 'link'}",
-                      fsencode(link), one.key, (self.link_place[one.key],))
+    def _link_mapped(self, mapped_lun: MappedLun) -> None:
+        if mapped_lun.lun is not None:
+            link = self.path(lun_key(mapped_lun.key[:4], mapped_lun.lun))
+            self._add("link mapped LUN", LINK,
+                      f"{self.path(mapped_lun.key)}/{mapped_lun.alias or 'link'}",
+                      fsencode(link), mapped_lun.key, (self.link_place[mapped_lun.key],))
 
-    def _fresh(self, one: Object) -> Mapping[str, str]:
+    def _fresh(self, obj: Object) -> Mapping[str, str]:
         """What a new object of a TPG has by itself."""
         readonly = False
-        if isinstance(one, MappedLun):
-            lun = self.new.get(lun_key(one.key[:4], one.lun))
+        if isinstance(obj, MappedLun):
+            lun = self.new.get(lun_key(obj.key[:4], obj.lun))
             store = self.want.backstore(lun.backstore) if isinstance(lun, Lun) \
                 and lun.backstore else None
             readonly = store is None or store.parameters.get("readonly", "0") != "0"
-        place = (one.key[:4], one.kind, readonly)
+        place = (obj.key[:4], obj.kind, readonly)
         known = self.known.get(place)
         if known is None:
-            tpg = self.new.get(one.key[:4])
-            known = self.known[place] = defaults.values(one.key, one.kind, tpg, readonly) \
+            tpg = self.new.get(obj.key[:4])
+            known = self.known[place] = defaults.values(obj.key, obj.kind, tpg, readonly) \
                 if isinstance(tpg, Tpg) else _NOTHING
         return known
 
-    def _create_backstore(self, one: Backstore, path: str) -> None:
-        module = plugins.of(one.plugin).module
+    def _create_backstore(self, store: Backstore, path: str) -> None:
+        module = plugins.of(store.plugin).module
         if module:
             self._load(module)
-        if one.key in self.late:
-            self._command("acquire", ACQUIRE, one.key, self.late[one.key].rule.acquire)
-            self._add("prove", PROVE, one.path, about=one.key)
-        hba = self.hba[one.key]
+        if store.key in self.late:
+            self._command("acquire", ACQUIRE, store.key, self.late[store.key].rule.acquire)
+            self._add("prove", PROVE, store.path, about=store.key)
+        hba = self.hba[store.key]
         if hba not in self.hbas:
-            self._once("HBA", MKDIR, f"core/{hba}", one.key)
-        self._add("backstore", MKDIR, path, about=one.key)
-        control = ",".join(f"{name}={value}" for name, value in one.parameters.items())
-        self._add("control", WRITE, f"{path}/control", control.encode() + b"\n", one.key)
-        self._add("enable", WRITE, f"{path}/enable", b"1\n", one.key)
-        self._write_all(one.key, one.kind, one.attributes, defaults.store_values(one))
-        for folder in dbroot.folders(one, self.facts.dbroot):
+            self._once("HBA", MKDIR, f"core/{hba}", store.key)
+        self._add("backstore", MKDIR, path, about=store.key)
+        control = ",".join(f"{name}={value}" for name, value in store.parameters.items())
+        self._add("control", WRITE, f"{path}/control", control.encode() + b"\n", store.key)
+        self._add("enable", WRITE, f"{path}/enable", b"1\n", store.key)
+        self._write_all(store.key, store.kind, store.attributes, defaults.store_values(store))
+        for folder in dbroot.folders(store, self.facts.dbroot):
             self._once("folder", FOLDER, folder)
-        for file in protection.files(one):
-            self._add("drop cache", FLUSH, file, about=one.key)
+        for file in protection.files(store):
+            self._add("drop cache", FLUSH, file, about=store.key)
 
     def _command(self, slot: str, op: str, key: Key, words: Sequence[str]) -> None:
         """With the path as it was wanted: a backstore that is half made has none yet."""
@@ -334,40 +335,40 @@ class _Planner:
 
     # ---- taking down --------------------------------------------------------------------------
     def _remove(self, change: Remove) -> None:
-        one = change.object
-        key, path = one.key, self.path(one.key)
-        if isinstance(one, Tpg):
-            if one.attributes.get("enable", "0") != "0":
+        obj = change.object
+        key, path = obj.key, self.path(obj.key)
+        if isinstance(obj, Tpg):
+            if obj.attributes.get("enable", "0") != "0":
                 self._add("shut gate", WRITE, f"{path}/enable", b"0\n", key)
-            if one.attributes.get("nexus"):
+            if obj.attributes.get("nexus"):
                 self._add("drop nexus", WRITE, f"{path}/nexus", b"NULL\n", key)
             self._add("remove TPG", RMDIR, path, about=key)
-        elif isinstance(one, MappedLun):
-            if one.lun is not None or one.dead:
-                self._add("unlink mapped LUN", UNLINK, f"{path}/{one.alias}", about=key)
+        elif isinstance(obj, MappedLun):
+            if obj.lun is not None or obj.dead:
+                self._add("unlink mapped LUN", UNLINK, f"{path}/{obj.alias}", about=key)
             self._add("remove mapped LUN", RMDIR, path, about=key)
-        elif isinstance(one, Lun):
-            if one.backstore is not None:
-                self._add("unlink LUN", UNLINK, f"{path}/{one.alias}", about=key)
+        elif isinstance(obj, Lun):
+            if obj.backstore is not None:
+                self._add("unlink LUN", UNLINK, f"{path}/{obj.alias}", about=key)
             self._add("remove LUN", RMDIR, path, about=key)
-        elif isinstance(one, Backstore):
+        elif isinstance(obj, Backstore):
             self._add("remove backstore", RMDIR, path, about=key)
             hba = self.hba[key]
             if hba not in self.staying:
                 self._once("remove HBA", RMDIR, f"core/{hba}", key)
             if key in self.late:
                 self._command("release", RELEASE, key, self.late[key].rule.release)
-        elif isinstance(one, AluaGroup):
-            if one.name != DEFAULT_GROUP:
+        elif isinstance(obj, AluaGroup):
+            if obj.name != DEFAULT_GROUP:
                 self._add("remove ALUA group", RMDIR, path, about=key)
-        elif isinstance(one, DiscoveryAuth):
-            for name in one.attributes:
-                row = rows(one.kind)[name]
+        elif isinstance(obj, DiscoveryAuth):
+            for name in obj.attributes:
+                row = rows(obj.kind)[name]
                 self._add("clear discovery auth", WRITE, f"{path}/{name}",
                           row.encode(row.cleared), key, row=row)
         else:
             slot = {Acl: "remove ACL", Portal: "remove portal", Target: "remove target",
-                    LuGroup: "remove LU group"}[type(one)]
+                    LuGroup: "remove LU group"}[type(obj)]
             self._add(slot, RMDIR, path, about=key)
 
 

@@ -32,8 +32,8 @@ class RestoreOrder:
         #: TPG → the first of those of its nexus
         self.nexus_seen: Dict[Key, Tuple[int, int]] = {}
         for number, store in enumerate(want.backstores):
-            for place, one in enumerate(store.reservations.registrations):
-                unit = self.unit(one)
+            for place, registration in enumerate(store.reservations.registrations):
+                unit = self.unit(registration)
                 self.first_seen.setdefault(unit, (place, number))
                 if unit not in self.mapped:
                     tpg = unit[:4]
@@ -52,25 +52,25 @@ class RestoreOrder:
         #: targets whose nexuses must come after the links of their LUNs
         self.late: Set[Key] = self._late(want)
 
-    def unit(self, one: Registration) -> Key:
+    def unit(self, registration: Registration) -> Key:
         """What brings a registration back: a mapped LUN, or a LUN for its TPG's nexus."""
-        fabric = fabrics.of_pr_name(one.fabric).name
-        tpg = tpg_key(target_key(fabric, one.target), one.tpgt)
-        mapped = mapped_lun_key(acl_key(tpg, one.initiator), one.mapped_lun)
-        return mapped if mapped in self.mapped else lun_key(tpg, one.lun)
+        fabric = fabrics.of_pr_name(registration.fabric).name
+        tpg = tpg_key(target_key(fabric, registration.target), registration.tpgt)
+        mapped = mapped_lun_key(acl_key(tpg, registration.initiator), registration.mapped_lun)
+        return mapped if mapped in self.mapped else lun_key(tpg, registration.lun)
 
     def _late(self, want: State) -> Set[Key]:
         """The links are bound to the order of the relative ports, which RTPG shows; where that is
         not the order of READ KEYS, the nexuses have to give it.  A loopback's can not: a link asks
         for the disk (tcm_loop.c:tcm_loop_port_link)."""
-        found: Set[Key] = set()
+        targets: Set[Key] = set()
         for store in want.backstores:
             units = [unit for unit in map(self.unit, store.reservations.registrations)
                      if unit not in self.mapped]
             if units != sorted(units, key=self._link_place):
-                found.update(unit[:3] for unit in units
-                             if fabrics.gate_of(unit[1]) is not Gate.LOCAL)
-        return found
+                targets.update(unit[:3] for unit in units
+                               if fabrics.gate_of(unit[1]) is not Gate.LOCAL)
+        return targets
 
     def _link_place(self, unit: Key) -> Tuple[int, int]:
         return self.linked.get(unit, (0, 0))
@@ -78,29 +78,29 @@ class RestoreOrder:
     def order(self, store: Backstore) -> Reservations:
         """The reservations as READ KEYS can show them: what comes back together stands
         together, nexuses before ACLs."""
-        def rank(one: Registration) -> Tuple[int, ...]:
-            unit = self.unit(one)
+        def rank(registration: Registration) -> Tuple[int, ...]:
+            unit = self.unit(registration)
             if unit in self.mapped:
                 return (2, self.first_seen[unit][0])
             if unit[:3] in self.late:
                 return (1, *self.nexus_seen[unit[:4]])
             return (0, *self._link_place(unit))
-        held = store.reservations
-        return reservations.reordered(held, [rank(registration)
-                                             for registration in held.registrations])
+        wanted = store.reservations
+        return reservations.reordered(wanted, [rank(registration)
+                                               for registration in wanted.registrations])
 
     def chains(self) -> Iterable[List[Key]]:
         """For each backstore what revives its registrations, in the order of READ KEYS."""
-        found: Dict[int, List[Key]] = {}
+        chains: Dict[int, List[Key]] = {}
         for key, (_place, store) in sorted(self.first_seen.items(), key=lambda pair: pair[1]):
-            found.setdefault(store, []).append(key)
-        return found.values()
+            chains.setdefault(store, []).append(key)
+        return chains.values()
 
 
-def padding_registrations(held: Reservations, place: Optional[Tuple[Key, Registration]]) -> int:
+def padding_registrations(wanted: Reservations, place: Optional[Tuple[Key, Registration]]) -> int:
     """How many dummy registrations to make for PRgeneration: none where they have no place, or
     would be too many."""
-    padding, _generation = reservations.restored_generation(held)
+    padding, _generation = reservations.restored_generation(wanted)
     return padding if place is not None and padding <= reservations.MAX_PADDING else 0
 
 
@@ -114,24 +114,24 @@ def reachable(want: State, have: State = State()) -> Tuple[State, Tuple[str, ...
     notes: List[str] = []
     stores: List[Backstore] = []
     for store in want.backstores:
-        held = store.reservations
+        wanted = store.reservations
         here = have.backstore(store.key)
-        if held and (here is None or here.reservations != held):
-            made = restore_order.order(store)
-            if made.registrations != held.registrations:
+        if wanted and (here is None or here.reservations != wanted):
+            ordered = restore_order.order(store)
+            if ordered.registrations != wanted.registrations:
                 notes.append(f"{say(store.key)}: READ KEYS will answer in another order, as "
                              "registrations of one initiator come back together")
-            padding, generation = reservations.restored_generation(held)
+            padding, generation = reservations.restored_generation(wanted)
             paths = restore_order.padding_paths.get(store.key)
-            generation += padding_registrations(held, paths) - padding
-            if generation != held.generation:
+            generation += padding_registrations(wanted, paths) - padding
+            if generation != wanted.generation:
                 notes.append(
-                    f"{say(store.key)}: PRgeneration {held.generation} becomes {generation}: "
+                    f"{say(store.key)}: PRgeneration {wanted.generation} becomes {generation}: "
                     + ("the kernel can not restore it together with an APTPL bit of 0"
-                       if generation > held.generation else
+                       if generation > wanted.generation else
                        f"more than {reservations.MAX_PADDING} dummy registrations, or no LUN for "
                        "them"))
-            store = replace(store, reservations=replace(made, generation=generation))
+            store = replace(store, reservations=replace(ordered, generation=generation))
         stores.append(store)
     return replace(want, backstores=tuple(stores)), tuple(notes)
 

@@ -31,30 +31,30 @@ class ReservationPlanner:
         clear: List[Backstore] = []
         paddings: Dict[Key, List[Tuple[Registration, int, Backstore]]] = {}
         for store in self.want.backstores:
-            held = self.draft.restore_order.order(store)
-            if store.key not in self.draft.created or not held:
+            wanted = self.draft.restore_order.order(store)
+            if store.key not in self.draft.created or not wanted:
                 continue
             path = f"{self.path(store.key)}/pr/res_aptpl_metadata"
             place = self.draft.restore_order.padding_paths.get(store.key)
-            padding = padding_registrations(held, place)
+            padding = padding_registrations(wanted, place)
             if padding and place is not None:
                 for line in reservations.padding_registrations(padding, place[1]):
                     self._add("PR dummy", WRITE, path, line, store.key)
                 paddings.setdefault(place[0], []).append((place[1], padding, store))
-            for line in reservations.metadata(held):
+            for line in reservations.metadata(wanted):
                 self._add("PR line", WRITE, path, line, store.key)
-            if reservations.needs_clearing(held):
+            if reservations.needs_clearing(wanted):
                 clear.append(store)
-            self._aptpl_file(store, held)
-        for tpg, ones in paddings.items():
-            self._pad(tpg, ones)
+            self._aptpl_file(store, wanted)
+        for tpg, uses in paddings.items():
+            self._pad(tpg, uses)
         if clear:
             self._clear_aptpl(clear)
 
-    def _pad(self, tpg: Key, ones: Sequence[Tuple[Registration, int, Backstore]]) -> None:
+    def _pad(self, tpg: Key, uses: Sequence[Tuple[Registration, int, Backstore]]) -> None:
         acl = f"{self.path(tpg)}/acls/{reservations.PADDING_INITIATOR}"
         self._add("padding", MKDIR, acl, about=tpg)
-        for like, _count, store in ones:
+        for like, _count, store in uses:
             lun = f"{acl}/lun_{like.mapped_lun}"
             self._add("padding", MKDIR, lun, about=store.key)
             self._add("padding", LINK, f"{lun}/link",
@@ -100,11 +100,11 @@ class ReservationPlanner:
             self._add(slot, RMDIR, fabric)
         self._add(slot, DRIVERS, AUTOPROBE, b"on")
 
-    def _aptpl_file(self, store: Backstore, held: Reservations) -> None:
+    def _aptpl_file(self, store: Backstore, wanted: Reservations) -> None:
         if not store.serial:
             return
         self._add("APTPL file", FILE, f"{self.facts.dbroot}/pr/aptpl_{store.serial}",
-                  reservations.file(held, self.rtpi), store.key)
+                  reservations.file(wanted, self.rtpi), store.key)
 
 
 def _refuses_registers(store: Backstore) -> bool:

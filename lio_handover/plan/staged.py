@@ -33,26 +33,26 @@ def staged(want: State, steps: Sequence[Step], has_rtpi: bool) -> State:
         elif step.slot in _NEXUSES:
             nexuses.add(step.about)
 
-    def lun(one: Lun) -> Lun:
-        return Lun(one.key) if one.key in links else one
+    def staged_lun(lun: Lun) -> Lun:
+        return Lun(lun.key) if lun.key in links else lun
 
-    def mapped(one: MappedLun) -> MappedLun:
-        return MappedLun(one.key) if one.key in links else one
+    def staged_mapped(mapped_lun: MappedLun) -> MappedLun:
+        return MappedLun(mapped_lun.key) if mapped_lun.key in links else mapped_lun
 
-    def acl(one: Acl) -> Acl:
-        return replace(one, mapped_luns=tuple(map(mapped, one.mapped_luns)))
+    def staged_acl(acl: Acl) -> Acl:
+        return replace(acl, mapped_luns=tuple(map(staged_mapped, acl.mapped_luns)))
 
-    def tpg(one: Tpg) -> Tpg:
-        attributes = dict(one.attributes)
-        if one.key in nexuses:
+    def staged_tpg(tpg: Tpg) -> Tpg:
+        attributes = dict(tpg.attributes)
+        if tpg.key in nexuses:
             attributes.pop("nexus", None)
-        if not has_rtpi and any(lun.key in links for lun in one.luns):
+        if not has_rtpi and any(lun.key in links for lun in tpg.luns):
             attributes.pop("rtpi", None)
-        return replace(one, attributes=attributes, luns=tuple(map(lun, one.luns)),
-                       acls=tuple(map(acl, one.acls)))
+        return replace(tpg, attributes=attributes, luns=tuple(map(staged_lun, tpg.luns)),
+                       acls=tuple(map(staged_acl, tpg.acls)))
 
     return replace(
         want, backstores=tuple(replace(backstore, reservations=NO_RESERVATIONS)
                                for backstore in want.backstores if backstore.key not in later),
-        targets=tuple(replace(target, tpgs=tuple(map(tpg, target.tpgs)))
+        targets=tuple(replace(target, tpgs=tuple(map(staged_tpg, target.tpgs)))
                       for target in want.targets))

@@ -26,7 +26,7 @@ def findings(stores: Sequence[Backstore], others: Iterable[Backstore] = (),
     some."""
     mine = {store.key for store in stores}
     by_serial: Dict[str, List[Backstore]] = {}
-    for store in (*stores, *(one for one in others if one.key not in mine)):
+    for store in (*stores, *(other for other in others if other.key not in mine)):
         if store.serial:
             by_serial.setdefault(store.serial, []).append(store)
     for serial, same in by_serial.items():
@@ -35,7 +35,7 @@ def findings(stores: Sequence[Backstore], others: Iterable[Backstore] = (),
                     reader, store) for store in same):
             yield Finding(
                 CannotRepresent, say(same[0].key), f"its unit serial {one_line(serial)} is that of "
-                f"{', '.join(say(one.key) for one in same[1:])}, too, so the kernel keeps the "
+                f"{', '.join(say(other.key) for other in same[1:])}, too, so the kernel keeps the "
                 f"registrations of both in one file, aptpl_{one_line(serial)}",
                 do="give one of them a serial of its own (wwn/vpd_unit_serial, before it is "
                    "exported)")

@@ -62,14 +62,14 @@ def look(path: str) -> PathStat:
     """
     fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
     try:
-        found = os.fstat(fd)
+        status = os.fstat(fd)
         real = os.readlink(f"/proc/self/fd/{fd}")
     except OSError:
         os.close(fd)
         raise
-    return PathStat(fd, real, stat.S_ISBLK(found.st_mode), stat.S_ISREG(found.st_mode),
-                    f"{os.major(found.st_rdev)}:{os.minor(found.st_rdev)}",
-                    (found.st_dev, found.st_ino), found.st_size)
+    return PathStat(fd, real, stat.S_ISBLK(status.st_mode), stat.S_ISREG(status.st_mode),
+                    f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}",
+                    (status.st_dev, status.st_ino), status.st_size)
 
 
 def reopen(seen: PathStat, flags: int = 0) -> int:
@@ -141,15 +141,15 @@ def block_facts(device: str, host: Host = HERE) -> Evidence:
     folder = folder_of(device, host)
     whole = os.path.dirname(folder) if os.path.exists(folder + "/partition") else folder
     try:
-        found: Evidence = {
+        facts: Evidence = {
             "kind": "block", "size": int(one_line_of(folder + "/size")) * 512,
             "logical_block_size": int(one_line_of(whole + "/queue/logical_block_size") or "512")}
     except ValueError:
         raise OSError(errno.ENODEV, "the kernel knows no such block device") from None
     wwid = _wwid(folder)
     if wwid:
-        found["wwid"] = wwid
-    return found
+        facts["wwid"] = wwid
+    return facts
 
 
 def hctl_of(device: str, host: Host = HERE) -> str:
@@ -172,19 +172,19 @@ def _unescape(text: str) -> str:
     if "\\" not in text:
         return text
     first, *rest = text.split("\\")
-    return first + "".join(chr(int(one[:3], 8)) + one[3:] if one[:3].isdigit() else "\\" + one
-                           for one in rest)
+    return first + "".join(chr(int(part[:3], 8)) + part[3:] if part[:3].isdigit() else "\\" + part
+                           for part in rest)
 
 
 def _mounts(host: Host) -> List[Mount]:
-    found = []
+    mounts = []
     with open(f"{host.proc}/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
         for line in file:
             before, _dash, after = line.partition(" - ")
             words, more = before.split(), after.split()
             if len(words) >= 5 and len(more) >= 2:
-                found.append(Mount(words[2], _unescape(words[4]), more[0], _unescape(more[1])))
-    return found
+                mounts.append(Mount(words[2], _unescape(words[4]), more[0], _unescape(more[1])))
+    return mounts
 
 
 def file_system(real: str, host: Host) -> str:
@@ -212,7 +212,7 @@ def family(device: str, host: Host = HERE) -> Tuple[Dict[str, str], Dict[str, st
     The names are the kernel's (``sdb1``, ``dm-0``).
     """
     own: Dict[str, str] = {}
-    held: Dict[str, str] = {}
+    holders: Dict[str, str] = {}
     folder = folder_of(device, host)
     own[device] = os.path.basename(folder)
     pending = [folder]
@@ -220,16 +220,16 @@ def family(device: str, host: Host = HERE) -> Tuple[Dict[str, str], Dict[str, st
         own[one_line_of(f"{folder}/{name}/dev")] = name
         pending.append(f"{folder}/{name}")
     while pending:
-        one = pending.pop()
-        for name in names_in(one + "/holders"):
-            holder = os.path.realpath(f"{one}/holders/{name}")
-            if one_line_of(holder + "/dev") not in held:
-                held[one_line_of(holder + "/dev")] = name
+        folder = pending.pop()
+        for name in names_in(folder + "/holders"):
+            holder = os.path.realpath(f"{folder}/holders/{name}")
+            if one_line_of(holder + "/dev") not in holders:
+                holders[one_line_of(holder + "/dev")] = name
                 pending.append(holder)
                 for part in _partitions(holder):
-                    held[one_line_of(f"{holder}/{part}/dev")] = part
+                    holders[one_line_of(f"{holder}/{part}/dev")] = part
                     pending.append(f"{holder}/{part}")
-    return own, held
+    return own, holders
 
 
 def under(device: str, host: Host = HERE) -> Tuple[Dict[str, str], List[str]]:
@@ -237,23 +237,24 @@ def under(device: str, host: Host = HERE) -> Tuple[Dict[str, str], List[str]]:
 
     A partition stands on its disk, a mapped device or array on its parts.
     """
-    found: Dict[str, str] = {}
+    lower: Dict[str, str] = {}
     files: List[str] = []
     pending = [folder_of(device, host)]
     while pending:
-        one = pending.pop()
-        below_it = [os.path.realpath(f"{one}/slaves/{name}") for name in names_in(one + "/slaves")]
-        if os.path.exists(one + "/partition"):
-            below_it.append(os.path.dirname(one))
-        backing = one_line_of(one + "/loop/backing_file")
+        folder = pending.pop()
+        parents = [os.path.realpath(f"{folder}/slaves/{name}")
+                   for name in names_in(folder + "/slaves")]
+        if os.path.exists(folder + "/partition"):
+            parents.append(os.path.dirname(folder))
+        backing = one_line_of(folder + "/loop/backing_file")
         if backing:
             files.append(backing)
-        for folder in below_it:
-            number = one_line_of(folder + "/dev")
-            if number and number not in found:
-                found[number] = os.path.basename(folder)
-                pending.append(folder)
-    return found, files
+        for parent in parents:
+            number = one_line_of(parent + "/dev")
+            if number and number not in lower:
+                lower[number] = os.path.basename(parent)
+                pending.append(parent)
+    return lower, files
 
 
 def _partitions(folder: str) -> List[str]:
@@ -262,8 +263,8 @@ def _partitions(folder: str) -> List[str]:
 
 def users(device: str, host: Host = HERE) -> List[str]:
     """How this host itself uses a block device, in words: mounted, swap, held by another."""
-    own, held = family(device, host)
-    every = {**own, **held}
+    own, holders = family(device, host)
+    every = {**own, **holders}
     known = set(every.values())
     for name in tuple(known):
         known.add(one_line_of(f"{host.sys}/block/{name}/dm/name"))
@@ -272,21 +273,21 @@ def users(device: str, host: Host = HERE) -> List[str]:
         whole = os.path.dirname(folder)
         every[one_line_of(whole + "/dev")] = os.path.basename(whole)
         known.add(os.path.basename(whole))
-        held.update((one_line_of(f"{whole}/holders/{name}/dev"), name)
-                    for name in names_in(whole + "/holders"))
+        holders.update((one_line_of(f"{whole}/holders/{name}/dev"), name)
+                       for name in names_in(whole + "/holders"))
     known.discard("")
-    found = []
+    uses = []
     for mount in host.mounts:
         if mount.device in every or _basename(mount.source, host) in known:
-            found.append("holds this host's root" if mount.point == "/"
-                         else f"is mounted on {show(mount.point)}")
+            uses.append("holds this host's root" if mount.point == "/"
+                        else f"is mounted on {show(mount.point)}")
     for path in swaps(host):
         if _basename(path, host) in known:
-            found.append("is swap space")
-    if held:
-        found.append("is part of " + ", ".join(sorted(
-            one_line_of(f"{host.sys}/block/{name}/dm/name") or name for name in held.values())))
-    return list(dict.fromkeys(found))
+            uses.append("is swap space")
+    if holders:
+        uses.append("is part of " + ", ".join(sorted(
+            one_line_of(f"{host.sys}/block/{name}/dm/name") or name for name in holders.values())))
+    return list(dict.fromkeys(uses))
 
 
 def _basename(path: str, host: Host) -> str:
@@ -311,24 +312,24 @@ def find_by_wwid(wwid: str, host: Host = HERE) -> Optional[str]:
     A multipath device comes before its paths; a name that lasts (/dev/disk/by-id) before others.
     A mere serial number that two devices have finds neither: anybody may give it.
     """
-    found = []
+    candidates = []
     for name in names_in(f"{host.sys}/block"):
         folder = os.path.realpath(f"{host.sys}/block/{name}")
-        for one in [folder, *(f"{folder}/{part}" for part in _partitions(folder))]:
-            if _wwid(one) == wwid:
-                found.append((not os.path.isdir(folder + "/dm"), os.path.basename(one), one))
-    if not found or (wwid.startswith("serial:") and len(found) > 1):
+        for node in [folder, *(f"{folder}/{part}" for part in _partitions(folder))]:
+            if _wwid(node) == wwid:
+                candidates.append((not os.path.isdir(folder + "/dm"), os.path.basename(node), node))
+    if not candidates or (wwid.startswith("serial:") and len(candidates) > 1):
         return None
-    _paths, kernel, folder = min(found)
+    _paths, kernel, folder = min(candidates)
     return _lasting(kernel, one_line_of(folder + "/dm/name"), host)
 
 
 def _lasting(kernel: str, mapped: str, host: Host) -> str:
     node = f"{host.dev}/{kernel.replace('!', '/')}"
-    links = [f"{host.dev}/disk/by-id/{one}" for one in names_in(f"{host.dev}/disk/by-id")]
+    links = [f"{host.dev}/disk/by-id/{name}" for name in names_in(f"{host.dev}/disk/by-id")]
     same = [link for link in links if os.path.realpath(link) == node]
     for prefix in ("wwn-", "nvme-eui.", "nvme-uuid.", "dm-uuid-", ""):
-        for one in same:
-            if os.path.basename(one).startswith(prefix):
-                return one
+        for link in same:
+            if os.path.basename(link).startswith(prefix):
+                return link
     return f"{host.dev}/mapper/{mapped}" if mapped else node

@@ -33,9 +33,9 @@ class Device:
     """What a backstore opens on this host, each of its limits asked once."""
 
     def __init__(self, path: str, host: Host = HERE) -> None:
-        found = os.stat(path) if path else None
-        self.block = found is not None and stat.S_ISBLK(found.st_mode)
-        self.number = f"{os.major(found.st_rdev)}:{os.minor(found.st_rdev)}" if found else ""
+        status = os.stat(path) if path else None
+        self.block = status is not None and stat.S_ISBLK(status.st_mode)
+        self.number = f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}" if status else ""
         self.host = host
         self._said: Dict[str, str] = {}
 
@@ -106,8 +106,8 @@ def _protection(plugin: str, device: Optional[Device]) -> Range:
     """A file's is LIO's own, a device's is its own or none (pi_prot_type_store)."""
     if device is None or not device.block:
         return 0, 3
-    found = re.search(r"DIF-TYPE([13])-CRC", device.said("integrity/format"))
-    own = int(found[1]) if found and plugins.opened_by(plugin) is Opens.BLOCK else 0
+    match = re.search(r"DIF-TYPE([13])-CRC", device.said("integrity/format"))
+    own = int(match[1]) if match and plugins.opened_by(plugin) is Opens.BLOCK else 0
     return own, own
 
 
@@ -171,8 +171,8 @@ def path_of(name: str) -> str:
 
 
 def _release() -> Tuple[int, ...]:
-    found = re.match(r"(\d+)\.(\d+)", os.uname().release)
-    return (int(found[1]), int(found[2])) if found else (0,)
+    match = re.match(r"(\d+)\.(\d+)", os.uname().release)
+    return (int(match[1]), int(match[2])) if match else (0,)
 
 
 # --- what can't be had ---------------------------------------------------------------------------
@@ -183,7 +183,7 @@ def findings(want: State, have: State, skip: Set[Key], proofs: Mapping[str, Proo
 
     What was a file on the source is one here, or is refused for that: nothing is asked of it.
     """
-    found: List[Finding] = []
+    problems: List[Finding] = []
     folders: Dict[str, bool] = {}
     for store in want.backstores:
         if store.key in skip or have.backstore(store.key) is not None:
@@ -195,8 +195,8 @@ def findings(want: State, have: State, skip: Set[Key], proofs: Mapping[str, Proo
                     Device(store.path, host)
             except OSError:
                 continue  # it is missing, which is said of it
-        found += _of_store(store, device, folders)
-    return found + list(_transports(want, have))
+        problems += _of_store(store, device, folders)
+    return problems + list(_transports(want, have))
 
 
 def _of_store(store: Backstore, device: Optional[Device], folders: Dict[str, bool]) \

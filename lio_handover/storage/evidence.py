@@ -39,35 +39,36 @@ def evidence(backstore: Backstore, sample: bool, host: Host = HERE) -> Evidence:
     except OSError as error:
         raise StorageMissing(f"{name}: {show(path)}: {error.strerror}") from None
     try:
-        found = evidence_of(seen, sample, host)
+        facts = evidence_of(seen, sample, host)
     except OSError as error:
         raise StorageMissing(f"{name}: {show(path)} can't be read: {error.strerror}") from None
     finally:
         os.close(seen.fd)
     beside = protection.companion(backstore)
-    return {**found, **protection.named(evidence(beside, sample, host))} if beside else found
+    return {**facts, **protection.named(evidence(beside, sample, host))} if beside else facts
 
 
 def evidence_of(seen: PathStat, sample: bool, host: Host) -> Evidence:
     """``evidence`` of what is open already, but for its companion.  Raises StorageNotAllowed,
     OSError."""
     if seen.block:
-        found = block_facts(seen.device, host)
+        facts = block_facts(seen.device, host)
     elif seen.regular:
-        found = {"kind": "file", "size": seen.size, "inode": seen.identity[1],
+        facts = {"kind": "file", "size": seen.size, "inode": seen.identity[1],
                  "filesystem": file_system(seen.real, host)}
     else:
         raise StorageNotAllowed(f"{show(seen.real)} is neither a file nor a block device")
     if sample:
-        found["sample"], found["sample_zero"] = _sample(seen, int(found["size"]))
-    return found
+        facts["sample"], facts["sample_zero"] = _sample(seen, int(facts["size"]))
+    return facts
 
 
 def offsets(size: int) -> List[int]:
     """Where samples are taken: the places where labels stand, the end, and evenly between."""
     last = max(size - 1, 0) // BLOCK * BLOCK
     spread = (last * number // (SAMPLES - 3) // BLOCK * BLOCK for number in range(SAMPLES - 2))
-    return sorted({one for one in (0, BLOCK, 64 * 1024, 1024 * 1024, *spread) if one < size})
+    return sorted({offset for offset in (0, BLOCK, 64 * 1024, 1024 * 1024, *spread)
+                   if offset < size})
 
 
 def _sample(seen: PathStat, size: int) -> Tuple[str, bool]:

@@ -35,19 +35,20 @@ class Opening:
 
 def rule(settings: Settings, path: str) -> Optional[Late]:
     """The first section of the configuration whose patterns the path matches, or None."""
-    return next((one for one in settings.late
-                 if any(matches(path, pattern) for pattern in one.paths)), None)
+    return next((section for section in settings.late
+                 if any(matches(path, pattern) for pattern in section.paths)), None)
 
 
 def openings(state: State, settings: Settings, proofs: Mapping[str, Proof]) \
         -> Dict[Key, Opening]:
     """The backstores of ``state`` that are late on this host; ``proofs`` as a document has them."""
-    found: Dict[Key, Opening] = {}
+    deferred: Dict[Key, Opening] = {}
     for store in state.backstores if settings.late else ():
-        one = rule(settings, store.path) if store.path else None
-        if one is not None:
-            found[store.key] = Opening(store.path, one, settings, proofs.get(say(store.key), {}))
-    return found
+        late = rule(settings, store.path) if store.path else None
+        if late is not None:
+            deferred[store.key] = Opening(store.path, late, settings,
+                                          proofs.get(say(store.key), {}))
+    return deferred
 
 
 def acquire(settings: Settings, path: str) -> None:
@@ -67,31 +68,31 @@ def release(settings: Settings, path: str) -> None:
 
 
 def _rule(settings: Settings, path: str) -> Late:
-    found = rule(settings, path)
-    if found is None:
+    late = rule(settings, path)
+    if late is None:
         raise StorageNotAllowed(f"{show(path)} matches no [late …] section")
-    return found
+    return late
 
 
-def run(what: str, one: Late, path: str) -> None:
+def run(what: str, late: Late, path: str) -> None:
     """Run the ``acquire`` or ``release`` command of a rule.  Raises StorageCommandFailed.
 
     A command that takes longer than the rule's timeout is killed, with all that it started.
     """
-    words = [*(one.acquire if what == "acquire" else one.release), path]
+    words = [*(late.acquire if what == "acquire" else late.release), path]
     try:
-        code, said = external_program.run(words, one.timeout)
+        code, said = external_program.run(words, late.timeout)
     except OSError as error:
-        _failed(what, one, words, f"can't be run: {error.strerror}")
+        _failed(what, late, words, f"can't be run: {error.strerror}")
     except external_program.TooLong as error:
-        _failed(what, one, words, f"did not end within {one.timeout:g} s and {error.how}")
+        _failed(what, late, words, f"did not end within {late.timeout:g} s and {error.how}")
     if code:
-        _failed(what, one, words, (f"ended with {code}" if code > 0 else
-                                   f"was ended by signal {-code}") + (f": {said}" if said else ""))
+        _failed(what, late, words, (f"ended with {code}" if code > 0 else
+                                    f"was ended by signal {-code}") + (f": {said}" if said else ""))
 
 
-def _failed(what: str, one: Late, words: Sequence[str], how: str) -> NoReturn:
+def _failed(what: str, late: Late, words: Sequence[str], how: str) -> NoReturn:
     import shlex
     command = " ".join(map(shlex.quote, words))
-    raise StorageCommandFailed(f"the {what} command of [late {one.name}] {how}",
+    raise StorageCommandFailed(f"the {what} command of [late {late.name}] {how}",
                                do=f"see what it says: {one_line(command)}")

@@ -149,7 +149,7 @@ class Looks:
         """The enabled backstores of this host that open files (fileio) and whose file has no name,
         or another one than theirs."""
         core = f"{self.host.sys}/kernel/config/target/core"
-        found = []
+        strays = []
         for hba in block_devices.names_in(core):
             plugin = plugins.of(hba.rpartition("_")[0])
             for name in block_devices.names_in(f"{core}/{hba}") \
@@ -157,8 +157,8 @@ class Looks:
                 text = one_line_of(f"{core}/{hba}/{name}/info")
                 path = plugins.parse(plugin.name, text).get(plugin.path_in[1], "")
                 if "Status: ACTIVATED" in text and path and self._is_stray(path):
-                    found.append(f"{hba}/{name}")
-        return found
+                    strays.append(f"{hba}/{name}")
+        return strays
 
     def _is_stray(self, path: str) -> bool:
         try:
@@ -177,13 +177,13 @@ class Looks:
     @cached_property
     def _writers(self) -> Dict[Tuple[int, int], List[str]]:
         """Regular files that processes have open for writing: device and inode → who."""
-        found: Dict[Tuple[int, int], List[str]] = {}
+        writers: Dict[Tuple[int, int], List[str]] = {}
         for pid in filter(str.isdigit, block_devices.names_in(self.host.proc)):
             folder = f"{self.host.proc}/{pid}"
             for name in block_devices.names_in(f"{folder}/fd") if pid != str(os.getpid()) else ():
                 try:
-                    one = os.stat(f"{folder}/fd/{name}")
-                    if not stat.S_ISREG(one.st_mode):
+                    status = os.stat(f"{folder}/fd/{name}")
+                    if not stat.S_ISREG(status.st_mode):
                         continue
                     with open(f"{folder}/fdinfo/{name}") as file:
                         words = file.read().split()
@@ -191,9 +191,9 @@ class Looks:
                 except (OSError, ValueError, IndexError):
                     continue  # it is gone meanwhile
                 if flags & os.O_ACCMODE != os.O_RDONLY:
-                    found.setdefault((one.st_dev, one.st_ino), []).append(
+                    writers.setdefault((status.st_dev, status.st_ino), []).append(
                         f"process {pid} ({one_line_of(folder + '/comm')})")
-        return found
+        return writers
 
 
 def _lease(seen: PathStat) -> int:
@@ -259,14 +259,14 @@ def judge(stores: Iterable[Backstore], asked: Optional[Mapping[Key, Optional[boo
           looks: Optional[Looks] = None) -> Tuple[List[Finding], Tuple[str, ...]]:
     """(why another host would not find by its path what this kernel serves; of which backstores
     nobody can tell, a line for each reason).  ``looks``: what was found out before."""
-    found: List[Finding] = []
+    problems: List[Finding] = []
     unsure: Dict[str, List[str]] = {}
     for store in (looks or Looks(asked=asked)).at(stores):
         if store.same is False:
-            found.append(store.finding)
+            problems.append(store.finding)
         elif store.same is None:
             unsure.setdefault(store.why, []).append(say(store.store.key))
-    return found, tuple(
+    return problems, tuple(
         f"{', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}: whether "
         f"the path leads to what the source has open is not known: {why}"
         + ("" if asked else " (--probe asks the device)") for why, names in unsure.items())
@@ -287,27 +287,28 @@ def elsewhere(stores: Iterable[Backstore]) -> FrozenSet[Key]:
 def identities(stores: Iterable[Backstore], host: Host = HERE) -> Dict[str, Identity]:
     """Path → what it leads to now: device and inode, and of a device its own number; without an
     entry for what is not there."""
-    found: Dict[str, Identity] = {}
+    by_path: Dict[str, Identity] = {}
     for store in stores:
         for path in protection.files(store):
             try:
-                one = os.stat(path)
+                status = os.stat(path)
             except OSError:
                 continue
-            found[path] = (one.st_rdev,) if stat.S_ISBLK(one.st_mode) else (one.st_dev, one.st_ino)
-    return found
+            by_path[path] = (status.st_rdev,) if stat.S_ISBLK(status.st_mode) \
+                else (status.st_dev, status.st_ino)
+    return by_path
 
 
 def check(stores: Iterable[Backstore], before: Optional[Mapping[str, Identity]] = None) -> None:
     """Raises StorageDiffers, StorageMissing where the kernel did not open what the paths lead to,
     or they lead elsewhere than ``before``, when that was looked at."""
     stores = list(stores)
-    found = findings(stores)
+    problems = findings(stores)
     now = identities(stores) if before else {}
     for store in stores if before else ():
         for path in protection.files(store):
             if before and path in before and now.get(path) != before[path]:
-                found.append(Finding(StorageDiffers, say(store.key), f"{show(path)} leads to "
-                                     "something else than when it was looked at",
-                                     do="keep others from it, and run it again"))
-    refuse(found)
+                problems.append(Finding(StorageDiffers, say(store.key), f"{show(path)} leads to "
+                                        "something else than when it was looked at",
+                                        do="keep others from it, and run it again"))
+    refuse(problems)

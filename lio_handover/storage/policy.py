@@ -59,7 +59,7 @@ def leaves(path: str, root: str) -> bool:
             here = f"{here.rstrip('/')}/{word}"
             continue
         if target.startswith("/"):
-            inside = next((one for one in (real, root) if below(target, one)), None)
+            inside = next((top for top in (real, root) if below(target, top)), None)
             if inside is None:
                 return True
             here, target = real, target[len(inside):]
@@ -92,9 +92,9 @@ def absent(wanted: Backstore, host: Host = HERE) -> List[Finding]:
     if plugins.opened_by(wanted.plugin) is None or not wanted.path:
         return []
     try:
-        found = os.stat(wanted.path)
-        if stat.S_ISBLK(found.st_mode) and not block_facts(
-                f"{os.major(found.st_rdev)}:{os.minor(found.st_rdev)}", host)["size"]:
+        status = os.stat(wanted.path)
+        if stat.S_ISBLK(status.st_mode) and not block_facts(
+                f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}", host)["size"]:
             return [_finding(StorageMissing, wanted, "is there, and has no medium yet")]
     except OSError as error:
         return [_finding(StorageMissing, wanted, "does not exist on this host" if error.errno in (
@@ -109,15 +109,16 @@ def named(wanted: Backstore, proof: Mapping[str, Union[str, int, bool]], setting
     looked at yet, because another host has it open."""
     allowed = _roots(wanted, settings) or _is_named(wanted, settings) \
         or below(wanted.path, host.dev)  # which may be the device mapper's other name of it
-    found = [] if allowed else [_finding(StorageNotAllowed, wanted, *_NOWHERE)]
+    problems = [] if allowed else [_finding(StorageNotAllowed, wanted, *_NOWHERE)]
     if not proof:
-        found.append(_finding(StorageDiffers, wanted, *_UNPROVEN))
+        problems.append(_finding(StorageDiffers, wanted, *_UNPROVEN))
     real = os.path.realpath(wanted.path)
     stores = (here.state if isinstance(here, Served) else here).backstores
-    found += [_finding(StorageInUse, wanted, f"is served by {say(other.key)} of this host already")
-              for other in stores if other.key != wanted.key and other.path
-              and os.path.realpath(other.path) == real]
-    return found
+    problems += [_finding(StorageInUse, wanted,
+                          f"is served by {say(other.key)} of this host already")
+                 for other in stores if other.key != wanted.key and other.path
+                 and os.path.realpath(other.path) == real]
+    return problems
 
 
 _NOWHERE = ("lies under no configured root", "",
@@ -203,8 +204,8 @@ def _not_allowed(wanted: Backstore, seen: PathStat, settings: Settings, in_roots
 
 def _differences(wanted: Backstore, seen: PathStat, proof: Mapping[str, Union[str, int, bool]],
                  host: Host) -> Iterator[Finding]:
-    found = evidence_of(seen, "sample" in proof, host)
-    size = int(found["size"])
+    facts = evidence_of(seen, "sample" in proof, host)
+    size = int(facts["size"])
     asked = int(wanted.parameters.get("fd_dev_size", "0"))
     if seen.regular and asked > size:
         yield _finding(StorageDiffers, wanted,
@@ -218,21 +219,21 @@ def _differences(wanted: Backstore, seen: PathStat, proof: Mapping[str, Union[st
                        ("size", "has {} bytes, on the source it had {}"),
                        ("logical_block_size", "has blocks of {} bytes, on the source of {}"),
                        ("wwid", "is {}, on the source it was {}")):
-        if name in proof and found.get(name) != proof[name]:
+        if name in proof and facts.get(name) != proof[name]:
             yield _finding(StorageDiffers, wanted, what.format(
-                show(str(found.get(name, "without a name"))), show(str(proof[name]))),
+                show(str(facts.get(name, "without a name"))), show(str(proof[name]))),
                 do="attach the same storage, or name it with --map")
             if name == "kind":
                 return
-    if "sample" in proof and found["size"] == proof.get("size") \
-            and found["sample"] != proof["sample"]:
+    if "sample" in proof and facts["size"] == proof.get("size") \
+            and facts["sample"] != proof["sample"]:
         yield _finding(StorageDiffers, wanted, "holds other data than on the frozen source"
-                       + (": zeroes" if found["sample_zero"] else ""),
+                       + (": zeroes" if facts["sample_zero"] else ""),
                        do="attach the same storage, or finish copying it")
-    if {found.get("filesystem"), proof.get("filesystem")} <= _SHARED \
-            and found["inode"] != proof.get("inode"):
+    if {facts.get("filesystem"), proof.get("filesystem")} <= _SHARED \
+            and facts["inode"] != proof.get("inode"):
         yield _finding(StorageDiffers, wanted, "is another file of a shared file system "
-                       f"(inode {found['inode']}, on the source {proof.get('inode')})",
+                       f"(inode {facts['inode']}, on the source {proof.get('inode')})",
                        "other-file", "name the file with --map")
 
 
@@ -252,9 +253,9 @@ def _address(wanted: Backstore, seen: PathStat, proof: Mapping[str, Union[str, i
 
 def _uses(wanted: Backstore, seen: PathStat, here: "Served", host: Host) -> Iterator[str]:
     if seen.block:
-        found = users(seen.device, host)
-        yield from found
-        if not found and here.state.backstore(wanted.key) is None and _claimed(seen):
+        uses = users(seen.device, host)
+        yield from uses
+        if not uses and here.state.backstore(wanted.key) is None and _claimed(seen):
             yield "is claimed by something of this host (mounted elsewhere, or another target)"
     else:
         if seen.identity in map(_identity, swaps(host)):
@@ -274,23 +275,23 @@ class Served:
     @cached_property
     def _index(self) -> Dict[Union[str, Tuple[int, int]], List[Key]]:
         """major:minor of a block device, or device and inode of a file → backstores."""
-        found: Dict[Union[str, Tuple[int, int]], List[Key]] = {}
+        by_identity: Dict[Union[str, Tuple[int, int]], List[Key]] = {}
         for store in self.state.backstores:
             identity = _identity(store.path) if store.path else None
             if identity is not None:
-                found.setdefault(identity, []).append(store.key)
-        return found
+                by_identity.setdefault(identity, []).append(store.key)
+        return by_identity
 
     @cached_property
     def _loops(self) -> Dict[Tuple[int, int], List[str]]:
         """A file → the names of the loop devices on it."""
-        found: Dict[Tuple[int, int], List[str]] = {}
+        by_file: Dict[Tuple[int, int], List[str]] = {}
         for name in names_in(f"{self.host.sys}/block"):
             backing = one_line_of(f"{self.host.sys}/block/{name}/loop/backing_file")
             identity = _identity(backing) if backing else None
             if isinstance(identity, tuple):
-                found.setdefault(identity, []).append(name)
-        return found
+                by_file.setdefault(identity, []).append(name)
+        return by_file
 
     def loops(self, seen: PathStat) -> List[str]:
         """The loop devices on a file."""
@@ -301,16 +302,17 @@ class Served:
         disk of which it is one, a mapped device over or under it, a loop device."""
         same: Set[Union[str, Tuple[int, int]]] = set()
         if seen.block:
-            own, held = family(seen.device, self.host)
+            own, holders = family(seen.device, self.host)
             lower, files = under(seen.device, self.host)
-            same.update(own, held, lower)
-            same.update(one for one in map(_identity, files) if one is not None)
+            same.update(own, holders, lower)
+            same.update(identity for identity in map(_identity, files) if identity is not None)
         else:
             same.add(seen.identity)
             for name in self.loops(seen):
-                own, held = family(one_line_of(f"{self.host.sys}/block/{name}/dev"), self.host)
-                same.update(own, held)
-        return sorted({key for one in same for key in self._index.get(one, ())} - {wanted.key})
+                own, holders = family(one_line_of(f"{self.host.sys}/block/{name}/dev"), self.host)
+                same.update(own, holders)
+        return sorted({key for identity in same for key in self._index.get(identity, ())}
+                      - {wanted.key})
 
     def sharers_of(self, store: Backstore) -> List[Key]:
         """The same for what is served; nothing where its storage can't be found, which
