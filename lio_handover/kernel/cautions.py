@@ -1,4 +1,4 @@
-"""What an administrator should know of a host that serves, and that stops nothing."""
+"""Cautions about a serving host: an administrator should know them, and they stop nothing."""
 from __future__ import annotations
 
 from typing import Tuple
@@ -9,11 +9,12 @@ from .configfs import Configfs
 
 
 def shown(fs: Configfs, state: State) -> Tuple[str, ...]:
-    """Of the targets in ``state``, read from this host, and of what the kernel needs for them."""
+    """Cautions about the targets in ``state``, read from this host, and about the kernel's
+    dbroot."""
     return (*dbroot.notes(fs), *(f"{portal}: no socket listens there, so nobody can log in by it"
                                  for portal in portals.silent(state)))
 
 
 def before_handover(fs: Configfs, state: State) -> Tuple[str, ...]:
-    """The same, with what the source's kernel lacks."""
+    """The cautions of ``shown``, and the fixes that the source's kernel lacks."""
     return (*fixes.notes(), *shown(fs, state))

@@ -1,7 +1,7 @@
 """The only code that touches the kernel's target tree, /sys/kernel/config/target.
 
-Reading is free; every change goes through one guard, which lets through what is known to be good
-and refuses all else, whatever asked for it.  Paths are relative to the tree.
+Every change goes through one guard, which allows what is known to be good and refuses all else,
+whoever asked for it; reading is not guarded.  Paths are relative to the tree.
 """
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Guard = Callable[["Configfs", str, bytes], Optional[str]]
 
 
 def _word(data: bytes) -> str:
-    """What is written, without the newline that may end it."""
+    """The written text, without the newline that may end it."""
     return data.removesuffix(b"\n").decode(errors="surrogateescape")
 
 
@@ -74,7 +74,7 @@ def _only_enabled(fs: "Configfs", path: str, data: bytes) -> Optional[str]:
 
 
 def _plugin(path: str) -> plugins.Plugin:
-    """The plugin of the backstore that a path leads to; a row without a name elsewhere."""
+    """The plugin of the backstore that has a path; a row without a name for other paths."""
     return plugins.of(path.split("/")[1].rpartition("_")[0] if path.startswith("core/") else "")
 
 
@@ -112,7 +112,7 @@ def _pr_line(_: "Configfs", path: str, data: bytes) -> Optional[str]:
     return None if _PR_LINE.fullmatch(data) else "not a registration which every kernel reads right"
 
 
-#: Guard of a row → what looks.
+#: Guard of a row of the attribute table → the function that checks it.
 _LOOKS: Dict[str, Guard] = {ENABLED_ONLY: _only_enabled, FILE_THERE: _file_is_there}
 
 
@@ -134,7 +134,7 @@ def _guards() -> Dict[str, List[Guard]]:
     return guards
 
 
-#: The last word of a path that may be written → what may be written there, all in one place.
+#: The last word of a path that may be written → the guards of its values: the one allow-list.
 _GUARDS = _guards()
 
 
@@ -150,7 +150,7 @@ class Configfs:
         self.changes = 0
         #: backstores that were enabled through this object
         self.enabled: Set[str] = set()
-        #: see placement.once: whether what is found is remembered; after which change it was found
+        #: see placement.once: whether readings are remembered; (changes when they were read, they)
         self.remembers = False
         self.remembered: Tuple[int, Dict[str, object]] = (-1, {})
 
@@ -171,7 +171,7 @@ class Configfs:
         return data.decode(errors="surrogateescape")
 
     def names(self, path: str = "") -> List[str]:
-        """What stands in a directory, in an order that does not depend on the kernel's."""
+        """The names in a directory, sorted: the kernel's own order is arbitrary."""
         return sorted(os.listdir(self.path(path)))
 
     def entries(self, path: str) -> Tuple[List[str], List[str], List[Tuple[str, str]]]:
@@ -206,7 +206,8 @@ class Configfs:
 
     # ---- changing -------------------------------------------------------------------------
     def _guard(self, op: str, path: str, makes: bool = False) -> None:
-        """Names are few; what is there already may have any that the kernel took."""
+        """Refuse a path that is no name in the tree, or a second spelling of a number in use; an
+        existing directory may have any name.  Raises HazardRefused."""
         words = path.split("/")
         if not {"", ".", ".."}.isdisjoint(words) or "\0" in path or makes and "\n" in words[-1]:
             raise errors.HazardRefused(f"{op} {path!r}: not a name in the target tree")
@@ -229,7 +230,8 @@ class Configfs:
         os.rmdir(self.path(path))
 
     def try_rmdir(self, path: str) -> int:
-        """The errno of an rmdir that can't succeed, because there are LUNs below."""
+        """The errno of an rmdir that cannot succeed, because there are LUNs below.  Raises
+        HazardRefused where it could succeed."""
         self._guard("rmdir", path)
         if not any(map(directories.is_lun, os.listdir(self.path(path) + "/lun"))):
             raise errors.HazardRefused(f"rmdir {path}: it could succeed")
@@ -266,7 +268,7 @@ class Configfs:
         return None
 
     def write(self, path: str, data: bytes) -> None:
-        """One store(): all of ``data`` or an error."""
+        """One write(2), so one store() in the kernel: all of ``data`` or an error."""
         self._guard("write", path)
         name = path.rsplit("/", 1)[-1]
         reason = self.refusal(path, data)

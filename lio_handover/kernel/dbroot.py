@@ -1,4 +1,4 @@
-"""What the kernel keeps below its dbroot, where it makes files but no folders.
+"""The folders below the kernel's dbroot: the kernel makes files there, but no folders.
 
 Without <dbroot>/pr a REGISTER with APTPL answers NOT READY, and yet is done (target_core_pr.c:
 __core_scsi3_write_aptpl_to_file); without alua/tpgs_SERIAL no ALUA state is written down
@@ -16,7 +16,7 @@ from .configfs import Configfs
 
 
 def folders(store: Backstore, dbroot: str) -> Iterator[str]:
-    """Those that a backstore needs."""
+    """The folders that a backstore needs below ``dbroot``."""
     yield f"{dbroot}/pr"
     if store.serial and any(group.attributes.get("alua_write_metadata", "0") != "0"
                             for group in store.alua_groups):
@@ -24,7 +24,7 @@ def folders(store: Backstore, dbroot: str) -> Iterator[str]:
 
 
 def findings(fs: Configfs) -> List[Finding]:
-    """Why the kernel, and we beside it, can't keep registrations below dbroot."""
+    """Why neither the kernel nor this program can keep registrations below dbroot."""
     folder = fs.read("dbroot").strip() + "/pr" if fs.exists("dbroot") else ""
     why = _unfit(folder) if folder else ""
     return [Finding(KernelRefused, show(folder), f"{why}, and registrations are kept in it", "",
@@ -44,9 +44,9 @@ def _unfit(folder: str) -> str:
 
 
 def notes(fs: Configfs) -> Tuple[str, ...]:
-    """What an administrator should know of a host that serves."""
+    """Cautions about dbroot on a serving host."""
     if not fs.exists("dbroot") or all(hba == "alua" for hba in fs.names("core")):
-        return ()  # whoever makes a backstore makes it
+        return ()  # a plan that makes a backstore makes the folder
     folder = fs.read("dbroot").strip() + "/pr"
     if os.path.isdir(folder):
         return ()

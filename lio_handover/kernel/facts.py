@@ -12,7 +12,7 @@ from ..model.objects import Key
 
 @dataclass(frozen=True)
 class Facts:
-    """What a plan must know of the host, and no document carries."""
+    """Facts about the host that a plan needs, and that no document carries."""
 
     release: str = ""
     boot_id: str = ""
@@ -25,14 +25,15 @@ class Facts:
 
 
 def boot_id() -> str:
-    """Of the running kernel: configfs, and all that is in it, dies with it."""
+    """The boot id of the running kernel: configfs and all its contents end with a boot.  Raises
+    OSError."""
     with open("/proc/sys/kernel/random/boot_id") as file:
         return file.read().strip()
 
 
 def kernel_symbols(wanted: Set[str]) -> Set[str]:
-    """Those of the functions that the running kernel has; only a look at it tells which
-    attributes an object will have that is not there yet."""
+    """The subset of ``wanted`` functions that the running kernel has (/proc/kallsyms): no other
+    place tells which attributes a new object will have.  Empty where it cannot be read."""
     lines = b""
     try:
         with open("/proc/kallsyms", "rb") as file:
@@ -44,13 +45,14 @@ def kernel_symbols(wanted: Set[str]) -> Set[str]:
 
 @lru_cache(maxsize=None)
 def knows_rtpi() -> bool:
-    """Whether TPGs get an rtpi file.  It is target_core_mod's, which is loaded where there is a
-    tree to be read."""
+    """Whether this kernel gives TPGs an rtpi file.  target_core_mod has the function, and is loaded
+    wherever the target tree exists."""
     symbol = "target_fabric_tpg_base_rtpi_show"
     return symbol in kernel_symbols({symbol})
 
 
 def no_modules() -> errors.NoTargetModules:
+    """The error for a host without the target tree; the caller raises it."""
     return errors.NoTargetModules(
         "the kernel's target tree is not there",
         do="modprobe target_core_mod; mount -t configfs none /sys/kernel/config")

@@ -15,9 +15,9 @@ INITIATOR, ISCSI = "an initiator or a guest", "who reaches an iSCSI portal"
 
 
 class Fix(NamedTuple):
-    """A row.  ``who`` can do harm; ``since``: the first release with the fault; ``fixed``: of each
-    stable branch the first release without it, the last of which is that of mainline, too: any
-    later branch has the fix."""
+    """A row.  ``who``: the actor that can do harm; ``since``: the first release with the fault;
+    ``fixed``: for each stable branch the first release with the fix.  Every branch after the last
+    of them has the fix from mainline."""
 
     cve: str
     who: str
@@ -80,7 +80,8 @@ def lacking(running: Version) -> Tuple[Fix, ...]:
 
 
 def notes(release: str = "", build: str = "") -> Tuple[str, ...]:
-    """At most one line, about the running kernel unless another is given."""
+    """At most one line, about the running kernel, or about that of ``release`` (uname -r) and
+    ``build`` (uname -v)."""
     if not release:
         release, build = os.uname().release, os.uname().version
     running = version(release, build)
@@ -89,7 +90,7 @@ def notes(release: str = "", build: str = "") -> Tuple[str, ...]:
     fixes = lacking(running)
     if not fixes:
         return ()
-    # Whoever reaches a portal includes every initiator of it.
+    # The hosts that reach a portal include its initiators.
     who = ISCSI if any(fix.who == ISCSI for fix in fixes) else INITIATOR
     number = ".".join(map(str, running))
     return (f"this host's kernel ({number}) lacks the fixes of "

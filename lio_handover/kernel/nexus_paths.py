@@ -1,4 +1,4 @@
-"""By which ways each initiator reaches each backstore: a registration has come by one of them."""
+"""The paths by which each initiator reaches each backstore: a registration came by one of them."""
 from __future__ import annotations
 
 from typing import Dict, Iterable, List, Optional
@@ -8,7 +8,8 @@ from ..model.objects import Key, Lun, Target, Tpg
 
 
 def places_of(targets: Iterable[Target]) -> Dict[Key, Dict[str, List[reservations.NexusPath]]]:
-    """Backstore → initiator → the ways by which it gets there (explicit ACLs and nexuses)."""
+    """{backstore: {initiator: its paths}}, by explicit ACLs, nexuses and dynamic ACLs; the latter
+    stand at ANYONE."""
     paths: Dict[Key, Dict[str, List[reservations.NexusPath]]] = {}
 
     def add(store: Optional[Key], initiator: str, path: reservations.NexusPath) -> None:

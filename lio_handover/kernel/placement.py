@@ -1,7 +1,7 @@
-"""Where each backstore of the host lives: every HBA's folder has to be listed to know.
+"""The HBA of each backstore of the host: the kernel tells it only by listing every HBA's directory.
 
-Whoever looks at many targets one after the other lists them once for all (`once`): otherwise what
-that takes grows with the targets and the HBAs, so with the square of what the host serves.
+A caller that reads many targets one after the other lists the HBAs once for all of them (`once`):
+otherwise the time grows with targets times HBAs, so with the square of the host's size.
 """
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class Placement:
-    """key → HBA; ``twins``: keys that several backstores would have, which are called by their
-    HBA, too (``HBA/NAME``)."""
+    """``placed``: key → HBA; ``twins``: keys that several backstores would share, whose keys have
+    ``HBA/NAME`` instead."""
 
     placed: Mapping[Key, str]
     twins: FrozenSet[Key]
@@ -30,12 +30,12 @@ def hbas(fs: Configfs) -> List[str]:
 
 
 def find(fs: Configfs) -> Placement:
-    """As it is now; within `once`, as it was when it was asked first.  Raises OSError."""
+    """The placement now, or within `once` the one that was read first.  Raises OSError."""
     return remembered(fs, "placement", lambda: _listed(fs))
 
 
 def remembered(fs: Configfs, what: str, look: Callable[[], _T]) -> _T:
-    """What ``look`` finds; within `once` it is called once for each ``what``."""
+    """The result of ``look``; within `once` it is called once for each ``what``."""
     if not fs.remembers:
         return look()
     if fs.remembered[0] != fs.changes:
@@ -48,8 +48,8 @@ def remembered(fs: Configfs, what: str, look: Callable[[], _T]) -> _T:
 
 @contextmanager
 def once(fs: Configfs) -> Iterator[None]:
-    """Meanwhile such things are looked at once, and again where this object has changed the tree.
-    What somebody else makes meanwhile is found after it."""
+    """Within this context ``remembered`` reads each thing once, and again after ``fs`` has changed
+    the tree.  Changes by other programs are seen after the context."""
     before, fs.remembers = fs.remembers, True
     try:
         yield
@@ -60,7 +60,7 @@ def once(fs: Configfs) -> Iterator[None]:
 
 
 def again(fs: Configfs) -> None:
-    """Within `once`: what is done next begins with a look of its own."""
+    """Forget what was read within `once`, so that the next reading asks the kernel again."""
     fs.remembered = -1, {}
 
 

@@ -1,10 +1,11 @@
 """Network portals: which of them a host can have side by side, and which of them listen.
 
-LIO makes one listening socket for each address and port, in the network namespace of who makes the
-portal, and shares it among targets (iscsi_target.c:iscsit_add_np).  It finds the one to be shared
-by looking at the bytes of the address alone (iscsit_check_np_match), so that 0.0.0.0 is taken for
-any IPv6 address, :: for any IPv4 one: such a portal is made, and nobody can reach it.  The rest is
-the bind(2) of every socket, which can be tried: bound and let go, a port is nobody's afterwards.
+LIO makes one listening socket for each address and port, in the network namespace of the process
+that makes the portal, and shares it among targets (iscsi_target.c:iscsit_add_np).  It finds the one
+to be shared by looking at the bytes of the address alone (iscsit_check_np_match), so that 0.0.0.0
+is taken for any IPv6 address, :: for any IPv4 one: such a portal is made, and nobody can reach it.
+The rest is the bind(2) of every socket, which can be tried: bound and let go, a port is nobody's
+afterwards.
 """
 from __future__ import annotations
 
@@ -32,7 +33,7 @@ _PROC = "/proc"
 
 
 class Address(NamedTuple):
-    """Of a portal: 4 or 16 bytes, a port, and the network device of a link-local one."""
+    """A portal's address: 4 or 16 bytes, a port, and the network device of a link-local address."""
 
     host: bytes
     port: int
@@ -59,8 +60,9 @@ class Address(NamedTuple):
 
 
 def address(name: str) -> Optional[Address]:
-    """What a portal's name says to the kernel (iscsi_target_configfs.c:lio_target_call_addnptotpg),
-    which takes any spelling of the address and a port in base 0; None for one it would not take."""
+    """The address that the kernel reads from a portal's name (iscsi_target_configfs.c:
+    lio_target_call_addnptotpg): any spelling of the address, and a port in base 0.  None for a name
+    that the kernel would not take."""
     host, _colon, port = name.rpartition(":")
     host, _percent, scope = host.strip("[]").partition("%")
     number = re.fullmatch(r"(0x[0-9a-fA-F]+)|(0[0-7]*)|([1-9][0-9]*)", port)
@@ -78,19 +80,21 @@ def address(name: str) -> Optional[Address]:
 
 
 def order(name: str) -> Tuple[int, ...]:
-    """The place of a portal among those of a plan.
+    """The rank of a portal among those of a plan.
 
-    Those of any address first: after one of the other family there is none to be had, before it
-    both listen.
+    Portals of any address come first: after a portal of the other family the kernel refuses them,
+    before it both listen.
     """
     parsed = address(name)
     return (0 if parsed is not None and parsed.any else 1,)
 
 
 def beside(new: Address, old: Address, same_target: bool, v6_only: bool = False) -> str:
-    """What becomes of ``new`` where ``old`` listens, made by another target or by the same one.
+    """The fate of ``new`` (FINE, SHARED, REFUSED, NOWHERE) where ``old`` listens, a portal of
+    another
+    target or of the same one.
 
-    ``v6_only``: net.ipv6.bindv6only.  Seen so of every pair on 6.1, 6.12 and 7.2.
+    ``v6_only``: net.ipv6.bindv6only.  Every pair behaves so on 6.1, 6.12 and 7.2.
     """
     if new.port != old.port:
         return FINE
@@ -125,7 +129,7 @@ def _clash(new: Address, old: Address, v6_only: bool) -> bool:
 
 # --- what listens --------------------------------------------------------------------------------
 class Listening(NamedTuple):
-    """Who listens on TCP ports in this network namespace: address → the socket's inode."""
+    """The listening TCP sockets of this network namespace: address → the socket's inode."""
 
     sockets: Mapping[Tuple[bytes, int], int]
 
@@ -134,7 +138,7 @@ class Listening(NamedTuple):
 
 
 def listening(proc: str = _PROC) -> Listening:
-    """Read once: /proc/net/tcp and tcp6 name those that listen before all others
+    """The listening sockets now: /proc/net/tcp and tcp6 name them before all others
     (net/ipv4/tcp_ipv4.c:tcp_get_idx)."""
     sockets: Dict[Tuple[bytes, int], int] = {}
     for name in ("tcp", "tcp6"):
@@ -202,7 +206,7 @@ def findings(want: State, have: State, fs: Configfs) -> List[Finding]:
 
 
 def lacking(want: State, here: AbstractSet[Key], fs: Configfs) -> List[Finding]:
-    """The same, where ``here`` are the portals that are there."""
+    """The findings, where ``here`` are the portals that the host has already."""
     new = {portal.key for portal in _portals(want)} - here
     problems: List[Finding] = []
     if new:
@@ -240,7 +244,7 @@ class _Host:
         self._note(new, target, False)
 
     def _why(self, new: Address, target: str) -> Optional[Tuple[str, str, str]]:
-        """(sentence, override, way out), None where it can be had."""
+        """(sentence, override, way out), None where this host can have the address."""
         others = self.ports.get(new.port, [])
         # Only where none of the other family was there, it has got a socket of its own.
         own = [there for other, _name, there in others
@@ -280,7 +284,7 @@ class _Host:
         return f"this host can't listen there: {os.strerror(error)}", "", way
 
     def _program(self, wanted: Address) -> str:
-        """Whoever listens: looked for only where something does."""
+        """The program that listens, for a message."""
         for (host, port), inode in self.listening.sockets.items():
             if port == wanted.port and _clash(wanted, Address(host, port), self.v6_only):
                 return holder(inode) or "another socket of the kernel"
@@ -322,7 +326,7 @@ def absent(name: str) -> bool:
 
 
 def holder(inode: int, proc: str = _PROC) -> str:
-    """The program that has a socket open, "" for none: looks at every process."""
+    """The program that has a socket open, ``NAME (pid N)``, "" for none: reads every process."""
     wanted = f"socket:[{inode}]"
     for pid in _numbers(proc):
         try:

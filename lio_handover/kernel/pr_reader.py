@@ -11,9 +11,12 @@ from .configfs import Configfs
 
 
 class PrReader:
-    """Reads one host's.  ``seen``: what READ FULL STATUS said of a backstore, where it was asked;
-    ``known``: what this program restored, and ``untouched``: whether nobody can have changed it
-    since."""
+    """Reads the reservations of one host.
+
+    ``seen``: the descriptors of READ FULL STATUS for each backstore that was asked; ``known``: the
+    reservations that this program restored, and ``untouched``: whether no initiator can have
+    changed them since.
+    """
 
     def __init__(self, fs: Configfs, seen: Mapping[Key, Sequence[FullStatusDescriptor]],
                  known: Mapping[Key, Sequence[Reservations]], untouched: bool) -> None:
@@ -22,11 +25,10 @@ class PrReader:
 
     def read(self, path: str, serial: str, places: Mapping[str, Sequence[reservations.NexusPath]],
              key: Key) -> Reservations:
-        """Those of the backstore at ``path``, whose unit serial is ``serial``.  ``places``: how
-        each initiator reaches it, see reservations.read.
+        """The reservations of the backstore at ``path``, whose unit serial is ``serial``.
+        ``places``: the paths by which each initiator reaches it, see reservations.read.
 
-        Raises StillRunning while they change, CannotRepresent where they can't be told with
-        certainty.
+        Raises StillRunning while they change, CannotRepresent where they are ambiguous.
         """
         if not self.fs.exists(f"{path}/pr"):
             return NO_RESERVATIONS

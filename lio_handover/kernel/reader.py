@@ -25,26 +25,27 @@ from .pr_reader import PrReader
 _NOT_FABRICS = {"core"}
 #: Directories of a wwn or a TPG which hold no attributes of their own that are carried over.
 _ATTRIBUTE_FOLDERS = ("attrib", "auth", "param", "wwn")
-#: What a file says that has nothing to say for now.
+#: The errnos of a file that has no value for now.
 _NOTHING_THERE = (errno.ENODEV, errno.EINVAL, errno.EACCES, errno.EPERM)
 
 
 class Reader:
-    """Reads a host.  One instance sees one kernel: which files it has is asked once a kind."""
+    """Reads a host.  One instance reads one kernel: it lists an object's files once for each
+    kind."""
 
     def __init__(self, fs: Configfs, reservations: bool = True,
                  seen: Optional[Mapping[Key, Sequence[FullStatusDescriptor]]] = None,
                  known: Optional[Mapping[Key, Sequence[Reservations]]] = None,
                  untouched: bool = False) -> None:
         self.fs = fs
-        #: what READ FULL STATUS said of a backstore, where it was asked
+        #: the descriptors of READ FULL STATUS for each backstore that was asked
         self.seen = seen or {}
         self.with_reservations = reservations
         #: ``known``: what this program restored; ``untouched``: nobody can have changed it since
         self._pr = PrReader(fs, self.seen, known or {}, untouched)
-        #: what backstores said of what they have open, see probes.reads
+        #: whether a backstore has its own path open, as the device itself said (probes.reads)
         self.asked: Mapping[Key, Optional[bool]] = {}
-        #: of what is open nobody can tell, see opened.judge
+        #: sentences: which backstores' open storage cannot be known, see opened.judge
         self.unsure: Tuple[str, ...] = ()
         self._twins: Optional[FrozenSet[Key]] = None
         self._files: Dict[Tuple[str, str], List[Tuple[str, Optional[Attribute]]]] = {}
@@ -102,7 +103,7 @@ class Reader:
             if row.kind == HOST:
                 host[name] = value
             elif value not in row.unset and value != row.if_absent:
-                # What an older kernel does anyway is left out.
+                # A value that equals the behaviour of older kernels is left out.
                 carried[name] = value if row.kind != SECRET else Secret(value)
         return carried, host
 
@@ -111,14 +112,14 @@ class Reader:
         return placement.hbas(self.fs)
 
     def placed(self) -> Dict[Key, str]:
-        """Where each backstore of the host lives: key → HBA."""
+        """{key: HBA} of each backstore of the host."""
         placement_now = placement.find(self.fs)
         self._twins = placement_now.twins
         return dict(placement_now.placed)
 
     def _key(self, path: str) -> Key:
-        """``core/fileio_0/d0`` → the backstore's key; of those that share a plugin and a name,
-        which are apart by their HBA alone, ``HBA/NAME``."""
+        """The key of the backstore at ``core/fileio_0/d0``; backstores that share a plugin and a
+        name have ``HBA/NAME`` in their keys."""
         _core, hba, name = path.split("/", 2)
         key = keys.backstore_key(hba.rpartition("_")[0], name)
         if self._twins is None:
@@ -127,9 +128,10 @@ class Reader:
 
     def backstore(self, hba: str, name: str,
                   places: Mapping[str, Sequence[NexusPath]]) -> Backstore:
-        """One backstore.  ``places``: how each initiator reaches it, see reservations.read.
+        """One backstore.  ``places``: the paths by which each initiator reaches it, see
+        reservations.read.
 
-        Raises CannotRepresent where its reservations can't be told with certainty.
+        Raises CannotRepresent where its reservations are ambiguous, OSError.
         """
         plugin = hba.rpartition("_")[0]
         path = f"core/{hba}/{name}"
@@ -145,7 +147,7 @@ class Reader:
                                             places, key), hba, host, plugins.device(info))
 
     def off(self, stores: Iterable[Backstore]) -> FrozenSet[Key]:
-        """Those that were never enabled: nothing can export them."""
+        """The keys of the backstores that were never enabled: no LUN can export them."""
         return frozenset(store.key for store in stores if self.fs.read(
             f"core/{store.hba}/{store.name}/enable").strip() == "0")
 
@@ -174,7 +176,7 @@ class Reader:
                                           for word, at in tpgs))
 
     def tpgs(self, fabric: str, wwn: str) -> List[str]:
-        """What the TPGs of a target are called."""
+        """The names of the directories of a target's TPGs."""
         return [entry for entry in self.fs.entries(f"{fabric}/{wwn}")[1]
                 if directories.is_tpg(entry)]
 
@@ -195,8 +197,8 @@ class Reader:
 
     @staticmethod
     def _whole_nexus(key: Key, carried: Dict[str, str]) -> Dict[str, str]:
-        """With the prefix that it is shown without and must be written with
-        (vhost_scsi_tpg_nexus_show)."""
+        """The attributes with the nexus' prefix ``fc.``, which the kernel does not show but wants
+        written (vhost_scsi_tpg_nexus_show)."""
         if carried.get("nexus") and key[2].startswith("fc."):
             carried["nexus"] = "fc." + carried["nexus"].removeprefix("fc.")
         return carried
@@ -264,7 +266,7 @@ class Reader:
         return tuple(initiators)
 
     def attached(self, target: Target) -> Optional[bool]:
-        """Whether a guest can have commands executed by a vhost target; None if not to be known.
+        """Whether a guest can have a vhost target execute commands; None where it cannot be known.
 
         rmdir of a TPG says EBUSY where an endpoint is attached and, as there are LUNs in it,
         ENOTEMPTY where none is (fs/configfs/dir.c:configfs_rmdir looks at dependencies first).
@@ -289,8 +291,8 @@ class Reader:
 
     def exporters(self, backstores: Iterable[Key], outside: Iterable[str] = ()) \
             -> Dict[Key, List[str]]:
-        """Which LUNs export these backstores: ``iscsi/iqn.x/tpgt_1/lun_0``, but for those of
-        the targets ``outside`` names."""
+        """{backstore: the LUNs that export it, ``iscsi/iqn.x/tpgt_1/lun_0``}, without those of the
+        targets that ``outside`` names (FABRIC/WWN)."""
         wanted, skip = set(backstores), set(outside)
         exporters: Dict[Key, List[str]] = {}
         for fabric, wwn in self.target_names():
@@ -303,7 +305,7 @@ class Reader:
         return exporters
 
     def discovery_auth(self) -> Optional[DiscoveryAuth]:
-        """None where there is no iSCSI fabric."""
+        """The host's discovery credentials, None where there is no iSCSI fabric."""
         discovery = DiscoveryAuth()
         if not self.fs.exists(discovery.key[1]):
             return None
@@ -312,9 +314,10 @@ class Reader:
     def state(self, targets: Optional[Sequence[Tuple[str, str]]] = None,
               backstores: Iterable[Key] = (),
               discovery: Optional[bool] = None) -> State:
-        """These targets, with the backstores and LU groups that they use; the whole host where
-        ``targets`` is None.  ``backstores`` are read even where no target uses them.
-        ``discovery``: whether discovery auth is; None: where there is an iSCSI target.
+        """The state of these ``targets`` [(fabric, WWN)], with the backstores and LU groups that
+        they use; the whole host where ``targets`` is None.  ``backstores`` are read even where no
+        target uses them.  ``discovery``: whether to read discovery auth; None: only where there is
+        an iSCSI target.
 
         Raises NoSuchTarget, CannotRepresent, OSError.
         """
@@ -345,8 +348,8 @@ class Reader:
                      self.discovery_auth() if discovery else None)
 
     def runtime(self, base: State) -> State:
-        """``base``, read before, with what may have come since: links and what needs them,
-        nexuses, gates, reservations."""
+        """``base``, a state read before, with a new reading of links and the attributes that need
+        them, nexuses, gates and reservations."""
         targets = tuple(replace(target, tpgs=tuple(
             self._runtime_tpg(tpg, f"{target.fabric}/{target.wwn}/{tpg.at}")
             for tpg in target.tpgs)) for target in base.targets)
@@ -372,8 +375,8 @@ class Reader:
                            for acl in base.acls))
 
     def outline(self, known: Iterable[Backstore] = ()) -> State:
-        """Every backstore of the host with what it opens and its serial, and no more; ``known``
-        were read already."""
+        """Every backstore of the host with only its parameters and serial; ``known`` backstores
+        are not read again."""
         read = {store.key: store for store in known}
         return State((), tuple(
             read[key] if key in read else placement.remembered(
@@ -388,15 +391,16 @@ class Reader:
                          {"wwn/vpd_unit_serial": serial} if serial else {}, hba=hba)
 
     def lu_groups(self, names: Iterable[str]) -> Tuple[LuGroup, ...]:
-        """Those of the LU groups named that this host has."""
+        """The named LU groups that exist on this host."""
         path = "core/alua/lu_gps"
         return tuple(LuGroup(keys.lu_group_key(name),
                              self._attributes("lu_group", "", f"{path}/{name}")[0])
                      for name in names if self.fs.exists(f"{path}/{name}"))
 
     def relative_ports(self, frozen: Sequence[str] = ()) -> Dict[str, List[str]]:
-        """Relative port → the TPGs that have it and are enabled, or of a ``frozen`` target; on
-        kernels with tpgt_N/rtpi.  vhost and loopback have no enable, and any numbers."""
+        """{relative port: the TPGs that have it} for TPGs that are enabled, or of a ``frozen``
+        target (FABRIC/WWN); {} on kernels without tpgt_N/rtpi.  vhost and loopback TPGs have no
+        enable, and may have any number."""
         ports: Dict[str, List[str]] = {}
         gates: Dict[str, bool] = {}
         for fabric, wwn in self.target_names():
@@ -419,7 +423,7 @@ class Reader:
         return self.lu_groups(sorted(named))
 
     def facts(self) -> Facts:
-        """Raises NoTargetModules."""
+        """The facts of this host.  Raises NoTargetModules."""
         if not self.fs.exists("core"):
             raise no_modules()
         return Facts(os.uname().release, boot_id(), self.dbroot(), tuple(self.hbas()),

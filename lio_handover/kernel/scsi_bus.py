@@ -11,10 +11,10 @@ AUTOPROBE = f"{_BUS}/drivers_autoprobe"
 
 
 class Drivers:
-    """Whether drivers are attached to SCSI devices that come: without them sd reads no
-    partitions, and udev, LVM and mdadm do not take the disk for one of the host's.
+    """Switches off that the kernel attaches drivers to new SCSI devices: without a driver sd reads
+    no partitions, and udev, LVM and mdadm do not take the disk for one of the host's.
 
-    ``off`` and ``on`` raise OSError; ``on`` gives those that came meanwhile their drivers.
+    ``off`` and ``on`` raise OSError; ``on`` attaches drivers to the devices that came meanwhile.
     """
 
     def __init__(self) -> None:
@@ -22,7 +22,7 @@ class Drivers:
         self._there: Set[str] = set()
 
     def are_on(self) -> bool:
-        """Whether nothing is left to be put back."""
+        """Whether ``on`` has nothing to put back."""
         return self._was != b"1"
 
     def off(self) -> None:
@@ -33,7 +33,7 @@ class Drivers:
         self._write(b"0")
 
     def on(self) -> None:
-        """As it was before the first ``off``; nothing without one."""
+        """Restore the setting of before the first ``off``; without one do nothing."""
         self._write(b"1")
         if self._was == b"1":
             for name in self._devices() - self._there:
@@ -50,7 +50,7 @@ class Drivers:
         return {name for name in os.listdir(f"{_BUS}/devices") if name[0].isdigit()}
 
     def _write(self, value: bytes) -> None:
-        if self._was == b"1":  # else somebody else has switched it off
+        if self._was == b"1":  # else the administrator has switched it off
             with open(AUTOPROBE, "wb") as file:
                 file.write(value)
 

@@ -1,7 +1,7 @@
 """Whether a program on this host serves tcmu backstores.
 
 The kernel tells such programs (tcmu-runner) of a new backstore by generic netlink, family TCM-USER,
-group config (target_core_user.c:tcmu_netlink_event_send); one is made where somebody listens there.
+group config (target_core_user.c:tcmu_netlink_event_send).  A new one needs a program that listens.
 """
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _REQUEST, _ERROR = 1, 2
 
 
 def listens() -> Optional[bool]:
-    """Whether somebody listens; None where that can't be told."""
+    """Whether a program listens; None where that cannot be known."""
     try:
         group = _group(b"TCM-USER", b"config")
         if group is None:

@@ -57,13 +57,13 @@ BIT = (0, 1)
 
 
 def printable(data: bytes) -> str:
-    """What is wrong with a text, "" for nothing."""
+    """The fault of a text that is not printable, "" for none."""
     return "" if data.isascii() and (not data or data.decode().isprintable()) \
         else "is not printable ASCII"
 
 
 def trimmed(data: bytes) -> str:
-    """What is wrong with a text that the kernel would trim, "" for nothing."""
+    """The fault of a text that the kernel would trim, "" for none."""
     return "" if data == data.strip(BLANKS) else \
         "begins or ends with what the kernel takes for a blank"
 
@@ -488,8 +488,8 @@ def _table() -> Iterator[Attribute]:
     yield Attribute(acl, "cmdsn_depth", CONFIG, GATE_SHUT, INT, 4, range=(0, 512), default="64",
                     inherits="attrib/default_cmdsn_depth")
     yield Attribute(acl, "tag", CONFIG, ANY, BARE, 5, unset=("",), max_bytes=63, default="")
-    # Before the link it is lost (target_fabric_mappedlun_write_protect_store).  What a loopback's
-    # begins with is not held to by a test.
+    # A value written before the link is lost (target_fabric_mappedlun_write_protect_store).  No test
+    # holds a loopback's default.
     yield Attribute("mapped_lun", "write_protect", CONFIG, LINKED, INT, 1, range=BIT,
                     default={"iscsi": "0", "vhost": "0"},
                     inherits="attrib/prod_mode_write_protect")

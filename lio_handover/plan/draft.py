@@ -1,4 +1,4 @@
-"""A plan while it is made: its steps, what it refuses, and what each part of it is made of."""
+"""A plan while the planners build it: its steps, the changes it refuses, and their input."""
 from __future__ import annotations
 
 from dataclasses import dataclass, field
@@ -16,8 +16,12 @@ from .pr_order import RestoreOrder
 
 @dataclass
 class Draft:
-    """``new``: what ``want`` is made of, by key; ``created``: what of it is not there yet;
-    ``path``: a directory below the target tree; ``late``: storage opened inside the window."""
+    """A plan under construction.
+
+    ``new``: the objects of ``want`` by key; ``created``: the keys of those that do not exist yet;
+    ``path``: an object's directory below the target tree; ``late``: storage that is opened inside
+    the window.
+    """
 
     want: State
     new: Mapping[Key, Object]
@@ -33,14 +37,15 @@ class Draft:
     def add(self, slot: str, op: str, path: str, value: bytes = b"", about: Key = (),
             order: Tuple[int, ...] = (), row: Optional[Attribute] = None,
             secret: bool = False, sure: bool = False) -> None:
-        """A step in its slot; within the slot by ``order``, then as they were added."""
+        """Add a step to a slot; within the slot steps stand by ``order``, then as they were
+        added."""
         if self.late and about[:3] in self.late:
             slot = LATE.get(slot, slot)
         self._steps.append(((PLACE[slot], order, len(self._steps)),
                             Step(op, path, value, slot, about, row, secret, sure)))
 
     def once(self, slot: str, op: str, path: str, about: Key = ()) -> None:
-        """A step, but for one that asks the same of the same."""
+        """Add a step, unless the same op was added for the same path."""
         if (op, path) not in self._said:
             self._said.add((op, path))
             self.add(slot, op, path, about=about)
@@ -49,5 +54,5 @@ class Draft:
         self.once("module", LOAD, module)
 
     def steps(self) -> Tuple[Step, ...]:
-        """In their order."""
+        """The steps in their order."""
         return tuple(step for _place, step in sorted(self._steps, key=lambda pair: pair[0]))

@@ -12,8 +12,8 @@ STAGE, ACTIVATE = "stage", "activate"
 
 
 class Slot(NamedTuple):
-    """name, phase (stage: while the source still serves; activate: after it has let go), why
-    it stands here."""
+    """A slot: its name, its phase (stage: while the source still serves; activate: after the source
+    has let go), and why it stands at its place."""
 
     name: str
     phase: str

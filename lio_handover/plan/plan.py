@@ -1,7 +1,7 @@
-"""What a plan is: what to ask of the kernel, one request a step, in the one order.
+"""A plan: the requests to the kernel, one a step, in the one order.
 
-A plan is data.  It can be shown, counted, kept, run, and stopped between any two steps; what
-undoes it is another plan, from the host as it then is to the host as it was.
+A plan is data.  It can be shown, counted, kept, run, and stopped between any two steps; another
+plan undoes it, from the host as it then is to the host as it was.
 """
 from __future__ import annotations
 
@@ -46,7 +46,8 @@ class Step(NamedTuple):
 
     ``row`` makes a write an *ensure*: it is left out where the kernel has the value already
     (many refuse being told what they know), and where the kernel has no such attribute and
-    does what the value asks anyway.  ``sure`` says that it can't have the value: nobody looks.
+    does what the value asks anyway.  ``sure`` says that the kernel cannot have the value: it is
+    not read first.
     """
 
     op: str
@@ -83,9 +84,10 @@ class Step(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """Steps in order; ``want`` is what they lead to, as far as the kernel can be brought to it.
+    """Steps in order; ``want`` is the state after them, as near to the requested state as the
+    kernel can be brought.
 
-    ``notes`` say where that is not quite what was asked for, and why.
+    ``notes`` say where ``want`` differs from the requested state, and why.
     """
 
     steps: Tuple[Step, ...] = ()
@@ -95,9 +97,9 @@ class Plan:
     partial: bool = False
     #: backstores whose storage is opened only inside the window
     late: Mapping[Key, Opening] = field(default_factory=dict)
-    #: whether what the table does not know may be as this kernel makes it
+    #: whether attributes that the table does not know may have this kernel's values
     unknown: bool = False
-    #: path of a backstore → what it led to when it was looked at, see opened.identities
+    #: a backstore's path → the identity of the file or device there, see opened.identities
     seen: Mapping[str, Tuple[int, ...]] = field(default_factory=dict)
 
     @property
@@ -109,6 +111,7 @@ class Plan:
         return tuple(step for step in self.steps if step.phase == "activate")
 
     def counts(self) -> Dict[str, int]:
+        """How many steps of each op there are: ``{"mkdir": 3, …}``."""
         numbers: Dict[str, int] = {}
         for step in self.steps:
             numbers[step.op] = numbers.get(step.op, 0) + 1

@@ -37,12 +37,13 @@ def plan(have: State, want: State, facts: Facts,
     """The steps from ``have`` to ``want`` on the host that ``facts`` describe.
 
     ``keep_fabrics``: which fabric directories may stay when they become empty (None: all).
-    ``partial``: what ``want`` leaves open may be as the kernel makes it, see diff.
-    ``trusting``: new objects have the defaults of model/attributes.py; else each attribute is
-    looked at.
-    ``late``: backstores on either side whose storage one host alone may have open, see late.
-    ``there``: what is here besides ``have``; directories keep their names.
-    Nothing is raised for what can't be done in place: it stands in ``refused``.
+    ``partial``: an attribute that ``want`` does not have may have the kernel's value, see diff.
+    ``trusting``: new objects have the defaults of model/attributes.py; else each attribute is read
+    before it is written.
+    ``late``: backstores on either side whose storage only one host may have open, see
+    storage/exclusive.py.
+    ``there``: objects of this host besides ``have``; directories keep their names.
+    Raises nothing for a change that cannot be made in place: ``refused`` has it.
     """
     changes = diff(have, want, partial=partial)
     planner = _Planner(have, want, facts, keep_fabrics, partial, trusting, late or {},
@@ -132,7 +133,8 @@ class _Planner:
             taken.add(self.hba[backstore.key])
 
     def _again(self, change: Relink) -> bool:
-        """What is there without a link gets it, as a removal that is taken back has left it."""
+        """Link a LUN or mapped LUN that exists without its link, as an undone removal leaves it.
+        False where that is not all that differs."""
         old, new = self.old[change.key], self.new[change.key]
         if isinstance(old, Lun) and old.backstore is None:
             self.unlinked.add(change.key)
@@ -175,7 +177,8 @@ class _Planner:
                   isinstance(value, Secret), sure)
 
     def _port_of(self, key: Key) -> None:
-        """A gate that was shut has lost its number, though it still reads (see ports)."""
+        """Write the relative port of a TPG that was shut: the kernel has freed its number, though
+        the file still shows it (see records/relative_ports.py)."""
         number, row = self.new[key].attributes.get("rtpi", "0"), rows("tpg", key[1])["rtpi"]
         if key in self.old and self.facts.has_rtpi and number not in row.unset:
             self._add("TPG attribute", WRITE, f"{self.path(key)}/{row.path}", row.encode(number),
@@ -193,7 +196,7 @@ class _Planner:
 
     def _write_all(self, key: Key, kind: str, attributes: Mapping[str, str],
                    known: Mapping[str, str] = _NOTHING) -> None:
-        """Everything that a new object does not have by itself; ``known``: what it has."""
+        """Write every attribute that a new object does not have already; ``known``: its values."""
         owner = owner_of(key)
         table = rows(kind, owner)
         if not self.trusting:
@@ -274,7 +277,7 @@ class _Planner:
                       fsencode(link), mapped_lun.key, (self.link_place[mapped_lun.key],))
 
     def _fresh(self, obj: Object) -> Mapping[str, str]:
-        """What a new object of a TPG has by itself."""
+        """{attribute: value} of a new object of a TPG, as the kernel makes it."""
         readonly = False
         if isinstance(obj, MappedLun):
             lun = self.new.get(lun_key(obj.key[:4], obj.lun))
@@ -310,7 +313,7 @@ class _Planner:
             self._add("drop cache", FLUSH, file, about=store.key)
 
     def _command(self, slot: str, op: str, key: Key, words: Sequence[str]) -> None:
-        """With the path as it was wanted: a backstore that is half made has none yet."""
+        """Run a command with the wanted path: a backstore that was only begun has no path yet."""
         import shlex
         self._add(slot, op, self.late[key].path, " ".join(map(shlex.quote, words)).encode(), key)
 

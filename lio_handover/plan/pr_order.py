@@ -1,9 +1,9 @@
-"""Which registrations come back when, and so what of READ KEYS and PRgeneration can be kept.
+"""The order in which registrations come back, which decides what READ KEYS and PRgeneration say.
 
-A restored registration comes to life when its initiator can reach the LUN: at the link of an
-explicit mapped LUN, or, by a nexus without an ACL, when there are both the nexus and the LUN's
-link (target_core_pr.c:__core_scsi3_check_aptpl_registration and its callers).  READ KEYS
-answers in that order.
+The kernel activates a restored registration when its initiator can reach the LUN: at the link of an
+explicit mapped LUN, or, for a nexus without an ACL, once both the nexus and the LUN's link exist
+(target_core_pr.c:__core_scsi3_check_aptpl_registration and its callers).  READ KEYS answers in that
+order.
 """
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..model.fabrics import Gate
 from ..model.keys import acl_key, lun_key, mapped_lun_key, target_key, tpg_key
 from ..model.objects import Backstore, Key, Registration, Reservations, State, say
 
-#: After everything that has a place.
+#: A rank after all others.
 LAST = (1 << 30, 0)
 
 
@@ -29,7 +29,7 @@ class RestoreOrder:
             for mapped in acl.mapped_luns}
         #: mapped LUN, or a nexus' LUN → (place in READ KEYS, number of the backstore)
         self.first_seen: Dict[Key, Tuple[int, int]] = {}
-        #: TPG → the first of those of its nexus
+        #: TPG → the lowest value that first_seen has for its nexus
         self.nexus_seen: Dict[Key, Tuple[int, int]] = {}
         for number, store in enumerate(want.backstores):
             for place, registration in enumerate(store.reservations.registrations):
@@ -38,7 +38,7 @@ class RestoreOrder:
                 if unit not in self.mapped:
                     tpg = unit[:4]
                     self.nexus_seen[tpg] = min(self.nexus_seen.get(tpg, LAST), (place, number))
-        #: backstore → (TPG, a registration to make dummies like), for the first LUN with it
+        #: backstore → (TPG of its first LUN, a template for the padding registrations)
         self.padding_paths: Dict[Key, Tuple[Key, Registration]] = {}
         for target, tpg_, lun in want.all_luns():
             if lun.backstore is not None and lun.backstore not in self.padding_paths:
@@ -53,16 +53,20 @@ class RestoreOrder:
         self.late: Set[Key] = self._late(want)
 
     def unit(self, registration: Registration) -> Key:
-        """What brings a registration back: a mapped LUN, or a LUN for its TPG's nexus."""
+        """The key whose link brings a registration back: a mapped LUN's, or a LUN's for its TPG's
+        nexus."""
         fabric = fabrics.of_pr_name(registration.fabric).name
         tpg = tpg_key(target_key(fabric, registration.target), registration.tpgt)
         mapped = mapped_lun_key(acl_key(tpg, registration.initiator), registration.mapped_lun)
         return mapped if mapped in self.mapped else lun_key(tpg, registration.lun)
 
     def _late(self, want: State) -> Set[Key]:
-        """The links are bound to the order of the relative ports, which RTPG shows; where that is
-        not the order of READ KEYS, the nexuses have to give it.  A loopback's can not: a link asks
-        for the disk (tcm_loop.c:tcm_loop_port_link)."""
+        """Targets whose nexuses are made after the links.
+
+        The links follow the order of the relative ports, which RTPG shows; where the order of READ
+        KEYS is another one, the nexuses must give it.  A loopback's nexus cannot: its link asks for
+        the disk at once (tcm_loop.c:tcm_loop_port_link).
+        """
         targets: Set[Key] = set()
         for store in want.backstores:
             units = [unit for unit in map(self.unit, store.reservations.registrations)
@@ -76,8 +80,8 @@ class RestoreOrder:
         return self.linked.get(unit, (0, 0))
 
     def order(self, store: Backstore) -> Reservations:
-        """The reservations as READ KEYS can show them: what comes back together stands
-        together, nexuses before ACLs."""
+        """A backstore's reservations in the order in which READ KEYS can show them: registrations
+        of one unit stand together, nexuses before ACLs."""
         def rank(registration: Registration) -> Tuple[int, ...]:
             unit = self.unit(registration)
             if unit in self.mapped:
@@ -90,7 +94,8 @@ class RestoreOrder:
                                                for registration in wanted.registrations])
 
     def chains(self) -> Iterable[List[Key]]:
-        """For each backstore what revives its registrations, in the order of READ KEYS."""
+        """For each backstore the units that bring its registrations back, in the order of READ
+        KEYS."""
         chains: Dict[int, List[Key]] = {}
         for key, (_place, store) in sorted(self.first_seen.items(), key=lambda pair: pair[1]):
             chains.setdefault(store, []).append(key)
@@ -98,17 +103,17 @@ class RestoreOrder:
 
 
 def padding_registrations(wanted: Reservations, place: Optional[Tuple[Key, Registration]]) -> int:
-    """How many dummy registrations to make for PRgeneration: none where they have no place, or
-    would be too many."""
+    """How many padding registrations to make for PRgeneration: 0 where no LUN can take them, or
+    where they are more than MAX_PADDING."""
     padding, _generation = reservations.restored_generation(wanted)
     return padding if place is not None and padding <= reservations.MAX_PADDING else 0
 
 
 def reachable(want: State, have: State = State()) -> Tuple[State, Tuple[str, ...]]:
-    """(``want`` as far as a kernel can be brought to it, what is not quite kept).
+    """(``want`` as near as a kernel can be brought to it, sentences about the differences).
 
-    Only the order of READ KEYS and PRgeneration can fall short, and not where ``have``, what
-    the host serves, has just what is wanted.
+    Only the order of READ KEYS and PRgeneration can differ, and not where ``have``, the host's
+    state, has the wanted reservations already.
     """
     restore_order = RestoreOrder(want)
     notes: List[str] = []
@@ -137,8 +142,8 @@ def reachable(want: State, have: State = State()) -> Tuple[State, Tuple[str, ...
 
 
 def merged(rows: Iterable[Sequence[Key]], chains: Iterable[Sequence[Key]]) -> Dict[Key, int]:
-    """Each link's place in an order that follows all ``chains`` (READ KEYS shall answer in that
-    order) and the numbers in each ACL or TPG wherever that goes with it: REPORT LUNS has the last
+    """{link: its place} in an order that follows all ``chains`` (the order of READ KEYS), and the
+    ``rows`` (the numbers in each ACL or TPG) where the chains allow it: REPORT LUNS has the last
     link first, whatever its number (target_core_spc.c:spc_emulate_report_luns).
 
     A link is in one row, and in one chain at most.

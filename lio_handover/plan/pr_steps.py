@@ -1,4 +1,4 @@
-"""Persistent reservations of backstores that are made: registrations, PRgeneration, APTPL."""
+"""Persistent reservations of new backstores: registrations, PRgeneration, APTPL."""
 from __future__ import annotations
 
 from os import fsencode

@@ -1,4 +1,4 @@
-"""What a host is after the stage of a plan: all that the plan wants, but for what has to wait."""
+"""The state of a host after the stage of a plan: the wanted state without the later steps' part."""
 from __future__ import annotations
 
 from dataclasses import replace
@@ -12,8 +12,8 @@ _NEXUSES = ("nexus", "late nexus")
 
 
 def early(the_plan: Plan) -> Plan:
-    """A plan whose end is a stage, without what is of no use then: the cache is dropped once the
-    source has let go, and where nothing is linked there is nothing more to read back."""
+    """A plan that ends with its stage, without the steps that are useless there: the cache is
+    dropped only after the source has let go, and without links there is nothing more to verify."""
     steps = [step for step in the_plan.steps if step.op != FLUSH]
     if [step.slot for step in steps[-2:]] == ["verify stage", "verify"]:
         steps.pop()
@@ -21,9 +21,9 @@ def early(the_plan: Plan) -> Plan:
 
 
 def staged(want: State, steps: Sequence[Step], has_rtpi: bool) -> State:
-    """``want`` without what ``steps`` do in the window: late storage, links and what needs them,
-    nexuses, reservations.  Gates are as wanted; up to 6.1 the links number the ports
-    (``has_rtpi``)."""
+    """``want`` without the results of ``steps`` in the window: late storage, links and the
+    attributes that need them, nexuses, reservations.  Gates are as wanted.  ``has_rtpi``: whether
+    the kernel has tpgt_N/rtpi; up to 6.1 the links number the ports instead."""
     later = {step.about for step in steps if step.op == ACQUIRE}
     links: Set[Key] = set()
     nexuses: Set[Key] = set()

@@ -21,9 +21,9 @@ from .plan import DELETE, Plan, Step
 
 def findings(stores: Sequence[Backstore], others: Iterable[Backstore] = (),
              reader: Optional[Reader] = None) -> Iterator[Finding]:
-    """Why ``stores`` can't be handed over: one that has registrations shares its serial with
-    another of them, or of the ``others`` on its host, which ``reader`` can ask whether they have
-    some."""
+    """Why ``stores`` cannot be handed over: a backstore with registrations shares its serial with
+    another one of ``stores`` or ``others``, the rest of the host.  ``reader`` tells whether the
+    others have registrations."""
     mine = {store.key for store in stores}
     by_serial: Dict[str, List[Backstore]] = {}
     for store in (*stores, *(other for other in others if other.key not in mine)):
@@ -48,8 +48,8 @@ def _registered(reader: Reader, store: Backstore) -> bool:
 
 
 def without_files(the_plan: Plan, have: State, want: State, facts: Facts, reader: Reader) -> Plan:
-    """The plan of a removal, and the APTPL file of each removed backstore is deleted, as it would
-    bring its reservations back one day; but for one that is a staying backstore's, too."""
+    """The plan of a removal that also deletes the APTPL file of each removed backstore, which would
+    bring the reservations back one day.  A file that a remaining backstore shares stays."""
     kept = {store.key for store in want.backstores}
     gone = {store.serial: store.key for store in have.backstores
             if has_file(store.serial) and store.key not in kept}

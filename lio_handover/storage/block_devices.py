@@ -1,8 +1,8 @@
-"""What the kernel tells of paths, block devices, mounts and swap of this host.
+"""Paths, block devices, mounts and swap of this host, as the kernel shows them.
 
-A path is first opened without opening what it leads to (O_PATH), and only a regular file or a
-block device is then read.  What /sys, /proc and /dev say is asked through a Host, so that a test
-can give its own.
+A path is first opened with O_PATH, which does not open the file or device itself; only a regular
+file or a block device is then read.  A Host says where /sys, /proc and /dev are, so that a test can
+give its own.
 """
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class Host:
 
     @property
     def mounts(self) -> List["Mount"]:
-        """What is mounted where, in the order of the mounts.  Raises OSError."""
+        """The mounts in their order.  Raises OSError."""
         return _mounts(self)
 
 
 class HostSnapshot(Host):
-    """The host at one moment: what is mounted is asked once."""
+    """The host at one moment: the mounts are read once."""
 
     @cached_property
     def mounts(self) -> List["Mount"]:
@@ -43,7 +43,7 @@ HERE = Host()
 
 
 class PathStat(NamedTuple):
-    """What a path leads to, without having opened it: ``fd`` is O_PATH."""
+    """The file or device at a path, not opened: ``fd`` is O_PATH."""
 
     fd: int
     real: str
@@ -56,7 +56,7 @@ class PathStat(NamedTuple):
 
 # --- looking -------------------------------------------------------------------------------------
 def look(path: str) -> PathStat:
-    """What ``path`` leads to; the caller closes ``fd``.  Raises OSError.
+    """The file or device at ``path``; the caller closes ``fd``.  Raises OSError.
 
     Opens nothing: no fifo is waited for, no device starts to do what devices do when opened.
     """
@@ -73,7 +73,7 @@ def look(path: str) -> PathStat:
 
 
 def reopen(seen: PathStat, flags: int = 0) -> int:
-    """A descriptor to read from the very thing that was looked at."""
+    """A descriptor to read from the same file or device as ``seen``.  Raises OSError."""
     if not (seen.block or seen.regular):
         raise OSError(errno.EINVAL, "neither a file nor a block device")
     return os.open(f"/proc/self/fd/{seen.fd}",
@@ -207,7 +207,7 @@ def show(text: str) -> str:
 
 # --- who uses it ---------------------------------------------------------------------------------
 def family(device: str, host: Host = HERE) -> Tuple[Dict[str, str], Dict[str, str]]:
-    """({major:minor: name} of a device and its partitions, the same of all that stands on them).
+    """({major:minor: name} of a device and its partitions, the same for all their holders).
 
     The names are the kernel's (``sdb1``, ``dm-0``).
     """
@@ -233,7 +233,7 @@ def family(device: str, host: Host = HERE) -> Tuple[Dict[str, str], Dict[str, st
 
 
 def under(device: str, host: Host = HERE) -> Tuple[Dict[str, str], List[str]]:
-    """({major:minor: name} of all block devices on which one stands, the files of loop devices).
+    """({major:minor: name} of all block devices below a device, the files of its loop devices).
 
     A partition stands on its disk, a mapped device or array on its parts.
     """

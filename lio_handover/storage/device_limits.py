@@ -1,4 +1,4 @@
-"""What a host's own device, or kernel, can have of an attribute: the ranges, before anybody writes.
+"""The ranges of attributes that a host's own device, or kernel, can have, known before a write.
 
 A source's value is often its device's own limit (queue_depth, optimal_sectors), which the other
 host's device need not reach.  The kernel says so only when the value is written, so it is known
@@ -30,7 +30,7 @@ _PAGE = 4096
 
 
 class Device:
-    """What a backstore opens on this host, each of its limits asked once."""
+    """The file or device that a backstore opens on this host; each limit is read once."""
 
     def __init__(self, path: str, host: Host = HERE) -> None:
         status = os.stat(path) if path else None
@@ -41,12 +41,12 @@ class Device:
 
     @cached_property
     def _folders(self) -> Tuple[str, str]:
-        """In sysfs: its own, and that of the whole disk."""
+        """(the device's directory in sysfs, that of its whole disk)."""
         folder = block_devices.folder_of(self.number, self.host)
         return folder, os.path.dirname(folder) if os.path.exists(folder + "/partition") else folder
 
     def said(self, name: str) -> str:
-        """A file of the whole disk, "" without it."""
+        """The text of a file in the whole disk's directory, "" without the file."""
         if name not in self._said:
             self._said[name] = one_line_of(f"{self._folders[1]}/{name}")
         return self._said[name]
@@ -64,7 +64,7 @@ class Device:
         return self.block and one_line_of(f"{self._folders[0]}/ro") == "1"
 
 
-#: Any file: what LIO can do with it is the same.
+#: Stands for every file: LIO's limits are the same for all.
 FILE = Device("")
 
 
@@ -121,9 +121,10 @@ def _always(plugin: str, device: Optional[Device]) -> Range:
 
 
 class Limit(NamedTuple):
-    """A row: an attribute of the backstores of some plugins, and who limits it.
+    """A row: an attribute of the backstores of some plugins, and whether the device or the kernel
+    limits it (``who``).
 
-    ``seen``: what initiators notice of another value.
+    ``seen``: how initiators notice another value.
     """
 
     path: str
@@ -158,7 +159,7 @@ LIMITS: Tuple[Limit, ...] = (
 #: A portal's transports → the kernel's module for it.
 TRANSPORTS = {"iser": "ib_isert", "cxgbit": "cxgbit"}
 
-#: What ``--map limit:NAME=MOST`` may be about → what initiators notice of it.
+#: NAME of ``--map limit:NAME=MOST`` → the effect that initiators notice.
 MAPPED: Dict[str, str] = {
     **{limit.path.partition("/")[2]: limit.seen for limit in LIMITS if limit.range is not _always},
     "pi_prot_verify": "initiators do not see it",
@@ -166,7 +167,7 @@ MAPPED: Dict[str, str] = {
 
 
 def path_of(name: str) -> str:
-    """The attribute that ``--map limit:NAME=MOST`` is about."""
+    """The attribute's path for NAME of ``--map limit:NAME=MOST``."""
     return name if name in TRANSPORTS else f"attrib/{name}"
 
 
@@ -178,10 +179,11 @@ def _release() -> Tuple[int, ...]:
 # --- what can't be had ---------------------------------------------------------------------------
 def findings(want: State, have: State, skip: Set[Key], proofs: Mapping[str, Proof] = {},
              host: Host = HERE) -> List[Finding]:
-    """What of ``want`` this host's devices and modules can't have; ``skip``: backstores whose
-    storage must not be looked at yet; ``proofs``: as a document has them.
+    """The attributes of ``want`` that this host's devices and modules cannot have.
 
-    What was a file on the source is one here, or is refused for that: nothing is asked of it.
+    ``skip``: backstores whose storage must not be looked at yet; ``proofs``: the document's
+    evidence.  Storage that was a file on the source is a file here, or is refused for that, so it
+    is not read.
     """
     problems: List[Finding] = []
     folders: Dict[str, bool] = {}
@@ -226,7 +228,7 @@ def _of_store(store: Backstore, device: Optional[Device], folders: Dict[str, boo
 
 
 def _mounted_read_only(path: str, folders: Dict[str, bool]) -> bool:
-    """Of a file's folder, each asked once."""
+    """Whether a file's folder is mounted read-only; ``folders`` remembers the answers."""
     folder = os.path.dirname(path)
     if folder not in folders:
         try:
@@ -263,7 +265,7 @@ def _transports(want: State, have: State) -> Iterator[Finding]:
 
 
 def available(module: str, root: str = "/lib/modules") -> bool:
-    """Whether a module is loaded, built in, or to be had by modprobe."""
+    """Whether a module is loaded, built in, or can be loaded by modprobe."""
     if os.path.isdir(f"/sys/module/{module}"):
         return True
     folder = f"{root}/{os.uname().release}"

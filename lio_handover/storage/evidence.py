@@ -1,4 +1,4 @@
-"""Evidence of storage: what proves that it is the same on both hosts, and that all is on it.
+"""Evidence of storage: facts which prove that both hosts have the same storage, and all data on it.
 
 Nothing here opens for writing, creates a file, or waits for one (block_devices.look).
 """
@@ -23,7 +23,7 @@ _BLKFLSBUF = 0x1261
 
 # --- evidence ------------------------------------------------------------------------------------
 def evidence(backstore: Backstore, sample: bool, host: Host = HERE) -> Evidence:
-    """What proves that storage is the same storage.  Raises StorageMissing, StorageNotAllowed.
+    """The facts that identify a backstore's storage.  Raises StorageMissing, StorageNotAllowed.
 
     A file: ``kind`` "file", ``size`` (bytes), ``inode``, ``filesystem``.  A device: ``kind``
     "block", ``size``, ``logical_block_size`` (bytes), ``wwid`` where it has one.  With
@@ -49,8 +49,8 @@ def evidence(backstore: Backstore, sample: bool, host: Host = HERE) -> Evidence:
 
 
 def evidence_of(seen: PathStat, sample: bool, host: Host) -> Evidence:
-    """``evidence`` of what is open already, but for its companion.  Raises StorageNotAllowed,
-    OSError."""
+    """The evidence of a file or device that was looked at, without its companion.  Raises
+    StorageNotAllowed, OSError."""
     if seen.block:
         facts = block_facts(seen.device, host)
     elif seen.regular:
@@ -64,7 +64,7 @@ def evidence_of(seen: PathStat, sample: bool, host: Host) -> Evidence:
 
 
 def offsets(size: int) -> List[int]:
-    """Where samples are taken: the places where labels stand, the end, and evenly between."""
+    """The offsets of the samples, in bytes: where labels stand, the end, and evenly between."""
     last = max(size - 1, 0) // BLOCK * BLOCK
     spread = (last * number // (SAMPLES - 3) // BLOCK * BLOCK for number in range(SAMPLES - 2))
     return sorted({offset for offset in (0, BLOCK, 64 * 1024, 1024 * 1024, *spread)
@@ -102,7 +102,7 @@ def _digest(seen: PathStat, size: int, flags: int) -> Tuple[str, bool]:
 
 
 def _forget(fd: int, block: bool) -> None:
-    """Drop the clean pages that the page cache has of it.  Raises OSError."""
+    """Drop the clean pages of a file or device from the page cache.  Raises OSError."""
     if block:
         import fcntl
         fcntl.ioctl(fd, _BLKFLSBUF, 0)
@@ -112,8 +112,9 @@ def _forget(fd: int, block: bool) -> None:
 
 # --- flushing ------------------------------------------------------------------------------------
 def opened(path: str) -> int:
-    """A descriptor for ``flush``: an error of writing back reaches those open at that time,
-    so it is had before the last writes.  The caller closes it.  Raises KernelRefused."""
+    """A descriptor for ``flush``: the kernel reports an error of writing back to the descriptors
+    that are open at that time, so the caller opens it before the last writes, and closes it.
+    Raises KernelRefused."""
     try:
         seen = block_devices.look(path)
         try:
@@ -144,7 +145,7 @@ def flush(path: str, fd: Optional[int] = None) -> None:
 
 
 def drop_cache(path: str) -> None:
-    """What this host still remembers of the storage is read afresh.  Raises KernelRefused.
+    """Drop this host's page cache of the storage, so that it is read again.  Raises KernelRefused.
 
     For the destination, after the source has flushed: fileio serves from the page cache.
     """

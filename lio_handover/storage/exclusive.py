@@ -21,9 +21,9 @@ Proof = Mapping[str, Union[str, int, bool]]
 
 @dataclass(frozen=True)
 class Opening:
-    """How the storage of one backstore is opened: by what rule, and what must then be found.
+    """How the storage of one backstore is opened: by which rule, and with which evidence.
 
-    ``proof`` is what the source said of it; ``allowed`` are the overrides that were given.
+    ``proof`` is the source's evidence; ``allowed`` are the overrides that were given.
     """
 
     path: str
@@ -41,7 +41,9 @@ def rule(settings: Settings, path: str) -> Optional[Late]:
 
 def openings(state: State, settings: Settings, proofs: Mapping[str, Proof]) \
         -> Dict[Key, Opening]:
-    """The backstores of ``state`` that are late on this host; ``proofs`` as a document has them."""
+    """{backstore: how it is opened} for the backstores of ``state`` that match a [late …] section
+    of
+    this host; ``proofs``: the document's evidence by the backstore's name."""
     deferred: Dict[Key, Opening] = {}
     for store in state.backstores if settings.late else ():
         late = rule(settings, store.path) if store.path else None

@@ -1,10 +1,10 @@
-"""What the kernel has open, against what the path leads to now.
+"""Whether the kernel has open the file or device to which a backstore's path leads now.
 
 A backstore opens its storage once, when it is enabled.  The path is only a name: after ``mv``,
 ``rm``, a mount, ``dmsetup rename`` or a write to ``control`` it leads to something else, and the
 kernel goes on serving what it has.  The other host would open what the path leads to.
 
-What can be known:
+The kernel tells this by plugin:
 
 - iblock: ``info`` has the Major and Minor that were opened
   (target_core_iblock.c:iblock_show_configfs_dev_params)
@@ -42,7 +42,7 @@ _LEASES = frozenset("""bcachefs btrfs exfat ext2 ext3 ext4 f2fs hostfs jfs nilfs
     tmpfs vfat xfs zfs""".split())
 #: A path that leads to nothing.
 _NOWHERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
-#: What becomes of a backstore whose path leads elsewhere.
+#: The remedy for a backstore whose path leads elsewhere.
 _PUT_BACK = ("put what it has open back at that path; what was deleted has no name any more: copy "
              "the LUN's data through an initiator to a new file, and serve that")
 
@@ -50,8 +50,8 @@ Identity = Tuple[int, ...]
 
 
 class Look(NamedTuple):
-    """One path of one backstore.  ``same``: whether the kernel has open what it leads to, None
-    where that can't be known; ``why`` says why not."""
+    """One path of one backstore.  ``same``: whether the kernel has open the file or device to which
+    the path leads, None where that cannot be known; ``why`` says why not."""
 
     store: Backstore
     same: Optional[bool]
@@ -65,8 +65,8 @@ class Look(NamedTuple):
 
 
 class Looks:
-    """Looks at one host, one after the other; ``asked``: what backstores themselves said of their
-    own path, see probes.reads."""
+    """Looks at the backstores of one host; ``asked``: whether a backstore has its own path open, as
+    the device itself said (probes.reads)."""
 
     def __init__(self, host: Optional[Host] = None,
                  asked: Optional[Mapping[Key, Optional[bool]]] = None) -> None:
@@ -101,7 +101,7 @@ class Looks:
 
     # ---- fileio ---
     def _fileio(self, store: Backstore, seen: PathStat) -> Look:
-        # Of a companion no command tells: what was asked is of the backstore's own path.
+        # No command reads the companion: ``asked`` is about the backstore's own path.
         own = not store.path.endswith(protection.SUFFIX)
         asked = self.asked.get(store.key) if own else None
         same, why = self._file(seen)
@@ -202,7 +202,8 @@ def _lease(seen: PathStat) -> int:
     fd = -1
     try:
         fd = block_devices.reopen(seen)
-        # Who opens it for writing meanwhile waits for us, and its signal would end us: not this.
+        # A process that opens the file for writing meanwhile waits for us; the kernel then sends a
+        # signal, by default SIGIO, which would end this process.  SIGURG is ignored by default.
         fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
@@ -257,8 +258,8 @@ def _nowhere(store: Backstore, error: OSError, host: Host) -> Look:
 # ---- what is made of it ---
 def judge(stores: Iterable[Backstore], asked: Optional[Mapping[Key, Optional[bool]]] = None,
           looks: Optional[Looks] = None) -> Tuple[List[Finding], Tuple[str, ...]]:
-    """(why another host would not find by its path what this kernel serves; of which backstores
-    nobody can tell, a line for each reason).  ``looks``: what was found out before."""
+    """(why another host would not find by its path what this kernel serves, a line for each reason
+    why that cannot be known of some backstores).  ``looks``: looks that were taken before."""
     problems: List[Finding] = []
     unsure: Dict[str, List[str]] = {}
     for store in (looks or Looks(asked=asked)).at(stores):
@@ -280,13 +281,13 @@ def findings(stores: Iterable[Backstore],
 
 
 def elsewhere(stores: Iterable[Backstore]) -> FrozenSet[Key]:
-    """The backstores of which it is certain that their path leads elsewhere now."""
+    """The backstores whose path certainly leads elsewhere now."""
     return frozenset(store.store.key for store in Looks().at(stores) if store.same is False)
 
 
 def identities(stores: Iterable[Backstore], host: Host = HERE) -> Dict[str, Identity]:
-    """Path → what it leads to now: device and inode, and of a device its own number; without an
-    entry for what is not there."""
+    """{path: identity of the file or device there}: (device, inode) of a file, (number,) of a block
+    device; a path that leads nowhere has no entry."""
     by_path: Dict[str, Identity] = {}
     for store in stores:
         for path in protection.files(store):
@@ -300,8 +301,8 @@ def identities(stores: Iterable[Backstore], host: Host = HERE) -> Dict[str, Iden
 
 
 def check(stores: Iterable[Backstore], before: Optional[Mapping[str, Identity]] = None) -> None:
-    """Raises StorageDiffers, StorageMissing where the kernel did not open what the paths lead to,
-    or they lead elsewhere than ``before``, when that was looked at."""
+    """Check that the kernel opened what the paths lead to, and that the paths lead to the same as
+    ``before`` ({path: identity}).  Raises StorageDiffers, StorageMissing."""
     stores = list(stores)
     problems = findings(stores)
     now = identities(stores) if before else {}

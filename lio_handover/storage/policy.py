@@ -1,8 +1,8 @@
 """Whether storage may be used on this host: is it allowed, there, free, and the source's.
 
 Nothing here opens for writing, creates a file, or waits for one (block_devices.look).  The kernel's
-fileio creates a missing file and takes no claim on one in use, so what is found here is all that
-stands between a wrong path and somebody's data.
+fileio creates a missing file and takes no claim on a file in use, so only these checks stand
+between a wrong path and other data.
 """
 from __future__ import annotations
 
@@ -87,8 +87,8 @@ def findings(wanted: Backstore, proof: Mapping[str, Union[str, int, bool]], sett
 
 
 def absent(wanted: Backstore, host: Host = HERE) -> List[Finding]:
-    """That there is nothing yet where its storage is to be: no file, or a device without a medium,
-    as a loop device that is not set up."""
+    """The finding that a backstore's storage does not exist yet: no file, or a device without a
+    medium, such as a loop device that is not set up; [] where it exists."""
     if plugins.opened_by(wanted.plugin) is None or not wanted.path:
         return []
     try:
@@ -105,7 +105,7 @@ def absent(wanted: Backstore, host: Host = HERE) -> List[Finding]:
 
 def named(wanted: Backstore, proof: Mapping[str, Union[str, int, bool]], settings: Settings,
           here: "Union[State, Served]" = State(), host: Host = HERE) -> List[Finding]:
-    """Why this host can't serve ``wanted``, as far as its name tells: storage which must not be
+    """Why this host cannot serve ``wanted``, judged by its name alone: for storage that must not be
     looked at yet, because another host has it open."""
     allowed = _roots(wanted, settings) or _is_named(wanted, settings) \
         or below(wanted.path, host.dev)  # which may be the device mapper's other name of it
@@ -267,7 +267,7 @@ def _uses(wanted: Backstore, seen: PathStat, here: "Served", host: Host) -> Iter
 
 
 class Served:
-    """What the backstores of a host have open, looked at once: who shares storage with whom."""
+    """The open storage of a host's backstores, looked at once: which backstores share storage."""
 
     def __init__(self, here: State, host: Host = HERE) -> None:
         self.state, self.host = here, host
@@ -298,8 +298,8 @@ class Served:
         return self._loops.get(seen.identity, [])
 
     def sharers(self, wanted: Backstore, seen: PathStat) -> List[Key]:
-        """The backstores which have some of its storage: by another name of it, a partition, the
-        disk of which it is one, a mapped device over or under it, a loop device."""
+        """The backstores that share storage with ``wanted``: by another name, a partition, the disk
+        of a partition, a mapped device above or below, a loop device."""
         same: Set[Union[str, Tuple[int, int]]] = set()
         if seen.block:
             own, holders = family(seen.device, self.host)
@@ -315,8 +315,8 @@ class Served:
                       - {wanted.key})
 
     def sharers_of(self, store: Backstore) -> List[Key]:
-        """The same for what is served; nothing where its storage can't be found, which
-        ``evidence`` says."""
+        """The sharers of a backstore that this host serves; [] where its storage cannot be found,
+        which ``evidence`` reports."""
         if plugins.opened_by(store.plugin) is None or not store.path:
             return []
         try:
@@ -340,8 +340,7 @@ def _identity(path: str) -> Union[str, Tuple[int, int], None]:
 
 
 def _claimed(seen: PathStat) -> bool:
-    """Whether the kernel would let nobody else have the device: sees what other mount
-    namespaces hide."""
+    """Whether a device is claimed (O_EXCL): this also sees mounts of other mount namespaces."""
     try:
         os.close(reopen(seen, os.O_EXCL))
     except OSError as error:

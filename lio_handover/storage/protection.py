@@ -2,7 +2,7 @@
 
 A fileio backstore whose ``pi_prot_type`` is not 0 has two files open: its own and, beside it,
 PATH.protection with 8 bytes for each block (drivers/target/target_core_file.c:fd_init_prot, which
-makes an empty one where there is none).  What an initiator reads comes from both, so both are the
+makes an empty one where there is none).  An initiator's READ returns data of both, so both are the
 storage of the backstore: proved, compared, flushed and dropped from the cache together.
 """
 from __future__ import annotations
@@ -22,7 +22,7 @@ Evidence = Mapping[str, Union[str, int, bool]]
 
 
 def companion(store: Backstore) -> Optional[Backstore]:
-    """The companion file as if it was a backstore of that name, None where there is none."""
+    """The companion file as a backstore with that path, None where there is none."""
     if plugins.opened_by(store.plugin) is not Opens.FILE or not store.path \
             or store.attributes.get("attrib/pi_prot_type", "0") == "0":
         return None
@@ -31,7 +31,7 @@ def companion(store: Backstore) -> Optional[Backstore]:
 
 
 def files(store: Backstore) -> Tuple[str, ...]:
-    """Every path that the backstore has open: none, its own, or that of the companion, too."""
+    """Every path that a backstore has open: none, its own, or its own and the companion's."""
     beside = companion(store)
     return (store.path, *([beside.path] if beside else [])) if store.path else ()
 
