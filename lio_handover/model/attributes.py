@@ -488,8 +488,8 @@ def _table() -> Iterator[Attribute]:
     yield Attribute(acl, "cmdsn_depth", CONFIG, GATE_SHUT, INT, 4, range=(0, 512), default="64",
                     inherits="attrib/default_cmdsn_depth")
     yield Attribute(acl, "tag", CONFIG, ANY, BARE, 5, unset=("",), max_bytes=63, default="")
-    # A value written before the link is lost (target_fabric_mappedlun_write_protect_store).  No test
-    # holds a loopback's default.
+    # A value written before the link is lost (target_fabric_mappedlun_write_protect_store).
+    # No test holds a loopback's default.
     yield Attribute("mapped_lun", "write_protect", CONFIG, LINKED, INT, 1, range=BIT,
                     default={"iscsi": "0", "vhost": "0"},
                     inherits="attrib/prod_mode_write_protect")
