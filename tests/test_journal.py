@@ -216,8 +216,8 @@ def test_a_copy_that_followed_and_cannot_be_read_is_told(tmp_path: Path) -> None
     assert aptpl_copies.unread(one) == ""
     one.keep_beside("followed.json", b"\0" * 99)
     assert aptpl_copies.unread(one).startswith(f"{one.folder}/followed.json can't be read")
-    one.keep_beside("followed.json", b'{"boot": "", "at": 1, "kept": "of another document", '
-                    b'"ended": true, "files": {}}')
+    one.keep_beside("followed.json", b'{"version": 1, "boot": "", "at": 1, '
+                    b'"kept": "of another document", "ended": true, "files": {}}')
     assert aptpl_copies.unread(one) == ""
 
 

@@ -324,9 +324,9 @@ def test_a_journal_that_cannot_be_read_has_a_way_out(
     with pytest.raises(errors.JournalBroken, match="owners.json can't be read"):
         pair.go("export")
     told = {one.handover.targets: one.handover for one in a.call(inhandover.status)}
-    a.call(inhandover.owners_file, json.dumps({name: {
+    a.call(inhandover.owners_file, json.dumps({"version": 1, "targets": {name: {
         "epoch": one.epoch, "aborted": 0, "handover": one.id}
-        for (name,), one in told.items()}).encode())
+        for (name,), one in told.items()}}).encode())
     pair.go("export activate* release activate* verify* retire confirm*")
     assert pair.states() == ("retired", "confirmed")
 

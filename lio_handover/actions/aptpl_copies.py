@@ -1,9 +1,9 @@
 """A copy of the APTPL files that follows them while a target of a handover may be served here.
 
-``followed.json`` in the handover's folder, beside the documents: ``{"boot", "at", "kept", "ended",
-"files": {serial: {"at", "mtime", "data"}}}``.  It has what the kernel wrote since the document with
-the digest ``kept`` was; a document that is kept later ends it.  A file is synced before the copy
-follows it: one that is whole after a power cut is never older than the copy.
+``followed.json`` in the handover's folder, beside the documents: ``{"version", "boot", "at",
+"kept", "ended", "files": {serial: {"at", "mtime", "data"}}}``.  It has what the kernel wrote since
+the document with the digest ``kept`` was; a document that is kept later ends it.  A file is synced
+before the copy follows it: one that is whole after a power cut is never older than the copy.
 """
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from ..model.aptpl import File
 from ..model.objects import Backstore
 from ..protocol.pr_survival import FOLLOWED
 from ..records.journal import DOCUMENT, FOLLOWED as NAME, PREPARED, RETURNED, Journal, ids
+from ..records.record_kinds import VERSION
 from ..system.atomic_file import fsync_folder
 from . import identity
 from .context import HandoverContext
@@ -69,6 +70,8 @@ def _read(journal: Journal) -> Optional[Followed]:
     data = journal.kept(NAME)
     try:
         tree = json.loads(data or b"")
+        if tree["version"] != VERSION:
+            return None
         return Followed(tree["boot"], float(tree["at"]), tree["kept"], bool(tree["ended"]), {
             serial: One(float(one["at"]), int(one["mtime"]), one["data"].encode())
             for serial, one in tree["files"].items()})
@@ -79,7 +82,7 @@ def _read(journal: Journal) -> Optional[Followed]:
 def _save(journal: Journal, one: Followed) -> None:
     import json
     tree: Dict[str, Any] = {
-        "boot": one.boot, "at": one.at, "kept": one.kept, "ended": one.ended,
+        "version": VERSION, "boot": one.boot, "at": one.at, "kept": one.kept, "ended": one.ended,
         "files": {serial: {"at": each.at, "mtime": each.mtime_ns, "data": each.data.decode()}
                   for serial, each in one.files.items()}}
     journal.keep_beside(NAME, json.dumps(tree, sort_keys=True).encode() + b"\n")

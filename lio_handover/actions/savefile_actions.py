@@ -8,6 +8,7 @@ from ..document import runtime_state
 from ..model.objects import State
 from ..protocol.table import SOURCE
 from ..records.journal import SAVED
+from ..records.record_kinds import VERSION
 from ..savefile import outline, save_file
 from .context import HandoverContext
 
@@ -44,7 +45,8 @@ def _drop(one: HandoverContext, keeping: bool) -> List[str]:
         if path not in kept:
             import json
             kept[path] = (was, now)
-            one.journal.keep_beside(SAVED, json.dumps(kept).encode())
+            one.journal.keep_beside(
+                SAVED, json.dumps({"version": VERSION, "files": kept}).encode())
     return save_file.drop(one.local_targets(), one.journal.facts.stores, one.directory,
                           keep if keeping else None, one.core.settings.savefiles)
 
@@ -110,8 +112,11 @@ def _kept(one: HandoverContext) -> Dict[str, Tuple[str, str]]:
         return {}
     import json
     try:
-        kept = {path: (was, now) for path, (was, now) in json.loads(data).items()}
-    except (ValueError, TypeError, AttributeError):
+        tree = json.loads(data)
+        if tree["version"] != VERSION:
+            return {}  # as below
+        kept = {path: (was, now) for path, (was, now) in tree["files"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError):
         return {}  # then they are put in as they are now, see unreadable()
     texts = [text for pair in kept.values() for text in pair]
     return kept if all(isinstance(text, str) for text in texts) else {}

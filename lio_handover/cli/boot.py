@@ -86,7 +86,13 @@ def _read(path: str) -> Optional[bytes]:
 def _all_left_alone(folder: str, names: Sequence[str], owners: Optional[bytes],
                     save_files: Sequence[str]) -> bool:
     import json
-    counts = {name: one["handover"] for name, one in json.loads(owners or b"{}").items()
+
+    from ..records.record_kinds import VERSION
+    known_owners: dict[str, Any] = json.loads(owners) if owners is not None else {
+        "version": VERSION, "targets": {}}
+    if known_owners["version"] != VERSION:
+        return False
+    counts = {name: one["handover"] for name, one in known_owners["targets"].items()
               if type(one["epoch"]) is type(one["aborted"]) is int}
     away: list[str] = []
     stores: list[str] = []
@@ -99,7 +105,8 @@ def _all_left_alone(folder: str, names: Sequence[str], owners: Optional[bytes],
                 return False
             if record["record"] == "state":
                 states.append(record["state"])
-        if first["record"] != "new" or not _is_plain(first) or first["mode"] not in MODES \
+        if first["record"] != "new" or not _is_plain(first) or first["version"] != VERSION \
+                or first["mode"] not in MODES \
                 or not {"", *known} >= set(states):
             return False
         superseded = all(counts.get(target, "") not in ("", name)

@@ -13,6 +13,7 @@ from typing import Callable, List, Mapping, Sequence
 from .. import errors
 from ..client import ssh
 from ..client.connection import Service
+from ..dbus_names import API_VERSION
 from ..document.envelope import MAX_BYTES
 from ..handover.engine import Handover, Handovers, Peer, Reply, reply_from_json, reply_to_json
 from ..local import restoring
@@ -121,7 +122,8 @@ def status(args: argparse.Namespace, signals: Signals) -> int:
     if args.output:
         document_file.write(args.output, to_json(
             [message for answer in answers for message in answer.messages]))
-    print_data({"handovers": [_answer_tree(answer) for answer in answers], "targets": [
+    print_data({"version": API_VERSION, "handovers": [
+        _answer_tree(answer) for answer in answers], "targets": [
         {"target": restorer.target, "restored_by": restorer.who, "where": restorer.where,
          "notes": list(restorer.notes)} for restorer in restorers]})
     return errors.SAME

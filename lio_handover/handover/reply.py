@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Callable, Tuple
 
 from .. import errors
-from ..protocol.messages import Message, from_json, to_json
+from ..protocol.messages import VERSION, Message, check_version, from_json, to_json
 from ..protocol.table import STATES
 from ..records.journal import Handover
 
@@ -30,7 +30,8 @@ def reply_to_json(answer: Reply) -> bytes:
     import json
     from dataclasses import asdict
     return json.dumps({
-        "handover": asdict(answer.handover), "messages": json.loads(to_json(answer.messages)),
+        "version": VERSION, "handover": asdict(answer.handover),
+        "messages": json.loads(to_json(answer.messages)),
         "notes": list(answer.notes), "next": answer.next, "stays": answer.stays},
         indent=1, sort_keys=True).encode() + b"\n"
 
@@ -41,6 +42,9 @@ def reply_from_json(data: bytes) -> Reply:
     from dataclasses import fields
     try:
         tree = json.loads(data)
+        if type(tree["version"]) is not int:
+            raise ValueError(tree["version"])
+        check_version(tree["version"], "the answer")
         one = {name: value for name, value in tree["handover"].items()
                if name in {known.name for known in fields(Handover)}}  # later ones may add some
         made = Handover(**{**one, "targets": tuple(one["targets"])})

@@ -2,8 +2,8 @@
 
 JSON, a list of objects, each with every field of ``Message``::
 
-    [{"type": "armed", "handover": "…uuid…", "epoch": 3, "digest": "…64 hex digits…",
-      "targets": ["iscsi/iqn.…"], "mode": "iscsi", "document": ""}]
+    [{"version": 1, "type": "armed", "handover": "…uuid…", "epoch": 3,
+      "digest": "…64 hex digits…", "targets": ["iscsi/iqn.…"], "mode": "iscsi", "document": ""}]
 
 ``document`` is a document's bytes as text (they are ASCII).  Documents hold CHAP secrets, so
 messages are for root's eyes only.
@@ -17,9 +17,11 @@ from typing import Any, Dict, Iterable, List, NoReturn, Tuple, Type
 from ..document import document as documents
 from ..document.document import Document
 from ..document.envelope import MAX_BYTES
-from ..errors import BadStructure, BadValue, DocumentError, NotJson, TooLarge
+from ..errors import BadStructure, BadValue, DocumentError, NotJson, TooLarge, WrongVersion
 from .table import MessageType, Mode
 
+#: Of messages, and of whole answers (handover/reply.py).
+VERSION = 1
 #: More messages than a handover has are nobody's.
 MAX_MESSAGES = 16
 #: The messages that carry a document.
@@ -28,7 +30,7 @@ WITH_DOCUMENT = (MessageType.OFFER, MessageType.DOCUMENT, MessageType.RETURNED)
 _AGAIN = "give the messages as the other side's verb answered them"
 _ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _DIGEST = re.compile(r"(?:[0-9a-f]{64})?")
-_FIELDS = ("type", "handover", "epoch", "digest", "targets", "mode", "document")
+_FIELDS = ("version", "type", "handover", "epoch", "digest", "targets", "mode", "document")
 
 
 @dataclass(frozen=True)
@@ -71,8 +73,9 @@ def to_json(messages: Iterable[Message]) -> bytes:
     """The bytes that ``from_json`` reads."""
     import json
     return json.dumps([{
-        "type": message.type.name.lower(), "handover": message.handover, "epoch": message.epoch,
-        "digest": message.digest, "targets": list(message.targets), "mode": message.mode,
+        "version": VERSION, "type": message.type.name.lower(), "handover": message.handover,
+        "epoch": message.epoch, "digest": message.digest, "targets": list(message.targets),
+        "mode": message.mode,
         "document": message.document.decode("ascii")} for message in messages],
         indent=1, sort_keys=True).encode() + b"\n"
 
@@ -94,12 +97,21 @@ def from_json(data: bytes, limit: int = 2 * MAX_BYTES) -> Tuple[Message, ...]:
     return tuple(_message(one, f"$[{number}]") for number, one in enumerate(found))
 
 
+def check_version(version: object, what: str) -> None:
+    """Refuse what is of another version, before the rest of it is judged.  Raises WrongVersion."""
+    if type(version) is int and version != VERSION:
+        raise WrongVersion(f"{what} has version {version}, this lio-handover knows {VERSION}",
+                           do="bring the older lio-handover of the two hosts up to date")
+
+
 def _message(value: Any, where: str) -> Message:
+    if isinstance(value, dict):
+        check_version(value.get("version"), f"message {where}")
     if not isinstance(value, dict) or set(value) != set(_FIELDS):
         fail(BadStructure, f"{where} is no object with just {', '.join(_FIELDS)}")
     one: Dict[str, Any] = value
     for name in _FIELDS:
-        kind = int if name == "epoch" else list if name == "targets" else str
+        kind = int if name in ("version", "epoch") else list if name == "targets" else str
         if type(one[name]) is not kind:
             fail(BadStructure, f"{where}.{name} is no {kind.__name__}")
     if one["type"].upper() not in MessageType.__members__ or one["type"] != one["type"].lower():

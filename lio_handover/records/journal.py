@@ -22,7 +22,8 @@ from ..protocol.table import DESTINATION, SOURCE, STATES, Mode
 from ..system.atomic_file import fsync_folder, write_file
 from ..system.locks import PATIENCE, Locks
 from .handover_facts import HandoverFacts
-from .record_kinds import KINDS
+from .record_kinds import KINDS, VERSION
+from .versions import check
 
 PREPARED, DOCUMENT, RETURNED = "prepared.json", "document.json", "returned.json"
 #: What is served here since the handover is over, in this host's names: it counts first.
@@ -104,9 +105,9 @@ class Journal:
         made.folder, made.id = folder, first.id
         made.path = os.path.join(folder, "journal")
         made.handover, made.facts, made.documents, made.broken = first, HandoverFacts(), {}, None
-        made.note("new", role=first.role, mode=first.mode, targets=list(first.targets),
-                  stores=dict(stores), maps=list(maps), local=list(local), peer=first.peer,
-                  at=time.time())
+        made.note("new", version=VERSION, role=first.role, mode=first.mode,
+                  targets=list(first.targets), stores=dict(stores), maps=list(maps),
+                  local=list(local), peer=first.peer, at=time.time())
         return made
 
     # ---- reading ------------------------------------------------------------------------------
@@ -122,7 +123,10 @@ class Journal:
         lines = data.split(b"\n")
         for number, line in enumerate(lines[:-1], 1):  # what follows the last newline is a half
             try:
-                self._take(json.loads(line))
+                record = json.loads(line)
+                if number == 1 and record["record"] == "new":
+                    check(self.path, record.get("version"))
+                self._take(record)
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 self.broken = errors.JournalBroken(
                     f"{self.path}, line {number} can't be read: {type(error).__name__}",

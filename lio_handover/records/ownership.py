@@ -2,7 +2,8 @@
 
 ``<state directory>/owners.json``, whole and fsynced at each change::
 
-    {"iscsi/iqn.…": {"epoch": 3, "aborted": 2, "handover": "…uuid…", "before": "…uuid…"}}
+    {"version": 1, "targets": {
+        "iscsi/iqn.…": {"epoch": 3, "aborted": 2, "handover": "…uuid…", "before": "…uuid…"}}}
 
 ``epoch`` is the highest number this host has heard of, ``aborted`` the highest that was given up
 here (no epoch up to it will ever be served here), ``handover`` whose record counts, ``before``
@@ -18,6 +19,8 @@ from typing import Dict, Iterable, Optional
 from .. import errors
 from ..system.atomic_file import write_file
 from ..system.locks import PATIENCE, Locks
+from .record_kinds import VERSION
+from .versions import check
 
 NAME = "owners.json"
 #: Instead of a handover: the target was removed, and none brings it back.
@@ -44,9 +47,11 @@ class Owners:
         import json
         try:
             with open(self.path, "rb") as file:
-                return {name: Owner(int(one["epoch"]), int(one["aborted"]), str(one["handover"]),
-                                    str(one.get("before", "")))
-                        for name, one in json.load(file).items()}
+                tree = json.load(file)
+            check(self.path, tree.get("version"))
+            return {name: Owner(int(one["epoch"]), int(one["aborted"]), str(one["handover"]),
+                                str(one.get("before", "")))
+                    for name, one in tree["targets"].items()}
         except FileNotFoundError:
             return {}
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -77,8 +82,8 @@ class Owners:
                     aborted=max(owner.aborted, aborted))
             if found == was:
                 return
-            text = json.dumps({name: asdict(one) for name, one in found.items()},
-                              indent=1, sort_keys=True)
+            text = json.dumps({"version": VERSION, "targets": {
+                name: asdict(one) for name, one in found.items()}}, indent=1, sort_keys=True)
             try:
                 write_file(self.path, text.encode() + b"\n")
             except OSError as error:

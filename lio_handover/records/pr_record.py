@@ -12,6 +12,7 @@ from ..model.keys import backstore_key
 from ..model.objects import Key, Registration, Reservations, State, say
 from ..system.atomic_file import write_file
 from ..system.locks import PATIENCE, Locks
+from .record_kinds import VERSION
 
 NAME = "restored.json"
 
@@ -22,7 +23,7 @@ def load(directory: str, boot_id: str) -> Dict[Key, Reservations]:
     try:
         with open(os.path.join(directory, NAME), "rb") as file:
             found = json.load(file)
-        if found["boot_id"] != boot_id:
+        if found["version"] != VERSION or found["boot_id"] != boot_id:
             return {}
         return {backstore_key(*name.split("/", 1)): Reservations(**{
             **held, "registrations": tuple(Registration(**one) for one in held["registrations"])})
@@ -51,7 +52,7 @@ def forget(directory: str, boot_id: str, backstores: Iterable[Key]) -> None:
 def _save(directory: str, boot_id: str, held: Mapping[Key, Reservations]) -> None:
     import json
     os.makedirs(directory, mode=0o700, exist_ok=True)
-    text = json.dumps({"boot_id": boot_id, "backstores": {
+    text = json.dumps({"version": VERSION, "boot_id": boot_id, "backstores": {
         say(key): {**vars(one),
                    "registrations": [vars(registration) for registration in one.registrations]}
         for key, one in held.items()}})

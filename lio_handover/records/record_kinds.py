@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     Apply = Callable[[HandoverFacts, Record], Mapping[str, Any]]
 
 
+#: Of all that is kept on disk: journal, owners.json, and the files beside them that are no
+#: documents.  When it is raised: see CONTRIBUTING.md.
+VERSION = 1
+
+
 class Kind:
     """A kind of record: its ``members`` (name → type in JSON), those it ``may`` have, of which
     some come ``together``, what it ``says`` and how it is replayed."""
@@ -127,10 +132,11 @@ def _said(facts: HandoverFacts, record: Record) -> Record:
 
 
 KINDS: Mapping[str, Kind] = {
-    "new": Kind({"role": str, "mode": str, "targets": list, "stores": dict, "maps": list,
-                 "local": list, "peer": str, "at": float},
-                "the first line: this host's side, its targets, the backstores with their unit "
-                "serials, mapped names, how the other host is reached", _new),
+    "new": Kind({"version": int, "role": str, "mode": str, "targets": list, "stores": dict,
+                 "maps": list, "local": list, "peer": str, "at": float},
+                "the first line: the journal's version, this host's side, its targets, the "
+                "backstores with their unit serials, mapped names, how the other host is reached",
+                _new),
     "state": Kind({"state": str, "epoch": int, "boot": str, "at": float},
                   "this host's state is this one from now on; `gates` as they were before they "
                   "were shut; `words` by whom it was forced", _state,
