@@ -13,7 +13,7 @@
 SETUP_ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 SETUP_PYTHON=/usr/bin/python3
 SETUP_PACKAGES=(
-    python3 python3-venv python3-dbus python3-gi dbus
+    git python3 python3-venv python3-dbus python3-gi dbus
     systemd udev openssh-client openssh-server
     python3-rtslib-fb python3-configshell-fb targetcli-fb
     iproute2 kmod patchelf dmsetup
@@ -127,6 +127,7 @@ setup_readable() {
     setup_say "other users cannot read $SETUP_ROOT: its tests run from a copy, $SETUP_COPY"
     tar --create --directory "$SETUP_ROOT" --exclude ./.git --owner 0 --group 0 \
         --mode u=rwX,go=rX . | tar --extract --preserve-permissions --directory "$SETUP_COPY"
+    export LIO_HANDOVER_REPOSITORY=$SETUP_ROOT     # which has the history, see tests/neighbour.py
     SETUP_ROOT=$SETUP_COPY
 }
 
