@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> object:
-    """What is loaded when it is first asked for: the command line does without most of it."""
+    """Import a name of the API at its first use: the command line does without most of them."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if name == "errors":  # as `from .. import errors` asks, wherever that comes first

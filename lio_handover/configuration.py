@@ -1,7 +1,7 @@
-"""The text of the configuration files: which values they set.  settings.py says what those mean.
+"""The text of the configuration files; settings.py has the meaning of their values.
 
-INI, with lists of one entry a line.  Files of ``lio-handover.conf.d/`` are read after the main
-one, in the order of their names; what a later file sets replaces what an earlier one set.
+The format is INI, with lists of one entry a line.  Files of ``lio-handover.conf.d/`` are read after
+the main file, in the order of their names; a later file's value replaces an earlier file's value.
 """
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import os
 
 from .errors import BadSettings
 
-# Neither dataclasses, typing nor re: a boot on which nothing is to be done reads these, too.
+# A boot with nothing to do reads these files, too, so this imports neither dataclasses, typing nor
+# re.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn, Optional, Union
@@ -18,11 +19,11 @@ if TYPE_CHECKING:
     Values = dict[str, dict[str, Value]]
 
 PATH = "/etc/lio-handover/lio-handover.conf"
-#: Where journals are, unless a file says otherwise.
+#: The directory of the journals, unless a file sets another.
 STATE_DIRECTORY = "/var/lib/lio-handover"
 
 _UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3}
-#: section → key → (field of Settings, or of Late, its kind).  lio-handover.conf(5) is made of it.
+#: section → key → (field of Settings or of Late, kind).  lio-handover.conf(5) is made from it.
 KEYS = {
     "storage": {"roots": ("roots", "paths"), "devices": ("devices", "patterns")},
     "host": {"state_directory": ("state_directory", "path"), "dbroot": ("dbroot", "path or none"),
@@ -33,7 +34,7 @@ KEYS = {
              "release": ("release", "command"), "timeout": ("timeout", "seconds")},
     "fence": {"program": ("fence_program", "command"), "timeout": ("fence_seconds", "seconds")},
 }
-#: The section that there may be many of, each with a name; what each of them needs.
+#: The section that may occur several times, each time with a name; the keys that it must have.
 NAMED = "late"
 NEEDED = ("paths", "acquire", "release")
 
@@ -42,12 +43,12 @@ _LETTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_")
 
 
 class File:
-    """One file, as it is read.  Raises BadSettings naming path and line."""
+    """A file's assignments.  Raises BadSettings naming path and line."""
 
     def __init__(self, path: str, text: str) -> None:
         self.path, self.section = path, ""
-        #: (section, key) → (its lines, where it stands)
-        self.found: dict[tuple[str, str], tuple[list[str], int]] = {}
+        #: (section, key) → (the lines of its value, the number of its line)
+        self.assigned: dict[tuple[str, str], tuple[list[str], int]] = {}
         #: sections with a name → the line where each begins
         self.named: dict[str, int] = {}
         self._read(text)
@@ -90,27 +91,27 @@ class File:
             self.fail(number, f"[{self.section}] has no key {key!a} (it has {', '.join(known)})")
         if not equals:
             self.fail(number, f"{key} has no =")
-        if (self.section, key) in self.found:
+        if (self.section, key) in self.assigned:
             self.fail(number, f"{key} was set before, in line "
-                              f"{self.found[self.section, key][1]}")
+                              f"{self.assigned[self.section, key][1]}")
         values = [value] if value else []
-        self.found[self.section, key] = values, number
+        self.assigned[self.section, key] = values, number
         return values
 
     def values(self) -> Values:
-        """What it sets, checked."""
-        made: Values = {"": {}}
-        for (section, key), (values, line) in self.found.items():
+        """The values that the file sets, by section.  Raises BadSettings for a wrong value."""
+        checked: Values = {"": {}}
+        for (section, key), (values, line) in self.assigned.items():
             field_name, kind = KEYS[section.partition(" ")[0]][key]
             name = section if section in self.named else ""
-            made.setdefault(name, {})[field_name] = self._value(kind, key, values, line)
-        return made
+            checked.setdefault(name, {})[field_name] = self._value(kind, key, values, line)
+        return checked
 
     def _value(self, kind: str, key: str, values: list[str], line: int) -> Value:
         if kind == "command":
             return self._command(key, values, line)
         if kind in ("paths", "patterns"):
-            return tuple(self._path(key, one, line) for one in values)
+            return tuple(self._path(key, value, line) for value in values)
         if kind.endswith("or none") and not values:
             return ""
         if len(values) != 1:
@@ -140,7 +141,7 @@ class File:
             self.fail(line, f"{key}: {values[0]!a} is not the full path of a program")
         if values and " " in values[0]:
             self.fail(line, f"{key}: {values[0]!a}: each argument has a line of its own")
-        if any("\0" in one for one in values):
+        if any("\0" in value for value in values):
             self.fail(line, f"{key} has a NUL")
         return tuple(values)
 
@@ -160,9 +161,9 @@ class File:
 
 
 def files(path: str = PATH) -> list[File]:
-    """``path``, then ``path.d/*.conf``, those that are there.
+    """``path``, then ``path.d/*.conf``, where they exist.
 
-    Raises BadSettings, also where a file is there and can't be read.
+    Raises BadSettings, also where a file exists and cannot be read.
     """
     folder = path + ".d"
     try:
@@ -172,7 +173,7 @@ def files(path: str = PATH) -> list[File]:
         dropins = []
     except OSError as error:
         raise BadSettings(f"{folder}: {error.strerror}", do=f"look at {folder}") from None
-    found = []
+    read = []
     for dropin in [path, *dropins]:
         try:
             with open(dropin, encoding="utf-8") as file:
@@ -183,5 +184,5 @@ def files(path: str = PATH) -> list[File]:
             raise BadSettings(f"{dropin}: not UTF-8 text", do=f"correct {dropin}") from None
         except OSError as error:
             raise BadSettings(f"{dropin}: {error.strerror}", do=f"look at {dropin}") from None
-        found.append(File(dropin, text))
-    return found
+        read.append(File(dropin, text))
+    return read

@@ -1,8 +1,8 @@
-"""Names on the bus: one version digit in the bus name, every interface and every path; and of
-hosts.
+"""Names on D-Bus, and the names of hosts.  The bus name, every interface and every path have the
+same version digit.
 
-A path element may hold ``[A-Za-z0-9_]`` alone (D-Bus Specification, "Valid Object Paths"); what
-else a WWN holds is written as ``_xx``, as sd_bus_path_encode(3) does.
+A path element has only characters of ``[A-Za-z0-9_]`` (D-Bus Specification, "Valid Object Paths");
+other bytes of a WWN are written as ``_xx``, as sd_bus_path_encode(3) does.
 """
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import re
 
 BUS_NAME = "io.github.lio_handover1"
 ROOT = "/io/github/lio_handover1"
-#: What the interfaces promise.  2 added Adopt and Giveback; with 3 each method takes what it needs,
-#: so that a service of 1 is no neighbour.  From then on a version only adds (D-Bus API Design
-#: Guidelines).
+#: The version of the interfaces.  2 added Adopt and Giveback; since 3 a method takes only the
+#: options that it needs, so a service of version 1 is no neighbour.  Later versions only add (D-Bus
+#: API Design Guidelines).
 API_VERSION = 3
 
 MANAGER = BUS_NAME + ".Manager"
@@ -29,28 +29,29 @@ OBJECT_MANAGER = "org.freedesktop.DBus.ObjectManager"
 #: The folders of the tree below ROOT.
 TARGETS, HANDOVERS, JOBS = "targets", "handovers", "jobs"
 
-#: It stands here while the service runs: who wants to know need not ask the bus for it.
+#: This file exists while the service runs, so clients can check without a D-Bus call.
 RUNNING = "/run/lio-handover/service"
 
-#: user@host, or what ssh_config calls a host (1: without the user).  None begins as an option does.
+#: user@host, or a Host of ssh_config(5); group 1 is without the user.  No match begins like an
+#: option.
 HOST = re.compile(r"(?:[A-Za-z0-9._][A-Za-z0-9._-]*@)?"
                   r"([A-Za-z0-9._:%\[\]][A-Za-z0-9._:%\[\]-]*)")
 
 
 def encode(text: str) -> str:
     """Any text as one element of a path; "" becomes "_"."""
-    made = re.sub(b"[^A-Za-z0-9]", lambda found: b"_%02x" % found[0][0],
-                  text.encode("utf-8", "surrogateescape"))
-    return made.decode() or "_"
+    encoded = re.sub(b"[^A-Za-z0-9]", lambda match: b"_%02x" % match[0][0],
+                     text.encode("utf-8", "surrogateescape"))
+    return encoded.decode() or "_"
 
 
 def decode(element: str) -> str:
-    """What `encode` was given.  Raises ValueError for what it never makes."""
+    """The text that `encode` made a path element of.  Raises ValueError for any other element."""
     if element == "_":
         return ""
     if not re.fullmatch("(?:[A-Za-z0-9]|_[0-9a-f]{2})+", element):
         raise ValueError(f"{element!a} is no path element of ours")
-    return re.sub(b"_([0-9a-f]{2})", lambda found: bytes([int(found[1], 16)]),
+    return re.sub(b"_([0-9a-f]{2})", lambda match: bytes([int(match[1], 16)]),
                   element.encode()).decode("utf-8", "surrogateescape")
 
 

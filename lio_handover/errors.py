@@ -7,7 +7,7 @@ Every message is one line: what failed; what was changed and what was not; what 
 """
 from __future__ import annotations
 
-# Neither dataclasses nor typing: the command line starts with this module alone.
+# The command line starts with this module alone, so it imports neither dataclasses nor typing.
 from collections.abc import Iterator, Sequence
 
 NOTHING_CHANGED = "nothing was changed"
@@ -32,7 +32,7 @@ class HandoverError(Exception):
 
     @property
     def next(self) -> str:
-        """What to run, or to do, next."""
+        """The command to run next, or the next thing to do."""
         who = (self.__doc__ or "").strip().rstrip(".")
         return self.do or who[:1].lower() + who[1:]
 
@@ -371,48 +371,50 @@ class Finding:
 
 
 def stopping(findings: Sequence[Finding], allowed: Sequence[str] = ()) -> list[Finding]:
-    """Those of the findings that nobody has allowed."""
+    """The findings that are not allowed."""
     return [finding for finding in findings
             if finding.override not in allowed or not finding.override]
 
 
 def refuse(findings: Sequence[Finding], allowed: Sequence[str] = ()) -> list[Finding]:
     """Raise the first finding that is not allowed, counting the others; return the allowed ones."""
-    found = stopping(findings, allowed)
-    if not found:
+    refused = stopping(findings, allowed)
+    if not refused:
         return list(findings)
-    first = found[0]
+    first = refused[0]
     what = f"{first.subject}: {first.sentence}"
-    if len(found) > 1:
-        what += f" (and {len(found) - 1} more: " + ", ".join(
-            sorted({f"{one.subject} {one.error.__name__}" for one in found[1:]})) + ")"
+    if len(refused) > 1:
+        what += f" (and {len(refused) - 1} more: " + ", ".join(
+            sorted({f"{finding.subject} {finding.error.__name__}"
+                    for finding in refused[1:]})) + ")"
     do = first.do
     if first.override:
         do = (do + ", or " if do else "") + f"--allow {first.override} to go on all the same"
     error = first.error(what, do=do)
-    error.findings = found
+    error.findings = refused
     raise error
 
 
 def classes() -> list[type[HandoverError]]:
     """Every error, in the order of the codes."""
 
-    def below(one: type[HandoverError]) -> Iterator[type[HandoverError]]:
-        yield one
-        for child in one.__subclasses__():
+    def below(kind: type[HandoverError]) -> Iterator[type[HandoverError]]:
+        yield kind
+        for child in kind.__subclasses__():
             yield from below(child)
 
-    return sorted(below(HandoverError), key=lambda one: one.code)
+    return sorted(below(HandoverError), key=lambda kind: kind.code)
 
 
 def table() -> Iterator[tuple[int, str, str]]:
     """(exit code, name, who must act) of every error, in the order of the codes."""
-    for one in classes():
-        yield one.code, one.__name__, (one.__doc__ or "").strip()
+    for kind in classes():
+        yield kind.code, kind.__name__, (kind.__doc__ or "").strip()
 
 
 def one_line(text: str) -> str:
-    """The text as a terminal may have it: one line, what can't be printed written as \\xNN."""
+    """The text as one line for a terminal; characters that do not print are written as \\xNN."""
     if text.isprintable():
         return text
-    return "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
+    return "".join(character if character.isprintable() else repr(character)[1:-1]
+                   for character in text)

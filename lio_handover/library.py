@@ -1,9 +1,9 @@
-"""What ``import lio_handover`` offers: one host, its service, or two hosts, as Python objects.
+"""The API of ``import lio_handover``: a host, its service, or two hosts, as Python objects.
 
 Each method is a verb of the command line (verb_table.py) and runs the same function
 (local/verbs.py).  Targets are named FABRIC/WWN, as `lio-handover show` prints them.  ``rename`` has
-the pairs of --map, ``{"root:/srv/a": "/srv/b"}``; ``allow`` the names of findings in spite of which
-to go on.  Errors are those of errors.py.
+the pairs of --map, ``{"root:/srv/a": "/srv/b"}``; ``allow`` has overrides of findings, as --allow
+takes them.  Every error is a HandoverError of errors.py.
 """
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ def load(path: str, limit: int = documents.MAX_BYTES) -> Document:
 
 
 class Plan:
-    """The steps that an import takes on this host, in their order, and what speaks against it.
+    """The steps that an import takes on this host, in their order, and the import's findings.
 
-    An iterable of Step, each of which prints as a line.  It is for the host as it was looked at:
-    ``Host.apply`` refuses it once that has changed.
+    A plan is an iterable of Step, and str(step) is a line.  ``Host.apply`` refuses the plan once
+    the host has changed since the plan was made.
     """
 
     def __init__(self, ready: Ready) -> None:
@@ -61,12 +61,13 @@ class Plan:
 
     @property
     def findings(self) -> Tuple[Finding, ...]:
-        """What speaks against it; ``override`` of one is what ``allow`` takes, "" for nothing."""
+        """The reasons against the import; ``allow`` takes a finding's ``override``, unless it is
+        ""."""
         return self._ready.findings
 
     @property
     def notes(self) -> Tuple[str, ...]:
-        """What is not quite as it was on the source."""
+        """The differences to the source that the import will leave, a line each."""
         return self._ready.plan.notes
 
     @property
@@ -76,7 +77,7 @@ class Plan:
 
     @property
     def writes(self) -> int:
-        """How many steps write to the kernel."""
+        """The number of steps that write to the kernel."""
         return writes(self._ready.plan.steps)
 
     def __repr__(self) -> str:
@@ -86,7 +87,7 @@ class Plan:
 class Host:
     """This host.  Raises NotRoot, NoTargetModules, BadSettings.
 
-    ``settings``: of lio_handover.settings; those of /etc/lio-handover unless given.
+    ``settings``: a lio_handover.settings.Settings; by default those of /etc/lio-handover.
     """
 
     def __init__(self, settings: Optional[Settings] = None) -> None:
@@ -107,14 +108,15 @@ class Host:
 
     # ---- looking ---
     def show(self, *targets: str) -> State:
-        """What is served of these targets, or (without any) all of it.  Raises NoSuchTarget."""
+        """The state of these targets, or (without targets) of the whole host.  Raises
+        NoSuchTarget."""
         return self._ours().show([name.strip("/") for name in targets])
 
     def check(self, *targets: str, probe: bool = False) -> Tuple[Finding, ...]:
-        """Everything that speaks against handing these targets over; changes nothing.
+        """The findings against a handover of these targets; changes nothing.
 
-        ``probe``: ask the devices what configfs does not show of registrations, through a nexus
-        that is gone afterwards.
+        ``probe``: ask the devices, through a temporary nexus, for the facts about registrations
+        that configfs does not show.
         """
         return verbs.prepare(self._ours(), self._call(targets, probe=probe)).findings
 
@@ -125,16 +127,18 @@ class Host:
     # ---- the source ---
     def freeze(self, *targets: str, allow: Sequence[str] = (), probe: bool = False
                ) -> results.Frozen:
-        """Shut the gates, wait until no command executes, flush all data."""
+        """Shut the gates, wait until no command executes, flush all data.  Raises the first
+        finding that is not allowed."""
         return verbs.freeze(self._ours(), self._call(targets, allow=allow, probe=probe))
 
     @contextmanager
     def frozen(self, *targets: str, allow: Sequence[str] = (), probe: bool = False
                ) -> Iterator[results.Frozen]:
-        """These targets frozen, and thawed on the way out.
+        """Freeze these targets, and thaw them when the block ends.
 
-        What was exported meanwhile stays frozen: another host may serve it by then, and two that
-        do destroy its data.  ``thaw(target, allow=["exported"])`` says that none does.
+        An exported target stays frozen: another host may serve it by then, and two hosts that
+        serve it destroy its data.  ``thaw(target, allow=["exported"])`` asserts that no other host
+        serves it.
         """
         result = self.freeze(*targets, allow=allow, probe=probe)
         try:
@@ -147,8 +151,8 @@ class Host:
                 self.thaw(*kept)
 
     def export(self, *targets: str, allow: Sequence[str] = (), probe: bool = False) -> Document:
-        """The document of these targets.  Of frozen ones it is recorded that another host may
-        serve them from now on."""
+        """The document of these targets.  The export of a frozen target is recorded, as another
+        host may serve the target from now on."""
         call = self._call(targets, allow=allow, probe=probe)
         ours = self._ours()
         return ours.export(call.chosen(ours), call.allow, call.probe)
@@ -158,7 +162,7 @@ class Host:
         return verbs.thaw(self._ours(), self._call(targets, allow=allow))
 
     def remove(self, *targets: str, allow: Sequence[str] = ()) -> results.Removed:
-        """Take targets away, with the backstores that nothing else exports."""
+        """Remove targets, and their backstores that no other target exports."""
         return verbs.remove(self._ours(), self._call(targets, allow=allow))
 
     # ---- the destination ---
@@ -167,31 +171,31 @@ class Host:
         return Plan(self._ours().ready(document, _maps(rename)))
 
     def apply(self, plan: Plan, allow: Sequence[str] = ()) -> results.Imported:
-        """Serve what a plan is of, or leave this host as it was.  From now on lio-handover
-        restores it at a boot.  Raises the first finding that is not allowed."""
+        """Serve the plan's document, or leave this host as it was.  From now on lio-handover
+        restores the targets at a boot.  Raises the first finding that is not allowed."""
         ours = self._ours()
         result = verbs.imported(ours, plan._ready, verbs.Call(allow=allow))
         restoring.start_units(ours, ours.begun)
         return result
 
     def verify(self, document: Document, rename: Mapping[str, str] = _NO_NAMES) -> None:
-        """Raises VerifyFailed where this host does not serve just what a document says."""
+        """Raises VerifyFailed where this host's state is not the document's."""
         self._ours().verify(document, _maps(rename))
 
 
 class Service:
-    """The same verbs, carried out by the lio-handoverd of a host; see ``connect``.
+    """The verbs of `Host`, run by a host's lio-handoverd; see ``connect``.
 
-    What is shown and planned is plain data, as `--json` of the command line has it
+    ``show`` and ``plan`` return plain data, as `--json` of the command line has it
     (docs/usage/command-line.md).
     """
 
     def __init__(self, host: str = "") -> None:
-        self._side = ssh.Side(host)
-        self.name = self._side.name
+        self._service = ssh.RemoteService(host)
+        self.name = self._service.name
 
     def close(self) -> None:
-        self._side.close()
+        self._service.close()
 
     def __enter__(self) -> Service:
         return self
@@ -200,23 +204,23 @@ class Service:
         self.close()
 
     def _run(self, verb: str, targets: Sequence[str], **options: Any) -> Tuple[results.Result, Any]:
-        answer, data = self._side.run(verb.capitalize(), [name.strip("/") for name in targets],
-                                      _given(options))
+        answer, data = self._service.run(verb.capitalize(), [name.strip("/") for name in targets],
+                                         _given(options))
         return results.from_answer(verb, answer), data
 
     def _run_document(self, verb: str, document: Document, rename: Mapping[str, str],
                       **options: Any) -> Tuple[results.Result, Any]:
-        answer, data = self._side.run_document(
+        answer, data = self._service.run_document(
             verb.capitalize(), documents.dumps(document),
             _given({"maps": _maps(rename), **options}))
         return results.from_answer(verb, answer), data
 
     def show(self, *targets: str) -> Mapping[str, Any]:
-        """What the host serves, as `show --json` has it."""
+        """The host's state, as `show --json` has it."""
         return _tree(self._run("show", targets)[1])
 
     def check(self, *targets: str, probe: bool = False) -> Tuple[Finding, ...]:
-        """Everything that speaks against handing these targets over; changes nothing."""
+        """The findings against a handover of these targets; changes nothing."""
         every = {error.__name__: error for error in errors.classes()}
         try:
             _result, data = self._run("prepare", targets, probe=probe)
@@ -224,9 +228,9 @@ class Service:
             if not error.findings:
                 raise
             return tuple(error.findings)
-        return tuple(Finding(every.get(one["error"], errors.Refusal), one["subject"],
-                             one["sentence"], one["override"], one["do"])
-                     for one in json.loads(data))
+        return tuple(Finding(every.get(tree["error"], errors.Refusal), tree["subject"],
+                             tree["sentence"], tree["override"], tree["do"])
+                     for tree in json.loads(data))
 
     def freeze(self, *targets: str, allow: Sequence[str] = (), probe: bool = False
                ) -> results.Result:
@@ -248,24 +252,23 @@ class Service:
 
     def apply(self, document: Document, rename: Mapping[str, str] = _NO_NAMES,
               allow: Sequence[str] = ()) -> results.Result:
-        """Serve what a document says, or leave the host as it was."""
+        """Serve the document's targets, or leave the host as it was."""
         return self._run_document("import", document, rename, allow=allow)[0]
 
     def verify(self, document: Document, rename: Mapping[str, str] = _NO_NAMES) -> None:
-        """Raises VerifyFailed where the host does not serve just what a document says."""
+        """Raises VerifyFailed where the host's state is not the document's."""
         self._run_document("verify", document, rename)
 
 
 def connect(host: str = "") -> Service:
-    """The service of this host, or (by ssh, as root) of another; it connects when it is first
-    asked.  Needs dbus-python and PyGObject.  Raises BadCall; its verbs raise PeerUnreachable,
-    NoService."""
+    """The service of this host, or (by ssh, as root) of another; its first verb connects.  Needs
+    dbus-python and PyGObject.  Raises BadCall; the verbs raise PeerUnreachable, NoService."""
     return Service(host)
 
 
 @dataclass(frozen=True)
 class MoveResult:
-    """``seconds`` by step; ``blackout_seconds``: for how long no host served."""
+    """``seconds``: step → duration; ``blackout_seconds``: the time in which no host served."""
 
     handover: str
     targets: Tuple[str, ...]
@@ -278,13 +281,15 @@ def move(targets: Sequence[str], to: str, *, progress: Tell = lambda text: None,
          stop: Callable[[], bool] = lambda: False, mode: str = Mode.ISCSI.value, here: str = "",
          rename: Mapping[str, str] = _NO_NAMES, allow: Sequence[str] = (), probe: bool = False
          ) -> MoveResult:
-    """Hand targets over to another host, from start to end; it survives a crash of either.
+    """Hand targets over to another host, from start to end; the handover survives a crash of
+    either host.
 
-    ``to``: how ssh reaches the destination, ``here``: how that reaches this host (its name).
-    lio-handoverd has to run on both.  ``progress`` is told what is being done, ``stop`` asked
-    while all can be taken back.  Raises what a step failed with; ``next`` leads on.
+    ``to``: how ssh reaches the destination; ``here``: how the destination's ssh reaches this host
+    (default: its name).  lio-handoverd has to run on both hosts.  ``progress`` is called with a
+    line for each step; ``stop`` is called until the commit, and True takes the move back.  Raises
+    the error that a step failed with; its ``next`` has the next command.
     """
-    run = Move(ssh.Side(), ssh.Side(to), progress, stop)
+    run = Move(ssh.RemoteService(), ssh.RemoteService(to), progress, stop)
     try:
         run.run([name.strip("/") for name in targets], mode, here, _maps(rename), allow, probe)
     finally:

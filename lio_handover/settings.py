@@ -1,7 +1,6 @@
 """The configuration of a host: /etc/lio-handover/lio-handover.conf and its drop-ins.
 
-What their text sets is found by configuration.py.  Everything has a default, and no file need
-exist.
+configuration.py reads the files' text.  Every setting has a default, and no file need exist.
 """
 from __future__ import annotations
 
@@ -13,13 +12,13 @@ from .configuration import NEEDED, PATH as PATH, STATE_DIRECTORY, File, files
 
 @dataclass(frozen=True)
 class Late:
-    """Storage that one host alone may have open at a time, and how it is got and given up.
+    """Storage that only one host may have open at a time, and its programs.
 
     name     of its section, ``[late NAME]``
     paths    patterns of the files or devices; ``*`` stops at ``/``
     acquire  a program's full path and its arguments; the path of the storage is added
     release  likewise
-    timeout  seconds that either may take
+    timeout  seconds that either program may take
     """
 
     name: str
@@ -31,18 +30,19 @@ class Late:
 
 @dataclass(frozen=True)
 class Settings:
-    """What a document may make of this host.
+    """The limits that a host sets to documents and handovers.
 
     roots            directories below which a file may be served
-    devices          patterns of block devices which may be served; ``*`` stops at ``/``
-    state_directory  the journal, owners and APTPL copies
-    dbroot           the directory of the kernel's APTPL files, "" for what the kernel has
-    document_bytes   the largest document that is read
-    group            whose members the service obeys where there is no polkit, "" for nobody's
+    devices          patterns of block devices that may be served; ``*`` stops at ``/``
+    state_directory  the directory of journals, owners and APTPL copies
+    dbroot           the directory of the kernel's APTPL files, "" for the kernel's own value
+    document_bytes   the size of the largest document that is read
+    group            a group whose members may call the service where polkit does not run, "" for
+                     no group
     late             storage that is opened only once the source has released it
-    fence_program    what confirms that another host is off: a program and its first arguments
-    fence_seconds    how long it may take
-    savefiles        targetcli's save files beside those that are found
+    fence_program    a program that confirms that another host is off, and its first arguments
+    fence_seconds    seconds that the program may take
+    savefiles        targetcli's save files, beside those that targetcli's settings name
     """
 
     roots: Tuple[str, ...] = ("/srv", "/var/lib/lio-handover/images")
@@ -62,16 +62,16 @@ class Settings:
 
 def _applied(file: File, settings: Settings) -> Settings:
     """``settings`` as changed by one file."""
-    made = file.values()
-    late = {one.name: one for one in settings.late}
+    values = file.values()
+    late = {storage.name: storage for storage in settings.late}
     for section, line in file.named.items():
         name = section.partition(" ")[2]
         late[name] = replace(late.get(name, Late(name)),
-                             **made.get(section, {}))  # type: ignore[arg-type]
+                             **values.get(section, {}))  # type: ignore[arg-type]
         for needed in NEEDED:
             if not getattr(late[name], needed):
                 file.fail(line, f"[{section}] has no {needed}")
-    return replace(settings, late=tuple(late.values()), **made[""])  # type: ignore[arg-type]
+    return replace(settings, late=tuple(late.values()), **values[""])  # type: ignore[arg-type]
 
 
 def parse(text: str, path: str, settings: Settings = Settings()) -> Settings:

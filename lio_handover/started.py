@@ -1,10 +1,10 @@
-"""The modules that are imported, or started as a process, by name: all of them, in one table."""
+"""All modules that are imported, or started as a process, by name."""
 from __future__ import annotations
 
 from .verb_table import COMMANDS as _MODULES
 
-#: Verb of the command line → the module that has it; the others are not imported for it.
+#: Verb of the command line → its module; the command line imports no other verb's module.
 COMMANDS = {verb: f"lio_handover.cli.{module}" for verb, module in _MODULES.items()}
-#: ``python3 -m``: who carries a job out, and who keeps a vhost endpoint occupied.
+#: ``python3 -m``: the process that runs a job, and the process that occupies a vhost endpoint.
 WORKER = "lio_handover.service.worker"
 ENDPOINT_HOLDER = "lio_handover.scsi.endpoint_holder"

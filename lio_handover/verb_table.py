@@ -133,13 +133,13 @@ _OPTIONS = (
 OPTIONS: Mapping[str, Option] = {option.name: option for option in _OPTIONS}
 #: Options that stand before or after any verb of the command line.
 COMMON = ("json", "config", "alone", "debug")
-#: What a human asserts to a verb of a handover, or the driver of QEMU; those that polkit's FORCE is
-#: asked for.
+#: Assertions to a verb of a handover, by a human or by the driver of QEMU; the assertions that need
+#: polkit's action FORCE.
 ASSERTIONS = tuple(option.name for option in _OPTIONS if option.asserts)
 FORCING = ("peer-is-fenced", "peer-never-returns")
 _ASSERTIONS = " ".join(ASSERTIONS)
-#: On D-Bus: what a verb takes only where it begins a handover; what one that is about every
-#: handover does not take, as it is about the other host of one.
+#: On D-Bus: options of a verb only where it begins a handover; options that a verb about every
+#: handover does not take, as they are about the other host of one handover.
 OF_A_BEGINNING = ("handover", "mode", "map", "uploads")
 OF_ONE_HANDOVER = ("peer", "document-version", "uploads")
 
@@ -344,7 +344,7 @@ before the source has promised not to serve any more is taken back, and the sour
     Verb("errors", HOST, READ, NOTHING, "", "the table of exit codes"),
 )
 VERBS: Mapping[str, Verb] = {verb.name: verb for verb in _VERBS}
-#: Those that are methods of the host on D-Bus.
+#: The verbs that are methods of the Manager on D-Bus.
 HOST_VERBS: Mapping[str, Verb] = {name: verb for name, verb in VERBS.items() if verb.bus}
 #: Name → module of cli/, for the verbs that are not in main.py.
 COMMANDS: Mapping[str, str] = {name: verb.command for name, verb in VERBS.items() if verb.command}
@@ -386,6 +386,6 @@ _HANDOVER_VERBS = (
     Verb("recover", BOTH, WRITE, MESSAGES, f"{_ASSERTIONS} {_OF_ALL}",
          "after a crash, a reboot or a lost answer: finish or say why not", bus=True, begins=True),
 )
-#: The steps of a handover.  Those that are not on D-Bus are begun by the host's verb of that name,
-#: which has a document, and by nothing else.
+#: The steps of a handover.  A step that is not on D-Bus is begun only by the host's verb of the
+#: same name, which has a document.
 HANDOVER_VERBS: Mapping[str, Verb] = {verb.name: verb for verb in _HANDOVER_VERBS}

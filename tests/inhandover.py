@@ -121,7 +121,7 @@ def recover(id: str, answers: Answers, words: frozenset[str] = frozenset()  # no
 def recover_beside(id: str, words: frozenset[str]) -> Reply:  # noqa: A002
     """recover, while the other host is there, and its service is not."""
     def peer(_handover: Handover, _verb: str) -> Reply:
-        raise ssh.alive("lio-handoverd does not run on b")
+        raise ssh.host_answers("lio-handoverd does not run on b")
     return Handovers(handovers().core, peer).recover(id, words, "the test")[0]
 
 

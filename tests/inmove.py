@@ -66,7 +66,7 @@ def reach(folder: str, hosts: dict[str, str]) -> None:
 
 def versions() -> tuple[int, int]:
     """Of the API and of documents, as this host's service says."""
-    about = ssh.Side().about()
+    about = ssh.RemoteService().about()
     return about.api, about.document
 
 
@@ -79,7 +79,7 @@ def lines(name: str = "ssh") -> list[int]:
             and Path(f"/proc/{pid}/cmdline").read_bytes()]  # else it is dead, and not yet buried
 
 
-class Breaking(ssh.Side):
+class Breaking(ssh.RemoteService):
     """A line that breaks at one step, before or after the verb is done there, and stays broken."""
 
     def __init__(self, where: str, point: int, after: bool) -> None:
@@ -107,9 +107,9 @@ class Breaking(ssh.Side):
 
 def cut(target: str, to: str, here: str, name: str, after: bool) -> str:
     """A move whose line breaks at a step of the destination; what it says."""
-    move.PAUSE = 0.2
+    move.RETRY_SECONDS = 0.2
     theirs = [one.name for one in STEPS if one.role == "destination"]
-    made = Move(ssh.Side(), Breaking(to, theirs.index(name) + 1, after))
+    made = Move(ssh.RemoteService(), Breaking(to, theirs.index(name) + 1, after))
     try:
         made.run([target], here=here)
     except errors.HandoverError as error:
@@ -119,7 +119,7 @@ def cut(target: str, to: str, here: str, name: str, after: bool) -> str:
 
 def halfway(target: str, to: str, here: str, count: int) -> str:
     """A move whose driver is gone after so many steps; the handover's id."""
-    made = Move(ssh.Side(), ssh.Side(to))
+    made = Move(ssh.RemoteService(), ssh.RemoteService(to))
     options: dict[str, dict[str, Any]] = {
         "prepare": {"targets": [target], "mode": "iscsi", "peer": to}, "stage": {"peer": here}}
     for number, step in enumerate(STEPS[:count]):

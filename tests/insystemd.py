@@ -145,12 +145,12 @@ def verb(path: str, member: str, given: Mapping[str, Any] = {}  # noqa: B006
 def holders(*wwpns: str) -> list[int | None]:
     """Who occupies these endpoints."""
     found = Holders(inhost.SETTINGS.state_directory)
-    return [found.held(one) for one in wwpns]
+    return [found.pid_of(one) for one in wwpns]
 
 
 def let_go(*wwpns: str) -> None:
     for one in wwpns:
-        Holders(inhost.SETTINGS.state_directory).let_go(one)
+        Holders(inhost.SETTINGS.state_directory).release(one)
 
 
 def times(unit: str) -> tuple[int, int]:

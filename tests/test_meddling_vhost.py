@@ -38,9 +38,9 @@ def let_go_of() -> tuple[str, str, list[str]]:
     """(what a guest is told whose endpoint nobody occupies, the same once the guard has looked,
     what was told)."""
     watched = Watched()
-    Holders(inhost.SETTINGS.state_directory).let_go(WWPN)
+    Holders(inhost.SETTINGS.state_directory).release(WWPN)
     free = attaches()
-    watched.until(lambda: bool(Holders(inhost.SETTINGS.state_directory).held(WWPN)))
+    watched.until(lambda: bool(Holders(inhost.SETTINGS.state_directory).pid_of(WWPN)))
     return free, attaches(), watched.told
 
 

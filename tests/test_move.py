@@ -9,10 +9,10 @@ import pytest
 
 from lio_handover import errors
 from lio_handover.client import ssh
-from lio_handover.client.ssh import About
+from lio_handover.client.ssh import ServiceInfo
 from lio_handover.document import document
 from lio_handover.drivers import move
-from lio_handover.drivers.move import COMMIT, NAMES, STEPS, Move
+from lio_handover.drivers.move import COMMIT_STEP, STEP_NAMES, STEPS, Move
 from lio_handover.handover.reply import Reply
 from lio_handover.protocol.messages import Message, from_json
 from lio_handover.protocol.table import (DESTINATION, SOURCE, TRANSITIONS, Action, MessageType,
@@ -21,11 +21,11 @@ from lio_handover.records.journal import Handover
 from tests import samples
 
 TARGET = f"iscsi/{samples.IQN}"
-ABOUT = About("1.0", 1, 1, ("descriptors", "uploads"), "a", "boot of a")
+ABOUT = ServiceInfo("1.0", 1, 1, ("descriptors", "uploads"), "a", "boot of a")
 FIRST = {SOURCE: "idle", DESTINATION: "none"}
 
 
-class Table(ssh.Side):
+class Table(ssh.RemoteService):
     """A host that does what the protocol's table says, and breaks where it is told to.
 
     ``breaks``: verb and how often it was called → (the error, whether it was done before).
@@ -41,7 +41,7 @@ class Table(ssh.Side):
         self.called: list[str] = []
         self.said = replace(ABOUT, host=name, boot_id=f"boot of {name}")
 
-    def about(self) -> About:
+    def about(self) -> ServiceInfo:
         return self.said
 
     @property
@@ -103,7 +103,7 @@ class Table(ssh.Side):
 
 @pytest.fixture
 def two(monkeypatch: pytest.MonkeyPatch) -> tuple[Table, Table]:
-    monkeypatch.setattr(move, "PAUSE", 0)
+    monkeypatch.setattr(move, "RETRY_SECONDS", 0)
     return Table(SOURCE, "a"), Table(DESTINATION, "b")
 
 
@@ -113,7 +113,7 @@ def test_a_move_goes_through_in_the_protocols_order(two: tuple[Table, Table]) ->
     made = Move(a, b, told.append)
     made.run([TARGET])
     assert (a.state, b.state) == ("retired", "confirmed")
-    assert list(made.seconds) == NAMES
+    assert list(made.seconds) == STEP_NAMES
     assert "1 target" in made.contents and "registration" in made.contents
     assert told[0].startswith("1/10 prepare on a: ")
     assert 0 < made.window <= sum(made.seconds.values())
@@ -131,11 +131,11 @@ def calls(step: move.Step) -> tuple[str, int]:
 
 @pytest.mark.parametrize("done", [False, True])
 @pytest.mark.parametrize("error", [LOST, REFUSED])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", STEP_NAMES)
 def test_what_fails_is_taken_back_or_says_where_both_hosts_are(
         two: tuple[Table, Table], name: str, error: errors.HandoverError, done: bool) -> None:
     a, b = two
-    step = STEPS[NAMES.index(name)]
+    step = STEPS[STEP_NAMES.index(name)]
     side = a if step.role == SOURCE else b
     one = type(error)(error.what, do=error.do)
     side.breaks[calls(step)] = (one, done)
@@ -202,13 +202,13 @@ def test_a_line_that_is_back_is_used_again_once_the_source_has_released(
     assert b.called.count("activate") == 3
 
 
-@pytest.mark.parametrize("number", range(len(NAMES)))
+@pytest.mark.parametrize("number", range(len(STEP_NAMES)))
 def test_an_interrupt_takes_back_what_can_be_and_else_lets_it_finish(
         two: tuple[Table, Table], number: int) -> None:
     a, b = two
     made = Move(a, b)
     made.stop = lambda: len(made.seconds) >= number
-    if number <= COMMIT:
+    if number <= COMMIT_STEP:
         with pytest.raises(errors.Interrupted):
             made.run([TARGET])
         assert (a.state, b.state) == ("idle", "none")
@@ -278,7 +278,7 @@ def test_a_host_is_an_argument_of_ssh_and_nothing_else() -> None:
 
 def test_a_host_that_is_not_there_is_unreachable_in_one_line() -> None:
     pytest.importorskip("dbus")
-    side = ssh.Side("unix:path=/nonexistent/bus")
+    side = ssh.RemoteService("unix:path=/nonexistent/bus")
     with pytest.raises(errors.PeerUnreachable, match="^unix:path=/nonexistent/bus does not answer"):
         side.about()
     handover = Handover("x", SOURCE, "released", 1, "iscsi", (TARGET,), peer="-oProxyCommand=x")

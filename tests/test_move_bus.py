@@ -15,7 +15,7 @@ import pytest
 
 from lio_handover import dbus_names, errors
 from lio_handover.client import ssh
-from lio_handover.client.ssh import Side
+from lio_handover.client.ssh import RemoteService
 from lio_handover.document import document
 from lio_handover.drivers.move import Move
 from lio_handover.protocol.messages import Message, to_json
@@ -38,24 +38,24 @@ exec "$3" --bus-path={bus}
 
 
 @pytest.fixture
-def b(bus: Bus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Side]:
+def b(bus: Bus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RemoteService]:
     """The service of host b."""
     (tmp_path / "ssh").write_text(SSH.format(folder=tmp_path, bus=bus.address))
     (tmp_path / "ssh").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    made = Side("b")
+    made = RemoteService("b")
     yield made
     made.close()
 
 
-def test_it_says_what_it_is(b: Side, tmp_path: Path) -> None:
+def test_it_says_what_it_is(b: RemoteService, tmp_path: Path) -> None:
     about = b.about()
     assert (about.api, about.document) == (dbus_names.API_VERSION, document.VERSION)
     assert about.host == os.uname().nodename and "uploads" in about.features
     assert (tmp_path / "said").read_text().endswith(" -- b systemd-stdio-bridge\n")
 
 
-def test_its_errors_are_ours(b: Side) -> None:
+def test_its_errors_are_ours(b: RemoteService) -> None:
     with pytest.raises(errors.NoTargetModules):  # as this machine has none
         b.verb("prepare", ID, targets=["iscsi/iqn.2003-01.org.example:db"], mode="iscsi")
     for verb in ("status", "freeze"):
@@ -65,7 +65,7 @@ def test_its_errors_are_ours(b: Side) -> None:
         ssh.ask(Handover(ID, "source", "released", 1, "iscsi", (), peer="b"), "status")
 
 
-def test_a_host_of_which_anything_answers_is_not_off(bus: Bus, b: Side) -> None:
+def test_a_host_of_which_anything_answers_is_not_off(bus: Bus, b: RemoteService) -> None:
     known = "22222222-0000-4000-8000-000000000000"
     folder = bus.folder / "state" / "handovers" / known
     folder.mkdir(parents=True)
@@ -76,8 +76,8 @@ def test_a_host_of_which_anything_answers_is_not_off(bus: Bus, b: Side) -> None:
         assert caught.value.alive is alive, caught.value
 
 
-def test_messages_get_there_in_pieces(b: Side, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ssh, "PIECE", 1000)
+def test_messages_get_there_in_pieces(b: RemoteService, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ssh, "CHUNK_BYTES", 1000)
     data = document.dumps(samples.document(samples.iscsi(luns=4), True))
     offer = Message(MessageType.OFFER, ID, 1, targets=(f"iscsi/{samples.IQN}",), mode="iscsi",
                     document=data)
@@ -88,8 +88,9 @@ def test_messages_get_there_in_pieces(b: Side, monkeypatch: pytest.MonkeyPatch) 
         b.verb("stage", ID, to_json([offer])[:-1000])
 
 
-def test_answers_come_in_pieces(bus: Bus, b: Side, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ssh, "PIECE", 100)
+def test_answers_come_in_pieces(bus: Bus, b: RemoteService,
+                                monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ssh, "CHUNK_BYTES", 100)
     known = bus.handover
     answer = ssh.ask(Handover(known.id, SOURCE, "released", 1, "iscsi", (), peer="b"), "status")
     assert answer.handover == known
@@ -99,7 +100,7 @@ def test_answers_come_in_pieces(bus: Bus, b: Side, monkeypatch: pytest.MonkeyPat
 
 
 def test_one_whose_work_hangs_has_not_answered(
-        bus: Bus, b: Side, monkeypatch: pytest.MonkeyPatch) -> None:
+        bus: Bus, b: RemoteService, monkeypatch: pytest.MonkeyPatch) -> None:
     """recover has to come back: only then a human can say what it can't see."""
     monkeypatch.setattr(ssh, "ASK_SECONDS", 1)
     with bus.held():
@@ -108,7 +109,7 @@ def test_one_whose_work_hangs_has_not_answered(
                     "status")
 
 
-def test_a_line_that_dies_is_unreachable_and_then_another(b: Side) -> None:
+def test_a_line_that_dies_is_unreachable_and_then_another(b: RemoteService) -> None:
     b.about()
     pid, = inmove.lines("systemd-stdio-b")
     os.kill(pid, signal.SIGKILL)
@@ -117,14 +118,14 @@ def test_a_line_that_dies_is_unreachable_and_then_another(b: Side) -> None:
     assert b.about().api == dbus_names.API_VERSION
 
 
-def test_a_host_that_ssh_does_not_know(b: Side) -> None:
+def test_a_host_that_ssh_does_not_know(b: RemoteService) -> None:
     with pytest.raises(errors.PeerUnreachable, match="^nowhere does not answer"):
-        Side("nowhere").about()
+        RemoteService("nowhere").about()
 
 
 @pytest.mark.parametrize("module", ["dbus", "gi"])
 def test_what_is_not_installed_is_said(
-        b: Side, module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        b: RemoteService, module: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(errors.PeerUnreachable, match=f"module {module} is not installed here"):
         b.about()
@@ -142,11 +143,11 @@ class Later(Bus):
         return self._programs[-1]
 
 
-def test_two_versions_apart_nothing_is_begun(b: Side) -> None:
+def test_two_versions_apart_nothing_is_begun(b: RemoteService) -> None:
     with tempfile.TemporaryDirectory() as folder:
         later = Later(Path(folder))
         try:
-            source = Side(later.address)
+            source = RemoteService(later.address)
             ours = dbus_names.API_VERSION
             with pytest.raises(errors.VersionsDiffer,
                                match=f"version {ours + 2} of the API .* version {ours} "):

@@ -13,7 +13,7 @@ import pytest
 
 from lio_handover import errors
 from lio_handover.document import document as documents
-from lio_handover.drivers.move import NAMES, STEPS
+from lio_handover.drivers.move import STEP_NAMES, STEPS
 from lio_handover.protocol.table import DESTINATION
 from tests import inbus, inhandover, inhost, inmove, lab, samples
 from tests.conftest import Pool
@@ -137,7 +137,7 @@ def test_recover_asks_the_other_host_by_itself(bed: lab.Lab, pair: Pair, recover
             ("arm", "idle", "none"), ("release", "idle", "none"), ("open", "released", "opening"),
             ("verify", "retired", "confirmed"), ("retire", "retired", "confirmed")):
         to, here = ("b", "a") if a is pair[0] else ("a", "b")
-        name = a.call(inmove.halfway, TARGET, to, here, NAMES.index(step) + 1, timeout=120)
+        name = a.call(inmove.halfway, TARGET, to, here, STEP_NAMES.index(step) + 1, timeout=120)
         found = recover(a, name), recover(b, name)
         assert [one["state"] for one in found] == [source, destination], (step, found)
         owner = a if source == "idle" else b
@@ -158,7 +158,7 @@ def test_recover_stays_closed_while_the_other_host_is_out_of_reach(
     a, b = pair
     a.call(inhost.build, inhandover.state(bed.shared))
     before = held(a)
-    name = a.call(inmove.halfway, TARGET, "b", "a", NAMES.index("release") + 1, timeout=120)
+    name = a.call(inmove.halfway, TARGET, "b", "a", STEP_NAMES.index("release") + 1, timeout=120)
     command = f"lio-handover recover {name}"
     bed.cut(b)
     for recover in (by_the_daemon, alone):

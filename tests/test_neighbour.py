@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lio_handover import errors
-from lio_handover.drivers.move import NAMES
+from lio_handover.drivers.move import STEP_NAMES
 from lio_handover.protocol.table import DESTINATION, SOURCE
 from tests import inhandover, inhost, inmove, lab, neighbour
 from tests.inbus import Service
@@ -196,14 +196,14 @@ def test_services_of_both_move_to_each_other(services: Pair, old: Path) -> None:
 def test_services_are_upgraded_in_the_middle(services: Pair, old: Path) -> None:
     a, b = services
     before = held_by(a)
-    for count in range(1, len(NAMES) + 1):
+    for count in range(1, len(STEP_NAMES) + 1):
         to, here = ("b", "a") if a is services[0] else ("a", "b")
         for host in (a, b):
             upgraded(host, old)
         id = a.call(inmove.halfway, TARGET, to, here, count, timeout=120)  # noqa: A001
         for host in (a, b):
             upgraded(host)
-        if count < NAMES.index("release") + 1:
+        if count < STEP_NAMES.index("release") + 1:
             for host in (a, b):
                 try:
                     host.call(inmove.recover_by_daemon, id, timeout=90)
@@ -213,5 +213,5 @@ def test_services_are_upgraded_in_the_middle(services: Pair, old: Path) -> None:
             done = move(a, PROGRAM, "--resume", id, "--to", to)
             assert "moved" in done.stderr
             a, b = b, a
-        assert states((a, b)) == set() and serving((a, b)) == [a], NAMES[count - 1]
+        assert states((a, b)) == set() and serving((a, b)) == [a], STEP_NAMES[count - 1]
         assert held_by(a) == before

@@ -325,7 +325,7 @@ class HandoverContext:
     def guest(self) -> bool:
         """Whether a guest is attached to a vhost target here: somebody, and not our holder."""
         reader = self.reader(False)
-        return any(reader.attached(target) and self.holders.held(target.wwn) is None
+        return any(reader.attached(target) and self.holders.pid_of(target.wwn) is None
                    for target in reader.state(self.names()).targets
                    if fabrics.gate_of(target.fabric) is Gate.ENDPOINT)
 
@@ -355,7 +355,7 @@ class HandoverContext:
             return False
         return self.journal.facts.opened == boot_id() or (
             set(self.wanted_open()) <= set(self.open_tpgs()) and not any(
-                self.holders.held(wwpn) for wwpn in self.endpoints()))
+                self.holders.pid_of(wwpn) for wwpn in self.endpoints()))
 
     def settled(self, cut_off: bool) -> bool:
         """Of a handover that is over: whether nothing is left for recover to bring back at a

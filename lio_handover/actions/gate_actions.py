@@ -41,12 +41,12 @@ class Gates(Adoption):
         for name in self.local_targets():
             fabric, _, wwpn = name.partition("/")
             if fabrics.gate_of(fabric) is Gate.ENDPOINT:
-                self.holders.let_go(wwpn)
+                self.holders.release(wwpn)
 
     def _gate_open(self) -> None:
         if self.vhost:
-            self._may_still_open(any(self.holders.held(wwpn) for wwpn in self.endpoints()))
-            if any(self.holders.held(wwpn) for wwpn in self.endpoints()) \
+            self._may_still_open(any(self.holders.pid_of(wwpn) for wwpn in self.endpoints()))
+            if any(self.holders.pid_of(wwpn) for wwpn in self.endpoints()) \
                     or not self.journal.facts.opened:
                 self.journal.note("opened", durable=True, boot=boot_id())
             self._let_go()
@@ -117,7 +117,7 @@ class Gates(Adoption):
         taken out of targetcli's save file; both are reported."""
         names = ", ".join(self.local_targets())
         if self.open_tpgs() or self.mode is not Mode.FILE and any(
-                self.holders.held(wwpn) is None for wwpn in self.endpoints()):
+                self.holders.pid_of(wwpn) is None for wwpn in self.endpoints()):
             self._gate_close()
             self.notes.append(f"{names}: was open although {why}")
         self.notes += self.unsave()

@@ -174,7 +174,7 @@ def move(args: argparse.Namespace, signals: Signals) -> int:
     if bool(targets) == bool(args.resume):
         raise Usage("name targets, or the handover to --resume")
     signals.deferred = True
-    run = Move(ssh.Side(), ssh.Side(args.to), signals.progress.say, signals.stop)
+    run = Move(ssh.RemoteService(), ssh.RemoteService(args.to), signals.progress.say, signals.stop)
     if args.resume:
         run.id = args.resume
         run.resume(args.allow)
@@ -250,7 +250,7 @@ def _peer_by_command(command: str) -> Peer:
             lines = done.stderr.decode(errors="replace").strip().splitlines()
             what = f"{words[0]} ended with {done.returncode}" + (f": {lines[-1]}" if lines else "")
             # ssh ends with 255 where it can't connect, otherwise as the command over there.
-            raise errors.PeerUnreachable(what) if done.returncode == 255 else ssh.alive(what)
+            raise errors.PeerUnreachable(what) if done.returncode == 255 else ssh.host_answers(what)
         return reply_from_json(done.stdout)
     return ask
 

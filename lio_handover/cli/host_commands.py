@@ -221,7 +221,7 @@ def _compared(args: argparse.Namespace, result: results.Compared) -> int:
             + (", frozen" if result.document.frozen else "")
         if rows:
             print_lines(diff_columns.columns(rows, here, there, Terminal.of(sys.stdout)))
-        say_done(args, diff_columns.alike(result.want, rows))
+        say_done(args, diff_columns.difference_summary(result.want, rows))
     return errors.DIFFERENT if result.changes else errors.SAME
 
 

@@ -110,11 +110,11 @@ def find_service(args: argparse.Namespace) -> Optional[connection.Service]:
     """The service, where it runs and shall do the work.  It has a configuration of its own."""
     if args.alone or args.config:
         return None
-    return connection.find()
+    return connection.connect_local()
 
 
 def ask_service(service: connection.Service, member: str, args: argparse.Namespace,
-                signals: Signals, document: Optional[bytes] = None) -> connection.Came:
+                signals: Signals, document: Optional[bytes] = None) -> connection.JobResult:
     """Have the service run a method with these arguments: its answer, and the data it hands out."""
     options = {name: value for name, value in (
         ("all", getattr(args, "all", False)), ("allow", args.allow),

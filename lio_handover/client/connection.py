@@ -1,8 +1,8 @@
-"""The service of this host, for programs that would rather have it do their work.
+"""The service of this host as a D-Bus client sees it.
 
-A job is waited for by its signals, not by questions: a connection hears of every job of the
-service, and one that has ended is asked for its outcome.  The service answers the call that makes
-a job before it signals its end, so no end is missed.
+A client waits for a job's signals and does not poll: a connection receives the signals of every
+job of the service, and reads the properties of a job that has ended.  The service answers the call
+that makes a job before it signals the job's end, so a client misses no end.
 """
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..verb_table import BOTH, HANDOVER_VERBS, MESSAGES
 #: Milliseconds between two questions whether to stop, and seconds that a call may take.
 OFTEN, PATIENCE = 250, 30.0
 
-#: What a connection hears: jobs that take a step or end, and that the service itself ends.
+#: Match rules: a job takes a step, a job ends, the service itself ends.
 _RULES = (
     f"type='signal',sender='{dbus_names.BUS_NAME}',interface='{dbus_names.JOB}',"
     "member='Completed'",
@@ -26,13 +26,14 @@ _RULES = (
     f"member='NameOwnerChanged',arg0='{dbus_names.BUS_NAME}'")
 _NOT_KNOWN = "whether anything was changed is not known"
 
-#: (number of the step, how many, which), as it goes on.
+#: Called with (number of the step, number of steps, the step in words).
 Progress = Callable[[int, int, str], None]
-Came = Tuple[Dict[str, Any], bytes]
+#: (the job's property Result as builtins, the job's data).
+JobResult = Tuple[Dict[str, Any], bytes]
 
 
-def find() -> Optional[Service]:
-    """The service, where it runs; None where it does not, or can't be spoken to from here."""
+def connect_local() -> Optional[Service]:
+    """This host's service; None where it does not run, or this process cannot speak to it."""
     if not os.path.exists(dbus_names.RUNNING):
         return None
     try:
@@ -47,9 +48,9 @@ def find() -> Optional[Service]:
 
 
 def connect(address: str = "") -> Any:
-    """A connection of our own to the system's bus, or to another, whose signals can be waited for.
+    """A private connection to the system's bus, or to ``address``, on GLib's main loop.
 
-    Raises dbus.DBusException, and ImportError where a module for that is not installed.
+    Raises dbus.DBusException; ImportError where dbus-python or PyGObject is not installed.
     """
     from importlib.util import find_spec
 
@@ -69,12 +70,12 @@ class Service:
         self.connection = connection
         self._job = ""  # the job that is waited for
         self._step: Optional[Tuple[int, int, str]] = None
-        self._ask = False  # whether it may have ended
+        self._ask = False  # whether the job may have ended
         if connection is not None:
             self.listen(connection)
 
     def listen(self, connection: Any) -> None:
-        """Have the bus tell this connection of jobs."""
+        """Subscribe a connection to the signals of jobs."""
         for rule in _RULES:
             connection.add_match_string_non_blocking(rule)
         connection.add_message_filter(self._heard)
@@ -98,22 +99,24 @@ class Service:
 
     def call(self, path: str, interface: str, member: str, signature: str, *args: Any,
              patience: float = PATIENCE) -> Any:
-        """Call a method.  Raises the error of errors.py that the service answers with."""
+        """Call a method; ``patience`` is in seconds.  Raises the error that the service answers
+        with, as its class in errors.py."""
         import dbus
         try:
             return self.connection.call_blocking(dbus_names.BUS_NAME, path, interface, member,
                                                  signature, args, timeout=patience,
                                                  byte_arrays=True)
         except dbus.DBusException as error:
-            raise known(str(error.get_dbus_name()), str(error.get_dbus_message())) from None
+            raise error_from_bus(str(error.get_dbus_name()),
+                                 str(error.get_dbus_message())) from None
 
     def run(self, member: str, what: Sequence[str], options: Mapping[str, Any],
             progress: Optional[Progress] = None,
-            stop: Callable[[], bool] = lambda: False) -> Came:
-        """Run a verb of the Manager on targets; its result and data.
+            stop: Callable[[], bool] = lambda: False) -> JobResult:
+        """Run a verb of the Manager on targets, and return its result and data.
 
-        ``stop`` is asked again and again, and then the job is cancelled.  Raises what it fails
-        with.
+        ``stop`` is called every `OFTEN` milliseconds; once it returns True, the job is cancelled.
+        Raises the error that the job fails with.
         """
         import dbus
         job = self.call(dbus_names.ROOT, dbus_names.MANAGER, member, "asa{sv}",
@@ -122,24 +125,24 @@ class Service:
 
     def run_document(self, member: str, document: bytes, options: Mapping[str, Any],
                      progress: Optional[Progress] = None,
-                     stop: Callable[[], bool] = lambda: False) -> Came:
-        """The same for a verb that takes a document."""
-        with self.passed(document) as (passed, more):
+                     stop: Callable[[], bool] = lambda: False) -> JobResult:
+        """Run a verb of the Manager on a document; otherwise as `run`."""
+        with self.bytes_argument(document) as (argument, more):
             tokens = more.get("uploads")
             given = {**options, "upload": tokens[0]} if tokens else options
-            job = self.call(dbus_names.ROOT, dbus_names.MANAGER, member, "aha{sv}", passed,
+            job = self.call(dbus_names.ROOT, dbus_names.MANAGER, member, "aha{sv}", argument,
                             _options(given))
         return self._finish(str(job), progress, stop)
 
     def run_handover(self, verb: str, name: str, targets: Sequence[str], mode: str,
                      messages: bytes, options: Mapping[str, Any],
                      progress: Optional[Progress] = None,
-                     stop: Callable[[], bool] = lambda: False) -> Came:
-        """The same for a verb of a handover; ``messages`` as messages.to_json has them.  The data
-        are the whole answer, as reply.reply_to_json has it.
+                     stop: Callable[[], bool] = lambda: False) -> JobResult:
+        """Run a verb of a handover; otherwise as `run`.  ``messages`` is JSON, as messages.to_json
+        has it; the data is the reply, as reply.reply_to_json has it.
 
-        With targets, or with messages for a verb that begins a handover, it is the Manager's, as
-        the host may not know the handover yet; otherwise it is that of the handover's object.
+        The Manager's method is called with targets, or with messages for a verb that begins a
+        handover, as the host may not know the handover yet; otherwise the handover object's.
         """
         import dbus
         row = HANDOVER_VERBS[verb]
@@ -152,8 +155,8 @@ class Service:
             where = (dbus_names.ROOT, dbus_names.MANAGER, f"{verb.capitalize()}Handover") \
                 if begins else (dbus_names.path(dbus_names.HANDOVERS, name), dbus_names.HANDOVER,
                                 verb.capitalize())
-            with self.passed(messages) as (passed, more):
-                job = self.call(*where, "aha{sv}", passed, _options({**options, **more}))
+            with self.bytes_argument(messages) as (argument, more):
+                job = self.call(*where, "aha{sv}", argument, _options({**options, **more}))
         elif messages:
             raise errors.BadCall(f"{verb} takes nothing of the other side", do="leave it out")
         else:
@@ -162,37 +165,38 @@ class Service:
         return self._finish(str(job), progress, stop)
 
     @contextmanager
-    def passed(self, messages: bytes) -> Iterator[Tuple[Any, Mapping[str, Any]]]:
-        """Messages as an argument of a call, and the options that go with it."""
-        with _passed(messages) as passed:
-            yield passed, {}
+    def bytes_argument(self, messages: bytes) -> Iterator[Tuple[Any, Mapping[str, Any]]]:
+        """Messages as (an argument of a call, the options that go with the argument)."""
+        with _descriptor_argument(messages) as argument:
+            yield argument, {}
 
     def data_of(self, job: str, size: int) -> bytes:
-        """What a job hands out."""
+        """The data of a job that has ended: ``size`` bytes."""
         fd = self.call(job, dbus_names.JOB, "Open", "a{sv}", _options({})).take()
         with os.fdopen(fd, "rb") as file:
             return file.read()
 
-    def _finish(self, job: str, progress: Optional[Progress], stop: Callable[[], bool]) -> Came:
-        found = self._wait(job, progress, stop)
-        result = plain(found["Result"])
-        if found["State"] != "done":
-            error = known(*map(str, found["Error"]))
+    def _finish(self, job: str, progress: Optional[Progress],
+                stop: Callable[[], bool]) -> JobResult:
+        properties = self._wait(job, progress, stop)
+        result = to_builtin(properties["Result"])
+        if properties["State"] != "done":
+            error = error_from_bus(*map(str, properties["Error"]))
             error.findings = [_finding(tree) for tree in result.get("findings", ())]
             raise error
-        data = self.data_of(job, int(found["Size"])) if found["Size"] else b""
+        data = self.data_of(job, int(properties["Size"])) if properties["Size"] else b""
         self.call(job, dbus_names.JOB, "Release", "a{sv}", _options({}))
         return result, data
 
     def _wait(self, job: str, progress: Optional[Progress], stop: Callable[[], bool]) -> Any:
-        """A job's properties once it has ended.
+        """The properties of a job that has ended.
 
-        Raises `job_lost` where the service ended before the job did, and what ``stop`` raises.
+        Raises `job_lost` where the service ended before the job did, and any error of ``stop``.
         """
         from gi.repository import GLib
         loop, cancelled = GLib.MainContext.default(), False
         self._await(job)
-        # A signal to this process that comes just before the loop waits is then seen, too.
+        # The timer also lets Python handle a signal that arrives just before the loop waits.
         timer = GLib.timeout_add(OFTEN, lambda: True)
         try:
             while True:
@@ -205,9 +209,9 @@ class Service:
                     progress(*step)
                 if self._ask:
                     self._ask = False
-                    found = self._properties(job)
-                    if found["State"] not in ("running", "cancelling"):
-                        return found
+                    properties = self._properties(job)
+                    if properties["State"] not in ("running", "cancelling"):
+                        return properties
         finally:
             GLib.source_remove(timer)
             self._await("")
@@ -222,14 +226,14 @@ class Service:
             raise self.job_lost() from None
 
     def job_lost(self) -> errors.HandoverError:
-        """What is raised where the service ended before its job did."""
+        """The error to raise where the service ended before its job did."""
         return errors.NoService("lio-handoverd ended while it worked", _NOT_KNOWN,
                                 "lio-handover status, and the same command again")
 
 
 @contextmanager
-def _passed(data: bytes) -> Iterator[Any]:
-    """Data as a descriptor in an argument; none for nothing."""
+def _descriptor_argument(data: bytes) -> Iterator[Any]:
+    """Data as a D-Bus array of one descriptor; an empty array for no data."""
     import dbus
     fd = os.memfd_create("lio-handover", os.MFD_CLOEXEC)
     try:
@@ -248,9 +252,10 @@ def _options(given: Mapping[str, Any]) -> Any:
                            signature="sv")
 
 
-def known(name: str, line: str) -> errors.HandoverError:
-    """The error that a name on the bus and its one line stand for."""
-    kinds = {kind: one for one in errors.classes() for kind in [dbus_names.ERROR + one.__name__]}
+def error_from_bus(name: str, line: str) -> errors.HandoverError:
+    """The error of errors.py for a D-Bus error's name and its one line."""
+    kinds = {kind: error for error in errors.classes()
+             for kind in [dbus_names.ERROR + error.__name__]}
     kinds["org.freedesktop.DBus.Error.UnknownObject"] = errors.NoSuchHandover
     if name not in kinds:
         return errors.NoService(f"the service answers {name}: {line}", _NOT_KNOWN,
@@ -261,17 +266,17 @@ def known(name: str, line: str) -> errors.HandoverError:
 
 
 def _finding(tree: Mapping[str, Any]) -> errors.Finding:
-    kinds = {one.__name__: one for one in errors.classes()}
+    kinds = {error.__name__: error for error in errors.classes()}
     return errors.Finding(kinds.get(tree["error"], errors.Refusal), tree["subject"],
                           tree["sentence"], tree["override"], tree["do"])
 
 
-def plain(value: Any) -> Any:
-    """A value of the bus as a builtin."""
+def to_builtin(value: Any) -> Any:
+    """A dbus-python value as a Python builtin."""
     if isinstance(value, dict):
-        return {str(key): plain(one) for key, one in value.items()}
+        return {str(key): to_builtin(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [plain(one) for one in value]
+        return [to_builtin(item) for item in value]
     if isinstance(value, str):
         return str(value)
     if isinstance(value, float):

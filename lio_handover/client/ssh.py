@@ -1,8 +1,8 @@
-"""The service of a host, this one or another, as whoever drives a handover sees it.
+"""The service of this host or of another host, for a driver of handovers.
 
-The other host's bus is reached as ``busctl --host`` reaches it: ssh, and there
-systemd-stdio-bridge(1); no port, no protocol of ours.  Descriptors do not pass there, so messages
-go to that host, and come from it, in pieces.
+The client reaches another host's bus as ``busctl --host`` does: through ssh and
+systemd-stdio-bridge(1), without a port or a protocol of our own.  The bridge passes no
+descriptors, so messages go to that host, and come from it, in chunks.
 """
 from __future__ import annotations
 
@@ -22,48 +22,49 @@ from ..protocol.table import MessageType
 from ..records.journal import Handover
 from . import connection as client
 
-#: Bytes of one piece: small enough that others' messages get between.
-PIECE = 1 << 20
-#: Seconds for the other host to answer what recover asks: one that hangs does not hang this one.
+#: Bytes of a chunk: small enough that D-Bus messages of other callers get between two chunks.
+CHUNK_BYTES = 1 << 20
+#: Seconds for the other host to answer a question of recover: a host that hangs does not make this
+#: host hang.
 ASK_SECONDS = 30.0
-#: Seconds that connecting may take; seconds without a word, and how often, until ssh gives the
-#: line up (ConnectTimeout, ServerAliveInterval, ServerAliveCountMax).  libdbus itself waits as long
-#: as ssh lives for who is connected to say who they are.
-CONNECT, ALIVE, MISSED = 10, 5, 2
+#: ssh's ConnectTimeout (seconds), ServerAliveInterval (seconds) and ServerAliveCountMax.  libdbus
+#: has no timeout of its own for the peer's authentication: it waits as long as ssh lives.
+CONNECT_SECONDS, ALIVE_SECONDS, MISSED = 10, 5, 2
 
 #: Instead of a host's name: the bus itself, of this machine.
 _BUS = re.compile(r"unix:path=[A-Za-z0-9._/-]+")
-#: What is said where nobody answers (the other words of libdbus are about the caller).
+#: D-Bus errors that mean that the host does not answer (libdbus's other errors are the caller's).
 _LOST = ("NoReply", "Disconnected", "NoServer", "Timeout", "IOError", "FileNotFound", "Failed",
          "AuthFailed", "Spawn.ExecFailed", "Spawn.ForkFailed")
 
 
 def address(where: str) -> str:
-    """The D-Bus address of a host's bus.  Raises BadCall for what can be no host.
+    """The D-Bus address of a host's bus.  Raises BadCall for text that cannot name a host.
 
-    The words are systemd's own (sd-bus.c: bus_set_address_system_remote), with -a, so that no
-    agent goes along, and a line that is noticed when it is dead.
+    ssh's arguments are systemd's own (sd-bus.c: bus_set_address_system_remote), with -a, which
+    forwards no agent, and with the options that notice a dead connection.
     """
     if _BUS.fullmatch(where):
         return where
     if not dbus_names.HOST.fullmatch(where):
         raise errors.BadCall(f"{errors.one_line(where)!r} is no host for ssh",
                              do="name it as ssh does: HOST or USER@HOST")
-    words = ["-axT", "-o", f"ConnectTimeout={CONNECT}", "-o", f"ServerAliveInterval={ALIVE}",
+    words = ["-axT", "-o", f"ConnectTimeout={CONNECT_SECONDS}", "-o",
+             f"ServerAliveInterval={ALIVE_SECONDS}",
              "-o", f"ServerAliveCountMax={MISSED}", "--", where, "systemd-stdio-bridge"]
     return "unixexec:path=ssh" + "".join(
         f",argv{number}={_escaped(word)}" for number, word in enumerate(words, 1))
 
 
 def _escaped(word: str) -> str:
-    """D-Bus Specification, "Server Addresses": what else than these stands as %xx."""
-    return re.sub(b"[^-0-9A-Za-z_/.]", lambda found: b"%%%02x" % found[0][0],
+    """An argument as D-Bus Specification, "Server Addresses", escapes it: other bytes as %xx."""
+    return re.sub(b"[^-0-9A-Za-z_/.]", lambda match: b"%%%02x" % match[0][0],
                   word.encode()).decode()
 
 
 @dataclass(frozen=True)
-class About:
-    """What a service says of itself and its host."""
+class ServiceInfo:
+    """The Manager's properties: the service and its host."""
 
     version: str
     api: int
@@ -73,8 +74,8 @@ class About:
     boot_id: str
 
 
-class Side(client.Service):
-    """One host's service.  Connects when it is first called, and again after the line was lost."""
+class RemoteService(client.Service):
+    """One host's service.  The first call connects, as does a call after a lost connection."""
 
     def __init__(self, where: str = "") -> None:
         super().__init__(None)
@@ -89,7 +90,8 @@ class Side(client.Service):
 
     def call(self, path: str, interface: str, member: str, signature: str, *args: Any,
              patience: float = client.PATIENCE) -> Any:
-        """Call a method.  Raises what the service answers, or PeerUnreachable where none comes."""
+        """Call a method; ``patience`` is in seconds.  Raises the service's error, or
+        PeerUnreachable where no answer comes."""
         try:
             import dbus
         except ImportError as error:
@@ -101,8 +103,8 @@ class Side(client.Service):
                                                  signature, args, timeout=patience,
                                                  byte_arrays=True)
         except dbus.DBusException as error:
-            raise self._known(str(error.get_dbus_name()),
-                              str(error.get_dbus_message() or "")) from None
+            raise self._error_of(str(error.get_dbus_name()),
+                                 str(error.get_dbus_message() or "")) from None
         except ImportError as error:
             raise self._lacks(error) from None
 
@@ -118,55 +120,57 @@ class Side(client.Service):
         return connection
 
     def job_lost(self) -> errors.HandoverError:
-        error = alive(f"lio-handoverd on {self.name} ended while it worked")
+        error = host_answers(f"lio-handoverd on {self.name} ended while it worked")
         error.changed = "whether anything was changed there is not known"
         error.do = f"lio-handover status, on {self.name}"
         return error
 
-    def _known(self, name: str, line: str) -> errors.HandoverError:
-        plain = name.replace("org.freedesktop.DBus.Error.", "")
-        if plain in _LOST:
+    def _error_of(self, name: str, line: str) -> errors.HandoverError:
+        short = name.replace("org.freedesktop.DBus.Error.", "")
+        if short in _LOST:
             self.close()
             return errors.PeerUnreachable(
-                f"{self.name} does not answer ({plain})",
+                f"{self.name} does not answer ({short})",
                 "whether anything was changed there is not known",
                 f"see that `ssh {self.name} systemctl status lio-handoverd` works"
                 if self.where else "systemctl status dbus lio-handoverd")
-        known = client.known(name, line)
-        if plain in ("ServiceUnknown", "NameHasNoOwner") or plain.startswith("Spawn."):
-            known.what, known.do = (f"lio-handoverd does not run on {self.name}",
-                                    f"systemctl start lio-handoverd, on {self.name}")
-            known.changed = errors.NOTHING_CHANGED
-        return known
+        bus_error = client.error_from_bus(name, line)
+        if short in ("ServiceUnknown", "NameHasNoOwner") or short.startswith("Spawn."):
+            bus_error.what, bus_error.do = (f"lio-handoverd does not run on {self.name}",
+                                            f"systemctl start lio-handoverd, on {self.name}")
+            bus_error.changed = errors.NOTHING_CHANGED
+        return bus_error
 
-    # ---- what is asked ---
-    def about(self) -> About:
-        """Raises PeerUnreachable, NoService."""
-        found = client.plain(self.call(dbus_names.ROOT, dbus_names.PROPERTIES, "GetAll", "s",
+    # ---- questions and verbs ---
+    def about(self) -> ServiceInfo:
+        """The service's versions, features, host and boot.  Raises PeerUnreachable, NoService."""
+        properties = client.to_builtin(self.call(dbus_names.ROOT, dbus_names.PROPERTIES, "GetAll",
+                                                 "s",
                                        dbus_names.MANAGER))
-        return About(found["Version"], found["ApiVersion"], found["DocumentVersion"],
-                     tuple(found["Features"]), found["Host"], found["BootId"])
+        return ServiceInfo(properties["Version"], properties["ApiVersion"],
+                           properties["DocumentVersion"],
+                           tuple(properties["Features"]), properties["Host"], properties["BootId"])
 
     def verb(self, verb: str, handover: str, messages: bytes = b"", targets: Sequence[str] = (),
              mode: str = "", progress: Optional[client.Progress] = None,
              stop: Callable[[], bool] = lambda: False, **options: Any) -> Reply:
-        """Run a verb of a handover to its end.  ``messages``: of the other side, as
-        messages.to_json has them.  Raises what it fails with."""
+        """Run a verb of a handover to its end.  ``messages`` is the other side's, as JSON
+        (messages.to_json).  Raises the error that the verb fails with."""
         _result, data = self.run_handover(verb, handover, targets, mode, messages, options,
                                           progress, stop)
         return reply_from_json(data)
 
     @contextmanager
-    def passed(self, messages: bytes) -> Iterator[Tuple[Any, Mapping[str, Any]]]:
+    def bytes_argument(self, messages: bytes) -> Iterator[Tuple[Any, Mapping[str, Any]]]:
         import dbus
         if not self.where:
-            with super().passed(messages) as found:
-                yield found
+            with super().bytes_argument(messages) as argument:
+                yield argument
             return
         token = ""
-        for at in range(0, len(messages), PIECE):
+        for at in range(0, len(messages), CHUNK_BYTES):
             token = str(self.call(dbus_names.ROOT, dbus_names.MANAGER, "Upload", "saya{sv}", token,
-                                  dbus.ByteArray(messages[at:at + PIECE]),
+                                  dbus.ByteArray(messages[at:at + CHUNK_BYTES]),
                                   dbus.Dictionary({}, signature="sv")))
         yield dbus.Array([], signature="h"), {"uploads": [token] if token else []}
 
@@ -174,20 +178,20 @@ class Side(client.Service):
         import dbus
         if not self.where:
             return super().data_of(job, size)
-        found = bytearray()
-        while len(found) < size:
-            piece = self.call(job, dbus_names.JOB, "Read", "tua{sv}", len(found), PIECE,
+        data = bytearray()
+        while len(data) < size:
+            chunk = self.call(job, dbus_names.JOB, "Read", "tua{sv}", len(data), CHUNK_BYTES,
                               dbus.Dictionary({}, signature="sv"))
-            if not piece:
+            if not chunk:
                 raise errors.WorkerDied(f"{job} has fewer than {size} bytes to read")
-            found += bytes(piece)
-        return bytes(found)
+            data += bytes(chunk)
+        return bytes(data)
 
 
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """An interrupt at the terminal is for us to act on: ssh, whose child it would be, inherits
-    that it is ignored (its own questions for a password are still ended by it)."""
+    """Ignore SIGINT while ssh starts: ssh inherits that, so an interrupt at the terminal reaches
+    this process alone (it still ends ssh's question for a password)."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -198,32 +202,33 @@ def _uninterrupted() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def alive(what: str) -> errors.PeerUnreachable:
-    """No answer to what was asked, from a host that is there."""
+def host_answers(what: str) -> errors.PeerUnreachable:
+    """The error for a host that answers, but not to this question: the host is not off."""
     error = errors.PeerUnreachable(what)
     error.alive = True
     return error
 
 
 def ask(handover: Handover, verb: str) -> Reply:
-    """What the other host of a handover answers now to ``status`` or ``abort``: a Peer
-    (handover/engine.py).  Raises PeerUnreachable, also where that takes too long, and
-    NoSuchHandover where it never heard of it."""
+    """The other host's reply now to ``status`` or ``abort`` of a handover: a Peer
+    (handover/engine.py).  Raises PeerUnreachable, also after `ASK_SECONDS`; NoSuchHandover where
+    the other host does not know the handover."""
     if not handover.peer:
         raise errors.PeerUnreachable("how it is reached is not recorded (--peer HOST says it)")
     try:
-        side = Side(handover.peer)
+        side = RemoteService(handover.peer)
     except errors.BadCall as error:
         raise errors.PeerUnreachable(error.what) from None
     until = time.monotonic() + ASK_SECONDS
 
     def patience() -> bool:
         if time.monotonic() > until:
-            raise alive(f"{side.name} has not ended {verb} in {ASK_SECONDS:g} s")
+            raise host_answers(f"{side.name} has not ended {verb} in {ASK_SECONDS:g} s")
         return False
 
     try:
-        # One that never heard of it has to give up the epoch, so it is told.
+        # A host that does not know the handover has to refuse its epoch from now on: the offer
+        # tells it the epoch.
         messages = b"" if verb == "status" else to_json([Message(
             MessageType.OFFER, handover.id, handover.epoch, targets=handover.targets,
             mode=handover.mode)])
@@ -231,6 +236,6 @@ def ask(handover: Handover, verb: str) -> Reply:
     except (errors.NoSuchHandover, errors.PeerUnreachable):
         raise
     except errors.HandoverError as error:
-        raise alive(error.what) from None
+        raise host_answers(error.what) from None
     finally:
         side.close()

@@ -5,20 +5,20 @@
     prepare   --- offer --------------->    stage       all but the registrations; gate shut
     freeze      .
     export    --- document ------------>    activate    kept, loaded, gate shut
-    release   <-- armed ----------------      .         nobody serves: the window
+    release   <-- armed ----------------      .         nobody serves: the blackout
               --- released ------------>    activate    its own now; gate open
                                             verify      seen to serve
     retire    <-- serving --------------
               --- retired ------------->    confirm     into the save file; it is over
 
-Each host's service carries out its verbs (docs/internals/handover-protocol.md: what each of them
-promises, and why they come in this order).  This program only carries messages from one to the
-other, and is trusted with nothing: it may be killed anywhere, and ``lio-handover recover`` on both
-hosts finds out who serves.
+Each host's service runs its verbs (docs/internals/handover-protocol.md: the promise of each verb,
+and the reasons for their order).  This program only carries messages between the hosts, and no
+host trusts it: it may be killed at any time, and ``lio-handover recover`` on both hosts finds out
+which host serves.
 
-``release`` is the point of no return.  What fails before it is taken back: the source goes on.
-After it nothing is guessed here: where both answer, the move can be gone on with (--resume), and
-where one is lost, recover on the other says what a human may order.
+``release`` is the point of no return.  A failure before it is rolled back: the source serves on.
+After a failure behind it this program guesses nothing: where both hosts answer, --resume goes on
+with the move; where one is lost, recover on the other says what a human may order.
 """
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from .. import errors
-from ..client.ssh import About, Side
+from ..client.ssh import ServiceInfo, RemoteService
 from ..document import document as documents
 from ..handover.reply import Reply
 from ..model import fabrics
@@ -39,12 +39,12 @@ from ..views import phrases
 
 
 class Step(NamedTuple):
-    """One verb on one host."""
+    """A verb on a host."""
 
     role: str
     verb: str
-    name: str  # as the summary has it
-    takes: str  # the step whose messages it is given
+    name: str  # in the summary
+    takes: str  # the step whose messages the verb gets
     does: str
 
 
@@ -60,33 +60,33 @@ STEPS = (
     Step(SOURCE, "retire", "retire", "verify", "take the target down"),
     Step(DESTINATION, "confirm", "confirm", "retire", "note that the source is gone"),
 )
-NAMES = [step.name for step in STEPS]
-#: From the beginning of the first until the end of the last, nobody serves.
-WINDOW = NAMES[NAMES.index("freeze"):NAMES.index("open") + 1]
-#: What comes before it can be taken back.
-COMMIT = NAMES.index("release")
-#: In these the source goes back on its own word, whatever the destination did.
-ITS_OWN = ("idle", "prepared", "freezing", "frozen", "thawing")
+STEP_NAMES = [step.name for step in STEPS]
+#: No host serves from the beginning of the first of these steps until the end of the last.
+BLACKOUT = STEP_NAMES[STEP_NAMES.index("freeze"):STEP_NAMES.index("open") + 1]
+#: The steps before this one can be rolled back.
+COMMIT_STEP = STEP_NAMES.index("release")
+#: The states in which the source can roll back by itself, whatever the destination did.
+SOURCE_CAN_ROLL_BACK = ("idle", "prepared", "freezing", "frozen", "thawing")
 
-#: Where the source has released, and both answer: (source, destination) → the step to go on with.
-ONWARD: Mapping[Tuple[str, str], str] = {
+#: (state of the source, state of the destination) → the step to go on with after release.
+RESUME_AT: Mapping[Tuple[str, str], str] = {
     ("released", "armed"): "open", ("released", "opening"): "verify",
     **{(here, there): "retire" for here in ("released", "retiring")
        for there in ("serving", "confirmed")},
     ("retiring", "opening"): "retire",
     **{("retired", there): "confirm" for there in ("opening", "serving", "confirmed")}}
 
-#: How often a verb is said again, and seconds between, where the line is lost after the commit.
-AGAIN, PAUSE = 5, 2.0
+#: Retries of a verb, and seconds between two, where the connection is lost after the commit.
+RETRIES, RETRY_SECONDS = 5, 2.0
 
 
-# ---- before anything is done ---------------------------------------------------------------------
-def agree(source: About, destination: About) -> int:
-    """The document version that both hosts read and write, as each has said of itself.
+# ---- before the first step -----------------------------------------------------------------------
+def agree(source: ServiceInfo, destination: ServiceInfo) -> int:
+    """The document version that both hosts read and write.
 
-    The API only ever grows within one bus name, so neighbours understand each other by what the
-    older one knows; and each version reads and writes the documents of the one before it.
-    Raises VersionsDiffer, or BadCall for one and the same host.
+    Within a bus name the API only grows, so neighbours use what the older host knows; and each
+    version reads and writes the documents of the version before.  Raises VersionsDiffer, or BadCall
+    where both are the same host.
     """
     for what, here, there in (("API", source.api, destination.api),
                               ("documents", source.document, destination.document)):
@@ -103,8 +103,8 @@ def agree(source: About, destination: About) -> int:
 
 
 def movable(targets: Sequence[str], mode: str) -> None:
-    """Refuse what needs another driver than this one.  Raises WrongState."""
-    if mode in {one.value for one in VHOST} or any(
+    """Raises WrongState for targets or a mode that need another driver."""
+    if mode in {vhost_mode.value for vhost_mode in VHOST} or any(
             fabrics.gate_of(name.partition("/")[0]) is not Gate.ENABLE for name in targets):
         raise errors.WrongState(
             "a vhost target moves with its guest, whose QEMU has to be asked when to freeze and "
@@ -117,11 +117,12 @@ def movable(targets: Sequence[str], mode: str) -> None:
 # ---- the move ------------------------------------------------------------------------------------
 @dataclass
 class Move:
-    """One move.  ``tell`` is called with what is being done; ``stop`` asked before each step that
-    can still be taken back."""
+    """A move.  ``tell`` is called with a line for each step; ``stop`` is called before each step
+    that can still be rolled back.  ``seconds``: step → duration; ``window``: seconds in which no
+    host served."""
 
-    source: Side
-    destination: Side
+    source: RemoteService
+    destination: RemoteService
     tell: Callable[[str], None] = lambda text: None
     stop: Callable[[], bool] = lambda: False
     id: str = field(default_factory=lambda: str(uuid.uuid4()))
@@ -134,11 +135,11 @@ class Move:
 
     def run(self, targets: Sequence[str], mode: str = Mode.ISCSI.value, here: str = "",
             maps: Sequence[str] = (), allow: Sequence[str] = (), probe: bool = False) -> None:
-        """All of it.  ``here``: how the destination reaches the source, to be recorded there;
-        ``probe``: see Core.ask.
+        """Run all steps.  ``here``: how the destination reaches the source, to be recorded there;
+        ``probe``: see library.Host.check.
 
-        Raises what a step failed with; its ``changed`` and ``do`` then say where both hosts are
-        and the way on.
+        Raises the error that a step failed with; its ``changed`` and ``do`` have the states of both
+        hosts and the next command.
         """
         movable(targets, mode)
         self._go(0, {
@@ -149,17 +150,17 @@ class Move:
     def resume(self, allow: Sequence[str] = ()) -> None:
         """Go on with a move that was cut off after the source had released.
 
-        Raises WrongState where that leads nowhere, and recover is what is left.
+        Raises WrongState where no step follows from both hosts' states; only recover is left then.
         """
         here, there = (side.verb("status", self.id) for side in (self.source, self.destination))
         states = here.handover.state, there.handover.state
-        if states not in ONWARD or here.handover.role != SOURCE:
+        if states not in RESUME_AT or here.handover.role != SOURCE:
             raise errors.WrongState(
                 f"{self.source.name} {_stands(states[0])}, {self.destination.name} "
                 f"{_stands(states[1])}: there is nothing to go on with",
                 do=f"lio-handover recover {self.id}, on both hosts")
         self._answers = {"release": here, "verify": there, "retire": here}
-        self._go(NAMES.index(ONWARD[states]), {}, allow)
+        self._go(STEP_NAMES.index(RESUME_AT[states]), {}, allow)
 
     def _go(self, first: int, options: Mapping[str, Mapping[str, Any]], allow: Sequence[str]
             ) -> None:
@@ -168,19 +169,19 @@ class Move:
         shut = time.monotonic()
         for number, step in enumerate(STEPS[first:], first):
             began = time.monotonic()
-            if step.name == WINDOW[0]:
+            if step.name == BLACKOUT[0]:
                 shut = began
             more = {**options.get(step.name, {}), "allow": list(allow)}
             if about[step.role].document > version:
                 more["document-version"] = version
             try:
-                if number <= COMMIT and self.stop():
+                if number <= COMMIT_STEP and self.stop():
                     raise errors.Interrupted("interrupted")
                 answer = self._do(number, step, more)
             except errors.HandoverError as error:
                 raise self._failed(number, step, error)
             self.seconds[step.name] = time.monotonic() - began
-            if step.name == WINDOW[-1] and not first:
+            if step.name == BLACKOUT[-1] and not first:
                 self.window = time.monotonic() - shut
             self.notes += [f"{self._side(step.role).name}: {note}" for note in answer.notes]
             self._answers[step.name] = answer
@@ -188,7 +189,7 @@ class Move:
             if step.name == "export":
                 self.contents = _contents(answer)
 
-    def _side(self, role: str) -> Side:
+    def _side(self, role: str) -> RemoteService:
         return self.source if role == SOURCE else self.destination
 
     def _do(self, number: int, step: Step, options: Mapping[str, Any]) -> Reply:
@@ -200,27 +201,27 @@ class Move:
 
         self.tell(label)
         messages = to_json(self._answers[step.takes].messages) if step.takes else b""
-        stop = self.stop if number < COMMIT else lambda: False
-        for _ in range(AGAIN if number >= COMMIT else 0):  # a verb that is said twice is done once
+        stop = self.stop if number < COMMIT_STEP else lambda: False
+        for _ in range(RETRIES if number >= COMMIT_STEP else 0):  # a repeated verb changes nothing
             try:
                 return side.verb(step.verb, self.id, messages, progress=progress, stop=stop,
                                  **options)
             except errors.PeerUnreachable as error:
                 self.tell(f"{label}: {error.what}, once more")
-                time.sleep(PAUSE)
+                time.sleep(RETRY_SECONDS)
         return side.verb(step.verb, self.id, messages, progress=progress, stop=stop, **options)
 
-    # ---- where something fails -------------------------------------------------------------------
+    # ---- failures --------------------------------------------------------------------------------
     def _failed(self, number: int, step: Step, error: errors.HandoverError
                 ) -> errors.HandoverError:
-        """The error as it is told: where both hosts are now, and the command that leads on."""
+        """The error with the states of both hosts and the next command."""
         if step.role == DESTINATION and not isinstance(error, errors.PeerUnreachable):
             error.what = f"{self.destination.name}: {error.what}"
         self.tell("finding out where both hosts are")
         here = self._state(self.source)
         if here == "":
-            return error  # refused before it was begun
-        if number <= COMMIT and here in ITS_OWN:
+            return error  # the source has refused to begin
+        if number <= COMMIT_STEP and here in SOURCE_CAN_ROLL_BACK:
             self._go_back(number, here, error)
             return error
         there = self._state(self.destination)
@@ -234,12 +235,13 @@ class Move:
             error.do = f"when {self.destination.name} answers: {resume}; if it is lost: {recover}"
         else:
             error.do = f"{recover}, then on {self.destination.name}: {recover}"
-            if (here, there) in ONWARD:
+            if (here, there) in RESUME_AT:
                 error.do = f"{resume}; if that fails, too: {error.do}"
         return error
 
-    def _state(self, side: Side) -> Optional[str]:
-        """Where the handover stands on a host; "" where it never heard of it, None: no answer."""
+    def _state(self, side: RemoteService) -> Optional[str]:
+        """The handover's state on a host; "" where the host does not know it, None where the host
+        does not answer."""
         try:
             return side.verb("status", self.id).handover.state
         except errors.NoSuchHandover:
@@ -248,7 +250,7 @@ class Move:
             return None
 
     def _go_back(self, number: int, here: str, error: errors.HandoverError) -> None:
-        """The source first: its initiators wait."""
+        """Roll back; the source first, as its initiators wait."""
         on: List[str] = []
         if here != "idle":
             self.tell(f"thaw on {self.source.name}: go back to serving")
@@ -259,7 +261,7 @@ class Move:
                                  f"({failed.what})")
                 error.do = f"lio-handover recover {self.id}"
                 return
-        if number >= NAMES.index("stage"):
+        if number >= STEP_NAMES.index("stage"):
             self.tell(f"abort on {self.destination.name}: take down what was built")
             try:
                 self.destination.verb("abort", self.id, self._any_message())
@@ -274,7 +276,7 @@ class Move:
             error.do = error.do or "lio-handover move again, once that is cured"
 
     def _any_message(self) -> bytes:
-        """What tells a destination that never heard of the handover which epoch is over."""
+        """An offer that tells a destination without the handover which epoch it must refuse."""
         offer = self._answers["prepare"].messages[0]
         return to_json([Message(MessageType.OFFER, offer.handover, offer.epoch,
                                 targets=offer.targets, mode=offer.mode)])
@@ -287,7 +289,7 @@ def _stands(state: Optional[str]) -> str:
 
 
 def _contents(answer: Reply) -> str:
-    """What moves, in a few words."""
-    found: Tuple[bytes, ...] = tuple(
+    """The parts of the moved state, counted; "" without a document."""
+    documents_sent: Tuple[bytes, ...] = tuple(
         message.document for message in answer.messages if message.document)
-    return phrases.contents(documents.loads(found[0]).state) if found else ""
+    return phrases.contents(documents.loads(documents_sent[0]).state) if documents_sent else ""

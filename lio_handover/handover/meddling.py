@@ -62,7 +62,7 @@ def kept(handover: Handover) -> bool:
 def unguarded(context: HandoverContext) -> bool:
     """Whether any gate of it is open."""
     return bool(context.open_tpgs()) or context.mode is not Mode.FILE and any(
-        context.holders.held(wwpn) is None for wwpn in context.endpoints())
+        context.holders.pid_of(wwpn) is None for wwpn in context.endpoints())
 
 
 def found(context: HandoverContext, compare: bool = False) -> List[Found]:

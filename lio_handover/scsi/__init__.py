@@ -26,7 +26,7 @@ TASK_ABORTED = 0x40
 
 @dataclass(frozen=True)
 class Result:
-    """What the logical unit answered.
+    """The logical unit's answer to a command.
 
     ``status`` is the SCSI status byte (SAM-5 5.3.1), ``sense`` the autosense bytes (empty unless
     ``CHECK_CONDITION``), ``data`` the bytes that really arrived: the residual is cut off.

@@ -1,11 +1,11 @@
-"""Who keeps a vhost endpoint occupied: a small process of its own, which outlives who wanted it.
+"""The holder: a small process that keeps a vhost endpoint occupied, and outlives its starter.
 
-While it holds the endpoint no guest can start on it: any other SET_ENDPOINT gets ENODEV
-(drivers/vhost/scsi.c:vhost_scsi_set_endpoint).  The kernel lets go when it ends, however it ends.
-``<state directory>/holders/<wwpn>`` is locked by it (flock) and holds its process id, so that
-whoever comes later can see whether it lives, and have it let go.
+While the holder has the endpoint no guest can start on it: any other SET_ENDPOINT gets ENODEV
+(drivers/vhost/scsi.c:vhost_scsi_set_endpoint).  The kernel releases the endpoint when the process
+exits, even after SIGKILL.  The holder locks ``<state directory>/holders/<wwpn>`` (flock) and
+writes its process id there, so that a later process can see whether the holder lives, and end it.
 
-Under systemd it gets a unit of its own: else it would end with the service's.
+Under systemd the holder gets a unit of its own: otherwise it would end with the service's unit.
 """
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from typing import List, NoReturn, Optional
 from .. import errors
 from ..started import ENDPOINT_HOLDER
 
-#: Seconds for an endpoint to be taken, or to be let go of.
+#: Seconds for an endpoint to be occupied, or to be released.
 PATIENCE = 10.0
 _HELD = b"held\n"
 
@@ -33,7 +33,7 @@ class Holders:
     def _path(self, wwpn: str) -> str:
         return os.path.join(self.folder, wwpn.replace("/", "_"))
 
-    def held(self, wwpn: str) -> Optional[int]:
+    def pid_of(self, wwpn: str) -> Optional[int]:
         """The process that occupies the endpoint, or None."""
         try:
             fd = os.open(self._path(wwpn), os.O_RDWR | os.O_CLOEXEC)
@@ -48,22 +48,22 @@ class Holders:
         return None
 
     def occupy(self, wwpn: str) -> None:
-        """Have the endpoint occupied; nothing to do where it is.  Raises InUse where a guest is
+        """Start a holder for the endpoint, unless it has one.  Raises InUse where a guest is
         attached, or there is no such endpoint."""
-        if self.held(wwpn) is not None:
+        if self.pid_of(wwpn) is not None:
             return
         os.makedirs(self.folder, mode=0o700, exist_ok=True)
         import subprocess
 
-        # The module is found where this one was, whatever the working directory.
+        # The holder imports the package from where this module was loaded.
         here = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
         command = [sys.executable, "-m", ENDPOINT_HOLDER, wwpn, self._path(wwpn)]
         apart = os.path.isdir("/run/systemd/system")
         if apart:
             command = ["systemd-run", "--quiet", "--pipe", "--collect",
                        f"--working-directory={here}", *command]
-        # systemd keeps what it is handed for as long as the unit is there: nothing of our caller's,
-        # who may be waiting for the end of what we say.
+        # systemd keeps the unit's descriptors open while the unit exists: it must not get our
+        # caller's standard error, as the caller may wait for its end of file.
         with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                               stderr=subprocess.STDOUT if apart else None,
                               start_new_session=True, cwd=here) as started:
@@ -72,7 +72,7 @@ class Holders:
             for said in started.stdout:
                 if said == _HELD:
                     break
-            else:  # it has ended
+            else:  # the holder has ended
                 why = said.decode(errors="replace").strip() or "its holder ended"
                 raise errors.InUse(f"vhost/{wwpn}: its endpoint can't be occupied: {why}",
                                    do="stop the guest, or let QEMU finish the migration")
@@ -80,11 +80,11 @@ class Holders:
             if apart:
                 started.kill()  # systemd-run, which would wait for the holder's end
             else:
-                started.returncode = 0  # it goes on; nobody waits for it
+                started.returncode = 0  # the holder runs on, and Popen must not wait for it
 
-    def let_go(self, wwpn: str) -> None:
-        """Free the endpoint; nothing to do where it is free.  Raises StillRunning."""
-        pid = self.held(wwpn)
+    def release(self, wwpn: str) -> None:
+        """End the endpoint's holder, if it has one.  Raises StillRunning."""
+        pid = self.pid_of(wwpn)
         if pid is None:
             return
         try:
@@ -92,7 +92,7 @@ class Holders:
         except ProcessLookupError:
             pass
         deadline = time.monotonic() + PATIENCE
-        while self.held(wwpn) is not None:
+        while self.pid_of(wwpn) is not None:
             if time.monotonic() > deadline:
                 raise errors.StillRunning(
                     f"vhost/{wwpn}: process {pid} does not let go of its endpoint",
@@ -101,7 +101,7 @@ class Holders:
 
 
 def _occupied(wwpn: str, path: str) -> NoReturn:
-    """Hold the endpoint until told to let go."""
+    """Occupy the endpoint until SIGTERM."""
     from .vhost import occupy
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -110,8 +110,8 @@ def _occupied(wwpn: str, path: str) -> NoReturn:
         print("another holder has it", flush=True)
         raise SystemExit(1) from None
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    for one in (signal.SIGHUP, signal.SIGINT):
-        signal.signal(one, signal.SIG_IGN)
+    for number in (signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
     try:
         endpoint = occupy(wwpn, PATIENCE)
     except OSError as error:

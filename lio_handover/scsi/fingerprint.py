@@ -33,7 +33,7 @@ def drain(execute: Execute, most: int = 16) -> list[Sense]:
 
 
 def describe(result: Result) -> bytes:
-    """What a fingerprint holds for one question: the data, or status and sense as text."""
+    """A fingerprint's entry for one question: the data, or status and sense as text."""
     if result.good:
         return result.data
     text = f"status 0x{result.status:02x}"

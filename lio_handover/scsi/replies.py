@@ -249,17 +249,17 @@ def decode_full_status(data: bytes) -> FullStatus:
     """READ FULL STATUS. :raises Malformed: cut off."""
     _need(data, 8)
     body = _listed(data, 8, _u32(data, 4))
-    found = []
+    registrations = []
     at = 0
     while at < len(body):
         _need(body, at + 24)
         key, flags, kind, rtpi, extra = struct.unpack_from(">Q4xBB4xHI", body, at)
         initiator = decode_transport_id(_listed(body, at + 24, extra))
         holder = bool(flags & 0x01)
-        found.append(Registration(key, initiator, None if flags & 0x02 else rtpi, holder,
-                                  kind & 0x0f if holder else 0))
+        registrations.append(Registration(key, initiator, None if flags & 0x02 else rtpi, holder,
+                                          kind & 0x0f if holder else 0))
         at += 24 + extra
-    return FullStatus(_u32(data, 0), tuple(found))
+    return FullStatus(_u32(data, 0), tuple(registrations))
 
 
 class PortGroup(NamedTuple):

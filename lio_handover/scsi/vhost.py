@@ -235,7 +235,7 @@ class Endpoint:
         return Unit(self, tpgt, lun)
 
     def luns(self, tpgt: int = 1) -> list[int]:
-        """What REPORT LUNS says; no unit attention goes with it (core_scsi3_ua_check).
+        """The LUNs of REPORT LUNS; it reports no unit attention (core_scsi3_ua_check).
 
         :raises TransportError: no such portal group.
         """

@@ -41,7 +41,7 @@ _F_VERSION_1 = 1 << 32
 class Device:
     """An open /dev/vhost-scsi; ``wwpn``, the target it is opened for, is named in errors.
 
-    Who has it closes ``fd``.
+    The owner of the object closes ``fd``.
 
     :raises FileNotFoundError: no device node; the module vhost_scsi is not loaded.
     """

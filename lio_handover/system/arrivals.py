@@ -1,9 +1,8 @@
-"""When storage that is missing may have come: the kernel and udev are listened to, nothing is
-polled.
+"""Wait until missing storage may have arrived, by events of the kernel and udev, without polling.
 
-Three things tell: uevents of block and SCSI devices and of modules, inotify of each folder on the
-way to a path, and changes of the mounts.  What another host creates on a file system that both
-have mounted (NFS, OCFS2, GFS2) is told by none of them.
+The events are uevents of block and SCSI devices and of modules, inotify events of each folder on
+the way to a path, and changes of the mounts.  No event tells of a file that another host creates
+on a file system that both hosts have mounted (NFS, OCFS2, GFS2).
 """
 from __future__ import annotations
 
@@ -23,9 +22,9 @@ from . import inotify as watching
 from .inotify import Inotify
 
 _UEVENTS = 15  # linux/netlink.h:NETLINK_KOBJECT_UEVENT
-_KERNEL, _UDEV = 1, 2  # its groups: as the kernel tells, and once udev has made the links
+_KERNEL, _UDEV = 1, 2  # its groups: the kernel's uevents; udev's, once udev has made the links
 _CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
-#: libudev's messages: "libudev", magic, size of this, where its properties are, how long they are.
+#: A libudev message: "libudev", magic; size of the header, offset and length of the properties.
 _UDEV_HEAD = struct.Struct("!8sI"), struct.Struct("3I")
 _UDEV_MAGIC = (b"libudev\0", 0xfeedcafe)
 #: Modules bring fabrics and handlers; misc has vhost-scsi, uio the devices of TCMU.
@@ -38,18 +37,18 @@ _LONGEST = 2**31 - 1  # milliseconds that poll takes
 
 
 class Arrivals:
-    """Told of what may bring the storage at these full paths.
+    """A watch for the storage at these full paths.
 
-    Open it before looking for the storage, and look again after each `wait`: then nothing is
-    missed that comes in between.  Paths that exist are watched, too: they may be replaced.
-    Takes five descriptors, and a watch for each folder on the way to a path, once for all paths
-    that go through it.  Raises OSError.
+    A caller opens the watch, then looks for the storage, and looks again after each `wait`: so no
+    arrival in between is missed.  Existing paths are watched, too, as they may be replaced.  The
+    watch takes five descriptors, and one inotify watch for each folder on the way to any of the
+    paths.  Raises OSError.
     """
 
     def __init__(self, paths: Iterable[str]) -> None:
         self._paths = list(dict.fromkeys(paths))
-        self._names: Dict[int, Set[str]] = {}  # by watch of a folder: who matters in it
-        self._cut_short = False  # the last wait raised: what it was told is lost
+        self._names: Dict[int, Set[str]] = {}  # watch of a folder → the names that matter in it
+        self._cut_short = False  # the last wait raised, and its events are lost
         with ExitStack() as opened:
             self._uevents = opened.enter_context(_uevents())
             self._inotify = Inotify()
@@ -57,11 +56,11 @@ class Arrivals:
             self._mounts = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
             opened.callback(os.close, self._mounts)
             self._woken, self._waker = socket.socketpair()
-            for one in (self._woken, self._waker):
-                opened.enter_context(one)
-                one.setblocking(False)
-            # Not epoll: asking whether mounts have changed is what makes the kernel forget it
-            # (fs/proc_namespace.c:mounts_poll), and who polls a poll asks twice.
+            for end in (self._woken, self._waker):
+                opened.enter_context(end)
+                end.setblocking(False)
+            # Not epoll: polling the mounts makes the kernel forget that they have changed
+            # (fs/proc_namespace.c:mounts_poll), and polling an epoll descriptor polls them twice.
             self._poll = select.poll()
             self._poll.register(self._mounts, select.POLLPRI | select.POLLERR)
             for fd in (self._uevents, self._inotify, self._woken):
@@ -70,12 +69,13 @@ class Arrivals:
             self._opened = opened.pop_all()
 
     def wait(self, timeout: Optional[float] = None) -> bool:
-        """True once something may have come since the last call, or since this was opened; False
-        after ``timeout`` seconds.  May say True for nothing.  Raises OSError.
+        """True once storage may have arrived since the last call, or since the watch was opened;
+        False after ``timeout`` seconds.  True may be a false alarm.  Raises OSError.
 
-        A signal's Python handler is run as usual; what it raises is raised here.  Where it raises
-        nothing, this says True, so that a flag that it has set can be looked at; but outside the
-        main thread, where `wake` does it.  The call after one that raised says True at once.
+        A signal's Python handler runs as usual, and its exception is raised here.  Where the
+        handler raises nothing, the result is True, so that the caller can look at a flag that the
+        handler has set; outside the main thread `wake` does that.  The call after a call that
+        raised returns True at once.
         """
         cut_short, self._cut_short = self._cut_short, True
         with self._signals():
@@ -86,14 +86,15 @@ class Arrivals:
         return came
 
     def wake(self) -> None:
-        """Have `wait` say True: for other threads, and handlers of signals."""
+        """Make `wait` return True: for other threads, and for signal handlers."""
         try:
             self._waker.send(b"\0")
         except BlockingIOError:
-            pass  # it was told often enough
+            pass  # the socket is full of wake-ups already
 
     def close(self) -> None:
-        """No signal is told to what is closed, wherever in `wait` one has raised."""
+        """Close all descriptors; Python writes no signal to them any more, even where a handler
+        has raised in the middle of `wait`."""
         try:
             before = signal.set_wakeup_fd(-1)
             if before not in (-1, self._waker.fileno()):
@@ -109,7 +110,7 @@ class Arrivals:
                  trace: Optional[TracebackType]) -> None:
         self.close()
 
-    # ---- what was told ---
+    # ---- events ---
     def _told(self, timeout: Optional[float]) -> bool:
         until = None if timeout is None else time.monotonic() + timeout
         while True:
@@ -122,7 +123,7 @@ class Arrivals:
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        """A signal that comes just before poll sleeps would otherwise be heard when it wakes."""
+        """Have signals wake poll: a signal just before poll sleeps would wait for another event."""
         try:
             before = signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
         except ValueError:  # not the main thread
@@ -134,15 +135,15 @@ class Arrivals:
                 signal.set_wakeup_fd(before)
 
     def _matters(self, ready: Set[int]) -> bool:
-        """All that was told is taken, that the next call may sleep."""
-        found = self._mounts in ready
+        """Whether an event matters; all events are read, so that the next call can sleep."""
+        matters = self._mounts in ready
         if self._woken.fileno() in ready:
-            found |= any(self._bytes())
+            matters |= any(self._bytes())
         if self._uevents.fileno() in ready:
-            found |= any([_is_storage(message) for message in _messages(self._uevents)])
+            matters |= any([_is_storage(message) for message in _messages(self._uevents)])
         if self._inotify.fileno() in ready:
-            found |= any([self._is_on_the_way(event) for event in self._inotify.events()])
-        return found
+            matters |= any([self._is_on_the_way(event) for event in self._inotify.events()])
+        return matters
 
     def _bytes(self) -> Iterator[bytes]:
         try:
@@ -157,11 +158,11 @@ class Arrivals:
         names = self._names.get(event.watch)
         return names is not None and (not event.name or event.name in names)
 
-    # ---- what is watched ---
+    # ---- watches ---
     def _arm(self) -> None:
-        """Watch every folder on the way to each path, as far as there are any.
+        """Watch every existing folder on the way to each path.
 
-        A folder is watched first, and then looked into: what is created later is told.
+        A folder is watched before it is read, so a file that is created later makes an event.
         """
         walk = _Walk(self._inotify)
         try:
@@ -174,7 +175,7 @@ class Arrivals:
 
 
 class _Walk:
-    """One look at all paths: what they have in common is looked at once."""
+    """One walk along all paths; folders that several paths share are read once."""
 
     def __init__(self, inotify: Inotify) -> None:
         self.names: Dict[int, Set[str]] = {}
@@ -183,7 +184,7 @@ class _Walk:
         self._seen: Dict[str, Tuple[int, str]] = {}
 
     def along(self, path: str) -> None:
-        """Component by component, symbolic links followed by hand: each may be replaced."""
+        """Walk by component, and follow symbolic links by hand, as each link may be replaced."""
         folder, links, rest = "/", 0, path.split("/")[::-1]
         while rest:
             name = rest.pop()
@@ -207,8 +208,8 @@ class _Walk:
                 return
 
     def _watch(self, folder: str) -> Optional[int]:
-        """None where it has gone, of which who watches the folder above it is told, or where it may
-        not be read (a file system of another host's)."""
+        """The watch of a folder; None where the folder has gone (the watch of the folder above
+        tells), or may not be read (on a file system of another host)."""
         if folder not in self._watches:
             try:
                 self._watches[folder] = self._inotify.add(folder, _MASK)
@@ -219,7 +220,7 @@ class _Walk:
         return self._watches[folder]
 
     def _look(self, path: str) -> Tuple[int, str]:
-        """(its type, where it leads to if it is a symbolic link); (0, "") where nothing is."""
+        """(file type, target of a symbolic link or ""); (0, "") where the path does not exist."""
         if path not in self._seen:
             try:
                 kind = stat.S_IFMT(os.lstat(path).st_mode)
@@ -231,21 +232,21 @@ class _Walk:
 
 # --- uevents -------------------------------------------------------------------------------------
 def _uevents() -> socket.socket:
-    """Of both groups: where no udev runs only the kernel tells; where one does it tells once more,
-    when its links are there."""
-    made = socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, _UEVENTS)
+    """A socket of both groups: the kernel's, as udev may not run; udev's, as its links come after
+    the kernel's uevent."""
+    uevents = socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, _UEVENTS)
     try:
-        made.setblocking(False)
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-        made.bind((0, _KERNEL | _UDEV))
+        uevents.setblocking(False)
+        uevents.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        uevents.bind((0, _KERNEL | _UDEV))
     except OSError:
-        made.close()
+        uevents.close()
         raise
-    return made
+    return uevents
 
 
 def _messages(uevents: socket.socket) -> Iterator[bytes]:
-    """Those of the kernel's and of root's; one that says nothing where some were lost."""
+    """The messages of the kernel and of root; an empty message where messages were lost."""
     while True:
         try:
             data, ancillary, flags, (sender, _groups) = uevents.recvmsg(
@@ -265,7 +266,7 @@ def _messages(uevents: socket.socket) -> Iterator[bytes]:
 
 
 def _is_storage(message: bytes) -> bool:
-    """Whether it is of a subsystem that storage, or what serves it, comes by."""
+    """Whether a message is of a subsystem that brings storage, a fabric or a handler."""
     if not message:
         return True
     properties = message
@@ -275,5 +276,5 @@ def _is_storage(message: bytes) -> bool:
             return False
         _size, start, length = second.unpack_from(message, first.size)
         properties = message[start:start + length]
-    names = [one[10:] for one in properties.split(b"\0") if one.startswith(b"SUBSYSTEM=")]
+    names = [item[10:] for item in properties.split(b"\0") if item.startswith(b"SUBSYSTEM=")]
     return any(name in _SUBSYSTEMS or name.startswith(b"scsi") for name in names)

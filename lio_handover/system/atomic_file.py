@@ -1,4 +1,4 @@
-"""Files written whole or not at all."""
+"""Files that are written whole or not at all."""
 from __future__ import annotations
 
 import os
@@ -6,33 +6,33 @@ from typing import Callable, List, Mapping, Tuple
 
 
 def write_file(path: str, content: bytes, still: Callable[[], bool] = lambda: True) -> bool:
-    """All of ``content`` or what was there before, on the disk when this returns.
+    """Replace a file: it has all of ``content`` or its old content, on the disk when this returns.
 
-    Nobody but the owner may read it, at no moment.  ``still`` is asked last of all whether it is
-    to be done: what it says is returned.  Raises OSError.
+    The file's mode is 0600 from the start.  ``still`` is called last, just before the rename:
+    where it returns False, nothing is replaced.  Returns the result of ``still``.  Raises OSError.
     """
     return write_files({path: content}, still)
 
 
 def write_files(files: Mapping[str, bytes], still: Callable[[], bool] = lambda: True) -> bool:
-    """The same for several, ``{path: content}``: each is whole, and all are on the disk when this
-    returns.  Where it fails, some may be new and some what they were."""
-    made: List[Tuple[str, str]] = []
+    """Replace several files, ``{path: content}``, as `write_file` does.  After an error some files
+    may be new and some old; each of them is whole."""
+    new_files: List[Tuple[str, str]] = []
     try:
         for path, content in files.items():
             folder, name = os.path.split(path)
             new = os.path.join(folder or ".", f".{name[:200]}.{os.urandom(8).hex()}")
             _write(new, content)
-            made.append((new, path))
+            new_files.append((new, path))
         if not still():
-            for new, _path in made:
+            for new, _path in new_files:
                 os.unlink(new)
             return False
-        while made:
-            os.rename(*made[-1])
-            made.pop()
+        while new_files:
+            os.rename(*new_files[-1])
+            new_files.pop()
     except BaseException:
-        for new, _path in made:
+        for new, _path in new_files:
             os.unlink(new)
         raise
     for folder in {os.path.dirname(path) or "." for path in files}:
@@ -41,7 +41,7 @@ def write_files(files: Mapping[str, bytes], still: Callable[[], bool] = lambda: 
 
 
 def fsync_folder(path: str) -> None:
-    """What was made, renamed or removed in a folder is on the disk when this returns."""
+    """Bring a folder's created, renamed and removed names to the disk.  Raises OSError."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)

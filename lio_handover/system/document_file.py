@@ -1,4 +1,4 @@
-"""Documents as files: read without trust, written whole, and for root's eyes only."""
+"""Documents as files: read without trust, written whole, readable by their owner alone."""
 from __future__ import annotations
 
 import errno
@@ -15,9 +15,9 @@ STREAM = "-"
 
 
 def read(path: str, limit: int) -> bytes:
-    """What a document's file holds.  Raises BadFile, TooLarge.
+    """The bytes of a document's file, at most ``limit``.  Raises BadFile, TooLarge.
 
-    Never waits for anybody but standard input, and never starts a device.
+    Only standard input can make this wait; a device is not opened.
     """
     if path == STREAM:
         return _read_stream(limit)
@@ -27,10 +27,10 @@ def read(path: str, limit: int) -> bytes:
             _bad(path, f"is {_kind(kind)}, not a file", "give a file, or - for standard input")
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
         with os.fdopen(fd, "rb") as file:
-            found = os.fstat(fd)
-            if not stat.S_ISREG(found.st_mode):
+            status = os.fstat(fd)
+            if not stat.S_ISREG(status.st_mode):
                 _bad(path, "is not a file any more", "try again")
-            if found.st_size > limit:
+            if status.st_size > limit:
                 _too_large(path, limit)
             data = file.read(limit + 1)
     except (OSError, ValueError) as error:
@@ -41,16 +41,17 @@ def read(path: str, limit: int) -> bytes:
 
 
 def read_descriptor(fd: int, limit: int) -> bytes:
-    """What the file behind a descriptor holds, from its start.  Raises BadFile, TooLarge.
+    """The bytes of the file behind a descriptor, from its start.  Raises BadFile, TooLarge.
 
-    The descriptor is somebody else's: it may be anything, and no more is believed of it.
+    The descriptor comes from a client of the service: it may be of any kind, and its offset and
+    its size are not trusted.
     """
     path = "the descriptor"
     try:
-        found = os.fstat(fd)
-        if not stat.S_ISREG(found.st_mode):
-            _bad(path, f"is {_kind(found.st_mode)}, not a file", "pass a file, or a memfd")
-        if found.st_size > limit:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            _bad(path, f"is {_kind(status.st_mode)}, not a file", "pass a file, or a memfd")
+        if status.st_size > limit:
             _too_large(path, limit)
         data = b""
         while len(data) <= limit:
@@ -78,9 +79,9 @@ def _read_stream(limit: int) -> bytes:
 
 
 def write(path: str, data: bytes) -> None:
-    """All of a document, or nothing of it, on the disk when this returns.  Raises BadFile.
+    """Write a document whole or not at all; it is on the disk when this returns.  Raises BadFile.
 
-    Nobody but the owner may read it, at no moment: it holds secrets.
+    The file's mode is 0600 from the start, as a document has secrets.
     """
     if path == STREAM:
         _write_stream(data)
@@ -93,7 +94,7 @@ def write(path: str, data: bytes) -> None:
 
 
 def check_place(path: str) -> None:
-    """Raises BadFile where no file can be made of this name, or what is there is none."""
+    """Raises BadFile where no file of this name can be created, or the name is not a file's."""
     try:
         kind = os.stat(path, follow_symlinks=False).st_mode
         if not stat.S_ISREG(kind):

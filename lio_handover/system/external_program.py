@@ -1,5 +1,5 @@
-"""Programs of the administrator's, named in the configuration file: run as root, without a shell,
-and ended with all that they started."""
+"""The administrator's programs, from the configuration file: they run as root and without a shell,
+and are killed with their children once they take too long."""
 from __future__ import annotations
 
 import os
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 #: Seconds for a killed program to be gone.
 _GRACE = 5
-_SAID = 300  # characters of what it said
+_SAID = 300  # characters of its last line
 
 
 class TooLong(Exception):
-    """It took too long; ``how``: what became of it."""
+    """The program took too long; ``how``: "was killed" or "can't be killed"."""
 
     def __init__(self, how: str) -> None:
         super().__init__(how)
@@ -25,13 +25,14 @@ class TooLong(Exception):
 
 
 def run(words: Sequence[str], seconds: float) -> Tuple[int, str]:
-    """(exit code, or minus the signal that ended it; the last line that it said).
+    """Run a program for at most ``seconds``: (exit code, or minus the signal that ended it; its
+    last line of output).
 
-    Raises OSError where it can't be run, TooLong where it took longer and was killed.
+    Raises OSError where the program cannot be run, TooLong where it took longer.
     """
     import subprocess
     import tempfile
-    with tempfile.TemporaryFile() as said:  # a pipe would be kept open by what it leaves behind
+    with tempfile.TemporaryFile() as said:  # a child that it leaves behind would keep a pipe open
         child = subprocess.Popen(
             words, stdin=subprocess.DEVNULL, stdout=said, stderr=said, cwd="/",
             start_new_session=True,
@@ -49,7 +50,7 @@ def run(words: Sequence[str], seconds: float) -> Tuple[int, str]:
 
 
 def _kill(child: "subprocess.Popen[bytes]") -> bool:
-    """Whether it is gone."""
+    """Kill a program's process group; whether the program has ended."""
     import subprocess
     try:
         os.killpg(child.pid, signal.SIGKILL)

@@ -1,7 +1,7 @@
-"""Before an operator's word that the other host is off is believed: the program that makes it so.
+"""The fence program: it confirms an operator's assertion that the other host is off.
 
-``[fence] program`` is run with the other host's name as its last argument (as any fence agent's
-wrapper takes it), with nothing on its standard input.  Exit code 0 says: it is off now.
+``[fence] program`` gets the other host's name as its last argument (as a wrapper of any fence
+agent takes it), and nothing on standard input.  Exit code 0 says that the other host is off now.
 """
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from . import external_program
 
 
 def confirm(settings: Settings, host: str) -> str:
-    """What was done, in one line; "" where no program is configured.  ``host``: how the other one
-    is reached, whose name alone the program is given.  Raises FenceFailed."""
+    """Run the fence program: a line that says so; "" where no program is configured.  ``host`` is
+    HOST or USER@HOST; the program gets HOST.  Raises FenceFailed."""
     if not settings.fence_program:
         return ""
     program = settings.fence_program[0]
@@ -20,12 +20,12 @@ def confirm(settings: Settings, host: str) -> str:
         raise errors.FenceFailed(
             f"{program} is to confirm that the other host is off, and its name is not recorded",
             do="name it with --peer HOST")
-    found = dbus_names.HOST.fullmatch(host)
-    if not found:  # an option, say, that the program would end well with, and do nothing
+    match = dbus_names.HOST.fullmatch(host)
+    if not match:  # an option, say --help, with which the program would end with 0
         raise errors.FenceFailed(
             f"{program} is to confirm that the other host is off, and {errors.one_line(host)!r} is "
             "no name of a host", do="name it with --peer HOST")
-    name = found[1]
+    name = match[1]
     try:
         code, said = external_program.run([*settings.fence_program, name], settings.fence_seconds)
     except external_program.TooLong as error:

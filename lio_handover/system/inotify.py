@@ -1,4 +1,4 @@
-"""What the kernel tells of files by inotify: who reads one, and what else happens to it."""
+"""inotify(7): events of files and folders, reads of a file among them."""
 from __future__ import annotations
 
 import ctypes
@@ -16,19 +16,20 @@ IN_CREATE = 0x00000100
 IN_DELETE = 0x00000200
 IN_DELETE_SELF = 0x00000400
 IN_MOVE_SELF = 0x00000800
-IN_Q_OVERFLOW = 0x00004000  # of no watch: events were lost
-IN_IGNORED = 0x00008000  # the last of a watch, which is gone
+IN_Q_OVERFLOW = 0x00004000  # events were lost; the event belongs to no watch
+IN_IGNORED = 0x00008000  # the last event of a watch, which is gone
 IN_ONLYDIR = 0x01000000
 IN_DONT_FOLLOW = 0x02000000
 
 _HEAD = struct.Struct("iIII")  # struct inotify_event: wd, mask, cookie, len; then the name
-#: What to raise when the kernel's own words say something else.
+#: errno → the limit that is reached; the kernel's own text for it names another cause.
 _LIMITS = {errno.EMFILE: "fs.inotify.max_user_instances",
            errno.ENOSPC: "fs.inotify.max_user_watches"}
 
 
 class Event(NamedTuple):
-    """``name``: of what it happened to in the watched folder, "" for what is watched itself."""
+    """``name``: a name in the watched folder, or "" where the event is of the watched file or
+    folder itself."""
 
     watch: int
     mask: int
@@ -45,18 +46,18 @@ class Inotify:
             raise _error("")
 
     def add(self, path: str, mask: int) -> int:
-        """The watch of what a path leads to: the same for the same thing, whatever its path."""
+        """Watch the inode that a path leads to; two paths of one inode have the same watch."""
         watch: int = self._libc.inotify_add_watch(self._fd, os.fsencode(path), mask)
         if watch < 0:
             raise _error(path)
         return watch
 
     def drop(self, watch: int) -> None:
-        """It may be gone already, with what it watched."""
+        """Remove a watch; the watch may be gone already, with its file."""
         self._libc.inotify_rm_watch(self._fd, watch)
 
     def events(self) -> Iterator[Event]:
-        """Those told since the last call; the same ones in a row may be told as one."""
+        """The events since the last call; the kernel merges equal events in a row."""
         while True:
             try:
                 data = os.read(self._fd, 65536)
@@ -87,7 +88,7 @@ def _error(path: str) -> OSError:
 
 
 class Watch:
-    """Watches who reads what a path leads to, a file or the node of a device.  Raises OSError."""
+    """A watch for reads of a file or of a device's node.  Raises OSError."""
 
     def __init__(self, path: str) -> None:
         self._inotify = Inotify()
@@ -98,8 +99,7 @@ class Watch:
             raise
 
     def accesses(self) -> int:
-        """How many reads were told since the last call; reads that follow each other at once may
-        be told as one."""
+        """The number of events of reads since the last call; the kernel merges reads in a row."""
         return sum(1 for _event in self._inotify.events())
 
     def close(self) -> None:

@@ -1,8 +1,8 @@
-"""What is said to systemd's journal with fields of its own; without it, the service says it to
-standard error, the command line to syslog.
+"""Messages with fields for systemd's journal; without a journal the service writes to standard
+error, and the command line to syslog.
 
 The journal's socket takes datagrams of lines ``FIELD=value`` (systemd, "Native Journal Protocol"),
-so that ``journalctl LIO_HANDOVER_ID=…`` finds all of one handover.
+so ``journalctl LIO_HANDOVER_ID=…`` finds all messages of a handover.
 """
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LONGEST = 8192
 
 
 class Log:
-    """Fields: handover (its id), target (``FABRIC/WWN``), step, job."""
+    """A log; the fields are handover (its id), target (``FABRIC/WWN``), step and job."""
 
     def __init__(self, path: str = "", program: str = "lio-handoverd",
                  otherwise: Optional[Callable[[int, str], None]] = None) -> None:
@@ -26,12 +26,12 @@ class Log:
         if not path and otherwise is None and not _standard_error_is_the_journal():
             return
         try:
-            made = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
-            made.setblocking(False)  # a journal that stands still holds nobody up
-            made.connect(path or SOCKET)
-            self._socket = made
+            journal = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+            journal.setblocking(False)  # a journal that hangs does not make us wait
+            journal.connect(path or SOCKET)
+            self._socket = journal
         except OSError:
-            made.close()
+            journal.close()
 
     def say(self, text: str, priority: int = INFO, **fields: str) -> None:
         text = " ".join(text.split())[:_LONGEST]
@@ -43,7 +43,7 @@ class Log:
         self.say(text, WARNING, **fields)
 
     def given(self, words: Collection[str], by: str, handover: str, target: str) -> None:
-        """Somebody gives their word for what no program can know: who, and of which handover."""
+        """Log who asserts what no program can know, and about which handover."""
         if words:
             self.warn(f"{by} says {', '.join(sorted(words))} of "
                       + (f"handover {handover}" if handover else "every handover"),
@@ -65,12 +65,13 @@ class Log:
 
 
 def _standard_error_is_the_journal() -> bool:
-    """As systemd says to who was started by it (systemd.exec(5), $JOURNAL_STREAM)."""
+    """Whether systemd has connected standard error to the journal (systemd.exec(5),
+    $JOURNAL_STREAM)."""
     try:
-        found = os.fstat(2)
+        status = os.fstat(2)
     except OSError:
         return False
-    return os.environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
+    return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
 
 
 def _to_standard_error(priority: int, text: str) -> None:

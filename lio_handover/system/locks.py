@@ -1,9 +1,9 @@
-"""Who changes what on this host: a lock for each backstore and target, held by whoever executes.
+"""Locks of this host: one for each backstore and target, for the process that changes it.
 
-``<state directory>/locks/``: flock(2) ends with the process, however it ends, so none is left
-over; the files stay.  Operations on other backstores go on side by side, whoever runs them, the
-service or a command; ``host`` is held shared by each of them, and exclusively by what concerns
-the host as a whole.
+The files are ``<state directory>/locks/*``.  The kernel releases a flock(2) when the process
+exits, even after SIGKILL, so no lock is left over; the files stay.  Operations on different
+backstores run side by side, in the service or in commands; each of them holds ``host`` shared, and
+an operation on the whole host holds it exclusively.
 """
 from __future__ import annotations
 
@@ -17,38 +17,38 @@ from typing import Iterable, Iterator
 from .. import errors
 
 HOST = "host"
-#: Held by who uses the scratch target, or keeps drivers from new SCSI devices: one at a time.
+#: The lock of a process that uses the scratch target, or keeps drivers from new SCSI devices.
 SCRATCH = "scratch"
-#: Seconds to wait for what others hold for moments only.
+#: Seconds to wait for a lock that other processes hold for moments only.
 PATIENCE = 30.0
-#: Descriptors that a verb has besides those of its locks and backstores.
+#: Descriptors that a verb needs besides those of its locks and backstores.
 _OTHER_FILES = 256
 
 _PLAIN = re.compile(r"[A-Za-z0-9_.:@,=-][A-Za-z0-9_.:@,=/-]{0,199}")
 
 
 class Locks:
-    """The locks of one host.  Raises StillRunning where somebody holds one, JournalBroken where its
-    file can't be opened."""
+    """The locks of a host.  Raises StillRunning where another process holds the lock, JournalBroken
+    where the lock's file cannot be opened."""
 
     def __init__(self, directory: str) -> None:
         self.folder = os.path.join(directory, "locks")
 
     @contextmanager
     def alone(self, names: Iterable[str] = ()) -> Iterator[None]:
-        """Nobody else changes these (``fileio/disk0``, ``iscsi/iqn.…``) meanwhile; without names,
-        anything of this host."""
+        """Keep other processes from changing these (``fileio/disk0``, ``iscsi/iqn.…``) meanwhile;
+        without names, from changing anything on this host."""
         wanted = sorted(set(names))
         room_for(len(wanted))
-        with ExitStack() as held:
-            held.enter_context(self.hold(HOST, shared=bool(wanted)))
+        with ExitStack() as locked:
+            locked.enter_context(self.hold(HOST, shared=bool(wanted)))
             for name in wanted:
-                held.enter_context(self.hold(name))
+                locked.enter_context(self.hold(name))
             yield
 
     @contextmanager
     def hold(self, name: str, shared: bool = False, patience: float = 0.0) -> Iterator[None]:
-        """One lock, waited for at most ``patience`` seconds."""
+        """Hold a lock; wait for it at most ``patience`` seconds."""
         path = os.path.join(self.folder, _file_name(name))
         try:
             os.makedirs(self.folder, mode=0o700, exist_ok=True)
@@ -70,8 +70,8 @@ class Locks:
 
 
 def room_for(files: int) -> None:
-    """Let this process open so many more files, as far as it may let itself: a shell's soft limit
-    is 1024 files, and each lock is one."""
+    """Raise this process's limit of open files by so many, as far as it may: a shell's soft limit
+    is 1024 files, and each lock takes one."""
     import resource
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = len(os.listdir("/proc/self/fd")) + files + _OTHER_FILES
@@ -81,7 +81,7 @@ def room_for(files: int) -> None:
         try:
             return resource.setrlimit(resource.RLIMIT_NOFILE, limits)
         except (OSError, ValueError):
-            continue  # it takes CAP_SYS_RESOURCE to go above the hard limit
+            continue  # the hard limit can be raised with CAP_SYS_RESOURCE alone
 
 
 def _try(fd: int, how: int) -> bool:

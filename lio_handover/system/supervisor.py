@@ -1,4 +1,4 @@
-"""What systemd is told and asked: how far this process is, and to start and stop units."""
+"""systemd: tell it how far this process is, and have it start and stop units."""
 from __future__ import annotations
 
 import os
@@ -12,21 +12,21 @@ _BOOTED = "/run/systemd/system"
 _LONGEST = 2048
 _PATIENCE = 60  # seconds for a message to be taken, as while systemd reads its units
 _ANSWER = 30  # seconds for systemctl, which waits for no unit
-#: What stands for itself in the name of a unit (systemd, basic/unit-name.c:do_escape).
+#: The bytes that a unit's name has unescaped (systemd, basic/unit-name.c:do_escape).
 _PLAIN = frozenset(b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ:_.")
 _LONGEST_NAME = 255  # bytes of the name of a unit, its type included (UNIT_NAME_MAX)
 
 
 def running() -> bool:
-    """Whether systemd is this host's first process (as sd_booted(3) tells)."""
+    """Whether systemd is this host's first process (as in sd_booted(3))."""
     return os.path.isdir(_BOOTED)
 
 
 def notify(**fields: Union[str, int]) -> None:
-    """Tell who started us, as sd_notify(3) does: ``notify(READY=1, STATUS="waiting for x")``.
+    """Notify the service manager, as sd_notify(3) does: ``notify(READY=1, STATUS="waiting")``.
 
-    Does nothing where nobody is to be told, or is there no more.  A value becomes one line and is
-    cut where it is long.
+    Does nothing without $NOTIFY_SOCKET, or where no manager listens.  A value becomes one line and
+    is cut where it is long.
     """
     place = os.environ.get("NOTIFY_SOCKET", "")
     if place[:1] not in ("/", "@") or len(place) < 2:
@@ -39,12 +39,12 @@ def notify(**fields: Union[str, int]) -> None:
             line.connect("\0" + place[1:] if place[0] == "@" else place)
             line.send(lines.encode())
     except OSError:
-        pass  # what this process does matters more than who hears of it
+        pass  # this process's work matters more than the notification
 
 
 def _value(text: str) -> str:
-    """systemd takes a backslash before anything for that thing, before the end of the line, too
-    (basic/strv.h:strv_split_newlines, seen with 252)."""
+    """A value with its backslashes doubled: systemd takes a backslash for the start of an escape,
+    before the end of the line, too (basic/strv.h:strv_split_newlines, seen with 252)."""
     data = one_line(text).replace("\\", "\\\\").encode()
     if len(data) <= _LONGEST:
         return data.decode()
@@ -66,7 +66,7 @@ def unescaped(instance: str) -> str:
     if not re.fullmatch(r"(?:\\x(?!00)[0-9a-fA-F]{2}|[^\\\0])*", instance):
         raise ValueError(f"no name of an instance: {one_line(instance)}")
     return os.fsdecode(re.sub(
-        rb"\\x([0-9a-fA-F]{2})", lambda found: bytes([int(found[1], 16)]),
+        rb"\\x([0-9a-fA-F]{2})", lambda match: bytes([int(match[1], 16)]),
         os.fsencode(instance).replace(b"-", b"/")))
 
 
@@ -80,14 +80,14 @@ def unit(template: str, target: str) -> str:
     return name
 
 
-# --- what is asked -------------------------------------------------------------------------------
+# --- systemctl -----------------------------------------------------------------------------------
 def start(units: Sequence[str]) -> str:
-    """Have units started, and wait for none; what failed, in one line, or ""."""
+    """Have systemd start units, without waiting; the failure in one line, or ""."""
     return _ask("start", units)
 
 
 def stop(units: Sequence[str]) -> str:
-    """Have units stopped, and wait for none; what failed, in one line, or ""."""
+    """Have systemd stop units, without waiting; the failure in one line, or ""."""
     return _ask("stop", units)
 
 

@@ -1,4 +1,4 @@
-"""What differs between a host and a document, in two columns."""
+"""The differences between a host and a document, in two columns."""
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -23,14 +23,14 @@ class Row:
 
 
 def rows(have: State, want: State, changes: Sequence[differ.Change]) -> List[Row]:
-    """What differs, below the objects that it belongs to."""
+    """The differing values, each below the object that it belongs to."""
     by_key: Dict[Key, List[differ.Change]] = {}
     for change in changes:
         by_key.setdefault(change.key, []).append(change)
-    found: List[Row] = []
+    compared: List[Row] = []
     for old, new in _pairs(have.roots(), want.roots()):
-        found += _compare(old, new, by_key, 0)
-    return found
+        compared += _compare(old, new, by_key, 0)
+    return compared
 
 
 _Pair = Tuple[Optional[objects.Object], Optional[objects.Object]]
@@ -38,20 +38,20 @@ _Pair = Tuple[Optional[objects.Object], Optional[objects.Object]]
 
 def _pairs(have: Sequence[objects.Object], want: Sequence[objects.Object]) -> Iterator[_Pair]:
     """The objects of both sides by key, in the document's order."""
-    old = {one.key: one for one in have}
-    for one in want:
-        yield old.pop(one.key, None), one
-    for one in old.values():
-        yield one, None
+    old = {obj.key: obj for obj in have}
+    for obj in want:
+        yield old.pop(obj.key, None), obj
+    for obj in old.values():
+        yield obj, None
 
 
 def _compare(old: Optional[objects.Object], new: Optional[objects.Object],
              changes: Dict[Key, List[differ.Change]], depth: int) -> List[Row]:
-    one = new or old
-    assert one is not None
+    obj = new or old
+    assert obj is not None
     own: List[Row] = []
     mark = ""
-    for change in changes.get(one.key, ()):
+    for change in changes.get(obj.key, ()):
         if isinstance(change, differ.Create):
             mark = "+"
         elif isinstance(change, differ.Remove):
@@ -63,39 +63,39 @@ def _compare(old: Optional[objects.Object], new: Optional[objects.Object],
                            _value(change.new, change.old)))
     below = [row for pair in _pairs(old.children() if old else (), new.children() if new else ())
              for row in _compare(*pair, changes, depth + 1)]
-    if not (mark or own or below) or mark and one.key[-1] == DEFAULT_GROUP:
+    if not (mark or own or below) or mark and obj.key[-1] == DEFAULT_GROUP:
         return []  # the default group comes with its backstore
-    head = Row(mark, depth, _label(one, depth), _about(old) if mark else "",
+    head = Row(mark, depth, _label(obj, depth), _about(old) if mark else "",
                _about(new) if mark else "")
     return [head, *own, *below]
 
 
-def _label(one: objects.Object, depth: int) -> str:
+def _label(obj: objects.Object, depth: int) -> str:
     if depth == 0:
-        return say(one.key)
+        return say(obj.key)
     return {"tpg": "tpg", "lun": "lun", "mapped_lun": "mapped_lun", "acl": "acl ",
-            "portal": "portal ", "alua_group": "ALUA group "}.get(one.kind, "") + one.key[-1]
+            "portal": "portal ", "alua_group": "ALUA group "}.get(obj.kind, "") + obj.key[-1]
 
 
-def _about(one: Optional[objects.Object]) -> str:
-    """What an object is that the other side does not have."""
-    if one is None:
+def _about(obj: Optional[objects.Object]) -> str:
+    """A few words about an object that the other side does not have."""
+    if obj is None:
         return "(not there)"
-    if isinstance(one, objects.Lun):
-        return say(one.backstore) if one.backstore else "nothing linked"
-    if isinstance(one, objects.MappedLun):
-        return f"lun{one.lun}, {mode_of(one)}"
+    if isinstance(obj, objects.Lun):
+        return say(obj.backstore) if obj.backstore else "nothing linked"
+    if isinstance(obj, objects.MappedLun):
+        return f"lun{obj.lun}, {mode_of(obj)}"
     words = []
-    if isinstance(one, objects.Backstore):
-        held = one.reservations
-        words = [one.path, reservation(held)[0] if held else "",
-                 count(len(held.registrations), "registration") if held else ""]
-    elif isinstance(one, objects.Acl):
-        words = [count(len(one.mapped_luns), "mapped LUN")]
-    elif isinstance(one, objects.Tpg):
-        words = [gate_of(one)[0], count(len(one.luns), "LUN"), count(len(one.acls), "ACL")]
-    elif isinstance(one, objects.Target):
-        words = [count(len(one.tpgs), "TPG")]
+    if isinstance(obj, objects.Backstore):
+        reservations = obj.reservations
+        words = [obj.path, reservation(reservations)[0] if reservations else "",
+                 count(len(reservations.registrations), "registration") if reservations else ""]
+    elif isinstance(obj, objects.Acl):
+        words = [count(len(obj.mapped_luns), "mapped LUN")]
+    elif isinstance(obj, objects.Tpg):
+        words = [gate_of(obj)[0], count(len(obj.luns), "LUN"), count(len(obj.acls), "ACL")]
+    elif isinstance(obj, objects.Target):
+        words = [count(len(obj.tpgs), "TPG")]
     return ", ".join(word for word in words if word) or "there"
 
 
@@ -117,9 +117,9 @@ def _registered(change: differ.Register, depth: int) -> Iterator[Row]:
             ("APTPL", "yes" if old.aptpl else "no", "yes" if new.aptpl else "no")):
         if here != there:
             yield Row("!", depth, label, here, there)
-    mine = {one.nexus: number for number, one in enumerate(old.registrations)}
-    theirs = {one.nexus: number for number, one in enumerate(new.registrations)}
-    for nexus in [*theirs, *(one for one in mine if one not in theirs)]:
+    mine = {registration.nexus: number for number, registration in enumerate(old.registrations)}
+    theirs = {registration.nexus: number for number, registration in enumerate(new.registrations)}
+    for nexus in [*theirs, *(registration for registration in mine if registration not in theirs)]:
         fields = [_registration(side, at.get(nexus)) for side, at in ((old, mine), (new, theirs))]
         if fields[0] != fields[1]:
             here, there = (" ".join(word for at, word in enumerate(side) if word and (
@@ -134,20 +134,21 @@ def _registered(change: differ.Register, depth: int) -> Iterator[Row]:
             for side in (old, new)))
 
 
-def _registration(held: objects.Reservations, number: Optional[int]) -> List[str]:
-    """Key, port, LUN, scope, whether it holds; nothing where there is no registration."""
+def _registration(reservations: objects.Reservations, number: Optional[int]) -> List[str]:
+    """The key, nexus path, scope and HOLDER of a registration; [] where there is none."""
     if number is None:
         return []
-    one = held.registrations[number]
-    return [f"0x{one.key:016x}", f"{one.target} tpg{one.tpgt}",
-            f"lun{one.lun} mapped_lun{one.mapped_lun}", "all ports" if one.all_tg_pt else "",
-            holds(held, number)]
+    registration = reservations.registrations[number]
+    return [f"0x{registration.key:016x}", f"{registration.target} tpg{registration.tpgt}",
+            f"lun{registration.lun} mapped_lun{registration.mapped_lun}", "all ports"
+            if registration.all_tg_pt else "",
+            holds(reservations, number)]
 
 
-def columns(found: Sequence[Row], here: str, there: str, terminal: Terminal) -> Iterator[str]:
-    """Rows as two columns, what differs marked in front."""
+def columns(compared: Sequence[Row], here: str, there: str, terminal: Terminal) -> Iterator[str]:
+    """Rows as two columns; the mark of a difference stands in front."""
     lines = [Row(row.mark, row.depth, one_line(row.label), one_line(row.here),
-                 one_line(row.there)) for row in found]
+                 one_line(row.there)) for row in compared]
     lines.insert(0, Row("", 0, "", one_line(here), one_line(there)))
     label = max(2 * line.depth + len(line.label) for line in lines if line.here or line.there)
     left = max(len(line.here) for line in lines)
@@ -172,17 +173,17 @@ def columns(found: Sequence[Row], here: str, there: str, terminal: Terminal) -> 
         cells = [parts, wrap(line.here, left if terminal.width else 0),
                  wrap(line.there, right if terminal.width else 0)]
         for at in range(max(map(len, cells))):
-            one, two, three = (cell[at] if at < len(cell) else "" for cell in cells)
+            first, second, third = (cell[at] if at < len(cell) else "" for cell in cells)
             yield (f"{terminal.paint(line.mark, paint) if line.mark and not at else ' '} "
-                   f"{one:<{label}}  {terminal.paint(f'{two:<{left}}', paint)} | "
-                   f"{terminal.paint(three, paint)}").rstrip()
+                   f"{first:<{label}}  {terminal.paint(f'{second:<{left}}', paint)} | "
+                   f"{terminal.paint(third, paint)}").rstrip()
         if number == 0:
             yield "-" * (label + 4) + "-" * left + "-+-" + "-" * right
 
 
-def alike(want: State, found: Sequence[Row]) -> str:
-    """How much differs, in a few words."""
-    marks = [row.mark for row in found]
+def difference_summary(want: State, compared: Sequence[Row]) -> str:
+    """The number of differences of each mark; the contents where nothing differs."""
+    marks = [row.mark for row in compared]
     words = [f"{marks.count(mark)} {what}" for mark, what in (
         ("!", "differ (!)"), ("+", "only in the document (+)"), ("-", "only here (-)"))
         if mark in marks]

@@ -1,4 +1,4 @@
-"""What --json and D-Bus answer: the same as people are shown, as plain data, without secrets."""
+"""The answers of --json and D-Bus: plain data with the facts of the text, without secrets."""
 from __future__ import annotations
 
 from dataclasses import fields
@@ -12,10 +12,10 @@ from ..model.objects import State, say
 from ..plan.plan import FILE, Step, writes
 
 
-def finding_tree(one: Finding, allowed: Sequence[str] = ()) -> Dict[str, Any]:
-    return {"error": one.error.__name__, "code": one.error.code, "subject": one.subject,
-            "sentence": one.sentence, "override": one.override, "do": one.do,
-            "allowed": bool(one.override) and one.override in allowed}
+def finding_tree(finding: Finding, allowed: Sequence[str] = ()) -> Dict[str, Any]:
+    return {"error": finding.error.__name__, "code": finding.error.code, "subject": finding.subject,
+            "sentence": finding.sentence, "override": finding.override, "do": finding.do,
+            "allowed": bool(finding.override) and finding.override in allowed}
 
 
 def view_tree(view: View) -> Dict[str, Any]:
@@ -29,7 +29,7 @@ def view_tree(view: View) -> Dict[str, Any]:
         "not_enabled": sorted(say(key) for key in view.off), "unclear": view.unclear,
         "sessions": {say(tpg.key): list(tpg.sessions) for target in view.state.targets
                      for tpg in target.tpgs},
-        # What is not called as its number is usually spelled.
+        # Directories whose names are not the usual spelling of their numbers.
         "directories": {say(obj.key): obj.directory for obj in view.state.objects()
                         if isinstance(obj, (objects.Tpg, objects.Lun, objects.MappedLun))
                         and obj.directory},
@@ -40,9 +40,9 @@ def without_secrets(state: State) -> State:
     """The state with the words "(secret)" for every secret."""
     from dataclasses import replace
 
-    def plain(one: Any) -> Any:
-        return replace(one, attributes={name: str(value)
-                                        for name, value in one.attributes.items()})
+    def plain(obj: Any) -> Any:
+        return replace(obj, attributes={name: str(value)
+                                        for name, value in obj.attributes.items()})
 
     return replace(state, targets=tuple(
         replace(target, tpgs=tuple(
@@ -52,27 +52,28 @@ def without_secrets(state: State) -> State:
 
 
 def change_tree(change: differ.Change) -> Dict[str, Any]:
-    made: Dict[str, Any] = {"change": type(change).__name__.lower(), "object": say(change.key)}
+    entry: Dict[str, Any] = {"change": type(change).__name__.lower(), "object": say(change.key)}
     if isinstance(change, (differ.Set, differ.Relink)):
-        made.update(name=change.name, here=_plain(change.old), document=_plain(change.new))
+        entry.update(name=change.name, here=_plain(change.old), document=_plain(change.new))
     elif isinstance(change, differ.Register):
-        made.update(name="reservations", here=_held_tree(change.old),
-                    document=_held_tree(change.new))
-    return made
+        entry.update(name="reservations", here=_reservations_tree(change.old),
+                     document=_reservations_tree(change.new))
+    return entry
 
 
 def _plain(value: Optional[str]) -> Optional[str]:
     return None if value is None else str(value)
 
 
-def _held_tree(held: objects.Reservations) -> Dict[str, Any]:
-    return {"generation": held.generation, "aptpl": held.aptpl, "type": held.type,
-            "holder": held.holder, "registrations": [
+def _reservations_tree(reservations: objects.Reservations) -> Dict[str, Any]:
+    return {"generation": reservations.generation, "aptpl": reservations.aptpl,
+            "type": reservations.type,
+            "holder": reservations.holder, "registrations": [
                 {"initiator": registration.initiator, "isid": registration.isid,
                  "key": f"0x{registration.key:016x}",
                  "target": registration.target, "tpgt": registration.tpgt, "lun": registration.lun,
                  "mapped_lun": registration.mapped_lun, "all_tg_pt": registration.all_tg_pt}
-                for registration in held.registrations]}
+                for registration in reservations.registrations]}
 
 
 def maps_tree(ready: Ready) -> List[Dict[str, str]]:
@@ -100,13 +101,13 @@ def _step_tree(number: int, step: Step) -> Dict[str, Any]:
 
 # --- results of verbs ----------------------------------------------------------------------------
 def tree(result: results.Result, allowed: Sequence[str] = ()) -> Dict[str, Any]:
-    """What --json prints of a result."""
-    made: Callable[[Any, Sequence[str]], Dict[str, Any]] = _TREES.get(type(result), _plain_tree)
-    return {**made(result, allowed), **({"by": result.by} if result.by else {})}
+    """A result as --json prints it."""
+    as_tree: Callable[[Any, Sequence[str]], Dict[str, Any]] = _TREES.get(type(result), _plain_tree)
+    return {**as_tree(result, allowed), **({"by": result.by} if result.by else {})}
 
 
 def _plain_tree(result: results.Result, allowed: Sequence[str] = ()) -> Dict[str, Any]:
-    """Its fields as they are, but for those that are for text alone."""
+    """The fields of a result, but for those that only the text shows (repr=False)."""
     return {field.name: list(value) if isinstance(value, tuple) else value
             for field in fields(result) if field.repr and field.name != "by"
             for value in [getattr(result, field.name)]}
@@ -151,7 +152,7 @@ class Report(NamedTuple):
 
 
 def report(result: results.Result, allowed: Sequence[str] = ()) -> Report:
-    """What D-Bus answers: of what may be long, how much it is, and all of it as data."""
+    """A result as D-Bus answers it: a summary that counts long lists, and the lists as data."""
     whole = tree(result, allowed)
     if isinstance(result, results.Exported):
         return Report(whole, result.data, True)

@@ -1,4 +1,4 @@
-"""How names, numbers, gates and reservations are said in a few words."""
+"""Names, numbers, gates and reservations in a few words."""
 from __future__ import annotations
 
 from typing import List, Sequence, Tuple
@@ -29,44 +29,46 @@ def names(state: State, most: int = 3) -> str:
                   or [say(backstore.key) for backstore in state.backstores], most)
 
 
-def listed(found: Sequence[str], most: int = 3) -> str:
-    if len(found) > most:
-        return ", ".join(found[:most]) + f" and {len(found) - most} more"
-    return ", ".join(found) or "nothing"
+def listed(texts: Sequence[str], most: int = 3) -> str:
+    if len(texts) > most:
+        return ", ".join(texts[:most]) + f" and {len(texts) - most} more"
+    return ", ".join(texts) or "nothing"
 
 
 def contents(state: State) -> str:
-    """What a state is made of: 1 target, 3 backstores, …"""
+    """The parts of a state, counted: 1 target, 3 backstores, …"""
     tpgs = [tpg for target in state.targets for tpg in target.tpgs]
-    held = sum(len(store.reservations.registrations) for store in state.backstores)
+    registrations = sum(len(store.reservations.registrations) for store in state.backstores)
     return ", ".join([
         count(len(state.targets), "target"), count(len(state.backstores), "backstore"),
         count(sum(len(tpg.luns) for tpg in tpgs), "LUN"),
-        count(sum(len(tpg.acls) for tpg in tpgs), "ACL"), count(held, "registration")])
+        count(sum(len(tpg.acls) for tpg in tpgs), "ACL"), count(registrations, "registration")])
 
 
-def reservation(held: objects.Reservations) -> List[str]:
+def reservation(reservations: objects.Reservations) -> List[str]:
     """The reservations of a backstore in words, without the registrants."""
-    return [f"{_TYPES.get(held.type, 'unknown')} (type {held.type})"
-            if held.type else "registered, not reserved" if held.registrations else "none",
-            f"generation {held.generation}", "APTPL" if held.aptpl else "no APTPL"]
+    return [f"{_TYPES.get(reservations.type, 'unknown')} (type {reservations.type})"
+            if reservations.type else "registered, not reserved"
+            if reservations.registrations else "none",
+            f"generation {reservations.generation}", "APTPL" if reservations.aptpl else "no APTPL"]
 
 
-def holds(held: objects.Reservations, number: int) -> str:
-    return "HOLDER" if held.type and (held.type in ALL_REGISTRANTS or held.holder == number) else ""
+def holds(reservations: objects.Reservations, number: int) -> str:
+    return "HOLDER" if reservations.type and (reservations.type in ALL_REGISTRANTS
+                                              or reservations.holder == number) else ""
 
 
-def gate_of(one: objects.Tpg) -> Tuple[str, str]:
-    """(whether initiators get in, its mood)."""
-    if fabrics.gate_of(one.fabric) is not Gate.ENABLE:
-        nexus = one.attributes.get("nexus")
+def gate_of(tpg: objects.Tpg) -> Tuple[str, str]:
+    """(whether initiators get in, the style of these words)."""
+    if fabrics.gate_of(tpg.fabric) is not Gate.ENABLE:
+        nexus = tpg.attributes.get("nexus")
         return (f"nexus {nexus}", "good") if nexus else ("no nexus", "")
-    if one.attributes.get("enable", "0") != "0":
+    if tpg.attributes.get("enable", "0") != "0":
         return "enabled", "good"
     return "disabled", "warn"
 
 
-def mode_of(one: objects.MappedLun) -> str:
-    if one.dead:
+def mode_of(mapped_lun: objects.MappedLun) -> str:
+    if mapped_lun.dead:
         return "DEAD: its LUN was linked again since"
-    return "read-only" if one.attributes.get("write_protect", "0") != "0" else "rw"
+    return "read-only" if mapped_lun.attributes.get("write_protect", "0") != "0" else "rw"

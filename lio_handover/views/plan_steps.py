@@ -1,4 +1,4 @@
-"""A plan as numbered steps, and what speaks against it."""
+"""A plan as numbered steps, and the findings that refuse it."""
 from __future__ import annotations
 
 from typing import Iterable, Iterator, Sequence
@@ -7,11 +7,11 @@ from ..errors import Finding
 from ..host.looked_at import Ready
 from ..plan.plan import Plan, writes
 from .phrases import count
-from .terminal import Terminal, hanging
+from .terminal import Terminal, hanging_indent
 
 
 def plan(ready: Ready, terminal: Terminal, allowed: Sequence[str] = ()) -> Iterator[str]:
-    """A plan as numbered steps, in the groups of the one order; last what one must know of it."""
+    """A plan as numbered steps, by phase and slot; then its maps, notes and findings."""
     the_plan = ready.plan
     number = 0
     for phase, meaning in (("stage", "while the source still serves"),
@@ -19,47 +19,49 @@ def plan(ready: Ready, terminal: Terminal, allowed: Sequence[str] = ()) -> Itera
         steps = [step for step in the_plan.steps if step.phase == phase]
         if not steps:
             continue
-        yield from hanging("", f"{phase}: {meaning} ({count(len(steps), 'step')})", terminal,
-                           "title")
+        yield from hanging_indent("", f"{phase}: {meaning} ({count(len(steps), 'step')})", terminal,
+                                  "title")
         slot = above = ""
         for step in steps:
             number += 1
             if step.slot != slot:
                 slot, above = step.slot, ""
-                yield from hanging("  ", f"{slot}: {step.why}" if step.why else slot, terminal,
-                                   "dim")
+                yield from hanging_indent("  ", f"{slot}: {step.why}"
+                                          if step.why else slot, terminal,
+                                          "dim")
             words = str(step).rstrip()
             folder = step.path[:-len(step.row.path)] if step.row else ""
             if folder and folder == above:
                 words = words.replace(folder, "…/", 1)
             above = folder
-            yield from hanging(f"{number:6} ", words, terminal)
+            yield from hanging_indent(f"{number:6} ", words, terminal)
     if ready.mapped:
         yield terminal.paint("maps", "title")
         for what, old, new in ready.mapped:
-            yield from hanging("  ", f"{what}: {old} -> {new}", terminal)
+            yield from hanging_indent("  ", f"{what}: {old} -> {new}", terminal)
     if the_plan.notes:
         yield terminal.paint("notes", "title")
         for note in the_plan.notes:
-            yield from hanging("  ", note, terminal)
+            yield from hanging_indent("  ", note, terminal)
     yield from findings(ready.findings, terminal, allowed)
 
 
-def findings(found: Iterable[Finding], terminal: Terminal, allowed: Sequence[str] = ()) \
+def findings(refusals: Iterable[Finding], terminal: Terminal, allowed: Sequence[str] = ()) \
         -> Iterator[str]:
-    """What speaks against it, each with its name and what can be done."""
-    ones = list(found)
-    if ones:
+    """The findings, each with its error's name and the next step for the administrator."""
+    refusals = list(refusals)
+    if refusals:
         yield terminal.paint("findings", "title")
-    for one in ones:
-        passed = bool(one.override) and one.override in allowed
-        yield from hanging("  ", f"{'allowed' if passed else one.error.__name__}: {one.subject}: "
-                           f"{one.sentence}", terminal, "dim" if passed else "bad")
-        todo = [one.do] if one.do else []
-        if one.override and not passed:
-            todo.append(f"--allow {one.override} to go on all the same")
+    for finding in refusals:
+        passed = bool(finding.override) and finding.override in allowed
+        label = "allowed" if passed else finding.error.__name__
+        yield from hanging_indent("  ", f"{label}: {finding.subject}: {finding.sentence}",
+                                  terminal, "dim" if passed else "bad")
+        todo = [finding.do] if finding.do else []
+        if finding.override and not passed:
+            todo.append(f"--allow {finding.override} to go on all the same")
         if todo:
-            yield from hanging("    next: ", ", or ".join(todo), terminal)
+            yield from hanging_indent("    next: ", ", or ".join(todo), terminal)
 
 
 def about_plan(the_plan: Plan) -> str:

@@ -1,7 +1,7 @@
-"""Lines for a terminal: how wide it is, its colours, and where a line is broken.
+"""Lines for a terminal: its width, its colours, and where a line is broken.
 
-Whoever shows text passes it through errors.one_line first: no line holds a character that a
-terminal would obey, but for the colours that are put in last.
+Callers pass text through errors.one_line first: no line contains a character that a terminal would
+obey, but for the colours that `Terminal.paint` adds last.
 """
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import IO, Iterator, List
 
 from ..errors import one_line
 
-#: Moods → SGR codes.  Every mood is said in words, too.
+#: Style → SGR code.  No style says something that the words do not say.
 _COLOURS = {"good": "32", "warn": "33", "bad": "31;1", "title": "1", "dim": "2"}
 
 
 @dataclass(frozen=True)
 class Terminal:
-    """How wide it is (0: no terminal, so nothing is wrapped), and whether it has colours."""
+    """Width in columns (0: no terminal, so nothing is wrapped), and whether it has colours."""
 
     width: int = 0
     colour: bool = False
@@ -55,7 +55,7 @@ def wrap(text: str, width: int) -> List[str]:
     return [*lines, text] if text or not lines else lines
 
 
-def hanging(before: str, text: str, terminal: Terminal, style: str = "") -> Iterator[str]:
+def hanging_indent(before: str, text: str, terminal: Terminal, style: str = "") -> Iterator[str]:
     room = terminal.width - len(before) - 2 if terminal.width else 0
     for number, line in enumerate(wrap(one_line(text), room)):
         yield (before if not number else " " * (len(before) + 2)) + terminal.paint(line, style)

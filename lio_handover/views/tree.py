@@ -22,7 +22,7 @@ ALUA_STATES = {"0": "active/optimized", "1": "active/non-optimized", "2": "stand
 
 @dataclass
 class Node:
-    """One line of the tree: a name, what is to be said of it, and how that is meant."""
+    """One line of the tree: a name, facts about it, the style of the facts, and its children."""
 
     name: str
     about: Sequence[str] = ()
@@ -39,7 +39,7 @@ def _draw(node: Node, terminal: Terminal, bars: str, last: bool) -> Iterator[str
     width = min(terminal.width or 80, _WIDEST_TREE)
     below = bars + ("  " if last else "| ")
     head = f"{bars}o- {one_line(node.name)}"
-    items = [one_line(one) for one in node.about if one]
+    items = [one_line(item) for item in node.about if item]
     about = ", ".join(items)
     dots = width - len(head) - len(about) - 4
     if about and (dots > 0 or not terminal.width):
@@ -50,8 +50,8 @@ def _draw(node: Node, terminal: Terminal, bars: str, last: bool) -> Iterator[str
         name = wrap(one_line(node.name), terminal.width - len(indent))
         for number, line in enumerate(name):
             yield (indent if number else f"{bars}o- ") + line
-        # Between the things that are said, not within one of them.
-        whole = ", ".join(one.replace(" ", _HARD) for one in items)
+        # A line ends between two facts, not within a fact.
+        whole = ", ".join(item.replace(" ", _HARD) for item in items)
         lines = [line.replace(_HARD, " ") for line in
                  (wrap(whole, terminal.width - len(indent) - 2) if whole else [])]
         for number, line in enumerate(lines):
@@ -76,36 +76,36 @@ def _host(view: View) -> Node:
     return top
 
 
-def _backstore(view: View, one: objects.Backstore) -> Node:
-    luns = [lun for _, _, lun in view.state.all_luns() if lun.backstore == one.key]
-    about, style = [one.path or one.parameters.get("dev_config", "")], ""
-    if one.path:
-        if one.key in view.sizes:
-            about.append(size(view.sizes[one.key]))
+def _backstore(view: View, backstore: objects.Backstore) -> Node:
+    luns = [lun for _, _, lun in view.state.all_luns() if lun.backstore == backstore.key]
+    about, style = [backstore.path or backstore.parameters.get("dev_config", "")], ""
+    if backstore.path:
+        if backstore.key in view.sizes:
+            about.append(size(view.sizes[backstore.key]))
         else:
             about[0] += " IS NOT THERE"
             style = "bad"
-        cached = one.attributes.get("attrib/emulate_write_cache") == "1" \
-            or one.parameters.get("fd_buffered_io") == "1"
+        cached = backstore.attributes.get("attrib/emulate_write_cache") == "1" \
+            or backstore.parameters.get("fd_buffered_io") == "1"
         about.append("write-back" if cached else "write-thru")
-    if one.parameters.get("readonly", "0") != "0":
+    if backstore.parameters.get("readonly", "0") != "0":
         about.append("read-only")
-    if one.key in view.elsewhere and one.key in view.sizes:
+    if backstore.key in view.elsewhere and backstore.key in view.sizes:
         about.append("PATH LEADS ELSEWHERE")
         style = "bad"
-    if one.key in view.off:
+    if backstore.key in view.off:
         about.append("NOT ENABLED")
         style = "bad"
     about.append(count(len(luns), "LUN") if luns else "not exported")
     below = []
-    if one.serial:
-        below.append(Node("serial " + one.serial))
-    below += [_alua_group(group) for group in one.alua_groups if _is_worth_showing(group)]
+    if backstore.serial:
+        below.append(Node("serial " + backstore.serial))
+    below += [_alua_group(group) for group in backstore.alua_groups if _is_worth_showing(group)]
     if view.unclear:
         below.append(Node("reservations", ["can't be told"], "bad"))
-    elif one.reservations:
-        below.append(_reservations(one.reservations))
-    return Node(say(one.key), about, style, below)
+    elif backstore.reservations:
+        below.append(_reservations(backstore.reservations))
+    return Node(say(backstore.key), about, style, below)
 
 
 def _is_worth_showing(group: objects.AluaGroup) -> bool:
@@ -121,87 +121,90 @@ def _alua_group(group: objects.AluaGroup) -> Node:
         "" if state in ("0", "1") else "warn")
 
 
-def _reservations(held: objects.Reservations) -> Node:
-    return Node("reservations", reservation(held), "warn" if held.type else "", [
-        Node(one.initiator, [f"key 0x{one.key:016x}", *_through(one), holds(held, number)],
-             "warn" if holds(held, number) else "")
-        for number, one in enumerate(held.registrations)])
+def _reservations(reservations: objects.Reservations) -> Node:
+    return Node("reservations", reservation(reservations), "warn" if reservations.type else "", [
+        Node(registration.initiator, [f"key 0x{registration.key:016x}", *_through(registration),
+                                      holds(reservations, number)],
+             "warn" if holds(reservations, number) else "")
+        for number, registration in enumerate(reservations.registrations)])
 
 
-def _through(one: Registration) -> List[str]:
-    return [f"isid {one.isid}" if one.isid else "", f"tpg{one.tpgt} lun{one.mapped_lun}"
-            + (" and all ports" if one.all_tg_pt else "")]
+def _through(registration: Registration) -> List[str]:
+    return [f"isid {registration.isid}"
+            if registration.isid else "", f"tpg{registration.tpgt} lun{registration.mapped_lun}"
+            + (" and all ports" if registration.all_tg_pt else "")]
 
 
-def _target(view: View, one: objects.Target) -> Node:
-    frozen = one.name in view.frozen
-    gates = [gate_of(tpg)[0] for tpg in one.tpgs]
+def _target(view: View, target: objects.Target) -> Node:
+    frozen = target.name in view.frozen
+    gates = [gate_of(tpg)[0] for tpg in target.tpgs]
     about = ["FROZEN by lio-handover"] if frozen else []
-    if not frozen and len(one.tpgs) != 1:
-        about = [count(len(one.tpgs), "TPG"), f"{gates.count('enabled')} enabled"]
-    return Node(one.name, about, "warn" if frozen else "", [_tpg(view, tpg) for tpg in one.tpgs])
+    if not frozen and len(target.tpgs) != 1:
+        about = [count(len(target.tpgs), "TPG"), f"{gates.count('enabled')} enabled"]
+    return Node(target.name, about, "warn"
+                if frozen else "", [_tpg(view, tpg) for tpg in target.tpgs])
 
 
-def _tpg(view: View, one: objects.Tpg) -> Node:
-    gate, style = gate_of(one)
-    has = one.attributes.get
+def _tpg(view: View, tpg: objects.Tpg) -> Node:
+    gate, style = gate_of(tpg)
+    has = tpg.attributes.get
     about = [gate, f"relative port {has('rtpi')}" if has("rtpi") else ""]
-    fabric = fabrics.of(one.fabric)
+    fabric = fabrics.of(tpg.fabric)
     if fabric.logins:
         about += ["dynamic ACLs" if has("attrib/generate_node_acls") == "1" else "",
                   "CHAP" if has("attrib/authentication") == "1" else "no authentication"]
     below = []
-    if one.portals or fabric.portals:
-        below.append(Node("portals", [str(len(one.portals))], "", [
+    if tpg.portals or fabric.portals:
+        below.append(Node("portals", [str(len(tpg.portals))], "", [
             Node(portal.address, ["iSER"] if portal.attributes.get("iser") == "1" else [])
-            for portal in one.portals]))
-    below.append(Node("luns", [str(len(one.luns))], "", [_lun(view, lun) for lun in one.luns]))
-    acls = [_acl(view, one, acl) for acl in one.acls]
-    explicit = {acl.initiator for acl in one.acls}
+            for portal in tpg.portals]))
+    below.append(Node("luns", [str(len(tpg.luns))], "", [_lun(view, lun) for lun in tpg.luns]))
+    acls = [_acl(view, tpg, acl) for acl in tpg.acls]
+    explicit = {acl.initiator for acl in tpg.acls}
     acls += [Node(name, ["logged in", "by a dynamic ACL"], "good")
-             for name in one.sessions if name not in explicit]
+             for name in tpg.sessions if name not in explicit]
     if acls or fabric.logins:
-        below.append(Node("acls", [str(len(one.acls))], "", acls))
-    return Node(*_called("tpg", one.tag, one.directory, about), style, below)
+        below.append(Node("acls", [str(len(tpg.acls))], "", acls))
+    return Node(*_called("tpg", tpg.tag, tpg.directory, about), style, below)
 
 
 def _called(word: str, number: int, directory: str, about: Sequence[str]) \
         -> Tuple[str, Sequence[str]]:
-    """A number as targetcli shows it, and what its directory is called where it is not like it."""
+    """A number as targetcli shows it, and its directory's name where that is spelled otherwise."""
     if number < 0:
         return directory, about
     return f"{word}{number}", [f"called {directory}" if directory else "", *about]
 
 
-def _lun(view: View, one: objects.Lun) -> Node:
-    if one.backstore is None:
-        return Node(*_called("lun", one.number, one.directory, ["nothing linked"]), "warn")
-    store = view.state.backstore(one.backstore)
-    group = one.attributes.get("alua_tg_pt_gp", "")
-    offline = one.attributes.get("alua_tg_pt_offline", "0") not in ("", "0")
-    return Node(*_called("lun", one.number, one.directory, [
-        say(one.backstore), store.path if store else "",
-        size(view.sizes[one.backstore]) if one.backstore in view.sizes else "",
+def _lun(view: View, lun: objects.Lun) -> Node:
+    if lun.backstore is None:
+        return Node(*_called("lun", lun.number, lun.directory, ["nothing linked"]), "warn")
+    store = view.state.backstore(lun.backstore)
+    group = lun.attributes.get("alua_tg_pt_gp", "")
+    offline = lun.attributes.get("alua_tg_pt_offline", "0") not in ("", "0")
+    return Node(*_called("lun", lun.number, lun.directory, [
+        say(lun.backstore), store.path if store else "",
+        size(view.sizes[lun.backstore]) if lun.backstore in view.sizes else "",
         f"ALUA group {group}" if group else "", "OFFLINE" if offline else ""]),
         "bad" if offline else "")
 
 
-def _acl(view: View, tpg: objects.Tpg, one: objects.Acl) -> Node:
-    here = one.initiator in tpg.sessions
-    has = one.attributes.get
+def _acl(view: View, tpg: objects.Tpg, acl: objects.Acl) -> Node:
+    here = acl.initiator in tpg.sessions
+    has = acl.attributes.get
     chap = ("mutual CHAP" if has("auth/userid_mutual") else "CHAP") if has("auth/userid") else ""
     logins = fabrics.of(tpg.fabric).logins
-    none = logins and admits_nobody(one.initiator)
-    return Node(one.initiator, ["ADMITS NOBODY: make it anew in small letters" if none else
+    none = logins and admits_nobody(acl.initiator)
+    return Node(acl.initiator, ["ADMITS NOBODY: make it anew in small letters" if none else
                                 "logged in" if here else "not logged in" if logins
                                 else "", chap],
-                "bad" if none else "good" if here else "", list(_mapped(tpg, one)))
+                "bad" if none else "good" if here else "", list(_mapped(tpg, acl)))
 
 
-def _mapped(tpg: objects.Tpg, one: objects.Acl) -> Iterator[Node]:
+def _mapped(tpg: objects.Tpg, acl: objects.Acl) -> Iterator[Node]:
     """The mapped LUNs; runs of LUNs that are mapped alike as one line."""
     stores = {lun.number: say(lun.backstore) if lun.backstore else "nothing" for lun in tpg.luns}
-    luns = list(one.mapped_luns)
+    luns = list(acl.mapped_luns)
     while luns:
         first, run = luns[0], 1
         while run < len(luns) and first.lun is not None and not first.directory \
