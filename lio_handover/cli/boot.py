@@ -1,8 +1,8 @@
-"""Where the program begins.  `recover --boot` is answered here where there is nothing to be done.
+"""The program's entry point.  It answers `recover --boot` itself where there is nothing to do.
 
-Each boot of each host waits for that, and nearly none has anything to do; so it takes little more
-than Python itself.  Only what can be seen with certainty is answered: all else, whatever it is,
-goes to the command line, which begins from the start and says what is wrong.
+Every boot waits for that command, and hardly any boot has anything to do, so this takes little more
+time than Python itself.  It answers only where it is certain; otherwise the command line starts
+over, and reports what is wrong.
 """
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Optional, Sequence
 
-#: What the unit calls before targetcli's.
+#: The arguments of the unit that runs before targetcli's.
 WORDS = ["recover", "--boot"]
-#: What a journal may say, as protocol/table.py has it: its modes; role → state → whether a target
-#: is left to targetcli in it, and has no unit of its own.
+#: The modes and states of journals, from protocol/table.py: role → state → whether lio-handover
+#: leaves the target to targetcli in that state, without a unit of its own.
 MODES = ("iscsi", "iscsi-late", "vhost-qmp", "vhost-inband", "vhost-stopped", "file")
 STATES = {
     "source": {"idle": True, "prepared": False, "freezing": False, "frozen": False,
@@ -28,19 +28,19 @@ STATES = {
                     "serving": False, "confirmed": False, "given": True, "returned": False,
                     "aborting": False, "forced": False},
 }
-#: The state in which a target must be in no save file, and nothing else is to be done.
+#: The state in which a target must be in no save file, and a boot has nothing else to do.
 AWAY = "retired"
-#: Where targetcli's save file is, and its units, as savefile/places.py has them.
+#: targetcli's save files, and its units, from savefile/places.py.
 SAVE_FILES = ("/etc/target/saveconfig.json", "/etc/rtslib-fb-target/saveconfig.json")
 UNITS = ("target.service", "targetcli.service", "rtslib-fb-targetctl.service")
 FOLDERS = ("/etc/systemd/system", "/run/systemd/system", "/usr/local/lib/systemd/system",
            "/usr/lib/systemd/system", "/lib/systemd/system")
-#: So much of two names' ends has to be the same, that one may be another spelling of the other.
+#: The number of last characters by which two spellings of a WWN are recognized.
 _END = 12
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
-    """Run a command; its exit code."""
+    """Run a command, and return its exit code."""
     if (sys.argv[1:] if argv is None else list(argv)) == WORDS and nothing_to_do():
         return SAME
     from . import main as cli_main
@@ -48,7 +48,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
 
 def nothing_to_do(config: str = "") -> bool:
-    """Whether no handover of this host keeps a target from targetcli's restore, for certain."""
+    """Whether it is certain that no handover of this host keeps a target from targetcli."""
     if os.geteuid() != 0:
         return False
     try:
@@ -92,8 +92,8 @@ def _all_left_alone(folder: str, names: Sequence[str], owners: Optional[bytes],
         "version": VERSION, "targets": {}}
     if known_owners["version"] != VERSION:
         return False
-    counts = {name: one["handover"] for name, one in known_owners["targets"].items()
-              if type(one["epoch"]) is type(one["aborted"]) is int}
+    counts = {name: owner["handover"] for name, owner in known_owners["targets"].items()
+              if type(owner["epoch"]) is type(owner["aborted"]) is int}
     away: list[str] = []
     stores: list[str] = []
     for name in names:
@@ -120,7 +120,7 @@ def _all_left_alone(folder: str, names: Sequence[str], owners: Optional[bytes],
 
 
 def _in_none(save_files: Sequence[str], targets: Sequence[str], stores: Sequence[str]) -> bool:
-    """Whether none of them, and there is no other, has an entry like one of these."""
+    """Whether these are all save files, and none has an entry like one of the targets or stores."""
     import json
     if not all(_usual(unit, save_files) for unit in UNITS):
         return False
@@ -138,19 +138,19 @@ def _in_none(save_files: Sequence[str], targets: Sequence[str], stores: Sequence
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) != len(pairs):
+    members = dict(pairs)
+    if len(members) != len(pairs):
         raise ValueError("a member is there twice")
-    return made
+    return members
 
 
 def _end(wwn: str) -> str:
-    """However a WWN is spelled, its end is this (savefile/rtslib_names.py)."""
+    """The end of a WWN, the same in all its spellings (savefile/rtslib_names.py)."""
     return "".join(letter for letter in wwn.lower() if letter.isalnum())[-_END:]
 
 
 def _usual(unit: str, save_files: Sequence[str]) -> bool:
-    """Whether a unit restores no other file than these, for certain."""
+    """Whether it is certain that a unit restores no file but these."""
     paths = []
     for folder in FOLDERS:
         paths.append(f"{folder}/{unit}")

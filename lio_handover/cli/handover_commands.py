@@ -1,6 +1,6 @@
 """Commands of the handover engine: source, destination, status, recover, move.
 
-Messages travel as files, or through pipes; whoever carries them is trusted with nothing.
+Messages travel as files, or through pipes; this host does not trust their carrier.
 """
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from ..verb_table import HANDOVER_VERBS
 from .output import PROG, print_data, say
 from .session import Signals, Usage, find_service, open_host, require_root
 
-#: Verbs whose messages carry documents, and these secrets.
+#: Verbs whose messages carry documents, which have secrets.
 _SECRET = ("prepare", "export", "abort")
 
 
 # --- one step ------------------------------------------------------------------------------------
 def step(args: argparse.Namespace, signals: Signals) -> int:
-    """``source VERB`` and ``destination VERB``."""
+    """Run ``source VERB`` or ``destination VERB``, and return the exit code."""
     role, verb = args.verb, args.step
     verbs = [name for name, row in HANDOVER_VERBS.items() if row.role == role and row.bus]
     if verb not in verbs:
@@ -64,7 +64,7 @@ def step(args: argparse.Namespace, signals: Signals) -> int:
 
 def _ask_service(service: Service, args: argparse.Namespace, handover_id: str,
                  targets: Sequence[str], messages: Sequence[Message], signals: Signals) -> Reply:
-    """Have the service take the step."""
+    """Have the service run the step."""
     _, data = service.run_handover(
         args.step, handover_id, targets, getattr(args, "mode", ""),
         to_json(messages) if messages else b"",
@@ -78,7 +78,7 @@ def _ask_service(service: Service, args: argparse.Namespace, handover_id: str,
 
 def _handover_id(names: Sequence[str], handovers: Handovers, role: str, verb: str,
                  messages: Sequence[Message]) -> str:
-    """The handover that is meant: named, or the only one under way.  Raises Usage."""
+    """The named handover's id, or that of the only handover under way.  Raises Usage."""
     if len(names) > 1:
         raise Usage("name one handover")
     if names:
@@ -136,7 +136,8 @@ def recover(args: argparse.Namespace, signals: Signals) -> int:
         return _recover_at_boot(args, handovers)
     signals.deferred = True
     _log_words(args, handovers, args.id)
-    # The other host is asked with the ssh of who runs this, who may have an agent.
+    # The other host is asked by the caller's ssh, not by the service's: the caller may have an
+    # agent.
     if args.units and not args.id:
         host = open_host(args)
         with_units = host.to_restore()
@@ -197,7 +198,7 @@ def move(args: argparse.Namespace, signals: Signals) -> int:
     return errors.SAME
 
 
-# --- the handovers of this host, and who asks ----------------------------------------------------
+# --- the handovers of this host, and the caller --------------------------------------------------
 def _open_handovers(args: argparse.Namespace) -> Handovers:
     def on_late(handover: Handover, verb: str) -> None:
         say(f"{verb} of {handover.id} takes longer than it should; it goes on")
@@ -207,12 +208,12 @@ def _open_handovers(args: argparse.Namespace) -> Handovers:
 
 
 def _user() -> str:
-    """Who gives a word, for the journal."""
+    """The name of the caller, for the journal."""
     return os.environ.get("SUDO_USER") or os.environ.get("USER") or f"uid {os.getuid()}"
 
 
 def _log_words(args: argparse.Namespace, handovers: Handovers, handover_id: str) -> None:
-    """Say in the system's log whose word is believed."""
+    """Log the caller's assertions to syslog."""
     if not args.words:
         return
     import syslog
@@ -226,7 +227,7 @@ def _log_words(args: argparse.Namespace, handovers: Handovers, handover_id: str)
 
 
 def _peer_by_command(command: str) -> Peer:
-    """Asks the other host by running lio-handover there: ``ssh b lio-handover``."""
+    """A peer that is asked by running lio-handover there: ``ssh b lio-handover``."""
     words = shlex.split(command)
 
     def ask(handover: Handover, verb: str) -> Reply:
@@ -235,7 +236,8 @@ def _peer_by_command(command: str) -> Peer:
             more, messages = ["status", handover.id, "--whole"], b""
         else:
             more = [DESTINATION, verb, handover.id, "--messages", "-", "--whole"]
-            # One that never heard of it has to give up the epoch, so it is told.
+            # A host that does not know the handover has to refuse its epoch from now on: the offer
+            # tells it the epoch.
             messages = to_json([Message(MessageType.OFFER, handover.id, handover.epoch,
                                         targets=handover.targets, mode=handover.mode)])
         try:
@@ -249,13 +251,13 @@ def _peer_by_command(command: str) -> Peer:
         if done.returncode:
             lines = done.stderr.decode(errors="replace").strip().splitlines()
             what = f"{words[0]} ended with {done.returncode}" + (f": {lines[-1]}" if lines else "")
-            # ssh ends with 255 where it can't connect, otherwise as the command over there.
+            # ssh ends with 255 where it cannot connect, otherwise with the remote command's code.
             raise errors.PeerUnreachable(what) if done.returncode == 255 else ssh.host_answers(what)
         return reply_from_json(done.stdout)
     return ask
 
 
-# --- what is answered ----------------------------------------------------------------------------
+# --- answers -------------------------------------------------------------------------------------
 def _print_answers(args: argparse.Namespace, answers: Sequence[Reply]) -> int:
     messages = [message for answer in answers for message in answer.messages]
     if args.output:

@@ -1,7 +1,7 @@
-"""The commands of one host's verbs: take the words apart, have the verb carried out by this host or
-its service, and say what came of it.
+"""The commands of a host's verbs: they have this host or its service run the verb, and print the
+result as text or JSON.
 
-What a verb does is in local/verbs.py, how it is called in verb_table.py; here is what is told.
+verb_table.py has the verbs and their options, local/verbs.py their work.
 """
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ from .output import (BY_SERVICE, PROG, credit, print_data, print_lines, quoted, 
 from .session import (Signals, ask_service, chosen_targets, find_service, open_host, require_root,
                       target_names)
 
-#: Verbs that anybody may try: the kernel says whether they may look.
+#: Verbs that any user may try: the kernel decides whether the user may look.
 _FOR_ANYBODY = ("show", "diff")
-#: Verbs that can't be ended in the middle, and change nothing that would be taken back.
+#: Verbs that cannot be ended in the middle, and change nothing that could be rolled back.
 _UNINTERRUPTED = ("prepare", "export")
 
 
-# --- from words to a result ----------------------------------------------------------------------
+# --- from arguments to a result ------------------------------------------------------------------
 def run(args: argparse.Namespace, signals: Signals) -> int:
-    """Carry out the verb that ``args.verb`` names; the exit code."""
+    """Run the verb that ``args.verb`` names, and return the exit code.  Raises its error."""
     verb = args.verb if not getattr(args, "dry_run", False) else "plan"
     row = HOST_VERBS[verb]
     service = find_service(args) if row.action == WRITE else None
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace, signals: Signals) -> int:
             raise
         raise errors.VerifyFailed(error.what, do=_command(args, "diff")) from None
     except errors.HandoverError as error:
-        if verb in ("adopt", "giveback"):  # whose line has the first of them
+        if verb in ("adopt", "giveback"):  # the error's line has only the first finding
             say_notes(args, [f"{finding.subject}: {finding.sentence}"
                              for finding in error.findings])
         raise
@@ -66,7 +66,7 @@ def run(args: argparse.Namespace, signals: Signals) -> int:
 
 
 def _carry_out(row: Verb, args: argparse.Namespace, signals: Signals) -> Result:
-    """Have this process carry a verb out."""
+    """Run a verb in this process."""
     def begin() -> None:
         signals.deferred = True
 
@@ -76,7 +76,7 @@ def _carry_out(row: Verb, args: argparse.Namespace, signals: Signals) -> Result:
         getattr(args, "map", ()), getattr(args, "probe", False),
         _read_document(args, host) if row.takes == A_DOCUMENT else None,
         signals.progress, signals.stop, begin)
-    # A scratch nexus may be there.
+    # The verb may have made a scratch nexus, which it has to remove.
     with signals.later() if row.name in _UNINTERRUPTED else nullcontext():
         return verbs.VERBS[row.name](host, call)
 
@@ -88,7 +88,7 @@ def _targets(row: Verb, args: argparse.Namespace) -> Sequence[str]:
 
 
 def _ask_service(service: Service, row: Verb, args: argparse.Namespace, signals: Signals) -> Result:
-    """Have the service carry a verb out."""
+    """Have the service run a verb."""
     document: Optional[Document] = None
     if row.takes == A_DOCUMENT:
         document = _read_document(args, open_host(args))
@@ -107,7 +107,7 @@ def _read_document(args: argparse.Namespace, host: Ours) -> Document:
 
 
 def _check_output(place: str) -> None:
-    """Raises BadFile where a document can't go."""
+    """Raises BadFile where a document cannot be written."""
     if place == document_file.STREAM:
         document_file.check_stream()
     else:
@@ -125,13 +125,13 @@ def _write_document(place: str, result: results.Exported) -> None:
 
 
 def _command(args: argparse.Namespace, verb: str, more: Sequence[str] = ()) -> str:
-    """The command that does ``verb`` with the document and the maps of this one."""
+    """A command with another verb, and with this command's document and maps."""
     return quoted([PROG, verb, args.file, *repeat_option("--map", args.map), *more])
 
 
-# --- what is told: both hosts --------------------------------------------------------------------
+# --- texts: both hosts ---------------------------------------------------------------------------
 def _done(args: argparse.Namespace, result: Result) -> int:
-    """What there is to tell of any verb."""
+    """Print the text for a result that has no text of its own."""
     say_notes(args, result.notes)
     say_done(args, f"{args.verb}: {', '.join(result.targets) or 'no target'}{credit(result)}; "
              + (errors.NOTHING_CHANGED if HOST_VERBS[args.verb].action == READ else "done"))
@@ -150,7 +150,7 @@ def _show(args: argparse.Namespace, result: results.Shown) -> int:
 
 
 def _say_against(args: argparse.Namespace, against: Sequence[errors.Finding], what: str) -> int:
-    """Findings were shown: say how many; the exit code of the first."""
+    """Print the number of findings, which are printed already; the exit code is the first one's."""
     if not args.json:
         kinds = ", ".join(sorted({finding.error.__name__ for finding in against}))
         say(f"{phrases.count(len(against), 'finding')} against {what} ({kinds}); "
@@ -276,7 +276,7 @@ def _restorer(args: argparse.Namespace, result: Result, text: str) -> int:
     return errors.SAME
 
 
-#: What is told of each kind of result, besides JSON.
+#: Type of result → the function that prints its text, where --json does not.
 _TEXTS: Mapping[type, Callable[[argparse.Namespace, Any], int]] = {
     results.Shown: _show, results.Prepared: _prepared, results.Frozen: _frozen,
     results.Exported: _exported, results.Thawed: _thawed, results.Removed: _removed,

@@ -1,6 +1,6 @@
-"""A command of lio-handover, from its words to its exit code (`lio-handover errors` lists these).
+"""A command of lio-handover, from its arguments to its exit code (see `lio-handover errors`).
 
-Only what parsing needs is imported before the words are understood: it is what starting takes.
+This module imports only the parser before the arguments are parsed, so that the start is fast.
 """
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _ONLY_LOOKS = ("show", "diff", "plan", "verify", "prepare", "export")
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
-    """Run a command; its exit code."""
+    """Run a command, and return its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     for stream in (sys.stdout, sys.stderr):
         if stream is not None and hasattr(stream, "reconfigure"):
@@ -42,7 +42,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         return errors.SIGNAL + 2
     except OSError as error:
         return unprinted(error)
-    # What a command makes it keeps until it ends: looking for garbage finds none.
+    # A command keeps its objects until it ends, so a garbage collection would find nothing.
     gc.disable()
     return _run(args, Signals())
 
@@ -64,7 +64,7 @@ def _print_errors(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace, signals: Signals) -> int:
-    """Run a command that was understood; its exit code."""
+    """Run a parsed command, and return its exit code."""
     signals.install()
     try:
         from importlib import import_module
@@ -81,9 +81,9 @@ def _run(args: argparse.Namespace, signals: Signals) -> int:
         return _explain(error, args, signals)
 
 
-# --- what went wrong -----------------------------------------------------------------------------
+# --- failures ------------------------------------------------------------------------------------
 def _explain(error: BaseException, args: argparse.Namespace, signals: Signals) -> int:
-    """Say a failure in one line; its exit code."""
+    """Print a failure as one line, and return its exit code."""
     from .session import Stopped, Usage
     if isinstance(error, BrokenPipeError):
         return unprinted(error)
@@ -106,13 +106,13 @@ def _explain(error: BaseException, args: argparse.Namespace, signals: Signals) -
                 "changed": failure.changed, "do": failure.do, "findings": [
                     json_view.finding_tree(finding) for finding in failure.findings]}})
         except OSError:
-            pass  # what is printed can't arrive; the line and the exit code can
+            pass  # standard output is gone; the line on standard error and the exit code are not
     say(str(failure))
     return flushed(code)
 
 
 def _as_handover_error(error: BaseException, args: argparse.Namespace) -> errors.HandoverError:
-    """The error, or what an error of another kind means."""
+    """The error itself, or a HandoverError for an error of another kind."""
     if isinstance(error, errors.HandoverError):
         return error
     changed = errors.NOTHING_CHANGED if args.verb in _ONLY_LOOKS else \

@@ -1,6 +1,6 @@
-"""What a command prints: data on standard output, words and progress on standard error.
+"""The output of commands: data on standard output, text and progress on standard error.
 
-The parser says its errors with this, so it imports little: it is part of what starting takes.
+The parser prints its errors by this module, so the module imports little, for a fast start.
 """
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 PROG = "lio-handover"
 
-#: What the answer of --json says of work that the service did.
+#: The member of --json's answer for work that the service did.
 BY_SERVICE = {"by": "lio-handoverd"}
 
 
@@ -35,24 +35,24 @@ def say(text: str) -> None:
 
 
 def say_done(args: argparse.Namespace, what: str, do: str = "") -> None:
-    """Say what was done and what to run next; with --json, the data says it."""
+    """Print what was done and what to run next; nothing with --json, whose data has both."""
     if not args.json:
         say(what + (f"; next: {do}" if do else ""))
 
 
 def say_notes(args: argparse.Namespace, notes: Sequence[str]) -> None:
-    """Say each note; with --json, the data has them."""
+    """Print the notes; nothing with --json, whose data has them."""
     for note in notes if not args.json else ():
         say(f"note: {note}")
 
 
 def credit(result: Result) -> str:
-    """What the line about a result says of the service, where that did the work."""
+    """The end of a result's line: it names the service where the service did the work."""
     return f"; done by {result.by}" if result.by else ""
 
 
 def seconds_text(seconds: Mapping[str, float]) -> str:
-    """How long all of it took, and each phase where there are several."""
+    """The sum of the seconds, and the seconds of each phase where there are several."""
     phases = ", ".join(f"{phase} {took:.2f} s" for phase, took in seconds.items())
     return f"{sum(seconds.values()):.2f} s" + (f" ({phases})" if len(seconds) > 1 else "")
 
@@ -85,7 +85,7 @@ def print_lines(lines: Iterable[str]) -> None:
 
 
 def flushed(code: int) -> int:
-    """The exit code, once all that was printed has arrived."""
+    """Flush standard output; the exit code, or that of `unprinted` where it cannot be flushed."""
     try:
         if sys.stdout is not None:
             sys.stdout.flush()
@@ -95,8 +95,8 @@ def flushed(code: int) -> int:
 
 
 def unprinted(error: OSError) -> int:
-    """The exit code where standard output can't be written; nothing is said of a closed pipe."""
-    try:  # and the interpreter does not fail once more when it ends
+    """The exit code where standard output cannot be written; a closed pipe gets no message."""
+    try:  # so that the interpreter does not fail again when it ends
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (OSError, ValueError, AttributeError):
         pass
@@ -110,7 +110,7 @@ def unprinted(error: OSError) -> int:
 
 # --- progress ------------------------------------------------------------------------------------
 class Progress:
-    """Shows where long work is, in one line of a terminal; nowhere else."""
+    """The progress of long work, in one line of a terminal; it prints nothing elsewhere."""
 
     def __init__(self) -> None:
         self.shown = False
@@ -137,7 +137,7 @@ class Progress:
             self.shown = True
 
     def clear(self) -> None:
-        """Take the line away, before something else is printed."""
+        """Remove the line, before something else is printed."""
         if self.shown:
             self._put("\r\x1b[K")
             self.shown = False

@@ -1,6 +1,6 @@
-"""The command line's grammar: the parser that is made of the rows of verb_table.py.
+"""The command line's grammar: a parser that is made from the rows of verb_table.py.
 
-This imports little: it is part of what starting takes.
+This module imports little, for a fast start.
 """
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ Exit codes: 0 done, or the same; 1 they differ (diff); 2 not understood; 3 and u
 
 # --- parsing -------------------------------------------------------------------------------------
 class Parser(argparse.ArgumentParser):
-    """Says what it does not understand as every other error is said: in one line."""
+    """A parser whose errors have the form of all other errors: one line."""
 
     def error(self, message: str) -> NoReturn:
         say(f"{message}; {errors.NOTHING_CHANGED}; next: {self.prog} --help")
@@ -49,7 +49,7 @@ class Parser(argparse.ArgumentParser):
 
 
 class Formatter(argparse.RawDescriptionHelpFormatter):
-    """As wide as the terminal; found out without shutil, which takes longer than all the rest."""
+    """Help as wide as the terminal; importing shutil for the width would take longest of all."""
 
     def __init__(self, prog: str) -> None:
         try:
@@ -60,7 +60,7 @@ class Formatter(argparse.RawDescriptionHelpFormatter):
 
 
 def parser(verb: str = "") -> Parser:
-    """The parser of one verb's command line; without a ``verb``, of what stands before one."""
+    """The parser of a verb's command line; without a ``verb``, of the options before a verb."""
     program = Parser(prog=PROG, description=DESCRIPTION, epilog=EPILOG, formatter_class=Formatter)
     program.add_argument("--version", action="version", version=f"{PROG} {__version__}")
     for option in COMMON:
@@ -75,12 +75,12 @@ def parser(verb: str = "") -> Parser:
             for taken in row.typed if verb else ():
                 _add(command, taken)
             for option in COMMON if verb else ():
-                _add(command, OPTIONS[option], argparse.SUPPRESS)  # what stands before it stays
+                _add(command, OPTIONS[option], argparse.SUPPRESS)  # a value from before the verb stays
     return program
 
 
 def _add(to: Parser, option: Option, default: Any = None) -> None:
-    """Add an option to a parser; ``default`` instead of its own."""
+    """Add an option to a parser, with ``default`` instead of the option's own default."""
     more: dict[str, Any] = {"help": option.help}
     if option.asserts:
         more = {"help": f"you say so: {option.help}", "action": "append_const", "dest": "words",
@@ -103,11 +103,11 @@ def _add(to: Parser, option: Option, default: Any = None) -> None:
 
 
 def parse(words: Sequence[str]) -> argparse.Namespace:
-    """The arguments of a command line.  Raises SystemExit once --help, --version or what was not
-    understood is printed."""
+    """The arguments of a command line.  Raises SystemExit after it has printed --help, --version
+    or an error."""
     program = parser(_verb(words))
     args, unknown = program.parse_known_args(words)
-    # argparse takes names that come after an option for something it does not know.
+    # argparse returns names behind an option as unknown arguments.
     if unknown and hasattr(args, "names") and not any(word.startswith("-") for word in unknown):
         args.names += unknown
     elif unknown:
@@ -116,7 +116,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
 
 
 def _verb(words: Sequence[str]) -> str:
-    """The verb among the words, whose arguments alone are then made; "" to make all."""
+    """The verb whose arguments the parser needs; "" where it needs those of all verbs."""
     before = ""
     for word in words:
         if not word.startswith("-") and before != "--config":

@@ -1,4 +1,4 @@
-"""Commands of what lio-handover restores at a boot, as the units of its targets: clear, restore."""
+"""Commands of the units of targets that lio-handover restores at a boot: clear, restore."""
 from __future__ import annotations
 
 import argparse
@@ -16,10 +16,10 @@ from .output import PROG, say
 from .session import Signals, Usage, open_host, require_root
 
 
-# --- what a target's unit does -------------------------------------------------------------------
+# --- commands of a target's unit -----------------------------------------------------------------
 def clear(args: argparse.Namespace, signals: Signals) -> int:
-    """As a unit's ExecStop: what still restores there is told first, or it might open what was
-    cleared (systemd.service(5): $MAINPID; the unit's processes get their SIGTERM afterwards)."""
+    """Clear targets.  As a unit's ExecStop this first ends the unit's restore, which might open the
+    gate again (systemd.service(5): $MAINPID gets its SIGTERM only after ExecStop)."""
     require_root("clear")
     host = open_host(args)
     restorer = os.environ.get("MAINPID", "")
@@ -38,7 +38,7 @@ def clear(args: argparse.Namespace, signals: Signals) -> int:
 
 
 def restore(args: argparse.Namespace, signals: Signals) -> int:
-    """Under a unit this waits for storage that is missing."""
+    """Restore targets; in a unit, wait for missing storage."""
     require_root("restore")
     host = open_host(args)
     signals.deferred = True
@@ -55,7 +55,7 @@ def restore(args: argparse.Namespace, signals: Signals) -> int:
 
 
 def _targets_of_units(args: argparse.Namespace, host: Ours) -> List[str]:
-    """The targets named; a handover stands for its own, where a unit is called after it.
+    """The named targets; a handover's id stands for its targets, as a unit may have its name.
 
     Raises Usage.
     """

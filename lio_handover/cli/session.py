@@ -1,4 +1,4 @@
-"""What commands share: signals, this host or its service, and the targets that were named."""
+"""Parts that commands share: signals, this host or its service, and the named targets."""
 from __future__ import annotations
 
 import argparse
@@ -16,7 +16,7 @@ from .output import BY_SERVICE, PROG, Progress, say_notes
 
 
 class Usage(Exception):
-    """Words that can be parsed and yet make no sense."""
+    """The arguments can be parsed, but do not fit together."""
 
 
 # --- signals -------------------------------------------------------------------------------------
@@ -29,8 +29,8 @@ class Stopped(BaseException):
 
 
 class Signals:
-    """SIGINT, SIGTERM and SIGHUP end a command at once; while the host is being changed, between
-    two steps, and then all is taken back, however many signals come."""
+    """SIGINT, SIGTERM and SIGHUP end a command: at once, or, while it changes the host
+    (``deferred``), between two steps; then the changes are rolled back, whatever signals follow."""
 
     def __init__(self) -> None:
         self.number = 0
@@ -56,7 +56,7 @@ class Signals:
 
     @contextmanager
     def later(self) -> Iterator[None]:
-        """A signal that comes meanwhile ends the command afterwards.  Raises Stopped."""
+        """Defer signals until the block ends.  Raises Stopped then, if a signal has come."""
         self.deferred = True
         yield
         self.deferred = False
@@ -70,7 +70,7 @@ _OPENED: List[Ours] = []
 
 
 def require_root(verb: str) -> None:
-    """Raises NotRoot."""
+    """Raises NotRoot unless root runs this."""
     if os.geteuid() != 0:
         raise errors.NotRoot(f"only root may {verb}", do=f"sudo {PROG} {verb}")
 
@@ -107,7 +107,8 @@ def start_units(args: argparse.Namespace) -> None:
 
 
 def find_service(args: argparse.Namespace) -> Optional[connection.Service]:
-    """The service, where it runs and shall do the work.  It has a configuration of its own."""
+    """The service, where it runs; None with --alone, or with --config, as the service has a
+    configuration of its own."""
     if args.alone or args.config:
         return None
     return connection.connect_local()
@@ -115,7 +116,7 @@ def find_service(args: argparse.Namespace) -> Optional[connection.Service]:
 
 def ask_service(service: connection.Service, member: str, args: argparse.Namespace,
                 signals: Signals, document: Optional[bytes] = None) -> connection.JobResult:
-    """Have the service run a method with these arguments: its answer, and the data it hands out."""
+    """Have the service run a method with these arguments: (the job's result, its data)."""
     options = {name: value for name, value in (
         ("all", getattr(args, "all", False)), ("allow", args.allow),
         ("maps", getattr(args, "map", [])), ("probe", getattr(args, "probe", False))) if value}
@@ -135,7 +136,7 @@ def ask_service(service: connection.Service, member: str, args: argparse.Namespa
 
 # --- targets -------------------------------------------------------------------------------------
 def chosen_targets(args: argparse.Namespace) -> List[str]:
-    """The targets named, or none with --all.  Raises Usage unless it is just one of the two."""
+    """The named targets, or none with --all.  Raises Usage for both, and for neither."""
     if bool(args.targets) == getattr(args, "all", False):
         raise Usage("name targets, or give --all" if not args.targets else
                     "either name targets or give --all")
@@ -143,7 +144,7 @@ def chosen_targets(args: argparse.Namespace) -> List[str]:
 
 
 def target_names(args: argparse.Namespace) -> List[str]:
-    """The targets named, as `show` writes them; targetcli's users begin them with a slash.
+    """The named targets, as `show` prints them; a leading slash, as in targetcli, is dropped.
 
     Raises Usage.
     """
