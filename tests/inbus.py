@@ -19,7 +19,7 @@ from lio_handover.client import connection
 from lio_handover.kernel.facts import boot_id
 from lio_handover.protocol.table import DESTINATION
 from lio_handover.records.journal import Handover, Journal
-from lio_handover.service.bus import contract, wire
+from lio_handover.service.bus import interfaces as bus_interfaces, marshal
 from tests import inhost, samples
 from tests.inhost import CONFIG as SERVED
 from tests.lab import Host
@@ -127,7 +127,7 @@ class Service:
 
 def plain(value: Any) -> Any:
     """What a test can be sent: no types of the bus."""
-    return wire.plain(value)
+    return marshal.plain(value)
 
 
 def connect(address: str = SYSTEM) -> Any:
@@ -164,7 +164,7 @@ class Client:
 
     def objects(self) -> dict[str, list[str]]:
         """Every object and its interfaces."""
-        found = {names.ROOT: [*contract.STANDARD_NAMES, names.MANAGER, names.OBJECT_MANAGER]}
+        found = {names.ROOT: [*bus_interfaces.STANDARD_NAMES, names.MANAGER, names.OBJECT_MANAGER]}
         there = self.call(names.ROOT, names.OBJECT_MANAGER, "GetManagedObjects")
         return {**found, **{str(path): [str(one) for one in interfaces]
                             for path, interfaces in there.items()}}
@@ -315,12 +315,12 @@ def call_everything(uid: int, address: str = SYSTEM, but: str = ""
 def _call_all(address: str, objects: Mapping[str, Sequence[str]], but: str
               ) -> list[tuple[str, str, str, str]]:
     import dbus
-    client, known = Client(address), contract.load()
+    client, known = Client(address), bus_interfaces.load()
 
-    def answer(path: str, interface: str, method: contract.Method) -> str:
+    def answer(path: str, interface: str, method: bus_interfaces.Method) -> str:
         try:
             given = client.call(path, interface, method.name, method.takes,
-                                *(_SAMPLES[one]() for one in wire.split(method.takes)))
+                                *(_SAMPLES[one]() for one in marshal.split(method.takes)))
             if method.gives != "o":
                 return ""
             client.call(given, names.JOB, "Wait", "ta{sv}", 20000000, options({}))
@@ -498,7 +498,7 @@ def handover_verb(handover: str, verb: str, given: Mapping[str, Any] = {},  # no
 def object_verb(client: Client, handover: str, verb: str,
                 given: Mapping[str, Any] = {}) -> str:  # noqa: B006
     """The job of a verb of a handover's object, of the other side having said nothing."""
-    takes = contract.load()[names.HANDOVER].methods[verb].takes
+    takes = bus_interfaces.load()[names.HANDOVER].methods[verb].takes
     said = [descriptors()] if takes == "aha{sv}" else []
     return str(client.call(names.path(names.HANDOVERS, handover), names.HANDOVER, verb, takes,
                            *said, options(given)))

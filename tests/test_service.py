@@ -15,7 +15,7 @@ import pytest
 from lio_handover import dbus_names as names, errors
 from lio_handover.document import document as documents
 from lio_handover.model.objects import State
-from lio_handover.service.bus import contract
+from lio_handover.service.bus import interfaces as bus_interfaces
 from tests import inbus, inhandover, inhost, lab, samples
 from tests.conftest import Pool
 from tests.inbus import Service
@@ -225,7 +225,7 @@ def test_while_an_import_stands_between_two_steps_others_are_answered(
     assert held["state"] == "running" and 0 < number < total and what, held["step"]
     verbs = {member: answer for path, interface, member, answer in held["answers"]
              if (path, interface) == (names.path(names.HANDOVERS, known.id), names.HANDOVER)}
-    assert set(verbs) == set(contract.load()[names.HANDOVER].methods), verbs
+    assert set(verbs) == set(bus_interfaces.load()[names.HANDOVER].methods), verbs
     assert set(verbs.values()) == {"", "WrongState", "StaleEpoch"}, verbs  # its, and of no other
     broken = ("HandoverError", "WorkerDied", "UnknownMethod")  # a crash is no answer
     assert [one for one in held["answers"] if one[-1].endswith(broken)] == []

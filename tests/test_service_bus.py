@@ -29,7 +29,7 @@ from tests import inbus
 from tests.inbus import CHECKOUT, NOBODY, Client, descriptors, options
 
 dbus = pytest.importorskip("dbus")
-contract = pytest.importorskip("lio_handover.service.bus.contract")
+bus_interfaces = pytest.importorskip("lio_handover.service.bus.interfaces")
 from tests.privatebus import Bus, wait_until  # noqa: E402 - it needs dbus, too
 
 
@@ -55,7 +55,7 @@ def shape(xml: str) -> dict[str, set[tuple[str, ...]]]:
 def test_introspection_is_what_the_contract_says(bus: Bus, client: Client) -> None:
     """Of the root, a job and a handover; and all that is to be had of an object is managed."""
     shipped: dict[str, set[tuple[str, ...]]] = {}
-    for interface in contract.load().values():
+    for interface in bus_interfaces.load().values():
         shipped.update(shape(interface.text))
     job = client.manager("Show", "asa{sv}", [], options({}))
     client.job(job)
@@ -98,7 +98,7 @@ SIGNATURES = {verb_table.TARGETS: "as", verb_table.ANY_TARGETS: "as", verb_table
 
 def test_the_verbs_are_those_of_the_protocols_table() -> None:
     """Each step is a method of a handover's object; what begins a handover is the Manager's too."""
-    known = contract.load()
+    known = bus_interfaces.load()
     steps = {name.lower(): method for name, method in known[names.HANDOVER].methods.items()}
     assert set(steps) == {name for name, row in HANDOVER_VERBS.items() if row.bus}
     first = {row.verb for row in table.TRANSITIONS
@@ -126,14 +126,14 @@ def test_the_verbs_are_those_of_the_protocols_table() -> None:
 def test_what_the_xml_says_of_actions_is_what_is_asked(bus: Bus) -> None:
     """The annotation of a verb can't say less than the table; and one-host verbs are the CLI's."""
     assert set(HOST_VERBS) == set(VERBS) - {"errors"} - set(_OTHER)
-    for interface in contract.load().values():
+    for interface in bus_interfaces.load().values():
         root = ElementTree.fromstring(interface.text)
         for method in root.iter("method"):
             told = {one.get("value") for one in method.findall("annotation")
                     if one.get("name") == f"{names.BUS_NAME}.Action"}
             assert told == {interface.methods[method.get("name", "")].action}, method.get("name")
     for verb, row in HOST_VERBS.items():
-        method = contract.load()[names.MANAGER].methods[verb.capitalize()]
+        method = bus_interfaces.load()[names.MANAGER].methods[verb.capitalize()]
         assert (method.action, method.takes) == (row.action, SIGNATURES[row.takes] + "a{sv}")
 
 
@@ -143,16 +143,16 @@ def test_a_verb_and_its_options_are_introspected_from_its_row(monkeypatch: pytes
     row = verb_table.Verb("polish", verb_table.HOST, verb_table.WRITE, verb_table.TARGETS,
                           "all probe", "make targets shine", bus=True, deadline=5)
     monkeypatch.setitem(HOST_VERBS, "polish", row)
-    method = contract.load()[names.MANAGER].methods["Polish"]
+    method = bus_interfaces.load()[names.MANAGER].methods["Polish"]
     assert (method.takes, method.gives, method.action) == ("asa{sv}", "o", "write")
     assert method.options == {"all": "b", "probe": "b"}
-    text = contract.load()[names.MANAGER].text
+    text = bus_interfaces.load()[names.MANAGER].text
     assert "Make targets shine." in text
     assert f"all (b): {verb_table.OPTIONS['all'].help}" in text
 
 
 def test_all_that_is_introspected_is_documented() -> None:
-    for name, interface in contract.load().items():
+    for name, interface in bus_interfaces.load().items():
         if not name.startswith(names.BUS_NAME):
             continue
         root = ElementTree.fromstring(interface.text)
@@ -168,7 +168,7 @@ def test_what_is_installed_is_what_is_introspected(tmp_path: Path) -> None:
                    capture_output=True)
     folder = tmp_path / "usr" / "share" / "dbus-1" / "interfaces"
     assert {file.name: shape(file.read_text()) for file in folder.iterdir()} == {
-        f"{name}.xml": shape(interface.text) for name, interface in contract.load().items()
+        f"{name}.xml": shape(interface.text) for name, interface in bus_interfaces.load().items()
         if name.startswith(names.BUS_NAME)}
 
 
@@ -177,7 +177,7 @@ _OTHER = ("source", "destination", "status", "recover", "move", "restore", "clea
 
 
 def test_every_polkit_action_is_there() -> None:
-    from lio_handover.service.bus.authority import action_id
+    from lio_handover.service.bus.polkit import action_id
     root = ElementTree.parse(CHECKOUT / "etc" / "polkit-1" / "io.github.lio-handover1.policy")
     assert {one.get("id") for one in root.iter("action")} == {
         action_id(one) for one in verb_table.ACTIONS}
@@ -191,7 +191,8 @@ def test_nobody_may_do_anything(bus: Bus) -> None:
     with bus.held():
         bus.client().manager("Show", "asa{sv}", [], options({}))
         asked = inbus.call_everything(NOBODY, bus.address)
-    assert {(handover_path(bus), name) for name in contract.load()[names.HANDOVER].methods} <= {
+    assert {(handover_path(bus), name)
+            for name in bus_interfaces.load()[names.HANDOVER].methods} <= {
         (path, member) for path, _interface, member, _answer in asked}
     for path, interface, member, answer in asked:
         free = interface in (names.INTROSPECTABLE, names.PEER)
@@ -648,15 +649,16 @@ def test_other_elements_are_no_names(element: str) -> None:
     ("(su)", ("x",)), ("t", "x"), ("(uus)", (1, 2))])
 def test_what_has_no_place_in_a_message_is_an_error_and_not_the_end(
         signature: str, value: Any) -> None:
-    from lio_handover.service.bus import wire
-    with pytest.raises(wire.Wrong):
-        wire.typed(signature, value)
+    from lio_handover.service.bus import marshal
+    with pytest.raises(marshal.Wrong):
+        marshal.typed(signature, value)
 
 
 def test_text_is_made_fit_for_a_message() -> None:
-    from lio_handover.service.bus import wire
-    assert wire.typed("s", "a\0b\udcff") == "a\\0b\\udcff"
-    assert wire.plain(wire.variant({"a": [1, "x"], "b": [], "c": True, "d": 1.5, "e": {}})) == {
+    from lio_handover.service.bus import marshal
+    assert marshal.typed("s", "a\0b\udcff") == "a\\0b\\udcff"
+    assert marshal.plain(marshal.variant({"a": [1, "x"], "b": [], "c": True, "d": 1.5,
+                                          "e": {}})) == {
         "a": [1, "x"], "b": [], "c": True, "d": 1.5, "e": {}}
 
 

@@ -75,7 +75,7 @@ def parser(verb: str = "") -> Parser:
             for taken in row.typed if verb else ():
                 _add(command, taken)
             for option in COMMON if verb else ():
-                _add(command, OPTIONS[option], argparse.SUPPRESS)  # a value from before the verb stays
+                _add(command, OPTIONS[option], argparse.SUPPRESS)  # a value before the verb stays
     return program
 
 

@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from .. import errors
-from ..client.ssh import ServiceInfo, RemoteService
+from ..client.ssh import RemoteService, ServiceInfo
 from ..document import document as documents
 from ..handover.reply import Reply
 from ..model import fabrics

@@ -1,8 +1,8 @@
 """The daemon lio-handoverd: a host's verbs and handovers as objects on the system bus.
 
-    message ─▶ dispatch ─▶ authority ─▶ objects ─▶ jobs ─▶ child process (worker) ─▶ the façade
+    message ─▶ dispatcher ─▶ polkit ─▶ objects ─▶ jobs ─▶ worker process ─▶ local/verbs.py
 
-The main process touches neither configfs nor documents: what the kernel, or a file, does not
-come back from is lost with one child.  The XML in interfaces/ is the contract: it is served, it
-says who may call what, and calls are checked against it.
+The main process touches neither configfs nor documents: an access that the kernel does not return
+from hangs one worker process.  The service serves the XML in interfaces/, takes each method's
+polkit action from it, and checks calls against it.
 """

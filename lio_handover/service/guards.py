@@ -1,8 +1,8 @@
-"""The child that guards the targets of handovers (local/guard.py): it is told to look by a line, by
-inotify and by time, and it acts by itself.
+"""The worker that guards the targets of handovers (local/guard.py): it looks at each line of input,
+at events of inotify and from time to time, and acts by itself.
 
-Out: {"warn": text, "handover": id, "target": names}, {"busy": whether it acts}, and where it can't
-look {"failed": why}.
+Its output: {"warn": text, "handover": id, "target": names}, {"busy": whether it acts}, and where it
+cannot look {"failed": why}.
 """
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from ..client import ssh
 from ..local.guard import SOON, Guard
 from ..local.ours import Ours
 
-#: Seconds in which what is told is taken together.
+#: Seconds in which several events make one look.
 TOGETHER = 0.02
 
 Say = Callable[[Dict[str, Any]], None]
 
 
 def guards(config: str, say: Say) -> None:
-    """Until standard input ends."""
+    """Guard targets until standard input ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # what is being changed is made whole
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a change that has begun is finished
 
     def core() -> Ours:
         return Ours(settings.load(config) if config else settings.load())

@@ -1,4 +1,5 @@
-"""Jobs: work in child processes, watched, and its outcome for as long as somebody may want it."""
+"""Jobs: verbs that run in worker processes, and their results for as long as clients may read
+them."""
 from __future__ import annotations
 
 import fcntl
@@ -15,24 +16,24 @@ from .. import dbus_names, errors
 from ..protocol import table
 from ..system.journald import ERR, NOTICE, Log
 from ..verb_table import DOCUMENT, HOST_VERBS, WRITE
-from .bus.dispatch import LATER, Call, Node, Tree
-from .children import Child, Spare
+from .bus.dispatcher import DEFERRED, BusObject, Call, ObjectTree
+from .worker_process import WorkerPool, WorkerProcess
 
 RUNNING, CANCELLING, DONE, FAILED, CANCELLED = "running", "cancelling", "done", "failed", \
     "cancelled"
-#: How many run at once, and how many of one user who is not root.
+#: Jobs that may run at once, and those of a user who is not root.
 MOST, MOST_OF_ONE = 16, 8
-#: How many that have ended are kept, and for how many seconds at least where there are no more.
+#: Ended jobs that are kept, and the seconds that each of them is kept.
 KEPT, KEPT_SECONDS = 64, 3600
 #: Seconds between two signals about progress.
 OFTEN = 0.2
-#: A request is no larger, and what Read gives at once.
+#: Bytes of the largest request, and the most bytes that Read returns.
 REQUEST, CHUNK = 1 << 22, 1 << 22
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
 
-class Job(Node):
-    """One verb at work, or what became of it."""
+class Job(BusObject):
+    """A verb that runs, or its result."""
 
     interfaces = (dbus_names.JOB,)
 
@@ -51,9 +52,9 @@ class Job(Node):
         self.result: Mapping[str, Any] = {}
         self.size, self.secret = 0, False
         self.started, self.ended = _now(), 0
-        self.alive = self.told = self.aged = time.monotonic()
+        self.last_message = self.last_signal = self.kept_since = time.monotonic()
         self.data = os.memfd_create("lio-handover", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        self.child: Optional[Child] = None
+        self.child: Optional[WorkerProcess] = None
         self.process = 0
         self.waiting: List[Callable[[], None]] = []
         self._pending = 0
@@ -74,12 +75,12 @@ class Job(Node):
                 "User": self.user, "Process": self.process, "Error": self.error,
                 "Result": self.result, "Size": self.size, "Secret": self.secret}
 
-    # ---- what the child says ---
-    def said(self, words: Mapping[str, Any]) -> None:
-        if "alarm" in words:  # by its clock, which goes on while its work hangs
-            self._raise(words["alarm"])
+    # ---- messages of the worker ---
+    def on_message(self, words: Mapping[str, Any]) -> None:
+        if "alarm" in words:  # the worker's timer goes on while its work hangs
+            self._alarm(words["alarm"])
             return
-        self.alive = time.monotonic()
+        self.last_message = time.monotonic()
         if self.alarm:
             self.alarm = ""
             self._changed("Alarm")
@@ -87,7 +88,7 @@ class Job(Node):
             number, total, what = words["progress"]
             self.step = (number, total, what)
             if not self._pending:
-                wait = max(0.0, OFTEN - (self.alive - self.told))
+                wait = max(0.0, OFTEN - (self.last_message - self.last_signal))
                 self._pending = GLib.timeout_add(int(wait * 1000), self._tell)
         elif "about" in words:
             self.handover, self.targets = words["about"], words["targets"]
@@ -105,12 +106,12 @@ class Job(Node):
             self._outcome = CANCELLED if words["error"] == "Interrupted" else FAILED
 
     def _tell(self) -> bool:
-        self._pending, self.told = 0, time.monotonic()
+        self._pending, self.last_signal = 0, time.monotonic()
         self._changed("Step", "Progress")
         return False
 
     def exited(self, code: int) -> None:
-        """The process is gone, whatever it has said.  The objects are brought up to date first."""
+        """The worker has exited.  The objects are brought up to date before the job ends."""
         if not self._outcome and self.state == CANCELLING and code == -signal.SIGTERM:
             self._outcome = CANCELLED
             self.error = (dbus_names.ERROR + "Interrupted",
@@ -124,7 +125,7 @@ class Job(Node):
 
     def _end(self) -> None:
         self.state, self.ended, self.child = self._outcome, _now(), None
-        self.aged = time.monotonic()  # from now on, whatever clocks are set to
+        self.kept_since = time.monotonic()  # monotonic, as clocks may be set
         if self._pending:
             GLib.source_remove(self._pending)
             self._pending = 0
@@ -137,18 +138,18 @@ class Job(Node):
                   + (f": {self.error[1]}" if self.error[1] else ""),
                   ERR if self.state == FAILED else NOTICE)
         waiting, self.waiting = self.waiting, []
-        for one in waiting:
-            one()
+        for resume in waiting:
+            resume()
         self.jobs.ended()
 
-    def look(self) -> None:
-        """Raise the alarm where it shows no sign of life."""
-        silent = time.monotonic() - self.alive
+    def check_alive(self) -> None:
+        """Raise the alarm where the worker has not written a line for ``deadline`` seconds."""
+        silent = time.monotonic() - self.last_message
         if self.running and not self.alarm and silent > self.deadline:
-            self._raise(f"{self.operation}: no sign of life for {silent:.0f} s")
+            self._alarm(f"{self.operation}: no sign of life for {silent:.0f} s")
 
-    def _raise(self, why: str) -> None:
-        """The alarm, with where it stands; what was found first stays."""
+    def _alarm(self, why: str) -> None:
+        """Raise an alarm with the job's step; the first alarm stays."""
         if self.alarm:
             return
         number, total, what = self.step
@@ -184,7 +185,7 @@ class Job(Node):
         self.waiting.append(ended)
         if timeout:
             source = GLib.timeout_add(min(timeout // 1000 + 1, 1 << 31), over)
-        return LATER
+        return DEFERRED
 
     def _own(self, call: Call, then: Callable[[], None]) -> Any:
         def work() -> None:
@@ -195,7 +196,7 @@ class Job(Node):
             work()
         else:
             call.allowed(WRITE, work)
-        return LATER
+        return DEFERRED
 
     def cancel(self, call: Call, options: Mapping[str, Any]) -> Any:
         call.options(options)
@@ -234,33 +235,34 @@ class Job(Node):
             call.allowed(DOCUMENT, then)
         else:
             then()
-        return LATER
+        return DEFERRED
 
 
 class Jobs:
     """Starts jobs, keeps them, and watches them."""
 
-    def __init__(self, tree: Tree, log: Log) -> None:
+    def __init__(self, tree: ObjectTree, log: Log) -> None:
         self.tree, self.log = tree, log
-        self.spare = Spare()
-        # Who still waits for a job of before a restart is not given another's.  The time would not
-        # do: clocks are set back, and there may be more than one job a second.
+        self.spare = WorkerPool()
+        # Job numbers are never reused: a client that waits across a restart cannot get another
+        # job's result.  They are not times, as clocks are set back, and jobs may start at once.
         self._next = 1 + secrets.randbelow(1 << 31)
         self._kept: Dict[int, Job] = {}
         GLib.timeout_add(1000, self._look)
 
     def targets_of(self, handover: str) -> Sequence[str]:
-        """Of a handover, where this host has it."""
+        """The targets of a handover; none where this host does not know the handover."""
         node = self.tree.nodes.get(dbus_names.path(dbus_names.HANDOVERS, handover))
-        found: Sequence[str] = node.properties(dbus_names.HANDOVER)["Targets"] if node else ()
-        return found
+        targets: Sequence[str] = node.properties(dbus_names.HANDOVER)["Targets"] if node else ()
+        return targets
 
     def start(self, request: Mapping[str, Any], documents: Sequence[int], user: int) -> Job:
-        """Begin a verb.  ``documents``: descriptors, which are closed here.  Raises TooMany."""
+        """Start a verb.  ``documents``: descriptors, which are closed here.  Raises TooMany,
+        BadCall."""
         try:
             running = [job for job in self._kept.values() if job.running]
             if len(running) >= MOST or user and len(
-                    [one for one in running if one.user == user]) >= MOST_OF_ONE:
+                    [job for job in running if job.user == user]) >= MOST_OF_ONE:
                 raise errors.TooMany(f"{len(running)} jobs are running")
             data = json.dumps(request).encode()
             if len(data) > REQUEST:
@@ -283,7 +285,7 @@ class Jobs:
         try:
             os.pwrite(request, data, 0)
             child = self.spare.take()
-            child.said, child.ended = job.said, job.exited
+            child.said, child.ended = job.on_message, job.exited
             child.ask([request, job.data, *documents])
             job.child, job.process = child, child.pid
         finally:
@@ -295,17 +297,17 @@ class Jobs:
             self.tree.remove(job.path)
 
     def ended(self) -> None:
-        """One has ended: forget the oldest of too many."""
-        over = [job for job in self._kept.values() if not job.running]
-        for one in over[:max(0, len(over) - KEPT)]:
-            self.forget(one)
+        """A job has ended: forget the oldest of too many."""
+        ended_jobs = [job for job in self._kept.values() if not job.running]
+        for job in ended_jobs[:max(0, len(ended_jobs) - KEPT)]:
+            self.forget(job)
 
     def _look(self) -> bool:
         old = time.monotonic() - KEPT_SECONDS
         for job in list(self._kept.values()):
             if job.running:
-                job.look()
-            elif job.aged < old:
+                job.check_alive()
+            elif job.kept_since < old:
                 self.forget(job)
         return True
 
@@ -318,7 +320,7 @@ def _now() -> int:
 
 
 def _where(pid: int) -> str:
-    """Where in the kernel a process stands."""
+    """A process's state, and the kernel function that it waits in, in words."""
     try:
         with open(f"/proc/{pid}/stat") as file:
             letter = file.read().rpartition(")")[2].split()[0]

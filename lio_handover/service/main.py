@@ -1,4 +1,4 @@
-"""From start to end: one connection, one loop."""
+"""The daemon from start to end: one connection to the bus, one main loop."""
 from __future__ import annotations
 
 import argparse
@@ -15,14 +15,14 @@ from gi.repository import GLib
 from .. import __version__, dbus_names, errors, settings
 from ..kernel.facts import boot_id
 from ..system.journald import NOTICE, Log
-from .bus import contract
-from .bus.authority import Authority
-from .bus.dispatch import Tree
+from .bus import interfaces
+from .bus.dispatcher import ObjectTree
+from .bus.polkit import Authority
 from .follower import Follower
+from .inventory import Inventory
 from .jobs import Jobs
 from .manager import Manager
 from .requests import Requests
-from .survey import Survey
 from .uploads import Uploads
 from .watcher import Watcher
 
@@ -48,19 +48,21 @@ class Daemon:
         self.loop = GLib.MainLoop()
         self.code = 0
         limits = settings.load(config) if config else settings.load()
-        self.tree = Tree(connection, contract.load(), Authority(connection, limits.group), log)
-        self.survey = Survey(self.tree, config, limits.state_directory, log)
+        self.tree = ObjectTree(connection, interfaces.load(), Authority(connection, limits.group),
+                               log)
+        self.inventory = Inventory(self.tree, config, limits.state_directory, log)
         self.follower = Follower(config, log)
         self.watcher = Watcher(config, os.path.join(limits.state_directory, "handovers"), log)
-        self.survey.looked = self._looked
+        self.inventory.looked = self._looked
         self.jobs = Jobs(self.tree, log)
-        self.tree.refresh = self.survey.refresh
+        self.tree.refresh = self.inventory.refresh
         requests = Requests(self.jobs, Uploads(limits.document_bytes), config)
-        self.survey.requests = requests
-        self.tree.add(Manager(self.tree, self.survey, requests, boot_id()))
+        self.inventory.requests = requests
+        self.tree.add(Manager(self.tree, self.inventory, requests, boot_id()))
 
     def run(self) -> int:
-        """Own the name and serve.  Raises NoService where somebody else owns it."""
+        """Own the bus name and serve; the exit code.  Raises NoService where another process owns
+        the name."""
         for number in (signal.SIGTERM, signal.SIGINT):
             GLib.unix_signal_add(GLib.PRIORITY_HIGH, number, self._stop)
         self.connection.set_exit_on_disconnect(False)
@@ -69,7 +71,7 @@ class Daemon:
                 != dbus.bus.REQUEST_NAME_REPLY_PRIMARY_OWNER:
             raise errors.NoService(f"another process owns {dbus_names.BUS_NAME}",
                                    do="systemctl status lio-handoverd")
-        self.survey.refresh(lambda: None)
+        self.inventory.refresh(lambda: None)
         self.jobs.spare.prepare()
         self.follower.start()
         self.watcher.start()
@@ -91,12 +93,12 @@ class Daemon:
         self._stop()
 
     def _stop(self) -> bool:
-        """Take nothing new; end when what is being changed is whole again."""
+        """Take no new calls; end once the running jobs have ended."""
         try:
             self.connection.release_name(dbus_names.BUS_NAME)
         except dbus.DBusException:
             pass  # the bus is gone
-        self.survey.stop()
+        self.inventory.stop()
         self.follower.stop()
         self.watcher.stop()
         self.jobs.spare.dismiss()
@@ -113,7 +115,7 @@ class Daemon:
         return False
 
     def _mark(self, there: bool) -> None:
-        """Say to clients on this host that it is worth asking the bus."""
+        """Create or remove the file that tells clients on this host that the service runs."""
         if not self.marked:
             return
         try:
@@ -128,26 +130,26 @@ class Daemon:
 
 
 def connection(bus: str) -> Any:
-    """A connection of our own to the bus: ``system``, ``session`` or an address."""
+    """A private connection to a bus: ``system``, ``session`` or an address."""
     known = {"system": dbus.bus.BUS_SYSTEM, "session": dbus.bus.BUS_SESSION}
     return dbus.bus.BusConnection(known.get(bus, bus), mainloop=DBusGMainLoop())
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line of the service; lio-handoverd(8) is made of it."""
-    made = argparse.ArgumentParser(
+    """The parser of the service's command line; lio-handoverd(8) is made from it."""
+    commands = argparse.ArgumentParser(
         prog=PROG, description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--version", action="version", version=f"{PROG} {__version__}",
-                      help="show the version and end")
-    made.add_argument("--bus", default="system", metavar="BUS",
-                      help="system (the default), session, or the address of a bus")
-    made.add_argument("--config", default="", metavar="FILE",
-                      help="instead of /etc/lio-handover/lio-handover.conf")
-    return made
+    commands.add_argument("--version", action="version", version=f"{PROG} {__version__}",
+                          help="show the version and end")
+    commands.add_argument("--bus", default="system", metavar="BUS",
+                          help="system (the default), session, or the address of a bus")
+    commands.add_argument("--config", default="", metavar="FILE",
+                          help="instead of /etc/lio-handover/lio-handover.conf")
+    return commands
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
-    """Serve until told to stop; the exit code."""
+    """Serve until SIGTERM or SIGINT; the exit code."""
     args = parser().parse_args(argv)
     os.umask(0o077)
     try:

@@ -1,4 +1,4 @@
-"""The root object: the host's own verbs, and the beginnings of handovers."""
+"""The root object: the host's own verbs, and verbs that begin a handover."""
 from __future__ import annotations
 
 import os
@@ -6,18 +6,19 @@ from typing import Any, Callable, Mapping, Sequence
 
 from .. import __version__, dbus_names, errors
 from ..document import document
-from .bus.dispatch import LATER, Call, Node, Tree
+from .bus.dispatcher import DEFERRED, BusObject, Call, ObjectTree
+from .inventory import HandoverObject, Inventory, TargetObject
 from .requests import Requests
-from .survey import Handover, Survey, Target
 
 
-class Manager(Node):
+class Manager(BusObject):
     interfaces = (dbus_names.MANAGER, dbus_names.OBJECT_MANAGER)
 
-    def __init__(self, tree: Tree, survey: Survey, requests: Requests, boot_id: str) -> None:
+    def __init__(self, tree: ObjectTree, inventory: Inventory, requests: Requests,
+                 boot_id: str) -> None:
         super().__init__(dbus_names.ROOT)
-        self.tree, self.survey, self.requests, self.boot_id = tree, survey, requests, boot_id
-        survey.stale_changed = lambda: tree.changed(self, dbus_names.MANAGER, ["Stale"])
+        self.tree, self.inventory, self.requests, self.boot_id = tree, inventory, requests, boot_id
+        inventory.stale_changed = lambda: tree.changed(self, dbus_names.MANAGER, ["Stale"])
 
     def properties(self, interface: str) -> Mapping[str, Any]:
         if interface != dbus_names.MANAGER:
@@ -25,7 +26,7 @@ class Manager(Node):
         return {"Version": __version__, "ApiVersion": dbus_names.API_VERSION,
                 "DocumentVersion": document.VERSION, "Features": ["descriptors", "uploads"],
                 "Host": os.uname().nodename, "Kernel": os.uname().release,
-                "BootId": self.boot_id, "Stale": self.survey.stale}
+                "BootId": self.boot_id, "Stale": self.inventory.stale}
 
     def verb(self, call: Call, *args: Any) -> Any:
         return self.requests.verb(call, "", *args)
@@ -35,24 +36,24 @@ class Manager(Node):
         call.options(options)
         return self._list(call, lambda: [
             (node.name, path) for path, node in self.tree.below(dbus_names.TARGETS)
-            if isinstance(node, Target)])
+            if isinstance(node, TargetObject)])
 
     def list_handovers(self, call: Call, options: Mapping[str, Any]) -> Any:
         call.options(options)
         return self._list(call, lambda: [
             (node.id, path) for path, node in self.tree.below(dbus_names.HANDOVERS)
-            if isinstance(node, Handover)])
+            if isinstance(node, HandoverObject)])
 
-    def _list(self, call: Call, found: Callable[[], Sequence[Any]]) -> Any:
-        """Answer with what the host has now, or not at all."""
+    def _list(self, call: Call, objects: Callable[[], Sequence[Any]]) -> Any:
+        """Answer with the host's objects now, or with an error where they may be stale."""
         def looked() -> None:
-            if self.survey.stale:
-                call.fail(getattr(errors, self.survey.error)(self.survey.stale,
-                                                             do="see the property Stale"))
+            if self.inventory.stale:
+                call.fail(getattr(errors, self.inventory.error)(self.inventory.stale,
+                                                                do="see the property Stale"))
             else:
-                call.reply(found())
-        self.survey.refresh(looked)
-        return LATER
+                call.reply(objects())
+        self.inventory.refresh(looked)
+        return DEFERRED
 
     def upload(self, call: Call, token: str, chunk: bytes, options: Mapping[str, Any]) -> Any:
         call.options(options)

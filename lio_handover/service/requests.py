@@ -1,4 +1,4 @@
-"""Calls → requests to a worker: what is wrong with a call is said before a job is made."""
+"""Calls → requests to a worker; a wrong call is refused before a job is made."""
 from __future__ import annotations
 
 import os
@@ -8,26 +8,26 @@ from typing import Any, Callable, List, Mapping, Sequence
 from .. import errors
 from ..verb_table import (A_DOCUMENT, ASSERTIONS, FORCE, FORCING, HOST, MESSAGES, NEW_TARGETS,
                           NOTHING, READ, WRITE)
-from .bus.dispatch import LATER, Call, Standard
+from .bus.dispatcher import DEFERRED, Call, Standard
 from .jobs import Jobs
 from .uploads import Uploads
 
 
 class Requests:
-    """Makes jobs of calls.  The descriptors in a call are closed here, whatever comes of it."""
+    """Makes jobs of calls.  The descriptors of a call are closed here in any case."""
 
     def __init__(self, jobs: Jobs, uploads: Uploads, config: str) -> None:
         self.jobs, self.uploads, self.config = jobs, uploads, config
 
     def verb(self, call: Call, handover: str, *args: Any) -> Any:
-        """Have a verb carried out.  ``handover``: the id of whose object was called, or ""."""
+        """Start a job for a verb.  ``handover``: the id of the called object's handover, or ""."""
         assert call.method.verb
         verb, takes = call.method.verb.verb, call.method.verb.takes
         what: Sequence[Any] = args[0] if takes != NOTHING else ()
         descriptors: List[int] = list(what) if takes in (A_DOCUMENT, MESSAGES) else []
         with _closing(descriptors):
             options = call.options(args[-1])
-            if takes == NEW_TARGETS:  # what comes of it is found by its id, whatever that is
+            if takes == NEW_TARGETS:  # the new handover needs an id
                 handover = options["handover"] or str(uuid.uuid4())
             request = {**options, "verb": verb.name, "role": verb.role if verb.role != HOST else "",
                        "handover": handover, "targets": [] if descriptors else _targets(what),
@@ -39,14 +39,14 @@ class Requests:
                 raise Standard("InvalidArgs", f"{call.method.name} takes one document: a "
                                "descriptor, or the option upload")
         actions = [FORCE] if any(options[word] for word in FORCING) else []
-        if options["probe"] and verb.action == READ:  # it makes something, if only for a moment
+        if options["probe"] and verb.action == READ:  # a probe makes a temporary nexus
             actions.append(WRITE)
         self._start(call, request, descriptors, actions)
-        return LATER
+        return DEFERRED
 
     def _start(self, call: Call, request: Mapping[str, Any], documents: List[int],
                actions: Sequence[str]) -> None:
-        """Start a job once the caller may do all of it."""
+        """Start a job once the caller is authorized for all ``actions``."""
         def start() -> None:
             whole = {**request, "config": self.config, "limited": call.caller.limited,
                      "by": f"user {call.caller.uid} ({call.caller.sender})"}
@@ -56,12 +56,12 @@ class Requests:
         def next_one(left: Sequence[str]) -> Callable[[], None]:
             return start if not left else lambda: call.allowed(left[0], next_one(left[1:]))
 
-        call.last = lambda: _close(documents)
+        call.on_error = lambda: _close(documents)
         next_one(actions)()
 
 
 class _closing:
-    """Descriptors that are closed where what is done with them fails."""
+    """Close descriptors where the block raises."""
 
     def __init__(self, descriptors: List[int]) -> None:
         self.descriptors = descriptors

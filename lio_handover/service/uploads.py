@@ -1,4 +1,4 @@
-"""Documents that come in pieces, from connections that can't pass descriptors."""
+"""Documents in chunks, from connections that cannot pass descriptors."""
 from __future__ import annotations
 
 import os
@@ -9,7 +9,7 @@ from gi.repository import GLib
 
 from .. import errors
 
-#: How many of one user at once, of all, and seconds after the last piece that one is kept.
+#: Uploads of a user at once; of all users; seconds after the last chunk that an upload is kept.
 MOST_OF_ONE, MOST, KEPT = 4, 16, 600
 
 
@@ -22,52 +22,53 @@ class _Upload:
 
 
 class Uploads:
-    """By token; who does not own one can't tell whether it is there."""
+    """Uploads by token.  A caller cannot learn whether another user's token exists."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self._by_token: Dict[str, _Upload] = {}
 
     def put(self, token: str, chunk: bytes, user: int) -> str:
-        """Append to an upload, or begin one; its token.  Raises TooMany, TooLarge, BadFile."""
+        """Append to an upload, or, for token "", begin an upload; its token.  Raises TooMany,
+        TooLarge, BadFile."""
         if token:
-            one = self._find(token, user)
+            upload = self._find(token, user)
         else:
             mine = [upload for upload in self._by_token.values() if upload.user == user]
             if len(self._by_token) >= MOST or len(mine) >= MOST_OF_ONE:
                 raise errors.TooMany(f"{len(mine)} uploads of user {user} are not used yet")
-            token, one = secrets.token_hex(16), _Upload(user)
-            self._by_token[token] = one
-        if one.size + len(chunk) > self.limit:
+            token, upload = secrets.token_hex(16), _Upload(user)
+            self._by_token[token] = upload
+        if upload.size + len(chunk) > self.limit:
             self._drop(token)
             raise errors.TooLarge(f"the upload has more than {self.limit} bytes",
                                   do="export the document again, or raise [limits] document")
-        os.pwrite(one.fd, chunk, one.size)
-        one.size += len(chunk)
-        if one.timer:
-            GLib.source_remove(one.timer)
-        one.timer = GLib.timeout_add_seconds(KEPT, self._expired, token)
+        os.pwrite(upload.fd, chunk, upload.size)
+        upload.size += len(chunk)
+        if upload.timer:
+            GLib.source_remove(upload.timer)
+        upload.timer = GLib.timeout_add_seconds(KEPT, self._expired, token)
         return token
 
     def take(self, token: str, user: int) -> int:
-        """The descriptor of an upload, which is its taker's now.  Raises BadFile."""
-        one = self._find(token, user)
-        GLib.source_remove(one.timer)
+        """The descriptor of an upload; the caller has to close it.  Raises BadFile."""
+        upload = self._find(token, user)
+        GLib.source_remove(upload.timer)
         del self._by_token[token]
-        return one.fd
+        return upload.fd
 
     def _find(self, token: str, user: int) -> _Upload:
-        one = self._by_token.get(token)
-        if one is None or one.user != user:
+        upload = self._by_token.get(token)
+        if upload is None or upload.user != user:
             raise errors.BadFile(f"there is no upload {token[:40]!a}",
                                  do="Upload the document again")
-        return one
+        return upload
 
     def _drop(self, token: str) -> None:
-        one = self._by_token.pop(token)
-        if one.timer:
-            GLib.source_remove(one.timer)
-        os.close(one.fd)
+        upload = self._by_token.pop(token)
+        if upload.timer:
+            GLib.source_remove(upload.timer)
+        os.close(upload.fd)
 
     def _expired(self, token: str) -> bool:
         self._by_token[token].timer = 0

@@ -1,5 +1,5 @@
-"""Has a child look after the targets of handovers, whatever somebody else does to them: see
-local/guard.py.  It is told to look when a journal was written; the kernel tells it the rest."""
+"""The worker process that guards the targets of handovers against changes by others (guards.py,
+local/guard.py).  It is asked to look when a journal was written; the kernel tells it the rest."""
 from __future__ import annotations
 
 import os
@@ -8,18 +8,18 @@ from typing import Any, Dict, Optional
 from gi.repository import GLib
 
 from ..system.journald import Log
-from .children import Child
+from .worker_process import WorkerProcess
 
-#: Milliseconds until another child is begun for one that ended.
+#: Milliseconds until another worker is started after one has ended.
 AGAIN = 5000
 
 
 class Watcher:
-    """One child, once there is a handover in ``folder``.  ``busy``: it has not ended yet."""
+    """One worker, once ``folder`` has a handover.  ``busy``: whether the worker runs."""
 
     def __init__(self, config: str, folder: str, log: Log) -> None:
         self._config, self._folder, self._log = config, folder, log
-        self._child: Optional[Child] = None
+        self._child: Optional[WorkerProcess] = None
         self._stopped = False
         self._failed = ""
 
@@ -29,12 +29,12 @@ class Watcher:
 
     def start(self) -> bool:
         if not self._stopped and self._child is None and self._wanted():
-            self._child = Child("--guards", self._config)
+            self._child = WorkerProcess("--guards", self._config)
             self._child.said, self._child.ended = self._said, self._ended
         return False
 
     def look(self) -> None:
-        """Something may have begun or ended."""
+        """Have the worker look: a handover may have begun or ended."""
         if self._child:
             self._child.ask()
         else:
@@ -47,7 +47,7 @@ class Watcher:
             return False
 
     def stop(self) -> None:
-        """The child ends when what it changes is whole again."""
+        """Tell the worker to end; it finishes a change that has begun."""
         self._stopped = True
         if self._child:
             self._child.dismiss()

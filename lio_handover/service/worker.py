@@ -1,16 +1,16 @@
-"""One verb in a process of its own: a request comes in, lines of JSON go out.
+"""A worker process: it runs a verb for a request, and writes lines of JSON.
 
     python3 -m lio_handover.service.worker            one request, then the end
-    python3 -m lio_handover.service.worker --surveys  a line in: what this host has out
+    python3 -m lio_handover.service.worker --surveys  a line in: this host's state out
     python3 -m lio_handover.service.worker --follows  a line in: the copies follow the APTPL files
     python3 -m lio_handover.service.worker --guards   see guards.py
 
-Standard input is a socket.  A request is one byte with descriptors: the request itself, a file
-for the data that the verb hands out, and the documents or messages that it takes.
+Standard input is a socket.  A request is one byte with descriptors: the request itself, a file for
+the verb's data, and the documents or messages that the verb takes.
 
-Lines: {"progress": [number, total, what]}, {"about": handover, "targets": […]}, {"alarm": why},
-{"data": bytes, "secret": …} once those are written, and at the end {"result": …} or {"error": name,
-…}; for a survey {"survey": …} or {"failed": why, "error": name}.  Nothing in them is a secret.
+Lines: {"progress": [number, total, step]}, {"about": handover, "targets": […]}, {"alarm": why},
+{"data": bytes, "secret": …} once the data is written, and at the end {"result": …} or {"error":
+name, …}; for --surveys {"survey": …} or {"failed": why, "error": name}.  No line has a secret.
 """
 from __future__ import annotations
 
@@ -41,21 +41,21 @@ from ..verb_table import A_DOCUMENT, HOST_VERBS, READ, TARGETS
 from ..views import json_view
 from .guards import guards
 
-#: No more descriptors come along: what a message of the bus may have, and two.
+#: Descriptors of the largest request: those that a D-Bus message may have, and two.
 MOST = 18
-#: Seconds between two words about progress in steps of one kind.
+#: Seconds between two lines about progress in steps of one slot.
 OFTEN = 0.05
 
-#: What a verb comes to: its result, its data, and whether those are secret.
-Came = Tuple[Dict[str, Any], bytes, bool]
+#: (a verb's result, its data, whether the data is secret).
+JobResult = Tuple[Dict[str, Any], bytes, bool]
 
 
 class Stopped(BaseException):
-    """Told to stop while nothing was being changed."""
+    """SIGTERM came while nothing was being changed."""
 
 
 class Work:
-    """A request being carried out."""
+    """A request that is being run."""
 
     def __init__(self, request: Mapping[str, Any], answer: int, documents: Sequence[int]) -> None:
         self.request, self.answer, self.documents = request, answer, documents
@@ -81,17 +81,19 @@ class Work:
             self._last, self._slot = now, step.slot
             say({"progress": [number + 1, total, step.description]})
 
-    def inside(self, found: Sequence[Tuple[str, str]]) -> None:
-        """Who is let in by the group alone may touch what lies in the configured storage."""
-        if self.request["limited"] and found:
-            state = self.core.show([f"{fabric}/{wwn}" for fabric, wwn in found])
+    def inside(self, targets: Sequence[Tuple[str, str]]) -> None:
+        """Raises StorageNotAllowed for (fabric, WWN) targets outside the configured storage, where
+        only membership of the group authorizes the caller."""
+        if self.request["limited"] and targets:
+            state = self.core.show([f"{fabric}/{wwn}" for fabric, wwn in targets])
             errors.refuse([finding for store in state.backstores
                            for finding in policy.findings(store, {}, self.core.settings)
                            if finding.error is errors.StorageNotAllowed])
 
     def may_touch(self, name: str) -> None:
-        """The same for a handover, of which this host may know its targets by other names; and
-        nobody sends root's ssh to a host of their own.  Raises StorageNotAllowed, NotAuthorized."""
+        """As `inside`, for a handover's targets, which this host may know by other names.  Such a
+        caller may not name the host for root's ssh, either.  Raises StorageNotAllowed,
+        NotAuthorized."""
         if not self.request["limited"]:
             return
         wanted, peer, folder = {*self.request["targets"]}, "", self.core.settings.state_directory
@@ -111,9 +113,9 @@ class Work:
 
 
 # ---- the verbs of one host ---
-def host_verb(work: Work) -> Came:
-    """What a verb of HOST_VERBS comes to.  Its data holds all findings, also where the verb ends
-    with the first."""
+def host_verb(work: Work) -> JobResult:
+    """Run a verb of HOST_VERBS.  The data has all findings, also where the verb fails with the
+    first of them."""
     asked, row = work.request, HOST_VERBS[work.verb]
     if row.takes == TARGETS and not asked["targets"] and not asked["all"]:
         raise errors.BadCall("no target is named", do='name targets, or set the option "all"')
@@ -131,8 +133,8 @@ def host_verb(work: Work) -> Came:
 
 
 # ---- the verbs of handovers ---
-def handover(work: Work) -> Came:
-    """What a verb of HANDOVER_VERBS answers: where it stands, and the messages as data."""
+def handover(work: Work) -> JobResult:
+    """Run a verb of HANDOVER_VERBS: the handover's state, and the whole reply as data."""
     asked, limit = work.request, work.core.settings.document_bytes
     given = [message for fd in work.documents
              for message in _messages(document_file.read_descriptor(fd, 2 * limit), 2 * limit)]
@@ -153,7 +155,7 @@ def handover(work: Work) -> Came:
 
 
 def _messages(data: bytes, limit: int) -> Sequence[messages.Message]:
-    """A list of messages; or a whole answer, of which nothing but its messages is believed."""
+    """The messages of a list of messages, or of a whole reply, whose other members are ignored."""
     if data.lstrip()[:1] == b"{":
         return reply_from_json(data).messages
     return messages.from_json(data, limit)
@@ -168,22 +170,22 @@ def _do(work: Work, every: Handovers, role: str, name: str,
                     probe=asked["probe"], progress=work.progress, stop=work.stop)
 
 
-def _of_all(work: Work, every: Handovers) -> Came:
-    """Each handover's status, or its recovery; one that fails does not keep the others."""
+def _of_all(work: Work, every: Handovers) -> JobResult:
+    """The status or the recovery of every handover; a handover that fails does not stop others."""
     asked = work.request
-    for one in every.list():
-        work.may_touch(one.id)
-    found = every.status() if work.verb == "status" else every.recover(
+    for known in every.list():
+        work.may_touch(known.id)
+    replies = every.status() if work.verb == "status" else every.recover(
         "", frozenset(asked["words"]), asked["by"], asked["allow"])
-    return {"handovers": [one.handover.id for one in found],
-            "failed": [one.handover.id for one in found if one.failed],
-            "stay": [one.handover.id for one in found if one.stays]}, _json(
-                [_answer_tree(one) for one in found]), False
+    return {"handovers": [reply.handover.id for reply in replies],
+            "failed": [reply.handover.id for reply in replies if reply.failed],
+            "stay": [reply.handover.id for reply in replies if reply.stays]}, _json(
+                [_answer_tree(reply) for reply in replies]), False
 
 
 def _answer_tree(answer: Reply) -> Dict[str, Any]:
-    one = asdict(answer.handover)
-    return {"handover": one.pop("id"), **one,
+    facts = asdict(answer.handover)
+    return {"handover": facts.pop("id"), **facts,
             "messages": [message.type.name.lower() for message in answer.messages],
             "notes": list(answer.notes), "next": answer.next, "stays": answer.stays}
 
@@ -192,34 +194,34 @@ def alarm(late: Handover, verb: str) -> None:
     say({"alarm": f"{verb} of handover {late.id} takes longer than it should"})
 
 
-# ---- what this host has ---
+# ---- this host's state ---
 def surveys(config: str) -> None:
     had = False
     for _line in sys.stdin:
         try:
-            found = survey(Ours(settings.load(config) if config else settings.load()), had)
-            had = bool(found["targets"])
-            say({"survey": found})
+            host = survey(Ours(settings.load(config) if config else settings.load()), had)
+            had = bool(host["targets"])
+            say({"survey": host})
         except Exception as error:  # noqa: B902 - a target may go while it is looked at
-            one = known(error)
-            say({"failed": one.what, "error": type(one).__name__})
+            failure = as_handover_error(error)
+            say({"failed": failure.what, "error": type(failure).__name__})
 
 
 def follows(config: str) -> None:
-    """Out: {"watch": [folders]}, and where it can't look {"failed": why}."""
-    one = Follower(Ours(settings.load(config) if config else settings.load()))
+    """Writes {"watch": [folders]}, and where it cannot look {"failed": why}."""
+    follower = Follower(Ours(settings.load(config) if config else settings.load()))
     for _line in sys.stdin:
         try:
-            one.look()
-            say({"watch": one.folders})
+            follower.look()
+            say({"watch": follower.folders})
         except Exception as error:  # noqa: B902 - another look may tell
-            say({"watch": [], "failed": known(error).what})
-    one.end()
+            say({"watch": [], "failed": as_handover_error(error).what})
+    follower.end()
 
 
 # ---- from start to end ---
 def say(words: Mapping[str, Any]) -> None:
-    """A line to the service.  Where that is gone, the work goes on."""
+    """Write a line to the service.  Where the service is gone, the work goes on."""
     try:
         sys.stdout.write(json.dumps(words) + "\n")
         sys.stdout.flush()
@@ -237,8 +239,8 @@ def _answer(work: Work, data: bytes, secret: bool) -> None:
     say({"data": len(data), "secret": secret})
 
 
-def known(error: BaseException) -> errors.HandoverError:
-    """The error, or what an error of another kind means."""
+def as_handover_error(error: BaseException) -> errors.HandoverError:
+    """The error itself, or a HandoverError for an error of another kind."""
     if isinstance(error, errors.HandoverError):
         return error
     if isinstance(error, Stopped):
@@ -253,7 +255,7 @@ def known(error: BaseException) -> errors.HandoverError:
 
 
 def run(request: Mapping[str, Any], answer: int, documents: Sequence[int]) -> int:
-    """Carry a request out; the exit code is that of the command line."""
+    """Run a request; the exit code is the command line's."""
     try:
         work = Work(request, answer, documents)
         signal.signal(signal.SIGTERM, work.signalled)
@@ -265,10 +267,10 @@ def run(request: Mapping[str, Any], answer: int, documents: Sequence[int]) -> in
         restoring.start_units(work.core, work.core.begun)
         return errors.SAME
     except BaseException as error:  # noqa: B902 - whatever it is, the service is told
-        one = known(error)
-        say({"error": type(one).__name__, "line": str(one),
-             "findings": [json_view.finding_tree(finding) for finding in one.findings]})
-        return one.code
+        failure = as_handover_error(error)
+        say({"error": type(failure).__name__, "line": str(failure),
+             "findings": [json_view.finding_tree(finding) for finding in failure.findings]})
+        return failure.code
 
 
 def main() -> int:

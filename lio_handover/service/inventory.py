@@ -1,4 +1,5 @@
-"""What this host has, as the objects of the tree: looked at by a child that may get lost."""
+"""This host's targets and handovers as D-Bus objects.  A worker process reads them, as a read may
+hang in the kernel."""
 from __future__ import annotations
 
 import os
@@ -9,13 +10,13 @@ from gi.repository import Gio, GLib
 
 from .. import dbus_names
 from ..system.journald import Log
-from .bus.dispatch import Call, Node, Tree
-from .children import Child
+from .bus.dispatcher import BusObject, Call, ObjectTree
+from .worker_process import WorkerProcess
 
 if TYPE_CHECKING:
     from .requests import Requests
 
-#: Seconds after which who waits is answered with what is known; and while the child starts.
+#: Seconds after which callers are answered from the last look; the same while the worker starts.
 PATIENCE, STARTING = 3.0, 20.0
 #: Milliseconds between two looks while a journal is written to.
 OFTEN = 500
@@ -23,47 +24,48 @@ OFTEN = 500
 Then = Callable[[], None]
 
 
-class Target(Node):
+class TargetObject(BusObject):
     interfaces = (dbus_names.TARGET,)
 
-    def __init__(self, found: Mapping[str, Any], handover: str) -> None:
-        super().__init__(dbus_names.path(dbus_names.TARGETS, found["name"]))
-        self.name: str = found["name"]
-        self.found, self.handover = found, handover
+    def __init__(self, facts: Mapping[str, Any], handover: str) -> None:
+        super().__init__(dbus_names.path(dbus_names.TARGETS, facts["name"]))
+        self.name: str = facts["name"]
+        self.facts, self.handover = facts, handover
 
     def properties(self, interface: str) -> Mapping[str, Any]:
         if interface != dbus_names.TARGET:
             return {}
         fabric, _, wwn = self.name.partition("/")
-        return {"Name": self.name, "Fabric": fabric, "Wwn": wwn, "Enabled": self.found["enabled"],
-                "Frozen": self.found["frozen"], "RestoredBy": self.found["restored_by"],
+        return {"Name": self.name, "Fabric": fabric, "Wwn": wwn, "Enabled": self.facts["enabled"],
+                "Frozen": self.facts["frozen"], "RestoredBy": self.facts["restored_by"],
                 "Handover": self.handover}
 
 
-class Handover(Node):
+class HandoverObject(BusObject):
     interfaces = (dbus_names.HANDOVER,)
 
-    def __init__(self, survey: Survey, found: Mapping[str, Any]) -> None:
-        super().__init__(dbus_names.path(dbus_names.HANDOVERS, found["id"]))
-        self.survey, self.found = survey, found
-        self.id: str = found["id"]
+    def __init__(self, inventory: Inventory, facts: Mapping[str, Any]) -> None:
+        super().__init__(dbus_names.path(dbus_names.HANDOVERS, facts["id"]))
+        self.inventory, self.facts = inventory, facts
+        self.id: str = facts["id"]
 
     def properties(self, interface: str) -> Mapping[str, Any]:
         if interface != dbus_names.HANDOVER:
             return {}
-        one = self.found
-        return {"Id": self.id, "Role": one["role"], "State": one["state"], "Means": one["means"],
-                "Epoch": one["epoch"], "Mode": one["mode"], "Targets": one["targets"],
-                "Peer": one["peer"], "Digest": one["digest"], "Busy": one["busy"],
-                "Since": int(one["since"] * 1000000), "Error": one["error"]}
+        facts = self.facts
+        return {"Id": self.id, "Role": facts["role"], "State": facts["state"],
+                "Means": facts["means"],
+                "Epoch": facts["epoch"], "Mode": facts["mode"], "Targets": facts["targets"],
+                "Peer": facts["peer"], "Digest": facts["digest"], "Busy": facts["busy"],
+                "Since": int(facts["since"] * 1000000), "Error": facts["error"]}
 
     def verb(self, call: Call, *args: Any) -> Any:
-        return self.survey.requests.verb(call, self.id, *args)
+        return self.inventory.requests.verb(call, self.id, *args)
 
 
-class Journals:
-    """Calls ``changed`` when anybody's process writes to a handover's journal: the command line, or
-    a job that is not at its end yet."""
+class JournalWatch:
+    """Calls ``changed`` when any process writes to a handover's journal: the command line, or a
+    running job."""
 
     def __init__(self, folder: str, changed: Then) -> None:
         self._folder, self._changed = folder, changed
@@ -71,14 +73,15 @@ class Journals:
         self._monitor(folder)
 
     def follow(self, ids: Collection[str]) -> None:
-        """These are there.  What happened to a new one before it was watched is asked for."""
-        for one in {*self._monitors} - {self._folder, *map(self._of, ids)}:
-            monitor = self._monitors.pop(one)
+        """Watch the journals of these handovers.  A new journal may have been written before its
+        watch, so a new one counts as changed."""
+        for path in {*self._monitors} - {self._folder, *map(self._of, ids)}:
+            monitor = self._monitors.pop(path)
             if monitor:
                 monitor.cancel()
-        new = [one for one in ids if self._of(one) not in self._monitors]
-        for one in new:
-            self._monitor(self._of(one))
+        new = [path for path in map(self._of, ids) if path not in self._monitors]
+        for path in new:
+            self._monitor(path)
         if new:
             self._changed()
 
@@ -88,41 +91,41 @@ class Journals:
     def _monitor(self, path: str) -> None:
         self._monitors[path] = None
         try:
-            made = Gio.File.new_for_path(path).monitor_directory(Gio.FileMonitorFlags.NONE, None)
+            monitor = Gio.File.new_for_path(path).monitor_directory(Gio.FileMonitorFlags.NONE, None)
         except GLib.Error:
-            return  # nothing is told then until somebody asks
-        made.set_rate_limit(OFTEN)
-        made.connect("changed", self._came)
-        self._monitors[path] = made
+            return  # the next call on an object finds the change
+        monitor.set_rate_limit(OFTEN)
+        monitor.connect("changed", self._came)
+        self._monitors[path] = monitor
 
     def _came(self, monitor: Any, file: Any, *_: Any) -> None:
         path = file.get_path()
         if monitor is self._monitors.get(self._folder) and path not in self._monitors:
-            self._monitor(path)  # before it is looked at: its first record comes later
+            self._monitor(path)  # the journal's first record comes after its folder
         self._changed()
 
 
-class Survey:
-    """Keeps the tree's targets and handovers as they are.  ``stale`` says why it can't, ``error``
-    is what that is called."""
+class Inventory:
+    """Keeps the tree's targets and handovers up to date.  ``stale``: why they may be out of date,
+    or ""; ``error``: the name of its error class."""
 
-    def __init__(self, tree: Tree, config: str, state_directory: str, log: Log) -> None:
+    def __init__(self, tree: ObjectTree, config: str, state_directory: str, log: Log) -> None:
         self.tree, self.config, self.log = tree, config, log
-        self.journals = Journals(os.path.join(state_directory, "handovers"),
-                                 lambda: self.refresh(lambda: None))
+        self.journals = JournalWatch(os.path.join(state_directory, "handovers"),
+                                     lambda: self.refresh(lambda: None))
         self.stale, self.error = "", "StillRunning"
         self.stale_changed: Then = lambda: None
         self.looked: Then = lambda: None
         self.requests: Requests
-        self._child: Optional[Child] = None
+        self._child: Optional[WorkerProcess] = None
         self._patience = STARTING
-        self._asked = 0.0  # since when an answer is awaited, 0: none is
+        self._asked = 0.0  # when the worker was asked; 0 while no answer is due
         self._again = False
-        self._now: List[Then] = []  # who waits for the answer that is awaited
-        self._next: List[Then] = []  # who came after the question was put
+        self._now: List[Then] = []  # callers that wait for this answer
+        self._next: List[Then] = []  # callers that came after the worker was asked
 
     def refresh(self, then: Then) -> None:
-        """Bring the tree up to date, then go on; also where the host does not answer."""
+        """Bring the tree up to date, then call ``then``; also where the worker does not answer."""
         if self._asked:
             self._next.append(then)
             if time.monotonic() - self._asked > self._patience:
@@ -135,7 +138,7 @@ class Survey:
         self._asked = time.monotonic()
         if self._child is None:
             self._patience = STARTING
-            self._child = Child("--surveys", self.config)
+            self._child = WorkerProcess("--surveys", self.config)
             self._child.said, self._child.ended = self._said, self._ended
         self._child.ask()
         GLib.timeout_add(int(self._patience * 1000), self._impatient, self._asked)
@@ -157,8 +160,8 @@ class Survey:
 
     def _go_on(self) -> None:
         waiting, self._now, self._next = self._now + self._next, [], []
-        for one in waiting:
-            one()
+        for resume in waiting:
+            resume()
 
     def _said(self, words: Dict[str, Any]) -> None:
         self._asked, self._patience = 0.0, PATIENCE
@@ -169,8 +172,8 @@ class Survey:
             self._say(str(words.get("failed", "the host can't be looked at")),
                       str(words.get("error", "HandoverError")))
         waiting, self._now, self._next = self._now, self._next, []
-        for one in waiting:
-            one()
+        for resume in waiting:
+            resume()
         if self._now and not self._asked:
             self._ask()
 
@@ -185,18 +188,18 @@ class Survey:
         if self._child:
             self._child.dismiss()
 
-    def _take(self, found: Mapping[str, Any]) -> None:
-        """Make the tree what was found; tell what has changed."""
+    def _take(self, host: Mapping[str, Any]) -> None:
+        """Update the tree to the host's state, and signal the changes."""
         part_of = {target: dbus_names.path(dbus_names.HANDOVERS, handover["id"])
-                   for handover in found["handovers"] for target in handover["targets"]}
+                   for handover in host["handovers"] for target in handover["targets"]}
         self._update(dbus_names.HANDOVERS, dbus_names.HANDOVER, [
-            Handover(self, handover) for handover in found["handovers"]])
+            HandoverObject(self, handover) for handover in host["handovers"]])
         self._update(dbus_names.TARGETS, dbus_names.TARGET, [
-            Target(target, part_of.get(target["name"], "/")) for target in found["targets"]])
-        self.journals.follow([handover["id"] for handover in found["handovers"]])
+            TargetObject(target, part_of.get(target["name"], "/")) for target in host["targets"]])
+        self.journals.follow([handover["id"] for handover in host["handovers"]])
         self.looked()
 
-    def _update(self, folder: str, interface: str, nodes: Sequence[Node]) -> None:
+    def _update(self, folder: str, interface: str, nodes: Sequence[BusObject]) -> None:
         wanted = {node.path: node for node in nodes}
         for path, _node in self.tree.below(folder):
             if path not in wanted:

@@ -1,7 +1,7 @@
-"""Messages → objects.  Every call goes one way: known, well formed, allowed, done, answered.
+"""Messages → objects.  Every call passes the same checks: known, well formed, authorized.
 
-There is one handler for the whole tree, so no object can be called around the authority, and no
-exception gets out but by its name.
+One handler serves the whole tree, so no call bypasses the authorization, and callers see no
+exception but as a D-Bus error's name and sentence.
 """
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ import dbus.lowlevel
 from ... import dbus_names, errors, verb_table
 from ...system.journald import Log
 from ...verb_table import READ
-from . import wire
-from .authority import Authority, Caller, NeedsPassword
-from .contract import STANDARD_NAMES, Interface, Method, node_xml
+from . import marshal
+from .interfaces import STANDARD_NAMES, Interface, Method, node_xml
+from .polkit import Authority, Caller, NeedsPassword
 
 _DBUS = "org.freedesktop.DBus.Error."
 _METHOD_CALL = 1
-#: Objects that come and go with what the host has.
+#: Paths of objects that come and go with the host's targets and handovers.
 _LOOKED_FOR = re.compile(f"{dbus_names.ROOT}/({dbus_names.TARGETS}|{dbus_names.HANDOVERS})/")
-#: Methods of Properties that say what such an object is.
+#: Methods of Properties that read such an object.
 _SHOWING = ("Get", "GetAll")
-#: What a handler returns that will answer later.
-LATER = object()
-#: Option → its type, of all verbs; what stands for one that is not given.
+#: The result of a handler that will answer later.
+DEFERRED = object()
+#: Option of any verb → its type; type → the value of an option that is not given.
 OPTIONS = {option.bus: option.type for option in verb_table.OPTIONS.values() if option.bus}
 _EMPTY: Mapping[str, Any] = {"b": False, "s": "", "u": 0, "as": []}
 
 
 class Standard(Exception):
-    """One of the bus's own errors."""
+    """An error of the D-Bus specification."""
 
     def __init__(self, name: str, text: str) -> None:
         super().__init__(text)
@@ -41,7 +41,7 @@ class Standard(Exception):
 
 
 def error_name(error: BaseException) -> Tuple[str, str]:
-    """(name on the bus, sentence) of what went wrong; nothing of what is not ours to tell."""
+    """(name on the bus, sentence) of an error; an unforeseen error's text is not told."""
     if isinstance(error, Standard):
         return error.name, str(error)
     if isinstance(error, NeedsPassword):
@@ -54,8 +54,8 @@ def error_name(error: BaseException) -> Tuple[str, str]:
                                      "was changed is not known", "see the journal, and report it")))
 
 
-class Node:
-    """An object of the tree: its own interface, and what that has to say."""
+class BusObject:
+    """An object of the tree, with its own interfaces and their properties."""
 
     interfaces: Tuple[str, ...] = ()
 
@@ -67,56 +67,57 @@ class Node:
         return {}
 
     def handler(self, method: Method) -> Callable[..., Any]:
-        """What carries a method out: called with the Call and the arguments."""
+        """The function that runs a method; it takes the Call and the arguments."""
         return self.verb if method.verb else getattr(self, python_name(method.name))
 
     def verb(self, call: Call, *args: Any) -> Any:
-        """Carry out a verb."""
+        """Run a verb."""
         raise NotImplementedError
 
 
 def python_name(member: str) -> str:
     """ListTargets → list_targets"""
-    return "".join("_" + one.lower() if one.isupper() else one for one in member).lstrip("_")
+    return "".join("_" + letter.lower() if letter.isupper() else letter
+                   for letter in member).lstrip("_")
 
 
 class Call:
-    """One method call that is allowed, and its answer."""
+    """A method call, and its answer."""
 
-    def __init__(self, tree: Tree, message: Any, method: Method, caller: Caller,
+    def __init__(self, tree: ObjectTree, message: Any, method: Method, caller: Caller,
                  interactive: bool) -> None:
         self.tree, self.message, self.method, self.caller = tree, message, method, caller
         self.interactive = interactive
         self.answered = False
-        #: What is to be done once the call is answered with an error.
-        self.last: Callable[[], None] = lambda: None
+        #: Called once the call is answered with an error.
+        self.on_error: Callable[[], None] = lambda: None
 
     def reply(self, *values: Any) -> None:
         if self.answered:
             return
-        kinds = wire.split(self.method.gives)
+        kinds = marshal.split(self.method.gives)
         if len(kinds) != len(values):
-            raise wire.Wrong(f"{self.method.name} answers {self.method.gives}")
-        typed = [wire.typed(kind, value) for kind, value in zip(kinds, values)]
+            raise marshal.Wrong(f"{self.method.name} answers {self.method.gives}")
+        typed = [marshal.typed(kind, value) for kind, value in zip(kinds, values)]
         message = self._answer()
         if not message.get_no_reply():
-            made = dbus.lowlevel.MethodReturnMessage(message)
-            made.append(*typed, signature=self.method.gives)
-            self.tree.connection.send_message(made)
+            answer = dbus.lowlevel.MethodReturnMessage(message)
+            answer.append(*typed, signature=self.method.gives)
+            self.tree.connection.send_message(answer)
 
     def fail(self, error: BaseException) -> None:
         if not self.answered:
             self.tree.refuse(self._answer(), error)
-            self.last()
+            self.on_error()
 
     def _answer(self) -> Any:
-        """The message, for the last time: it holds descriptors."""
+        """Release the message, as it has descriptors; the message."""
         self.answered, message, self.message = True, self.message, None
         return message
 
     def options(self, given: Mapping[str, Any]) -> Dict[str, Any]:
-        """Every option that any verb has, as given or as if not.  Raises BadCall for one that this
-        method does not take, or of another type."""
+        """The options of all verbs: the given values, and empty ones.  Raises BadCall for an option
+        that this method does not take, or of another type."""
         options: Dict[str, Any] = {name: _EMPTY[kind] for name, kind in OPTIONS.items()}
         for name, value in given.items():
             if name not in self.method.options:
@@ -130,30 +131,30 @@ class Call:
         return options
 
     def allowed(self, action: str, then: Callable[[], None]) -> None:
-        """Go on only if the caller may do this as well."""
+        """Call ``then`` if the caller is authorized for this action, too."""
         def checked(caller: Caller, error: Optional[Exception]) -> None:
             self.caller = caller
             if error:
                 self.fail(error)
             else:
-                self.tree.guarded(self, then)
+                self.tree.answering_errors(self, then)
         self.tree.authority.check(self.caller.sender, action, self.interactive, checked)
 
 
-class Tree:
+class ObjectTree:
     """The objects of the service on one connection."""
 
     def __init__(self, connection: Any, interfaces: Mapping[str, Interface],
                  authority: Authority, log: Log) -> None:
         self.connection, self.interfaces = connection, interfaces
         self.authority, self.log = authority, log
-        self.nodes: Dict[str, Node] = {}
-        #: Called with what goes on: brings the objects up to date first.
+        self.nodes: Dict[str, BusObject] = {}
+        #: Brings the objects up to date, then calls its argument.
         self.refresh: Callable[[Callable[[], None]], None] = lambda then: then()
         connection._register_object_path("/", self._came, None, fallback=True)
 
     # ---- objects ---
-    def add(self, node: Node) -> None:
+    def add(self, node: BusObject) -> None:
         self.nodes[node.path] = node
         if node.path != dbus_names.ROOT:
             self._signal(dbus_names.ROOT, dbus_names.OBJECT_MANAGER, "InterfacesAdded",
@@ -165,35 +166,35 @@ class Tree:
             self._signal(dbus_names.ROOT, dbus_names.OBJECT_MANAGER, "InterfacesRemoved", "oas",
                          dbus.ObjectPath(path), list(node.interfaces))
 
-    def changed(self, node: Node, interface: str, which: Sequence[str]) -> None:
-        """Tell what has changed of a node's properties."""
+    def changed(self, node: BusObject, interface: str, which: Sequence[str]) -> None:
+        """Signal changed properties of an object."""
         if self.nodes.get(node.path) is not node:
             return
         said, invalid = {}, []
         values = node.properties(interface)
         for name in which:
-            one = self.interfaces[interface].properties[name]
-            if one.emits == "true":
-                said[name] = wire.typed_variant(one.signature, values[name])
-            elif one.emits == "invalidates":
+            declared = self.interfaces[interface].properties[name]
+            if declared.emits == "true":
+                said[name] = marshal.typed_variant(declared.signature, values[name])
+            elif declared.emits == "invalidates":
                 invalid.append(name)
         if said or invalid:
             self._signal(node.path, dbus_names.PROPERTIES, "PropertiesChanged", "sa{sv}as",
                          interface, dbus.Dictionary(said, signature="sv"),
                          dbus.Array(invalid, signature="s"))
 
-    def signal(self, node: Node, interface: str, member: str, *values: Any) -> None:
+    def signal(self, node: BusObject, interface: str, member: str, *values: Any) -> None:
         signature = self.interfaces[interface].signals[member]
         self._signal(node.path, interface, member, signature,
-                     *map(wire.typed, wire.split(signature), values))
+                     *map(marshal.typed, marshal.split(signature), values))
 
     def _signal(self, path: str, interface: str, member: str, signature: str,
                 *values: Any) -> None:
-        made = dbus.lowlevel.SignalMessage(path, interface, member)
-        made.append(*values, signature=signature)
-        self.connection.send_message(made)
+        signal = dbus.lowlevel.SignalMessage(path, interface, member)
+        signal.append(*values, signature=signature)
+        self.connection.send_message(signal)
 
-    def below(self, folder: str) -> Iterator[Tuple[str, Node]]:
+    def below(self, folder: str) -> Iterator[Tuple[str, BusObject]]:
         prefix = f"{dbus_names.ROOT}/{folder}/"
         yield from ((path, node) for path, node in list(self.nodes.items())
                     if path.startswith(prefix))
@@ -211,8 +212,8 @@ class Tree:
         return dbus.lowlevel.HANDLER_RESULT_HANDLED  # type: ignore[no-any-return]
 
     def _look(self, message: Any) -> None:
-        """Answer when the host has been looked at: the object may have come since it last was, or
-        the service with this very call; and what it shows may be another's doing."""
+        """Answer after a new look at the host: the object may be newer than the last look, or this
+        call may have started the service; and another process may have changed the object."""
         def checked(_caller: Caller, error: Optional[Exception]) -> None:
             if error:
                 self._answer(message)
@@ -247,10 +248,10 @@ class Tree:
             if error:
                 call.fail(error)
             else:
-                self.guarded(call, lambda: self._carry_out(node, call))
+                self.answering_errors(call, lambda: self._carry_out(node, call))
         self.authority.check(str(message.get_sender()), method.action, interactive, checked)
 
-    def _method(self, node: Node, interface: str, member: str) -> Method:
+    def _method(self, node: BusObject, interface: str, member: str) -> Method:
         known = (*STANDARD_NAMES, *node.interfaces)
         if interface and interface not in known:
             raise Standard("UnknownInterface", f"{node.path} has no {interface}")
@@ -259,20 +260,20 @@ class Tree:
                 return self.interfaces[name].methods[member]
         raise Standard("UnknownMethod", f"{interface or node.path} has no {member}")
 
-    def guarded(self, call: Call, work: Callable[[], None]) -> None:
-        """Do something for a call; what goes wrong is its answer."""
+    def answering_errors(self, call: Call, work: Callable[[], None]) -> None:
+        """Work for a call; an exception becomes the call's answer."""
         try:
             work()
         except Exception as error:  # noqa: B902
             call.fail(error)
 
-    def _carry_out(self, node: Node, call: Call) -> None:
+    def _carry_out(self, node: BusObject, call: Call) -> None:
         try:
             given = call.message.get_args_list(byte_arrays=True)
-            if any(isinstance(arg, dict) and wire.has_descriptor(arg) for arg in given):
+            if any(isinstance(arg, dict) and marshal.has_descriptor(arg) for arg in given):
                 raise ValueError("a descriptor is no option")
-            args = [wire.plain(arg) for arg in given]
-        except (ValueError, TypeError) as error:  # a descriptor that did not come along
+            args = [marshal.plain(arg) for arg in given]
+        except (ValueError, TypeError) as error:  # a descriptor that is missing from the message
             raise Standard("InvalidArgs", str(error)) from None
         interface = str(call.message.get_interface() or "") or next(
             name for name in (*STANDARD_NAMES, *node.interfaces)
@@ -283,7 +284,7 @@ class Tree:
             self.refresh(lambda: call.reply(self._managed()))
         else:
             answer = node.handler(call.method)(call, *args)
-            if answer is not LATER:
+            if answer is not DEFERRED:
                 call.reply(*(() if answer is None else (answer,)))
 
     def refuse(self, message: Any, error: BaseException) -> None:
@@ -293,16 +294,16 @@ class Tree:
                           + " ".join("".join(traceback.format_tb(error.__traceback__)).split()))
         if not message.get_no_reply():
             self.connection.send_message(dbus.lowlevel.ErrorMessage(
-                message, name, wire.text(text)))
+                message, name, marshal.text(text)))
 
     # ---- the standard interfaces ---
-    def _introspect(self, message: Any, path: str, node: Optional[Node]) -> None:
+    def _introspect(self, message: Any, path: str, node: Optional[BusObject]) -> None:
         children = self._children(path)
         if node is None and not children:
             raise Standard("UnknownObject", f"there is no {path}")
-        made = dbus.lowlevel.MethodReturnMessage(message)
-        made.append(self.introspection(path), signature="s")
-        self.connection.send_message(made)
+        answer = dbus.lowlevel.MethodReturnMessage(message)
+        answer.append(self.introspection(path), signature="s")
+        self.connection.send_message(answer)
 
     def introspection(self, path: str) -> str:
         node = self.nodes.get(path)
@@ -319,16 +320,16 @@ class Tree:
         return {path: self._described(node) for path, node in self.nodes.items()
                 if path != dbus_names.ROOT}
 
-    def _described(self, node: Node) -> Mapping[str, Any]:
+    def _described(self, node: BusObject) -> Mapping[str, Any]:
         return {name: self._values(node, name) for name in (*STANDARD_NAMES, *node.interfaces)}
 
-    def _values(self, node: Node, interface: str) -> Any:
+    def _values(self, node: BusObject, interface: str) -> Any:
         values = node.properties(interface)
         return dbus.Dictionary(
-            {one.name: wire.typed_variant(one.signature, values[one.name])
-             for one in self.interfaces[interface].properties.values()}, signature="sv")
+            {declared.name: marshal.typed_variant(declared.signature, values[declared.name])
+             for declared in self.interfaces[interface].properties.values()}, signature="sv")
 
-    def _properties(self, node: Node, call: Call, args: Sequence[Any]) -> None:
+    def _properties(self, node: BusObject, call: Call, args: Sequence[Any]) -> None:
         interface = args[0]
         if interface not in (*STANDARD_NAMES, *node.interfaces):
             raise Standard("UnknownInterface", f"{node.path} has no {interface}")
@@ -340,5 +341,5 @@ class Tree:
             raise Standard("UnknownProperty", f"{interface} has no {args[1]}")
         if call.method.name == "Set":
             raise Standard("PropertyReadOnly", f"{args[1]} can't be set")
-        call.reply(wire.typed_variant(known[args[1]].signature,
-                                      node.properties(interface)[args[1]]))
+        call.reply(marshal.typed_variant(known[args[1]].signature,
+                                         node.properties(interface)[args[1]]))

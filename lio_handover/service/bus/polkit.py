@@ -1,6 +1,6 @@
-"""Who may: root; whom polkit lets; without polkit, the members of one group.
+"""Authorization: root, callers that polkit allows, and, without polkit, the members of a group.
 
-Never waits: a polkit agent that asks somebody for a password holds up that call alone.
+Nothing here blocks: while a polkit agent asks a user for a password, only that call waits.
 """
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, Callable, Dict, Optional, Set
 
 from ... import dbus_names, errors
 from ...verb_table import DOCUMENT, FORCE
-from .contract import OPEN
+from .interfaces import OPEN
 
 _BUS = ("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus")
 _POLKIT = ("org.freedesktop.PolicyKit1", "/org/freedesktop/PolicyKit1/Authority",
@@ -20,18 +20,18 @@ _POLKIT = ("org.freedesktop.PolicyKit1", "/org/freedesktop/PolicyKit1/Authority"
 _ABSENT = ("org.freedesktop.DBus.Error.ServiceUnknown",
            "org.freedesktop.DBus.Error.NameHasNoOwner")
 _INTERACTIVE = 1  # AllowUserInteraction
-#: Seconds that polkit may take, and those that somebody may take to type a password.
+#: Seconds that polkit may take, and that a user may take to type a password.
 PATIENCE, PASSWORD = 10.0, 120.0
 _REMEMBERED = 4096
 
 
 class NeedsPassword(Exception):
-    """It would be allowed to who answers polkit's question, which the call did not ask for."""
+    """polkit would allow the call after a question to the user, and the call forbids questions."""
 
 
 @dataclass(frozen=True)
 class Caller:
-    """Who called.  ``limited``: may act inside the configured storage alone."""
+    """The caller.  ``limited``: the caller may act only inside the configured storage."""
 
     sender: str
     uid: int
@@ -39,17 +39,17 @@ class Caller:
     limited: bool = False
 
 
-#: What a check ends with: who it is, and why not, if not.
+#: Called at the end of a check with the caller, and the error where the caller may not.
 Then = Callable[[Caller, Optional[Exception]], None]
 
 
 def action_id(action: str) -> str:
-    """polkit has no underscores in the names of actions."""
+    """An action's name in polkit, which has no underscores in such names."""
     return f"{dbus_names.BUS_NAME.replace('_', '-')}.{action}"
 
 
 class Authority:
-    """Asks the bus who called, and polkit what they may."""
+    """Asks the bus for a caller's user, and polkit for the caller's authorization."""
 
     def __init__(self, connection: Any, group: str = "") -> None:
         self.connection = connection
@@ -57,34 +57,34 @@ class Authority:
         self._known: Dict[str, Caller] = {}
 
     def check(self, sender: str, action: str, interactive: bool, then: Then) -> None:
-        """Call ``then`` once it is known whether the sender may; at once where it can be."""
+        """Call ``then`` once it is known whether the sender may; at once where it is known."""
         known = self._known.get(sender)
         if known:
             self._may(known, action, interactive, then)
             return
 
-        def came(found: Any) -> None:
-            groups = found.get("UnixGroupIDs")
-            caller = Caller(sender, int(found["UnixUserID"]),
+        def identified(credentials: Any) -> None:
+            groups = credentials.get("UnixGroupIDs")
+            caller = Caller(sender, int(credentials["UnixUserID"]),
                             None if groups is None else {int(group) for group in groups})
             if len(self._known) >= _REMEMBERED:
                 self._known.clear()
-            self._known[sender] = caller  # a unique name is never given twice
+            self._known[sender] = caller  # the bus never reuses a unique name
             self._may(caller, action, interactive, then)
 
         def failed(error: Exception) -> None:
             then(Caller(sender, -1), errors.NotAuthorized(
                 f"the bus does not say who {sender} is: {error}"))
 
-        self._ask(_BUS, "GetConnectionCredentials", "s", (sender,), came, failed, PATIENCE)
+        self._ask(_BUS, "GetConnectionCredentials", "s", (sender,), identified, failed, PATIENCE)
 
     def _may(self, caller: Caller, action: str, interactive: bool, then: Then) -> None:
         if action == OPEN or caller.uid == 0:
             then(caller, None)
             return
 
-        def came(found: Any) -> None:
-            allowed, challenge, _details = found
+        def decided(verdict: Any) -> None:
+            allowed, challenge, _details = verdict
             if allowed:
                 then(caller, None)
             elif challenge and not interactive:
@@ -102,7 +102,7 @@ class Authority:
         self._ask(_POLKIT, "CheckAuthorization", "(sa{sv})sa{ss}us",
                   (("system-bus-name", {"name": caller.sender}), action_id(action),
                    {}, _INTERACTIVE if interactive else 0, ""),
-                  came, failed, PASSWORD if interactive else PATIENCE)
+                  decided, failed, PASSWORD if interactive else PATIENCE)
 
     def _without_polkit(self, caller: Caller, action: str, then: Then) -> None:
         if action != FORCE and self.group and _member(caller, self.group):
@@ -111,10 +111,11 @@ class Authority:
             then(caller, _refused(caller, action, "there is no polkit, and without it only root "
                                   + (f"and group {self.group} may" if self.group else "may")))
 
-    def _ask(self, where: Any, member: str, signature: str, args: Any, came: Callable[[Any], None],
+    def _ask(self, where: Any, member: str, signature: str, args: Any,
+             answered: Callable[[Any], None],
              failed: Callable[[Exception], None], patience: float) -> None:
         def several(*values: Any) -> None:
-            came(values[0] if len(values) == 1 else values)
+            answered(values[0] if len(values) == 1 else values)
         self.connection.call_async(*where, member, signature, args, several, failed,
                                    timeout=patience)
 

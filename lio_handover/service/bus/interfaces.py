@@ -1,9 +1,9 @@
 """The interfaces as XML: signatures, documentation, and which polkit action a call needs.
 
-The files in interfaces/ hold what is written by hand; the methods of the verbs are made of the rows
-of verb_table.py.  Both together are what Introspect answers, what calls are checked against, and
-what ``python3 -m lio_handover.service.bus.contract INTERFACE`` prints, one file an interface (D-Bus
-API Design Guidelines, "Interface files"), for /usr/share/dbus-1/interfaces.  ``OPEN`` calls need no
+The files in interfaces/ are written by hand; the verbs' methods are made from the rows of
+verb_table.py.  Introspect answers both together, calls are checked against both, and ``python3 -m
+lio_handover.service.bus.interfaces INTERFACE`` prints both, a file for each interface (D-Bus API
+Design Guidelines, "Interface files"), for /usr/share/dbus-1/interfaces.  ``OPEN`` calls need no
 permission.
 """
 from __future__ import annotations
@@ -21,20 +21,20 @@ from ...verb_table import (A_DOCUMENT, ANY_TARGETS, BOTH, HANDOVER_VERBS, HOST, 
                            MESSAGES, NEW_TARGETS, NOTHING, TARGETS, WRITE, Option, Verb)
 
 HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-#: Ours, but for the verbs; the bus's own, which need not be installed, are beside it.
+#: Our interfaces without the verbs; the bus's own interfaces, which need not be installed.
 FOLDER, STANDARD = os.path.join(HERE, "interfaces"), os.path.join(HERE, "standard.xml")
 OPEN = "open"
-#: What every object has.
+#: Every object's interfaces.
 STANDARD_NAMES = (dbus_names.INTROSPECTABLE, dbus_names.PEER, dbus_names.PROPERTIES)
 
-#: Annotations: what gdbus and its code generator take for documentation; the polkit action; an
-#: option, "NAME (TYPE): what it says", of the argument that has it.
+#: Annotations: documentation, as gdbus and its code generator read it; the polkit action; an option
+#: of an argument, as "NAME (TYPE): documentation".
 _DOC = "org.gtk.GDBus.DocString"
 _ACTION = dbus_names.BUS_NAME + ".Action"
 _OPTION = dbus_names.BUS_NAME + ".Option"
 _EMITS = "org.freedesktop.DBus.Property.EmitsChangedSignal"
 
-#: What a verb takes → its argument on the bus: (name, type, documentation).
+#: ``takes`` of a verb → its argument on the bus: (name, type, documentation).
 _TARGETS = ("targets", "as", "FABRIC/WWN each, as ListTargets has them")
 _ARGUMENTS: Mapping[str, Tuple[str, str, str]] = {
     TARGETS: (*_TARGETS[:2], _TARGETS[2] + "; none with option all."),
@@ -48,7 +48,7 @@ _ARGUMENTS: Mapping[str, Tuple[str, str, str]] = {
 
 # ---- the methods that are verbs ----
 class VerbMethod(NamedTuple):
-    """A method that carries out a verb.  ``takes`` is a word of verb_table, with an argument in
+    """A method that runs a verb.  ``takes`` is a word of verb_table, with an argument in
     _ARGUMENTS, or NOTHING; ``known``: a method of a handover's own object."""
 
     verb: Verb
@@ -58,11 +58,11 @@ class VerbMethod(NamedTuple):
 
 
 def verb_methods() -> Dict[Tuple[str, str], VerbMethod]:
-    """(interface, method) → the verb it carries out.
+    """(interface, method) → the method's verb.
 
-    A verb of a handover is a method of the handover's object.  One that begins a handover is also
-    one of the Manager's, VERBHandover, and on the object takes nothing that only a beginning needs;
-    one that may be about every handover is also VERBHandovers.
+    A verb of a handover is a method of the handover's object.  A verb that begins a handover is
+    also the Manager's method VERBHandover, and the object's method has no options that only a
+    beginning needs; a verb that may be about every handover is also VERBHandovers.
     """
     methods: Dict[Tuple[str, str], VerbMethod] = {}
     for verb in HOST_VERBS.values():
@@ -87,7 +87,7 @@ def _without(options: Mapping[str, Option], names: Sequence[str]) -> Dict[str, O
     return {name: option for name, option in options.items() if option.name not in names}
 
 
-def _made(member: str, method: VerbMethod) -> Element:
+def _verb_element(member: str, method: VerbMethod) -> Element:
     """A verb's method as XML."""
     verb = method.verb
     element = Element("method", name=member)
@@ -118,7 +118,7 @@ def _annotate(element: Element, name: str, value: str) -> None:
     ElementTree.SubElement(element, "annotation", name=name, value=value)
 
 
-# ---- the contract ----
+# ---- interfaces ----
 @dataclass(frozen=True)
 class Method:
     name: str
@@ -160,18 +160,18 @@ def _interface(element: Element) -> Interface:
     verbs = {member: method for (interface, member), method in verb_methods().items()
              if interface == name}
     signals = element.findall("signal")
-    for signal in signals:  # they stand behind the verbs
+    for signal in signals:  # signals stand behind the verbs
         element.remove(signal)
-    element.extend(_made(member, method) for member, method in verbs.items())
+    element.extend(_verb_element(member, method) for member, method in verbs.items())
     element.extend(signals)
     ElementTree.indent(element, level=1)
     element.tail = "\n"
     methods = [_method(method, verbs) for method in element.iter("method")]
-    properties = [Property(one.get("name", ""), one.get("type", ""),
-                           _annotation(one, _EMITS, "true")) for one in element.iter("property")]
+    properties = [Property(prop.get("name", ""), prop.get("type", ""),
+                           _annotation(prop, _EMITS, "true")) for prop in element.iter("property")]
     return Interface(
         name, "  " + ElementTree.tostring(element, "unicode"),
-        {method.name: method for method in methods}, {one.name: one for one in properties},
+        {method.name: method for method in methods}, {prop.name: prop for prop in properties},
         {signal.get("name", ""): "".join(arg.get("type", "") for arg in signal.iter("arg"))
          for signal in signals})
 
@@ -204,7 +204,7 @@ def _annotation(element: Element, name: str, default: str) -> str:
 
 
 def node_xml(interfaces: Sequence[Interface], children: Sequence[str] = ()) -> str:
-    """What Introspect answers (D-Bus Specification, "Introspection Data Format")."""
+    """The answer of Introspect (D-Bus Specification, "Introspection Data Format")."""
     return "\n".join([
         '<!DOCTYPE node PUBLIC "-//freedesktop//DTD D-BUS Object Introspection 1.0//EN"',
         ' "http://www.freedesktop.org/standards/dbus/1.0/introspect.dtd">', "<node>",
@@ -213,7 +213,7 @@ def node_xml(interfaces: Sequence[Interface], children: Sequence[str] = ()) -> s
 
 
 def main(argv: Sequence[str]) -> int:
-    """Print the names of our interfaces, or the file of the one that is named."""
+    """Print the names of our interfaces, or the file of the named interface."""
     ours = {name: interface for name, interface in load().items()
             if name.startswith(dbus_names.BUS_NAME)}
     if not argv:

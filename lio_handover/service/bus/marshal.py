@@ -1,7 +1,7 @@
-"""Values between Python and the bus.  The rest of the service sees builtins alone.
+"""Values between Python and the bus; the rest of the service sees only builtins.
 
-dbus-python guesses the type of what is in a variant, and libdbus aborts the process over an
-object path that is none: so every value goes out with its type said here.
+dbus-python guesses the type of a variant's value, and libdbus aborts the process on an invalid
+object path: so every value that is sent gets its type here.
 """
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ Value = Any
 
 
 class Wrong(ValueError):
-    """A value that the message can't have."""
+    """A value that the message cannot have."""
 
 
 def plain(value: Value) -> Value:
-    """A value that came: str, int, bool, float, bytes, list or dict; descriptors are ours now."""
+    """A received value as str, int, bool, float, bytes, list or dict; the caller has to close
+    descriptors.  Raises Wrong for any other type."""
     if isinstance(value, dbus.types.UnixFd):
         return value.take()
     if isinstance(value, (dbus.ByteArray, bytes)):
@@ -31,28 +32,28 @@ def plain(value: Value) -> Value:
     if isinstance(value, int):
         return int(value)
     if isinstance(value, dict):
-        return {plain(key): plain(one) for key, one in value.items()}
+        return {plain(key): plain(item) for key, item in value.items()}
     if isinstance(value, dbus.Array) and value.signature == "y":
         return bytes(value)
     if isinstance(value, (list, tuple)):
-        return [plain(one) for one in value]
+        return [plain(item) for item in value]
     raise Wrong(f"{type(value).__name__} is not understood")
 
 
 def has_descriptor(value: Value) -> bool:
-    """Whether there is one in it, at any depth; it is still the message's."""
+    """Whether a value has a descriptor, at any depth; the message still owns it."""
     if isinstance(value, (dict, list, tuple)):
         return any(map(has_descriptor, value.values() if isinstance(value, dict) else value))
     return isinstance(value, dbus.types.UnixFd)
 
 
 def text(value: object) -> str:
-    """Text as a message may hold it: UTF-8 without NUL."""
+    """Text as a message may have it: UTF-8 without NUL."""
     return str(value).encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
 
 
 def typed(signature: str, value: Value) -> Value:
-    """A value for one complete type.  Raises Wrong where it is none."""
+    """A value of a complete type.  Raises Wrong where the value does not fit the type."""
     try:
         return _typed(signature, value)
     except (TypeError, ValueError, OverflowError, KeyError) as error:
@@ -68,15 +69,15 @@ def _typed(signature: str, value: Value) -> Value:
         return dbus.ByteArray(value)
     if signature.startswith("a{"):
         key, inner = split(signature[2:-1])
-        return dbus.Dictionary({_typed(key, name): _typed(inner, one)
-                                for name, one in value.items()}, signature=signature[2:-1])
+        return dbus.Dictionary({_typed(key, name): _typed(inner, item)
+                                for name, item in value.items()}, signature=signature[2:-1])
     if signature[0] == "a":
-        return dbus.Array([_typed(signature[1:], one) for one in value], signature=signature[1:])
+        return dbus.Array([_typed(signature[1:], item) for item in value], signature=signature[1:])
     if signature[0] == "(":
         kinds = split(signature[1:-1])
         if len(kinds) != len(value):
             raise ValueError(f"{len(value)} values")
-        return dbus.Struct([_typed(kind, one) for kind, one in zip(kinds, value)],
+        return dbus.Struct([_typed(kind, item) for kind, item in zip(kinds, value)],
                            signature=signature[1:-1])
     raise ValueError("no such type")
 
@@ -88,7 +89,7 @@ _SIMPLE: Mapping[str, Any] = {
 
 
 def variant(value: Value) -> Value:
-    """A value whose own type says what it is; one that has been wrapped stays."""
+    """A value in a variant of its own type; a variant stays as it is."""
     if getattr(value, "variant_level", 0):
         return value
     if isinstance(value, bool):
@@ -100,25 +101,26 @@ def variant(value: Value) -> Value:
     if isinstance(value, str):
         return dbus.String(text(value), variant_level=1)
     if isinstance(value, Mapping):
-        return dbus.Dictionary({text(key): variant(one) for key, one in value.items()},
+        return dbus.Dictionary({text(key): variant(item) for key, item in value.items()},
                                signature="sv", variant_level=1)
     if isinstance(value, (list, tuple)):
-        if all(isinstance(one, str) for one in value):
-            return dbus.Array([text(one) for one in value], signature="s", variant_level=1)
-        return dbus.Array([variant(one) for one in value], signature="v", variant_level=1)
+        if all(isinstance(item, str) for item in value):
+            return dbus.Array([text(item) for item in value], signature="s", variant_level=1)
+        return dbus.Array([variant(item) for item in value], signature="v", variant_level=1)
     raise ValueError(f"{type(value).__name__} has no type on the bus")
 
 
 def typed_variant(signature: str, value: Value) -> Value:
     """A property: its declared type, in a variant."""
-    made = typed(signature, value)
-    return type(made)(made, variant_level=1) if signature[0] not in "a(" else _wrapped(made)
+    typed_value = typed(signature, value)
+    return type(typed_value)(typed_value,
+                             variant_level=1) if signature[0] not in "a(" else _wrapped(typed_value)
 
 
-def _wrapped(made: Value) -> Value:
-    return type(made)(made, signature=made.signature, variant_level=1)
+def _wrapped(value: Value) -> Value:
+    return type(value)(value, signature=value.signature, variant_level=1)
 
 
 def split(signature: str) -> List[str]:
     """The complete types of a signature."""
-    return [str(one) for one in dbus.Signature(signature)]
+    return [str(kind) for kind in dbus.Signature(signature)]

@@ -1,7 +1,7 @@
-"""Child processes of the main loop: lines of JSON in, and their end.
+"""Worker processes of the main loop: their lines of JSON, and their exit.
 
-A process that has not begun waits with everything loaded: starting one takes longer than most
-verbs, and a target may be shut meanwhile.
+A spare worker waits with all modules loaded: a start takes longer than most verbs, and a target may
+be shut meanwhile.
 """
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ PACKAGE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file
 _CHUNK = 1 << 16
 
 
-class Child:
-    """A worker.  ``said`` is called with each line, then ``ended`` with its exit code."""
+class WorkerProcess:
+    """A worker.  ``said`` is called with each line, a dict; then ``ended`` with the exit code."""
 
     def __init__(self, *arguments: str) -> None:
         self.said: Callable[[Dict[str, Any]], None] = lambda words: None
@@ -43,14 +43,14 @@ class Child:
         GLib.child_watch_add(GLib.PRIORITY_DEFAULT, self.pid, self._exited)
 
     def ask(self, descriptors: Sequence[int] = ()) -> None:
-        """Have it begin; the descriptors are passed on."""
+        """Send the worker a request: a byte with these descriptors."""
         try:
             socket.send_fds(self._line, [b"\n"], list(descriptors))
         except OSError:
-            pass  # it is gone, and its end is about to be heard of
+            pass  # the worker is gone, and ``ended`` will be called
 
     def dismiss(self) -> None:
-        """Nothing more is wanted of it."""
+        """Tell the worker that no request follows."""
         self._line.close()
 
     def signal(self, number: int) -> None:
@@ -65,7 +65,7 @@ class Child:
         return bool(self._watch)
 
     def _read(self) -> int:
-        """Take what it has said: how many bytes; -1 for nothing now, 0 for nothing ever."""
+        """Read the worker's output: the number of bytes; -1 for none now, 0 at its end."""
         try:
             data = os.read(self._out, _CHUNK)
         except BlockingIOError:
@@ -79,12 +79,12 @@ class Child:
         try:
             words = json.loads(line)
         except ValueError:
-            return  # the end of one that was killed
+            return  # the cut-off line of a killed worker
         if isinstance(words, dict):
             self.said(words)
 
     def _exited(self, _pid: int, status: int) -> None:
-        if self._watch:  # or it would watch whoever has the number of this descriptor next
+        if self._watch:  # otherwise it would watch the next file with this descriptor's number
             GLib.source_remove(self._watch)
         while self._read() > 0:
             pass
@@ -95,23 +95,23 @@ class Child:
         self.ended(self._process.returncode)
 
 
-class Spare:
-    """One child that waits."""
+class WorkerPool:
+    """The spare worker."""
 
     def __init__(self) -> None:
-        self._child: Optional[Child] = None
+        self._child: Optional[WorkerProcess] = None
 
     def prepare(self) -> bool:
         if self._child is None:
-            self._child = Child()
+            self._child = WorkerProcess()
             self._child.ended = self._lost
         return False
 
     def _lost(self, _code: int) -> None:
         self._child = None
 
-    def take(self) -> Child:
-        """The child that waits, or a new one; soon another waits."""
+    def take(self) -> WorkerProcess:
+        """The spare worker, or a new worker; another spare is started when the loop is idle."""
         self.prepare()
         child, self._child = self._child, None
         assert child is not None
