@@ -23,9 +23,11 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
+#: Files whose tests share emulated hosts: one worker boots these, and goes through all the files.
+EMULATED = ("test_migration", "test_vhost", "test_lab_qemu", "test_vhost_initiator")
 #: The files that take longest, longest first.
-LONG = ("test_vhost", "test_migration", "test_import", "test_bad_input", "test_handover",
-        "test_service", "test_lab", "test_protocol_model")
+LONG = (*EMULATED, "test_handover", "test_import", "test_by_file", "test_bad_input", "test_ours",
+        "test_service", "test_power", "test_surviving", "test_lab", "test_protocol_model")
 HostsOf = Callable[..., list[lab.Host]]
 CLIENT = "client"
 
@@ -161,16 +163,36 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--full", action="store_true", help="run the long tests, too")
 
 
+def together(nodeid: str) -> str:
+    """The name of the tests that one worker runs one after the other: a file's, or all that share
+    the emulated hosts."""
+    file = nodeid.partition("::")[0]
+    return "emulated" if Path(file).stem in EMULATED else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """`--dist loadfile` takes the files of EMULATED for one."""
+    if config.getoption("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling  # type: ignore[import-untyped]
+    scheduler = LoadFileScheduling(config, log)
+    scheduler._split_scope = together
+    return scheduler
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark what boots kernels; leave the long tests out unless they are wanted.
 
-    Files that take long begin first: who works beside them then does not wait for them at the end.
+    Files that take long begin first, and those that boot nothing come last: so no worker waits long
+    for the other at the end.
     """
-    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG
-               else len(LONG))
     for item in items:
         if "bed" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.lab)
+    booting = {item.path for item in items if item.get_closest_marker("lab")}
+    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG
+               else len(LONG) + (item.path not in booting))
     if not config.getoption("--full"):
         left_out = [item for item in items if item.get_closest_marker("full")]
         if left_out:

@@ -5,6 +5,7 @@ The layers stand in setup.cfg, where import-linter reads them; `scripts/layers` 
 from __future__ import annotations
 
 import ast
+import functools
 import shutil
 import subprocess
 import sys
@@ -49,13 +50,16 @@ _FLAGS = {"O_WRONLY", "O_RDWR", "O_CREAT", "O_TRUNC", "O_APPEND"}
 Module = tuple[str, ast.AST]
 
 
+@functools.cache
 def paths() -> dict[str, Path]:
     """The module's name, without the package's → its file."""
     return {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path
             for path in sorted(PACKAGE.rglob("*.py"))}
 
 
+@functools.cache
 def sources() -> list[Module]:
+    """Each module, parsed once for all rules."""
     return [(name, ast.parse(path.read_text())) for name, path in paths().items()]
 
 
