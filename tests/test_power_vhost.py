@@ -316,7 +316,7 @@ def test_the_ways_lead_to_each_state() -> None:
 
 @pytest.mark.full
 def test_a_frozen_source_goes_on_after_a_power_cut(bed: lab.Lab, hosts: HostsOf) -> None:
-    """The quick sample of what follows: nobody has to be asked, so there is one host only."""
+    """A sample of what follows: nobody has to be asked, so there is one host only."""
     host, = hosts("vhost-newest")
     try:
         alone = Powered(bed, [host], [Story(0, Mode.VHOST_QMP, SOURCE, "frozen")], "")
