@@ -33,7 +33,7 @@ from lio_handover.model.keys import alua_group_key, backstore_key, target_key
 from lio_handover.model.objects import (Acl, AluaGroup, Backstore, Lun, MappedLun, Portal, State,
                                         Target, Tpg, say)
 from lio_handover.plan.planner import plan
-from lio_handover.plan.pr_order import reachable
+from lio_handover.plan.pr_order import nearest_reachable
 from lio_handover.settings import Settings
 from lio_handover.storage import evidence
 from tests import inhost
@@ -137,7 +137,7 @@ class Bench:
     def serves(self, *wanted: State) -> None:
         """Read back, the host serves just these states, as far as a kernel can be brought."""
         found = canonical(Scope.of(*wanted).read(Configfs(), untouched=True, known=_all(wanted)))
-        want = canonical(reachable(_all(wanted))[0])
+        want = canonical(nearest_reachable(_all(wanted))[0])
         assert not diff(found, want), diff(found, want)[:3]
         assert found == want
 

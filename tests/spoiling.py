@@ -113,7 +113,7 @@ def served_as(state: objects.State) -> Document:
     one = state.targets[0]
     full = Reader(Configfs()).state([(one.fabric, one.wwn)])
     full = replace(full, backstores=tuple(
-        replace(store, reservations=reservations.settled(store.reservations))
+        replace(store, reservations=reservations.with_known_all_tg_pt(store.reservations))
         for store in full.backstores))
     proofs = {objects.say(store.key): storage_evidence.evidence(store, sample=True)
               for store in full.backstores}

@@ -12,7 +12,7 @@ from lio_handover.model import dynamic_acls, reservations
 from lio_handover.model.keys import backstore_key, lun_key, portal_key, target_key, tpg_key
 from lio_handover.model.objects import (Backstore, Lun, Portal, Registration, Reservations, Secret,
                                         State, Target, Tpg)
-from lio_handover.model.reservations import ANYONE, NexusPath
+from lio_handover.model.reservations import ANY_INITIATOR, NexusPath
 from lio_handover.scsi import cdb
 from tests import inhost, lab, samples
 from tests.conftest import HostsOf
@@ -212,11 +212,11 @@ def test_the_way_of_a_registration_without_an_acl_is_found_or_refused() -> None:
 
     anyone = NexusPath("iSCSI", samples.IQN, 2, 3, 3)
     own = NexusPath("iSCSI", samples.IQN, 1, 0, 7)
-    found, = read((ANYONE, anyone))
+    found, = read((ANY_INITIATOR, anyone))
     assert (found.tpgt, found.lun, found.mapped_lun) == (2, 3, 3)
-    found, = read((ANYONE, anyone._replace(but=frozenset((ALICE,)))), (ALICE, own))
+    found, = read((ANY_INITIATOR, anyone._replace(but=frozenset((ALICE,)))), (ALICE, own))
     assert (found.tpgt, found.lun, found.mapped_lun) == (1, 0, 7)
     with pytest.raises(reservations.Ambiguous, match="2 TPGs"):
-        read((ANYONE, anyone), (ALICE, own))
+        read((ANY_INITIATOR, anyone), (ALICE, own))
     with pytest.raises(reservations.Ambiguous, match="makes no dynamic ones"):
-        read((ANYONE, anyone._replace(but=frozenset((ALICE,)))))
+        read((ANY_INITIATOR, anyone._replace(but=frozenset((ALICE,)))))

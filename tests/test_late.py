@@ -97,13 +97,14 @@ def test_what_is_late_is_not_looked_at(script: Path, monkeypatch: pytest.MonkeyP
     wanted = samples.backstore("late", path=str(script.parent / "disk"))
     proof: dict[str, str | int | bool] = {"kind": "file", "size": SIZE}
     monkeypatch.setattr("lio_handover.storage.block_devices.look", None)
-    assert policy.named(wanted, proof, settings(script, "ok")) == []
+    assert policy.findings_by_name(wanted, proof, settings(script, "ok")) == []
     other = samples.backstore("other", path=wanted.path)
-    assert [one.error for one in policy.named(
+    assert [one.error for one in policy.findings_by_name(
         wanted, proof, settings(script, "ok"), State((), (other,)))] == [errors.StorageInUse]
-    unproven, = policy.named(wanted, {}, settings(script, "ok"))
+    unproven, = policy.findings_by_name(wanted, {}, settings(script, "ok"))
     assert unproven.override == "unproven-storage"
-    outside, = policy.named(wanted, proof, replace(settings(script, "ok"), roots=("/srv",)))
+    outside, = policy.findings_by_name(wanted, proof,
+                                       replace(settings(script, "ok"), roots=("/srv",)))
     assert outside.error is errors.StorageNotAllowed
 
 

@@ -84,11 +84,11 @@ def with_handler(do: Callable[..., object], *words: object) -> object:
     """Do something while somebody listens to what the kernel says of tcmu backstores."""
     subprocess.run(["modprobe", "target_core_user"], check=True)
     group = tcmu._group(b"TCM-USER", b"config")
-    assert tcmu.listens() is False and group is not None
+    assert tcmu.handler_listens() is False and group is not None
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 16) as line:
         line.bind((0, 0))
         line.setsockopt(270, 1, group)      # SOL_NETLINK, NETLINK_ADD_MEMBERSHIP
-        assert tcmu.listens() is True
+        assert tcmu.handler_listens() is True
         return do(*words)
 
 

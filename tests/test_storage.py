@@ -13,7 +13,7 @@ from lio_handover.errors import StorageDiffers, StorageInUse, StorageMissing, St
 from lio_handover.model import objects
 from lio_handover.settings import Settings
 from lio_handover.storage import block_devices as devices, evidence as storage_evidence, policy
-from lio_handover.storage.block_devices import Host, find_by_wwid, users
+from lio_handover.storage.block_devices import Host, find_by_wwid, usage_of
 from lio_handover.storage.evidence import evidence
 from lio_handover.storage.policy import findings
 
@@ -432,7 +432,7 @@ def test_who_uses_a_device(machine: Machine, device: str, do: str, wanted: Optio
     elif do == "raid":
         machine.holds("sdb", "md0")
         machine.holds("md0", "dm-0")
-    found = users(device, machine.host)
+    found = usage_of(device, machine.host)
     assert (wanted in found) if wanted else found == []
 
 
@@ -471,9 +471,9 @@ def test_the_root_of_the_real_host_is_in_use() -> None:
     device = os.stat("/").st_dev
     name = f"{os.major(device)}:{os.minor(device)}"
     if os.major(device) and any(mount.point == "/" for mount in devices.HERE.mounts):
-        assert "holds this host's root" in users(name)
+        assert "holds this host's root" in usage_of(name)
     else:  # an overlay, or btrfs: at least nothing goes wrong
-        assert isinstance(users("8:0"), list)
+        assert isinstance(usage_of("8:0"), list)
 
 
 def test_two_backstores_on_one_storage(blocks: Machine, root: str) -> None:

@@ -72,7 +72,7 @@ GOOD = reservations.file(HELD, {(samples.IQN, 1): 1})
 def test_a_whole_file_is_read() -> None:
     found = aptpl.parse(GOOD)
     assert found.kind is Kind.WHOLE and found.says
-    assert reservations.of_file(found.blocks, HELD.generation) == HELD
+    assert reservations.from_aptpl(found.blocks, HELD.generation) == HELD
     assert {aptpl.parse(one).kind for one in aptpl.PLACEHOLDERS} == {Kind.PLACEHOLDER}
 
 

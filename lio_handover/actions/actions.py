@@ -165,7 +165,7 @@ class ActionRunner(Building):
         """Raises StructureChanged where the target is not what was offered, but for its
         registrations and gates."""
         errors.refuse(opened.findings(here.backstores, self.core.asked), self.allow)
-        changed = runtime_state.changes(here, self.prepared().state)
+        changed = runtime_state.structural_changes(here, self.prepared().state)
         if changed:
             more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
             away = self.handover.state == "released"
@@ -220,7 +220,7 @@ class ActionRunner(Building):
             return
         message = self.messages[MessageType.DOCUMENT]
         document = document_in(message, self.core.settings.document_bytes)
-        changed = runtime_state.changes(document.state, self.kept(PREPARED).state)
+        changed = runtime_state.structural_changes(document.state, self.kept(PREPARED).state)
         if changed:
             raise errors.StructureChanged(
                 "the document is not of what was offered: " + describe(changed[0]),

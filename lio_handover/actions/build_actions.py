@@ -41,7 +41,7 @@ class Building(Gates):
     def _build_to(self, state: State) -> State:
         """As much of ``state`` as needs no registrations; what is then here."""
         facts = self.reader().facts()
-        want = runtime_state.staged(state, facts.has_rtpi)
+        want = runtime_state.staged_state(state, facts.has_rtpi)
         have = Scope.of(want).read(self.fs)
         if not diff(have, want):
             return have
@@ -71,7 +71,8 @@ class Building(Gates):
                        for finding in storage.absent(store)])
         document = surviving_registrations.since(self, self.allow, self.notes)
         digest = runtime_state.digest(document.state)
-        want = absent_portals.leave_out(self, runtime_state.shut(document.state), self.row.verb,
+        want = absent_portals.leave_out(self, runtime_state.with_gates_closed(document.state),
+                                        self.row.verb,
                                         self.notes)
         if whole or notes.loading == boot or identity.replaced(self):
             self._afresh(want)
@@ -116,10 +117,10 @@ class Building(Gates):
     def _verify(self) -> None:
         """Registrations are compared while no initiator can have changed them.  What this verb
         loaded was read back there."""
-        from ..plan.pr_order import reachable
+        from ..plan.pr_order import nearest_reachable
         want, have = absent_portals.without(self, self.durable().state), self.built
         if have is None:
-            want, _notes = reachable(want)
+            want, _notes = nearest_reachable(want)
             never_open = not self.journal.facts.opened
             have = Scope.of(want).read(self.fs, reservations=never_open, known=want,
                                        untouched=never_open)
@@ -133,7 +134,7 @@ class Building(Gates):
         """Of the backstores whose storage one host alone may have open."""
         found = []
         for store in self.durable().state.backstores:
-            if store.path and exclusive.rule(self.core.settings, store.path) is not None:
+            if store.path and exclusive.rule_for(self.core.settings, store.path) is not None:
                 found.append(store.path)
         return found
 
@@ -196,7 +197,7 @@ def not_late(state: State, settings: Settings) -> List[errors.Finding]:
     """Storage that one host alone may have open can't be staged while the other has it."""
     return [errors.Finding(errors.StorageInUse, say(key), "only one host may have its storage "
                            "open at a time", do="prepare with --mode iscsi-late")
-            for key in exclusive.openings(state, settings, {})]
+            for key in exclusive.deferred_opens(state, settings, {})]
 
 
 def _waiting(want: State, facts: Facts, have: State) -> Plan:

@@ -61,7 +61,8 @@ class Copies(HandoverContext):
         """A document of what the kernel has, with the gates, and who was there by a dynamic ACL,
         as the journal has them."""
         state = replace(state, backstores=tuple(
-            replace(backstore, reservations=reservations.settled(backstore.reservations))
+            replace(backstore,
+                    reservations=reservations.with_known_all_tg_pt(backstore.reservations))
             for backstore in state.backstores))
         noted = self.journal.facts
         there = {(*target.key, tag): who for target in state.targets

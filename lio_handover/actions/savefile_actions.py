@@ -57,7 +57,7 @@ def give(one: HandoverContext, state: State) -> List[str]:
     SavefileBroken."""
     kept = _kept(one)
     outlines = {target.name: outline.of_target(target) for target in state.targets}
-    if kept and not runtime_state.changes(one.prepared().state, state) and (
+    if kept and not runtime_state.structural_changes(one.prepared().state, state) and (
             one.handover.role == SOURCE or all(outline.says(was, outlines)
                                                for was, _now in kept.values())):
         paths = save_file.put_back(kept, one.local_targets(), one.journal.facts.stores,

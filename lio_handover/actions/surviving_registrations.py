@@ -134,7 +134,8 @@ def lacks(context: HandoverContext) -> str:
                 for registration in one.held.registrations}
         if not cut and not want <= have:
             return f"{say(one.store.key)} has {len(want & have)} of {len(want)} registrations"
-    changed = runtime_state.changes(document.state, context.here(False)) if replaced else ()
+    changed = runtime_state.structural_changes(document.state,
+                                               context.here(False)) if replaced else ()
     return f"it is not as it was: {describe(changed[0])}" if changed else ""
 
 
@@ -221,7 +222,7 @@ def _kind(file: aptpl.File, follows: Optional[aptpl_copies.One], store: Backstor
 
 
 def _of(file: aptpl.File, document: Document, store: Backstore) -> Reservations:
-    held = reservations.of_file(file.blocks, store.reservations.generation)
+    held = reservations.from_aptpl(file.blocks, store.reservations.generation)
     return replace(held, registrations=reservations.named(
         held.registrations, (target.wwn for target in document.state.targets)))
 

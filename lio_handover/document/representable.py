@@ -12,7 +12,7 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Tuple
 from .. import errors
 from ..errors import Finding
 from ..model.objects import Backstore, Lun, MappedLun, State, Target, Tpg
-from ..model.reservations import settled
+from ..model.reservations import with_known_all_tg_pt
 from . import document as documents
 from .document import Document
 
@@ -56,7 +56,7 @@ def registered(state: State) -> List[Finding]:
 def of_state(state: State) -> List[Finding]:
     """The findings for a state in which ALL_TG_PT may not be known yet."""
     return findings(Document(replace(state, backstores=tuple(
-        replace(backstore, reservations=settled(backstore.reservations))
+        replace(backstore, reservations=with_known_all_tg_pt(backstore.reservations))
         for backstore in state.backstores))))
 
 

@@ -15,7 +15,7 @@ from ..model.diff import Change, diff
 from ..model.fabrics import Gate
 from ..model.objects import (NO_RESERVATIONS, Acl, Backstore, Lun, MappedLun, Object, State, Target,
                              Tpg)
-from ..model.reservations import settled
+from ..model.reservations import with_known_all_tg_pt
 from .document import Document, canonical, state_bytes
 
 _Keeps = Callable[[str, FrozenSet[str]], bool]
@@ -60,7 +60,7 @@ def digest(state: State) -> str:
     import hashlib
     kept = _map(state, lambda name, runtime: name != "enable" and name in runtime)
     kept = replace(kept, backstores=tuple(
-        replace(backstore, parameters={}, reservations=settled(backstore.reservations))
+        replace(backstore, parameters={}, reservations=with_known_all_tg_pt(backstore.reservations))
         for backstore in kept.backstores), targets=tuple(
         replace(target, tpgs=tuple(replace(tpg, portals=(), acls=()) for tpg in target.tpgs))
         for target in kept.targets))
@@ -74,7 +74,7 @@ def structure(state: State) -> State:
         replace(backstore, reservations=NO_RESERVATIONS) for backstore in kept.backstores))
 
 
-def changes(old: State, new: State) -> Tuple[Change, ...]:
+def structural_changes(old: State, new: State) -> Tuple[Change, ...]:
     """The changes between two readings of a host, other than those of run-time state and gates.
 
     ACLs of a TPG that generates dynamic ones do not count: they come and go with logins.
@@ -85,7 +85,7 @@ def changes(old: State, new: State) -> Tuple[Change, ...]:
                  if change.key[4:5] != ("acl",) or change.key[:4] not in generating)
 
 
-def staged(state: State, has_rtpi: bool) -> State:
+def staged_state(state: State, has_rtpi: bool) -> State:
     """The part of the state that a destination builds while the source still serves: directories
     for LUNs but no links, so no registrations; no nexus, and every gate shut."""
     def staged_backstore(backstore: Backstore) -> Backstore:
@@ -109,7 +109,7 @@ def staged(state: State, has_rtpi: bool) -> State:
                    targets=tuple(map(staged_target, state.targets)))
 
 
-def shut(state: State) -> State:
+def with_gates_closed(state: State) -> State:
     """The state with every gate shut that can be shut (iSCSI's)."""
     return replace(state, targets=tuple(
         replace(target, tpgs=tuple(

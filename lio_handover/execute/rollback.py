@@ -13,7 +13,7 @@ from ..model.diff import Register, diff
 from ..model.objects import State, say
 from ..plan.plan import SCRATCH_TARGET, Plan
 from ..plan.planner import plan
-from ..plan.pr_order import reachable
+from ..plan.pr_order import nearest_reachable
 from ..storage import exclusive
 from ..system.atomic_file import write_file
 from .step_runner import Run, StepFailed, reason
@@ -130,7 +130,7 @@ class WayBack:
             now = scope.part_of(scope.read(self.fs, known=before, untouched=True))
         left = diff(now, before)
         if left and self.reservations:
-            nearest, more = reachable(before)
+            nearest, more = nearest_reachable(before)
             notes += more
             left = diff(scope.part_of(scope.read(self.fs, known=nearest, untouched=True)), nearest)
         if left:

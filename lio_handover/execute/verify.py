@@ -10,7 +10,7 @@ from ..kernel.reader import Reader
 from ..model import diff as differ
 from ..model.diff import Change, Create, Relink, Remove, diff
 from ..model.objects import Key, State, say
-from ..plan.pr_order import reachable
+from ..plan.pr_order import nearest_reachable
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ class Scope:
         believed where the kernel, which does not show all of them, agrees as far as it goes (see
         reservations.read).
         """
-        nearest = reachable(known)[0] if any(backstore.reservations
-                                             for backstore in known.backstores) \
+        nearest = nearest_reachable(known)[0] if any(backstore.reservations
+                                                     for backstore in known.backstores) \
             else known
         reader = Reader(fs, reservations=reservations, untouched=untouched, known={
             one.key: (one.reservations, other.reservations)

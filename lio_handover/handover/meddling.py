@@ -86,7 +86,7 @@ def found(context: HandoverContext, compare: bool = False) -> List[Found]:
             others = identity.replaced(context) or targets
             return [*made, Found(Kind.REPLACED, tuple(others), lacks, recover)]
     if compare and not gone and handover.state == "confirmed":
-        changed = [change for change in runtime_state.changes(
+        changed = [change for change in runtime_state.structural_changes(
             context.durable().state, context.here(False))]
         if changed:
             more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""

@@ -238,7 +238,7 @@ def destination(document: Document, have: State, reader: Reader, facts: Facts,
     served = policy.Served(here, snapshot)
     for store in document.state.backstores:
         if have.backstore(store.key) is None:
-            look = policy.named if exclusive.rule(settings, store.path) \
+            look = policy.findings_by_name if exclusive.rule_for(settings, store.path) \
                 else policy.findings
             found += look(store, document.storage.get(say(store.key), {}), settings, served,
                           snapshot)
@@ -249,9 +249,9 @@ def destination(document: Document, have: State, reader: Reader, facts: Facts,
     found += _serials(document.state, here)
     found += _lacking(document.state)
     found += [*portals.findings(document.state, have, reader.fs), *dbroot.findings(reader.fs)]
-    found += device_limits.findings(document.state, have, {
-        store.key for store in document.state.backstores if exclusive.rule(settings, store.path)},
-        document.storage)
+    late = {store.key for store in document.state.backstores
+            if exclusive.rule_for(settings, store.path)}
+    found += device_limits.findings(document.state, have, late, document.storage)
     if facts.has_rtpi:
         found += _relative_ports(document.state, reader.relative_ports(frozen))
     else:
@@ -310,7 +310,7 @@ def _handler(want: State, have: State) -> Iterator[Finding]:
     stores = [store for store in want.backstores
               if plugins.of(store.plugin).data is Data.HANDLER
               and have.backstore(store.key) is None]
-    there = tcmu.listens() if stores else True
+    there = tcmu.handler_listens() if stores else True
     for store in () if there else stores:
         asked = store.attributes.get("attrib/nl_reply_supported") != "-1"
         yield Finding(errors.CannotRepresent, say(store.key),

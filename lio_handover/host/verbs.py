@@ -28,7 +28,7 @@ from ..model.reservations import FullStatusDescriptor
 from ..plan import unit_serials
 from ..plan.plan import Plan
 from ..plan.planner import plan
-from ..plan.pr_order import reachable
+from ..plan.pr_order import nearest_reachable
 from ..protocol.table import SOURCE
 from ..records import pr_record, relative_ports, removed
 from ..records.journal import Journal, ids
@@ -195,7 +195,7 @@ class Core(Host):
         reader = self.reader()
         facts, seen = reader.facts(), opened.identities(document.state.backstores)
         have = Scope.of(document.state).read(self.fs, known=document.state)
-        openings = exclusive.openings(document.state, self.settings, document.storage)
+        openings = exclusive.deferred_opens(document.state, self.settings, document.storage)
         the_plan = plan(have, document.state, facts, late=openings)
         the_plan = replace(the_plan, seen=seen, notes=(
             *document.notes, *rename.notes(applied), *the_plan.notes, *fixes.notes(),
@@ -277,7 +277,7 @@ class Core(Host):
         document, _applied = rename.parse(maps).apply(document)
         self.reader()
         have = Scope.of(document.state).read(self.fs, known=document.state)
-        want, _notes = reachable(document.state, have)
+        want, _notes = nearest_reachable(document.state, have)
         return have, want, differ.diff(have, want)
 
     def verify(self, document: Document, maps: Sequence[str] = ()) -> None:
@@ -315,7 +315,7 @@ class Core(Host):
             document = self._leaving(have, facts)
             findings += [*in_use.removal(have, reader), *removed.unkept(document)]
             errors.refuse(findings, allow)
-            openings = exclusive.openings(have, self.settings, {
+            openings = exclusive.deferred_opens(have, self.settings, {
                 say(store.key): _evidence(store) for store in have.backstores})
             the_plan = plan(have, want, facts, verify=False, late=openings)
             the_plan = unit_serials.without_files(the_plan, have, want, facts, reader)
@@ -411,7 +411,7 @@ def lock_names(state: State) -> List[str]:
 
 def _settled(state: State) -> State:
     return replace(state, backstores=tuple(
-        replace(backstore, reservations=reservations.settled(backstore.reservations))
+        replace(backstore, reservations=reservations.with_known_all_tg_pt(backstore.reservations))
         for backstore in state.backstores))
 
 

@@ -9,7 +9,7 @@ from ..model.objects import Key, Lun, Target, Tpg
 
 def places_of(targets: Iterable[Target]) -> Dict[Key, Dict[str, List[reservations.NexusPath]]]:
     """{backstore: {initiator: its paths}}, by explicit ACLs, nexuses and dynamic ACLs; the latter
-    stand at ANYONE."""
+    stand at ANY_INITIATOR."""
     paths: Dict[Key, Dict[str, List[reservations.NexusPath]]] = {}
 
     def add(store: Optional[Key], initiator: str, path: reservations.NexusPath) -> None:
@@ -36,7 +36,7 @@ def places_of(targets: Iterable[Target]) -> Dict[Key, Dict[str, List[reservation
                         fabric, target.wwn, tpg.tag, lun.number, lun.number, _port(tpg, lun)))
             if dynamic_acls.generates_acls(tpg):
                 for lun in tpg.luns:
-                    add(lun.backstore, reservations.ANYONE, reservations.NexusPath(
+                    add(lun.backstore, reservations.ANY_INITIATOR, reservations.NexusPath(
                         fabric, target.wwn, tpg.tag, lun.number, lun.number, _port(tpg, lun),
                         frozenset(explicit)))
     return paths

@@ -14,7 +14,7 @@ _GETFAMILY, _FAMILY_NAME, _GROUPS, _GROUP_NAME, _GROUP_ID = 3, 2, 7, 1, 2
 _REQUEST, _ERROR = 1, 2
 
 
-def listens() -> Optional[bool]:
+def handler_listens() -> Optional[bool]:
     """Whether a program listens; None where that cannot be known."""
     try:
         group = _group(b"TCM-USER", b"config")

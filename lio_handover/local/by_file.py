@@ -26,7 +26,7 @@ from ..host.verbs import AWAY, Core
 from ..model import diff as differ, fabrics
 from ..model.fabrics import Gate
 from ..model.objects import State
-from ..plan.pr_order import reachable
+from ..plan.pr_order import nearest_reachable
 from ..protocol.messages import Message
 from ..protocol.table import DESTINATION, SOURCE, Action, MessageType, Mode, Step, rows_for
 from ..records import removed
@@ -246,7 +246,7 @@ class ByFile(Core):
         Nothing to do where it serves just that already.
         """
         ready = self._as_allowed(ready, allow)
-        wanted, _notes = reachable(ready.document.state, ready.have)
+        wanted, _notes = nearest_reachable(ready.document.state, ready.have)
         if not differ.diff(ready.have, wanted):
             return Outcome()
         names = [target.name for target in ready.document.state.targets]

@@ -288,7 +288,7 @@ class Ours(ByFile):
         if not here:
             return (*journal.facts.differs, _not_here(context, name))
         try:
-            changed = runtime_state.changes(context.durable().state, context.here(False))
+            changed = runtime_state.structural_changes(context.durable().state, context.here(False))
         except (errors.HandoverError, OSError) as error:
             return (str(getattr(error, "what", error)),)
         mine = [change for change in changed if name in describe(change)] or changed

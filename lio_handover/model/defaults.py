@@ -23,9 +23,9 @@ def _known() -> Dict[Tuple[str, str], Values]:
 #: (kind of object, plugin or fabric) → attribute → value of one that was just made
 DEFAULTS: Mapping[Tuple[str, str], Values] = _known()
 #: (kind, plugin or fabric) → its rows that stand for something where they are missing
-_MEANT = {place: tuple(row for row in rows(*place).values()
-                       if row.if_absent is not None and row.if_absent not in row.unset)
-          for place in DEFAULTS}
+_IMPLIED = {place: tuple(row for row in rows(*place).values()
+                         if row.if_absent is not None and row.if_absent not in row.unset)
+            for place in DEFAULTS}
 
 
 def store_values(store: Backstore) -> Values:
@@ -53,7 +53,7 @@ def values(key: Key, kind: str, tpg: Tpg, readonly: bool = False) -> Values:
     return {name: value for name, value in known.items() if name not in unsure} if unsure else known
 
 
-def clobbered(kind: str, owner: str, names: Iterable[str], known: Values) -> FrozenSet[str]:
+def overwritten_by(kind: str, owner: str, names: Iterable[str], known: Values) -> FrozenSet[str]:
     """The attributes whose values are unknown once ``names`` are written to an object with the
     ``known`` values."""
     table = rows(kind, owner)
@@ -64,10 +64,11 @@ def clobbered(kind: str, owner: str, names: Iterable[str], known: Values) -> Fro
     return frozenset(overwritten)
 
 
-def meant(kind: str, owner: str, attributes: Values, known: Values) -> Iterable[Tuple[str, str]]:
+def implied_values(kind: str, owner: str, attributes: Values,
+                   known: Values) -> Iterable[Tuple[str, str]]:
     """(attribute, value) that an older source kernel implied by not having the attribute, where
     ``known``, the new object's values, differs."""
-    for row in _MEANT.get((kind, owner), ()):
+    for row in _IMPLIED.get((kind, owner), ()):
         assert row.if_absent is not None
         if row.path not in attributes and known.get(row.path) != row.if_absent:
             yield row.path, row.if_absent

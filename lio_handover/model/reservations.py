@@ -50,12 +50,12 @@ class NexusPath(NamedTuple):
     lun: int
     mapped_lun: int
     rtpi: int = 0
-    #: for ANYONE: the initiators that have an ACL of their own there, and so not this path
+    #: for ANY_INITIATOR: the initiators that have an ACL of their own there, and so not this path
     but: FrozenSet[str] = frozenset()
 
 
 #: Stands for every initiator that the kernel gives a dynamic ACL at its login.
-ANYONE = ""
+ANY_INITIATOR = ""
 
 
 class FullStatusDescriptor(NamedTuple):
@@ -134,7 +134,7 @@ def has_file(serial: str) -> bool:
         serial.encode(errors="surrogateescape")) <= 255 - len("aptpl_")
 
 
-def of_file(blocks: Sequence[Block], generation: int) -> Reservations:
+def from_aptpl(blocks: Sequence[Block], generation: int) -> Reservations:
     """The reservations that a device has after a power loss, from its APTPL file's blocks.  The
     file does not keep PRgeneration, so the caller gives it."""
     if not blocks:
@@ -150,11 +150,11 @@ def read(texts: PrFiles, places: Mapping[str, Sequence[NexusPath]],
          known: Sequence[Reservations] = (), untouched: bool = False) -> Reservations:
     """The reservations of a backstore, whole and certain.
 
-    ``places`` has for each initiator's name, and for ANYONE, the paths by which it reaches the
-    backstore; ``aptpl_file`` is believed only where it agrees with what the kernel shows; ``seen``
-    is what READ FULL STATUS answered, in its order, if it was asked; ``known`` is what this program
-    restored there itself, believed as long as nothing that can be seen has changed since.
-    ``untouched`` says that no initiator can have changed it.
+    ``places`` has for each initiator's name, and for ANY_INITIATOR, the paths by which it reaches
+    the backstore; ``aptpl_file`` is believed only where it agrees with what the kernel shows;
+    ``seen`` is what READ FULL STATUS answered, in its order, if it was asked; ``known`` is what
+    this program restored there itself, believed as long as nothing that can be seen has changed
+    since.  ``untouched`` says that no initiator can have changed it.
 
     Raises Ambiguous where these sources do not determine a registration, and where an initiator
     holds an SPC-2 reservation, which cannot be carried over.
@@ -273,7 +273,7 @@ def _from_places(live: Sequence[ShownRegistration], holder: Optional[Tuple[str, 
     for (initiator, isid), numbers in groups.items():
         by_tpg: Dict[Tuple[str, int], NexusPath] = {}
         ways = [*places.get(initiator, ()),
-                *(path for path in places.get(ANYONE, ()) if initiator not in path.but)]
+                *(path for path in places.get(ANY_INITIATOR, ()) if initiator not in path.but)]
         for place in sorted(ways, key=lambda path: path.mapped_lun):
             at = (place.target, place.tpgt)
             if at not in by_tpg or (at == held_at and place.lun == held_lun
@@ -425,7 +425,7 @@ def reordered(reservations: Reservations, ranks: Sequence[Tuple[int, ...]]) -> R
         reservations.registrations[number] for number in order))
 
 
-def settled(reservations: Reservations) -> Reservations:
+def with_known_all_tg_pt(reservations: Reservations) -> Reservations:
     """The same reservations, with ALL_TG_PT taken to be 0 where it is not known."""
     return replace(reservations, registrations=tuple(
         replace(registration, all_tg_pt=bool(registration.all_tg_pt)) for registration in

@@ -8,7 +8,7 @@ from .. import errors
 from ..kernel.facts import Facts
 from ..model.attributes import Attribute
 from ..model.objects import Key, Object, State
-from ..storage.exclusive import Opening
+from ..storage.exclusive import DeferredOpen
 from .order import LATE, PLACE
 from .plan import LOAD, Step
 from .pr_order import RestoreOrder
@@ -28,7 +28,7 @@ class Draft:
     created: Set[Key]
     facts: Facts
     path: Callable[[Key], str]
-    late: Mapping[Key, Opening]
+    late: Mapping[Key, DeferredOpen]
     restore_order: RestoreOrder
     refused: List[errors.Finding] = field(default_factory=list)
     _steps: List[Tuple[Tuple[int, Tuple[int, ...], int], Step]] = field(default_factory=list)

@@ -8,7 +8,7 @@ from .. import errors
 from ..model.objects import Key, Lun, Target, Tpg, say
 from .draft import Draft
 from .plan import LINK, MKDIR, RMDIR, UNLINK
-from .pr_order import merged
+from .pr_order import merge_orders
 
 
 class ExportPlanner:
@@ -44,7 +44,7 @@ class ExportPlanner:
         rows_of = [[lun.key for lun in tpg.luns][::-1 if target.key in late else 1]
                    for target in self.want.targets for tpg in target.tpgs]
         counters: Dict[Key, int] = {}
-        for key, place in sorted(merged(rows_of, chains.values()).items(),
+        for key, place in sorted(merge_orders(rows_of, chains.values()).items(),
                                  key=lambda pair: pair[1]):
             if key in links:
                 self._link_lun(*links[key], ports[key], place, counters)

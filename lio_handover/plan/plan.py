@@ -12,7 +12,7 @@ from .. import errors
 from ..model.attributes import Attribute
 from ..model.keys import target_key
 from ..model.objects import Key, State
-from ..storage.exclusive import Opening
+from ..storage.exclusive import DeferredOpen
 from .order import PHASE, WHY
 
 # --- what a step asks for ----------------------------------------------------------------------
@@ -96,7 +96,7 @@ class Plan:
     refused: Tuple[errors.Finding, ...] = ()
     partial: bool = False
     #: backstores whose storage is opened only inside the window
-    late: Mapping[Key, Opening] = field(default_factory=dict)
+    late: Mapping[Key, DeferredOpen] = field(default_factory=dict)
     #: whether attributes that the table does not know may have this kernel's values
     unknown: bool = False
     #: a backstore's path → the identity of the file or device there, see opened.identities

@@ -18,13 +18,13 @@ from ..model.objects import (DEFAULT_GROUP, Acl, AluaGroup, Backstore, Discovery
                              Lun, MappedLun, Object, Portal, Secret, State, Target, Tpg, say)
 from ..model.tree_paths import Paths
 from ..storage import protection
-from ..storage.exclusive import Opening
+from ..storage.exclusive import DeferredOpen
 from .draft import Draft
 from .exports import ExportPlanner
 from .order import PLACE
 from .plan import (ACQUIRE, DRAIN, FLUSH, FOLDER, IDLE, LINK, MKDIR, OPEN, PROVE, RELEASE, RMDIR,
                    SYNC, UNLINK, VERIFY, WRITE, Plan, Step)
-from .pr_order import LAST, RestoreOrder, merged, reachable
+from .pr_order import LAST, RestoreOrder, merge_orders, nearest_reachable
 from .pr_steps import ReservationPlanner
 
 _NOTHING: Mapping[str, str] = {}
@@ -33,7 +33,7 @@ _NOTHING: Mapping[str, str] = {}
 def plan(have: State, want: State, facts: Facts,
          keep_fabrics: Optional[Sequence[str]] = None, verify: bool = True,
          partial: bool = False, trusting: bool = True,
-         late: Optional[Mapping[Key, Opening]] = None, there: State = State()) -> Plan:
+         late: Optional[Mapping[Key, DeferredOpen]] = None, there: State = State()) -> Plan:
     """The steps from ``have`` to ``want`` on the host that ``facts`` describe.
 
     ``keep_fabrics``: which fabric directories may stay when they become empty (None: all).
@@ -69,7 +69,7 @@ class _Planner:
     keep_fabrics: Optional[Sequence[str]]
     partial: bool
     trusting: bool
-    late: Mapping[Key, Opening]
+    late: Mapping[Key, DeferredOpen]
     there: Mapping[Key, Object]
     known: Dict[Tuple[Key, str, bool], Mapping[str, str]] = field(default_factory=dict)
     unknown: Set[str] = field(default_factory=set)
@@ -91,7 +91,7 @@ class _Planner:
                            self.restore_order)
         self._add, self._once, self._load = self.draft.add, self.draft.once, self.draft.load
         self.refused = self.draft.refused
-        self.link_place = merged(
+        self.link_place = merge_orders(
             [[lun.key for lun in acl.mapped_luns] for target in self.want.targets
              for tpg in target.tpgs for acl in tpg.acls],
             self.restore_order.chains())
@@ -111,7 +111,7 @@ class _Planner:
         if verify and self.created:
             self._add("verify stage", VERIFY, "", about=())
             self._add("verify", VERIFY, "", about=())
-        want, notes = reachable(self.want)
+        want, notes = nearest_reachable(self.want)
         notes += tuple(f"{name} is not known to this version: it is never written, and compared "
                        "before initiators are let in" for name in sorted(self.unknown))
         return Plan(self.draft.steps(), want, notes, tuple(self.refused))
@@ -162,7 +162,7 @@ class _Planner:
         order: Tuple[int, ...] = (row.rank,)
         if slot == "nexus" and key[:3] in self.restore_order.late:
             self._add(slot, WRITE, f"{self.path(key)}/{row.path}", b"NULL\n", key)
-            slot, order = "late nexus", self.restore_order.nexus_seen.get(key, LAST)
+            slot, order = "late nexus", self.restore_order.nexus_rank.get(key, LAST)
         if value in (row.first or {}):
             path, before = row.first[value]
             other = rows(kind, owner_of(key))[path]
@@ -202,11 +202,11 @@ class _Planner:
         if not self.trusting:
             known = _NOTHING
         own = attributes.items() - known.items() if known else attributes.items()
-        unsure = defaults.clobbered(kind, owner, [name for name, _value in own], known)
+        unsure = defaults.overwritten_by(kind, owner, [name for name, _value in own], known)
         wanted = [*own, *((name, attributes[name]) for name in unsure
                           if name in attributes and known.get(name) == attributes[name])]
         if not self.partial:
-            wanted += defaults.meant(kind, owner, attributes, known)
+            wanted += defaults.implied_values(kind, owner, attributes, known)
         for name, value in sorted(wanted):
             row = table.get(name)
             if row is None:

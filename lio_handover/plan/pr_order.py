@@ -28,16 +28,16 @@ class RestoreOrder:
             mapped.key for target in want.targets for tpg in target.tpgs for acl in tpg.acls
             for mapped in acl.mapped_luns}
         #: mapped LUN, or a nexus' LUN → (place in READ KEYS, number of the backstore)
-        self.first_seen: Dict[Key, Tuple[int, int]] = {}
-        #: TPG → the lowest value that first_seen has for its nexus
-        self.nexus_seen: Dict[Key, Tuple[int, int]] = {}
+        self.trigger_rank: Dict[Key, Tuple[int, int]] = {}
+        #: TPG → the lowest value that trigger_rank has for its nexus
+        self.nexus_rank: Dict[Key, Tuple[int, int]] = {}
         for number, store in enumerate(want.backstores):
             for place, registration in enumerate(store.reservations.registrations):
-                unit = self.unit(registration)
-                self.first_seen.setdefault(unit, (place, number))
-                if unit not in self.mapped:
-                    tpg = unit[:4]
-                    self.nexus_seen[tpg] = min(self.nexus_seen.get(tpg, LAST), (place, number))
+                trigger = self.trigger_of(registration)
+                self.trigger_rank.setdefault(trigger, (place, number))
+                if trigger not in self.mapped:
+                    tpg = trigger[:4]
+                    self.nexus_rank[tpg] = min(self.nexus_rank.get(tpg, LAST), (place, number))
         #: backstore → (TPG of its first LUN, a template for the padding registrations)
         self.padding_paths: Dict[Key, Tuple[Key, Registration]] = {}
         for target, tpg_, lun in want.all_luns():
@@ -52,7 +52,7 @@ class RestoreOrder:
         #: targets whose nexuses must come after the links of their LUNs
         self.late: Set[Key] = self._late(want)
 
-    def unit(self, registration: Registration) -> Key:
+    def trigger_of(self, registration: Registration) -> Key:
         """The key whose link brings a registration back: a mapped LUN's, or a LUN's for its TPG's
         nexus."""
         fabric = fabrics.of_pr_name(registration.fabric).name
@@ -69,26 +69,27 @@ class RestoreOrder:
         """
         targets: Set[Key] = set()
         for store in want.backstores:
-            units = [unit for unit in map(self.unit, store.reservations.registrations)
-                     if unit not in self.mapped]
-            if units != sorted(units, key=self._link_place):
-                targets.update(unit[:3] for unit in units
-                               if fabrics.gate_of(unit[1]) is not Gate.LOCAL)
+            triggers = [trigger
+                        for trigger in map(self.trigger_of, store.reservations.registrations)
+                        if trigger not in self.mapped]
+            if triggers != sorted(triggers, key=self._link_place):
+                targets.update(trigger[:3] for trigger in triggers
+                               if fabrics.gate_of(trigger[1]) is not Gate.LOCAL)
         return targets
 
-    def _link_place(self, unit: Key) -> Tuple[int, int]:
-        return self.linked.get(unit, (0, 0))
+    def _link_place(self, trigger: Key) -> Tuple[int, int]:
+        return self.linked.get(trigger, (0, 0))
 
     def order(self, store: Backstore) -> Reservations:
         """A backstore's reservations in the order in which READ KEYS can show them: registrations
         of one unit stand together, nexuses before ACLs."""
         def rank(registration: Registration) -> Tuple[int, ...]:
-            unit = self.unit(registration)
-            if unit in self.mapped:
-                return (2, self.first_seen[unit][0])
-            if unit[:3] in self.late:
-                return (1, *self.nexus_seen[unit[:4]])
-            return (0, *self._link_place(unit))
+            trigger = self.trigger_of(registration)
+            if trigger in self.mapped:
+                return (2, self.trigger_rank[trigger][0])
+            if trigger[:3] in self.late:
+                return (1, *self.nexus_rank[trigger[:4]])
+            return (0, *self._link_place(trigger))
         wanted = store.reservations
         return reservations.reordered(wanted, [rank(registration)
                                                for registration in wanted.registrations])
@@ -97,7 +98,7 @@ class RestoreOrder:
         """For each backstore the units that bring its registrations back, in the order of READ
         KEYS."""
         chains: Dict[int, List[Key]] = {}
-        for key, (_place, store) in sorted(self.first_seen.items(), key=lambda pair: pair[1]):
+        for key, (_place, store) in sorted(self.trigger_rank.items(), key=lambda pair: pair[1]):
             chains.setdefault(store, []).append(key)
         return chains.values()
 
@@ -109,7 +110,7 @@ def padding_registrations(wanted: Reservations, place: Optional[Tuple[Key, Regis
     return padding if place is not None and padding <= reservations.MAX_PADDING else 0
 
 
-def reachable(want: State, have: State = State()) -> Tuple[State, Tuple[str, ...]]:
+def nearest_reachable(want: State, have: State = State()) -> Tuple[State, Tuple[str, ...]]:
     """(``want`` as near as a kernel can be brought to it, sentences about the differences).
 
     Only the order of READ KEYS and PRgeneration can differ, and not where ``have``, the host's
@@ -141,7 +142,7 @@ def reachable(want: State, have: State = State()) -> Tuple[State, Tuple[str, ...
     return replace(want, backstores=tuple(stores)), tuple(notes)
 
 
-def merged(rows: Iterable[Sequence[Key]], chains: Iterable[Sequence[Key]]) -> Dict[Key, int]:
+def merge_orders(rows: Iterable[Sequence[Key]], chains: Iterable[Sequence[Key]]) -> Dict[Key, int]:
     """{link: its place} in an order that follows all ``chains`` (the order of READ KEYS), and the
     ``rows`` (the numbers in each ACL or TPG) where the chains allow it: REPORT LUNS has the last
     link first, whatever its number (target_core_spc.c:spc_emulate_report_luns).

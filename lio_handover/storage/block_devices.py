@@ -191,12 +191,12 @@ def file_system(real: str, host: Host) -> str:
     """The type of the file system in which a resolved path lies."""
     best, name = "", ""
     for mount in host.mounts:
-        if len(mount.point) >= len(best) and below(real, mount.point):
+        if len(mount.point) >= len(best) and is_below(real, mount.point):
             best, name = mount.point, mount.type
     return name
 
 
-def below(path: str, folder: str) -> bool:
+def is_below(path: str, folder: str) -> bool:
     return path == folder or path.startswith(folder.rstrip("/") + "/")
 
 
@@ -206,7 +206,7 @@ def show(text: str) -> str:
 
 
 # --- who uses it ---------------------------------------------------------------------------------
-def family(device: str, host: Host = HERE) -> Tuple[Dict[str, str], Dict[str, str]]:
+def holders_of(device: str, host: Host = HERE) -> Tuple[Dict[str, str], Dict[str, str]]:
     """({major:minor: name} of a device and its partitions, the same for all their holders).
 
     The names are the kernel's (``sdb1``, ``dm-0``).
@@ -232,7 +232,7 @@ def family(device: str, host: Host = HERE) -> Tuple[Dict[str, str], Dict[str, st
     return own, holders
 
 
-def under(device: str, host: Host = HERE) -> Tuple[Dict[str, str], List[str]]:
+def backing_devices(device: str, host: Host = HERE) -> Tuple[Dict[str, str], List[str]]:
     """({major:minor: name} of all block devices below a device, the files of its loop devices).
 
     A partition stands on its disk, a mapped device or array on its parts.
@@ -261,9 +261,9 @@ def _partitions(folder: str) -> List[str]:
     return [name for name in names_in(folder) if os.path.exists(f"{folder}/{name}/partition")]
 
 
-def users(device: str, host: Host = HERE) -> List[str]:
+def usage_of(device: str, host: Host = HERE) -> List[str]:
     """How this host itself uses a block device, in words: mounted, swap, held by another."""
-    own, holders = family(device, host)
+    own, holders = holders_of(device, host)
     every = {**own, **holders}
     known = set(every.values())
     for name in tuple(known):

@@ -20,7 +20,7 @@ Proof = Mapping[str, Union[str, int, bool]]
 
 
 @dataclass(frozen=True)
-class Opening:
+class DeferredOpen:
     """How the storage of one backstore is opened: by which rule, and with which evidence.
 
     ``proof`` is the source's evidence; ``allowed`` are the overrides that were given.
@@ -33,23 +33,23 @@ class Opening:
     allowed: Tuple[str, ...] = ()
 
 
-def rule(settings: Settings, path: str) -> Optional[Late]:
+def rule_for(settings: Settings, path: str) -> Optional[Late]:
     """The first section of the configuration whose patterns the path matches, or None."""
     return next((section for section in settings.late
                  if any(matches(path, pattern) for pattern in section.paths)), None)
 
 
-def openings(state: State, settings: Settings, proofs: Mapping[str, Proof]) \
-        -> Dict[Key, Opening]:
+def deferred_opens(state: State, settings: Settings, proofs: Mapping[str, Proof]) \
+        -> Dict[Key, DeferredOpen]:
     """{backstore: how it is opened} for the backstores of ``state`` that match a [late …] section
     of
     this host; ``proofs``: the document's evidence by the backstore's name."""
-    deferred: Dict[Key, Opening] = {}
+    deferred: Dict[Key, DeferredOpen] = {}
     for store in state.backstores if settings.late else ():
-        late = rule(settings, store.path) if store.path else None
+        late = rule_for(settings, store.path) if store.path else None
         if late is not None:
-            deferred[store.key] = Opening(store.path, late, settings,
-                                          proofs.get(say(store.key), {}))
+            deferred[store.key] = DeferredOpen(store.path, late, settings,
+                                               proofs.get(say(store.key), {}))
     return deferred
 
 
@@ -70,7 +70,7 @@ def release(settings: Settings, path: str) -> None:
 
 
 def _rule(settings: Settings, path: str) -> Late:
-    late = rule(settings, path)
+    late = rule_for(settings, path)
     if late is None:
         raise StorageNotAllowed(f"{show(path)} matches no [late …] section")
     return late

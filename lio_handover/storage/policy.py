@@ -19,9 +19,9 @@ from ..model.objects import Backstore, Key, State, say
 from ..model.plugins import HCTL, Opens
 from ..settings import Settings
 from . import block_devices, protection
-from .block_devices import (HERE, Host, PathStat, below, block_facts, family, file_system,
-                            folder_of, hctl_of, names_in, one_line_of, reopen, show, swaps, under,
-                            users)
+from .block_devices import (HERE, Host, PathStat, backing_devices, block_facts, file_system,
+                            folder_of, hctl_of, holders_of, is_below, names_in, one_line_of, reopen,
+                            show, swaps, usage_of)
 from .evidence import evidence_of
 
 #: File systems that keep nothing, or whose files do things when they are read.
@@ -39,7 +39,7 @@ def matches(path: str, pattern: str) -> bool:
     return len(words) == len(wanted) and all(map(fnmatchcase, words, wanted))
 
 
-def leaves(path: str, root: str) -> bool:
+def escapes_root(path: str, root: str) -> bool:
     """Whether a symbolic link on the way from ``root`` to ``path`` leads out of it, even if a
     later one leads back.  The root itself may be reached through links."""
     real = os.path.realpath(root)
@@ -50,7 +50,7 @@ def leaves(path: str, root: str) -> bool:
         word = pending.pop()
         if word == "..":
             here = os.path.dirname(here)
-            if not below(here, real):
+            if not is_below(here, real):
                 return True
             continue
         try:
@@ -59,7 +59,7 @@ def leaves(path: str, root: str) -> bool:
             here = f"{here.rstrip('/')}/{word}"
             continue
         if target.startswith("/"):
-            inside = next((top for top in (real, root) if below(target, top)), None)
+            inside = next((top for top in (real, root) if is_below(target, top)), None)
             if inside is None:
                 return True
             here, target = real, target[len(inside):]
@@ -103,12 +103,13 @@ def absent(wanted: Backstore, host: Host = HERE) -> List[Finding]:
     return []
 
 
-def named(wanted: Backstore, proof: Mapping[str, Union[str, int, bool]], settings: Settings,
-          here: "Union[State, Served]" = State(), host: Host = HERE) -> List[Finding]:
+def findings_by_name(wanted: Backstore, proof: Mapping[str, Union[str, int, bool]],
+                     settings: Settings,
+                     here: "Union[State, Served]" = State(), host: Host = HERE) -> List[Finding]:
     """Why this host cannot serve ``wanted``, judged by its name alone: for storage that must not be
     looked at yet, because another host has it open."""
     allowed = _roots(wanted, settings) or _is_named(wanted, settings) \
-        or below(wanted.path, host.dev)  # which may be the device mapper's other name of it
+        or is_below(wanted.path, host.dev)  # which may be the device mapper's other name of it
     problems = [] if allowed else [_finding(StorageNotAllowed, wanted, *_NOWHERE)]
     if not proof:
         problems.append(_finding(StorageDiffers, wanted, *_UNPROVEN))
@@ -129,7 +130,7 @@ _UNPROVEN = ("can't be compared: the document does not say what the source serve
 
 def _roots(wanted: Backstore, settings: Settings) -> List[str]:
     path = wanted.path
-    return [root for root in settings.roots if below(path, root) and path != root]
+    return [root for root in settings.roots if is_below(path, root) and path != root]
 
 
 def _is_named(wanted: Backstore, settings: Settings) -> bool:
@@ -145,10 +146,10 @@ def _findings(wanted: Backstore, proof: Mapping[str, Union[str, int, bool]], set
               here: "Served", host: Host) -> Iterator[Finding]:
     path = wanted.path
     roots, is_named = _roots(wanted, settings), _is_named(wanted, settings)
-    if not roots and not is_named and not below(path, host.dev):
+    if not roots and not is_named and not is_below(path, host.dev):
         yield _finding(StorageNotAllowed, wanted, *_NOWHERE)
         return
-    if roots and all(leaves(path, root) for root in roots):
+    if roots and all(escapes_root(path, root) for root in roots):
         yield _finding(StorageNotAllowed, wanted, "is reached through a symbolic link that leaves "
                        f"{' and '.join(roots)}", do="name the file where it really is")
         return
@@ -181,7 +182,7 @@ def _not_allowed(wanted: Backstore, seen: PathStat, settings: Settings, in_roots
     if seen.regular:
         if plugins.opened_by(wanted.plugin) is not Opens.FILE:
             return f"is a file, and {wanted.plugin} needs a block device"
-        if not in_roots or not any(below(seen.real, os.path.realpath(root))
+        if not in_roots or not any(is_below(seen.real, os.path.realpath(root))
                                    for root in settings.roots):
             return "lies under no configured root"
         kind = file_system(seen.real, host)
@@ -190,7 +191,7 @@ def _not_allowed(wanted: Backstore, seen: PathStat, settings: Settings, in_roots
     if not seen.block:
         return "is neither a file nor a block device"
     names = [wanted.path]
-    if below(wanted.path, host.dev) and below(seen.real, host.dev):
+    if is_below(wanted.path, host.dev) and is_below(seen.real, host.dev):
         names.append(seen.real)
         mapped = one_line_of(folder_of(seen.device, host) + "/dm/name")
         if mapped:
@@ -253,7 +254,7 @@ def _address(wanted: Backstore, seen: PathStat, proof: Mapping[str, Union[str, i
 
 def _uses(wanted: Backstore, seen: PathStat, here: "Served", host: Host) -> Iterator[str]:
     if seen.block:
-        uses = users(seen.device, host)
+        uses = usage_of(seen.device, host)
         yield from uses
         if not uses and here.state.backstore(wanted.key) is None and _claimed(seen):
             yield "is claimed by something of this host (mounted elsewhere, or another target)"
@@ -302,14 +303,15 @@ class Served:
         of a partition, a mapped device above or below, a loop device."""
         same: Set[Union[str, Tuple[int, int]]] = set()
         if seen.block:
-            own, holders = family(seen.device, self.host)
-            lower, files = under(seen.device, self.host)
+            own, holders = holders_of(seen.device, self.host)
+            lower, files = backing_devices(seen.device, self.host)
             same.update(own, holders, lower)
             same.update(identity for identity in map(_identity, files) if identity is not None)
         else:
             same.add(seen.identity)
             for name in self.loops(seen):
-                own, holders = family(one_line_of(f"{self.host.sys}/block/{name}/dev"), self.host)
+                own, holders = holders_of(one_line_of(f"{self.host.sys}/block/{name}/dev"),
+                                          self.host)
                 same.update(own, holders)
         return sorted({key for identity in same for key in self._index.get(identity, ())}
                       - {wanted.key})
