@@ -130,9 +130,9 @@ assert made[0] == ("module", "load made_up_mod"), made
 assert ("fabric", "mkdir made") in made
 assert made[-1] == ("gate", "write made/wwn.1/tpgt_1/enable = 1"), made
 assert ("TPG attribute", "write made/wwn.1/tpgt_1/attrib/login_timeout = 20") in made
-from lio_handover.document.runtime_state import shut
-assert ("shut gate", "write made/wwn.1/tpgt_1/enable = 0") in steps(target("wwn.1"),
-                                                                   shut(target("wwn.1")))
+from lio_handover.document.runtime_state import with_gates_closed
+assert ("shut gate", "write made/wwn.1/tpgt_1/enable = 0") in steps(
+    target("wwn.1"), with_gates_closed(target("wwn.1")))
 from lio_handover.host import preflight
 assert [*preflight._kinds(target("wwn.1"))] == []
 assert fabrics.of_pr_name("MADE").name == "made"
