@@ -53,6 +53,9 @@ def take(folder: Path, name: str = "", repository: str = "") -> Path:
             f"{NAMED.name} names {name}, which is not in {repository}"
             + ("; next: git fetch --unshallow" if shallow else
                f": {done.stderr.decode(errors='replace').strip()}; next: git fetch"))
+    if subprocess.run([*git, "merge-base", "--is-ancestor", name, "HEAD"], check=False).returncode:
+        raise NoNeighbour(f"{NAMED.name} names {name}, which is no ancestor of what is checked out "
+                          "here: another clone would not have it; next: name one that is")
     folder.mkdir()
     subprocess.run(["tar", "--extract", "--no-same-owner", "--directory", str(folder)],
                    input=done.stdout, check=True)
