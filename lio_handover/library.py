@@ -145,7 +145,7 @@ class Host:
             yield result
         finally:
             ours = self._ours()
-            kept = [name for handover in ours.held(result.targets)
+            kept = [name for handover in ours.source_handovers(result.targets)
                     if handover.state != "released" for name in handover.targets]
             if kept:
                 self.thaw(*kept)

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from lio_handover import errors
 from lio_handover.document import document as documents
-from lio_handover.handover.engine import Handovers, Reply
+from lio_handover.handover.engine import HandoverEngine, Reply
 from lio_handover.local.ours import Ours
 from tests import inhandover, inhost
 from tests.inhandover import TARGET
@@ -41,9 +41,9 @@ def crash(point: int, name: str, data: bytes = b"", records: bool = False) -> tu
 
 def recover() -> list[Reply]:
     """Of every handover of this host; there is nobody to ask.  Raises what one failed with."""
-    found = Handovers(core()).recover()
+    found = HandoverEngine(core()).recover()
     for one in found:
-        if one.failed:
+        if one.error_code:
             raise errors.HandoverError(one.notes[0])
     return found
 
@@ -51,7 +51,7 @@ def recover() -> list[Reply]:
 def recover_again() -> tuple[int, list[str]]:
     """(changes that another recover asks of the kernel, the states after it)."""
     one = core()
-    states = [answer.handover.state for answer in Handovers(one).recover()]
+    states = [answer.handover.state for answer in HandoverEngine(one).recover()]
     return one.fs.changes, states
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lio_handover.handover.engine import Handovers
+from lio_handover.handover.engine import HandoverEngine
 from lio_handover.kernel.configfs import Configfs
 from lio_handover.local import restoring
 from lio_handover.local.guard import Guard
@@ -84,7 +84,7 @@ def reads(shared: str, targets: int) -> dict[str, dict[str, int]]:
             restoring.restore(core(), name, print)
 
     def boots() -> None:
-        Handovers(core()).before_restore()
+        HandoverEngine(core()).before_targetcli_restore()
         core().to_restore()
 
     def guards() -> Callable[[], None]:

@@ -18,7 +18,7 @@ from lio_handover.actions import surviving_registrations
 from lio_handover.client import ssh
 from lio_handover.execute import rollback, step_runner
 from lio_handover.handover import conditions
-from lio_handover.handover.engine import Handover, Handovers, Reply
+from lio_handover.handover.engine import Handover, HandoverEngine, Reply
 from lio_handover.kernel.configfs import Configfs
 from lio_handover.kernel.reader import Reader
 from lio_handover.local.by_file import ByFile
@@ -68,7 +68,7 @@ class Ask(Exception):
 Answers = dict[str, Reply | None]
 
 
-def handovers(answers: Answers | None = None) -> Handovers:
+def handovers(answers: Answers | None = None) -> HandoverEngine:
     def peer(_handover: Handover, verb: str) -> Reply:
         assert answers is not None
         if verb not in answers:
@@ -78,7 +78,7 @@ def handovers(answers: Answers | None = None) -> Handovers:
             raise errors.PeerUnreachable("it does not answer")
         return answer
     core = ByFile(replace(inhost.SETTINGS, late=late_rules()))
-    return Handovers(core, None if answers is None else peer)
+    return HandoverEngine(core, None if answers is None else peer)
 
 
 #: Where a host finds the folder of what is served late, see ``serve_late``.
@@ -122,7 +122,7 @@ def recover_beside(id: str, words: frozenset[str]) -> Reply:  # noqa: A002
     """recover, while the other host is there, and its service is not."""
     def peer(_handover: Handover, _verb: str) -> Reply:
         raise ssh.host_answers("lio-handoverd does not run on b")
-    return Handovers(handovers().core, peer).recover(id, words, "the test")[0]
+    return HandoverEngine(handovers().core, peer).recover(id, words, "the test")[0]
 
 
 # ── power ────────────────────────────────────────────────────────────────────────────────────
@@ -154,14 +154,14 @@ def disk(folder: str) -> None:
         subprocess.run(["mount", "--bind", folder + path, path], check=True)
 
 
-def before_restore() -> tuple[str, ...]:
-    return handovers().before_restore()
+def before_targetcli_restore() -> tuple[str, ...]:
+    return handovers().before_targetcli_restore()
 
 
 def boots(folder: str) -> tuple[str, ...]:
     """What a host does when it boots: our unit, then targetcli's."""
     disk(folder)
-    notes = before_restore()
+    notes = before_targetcli_restore()
     if os.path.exists(SAVED):
         done = targetctl("restore", SAVED)
         assert done.returncode == 0, done.stderr
@@ -326,7 +326,7 @@ def slow_freeze(id: str) -> tuple[list[str], str, list[str]]:  # noqa: A002
         return [replace(row, deadline=0.01) for row in plain(*args)]
 
     setattr(conditions, "rows_for", hurried)
-    one = Handovers(inhost.core(), alarm=lambda _handover, verb: alarms.append(verb))
+    one = HandoverEngine(inhost.core(), alarm=lambda _handover, verb: alarms.append(verb))
     after = one.do("freeze", "source", id, progress=lambda number, total, step: told.append(
         f"{number + 1}/{total} {step.description}"))
     return alarms, after.handover.state, told
@@ -541,5 +541,5 @@ def while_held(name: str, id: str) -> Reply:  # noqa: A002
 def restart_targetcli() -> None:
     """What the restart of its unit does: everything is cleared, and restored from its file."""
     assert targetctl("clear").returncode == 0
-    before_restore()
+    before_targetcli_restore()
     assert targetctl("restore", SAVED).returncode == 0

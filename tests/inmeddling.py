@@ -14,7 +14,7 @@ from lio_handover.actions import identity
 from lio_handover.actions.context import HandoverContext
 from lio_handover.document import document as documents
 from lio_handover.handover import meddling
-from lio_handover.handover.engine import Handovers
+from lio_handover.handover.engine import HandoverEngine
 from lio_handover.kernel.configfs import Configfs
 from lio_handover.records.journal import Journal, ids
 from lio_handover.system.inotify import (IN_CLOSE_WRITE, IN_CREATE, IN_DELETE, IN_DELETE_SELF,
@@ -167,7 +167,7 @@ def wait(what: str, *args: Any) -> float:
 
 
 def status() -> list[str]:
-    return [note for one in Handovers(byfile.core()).status() for note in one.notes]
+    return [note for one in HandoverEngine(byfile.core()).status() for note in one.notes]
 
 
 def shut() -> bool:
@@ -235,7 +235,7 @@ def undecided() -> bool:
 
 
 def recover(allow: list[str]) -> None:
-    Handovers(byfile.core()).recover(journal().id, allow=allow)
+    HandoverEngine(byfile.core()).recover(journal().id, allow=allow)
 
 
 def opens_again_and_again(seconds: float) -> int:

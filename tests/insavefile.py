@@ -84,7 +84,7 @@ def put_and_restored(state: State) -> tuple[str, State]:
 def booted(path: str = SAVED) -> tuple[tuple[str, ...], str]:
     """(what our unit says, what targetcli's restore says) of a boot."""
     subprocess.run(["targetctl", "clear"], check=True)
-    notes = inhandover.before_restore()
+    notes = inhandover.before_targetcli_restore()
     done = subprocess.run(["targetctl", "restore", path], capture_output=True, text=True)
     return notes, done.stdout + done.stderr
 

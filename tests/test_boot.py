@@ -14,11 +14,11 @@ from lio_handover import errors
 from lio_handover.actions.actions import ActionRunner
 from lio_handover.cli import boot
 from lio_handover.configuration import PATH
-from lio_handover.handover.engine import TARGETCLIS, Handovers
+from lio_handover.handover.engine import TARGETCLIS, HandoverEngine
 from lio_handover.local.by_file import ByFile
 from lio_handover.protocol.table import DESTINATION, SOURCE, STATES, Mode
 from lio_handover.records.journal import Handover, Journal
-from lio_handover.records.ownership import Owners
+from lio_handover.records.ownership import OwnershipFile
 from lio_handover.savefile import places
 from lio_handover.settings import load
 from tests.commandline import LAUNCHER
@@ -90,20 +90,20 @@ def test_each_state_is_answered_as_the_engine_does(
     """Never "nothing" where the engine would take a target out of the save file."""
     taken: list[str] = []
 
-    def before_restore(runner: ActionRunner) -> list[str]:
+    def before_targetcli_restore(runner: ActionRunner) -> list[str]:
         taken.append(runner.journal.id)
         return []
-    monkeypatch.setattr(ActionRunner, "before_restore", before_restore)
+    monkeypatch.setattr(ActionRunner, "before_targetcli_restore", before_targetcli_restore)
     for number, mode in enumerate(Mode):
         one = begun(config, role, mode, state, number)
         taken.clear()
-        Handovers(ByFile(load(config))).before_restore()
+        HandoverEngine(ByFile(load(config))).before_targetcli_restore()
         nothing = boot.nothing_to_do(config)
         assert nothing is (not state or boot.STATES[role][state] or state == boot.AWAY)
         assert not nothing or not taken or state == boot.AWAY
-        Owners(load(config).state_directory).note([NAME], epoch=2, handover="a later one")
+        OwnershipFile(load(config).state_directory).note([NAME], epoch=2, handover="a later one")
         assert boot.nothing_to_do(config), "a later handover counts"
-        Owners(load(config).state_directory).note([NAME], over="a later one")
+        OwnershipFile(load(config).state_directory).note([NAME], ended="a later one")
         one.remove()
 
 

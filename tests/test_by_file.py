@@ -63,7 +63,7 @@ def test_the_source_boots_after_each_step(carried: Callable[[], Carried]) -> Non
     assert pair.boots(SOURCE) == []
     assert pair.host[SOURCE].call(byfile.states) == [("source", "released")]
     answer, = pair.host[SOURCE].call(byfile.recover)
-    assert answer.stays and "another host may serve it" in answer.notes[0]
+    assert answer.undecided and "another host may serve it" in answer.notes[0]
     assert f"lio-handover thaw {TARGET} --allow exported" in answer.next
     pair.step("import", DESTINATION)
     assert pair.boots(SOURCE) == [DESTINATION]

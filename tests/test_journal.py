@@ -13,12 +13,12 @@ from lio_handover.actions import aptpl_copies
 from lio_handover.actions.context import HandoverContext
 from lio_handover.document import document as documents
 from lio_handover.handover import next_steps
-from lio_handover.handover.engine import Handovers
+from lio_handover.handover.engine import HandoverEngine
 from lio_handover.host.verbs import Core
 from lio_handover.kernel.facts import boot_id
 from lio_handover.records import journal as journal_module
 from lio_handover.records.journal import PREPARED, Handover, Journal
-from lio_handover.records.ownership import Owners
+from lio_handover.records.ownership import OwnershipFile
 from lio_handover.savefile import places, save_file, writers
 from lio_handover.settings import Settings
 from tests import samples
@@ -27,8 +27,8 @@ ID, OTHER = "11111111-0000-4000-8000-000000000000", "22222222-0000-4000-8000-000
 TARGET = f"iscsi/{samples.IQN}"
 
 
-def handovers(folder: Path) -> Handovers:
-    return Handovers(Core(Settings(state_directory=str(folder))))
+def handovers(folder: Path) -> HandoverEngine:
+    return HandoverEngine(Core(Settings(state_directory=str(folder))))
 
 
 def begun(folder: Path, id: str = ID, role: str = "source",  # noqa: A002
@@ -101,7 +101,7 @@ def booting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             journal.keep(PREPARED, documents.dumps(samples.document(
                 replace(state_, targets=(bare,)), True)))
         journal.state(state, epoch, "another boot")
-        Owners(str(tmp_path)).note([target], epoch=epoch, handover=id)
+        OwnershipFile(str(tmp_path)).note([target], epoch=epoch, handover=id)
     return tmp_path
 
 
@@ -114,7 +114,7 @@ def journal(folder: Path, id: str = ID) -> Path:  # noqa: A002
 
 
 def test_at_boot_what_may_not_open_alone_is_taken_out(booting: Path) -> None:
-    note, = handovers(booting).before_restore()
+    note, = handovers(booting).before_targetcli_restore()
     assert note.startswith(f"{OURS}: was in {booting}")
     assert saved() == {NEVER_MOVED}
 
@@ -123,21 +123,21 @@ def test_at_boot_what_may_not_open_alone_is_taken_out(booting: Path) -> None:
 def test_a_journal_that_cannot_be_read_costs_its_own_targets(booting: Path, which: str) -> None:
     path = journal(booting, which)
     path.write_bytes(path.read_bytes() + b"\0\0\0\n")
-    notes = handovers(booting).before_restore()
+    notes = handovers(booting).before_targetcli_restore()
     assert saved() == {NEVER_MOVED}
     assert any(f"{path}, line 3 can't be read" in one and
                f"next: lio-handover status {which} on the other host" in one and
                f"move {path.parent} aside" in one for one in notes)
     found = {one.handover.id: one for one in handovers(booting).status()}
     assert found[which].handover.state == "" and found[which].handover.targets
-    assert found[which].failed == errors.JournalBroken.code
+    assert found[which].error_code == errors.JournalBroken.code
     assert found[OTHER if which == ID else ID].handover.state in ("confirmed", "released")
 
 
 def test_one_that_no_longer_counts_costs_nothing(booting: Path) -> None:
     path = journal(booting, OTHER.replace("2", "3"))
     path.write_bytes(path.read_bytes() + b"{]\n")
-    assert len(handovers(booting).before_restore()) == 1
+    assert len(handovers(booting).before_targetcli_restore()) == 1
     assert saved() == {NEVER_MOVED}
 
 
@@ -145,15 +145,15 @@ def test_where_not_even_its_targets_are_known_nothing_is_restored(booting: Path)
     """The unit fails, and so targetcli's does not start."""
     journal(booting).write_bytes(b"\0\0\0\n")
     with pytest.raises(errors.JournalBroken, match="line 1 can't be read") as error:
-        handovers(booting).before_restore()
+        handovers(booting).before_targetcli_restore()
     assert f"move {journal(booting).parent} aside" in error.value.do
     os.rename(journal(booting).parent, booting / "aside")
-    assert handovers(booting).before_restore() == ()
+    assert handovers(booting).before_targetcli_restore() == ()
 
 
 def test_owners_that_cannot_be_read_stop_verbs_and_keep_shut_what_moved(booting: Path) -> None:
     (booting / "owners.json").write_bytes(b"\0")
-    first, *rest = handovers(booting).before_restore()
+    first, *rest = handovers(booting).before_targetcli_restore()
     assert "owners.json can't be read" in first and errors.RECOVERY_PAGE in first
     assert saved() == {NEVER_MOVED}     # of the other it is not known which handover counts
     assert len(rest) == 2
@@ -170,11 +170,11 @@ def test_a_journal_that_is_lost_beside_its_documents_is_broken(
     (path.parent / "prepared.json").write_bytes(b"{}")
     path.unlink() if left is None else path.write_bytes(left)
     with pytest.raises(errors.JournalBroken, match="documents lie beside it") as error:
-        handovers(booting).before_restore()
+        handovers(booting).before_targetcli_restore()
     assert "make sure which host may serve it" in error.value.do
     assert saved() == {OURS, NEVER_MOVED, BACK}     # the unit fails, so targetcli's does not start
     found = {one.handover.id: one for one in handovers(booting).status()}
-    assert found[ID].failed == errors.JournalBroken.code
+    assert found[ID].error_code == errors.JournalBroken.code
 
 
 @pytest.mark.parametrize("left", [b"", b'{"at": 17641'])
@@ -183,7 +183,7 @@ def test_one_that_was_killed_before_it_was_begun_costs_nothing(booting: Path, le
     folder.mkdir()
     (folder / "journal").write_bytes(left)
     (folder / ".prepared.json.tmp").write_bytes(b"")
-    assert len(handovers(booting).before_restore()) == 1
+    assert len(handovers(booting).before_targetcli_restore()) == 1
     assert len(handovers(booting).status()) == 3
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from lio_handover import errors
 from lio_handover.document import document as documents
-from lio_handover.execute.rollback import WayBack
+from lio_handover.execute.rollback import Rollback
 from lio_handover.local import ours as facade
 from lio_handover.model.objects import State
 from lio_handover.plan import order
@@ -301,13 +301,13 @@ def stopped_everywhere(verb: str, data: bytes, how: str, path: str) -> tuple[int
     inhost.SETTINGS = load()
     real, wrong = inhost.differences, []
     told: list[str] = []
-    undo = WayBack.undo
+    undo = Rollback.undo
 
-    def undone(self: WayBack, error: Exception) -> errors.HandoverError:
+    def undone(self: Rollback, error: Exception) -> errors.HandoverError:
         found = undo(self, error)
         told.append(str(found))
         return found
-    WayBack.undo = undone  # type: ignore[method-assign]
+    Rollback.undo = undone  # type: ignore[method-assign]
 
     def differences(old: dict[str, str], new: dict[str, str]) -> list[str]:
         there = os.path.exists(path)

@@ -49,7 +49,7 @@ def test_recover_leaves_shut_what_was_stopped_on_purpose(one: Adopted) -> None:
     """Until somebody restores it, or a boot."""
     assert one.host.call(inours.clear, TARGET)[0] == 0
     answer, = one.host.call(byfile.recover)
-    assert one.gates() == {} and not answer.stays
+    assert one.gates() == {} and not answer.undecided
     assert answer.notes == (f"{TARGET} was stopped on purpose, and stays so until the next boot",)
     assert answer.next == f"lio-handover restore {TARGET}"
     assert one.who()[2] == ("it is not here, as it was stopped on purpose; next: lio-handover "

@@ -235,6 +235,6 @@ def test_what_info_says(plugin: str, info: str, wanted: dict[str, str]) -> None:
 
 def test_a_physical_hba_is_refused_whatever_is_allowed() -> None:
     state = served("pscsi", dict.fromkeys(plugins.HCTL[1:], "0"), {})
-    found = [one for one in preflight._kinds(state) if not one.override]
+    found = [one for one in preflight._unsupported_backstores(state) if not one.override]
     assert ["hba_mode" in one.sentence or "udev_path" in one.sentence for one in found] == [
         True, True]

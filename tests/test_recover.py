@@ -60,10 +60,10 @@ def test_forced_on_one_side_the_other_steps_down_when_it_boots(
     pair.go(WAY.partition(" verify*")[0])
     pair.cut(DESTINATION)
     stays = pair.recover(SOURCE, silent=True)
-    assert stays.stays and pair.serving() == []
+    assert stays.undecided and pair.serving() == []
     beside = pair.host[SOURCE].call(inhandover.recover_beside, pair.id,
                                     frozenset({"peer-is-fenced"}))
-    assert beside.stays and "--peer-is-fenced" not in beside.next and pair.serving() == []
+    assert beside.undecided and "--peer-is-fenced" not in beside.next and pair.serving() == []
     pair.recover(SOURCE, silent=True, words=["peer-is-fenced"])
     assert pair.state(SOURCE) == "forced" and pair.serving() == [SOURCE]
     pair.boot(DESTINATION)
@@ -287,7 +287,7 @@ def test_a_journal_that_cannot_be_read_has_a_way_out(
     pair.go("prepare stage* freeze")
     a.call(inhandover.save)     # as targetcli's user may: both are in its file
     a.call(inhandover.garble, pair.id)
-    notes = a.call(inhandover.before_restore)
+    notes = a.call(inhandover.before_targetcli_restore)
     assert a.call(inhandover.saved) == {OTHER: True} and "line 3 can't be read" in notes[0]
 
     a.call(inhandover.open_gates)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from lio_handover.document import document as documents
-from lio_handover.handover.engine import Handovers
+from lio_handover.handover.engine import HandoverEngine
 from lio_handover.kernel.configfs import Configfs
 from lio_handover.local.by_file import ByFile
 from lio_handover.settings import load
@@ -65,12 +65,12 @@ def meddled(folder: str, how: str) -> tuple[str, str, int]:
     """(what recover says where somebody meddles, the gate then, how it fails once nobody does)."""
     inboot.ours(folder, 2, 2)
     inboot.boot()
-    failed, = Handovers(ByFile(load(), Meddling(how))).recover()
+    failed, = HandoverEngine(ByFile(load(), Meddling(how))).recover()
     gate = Configfs().read(f"{inhost.TPG}/enable").strip()
-    after, = Handovers(ByFile(load())).recover()
+    after, = HandoverEngine(ByFile(load())).recover()
     inboot.serves(2)
     inhost.down()
-    return failed.notes[0], gate, after.failed
+    return failed.notes[0], gate, after.error_code
 
 
 @pytest.mark.parametrize("how, said", [
@@ -101,7 +101,7 @@ def restored(folder: str, luns: int) -> dict[str, int]:
 
     setattr(os, "fsync", fsync)
     setattr(documents, "loads", counted)
-    Handovers(ByFile(load(), fs)).recover(inboot.handover())
+    HandoverEngine(ByFile(load(), fs)).recover(inboot.handover())
     fs.counts["changes"] = fs.changes
     inboot.serves(luns)
     inhost.down()

@@ -12,7 +12,7 @@ import pytest
 from lio_handover import errors
 from lio_handover.cli import boot
 from lio_handover.document import document as documents, envelope
-from lio_handover.handover.engine import Handovers
+from lio_handover.handover.engine import HandoverEngine
 from lio_handover.handover.reply import Reply, reply_from_json, reply_to_json
 from lio_handover.host.verbs import Core
 from lio_handover.protocol import messages
@@ -20,7 +20,7 @@ from lio_handover.protocol.messages import Message, from_json, to_json
 from lio_handover.protocol.table import MessageType
 from lio_handover.records import record_kinds
 from lio_handover.records.journal import Handover, Journal
-from lio_handover.records.ownership import Owners
+from lio_handover.records.ownership import OwnershipFile
 from lio_handover.settings import Settings
 from tests import samples
 
@@ -40,7 +40,7 @@ def with_version(line: bytes, version: Any) -> bytes:
 def journal(tmp_path: Path) -> Journal:
     made = Journal.create(str(tmp_path), Handover(ID, "source", "", 1, "iscsi", (TARGET,)), {})
     made.state("idle", 1, "boot")
-    Owners(str(tmp_path)).note([TARGET], epoch=1, handover=ID)
+    OwnershipFile(str(tmp_path)).note([TARGET], epoch=1, handover=ID)
     return made
 
 
@@ -57,12 +57,12 @@ def test_a_journal_of_another_version_is_refused_and_never_misread(
     path = Path(journal.path)
     first, rest = path.read_bytes().split(b"\n", 1)
     path.write_bytes(with_version(first, version) + b"\n" + rest)
-    for partly in (False, True):
+    for tolerate_damage in (False, True):
         with pytest.raises(errors.JournalBroken) as caught:
-            Journal(str(tmp_path), ID, partly)
+            Journal(str(tmp_path), ID, tolerate_damage)
         assert f"{path} {what}" in caught.value.what and caught.value.do.startswith(do)
-    answer, = Handovers(Core(Settings(state_directory=str(tmp_path)))).status()
-    assert answer.failed == errors.JournalBroken.code and what in answer.notes[0]
+    answer, = HandoverEngine(Core(Settings(state_directory=str(tmp_path)))).status()
+    assert answer.error_code == errors.JournalBroken.code and what in answer.notes[0]
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     config = tmp_path / "lio-handover.conf"
     config.write_text(f"[host]\nstate_directory = {tmp_path}\n")
@@ -82,8 +82,8 @@ def test_owners_of_another_version_are_refused(
     config.write_text(f"[host]\nstate_directory = {tmp_path}\n")
     assert boot.nothing_to_do(str(config))
     path.write_bytes(with_version(whole, version))
-    for work in (Owners(str(tmp_path)).load,
-                 lambda: Owners(str(tmp_path)).note([TARGET], epoch=2)):
+    for work in (OwnershipFile(str(tmp_path)).load,
+                 lambda: OwnershipFile(str(tmp_path)).note([TARGET], epoch=2)):
         with pytest.raises(errors.JournalBroken) as caught:
             work()
         assert f"{path} {what}" in caught.value.what and caught.value.do.startswith(do)

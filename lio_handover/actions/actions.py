@@ -1,8 +1,8 @@
-"""What each step of the protocol does on this host: one method for each table.Do.
+"""One method for each action of the protocol (table.Action): its work on this host.
 
-Every one of them looks first and does what is missing, so it may be run again after a crash
-anywhere in it.  One that can't do its work raises, and the verb ends there: the recorded state
-stands.  Which come in what order is said by the table alone.
+Every method looks first and does only the missing part, so it may run again after a crash anywhere
+in it.  A method that cannot do its work raises, and the verb ends there: the recorded state stands.
+The order of the actions is said by the table alone.
 """
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from ..model.objects import State, say
 from ..protocol.messages import Message, document_in
 from ..protocol.table import SOURCE, Action, MessageType, Mode, Step
 from ..records.journal import DOCUMENT, PREPARED, RETURNED
-from ..records.ownership import Owners
+from ..records.ownership import OwnershipFile
 from ..storage import opened
 from . import identity, surviving_registrations
 from .build_actions import Building, not_late
@@ -34,7 +34,7 @@ from .copy_actions import sampled
 
 @dataclass
 class ActionRunner(Building):
-    """One verb's work: the handover where it stands, and what came with the verb."""
+    """The work of one verb: the handover's context, and the arguments of the verb."""
 
     #: of an import by file: what is to be done, what it took, whether its gate may be open
     ready: Optional[Ready] = None
@@ -43,7 +43,7 @@ class ActionRunner(Building):
 
     # ---- small things ---------------------------------------------------------------------------
     def do(self, step: Step) -> None:
-        """Run one step.  Raises a HandoverError where it can't be done."""
+        """Run one step.  Raises a HandoverError where it cannot be done."""
         try:
             if step.action is Action.RECORD:
                 self._record(step.state)
@@ -59,7 +59,7 @@ class ActionRunner(Building):
 
     # ---- records and messages -------------------------------------------------------------------
     def _record(self, state: str) -> None:
-        owners, targets = Owners(self.directory), set(self.local_targets())
+        owners, targets = OwnershipFile(self.directory), set(self.local_targets())
         gates: Optional[Dict[str, Dict[str, str]]] = None
         if self.mode is Mode.FILE and state == self.handover.state and state == "confirmed":
             return  # the plan recorded it before its gate
@@ -70,7 +70,7 @@ class ActionRunner(Building):
         elif state == "none":
             # By file it may be tried again.
             owners.note(targets, aborted=0 if self.mode is Mode.FILE else self.epoch,
-                        over=self.journal.id, elsewhere=self.handover.targets)
+                        ended=self.journal.id, elsewhere=self.handover.targets)
         if state == "freezing" and self.handover.state in ("", "prepared"):
             gates = self.open_gates()
         more: Dict[str, object] = {}
@@ -85,7 +85,7 @@ class ActionRunner(Building):
     def _say(self, kind: MessageType) -> None:
         message = self.message(kind)
         self.journal.note("said", message=kind.name.lower(), digest=message.digest)
-        self.said.append(message)
+        self.sent_messages.append(message)
 
     # ---- looking --------------------------------------------------------------------------------
     def _check(self) -> None:
@@ -123,8 +123,8 @@ class ActionRunner(Building):
 
     def _offered(self, names: Sequence[Tuple[str, str]]) \
             -> Tuple[Document, List[errors.Finding]]:
-        """What is there, and what speaks against it; by file its registrations may be untold, if
-        that is allowed, until the export."""
+        """The targets as a document, and the findings against handing them over.  By file,
+        registrations may be untold until the export, where ``allow`` says so."""
         try:
             return self.core.prepare(names, self.journal.facts.probe)
         except errors.CannotRepresent:
@@ -134,10 +134,10 @@ class ActionRunner(Building):
             return self.core.prepare(names, reserved=False)
 
     def _untold(self, state: State) -> None:
-        """Refuse registrations that can't be told, unless that is allowed."""
+        """Refuse registrations that cannot be told, unless ``allow`` has them."""
         ask = "" if self.mode is Mode.FILE else \
             f"lio-handover source freeze --probe {self.journal.id}"
-        errors.refuse(preflight.held(state, self.reader(), ask), self.allow)
+        errors.refuse(preflight.untold(state, self.reader(), ask), self.allow)
 
     def _read(self) -> None:
         self.reader(False).target_names()
@@ -178,12 +178,14 @@ class ActionRunner(Building):
 
     # ---- copies ---------------------------------------------------------------------------------
     def _ask(self, names: Sequence[Tuple[str, str]]) -> None:
-        """The source's devices, where that was wanted, for what configfs does not show."""
+        """Ask the source's devices, where the handover was begun with --probe, for the facts that
+        configfs does not show."""
         if self.journal.facts.probe and self.handover.role == SOURCE:
             self.seen = self.core.ask(names)
 
     def may_export(self, state: State) -> None:
-        """Refuse what an export by file, long after the freeze maybe, is refused for."""
+        """Refuse the export by file (which may come long after the freeze) for ports and shared
+        storage."""
         errors.refuse(preflight.all_ports(state), self.allow)
         errors.refuse(preflight.shared(state, self.reader(False)), self.allow)
 
@@ -201,7 +203,7 @@ class ActionRunner(Building):
             self.may_export(state)
         if not self.links_are_whole({lun.key: lun.backstore for _, _, lun in state.all_luns()}):
             if self.handover.role != SOURCE and self.handover.state != "returned":
-                # Of a kernel that is gone.
+                # The copy is of a kernel that is gone.
                 left = surviving_registrations.since(self, self.allow, self.notes)
                 left = replace(left, storage=sampled(left.storage, {}))  # it has served
                 self.keep(RETURNED, self.in_source_names(left), False)

@@ -16,14 +16,14 @@ from ..host import preflight
 from ..kernel.facts import boot_id
 from ..model.objects import State, say
 from ..records.journal import PREPARED, RETURNED, SERVED, Journal, ids
-from ..records.ownership import Owners
+from ..records.ownership import OwnershipFile
 from ..savefile import outline
 from ..savefile.not_saved import lost
 from ..storage import opened
 from . import identity, savefile_actions, surviving_registrations
 from .copy_actions import Copies
 
-#: What speaks against another host's serving it, and not against this one's.
+#: Overrides of findings that speak against another host's serving the target, not this one's.
 _OF_ANOTHER_HOST = ("stopped-guest", "unseen-data", "pgr-passthrough", "all-tg-pt")
 
 
@@ -32,11 +32,11 @@ class Adoption(Copies):
     """One verb's work on what is this host's to restore."""
 
     def _adopt(self) -> None:
-        """Keep what is here as the copy that counts.  Its gates stay as they are.  Raises what an
-        export raises."""
+        """Keep the served targets as the copy that counts.  Gates stay as they are.  Raises the
+        errors of an export."""
         state = self.known()
-        findings = [one for one in preflight.source(state, self.reader(False))
-                    if one.override not in _OF_ANOTHER_HOST]
+        findings = [finding for finding in preflight.source(state, self.reader(False))
+                    if finding.override not in _OF_ANOTHER_HOST]
         document = self.document_of(state)
         findings += [*representable.findings(document),
                      *opened.findings(state.backstores, self.core.asked,
@@ -49,7 +49,8 @@ class Adoption(Copies):
         self.keep_served(document, PREPARED if first else SERVED)
 
     def known(self) -> State:
-        """What is here; where its registrations can't be told, with those of the copy."""
+        """The targets as the kernel has them.  Where their registrations cannot be told, the state
+        has those of the last copy."""
         try:
             return self.here()
         except errors.CannotRepresent:
@@ -82,10 +83,12 @@ class Adoption(Copies):
         identity.note(self)
 
     def keep_before_clear(self) -> None:
-        """Keep a copy of what is about to be taken down: its gate is shut.  Nothing to do where it
-        is gone already, was not all there, or was not opened since it was loaded from the copy:
-        then the copy that counts is the one before.  Raises StructureChanged where what is there
-        may have registrations that nothing else has."""
+        """Keep a copy of targets that are about to be taken down: their gate is shut.
+
+        Nothing is kept where the targets are gone already, were not all there, or were not opened
+        since they were loaded from the copy: then the copy before counts.  Raises StructureChanged
+        where the kernel may have registrations that no copy has.
+        """
         there = self.names()
         if not there or self.journal.facts.loading == boot_id() or self.unopened():
             return
@@ -107,12 +110,12 @@ class Adoption(Copies):
             self.keep(RETURNED, self.in_source_names(document), False)
 
     def before_clear(self) -> None:
-        """Note which gates are open, before the first of them is shut: restore opens those."""
+        """Record which gates are open, before the first of them is shut: restore opens those."""
         if not self._clear_is_unfinished():
             self.journal.note("shutting", durable=True, gates=self.open_gates())
 
     def before_adopt(self) -> None:
-        """Refuse to keep a copy of what is not all there.  Raises StructureChanged."""
+        """Refuse to keep a copy of targets that are not all there.  Raises StructureChanged."""
         missing = [name for name in self.local_targets() if not self.fs.exists(name)]
         if missing or self.handover.state and (
                 self.journal.facts.loading == boot_id() or self._clear_is_unfinished()):
@@ -127,8 +130,8 @@ class Adoption(Copies):
             self.handover.busy or self.handover.error)
 
     def _savefile_give(self) -> None:
-        """Put the target into targetcli's save file.  What the file can't hold is told, and refused
-        unless that is allowed.  Raises InUse, SavefileBroken."""
+        """Put the target into targetcli's save file.  Attributes that the file cannot hold are
+        told, and refused unless ``allow`` has not-saved.  Raises InUse, SavefileBroken."""
         if not self.in_place() or not self.names():
             raise errors.InUse(
                 f"{', '.join(self.local_targets())}: is not served here as it should be, so it "
@@ -151,8 +154,9 @@ class Adoption(Copies):
                           "restores it from now on")
 
     def differences(self) -> List[str]:
-        """What targetcli's save file has of these targets other than the copy: one of the two was
-        changed later.  For people, at a boot, which it must not stop."""
+        """A line for each target that targetcli's save file has otherwise than the copy: one of the
+        two was changed later.  The lines are for people, at a boot, which no error here may stop.
+        """
         try:
             targets = self.durable().state.targets
         except errors.JournalBroken as error:
@@ -170,11 +174,12 @@ class Adoption(Copies):
         return told
 
     def counts_again(self) -> None:
-        """Of a handover that ended where it began: targets that were this host's to restore before
-        it are so again."""
-        owners = Owners(self.directory)
+        """Where a handover ended where it began, its targets are this host's to restore again, if
+        they were so before it."""
+        owners = OwnershipFile(self.directory)
         known = set(ids(self.directory))
-        for name, one in owners.load().items():
-            if one.handover == self.journal.id and one.before in known and Journal(
-                    self.directory, one.before, partly=True).handover.state == "confirmed":
-                owners.note([name], over=self.journal.id)
+        for name, owner in owners.load().items():
+            if owner.handover == self.journal.id and owner.before in known and Journal(
+                    self.directory, owner.before,
+                    tolerate_damage=True).handover.state == "confirmed":
+                owners.note([name], ended=self.journal.id)

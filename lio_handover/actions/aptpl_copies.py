@@ -31,8 +31,9 @@ CATCH_UP = ("verify", "confirm", "recover")
 
 
 @dataclass(frozen=True)
-class One:
-    """What the kernel wrote of one backstore: when that was seen and written, and the bytes."""
+class FollowedFile:
+    """One backstore's APTPL file: when it was seen (seconds), when it was written (nanoseconds),
+    and its bytes."""
 
     at: float
     mtime_ns: int
@@ -41,25 +42,26 @@ class One:
 
 @dataclass(frozen=True)
 class Followed:
-    """``boot``: the kernel that is followed; ``ended``: whether nobody does any more; ``kept``: the
-    digest of the document since which it is."""
+    """All copies of a handover.  ``boot``: the boot id of the kernel that is followed; ``ended``:
+    whether the service stopped following; ``kept``: the digest of the document before the copies;
+    ``files``: unit serial → copy."""
 
     boot: str
     at: float
     kept: str
     ended: bool = False
-    files: Dict[str, One] = field(default_factory=dict)
+    files: Dict[str, FollowedFile] = field(default_factory=dict)
 
 
 def load(journal: Journal) -> Optional[Followed]:
-    """What was followed since the last document; None where nothing was."""
-    found = _read(journal)
-    return found if found is not None and found.kept == journal.handover.digest else None
+    """The copies since the last document; None where the service followed nothing since."""
+    followed = _read(journal)
+    return followed if followed is not None and followed.kept == journal.handover.digest else None
 
 
 def unread(journal: Journal) -> str:
-    """What to tell of a copy that is there and can't be read, "" where none is: it is written
-    whole, so a disk has lost it."""
+    """A sentence on copies that cannot be read, or "" where they can, or none are there.  The file
+    is written whole, so a disk has lost it."""
     return f"{os.path.join(journal.folder, NAME)} can't be read: what the kernel wrote of " \
         "registrations since the last copy was kept is known of its APTPL files alone" \
         if journal.has(NAME) and _read(journal) is None else ""
@@ -73,42 +75,43 @@ def _read(journal: Journal) -> Optional[Followed]:
         if tree["version"] != VERSION:
             return None
         return Followed(tree["boot"], float(tree["at"]), tree["kept"], bool(tree["ended"]), {
-            serial: One(float(one["at"]), int(one["mtime"]), one["data"].encode())
-            for serial, one in tree["files"].items()})
+            serial: FollowedFile(float(entry["at"]), int(entry["mtime"]), entry["data"].encode())
+            for serial, entry in tree["files"].items()})
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
-def _save(journal: Journal, one: Followed) -> None:
+def _save(journal: Journal, followed: Followed) -> None:
     import json
     tree: Dict[str, Any] = {
-        "version": VERSION, "boot": one.boot, "at": one.at, "kept": one.kept, "ended": one.ended,
-        "files": {serial: {"at": each.at, "mtime": each.mtime_ns, "data": each.data.decode()}
-                  for serial, each in one.files.items()}}
+        "version": VERSION, "boot": followed.boot, "at": followed.at, "kept": followed.kept,
+        "ended": followed.ended,
+        "files": {serial: {"at": file.at, "mtime": file.mtime_ns, "data": file.data.decode()}
+                  for serial, file in followed.files.items()}}
     journal.keep_beside(NAME, json.dumps(tree, sort_keys=True).encode() + b"\n")
 
 
 def wanted(journal: Journal, boot: str) -> bool:
     """Whether a handover's target may be served here by a kernel that has what it should."""
     handover, notes = journal.handover, journal.facts
-    return journal.broken is None and handover.state in FOLLOWED.get(handover.role, ()) \
+    return journal.damage is None and handover.state in FOLLOWED.get(handover.role, ()) \
         and boot in (notes.kept_in, notes.opened, notes.loaded[0], notes.survived) \
         and any(journal.has(name) for name in (RETURNED, DOCUMENT, PREPARED))
 
 
 def expected(document: Document) -> Dict[str, File]:
-    """serial → the APTPL file that is as the document."""
+    """Unit serial → the APTPL file that the kernel would write for the document."""
     return {store.serial: aptpl.parse(reservations.file(store.reservations, {}))
             for store in document.state.backstores if store.serial}
 
 
-def same(one: File, other: File) -> bool:
+def same(file: File, other: File) -> bool:
     """Whether two files that say something say the same, in whatever order."""
-    return one.kind is other.kind and set(one.blocks) == set(other.blocks)
+    return file.kind is other.kind and set(file.blocks) == set(other.blocks)
 
 
 class Reach:
-    """Who reaches which backstore through what, of a document."""
+    """A document's paths: which initiators reach which backstore through which LUN."""
 
     def __init__(self, document: Document) -> None:
         self.ports = {(reservations.compared_wwn(target.wwn), tpg.tag, lun.number):
@@ -118,20 +121,23 @@ class Reach:
                        for acl in tpg.acls for lun in acl.mapped_luns}
 
     def ours(self, file: File, store: Backstore) -> bool:
-        """Whether all that the file names can be: this backstore's LUNs, and who reaches them."""
-        for one, _holds, _type in file.blocks:
-            tpg, key = self.ports.get((one.target, one.tpgt, one.lun), (None, None))
+        """Whether all registrations of the file are possible: they are of this backstore's LUNs,
+        and of initiators that reach these."""
+        for registration, _holds, _type in file.blocks:
+            tpg, key = self.ports.get(
+                (registration.target, registration.tpgt, registration.lun), (None, None))
             if tpg is None or key != store.key:
                 return False
             if fabrics.of(tpg.fabric).logins and not dynamic_acls.generates_acls(tpg) and (
-                    *tpg.key, one.initiator, one.mapped_lun, one.lun) not in self.mapped:
+                    *tpg.key, registration.initiator, registration.mapped_lun,
+                    registration.lun) not in self.mapped:
                 return False
         return True
 
 
 @dataclass
 class _Known:
-    """A handover as it was when it was looked at last."""
+    """A handover as it was at the last look."""
 
     journal: Tuple[int, int]
     since: Tuple[str, str]  # the digest of the copy, the boot of the gate
@@ -142,7 +148,7 @@ class _Known:
 
 
 class Follower:
-    """Looks, when told to, at the APTPL files of all handovers here, and lets the copies follow."""
+    """Looks at the APTPL files of all handovers of this host, and updates their copies."""
 
     def __init__(self, core: Core) -> None:
         self.core, self.directory = core, core.settings.state_directory
@@ -168,14 +174,14 @@ class Follower:
             self.folder = ""  # the kernel has no targets
 
     def follow(self, name: str, passing: bool = False) -> None:
-        """The same for one handover.  ``passing``: by a verb, which does not stay to follow.
-        Raises OSError, HandoverError."""
+        """Bring the copy of one handover up to date.  ``passing``: a verb calls, which does not
+        stay to follow.  Raises OSError, HandoverError."""
         path = os.path.join(self.directory, "handovers", name, "journal")
-        found = os.stat(path)
-        key = (found.st_mtime_ns, found.st_size)
+        journal_stat = os.stat(path)
+        key = (journal_stat.st_mtime_ns, journal_stat.st_size)
         known = self._known.get(name)
         if known is None or known.journal != key:
-            journal = Journal(self.directory, name, partly=True)
+            journal = Journal(self.directory, name, tolerate_damage=True)
             since = journal.handover.digest, journal.facts.opened
             known = _Known(
                 key, since, wanted(journal, boot_id()),
@@ -199,83 +205,84 @@ class Follower:
         for serial in changed:
             data = _synced(os.path.join(self.folder, f"aptpl_{serial}"))
             if data is not None:
-                one = aptpl.parse(data[1])._replace(mtime_ns=data[0])
-                if one.says:
-                    files[serial] = one, data[1]
+                file = aptpl.parse(data[1])._replace(mtime_ns=data[0])
+                if file.says:
+                    files[serial] = file, data[1]
         if files:
             fsync_folder(self.folder)
-        with Journal(self.directory, name, partly=True).following():
+        with Journal(self.directory, name, tolerate_damage=True).following():
             self._write(name, files, passing)
 
     def _write(self, name: str, files: Dict[str, Tuple[File, bytes]], passing: bool) -> None:
-        """The journal is read again: what was kept or dropped meanwhile ends what followed."""
-        journal = Journal(self.directory, name, partly=True)
+        """Write the copy.  The journal is read again: a document that was kept or dropped meanwhile
+        ends the copies before it."""
+        journal = Journal(self.directory, name, tolerate_damage=True)
         if not wanted(journal, boot_id()):
             return
         before, now = load(journal), time.time()
-        made = before if before is not None and before.boot == boot_id() else Followed(
+        followed = before if before is not None and before.boot == boot_id() else Followed(
             boot_id(), now, journal.handover.digest, passing,
             before.files if before is not None else {})
         if not passing:
-            made = replace(made, ended=False)
+            followed = replace(followed, ended=False)
         context = HandoverContext(self.core, journal)
         if identity.replaced(context):
             return  # the file may be of what somebody else made
         document = context.durable()
         kept, reach = expected(document), Reach(document)
         stores = {store.serial: store for store in document.state.backstores}
-        for serial, (one, data) in files.items():
-            held = made.files.get(serial)
-            if serial not in stores or not reach.ours(one, stores[serial]) \
-                    or held is not None and one.mtime_ns < held.mtime_ns:
+        for serial, (file, data) in files.items():
+            previous = followed.files.get(serial)
+            if serial not in stores or not reach.ours(file, stores[serial]) \
+                    or previous is not None and file.mtime_ns < previous.mtime_ns:
                 continue  # the kernel did not write that
-            if held is None and serial in kept and same(one, kept[serial]):
+            if previous is None and serial in kept and same(file, kept[serial]):
                 continue  # as the document has it
-            if held is None or held.data != data:
-                made = replace(made, at=now, files={
-                    **made.files, serial: One(now, one.mtime_ns, data)})
-        if made != before:
-            _save(journal, made)
+            if previous is None or previous.data != data:
+                followed = replace(followed, at=now, files={
+                    **followed.files, serial: FollowedFile(now, file.mtime_ns, data)})
+        if followed != before:
+            _save(journal, followed)
 
     def end(self) -> None:
-        """Nobody follows from here on; what was followed until now is in the copies."""
+        """Stop following: the copies have all that was followed until now."""
         self.look()
         for name in [name for name, known in self._known.items() if known.wanted]:
             try:
-                journal = Journal(self.directory, name, partly=True)
+                journal = Journal(self.directory, name, tolerate_damage=True)
                 with journal.following():
-                    made = load(journal)
-                    if made is not None and not made.ended:
-                        _save(journal, replace(made, ended=True))
+                    followed = load(journal)
+                    if followed is not None and not followed.ended:
+                        _save(journal, replace(followed, ended=True))
             except (OSError, errors.HandoverError):
                 continue  # then it seems to have been followed, which decides nothing
 
     @property
     def folders(self) -> List[str]:
-        """Where the files are, as far as anything is to be followed."""
-        return [self.folder] if any(one.wanted for one in self._known.values()) else []
+        """The folder of the APTPL files, where any handover is followed."""
+        return [self.folder] if any(known.wanted for known in self._known.values()) else []
 
 
 def catch_up(core: Core, verb: str, journal: Journal) -> None:
-    """Of one handover, by a verb that has its lock, as the service may not run."""
+    """Update the copy of one handover, by a verb that has its lock: the service may not run."""
     if verb not in CATCH_UP or not wanted(journal, boot_id()) \
             or not HandoverContext(core, journal).whole():
         return
-    one = Follower(core)
+    follower = Follower(core)
     try:
-        one.find_folder()
-        if one.folder:
-            one.follow(journal.id, passing=True)
+        follower.find_folder()
+        if follower.folder:
+            follower.follow(journal.id, passing=True)
     except (OSError, errors.HandoverError):
         pass  # the verb itself says what is wrong
 
 
 def _stamp(path: str) -> Optional[Tuple[int, int, int]]:
     try:
-        found = os.stat(path)
+        file_stat = os.stat(path)
     except OSError:
         return None
-    return found.st_ino, found.st_mtime_ns, found.st_size
+    return file_stat.st_ino, file_stat.st_mtime_ns, file_stat.st_size
 
 
 def _synced(path: str) -> Optional[Tuple[int, bytes]]:

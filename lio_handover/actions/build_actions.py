@@ -1,4 +1,4 @@
-"""What a verb builds up, loads, reads back and takes down."""
+"""The actions that build targets, load them, read them back and take them down."""
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
@@ -31,7 +31,7 @@ from .gate_actions import Gates
 
 @dataclass
 class Building(Gates):
-    """One verb's work on what is served."""
+    """One verb's work on targets and backstores."""
 
     def _build(self) -> None:
         self.notes += fixes.notes()
@@ -39,7 +39,7 @@ class Building(Gates):
         surviving_registrations.placeholders(self, self.prepared().state.backstores)
 
     def _build_to(self, state: State) -> State:
-        """As much of ``state`` as needs no registrations; what is then here."""
+        """Build as much of ``state`` as needs no registrations; the state that is then here."""
         facts = self.reader().facts()
         want = runtime_state.staged_state(state, facts.has_rtpi)
         have = Scope.of(want).read(self.fs)
@@ -95,18 +95,20 @@ class Building(Gates):
         identity.note(self)
 
     def _same_storage(self, document: Document) -> None:
-        """The source has flushed: from here on both must see the same data, until it is served."""
-        found, here = [], HostSnapshot()
+        """Compare the storage: the source has flushed, so until the gate opens both hosts must see
+        the same data."""
+        findings, here = [], HostSnapshot()
         proofs = sampled(document.storage, {}) if self.journal.facts.opened else document.storage
         nothing = storage.Served(State(), here)
         for store in document.state.backstores:
-            found += [finding for finding in storage.findings(
+            findings += [finding for finding in storage.findings(
                 store, proofs.get(say(store.key), {}), self.core.settings, nothing, here)
                 if finding.error is errors.StorageDiffers]
-        errors.refuse(found, self.allow)
+        errors.refuse(findings, self.allow)
 
     def _afresh(self, want: State) -> None:
-        """Take down what is here of it: pending registrations go only with the backstore."""
+        """Take down the parts of ``want`` that are here: pending registrations go only with the
+        backstore."""
         self._no_guest()
         self._let_go()
         facts = self.reader().facts()
@@ -115,8 +117,8 @@ class Building(Gates):
                        facts, reservations=False)
 
     def _verify(self) -> None:
-        """Registrations are compared while no initiator can have changed them.  What this verb
-        loaded was read back there."""
+        """Read the targets back and compare.  Registrations are compared only while no initiator
+        can have changed them; a load by this same verb was read back there."""
         from ..plan.pr_order import nearest_reachable
         want, have = absent_portals.without(self, self.durable().state), self.built
         if have is None:
@@ -131,12 +133,12 @@ class Building(Gates):
         opened.check(have.backstores)
 
     def _late_paths(self) -> List[str]:
-        """Of the backstores whose storage one host alone may have open."""
-        found = []
+        """The paths of backstores whose storage only one host may have open."""
+        paths = []
         for store in self.durable().state.backstores:
             if store.path and exclusive.rule_for(self.core.settings, store.path) is not None:
-                found.append(store.path)
-        return found
+                paths.append(store.path)
+        return paths
 
     def _storage_acquire(self) -> None:
         for path in self._late_paths():
@@ -160,7 +162,7 @@ class Building(Gates):
             if self.row.to == "none":
                 self._forget_aptpl()
             return
-        have, want = self.core.without(reader, [*targets, *stores])
+        have, want = self.core.state_without(reader, [*targets, *stores])
         extra = {say(store.key) for store in have.backstores} - set(self.journal.facts.stores)
         if extra:
             errors.refuse([errors.Finding(
@@ -194,21 +196,22 @@ class Building(Gates):
 
 
 def not_late(state: State, settings: Settings) -> List[errors.Finding]:
-    """Storage that one host alone may have open can't be staged while the other has it."""
+    """Findings on storage that only one host may have open: it cannot be staged while the other
+    host has it."""
     return [errors.Finding(errors.StorageInUse, say(key), "only one host may have its storage "
                            "open at a time", do="prepare with --mode iscsi-late")
             for key in exclusive.deferred_opens(state, settings, {})]
 
 
 def _waiting(want: State, facts: Facts, have: State) -> Plan:
-    """What had to wait, of a host that has the staged part of ``want``: planned as for one that
-    has nothing of it."""
+    """The second part of a plan for ``want``, on a host that has the staged part (``have``):
+    planned as for a host that has nothing of it."""
     placed = facts.placed or {}
     want = replace(want, backstores=tuple(
         replace(backstore, hba=placed.get(backstore.key, "")) for backstore in want.backstores))
-    made = plan(State(), want, _without(facts, want), verify=False, there=have)
-    return replace(made, steps=tuple(step for step in made.steps if step.slot == "folder"
-                                     or step.phase == "activate" and step.slot != "gate"))
+    full_plan = plan(State(), want, _without(facts, want), verify=False, there=have)
+    return replace(full_plan, steps=tuple(step for step in full_plan.steps if step.slot == "folder"
+                                          or step.phase == "activate" and step.slot != "gate"))
 
 
 def _without(facts: Facts, want: State) -> Facts:

@@ -1,4 +1,4 @@
-"""Where a handover stands on this host: what its journal, its kept documents and the kernel say.
+"""Where a handover stands on this host: its journal, its kept documents and the kernel, read.
 
 Nothing here changes anything.  The documents beside the journal are in the source's names; this
 host's may differ (``--map``).
@@ -25,7 +25,7 @@ from ..protocol.messages import Message
 from ..protocol.table import DESTINATION, SOURCE, VHOST, Action, MessageType, Mode, Transition
 from ..records import pr_record, relative_ports as ports
 from ..records.journal import DOCUMENT, PREPARED, RETURNED, SERVED, Handover, Journal, way_out
-from ..records.ownership import Owner, Owners
+from ..records.ownership import OwnershipFile, TargetEpochs
 from ..savefile import save_file
 from ..scsi.endpoint_holder import Holders
 
@@ -72,7 +72,7 @@ class HandoverContext:
 
     def reader(self, reserved: bool = True) -> Reader:
         return Reader(self.fs, reservations=reserved, seen=self.seen, known={
-            key: (held,) for key, held in pr_record.load(self.directory, boot_id()).items()}
+            key: (restored,) for key, restored in pr_record.load(self.directory, boot_id()).items()}
             if reserved else {})
 
     def names(self) -> List[Tuple[str, str]]:
@@ -86,25 +86,25 @@ class HandoverContext:
                 if name not in self._others_stores()]
 
     def local_targets(self) -> Tuple[str, ...]:
-        """The targets as they are called on this host: of a handover that is over those for which
-        nothing later counts."""
+        """The targets as they are called on this host; for a handover that is over, only those of
+        which no later handover counts."""
         return tuple(name for name in self.journal.facts.local or self.handover.targets
                      if name not in self._others())
 
     def _others(self) -> FrozenSet[str]:
-        """Targets for which something later counts, as they were removed or handed over again."""
+        """Targets of which a later handover counts, or which were removed."""
         if self._later is None:
             names = self.journal.facts.local or self.handover.targets
-            found: FrozenSet[str] = frozenset()
+            others: FrozenSet[str] = frozenset()
             if len(names) > 1 and self.handover.over:
-                owners = Owners(self.directory).load()
-                found = frozenset(name for name in names if owners.get(
-                    name, Owner()).handover not in ("", self.journal.id))
-            self._later = found if len(found) < len(names) else frozenset()
+                owners = OwnershipFile(self.directory).load()
+                others = frozenset(name for name in names if owners.get(
+                    name, TargetEpochs()).handover not in ("", self.journal.id))
+            self._later = others if len(others) < len(names) else frozenset()
         return self._later
 
     def _others_stores(self) -> FrozenSet[str]:
-        """Backstores that only those have."""
+        """Backstores that only targets of later handovers have."""
         if not self._others():
             return frozenset()
         try:
@@ -114,7 +114,7 @@ class HandoverContext:
         return frozenset(name for name in self.journal.facts.stores if name not in mine)
 
     def _part(self, document: Document) -> Document:
-        """A document without the targets for which something later counts."""
+        """A document without the targets of later handovers."""
         if not self._others():
             return document
         state = document.state
@@ -157,15 +157,15 @@ class HandoverContext:
         return self._part(self._newest())
 
     def _newest(self) -> Document:
-        """The same, with the targets for which something later counts."""
+        """The copy that counts, with the targets of later handovers."""
         for name in (SERVED, RETURNED, DOCUMENT):
             if name in self.journal.documents or self.journal.has(name):
                 return self.local(name)
         return self.local(PREPARED)
 
     def with_others(self, document: Document) -> Document:
-        """A new copy, and what the one before has of targets for which something later counts: it
-        may come to nothing, and they count here again."""
+        """``document``, with the targets of later handovers added from the copy before: a later
+        handover may come to nothing, and then these count here again."""
         if not self._others():
             return document
         before = self._newest()
@@ -185,8 +185,8 @@ class HandoverContext:
         return runtime_state.digest(self.kept(DOCUMENT).state)
 
     def here(self, reserved: bool = True) -> State:
-        """What this kernel has of the targets; the devices are asked where that was wanted and is
-        needed."""
+        """The targets as this kernel has them.  The devices are asked where --probe was given and
+        configfs does not tell.  Raises CannotRepresent."""
         try:
             return self.reader(reserved).state(self.names())
         except errors.CannotRepresent as error:
@@ -196,7 +196,7 @@ class HandoverContext:
         return self.reader(reserved).state(self.names())
 
     def as_served(self) -> State:
-        """What this kernel has of the targets, but for registrations."""
+        """The targets as this kernel has them, without registrations."""
         if self.built is None:
             return self.reader(False).state(self.names())
         gates = {path: self.fs.read(f"{path}/enable").strip() for path in self.tpgs()}
@@ -213,25 +213,26 @@ class HandoverContext:
         return runtime_state.digest(self.durable().state)
 
     def whole(self) -> bool:
-        """Whether the kernel holds all targets, with every LUN linked: so the registrations,
-        unless they were being loaded or taken down when that was cut off."""
+        """Whether the kernel holds all targets, with every LUN linked, and thereby the
+        registrations, unless a load or a removal of them was cut off."""
         if self.journal.facts.loading == boot_id() \
                 or not all(self.fs.exists(name) for name in self.local_targets()):
             return False
         reader = self.reader(False)
-        found: Dict[Key, Optional[Key]] = {
+        links: Dict[Key, Optional[Key]] = {
             lun_key(tpg_key(target_key(fabric, wwn), directories.tag(fabric, tpgt)),
                     directories.lun_number(lun)): store
             for fabric, wwn in [name.split("/", 1) for name in self.local_targets()
                                 if self.fs.exists(name)]
             for tpgt, lun, store in reader.links(fabric, wwn)}
-        return self.links_are_whole(found) and all(
+        return self.links_are_whole(links) and all(
             self.nexus(self.tpg(target.fabric, target.wwn, tpg.tag)) == tpg.attributes["nexus"]
             for target in self.durable().state.targets for tpg in target.tpgs
             if "nexus" in tpg.attributes)
 
     def nexus(self, tpg: str) -> str:
-        """What nexus a TPG has: targetcli can't carry it, and rtslib makes one up."""
+        """The nexus of a TPG, "" for none: targetcli cannot save a nexus, and rtslib invents one.
+        """
         try:
             return self.fs.read(f"{tpg}/nexus").strip()
         except OSError:
@@ -296,19 +297,20 @@ class HandoverContext:
                     target.name, {}).get(str(tpg.tag), tpg.attributes.get("enable")) == "1"]
 
     def ports(self) -> ports.Numbers:
-        """The relative ports of those, where the kernel gives each once."""
+        """Path of a TPG → its relative port, of the TPGs that are to be open, where the kernel
+        gives each number once."""
         if self.vhost or not self.reader(False).has_rtpi():
             return {}
-        found = {self.tpg(target.fabric, target.wwn, tpg.tag): tpg.attributes.get("rtpi", "0")
-                 for target in self.durable().state.targets for tpg in target.tpgs}
-        return {path: found[path] for path in self.wanted_open() if found[path] != "0"}
+        numbers = {self.tpg(target.fabric, target.wwn, tpg.tag): tpg.attributes.get("rtpi", "0")
+                   for target in self.durable().state.targets for tpg in target.tpgs}
+        return {path: numbers[path] for path in self.wanted_open() if numbers[path] != "0"}
 
     def port_override(self) -> str:
         """A source may go back to serving under another number; a destination has promised one."""
         return ports.OVERRIDE if self.handover.role == SOURCE else ""
 
     def may_open(self, row: Transition, allow: Sequence[str]) -> None:
-        """Raises InUse where a gate that this row opens, or arms, can't have its relative port:
+        """Raises InUse where a gate that this row opens, or arms, cannot have its relative port:
         before anything is recorded and, on a destination, before the source has released."""
         opens = any(step.action is Action.GATE_OPEN for step in row.steps) or row.verb == "activate"
         if opens and self.fs.exists("core"):
@@ -323,7 +325,7 @@ class HandoverContext:
         return bool(wanted) and set(wanted) <= set(self.open_tpgs())
 
     def guest(self) -> bool:
-        """Whether a guest is attached to a vhost target here: somebody, and not our holder."""
+        """Whether a guest is attached to a vhost target here; our own endpoint holder is none."""
         reader = self.reader(False)
         return any(reader.attached(target) and self.holders.pid_of(target.wwn) is None
                    for target in reader.state(self.names()).targets
@@ -335,22 +337,22 @@ class HandoverContext:
         return any(count != counted.get(name, count) for name, count in self.commands().items())
 
     def stopped(self) -> bool:
-        """Whether a clear, so a stop of its unit, has taken it down in this boot, and nobody has
-        brought it back."""
+        """Whether a clear, as by a stop of its unit, took the targets down in this boot, and no
+        program brought them back since."""
         notes, handover = self.journal.facts, self.handover
         return notes.verb == "clear" and notes.gone == boot_id() \
             and not handover.busy and not handover.error \
             and not any(self.fs.exists(name) for name in self.local_targets())
 
     def unopened(self) -> bool:
-        """Whether it was loaded in this boot, and its gate was not opened since."""
+        """Whether the targets were loaded in this boot, and no gate of them was opened since."""
         notes = self.journal.facts
         return notes.loaded[0] == boot_id() and not notes.opened \
             and bool(self.wanted_open()) and not self.open_tpgs()
 
     def in_place(self) -> bool:
-        """Of targets that are this host's to restore: whether all of it is there and, unless that
-        was seen before in this boot, open."""
+        """Whether all targets that are this host's to restore are in the kernel and open.  A gate
+        that was seen open in this boot may have been shut since."""
         if not self.whole():
             return False
         return self.journal.facts.opened == boot_id() or (
@@ -358,10 +360,10 @@ class HandoverContext:
                 self.holders.pid_of(wwpn) for wwpn in self.endpoints()))
 
     def settled(self, cut_off: bool) -> bool:
-        """Of a handover that is over: whether nothing is left for recover to bring back at a
-        boot, as targetcli did, or as they were taken out of the save file that had them.
+        """Whether recover has nothing to bring back at a boot, for a handover that is over:
+        targetcli restored the targets, or they were never in its save file.
 
-        ``cut_off``: they may never have come into it.
+        ``cut_off``: the last verb may not have come to put them there.
         """
         if self.handover.role == DESTINATION:
             return self.in_place()
@@ -377,21 +379,22 @@ class HandoverContext:
 
     def commands(self) -> Dict[str, int]:
         """num_cmds of each of the handover's backstores that is here."""
-        found = {}
+        counts = {}
         placed = self.reader(False).placed()
         for key in self.stores():
             path = f"core/{placed[key]}/{kernel_name(key)}/statistics/scsi_lu/num_cmds" \
                 if key in placed else ""
             if path and self.fs.exists(path):
-                found[say(key)] = int(self.fs.read(path))
-        return found
+                counts[say(key)] = int(self.fs.read(path))
+        return counts
 
     def aptpl_paths(self, serial: str) -> List[str]:
-        """Where a backstore's APTPL file may be: rtslib moves dbroot (rtslib/root.py).
+        """The paths where a backstore's APTPL file may be: rtslib moves dbroot (rtslib/root.py).
 
-        After a power cut not only in the present dbroot: targetcli's restore may have moved that
-        since the kernel wrote.  That an old one elsewhere seems newer, by a clock that was set
-        back, is prevented where a copy is kept: the others are removed then.
+        After a power cut the file may also be in another dbroot than the present one, as
+        targetcli's restore may have moved dbroot since the kernel wrote.  An old file elsewhere
+        could seem newer, by a clock that was set back: where a copy is kept, the other files are
+        removed.
         """
         return [os.path.join(folder, "pr", f"aptpl_{serial}")
                 for folder in sorted({self.fs.read("dbroot").strip(), *DBROOTS})]

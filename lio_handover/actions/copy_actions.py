@@ -33,14 +33,14 @@ class Copies(HandoverContext):
     words: FrozenSet[str] = frozenset()
     progress: Optional[Progress] = None
     stop: Callable[[], bool] = never
-    said: List[Message] = field(default_factory=list)
+    sent_messages: List[Message] = field(default_factory=list)
     notes: List[str] = field(default_factory=list)
     #: target → tag → who is there by a dynamic ACL as a freeze begins
     dynamic: Dict[str, Dict[str, List[str]]] = field(default_factory=dict)
 
     def in_source_names(self, document: Document) -> Document:
-        """A document of this host as the source would have written it: its own, with the
-        registrations of this one."""
+        """A document of this host as the source would have written it: the source's own document
+        with the registrations of ``document``."""
         maps = rename.parse(self.journal.facts.maps)
         targets = {new: old for old, new in maps.targets.items()}
         initiators = {new: old for old, new in maps.initiators.items()}
@@ -48,18 +48,18 @@ class Copies(HandoverContext):
         stores = []
         for store in base.state.backstores:
             here = document.state.backstore(store.key)
-            held = here.reservations if here is not None else store.reservations
-            stores.append(replace(store, reservations=replace(held, registrations=tuple(
+            current = here.reservations if here is not None else store.reservations
+            stores.append(replace(store, reservations=replace(current, registrations=tuple(
                 replace(registration,
                         initiator=initiators.get(registration.initiator, registration.initiator),
                         target=targets.get(registration.target, registration.target))
-                for registration in held.registrations))))
+                for registration in current.registrations))))
         return replace(base, state=replace(base.state, backstores=tuple(stores)),
                        storage=sampled(base.storage, document.storage))
 
     def document_of(self, state: State) -> Document:
-        """A document of what the kernel has, with the gates, and who was there by a dynamic ACL,
-        as the journal has them."""
+        """A document of the kernel's ``state``; gates, and initiators that were there by a dynamic
+        ACL, are those of the journal."""
         state = replace(state, backstores=tuple(
             replace(backstore,
                     reservations=reservations.with_known_all_tg_pt(backstore.reservations))
@@ -79,12 +79,12 @@ class Copies(HandoverContext):
 
     def open_gates(self) -> Dict[str, Dict[str, str]]:
         """Every gate as it is: what a thaw, or the destination, opens again."""
-        found: Dict[str, Dict[str, str]] = {}
+        gates: Dict[str, Dict[str, str]] = {}
         for path in self.tpgs():
             name, _, tpgt = path.rpartition("/")
             tag = str(directories.tag(name.partition("/")[0], tpgt))
-            found.setdefault(name, {})[tag] = self.fs.read(f"{path}/enable").strip()
-        return found
+            gates.setdefault(name, {})[tag] = self.fs.read(f"{path}/enable").strip()
+        return gates
 
     def keep(self, name: str, document: Document, stale: bool) -> None:
         self.journal.keep(name, documents.dumps(document))
@@ -95,7 +95,8 @@ class Copies(HandoverContext):
 
 def sampled(proofs: Mapping[str, documents.Evidence],
             later: Mapping[str, documents.Evidence]) -> Dict[str, documents.Evidence]:
-    """What proves that storage is the same, with what its data were ``later``, if that is known."""
+    """The proofs that storage is the same, with the samples of data taken from ``later`` where it
+    has them."""
     data = ("sample", "sample_zero")  # of a companion file, too: protection_sample
     return {name: {**{key: value for key, value in proof.items() if not key.endswith(data)},
                    **{key: value for key, value in later.get(name, {}).items()

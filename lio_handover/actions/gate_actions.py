@@ -1,4 +1,4 @@
-"""What a verb does at gates and at targetcli's save file: nobody is let in, or somebody again."""
+"""The actions at gates and at targetcli's save file: initiators are kept out, or let in again."""
 from __future__ import annotations
 
 import time
@@ -62,8 +62,8 @@ class Gates(Adoption):
             self.fs.write(f"{path}/enable", b"1\n")
 
     def _may_still_open(self, shut: bool) -> None:
-        """Raises Interrupted where whoever restores it was told to stop: the last look before
-        anybody is let in."""
+        """Raises Interrupted where the caller of a recover was told to stop: the last look before
+        initiators are let in."""
         if shut and self.row.verb == "recover" and self.stop():
             raise errors.Interrupted("interrupted before its gate was opened",
                                      changed="it is built, and shut")
@@ -79,7 +79,7 @@ class Gates(Adoption):
 
     def _prove_shut(self) -> None:
         still = self.open_tpgs()
-        saved = [one for one in self.saved() if one.enabled]
+        saved = [entry for entry in self.saved() if entry.enabled]
         if not still and saved:
             raise errors.StillRunning(
                 f"{saved[0].path} holds {saved[0].target} enabled again: somebody saves it",
@@ -111,32 +111,34 @@ class Gates(Adoption):
             for path in protection.files(store):
                 storage.flush(path)
 
-    def scrub(self, why: str = "this host may not serve it, and is shut again: somebody brought it "
-              "back") -> None:
-        """Where this host may not serve, what somebody else brought back is shut again, and
-        taken out of targetcli's save file; both are reported."""
+    def close_if_reopened(self, why: str =
+                          "this host may not serve it, and is shut again: somebody brought it "
+                          "back") -> None:
+        """Shut targets that this host may not serve and that another program opened, and take them
+        out of targetcli's save file; ``notes`` tells of both."""
         names = ", ".join(self.local_targets())
         if self.open_tpgs() or self.mode is not Mode.FILE and any(
                 self.holders.pid_of(wwpn) is None for wwpn in self.endpoints()):
             self._gate_close()
             self.notes.append(f"{names}: was open although {why}")
-        self.notes += self.unsave()
+        self.notes += self.remove_from_savefile()
 
-    def before_restore(self) -> List[str]:
-        """Take the targets out of targetcli's save file at a boot; what was done, or, of what is
-        this host's to restore, what of it the file had otherwise."""
-        if self.journal.broken is not None:
-            return self.unsave()
+    def before_targetcli_restore(self) -> List[str]:
+        """Take the targets out of targetcli's save file at a boot.  Returns a line for each file;
+        for targets that are this host's to restore, a line for each difference between file and
+        copy."""
+        if self.journal.damage is not None:
+            return self.remove_from_savefile()
         if self.handover.state != "confirmed":
             names = ", ".join(self.local_targets())
             return [f"{names}: was in {path}, which would bring it back at a boot, and was taken "
-                    "out of it" for path in savefile_actions.before_restore(self)]
+                    "out of it" for path in savefile_actions.before_targetcli_restore(self)]
         told = self.differences()
-        savefile_actions.before_restore(self)
+        savefile_actions.before_targetcli_restore(self)
         return told
 
-    def unsave(self) -> List[str]:
-        """Take the targets out of targetcli's save file; what was done."""
+    def remove_from_savefile(self) -> List[str]:
+        """Take the targets out of targetcli's save file.  Returns a line for each file."""
         names = ", ".join(self.local_targets())
         return [f"{names}: was in {path}, which would bring it back at a boot, and was taken out "
                 "of it" for path in save_file.drop(self.local_targets(), self.journal.facts.stores,

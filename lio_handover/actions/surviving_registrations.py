@@ -1,7 +1,7 @@
-"""What registrations there are after a kernel that had them: evidence for surviving.TABLE.
+"""Which registrations survive a kernel that had them: the facts for pr_survival.TABLE.
 
-The APTPL file of each backstore, the kept document, and the copy that followed the file.  The
-table says which of them counts; where none does, a human is asked.
+The facts are the APTPL file of each backstore, the kept document, and the copy that followed the
+file.  The table says which of them counts; where none does, an operator is asked.
 """
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from .context import HandoverContext
 
 
 @dataclass(frozen=True)
-class Found:
-    """What the table says of one backstore; ``held`` are the registrations to open with, and where
-    it asks those of the newest copy.  ``what`` says how file and copy are."""
+class Verdict:
+    """The table's answer for one backstore.  ``reservations`` are those to open with; where the
+    answer is ASK, those of the newest copy.  ``what`` says how file and copy are."""
 
     store: Backstore
     answer: Survival
     takes: Takes
-    held: Reservations
+    reservations: Reservations
     what: str
     in_the_way: str = ""  # where the kernel could not write its file
 
@@ -51,38 +51,40 @@ def since(context: HandoverContext, allow: Sequence[str], notes: List[str]) -> D
     if not opened and context.journal.facts.kept_in == boot and _untouched(context, document):
         return document  # nothing came in between
     notes += filter(None, [aptpl_copies.unread(context.journal)])
-    # Of targets that somebody else removed and made again, nothing is left.
+    # Targets that another program removed and made again have none of their registrations left.
     parts = opened == boot and len(identity.replaced(context)) < len(context.names())
-    found = _found(context, document, Kernel.PARTS if parts else Kernel.REBOOTED)
-    if any(one.answer is Survival.STAY for one in found):
+    verdicts = _verdicts(context, document, Kernel.PARTS if parts else Kernel.REBOOTED)
+    if any(verdict.answer is Survival.STAY for verdict in verdicts):
         raise errors.StructureChanged(
             "parts of the target are missing, and what is there may have registrations that "
             "nothing else has", changed="nothing was taken down",
             do="lio-handover show, and put back what is missing")
     stores, asked = [], []
-    for one in found:
-        held, name = one.held, say(one.store.key)
-        if one.answer is Survival.ASK:
-            if one.in_the_way:
+    for verdict in verdicts:
+        surviving, name = verdict.reservations, say(verdict.store.key)
+        if verdict.answer is Survival.ASK:
+            if verdict.in_the_way:
                 asked.append(errors.Finding(
-                    errors.Undecided, name, f"{one.what}: nor could the kernel write it",
-                    do=f"move {one.in_the_way} away, then again"))
+                    errors.Undecided, name, f"{verdict.what}: nor could the kernel write it",
+                    do=f"move {verdict.in_the_way} away, then again"))
             elif KEPT_OVERRIDE in allow:
-                notes.append(f"{name}: {one.what}; on the word that was given the copy's "
+                notes.append(f"{name}: {verdict.what}; on the word that was given the copy's "
                              "registrations are taken")
             elif NONE_OVERRIDE in allow:
-                held = NO_RESERVATIONS
-                notes.append(f"{name}: {one.what}; on the word that was given there are no "
+                surviving = NO_RESERVATIONS
+                notes.append(f"{name}: {verdict.what}; on the word that was given there are no "
                              "registrations any more")
             else:
                 asked.append(errors.Finding(
-                    errors.Undecided, name, f"{one.what}: so what registrations there were last "
+                    errors.Undecided, name,
+                    f"{verdict.what}: so what registrations there were last "
                     "is not known, and one of the copy may have been preempted since",
                     KEPT_OVERRIDE, f"lio-handover recover {context.journal.id} --allow "
                     f"{NONE_OVERRIDE} to begin with none"))
-        elif one.what and held != one.store.reservations or one.takes is Takes.COPY and one.what:
-            notes.append(f"{name}: {one.what}: it is served with {_count(held)}")
-        stores.append(replace(one.store, reservations=held))
+        elif verdict.what and (surviving != verdict.store.reservations
+                               or verdict.takes is Takes.COPY):
+            notes.append(f"{name}: {verdict.what}: it is served with {_count(surviving)}")
+        stores.append(replace(verdict.store, reservations=surviving))
     try:
         errors.refuse(asked)
     except errors.Undecided as error:
@@ -94,9 +96,9 @@ def since(context: HandoverContext, allow: Sequence[str], notes: List[str]) -> D
 
 
 def lacking(context: HandoverContext) -> bool:
-    """Whether what somebody else brought back in this boot, as targetcli's restore does from the
-    APTPL files, has fewer registrations than the table says, or is otherwise than it was.  Where it
-    has all, that is noted."""
+    """Whether targets that another program brought back in this boot, as targetcli's restore does
+    from the APTPL files, have fewer registrations than the table says, or differ otherwise from the
+    copy.  Where nothing is lacking, the journal records that."""
     if not looked_for(context):
         return False
     if lacks(context):
@@ -108,7 +110,7 @@ def lacking(context: HandoverContext) -> bool:
 
 
 def looked_for(context: HandoverContext) -> bool:
-    """Whether what is here may be somebody else's."""
+    """Whether the targets that are here may be another program's."""
     journal, boot = context.journal, boot_id()
     handover, notes = journal.handover, journal.facts
     if handover.state not in FOLLOWED[handover.role] or notes.loading == boot \
@@ -120,29 +122,30 @@ def looked_for(context: HandoverContext) -> bool:
 
 
 def lacks(context: HandoverContext) -> str:
-    """What is not as it was of what may be somebody else's, or ""."""
+    """How targets that may be another program's differ from the copy, or ""."""
     replaced = context.handover.state != "idle" and bool(identity.replaced(context))
     if not context.whole():
         return "parts of it are missing" if replaced else ""
     document, placed = context.durable(), context.reader(False).placed()
-    for one in _found(context, document, Kernel.REBOOTED):
-        path = f"core/{placed.get(one.store.key, '')}/{one.store.name}/pr/res_pr_registered_i_pts"
-        live, cut = reservations.parse_registered(context.fs.read(path)) \
+    for verdict in _verdicts(context, document, Kernel.REBOOTED):
+        store = verdict.store
+        path = f"core/{placed.get(store.key, '')}/{store.name}/pr/res_pr_registered_i_pts"
+        registrations, cut = reservations.parse_registered(context.fs.read(path)) \
             if context.fs.exists(path) else ([], False)
-        have = {(each.initiator, each.isid, each.key) for each in live}
+        have = {(shown.initiator, shown.isid, shown.key) for shown in registrations}
         want = {(registration.initiator, registration.isid, registration.key)
-                for registration in one.held.registrations}
+                for registration in verdict.reservations.registrations}
         if not cut and not want <= have:
-            return f"{say(one.store.key)} has {len(want & have)} of {len(want)} registrations"
-    changed = runtime_state.structural_changes(document.state,
-                                               context.here(False)) if replaced else ()
+            return f"{say(store.key)} has {len(want & have)} of {len(want)} registrations"
+    changed = runtime_state.structural_changes(
+        document.state, context.here(False)) if replaced else ()
     return f"it is not as it was: {describe(changed[0])}" if changed else ""
 
 
 def _untouched(context: HandoverContext, document: Document) -> bool:
     """Whether no APTPL file says anything else than the document: else somebody opened the gate."""
-    return all(not file.says or aptpl_copies.same(file, one)
-               for serial, one in aptpl_copies.expected(document).items()
+    return all(not file.says or aptpl_copies.same(file, kept)
+               for serial, kept in aptpl_copies.expected(document).items()
                for file in [aptpl.newest(context.aptpl_paths(serial))])
 
 
@@ -155,20 +158,20 @@ def _opened(context: HandoverContext) -> str:
     return journal.facts.opened
 
 
-def _found(context: HandoverContext, document: Document, kernel: Kernel) -> List[Found]:
+def _verdicts(context: HandoverContext, document: Document, kernel: Kernel) -> List[Verdict]:
     opened, copies = _opened(context), aptpl_copies.load(context.journal)
     left, reach = aptpl_copies.expected(document), aptpl_copies.Reach(document)
     made_at = identity.made_at(context)
     kept_at = _written(context)
-    found = []
+    verdicts = []
     for store in document.state.backstores:
         follows = copies.files.get(store.serial) if copies is not None else None
         file = aptpl.newest(context.aptpl_paths(store.serial)) if store.serial \
             else aptpl.File(Kind.MISSING)
-        held, keeps, at = store.reservations, store.reservations.aptpl, kept_at
+        surviving, keeps, at = store.reservations, store.reservations.aptpl, kept_at
         if follows is not None:
             copy = aptpl.parse(follows.data)
-            held, keeps, at = _of(copy, document, store), copy.kind is Kind.WHOLE, follows.at
+            surviving, keeps, at = _of(copy, document, store), copy.kind is Kind.WHOLE, follows.at
         age = Copy.OLDER
         if not opened and follows is None and (
                 not file.says
@@ -181,32 +184,32 @@ def _found(context: HandoverContext, document: Document, kernel: Kernel) -> List
                 and file.mtime_ns > made_at and not _as_copied(file, follows, left, store):
             kind = File.FOREIGN
         row = decide(kernel, Keeps.ON if keeps else Keeps.OFF, kind, age)
-        what = _what(file, kind, age, at, held, store, reach)
+        what = _what(file, kind, age, at, surviving, store, reach)
         if row.takes is Takes.FILE:
             what = ""
             if store.serial not in left or not aptpl_copies.same(file, left[store.serial]):
-                held = _of(file, document, store)
+                surviving = _of(file, document, store)
             else:
-                held = store.reservations
+                surviving = store.reservations
         elif row.takes is Takes.NONE:
             what = f"its APTPL file {_why(file)}" if store.reservations.registrations else ""
-            held = NO_RESERVATIONS
-        elif row.takes is Takes.COPY and (file.says or not held.registrations):
+            surviving = NO_RESERVATIONS
+        elif row.takes is Takes.COPY and (file.says or not surviving.registrations):
             what = ""
-        found.append(Found(store, row.answer, row.takes, held, what,
-                           file.path if file.kind is Kind.UNREADABLE else ""))
-    return found
+        verdicts.append(Verdict(store, row.answer, row.takes, surviving, what,
+                                file.path if file.kind is Kind.UNREADABLE else ""))
+    return verdicts
 
 
-def _as_copied(file: aptpl.File, follows: Optional[aptpl_copies.One], left: Dict[str, aptpl.File],
-               store: Backstore) -> bool:
+def _as_copied(file: aptpl.File, follows: Optional[aptpl_copies.FollowedFile],
+               left: Dict[str, aptpl.File], store: Backstore) -> bool:
     """Whether the file says no other than the newest copy."""
     if follows is not None:
         return aptpl_copies.same(file, aptpl.parse(follows.data))
     return store.serial in left and aptpl_copies.same(file, left[store.serial])
 
 
-def _kind(file: aptpl.File, follows: Optional[aptpl_copies.One], store: Backstore,
+def _kind(file: aptpl.File, follows: Optional[aptpl_copies.FollowedFile], store: Backstore,
           reach: aptpl_copies.Reach, context: HandoverContext) -> File:
     if file.kind is Kind.MISSING:
         there = store.serial in context.journal.facts.left or follows is not None
@@ -222,12 +225,12 @@ def _kind(file: aptpl.File, follows: Optional[aptpl_copies.One], store: Backstor
 
 
 def _of(file: aptpl.File, document: Document, store: Backstore) -> Reservations:
-    held = reservations.from_aptpl(file.blocks, store.reservations.generation)
-    return replace(held, registrations=reservations.named(
-        held.registrations, (target.wwn for target in document.state.targets)))
+    parsed = reservations.from_aptpl(file.blocks, store.reservations.generation)
+    return replace(parsed, registrations=reservations.named(
+        parsed.registrations, (target.wwn for target in document.state.targets)))
 
 
-def _what(file: aptpl.File, kind: File, age: Copy, at: float, held: Reservations,
+def _what(file: aptpl.File, kind: File, age: Copy, at: float, surviving: Reservations,
           store: Backstore, reach: aptpl_copies.Reach) -> str:
     """How the file and the copy are, in words."""
     said = _why(file)
@@ -243,7 +246,8 @@ def _what(file: aptpl.File, kind: File, age: Copy, at: float, held: Reservations
     how = {Copy.CURRENT: "since which the gate was not open",
            Copy.FOLLOWED: "which followed the file", Copy.OLDER: "and did not follow the file"}[age]
     stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
-    return f"its APTPL file {said}; the copy kept here is of {stamp}, {how}, and has {_count(held)}"
+    return (f"its APTPL file {said}; the copy kept here is of {stamp}, {how}, and has "
+            f"{_count(surviving)}")
 
 
 def _why(file: aptpl.File) -> str:
@@ -252,8 +256,8 @@ def _why(file: aptpl.File) -> str:
     return f"{file.path} {said}" if file.path else said
 
 
-def _count(held: Reservations) -> str:
-    number = len(held.registrations)
+def _count(surviving: Reservations) -> str:
+    number = len(surviving.registrations)
     return f"{number} registration{'s' * (number != 1)}" if number else "no registrations"
 
 

@@ -15,7 +15,7 @@ from ..client import ssh
 from ..client.connection import Service
 from ..dbus_names import API_VERSION
 from ..document.envelope import MAX_BYTES
-from ..handover.engine import Handover, Handovers, Peer, Reply, reply_from_json, reply_to_json
+from ..handover.engine import Handover, HandoverEngine, Peer, Reply, reply_from_json, reply_to_json
 from ..local import restoring
 from ..protocol.messages import MAX_MESSAGES, Message, from_json, to_json
 from ..protocol.table import DESTINATION, SOURCE, MessageType
@@ -76,7 +76,7 @@ def _ask_service(service: Service, args: argparse.Namespace, handover_id: str,
     return replace(answer, notes=(*answer.notes, "done by lio-handoverd"))
 
 
-def _handover_id(names: Sequence[str], handovers: Handovers, role: str, verb: str,
+def _handover_id(names: Sequence[str], handovers: HandoverEngine, role: str, verb: str,
                  messages: Sequence[Message]) -> str:
     """The named handover's id, or that of the only handover under way.  Raises Usage."""
     if len(names) > 1:
@@ -151,14 +151,14 @@ def recover(args: argparse.Namespace, signals: Signals) -> int:
         answers = handovers.recover(args.id, frozenset(args.words), _user(), args.allow, args.peer)
     signals.progress.clear()
     _print_answers(args, answers)
-    codes = [answer.failed for answer in answers if answer.failed]
+    codes = [answer.error_code for answer in answers if answer.error_code]
     if codes:
         return codes[0]
-    return errors.Undecided.code if any(answer.stays for answer in answers) else errors.SAME
+    return errors.Undecided.code if any(answer.undecided for answer in answers) else errors.SAME
 
 
-def _recover_at_boot(args: argparse.Namespace, handovers: Handovers) -> int:
-    notes = list(handovers.before_restore())
+def _recover_at_boot(args: argparse.Namespace, handovers: HandoverEngine) -> int:
+    notes = list(handovers.before_targetcli_restore())
     host = open_host(args)
     failure = restoring.start_units(host, host.to_restore())
     notes += [failure] if failure else []
@@ -199,12 +199,13 @@ def move(args: argparse.Namespace, signals: Signals) -> int:
 
 
 # --- the handovers of this host, and the caller --------------------------------------------------
-def _open_handovers(args: argparse.Namespace) -> Handovers:
+def _open_handovers(args: argparse.Namespace) -> HandoverEngine:
     def on_late(handover: Handover, verb: str) -> None:
         say(f"{verb} of {handover.id} takes longer than it should; it goes on")
 
     command = getattr(args, "ask", "")
-    return Handovers(open_host(args), _peer_by_command(command) if command else ssh.ask, on_late)
+    return HandoverEngine(open_host(args), _peer_by_command(command)
+                          if command else ssh.ask, on_late)
 
 
 def _user() -> str:
@@ -212,7 +213,7 @@ def _user() -> str:
     return os.environ.get("SUDO_USER") or os.environ.get("USER") or f"uid {os.getuid()}"
 
 
-def _log_words(args: argparse.Namespace, handovers: Handovers, handover_id: str) -> None:
+def _log_words(args: argparse.Namespace, handovers: HandoverEngine, handover_id: str) -> None:
     """Log the caller's assertions to syslog."""
     if not args.words:
         return
@@ -280,12 +281,12 @@ def _answer_tree(answer: Reply) -> Mapping[str, object]:
     from dataclasses import asdict
     return {**asdict(answer.handover), "targets": list(answer.handover.targets),
             "messages": [message.type.name.lower() for message in answer.messages],
-            "notes": list(answer.notes), "next": answer.next, "stays": answer.stays}
+            "notes": list(answer.notes), "next": answer.next, "stays": answer.undecided}
 
 
 def _say_answer(answer: Reply) -> None:
     handover = answer.handover
-    state = handover.state or ("in no state that is known" if answer.failed else "begun")
+    state = handover.state or ("in no state that is known" if answer.error_code else "begun")
     says = ", ".join(message.type.name.lower() for message in answer.messages)
     say(f"{handover.id}: {handover.role} of {', '.join(handover.targets)}: {state} "
         f"(epoch {handover.epoch}, {handover.mode})" + (f"; says {says}" if says else ""))

@@ -13,14 +13,14 @@ from ..kernel.configfs import Configfs
 from ..kernel.facts import Facts
 from ..model.objects import State
 from ..plan.plan import Plan
-from .rollback import WayBack
-from .step_runner import Progress, Run, StepFailed, never, nothing
+from .rollback import Rollback
+from .step_runner import Progress, StepFailed, StepRunner, never, nothing
 
 
 @dataclass
 class Outcome:
-    """What running a plan took: kernel writes, and seconds of each phase; ``now`` is what is there
-    then, where the plan ended with reading that."""
+    """The result of a plan: steps, kernel writes, and seconds of each phase.  ``now`` is the state
+    as read back at the end, where the plan ends with that."""
 
     steps: int = 0
     writes: int = 0
@@ -39,22 +39,22 @@ def apply(fs: Configfs, the_plan: Plan, before: State, facts: Facts,
     be undone.  Raises KernelRefused, VerifyFailed or Interrupted after an undo (the message says
     that nothing is changed), UndoFailed where the undo failed too.
     """
-    run = Run(fs, the_plan, before, facts)
-    run.before_gate = before_gate
-    way_back = WayBack(run, reservations)
+    runner = StepRunner(fs, the_plan, before, facts)
+    runner.before_gate = before_gate
+    rollback = Rollback(runner, reservations)
     outcome = Outcome(notes=the_plan.notes)
     began = fs.changes
     try:
-        run.through(the_plan.steps, outcome.seconds, progress, stop)
+        runner.run(the_plan.steps, outcome.seconds, progress, stop)
     except (StepFailed, errors.HandoverError) as error:
-        raise way_back.undo(error) from error
+        raise rollback.undo(error) from error
     except BaseException as error:
-        failed = way_back.undo(errors.KernelRefused(f"{type(error).__name__}: {error}"))
+        failed = rollback.undo(errors.KernelRefused(f"{type(error).__name__}: {error}"))
         if isinstance(failed, errors.UndoFailed):
             raise failed from error
         raise
     finally:
-        run.close()
-    outcome.steps, outcome.now = run.begun, run.now
+        runner.close()
+    outcome.steps, outcome.now = runner.started, runner.now
     outcome.writes = fs.changes - began
     return outcome

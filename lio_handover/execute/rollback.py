@@ -16,25 +16,26 @@ from ..plan.planner import plan
 from ..plan.pr_order import nearest_reachable
 from ..storage import exclusive
 from ..system.atomic_file import write_file
-from .step_runner import Run, StepFailed, reason
+from .step_runner import StepFailed, StepRunner, reason
 from .verify import Scope, describe
 
 #: Steps which end registrations, or what else comes back only into a backstore made afresh.
-LOSING = ("unlink mapped LUN", "remove mapped LUN", "remove ACL", "unlink LUN", "drop nexus",
-          "remove LUN", "remove backstore")
+LOSES_REGISTRATIONS = ("unlink mapped LUN", "remove mapped LUN", "remove ACL", "unlink LUN",
+                       "drop nexus",
+                       "remove LUN", "remove backstore")
 
 
-class WayBack:
+class Rollback:
     """From where a run was left to the state before it, planned from what the kernel shows."""
 
-    def __init__(self, run: Run, reservations: bool) -> None:
+    def __init__(self, run: StepRunner, reservations: bool) -> None:
         self.run, self.fs, self.plan, self.before, self.facts = (
             run, run.fs, run.plan, run.before, run.facts)
         self.reservations = reservations
 
     def undo(self, error: Exception) -> errors.HandoverError:
         """Bring the host back to ``before``; the error to raise, which says how it went."""
-        self.run.waiting.clear()
+        self.run.pending_files.clear()
         what = str(error) if isinstance(error, StepFailed) else getattr(error, "what", str(error))
         kind, do = type(error), getattr(error, "do", "")
         if isinstance(error, StepFailed):
@@ -61,11 +62,11 @@ class WayBack:
                     open_gates.append(path)
         drivers = "" if self.run.drivers.are_on() else \
             "; drivers are not attached to new SCSI devices (write 1 to " + AUTOPROBE + ")"
-        held = [path for key, path in self.run.acquired.items()
-                if self.before.backstore(key) is None]
+        unreleased = [path for key, path in self.run.acquired.items()
+                      if self.before.backstore(key) is None]
         return ("the host is left in between, with " + (
             f"{', '.join(open_gates)} enabled" if open_gates else "its gates shut") + drivers
-            + (f"; {', '.join(held)} not released" if held else ""))
+            + (f"; {', '.join(unreleased)} not released" if unreleased else ""))
 
     def _take_back(self) -> str:
         """Bring back what this run has touched, and nothing else; what is changed all the same."""
@@ -74,22 +75,22 @@ class WayBack:
         scope = self._touched_scope()
         before = scope.part_of(self.before)
         scope = replace(scope, targets=scope.targets | {(SCRATCH_TARGET[1], SCRATCH_TARGET[2])})
-        ways = self._ways_back(scope, before)
+        ways = self._rollback_states(scope, before)
         notes: Tuple[str, ...] = ()
         if len(ways) > 1:  # nothing is taken down that could not be built up again
-            # Who was there by a dynamic ACL gets no registration back without one.
+            # An initiator that had a dynamic ACL needs an explicit one for its registration.
             before, notes = dynamic_acls.with_explicit_acls(before, {})
             ways = [*ways[:-1], before]
             self._refuse(plan(State(before.lu_groups), before, Reader(self.fs).facts(),
                               verify=False))
         for want in ways:
-            # What a target in scope links to need not be in scope.
+            # A target in scope may link to objects out of scope.
             now = scope.part_of(scope.read(self.fs, reservations=False))
             now = _with_reservations_of(now, before)
             back = plan(now, want, Reader(self.fs).facts(), self.facts.fabrics, verify=False,
                         late=self.plan.late)
             self._refuse(back)
-            self._go(back)
+            self._run(back)
         self._remove_empty_hbas()
         for key, path in [*self.run.acquired.items()][::-1]:
             if before.backstore(key) is None:
@@ -104,12 +105,13 @@ class WayBack:
         return self._compare(scope, before, notes)
 
     def _touched_scope(self) -> Scope:
-        """What the run has touched, with what shares backstores with it."""
+        """The part of the host that the run has touched, with all that shares backstores with it.
+        """
         targets = [target for state in (self.before, self.plan.want) for target in state.targets]
         links = {target.key: {lun.backstore for tpg in target.tpgs for lun in tpg.luns
                               if lun.backstore} for target in targets}
         touched = {step.about[:2] if step.about[:1] == ("lu_group",) else step.about[:3]
-                   for step in self.plan.steps[:self.run.begun]}
+                   for step in self.plan.steps[:self.run.started]}
         stores = {key for key in touched if key[:1] == ("backstore",)}
         for key in links:
             if key in touched:
@@ -134,19 +136,19 @@ class WayBack:
             notes += more
             left = diff(scope.part_of(scope.read(self.fs, known=nearest, untouched=True)), nearest)
         if left:
-            raise errors.VerifyFailed("; ".join(describe(one) for one in left[:3]))
+            raise errors.VerifyFailed("; ".join(describe(change) for change in left[:3]))
         return ("all is as it was, but: " + "; ".join(notes)) if notes else errors.NOTHING_CHANGED
 
-    def _ways_back(self, scope: Scope, before: State) -> List[State]:
+    def _rollback_states(self, scope: Scope, before: State) -> List[State]:
         """Straight to ``before``, unless a backstore that is still there has lost what it gets
         only when it is made afresh: registrations and, up to 6.1, relative port numbers."""
-        lost = any(step.slot in LOSING for step in self.plan.steps[:self.run.begun])
+        lost = any(step.slot in LOSES_REGISTRATIONS for step in self.plan.steps[:self.run.started])
         if not lost or not before.targets:
             return [before]
         if not self.reservations:
             raise errors.CannotChange("its registrations could not be told, and are lost")
-        held = {backstore.key: backstore.reservations for backstore in before.backstores
-                if backstore.reservations}
+        wanted = {backstore.key: backstore.reservations for backstore in before.backstores
+                  if backstore.reservations}
         afresh = [State(before.lu_groups), before]
         try:
             now = scope.read(self.fs, known=before, untouched=True)
@@ -154,7 +156,8 @@ class WayBack:
             return afresh
         there = {backstore.key: backstore.reservations for backstore in now.backstores}
         linked = {lun.key for _, _, lun in now.all_luns() if lun.backstore}
-        lost = any(there.get(key, found) != found for key, found in held.items()) or (
+        lost = any(there.get(key, reservations) != reservations
+                   for key, reservations in wanted.items()) or (
             not self.facts.has_rtpi and any(
                 lun.key not in linked and lun.backstore in there
                 for _, _, lun in before.all_luns()))
@@ -163,16 +166,16 @@ class WayBack:
     @staticmethod
     def _refuse(back: Plan) -> None:
         if back.refused:
-            one = back.refused[0]
-            raise errors.CannotChange(f"{one.subject}: {one.sentence}")
+            finding = back.refused[0]
+            raise errors.CannotChange(f"{finding.subject}: {finding.sentence}")
 
-    def _go(self, back: Plan) -> None:
+    def _run(self, back: Plan) -> None:
         for step in back.steps:
             try:
-                self.run.runner[step.op](step)
+                self.run.handlers[step.op](step)
             except OSError as error:
                 raise StepFailed(step, error) from error
-        self.run.write_waiting()
+        self.run.write_pending()
 
     def _shut_gates(self) -> None:
         """An initiator may have come in: what it did to its reservations must not be lost."""
@@ -201,7 +204,7 @@ class WayBack:
 
 def _with_reservations_of(state: State, other: State) -> State:
     """``state``, its backstores' reservations taken to be those of ``other``."""
-    held = {backstore.key: backstore.reservations for backstore in other.backstores}
+    theirs = {backstore.key: backstore.reservations for backstore in other.backstores}
     return replace(state, backstores=tuple(
-        replace(backstore, reservations=held.get(backstore.key, backstore.reservations))
+        replace(backstore, reservations=theirs.get(backstore.key, backstore.reservations))
         for backstore in state.backstores))

@@ -66,15 +66,15 @@ def nothing() -> None:
     """Nothing to be done."""
 
 
-class Run:
+class StepRunner:
     """One run of one plan: a method for each op, and what it has touched outside the tree."""
 
     def __init__(self, fs: Configfs, the_plan: Plan, before: State, facts: Facts) -> None:
         self.fs, self.plan, self.before, self.facts = fs, the_plan, before, facts
         self.scope = Scope.of(before, the_plan.want)
-        self.begun = 0  # so many of the steps were begun
+        self.started = 0  # so many of the steps were begun
         self.files: Dict[str, Optional[bytes]] = {}  # what they were before
-        self.waiting: Dict[str, Step] = {}  # to be written with the others of their slot
+        self.pending_files: Dict[str, Step] = {}  # to be written with the others of their slot
         self.gate_opened = False
         self.drivers = Drivers()
         #: late storage that was acquired, or begun to be, and not released since → its path
@@ -85,12 +85,12 @@ class Run:
         self.stop: Callable[[], bool] = never
         self.before_gate: Callable[[], None] = nothing
 
-        self.runner = {op: getattr(self, f"_{op}") for op in (
+        self.handlers = {op: getattr(self, f"_{op}") for op in (
             MKDIR, RMDIR, LINK, UNLINK, WRITE, LOAD, FOLDER, FILE, DELETE, FLUSH, SCSI, DRIVERS,
             DRAIN, VERIFY, ACQUIRE, PROVE, RELEASE, OPEN, IDLE, SYNC)}
 
-    def through(self, steps: Sequence[Step], seconds: Dict[str, float],
-                progress: Optional[Progress], stop: Callable[[], bool]) -> None:
+    def run(self, steps: Sequence[Step], seconds: Dict[str, float],
+            progress: Optional[Progress], stop: Callable[[], bool]) -> None:
         """Do the steps; ``seconds`` of each phase, and of reading back, are added up.
 
         Raises StepFailed, or what verify raises.
@@ -102,10 +102,10 @@ class Run:
                 if stop():
                     raise errors.Interrupted("interrupted before it was done")
                 if progress:
-                    progress(self.begun, len(steps), step)
+                    progress(self.started, len(steps), step)
                 if step.slot is not slot:
-                    if self.waiting:
-                        self.write_waiting()
+                    if self.pending_files:
+                        self.write_pending()
                     slot = step.slot
                     if slot == "gate":
                         self.before_gate()
@@ -114,16 +114,16 @@ class Run:
                         now = time.monotonic()
                         seconds[last] = seconds.get(last, 0.0) + now - started
                         started = now
-                self.begun += 1
+                self.started += 1
                 if step.op != VERIFY:
                     self.now = None
                 try:
-                    self.runner[step.op](step)
+                    self.handlers[step.op](step)
                 except (OSError, ValueError, errors.Refusal, errors.Meddled) as error:
                     raise StepFailed(step, error) from error
                 if slot == "gate":
                     self.gate_opened = True
-            self.write_waiting()
+            self.write_pending()
         finally:
             if span:
                 seconds[span] = seconds.get(span, 0.0) + time.monotonic() - started
@@ -221,11 +221,11 @@ class Run:
     def _file(self, step: Step) -> None:
         path = self._below_dbroot(step.path)
         self._remember(path)
-        self.waiting[path] = step
+        self.pending_files[path] = step
 
-    def write_waiting(self) -> None:
+    def write_pending(self) -> None:
         """The files of one slot at once: their folder is made durable once."""
-        files, self.waiting = self.waiting, {}
+        files, self.pending_files = self.pending_files, {}
         try:
             write_files({path: step.value for path, step in files.items()})
         except OSError as error:
@@ -261,7 +261,7 @@ class Run:
         exclusive.run("acquire", self.plan.late[step.about].rule, step.path)
 
     def _prove(self, step: Step) -> None:
-        """What preflight looks at where it may."""
+        """Compare the storage, as preflight does where it may open it."""
         from ..storage.policy import findings
         opening = self.plan.late[step.about]
         store = self.plan.want.backstore(step.about) or self.before.backstore(step.about)
@@ -347,19 +347,19 @@ class Run:
         else:
             later = {step.about for step in self.plan.steps if step.op == ACQUIRE}
             if later:  # no stage has read them back
-                made = Scope(frozenset(), frozenset(later)).read(self.fs, reservations=False)
-                check(replace(made, lu_groups=()), State((), tuple(
+                built = Scope(frozenset(), frozenset(later)).read(self.fs, reservations=False)
+                check(replace(built, lu_groups=()), State((), tuple(
                     replace(backstore, reservations=NO_RESERVATIONS)
                     for backstore in want.backstores
                     if backstore.key in later)), False, partial, unknown)
-                self._is_what_was_opened(made)
+                self._is_what_was_opened(built)
             # The rest was read back at the end of the stage.
             loaded(self.fs, want, partial, unknown)
 
     def _is_what_was_opened(self, now: State) -> None:
         """Paths may lead elsewhere since they were looked at, or while the kernel opened them."""
         from ..storage.opened import check as check_opened
-        made = {step.about for step in self.plan.steps if step.op == WRITE
-                and step.path.endswith("/enable") and step.about[:1] == ("backstore",)}
-        check_opened([backstore for backstore in now.backstores if backstore.key in made],
+        enabled = {step.about for step in self.plan.steps if step.op == WRITE
+                   and step.path.endswith("/enable") and step.about[:1] == ("backstore",)}
+        check_opened([backstore for backstore in now.backstores if backstore.key in enabled],
                      self.plan.seen)

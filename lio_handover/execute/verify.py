@@ -1,4 +1,4 @@
-"""Reading back: the part of the host that a plan is about, and what differs from what was asked."""
+"""Reading back: the part of the host that a plan is about, and its differences from the plan."""
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
@@ -31,7 +31,7 @@ class Scope:
             any(state.discovery_auth for state in states))
 
     def part_of(self, state: State) -> State:
-        """What of ``state`` is in scope."""
+        """The part of ``state`` that is in scope."""
         return State(tuple(group for group in state.lu_groups if group.name in self.lu_groups),
                      tuple(backstore for backstore in state.backstores
                            if backstore.key in self.backstores),
@@ -51,19 +51,19 @@ class Scope:
                                                      for backstore in known.backstores) \
             else known
         reader = Reader(fs, reservations=reservations, untouched=untouched, known={
-            one.key: (one.reservations, other.reservations)
-            for one, other in zip(known.backstores, nearest.backstores)})
+            store.key: (store.reservations, near.reservations)
+            for store, near in zip(known.backstores, nearest.backstores)})
         there = [name for name in reader.target_names() if name in self.targets]
-        found = reader.state(there, self.backstores, self.discovery)
-        names = self.lu_groups | {group.name for group in found.lu_groups}
-        return replace(found, lu_groups=reader.lu_groups(sorted(names)))
+        state = reader.state(there, self.backstores, self.discovery)
+        names = self.lu_groups | {group.name for group in state.lu_groups}
+        return replace(state, lu_groups=reader.lu_groups(sorted(names)))
 
 
 def loaded(fs: Configfs, want: State, partial: bool = False, unknown: bool = False,
            built: State = State()) -> State:
-    """What is there, once what was loaded since the rest of ``want`` was read back (``built``) is
-    read back: links and what needs them, nexuses, registrations.  Nobody was let in since.
-    Raises as ``check`` does."""
+    """Read back and compare all that was loaded since ``built`` was read: links and objects that
+    need them, nexuses, registrations.  Returns the state that is there.  No initiator was let in
+    since.  Raises as ``check`` does."""
     known = {backstore.key: (backstore.reservations,) for backstore in want.backstores}
     reader = Reader(fs, untouched=True, known=known)
     if any(getattr(obj, "directory", "") for obj in built.objects()):
@@ -82,9 +82,9 @@ def check(now: State, want: State, gates: bool = True, partial: bool = False,
     ``unknown`` lets such be.
     """
     left = diff(now, want, gates, partial)
-    strange = [one for one in left if isinstance(one, differ.Set) and not one.known]
+    strange = [change for change in left if isinstance(change, differ.Set) and not change.known]
     if unknown or len(strange) == len(left):
-        left = tuple(one for one in left if one not in strange)
+        left = tuple(change for change in left if change not in strange)
     if strange and not left and not unknown:
         raise errors.CannotRepresent(
             describe(strange[0]) + ", and this version does not know it, so it can't be written",
@@ -93,7 +93,7 @@ def check(now: State, want: State, gates: bool = True, partial: bool = False,
         more = f" (and {len(left) - 3} more)" if len(left) > 3 else ""
         raise errors.VerifyFailed(
             "read back, the host is not what was asked for: "
-            + "; ".join(describe(one) for one in left[:3]) + more)
+            + "; ".join(describe(change) for change in left[:3]) + more)
 
 
 def describe(change: Change) -> str:

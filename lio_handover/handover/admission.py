@@ -16,7 +16,7 @@ from ..model.objects import State, say
 from ..protocol.messages import Message, document_in, is_id
 from ..protocol.table import DESTINATION, SOURCE, MessageType, Mode
 from ..records.journal import PREPARED, Handover, Journal, begun, ids
-from ..records.ownership import Owner, Owners
+from ..records.ownership import OwnershipFile, TargetEpochs
 from . import next_steps
 from .reply import Peer
 
@@ -36,38 +36,39 @@ class Admission:
         return self.core.settings.state_directory
 
     def list(self) -> List[Handover]:
-        """Every handover this host knows, the newest last; in no state where its journal can't be
+        """Every handover this host knows, the newest last; in no state where its journal cannot be
         read.  Raises JournalBroken where not even its targets are known."""
         return [journal.handover for journal in self._journals()]
 
     def _journals(self) -> List[Journal]:
-        found = [Journal(self._directory, one, partly=True) for one in ids(self._directory)]
-        return sorted(found, key=lambda one: one.handover.since)
+        journals = [Journal(self._directory, name, tolerate_damage=True)
+                    for name in ids(self._directory)]
+        return sorted(journals, key=lambda journal: journal.handover.since)
 
     def get(self, id: str) -> Handover:  # noqa: A002 - the D-Bus API's word
         """Raises NoSuchHandover, JournalBroken."""
         return Journal(self._directory, id).handover
 
     def known(self, id: str) -> Handover:  # noqa: A002
-        """The same; of one whose journal can't be read what it is about, and no state."""
-        return Journal(self._directory, id, partly=True).handover
+        """The same; of one whose journal cannot be read what it is about, and no state."""
+        return Journal(self._directory, id, tolerate_damage=True).handover
 
     def superseded(self, handover: Handover,
-                   owners: Optional[Mapping[str, Owner]] = None) -> bool:
+                   owners: Optional[Mapping[str, TargetEpochs]] = None) -> bool:
         """Whether for all of its targets, as they are called here, something later counts now."""
         if owners is None:
-            owners = Owners(self._directory).load()
+            owners = OwnershipFile(self._directory).load()
         try:
-            local = Journal(self._directory, handover.id, partly=True).facts.local
+            local = Journal(self._directory, handover.id, tolerate_damage=True).facts.local
         except errors.HandoverError:
             local = ()
-        return all(owners.get(name, Owner()).handover not in ("", handover.id)
+        return all(owners.get(name, TargetEpochs()).handover not in ("", handover.id)
                    for name in local or handover.targets)
 
     def forget(self, journal: Journal) -> None:
         """A handover that came to nothing goes; what counted before it counts again."""
-        Owners(self._directory).note(journal.facts.local or journal.handover.targets,
-                                     over=journal.id)
+        OwnershipFile(self._directory).note(journal.facts.local or journal.handover.targets,
+                                            ended=journal.id)
         journal.remove()
 
     def _journal(self, id: str, role: str) -> Journal:  # noqa: A002
@@ -78,7 +79,7 @@ class Admission:
         return journal
 
     # ---- beginning ------------------------------------------------------------------------------
-    def _begin(self, verb: str, role: str, id: str,  # noqa: A002
+    def _admit(self, verb: str, role: str, id: str,  # noqa: A002
                targets: Sequence[str], mode: str, messages: Sequence[Message],
                maps: Sequence[str], peer: str, allow: Sequence[str],
                ready: Optional[Ready]) -> Tuple[Journal, int]:
@@ -88,13 +89,13 @@ class Admission:
             self.forget(Journal(self._directory, id))  # it was cut off before its first state
             known = False
         if verb == next_steps.first(verb, mode, targets) and not known:
-            return self._new(id, SOURCE, targets, mode, peer)
+            return self._create(id, SOURCE, targets, mode, peer)
         if verb == "import" and ready is not None:
-            return self._imports(id, messages[0], ready)
+            return self._admit_import(id, messages[0], ready)
         if verb == "adopt" and not known:
-            return self._new(id, DESTINATION, targets, mode, peer)
+            return self._create(id, DESTINATION, targets, mode, peer)
         if verb in ("stage", "abort") and role == DESTINATION and not known:
-            return self._arrives(verb, id, messages, maps, peer, allow)
+            return self._admit_offer(verb, id, messages, maps, peer, allow)
         journal = self._journal(id, role)
         handover = journal.handover
         if handover.over and verb in ("prepare", "stage"):
@@ -105,59 +106,60 @@ class Admission:
                                     do=f"lio-handover status {id}")
         return journal, handover.epoch
 
-    def _new(self, id: str, role: str, targets: Sequence[str],  # noqa: A002
-             mode: str, peer: str) -> Tuple[Journal, int]:
-        """Of targets that this host has."""
+    def _create(self, id: str, role: str, targets: Sequence[str],  # noqa: A002
+                mode: str, peer: str) -> Tuple[Journal, int]:
+        """Begin a handover of targets that this host has."""
         if not is_id(id):
             raise errors.NoSuchHandover(f"{errors.one_line(id)!r} is no UUID in small letters",
                                         do="leave the id out: one is made")
-        if mode not in {one.value for one in Mode}:
+        if mode not in {choice.value for choice in Mode}:
             raise errors.WrongState(f"there is no mode {errors.one_line(mode)!r}",
-                                    do=f"one of {', '.join(one.value for one in Mode)}")
+                                    do=f"one of {', '.join(choice.value for choice in Mode)}")
         if not targets:
             raise errors.NoSuchTarget("no target is named", do="lio-handover show")
         names = tuple(f"{fabric}/{wwn}" for fabric, wwn in self.core.names(targets))
-        self._nothing_else(names)
+        self._ensure_no_other(names)
         state = self.core.outline([(fabric, wwn) for fabric, wwn in self.core.names(targets)])
-        owners = Owners(self._directory).load()
-        epoch = 1 + max(owners.get(name, Owner()).epoch for name in names)
+        owners = OwnershipFile(self._directory).load()
+        epoch = 1 + max(owners.get(name, TargetEpochs()).epoch for name in names)
         first = Handover(id, role, "", epoch, mode, names, peer=peer)
         return Journal.create(self._directory, first, {
             say(backstore.key): backstore.serial for backstore in state.backstores}), epoch
 
-    def _imports(self, id: str, message: Message,  # noqa: A002
-                 ready: Ready) -> Tuple[Journal, int]:
+    def _admit_import(self, id: str, message: Message,  # noqa: A002
+                      ready: Ready) -> Tuple[Journal, int]:
         """A document that somebody brings."""
         state = ready.document.state
-        self._nothing_else(message.targets)
+        self._ensure_no_other(message.targets)
         first = Handover(id, DESTINATION, "", message.epoch, message.mode, message.targets)
         journal = Journal.create(self._directory, first, {
             say(backstore.key): backstore.serial for backstore in state.backstores})
         journal.keep(PREPARED, message.document)
         return journal, message.epoch
 
-    def _nothing_else(self, names: Sequence[str]) -> None:
+    def _ensure_no_other(self, names: Sequence[str]) -> None:
         """No other handover of these targets is under way on this host."""
         if self.free.issuperset(names):
             return
         for journal in self._journals():
-            one = journal.handover
-            if not {*one.targets, *journal.facts.local} & set(names):
+            handover = journal.handover
+            if not {*handover.targets, *journal.facts.local} & set(names):
                 continue
-            if journal.broken is not None and not self.superseded(one):
-                raise journal.broken
-            if one.state and not one.over:
+            if journal.damage is not None and not self.superseded(handover):
+                raise journal.damage
+            if handover.state and not handover.over:
                 raise errors.WrongState(
-                    f"handover {one.id} of {', '.join(one.targets)} is under way: this host is "
-                    f"its {one.role}, {one.state}", do=f"lio-handover status {one.id}")
+                    f"handover {handover.id} of {', '.join(handover.targets)} is under way: this "
+                    f"host is its {handover.role}, {handover.state}",
+                    do=f"lio-handover status {handover.id}")
 
-    def _arrives(self, verb: str, id: str,  # noqa: A002
-                 messages: Sequence[Message], maps: Sequence[str], peer: str,
-                 allow: Sequence[str]) -> Tuple[Journal, int]:
+    def _admit_offer(self, verb: str, id: str,  # noqa: A002
+                     messages: Sequence[Message], maps: Sequence[str], peer: str,
+                     allow: Sequence[str]) -> Tuple[Journal, int]:
         """A handover this host hears of for the first time: its offer, or that it is over."""
         mine = [message for message in messages if message.handover == id]
         if verb == "stage":
-            mine = [one for one in mine if one.type is MessageType.OFFER]
+            mine = [message for message in mine if message.type is MessageType.OFFER]
         if not mine or not mine[0].targets or not mine[0].mode:
             raise errors.WrongState(
                 f"this host has no handover {errors.one_line(id) or 'of that id'}, and no message "
@@ -186,10 +188,10 @@ class Admission:
 
     def _can_stage(self, message: Message, document: Document, local: Document,
                    allow: Sequence[str]) -> State:
-        """Refuse an offer that can't be taken; what is offered, ``local`` in this host's names."""
-        owners = Owners(self._directory).load()
-        last = {name: owners.get(name, Owner()).aborted for name in message.targets}
-        last.update((target.name, owners.get(target.name, Owner()).epoch)
+        """Refuse an offer that cannot be taken; what is offered, ``local`` in this host's names."""
+        owners = OwnershipFile(self._directory).load()
+        last = {name: owners.get(name, TargetEpochs()).aborted for name in message.targets}
+        last.update((target.name, owners.get(target.name, TargetEpochs()).epoch)
                     for target in local.state.targets)
         for name, epoch in last.items():
             if message.epoch <= epoch:
@@ -199,15 +201,16 @@ class Admission:
         if {target.name for target in document.state.targets} != set(message.targets):
             raise errors.BadStructure("the offer is not about the targets in its document",
                                       do="give what prepare answered")
-        self._nothing_else([target.name for target in local.state.targets])
+        self._ensure_no_other([target.name for target in local.state.targets])
         reader = self.core.reader()
         facts = reader.facts()
         have = Scope.of(local.state).read(self.core.fs, known=local.state)
-        found = preflight.destination(local, have, reader, facts, self.core.settings,
-                                      self.core.wanted_again())
+        findings = preflight.destination(local, have, reader, facts, self.core.settings,
+                                         self.core.wanted_again())
         if Mode(message.mode) is not Mode.ISCSI_LATE:
-            found += not_late(local.state, self.core.settings)
-        errors.refuse([one for one in found if one.error is not errors.NotFrozen], allow)
+            findings += not_late(local.state, self.core.settings)
+        errors.refuse([finding for finding in findings if finding.error is not errors.NotFrozen],
+                      allow)
         if have.targets or have.backstores:
             raise errors.TargetDiffers("the target is on this host already",
                                        do="lio-handover show")

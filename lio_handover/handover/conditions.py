@@ -1,4 +1,4 @@
-"""Which row of the protocol's table fits: what is there of the messages and needs it names."""
+"""The choice of a row of the protocol's table, by messages and conditions."""
 from __future__ import annotations
 
 from dataclasses import replace
@@ -16,12 +16,13 @@ from ..records.journal import Handover, Journal
 from ..system import fencing
 from .reply import Peer, Reply
 
-#: What may be said to a verb: by an operator, or (of QEMU) by the driver that sees it.
+#: The assertions that a verb takes: an operator makes them, or (about QEMU) the driver that sees
+#: it.
 WORDS = {"peer-is-fenced": Condition.PEER_IS_FENCED,
          "peer-never-returns": Condition.PEER_NEVER_RETURNS,
          "guest-left": Condition.GUEST_LEFT, "not-imported": Condition.NOT_IMPORTED,
          "imported": Condition.IMPORTED}
-#: What an operator asserts by each set of words.
+#: The meaning of each set of assertions, as a sentence about the other host or QEMU.
 ASSERTS: Mapping[Tuple[str, ...], str] = {
     ("peer-is-fenced",): "the other host is off now",
     ("peer-is-fenced", "peer-never-returns"):
@@ -52,11 +53,11 @@ class TransitionChooser:
         self._asked: Optional[Reply] = None
         self._silent: Optional[errors.PeerUnreachable] = None
 
-    def _take(self, one: Message) -> bool:
+    def _take(self, message: Message) -> bool:
         """Keep a message that is about this handover and epoch, from the other side."""
-        if (one.handover, one.epoch) != (self.journal.id, self.epoch):
+        if (message.handover, message.epoch) != (self.journal.id, self.epoch):
             return False
-        self.by_type.setdefault(one.type, one)
+        self.by_type.setdefault(message.type, message)
         return True
 
     def row(self) -> Optional[Transition]:
@@ -66,11 +67,11 @@ class TransitionChooser:
         mode = Mode(handover.mode)
         rows = rows_for(handover.role, state, self.verb, mode)
         lacking: List[str] = []
-        onward = self.further(())
+        onward = self.next_transition(())
         if onward is not None:
             return onward
         for row in rows:
-            missing = self._missing(row)
+            missing = self._unmet(row)
             if not missing:
                 return row
             lacking.append(" and ".join(missing))
@@ -113,17 +114,18 @@ class TransitionChooser:
         if handover.over and (self.superseded or
                               not self.journal.facts.away and self._all_done()):
             return None
-        row = self._first()
+        row = self._fitting_recovery()
         if row is None and (handover.state == "released" or self._inband_frozen()):
             peer = self._ask()
             if peer is not None and peer.handover.state in ("armed", "returned", "none", "staged"):
                 self._ask("abort")
-                row = self._first()
+                row = self._fitting_recovery()
         return row
 
     def _all_done(self) -> bool:
-        """Of a handover that is over: whether nothing is left to be done.  What is this host's to
-        restore may be cleared at any time; of others only a boot can have taken anything."""
+        """Whether a handover that is over has nothing left to be done.  A target that is this
+        host's to restore may be cleared at any time; from other targets only a boot can have taken
+        anything."""
         handover, cut_off = self.journal.handover, self._cut_off()
         if handover.boot_id == boot_id() and (cut_off or handover.state != "confirmed"):
             return not cut_off
@@ -136,18 +138,18 @@ class TransitionChooser:
         return self.journal.handover.state == "frozen" \
             and self.journal.handover.mode == Mode.VHOST_INBAND.value
 
-    def _first(self) -> Optional[Transition]:
+    def _fitting_recovery(self) -> Optional[Transition]:
         handover = self.journal.handover
         if not handover.state:
             return None
         for row in rows_for(handover.role, handover.state, "recover", Mode(handover.mode)):
             if row.messages - set(self.by_type):
                 self._ask()
-            if not self._missing(row):
+            if not self._unmet(row):
                 return row
         return None
 
-    def words_that_lead(self) -> Tuple[str, ...]:
+    def assertions_that_unblock(self) -> Tuple[str, ...]:
         """The words that would let a row of recover fit."""
         if self.alive:
             return ()
@@ -155,7 +157,7 @@ class TransitionChooser:
         for row in rows_for(handover.role, handover.state, "recover", Mode(handover.mode)):
             words = tuple(word for word, condition in WORDS.items() if condition in row.conditions)
             others = row.conditions - {WORDS[word] for word in words}
-            if words and not row.messages - set(self.by_type) and all(map(self._holds, others)):
+            if words and not row.messages - set(self.by_type) and all(map(self._is_met, others)):
                 return words
         return ()
 
@@ -182,12 +184,12 @@ class TransitionChooser:
         silent = self._silent.what if self._silent else "there is no way to ask it"
         return f"the {role} is {state} and stays: the other side has to be asked, and {silent}"
 
-    def further(self, done: Sequence[Transition]) -> Optional[Transition]:
+    def next_transition(self, done: Sequence[Transition]) -> Optional[Transition]:
         """activate goes as far as its messages allow: the row that leads on from here."""
         handover = self.journal.handover
         rows = rows_for(handover.role, handover.state, self.verb, Mode(handover.mode))
         return next((row for row in rows if self.verb == "activate" and row.to != row.state
-                     and row not in done and not self._missing(row)), None)
+                     and row not in done and not self._unmet(row)), None)
 
     def _wrong(self, handover: Handover, state: str, lacking: Sequence[str]) -> Exception:
         where = f"the {handover.role} is {state}"
@@ -203,8 +205,8 @@ class TransitionChooser:
         return errors.WrongState(what, do=f"lio-handover status {handover.id}")
 
     # ---- messages and needs ---------------------------------------------------------------------
-    def _missing(self, row: Transition) -> List[str]:
-        """What the row needs and is not there, in words."""
+    def _unmet(self, row: Transition) -> List[str]:
+        """The messages and conditions that the row needs and that are not there, in words."""
         missing = [f"the message {message.name.lower()}" for message in sorted(row.messages)
                    if message not in self.by_type]
         # A program may switch that host off for it.
@@ -212,10 +214,10 @@ class TransitionChooser:
         for conditions in (row.conditions - last, last):
             if not missing:
                 missing = [condition.value for condition in sorted(conditions)
-                           if not self._holds(condition)]
+                           if not self._is_met(condition)]
         return missing
 
-    def _holds(self, condition: Condition) -> bool:
+    def _is_met(self, condition: Condition) -> bool:
         return bool(getattr(self, f"_{condition.name.lower()}")())
 
     def _same_boot(self) -> bool:
@@ -225,7 +227,7 @@ class TransitionChooser:
         return not self._same_boot()
 
     def _document_current(self) -> bool:
-        # Of what was last kept; the step COMPARE then looks at the kernel.
+        # The digest is of the last kept document; the step COMPARE then looks at the kernel.
         return self.by_type[MessageType.ARMED].digest == self.journal.handover.digest
 
     def _release_matches(self) -> bool:
@@ -246,7 +248,7 @@ class TransitionChooser:
         return self.context.guest() or self.context.ran()
 
     def _ran_since_export(self) -> bool:
-        exported = self.journal.facts.said.get("document", [])
+        exported = self.journal.facts.sent_messages.get("document", [])
         return bool(exported) and self.context.current() not in exported
 
     def _peer_is_fenced(self) -> bool:
@@ -291,7 +293,7 @@ class TransitionChooser:
         return peer is not None and peer.handover.state in states
 
     def _ask(self, verb: str = "status") -> Optional[Reply]:
-        """What the other side answers now; None where it does not."""
+        """The other side's answer to ``verb`` now; None where it does not answer."""
         if self.peer is None or self._silent is not None:
             return None
         if self._asked is None or verb != "status":

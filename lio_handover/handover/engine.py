@@ -26,14 +26,14 @@ from ..model.objects import say
 from ..protocol.messages import Message, document_in
 from ..protocol.table import DESTINATION, SOURCE, MessageType, Mode, Transition, rows_for, state_of
 from ..records.journal import Handover, Journal, begun, ids
-from ..records.ownership import Owners
+from ..records.ownership import OwnershipFile
 from ..verb_table import BOTH, HANDOVER_VERBS
 from . import meddling, next_steps
 from .admission import Admission
 from .conditions import ASSERTS, FIRST_STATE, WORDS, TransitionChooser
 from .reply import Peer, Reply, reply_from_json, reply_to_json
 
-__all__ = ["Handover", "Handovers", "Peer", "Reply", "reply_from_json", "reply_to_json"]
+__all__ = ["Handover", "HandoverEngine", "Peer", "Reply", "reply_from_json", "reply_to_json"]
 
 #: Messages that say no more than the state does: true once it is recorded, said or not.
 _TRUE_AT_ONCE = {("retired", MessageType.RETIRED), ("serving", MessageType.SERVING)}
@@ -43,7 +43,7 @@ _TRUE_AT_ONCE = {("retired", MessageType.RETIRED), ("serving", MessageType.SERVI
 TARGETCLIS = {SOURCE: ("", "idle"), DESTINATION: ("", "none", "given")}
 
 
-class Handovers(Admission):
+class HandoverEngine(Admission):
     """The handovers of one host.
 
     ``peer`` asks the other side; None: there is no way to ask.  ``alarm`` is called with the
@@ -52,30 +52,31 @@ class Handovers(Admission):
 
     # ---- looking --------------------------------------------------------------------------------
     def status(self, id: str = "") -> List[Reply]:  # noqa: A002
-        """Where one handover, or each, stands.  Changes nothing.
+        """The state of one handover, or of each.  Changes nothing.
 
-        Of all, one whose journal can't be read has the error in its notes.
+        Where all are asked for, a handover whose journal cannot be read has the error in its notes.
+        Raises NoSuchHandover, JournalBroken for one.
         """
-        found = [self._status(Journal(self._directory, id))] if id else \
-            self._each(lambda one: self._status(Journal(self._directory, one)))
-        return [*found[:-1], *(replace(one, notes=one.notes + fixes.notes())
-                               for one in found[-1:])]
+        replies = [self._status(Journal(self._directory, id))] if id else \
+            self._for_each(lambda name: self._status(Journal(self._directory, name)))
+        return [*replies[:-1], *(replace(reply, notes=reply.notes + fixes.notes())
+                                 for reply in replies[-1:])]
 
-    def _each(self, work: Callable[[str], Reply],
-              names: Optional[Sequence[str]] = None) -> List[Reply]:
+    def _for_each(self, work: Callable[[str], Reply],
+                  names: Optional[Sequence[str]] = None) -> List[Reply]:
         """For every handover, the oldest first; what fails for one stands in its notes."""
-        found = []
+        replies = []
         for name in ids(self._directory) if names is None else names:
             try:
-                found.append(work(name))
+                replies.append(work(name))
             except errors.HandoverError as error:
                 try:
                     where = self.known(name)
                 except errors.HandoverError:
                     where = Handover(name, "", "", 0, "", ())
-                found.append(Reply(where, (), (f"{type(error).__name__}: {error}",), error.do,
-                                   failed=error.code))
-        return sorted(found, key=lambda one: one.handover.since)
+                replies.append(Reply(where, (), (f"{type(error).__name__}: {error}",), error.do,
+                                     error_code=error.code))
+        return sorted(replies, key=lambda reply: reply.handover.since)
 
     def _status(self, journal: Journal) -> Reply:
         handover = journal.handover
@@ -87,7 +88,8 @@ class Handovers(Admission):
             may -= {MessageType.ABORTED}  # which it gives by aborting
         context = HandoverContext(self.core, journal, handover.epoch)
         messages = [context.message(message) for message in MessageType if message in may and (
-            message.name.lower() in journal.facts.said or (state, message) in _TRUE_AT_ONCE)]
+            message.name.lower() in journal.facts.sent_messages or (state,
+                                                                    message) in _TRUE_AT_ONCE)]
         notes = [*filter(None, (journal.facts.forced, journal.facts.unsaved)),
                  *absent_portals.told(journal)]
         if handover.busy:
@@ -98,7 +100,7 @@ class Handovers(Admission):
             notes.append(f"the last verb failed: {handover.error}")
         if handover.boot_id and handover.boot_id != boot_id():
             notes.append("this host was rebooted since")
-        notes += next_steps.removed(journal, Owners(self._directory))
+        notes += next_steps.removed(journal, OwnershipFile(self._directory))
         notes += meddling.notes(context, self.superseded)
         return Reply(handover, tuple(messages), tuple(notes), next_steps.command(journal))
 
@@ -137,7 +139,7 @@ class Handovers(Admission):
             with self.core.alone(more=self._lock_names(verb, id, targets, messages, maps, ready)):
                 if verb == "recover":
                     self._shut_where_broken(id)
-                journal, epoch = self._begin(verb, role, id, targets, mode, messages, maps, peer,
+                journal, epoch = self._admit(verb, role, id, targets, mode, messages, maps, peer,
                                              allow, ready)
                 if probe and not journal.facts.probe:
                     journal.note("probe")
@@ -165,7 +167,7 @@ class Handovers(Admission):
         none, nothing is left to do."""
         journal = run.journal
         if row is None:
-            self._ended(journal)
+            self._mark_ended(journal)
             return self._status(journal)
         answer, done = Reply(journal.handover, notes=notes), []
         while row is not None:
@@ -177,7 +179,7 @@ class Handovers(Admission):
             answer = replace(latest, messages=answer.messages + latest.messages,
                              notes=answer.notes + latest.notes)
             done.append(row)
-            row = run.further(done)
+            row = run.next_transition(done)
         return answer
 
     def _recover(self, run: TransitionChooser, by: str, allow: Sequence[str],
@@ -188,17 +190,17 @@ class Handovers(Admission):
             return Reply(journal.handover, (), ("it was cut off before it was begun, and is "
                                                 "forgotten",))
         if journal.handover.over:
-            self._tidy(journal)
+            self._drop_secrets(journal)
             if journal.handover.state == "idle":
                 ActionRunner(self.core, journal).counts_again()
-        notes = self.scrub(journal)
+        notes = self.close_if_reopened(journal)
         if not restart and not run.words and not run.superseded and run.context.stopped():
             names = run.context.local_targets()
             return Reply(journal.handover, (), (*notes, next_steps.stopped(names)),
                          next_steps.restore(names))
         row = run.recovery()
         notes += tuple(run.notes)
-        return self._stays(run, notes) if row is None else \
+        return self._left_undecided(run, notes) if row is None else \
             self._go(run, row, notes, by, allow, progress, stop)
 
     def _lock_names(self, verb: str, id: str, targets: Sequence[str],  # noqa: A002
@@ -206,113 +208,116 @@ class Handovers(Admission):
                     ready: Optional[Ready]) -> List[str]:
         """The handover, and whatever of this host it is about."""
         if begun(self._directory, id):
-            journal = Journal(self._directory, id, partly=True)
+            journal = Journal(self._directory, id, tolerate_damage=True)
             return [f"handover/{id}", *journal.handover.targets, *journal.facts.local,
                     *journal.facts.stores]
-        found = lock_names(ready.document.state) if ready is not None else []
+        names = lock_names(ready.document.state) if ready is not None else []
         if verb in ("prepare", "freeze", "adopt"):
-            found = self.core.lock_names(self.core.names(targets))
+            names = self.core.lock_names(self.core.names(targets))
         for message in messages:
             if verb == "stage" and message.type is MessageType.OFFER:
                 state = rename.parse(maps).apply(document_in(
                     message, self.core.settings.document_bytes))[0].state
-                found += [*(target.name for target in state.targets),
+                names += [*(target.name for target in state.targets),
                           *(say(store.key) for store in state.backstores)]
-        return [f"handover/{id}", *found]
+        return [f"handover/{id}", *names]
 
     # ---- recovering -----------------------------------------------------------------------------
     def recover(self, id: str = "", words: FrozenSet[str] = frozenset(),  # noqa: A002
                 by: str = "", allow: Sequence[str] = (), peer: str = "", restart: bool = False,
                 stop: Callable[[], bool] = never) -> List[Reply]:
-        """Finish what was cut off, or say why not and what a human may order: one handover, or
-        each.  Harmless in every state, as often as you like.  ``peer``: how the other host is
-        reached, where that was not recorded.  ``restart``: what was stopped on purpose is brought
-        back, too; otherwise it waits for the next boot.  ``stop`` is asked between two steps, and
-        last before the gate is opened.
+        """Finish a handover that was cut off, or say why not and which order of an operator would:
+        one handover, or each.
 
-        What fails for one handover stands in its notes where all are recovered.
+        It is harmless in every state, as often as it is called.  ``peer``: how the other host is
+        reached, where that was not recorded.  ``restart``: bring back also targets that were
+        stopped on purpose; otherwise they wait for the next boot.  ``stop`` is asked between two
+        steps, and last before the gate is opened.
+
+        Where all are recovered, an error of one handover stands in its notes.
         """
-        def one(name: str) -> Reply:
+        def recover_one(name: str) -> Reply:
             return self.do("recover", self.known(name).role, name, words=words, by=by,
                            allow=allow, peer=peer, restart=restart, stop=stop)
-        return [one(id)] if id else self._each(one)
+        return [recover_one(id)] if id else self._for_each(recover_one)
 
     def recover_each(self, ids: Sequence[str]) -> List[Reply]:
         """The same for these."""
-        return self._each(lambda name: self.do("recover", self.known(name).role, name), ids)
+        return self._for_each(lambda name: self.do("recover", self.known(name).role, name), ids)
 
     def _shut_where_broken(self, id: str) -> None:  # noqa: A002
-        """Of a handover whose journal can't be read nobody knows whether this host may serve: its
-        targets are shut, and stay shut at a boot.  Raises JournalBroken, for such a one."""
-        journal = Journal(self._directory, id, partly=True)
-        if journal.broken is None:
+        """Shut the targets of a handover whose journal cannot be read, as no record says whether
+        this host may serve them; they stay shut at a boot.  Raises JournalBroken for such a
+        handover."""
+        journal = Journal(self._directory, id, tolerate_damage=True)
+        if journal.damage is None:
             return
         runner = ActionRunner(self.core, journal)
         if not self.superseded(journal.handover):
             try:
-                runner.scrub("nobody knows whether this host may serve it, and is shut")
+                runner.close_if_reopened("nobody knows whether this host may serve it, and is shut")
             except errors.HandoverError as error:
                 runner.notes.append(f"it could not be shut: {error.what}")
-        raise errors.JournalBroken(journal.broken.what, do=journal.broken.do,
+        raise errors.JournalBroken(journal.damage.what, do=journal.damage.do,
                                    changed="; ".join(runner.notes) or errors.NOTHING_CHANGED)
 
-    def scrub(self, journal: Journal) -> Tuple[str, ...]:
+    def close_if_reopened(self, journal: Journal) -> Tuple[str, ...]:
         """Shut what this host may not serve, and take it out of targetcli's save file; what was
         done.  Its lock is held."""
         if not meddling.must_stay_shut(journal.handover) or self.superseded(journal.handover):
             return ()
         runner = ActionRunner(self.core, journal)
-        runner.scrub()
+        runner.close_if_reopened()
         return tuple(runner.notes)
 
-    def before_restore(self) -> Tuple[str, ...]:
+    def before_targetcli_restore(self) -> Tuple[str, ...]:
         """At boot, before targetcli's restore, which asks nobody: take out of its save file what
         is this host's to restore, what may not open alone, and of which nobody knows.  Needs no
         kernel.  Returns what was done.
         Raises SavefileBroken, and JournalBroken where it is not known what targets that are."""
         notes: List[str] = []
         try:
-            owners = Owners(self._directory).load()
+            owners = OwnershipFile(self._directory).load()
         except errors.JournalBroken as error:
             owners = {}  # so what any handover speaks against stays shut
             notes.append(str(error))
         for journal in self._journals():
-            one = journal.handover
-            if journal.broken is None and one.state in TARGETCLIS[one.role] \
-                    or self.superseded(one, owners):
+            handover = journal.handover
+            if journal.damage is None and handover.state in TARGETCLIS[handover.role] \
+                    or self.superseded(handover, owners):
                 continue
-            if journal.broken is not None:
-                notes.append(str(journal.broken))
-            notes += ActionRunner(self.core, journal).before_restore()
+            if journal.damage is not None:
+                notes.append(str(journal.damage))
+            notes += ActionRunner(self.core, journal).before_targetcli_restore()
         return tuple(notes)
 
-    def _stays(self, run: TransitionChooser, notes: Tuple[str, ...]) -> Reply:
+    def _left_undecided(self, run: TransitionChooser, notes: Tuple[str, ...]) -> Reply:
         """Where only the other side, or a human, can know; or where all is over."""
         if run.journal.handover.over:
-            self._ended(run.journal)
+            self._mark_ended(run.journal)
         status = self._status(run.journal)
         handover = status.handover
         if handover.over:
-            gone = next_steps.removed(run.journal, Owners(self._directory))
+            gone = next_steps.removed(run.journal, OwnershipFile(self._directory))
             return replace(status, notes=(*notes, *gone), next="")
         if handover.mode == Mode.FILE.value:
-            return replace(status, notes=(next_steps.exported(handover), *notes), stays=True)
+            return replace(status, notes=(next_steps.exported(handover), *notes), undecided=True)
         command = f"lio-handover recover {handover.id}"
         if run.answered:
-            return replace(status, notes=(run.why(), *notes), stays=True,
+            return replace(status, notes=(run.why(), *notes), undecided=True,
                            next=f"on the other host {command}, then here again")
-        words = run.words_that_lead()
+        words = run.assertions_that_unblock()
         if words:
             command += "".join(f" --{word}" for word in words)
             notes += (f"only if {ASSERTS[words]}: {command}",)
-        return replace(status, notes=(run.why(), *notes), next=command, stays=True)
+        return replace(status, notes=(run.why(), *notes), next=command, undecided=True)
 
     def _run(self, runner: ActionRunner, verb: str) -> Reply:
         journal, row = runner.journal, runner.row
         self._before(runner, verb)
         journal.note("begin", verb=verb, to=row.to)
         try:
-            with self._watched(journal, verb, row.deadline):
+            with self._alarm_after(journal, verb, row.deadline):
                 for number, step in enumerate(row.steps):
                     journal.note("step", do=str(step))
                     if runner.progress:
@@ -334,11 +339,11 @@ class Handovers(Admission):
             if self._taken_back(runner, error):
                 self.forget(journal)
             raise
-        self._tidy(journal)
+        self._drop_secrets(journal)
         if runner.mode is Mode.FILE and journal.handover.state == "idle" and not runner.notes:
             # It is as it was before the freeze: there is nothing to remember.
             self.forget(journal)
-        return Reply(journal.handover, tuple(runner.said), (
+        return Reply(journal.handover, tuple(runner.sent_messages), (
             *runner.notes, *absent_portals.absent(runner, verb)), next_steps.command(journal))
 
     def _taken_back(self, runner: ActionRunner, error: BaseException) -> bool:
@@ -347,16 +352,16 @@ class Handovers(Admission):
         if not row.taken_back or runner.ended or isinstance(error, errors.UndoFailed) \
                 or handover.state == row.state:
             return False
-        Owners(self._directory).note({*handover.targets}, over=handover.id)
+        OwnershipFile(self._directory).note({*handover.targets}, ended=handover.id)
         return True
 
     @staticmethod
-    def _ended(journal: Journal) -> None:
+    def _mark_ended(journal: Journal) -> None:
         """Where nothing is left to do, what was cut off had only its end still to note."""
         if journal.handover.busy or journal.handover.over and journal.handover.error:
             journal.note("end")
 
-    def _tidy(self, journal: Journal) -> None:
+    def _drop_secrets(self, journal: Journal) -> None:
         """Documents hold secrets: they go when nothing can need them any more."""
         handover = journal.handover
         if handover.state in ("none", "retired", "given"):
@@ -364,17 +369,17 @@ class Handovers(Admission):
         if handover.state in ("retired", "prepared", "staged"):
             mine = {*(journal.facts.local or handover.targets)}
             for other in self._journals():
-                one = other.handover
-                # What counts again if this comes to nothing keeps its copy until it has come to its
-                # end.
-                if one.id != handover.id and one.over and mine & {
-                        *(other.facts.local or one.targets)} and self.superseded(one) \
-                        and (one.state != "confirmed" or handover.state == "retired"):
+                older = other.handover
+                # An older handover counts again if this one comes to nothing, so it keeps its copy
+                # until this one has ended.
+                if older.id != handover.id and older.over and mine & {
+                        *(other.facts.local or older.targets)} and self.superseded(older) \
+                        and (older.state != "confirmed" or handover.state == "retired"):
                     other.drop()
 
     @staticmethod
     def _before(runner: ActionRunner, verb: str) -> None:
-        """What would stop a freeze is found while the source still serves."""
+        """Refuse, while the source still serves, all that would stop a freeze."""
         runner.may_open(runner.row, runner.allow)
         if verb == "freeze" and runner.handover.state not in ("", "frozen", "released"):
             runner.ready_to_freeze()
@@ -384,7 +389,7 @@ class Handovers(Admission):
             runner.before_adopt()
 
     @contextmanager
-    def _watched(self, journal: Journal, verb: str, seconds: float) -> Iterator[None]:
+    def _alarm_after(self, journal: Journal, verb: str, seconds: float) -> Iterator[None]:
         def late() -> None:
             if self.alarm is not None:
                 self.alarm(journal.handover, verb)

@@ -1,7 +1,7 @@
-"""What somebody else has done to a handover's targets, beside lio-handover: opened what may not be
-open, saved it where a boot opens it, removed what is served, or made it again.
+"""Changes that other programs made to a handover's targets: they opened a target that may not be
+open, saved it so that a boot opens it, removed a target that is served, or made it again.
 
-Nothing here changes anything.  local/guard.py acts on it; ``status`` tells it.
+Nothing here changes anything. local/guard.py acts on it; ``status`` tells it.
 """
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ..records.journal import Handover
 
 
 class Kind(str, Enum):
-    """What can be found; the value is the sentence."""
+    """The kinds of change; the value is the sentence."""
 
     OPEN = "is open although this host may not serve it: somebody else opened it"
     GONE = "is not here any more: somebody else removed or cleared it"
@@ -30,8 +30,9 @@ class Kind(str, Enum):
 
 
 @dataclass(frozen=True)
-class Found:
-    """``what`` says more than the kind; ``shrunk``: something that the copy has is missing."""
+class Incident:
+    """A change by another program: ``what`` says more than the kind; ``do``: the command to run;
+    ``shrunk``: something that the copy has is missing."""
 
     kind: Kind
     targets: Tuple[str, ...]
@@ -60,40 +61,41 @@ def kept(handover: Handover) -> bool:
 
 
 def unguarded(context: HandoverContext) -> bool:
-    """Whether any gate of it is open."""
+    """Whether any gate of the handover's targets is open."""
     return bool(context.open_tpgs()) or context.mode is not Mode.FILE and any(
         context.holders.pid_of(wwpn) is None for wwpn in context.endpoints())
 
 
-def found(context: HandoverContext, compare: bool = False) -> List[Found]:
-    """What somebody else has done to a handover that counts.  ``compare``: what is this host's to
-    restore is read as a whole.  Raises OSError, HandoverError."""
+def incidents_of(context: HandoverContext, compare: bool = False) -> List[Incident]:
+    """The changes that other programs made to a handover that counts.  ``compare``: targets that
+    are this host's to restore are compared as a whole.  Raises OSError, HandoverError."""
     journal, targets = context.journal, context.local_targets()
     handover = journal.handover
     recover = f"lio-handover recover {journal.id}"
-    if journal.broken is not None or must_stay_shut(handover):
-        return [Found(Kind.OPEN, targets, do=recover)] if unguarded(context) else []
+    if journal.damage is not None or must_stay_shut(handover):
+        return [Incident(Kind.OPEN, targets, do=recover)] if unguarded(context) else []
     if not kept(handover) or handover.busy:
         return []
-    made = []
+    incidents = []
     gone = identity.gone(context)
     if gone:
-        made.append(Found(Kind.GONE, tuple(gone), do=f"lio-handover restore {gone[0]}, or, if "
-                          f"nobody shall serve it, lio-handover remove {gone[0]}"))
+        incidents.append(Incident(
+            Kind.GONE, tuple(gone), do=f"lio-handover restore {gone[0]}, or, if nobody shall serve "
+            f"it, lio-handover remove {gone[0]}"))
     if surviving_registrations.looked_for(context):
         lacks = surviving_registrations.lacks(context)
         if lacks:
             others = identity.replaced(context) or targets
-            return [*made, Found(Kind.REPLACED, tuple(others), lacks, recover)]
+            return [*incidents, Incident(Kind.REPLACED, tuple(others), lacks, recover)]
     if compare and not gone and handover.state == "confirmed":
         changed = [change for change in runtime_state.structural_changes(
             context.durable().state, context.here(False))]
         if changed:
             more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
-            made.append(Found(Kind.CHANGED, targets, describe(changed[0]) + more,
-                              f"lio-handover adopt {' '.join(targets)}",
-                              not context.whole()))
-    return made
+            incidents.append(Incident(Kind.CHANGED, targets, describe(changed[0]) + more,
+                                      f"lio-handover adopt {' '.join(targets)}",
+                                      not context.whole()))
+    return incidents
 
 
 def notes(context: HandoverContext, superseded: Callable[[Handover], bool]) -> Tuple[str, ...]:
@@ -101,7 +103,7 @@ def notes(context: HandoverContext, superseded: Callable[[Handover], bool]) -> T
     told = [context.journal.facts.meddled] if context.journal.facts.meddled else []
     try:
         if not told and context.fs.exists("core") and not superseded(context.handover):
-            told = [str(one) for one in found(context)]
+            told = [str(incident) for incident in incidents_of(context)]
     except (OSError, errors.HandoverError) as error:
         told.append(str(getattr(error, "what", error)))
     return tuple(told)
@@ -109,5 +111,5 @@ def notes(context: HandoverContext, superseded: Callable[[Handover], bool]) -> T
 
 def save_files(context: HandoverContext) -> List[str]:
     """The save files that hold what this host has given away.  Raises SavefileBroken."""
-    away = context.journal.broken is not None or must_stay_shut(context.handover)
-    return sorted({one.path for one in context.saved()}) if away else []
+    away = context.journal.damage is not None or must_stay_shut(context.handover)
+    return sorted({entry.path for entry in context.saved()}) if away else []

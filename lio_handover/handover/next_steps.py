@@ -1,4 +1,4 @@
-"""What leads on from where a handover stands: the command, as a person types it."""
+"""The next step from where a handover stands: the command, as a person types it."""
 from __future__ import annotations
 
 import shlex
@@ -7,7 +7,7 @@ from typing import Mapping, Sequence, Tuple
 from .. import errors
 from ..protocol.table import DESTINATION, SOURCE, MessageType, Mode
 from ..records.journal import Handover, Journal
-from ..records.ownership import REMOVED, Owner, Owners
+from ..records.ownership import REMOVED, OwnershipFile, TargetEpochs
 
 #: (role, state) → the verb that leads on, in the order of a handover between two hosts.
 VERBS: Mapping[Tuple[str, str], str] = {
@@ -49,59 +49,60 @@ def first(verb: str, mode: str, targets: Sequence[str]) -> str:
 
 def command(journal: Journal) -> str:
     """The command that leads on; "" where nothing is left to be done."""
-    one = journal.handover
-    if one.busy or one.error and one.mode != Mode.FILE.value:
-        return f"lio-handover recover {one.id}"
-    if one.mode == Mode.FILE.value:
-        return _by_file(one)
-    verb = VERBS.get((one.role, one.state), "")
-    if verb == "export" and MessageType.DOCUMENT.name.lower() in journal.facts.said:
+    handover = journal.handover
+    if handover.busy or handover.error and handover.mode != Mode.FILE.value:
+        return f"lio-handover recover {handover.id}"
+    if handover.mode == Mode.FILE.value:
+        return _by_file(handover)
+    verb = VERBS.get((handover.role, handover.state), "")
+    if verb == "export" and MessageType.DOCUMENT.name.lower() in journal.facts.sent_messages:
         verb = "release"
-    takes = "" if one.mode == Mode.VHOST_INBAND.value else \
-        TAKES.get((one.role, one.state), TAKES.get((one.role, verb), ""))
-    return f"lio-handover {one.role} {verb} {one.id}" + (
+    takes = "" if handover.mode == Mode.VHOST_INBAND.value else \
+        TAKES.get((handover.role, handover.state), TAKES.get((handover.role, verb), ""))
+    return f"lio-handover {handover.role} {verb} {handover.id}" + (
         f" --messages FILE, with what {takes} answers" if takes else "") if verb else ""
 
 
-def _by_file(one: Handover) -> str:
-    return BY_FILE.get((one.role, one.state), "").format(id=one.id, targets=_quoted(one.targets))
+def _by_file(handover: Handover) -> str:
+    return BY_FILE.get((handover.role, handover.state), "").format(
+        id=handover.id, targets=_quoted(handover.targets))
 
 
 def _quoted(names: Sequence[str]) -> str:
     return " ".join(map(shlex.quote, names))
 
 
-def frozen(held: Sequence[Handover], names: Sequence[str]) -> str:
-    """What leads on once these targets are frozen by file."""
-    away = [one for one in held if one.state == "released"]
-    here = [name for name in names if all(name not in one.targets for one in away)]
+def frozen(handovers: Sequence[Handover], names: Sequence[str]) -> str:
+    """The next commands once these targets are frozen by file."""
+    away = [handover for handover in handovers if handover.state == "released"]
+    here = [name for name in names if all(name not in handover.targets for handover in away)]
     return "; ".join([*([BY_FILE[SOURCE, "frozen"].format(targets=_quoted(here))] if here else []),
                       *map(_by_file, away)])
 
 
-def exported(one: Handover) -> str:
+def exported(handover: Handover) -> str:
     """Why a handover by file stays where it is."""
-    return (f"{', '.join(one.targets)}: exported, so another host may serve it, and none can be "
-            "asked: it stays shut")
+    return (f"{', '.join(handover.targets)}: exported, so another host may serve it, and none can "
+            "be asked: it stays shut")
 
 
 def stopped(names: Sequence[str]) -> str:
-    """What was stopped by its unit, or cleared, stays so."""
+    """A target that its unit stopped, or that was cleared, stays so."""
     return f"{', '.join(names)} was stopped on purpose, and stays so until the next boot"
 
 
 def restore(names: Sequence[str]) -> str:
-    """What ends that sooner."""
+    """The command that brings stopped targets back before the next boot."""
     return f"lio-handover restore {_quoted(names)}"
 
 
-def removed(journal: Journal, owners: Owners) -> Tuple[str, ...]:
+def removed(journal: Journal, owners: OwnershipFile) -> Tuple[str, ...]:
     """Which targets of a handover that is over were taken away since, whatever it says."""
     try:
         known = owners.load() if journal.handover.over else {}
     except errors.JournalBroken:
         return ()  # which every verb that would act upon it says
     names = journal.facts.local or journal.handover.targets
-    gone = [name for name in names if known.get(name, Owner()).handover == REMOVED]
+    gone = [name for name in names if known.get(name, TargetEpochs()).handover == REMOVED]
     return (f"{', '.join(gone)}: removed from this host since, and not served: no boot brings it "
             "back",) if gone else ()

@@ -1,4 +1,4 @@
-"""What a verb of a handover answers, and who may be asked: the other side."""
+"""The reply of a verb of a handover, and the function that asks the other side."""
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -12,17 +12,17 @@ from ..records.journal import Handover
 
 @dataclass(frozen=True)
 class Reply:
-    """What a verb answers: the handover as it now is, the messages said (by status: those that
-    still hold), what else there is to know, and the command to run next.  ``stays``: recover
-    could not know how to go on, and changed no state; ``failed`` is the code of the error where
-    one of several could not be recovered."""
+    """The reply of a verb: the handover as it now is, the messages sent (by status: those that
+    still hold), notes, and the command to run next.  ``undecided``: recover could not know how to
+    go on, and changed no state; ``error_code`` is the code of the error where one of several could
+    not be recovered."""
 
     handover: Handover
     messages: Tuple[Message, ...] = ()
     notes: Tuple[str, ...] = ()
     next: str = ""
-    stays: bool = False
-    failed: int = 0
+    undecided: bool = False
+    error_code: int = 0
 
 
 def reply_to_json(answer: Reply) -> bytes:
@@ -32,12 +32,13 @@ def reply_to_json(answer: Reply) -> bytes:
     return json.dumps({
         "version": VERSION, "handover": asdict(answer.handover),
         "messages": json.loads(to_json(answer.messages)),
-        "notes": list(answer.notes), "next": answer.next, "stays": answer.stays},
+        "notes": list(answer.notes), "next": answer.next, "stays": answer.undecided},
         indent=1, sort_keys=True).encode() + b"\n"
 
 
 def reply_from_json(data: bytes) -> Reply:
-    """What ``reply_to_json`` wrote.  Raises a DocumentError for any other bytes."""
+    """The reply in bytes that ``reply_to_json`` wrote.  Raises a DocumentError for any other bytes.
+    """
     import json
     from dataclasses import fields
     try:
@@ -45,12 +46,12 @@ def reply_from_json(data: bytes) -> Reply:
         if type(tree["version"]) is not int:
             raise ValueError(tree["version"])
         check_version(tree["version"], "the answer")
-        one = {name: value for name, value in tree["handover"].items()
-               if name in {known.name for known in fields(Handover)}}  # later ones may add some
-        made = Handover(**{**one, "targets": tuple(one["targets"])})
-        if made.role not in STATES or made.state not in STATES[made.role]:
-            raise ValueError(made.state)
-        return Reply(made, from_json(json.dumps(tree["messages"]).encode()),
+        members = {name: value for name, value in tree["handover"].items()
+                   if name in {known.name for known in fields(Handover)}}  # later ones may add some
+        handover = Handover(**{**members, "targets": tuple(members["targets"])})
+        if handover.role not in STATES or handover.state not in STATES[handover.role]:
+            raise ValueError(handover.state)
+        return Reply(handover, from_json(json.dumps(tree["messages"]).encode()),
                      tuple(map(str, tree["notes"])), str(tree["next"]), bool(tree["stays"]))
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise errors.BadStructure(f"the answer can't be read: {type(error).__name__}",

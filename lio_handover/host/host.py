@@ -20,7 +20,7 @@ from ..records import pr_record
 from ..settings import Settings, load
 from ..system.locks import PATIENCE, SCRATCH, Locks, room_for
 
-#: Makes a plan of a host's facts; whether it may trust the table of new objects.
+#: Makes a plan from a host's facts; the flag: whether it may trust the table of new objects.
 Maker = Callable[[Facts, bool], Plan]
 
 
@@ -41,18 +41,18 @@ class Host:
         there = self._plain_reader().target_names()
         if everything:
             return there
-        found = []
+        names = []
         for name in targets:
             fabric, _, wwn = name.partition("/")
             if (fabric, wwn) not in there:
                 raise errors.NoSuchTarget(f"{name}: this host has no such target",
                                           do="lio-handover show")
-            if (fabric, wwn) not in found:
-                found.append((fabric, wwn))
-        return found
+            if (fabric, wwn) not in names:
+                names.append((fabric, wwn))
+        return names
 
     def _plain_reader(self) -> Reader:
-        """Of what is there but for reservations.  Raises NoTargetModules."""
+        """A reader that skips reservations.  Raises NoTargetModules."""
         if not self.fs.exists("core"):
             raise no_modules()
         return Reader(self.fs, reservations=False)
@@ -60,11 +60,11 @@ class Host:
     def reader(self, seen: Optional[Mapping[Key, Sequence[FullStatusDescriptor]]] = None) -> Reader:
         if not self.fs.exists("core"):
             raise no_modules()
-        made = Reader(self.fs, seen=seen,
-                      known={key: (held,) for key, held in pr_record.load(
-                          self.settings.state_directory, boot_id()).items()})
-        made.asked = self.asked
-        return made
+        reader = Reader(self.fs, seen=seen,
+                        known={key: (restored,) for key, restored in pr_record.load(
+                            self.settings.state_directory, boot_id()).items()})
+        reader.asked = self.asked
+        return reader
 
     def outline(self, names: Sequence[Tuple[str, str]]) -> State:
         """These targets without their registrations: nothing of it is refused."""
@@ -98,11 +98,11 @@ class Host:
     def lock_names(self, names: Sequence[Tuple[str, str]]) -> List[str]:
         """The targets and the backstores they export; those that share one wait for each other."""
         reader = Reader(self.fs)
-        found = [f"{fabric}/{wwn}" for fabric, wwn in names]
+        locked = [f"{fabric}/{wwn}" for fabric, wwn in names]
         for fabric, wwn in names:
             if self.fs.exists(f"{fabric}/{wwn}"):
-                found += [say(store) for _, _, store in reader.links(fabric, wwn)]
-        return found
+                locked += [say(store) for _, _, store in reader.links(fabric, wwn)]
+        return locked
 
     def run(self, make: Maker, before: State, facts: Facts, progress: Optional[Progress] = None,
             stop: Callable[[], bool] = never, reservations: bool = True,
@@ -128,27 +128,27 @@ class Host:
             the_plan = make(replace(facts, hbas=facts.hbas + taken), trusting)
             if the_plan.refused:
                 errors.refuse(the_plan.refused)
-            with ExitStack() as held:
-                busy = self._reserve(the_plan, held)
+            with ExitStack() as reserved:
+                busy = self._reserve(the_plan, reserved)
                 if busy:
                     taken += busy
                     continue
                 return the_plan, executor.apply(self.fs, the_plan, before, facts, progress, stop,
                                                 reservations, before_gate)
 
-    def _reserve(self, the_plan: Plan, held: ExitStack) -> Tuple[str, ...]:
+    def _reserve(self, the_plan: Plan, reserved: ExitStack) -> Tuple[str, ...]:
         """Lock the HBAs that the plan makes; those that somebody else was faster to take."""
         busy = []
         hbas = {step.path[len("core/"):] for step in the_plan.steps if step.slot == "HBA"}
         room_for(len(hbas))
         for hba in sorted(hbas):
             try:
-                held.enter_context(self.locks.hold(f"hba/{hba}"))
+                reserved.enter_context(self.locks.hold(f"hba/{hba}"))
             except errors.StillRunning:
                 busy.append(hba)
             else:
                 if self.fs.exists(f"core/{hba}"):
                     busy.append(hba)
         if not busy and any(step.slot == "clear APTPL" for step in the_plan.steps):
-            held.enter_context(self.locks.hold(SCRATCH, patience=PATIENCE))
+            reserved.enter_context(self.locks.hold(SCRATCH, patience=PATIENCE))
         return tuple(busy)

@@ -1,4 +1,4 @@
-"""Who still uses a target: guests, sessions, registrations, which a removal or a freeze ends."""
+"""The users of a target: guests, sessions, registrations, which a removal or a freeze ends."""
 from __future__ import annotations
 
 from typing import Iterator, List
@@ -19,36 +19,36 @@ def guest_attached(target: Target) -> Finding:
 
 
 def removal(state: State, reader: Reader) -> List[Finding]:
-    """Who still needs what is to be removed."""
-    found = list(hidden_reservations(state, errors.InUse))
+    """Findings on users of targets and backstores that are to be removed."""
+    findings = list(hidden_reservations(state, errors.InUse))
     if state.targets:  # which are kept in a document
-        found += twins(state.backstores, reader.outline(state.backstores))
+        findings += twins(state.backstores, reader.outline(state.backstores))
     for target in state.targets:
         gate = fabrics.gate_of(target.fabric)
         for tpg in target.tpgs:
             for name in tpg.sessions:
-                found.append(Finding(errors.InUse, say(tpg.key), f"{name} is logged in",
-                                     do=f"lio-handover freeze {target.name}"))
+                findings.append(Finding(errors.InUse, say(tpg.key), f"{name} is logged in",
+                                        do=f"lio-handover freeze {target.name}"))
             if tpg.attributes.get("nexus") and gate is Gate.LOCAL:
-                found.append(Finding(
+                findings.append(Finding(
                     errors.InUse, say(tpg.key), "its LUNs are disks of this very host", "local"))
         if gate is Gate.ENDPOINT and reader.attached(target):
-            found.append(guest_attached(target))
+            findings.append(guest_attached(target))
     mine = [target.name for target in state.targets]
     others = reader.exporters([store.key for store in state.backstores], mine)
     for key, exporters in others.items():
-        found.append(Finding(errors.InUse, say(key), "is exported by " + ", ".join(exporters)
-                             + " too, and stays", "shared"))
+        findings.append(Finding(errors.InUse, say(key), "is exported by " + ", ".join(exporters)
+                                + " too, and stays", "shared"))
     for store in state.backstores:
-        held = store.reservations
-        if held.registrations and store.key not in others:
-            who = sorted({registration.initiator for registration in held.registrations})
-            what = "hold reservations" if held.type else "are registered"
-            found.append(Finding(
+        reservations = store.reservations
+        if reservations.registrations and store.key not in others:
+            who = sorted({registration.initiator for registration in reservations.registrations})
+            what = "hold reservations" if reservations.type else "are registered"
+            findings.append(Finding(
                 errors.InUse, say(store.key),
                 f"{', '.join(who[:4])}{' …' if len(who) > 4 else ''} {what}, which this host "
                 "alone has unless the target was handed over", "reserved"))
-    return found
+    return findings
 
 
 def shut(target: Target, reader: Reader) -> bool:

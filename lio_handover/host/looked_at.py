@@ -28,9 +28,9 @@ class Ready:
 class View:
     """A host for people to look at: what it serves, and what no document carries.
 
-    ``sizes`` is in bytes, without an entry for storage that can't be found; ``off`` are the
-    backstores that were never enabled; ``unclear`` says why reservations can't be told, where
-    they can't: then the state has none; ``notes`` what else is not shown.
+    ``sizes`` is in bytes, without an entry for storage that cannot be found; ``off`` are the
+    backstores that were never enabled; ``unclear`` says why reservations cannot be told, where
+    they cannot: then the state has none; ``notes`` what else is not shown.
     """
 
     state: State

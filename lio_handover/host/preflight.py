@@ -1,4 +1,4 @@
-"""What speaks against it: all reasons at once, before the kernel is asked for anything.
+"""The findings against a handover: all at once, before the kernel is asked for anything.
 
 Each function looks and returns findings; none raises for what it finds, none changes anything.
 """
@@ -30,25 +30,27 @@ from ..storage.block_devices import HostSnapshot
 
 
 def looks(reader: Reader) -> opened.Looks:
-    """What is found out of all the host's files: once for all that is looked at together."""
+    """The opened files of the host, found out once for all that is looked at together."""
     return placement.remembered(reader.fs, "files", lambda: opened.Looks(asked=reader.asked))
 
 
 def source(state: State, reader: Reader) -> List[Finding]:
-    """Why these targets can't be handed over as they are; what could not be known is then in
-    ``reader.unsure``."""
+    """Findings against handing these targets over as they are; ``reader.unsure`` gets sentences on
+    facts that could not be known."""
     here = reader.outline(state.backstores)
     elsewhere, reader.unsure = opened.judge(state.backstores, reader.asked, looks(reader))
     return [*twins(state.backstores, here), *elsewhere,
-            *_kinds(state), *_shared(state, reader), *_shared_storage(state, here),
+            *_unsupported_backstores(state), *_shared_backstores(state, reader),
+            *_shared_storage(state, here),
             *unit_serials.findings(state.backstores, here.backstores, reader),
-            *_dynamic(state), *_dead(state), *all_ports(state), *dbroot.findings(reader.fs),
+            *_dynamic(state), *_dead_mappings(state), *all_ports(state),
+            *dbroot.findings(reader.fs),
             *hidden_reservations(state, errors.CannotRepresent)]
 
 
 def twins(stores: Iterable[Backstore], here: State) -> Iterator[Finding]:
-    """Those of ``here`` that share plugin and name with one of ``stores``, in another HBA: a
-    kernel's names are unique below an HBA only, a document's are without one."""
+    """Findings on backstores of ``here`` that share plugin and name with one of ``stores``, in
+    another HBA: a kernel's names are unique below an HBA only, a document's are without one."""
     twins: Dict[Key, List[str]] = {}
     for backstore in here.backstores:
         if backstore.name != backstore.key[2]:
@@ -74,7 +76,7 @@ def live_migration(logs_guest_writes: bool) -> List[Finding]:
                     "stop the guest before its memory is copied")]
 
 
-def _kinds(state: State) -> Iterator[Finding]:
+def _unsupported_backstores(state: State) -> Iterator[Finding]:
     for store in state.backstores:
         if store.serial and not reservations.has_file(store.serial):
             why = "has a /" if "/" in store.serial else "has more than 249 bytes"
@@ -114,12 +116,13 @@ def _pscsi(store: Backstore) -> Iterator[Finding]:
                       "host has the same")
 
 
-def held(state: State, reader: Reader, ask: str = "") -> List[Finding]:
-    """Reservations that a freeze would end, or that an export could not tell for certain; and what
-    it could not carry.  ``ask``: what to run to have the devices asked."""
-    found = spc2(state, reader)
-    if found:
-        return found
+def untold(state: State, reader: Reader, ask: str = "") -> List[Finding]:
+    """Findings on reservations that a freeze would end, or that an export could not tell for
+    certain, and on state that it could not carry.  ``ask``: the command that has the devices asked.
+    """
+    findings = spc2(state, reader)
+    if findings:
+        return findings
     try:
         now = reader.state([(target.fabric, target.wwn) for target in state.targets])
     except errors.CannotRepresent as error:
@@ -130,7 +133,8 @@ def held(state: State, reader: Reader, ask: str = "") -> List[Finding]:
 
 
 def spc2(state: State, reader: Reader) -> List[Finding]:
-    """Who holds what ends with the session, and is carried by nothing."""
+    """A finding on an SPC-2 reservation: it ends with its initiator's session, and no document
+    carries it."""
     for store in state.backstores:
         path = f"core/{store.hba}/{store.name}/pr/res_type"
         if reader.fs.exists(path) and reader.fs.read(path).strip() == reservations.SPC2:
@@ -141,13 +145,13 @@ def spc2(state: State, reader: Reader) -> List[Finding]:
 
 
 def shared(state: State, reader: Reader) -> List[Finding]:
-    """By whom of those that stay the storage is served, too."""
-    return [one for one in (*_shared(state, reader),
-                            *_shared_storage(state, reader.outline(state.backstores)))
-            if not one.override]
+    """Findings on other targets and backstores, which stay, that serve the same storage."""
+    return [finding for finding in (*_shared_backstores(state, reader),
+                                    *_shared_storage(state, reader.outline(state.backstores)))
+            if not finding.override]
 
 
-def _shared(state: State, reader: Reader) -> Iterator[Finding]:
+def _shared_backstores(state: State, reader: Reader) -> Iterator[Finding]:
     mine = [target.name for target in state.targets]
     others = reader.exporters([store.key for store in state.backstores], mine)
     for key, exporters in others.items():
@@ -171,7 +175,8 @@ def _shared_storage(state: State, here: State) -> Iterator[Finding]:
 
 
 def _dynamic(state: State) -> Iterator[Finding]:
-    """Those of a TPG that makes dynamic ACLs are carried as explicit ones, see dynamic."""
+    """Findings on sessions by a dynamic ACL in a TPG that makes none any more.  A TPG that makes
+    them has its sessions carried as explicit ACLs, see dynamic_acls."""
     for target in state.targets:
         for tpg in target.tpgs:
             for name in () if dynamic_acls.generates_acls(tpg) else dynamic_acls.sessions(tpg):
@@ -182,9 +187,10 @@ def _dynamic(state: State) -> Iterator[Finding]:
                     "dynamic-acl", "give it an ACL of its own")
 
 
-def _dead(state: State) -> Iterator[Finding]:
-    """Whose LUN was unlinked and linked again: the kernel has forgotten the mapping, and its link
-    is still there (target_core_device.c:core_clear_lun_from_tpg).  It is carried without one."""
+def _dead_mappings(state: State) -> Iterator[Finding]:
+    """Findings on mapped LUNs whose LUN was unlinked and linked again: the kernel has forgotten the
+    mapping, and its link is still there (target_core_device.c:core_clear_lun_from_tpg).  A document
+    carries the mapped LUN without one."""
     for target in state.targets:
         for tpg in target.tpgs:
             for acl in tpg.acls:
@@ -198,7 +204,7 @@ def _dead(state: State) -> Iterator[Finding]:
 
 
 def nobody(state: State) -> Tuple[str, ...]:
-    """What to tell of ACLs which no initiator can have."""
+    """Sentences on ACLs which no initiator can have."""
     return tuple(
         f"{say(acl.key)} admits nobody: the kernel makes an initiator's name small letters, then "
         "looks for its ACL; make it anew in small letters"
@@ -208,67 +214,67 @@ def nobody(state: State) -> Tuple[str, ...]:
 
 def all_ports(state: State) -> List[Finding]:
     """Registrations of which the kernel does not show through which ports they hold."""
-    found = []
+    findings = []
     for store in state.backstores:
         unknown = [registration for registration in store.reservations.registrations
                    if registration.all_tg_pt is None]
         if unknown:
-            found.append(Finding(
+            findings.append(Finding(
                 errors.CannotRepresent, say(store.key),
                 f"the kernel does not show ALL_TG_PT of {len(unknown)} registrations, which is "
                 "nearly always 0", "all-tg-pt",
                 "ask the device with --probe"))
-    return found
+    return findings
 
 
 def destination(document: Document, have: State, reader: Reader, facts: Facts,
                 settings: Settings, frozen: Sequence[str] = ()) -> List[Finding]:
-    """Why this document can't be imported here; ``have`` is what of it is here already, ``frozen``
-    the targets of this host that would have their gates opened by a thaw."""
-    found: List[Finding] = []
+    """Findings against importing this document here.  ``have``: the parts of it that are here
+    already; ``frozen``: the targets of this host whose gates a thaw would open."""
+    findings: List[Finding] = []
     if not document.frozen:
-        found.append(Finding(
-            errors.NotFrozen, _names(document.state),
+        findings.append(Finding(
+            errors.NotFrozen, _target_names(document.state),
             "the document was exported while the source could still serve it", "not-frozen",
             "freeze and export it on the source"))
-    found += _kinds(document.state)
-    found += _there(document.state, have, reader)
-    found += _discovery(document.state, have, reader)
+    findings += _unsupported_backstores(document.state)
+    findings += _already_present(document.state, have, reader)
+    findings += _discovery(document.state, have, reader)
     here, snapshot = reader.outline(), HostSnapshot()
     served = policy.Served(here, snapshot)
     for store in document.state.backstores:
         if have.backstore(store.key) is None:
             look = policy.findings_by_name if exclusive.rule_for(settings, store.path) \
                 else policy.findings
-            found += look(store, document.storage.get(say(store.key), {}), settings, served,
-                          snapshot)
-    found += _twice(document.state)
-    found += twins(document.state.backstores, here)
-    found += unit_serials.findings(document.state.backstores)
-    found += _handler(document.state, have)
-    found += _serials(document.state, here)
-    found += _lacking(document.state)
-    found += [*portals.findings(document.state, have, reader.fs), *dbroot.findings(reader.fs)]
-    late = {store.key for store in document.state.backstores
-            if exclusive.rule_for(settings, store.path)}
-    found += device_limits.findings(document.state, have, late, document.storage)
+            findings += look(store, document.storage.get(say(store.key), {}), settings, served,
+                             snapshot)
+    findings += _shared_within_document(document.state)
+    findings += twins(document.state.backstores, here)
+    findings += unit_serials.findings(document.state.backstores)
+    findings += _handler(document.state, have)
+    findings += _serials(document.state, here)
+    findings += _missing_attributes(document.state)
+    findings += [*portals.findings(document.state, have, reader.fs), *dbroot.findings(reader.fs)]
+    findings += device_limits.findings(document.state, have, {
+        store.key for store in document.state.backstores
+        if exclusive.rule_for(settings, store.path)}, document.storage)
     if facts.has_rtpi:
-        found += _relative_ports(document.state, reader.relative_ports(frozen))
+        findings += _relative_ports(document.state, reader.relative_ports(frozen))
     else:
-        found += _no_relative_port(document.state)
-    return found
+        findings += _no_relative_port(document.state)
+    return findings
 
 
 def planned(the_plan: Plan) -> List[Finding]:
-    """What the plan can't do."""
+    """The changes that the plan cannot make."""
     return list(the_plan.refused)
 
 
-def _names(state: State) -> str:
+def _target_names(state: State) -> str:
     return ", ".join(target.name for target in state.targets) or "the document"
 
 
-def _there(want: State, have: State, reader: Reader) -> Iterator[Finding]:
+def _already_present(want: State, have: State, reader: Reader) -> Iterator[Finding]:
     there = {target.name for target in have.targets}
     linked = {lun.backstore for _, _, lun in have.all_luns()}
     stores = [store for store in have.backstores if store.key not in linked]
@@ -294,7 +300,7 @@ def _there(want: State, have: State, reader: Reader) -> Iterator[Finding]:
                 "tell whether registrations wait in it", do=f"lio-handover remove {name}")
 
 
-def _twice(want: State) -> Iterator[Finding]:
+def _shared_within_document(want: State) -> Iterator[Finding]:
     """Two backstores of the document on one storage of this host."""
     served = policy.Served(want)
     for store in want.backstores:
@@ -378,13 +384,13 @@ def _relative_ports(want: State, taken: Mapping[str, Sequence[str]]) -> Iterator
                               do=f"--map rtpi:{port}=fresh, if initiators may see other numbers")
 
 
-def _lacking(want: State) -> Iterator[Finding]:
+def _missing_attributes(want: State) -> Iterator[Finding]:
     """Attributes which this kernel does not have, set to what it does not do without them."""
     asked = [(obj.key, row, value) for obj in want.objects()
              for name, value in obj.attributes.items()
              for row in [attributes.row(obj.kind, attributes.owner_of(obj.key), name)]
              if row is not None and row.symbol and row.path != "rtpi"
-             # What is in a module that is not loaded yet can't be told: the import will see.
+             # Symbols of a module that is not loaded yet cannot be known: the import will see.
              and (obj.kind != "acl"
                   or os.path.isdir(f"/sys/module/{fabrics.of(obj.key[1]).module}"))
              and value not in (row.if_absent, *row.unset)]

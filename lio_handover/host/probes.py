@@ -1,4 +1,4 @@
-"""What a host tells only when it is asked by an initiator, through a scratch nexus of our own.
+"""Facts that a host tells only an initiator, asked through a scratch nexus of our own.
 
 Each probe makes its scratch objects by a plan and takes them away by another, also when it fails.
 """
@@ -32,12 +32,12 @@ READS = 3
 
 def full_status(fs: Configfs, names: Sequence[Tuple[str, str]]) -> Dict[Key,
                                                                         List[FullStatusDescriptor]]:
-    """What READ FULL STATUS answers for each backstore of these targets on which somebody is
-    registered: all that configfs does not show of registrations.
+    """The answer of READ FULL STATUS (SPC-4 6.15.5) for each backstore of these targets that has
+    registrations: all that configfs does not show of them.
 
-    It is not without trace: while the scratch nexus is there, initiators see one port more, and
-    up to 6.1 the next link of the backstore gets a higher relative port.  Raises
-    CannotRepresent where the device does not answer.
+    The probe leaves traces: while the scratch nexus is there, initiators see one port more, and up
+    to 6.1 the next link of the backstore gets a higher relative port.  Raises CannotRepresent where
+    the device does not answer.
     """
     have = Reader(fs, reservations=False).state(names)
     stores = [store for store in have.backstores if _registered(fs, store)]
@@ -106,11 +106,11 @@ def _ask(store: Backstore, path: str) -> List[FullStatusDescriptor]:
     if not result.good:
         raise errors.CannotRepresent(
             f"{say(store.key)}: READ FULL STATUS answered status {result.status:#x}")
-    found = []
+    descriptors = []
     for registration in replies.decode_full_status(result.data).registrations:
         name, _, isid = registration.initiator.partition(",i,0x")
-        found.append(FullStatusDescriptor(name, isid, registration.key, registration.rtpi))
-    return found
+        descriptors.append(FullStatusDescriptor(name, isid, registration.key, registration.rtpi))
+    return descriptors
 
 
 def logs_guest_writes(fs: Configfs) -> bool:

@@ -1,4 +1,4 @@
-"""The façade: every verb of the command line, the shell and the service, in their order.
+"""The façade's base: the verbs of one host without records of handovers.
 
 A verb checks first, raises with the reason, and changes the host only after all checks.
 """
@@ -32,7 +32,7 @@ from ..plan.pr_order import nearest_reachable
 from ..protocol.table import SOURCE
 from ..records import pr_record, relative_ports, removed
 from ..records.journal import Journal, ids
-from ..records.ownership import REMOVED, Owners
+from ..records.ownership import REMOVED, OwnershipFile
 from ..savefile import save_file
 from ..storage import evidence as storage, exclusive, opened, protection
 from ..storage.block_devices import HostSnapshot
@@ -61,11 +61,12 @@ class Core(Host):
         """The targets of this kernel that are frozen, or on the way there or back.  Raises
         JournalBroken."""
         folder = self.settings.state_directory
-        frozen = frozen_in(Journal(folder, name, partly=True) for name in ids(folder))
+        frozen = frozen_in(Journal(folder, name, tolerate_damage=True) for name in ids(folder))
         return sorted(name for name in frozen if self.fs.exists(name))
 
     def show(self, targets: Sequence[str] = ()) -> State:
-        """What the host serves: these targets, or all of it."""
+        """The state that the host serves: these targets, or all of it.  Raises NoSuchTarget,
+        CannotRepresent."""
         return self.reader().state(self.names(targets) if targets else None)
 
     def view(self, targets: Sequence[str] = ()) -> View:
@@ -150,10 +151,10 @@ class Core(Host):
 
     def export(self, names: Sequence[Tuple[str, str]], allow: Sequence[str] = (),
                probe: bool = False) -> Document:
-        """What this host serves, to be imported elsewhere.  Changes nothing, but for what
-        ``probe`` does, see probes.full_status.
+        """A document of what this host serves, to be imported elsewhere.  Changes nothing, but for
+        the traces of ``probe``, see probes.full_status.
 
-        It says ``frozen`` where every gate is shut and all data is on the storage.
+        The document is ``frozen`` where every gate is shut and all data is on the storage.
         """
         with self.alone(names):
             reader = self._prober(names, probe)
@@ -199,17 +200,17 @@ class Core(Host):
         the_plan = plan(have, document.state, facts, late=openings)
         the_plan = replace(the_plan, seen=seen, notes=(
             *document.notes, *rename.notes(applied), *the_plan.notes, *fixes.notes(),
-            *(f"{say(key)}: {one.rule.name} storage: only once the source has released it, it is "
-              "acquired here and compared" for key, one in openings.items()
+            *(f"{say(key)}: {opening.rule.name} storage: only once the source has released it, it "
+              "is acquired here and compared" for key, opening in openings.items()
               if have.backstore(key) is None)))
         findings = preflight.destination(document, have, reader, facts, self.settings,
                                          self.wanted_again())
         differing = {finding.subject for finding in findings
                      if finding.error is errors.TargetDiffers}
-        findings += [one for one in preflight.planned(the_plan)
-                     if "/".join(one.subject.split("/")[:2]) not in differing]
+        findings += [finding for finding in preflight.planned(the_plan)
+                     if "/".join(finding.subject.split("/")[:2]) not in differing]
         return Ready(document, have, the_plan, tuple(findings), facts,
-                     tuple((one.what, one.old, one.new) for one in applied))
+                     tuple((renaming.what, renaming.old, renaming.new) for renaming in applied))
 
     def carry_out(self, ready: Ready, allow: Sequence[str] = (),
                   progress: Optional[Progress] = None, stop: Callable[[], bool] = never,
@@ -217,10 +218,11 @@ class Core(Host):
         """Make this host serve what was looked at, or leave it as it was; ``before_gate`` is called
         when nothing but the gates is left to be done."""
         ready = replace(ready, plan=replace(ready.plan, late={
-            key: replace(one, allowed=tuple(allow)) for key, one in ready.plan.late.items()}))
+            key: replace(opening, allowed=tuple(allow))
+            for key, opening in ready.plan.late.items()}))
         with self.alone(more=lock_names(ready.document.state)):
-            self._still(ready)
-            outcome = self._patiently(ready, progress, stop, before_gate)
+            self._ensure_unchanged(ready)
+            outcome = self._apply_with_retries(ready, progress, stop, before_gate)
             try:
                 pr_record.note(self.settings.state_directory, ready.facts.boot_id, ready.plan.want)
             except OSError as error:
@@ -228,8 +230,9 @@ class Core(Host):
                                   "may need --probe",)
             return outcome
 
-    def _as_allowed(self, ready: Ready, allow: Sequence[str]) -> Ready:
-        """What ``allow`` lets this host keep is not asked of it."""
+    def _with_overrides(self, ready: Ready, allow: Sequence[str]) -> Ready:
+        """``ready`` without the requirements that ``allow`` lifts: unknown attributes, discovery
+        authentication."""
         ready = replace(ready, plan=replace(ready.plan, unknown="unknown-attribute" in allow))
         if "discovery-auth" not in allow or all(finding.override != "discovery-auth"
                                                 for finding in ready.findings):
@@ -240,7 +243,7 @@ class Core(Host):
                                     notes=ready.plan.notes, unknown=ready.plan.unknown,
                                     seen=ready.plan.seen))
 
-    def _still(self, ready: Ready) -> None:
+    def _ensure_unchanged(self, ready: Ready) -> None:
         """The plan is for the host as it was looked at; an undo brings it back to that."""
         want = ready.document.state
         if Scope.of(want).read(self.fs, known=want) != ready.have \
@@ -248,12 +251,14 @@ class Core(Host):
             raise errors.StillRunning("this host was changed since it was looked at",
                                       do="run it again")
 
-    def _patiently(self, ready: Ready, progress: Optional[Progress], stop: Callable[[], bool],
-                   before_gate: Callable[[], None]) -> Outcome:
-        """Once more where somebody else got in between: that was taken back, and is rare.
+    def _apply_with_retries(self, ready: Ready, progress: Optional[Progress],
+                            stop: Callable[[], bool],
+                            before_gate: Callable[[], None]) -> Outcome:
+        """Run the plan; once more where another program got in between: that was taken back, and is
+        rare.
 
-        The plan that was looked at is the one that is run, see _still; another is made where an
-        HBA of it was taken meanwhile, or new objects are not what the table says of them.
+        The plan that was looked at is the one that is run, see _ensure_unchanged.  Another is made
+        where an HBA of it was taken meanwhile, or new objects are not what the table says of them.
         """
         def make(facts: Facts, trusting: bool) -> Plan:
             if trusting and facts == ready.facts:
@@ -301,13 +306,13 @@ class Core(Host):
             reader = self.reader()
             findings: List[errors.Finding] = []
             try:
-                have, want = self.without(reader, targets, everything)
+                have, want = self.state_without(reader, targets, everything)
             except errors.CannotRepresent as error:
                 findings.append(errors.Finding(
                     errors.InUse, "what would be lost with it can't be told", error.what,
                     "unclear"))
                 reader = Reader(self.fs, reservations=False)
-                have, want = self.without(reader, targets, everything)
+                have, want = self.state_without(reader, targets, everything)
             findings += [errors.Finding(errors.InUse, say(store.key), "is exported, and stays")
                          for store in want.backstores if say(store.key) in targets]
             facts = reader.facts()
@@ -336,17 +341,17 @@ class Core(Host):
     def _no_handovers(self, names: Sequence[str]) -> Iterator[None]:
         """A handover of them that is over brings none of them back at a boot: another host may
         serve what was removed here."""
-        owners = Owners(self.settings.state_directory)
+        owners = OwnershipFile(self.settings.state_directory)
         known = set(names) & set(owners.load())
         owners.note(known, handover=REMOVED)
         try:
             yield
         except BaseException:
-            owners.note(known, over=REMOVED)
+            owners.note(known, ended=REMOVED)
             raise
 
     def _removing(self, targets: Sequence[str], everything: bool) -> List[str]:
-        """What to lock for a removal: nothing, so the host, for all of it."""
+        """The names to lock for a removal; none, and so the host, where everything goes."""
         if everything:
             return []
         fabrics = self.reader().fabrics()
@@ -354,7 +359,7 @@ class Core(Host):
         return [*targets, *self.lock_names([(first, rest) for first, rest in pairs
                                             if first in fabrics])]
 
-    def without(self, reader: Reader, targets: Sequence[str], everything: bool = False) \
+    def state_without(self, reader: Reader, targets: Sequence[str], everything: bool = False) \
             -> Tuple[State, State]:
         """(what is there of these targets and what they use, what of it stays)."""
         stores: List[Key] = []
@@ -366,13 +371,13 @@ class Core(Host):
                 stores.append(backstore_key(first, rest))
             else:
                 names.append(name)
-        found = reader.state(self.names(names, everything), stores)
-        mine = [target.name for target in found.targets]
-        others = reader.exporters([store.key for store in found.backstores], mine)
-        kept = tuple(store for store in found.backstores if store.key in others)
-        groups = tuple(group for group in found.lu_groups
-                       if _members_outside(self.fs, group.name, found, others))
-        return found, State(groups, kept, discovery_auth=found.discovery_auth)
+        leaving = reader.state(self.names(names, everything), stores)
+        mine = [target.name for target in leaving.targets]
+        others = reader.exporters([store.key for store in leaving.backstores], mine)
+        kept = tuple(store for store in leaving.backstores if store.key in others)
+        groups = tuple(group for group in leaving.lu_groups
+                       if _members_outside(self.fs, group.name, leaving, others))
+        return leaving, State(groups, kept, discovery_auth=leaving.discovery_auth)
 
     def _leaving(self, state: State, facts: Facts) -> Document:
         """The document of what is about to be removed."""
@@ -382,29 +387,29 @@ class Core(Host):
                         {say(store.key): _evidence(store) for store in state.backstores}, notes)
 
     def _under_way(self, names: Sequence[str], but: Sequence[str] = ()) -> List[errors.Finding]:
-        """What a handover of these targets, of which this host is a side, has to say; ``but``: of
-        those that count no more."""
-        found = []
-        for one in ids(self.settings.state_directory):
-            if one in but:
+        """Findings on handovers of these targets on this host that are under way, or may be;
+        ``but``: ids of handovers that count no more."""
+        findings = []
+        for name in ids(self.settings.state_directory):
+            if name in but:
                 continue
-            journal = Journal(self.settings.state_directory, one, partly=True)
+            journal = Journal(self.settings.state_directory, name, tolerate_damage=True)
             handover = journal.handover
             mine = {*handover.targets, *journal.facts.local} & set(names)
-            if journal.broken is not None and mine:
-                found.append(errors.Finding(
-                    errors.InUse, min(mine), f"handover {one} of it may be under way: "
-                    + journal.broken.what, "handover", journal.broken.do))
+            if journal.damage is not None and mine:
+                findings.append(errors.Finding(
+                    errors.InUse, min(mine), f"handover {name} of it may be under way: "
+                    + journal.damage.what, "handover", journal.damage.do))
             if handover.state and not handover.over and mine:
-                found.append(errors.Finding(
-                    errors.InUse, min(mine), f"handover {one} of it is under way: this host is "
+                findings.append(errors.Finding(
+                    errors.InUse, min(mine), f"handover {name} of it is under way: this host is "
                     f"its {handover.role}, {handover.state}", "handover",
-                    f"lio-handover status {one}"))
-        return found
+                    f"lio-handover status {name}"))
+        return findings
 
 
 def lock_names(state: State) -> List[str]:
-    """What a document is about."""
+    """The names of targets and backstores in a state, to be locked."""
     return [*(target.name for target in state.targets),
             *(say(backstore.key) for backstore in state.backstores)]
 

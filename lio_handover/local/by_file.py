@@ -18,7 +18,7 @@ from ..document.document import Carried, Document
 from ..execute.executor import Outcome
 from ..execute.step_runner import Progress, never
 from ..handover.conditions import TransitionChooser
-from ..handover.engine import Handovers
+from ..handover.engine import HandoverEngine
 from ..handover.reply import Reply
 from ..host import in_use
 from ..host.looked_at import Ready
@@ -31,7 +31,7 @@ from ..protocol.messages import Message
 from ..protocol.table import DESTINATION, SOURCE, Action, MessageType, Mode, Step, rows_for
 from ..records import removed
 from ..records.journal import DOCUMENT, Handover, Journal, ids
-from ..records.ownership import REMOVED, Owner, Owners
+from ..records.ownership import REMOVED, OwnershipFile, TargetEpochs
 
 #: Names that --allow takes → what a human says by it, to the table.
 SAYS = {"exported": "not-imported"}
@@ -46,29 +46,29 @@ class ByFile(Core):
     """The verbs of one host, each recorded: what a crash leaves is found by ``recover``."""
 
     # ---- which handover ---
-    def handovers(self) -> Handovers:
-        return Handovers(self)
+    def handovers(self) -> HandoverEngine:
+        return HandoverEngine(self)
 
     def names(self, targets: Sequence[str], everything: bool = False) -> List[Tuple[str, str]]:
         """The same, of this kernel or of what was frozen here before it was booted."""
         if everything:
             return super().names(targets, True)
         there = super().names((), True)
-        away = {name for target in self.held(targets) for name in target.targets} \
+        away = {name for target in self.source_handovers(targets) for name in target.targets} \
             if any(tuple(name.split("/", 1)) not in there for name in targets) else set()
         here = [name for name in targets if name not in away]
-        found = super().names(here)
-        return [*found, *(tuple(name.split("/", 1)) for name in dict.fromkeys(targets)
-                          if name in away)]  # type: ignore[list-item]
+        present = super().names(here)
+        return [*present, *(tuple(name.split("/", 1)) for name in dict.fromkeys(targets)
+                            if name in away)]  # type: ignore[list-item]
 
     def some(self, targets: Sequence[str], everything: bool = False) -> List[Tuple[str, str]]:
         """The same, and at least one.  Raises NoSuchTarget."""
-        found = self.names(targets, everything)
-        if not found:
+        names = self.names(targets, everything)
+        if not names:
             raise errors.NoSuchTarget("this host has no target", do="targetcli, or import one")
-        return found
+        return names
 
-    def held(self, names: Optional[Iterable[str]] = None) -> List[Handover]:
+    def source_handovers(self, names: Optional[Iterable[str]] = None) -> List[Handover]:
         """The handovers by file of these targets (None: of any) that this host is the source of
         and that are not over."""
         wanted = None if names is None else set(names)
@@ -76,19 +76,19 @@ class ByFile(Core):
                 and handover.mode == Mode.FILE.value and handover.state in AWAY
                 and (wanted is None or wanted & set(handover.targets))]
 
-    def _whole(self, found: Sequence[Handover], names: Iterable[str], verb: str) -> None:
+    def _whole(self, handovers: Sequence[Handover], names: Iterable[str], verb: str) -> None:
         """Targets that were frozen together stay so.  Raises WrongState."""
         wanted = set(names)
-        for one in found:
-            rest = sorted(set(one.targets) - wanted)
+        for handover in handovers:
+            rest = sorted(set(handover.targets) - wanted)
             if rest:
                 raise errors.WrongState(
-                    f"{', '.join(sorted(wanted & set(one.targets)))} was frozen together with "
-                    f"{', '.join(rest)}", do=f"lio-handover {verb} {' '.join(one.targets)}")
+                    f"{', '.join(sorted(wanted & set(handover.targets)))} was frozen together with "
+                    f"{', '.join(rest)}", do=f"lio-handover {verb} {' '.join(handover.targets)}")
 
-    def _do(self, verb: str, one: Handover, role: str = SOURCE, said: Sequence[str] = (),
+    def _do(self, verb: str, handover: Handover, role: str = SOURCE, said: Sequence[str] = (),
             allow: Sequence[str] = (), **more: object) -> Reply:
-        return self.handovers().do(verb, role, one.id, words=frozenset(said), by="--allow",
+        return self.handovers().do(verb, role, handover.id, words=frozenset(said), by="--allow",
                                    allow=allow, **more)  # type: ignore[arg-type]
 
     # ---- the source's verbs ---
@@ -97,20 +97,21 @@ class ByFile(Core):
                probe: bool = False) -> State:
         """Shut the gates, wait until no command executes, put all data on the storage.
 
-        A freeze that can't be finished opens the gates again.  Returns the frozen state.
+        A freeze that cannot be finished opens the gates again.  Returns the frozen state.
         """
         wanted = [name_of(pair) for pair in names]
         with self.alone(names):
-            there = self.held(wanted)
-            rest = [name for name in wanted if all(name not in one.targets for one in there)]
-            for one in there:
-                self._do("freeze", one, allow=allow, stop=stop, progress=progress, probe=probe)
+            frozen = self.source_handovers(wanted)
+            rest = [name for name in wanted
+                    if all(name not in handover.targets for handover in frozen)]
+            for handover in frozen:
+                self._do("freeze", handover, allow=allow, stop=stop, progress=progress, probe=probe)
             if rest:
                 self._freeze(rest, allow, stop, progress, probe)
             return self._here(names)
 
     def _here(self, names: Names) -> State:
-        """What this kernel has of the targets, without registrations."""
+        """The targets as this kernel has them, without registrations."""
         return self._plain_reader().state([name for name in names if self.fs.exists(name_of(name))])
 
     def _freeze(self, names: Sequence[str], allow: Sequence[str], stop: Callable[[], bool],
@@ -126,16 +127,16 @@ class ByFile(Core):
 
     def _back(self, new: str, error: BaseException) -> None:
         """A freeze that was not finished is taken back."""
-        journal = Journal(self.settings.state_directory, new, partly=True)
-        one, step = journal.handover, journal.facts.step
-        if not one.state:
+        journal = Journal(self.settings.state_directory, new, tolerate_damage=True)
+        handover, step = journal.handover, journal.facts.step
+        if not handover.state:
             return journal.remove()
         try:
-            self._thaw(one)
+            self._thaw(handover)
         except errors.HandoverError as second:
             if isinstance(error, errors.HandoverError):
                 error.changed = f"and opening the gates again failed: {second.what}"
-                error.do = f"lio-handover thaw {' '.join(one.targets)}"
+                error.do = f"lio-handover thaw {' '.join(handover.targets)}"
             return
         if isinstance(error, errors.HandoverError):
             error.changed = "the gates were not touched"
@@ -144,50 +145,51 @@ class ByFile(Core):
                     "out", ""
 
     def export(self, names: Names, allow: Sequence[str] = (), probe: bool = False) -> Document:
-        """What this host serves, to be imported elsewhere.
+        """A document of what this host serves, to be imported elsewhere.
 
-        Of targets that were frozen here it is recorded, before it is handed out, that another host
-        may serve them: from then on only a human's word brings them back.  Of others it changes
-        nothing, but for what ``probe`` does, see probes.full_status.
+        For targets that were frozen here the journal records, before the document is handed out,
+        that another host may serve them: from then on only an operator's word brings them back.
+        For other targets nothing is changed, but for the traces of ``probe``, see
+        probes.full_status.  Raises WrongState where only some of the targets are frozen.
         """
         wanted = [name_of(pair) for pair in names]
         with self.alone(names):
-            there = self.held(wanted)
-            if not there:
+            frozen = self.source_handovers(wanted)
+            if not frozen:
                 errors.refuse(self._under_way(wanted), allow)
                 return super().export(names, allow, probe)
-            self._whole(there, wanted, "export")
-            left = sorted(set(wanted) - {name for one in there for name in one.targets})
+            self._whole(frozen, wanted, "export")
+            left = sorted(set(wanted) - {name for handover in frozen for name in handover.targets})
             if left:
-                raise errors.WrongState(f"{left[0]} is not frozen, and {there[0].targets[0]} is",
+                raise errors.WrongState(f"{left[0]} is not frozen, and {frozen[0].targets[0]} is",
                                         do=f"lio-handover freeze {' '.join(left)}, or export them "
                                         "apart")
-            if len(there) > 1:
-                for one in there:
-                    self._can_export(one, allow, probe)
-            made: List[Document] = []
-            for one in there:
+            if len(frozen) > 1:
+                for handover in frozen:
+                    self._can_export(handover, allow, probe)
+            exported: List[Document] = []
+            for handover in frozen:
                 try:
-                    self._do("export", one, allow=allow, probe=probe)
+                    self._do("export", handover, allow=allow, probe=probe)
                 except errors.HandoverError as error:
-                    done = [name for each in made for kept in each.carried
+                    done = [name for document in exported for kept in document.carried
                             for name in kept.targets]
                     if done:
                         error.changed += f", and {', '.join(done)} is recorded as exported, " \
                             "though nothing was handed out"
                     raise
-                made.append(self._kept(one))
-            return merged(made)
+                exported.append(self._kept(handover))
+            return merged(exported)
 
-    def _can_export(self, one: Handover, allow: Sequence[str], probe: bool) -> None:
+    def _can_export(self, handover: Handover, allow: Sequence[str], probe: bool) -> None:
         """Raises what the export would, before it, or another of the same command, is recorded."""
-        journal = Journal(self.settings.state_directory, one.id)
+        journal = Journal(self.settings.state_directory, handover.id)
         if probe and not journal.facts.probe:
             journal.note("probe")
-        row = TransitionChooser(self, None, journal, "export", one.epoch, (), frozenset(),
+        row = TransitionChooser(self, None, journal, "export", handover.epoch, (), frozenset(),
                                 False).row()
         if row is not None and row.state == "frozen":
-            runner = ActionRunner(self, journal, one.epoch, row, allow=allow)
+            runner = ActionRunner(self, journal, handover.epoch, row, allow=allow)
             runner.do(Step(Action.GATE_CLOSE))
             if journal.facts.probe:
                 runner.seen = self.ask(runner.names())
@@ -195,38 +197,40 @@ class ByFile(Core):
             runner.unchanged(here)
             runner.may_export(here)
 
-    def _kept(self, one: Handover) -> Document:
+    def _kept(self, handover: Handover) -> Document:
         """The document of a frozen target, with the handover that it is of."""
-        journal = Journal(self.settings.state_directory, one.id)
+        journal = Journal(self.settings.state_directory, handover.id)
         document = documents.loads(journal.kept(DOCUMENT) or b"")
-        return replace(document, carried=(Carried(one.id, one.epoch, one.targets),))
+        return replace(document, carried=(Carried(handover.id, handover.epoch, handover.targets),))
 
     def thaw(self, names: Names, allow: Sequence[str] = ()) -> State:
         """Open the gates which a freeze has shut.  Only where no other host serves the target."""
         wanted = [name_of(pair) for pair in names]
         with self.alone(names):
-            there = self.held(wanted)
+            frozen = self.source_handovers(wanted)
             findings = self._under_way([name for name in wanted if all(
-                name not in one.targets for one in there)])
+                name not in handover.targets for handover in frozen)])
             errors.refuse(findings, allow)
             for name in wanted:
-                if all(name not in one.targets for one in there):
+                if all(name not in handover.targets for handover in frozen):
                     raise errors.NoSuchTarget(f"{name} was not frozen by lio-handover",
                                               do="lio-handover show")
-            self._whole(there, wanted, "thaw")
+            self._whole(frozen, wanted, "thaw")
             errors.refuse([errors.Finding(
-                errors.InUse, name, f"document {one.digest[:12]}… of it was exported since the "
+                errors.InUse, name,
+                f"document {handover.digest[:12]}… of it was exported since the "
                 "freeze, so another host may serve it", "exported",
                 "make sure that none does, and never will")
-                for one in there if one.state == "released" for name in one.targets], allow)
-            self.notes = [note for one in there for note in self._thaw(one, allow)]
+                for handover in frozen if handover.state == "released"
+                for name in handover.targets], allow)
+            self.notes = [note for handover in frozen for note in self._thaw(handover, allow)]
             here = self._here(names)
             self.notes += _closed(here)
             return here
 
-    def _thaw(self, one: Handover, allow: Sequence[str] = ()) -> Tuple[str, ...]:
-        """What there is to tell of it."""
-        return self._do("thaw", one, said=[SAYS[name] for name in allow if name in SAYS],
+    def _thaw(self, handover: Handover, allow: Sequence[str] = ()) -> Tuple[str, ...]:
+        """Thaw one handover.  Returns its notes."""
+        return self._do("thaw", handover, said=[SAYS[name] for name in allow if name in SAYS],
                         allow=allow).notes
 
     # ---- the destination's verbs ---
@@ -245,19 +249,20 @@ class ByFile(Core):
 
         Nothing to do where it serves just that already.
         """
-        ready = self._as_allowed(ready, allow)
+        ready = self._with_overrides(ready, allow)
         wanted, _notes = nearest_reachable(ready.document.state, ready.have)
         if not differ.diff(ready.have, wanted):
             return Outcome()
         names = [target.name for target in ready.document.state.targets]
         self._take_back(ready.document)
         errors.refuse(ready.findings, allow)
-        one = self._arriving(ready.document)
+        arriving = self._arriving(ready.document)
         digest = runtime_state.digest(ready.document.state)
-        message = Message(MessageType.DOCUMENT, one.id, one.epoch, digest, tuple(names), one.mode,
+        message = Message(MessageType.DOCUMENT, arriving.id, arriving.epoch, digest, tuple(names),
+                          arriving.mode,
                           documents.dumps(ready.document))
         handovers = self.handovers()
-        answer = handovers.do("import", DESTINATION, one.id, messages=[message], allow=allow,
+        answer = handovers.do("import", DESTINATION, arriving.id, messages=[message], allow=allow,
                               progress=progress, stop=stop, ready=ready)
         handovers.outcome.notes = tuple(dict.fromkeys((
             *handovers.outcome.notes, *answer.notes, *_closed(ready.document.state))))
@@ -265,67 +270,70 @@ class ByFile(Core):
 
     def _cut_off(self, document: Document) -> List[str]:
         """The imports of it here that were cut off."""
-        folder, found = self.settings.state_directory, []
+        folder, cut_off = self.settings.state_directory, []
         for carried in document.carried:
             if carried.id in ids(folder):
-                one = Journal(folder, carried.id, partly=True).handover
-                if one.role == DESTINATION and one.state in ("", "armed", "aborting", "none"):
-                    found.append(carried.id)
-        return found
+                handover = Journal(folder, carried.id, tolerate_damage=True).handover
+                if handover.role == DESTINATION \
+                        and handover.state in ("", "armed", "aborting", "none"):
+                    cut_off.append(carried.id)
+        return cut_off
 
     def _take_back(self, document: Document) -> None:
         """An import of it that was cut off goes first."""
         for name in self._cut_off(document):
-            journal = Journal(self.settings.state_directory, name, partly=True)
+            journal = Journal(self.settings.state_directory, name, tolerate_damage=True)
             if journal.handover.state in ("armed", "aborting"):
                 self.handovers().recover(name)
             self.handovers().forget(journal)
 
     def _known(self, document: Document) -> List[errors.Finding]:
-        """What this host remembers of the document, or of a later one of its targets."""
-        folder, found = self.settings.state_directory, []
-        owners = Owners(folder).load()
-        journals = {name: Journal(folder, name, partly=True).handover for name in ids(folder)}
+        """Findings from this host's records: the document, or a later one of its targets, was here
+        before."""
+        folder, findings = self.settings.state_directory, []
+        owners = OwnershipFile(folder).load()
+        journals = {name: Journal(folder, name, tolerate_damage=True).handover
+                    for name in ids(folder)}
         local = [target.name for target in document.state.targets]
         cut_off = self._cut_off(document)
         for carried in document.carried:
             if carried.id in cut_off:
                 continue
-            one = journals.get(carried.id)
+            known = journals.get(carried.id)
             targets = [name for name in carried.targets if name in local] or local
             name = targets[0]
-            if one is not None and one.role == SOURCE:
-                found.append(errors.Finding(
+            if known is not None and known.role == SOURCE:
+                findings.append(errors.Finding(
                     errors.StaleEpoch, name, "this host has exported it itself, and removed it as "
                     "another host serves it", "exported", "make sure that none does, and never "
                     "will"))
                 continue
-            last = max((owners.get(target, Owner()) for target in targets),
+            last = max((owners.get(target, TargetEpochs()) for target in targets),
                        key=lambda owner: owner.epoch)
-            again = one is not None or last.epoch == carried.epoch and (
+            again = known is not None or last.epoch == carried.epoch and (
                 last.handover == REMOVED or any(
                     other.epoch == carried.epoch and set(other.targets) & set(targets)
                     for other in journals.values()))
             if again or carried.epoch < last.epoch:
-                found.append(errors.Finding(
+                findings.append(errors.Finding(
                     errors.StaleEpoch, name,
                     "this document was imported here before" if again else
                     f"the document is of attempt {carried.epoch}, and this host has had "
                     f"{last.epoch}", "imported",
                     "freeze it where it is served, export it again, and import that"))
-        return found
+        return findings
 
     def _arriving(self, document: Document) -> Handover:
         """The handover that an import is recorded as: the document's, where that is new here."""
         folder = self.settings.state_directory
         names = tuple(target.name for target in document.state.targets)
-        owners, known = Owners(folder).load(), set(ids(folder))
-        last = max((owners.get(name, Owner()).epoch for name in names), default=0)
+        owners, known = OwnershipFile(folder).load(), set(ids(folder))
+        last = max((owners.get(name, TargetEpochs()).epoch for name in names), default=0)
         if len(document.carried) == 1 and document.carried[0].id not in known \
                 and document.carried[0].epoch > last:
             return Handover(document.carried[0].id, DESTINATION, "", document.carried[0].epoch,
                             Mode.FILE.value, names)
-        epoch = max([last + 1, *(one.epoch for one in document.carried)])
+        epoch = max([last + 1, *(carried.epoch for carried in document.carried)])
         return Handover(str(uuid.uuid4()), DESTINATION, "", epoch, Mode.FILE.value, names)
 
     # ---- removing ---
@@ -334,23 +342,24 @@ class ByFile(Core):
                stop: Callable[[], bool] = never) -> Tuple[Outcome, str]:
         """Take targets away, with the backstores that nothing else exports.
 
-        Of targets that were frozen here this ends the handover: another host serves them.  Returns
-        what it took, and the document kept of what was removed.
+        For targets that were frozen here this ends the handover: another host serves them.  Returns
+        the steps, writes and seconds that it took, and the path of the document that keeps the
+        removed targets.
         """
         names = [name_of(pair) for pair in self.some((), True)] if everything else list(targets)
-        there = self.held(names)
-        if not there:
+        handovers = self.source_handovers(names)
+        if not handovers:
             return super().remove(targets, everything, allow, progress, stop)
         with self.alone(more=self._removing(targets, everything)):
-            self._whole(there, names, "remove")
-            frozen: Set[str] = {name for one in there for name in one.targets}
+            self._whole(handovers, names, "remove")
+            frozen: Set[str] = {name for handover in handovers for name in handover.targets}
             kept = self._judged({name for name in frozen if self.fs.exists(name)}, allow)
             rest = [name for name in names if name not in frozen]
             more, kept_too = super().remove(rest, False, allow, progress, stop) if rest \
                 else (Outcome(), "")  # first: what is refused is refused before anything is gone
             outcome, began, started = Outcome(), self.fs.changes, time.monotonic()
-            for one in there:
-                outcome.notes += self._do("retire", one, said=["imported"], allow=allow,
+            for handover in handovers:
+                outcome.notes += self._do("retire", handover, said=["imported"], allow=allow,
                                           progress=progress, stop=stop).notes
             outcome.writes = outcome.steps = self.fs.changes - began
             outcome.seconds = {"remove": time.monotonic() - started}
@@ -366,33 +375,33 @@ class ByFile(Core):
         reader = self.reader()
         findings: List[errors.Finding] = []
         try:
-            have, _want = self.without(reader, sorted(frozen))
+            have, _want = self.state_without(reader, sorted(frozen))
         except errors.CannotRepresent as error:
             findings.append(errors.Finding(
                 errors.InUse, "what would be lost with it can't be told", error.what, "unclear"))
-            have, _want = self.without(self._plain_reader(), sorted(frozen))
+            have, _want = self.state_without(self._plain_reader(), sorted(frozen))
         document = self._leaving(have, reader.facts())
         errors.refuse([*findings, *in_use.removal(have, reader), *removed.unkept(document)],
                       allow)
         return removed.keep(document, self.settings.state_directory)
 
 
-def merged(made: Sequence[Document]) -> Document:
+def merged(parts: Sequence[Document]) -> Document:
     """Documents of one host, of targets that have nothing in common, as one."""
-    first = made[0]
-    if len(made) == 1:
+    first = parts[0]
+    if len(parts) == 1:
         return first
     state, storage, groups = first.state, dict(first.storage), {}
-    for one in made:
-        groups.update({group.key: group for group in one.state.lu_groups})
-        storage.update(one.storage)
+    for part in parts:
+        groups.update({group.key: group for group in part.state.lu_groups})
+        storage.update(part.storage)
     state = State(tuple(groups.values()),
-                  tuple(store for one in made for store in one.state.backstores),
-                  tuple(target for one in made for target in one.state.targets),
+                  tuple(store for part in parts for store in part.state.backstores),
+                  tuple(target for part in parts for target in part.state.targets),
                   state.discovery_auth)
     return replace(first, state=state, storage=storage,
-                   notes=tuple(dict.fromkeys(note for one in made for note in one.notes)),
-                   carried=tuple(carried for one in made for carried in one.carried))
+                   notes=tuple(dict.fromkeys(note for part in parts for note in part.notes)),
+                   carried=tuple(carried for part in parts for carried in part.carried))
 
 
 def _before_gate(step: str) -> bool:
@@ -402,7 +411,7 @@ def _before_gate(step: str) -> bool:
 
 
 def _closed(state: State) -> List[str]:
-    """Of targets that nobody is let in to, as they were disabled when they were frozen."""
+    """A line for each target whose TPGs are all disabled, as they were when it was frozen."""
     return [f"{target.name}: every TPG of it is disabled, as it was when it was frozen: nobody is "
             f"let in; next: targetcli /{target.name}/{target.tpgs[0].key[-1]} enable"
             for target in state.targets

@@ -1,11 +1,12 @@
-"""Acts, while the service runs, on what somebody else does to the targets of handovers: see
-handover/meddling.py for what can be found.
+"""Acts, while the service runs, on changes that other programs make to the targets of handovers:
+handover/meddling.py has the kinds.
 
-What this host may not serve is shut at once, and taken out of targetcli's save file.  What is this
-host's, and was made again without what it had, is shut at once and rebuilt by ``recover``; what was
-changed in place has its copy made anew by ``adopt``; what is gone is told, and left so.  All of it
-under the handover's lock, so not while a verb is at work.  Who does it again and again is told of
-once a minute, and what was rebuilt is left shut for longer each time.
+A target that this host may not serve is shut at once, and taken out of targetcli's save file.  A
+target of this host's that was made again without its registrations is shut at once and rebuilt by
+``recover``.  The copy of a target that was changed in place is made anew by ``adopt``.  A target
+that is gone is told of, and left so.  All of it happens under the handover's lock, so not while a
+verb is at work.  A program that does the same again and again is told of once a minute, and a
+rebuilt target is left shut for longer each time.
 """
 from __future__ import annotations
 
@@ -18,13 +19,13 @@ from .. import errors
 from ..actions import aptpl_copies, identity, surviving_registrations
 from ..actions.context import HandoverContext
 from ..handover import meddling
-from ..handover.engine import Handovers
-from ..handover.meddling import Found, Kind
+from ..handover.engine import HandoverEngine
+from ..handover.meddling import Incident, Kind
 from ..handover.reply import Peer
 from ..kernel import placement
 from ..kernel.facts import boot_id
 from ..records.journal import Journal, ids
-from ..records.ownership import NAME as OWNERS, Owner, Owners
+from ..records.ownership import NAME as OWNERS, OwnershipFile, TargetEpochs
 from ..savefile import places
 from . import targetctl
 from .ours import Ours
@@ -75,7 +76,7 @@ class _Known:
         """Whether anything that somebody does to it matters."""
         journal = self.context.journal
         return not self.superseded and (
-            journal.broken is not None or meddling.must_stay_shut(journal.handover)
+            journal.damage is not None or meddling.must_stay_shut(journal.handover)
             or meddling.kept(journal.handover))
 
 
@@ -88,7 +89,7 @@ class Guard:
         self._known: Dict[str, _Known] = {}
         self._said: Dict[str, Tuple[float, int]] = {}
         self._next, self._new = ALWAYS, True
-        self._owners: Optional[Dict[str, Owner]] = None  # as they were at this look
+        self._owners: Optional[Dict[str, TargetEpochs]] = None  # as they were at this look
 
     def fileno(self) -> int:
         """Readable when something was told."""
@@ -108,7 +109,7 @@ class Guard:
             del self._known[name]
         for name in there:
             try:
-                self._one(core, name, told)
+                self._look_at(core, name, told)
             except errors.StillRunning:
                 self._soon(SOON)
             except (OSError, errors.HandoverError) as error:
@@ -130,7 +131,8 @@ class Guard:
         if now - since < ONCE:
             self._said[key] = since, times + 1
             return
-        self._said = {key: one for key, one in self._said.items() if now - one[0] < 2 * ONCE}
+        self._said = {key: since_times for key, since_times in self._said.items()
+                      if now - since_times[0] < 2 * ONCE}
         self._said[key] = now, 0
         self._tell(text + (f" ({times} more times)" if times else ""), name, who)
 
@@ -157,10 +159,10 @@ class Guard:
                  _stamp(os.path.join(directory, OWNERS)))
         known = self._known.get(name)
         if known is None or known.stamp != stamp:
-            context = HandoverContext(core, Journal(directory, name, partly=True))
+            context = HandoverContext(core, Journal(directory, name, tolerate_damage=True))
             if self._owners is None:
-                self._owners = Owners(directory).load()
-            superseded = Handovers(core).superseded(context.handover, self._owners)
+                self._owners = OwnershipFile(directory).load()
+            superseded = HandoverEngine(core).superseded(context.handover, self._owners)
             if known is None:
                 known = _Known(stamp, context, superseded)
             known.stamp, known.context, known.superseded = stamp, context, superseded
@@ -174,23 +176,23 @@ class Guard:
                 *journal.facts.stores]
 
     # ---- one handover ---
-    def _one(self, core: Ours, name: str, told: Set[str]) -> None:
+    def _look_at(self, core: Ours, name: str, told: Set[str]) -> None:
         known, now = self._of(core, name), time.monotonic()
         if told & {name, EVERYBODY}:
             known.touched, known.changed = now, True
         if not known.watched or not core.fs.exists("core"):
             return
         journal = known.context.journal
-        if journal.broken is not None or meddling.must_stay_shut(journal.handover):
+        if journal.damage is not None or meddling.must_stay_shut(journal.handover):
             return self._shut(core, name, known)
         compare = known.changed and now - known.touched >= QUIET \
             or now - known.compared >= COMPARED
-        found = meddling.found(known.context, compare)
+        incidents = meddling.incidents_of(known.context, compare)
         if compare:
             known.compared, known.changed = now, False
         elif known.changed and journal.handover.state == "confirmed":
             self._soon(QUIET - (now - known.touched))
-        kinds = {one.kind: one for one in found}
+        kinds = {incident.kind: incident for incident in incidents}
         if kinds:
             placement.again(core.fs)
         if Kind.REPLACED in kinds:
@@ -202,29 +204,29 @@ class Guard:
         self._well(core, name, known)
 
     def _shut(self, core: Ours, name: str, known: _Known) -> None:
-        """What this host may not serve, and what targetcli would open."""
+        """Shut a target that this host may not serve, and take it out of targetcli's save file."""
         context = known.context
         saved = tuple(_stamp(path) for path in _save_files(core))
         looked = known.saved == saved
-        if not meddling.found(context) and (looked or not meddling.save_files(context)):
+        if not meddling.incidents_of(context) and (looked or not meddling.save_files(context)):
             known.saved = saved
             return
-        if context.journal.broken is not None:
+        if context.journal.damage is not None:
             try:
-                Handovers(core).recover(name)
+                HandoverEngine(core).recover(name)
             except errors.JournalBroken as error:
                 self._once(name, f"{known.names}: {error}", known.names)
                 known.saved = tuple(_stamp(path) for path in _save_files(core))
             return
         with core.alone(more=self._locked(core, known)):
-            every = Handovers(core)
-            journal = Journal(core.settings.state_directory, name, partly=True)
-            for note in every.scrub(journal):
+            handovers = HandoverEngine(core)
+            journal = Journal(core.settings.state_directory, name, tolerate_damage=True)
+            for note in handovers.close_if_reopened(journal):
                 self._once(name, note + f"; this host is its {journal.handover.role}, "
                            f"{journal.handover.state}", known.names)
         self._soon(SOON)  # who opens it may have more to do
 
-    def _rebuild(self, core: Ours, name: str, known: _Known, found: Found) -> None:
+    def _rebuild(self, core: Ours, name: str, known: _Known, incident: Incident) -> None:
         context, now = known.context, time.monotonic()
         if not (context.handover.state in SERVED or known.shut or meddling.unguarded(context)):
             return  # nobody is served: the verb that opens it puts it right
@@ -238,18 +240,18 @@ class Guard:
             wait = SOON  # it would go on with what is rebuilt
         if wait > 0:
             if known.not_before - now > CALM:
-                self._note(core, known, f"{found}; it stays shut for a while, as somebody does "
+                self._note(core, known, f"{incident}; it stays shut for a while, as somebody does "
                            "that again and again")
             return self._soon(wait)
-        self._once(name, f"{', '.join(found.targets)} {found.kind.value}: {found.what}; it is "
-                   "shut, and is rebuilt from its copy", known.names)
+        self._once(name, f"{', '.join(incident.targets)} {incident.kind.value}: {incident.what}; "
+                   "it is shut, and is rebuilt from its copy", known.names)
         if now - known.tried > 2 * LONGEST:
             known.tries = 0
         known.tries, known.tried = known.tries + 1, now
         known.not_before = now + (min(LONGEST, 2.0 ** known.tries) if known.tries > 1 else 0)
         known.shut = False
         try:
-            answer, = Handovers(core, self._peer).recover(name)
+            answer, = HandoverEngine(core, self._peer).recover(name)
         except errors.StillRunning:
             known.tries, known.shut = known.tries - 1, True
             raise
@@ -261,14 +263,14 @@ class Guard:
         self._tell(f"{known.names} was rebuilt: this host is its {answer.handover.role}, "
                    f"{answer.handover.state}{told}", known.names, name)
 
-    def _gone(self, core: Ours, name: str, known: _Known, found: Found) -> None:
-        if known.context.journal.facts.meddled != str(found):
-            self._note(core, known, str(found))
-            self._once(name, str(found), known.names)
+    def _gone(self, core: Ours, name: str, known: _Known, incident: Incident) -> None:
+        if known.context.journal.facts.meddled != str(incident):
+            self._note(core, known, str(incident))
+            self._once(name, str(incident), known.names)
 
-    def _adopt(self, core: Ours, name: str, known: _Known, found: Found) -> None:
+    def _adopt(self, core: Ours, name: str, known: _Known, incident: Incident) -> None:
         context = known.context
-        quiet = SHRUNK if found.shrunk else QUIET
+        quiet = SHRUNK if incident.shrunk else QUIET
         waited = time.monotonic() - known.touched
         if waited < PATIENCE and targetctl.at_work():
             quiet = waited + SOON
@@ -277,8 +279,8 @@ class Guard:
             known.changed = True
             return self._soon(quiet - waited)
         if not any(True for fabric, wwn in context.names() for _ in reader.links(fabric, wwn)):
-            return self._once(name, f"{found}; its copy stays as it was, as no LUN is left of it",
-                              known.names)
+            return self._once(name, f"{incident}; its copy stays as it was, as no LUN is left of "
+                              "it", known.names)
         try:
             core.adopt([(target.split("/", 1)[0], target.split("/", 1)[1])
                         for target in context.local_targets()])
@@ -286,8 +288,9 @@ class Guard:
             known.changed = True
             raise
         except (OSError, errors.HandoverError) as error:
-            return self._once(name, f"{found}; its copy can't be made anew: {error}", known.names)
-        self._tell(f"{known.names}: its copy was made anew, as it was changed: {found.what}",
+            return self._once(name, f"{incident}; its copy can't be made anew: {error}",
+                              known.names)
+        self._tell(f"{known.names}: its copy was made anew, as it was changed: {incident.what}",
                    known.names, name)
 
     def _well(self, core: Ours, name: str, known: _Known) -> None:
@@ -300,12 +303,13 @@ class Guard:
         if not (others or unknown or journal.facts.meddled) or journal.handover.busy:
             return
         with core.alone(more=self._locked(core, known)):
-            fresh = HandoverContext(core, Journal(core.settings.state_directory, name, partly=True))
+            fresh = HandoverContext(core, Journal(core.settings.state_directory, name,
+                                                  tolerate_damage=True))
             if others:
                 surviving_registrations.lacking(fresh)
             elif unknown:
                 identity.note(fresh)
-            if fresh.journal.facts.meddled and not meddling.found(fresh):
+            if fresh.journal.facts.meddled and not meddling.incidents_of(fresh):
                 fresh.journal.note("meddled", said="")
                 self._tell(f"{known.names} is here again, as it was", known.names, name)
 
@@ -315,22 +319,22 @@ class Guard:
         if journal.facts.meddled == said:
             return
         with core.alone(more=self._locked(core, known)):
-            Journal(core.settings.state_directory, journal.id, partly=True).note(
+            Journal(core.settings.state_directory, journal.id, tolerate_damage=True).note(
                 "meddled", said=said)
 
 
 def _save_files(core: Ours) -> List[str]:
     """Where targetcli saves, there or not."""
     try:
-        found = places.everywhere(core.settings.savefiles)
+        paths = places.everywhere(core.settings.savefiles)
     except errors.SavefileBroken:
-        found = list(core.settings.savefiles)
-    return [*dict.fromkeys([*found, *places.KNOWN])]
+        paths = list(core.settings.savefiles)
+    return [*dict.fromkeys([*paths, *places.KNOWN])]
 
 
 def _stamp(path: str) -> Optional[_Stamp]:
     try:
-        found = os.stat(path)
+        file_stat = os.stat(path)
     except OSError:
         return None
-    return found.st_ino, found.st_mtime_ns, found.st_size
+    return file_stat.st_ino, file_stat.st_mtime_ns, file_stat.st_size

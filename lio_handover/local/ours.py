@@ -1,10 +1,10 @@
-"""What lio-handover restores at a boot, on one host: adopt, giveback, clear, restore; and who
-restores what.
+"""The targets that lio-handover restores at a boot, on one host: adopt, giveback, clear, restore;
+and which program restores which target.
 
-A target is ours where a handover that brought it here is over (it was handed to us, or
-imported), or where it was adopted: a boot goes by its handover's journal, in state ``confirmed``.
-One in a handover that is under way is restored by ``recover``.  All others are targetcli's, if they
-are in its save file, else nobody's.
+A target is ours where a handover that brought it here is over (another host handed it over, or a
+document was imported), or where it was adopted: a boot goes by its handover's journal, in state
+``confirmed``.  A target of a handover that is under way is restored by ``recover``.  All other
+targets are targetcli's, if they are in its save file, else nobody's.
 """
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from ..kernel import placement
 from ..model.objects import Key, State
 from ..protocol.table import DESTINATION, SOURCE, Mode
 from ..records.journal import Handover, Journal, begun, ids
-from ..records.ownership import REMOVED, Owner, Owners
+from ..records.ownership import REMOVED, OwnershipFile, TargetEpochs
 from ..savefile import save_file
 from ..storage import policy as storage
 from .by_file import ByFile, Names, name_of
@@ -45,8 +45,9 @@ BROUGHT_BACK = {
 
 @dataclass(frozen=True)
 class Restorer:
-    """Who brings a target back at a boot: ``who`` and where that stands (a handover, or files);
-    ``notes`` say what of it would come back otherwise than it is now."""
+    """The program that brings a target back at a boot: ``who``, and ``where`` it has the target (a
+    handover's id, or files); ``notes`` tell how the target would come back otherwise than it is
+    now."""
 
     target: str
     who: str
@@ -57,12 +58,12 @@ class Restorer:
 def counting_in(directory: str, journals: Iterable[Journal]) -> Dict[str, Handover]:
     """target, as it is called here → the handover among these that counts for it.  Raises
     JournalBroken."""
-    owners = Owners(directory).load()
+    owners = OwnershipFile(directory).load()
     counting: Dict[str, Handover] = {}
     for journal in journals:
         handover = journal.handover
         for here in journal.facts.local or handover.targets:
-            if owners.get(here, Owner()).handover in ("", handover.id) and (
+            if owners.get(here, TargetEpochs()).handover in ("", handover.id) and (
                     here not in counting or counting[here].since < handover.since):
                 counting[here] = handover
     return counting
@@ -74,29 +75,30 @@ class Ours(ByFile):
     def counting(self) -> Dict[str, Handover]:
         """target, as it is called here → the handover that counts for it."""
         folder = self.settings.state_directory
-        return counting_in(folder, [Journal(folder, name, partly=True) for name in ids(folder)])
+        return counting_in(folder, [Journal(folder, name, tolerate_damage=True)
+                                    for name in ids(folder)])
 
     def counts_for(self, name: str) -> Optional[Handover]:
         """The same for one target: where owners.json says which, no other journal is read, as each
         of a host's units asks that."""
         folder = self.settings.state_directory
-        owner = Owners(folder).load().get(name, Owner()).handover
+        owner = OwnershipFile(folder).load().get(name, TargetEpochs()).handover
         if not owner:
             return self.counting().get(name)
         if not begun(folder, owner):
             return None
-        journal = Journal(folder, owner, partly=True)
+        journal = Journal(folder, owner, tolerate_damage=True)
         return journal.handover if name in (journal.facts.local or journal.handover.targets) \
             else None
 
     def ours(self, names: Iterable[str]) -> List[Handover]:
         """The handovers of these targets that make them ours."""
-        counting, found = self.counting(), {}
+        counting, handovers = self.counting(), {}
         for name in names:
-            one = counting.get(name)
-            if one is not None and (one.role, one.state) == (DESTINATION, "confirmed"):
-                found[one.id] = one
-        return list(found.values())
+            handover = counting.get(name)
+            if handover and (handover.role, handover.state) == (DESTINATION, "confirmed"):
+                handovers[handover.id] = handover
+        return list(handovers.values())
 
     # ---- the verbs ---
     def adopt(self, names: Names, allow: Sequence[str] = (),
@@ -122,17 +124,17 @@ class Ours(ByFile):
                     allow=allow, progress=progress, stop=stop).notes
             return self._here(names)
 
-    def local_names(self, one: Handover) -> Tuple[str, ...]:
-        journal = Journal(self.settings.state_directory, one.id, partly=True)
-        return journal.facts.local or one.targets
+    def local_names(self, handover: Handover) -> Tuple[str, ...]:
+        journal = Journal(self.settings.state_directory, handover.id, tolerate_damage=True)
+        return journal.facts.local or handover.targets
 
     def _handed_over(self, names: Iterable[str]) -> List[errors.Finding]:
         counting = self.counting()
         return [errors.Finding(
             errors.InUse, name, "this host has handed it over, so another host may serve it",
             "exported", "make sure that none does, and never will")
-            for name in names for one in [counting.get(name)]
-            if one is not None and (one.role, one.state) == (SOURCE, "retired")]
+            for name in names for handover in [counting.get(name)]
+            if handover is not None and (handover.role, handover.state) == (SOURCE, "retired")]
 
     def _groups(self, names: Sequence[str]) -> List[List[str]]:
         """Targets that share a backstore stay together."""
@@ -144,12 +146,13 @@ class Ours(ByFile):
             together = [group for group in groups if group[0] & stores]
             groups = [group for group in groups if group not in together]
             groups.append((stores.union(*(group[0] for group in together)),
-                           [*(one for group in together for one in group[1]), name]))
+                           [*(member for group in together for member in group[1]), name]))
         return [members for _stores, members in groups]
 
     def giveback(self, names: Names, allow: Sequence[str] = ()) -> State:
-        """Have these targets restored by targetcli from now on: they go into its save file.  What
-        that can't hold is refused, unless it is allowed to be lost at a boot."""
+        """Have these targets restored by targetcli from now on: they go into its save file.
+        Attributes that the file cannot hold are refused, unless ``allow`` lets a boot lose them.
+        Returns the state that is here."""
         wanted = [name_of(pair) for pair in names]
         with self.alone(names), placement.once(self.fs):
             local = {handover: self.local_names(handover) for handover in self.ours(wanted)}
@@ -184,7 +187,7 @@ class Ours(ByFile):
             if rest or everything or not gone else (Outcome(), "")
         if gone:
             with self.alone(more=gone):
-                Owners(self.settings.state_directory).note(gone, handover=REMOVED)
+                OwnershipFile(self.settings.state_directory).note(gone, handover=REMOVED)
             outcome.notes += tuple(f"{name}: it was not here; no boot brings it back"
                                    for name in gone)
         return outcome, kept
@@ -212,20 +215,21 @@ class Ours(ByFile):
     def _restored_before(self, handover: Handover) -> bool:
         """Whether lio-handover restored each of its targets before it was prepared."""
         folder = self.settings.state_directory
-        owners = Owners(folder).load()
-        before = {owners.get(name, Owner()).before for name in handover.targets}
+        owners = OwnershipFile(folder).load()
+        before = {owners.get(name, TargetEpochs()).before for name in handover.targets}
         return before <= set(ids(folder)) and all(
-            Journal(folder, id, partly=True).handover.state == "confirmed" for id in before)
+            Journal(folder, id, tolerate_damage=True).handover.state == "confirmed"
+            for id in before)
 
     def restored_by(self, name: str) -> Optional[Handover]:
         """The handover by which lio-handover brings a target back at a boot, if it does."""
-        one = self.counts_for(name)
-        return one if one is not None and one.state in BROUGHT_BACK[one.role] else None
+        handover = self.counts_for(name)
+        return handover if handover and handover.state in BROUGHT_BACK[handover.role] else None
 
     def to_restore(self) -> List[str]:
         """Every target that lio-handover brings back at a boot."""
-        return sorted(name for name, one in self.counting().items()
-                      if one.state in BROUGHT_BACK[one.role])
+        return sorted(name for name, handover in self.counting().items()
+                      if handover.state in BROUGHT_BACK[handover.role])
 
     # ---- looking ---
     def view(self, targets: Sequence[str] = ()) -> View:
@@ -233,16 +237,18 @@ class Ours(ByFile):
         view = super().view(targets)
         try:
             notes = [f"{name}: {_not_here(HandoverContext(self, journal), name)}"
-                     for name, one in sorted(self.counting().items())
-                     if (one.role, one.state) == (DESTINATION, "confirmed")
+                     for name, handover in sorted(self.counting().items())
+                     if (handover.role, handover.state) == (DESTINATION, "confirmed")
                      and not self.fs.exists(name) and (not targets or name in targets)
-                     for journal in [Journal(self.settings.state_directory, one.id, partly=True)]]
+                     for journal in [Journal(self.settings.state_directory, handover.id,
+                                             tolerate_damage=True)]]
         except errors.JournalBroken as error:
             notes = [error.what]
         return replace(view, notes=tuple(dict.fromkeys((*view.notes, *notes))))
 
     def restorers(self, names: Sequence[str] = ()) -> List[Restorer]:
-        """Who brings back each target of this kernel, of our records and of targetcli's files."""
+        """The restorer of each target of this kernel, of lio-handover's records and of targetcli's
+        files."""
         with placement.once(self.fs):
             return self._restorers(names)
 
@@ -259,31 +265,32 @@ class Ours(ByFile):
                 saved.setdefault(entry.target, []).append(entry.path)
         except errors.SavefileBroken as error:
             trouble = (error.what,)
-        ours = {name for name, one in counting.items() if one.state in BROUGHT_BACK[one.role]}
+        ours = {name for name, handover in counting.items()
+                if handover.state in BROUGHT_BACK[handover.role]}
         return [self._restorer(name, counting.get(name), saved.get(name, ()), name in here, trouble)
                 for name in sorted({*here, *ours, *saved} & set(names) if names
                                    else {*here, *ours, *saved})]
 
-    def _restorer(self, name: str, one: Optional[Handover], saved: Sequence[str], here: bool,
+    def _restorer(self, name: str, handover: Optional[Handover], saved: Sequence[str], here: bool,
                   trouble: Tuple[str, ...]) -> Restorer:
-        if one is not None and one.state in BROUGHT_BACK[one.role]:
-            return Restorer(name, LIO_HANDOVER, one.id, self._otherwise(name, one, here))
-        if one is not None and (one.role, one.state) not in (
+        if handover is not None and handover.state in BROUGHT_BACK[handover.role]:
+            return Restorer(name, LIO_HANDOVER, handover.id, self._otherwise(name, handover, here))
+        if handover is not None and (handover.role, handover.state) not in (
                 (SOURCE, "idle"), (DESTINATION, "none"), (DESTINATION, "given")):
-            return Restorer(name, NOBODY, one.id, (
-                f"this host is its {one.role}, {one.state}",))
-        if one is not None and one.role == SOURCE and not saved and Journal(
-                self.settings.state_directory, one.id, partly=True).facts.unsaved:
-            return Restorer(name, LIO_HANDOVER, one.id, ())
+            return Restorer(name, NOBODY, handover.id, (
+                f"this host is its {handover.role}, {handover.state}",))
+        if handover is not None and handover.role == SOURCE and not saved and Journal(
+                self.settings.state_directory, handover.id, tolerate_damage=True).facts.unsaved:
+            return Restorer(name, LIO_HANDOVER, handover.id, ())
         if saved:
             return Restorer(name, TARGETCLI, ", ".join(saved))
         return Restorer(name, NOBODY, "", trouble or ("it is in no save file",))
 
-    def _otherwise(self, name: str, one: Handover, here: bool) -> Tuple[str, ...]:
-        """What of it is other than in the copy that a boot goes by."""
-        if one.state != "confirmed":
+    def _otherwise(self, name: str, handover: Handover, here: bool) -> Tuple[str, ...]:
+        """The differences between a target and the copy that a boot goes by, as sentences."""
+        if handover.state != "confirmed":
             return ()
-        journal = Journal(self.settings.state_directory, one.id, partly=True)
+        journal = Journal(self.settings.state_directory, handover.id, tolerate_damage=True)
         context = HandoverContext(self, journal)
         if not here:
             return (*journal.facts.differs, _not_here(context, name))
@@ -315,7 +322,7 @@ def patiently(work: Callable[[], Reply], stop: Callable[[], bool] = never) -> Re
 
 
 def _gates(context: HandoverContext, name: str) -> Tuple[str, ...]:
-    """That somebody enabled or disabled a TPG since the copy was kept."""
+    """A line for each TPG that somebody enabled or disabled since the copy was kept."""
     wanted, now = set(context.wanted_open()), set(context.open_tpgs())
     return tuple(
         f"{path} is {'enabled' if path in now else 'disabled'} now, and a boot would have it "

@@ -14,7 +14,7 @@ from .. import errors
 from ..actions.context import HandoverContext
 from ..execute.step_runner import never
 from ..handover import next_steps
-from ..handover.engine import Handovers
+from ..handover.engine import HandoverEngine
 from ..handover.reply import Peer, Reply
 from ..kernel import placement
 from ..kernel.facts import boot_id
@@ -126,8 +126,8 @@ def _once(core: Ours, name: str, peer: Optional[Peer], stop: Callable[[], bool])
     if handover.state != "confirmed" and handover.boot_id == boot_id() and context.whole():
         return Reply(handover)  # its verbs go on
     _modules(context)
-    answer, = Handovers(core, peer).recover(handover.id, restart=True, stop=stop)
-    if answer.stays:
+    answer, = HandoverEngine(core, peer).recover(handover.id, restart=True, stop=stop)
+    if answer.undecided:
         why = answer.notes[0] if answer.notes else "nobody knows whether this host may serve it"
         raise errors.Undecided(f"{name} stays shut: {why}", do=answer.next)
     there = HandoverContext(core, Journal(core.settings.state_directory, handover.id))

@@ -1,4 +1,4 @@
-"""What the verbs of one host come to: a dataclass each, which text, JSON and D-Bus render.
+"""The results of the verbs of one host: a dataclass each, which text, JSON and D-Bus render.
 
 Fields that are not shown by ``repr`` are for text alone, or may hold secrets: JSON leaves them out.
 """
@@ -26,7 +26,7 @@ class Result:
 
     @property
     def findings(self) -> Tuple[Finding, ...]:
-        """What speaks against it."""
+        """The findings against the verb."""
         return ()
 
 
@@ -37,7 +37,7 @@ class Shown(Result):
 
 @dataclass(frozen=True)
 class Prepared(Result):
-    """What a handover would carry now, and what speaks against one."""
+    """The document that a handover would carry now, and the findings against one."""
 
     document: Document = field(default_factory=lambda: Document(State()), repr=False)
     against: Tuple[Finding, ...] = ()
@@ -131,7 +131,7 @@ class GivenBack(Result):
 
 
 def counted(outcome: Outcome) -> Dict[str, Any]:
-    """What an outcome has for the fields of a result."""
+    """An outcome's values, by the fields of a result; seconds are rounded to microseconds."""
     return {"steps": outcome.steps, "writes": outcome.writes, "notes": outcome.notes,
             "seconds": {phase: round(took, 6) for phase, took in outcome.seconds.items()}}
 

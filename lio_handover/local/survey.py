@@ -1,4 +1,5 @@
-"""What this host has, in little time: names, gates and journals, and nothing that grows with LUNs.
+"""The state of this host in little time: names, gates and journals, and nothing that grows with
+LUNs.
 
 Each journal is read once.
 """
@@ -37,7 +38,7 @@ def survey(core: Ours, had: bool = False) -> Dict[str, Any]:
     for handover in ids(core.settings.state_directory):
         try:
             journal: Optional[Journal] = Journal(core.settings.state_directory, handover,
-                                                 partly=True)
+                                                 tolerate_damage=True)
         except errors.HandoverError as error:
             if names:
                 raise

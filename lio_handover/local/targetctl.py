@@ -8,7 +8,7 @@ _PROGRAMS = {b"targetctl": (), b"targetcli": (b"restoreconfig", b"clearconfig")}
 
 
 def at_work() -> bool:
-    """Whether such a program runs.  (That somebody types it at targetcli's prompt can't be seen.)
+    """Whether such a program runs.  (A command that is typed at targetcli's prompt cannot be seen.)
     """
     for process in os.listdir("/proc"):
         if not process.isdigit():

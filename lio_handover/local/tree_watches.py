@@ -20,7 +20,7 @@ _MASK = (inotify.IN_CREATE | inotify.IN_DELETE | inotify.IN_CLOSE_WRITE | inotif
 MOST = 1500
 #: Folders of a TPG.
 _PARTS = ("lun", "acls", "np", "attrib", "param", "auth")
-#: What every handover is told of: fabrics, and targets, come and go.
+#: The key whose folders concern every handover: fabrics and targets that come and go.
 EVERYBODY = ""
 
 
@@ -37,29 +37,29 @@ class TreeWatches:
     def arm(self, wanted: Mapping[str, Sequence[str]]) -> bool:
         """Watch these folders: who is to be told → full paths.  One that is not there is left out.
         Whether there is any that was not watched before: look again then."""
-        found: Dict[int, Set[str]] = {}
+        watches: Dict[int, Set[str]] = {}
         for who, paths in wanted.items():
             for path in paths:
                 try:
-                    found.setdefault(self._inotify.add(path, _MASK), set()).add(who)
+                    watches.setdefault(self._inotify.add(path, _MASK), set()).add(who)
                 except (FileNotFoundError, NotADirectoryError):
                     continue
-        for watch in self._of.keys() - found.keys():
+        for watch in self._of.keys() - watches.keys():
             self._inotify.drop(watch)
-        new = bool(found.keys() - self._of.keys())
-        self._of = found
+        new = bool(watches.keys() - self._of.keys())
+        self._of = watches
         return new
 
     def told(self) -> Set[str]:
         """To whom something happened since the last call; EVERYBODY where some was lost."""
-        found: Set[str] = set()
+        names: Set[str] = set()
         for event in self._inotify.events():
             if event.mask & inotify.IN_Q_OVERFLOW:
-                found.add(EVERYBODY)
+                names.add(EVERYBODY)
             if event.mask & inotify.IN_IGNORED:
                 self._of.pop(event.watch, None)
-            found |= self._of.get(event.watch, set())
-        return found
+            names |= self._of.get(event.watch, set())
+        return names
 
 
 def roots(root: str) -> List[str]:
@@ -80,21 +80,21 @@ def gates(context: HandoverContext) -> Iterator[str]:
 def folders(context: HandoverContext) -> List[str]:
     """Where a handover's targets are changed, what matters most first: not in a LUN (its ALUA state
     changes while it is served) nor in a mapped one."""
-    found = list(gates(context))
-    tpgs = [path for path in found if directories.is_tpg(os.path.basename(path))]
-    found += [f"{tpg}/{name}" for tpg in tpgs for name in _PARTS]
+    paths = list(gates(context))
+    tpgs = [path for path in paths if directories.is_tpg(os.path.basename(path))]
+    paths += [f"{tpg}/{name}" for tpg in tpgs for name in _PARTS]
     acls = [f"{tpg}/acls/{acl}" for tpg in tpgs for acl in _folders(f"{tpg}/acls")]
-    found += acls
-    found += [f"{acl}/{name}" for acl in acls for name in ("attrib", "auth", "param")]
+    paths += acls
+    paths += [f"{acl}/{name}" for acl in acls for name in ("attrib", "auth", "param")]
     placed = context.reader(False).placed()
-    found += [context.fs.path(f"core/{placed[key]}/{key[2]}/attrib")
+    paths += [context.fs.path(f"core/{placed[key]}/{key[2]}/attrib")
               for key in context.stores() if key in placed]
-    return found[:MOST]
+    return paths[:MOST]
 
 
 def _folders(path: str) -> List[str]:
     try:
-        with os.scandir(path) as found:
-            return sorted(one.name for one in found if one.is_dir(follow_symlinks=False))
+        with os.scandir(path) as entries:
+            return sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
     except (FileNotFoundError, NotADirectoryError):
         return []

@@ -1,6 +1,6 @@
 """The verbs of one host: a function each, called by the command line, the service and the library.
 
-What is done is in the façade (ours.py and what it is made of); here a call becomes a result.
+The work is done by the façade (ours.py and its base classes); here a call becomes a result.
 ``run`` of a row in verb_table.py names the function.
 """
 from __future__ import annotations
@@ -83,7 +83,7 @@ def freeze(host: Ours, call: Call) -> results.Frozen:
                                  probe=call.probe))
     took = time.monotonic() - started
     return results.Frozen(targets, writes=host.fs.changes, seconds={"freeze": round(took, 6)},
-                          next=next_steps.frozen(host.held(targets), targets))
+                          next=next_steps.frozen(host.source_handovers(targets), targets))
 
 
 def export(host: Ours, call: Call) -> results.Exported:
@@ -97,7 +97,7 @@ def export(host: Ours, call: Call) -> results.Exported:
 def thaw(host: Ours, call: Call) -> results.Thawed:
     targets = call.targets
     if call.all:
-        targets = [name for handover in host.held() for name in handover.targets]
+        targets = [name for handover in host.source_handovers() for name in handover.targets]
     names = host.names(targets)
     if call.may:
         call.may(names)

@@ -20,9 +20,9 @@ from ..document.envelope import MAX_BYTES
 from ..errors import BadStructure, BadValue, DocumentError, NotJson, TooLarge, WrongVersion
 from .table import MessageType, Mode
 
-#: Of messages, and of whole answers (handover/reply.py).
+#: The version of messages, and of whole answers (handover/reply.py).
 VERSION = 1
-#: More messages than a handover has are nobody's.
+#: A handover has at most nine messages; a longer list is refused.
 MAX_MESSAGES = 16
 #: The messages that carry a document.
 WITH_DOCUMENT = (MessageType.OFFER, MessageType.DOCUMENT, MessageType.RETURNED)
@@ -50,7 +50,7 @@ class Message:
 
 
 def is_id(text: str) -> bool:
-    """Whether this is how a handover is named: a UUID in small letters."""
+    """Whether the text is a handover's id: a UUID in small letters."""
     return bool(_ID.fullmatch(text))
 
 
@@ -89,12 +89,12 @@ def from_json(data: bytes, limit: int = 2 * MAX_BYTES) -> Tuple[Message, ...]:
     if len(data) > limit:
         raise TooLarge(f"the messages have more than {limit} bytes", do=_AGAIN)
     try:
-        found = json.loads(data.decode("utf-8"))
+        entries = json.loads(data.decode("utf-8"))
     except (ValueError, RecursionError):
         raise NotJson("the messages are not JSON", do=_AGAIN) from None
-    if not isinstance(found, list) or len(found) > MAX_MESSAGES:
+    if not isinstance(entries, list) or len(entries) > MAX_MESSAGES:
         fail(BadStructure, f"the messages are not a list of at most {MAX_MESSAGES}")
-    return tuple(_message(one, f"$[{number}]") for number, one in enumerate(found))
+    return tuple(_message(entry, f"$[{number}]") for number, entry in enumerate(entries))
 
 
 def check_version(version: object, what: str) -> None:
@@ -109,27 +109,29 @@ def _message(value: Any, where: str) -> Message:
         check_version(value.get("version"), f"message {where}")
     if not isinstance(value, dict) or set(value) != set(_FIELDS):
         fail(BadStructure, f"{where} is no object with just {', '.join(_FIELDS)}")
-    one: Dict[str, Any] = value
+    entry: Dict[str, Any] = value
     for name in _FIELDS:
         kind = int if name in ("version", "epoch") else list if name == "targets" else str
-        if type(one[name]) is not kind:
+        if type(entry[name]) is not kind:
             fail(BadStructure, f"{where}.{name} is no {kind.__name__}")
-    if one["type"].upper() not in MessageType.__members__ or one["type"] != one["type"].lower():
+    if entry["type"].upper() not in MessageType.__members__ \
+            or entry["type"] != entry["type"].lower():
         fail(BadValue, f"{where}.type is none of "
                        + ", ".join(name.lower() for name in MessageType.__members__))
-    if not is_id(one["handover"]):
+    if not is_id(entry["handover"]):
         fail(BadValue, f"{where}.handover is no UUID in small letters")
-    if not 0 <= one["epoch"] < 1 << 53:
+    if not 0 <= entry["epoch"] < 1 << 53:
         fail(BadValue, f"{where}.epoch is out of range")
-    if not _DIGEST.fullmatch(one["digest"]):
+    if not _DIGEST.fullmatch(entry["digest"]):
         fail(BadValue, f"{where}.digest is not 64 hex digits")
-    if one["mode"] and one["mode"] not in {mode.value for mode in Mode}:
+    if entry["mode"] and entry["mode"] not in {mode.value for mode in Mode}:
         fail(BadValue, f"{where}.mode is none of " + ", ".join(mode.value for mode in Mode))
-    if len(one["targets"]) > 4096 or not all(
+    if len(entry["targets"]) > 4096 or not all(
             isinstance(name, str) and 0 < len(name) < 300 and name.isprintable()
-            for name in one["targets"]):
+            for name in entry["targets"]):
         fail(BadStructure, f"{where}.targets are not names of targets")
-    if not one["document"].isascii():
+    if not entry["document"].isascii():
         fail(BadValue, f"{where}.document is not a document")
-    return Message(MessageType[one["type"].upper()], one["handover"], one["epoch"], one["digest"],
-                   tuple(one["targets"]), one["mode"], one["document"].encode("ascii"))
+    return Message(MessageType[entry["type"].upper()], entry["handover"], entry["epoch"],
+                   entry["digest"], tuple(entry["targets"]), entry["mode"],
+                   entry["document"].encode("ascii"))

@@ -3,7 +3,7 @@
 Pure data: for what the kernel has, whether the device keeps its registrations (APTPL), what its
 APTPL file is and how old the kept copy is, it says whether the gate may open, and with what.
 actions/surviving_registrations.py finds these four out, tests/model runs the same rows, and
-docs/internals/handover-protocol.md is tested against them.  A power cut can't be told from a
+docs/internals/handover-protocol.md is tested against them.  A power cut cannot be told from a
 reboot: both are "rebooted".
 
 Absence of evidence is no evidence: a file that says nothing never means that there is nothing.
@@ -18,7 +18,7 @@ from .table import DESTINATION, SOURCE
 
 
 class Kernel(str, Enum):
-    """What this host's kernel has of the target."""
+    """How much of the target this host's kernel has."""
 
     HOLDS = "holds all of it"
     PARTS = "lost parts of it in the boot in which the gate was opened"
@@ -57,7 +57,7 @@ class Survival(str, Enum):
 
 
 class Takes(str, Enum):
-    """Whose registrations the gate opens with."""
+    """The source of the registrations that the gate opens with."""
 
     KERNEL = "the kernel's"
     FILE = "the file's"
@@ -81,11 +81,11 @@ class Rule:
             and copy in self.copy
 
 
-_One = TypeVar("_One", bound=Enum)
+_Column = TypeVar("_Column", bound=Enum)
 
 
-def _any(of: type[_One], *those: _One) -> FrozenSet[_One]:
-    return frozenset(those or of)
+def _any(of: type[_Column], *choices: _Column) -> FrozenSet[_Column]:
+    return frozenset(choices or of)
 
 
 def _rows() -> Iterator[Rule]:
@@ -118,7 +118,7 @@ def _rows() -> Iterator[Rule]:
 #: The first row that fits counts.
 TABLE: Tuple[Rule, ...] = tuple(_rows())
 
-#: What --allow takes where it asks.
+#: The overrides where the answer is ASK.
 KEPT_OVERRIDE, NONE_OVERRIDE = "kept-registrations", "no-registrations"
 
 #: Where this host may serve, so where the copy follows the APTPL file.
@@ -146,7 +146,7 @@ def rendered() -> List[str]:
     return lines
 
 
-def _said(of: type[_One], those: FrozenSet[_One]) -> str:
-    if those == frozenset(of):
+def _said(of: type[_Column], choices: FrozenSet[_Column]) -> str:
+    if choices == frozenset(of):
         return "any"
-    return "; ".join(str(one.value) for one in of if one in those)
+    return "; ".join(str(member.value) for member in of if member in choices)

@@ -45,7 +45,7 @@ MODES: Mapping[Mode, str] = {
     Mode.VHOST_STOPPED: "vhost, the guest is paused before its RAM is copied: no dirty logging",
     Mode.FILE: "a document that somebody carries: freeze, export, import, remove; no peer to ask",
 }
-#: By file, no side ever hears of the other: what it can't know, a human says.
+#: By file, no side ever hears of the other: what it cannot know, a human says.
 FILE = frozenset({Mode.FILE})
 ALL = frozenset(Mode)
 PEERS = ALL - FILE
@@ -57,7 +57,7 @@ VHOST = HELD | INBAND
 
 
 class MessageType(str, Enum):
-    """What one side tells the other. The value says what it promises for ever."""
+    """A message from one side to the other.  The value says what it promises for ever."""
 
     OFFER = "the source offers the target under this epoch"
     DOCUMENT = "the run-time state of the frozen target (with its digest)"
@@ -71,7 +71,7 @@ class MessageType(str, Enum):
 
 
 class Condition(str, Enum):
-    """What must be seen before a row may run, other than messages."""
+    """A condition, other than messages, that must hold before a row may run."""
 
     SAME_BOOT = "this host has not been rebooted since the state was recorded (boot id)"
     NEW_BOOT = "this host was rebooted since the state was recorded"
@@ -97,7 +97,7 @@ class Condition(str, Enum):
 
 
 class Action(str, Enum):
-    """What a row does. The value is the sentence for `status`, dry runs and docs."""
+    """An action of a row.  The value is the sentence for `status`, dry runs and docs."""
 
     CHECK = "preflight: refuse with reasons; above all a target that is not whole and ours"
     RECORD = "write the new state, epoch and boot id to the journal, fsync file and folder"
@@ -175,7 +175,7 @@ class Transition:
 
     @property
     def after(self) -> Tuple[Step, ...]:
-        """What is still to be done, not only said, once its last state is recorded."""
+        """The steps after the last record that do more than send a message."""
         last = max((number for number, step in enumerate(self.steps)
                     if step.action is Action.RECORD),
                    default=-1)

@@ -1,4 +1,4 @@
-"""What a handover's journal says besides its state."""
+"""The facts of a handover's journal besides its state."""
 from __future__ import annotations
 
 from dataclasses import dataclass, field
@@ -25,7 +25,7 @@ class HandoverFacts:
     commands: Dict[str, int] = field(default_factory=dict)  # num_cmds after the load
     saved: Tuple[str, ...] = ()  # save files that hold the targets
     unsaved: str = ""  # why none does, where it should
-    said: Dict[str, List[str]] = field(default_factory=dict)  # message → digests
+    sent_messages: Dict[str, List[str]] = field(default_factory=dict)  # message → digests
     verb: str = ""  # that was begun last
     fenced: str = ""  # why the other host is believed to be off, until that is acted upon
     forced: str = ""  # the same, and whose word it was, of the present state

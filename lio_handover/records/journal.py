@@ -1,4 +1,4 @@
-"""What this host was doing: one folder a handover, one line of JSON a record.
+"""The journal of each handover on this host: one folder a handover, one line of JSON a record.
 
 ``<state directory>/handovers/<id>/journal`` is only ever appended to.  A record of a state is on
 the disk, file and folder, when ``state`` returns; notes (which step was begun, what was loaded)
@@ -26,10 +26,12 @@ from .record_kinds import KINDS, VERSION
 from .versions import check
 
 PREPARED, DOCUMENT, RETURNED = "prepared.json", "document.json", "returned.json"
-#: What is served here since the handover is over, in this host's names: it counts first.
+#: The copy of targets served here since the handover is over, in this host's names: it counts
+#: first.
 SERVED = "served.json"
 SAVED = "savefile.json"
-#: What the kernel's APTPL files were since the last document was kept, see actions/aptpl_copies.py.
+#: The copies of the kernel's APTPL files since the last document was kept, see
+#: actions/aptpl_copies.py.
 FOLLOWED = "followed.json"
 FILES = (PREPARED, DOCUMENT, RETURNED, SERVED, SAVED, FOLLOWED)
 
@@ -68,11 +70,11 @@ class Handover:
 class Journal:
     """One handover's folder.  Raises NoSuchHandover, JournalBroken.
 
-    With ``partly``, of a journal that can't be read what it begins with is known all the same: of
-    which targets and backstores it is, and this host's role.  ``broken`` then says why.
+    With ``tolerate_damage``, a journal that cannot be read still yields its first record: targets,
+    backstores and role.  ``damage`` then says why.
     """
 
-    def __init__(self, directory: str, handover: str, partly: bool = False) -> None:
+    def __init__(self, directory: str, handover: str, tolerate_damage: bool = False) -> None:
         if not is_id(handover):
             raise errors.NoSuchHandover(f"{errors.one_line(handover)!r} is no handover's id",
                                         do="lio-handover status")
@@ -83,8 +85,8 @@ class Journal:
         self.facts = HandoverFacts()
         #: what was read of the whole files, by name
         self.documents: Dict[str, Document] = {}
-        self.broken: Optional[errors.JournalBroken] = None
-        self._load(partly)
+        self.damage: Optional[errors.JournalBroken] = None
+        self._load(tolerate_damage)
 
     @classmethod
     def create(cls, directory: str, first: Handover, stores: Mapping[str, str],
@@ -101,17 +103,18 @@ class Journal:
                 fsync_folder(above)  # a record syncs the folders below
         except OSError as error:
             raise _broken(folder, error) from None
-        made = cls.__new__(cls)
-        made.folder, made.id = folder, first.id
-        made.path = os.path.join(folder, "journal")
-        made.handover, made.facts, made.documents, made.broken = first, HandoverFacts(), {}, None
-        made.note("new", version=VERSION, role=first.role, mode=first.mode,
-                  targets=list(first.targets), stores=dict(stores), maps=list(maps),
-                  local=list(local), peer=first.peer, at=time.time())
-        return made
+        journal = cls.__new__(cls)
+        journal.folder, journal.id = folder, first.id
+        journal.path = os.path.join(folder, "journal")
+        journal.handover, journal.facts = first, HandoverFacts()
+        journal.documents, journal.damage = {}, None
+        journal.note("new", version=VERSION, role=first.role, mode=first.mode,
+                     targets=list(first.targets), stores=dict(stores), maps=list(maps),
+                     local=list(local), peer=first.peer, at=time.time())
+        return journal
 
     # ---- reading ------------------------------------------------------------------------------
-    def _load(self, partly: bool) -> None:
+    def _load(self, tolerate_damage: bool) -> None:
         try:
             with open(self.path, "rb") as file:
                 data = file.read()
@@ -126,35 +129,35 @@ class Journal:
                 record = json.loads(line)
                 if number == 1 and record["record"] == "new":
                     check(self.path, record.get("version"))
-                self._take(record)
+                self._replay(record)
             except (ValueError, KeyError, TypeError, AttributeError) as error:
-                self.broken = errors.JournalBroken(
+                self.damage = errors.JournalBroken(
                     f"{self.path}, line {number} can't be read: {type(error).__name__}",
                     do=way_out(self.folder, self.handover.mode))
-                if not partly or number == 1:
-                    raise self.broken from None
-                self._only(json.loads(lines[0]))
+                if not tolerate_damage or number == 1:
+                    raise self.damage from None
+                self._replay_first(json.loads(lines[0]))
                 break
         if not self.handover.role:
-            raise self.broken or self._not_begun("has not even its first record")
+            raise self.damage or self._not_begun("has not even its first record")
 
     def _not_begun(self, how: str) -> errors.HandoverError:
-        """What to say where no record is whole: before it is, no document is kept."""
+        """The error where no record is whole: a document is kept only after one is."""
         if not _documents(self.folder):
             return errors.NoSuchHandover(f"this host has no handover {self.id}",
                                          do="lio-handover status")
         return errors.JournalBroken(f"{self.path} {how}, and documents lie beside it",
                                     do=way_out(self.folder))
 
-    def _only(self, first: Dict[str, Any]) -> None:
+    def _replay_first(self, first: Dict[str, Any]) -> None:
         """Believe its first record, and nothing that came after."""
         from dataclasses import replace
         self.handover, self.facts = Handover(self.id, "", "", 0, "", ()), HandoverFacts()
-        self._take(first)
+        self._replay(first)
         self.handover = replace(self.handover,
-                                error=f"JournalBroken: {self.broken.what}" if self.broken else "")
+                                error=f"JournalBroken: {self.damage.what}" if self.damage else "")
 
-    def _take(self, record: Dict[str, Any]) -> None:
+    def _replay(self, record: Dict[str, Any]) -> None:
         """Replay a record; one of a kind that is not known says nothing.  Raises ValueError,
         KeyError, TypeError, AttributeError of what is not as KINDS has it."""
         from dataclasses import replace
@@ -205,12 +208,12 @@ class Journal:
                     fsync_folder(folder)
         except OSError as error:
             raise _broken(self.path, error) from None
-        self._take(record)
+        self._replay(record)
 
     # ---- whole files --------------------------------------------------------------------------
     def keep(self, name: str, content: bytes) -> None:
-        """Keep a document: whole and on the disk when this returns.  What followed the one before
-        it has ended, and goes first: it must not seem newer than this."""
+        """Keep a document: whole and on the disk when this returns.  Copies that followed the
+        document before it go first: they must not seem newer than this one."""
         self.documents.clear()
         self._unlink(FOLLOWED)
         self.keep_beside(name, content)
@@ -278,8 +281,8 @@ class Journal:
 
 
 def ids(directory: str) -> Iterator[str]:
-    """Of every handover that was begun here: its first record is whole, or was, as documents lie
-    beside it.  (A verb that was killed before leaves half a record, and no document.)"""
+    """The id of every handover that was begun here: its first record is whole, or was, as documents
+    lie beside it.  (A verb that was killed before leaves half a record, and no document.)"""
     try:
         names = sorted(os.listdir(os.path.join(directory, "handovers")))
     except FileNotFoundError:
@@ -292,7 +295,7 @@ def ids(directory: str) -> Iterator[str]:
 
 
 def begun(directory: str, handover: str) -> bool:
-    """Whether `ids` has it: to look for one, no other is opened."""
+    """Whether `ids` has this handover; no other folder is opened."""
     if not is_id(handover):
         return False
     folder = os.path.join(directory, "handovers", handover)
@@ -339,7 +342,8 @@ def _whole_lines(fd: int) -> int:
 
 
 def way_out(folder: str, mode: str = "") -> str:
-    """What to do where a journal can't be read; ``mode``: of the handover, where that is known."""
+    """The next step where a journal cannot be read.  ``mode``: the handover's, where that is known.
+    """
     aside = f"then move {folder} aside ({errors.RECOVERY_PAGE})"
     if mode == Mode.FILE.value:
         return f"make sure which host may serve it: by file, none can be asked; {aside}"

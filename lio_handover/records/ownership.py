@@ -1,4 +1,4 @@
-"""Which attempt to move a target was the last one here, and which must never serve here.
+"""Per target: the highest handover epoch seen, and the highest epoch aborted, on this host.
 
 ``<state directory>/owners.json``, whole and fsynced at each change::
 
@@ -28,8 +28,8 @@ REMOVED = "removed"
 
 
 @dataclass(frozen=True)
-class Owner:
-    """What is known of one target."""
+class TargetEpochs:
+    """The epochs of one target, and the handover whose record counts."""
 
     epoch: int = 0
     aborted: int = 0
@@ -37,21 +37,21 @@ class Owner:
     before: str = ""
 
 
-class Owners:
+class OwnershipFile:
     """The owners' file of one host.  Raises JournalBroken."""
 
     def __init__(self, directory: str) -> None:
         self.path = os.path.join(directory, NAME)
 
-    def load(self) -> Dict[str, Owner]:
+    def load(self) -> Dict[str, TargetEpochs]:
         import json
         try:
             with open(self.path, "rb") as file:
                 tree = json.load(file)
             check(self.path, tree.get("version"))
-            return {name: Owner(int(one["epoch"]), int(one["aborted"]), str(one["handover"]),
-                                str(one.get("before", "")))
-                    for name, one in tree["targets"].items()}
+            return {name: TargetEpochs(int(entry["epoch"]), int(entry["aborted"]),
+                                       str(entry["handover"]), str(entry.get("before", "")))
+                    for name, entry in tree["targets"].items()}
         except FileNotFoundError:
             return {}
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -61,29 +61,30 @@ class Owners:
                 "without it an old attempt may be taken for a new one") from None
 
     def note(self, targets: Iterable[str], epoch: int = 0, aborted: int = 0,
-             handover: Optional[str] = None, over: str = "", elsewhere: Iterable[str] = ()) -> None:
+             handover: Optional[str] = None, ended: str = "",
+             elsewhere: Iterable[str] = ()) -> None:
         """Raise the numbers of these targets, and note whose record counts from now on: that of
-        ``handover``, or of the one before the handover ``over``.  Durable when it returns.
+        ``handover``, or of the one before the handover ``ended``.  Durable when it returns.
 
         ``elsewhere``: what the source calls them, of which ``aborted`` alone is noted."""
         import json
         with Locks(os.path.dirname(self.path)).hold(NAME, patience=PATIENCE):
-            found = self.load()
-            was = dict(found)
+            owners = self.load()
+            was = dict(owners)
             here = set(targets)
             for name in here.union(elsewhere):
-                owner = found.get(name, Owner())
+                owner = owners.get(name, TargetEpochs())
                 if name in here and handover not in (None, owner.handover):
                     owner = replace(owner, handover=str(handover), before=owner.handover)
-                elif name in here and over and owner.handover == over:
+                elif name in here and ended and owner.handover == ended:
                     owner = replace(owner, handover=owner.before, before="")
-                found[name] = replace(
+                owners[name] = replace(
                     owner, epoch=max(owner.epoch, epoch if name in here else 0, aborted),
                     aborted=max(owner.aborted, aborted))
-            if found == was:
+            if owners == was:
                 return
             text = json.dumps({"version": VERSION, "targets": {
-                name: asdict(one) for name, one in found.items()}}, indent=1, sort_keys=True)
+                name: asdict(owner) for name, owner in owners.items()}}, indent=1, sort_keys=True)
             try:
                 write_file(self.path, text.encode() + b"\n")
             except OSError as error:

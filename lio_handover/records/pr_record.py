@@ -1,7 +1,8 @@
-"""What was restored into this kernel and can't be read back from it.
+"""Registrations that were restored into this kernel and cannot be read back from it.
 
-configfs shows who is registered, but not through which port, nor ALL_TG_PT; whoever restored
-it knows.  Kept until the host reboots, and believed only while what can be seen is the same.
+configfs shows which initiators are registered, but not through which port, nor ALL_TG_PT; the
+restoring process knows.  The record is kept until the host reboots, and believed only while all
+that can be seen is the same.
 """
 from __future__ import annotations
 
@@ -22,12 +23,13 @@ def load(directory: str, boot_id: str) -> Dict[Key, Reservations]:
     import json
     try:
         with open(os.path.join(directory, NAME), "rb") as file:
-            found = json.load(file)
-        if found["version"] != VERSION or found["boot_id"] != boot_id:
+            record = json.load(file)
+        if record["version"] != VERSION or record["boot_id"] != boot_id:
             return {}
         return {backstore_key(*name.split("/", 1)): Reservations(**{
-            **held, "registrations": tuple(Registration(**one) for one in held["registrations"])})
-            for name, held in found["backstores"].items()}
+            **entry, "registrations": tuple(
+                Registration(**registration) for registration in entry["registrations"])})
+                for name, entry in record["backstores"].items()}
     except (OSError, ValueError, KeyError, TypeError):
         return {}  # then the kernel alone is asked, and what it does not say is refused
 
@@ -35,25 +37,27 @@ def load(directory: str, boot_id: str) -> Dict[Key, Reservations]:
 def note(directory: str, boot_id: str, state: State) -> None:
     """Add what ``state`` restored.  Raises OSError."""
     with Locks(directory).hold(NAME, patience=PATIENCE):
-        held = load(directory, boot_id)
-        held.update({backstore.key: backstore.reservations for backstore in state.backstores})
-        _save(directory, boot_id, {key: one for key, one in held.items() if one.registrations})
+        restored = load(directory, boot_id)
+        restored.update({backstore.key: backstore.reservations for backstore in state.backstores})
+        _save(directory, boot_id, {key: reservations for key, reservations in restored.items()
+                                   if reservations.registrations})
 
 
 def forget(directory: str, boot_id: str, backstores: Iterable[Key]) -> None:
     """Drop what was noted of backstores that are gone."""
     with Locks(directory).hold(NAME, patience=PATIENCE):
-        held, gone = load(directory, boot_id), set(backstores)
-        left = {key: one for key, one in held.items() if key not in gone}
-        if left != held:
+        restored, gone = load(directory, boot_id), set(backstores)
+        left = {key: reservations for key, reservations in restored.items() if key not in gone}
+        if left != restored:
             _save(directory, boot_id, left)
 
 
-def _save(directory: str, boot_id: str, held: Mapping[Key, Reservations]) -> None:
+def _save(directory: str, boot_id: str, restored: Mapping[Key, Reservations]) -> None:
     import json
     os.makedirs(directory, mode=0o700, exist_ok=True)
     text = json.dumps({"version": VERSION, "boot_id": boot_id, "backstores": {
-        say(key): {**vars(one),
-                   "registrations": [vars(registration) for registration in one.registrations]}
-        for key, one in held.items()}})
+        say(key): {**vars(reservations),
+                   "registrations": [vars(registration)
+                                     for registration in reservations.registrations]}
+        for key, reservations in restored.items()}})
     write_file(os.path.join(directory, NAME), text.encode() + b"\n")

@@ -127,7 +127,7 @@ def _probe(facts: HandoverFacts, record: Record) -> Record:
 
 
 def _said(facts: HandoverFacts, record: Record) -> Record:
-    facts.said.setdefault(record["message"], []).append(record["digest"])
+    facts.sent_messages.setdefault(record["message"], []).append(record["digest"])
     return {}
 
 

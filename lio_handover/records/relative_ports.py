@@ -21,7 +21,7 @@ from ..model.objects import Key, State
 from ..protocol.table import DESTINATION, AfterReboot, Mode, state_of
 from .journal import Journal, ids
 
-#: What --allow takes to open the gate under another number.
+#: The override by which a gate is opened under another number.
 OVERRIDE = "relative-port"
 #: {path of a TPG in the target tree: the relative port that it had}
 Numbers = Mapping[str, str]
@@ -35,36 +35,36 @@ def noted(state: State) -> Dict[Key, str]:
 
 
 def taken(reader: Reader, wanted: Numbers, override: str = OVERRIDE) -> List[errors.Finding]:
-    """Why these TPGs can't be enabled under their numbers: who has them now."""
-    found: List[errors.Finding] = []
+    """Why these TPGs cannot be enabled under their numbers: who has them now."""
+    findings: List[errors.Finding] = []
     here = {number: list(paths) for number, paths in reader.relative_ports().items()}
     for path, number in wanted.items():
-        others = [one for one in here.get(number, ()) if one != path]
+        others = [other for other in here.get(number, ()) if other != path]
         here.setdefault(number, []).append(path)
         if others:
-            found.append(errors.Finding(
+            findings.append(errors.Finding(
                 errors.InUse, path, f"the relative port {number} that it had is taken by "
                 f"{others[0]}: initiators know it by that number, and this kernel gives each once",
                 override, f"disable {others[0]} and write another number to its rtpi"))
-    return found
+    return findings
 
 
 def renumbered(reader: Reader, wanted: Numbers) -> Tuple[Numbers, List[str]]:
     """(numbers that are free, for those that are taken; what to tell of them)."""
-    clashing = {one.subject for one in taken(reader, wanted)}
+    clashing = {finding.subject for finding in taken(reader, wanted)}
     used = {*reader.relative_ports(), *wanted.values()}
-    made, notes = dict(wanted), []
+    numbers, notes = dict(wanted), []
     for path, number in wanted.items():
         if path in clashing:
             fabric, wwn, _ = path.split("/")
             free = int(fresh_port(tpg_key(target_key(fabric, wwn), path)))
             while str(free) in used:
                 free = free % 65535 + 1
-            made[path] = str(free)
+            numbers[path] = str(free)
             used.add(str(free))
             notes.append(f"{path}: relative port {number} becomes {free}: initiators may take it "
                          "for another port")
-    return made, notes
+    return numbers, notes
 
 
 def settled(reader: Reader, want: State, shut: Iterable[Key], allow: Sequence[str]) \
@@ -75,15 +75,15 @@ def settled(reader: Reader, want: State, shut: Iterable[Key], allow: Sequence[st
     paths = {f"{target.name}/{tpg.at}": tpg.key for target in want.targets for tpg in target.tpgs
              if tpg.key in keys and tpg.key in numbers}
     wanted: Numbers = {path: numbers[key] for path, key in paths.items()}
-    found = taken(reader, wanted)
-    if not found or OVERRIDE not in allow:
-        return want, found, []
+    findings = taken(reader, wanted)
+    if not findings or OVERRIDE not in allow:
+        return want, findings, []
     wanted, notes = renumbered(reader, wanted)
     new = {key: wanted[path] for path, key in paths.items()}
     want = replace(want, targets=tuple(replace(target, tpgs=tuple(
         replace(tpg, attributes={**tpg.attributes, "rtpi": new[tpg.key]})
         if tpg.key in new else tpg for tpg in target.tpgs)) for target in want.targets))
-    return want, found, notes
+    return want, findings, notes
 
 
 def give(fs: Configfs, reader: Reader, wanted: Numbers, shut: Sequence[str], override: str,
@@ -94,10 +94,10 @@ def give(fs: Configfs, reader: Reader, wanted: Numbers, shut: Sequence[str], ove
     Raises InUse before any is written, OSError.
     """
     mine: Numbers = {path: number for path, number in wanted.items() if path in shut}
-    found = taken(reader, mine, override)
-    errors.refuse(found, allow)
+    findings = taken(reader, mine, override)
+    errors.refuse(findings, allow)
     notes: List[str] = []
-    if found:
+    if findings:
         mine, notes = renumbered(reader, mine)
     for path, number in mine.items():
         fs.write(f"{path}/rtpi", number.encode() + b"\n")
@@ -112,13 +112,13 @@ def give(fs: Configfs, reader: Reader, wanted: Numbers, shut: Sequence[str], ove
 def claimed(directory: str) -> List[str]:
     """The targets of handovers under way on this host whose gates it may yet open, or which it
     builds for them: their numbers are wanted, though nobody has them."""
-    found: List[str] = []
-    for one in ids(directory):
-        journal = Journal(directory, one, partly=True)
+    targets: List[str] = []
+    for name in ids(directory):
+        journal = Journal(directory, name, tolerate_damage=True)
         handover = journal.handover
         if handover.state and not handover.over and (
                 handover.role == DESTINATION
                 or state_of(handover.role, handover.state,
                             Mode(handover.mode)).after_reboot == AfterReboot.OPEN):
-            found += journal.facts.local or handover.targets
-    return found
+            targets += journal.facts.local or handover.targets
+    return targets

@@ -1,4 +1,4 @@
-"""What is removed is kept as a document first, to be imported from again."""
+"""A removed target is kept as a document first, to be imported from again."""
 from __future__ import annotations
 
 import os
@@ -14,7 +14,7 @@ from ..system.atomic_file import write_file
 
 
 def unkept(document: Document) -> List[Finding]:
-    """What of it import would not take again."""
+    """Findings on parts of the document that import would not take again."""
     if not document.state.targets:
         return []  # nor is it kept
     return [Finding(errors.InUse, finding.subject,
@@ -27,8 +27,8 @@ def keep(document: Document, directory: str) -> str:
     """Write it into ``<state directory>/removed/``; its path.  Raises BadFile."""
     folder = os.path.join(directory, "removed")
     stem = os.path.join(folder, time.strftime("%Y%m%dT%H%M%S") + f"-{os.getpid()}")
-    path = next(one for one in (f"{stem}{more}.json" for more in ("", *(
-        f"-{number}" for number in range(2, 1000)))) if not os.path.exists(one))
+    path = next(candidate for candidate in (f"{stem}{more}.json" for more in ("", *(
+        f"-{number}" for number in range(2, 1000)))) if not os.path.exists(candidate))
     if not document.state.targets:
         return ""
     try:

@@ -47,7 +47,7 @@ class Splice:
         self._scan(lists)
 
     def elements(self, name: str) -> Iterator[Element]:
-        """Those of the list of that name: of each, where it is there twice."""
+        """The elements of the lists of that name: a text may have several."""
         for array in self.arrays:
             if array.name == name:
                 yield from array.elements
@@ -88,22 +88,22 @@ class Splice:
 
     def _array(self, name: str, at: int, decode: Any) -> Array:
         text, start, at = self.text, at, self._skip(at)
-        found: List[Element] = []
+        elements: List[Element] = []
         while text[at:at + 1] != "]":
-            if found:
+            if elements:
                 if text[at:at + 1] != ",":
                     raise ValueError(f"no , at character {at}")
                 at = self._skip(at + 1)
             value, end = decode(text, at)
             if not isinstance(value, dict):
                 raise ValueError(f"{name} is no list of objects")
-            found.append(Element(len(found), at, end, value))
+            elements.append(Element(len(elements), at, end, value))
             at = self._skip(end)
-        return Array(name, start, at, tuple(found))
+        return Array(name, start, at, tuple(elements))
 
     def _skip(self, at: int) -> int:
-        found = _SPACE.match(self.text, at)
-        return found.end() if found else at
+        space = _SPACE.match(self.text, at)
+        return space.end() if space else at
 
     # ---- changing -------------------------------------------------------------------------------
     @property
@@ -149,14 +149,14 @@ class Splice:
         if old:
             lead, tail = text[array.start:old[0].start], text[old[-1].end:array.end]
         usual = text[old[0].end:old[1].start] if len(old) > 1 else "," + (lead or " ")
-        made = lead
+        body = lead
         for number, part in enumerate(parts):
             if isinstance(part, str):
-                made += usual * (number > 0) + part
+                body += usual * (number > 0) + part
             else:
                 before = text[old[part.number - 1].end:part.start] if part.number else usual
-                made += before * (number > 0) + text[part.start:part.end]
-        return made + tail
+                body += before * (number > 0) + text[part.start:part.end]
+        return body + tail
 
 
 def _joined(parts: Sequence[Part], lead: str) -> str:

@@ -1,7 +1,8 @@
-"""What targetcli's save file can't hold of a target, so what its restore loses.
+"""The attributes that targetcli's save file cannot hold, so that its restore loses them.
 
-One row for each kind of object: the attributes that rtslib writes and sets again (rtslib/root.py:
-RTSRoot.dump, rtslib/target.py, rtslib/tcm.py, rtslib/alua.py:ALUATargetPortGroup.setup).
+One row for each kind of object: the attributes that rtslib writes and sets again
+(rtslib/root.py:RTSRoot.dump, rtslib/target.py, rtslib/tcm.py,
+rtslib/alua.py:ALUATargetPortGroup.setup).
 """
 from __future__ import annotations
 
@@ -25,50 +26,51 @@ SAVED: Mapping[str, Tuple[str, ...]] = {
     # The host's; targetcli writes it with whatever is saved next.
     "discovery_auth": ("*",),
 }
-#: What rtslib skips of a group of this name.
+#: Names of groups that rtslib skips.
 _SKIPPED = (DEFAULT_GROUP,)
-#: What a first target gets anyhow.
+#: Values that a first target gets anyhow.
 _FIRST = {("tpg", "rtpi"): "1"}
 
 
 def lost(state: State) -> List[Tuple[str, str]]:
-    """[(object, what of it is in no save file and is not as a new one has it)]."""
+    """[(object, the attributes of it that no save file has and that a new object has otherwise)].
+    """
     refused = rtslib_names.refused(state)
-    found = [(refused, "rtslib takes no such name, so all of it is lost")] if refused else []
+    losses = [(refused, "rtslib takes no such name, so all of it is lost")] if refused else []
     for obj in state.objects():
         what = [_said(obj, path) for path in _lost(obj)]
         if isinstance(obj, Backstore) and obj.reservations.registrations \
                 and not obj.reservations.aptpl:
             what.append("registrations that were made without APTPL")
         if what:
-            found.append((say(obj.key), ", ".join(what)))
-    return found
+            losses.append((say(obj.key), ", ".join(what)))
+    return losses
 
 
-def _lost(one: Object) -> Iterator[str]:
-    if isinstance(one, DiscoveryAuth):
+def _lost(obj: Object) -> Iterator[str]:
+    if isinstance(obj, DiscoveryAuth):
         return
-    owner = owner_of(one.key)
-    new = defaults_of(one.kind, owner)
-    skipped = isinstance(one, AluaGroup) and one.name in _SKIPPED
-    patterns: Sequence[str] = () if skipped else SAVED.get(one.kind, ())
-    for path, row in rows(one.kind, owner).items():
-        value = one.attributes.get(path)
+    owner = owner_of(obj.key)
+    new = defaults_of(obj.kind, owner)
+    skipped = isinstance(obj, AluaGroup) and obj.name in _SKIPPED
+    patterns: Sequence[str] = () if skipped else SAVED.get(obj.kind, ())
+    for path, row in rows(obj.kind, owner).items():
+        value = obj.attributes.get(path)
         if value is None or row.kind not in CARRIED or value in row.unset \
                 or any(fnmatchcase(path, pattern) for pattern in patterns) \
-                or value in (new.get(path), row.if_absent, _FIRST.get((one.kind, path))):
+                or value in (new.get(path), row.if_absent, _FIRST.get((obj.kind, path))):
             continue
-        if path == "wwn/product_id" and isinstance(one, Backstore) \
-                and value in (one.name, one.plugin.upper()):
+        if path == "wwn/product_id" and isinstance(obj, Backstore) \
+                and value in (obj.name, obj.plugin.upper()):
             continue  # as emulate_model_alias makes it
         if skipped and path == "tg_pt_gp_id":
             continue
         yield path
 
 
-def _said(one: Object, path: str) -> str:
-    row = rows(one.kind, owner_of(one.key))[path]
+def _said(obj: Object, path: str) -> str:
+    row = rows(obj.kind, owner_of(obj.key))[path]
     if row.kind == SECRET:
         return path
-    what = "nexus" if isinstance(one, Tpg) and path == "nexus" else path
-    return f"{what} {one.attributes[path]}"
+    what = "nexus" if isinstance(obj, Tpg) and path == "nexus" else path
+    return f"{what} {obj.attributes[path]}"

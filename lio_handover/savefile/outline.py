@@ -1,5 +1,5 @@
-"""What an entry of targetcli's save file says of a target's LUNs, ACLs and portals, to be compared
-with what is restored instead of it."""
+"""An outline of a target's LUNs, ACLs and portals in an entry of targetcli's save file, to be
+compared with the copy that is restored instead."""
 from __future__ import annotations
 
 from typing import Any, Dict, Iterable, List, Mapping, Sequence, Tuple
@@ -21,25 +21,25 @@ def of_target(target: Target) -> Outline:
 
 def of_entry(entry: Mapping[str, Any]) -> Outline:
     """The outline of an entry, whatever its shape."""
-    found: Outline = {}
+    outline: Outline = {}
     gated = fabrics.gate_of(str(entry.get("fabric"))) is Gate.ENABLE
     for tpg in _objects(entry.get("tpgs")):
         at = f"tpg{tpg.get('tag')}"
-        found[at] = "" if not gated or tpg.get("enable", True) else "disabled"
+        outline[at] = "" if not gated or tpg.get("enable", True) else "disabled"
         for lun in _objects(tpg.get("luns")):
-            found[f"{at}/luns/lun{lun.get('index')}"] = str(lun.get("storage_object"))
+            outline[f"{at}/luns/lun{lun.get('index')}"] = str(lun.get("storage_object"))
         for portal in _objects(tpg.get("portals")):
-            found[f"{at}/portals/{_address(portal)}"] = ""
+            outline[f"{at}/portals/{_address(portal)}"] = ""
         for acl in _objects(tpg.get("node_acls")):
             name = f"{at}/acls/{str(acl.get('node_wwn')).lower()}"
-            found[name] = ""
+            outline[name] = ""
             for mapped in _objects(acl.get("mapped_luns")):
-                found[f"{name}/mapped_lun{mapped.get('index')}"] = f"lun{mapped.get('tpg_lun')}"
-    return found
+                outline[f"{name}/mapped_lun{mapped.get('index')}"] = f"lun{mapped.get('tpg_lun')}"
+    return outline
 
 
 def _objects(value: Any) -> Iterable[Mapping[str, Any]]:
-    return (one for one in value if isinstance(one, dict)) if isinstance(value, list) else ()
+    return (item for item in value if isinstance(item, dict)) if isinstance(value, list) else ()
 
 
 def _address(portal: Mapping[str, Any]) -> str:
@@ -63,25 +63,25 @@ def says(text: str, outlines: Mapping[str, Outline]) -> bool:
 def differences(targets: Iterable[Target], more: Sequence[str] = ()) -> List[Tuple[str, str, str]]:
     """[(file, target, what of it is other in the file)].  Raises SavefileBroken."""
     wanted = {target.name: of_target(target) for target in targets}
-    found = []
+    differing = []
     for path, entry in save_file.entries_of(wanted, more):
         for name in sorted(rtslib_names.targets(entry) & set(wanted)):
             what = _told(of_entry(entry), wanted[name])
             if what:
-                found.append((path, name, what))
-    return found
+                differing.append((path, name, what))
+    return differing
 
 
 def _told(there: Outline, copy: Outline) -> str:
     """How the file differs from the copy, in words; "" where it does not."""
-    more = [_at(one, there) for one in sorted(there) if one not in copy]
-    less = [_at(one, copy) for one in sorted(copy) if one not in there]
-    other = [f"{_at(one, there)} instead of {copy[one] or 'enabled'}" for one in sorted(there)
-             if one in copy and there[one] != copy[one]]
+    more = [_at(name, there) for name in sorted(there) if name not in copy]
+    less = [_at(name, copy) for name in sorted(copy) if name not in there]
+    other = [f"{_at(name, there)} instead of {copy[name] or 'enabled'}" for name in sorted(there)
+             if name in copy and there[name] != copy[name]]
     return " and ".join(filter(None, (
         "had " + ", ".join([*more, *other]) if more or other else "",
         "did not have " + ", ".join(less) if less else "")))
 
 
-def _at(one: str, outline: Outline) -> str:
-    return f"{one} ({outline[one]})" if outline[one] else one
+def _at(name: str, outline: Outline) -> str:
+    return f"{name} ({outline[name]})" if outline[name] else name

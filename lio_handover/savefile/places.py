@@ -28,13 +28,13 @@ _KEY = "savefile="
 def named(more: Sequence[str] = ()) -> List[str]:
     """The files that the owner (``more``) or a unit names, there or not.
 
-    Raises SavefileBroken where a unit's command can't be followed and the owner names none.
+    Raises SavefileBroken where a unit's command cannot be followed and the owner names none.
     """
-    found = list(more)
+    paths = list(more)
     for unit in UNITS:
         for command in _commands(unit):
-            found += _file_of(unit, command, bool(more))
-    return list(dict.fromkeys(found))
+            paths += _file_of(unit, command, bool(more))
+    return list(dict.fromkeys(paths))
 
 
 def everywhere(more: Sequence[str] = ()) -> List[str]:
@@ -49,7 +49,7 @@ def existing(first: Sequence[str]) -> List[str]:
 
 def _commands(unit: str) -> List[str]:
     """The values of a unit's ExecStart."""
-    found: List[str] = []
+    commands: List[str] = []
     for path in _files(unit):
         try:
             with open(path, encoding="utf-8", errors="surrogateescape") as file:
@@ -60,8 +60,8 @@ def _commands(unit: str) -> List[str]:
             key, equals, value = line.partition("=")
             if key.strip() == "ExecStart" and equals:
                 # An empty value takes back what came before.
-                found = [*found, value.strip()] if value.strip() else []
-    return found
+                commands = [*commands, value.strip()] if value.strip() else []
+    return commands
 
 
 def _files(unit: str) -> Iterator[str]:
@@ -90,8 +90,8 @@ def _file_of(unit: str, command: str, settled: bool) -> List[str]:
         if _RESTORES[name] not in words:
             return []
         after = words[words.index(_RESTORES[name]) + 1:]
-        paths = [one[len(_KEY):] if one.startswith(_KEY) else one for one in after
-                 if one.startswith(_KEY) or "=" not in one]
+        paths = [word[len(_KEY):] if word.startswith(_KEY) else word for word in after
+                 if word.startswith(_KEY) or "=" not in word]
         if not paths:
             return []
         if paths[0].startswith("/") and not set("$%") & set(paths[0]):

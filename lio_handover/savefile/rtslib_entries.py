@@ -1,6 +1,6 @@
-"""The model as entries of targetcli's save file, and what an entry says: rtslib's words.
+"""The model as entries of targetcli's save file, in rtslib's words.
 
-What is written is what the constructors and ``setup`` functions of rtslib 2.1 and 2.2 both take
+An entry has what the constructors and ``setup`` functions of rtslib 2.1 and 2.2 both take
 (rtslib/tcm.py, rtslib/target.py): a member which a constructor does not know costs the object.
 """
 from __future__ import annotations
@@ -52,43 +52,43 @@ def _number(value: str) -> Any:
         return value
 
 
-def _numbers(found: Tree) -> Tree:
-    return {name: _number(value) for name, value in found.items()}
+def _numbers(values: Tree) -> Tree:
+    return {name: _number(value) for name, value in values.items()}
 
 
-def _fileio(one: Backstore) -> Tree:
-    said = one.parameters
-    return {"dev": one.path, "wwn": one.serial, "size": int(said.get("fd_dev_size", "0")),
+def _fileio(store: Backstore) -> Tree:
+    said = store.parameters
+    return {"dev": store.path, "wwn": store.serial, "size": int(said.get("fd_dev_size", "0")),
             # rtslib opens the file buffered where this is set (rtslib/tcm.py:_configure).
             "write_back": said.get("fd_buffered_io") == "1",
             "aio": said.get("fd_async_io") == "1"}
 
 
-def _block(one: Backstore) -> Tree:
-    said = one.parameters
-    return {"dev": one.path, "wwn": one.serial, "readonly": said.get("readonly") == "1",
+def _block(store: Backstore) -> Tree:
+    said = store.parameters
+    return {"dev": store.path, "wwn": store.serial, "readonly": said.get("readonly") == "1",
             "write_back": False,
             # which only 2.2 knows
             **({"exclusive": False} if said.get("exclusive") == "0" else {})}
 
 
-def _ramdisk(one: Backstore) -> Tree:
-    pages = int(one.parameters.get("rd_pages", "1"))
-    return {"wwn": one.serial, "size": pages * os.sysconf("SC_PAGE_SIZE"),
-            **({"nullio": True} if one.parameters.get("rd_nullio") == "1" else {})}
+def _ramdisk(store: Backstore) -> Tree:
+    pages = int(store.parameters.get("rd_pages", "1"))
+    return {"wwn": store.serial, "size": pages * os.sysconf("SC_PAGE_SIZE"),
+            **({"nullio": True} if store.parameters.get("rd_nullio") == "1" else {})}
 
 
-def _pscsi(one: Backstore) -> Tree:
+def _pscsi(store: Backstore) -> Tree:
     """Found by its path; the kernel's numbers are of one boot.  It has no serial of its own."""
-    return {"dev": one.path}
+    return {"dev": store.path}
 
 
-def _user(one: Backstore) -> Tree:
-    said = one.parameters
+def _user(store: Backstore) -> Tree:
+    said = store.parameters
     control = ",".join(f"{name}={said[name]}" for name in (
         "max_data_area_mb", "hw_block_size", "data_pages_per_blk", "cmd_ring_size_mb")
         if name in said)
-    return {"wwn": one.serial, "config": said.get("dev_config", ""),
+    return {"wwn": store.serial, "config": said.get("dev_config", ""),
             "size": int(said.get("dev_size", "0")),
             **({"hw_max_sectors": int(said["hw_max_sectors"])} if "hw_max_sectors" in said
                else {}),
@@ -100,37 +100,37 @@ BACKING: Mapping[str, Callable[[Backstore], Tree]] = {
     "fileio": _fileio, "iblock": _block, "rd_mcp": _ramdisk, "pscsi": _pscsi, "user": _user}
 
 
-def storage_object(one: Backstore) -> Tree:
-    return {"plugin": plugins.of(one.plugin).rtslib_name, "name": one.name,
-            **BACKING[one.plugin](one),
-            "attributes": _numbers(_below(one.attributes, "attrib/")),
-            "alua_tpgs": [_group(group) for group in one.alua_groups]}
+def storage_object(store: Backstore) -> Tree:
+    return {"plugin": plugins.of(store.plugin).rtslib_name, "name": store.name,
+            **BACKING[store.plugin](store),
+            "attributes": _numbers(_below(store.attributes, "attrib/")),
+            "alua_tpgs": [_group(group) for group in store.alua_groups]}
 
 
-def _group(one: AluaGroup) -> Tree:
-    return {"name": one.name, **_numbers(dict(one.attributes)),
-            "tg_pt_gp_id": _number(one.attributes.get("tg_pt_gp_id", "0"))}
+def _group(group: AluaGroup) -> Tree:
+    return {"name": group.name, **_numbers(dict(group.attributes)),
+            "tg_pt_gp_id": _number(group.attributes.get("tg_pt_gp_id", "0"))}
 
 
-def target(one: Target) -> Tree:
-    fabric = next(name for name, row in FABRICS.items() if row.folder == one.fabric)
-    return {"fabric": fabric, "wwn": one.wwn, "tpgs": [_tpg(tpg) for tpg in one.tpgs]}
+def target(obj: Target) -> Tree:
+    fabric = next(name for name, row in FABRICS.items() if row.folder == obj.fabric)
+    return {"fabric": fabric, "wwn": obj.wwn, "tpgs": [_tpg(tpg) for tpg in obj.tpgs]}
 
 
-def _tpg(one: Tpg) -> Tree:
-    made: Tree = {
-        "tag": one.tag, "enable": one.attributes.get("enable", "1") != "0",
-        "attributes": _numbers(_below(one.attributes, "attrib/")),
+def _tpg(tpg: Tpg) -> Tree:
+    entry: Tree = {
+        "tag": tpg.tag, "enable": tpg.attributes.get("enable", "1") != "0",
+        "attributes": _numbers(_below(tpg.attributes, "attrib/")),
         "luns": [{"index": lun.number, "alias": lun.alias,
                   "storage_object": path_of(*_two(lun.backstore[1:])),
                   "alua_tg_pt_gp_name": lun.attributes.get("alua_tg_pt_gp", DEFAULT_GROUP)}
-                 for lun in one.luns if lun.backstore is not None],
-        "portals": [_portal(portal.address, portal.attributes) for portal in one.portals],
-        "node_acls": [_acl(acl) for acl in one.acls], **chap(one.attributes)}
-    parameters = _below(one.attributes, "param/")
+                 for lun in tpg.luns if lun.backstore is not None],
+        "portals": [_portal(portal.address, portal.attributes) for portal in tpg.portals],
+        "node_acls": [_acl(acl) for acl in tpg.acls], **chap(tpg.attributes)}
+    parameters = _below(tpg.attributes, "param/")
     if parameters:
-        made["parameters"] = parameters
-    return made
+        entry["parameters"] = parameters
+    return entry
 
 
 def _two(words: Tuple[str, ...]) -> Tuple[str, str]:
@@ -144,13 +144,13 @@ def _portal(address: str, attributes: Mapping[str, str]) -> Tree:
             "offload": attributes.get("cxgbit") == "1"}
 
 
-def _acl(one: Acl) -> Tree:
-    made: Tree = {
-        "node_wwn": one.initiator, "attributes": _numbers(_below(one.attributes, "attrib/")),
+def _acl(acl: Acl) -> Tree:
+    entry: Tree = {
+        "node_wwn": acl.initiator, "attributes": _numbers(_below(acl.attributes, "attrib/")),
         "mapped_luns": [{"index": lun.number, "tpg_lun": lun.lun, "alias": lun.alias,
                          "write_protect": lun.attributes.get("write_protect") == "1"}
-                        for lun in one.mapped_luns if lun.lun is not None],
-        **chap(one.attributes)}
-    if one.attributes.get("tag"):
-        made["tag"] = one.attributes["tag"]
-    return made
+                        for lun in acl.mapped_luns if lun.lun is not None],
+        **chap(acl.attributes)}
+    if acl.attributes.get("tag"):
+        entry["tag"] = acl.attributes["tag"]
+    return entry

@@ -1,8 +1,8 @@
-"""What rtslib's restore makes of the names in a save file.
+"""The names that rtslib's restore makes of the names in a save file.
 
 A name may be spelled in many ways; the kernel's object gets one (rtslib/utils.py:_cleanse_wwn and
-normalize_wwn, rtslib/target.py:Target.__init__, rtslib/fabric.py).  2.1 and 2.2 differ in which
-NAA names they take: what either takes is said here.
+normalize_wwn, rtslib/target.py:Target.__init__, rtslib/fabric.py). 2.1 and 2.2 differ in which NAA
+names they take: the types here are those that either takes.
 """
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ FABRICS: Mapping[str, Fabric] = {
     "sbp": Fabric("sbp", ("eui",), lambda wwn: wwn[4:]),
     "ibmvscsis": Fabric("ibmvscsis", ("free",)),
 }
-#: What ends a backstore's name (rtslib/tcm.py:StorageObject.__init__).
+#: Characters that end a backstore's name (rtslib/tcm.py:StorageObject.__init__).
 _NO_NAME = re.compile(r"[/ \t\n]")
 
 
@@ -76,7 +76,7 @@ def wwns(fabric: str, spelling: Any) -> FrozenSet[str]:
     row = FABRICS.get(fabric)
     if row is None or not isinstance(spelling, str):
         return frozenset()
-    found = []
+    candidates = []
     for name in row.types:
         kind, wwn = WWN_TYPES[name], spelling.strip().lower()
         if kind.prefixed:
@@ -84,10 +84,10 @@ def wwns(fabric: str, spelling: Any) -> FrozenSet[str]:
             if not wwn.startswith(("naa.", "eui.", "ib.")):
                 wwn = f"{name}.{wwn}"
         if kind.taken.match(wwn):
-            found.append(row.written(wwn))
+            candidates.append(row.written(wwn))
         if kind.by_all.match(wwn):
             break
-    return frozenset(found)
+    return frozenset(candidates)
 
 
 def targets(entry: Mapping[str, Any]) -> FrozenSet[str]:
@@ -99,7 +99,7 @@ def targets(entry: Mapping[str, Any]) -> FrozenSet[str]:
     folder = FABRICS[fabric].folder if fabric in FABRICS else fabric
     # A wrong prefix of old versions is set right before all else.
     right = "naa.5" + wwn[5:] if wwn.startswith("naa.6") else wwn
-    return frozenset(f"{folder}/{one}" for one in (wwn, *wwns(fabric, right)))
+    return frozenset(f"{folder}/{name}" for name in (wwn, *wwns(fabric, right)))
 
 
 def store(entry: Mapping[str, Any]) -> Store:
@@ -121,23 +121,22 @@ def path_of(plugin: str, name: str) -> str:
 def stores_named(value: Any) -> FrozenSet[Store]:
     """Every backstore that anything in an entry names, whatever its shape: as rtslib takes a name
     apart (rtslib/target.py:LUN.setup)."""
-    found: List[Store] = []
+    stores: List[Store] = []
     left = [value]
     while left:
-        one = left.pop()
-        if isinstance(one, dict):
-            left += [*one, *one.values()]
-        elif isinstance(one, list):
-            left += one
-        elif isinstance(one, str) and one.count("/") == 3:
-            plugin, name = one.split("/")[2:]
-            found.append((_kernel_plugin(plugin), name))
-    return frozenset(found)
+        part = left.pop()
+        if isinstance(part, dict):
+            left += [*part, *part.values()]
+        elif isinstance(part, list):
+            left += part
+        elif isinstance(part, str) and part.count("/") == 3:
+            plugin, name = part.split("/")[2:]
+            stores.append((_kernel_plugin(plugin), name))
+    return frozenset(stores)
 
 
 def refused(state: State) -> str:
-    """What of ``state`` a save file can't say, as rtslib would refuse its name, or make it under
-    another; "" where there is nothing."""
+    """The first name of ``state`` that rtslib would refuse, or change; "" where there is none."""
     for target in state.targets:
         if wwns(target.fabric, target.wwn) != {target.wwn} or target.wwn.startswith("naa.6"):
             return target.name
@@ -152,9 +151,9 @@ def refused(state: State) -> str:
     return ""
 
 
-def _odd_config(one: Backstore) -> bool:
+def _odd_config(backstore: Backstore) -> bool:
     """rtslib/tcm.py:UserBackedStorageObject."""
-    config = one.parameters.get("dev_config", "")
+    config = backstore.parameters.get("dev_config", "")
     return "/" not in config or ":" in config
 
 

@@ -1,10 +1,10 @@
-"""targetcli's save file: what its restore brings back at boot, asking nobody.
+"""targetcli's save file: the targets that its restore brings back at boot, asking nobody.
 
 ``saveconfig.json`` as rtslib writes it (rtslib/root.py:RTSRoot.dump): ``storage_objects`` and
 ``targets``, both lists of objects.  Only entries of the handover's targets are touched, whatever
-way their names are spelled; all else in the file, known or not, stays byte for byte.  A copy of
-the file as it was goes beside it, into ``backup/``, where targetcli keeps its own.  What the file
-can't hold (a vhost nexus, relative ports, queue depths) is put right by ``recover`` after
+way their names are spelled; all else in the file, known or not, stays byte for byte.  A copy of the
+file as it was goes beside it, into ``backup/``, where targetcli keeps its own.  Attributes that the
+file cannot hold (a vhost nexus, relative ports, queue depths) are put right by ``recover`` after
 targetcli's restore.
 """
 from __future__ import annotations
@@ -102,8 +102,8 @@ def drop(targets: Iterable[str], stores: Iterable[str], directory: str,
 @contextmanager
 def removing(targets: Iterable[str], stores: Iterable[str], directory: str,
              allow: Sequence[str] = (), more: Sequence[str] = ()) -> Iterator[List[str]]:
-    """Out of the save files before the targets are removed, and back in where that fails.  What is
-    left in them, where that is allowed, stands in the list.  Raises SavefileBroken."""
+    """Take the entries out before the targets are removed, and put them back where that fails.  The
+    list tells of entries that are left, where ``allow`` has savefile.  Raises SavefileBroken."""
     kept: Dict[str, Tuple[str, str]] = {}
     left: List[str] = []
     targets, stores = list(targets), list(stores)
@@ -141,11 +141,11 @@ def put(state: State, dbroot: str, directory: str, more: Sequence[str] = ()) -> 
     refused = rtslib_names.refused(state) if chosen else ""
     if refused:
         raise errors.SavefileBroken(f"targetcli can't have the name {refused}")
-    made = {"targets": [rtslib_entries.target(target) for target in state.targets],
-            "storage_objects": [rtslib_entries.storage_object(backstore)
-                                for backstore in state.backstores]}
+    new_entries = {"targets": [rtslib_entries.target(target) for target in state.targets],
+                   "storage_objects": [rtslib_entries.storage_object(backstore)
+                                       for backstore in state.backstores]}
     for path in chosen:
-        _settle(path, partial(_with, made), directory)
+        _settle(path, partial(_with, new_entries), directory)
     return chosen
 
 
@@ -223,8 +223,8 @@ def _stays(path: str, change: Change) -> bool:
         time.sleep(_OFTEN)
         now = writers.identity(path)
         if now != seen:
-            found = _read(path)[0]
-            if change(found) != found.text:
+            content = _read(path)[0]
+            if change(content) != content.text:
                 return False
             seen = now
     return True
@@ -235,8 +235,8 @@ def _change(path: str, change: Change, directory: str, keep: Optional[Keep]) -> 
     somebody else did.
 
     Where nothing is to be changed no lock is needed, so none has to be writable at a boot."""
-    found = _read(path)[0]
-    if change(found) == found.text:
+    content = _read(path)[0]
+    if change(content) == content.text:
         return False
     with Locks(directory).hold(_LOCK, patience=PATIENCE), writers.alone():
         return _changed(path, change, directory, keep)
@@ -244,12 +244,12 @@ def _change(path: str, change: Change, directory: str, keep: Optional[Keep]) -> 
 
 def _changed(path: str, change: Change, directory: str, keep: Optional[Keep]) -> bool:
     for _attempt in range(_TRIES):
-        found, seen, data = _read(path)
-        text = change(found)
-        if text == found.text:
+        content, seen, data = _read(path)
+        text = change(content)
+        if text == content.text:
             return False
         if keep:
-            keep(path, found.text, text)
+            keep(path, content.text, text)
         try:
             if data:
                 _back_up(path, data)
@@ -267,9 +267,9 @@ def _back_up(path: str, data: bytes) -> None:
     """Keep what the file was, and of such copies the last ones: by number, as clocks go back."""
     folder = os.path.join(os.path.dirname(path), "backup")
     os.makedirs(folder, mode=0o700, exist_ok=True)
-    numbers = {name: int(found.group(1)) for name in os.listdir(folder)
-               for found in [_COPY.match(name)] if found}
-    oldest_first = sorted(numbers, key=lambda one: (numbers[one], one))
+    numbers = {name: int(match.group(1)) for name in os.listdir(folder)
+               for match in [_COPY.match(name)] if match}
+    oldest_first = sorted(numbers, key=lambda name: (numbers[name], name))
     if oldest_first and _holds(os.path.join(folder, oldest_first[-1]), data):
         return
     new = 1 + max(numbers.values(), default=0)
@@ -296,29 +296,30 @@ def _store(name: str) -> Store:
     return plugin, rest
 
 
-def _ours(found: Splice, targets: AbstractSet[str], stores: AbstractSet[Store]) \
+def _ours(content: Splice, targets: AbstractSet[str], stores: AbstractSet[Store]) \
         -> Dict[str, List[Element]]:
     """Entries of these targets, and of those of the backstores that no other entry names."""
-    mine = [element for element in found.elements("targets")
+    mine = [element for element in content.elements("targets")
             if rtslib_names.targets(element.value) & targets]
-    leaving = [element for element in found.elements("storage_objects")
+    leaving = [element for element in content.elements("storage_objects")
                if rtslib_names.store(element.value) in stores]
     if leaving:
-        starts = {one.start for one in mine}
-        used = rtslib_names.stores_named([element.value for element in found.elements("targets")
+        starts = {element.start for element in mine}
+        used = rtslib_names.stores_named([element.value for element in content.elements("targets")
                                           if element.start not in starts])
-        leaving = [one for one in leaving if rtslib_names.store(one.value) not in used]
+        leaving = [element for element in leaving
+                   if rtslib_names.store(element.value) not in used]
     return {"targets": mine, "storage_objects": leaving}
 
 
-def _without(targets: AbstractSet[str], stores: AbstractSet[Store], found: Splice) -> str:
-    gone = _ours(found, targets, stores)
-    starts = {one.start for name in _LISTS for one in gone[name]}
+def _without(targets: AbstractSet[str], stores: AbstractSet[Store], content: Splice) -> str:
+    gone = _ours(content, targets, stores)
+    starts = {element.start for name in _LISTS for element in gone[name]}
     if not starts:
-        return found.text
-    return found.with_parts({name: [
+        return content.text
+    return content.with_parts({name: [
         [element for element in array.elements if element.start not in starts]
-        for array in found.arrays
+        for array in content.arrays
         if array.name == name] for name in _LISTS if gone[name]})
 
 
@@ -327,17 +328,17 @@ def _become(name: str, entry: Mapping[str, Any]) -> AbstractSet[Any]:
     return rtslib_names.targets(entry) if name == "targets" else {rtslib_names.store(entry)}
 
 
-def _placed(found: Splice, name: str,
-            made: Sequence[Tuple[Mapping[str, Any], Callable[[], str]]],
+def _placed(content: Splice, name: str,
+            new_values: Sequence[Tuple[Mapping[str, Any], Callable[[], str]]],
             replacing: bool) -> List[List[Part]]:
     """The parts of a list with these (value, its text): each in the place of the first entry that
     becomes the same object, and of no second one, else at the end.  Unless ``replacing`` what is
     there stays."""
-    owner = {key: number for number, (value, _text) in enumerate(made)
+    owner = {key: number for number, (value, _text) in enumerate(new_values)
              for key in _become(name, value)}
-    left = dict(enumerate(made))
+    left = dict(enumerate(new_values))
     lists: List[List[Part]] = []
-    for array in found.arrays:
+    for array in content.arrays:
         if array.name != name:
             continue
         lists.append([])
@@ -354,20 +355,22 @@ def _placed(found: Splice, name: str,
     return lists
 
 
-def _with(made: Mapping[str, Sequence[Mapping[str, Any]]], found: Splice) -> str:
-    parts = {name: _placed(found, name, [(one, partial(found.written, one)) for one in values],
-                           True)
-             for name, values in made.items()}
-    return found.with_parts({"fabric_modules": [[]], **parts} if found.empty else parts)
+def _with(new_entries: Mapping[str, Sequence[Mapping[str, Any]]], content: Splice) -> str:
+    parts = {name: _placed(content, name, [
+        (entry, partial(content.written, entry)) for entry in entries], True)
+        for name, entries in new_entries.items()}
+    return content.with_parts({"fabric_modules": [[]], **parts} if content.empty else parts)
 
 
 def _restored(was: str, now: str, targets: AbstractSet[str], stores: AbstractSet[Store],
-              found: Splice) -> str:
-    """What was taken out is put back: all as it was, where nothing else was changed since."""
-    if found.text == now:
+              content: Splice) -> str:
+    """Put back the entries that were taken out: the whole file as it was, where nothing else was
+    changed since."""
+    if content.text == now:
         return was
     old = Splice(was, _LISTS)
     taken = _ours(old, targets, stores)
-    return found.with_parts({name: _placed(found, name, [
-        (one.value, partial(old.text_of, one)) for one in taken[name]], name == "targets")
+    return content.with_parts({name: _placed(content, name, [
+        (element.value, partial(old.text_of, element)) for element in taken[name]],
+        name == "targets")
         for name in _LISTS})

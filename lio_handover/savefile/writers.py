@@ -1,8 +1,9 @@
-"""Who else writes targetcli's save file: its lock, and how others are noticed who take none.
+"""Other writers of targetcli's save file: targetcli's lock, and how a writer is noticed that takes
+none.
 
 targetcli holds a lock as long as it runs, an interactive one as long as it is open
-(targetcli:try_op_lock); targetctl and other programs take none, and may write what they read
-before we changed it.
+(targetcli:try_op_lock); targetctl and other programs take none, and may write a text that they read
+before lio-handover changed the file.
 """
 from __future__ import annotations
 
@@ -18,10 +19,10 @@ LOCK = "/var/run/targetcli.lock"
 PATIENCE = 3.0
 #: Whoever wrote in the last so many seconds may be about to write again.
 RECENT = 1.0
-#: Of this program's writes: what the files were after them.
+#: The identities of the save files after lio-handover's own writes.
 _WRITTEN = "savefile-written.json"
 
-#: What tells whether it is still the same file: inode, size, times of its content and of itself.
+#: The identity of a file: inode, size, times of its content and of itself; None: not there.
 Identity = Optional[Tuple[int, int, int, int]]
 
 
@@ -33,8 +34,8 @@ def identity(path: str) -> Identity:
         return None
 
 
-def of_stat(found: os.stat_result) -> Identity:
-    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+def of_stat(file_stat: os.stat_result) -> Identity:
+    return file_stat.st_ino, file_stat.st_size, file_stat.st_mtime_ns, file_stat.st_ctime_ns
 
 
 def others_write(path: str, directory: str) -> bool:
@@ -47,10 +48,10 @@ def others_write(path: str, directory: str) -> bool:
 def we_wrote(path: str, directory: str) -> None:
     """Remember that this is ours; not durable, as it is of the next second alone."""
     import json
-    found = {**_written(directory), path: list(identity(path) or ())}
+    identities = {**_written(directory), path: list(identity(path) or ())}
     try:
         with open(os.path.join(directory, _WRITTEN), "w") as file:
-            json.dump(found, file)
+            json.dump(identities, file)
     except OSError:
         pass  # then it is looked at a little longer
 
@@ -59,10 +60,10 @@ def _written(directory: str) -> Dict[str, List[int]]:
     import json
     try:
         with open(os.path.join(directory, _WRITTEN)) as file:
-            found = json.load(file)
+            identities = json.load(file)
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return identities if isinstance(identities, dict) else {}
 
 
 @contextmanager
@@ -93,7 +94,7 @@ def alone() -> Iterator[None]:
 
 
 def _locking(file: os.stat_result) -> str:
-    """Who has the lock (proc(5), /proc/locks)."""
+    """The process that holds the lock (proc(5), /proc/locks), "" for none."""
     try:
         with open("/proc/locks") as locks:
             for line in locks:

@@ -29,7 +29,7 @@ from ..client import ssh
 from ..document import document as documents
 from ..document.document import Document
 from ..execute.step_runner import Describable
-from ..handover.engine import Handovers, Reply, reply_from_json, reply_to_json
+from ..handover.engine import HandoverEngine, Reply, reply_from_json, reply_to_json
 from ..local import restoring, verbs
 from ..local.ours import Ours
 from ..local.survey import survey
@@ -98,7 +98,7 @@ class Work:
             return
         wanted, peer, folder = {*self.request["targets"]}, "", self.core.settings.state_directory
         if name in ids(folder):
-            journal = Journal(folder, name, partly=True)
+            journal = Journal(folder, name, tolerate_damage=True)
             peer = journal.handover.peer
             wanted |= {*journal.handover.targets, *journal.facts.local}
         if self.request["peer"] not in ("", peer):
@@ -141,7 +141,7 @@ def handover(work: Work) -> JobResult:
     if asked["document-version"] not in (0, documents.VERSION):
         raise errors.VersionsDiffer(f"documents of version {asked['document-version']} are not "
                                     "written here")
-    every = Handovers(work.core, ssh.ask, alarm)
+    every = HandoverEngine(work.core, ssh.ask, alarm)
     name = asked["handover"]
     if not name and given:
         say({"about": given[0].handover, "targets": list(given[0].targets)})
@@ -161,7 +161,7 @@ def _messages(data: bytes, limit: int) -> Sequence[messages.Message]:
     return messages.from_json(data, limit)
 
 
-def _do(work: Work, every: Handovers, role: str, name: str,
+def _do(work: Work, every: HandoverEngine, role: str, name: str,
         given: Sequence[messages.Message]) -> Reply:
     asked = work.request
     return every.do(work.verb, role, name, targets=asked["targets"], mode=asked["mode"],
@@ -170,7 +170,7 @@ def _do(work: Work, every: Handovers, role: str, name: str,
                     probe=asked["probe"], progress=work.progress, stop=work.stop)
 
 
-def _of_all(work: Work, every: Handovers) -> JobResult:
+def _of_all(work: Work, every: HandoverEngine) -> JobResult:
     """The status or the recovery of every handover; a handover that fails does not stop others."""
     asked = work.request
     for known in every.list():
@@ -178,8 +178,8 @@ def _of_all(work: Work, every: Handovers) -> JobResult:
     replies = every.status() if work.verb == "status" else every.recover(
         "", frozenset(asked["words"]), asked["by"], asked["allow"])
     return {"handovers": [reply.handover.id for reply in replies],
-            "failed": [reply.handover.id for reply in replies if reply.failed],
-            "stay": [reply.handover.id for reply in replies if reply.stays]}, _json(
+            "failed": [reply.handover.id for reply in replies if reply.error_code],
+            "stay": [reply.handover.id for reply in replies if reply.undecided]}, _json(
                 [_answer_tree(reply) for reply in replies]), False
 
 
@@ -187,7 +187,7 @@ def _answer_tree(answer: Reply) -> Dict[str, Any]:
     facts = asdict(answer.handover)
     return {"handover": facts.pop("id"), **facts,
             "messages": [message.type.name.lower() for message in answer.messages],
-            "notes": list(answer.notes), "next": answer.next, "stays": answer.stays}
+            "notes": list(answer.notes), "next": answer.next, "stays": answer.undecided}
 
 
 def alarm(late: Handover, verb: str) -> None:
