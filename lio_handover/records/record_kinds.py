@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     Apply = Callable[[HandoverFacts, Record], Mapping[str, Any]]
 
 
-#: Of all that is kept on disk: journal, owners.json, and the files beside them that are no
+#: The version of all files that are kept on disk: journal, owners.json, and the files beside them that are no
 #: documents.  When it is raised: see CONTRIBUTING.md.
 VERSION = 1
 
