@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     Apply = Callable[[HandoverFacts, Record], Mapping[str, Any]]
 
 
-#: The version of all files that are kept on disk: journal, owners.json, and the files beside them that are no
-#: documents.  When it is raised: see CONTRIBUTING.md.
+#: The version of all files that are kept on disk: journal, owners.json, and the files beside them
+#: that are no documents.  When it is raised: see CONTRIBUTING.md.
 VERSION = 1
 
 
