@@ -14,7 +14,7 @@ import pytest
 from tests import lab
 
 if TYPE_CHECKING:
-    from tests.privatebus import Bus
+    from tests.support.privatebus import Bus
 
 # A shell that runs this in the background has SIGINT ignored, nohup SIGHUP, and so would all that
 # tests start.
@@ -152,7 +152,7 @@ def client(bed: lab.Lab, _pool: Pool) -> lab.OpenIscsi:
 def bus() -> Iterator[Bus]:
     """The service on a private bus."""
     pytest.importorskip("dbus")
-    from tests.privatebus import Bus
+    from tests.support.privatebus import Bus
     with tempfile.TemporaryDirectory() as folder:  # of a short path, as a socket's has to be
         made = Bus(Path(folder))
         yield made

@@ -127,7 +127,7 @@ setup_readable() {
     setup_say "other users cannot read $SETUP_ROOT: its tests run from a copy, $SETUP_COPY"
     tar --create --directory "$SETUP_ROOT" --exclude ./.git --owner 0 --group 0 \
         --mode u=rwX,go=rX . | tar --extract --preserve-permissions --directory "$SETUP_COPY"
-    export LIO_HANDOVER_REPOSITORY=$SETUP_ROOT     # which has the history, see tests/neighbour.py
+    export LIO_HANDOVER_REPOSITORY=$SETUP_ROOT     # which has the history, see tests/support/neighbour.py
     SETUP_ROOT=$SETUP_COPY
 }
 

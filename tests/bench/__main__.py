@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests import inbus, lab
+from tests import lab
 from tests.lab import qemu
+from tests.support import inbus
 
 from . import boot, inhost, page
 

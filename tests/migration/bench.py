@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lio_handover.document import document as documents
-from tests import inhost as pipeline
 from tests.lab.bed import Lab
 from tests.lab.errors import LabError
 from tests.lab.host import CHECKOUT, Host, Program
 from tests.migration import guest, image, inhost
 from tests.migration.net import Cable, Json, Qmp, QmpError, Sockets
+from tests.support import inhost as pipeline
 
 ROLE = "vhost-newest"
 GUEST_SECONDS = 180

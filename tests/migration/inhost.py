@@ -1,4 +1,4 @@
-"""What the rows do inside a host besides what `tests.inhost` has: calls."""
+"""What the rows do inside a host besides what `tests.support.inhost` has: calls."""
 from __future__ import annotations
 
 import os
@@ -11,9 +11,9 @@ from lio_handover import errors
 from lio_handover.model.keys import backstore_key, target_key
 from lio_handover.model.objects import Backstore, Lun, State, Target, Tpg
 from lio_handover.scsi import vhost
-from tests import inhost as pipeline
 from tests.lab import inside
 from tests.lab.qemu import DISK
+from tests.support import inhost as pipeline
 
 WWPN = "naa.5001405abcdef077"
 NEXUS = "naa.5001405000000077"

@@ -14,7 +14,7 @@ import dbus.mainloop.glib
 import dbus.service
 from gi.repository import GLib
 
-from tests import inhost as pipeline
+from tests.support import inhost as pipeline
 
 _NAME = "org.qemu.VMState1"
 _ID = "lio-handover"

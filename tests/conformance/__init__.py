@@ -1,0 +1,1 @@
+"""What initiators see, compared."""

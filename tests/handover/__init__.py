@@ -1,0 +1,1 @@
+"""Tests of handovers between hosts, and of what a host restores, on real kernels."""

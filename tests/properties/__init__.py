@@ -1,0 +1,1 @@
+"""Properties of states made by chance."""

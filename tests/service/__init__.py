@@ -1,0 +1,1 @@
+"""Tests of lio-handoverd, its clients and its units."""

@@ -1,0 +1,1 @@
+"""What tests share: builders, strategies, fakes, and what runs inside a host (in*.py)."""

@@ -1,0 +1,104 @@
+"""The service on a private bus of this machine, which has no target."""
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from tests.support import inbus
+from tests.support.inbus import CHECKOUT, Client
+
+BUS = """\
+<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
+ "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
+<busconfig>
+  <type>system</type>
+  <listen>unix:path={folder}/bus</listen>
+  <auth>EXTERNAL</auth>
+  <policy context="default">
+    <allow user="*"/>
+    <deny own="*"/>
+    <deny send_type="method_call"/>
+    <allow send_type="signal"/>
+    <allow send_requested_reply="true" send_type="method_return"/>
+    <allow send_requested_reply="true" send_type="error"/>
+    <allow receive_type="method_call"/>
+    <allow receive_type="method_return"/>
+    <allow receive_type="error"/>
+    <allow receive_type="signal"/>
+    <allow send_destination="org.freedesktop.DBus"/>
+  </policy>
+  <include>{policy}</include>
+  {more}
+</busconfig>
+"""
+POLICY = CHECKOUT / "etc" / "dbus-1" / "io.github.lio_handover1.conf"
+
+
+class Bus:
+    """A private bus with the shipped policy, and the daemon on it; its host knows of a handover."""
+
+    def __init__(self, folder: Path, more: str = "", settings: str = "") -> None:
+        folder.chmod(0o755)
+        self.folder, self.address = folder, f"unix:path={folder}/bus"
+        (folder / "bus.conf").write_text(BUS.format(folder=folder, policy=POLICY, more=more))
+        self.config = folder / "lio-handover.conf"
+        self.config.write_text(f"[host]\nstate_directory = {folder}/state\n"
+                               f"[limits]\ndocument = 1M\n{settings}")
+        self.handover = inbus.handover_here(f"{folder}/state")
+        self._programs = [subprocess.Popen(
+            ["dbus-daemon", "--nofork", f"--config-file={folder}/bus.conf"])]
+        while not (folder / "bus").exists():
+            time.sleep(0.01)
+        (folder / "bus").chmod(0o777)
+        self.daemon = self.start()
+        inbus.wait_for_name(self.address)
+
+    def start(self) -> subprocess.Popen[Any]:
+        with (self.folder / "log").open("ab") as log:
+            self._programs.append(subprocess.Popen(
+                [sys.executable, str(CHECKOUT / "scripts" / "lio-handoverd"),
+                 "--bus", self.address, "--config", str(self.config)], stderr=log))
+        return self._programs[-1]
+
+    def workers(self) -> list[int]:
+        """Processes of the daemon that carry out verbs, or wait to."""
+        pid = self.daemon.pid
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return [int(one) for one in children
+                if Path(f"/proc/{one}/cmdline").read_bytes().endswith(b".service.worker\0")]
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Whatever is begun meanwhile makes no step."""
+        wait_until(lambda: bool(self.workers()))
+        stopped = self.workers()
+        for pid in stopped:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in stopped:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
+
+    def client(self) -> Client:
+        return Client(self.address)
+
+    def stop(self) -> None:
+        for one in reversed(self._programs):
+            one.terminate()
+            one.wait(20)
+
+
+def wait_until(true: Callable[[], bool], seconds: float = 20) -> None:
+    until = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < until
+        time.sleep(0.02)

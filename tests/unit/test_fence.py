@@ -1,0 +1,116 @@
+"""The program that has to confirm that the other host is off, before an operator's word counts."""
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from lio_handover import errors
+from lio_handover.handover.conditions import TransitionChooser
+from lio_handover.handover.reply import Reply
+from lio_handover.host.verbs import Core
+from lio_handover.protocol.table import DESTINATION, SOURCE, Transition
+from lio_handover.records.journal import Handover, Journal
+from lio_handover.settings import Settings
+from lio_handover.system import fencing
+from tests.support.samples import running
+
+Program = Callable[[str], Settings]
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Program:
+    """`program("exit 1")`: the settings of a host whose fence program is this."""
+    def make(text: str) -> Settings:
+        path = tmp_path / "fence"
+        path.write_text(f"#!/bin/sh\n{text}\n")
+        path.chmod(0o755)
+        return Settings(state_directory=str(tmp_path / "state"), fence_program=(str(path), "off"),
+                        fence_seconds=1)
+    return make
+
+
+def test_it_is_run_with_the_hosts_name_and_believed_if_it_ends_with_0(
+        program: Program, tmp_path: Path) -> None:
+    settings = program(f'echo "$@" >>{tmp_path}/said')
+    assert fencing.confirm(settings, "b.example").endswith("fence confirms that b.example is off")
+    fencing.confirm(settings, "root@c")
+    assert (tmp_path / "said").read_text() == "off b.example\noff c\n"
+    assert fencing.confirm(Settings(), "b.example") == ""
+
+
+@pytest.mark.parametrize("text, host, why", [
+    ("echo no answer from the controller >&2; exit 3", "b", "ended with 3: no answer from the con"),
+    ("sleep 61319 & wait", "b", "did not end within 1 s and was killed"),
+    ("exit 0", "", "its name is not recorded"),
+    ("exit 0", "--help", "'--help' is no name of a host"),
+    ("exit 0", "b; reboot", "'b; reboot' is no name of a host")])
+def test_else_the_word_does_not_count(program: Program, text: str, host: str, why: str) -> None:
+    with pytest.raises(errors.FenceFailed, match=why):
+        fencing.confirm(program(text), host)
+    assert not running("61319")
+
+
+def test_what_it_leaves_behind_is_not_waited_for(program: Program) -> None:
+    began = time.monotonic()
+    assert fencing.confirm(program("sleep 3 & exit 0"), "b").endswith("b is off")
+    assert time.monotonic() - began < 1
+
+
+def test_one_that_is_not_there_does_not_count(program: Program) -> None:
+    settings = replace(program(""), fence_program=("/nonexistent/fence",))
+    with pytest.raises(errors.FenceFailed, match="can't be run: No such file"):
+        fencing.confirm(settings, "b")
+
+
+ID = "00000000-0000-4000-8000-000000000000"
+
+
+def recovery(settings: Settings, role: str, state: str, words: set[str], answers: str = "",
+             boot: str = "another boot") -> tuple[Transition | None, str]:
+    """(the row of recover that is taken on an operator's words, the journal after it).
+    ``answers``: where the other host says that it is, before it says no more."""
+    def peer(handover: Handover, verb: str) -> Reply:
+        assert handover.peer == "b"
+        if not answers or verb != "status":
+            raise errors.PeerUnreachable("b does not answer")
+        return Reply(replace(handover, role=DESTINATION, state=answers))
+
+    journal = Journal.create(settings.state_directory, Handover(
+        ID, role, "", 1, "iscsi", ("iscsi/iqn.2003-01.org.example:db",), peer="b"), {})
+    journal.state(state, 1, boot)
+    row = TransitionChooser(Core(settings), peer, journal, "recover", 1, (), frozenset(words),
+                            False).recovery()
+    return row, Path(journal.path).read_text()
+
+
+def test_recover_believes_the_word_once_it_is_confirmed_and_notes_it(program: Program) -> None:
+    row, told = recovery(program("exit 0"), SOURCE, "released", {"peer-is-fenced"})
+    assert row and row.to == "forced" and row.forced
+    assert "confirms that b is off" in told and '"record": "fenced"' in told
+
+
+def test_without_confirmation_recover_stays(program: Program) -> None:
+    with pytest.raises(errors.FenceFailed, match="ended with 1"):
+        recovery(program("exit 1"), SOURCE, "released", {"peer-is-fenced"})
+
+
+def test_without_a_program_the_word_counts_and_that_is_noted(tmp_path: Path) -> None:
+    row, told = recovery(Settings(state_directory=str(tmp_path)), SOURCE, "released",
+                         {"peer-is-fenced"})
+    assert row and row.to == "forced" and "the word alone counts" in told
+
+
+@pytest.mark.parametrize("role, state, words, answers", [
+    (SOURCE, "released", set(), ""),  # nobody said it
+    (SOURCE, "released", {"peer-is-fenced"}, "opening"),  # it answers, so it is not off
+    (SOURCE, "released", {"peer-is-fenced"}, "armed"),  # the same, but it does not abort
+    (DESTINATION, "armed", {"peer-is-fenced"}, ""),  # more would have to be said
+    (SOURCE, "frozen", {"peer-is-fenced"}, "")])  # it is not needed
+def test_no_host_is_fenced_for_nothing(program: Program, tmp_path: Path, role: str, state: str,
+                                       words: set[str], answers: str) -> None:
+    row, _told = recovery(program(f"touch {tmp_path}/ran"), role, state, words, answers)
+    assert not (tmp_path / "ran").exists() and not (row and row.forced)
