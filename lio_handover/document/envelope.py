@@ -10,7 +10,7 @@ from typing import Any, Callable, Dict, List, Mapping, NoReturn, Set, Tuple
 
 from ..errors import (BadDigest, BadStructure, BadValue, Duplicate, NotJson, TooDeep, TooLarge,
                       Truncated, WrongVersion)
-from .json_types import reject, kind_of, quote
+from .json_types import kind_of, quote, reject
 
 VERSION = 1
 MAX_BYTES = 64 * 1024 * 1024

@@ -10,8 +10,7 @@ from typing import Any, Dict, Tuple
 from ..errors import BadName, BadStructure, BadValue
 from ..model import attributes, objects, plugins
 from ..model.attributes import MAX_WRITE, U16
-from .json_types import (expect_mapping, expect_name, expect_string, expect_text, quote, reject,
-                         utf8)
+from .json_types import expect_mapping, expect_name, expect_string, expect_text, quote, reject, utf8
 
 U64 = 2**64 - 1
 
