@@ -356,6 +356,13 @@ class FenceFailed(HandoverError):
     code = 87
 
 
+class GuestFailed(HandoverError):
+    """Look at the guest's QEMU, on both hosts: its log says why it does not go on."""
+
+    code = 88
+    gone = False  # its monitor hung up
+
+
 class Finding:
     """One reason to refuse.  ``override`` is what --allow takes to go on all the same, or ""."""
 

@@ -109,6 +109,12 @@ _OPTIONS = (
            metavar="HOST"),
     Option("resume", "s", "go on with a move that was cut off after the source had released",
            "--resume", metavar="ID"),
+    Option("guest", "s", "the monitor (QMP) of the guest's QEMU, which then moves with its vhost "
+           "targets", "--guest", metavar="SOCKET"),
+    Option("guest-there", "s", "that of the QEMU on the destination which waits for it, started "
+           "with -incoming defer -S", "--guest-there", metavar="SOCKET"),
+    Option("guest-uri", "s", "where the guest's RAM goes (default: by TCP to where ssh goes, any "
+           "port; not encrypted)", "--guest-uri", metavar="URI"),
     # what a human asserts, or (of QEMU) the driver that sees it
     Option("peer-is-fenced", "b", "the other host is off now", "--peer-is-fenced",
            bus="peer-is-fenced", asserts=True),
@@ -332,7 +338,8 @@ journal and the other side, and never guesses: where it can't know, it stays clo
   lio-handover recover ID --peer-is-fenced     only if the other host is off now
   lio-handover recover --boot                  before targetcli restores, at boot
 """, command="handover_commands"),
-    Verb("move", HOST, WRITE, TARGETS, "to resume here mode map allow probe",
+    Verb("move", HOST, WRITE, TARGETS,
+         "to resume here mode guest guest-there guest-uri map allow probe",
          "hand targets over to another host, from start to end", """\
 lio-handoverd has to run on both hosts, and ssh to lead to the other one as root.  What fails
 before the source has promised not to serve any more is taken back, and the source goes on.
@@ -340,6 +347,8 @@ before the source has promised not to serve any more is taken back, and the sour
   lio-handover move iscsi/iqn.2003-01.org.example:db --to b
   lio-handover move iscsi/iqn.2003-01.org.example:db --to root@b --map root:/srv/a=/srv/b
   lio-handover move --resume ID --to b        one that was cut off after that
+  lio-handover move vhost/naa.5001405000000001 --to b --guest /run/vm.qmp \\
+    --guest-there /run/vm.qmp                 with its guest, by live migration
 """, command="handover_commands"),
     Verb("errors", HOST, READ, NOTHING, "", "the table of exit codes"),
 )

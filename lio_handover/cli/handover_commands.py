@@ -7,8 +7,9 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+from contextlib import closing
 from dataclasses import replace
-from typing import Callable, List, Mapping, Sequence
+from typing import TYPE_CHECKING, Callable, List, Mapping, Sequence
 
 from .. import errors
 from ..client import ssh
@@ -18,12 +19,15 @@ from ..document.envelope import MAX_BYTES
 from ..handover.engine import Handover, HandoverEngine, Peer, Reply, reply_from_json, reply_to_json
 from ..local import restoring
 from ..protocol.messages import MAX_MESSAGES, Message, from_json, to_json
-from ..protocol.table import DESTINATION, SOURCE, MessageType
+from ..protocol.table import DESTINATION, SOURCE, MessageType, Mode
 from ..system import document_file
 from ..system.journald import Log
 from ..verb_table import HANDOVER_VERBS
 from .output import PROG, print_data, say
 from .session import Signals, Usage, find_service, open_host, require_root
+
+if TYPE_CHECKING:
+    from ..drivers.move import Move
 
 #: Verbs whose messages carry documents, which have secrets.
 _SECRET = ("prepare", "export", "abort")
@@ -170,17 +174,19 @@ def _recover_at_boot(args: argparse.Namespace, handovers: HandoverEngine) -> int
 
 
 def move(args: argparse.Namespace, signals: Signals) -> int:
-    from ..drivers.move import Move
     targets = [word.strip("/") for word in args.targets]
     if bool(targets) == bool(args.resume):
         raise Usage("name targets, or the handover to --resume")
+    if bool(args.guest) != bool(args.guest_there) or args.guest_uri and not args.guest:
+        raise Usage("a guest has two monitors: --guest, and --guest-there on the destination")
     signals.deferred = True
-    run = Move(ssh.RemoteService(), ssh.RemoteService(args.to), signals.progress.say, signals.stop)
-    if args.resume:
-        run.id = args.resume
-        run.resume(args.allow)
-    else:
-        run.run(targets, args.mode, args.here, args.map, args.allow, args.probe)
+    with closing(_move_of(args, signals)) as run:
+        if args.resume:
+            run.id = args.resume
+            run.resume(args.allow)
+        else:
+            mode = Mode.VHOST_QMP.value if args.guest else args.mode
+            run.run(targets, mode, args.here, args.map, args.allow, args.probe)
     signals.progress.clear()
     if args.json:
         print_data({"handover": run.id, "targets": list(run.targets), "from": run.source.name,
@@ -194,8 +200,18 @@ def move(args: argparse.Namespace, signals: Signals) -> int:
     say(f"moved {', '.join(run.targets)} to {run.destination.name}"
         + (f": {run.contents}" if run.contents else "")
         + f"; {sum(run.seconds.values()):.2f} s ({phases})"
-        + (f"; nobody served for {run.window:.2f} s" if run.window else ""))
+        + (f"; {run.cost()}" if run.window else ""))
     return errors.SAME
+
+
+def _move_of(args: argparse.Namespace, signals: Signals) -> Move:
+    from ..drivers import move as driver
+    sides = ssh.RemoteService(), ssh.RemoteService(args.to)
+    if not args.guest:
+        return driver.Move(*sides, signals.progress.say, signals.stop)
+    from ..drivers.live import LiveMove
+    return LiveMove(*sides, signals.progress.say, signals.stop, guest=args.guest,
+                    guest_there=args.guest_there, uri=args.guest_uri)
 
 
 # --- the handovers of this host, and the caller --------------------------------------------------

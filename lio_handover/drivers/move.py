@@ -25,7 +25,8 @@ from __future__ import annotations
 import time
 import uuid
 from dataclasses import dataclass, field
-from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import (Any, Callable, ClassVar, Dict, List, Mapping, NamedTuple, Optional, Sequence,
+                    Tuple)
 
 from .. import errors
 from ..client.ssh import RemoteService, ServiceInfo
@@ -46,6 +47,10 @@ class Step(NamedTuple):
     name: str  # in the summary
     takes: str  # the step whose messages the verb gets
     does: str
+    # The rest is for a move of a guest (drivers/live.py).
+    qmp: str = ""  # what is asked of a QEMU, in place of a verb of the service
+    deadline: float = 0.0  # seconds after which this driver gives it up
+    back: str = ""  # what takes it back, besides thaw and abort
 
 
 STEPS = (
@@ -109,7 +114,8 @@ def movable(targets: Sequence[str], mode: str) -> None:
         raise errors.WrongState(
             "a vhost target moves with its guest, whose QEMU has to be asked when to freeze and "
             "when to open",
-            do=f"whoever migrates the guest drives the verbs: see {errors.PROTOCOL_PAGE}, Modes")
+            do="name both QEMUs' monitors with --guest and --guest-there; another program that "
+               f"migrates the guest drives the verbs itself: see {errors.PROTOCOL_PAGE}, Modes")
     if mode not in {mode.value for mode in MODES}:
         raise errors.WrongState(f"there is no mode {errors.one_line(mode)!r}", do="--mode iscsi")
 
@@ -120,6 +126,11 @@ class Move:
     """A move.  ``tell`` is called with a line for each step; ``stop`` is called before each step
     that can still be rolled back.  ``seconds``: step → duration; ``window``: seconds in which no
     host served."""
+
+    steps: ClassVar[Tuple[Step, ...]] = STEPS
+    #: The first and the last step of the window.
+    shut: ClassVar[Tuple[str, str]] = (BLACKOUT[0], BLACKOUT[-1])
+    onward: ClassVar[Mapping[Tuple[str, str], str]] = RESUME_AT
 
     source: RemoteService
     destination: RemoteService
@@ -154,35 +165,58 @@ class Move:
         """
         here, there = (side.verb("status", self.id) for side in (self.source, self.destination))
         states = here.handover.state, there.handover.state
-        if states not in RESUME_AT or here.handover.role != SOURCE:
+        if states not in self.onward or here.handover.role != SOURCE:
             raise errors.WrongState(
                 f"{self.source.name} {_stands(states[0])}, {self.destination.name} "
                 f"{_stands(states[1])}: there is nothing to go on with",
                 do=f"lio-handover recover {self.id}, on both hosts")
         self._answers = {"release": here, "verify": there, "retire": here}
-        self._go(STEP_NAMES.index(RESUME_AT[states]), {}, allow)
+        self._go(self.number(self.onward[states]), {}, allow)
+
+    def close(self) -> None:
+        """Hang up at both services."""
+        self.source.close()
+        self.destination.close()
+
+    def number(self, name: str) -> int:
+        """The place of a step."""
+        return [step.name for step in self.steps].index(name)
+
+    @property
+    def commit(self) -> int:
+        """The number of the step before which all can be taken back."""
+        return self.number("release")
+
+    def cost(self) -> str:
+        """The cost of the window in words; "" where there was none."""
+        return f"nobody served for {self.window:.2f} s" if self.window else ""
+
+    def _again(self) -> str:
+        return f"lio-handover move --resume {self.id} --to {self.destination.where}"
 
     def _go(self, first: int, options: Mapping[str, Mapping[str, Any]], allow: Sequence[str]
             ) -> None:
         about = {SOURCE: self.source.about(), DESTINATION: self.destination.about()}
         version = agree(about[SOURCE], about[DESTINATION])
         shut = time.monotonic()
-        for number, step in enumerate(STEPS[first:], first):
+        for number, step in enumerate(self.steps[first:], first):
             began = time.monotonic()
-            if step.name == BLACKOUT[0]:
+            if step.name == self.shut[0]:
                 shut = began
             more = {**options.get(step.name, {}), "allow": list(allow)}
             if about[step.role].document > version:
                 more["document-version"] = version
             try:
-                if number <= COMMIT_STEP and self.stop():
+                if number <= self.commit and self.stop():
                     raise errors.Interrupted("interrupted")
                 answer = self._do(number, step, more)
             except errors.HandoverError as error:
                 raise self._failed(number, step, error)
             self.seconds[step.name] = time.monotonic() - began
-            if step.name == BLACKOUT[-1] and not first:
+            if step.name == self.shut[1] and not first:
                 self.window = time.monotonic() - shut
+            if answer is None:
+                continue
             self.notes += [f"{self._side(step.role).name}: {note}" for note in answer.notes]
             self._answers[step.name] = answer
             self.targets = answer.handover.targets
@@ -192,17 +226,22 @@ class Move:
     def _side(self, role: str) -> RemoteService:
         return self.source if role == SOURCE else self.destination
 
-    def _do(self, number: int, step: Step, options: Mapping[str, Any]) -> Reply:
-        side = self._side(step.role)
-        label = f"{number + 1}/{len(STEPS)} {step.verb} on {side.name}: {step.does}"
+    def _label(self, step: Step) -> str:
+        return (f"{self.number(step.name) + 1}/{len(self.steps)} {step.qmp or step.verb} on "
+                f"{self._side(step.role).name}: {step.does}")
+
+    def _do(self, number: int, step: Step, options: Mapping[str, Any]) -> Optional[Reply]:
+        """Run a step: a verb's answer, or None where the step asks no service."""
+        side, label = self._side(step.role), self._label(step)
 
         def progress(done: int, total: int, what: str) -> None:
             self.tell(f"{label} ({done}/{total} {what})" if total else label)
 
         self.tell(label)
         messages = to_json(self._answers[step.takes].messages) if step.takes else b""
-        stop = self.stop if number < COMMIT_STEP else lambda: False
-        for _ in range(RETRIES if number >= COMMIT_STEP else 0):  # a repeated verb changes nothing
+        stop = self.stop if number < self.commit else lambda: False
+        # A verb that is said twice is done once.
+        for _ in range(RETRIES if number >= self.commit else 0):
             try:
                 return side.verb(step.verb, self.id, messages, progress=progress, stop=stop,
                                  **options)
@@ -221,21 +260,21 @@ class Move:
         here = self._state(self.source)
         if here == "":
             return error  # the source has refused to begin
-        if number <= COMMIT_STEP and here in SOURCE_CAN_ROLL_BACK:
+        if number <= self.commit and here in SOURCE_CAN_ROLL_BACK:
             self._go_back(number, here, error)
             return error
         there = self._state(self.destination)
         error.changed = (f"the source, {self.source.name}, {_stands(here)}; the destination, "
                          f"{self.destination.name}, {_stands(there)}")
         recover = f"lio-handover recover {self.id}"
-        resume = f"lio-handover move --resume {self.id} --to {self.destination.where}"
+        resume = self._again()
         if here is None:
             error.do = f"make lio-handoverd answer here, then {recover}"
         elif there is None:
             error.do = f"when {self.destination.name} answers: {resume}; if it is lost: {recover}"
         else:
             error.do = f"{recover}, then on {self.destination.name}: {recover}"
-            if (here, there) in RESUME_AT:
+            if (here, there) in self.onward:
                 error.do = f"{resume}; if that fails, too: {error.do}"
         return error
 
@@ -261,7 +300,7 @@ class Move:
                                  f"({failed.what})")
                 error.do = f"lio-handover recover {self.id}"
                 return
-        if number >= STEP_NAMES.index("stage"):
+        if number >= self.number("stage"):
             self.tell(f"abort on {self.destination.name}: take down what was built")
             try:
                 self.destination.verb("abort", self.id, self._any_message())

@@ -123,7 +123,9 @@ def halfway(target: str, to: str, here: str, count: int) -> str:
     options: dict[str, dict[str, Any]] = {
         "prepare": {"targets": [target], "mode": "iscsi", "peer": to}, "stage": {"peer": here}}
     for number, step in enumerate(STEPS[:count]):
-        made._answers[step.name] = made._do(number, step, options.get(step.name, {}))
+        answer = made._do(number, step, options.get(step.name, {}))
+        assert answer
+        made._answers[step.name] = answer
     return made.id
 
 

@@ -32,8 +32,9 @@ class Table(ssh.RemoteService):
     ``silent``: from then on it does not answer.
     """
 
-    def __init__(self, role: str, name: str) -> None:
+    def __init__(self, role: str, name: str, protocol: Mode = Mode.ISCSI) -> None:
         super().__init__()
+        self.protocol = protocol
         self.role, self.name, self.where = role, name, name if role == DESTINATION else ""
         self.handover: Handover | None = None
         self.breaks: dict[tuple[str, int], tuple[errors.HandoverError, bool]] = {}
@@ -71,14 +72,14 @@ class Table(ssh.RemoteService):
     def _repeated(self) -> Reply:
         """The messages of the state, as status has them."""
         assert self.handover
-        gives = state_of(self.role, self.state, Mode.ISCSI).messages
+        gives = state_of(self.role, self.state, self.protocol).messages
         return Reply(self.handover, tuple(
             Message(message, self.handover.id, 1, targets=(TARGET,), mode="iscsi")
             for message in gives if message is not MessageType.ABORTED))
 
     def _carry_out(self, verb: str, handover: str, messages: bytes) -> Reply:
         given = {one.type for one in from_json(messages)} if messages else set()
-        rows = [row for row in rows_for(self.role, self.state, verb, Mode.ISCSI)
+        rows = [row for row in rows_for(self.role, self.state, verb, self.protocol)
                 if row.messages <= given]
         if not rows and self.handover and any(
                 row.to == self.state for row in TRANSITIONS

@@ -1,0 +1,105 @@
+"""A QEMU's monitor, by the library of the QEMU project (``qemu.qmp``).
+
+The library is asyncio's and this driver waits for one thing at a time, so each call runs a loop of
+the monitor's own until it has its answer; events that come meanwhile are kept by the library.  It
+is imported once a guest is moved.
+"""
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any, Awaitable, Mapping, TypeVar
+
+from .. import errors
+
+T = TypeVar("T")
+
+#: Seconds that a monitor has to greet, and that a command may take unless told otherwise.
+GREETS, PATIENCE = 10.0, 10.0
+
+
+class Monitor:
+    """One QEMU.  ``path``: its socket on this host; ``name`` as messages have it."""
+
+    def __init__(self, path: str, name: str) -> None:
+        self.path, self.name = path, name
+        self._loop = asyncio.new_event_loop()
+        self._client: Any = None
+        self._events: Any = None
+
+    def connect(self) -> None:
+        """Raises GuestFailed where nobody greets, or the library is not installed."""
+        try:
+            from qemu.qmp import EventListener, QMPClient, QMPError
+        except ImportError:
+            raise errors.GuestFailed(
+                "a guest can't be moved: the Python module qemu.qmp is not installed here",
+                do="pip install qemu.qmp") from None
+        log = logging.getLogger("qemu.qmp")  # what it would print, the errors below say
+        log.addHandler(logging.NullHandler())
+        log.propagate = False
+
+        async def connect() -> None:
+            client, events = QMPClient(self.name), EventListener()
+            client.register_listener(events)
+            await client.connect(self.path)
+            self._client, self._events = client, events
+
+        try:
+            self._run(connect(), GREETS)
+        except (QMPError, OSError, EOFError, asyncio.TimeoutError):
+            self.close()
+            raise errors.GuestFailed(
+                f"nobody greets at {errors.one_line(self.path)}, the monitor of {self.name}",
+                do="start QEMU with -qmp unix:PATH,server=on,wait=off, and see that nobody else "
+                   "is at that socket") from None
+
+    def _run(self, work: Awaitable[T], seconds: float) -> T:
+        return self._loop.run_until_complete(asyncio.wait_for(work, seconds))
+
+    def execute(self, command: str, arguments: Mapping[str, Any] = {},  # noqa: B006 - not written
+                seconds: float = PATIENCE) -> Any:
+        """The answer of a command.  Raises GuestFailed with QEMU's words, or `gone`."""
+        from qemu.qmp import ExecuteError, QMPError
+        if self._client is None:
+            raise self._gone(command)
+        try:
+            return self._run(self._client.execute(command, dict(arguments)), seconds)
+        except ExecuteError as error:
+            raise errors.GuestFailed(f"{self.name} refuses {command}: "
+                                     f"{errors.one_line(str(error))}") from None
+        except asyncio.TimeoutError:
+            raise errors.GuestFailed(f"{self.name} does not answer {command} in {seconds:g} s"
+                                     ) from None
+        except (QMPError, OSError, EOFError):
+            self.close()
+            raise self._gone(command) from None
+
+    def _gone(self, command: str) -> errors.GuestFailed:
+        error = errors.GuestFailed(f"{self.name} hung up, at {command}",
+                                   do=f"see whether {self.name} still runs")
+        error.gone = True
+        return error
+
+    def wait_for_event(self, seconds: float) -> bool:
+        """Whether an event came since the last look, or comes within so many seconds."""
+        if self._client is None:
+            return False
+        came = bool(self._events.clear())
+        if not came:
+            try:
+                self._run(self._events.get(), seconds)
+                came = True
+            except asyncio.TimeoutError:
+                pass
+        return came
+
+    def close(self) -> None:
+        """Hang up; may be called again."""
+        client, self._client = self._client, None
+        if client is not None:
+            try:
+                self._run(client.disconnect(), GREETS)
+            except Exception:  # noqa: B902 - the library raises here what ended the connection
+                pass
+        self._loop.close()
