@@ -134,7 +134,7 @@ from lio_handover.document.runtime_state import with_gates_closed
 assert ("shut gate", "write made/wwn.1/tpgt_1/enable = 0") in steps(
     target("wwn.1"), with_gates_closed(target("wwn.1")))
 from lio_handover.host import preflight
-assert [*preflight._kinds(target("wwn.1"))] == []
+assert [*preflight._unsupported_backstores(target("wwn.1"))] == []
 assert fabrics.of_pr_name("MADE").name == "made"
 from lio_handover.local import tree_watches
 assert "/x/made" in tree_watches.roots("/x")
