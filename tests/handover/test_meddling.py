@@ -94,7 +94,8 @@ def test_what_was_given_away_is_shut_and_stays_out_of_the_file(
     a.call(inmeddling.wait, "unsaved")
     opened, said = a.call(inmeddling.never_open, 0.3, "restore")
     assert opened == 0, said
-    assert "which would bring it back at a boot, and was taken out" in a.call(inmeddling.said)
+    words = "which would bring it back at a boot, and was taken out"
+    assert words in a.call(inmeddling.said, words)
 
 
 @pytest.mark.full
@@ -105,7 +106,7 @@ def test_what_is_removed_under_us_is_told_and_left_so(ours: Served) -> None:
     text = host.call(inmeddling.meddled)
     assert text.startswith(f"{TARGET} is not here any more: somebody else removed or cleared it")
     assert text in host.call(inmeddling.status) and text == host.call(inmeddling.bus_error)
-    assert text in host.call(inmeddling.said) and ours.gates() == {}
+    assert text in host.call(inmeddling.said, text) and ours.gates() == {}
     assert host.call(inours.restore, TARGET)[0] == 0
     host.call(inmeddling.wait, "whole", state)
     assert host.call(inmeddling.meddled) == host.call(inmeddling.bus_error) == ""

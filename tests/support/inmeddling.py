@@ -130,8 +130,9 @@ def facts(path: str) -> dict[str, Any]:
             "made after": first.st_ctime_ns <= second.st_ctime_ns, **told}
 
 
-def said() -> str:
-    """What the service has said."""
+def said(words: str = "") -> str:
+    """What the service has said, once these words are in it: it tells of what it has done."""
+    until(lambda: words in LOG.read_text())
     return LOG.read_text()
 
 
