@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import shutil
 import signal
 import time
 from dataclasses import dataclass, field
@@ -183,6 +184,11 @@ def down() -> None:
 Figures = dict[str, float]
 
 
+def forget() -> None:
+    """This host becomes one that knows of no handover: what was exported here may come."""
+    shutil.rmtree(Settings().state_directory, ignore_errors=True)
+
+
 def measure(folder: str, luns: int, acls: int, runs: int) -> Figures:
     """One size: the bare calls and the product's in turn, ``runs`` times."""
     prepare(folder, luns)
@@ -199,9 +205,11 @@ def measure(folder: str, luns: int, acls: int, runs: int) -> Figures:
         for name, seconds in figures.items():
             note(name, seconds)
         down()
+        forget()
         for name, seconds in _replay(data).items():
             note(name, seconds)
         down()
+        forget()
     best["calls"] = len(bare.stage) + len(bare.activate)
     return best
 
@@ -275,6 +283,7 @@ def document(folder: str, luns: int, acls: int) -> bytes:
     do(made.activate)
     data, _figures = _export(folder, luns)
     down()
+    forget()
     return data
 
 
