@@ -293,8 +293,7 @@ def move(targets: Sequence[str], to: str, *, progress: Tell = lambda text: None,
     try:
         run.run([name.strip("/") for name in targets], mode, here, _maps(rename), allow, probe)
     finally:
-        run.source.close()
-        run.destination.close()
+        run.close()
     return MoveResult(run.id, run.targets, dict(run.seconds), run.window, tuple(run.notes))
 
 
