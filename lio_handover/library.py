@@ -17,7 +17,7 @@ from . import errors, model
 from .client import ssh
 from .document import document as documents
 from .document.document import Document
-from .drivers.move import Move
+from .drivers import moves
 from .errors import Finding
 from .host.looked_at import Ready
 from .kernel.facts import no_modules
@@ -289,12 +289,10 @@ def move(targets: Sequence[str], to: str, *, progress: Tell = lambda text: None,
     line for each step; ``stop`` is called until the commit, and True takes the move back.  Raises
     the error that a step failed with; its ``next`` has the next command.
     """
-    run = Move(ssh.RemoteService(), ssh.RemoteService(to), progress, stop)
-    try:
-        run.run([name.strip("/") for name in targets], mode, here, _maps(rename), allow, probe)
-    finally:
-        run.close()
-    return MoveResult(run.id, run.targets, dict(run.seconds), run.window, tuple(run.notes))
+    order = moves.Order(to, [name.strip("/") for name in targets], here=here, mode=mode,
+                        maps=_maps(rename), allow=allow, probe=probe)
+    moved = moves.carry_out(order, ssh.RemoteService(), lambda told: progress(told.text), stop)
+    return MoveResult(moved.handover, moved.targets, moved.seconds, moved.window, moved.notes)
 
 
 def _maps(rename: Mapping[str, str]) -> List[str]:

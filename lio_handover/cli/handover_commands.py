@@ -7,9 +7,8 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
-from contextlib import closing
 from dataclasses import replace
-from typing import TYPE_CHECKING, Callable, List, Mapping, Sequence
+from typing import Callable, List, Mapping, Sequence
 
 from .. import errors
 from ..client import ssh
@@ -23,11 +22,9 @@ from ..protocol.table import DESTINATION, SOURCE, MessageType, Mode
 from ..system import document_file
 from ..system.journald import Log
 from ..verb_table import HANDOVER_VERBS
-from .output import PROG, print_data, say
+from ..views import json_view
+from .output import PROG, print_data, say, seconds_text
 from .session import Signals, Usage, find_service, open_host, require_root
-
-if TYPE_CHECKING:
-    from ..drivers.move import Move
 
 #: Verbs whose messages carry documents, which have secrets.
 _SECRET = ("prepare", "export", "abort")
@@ -174,44 +171,28 @@ def _recover_at_boot(args: argparse.Namespace, handovers: HandoverEngine) -> int
 
 
 def move(args: argparse.Namespace, signals: Signals) -> int:
-    targets = [word.strip("/") for word in args.targets]
-    if bool(targets) == bool(args.resume):
-        raise Usage("name targets, or the handover to --resume")
-    if bool(args.guest) != bool(args.guest_there) or args.guest_uri and not args.guest:
-        raise Usage("a guest has two monitors: --guest, and --guest-there on the destination")
+    from ..drivers import moves
+    mode = "" if args.guest and args.mode == Mode.ISCSI.value else args.mode
+    order = moves.Order(
+        args.to, [word.strip("/") for word in args.targets], args.resume, args.here, mode,
+        [args.guest] if args.guest else [], [args.guest_there] if args.guest_there else [],
+        args.guest_uri, args.map, args.allow, args.probe)
+    wrong = order.wrong()
+    if wrong:
+        raise Usage(wrong)
     signals.deferred = True
-    with closing(_move_of(args, signals)) as run:
-        if args.resume:
-            run.id = args.resume
-            run.resume(args.allow)
-        else:
-            mode = Mode.VHOST_QMP.value if args.guest else args.mode
-            run.run(targets, mode, args.here, args.map, args.allow, args.probe)
+    moved = moves.carry_out(order, ssh.RemoteService(),
+                            lambda progress: signals.progress.say(progress.text), signals.stop)
     signals.progress.clear()
     if args.json:
-        print_data({"handover": run.id, "targets": list(run.targets), "from": run.source.name,
-                    "to": run.destination.name, "contents": run.contents,
-                    "seconds": {name: round(took, 6) for name, took in run.seconds.items()},
-                    "window": round(run.window, 6), "notes": run.notes})
+        print_data(json_view.tree(moved))
         return errors.SAME
-    for note in run.notes:
+    for note in moved.notes:
         say(note)
-    phases = ", ".join(f"{name} {took:.2f} s" for name, took in run.seconds.items())
-    say(f"moved {', '.join(run.targets)} to {run.destination.name}"
-        + (f": {run.contents}" if run.contents else "")
-        + f"; {sum(run.seconds.values()):.2f} s ({phases})"
-        + (f"; {run.cost()}" if run.window else ""))
+    say(f"moved {', '.join(moved.targets)} to {moved.destination}"
+        + (f": {moved.contents}" if moved.contents else "") + f"; {seconds_text(moved.seconds)}"
+        + (f"; {moved.cost}" if moved.cost else ""))
     return errors.SAME
-
-
-def _move_of(args: argparse.Namespace, signals: Signals) -> Move:
-    from ..drivers import move as driver
-    sides = ssh.RemoteService(), ssh.RemoteService(args.to)
-    if not args.guest:
-        return driver.Move(*sides, signals.progress.say, signals.stop)
-    from ..drivers.live import LiveMove
-    return LiveMove(*sides, signals.progress.say, signals.stop, guest=args.guest,
-                    guest_there=args.guest_there, uri=args.guest_uri)
 
 
 # --- the handovers of this host, and the caller --------------------------------------------------

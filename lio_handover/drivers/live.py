@@ -38,7 +38,7 @@ from ..model import fabrics
 from ..model.fabrics import Gate
 from ..protocol.table import DESTINATION, SOURCE, Mode
 from .move import RESUME_AT, Move, Step
-from .qmp import Monitor
+from .qmp import Address, Monitor
 
 #: Seconds that RAM may be copied for, and that each step may take while the guest stands still.
 COPIES, STANDS = 3600.0, 60.0
@@ -91,16 +91,17 @@ PAUSED = ("postmigrate", "paused")
 
 @dataclass
 class LiveMove(Move):
-    """A move of a guest.  ``guest``, ``guest_there``: the paths of the QEMUs' monitors, each on its
-    host; ``uri``: where the RAM goes, as QEMU has it ("": tcp, to where ssh goes, any port)."""
+    """A move of a guest.  ``guest``, ``guest_there``: the QEMUs' monitors, each a path on its host,
+    or a connected socket; ``uri``: where the RAM goes, as QEMU has it ("": tcp, to where ssh goes,
+    any port)."""
 
     steps: ClassVar[Tuple[Step, ...]] = STEPS
     shut: ClassVar[Tuple[str, str]] = ("freeze", "cont")
     onward: ClassVar[Mapping[Tuple[str, str], str]] = {
         **RESUME_AT, ("released", "opening"): "cont"}
 
-    guest: str = ""
-    guest_there: str = ""
+    guest: Address = ""
+    guest_there: Address = ""
     uri: str = ""
     _monitors: Dict[str, Monitor] = field(default_factory=dict)
     _forwarded: Optional[forward.Forwarded] = None
@@ -117,7 +118,9 @@ class LiveMove(Move):
                 fabrics.gate_of(name.partition("/")[0]) is not Gate.ENDPOINT for name in targets):
             raise errors.WrongState("with a guest only vhost targets move, in mode vhost-qmp",
                                     do="leave --mode out, and move other targets without --guest")
-        forward.Forwarded(self.destination.where, self.guest_there)  # refuses what can be none
+        if isinstance(self.guest_there, str):
+            # refuses what can be none
+            forward.Forwarded(self.destination.where, self.guest_there)
         self._go(0, {
             "prepare": {"targets": targets, "mode": mode, "peer": self.destination.where,
                         **({"probe": True} if probe else {})},
@@ -140,7 +143,9 @@ class LiveMove(Move):
             self._forwarded = None
 
     def _again(self) -> str:
-        return f"{super()._again()} --guest {self.guest} --guest-there {self.guest_there}"
+        here, there = (address if isinstance(address, str) else "SOCKET"
+                       for address in (self.guest, self.guest_there))
+        return f"{super()._again()} --guest {here} --guest-there {there}"
 
     # ---- steps ---------------------------------------------------------------------------------
     def _do(self, number: int, step: Step, options: Mapping[str, Any]) -> Optional[Reply]:
@@ -166,12 +171,14 @@ class LiveMove(Move):
 
     def _monitor(self, role: str) -> Monitor:
         if role not in self._monitors:
-            path, side = self.guest, self._side(role)
+            address, side = self.guest, self._side(role)
             if role == DESTINATION:
-                self._forwarded = forward.Forwarded(self.destination.where, self.guest_there)
-                self._forwarded.open()
-                path = self._forwarded.here
-            monitor = Monitor(path, f"the QEMU of {side.name}")
+                address = self.guest_there
+                if isinstance(address, str):
+                    self._forwarded = forward.Forwarded(self.destination.where, address)
+                    self._forwarded.open()
+                    address = self._forwarded.here
+            monitor = Monitor(address, f"the QEMU of {side.name}")
             monitor.connect()
             self._monitors[role] = monitor
         return self._monitors[role]
@@ -245,7 +252,7 @@ class LiveMove(Move):
         """Wait until `query-migrate` says so.  Raises GuestFailed where it ends otherwise."""
         monitor = self._monitor(step.role)
         while True:
-            tree = monitor.execute("query-migrate")
+            tree = self.migration = monitor.execute("query-migrate")
             state = tree.get("status", NONE)
             if state == wanted:
                 return

@@ -125,7 +125,8 @@ def movable(targets: Sequence[str], mode: str) -> None:
 class Move:
     """A move.  ``tell`` is called with a line for each step; ``stop`` is called before each step
     that can still be rolled back.  ``seconds``: step → duration; ``window``: seconds in which no
-    host served."""
+    host served; ``place``: (number, of how many, name) of the step that is being done;
+    ``migration``: what QEMU said last of a guest's migration (query-migrate)."""
 
     steps: ClassVar[Tuple[Step, ...]] = STEPS
     #: The first and the last step of the window.
@@ -142,6 +143,9 @@ class Move:
     notes: List[str] = field(default_factory=list)
     contents: str = ""
     targets: Tuple[str, ...] = ()
+    epoch: int = 0
+    place: Tuple[int, int, str] = (0, 0, "")
+    migration: Mapping[str, Any] = field(default_factory=dict)
     _answers: Dict[str, Reply] = field(default_factory=dict)
 
     def run(self, targets: Sequence[str], mode: str = Mode.ISCSI.value, here: str = "",
@@ -201,6 +205,7 @@ class Move:
         shut = time.monotonic()
         for number, step in enumerate(self.steps[first:], first):
             began = time.monotonic()
+            self.place = number + 1, len(self.steps), step.name
             if step.name == self.shut[0]:
                 shut = began
             more = {**options.get(step.name, {}), "allow": list(allow)}
@@ -219,7 +224,7 @@ class Move:
                 continue
             self.notes += [f"{self._side(step.role).name}: {note}" for note in answer.notes]
             self._answers[step.name] = answer
-            self.targets = answer.handover.targets
+            self.targets, self.epoch = answer.handover.targets, answer.handover.epoch
             if step.name == "export":
                 self.contents = _contents(answer)
 

@@ -8,21 +8,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any, Awaitable, Mapping, TypeVar
+import socket
+from typing import Any, Awaitable, Mapping, TypeVar, Union
 
 from .. import errors
 
 T = TypeVar("T")
+#: Where a monitor is: a path, or a socket that somebody has connected to it.
+Address = Union[str, socket.socket]
 
 #: Seconds that a monitor has to greet, and that a command may take unless told otherwise.
 GREETS, PATIENCE = 10.0, 10.0
 
 
 class Monitor:
-    """One QEMU.  ``path``: its socket on this host; ``name`` as messages have it."""
+    """One QEMU.  ``address``: the path of its socket on this host, or a connected socket, which
+    is closed with the monitor; ``name`` as messages have it."""
 
-    def __init__(self, path: str, name: str) -> None:
-        self.path, self.name = path, name
+    def __init__(self, address: Address, name: str) -> None:
+        self.address, self.name = address, name
         self._loop = asyncio.new_event_loop()
         self._client: Any = None
         self._events: Any = None
@@ -42,15 +46,19 @@ class Monitor:
         async def connect() -> None:
             client, events = QMPClient(self.name), EventListener()
             client.register_listener(events)
-            await client.connect(self.path)
+            await client.connect(self.address)
             self._client, self._events = client, events
 
+        where = self.address
+        if not isinstance(where, str):
+            where.setblocking(False)  # as asyncio needs it
+            where = "the socket that was handed in"
         try:
             self._run(connect(), GREETS)
         except (QMPError, OSError, EOFError, asyncio.TimeoutError):
             self.close()
             raise errors.GuestFailed(
-                f"nobody greets at {errors.one_line(self.path)}, the monitor of {self.name}",
+                f"nobody greets at {errors.one_line(where)}, the monitor of {self.name}",
                 do="start QEMU with -qmp unix:PATH,server=on,wait=off, and see that nobody else "
                    "is at that socket") from None
 

@@ -130,6 +130,26 @@ class GivenBack(Result):
     """targetcli restores the targets at a boot from now on."""
 
 
+@dataclass(frozen=True)
+class Moved(Result):
+    """A move between two hosts, ``source`` and ``destination``, whose handover has this id.
+
+    ``seconds`` by step; ``window``: seconds in which nobody served, or in which a guest stood
+    still; ``downtime``: the seconds that the source's QEMU says a guest was stopped, 0 without one;
+    ``cost``: the window in words.
+    """
+
+    handover: str = ""
+    epoch: int = 0
+    source: str = ""
+    destination: str = ""
+    contents: str = ""
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    window: float = 0.0
+    downtime: float = 0.0
+    cost: str = field(default="", repr=False)
+
+
 def counted(outcome: Outcome) -> Dict[str, Any]:
     """An outcome's values, by the fields of a result; seconds are rounded to microseconds."""
     return {"steps": outcome.steps, "writes": outcome.writes, "notes": outcome.notes,

@@ -123,6 +123,11 @@ def _frozen_tree(result: Any, allowed: Sequence[str]) -> Dict[str, Any]:
     return {name: value for name, value in _plain_tree(result).items() if name != "notes"}
 
 
+def _moved_tree(result: Any, allowed: Sequence[str]) -> Dict[str, Any]:
+    names = {"source": "from", "destination": "to"}
+    return {names.get(name, name): value for name, value in _plain_tree(result).items()}
+
+
 def _compared_tree(result: Any, allowed: Sequence[str]) -> Dict[str, Any]:
     return {"same": not result.changes, "changes": list(map(change_tree, result.changes))}
 
@@ -138,7 +143,7 @@ def _finding_trees(result: results.Result, allowed: Sequence[str]) -> List[Dict[
 _TREES: Mapping[type, Callable[[Any, Sequence[str]], Dict[str, Any]]] = {
     results.Shown: lambda result, allowed: view_tree(result.view),
     results.Prepared: _prepared_tree, results.Frozen: _frozen_tree,
-    results.Compared: _compared_tree,
+    results.Compared: _compared_tree, results.Moved: _moved_tree,
     results.Planned: lambda result, allowed: plan_tree(result.ready, allowed),
     results.Verified: _verified_tree}
 

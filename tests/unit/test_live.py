@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import closing
@@ -222,6 +223,23 @@ def test_a_guest_moves_in_the_protocols_order(two: Two) -> None:
     assert "the guest stood still for " in made.cost()
     assert any("5 of 128 MiB of RAM left, 300 ms of downtime expected" in line
                for line in two.told)
+
+
+def test_monitors_may_be_sockets_that_somebody_has_connected(two: Two) -> None:
+    """As the service is handed them; and the command that goes on says that it needs monitors."""
+    sockets = []
+    for role in (SOURCE, DESTINATION):
+        sockets.append(socket.socket(socket.AF_UNIX))
+        sockets[-1].connect(str(two.qemu[role].path))
+    two.qemu[DESTINATION].fails.update(FAILS["cont"])
+    made = LiveMove(two.a, two.b, guest=sockets[0], guest_there=sockets[1])
+    with pytest.raises(errors.HandoverError) as raised:
+        with closing(made):
+            made.run([TARGET])
+    assert f"--resume {made.id} --to {HOST} --guest SOCKET --guest-there SOCKET" in str(
+        raised.value)
+    assert two.qemu[SOURCE].status == "postmigrate"
+    assert [one.fileno() for one in sockets] == [-1, -1]
 
 
 @pytest.mark.parametrize("step", STEPS, ids=[step.name for step in STEPS])
