@@ -387,7 +387,7 @@ _HANDOVER_VERBS = (
          "by file: from now on lio-handover restores what is served here"),
     Verb("giveback", DESTINATION, WRITE, NOTHING, "",
          "from now on targetcli restores what is served here"),
-    Verb("clear", DESTINATION, WRITE, NOTHING, "",
+    Verb("clear", BOTH, WRITE, NOTHING, "",
          "shut it, keep a copy, take it down; restore, or a boot, brings it back"),
     Verb("status", BOTH, READ, NOTHING, "",
          "state, epoch, findings, next step; repeats the messages of the state", bus=True,

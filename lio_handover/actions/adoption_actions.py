@@ -15,7 +15,8 @@ from ..document.document import Document
 from ..host import preflight
 from ..kernel.facts import boot_id
 from ..model.objects import State, say
-from ..records.journal import PREPARED, RETURNED, SERVED, Journal, ids
+from ..protocol.table import SOURCE
+from ..records.journal import DOCUMENT, PREPARED, RETURNED, SERVED, Journal, ids
 from ..records.ownership import OwnershipFile
 from ..savefile import outline
 from ..savefile.not_saved import lost
@@ -85,12 +86,12 @@ class Adoption(Copies):
     def keep_before_clear(self) -> None:
         """Keep a copy of targets that are about to be taken down: their gate is shut.
 
-        Nothing is kept where the targets are gone already, were not all there, or were not opened
-        since they were loaded from the copy: then the copy before counts.  Raises StructureChanged
-        where the kernel may have registrations that no copy has.
+        Nothing is kept where the targets are gone already, were not all there, were not opened
+        since they were loaded from the copy, or are older than it: then the copy before counts.
+        Raises StructureChanged where the kernel may have registrations that no copy has.
         """
-        there = self.names()
-        if not there or self.journal.facts.loading == boot_id() or self.unopened():
+        there, noted = self.names(), self.journal.facts
+        if not there or noted.stale or noted.loading == boot_id() or self.unopened():
             return
         if surviving_registrations.lacking(self):
             self.notes.append("somebody else had removed it and made it again, and "
@@ -106,6 +107,8 @@ class Adoption(Copies):
         document = self.document_of(self.known())
         if alone:
             self.keep_served(document)
+        elif self.handover.role == SOURCE:
+            self.keep(RETURNED if self.journal.has(RETURNED) else DOCUMENT, document, False)
         else:
             self.keep(RETURNED, self.in_source_names(document), False)
 

@@ -242,7 +242,9 @@ class TransitionChooser:
         return not self.context.guest()
 
     def _guest_left(self) -> bool:
-        return "guest-left" in self.words and not self.context.guest()
+        # A stop of its unit gives no word: then no QEMU may be here at all.
+        gone = self.verb == "clear" and not self.context.holders.device_is_used()
+        return (gone or "guest-left" in self.words) and not self.context.guest()
 
     def _guest_ran(self) -> bool:
         return self.context.guest() or self.context.ran()

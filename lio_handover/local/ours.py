@@ -25,7 +25,7 @@ from ..handover.reply import Reply
 from ..host.looked_at import View
 from ..kernel import placement
 from ..model.objects import Key, State
-from ..protocol.table import DESTINATION, SOURCE, Mode
+from ..protocol.table import DESTINATION, SOURCE, Mode, rows_for
 from ..records.journal import Handover, Journal, begun, ids
 from ..records.ownership import REMOVED, OwnershipFile, TargetEpochs
 from ..savefile import save_file
@@ -206,10 +206,10 @@ class Ours(ByFile):
             notes = (*patiently(thaw).notes, f"{name}: handover {handover.id} was only prepared, "
                      "and ended with this; next: lio-handover source prepare, once it is back")
             handover = self.counts_for(name)
-        if handover is None or handover.role != DESTINATION or handover.state not in (
-                "opening", "serving", "confirmed", "forced"):
+        if handover is None or not rows_for(handover.role, handover.state, "clear",
+                                            Mode(handover.mode)):
             return (*notes, f"{name}: nothing of it is lio-handover's to clear")
-        clear = partial(self.handovers().do, "clear", DESTINATION, handover.id)
+        clear = partial(self.handovers().do, "clear", handover.role, handover.id)
         return (*notes, *patiently(clear).notes)
 
     def _restored_before(self, handover: Handover) -> bool:

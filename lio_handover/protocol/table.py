@@ -324,6 +324,8 @@ _REMOVED = (Action.TEARDOWN, Action.SAVEFILE_DROP, Action.STORAGE_RELEASE, Actio
             "retired")
 _WHOLE = (Action.STORAGE_ACQUIRE, Action.LOAD,
           Action.VERIFY)  # before the record: it may be relied on after it
+_CLEARED = (Action.GATE_CLOSE, Action.DRAIN, Action.KEEP_COPY, Action.TEARDOWN,
+            Action.STORAGE_RELEASE)
 _UNBUILT = (Action.TEARDOWN, Action.SAVEFILE_DROP, Action.STORAGE_RELEASE, "none")
 _DROP = (Action.TEARDOWN, Action.SAVEFILE_DROP, Action.STORAGE_RELEASE, "none", MessageType.ABORTED)
 
@@ -492,6 +494,11 @@ def _source() -> Iterator[List[Transition]]:
               Action.GATE_CLOSE, "retiring", *_GONE,
               conditions=(Condition.NEW_BOOT, Condition.PEER_SERVES_BY_FORCE))
 
+    yield row("forced", "clear", "", "shut it, keep a copy, take it down: it stays this host's",
+              *_CLEARED, modes=ISCSI, deadline=300)
+    yield row("forced", "clear", "", "the same, once no paused guest can come back to it",
+              *_CLEARED, conditions=(Condition.GUEST_LEFT,), modes=VHOST, deadline=300)
+
     # on an operator's word
     force = ("forced", Action.STORAGE_ACQUIRE, Action.LOAD, Action.GATE_OPEN, MessageType.KEPT)
     yield row("released", "recover", "forced",
@@ -571,9 +578,7 @@ def _destination() -> Iterator[List[Transition]]:
               Action.SAVEFILE_GIVE, "given", modes=ALL)
     for states, modes in (("opening serving forced", PEERS), ("confirmed", ALL)):
         yield row(states, "clear", "", "shut it, keep a copy, take it down: it stays this host's",
-                  Action.GATE_CLOSE, Action.DRAIN, Action.KEEP_COPY, Action.TEARDOWN,
-                  Action.STORAGE_RELEASE,
-                  modes=modes, deadline=300)
+                  *_CLEARED, modes=modes, deadline=300)
 
     # backwards
     yield row("none", "abort", "none", "never heard of it: and never will",

@@ -18,6 +18,7 @@ from typing import List, NoReturn, Optional
 
 from .. import errors
 from ..started import ENDPOINT_HOLDER
+from .vhost_ioctl import DEVICE
 
 #: Seconds for an endpoint to be occupied, or to be released.
 PATIENCE = 10.0
@@ -46,6 +47,23 @@ class Holders:
         finally:
             os.close(fd)
         return None
+
+    def device_is_used(self) -> bool:
+        """Whether any process but holders has /dev/vhost-scsi open: a QEMU has, as long as it
+        lives, so its guest may be paused and attach again.  (No file tells of which target.)"""
+        holders = {str(self.pid_of(name)) for name in _names(self.folder)}
+        try:
+            device = os.stat(DEVICE).st_rdev
+        except OSError:
+            return False
+        for pid in set(filter(str.isdigit, os.listdir("/proc"))) - holders:
+            for name in _names(f"/proc/{pid}/fd"):
+                try:
+                    if os.stat(f"/proc/{pid}/fd/{name}").st_rdev == device:
+                        return True
+                except OSError:
+                    continue  # it is gone meanwhile
+        return False
 
     def occupy(self, wwpn: str) -> None:
         """Start a holder for the endpoint, unless it has one.  Raises InUse where a guest is
@@ -98,6 +116,13 @@ class Holders:
                     f"vhost/{wwpn}: process {pid} does not let go of its endpoint",
                     do=f"kill {pid}, and run it again")
             time.sleep(0.01)
+
+
+def _names(folder: str) -> List[str]:
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []
 
 
 def _occupied(wwpn: str, path: str) -> NoReturn:

@@ -23,11 +23,10 @@ from types import TracebackType
 
 from . import CommandTimeout, Result, TransportError, cdb, replies, virtio_scsi
 from .fingerprint import drain as drain_unit
-from .vhost_ioctl import ABI, CLEAR_ENDPOINT, SET_ENDPOINT, Device
+from .vhost_ioctl import ABI, CLEAR_ENDPOINT, DEVICE, SET_ENDPOINT, Device
 from .virtio_scsi import ANSWER_SIZE, SENSE_SIZE
 from .virtqueue import PAGE, RING_SPAN, WRITE, Memory, Ring, rang
 
-DEVICE = "/dev/vhost-scsi"
 _CONTROL, _EVENT, _REQUEST = 0, 1, 2
 _SLOTS_AT = 3 * RING_SPAN
 _ANSWER_AT = 0x100  # within a slot's first page; its data begin at the second

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from . import TransportError
 from .virtqueue import Memory, Ring
 
+DEVICE = "/dev/vhost-scsi"
 ABI = 1  # VHOST_SCSI_ABI_VERSION, include/uapi/linux/vhost_types.h
 
 

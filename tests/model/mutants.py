@@ -308,6 +308,9 @@ MUTANTS: Dict[str, Mutant] = {
     "clear-forgets": Mutant(
         "a target is cleared without a copy of what was registered since the last one", STALE,
         change=_without(_rows(_D, "clear"), Action.KEEP_COPY), scope=Scope(volatile=True)),
+    "forced-clear-forgets": Mutant(
+        "a source that was forced to serve is cleared without a copy", STALE,
+        change=_without(_rows(_S, "clear"), Action.KEEP_COPY), scope=Scope(volatile=True)),
     # by file
     "file-before-record": Mutant(
         "by file, the document is there before it is recorded that it may be imported", TWICE,

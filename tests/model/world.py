@@ -439,7 +439,8 @@ class Model:
                 return None
             new = host._replace(gate=OPEN)
         elif do is Action.KEEP_COPY:
-            if host.gate in (SHUT, OPEN) and host.pr != NO_VERSION:
+            if host.gate in (SHUT, OPEN) and host.pr != NO_VERSION and not (
+                    host.stale and row.verb == "clear"):  # then the copy is newer
                 new = host._replace(disk=host.pr)
         elif do is Action.KEEP_MESSAGE and row.verb == "import":
             new = host._replace(disk=arg % FILE_EPOCH, epoch=arg // FILE_EPOCH)

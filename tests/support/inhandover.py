@@ -285,6 +285,18 @@ def killed_at(verb: Callable[[], Any], point: int | str, records: bool) -> tuple
     return False, ended
 
 
+def killed_recover(id: str, state: str) -> bool:  # noqa: A002
+    """Whether a recover on the word that the other host is off was killed as it had recorded that
+    state."""
+    return killed_at(lambda: recover(id, {"status": None}, frozenset({"peer-is-fenced"})), state,
+                     False)[0]
+
+
+def kernel_is_stale(id: str) -> bool:  # noqa: A002
+    """Whether a document is kept that the kernel does not have yet."""
+    return journal.Journal(FOLDER, id).facts.stale
+
+
 def recover_again(id: str, answers: Answers) -> str | tuple[int, str, str]:  # noqa: A002
     """(changes asked of the kernel, states recorded before, and after) of another recover; or the
     verb that the other host has to answer first."""
