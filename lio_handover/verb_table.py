@@ -144,8 +144,8 @@ COMMON = ("json", "config", "alone", "debug")
 ASSERTIONS = tuple(option.name for option in _OPTIONS if option.asserts)
 FORCING = ("peer-is-fenced", "peer-never-returns")
 _ASSERTIONS = " ".join(ASSERTIONS)
-#: On D-Bus: options of a verb only where it begins a handover; options that a verb about every
-#: handover does not take, as they are about the other host of one handover.
+#: Options of a verb only where it begins a handover (see Verb.of_call); on D-Bus, options that a
+#: verb about every handover does not take, as they are about the other host of one handover.
 OF_A_BEGINNING = ("handover", "mode", "map", "uploads")
 OF_ONE_HANDOVER = ("peer", "document-version", "uploads")
 
@@ -182,6 +182,12 @@ class Verb:
     def on_bus(self) -> dict[str, Option]:
         """Its options on D-Bus, by their names there."""
         return {OPTIONS[name].bus: OPTIONS[name] for name in self.options if OPTIONS[name].bus}
+
+    def of_call(self, begins: bool) -> dict[str, Option]:
+        """The options, by their names on D-Bus, that a call takes: one that begins a handover
+        (``begins``), or one about a handover that there is."""
+        return {name: option for name, option in self.on_bus.items()
+                if begins or not self.begins or option.name not in OF_A_BEGINNING}
 
     @property
     def typed(self) -> tuple[Option, ...]:

@@ -21,7 +21,7 @@ from ..protocol.messages import MAX_MESSAGES, Message, from_json, to_json
 from ..protocol.table import DESTINATION, SOURCE, MessageType, Mode
 from ..system import document_file
 from ..system.journald import Log
-from ..verb_table import HANDOVER_VERBS
+from ..verb_table import HANDOVER_VERBS, MESSAGES, VERBS, Verb
 from ..views import json_view
 from .output import PROG, print_data, say, seconds_text
 from .session import Signals, Usage, find_service, open_host, require_root
@@ -37,13 +37,15 @@ def step(args: argparse.Namespace, signals: Signals) -> int:
     verbs = [name for name, row in HANDOVER_VERBS.items() if row.role == role and row.bus]
     if verb not in verbs:
         raise Usage(f"{verb} is no verb of the {role}: " + ", ".join(verbs))
+    named = verb == "prepare" and not (len(args.names) == 1 and "/" not in args.names[0])
+    _refuse_untaken(args, HANDOVER_VERBS[verb], named or bool(args.messages))
     require_root(f"{role} {verb}")
     if args.output == document_file.STREAM and verb in _SECRET:
         document_file.check_stream()
     handovers = _open_handovers(args)
     messages = _read_messages(args.messages)
     targets: Sequence[str] = ()
-    if verb == "prepare" and not (len(args.names) == 1 and "/" not in args.names[0]):
+    if named:
         targets, handover_id = [word.strip("/") for word in args.names], ""
     else:
         handover_id = _handover_id(args.names, handovers, role, verb, messages)
@@ -61,6 +63,25 @@ def step(args: argparse.Namespace, signals: Signals) -> int:
             stop=signals.stop)
     signals.progress.clear()
     return _print_answers(args, [answer])
+
+
+def _refuse_untaken(args: argparse.Namespace, row: Verb, begins: bool) -> None:
+    """Refuse the options of another step, which this one would ignore.  ``begins``: the step can
+    begin a handover, so it takes what only a beginning has.  Raises Usage."""
+    taken = {option.name for option in row.of_call(begins).values()}
+    if row.takes == MESSAGES:
+        taken.add("messages")
+    for option in VERBS[row.role].typed:
+        flag = option.flags[-1]
+        if option.name in taken or not flag.startswith("-") or not (
+                option.bus or option.name == "messages"):
+            continue  # an argument, or where the answer goes
+        given = option.name in args.words if option.asserts else \
+            getattr(args, option.name) not in ([], False, option.default)
+        if given:
+            later = option.bus in row.on_bus
+            raise Usage(f"{row.role} {row.name} takes no {flag}"
+                        + (" for a handover that is there already" if later else ""))
 
 
 def _ask_service(service: Service, args: argparse.Namespace, handover_id: str,

@@ -37,7 +37,7 @@ FILES = {"scsi.endpoint_holder", "records.journal", "system.locks", "records.rem
          "records.pr_record", "execute.step_runner", "savefile.save_file", "savefile.writers",
          "actions.surviving_registrations", "execute.rollback", "system.atomic_file",
          "service.main", "service.jobs", "service.uploads", "service.worker",
-         "client.connection"}
+         "client.connection", "service.bus.interfaces"}
 DEVICES = {"scsi.sg", "scsi.virtqueue", "scsi.vhost_ioctl", "cli.output"}
 #: What one of FILES names of /sys, only to look at it.
 LOOKED_AT = {("execute.step_runner", "/sys/module/"), ("service.worker", "/sys/"),

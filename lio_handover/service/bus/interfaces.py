@@ -74,17 +74,14 @@ def verb_methods() -> Dict[Tuple[str, str], VerbMethod]:
         name, takes, options = verb.name.capitalize(), verb.takes, verb.on_bus
         if verb.begins and verb.role == BOTH:
             methods[dbus_names.MANAGER, f"{name}Handovers"] = VerbMethod(
-                verb, NOTHING, _without(options, verb_table.OF_ONE_HANDOVER), False)
+                verb, NOTHING, {bus: option for bus, option in options.items()
+                                if option.name not in verb_table.OF_ONE_HANDOVER}, False)
         elif verb.begins:
             methods[dbus_names.MANAGER, f"{name}Handover"] = VerbMethod(
                 verb, takes, options, False)
-            takes, options = NOTHING, _without(options, verb_table.OF_A_BEGINNING)
+            takes, options = NOTHING, verb.of_call(begins=False)
         methods[dbus_names.HANDOVER, name] = VerbMethod(verb, takes, options, True)
     return methods
-
-
-def _without(options: Mapping[str, Option], names: Sequence[str]) -> Dict[str, Option]:
-    return {name: option for name, option in options.items() if option.name not in names}
 
 
 def _verb_element(member: str, method: VerbMethod) -> Element:
@@ -213,13 +210,15 @@ def node_xml(interfaces: Sequence[Interface], children: Sequence[str] = ()) -> s
 
 
 def main(argv: Sequence[str]) -> int:
-    """Print the names of our interfaces, or the file of the named interface."""
+    """Print the names of our interfaces, or write a file of each into the folder that is named."""
     ours = {name: interface for name, interface in load().items()
             if name.startswith(dbus_names.BUS_NAME)}
     if not argv:
         print(*ours, sep="\n")
         return 0
-    print('<?xml version="1.0" encoding="UTF-8"?>\n' + node_xml([ours[argv[0]]]), end="")
+    for name, interface in ours.items():
+        with open(os.path.join(argv[0], f"{name}.xml"), "w") as file:
+            file.write('<?xml version="1.0" encoding="UTF-8"?>\n' + node_xml([interface]))
     return 0
 
 
