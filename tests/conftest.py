@@ -49,13 +49,16 @@ class Pool:
 
     def take(self, *roles: str, name: str = "") -> list[lab.Host]:
         """One host for each role; a role named twice means two hosts."""
-        places = [(name or role, roles[:index].count(role)) for index, role in enumerate(roles)]
-        new = [(place, role) for place, role in zip(places, roles)
-               if place not in self._by_place]
-        for place, host in zip((place for place, _ in new),
-                               self.bed.add(*(role for _, role in new), name=name)):
-            self._by_place[place] = host
-        hosts = [self._by_place[place] for place in places]
+        return self.take_named(*((role, name) for role in roles))
+
+    def take_named(self, *wanted: tuple[str, str]) -> list[lab.Host]:
+        """The same for (role, name of the host, or "")."""
+        hosts = []
+        for index, (role, name) in enumerate(wanted):
+            place = name or role, wanted[:index].count((role, name))
+            if place not in self._by_place:
+                self._by_place[place], = self.bed.add(role, name=name)
+            hosts.append(self._by_place[place])
         self.used += [host for host in hosts if host not in self.used]
         self._all_at_once(lambda host: host.alive or host.boot(), hosts)
         return hosts

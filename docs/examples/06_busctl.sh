@@ -19,6 +19,6 @@ if [ "$state" != 's "done"' ]; then
 fi
 # The data, as numbers: here the answer of `lio-handover show --json`.
 size=$(busctl get-property $name "$job" $name.Job Size | cut -d' ' -f2)
-call "$job" $name.Job Read 'tua{sv}' 0 "$size" 0 | cut -d' ' -f3- |
-    tr ' ' '\n' | while read -r byte; do printf '%b' "\\0$(printf %o "$byte")"; done
+call "$job" $name.Job Read 'tua{sv}' 0 "$size" 0 | cut -d' ' -f3- | tr ' ' '\n' |
+    LC_ALL=C awk '{ printf "%c", $1 + 0 }'
 call "$job" $name.Job Release 'a{sv}' 0

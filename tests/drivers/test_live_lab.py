@@ -47,7 +47,7 @@ def say(line: str) -> None:
 
 def serve(host: lab.Host) -> None:
     """The service, which takes its time to start on an emulated host."""
-    host.call(inbus.install, pipeline.CONFIG, timeout=180)
+    host.call(inbus.install, pipeline.CONFIG, inbus.stage(host.bed), timeout=180)
     host.call(inbus.start_bus)
     daemon = host.popen(host.call(inbus.sandboxed, inbus.UNIT.read_text()))
     try:

@@ -30,15 +30,18 @@ Pair = tuple[lab.Host, lab.Host]
 def pair(bed: lab.Lab, _pool: Pool) -> Pair:
     """Two hosts with the service, b's of one version later, each of which reaches the other by
     ssh as a and b."""
-    a, b = (_pool.take(role, name=name)[0]
-            for role, name in (("stable", "bus"), ("newest", "bus2")))
+    a, b = _pool.take_named(("stable", "bus"), ("newest", "bus2"))
     keys = bed.shared / "keys"
     keys.mkdir()
     inmove.make_keys(keys)
-    for host in (a, b):
+
+    def ready(host: lab.Host) -> None:
         host.call(inmove.serve_ssh, str(keys))
         host.call(inmove.reach, str(keys), {"a": a.address, "b": b.address})
         Service(host).start(program="" if host is a else inmove.LATER)
+
+    with ThreadPoolExecutor(2) as both:
+        list(both.map(ready, (a, b)))
     return a, b
 
 

@@ -16,7 +16,7 @@ from lio_handover.system.arrivals import Arrivals
 from lio_handover.system.inotify import Event, Inotify
 from tests import lab
 from tests.service.test_systemd import Systemd, systemd  # noqa: F401 - the fixture
-from tests.support import inarrivals, insystemd
+from tests.support import inarrivals, inbus, insystemd
 from tests.support.inarrivals import quiet
 
 Deeds = Callable[[Path], list[Callable[[], object]]]
@@ -356,7 +356,8 @@ def by_udev() -> tuple[int, str]:
 
 @pytest.mark.full
 def test_what_a_real_udev_names_late(systemd: Systemd) -> None:     # noqa: F811
-    assert systemd.host.call(insystemd.start, "", udev=True, timeout=100) == "running"
+    assert systemd.host.call(insystemd.start, "", udev=True, timeout=100,
+                             staged=inbus.stage(systemd.host.bed)) == "running"
     looks, real = systemd.call(by_udev)
     assert real == "/dev/sda" and looks < 60
     systemd.host.wipe()

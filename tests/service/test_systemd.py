@@ -35,7 +35,8 @@ class Systemd:
         self.host = host
 
     def start(self, *enabled: str, settings: str = inhost.CONFIG) -> str:
-        return self.host.call(insystemd.start, settings, enabled, timeout=100)
+        return self.host.call(insystemd.start, settings, enabled, timeout=100,
+                              staged=inbus.stage(self.host.bed))
 
     def call(self, function: Callable[..., T], *args: Any) -> T:
         done: T = self.host.call(insystemd.within, function, *args)

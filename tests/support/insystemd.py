@@ -61,11 +61,12 @@ exec env -i container=lab PATH="$PATH" LANG=C.UTF-8 \\
 """
 
 
-def start(settings: str, enabled: Sequence[str] = (), udev: bool = False) -> str:
+def start(settings: str, enabled: Sequence[str] = (), udev: bool = False,
+          staged: str = "") -> str:
     """Install the service and boot systemd with these units enabled; "running", or "degraded" where
     one of them failed.  With ``udev`` disks, those that come later, too, get their links below
     /dev/disk."""
-    inbus.install(settings)
+    inbus.install(settings, staged)
     with open("/dev/console", "r+b", buffering=0) as console:
         subprocess.Popen(["unshare", "--pid", "--fork", "--mount", "--mount-proc", "sh", "-ec",
                           _FIRST, "first", "" if udev else " ".join(UDEV), *enabled],
