@@ -29,7 +29,7 @@ KEYS = {
     "host": {"state_directory": ("state_directory", "path"), "dbroot": ("dbroot", "path or none"),
              "savefiles": ("savefiles", "paths")},
     "limits": {"document": ("document_bytes", "bytes")},
-    "service": {"group": ("group", "name or none")},
+    "service": {"group": ("group", "name or none"), "peers": ("peers", "hosts")},
     "late": {"paths": ("paths", "patterns"), "acquire": ("acquire", "command"),
              "release": ("release", "command"), "timeout": ("timeout", "seconds")},
     "fence": {"program": ("fence_program", "command"), "timeout": ("fence_seconds", "seconds")},
@@ -40,6 +40,8 @@ NEEDED = ("paths", "acquire", "release")
 
 _DIGITS = frozenset("0123456789")
 _LETTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_")
+_USER = _LETTERS | _DIGITS | frozenset(".-")
+_HOST = _USER | frozenset(":%[]")
 
 
 class File:
@@ -110,6 +112,8 @@ class File:
     def _value(self, kind: str, key: str, values: list[str], line: int) -> Value:
         if kind == "command":
             return self._command(key, values, line)
+        if kind == "hosts":
+            return tuple(self._host(key, value, line) for value in values)
         if kind in ("paths", "patterns"):
             return tuple(self._path(key, value, line) for value in values)
         if kind.endswith("or none") and not values:
@@ -133,6 +137,14 @@ class File:
         if value[0] not in _LETTERS or len(value) > 32 \
                 or not _LETTERS | _DIGITS | set(".-") >= set(value):  # useradd(8)
             self.fail(line, f"{key}: {value!a} is no name of a group")
+        return value
+
+    def _host(self, key: str, value: str, line: int) -> str:
+        """A host as ssh is told it (dbus_names.HOST): nothing that ssh takes for an option."""
+        user, at, host = value.rpartition("@")
+        if not host or host[0] == "-" or not _HOST >= set(host) or at and (
+                not user or user[0] == "-" or not _USER >= set(user)):
+            self.fail(line, f"{key}: {value!a} is no host for ssh, HOST or USER@HOST")
         return value
 
     def _command(self, key: str, values: list[str], line: int) -> tuple[str, ...]:

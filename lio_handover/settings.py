@@ -39,6 +39,8 @@ class Settings:
     document_bytes   the size of the largest document that is read
     group            a group whose members may call the service where polkit does not run, "" for
                      no group
+    peers            the hosts that callers of the service may move targets to, as ssh has them, and
+                     how those reach this host
     late             storage that is opened only once the source has released it
     fence_program    a program that confirms that another host is off, and its first arguments
     fence_seconds    seconds that the program may take
@@ -54,6 +56,7 @@ class Settings:
     dbroot: str = ""
     document_bytes: int = 64 * 1024**2
     group: str = ""
+    peers: Tuple[str, ...] = ()
     late: Tuple[Late, ...] = ()
     fence_program: Tuple[str, ...] = ()
     fence_seconds: int = 60

@@ -10,9 +10,10 @@ Made from the rows:
 
 * ``cli/parser.py``: the parser, hence `--help`, completion and the man page of lio-handover;
 * ``cli/main.py``: which module a verb is imported from (``command``, see COMMANDS);
-* ``service``: the host's methods (HOST_VERBS), those of a handover (HANDOVER_VERBS, ``begins``:
-  those that the Manager has, as a host may not know the handover yet), the options of each and
-  their types (``Verb.on_bus``: {name on D-Bus: Option}), polkit's ACTIONS, a job's deadline;
+* ``service``: the host's methods (HOST_VERBS, PAIR_VERBS), those of a handover (HANDOVER_VERBS,
+  ``begins``: those that the Manager has, as a host may not know the handover yet), the options of
+  each and their types (``Verb.on_bus``: {name on D-Bus: Option}), polkit's ACTIONS, a job's
+  deadline;
 * ``protocol/table.py``: who has a verb.
 
 A new option is a row of OPTIONS and its name in the rows of the verbs that take it.  This module
@@ -25,8 +26,9 @@ if TYPE_CHECKING:
     from typing import Mapping
 
 # --- the words of the columns --------------------------------------------------------------------
-#: ``role``: a verb of one host, or of the side of a handover that has it.
-HOST, SOURCE, DESTINATION, BOTH = "host", "source", "destination", "both"
+#: ``role``: a verb of one host, or of the side of a handover that has it, or of a driver that has
+#: both hosts run such verbs.
+HOST, SOURCE, DESTINATION, BOTH, PAIR = "host", "source", "destination", "both", "pair"
 #: ``action``: what polkit is asked for, see etc/polkit-1.
 READ, WRITE = "read", "write"
 #: Asked for beside the verb's own: to be handed a document (it holds CHAP secrets); to assert what
@@ -44,7 +46,8 @@ TARGETS, ANY_TARGETS, NEW_TARGETS, A_DOCUMENT, MESSAGES, AN_ID, A_STEP, NOTHING 
 class Option:
     """One option or argument.
 
-    ``type``: D-Bus's signature: b (a switch), s, u, as (may be given again and again).
+    ``type``: D-Bus's signature: b (a switch), s, u, as (may be given again and again), ah
+    (descriptors, only on D-Bus).
     ``flags``: its option strings on the command line (an argument: its name; none: it is only on
     D-Bus).  ``bus``: its name on D-Bus ("": only on the command line).  ``nargs`` as argparse has
     it.  ``asserts``: what who gives it vouches for.
@@ -104,17 +107,20 @@ _OPTIONS = (
     Option("ask", "s", "how to run lio-handover on the other host: 'ssh b lio-handover'", "--ask",
            metavar="COMMAND"),
     Option("to", "s", "how ssh reaches the destination (or unix:path=FILE, a bus of this machine)",
-           "--to", metavar="HOST", required=True),
+           "--to", bus="to", metavar="HOST", required=True),
     Option("here", "s", "how ssh reaches this host from there (default: its name)", "--here",
-           metavar="HOST"),
+           bus="here", metavar="HOST"),
     Option("resume", "s", "go on with a move that was cut off after the source had released",
-           "--resume", metavar="ID"),
-    Option("guest", "s", "the monitor (QMP) of the guest's QEMU, which then moves with its vhost "
-           "targets", "--guest", metavar="SOCKET"),
-    Option("guest-there", "s", "that of the QEMU on the destination which waits for it, started "
-           "with -incoming defer -S", "--guest-there", metavar="SOCKET"),
+           "--resume", bus="resume", metavar="ID"),
+    Option("guest", "as", "the monitor (QMP) of the guest's QEMU, which then moves with its vhost "
+           "targets", "--guest", bus="guest", metavar="SOCKET"),
+    Option("guest-there", "as", "that of the QEMU on the destination which waits for it, started "
+           "with -incoming defer -S", "--guest-there", bus="guest-there", metavar="SOCKET"),
+    Option("guest-fds", "ah", "instead of guest: sockets that are connected to those monitors",
+           bus="guest-fds"),
+    Option("guest-there-fds", "ah", "instead of guest-there: the same", bus="guest-there-fds"),
     Option("guest-uri", "s", "where the guest's RAM goes (default: by TCP to where ssh goes, any "
-           "port; not encrypted)", "--guest-uri", metavar="URI"),
+           "port; not encrypted)", "--guest-uri", bus="guest-uri", metavar="URI"),
     # what a human asserts, or (of QEMU) the driver that sees it
     Option("peer-is-fenced", "b", "the other host is off now", "--peer-is-fenced",
            bus="peer-is-fenced", asserts=True),
@@ -143,6 +149,8 @@ COMMON = ("json", "config", "alone", "debug")
 #: polkit's action FORCE.
 ASSERTIONS = tuple(option.name for option in _OPTIONS if option.asserts)
 FORCING = ("peer-is-fenced", "peer-never-returns")
+#: On D-Bus, options of root alone: paths that root opens.  Others hand descriptors in, by these.
+OF_ROOT: Mapping[str, str] = {"guest": "guest-fds", "guest-there": "guest-there-fds"}
 _ASSERTIONS = " ".join(ASSERTIONS)
 #: Options of a verb only where it begins a handover (see Verb.of_call); on D-Bus, options that a
 #: verb about every handover does not take, as they are about the other host of one handover.
@@ -344,8 +352,9 @@ journal and the other side, and never guesses: where it can't know, it stays clo
   lio-handover recover ID --peer-is-fenced     only if the other host is off now
   lio-handover recover --boot                  before targetcli restores, at boot
 """, command="handover_commands"),
-    Verb("move", HOST, WRITE, TARGETS,
-         "to resume here mode guest guest-there guest-uri map allow probe",
+    Verb("move", PAIR, WRITE, NEW_TARGETS,
+         "to resume here mode guest guest-there guest-fds guest-there-fds guest-uri map allow "
+         "probe",
          "hand targets over to another host, from start to end", """\
 lio-handoverd has to run on both hosts, and ssh to lead to the other one as root.  What fails
 before the source has promised not to serve any more is taken back, and the source goes on.
@@ -355,12 +364,15 @@ before the source has promised not to serve any more is taken back, and the sour
   lio-handover move --resume ID --to b        one that was cut off after that
   lio-handover move vhost/naa.5001405000000001 --to b --guest /run/vm.qmp \\
     --guest-there /run/vm.qmp                 with its guest, by live migration
-""", command="handover_commands"),
+""", deadline=120, bus=True, command="handover_commands"),
     Verb("errors", HOST, READ, NOTHING, "", "the table of exit codes"),
 )
 VERBS: Mapping[str, Verb] = {verb.name: verb for verb in _VERBS}
-#: The verbs that are methods of the Manager on D-Bus.
-HOST_VERBS: Mapping[str, Verb] = {name: verb for name, verb in VERBS.items() if verb.bus}
+#: The verbs that are methods of the Manager on D-Bus: those of one host, and of a driver.
+HOST_VERBS: Mapping[str, Verb] = {
+    name: verb for name, verb in VERBS.items() if verb.bus and verb.role == HOST}
+PAIR_VERBS: Mapping[str, Verb] = {
+    name: verb for name, verb in VERBS.items() if verb.bus and verb.role == PAIR}
 #: Name → module of cli/, for the verbs that are not in main.py.
 COMMANDS: Mapping[str, str] = {name: verb.command for name, verb in VERBS.items() if verb.command}
 

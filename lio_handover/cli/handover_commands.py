@@ -196,8 +196,7 @@ def move(args: argparse.Namespace, signals: Signals) -> int:
     mode = "" if args.guest and args.mode == Mode.ISCSI.value else args.mode
     order = moves.Order(
         args.to, [word.strip("/") for word in args.targets], args.resume, args.here, mode,
-        [args.guest] if args.guest else [], [args.guest_there] if args.guest_there else [],
-        args.guest_uri, args.map, args.allow, args.probe)
+        args.guest, args.guest_there, args.guest_uri, args.map, args.allow, args.probe)
     wrong = order.wrong()
     if wrong:
         raise Usage(wrong)

@@ -92,7 +92,13 @@ def carry_out(order: Order, source: RemoteService, tell: Tell = lambda progress:
                      source=run.source.name, destination=run.destination.name,
                      contents=run.contents, window=round(run.window, 6),
                      seconds={name: round(took, 6) for name, took in run.seconds.items()},
-                     downtime=float(run.migration.get("downtime", 0)) / 1000, cost=run.cost())
+                     downtime=_downtime(run.migration), cost=run.cost())
+
+
+def _downtime(migration: Mapping[str, Any]) -> float:
+    """Seconds, of QEMU's answer, which has milliseconds; 0 where it does not say."""
+    said = migration.get("downtime")
+    return said / 1000 if isinstance(said, int) else 0.0
 
 
 def _driver(order: Order, source: RemoteService, say: Callable[[str], None],

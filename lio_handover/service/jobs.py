@@ -15,14 +15,15 @@ from gi.repository import GLib
 from .. import dbus_names, errors
 from ..protocol import table
 from ..system.journald import ERR, NOTICE, Log
-from ..verb_table import DOCUMENT, HOST_VERBS, WRITE
+from ..verb_table import DOCUMENT, PAIR_VERBS, VERBS, WRITE
 from .bus.dispatcher import DEFERRED, BusObject, Call, ObjectTree
 from .worker_process import WorkerPool, WorkerProcess
 
 RUNNING, CANCELLING, DONE, FAILED, CANCELLED = "running", "cancelling", "done", "failed", \
     "cancelled"
-#: Jobs that may run at once, and those of a user who is not root.
-MOST, MOST_OF_ONE = 16, 8
+#: Jobs that may run at once, but for moves; moves, each of which has one of those jobs at a time;
+#: all that a user who is not root may have.
+MOST, MOST_MOVES, MOST_OF_ONE = 16, 8, 8
 #: Ended jobs that are kept, and the seconds that each of them is kept.
 KEPT, KEPT_SECONDS = 64, 3600
 #: Seconds between two signals about progress.
@@ -44,9 +45,10 @@ class Job(BusObject):
         self.handover: str = request["handover"]
         self.targets: List[str] = list(request["targets"] or jobs.targets_of(self.handover))
         self.deadline = table.deadline(request["role"], self.operation) if request["role"] else \
-            HOST_VERBS[self.operation].deadline
+            VERBS[self.operation].deadline
         self.state = RUNNING
         self.step = (0, 0, "")
+        self.details: Mapping[str, Any] = {}
         self.alarm = ""
         self.error = ("", "")
         self.result: Mapping[str, Any] = {}
@@ -61,6 +63,11 @@ class Job(BusObject):
         self._outcome = ""
 
     @property
+    def drives(self) -> bool:
+        """Whether its own work is jobs, of both hosts' services."""
+        return self.operation in PAIR_VERBS
+
+    @property
     def running(self) -> bool:
         return self.state in (RUNNING, CANCELLING)
 
@@ -71,9 +78,10 @@ class Job(BusObject):
         return {"Id": self.number, "Operation": self.operation, "Handover": self.handover,
                 "Targets": self.targets, "State": self.state, "Step": self.step,
                 "Progress": 1.0 if self.state == DONE else number / total if total else 0.0,
-                "Alarm": self.alarm, "Started": self.started, "Ended": self.ended,
-                "User": self.user, "Process": self.process, "Error": self.error,
-                "Result": self.result, "Size": self.size, "Secret": self.secret}
+                "Details": self.details, "Alarm": self.alarm, "Started": self.started,
+                "Ended": self.ended, "User": self.user, "Process": self.process,
+                "Error": self.error, "Result": self.result, "Size": self.size,
+                "Secret": self.secret}
 
     # ---- messages of the worker ---
     def on_message(self, words: Mapping[str, Any]) -> None:
@@ -86,7 +94,7 @@ class Job(BusObject):
             self._changed("Alarm")
         if "progress" in words:
             number, total, what = words["progress"]
-            self.step = (number, total, what)
+            self.step, self.details = (number, total, what), words.get("details", {})
             if not self._pending:
                 wait = max(0.0, OFTEN - (self.last_message - self.last_signal))
                 self._pending = GLib.timeout_add(int(wait * 1000), self._tell)
@@ -107,7 +115,7 @@ class Job(BusObject):
 
     def _tell(self) -> bool:
         self._pending, self.last_signal = 0, time.monotonic()
-        self._changed("Step", "Progress")
+        self._changed("Step", "Progress", *(["Details"] if self.details else []))
         return False
 
     def exited(self, code: int) -> None:
@@ -131,8 +139,8 @@ class Job(BusObject):
             self._pending = 0
         if self.alarm:
             self.alarm = ""
-        self._changed("State", "Step", "Progress", "Ended", "Alarm", "Error", "Result", "Size",
-                      "Secret", "Targets", "Handover")
+        self._changed("State", "Step", "Progress", "Details", "Ended", "Alarm", "Error", "Result",
+                      "Size", "Secret", "Targets", "Handover")
         self.jobs.tree.signal(self, dbus_names.JOB, "Completed", self.state, self.error[0])
         self._log(f"job {self.number}: {self.operation} {self.state}"
                   + (f": {self.error[1]}" if self.error[1] else ""),
@@ -248,6 +256,8 @@ class Jobs:
         # job's result.  They are not times, as clocks are set back, and jobs may start at once.
         self._next = 1 + secrets.randbelow(1 << 31)
         self._kept: Dict[int, Job] = {}
+        #: Whether the service ends: then no move is begun.
+        self.ending = False
         GLib.timeout_add(1000, self._look)
 
     def targets_of(self, handover: str) -> Sequence[str]:
@@ -258,12 +268,15 @@ class Jobs:
 
     def start(self, request: Mapping[str, Any], documents: Sequence[int], user: int) -> Job:
         """Start a verb.  ``documents``: descriptors, which are closed here.  Raises TooMany,
-        BadCall."""
+        BadCall, NoService."""
         try:
-            running = [job for job in self._kept.values() if job.running]
-            if len(running) >= MOST or user and len(
-                    [job for job in running if job.user == user]) >= MOST_OF_ONE:
+            drives = request["verb"] in PAIR_VERBS
+            running = [job for job in self.running() if job.drives == drives]
+            if len(running) >= (MOST_MOVES if drives else MOST) or user and len(
+                    [job for job in self.running() if job.user == user]) >= MOST_OF_ONE:
                 raise errors.TooMany(f"{len(running)} jobs are running")
+            if drives and self.ending:
+                raise errors.NoService("lio-handoverd ends", do="call again once it has started")
             data = json.dumps(request).encode()
             if len(data) > REQUEST:
                 raise errors.BadCall(f"a request of {len(data)} bytes is too large",
@@ -313,6 +326,10 @@ class Jobs:
 
     def running(self) -> List[Job]:
         return [job for job in self._kept.values() if job.running]
+
+    def moves(self) -> List[Job]:
+        """The moves that run."""
+        return [job for job in self.running() if job.drives]
 
 
 def _now() -> int:

@@ -43,8 +43,8 @@ force).  SIGTERM ends the service once what is being changed is whole again.
 class Daemon:
     """The service on one connection."""
 
-    def __init__(self, connection: Any, config: str, log: Log, marked: bool) -> None:
-        self.connection, self.log, self.marked = connection, log, marked
+    def __init__(self, connection: Any, config: str, log: Log, bus: str) -> None:
+        self.connection, self.log, self.marked = connection, log, bus == "system"
         self.loop = GLib.MainLoop()
         self.code = 0
         limits = settings.load(config) if config else settings.load()
@@ -56,7 +56,7 @@ class Daemon:
         self.inventory.looked = self._looked
         self.jobs = Jobs(self.tree, log)
         self.tree.refresh = self.inventory.refresh
-        requests = Requests(self.jobs, Uploads(limits.document_bytes), config)
+        requests = Requests(self.jobs, Uploads(limits.document_bytes), config, _address(bus))
         self.inventory.requests = requests
         self.tree.add(Manager(self.tree, self.inventory, requests, boot_id()))
 
@@ -93,7 +93,24 @@ class Daemon:
         self._stop()
 
     def _stop(self) -> bool:
-        """Take no new calls; end once the running jobs have ended."""
+        """End once the running jobs have ended: first the moves, which need the service until then
+        to go back, or to finish a handover whose source has released."""
+        if not self.jobs.ending:
+            self.jobs.ending = True
+            for job in self.jobs.moves():
+                self.log.warn(f"{PROG} ends: job {job.number}, a move, is taken back, or finished "
+                              "where the source has released; what that leaves open, "
+                              "`lio-handover recover` ends", handover=job.handover)
+                if job.child:
+                    job.child.signal(signal.SIGTERM)
+            if not self._moves_ended():
+                GLib.timeout_add(50, lambda: not self._moves_ended())
+        return True
+
+    def _moves_ended(self) -> bool:
+        """Whether no move runs any more; then take no new calls, and end all other jobs."""
+        if self.jobs.moves():
+            return False
         try:
             self.connection.release_name(dbus_names.BUS_NAME)
         except dbus.DBusException:
@@ -135,6 +152,11 @@ def connection(bus: str) -> Any:
     return dbus.bus.BusConnection(known.get(bus, bus), mainloop=DBusGMainLoop())
 
 
+def _address(bus: str) -> str:
+    """How a worker reaches the same bus: an address, "" for the system's."""
+    return {"system": "", "session": os.environ.get("DBUS_SESSION_BUS_ADDRESS", "")}.get(bus, bus)
+
+
 def parser() -> argparse.ArgumentParser:
     """The parser of the service's command line; lio-handoverd(8) is made from it."""
     commands = argparse.ArgumentParser(
@@ -153,7 +175,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     args = parser().parse_args(argv)
     os.umask(0o077)
     try:
-        return Daemon(connection(args.bus), args.config, Log(), args.bus == "system").run()
+        return Daemon(connection(args.bus), args.config, Log(), args.bus).run()
     except errors.HandoverError as error:
         print(f"{PROG}: {error}", file=sys.stderr)
         return error.code

@@ -2,13 +2,15 @@
 from __future__ import annotations
 
 import os
+import socket
 import uuid
 from typing import Any, Callable, List, Mapping, Sequence
 
 from .. import errors
 from ..verb_table import (A_DOCUMENT, ASSERTIONS, FORCE, FORCING, HOST, MESSAGES, NEW_TARGETS,
-                          NOTHING, READ, WRITE)
-from .bus.dispatcher import DEFERRED, Call, Standard
+                          NOTHING, OF_ROOT, PAIR, READ, WRITE)
+from .bus.dispatcher import DEFERRED, OPTIONS, Call, Standard
+from .bus.marshal import Descriptor
 from .jobs import Jobs
 from .uploads import Uploads
 
@@ -16,22 +18,25 @@ from .uploads import Uploads
 class Requests:
     """Makes jobs of calls.  The descriptors of a call are closed here in any case."""
 
-    def __init__(self, jobs: Jobs, uploads: Uploads, config: str) -> None:
-        self.jobs, self.uploads, self.config = jobs, uploads, config
+    def __init__(self, jobs: Jobs, uploads: Uploads, config: str, bus: str) -> None:
+        self.jobs, self.uploads, self.config, self.bus = jobs, uploads, config, bus
 
     def verb(self, call: Call, handover: str, *args: Any) -> Any:
         """Start a job for a verb.  ``handover``: the id of the called object's handover, or ""."""
         assert call.method.verb
         verb, takes = call.method.verb.verb, call.method.verb.takes
         what: Sequence[Any] = args[0] if takes != NOTHING else ()
-        descriptors: List[int] = list(what) if takes in (A_DOCUMENT, MESSAGES) else []
+        documents = takes in (A_DOCUMENT, MESSAGES)
+        descriptors: List[int] = [*(what if documents else ()), *_handed_in(args[-1])]
         with _closing(descriptors):
             options = call.options(args[-1])
+            _check(call, options)
             if takes == NEW_TARGETS:  # the new handover needs an id
-                handover = options["handover"] or str(uuid.uuid4())
-            request = {**options, "verb": verb.name, "role": verb.role if verb.role != HOST else "",
-                       "handover": handover, "targets": [] if descriptors else _targets(what),
-                       "mode": options["mode"] or "iscsi",
+                handover = options["handover"] or options["resume"] or str(uuid.uuid4())
+            request = {**_counted(options), "verb": verb.name,
+                       "role": "" if verb.role in (HOST, PAIR) else verb.role,
+                       "handover": handover, "targets": [] if documents else _targets(what),
+                       "mode": options["mode"] or ("" if verb.role == PAIR else "iscsi"),
                        "words": [word for word in ASSERTIONS if options[word]]}
             for token in [*options["uploads"], *filter(None, [options["upload"]])]:
                 descriptors.append(self.uploads.take(token, call.caller.uid))
@@ -48,7 +53,8 @@ class Requests:
                actions: Sequence[str]) -> None:
         """Start a job once the caller is authorized for all ``actions``."""
         def start() -> None:
-            whole = {**request, "config": self.config, "limited": call.caller.limited,
+            whole = {**request, "config": self.config, "bus": self.bus,
+                     "limited": call.caller.limited,
                      "by": f"user {call.caller.uid} ({call.caller.sender})"}
             given, documents[:] = list(documents), []  # the job closes them
             call.reply(self.jobs.start(whole, given, call.caller.uid).path)
@@ -58,6 +64,53 @@ class Requests:
 
         call.on_error = lambda: _close(documents)
         next_one(actions)()
+
+
+def _handed_in(options: Mapping[str, Any]) -> List[int]:
+    """The descriptors that options have brought, by the options' names."""
+    return [item for _name, value in sorted(options.items()) if isinstance(value, list)
+            for item in value if isinstance(item, Descriptor)]
+
+
+def _counted(options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Options with the number of descriptors in place of each list of them."""
+    return {name: len(value) if OPTIONS[name] == "ah" else value
+            for name, value in options.items()}
+
+
+def _check(call: Call, options: Mapping[str, Any]) -> None:
+    """Raises BadCall where an option is missing or has an unfit descriptor, NotAuthorized where it
+    is root's alone."""
+    assert call.method.verb
+    for name, option in call.method.verb.options.items():
+        if option.required and not options[name]:
+            raise errors.BadCall(f"{call.method.name} needs option {name}: {option.help}",
+                                 do="give it")
+        if options[name] and option.name in OF_ROOT and call.caller.uid:
+            raise errors.NotAuthorized(
+                f"user {call.caller.uid} may not have root open the path in option {name}",
+                do=f"pass a descriptor: option {OF_ROOT[option.name]}")
+        for fd in options[name] if option.type == "ah" else ():
+            _check_socket(fd, name)
+
+
+def _check_socket(fd: int, option: str) -> None:
+    """Raises BadCall for anything but a connected UNIX stream socket.  Never waits."""
+    copy = os.dup(fd)
+    try:
+        line = socket.socket(fileno=copy)
+    except OSError:
+        os.close(copy)
+    else:
+        with line:
+            try:
+                line.getpeername()
+                if (line.family, line.type) == (socket.AF_UNIX, socket.SOCK_STREAM):
+                    return
+            except OSError:
+                pass  # it listens, or nobody is at its other end
+    raise errors.BadCall(f"option {option} has a descriptor that is no connected UNIX stream "
+                         "socket", do="connect to the monitor's socket, and hand that in")
 
 
 class _closing:

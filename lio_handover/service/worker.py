@@ -6,11 +6,12 @@
     python3 -m lio_handover.service.worker --guards   see guards.py
 
 Standard input is a socket.  A request is one byte with descriptors: the request itself, a file for
-the verb's data, and the documents or messages that the verb takes.
+the verb's data, and the documents, messages or sockets that the verb takes.
 
-Lines: {"progress": [number, total, step]}, {"about": handover, "targets": […]}, {"alarm": why},
-{"data": bytes, "secret": …} once the data is written, and at the end {"result": …} or {"error":
-name, …}; for --surveys {"survey": …} or {"failed": why, "error": name}.  No line has a secret.
+Lines: {"progress": [number, total, step], "details": {…}}, {"about": handover, "targets": […]},
+{"alarm": why}, {"data": bytes, "secret": …} once the data is written, and at the end {"result": …}
+or {"error": name, …}; for --surveys {"survey": …} or {"failed": why, "error": name}.  No line has a
+secret.
 """
 from __future__ import annotations
 
@@ -37,8 +38,9 @@ from ..protocol import messages
 from ..records.journal import Handover, Journal, ids
 from ..storage import policy
 from ..system import document_file
-from ..verb_table import A_DOCUMENT, HOST_VERBS, READ, TARGETS
+from ..verb_table import A_DOCUMENT, HOST_VERBS, PAIR_VERBS, READ, TARGETS, VERBS
 from ..views import json_view
+from . import moves
 from .guards import guards
 
 #: Descriptors of the largest request: those that a D-Bus message may have, and two.
@@ -63,7 +65,7 @@ class Work:
         self.core = Ours(
             settings.load(request["config"]) if request["config"] else settings.load())
         self.stopping = False
-        self.deferred = bool(request["role"]) or HOST_VERBS[self.verb].action != READ \
+        self.deferred = bool(request["role"]) or VERBS[self.verb].action != READ \
             or bool(request["probe"])
         self._last, self._slot = 0.0, ""
 
@@ -130,6 +132,14 @@ def host_verb(work: Work) -> JobResult:
         _answer(work, report.data, report.secret)
         raise
     return report.summary, report.data, report.secret
+
+
+# ---- the verbs of drivers ---
+def move(work: Work) -> JobResult:
+    """Run a move between this host and another."""
+    work.may_touch(work.request["handover"])
+    return moves.carry_out(work.request, work.core.settings, work.documents, say,
+                           work.stop), b"", False
 
 
 # ---- the verbs of handovers ---
@@ -259,7 +269,8 @@ def run(request: Mapping[str, Any], answer: int, documents: Sequence[int]) -> in
     try:
         work = Work(request, answer, documents)
         signal.signal(signal.SIGTERM, work.signalled)
-        verb = handover if request["role"] else host_verb
+        verb = handover if request["role"] else \
+            move if request["verb"] in PAIR_VERBS else host_verb
         result, data, secret = verb(work)
         if data:
             _answer(work, data, secret)

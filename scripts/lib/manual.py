@@ -57,6 +57,7 @@ KINDS = {
     "path or none": "a full path, or nothing",
     "bytes": "a number of bytes",
     "name or none": "a name, or nothing",
+    "hosts": "hosts as ssh is told them, HOST or USER@HOST, one a line",
     "command": "the full path of a program and its arguments, one a line",
     "seconds": "seconds, 1 to 9999",
 }

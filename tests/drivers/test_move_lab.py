@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import time
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from lio_handover import errors
+from lio_handover import dbus_names, errors
 from lio_handover.document import document as documents
 from lio_handover.drivers.move import STEP_NAMES, STEPS
 from lio_handover.protocol.table import DESTINATION
@@ -113,6 +114,80 @@ def test_what_it_says_when_the_line_is_cut_leads_out(bed: lab.Lab, pair: Pair) -
                 a, b = b, a
             tried += 1
     assert tried == 10
+
+
+PEERS = "[service]\npeers =\n    a\n    b\n"
+
+
+@pytest.fixture
+def served(bed: lab.Lab, pair: Pair) -> Pair:
+    """The first serves a target; the service of each moves to the other."""
+    for host in pair:
+        host.call(inbus.install, inhost.CONFIG + PEERS)
+    pair[0].call(inhost.build, inhandover.state(bed.shared))
+    return pair
+
+
+def held_at_stage(served: Pair, service: Service) -> str:
+    """The job of a move whose destination makes no step in `stage`."""
+    b = served[1]
+    b.call(inmove.hold_workers)
+    job: str = service.call(inmove.begin_move, TARGET, {"to": "b", "here": "a"})
+    service.call(inmove.wait_for_phase, job, "stage")
+    return job
+
+
+def test_a_job_of_the_service_moves_a_target_or_takes_it_back(served: Pair) -> None:
+    """When it is cancelled, and when the service is stopped; then it runs to its end."""
+    a, b = served
+    before, service = held(a), Service(a)
+    a.call(inmove.stop_service)
+    service.restart()
+
+    job = held_at_stage(served, service)
+    assert a.call(inmove.cancel, job) == "cancelling"
+    b.call(inmove.hold_workers, True)
+    ended = a.call(inbus.wait_for, job, "State", "cancelled|done|failed")
+    assert ended["State"] == "cancelled", ended
+    assert f"; {a.name} serves on as before, and nothing is left on b; next: " \
+        in ended["Error"][1], ended
+    assert serving(served) == [a] and states(served) == set() and held(a) == before
+
+    held_at_stage(served, service)
+    with ThreadPoolExecutor(1) as other:
+        stopped = other.submit(a.call, inmove.stop_service)
+        time.sleep(0.5)
+        assert not stopped.done(), "it ends before its move has gone back"
+        b.call(inmove.hold_workers, True)
+        stopped.result()
+    assert service.daemon.wait(20) == 0
+    log = service.daemon.stderr_so_far().decode()
+    assert "a move, is taken back, or finished where the source has released" in log
+    assert re.search(f": move cancelled: .*; {a.name} serves on as before, and nothing", log), log
+    assert serving(served) == [a] and states(served) == set() and held(a) == before
+
+    service.restart()
+    moved = a.call(inmove.move_by_service, TARGET, {"to": "b", "here": "a"}, timeout=120)
+    result = moved["Result"]
+    assert moved["State"] == "done", moved
+    assert (result["from"], result["to"], result["targets"]) == (a.name, "b", [TARGET])
+    assert list(result["seconds"]) == STEP_NAMES and 0 < result["window"] < 30
+    one, = [answer.handover for answer in a.call(inhandover.status)
+            if answer.handover.state == "retired"]
+    assert (result["handover"], result["epoch"]) == (one.id, one.epoch)
+    assert result["path"] == dbus_names.path(dbus_names.HANDOVERS, one.id)
+    numbers = [step[0] for step, _details in moved["heard"]]
+    assert numbers == sorted(numbers) and set(numbers) <= {*range(1, 11)} and len(numbers) > 2
+    for (number, total, line), details in moved["heard"]:
+        assert total == 10 and details == {"phase": STEP_NAMES[number - 1]}
+        assert line.startswith(f"{STEPS[number - 1].verb} on "), line
+    assert serving(served) == [b] and held(b) == before
+
+    # The driver is gone right after release; the service goes on with that.
+    name = b.call(inmove.halfway, TARGET, "a", "b", STEP_NAMES.index("release") + 1, timeout=120)
+    resumed = b.call(inmove.move_by_service, "", {"to": "a", "resume": name}, timeout=120)
+    assert (resumed["State"], resumed["Handover"]) == ("done", name), resumed
+    assert serving(served) == [a] and states(served) == set() and held(a) == before
 
 
 Recover = Callable[[lab.Host, str], dict[str, Any]]

@@ -12,8 +12,8 @@ import pytest
 import lio_handover as lio
 from lio_handover import library
 from tests import lab
-from tests.drivers.test_move_lab import Pair, pair, serving
-from tests.support import inhandover, inhost, samples
+from tests.drivers.test_move_lab import PEERS, Pair, pair, serving
+from tests.support import inbus, inhandover, inhost, samples
 from tests.support.commandline import CHECKOUT
 from tests.support.inhandover import TARGET
 
@@ -154,6 +154,13 @@ def test_the_examples_run(bed: lab.Lab, pair: Pair) -> None:  # noqa: F811
 
     moved = example(a, "04_move.py", TARGET, "b", "a")
     assert f"{TARGET} is on b: nobody served for " in moved and serving(pair) == [b]
+
+    for host in pair:
+        host.call(inbus.install, inhost.CONFIG + PEERS)
+    back = example(b, "07_move_by_dbus_python.py", TARGET, "a", "--here", "b")
+    assert f"{TARGET} is on a: window " in back and "/10 " in back and serving(pair) == [a]
+    assert f"{TARGET} is on b: " in example(a, "07_move_by_dbus_python.py", TARGET, "b", "--here",
+                                            "a")
 
     far = a.call(by_service, TARGET, "b")  # by ssh: documents go in pieces
     assert far.pop("frozen")[0] == (TARGET,) and far == expected

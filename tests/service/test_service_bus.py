@@ -24,7 +24,7 @@ from lio_handover.protocol.messages import Message, to_json
 from lio_handover.protocol.table import FILE, MessageType
 from lio_handover.records.journal import Handover, Journal
 from lio_handover.system import journald
-from lio_handover.verb_table import HANDOVER_VERBS, HOST_VERBS, VERBS
+from lio_handover.verb_table import HANDOVER_VERBS, HOST_VERBS, PAIR_VERBS, VERBS
 from tests.support import inbus
 from tests.support.inbus import CHECKOUT, NOBODY, Client, descriptors, options
 
@@ -125,14 +125,14 @@ def test_the_verbs_are_those_of_the_protocols_table() -> None:
 
 def test_what_the_xml_says_of_actions_is_what_is_asked(bus: Bus) -> None:
     """The annotation of a verb can't say less than the table; and one-host verbs are the CLI's."""
-    assert set(HOST_VERBS) == set(VERBS) - {"errors"} - set(_OTHER)
+    assert {*HOST_VERBS, *PAIR_VERBS} == set(VERBS) - {"errors"} - set(_OTHER)
     for interface in bus_interfaces.load().values():
         root = ElementTree.fromstring(interface.text)
         for method in root.iter("method"):
             told = {one.get("value") for one in method.findall("annotation")
                     if one.get("name") == f"{names.BUS_NAME}.Action"}
             assert told == {interface.methods[method.get("name", "")].action}, method.get("name")
-    for verb, row in HOST_VERBS.items():
+    for verb, row in {**HOST_VERBS, **PAIR_VERBS}.items():
         method = bus_interfaces.load()[names.MANAGER].methods[verb.capitalize()]
         assert (method.action, method.takes) == (row.action, SIGNATURES[row.takes] + "a{sv}")
 
@@ -173,7 +173,7 @@ def test_what_is_installed_is_what_is_introspected(tmp_path: Path) -> None:
 
 
 #: Verbs of the command line that are not of one host.
-_OTHER = ("source", "destination", "status", "recover", "move", "restore", "clear")
+_OTHER = ("source", "destination", "status", "recover", "restore", "clear")
 
 
 def test_every_polkit_action_is_there() -> None:

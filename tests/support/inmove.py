@@ -129,16 +129,77 @@ def halfway(target: str, to: str, here: str, count: int) -> str:
     return made.id
 
 
+def service_pid() -> int:
+    return int(inbus.connect().call_blocking(
+        "org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus",
+        "GetConnectionUnixProcessID", "s", (dbus_names.BUS_NAME,)))
+
+
 def stop_service() -> None:
     """The service of this host ends, as its unit ends it."""
     bus = inbus.connect()
-    os.kill(int(bus.call_blocking("org.freedesktop.DBus", "/org/freedesktop/DBus",
-                                  "org.freedesktop.DBus", "GetConnectionUnixProcessID", "s",
-                                  (dbus_names.BUS_NAME,))), signal.SIGTERM)
+    os.kill(service_pid(), signal.SIGTERM)
     until = time.monotonic() + 20
     while bus.name_has_owner(dbus_names.BUS_NAME):
         assert time.monotonic() < until
         time.sleep(0.05)
+
+
+def begin_move(target: str, given: dict[str, Any]) -> str:
+    """The job of Manager.Move, of one target or (where a move goes on) of none."""
+    import dbus
+    targets = dbus.Array([target] if target else [], signature="s")
+    return str(inbus.Client().manager("Move", "asa{sv}", targets, inbus.options(given)))
+
+
+def move_by_service(target: str, given: dict[str, Any]) -> dict[str, Any]:
+    """A job of Manager.Move: its properties at the end, and ``heard``: (step, details) of each
+    signal about its progress."""
+    import dbus.bus
+    from dbus.mainloop.glib import DBusGMainLoop
+    from gi.repository import GLib
+    heard: list[tuple[Any, Any]] = []
+
+    def changed(_interface: Any, values: Any, _invalid: Any) -> None:
+        heard.append((inbus.plain(values["Step"]), inbus.plain(values["Details"])))
+
+    listener = dbus.bus.BusConnection(inbus.SYSTEM, mainloop=DBusGMainLoop())
+    listener.add_signal_receiver(changed, "PropertiesChanged", dbus_names.PROPERTIES,
+                                 dbus_names.BUS_NAME, arg0=dbus_names.JOB,
+                                 path=(job := begin_move(target, given)))
+    properties = inbus.Client().job(job)
+    while GLib.MainContext.default().iteration(False):
+        pass
+    listener.close()
+    return {**properties, "heard": heard}
+
+
+def wait_for_phase(job: str, phase: str) -> None:
+    until = time.monotonic() + 20
+    while inbus.get(job, dbus_names.JOB)["Details"].get("phase") != phase:
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def cancel(job: str) -> str:
+    """The state of a job that is told to end, right after that."""
+    inbus.Client().call(job, dbus_names.JOB, "Cancel", "a{sv}", inbus.options({}))
+    return str(inbus.get(job, dbus_names.JOB)["State"])
+
+
+def hold_workers(go_on: bool = False) -> None:
+    """The workers of this host's service make no step any more, or go on."""
+    pid, until = service_pid(), time.monotonic() + 20
+    while True:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        workers = [int(child) for child in children if Path(
+            f"/proc/{child}/cmdline").read_bytes().endswith(b".service.worker\0")]
+        if workers:
+            break
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    for worker in workers:
+        os.kill(worker, signal.SIGCONT if go_on else signal.SIGSTOP)
 
 
 def recover_by_daemon(id: str) -> dict[str, Any]:  # noqa: A002

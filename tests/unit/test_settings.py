@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from lio_handover.dbus_names import HOST
 from lio_handover.errors import BadSettings
 from lio_handover.settings import Late, Settings, load, parse
 
@@ -83,6 +84,18 @@ def test_an_empty_list_allows_nothing() -> None:
     assert parse("[storage]\nroots =\n", "x").roots == ()
 
 
+def test_peers_are_hosts_as_ssh_has_them() -> None:
+    """And nothing else that root's ssh would take."""
+    assert parse("[service]\npeers =\n  b\n  root@b.example\n  192.0.2.1\n  [2001:db8::1]\n",
+                 "x").peers == ("b", "root@b.example", "192.0.2.1", "[2001:db8::1]")
+    for host in ("b", "a@b", "_x", "-b", "a@-b", "-a@b", "a@@b", "a b", "@b", "a@", "b/c", "é"):
+        try:
+            taken = bool(parse(f"[service]\npeers = {host}\n", "x").peers)
+        except BadSettings:
+            taken = False
+        assert taken == bool(HOST.fullmatch(host)), host
+
+
 def test_a_fence_program_has_its_arguments_one_a_line() -> None:
     made = parse("[fence]\nprogram =\n  /usr/sbin/fence\n  --port 7\n  off\ntimeout = 9\n", "x")
     assert (made.fence_program, made.fence_seconds) == (("/usr/sbin/fence", "--port 7", "off"), 9)
@@ -114,6 +127,8 @@ def test_a_fence_program_has_its_arguments_one_a_line() -> None:
     (LATE + "[late b]\nacquire = /bin/drbdadm primary\n", 6, "line of its own"),
     (LATE + "[late b]\npaths = dev/x\n", 6, "full path"),
     ("[fence]\nprogram = fence", 2, "full path"),
+    ("[service]\npeers = -b", 2, "no host"), ("[service]\npeers =\n  b\n  a@-b", 2, "no host"),
+    ("[service]\npeers = b c", 2, "no host"), ("[service]\npeers = unix:path=/b", 2, "no host"),
     ("[fence]\ntimeout = 0", 2, "seconds"),
     ("[fence]\ntimeout = 1m", 2, "seconds"),
 ])

@@ -23,11 +23,14 @@ def test_an_option_is_one_row() -> None:
     on_bus = [option.bus for option in OPTIONS.values() if option.bus]
     assert len(on_bus) == len(set(on_bus))
     for option in OPTIONS.values():
-        assert option.type in ("b", "s", "u", "as") and option.help, option.name
+        assert option.type in ("b", "s", "u", "as", "ah") and option.help, option.name
         assert option.flags or option.bus, option.name
+        assert option.type != "ah" or not option.flags, "who types has no descriptors"
     used = {name for verb in [*VERBS.values(), *HANDOVER_VERBS.values()] for name in verb.options}
     assert {*used, *verb_table.COMMON} == set(OPTIONS)
     assert set(verb_table.FORCING) < set(verb_table.ASSERTIONS)
+    assert {OPTIONS[name].type for name in verb_table.OF_ROOT.values()} == {"ah"}
+    assert all(OPTIONS[name].bus for name in verb_table.OF_ROOT)
 
 
 def test_a_verb_is_one_row() -> None:
@@ -38,6 +41,7 @@ def test_a_verb_is_one_row() -> None:
         assert len(set(verb.options)) == len(verb.options), verb.name
         assert verb.begins <= verb.bus, verb.name
     assert all(verb.deadline > 0 for verb in verb_table.HOST_VERBS.values())
+    assert all(verb.deadline > 0 for verb in verb_table.PAIR_VERBS.values())
 
 
 @pytest.mark.parametrize("role", [SOURCE, DESTINATION])

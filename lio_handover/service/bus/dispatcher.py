@@ -29,7 +29,9 @@ _SHOWING = ("Get", "GetAll")
 DEFERRED = object()
 #: Option of any verb → its type; type → the value of an option that is not given.
 OPTIONS = {option.bus: option.type for option in verb_table.OPTIONS.values() if option.bus}
-_EMPTY: Mapping[str, Any] = {"b": False, "s": "", "u": 0, "as": []}
+_EMPTY: Mapping[str, Any] = {"b": False, "s": "", "u": 0, "as": [], "ah": []}
+#: Type of a list → the class of its items.
+_ITEMS: Mapping[str, type] = {"as": str, "ah": marshal.Descriptor}
 
 
 class Standard(Exception):
@@ -124,8 +126,8 @@ class Call:
                 raise errors.BadCall(f"{self.method.name} has no option {name[:40]!a}",
                                      do=f"one of {', '.join(self.method.options) or 'none'}")
             kind = self.method.options[name]
-            if type(value) is not type(_EMPTY[kind]) or kind == "as" and not all(
-                    isinstance(word, str) for word in value):
+            if type(value) is not type(_EMPTY[kind]) or kind in _ITEMS and not all(
+                    isinstance(item, _ITEMS[kind]) for item in value):
                 raise errors.BadCall(f"option {name} is of type {kind}", do="give it as that")
             options[name] = value
         return options
@@ -139,6 +141,14 @@ class Call:
             else:
                 self.tree.answering_errors(self, then)
         self.tree.authority.check(self.caller.sender, action, self.interactive, checked)
+
+
+def _misplaced(method: Method, options: Mapping[str, Any]) -> bool:
+    """Whether a descriptor is elsewhere than in an option of descriptors.  The message still owns
+    all descriptors."""
+    return any(marshal.has_descriptor(value) and not (
+        method.options.get(str(name)) == "ah" and isinstance(value, dbus.Array)
+        and value.signature == "h") for name, value in options.items())
 
 
 class ObjectTree:
@@ -270,8 +280,8 @@ class ObjectTree:
     def _carry_out(self, node: BusObject, call: Call) -> None:
         try:
             given = call.message.get_args_list(byte_arrays=True)
-            if any(isinstance(arg, dict) and marshal.has_descriptor(arg) for arg in given):
-                raise ValueError("a descriptor is no option")
+            if any(isinstance(arg, dict) and _misplaced(call.method, arg) for arg in given):
+                raise ValueError("an option has a descriptor, and is of another type")
             args = [marshal.plain(arg) for arg in given]
         except (ValueError, TypeError) as error:  # a descriptor that is missing from the message
             raise Standard("InvalidArgs", str(error)) from None

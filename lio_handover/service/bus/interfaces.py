@@ -18,7 +18,8 @@ from xml.etree.ElementTree import Element
 
 from ... import dbus_names, verb_table
 from ...verb_table import (A_DOCUMENT, ANY_TARGETS, BOTH, HANDOVER_VERBS, HOST, HOST_VERBS,
-                           MESSAGES, NEW_TARGETS, NOTHING, TARGETS, WRITE, Option, Verb)
+                           MESSAGES, NEW_TARGETS, NOTHING, PAIR, PAIR_VERBS, TARGETS, WRITE, Option,
+                           Verb)
 
 HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 #: Our interfaces without the verbs; the bus's own interfaces, which need not be installed.
@@ -65,7 +66,7 @@ def verb_methods() -> Dict[Tuple[str, str], VerbMethod]:
     beginning needs; a verb that may be about every handover is also VERBHandovers.
     """
     methods: Dict[Tuple[str, str], VerbMethod] = {}
-    for verb in HOST_VERBS.values():
+    for verb in (*HOST_VERBS.values(), *PAIR_VERBS.values()):
         methods[dbus_names.MANAGER, verb.name.capitalize()] = VerbMethod(
             verb, verb.takes, verb.on_bus, False)
     for verb in HANDOVER_VERBS.values():
@@ -89,7 +90,7 @@ def _verb_element(member: str, method: VerbMethod) -> Element:
     verb = method.verb
     element = Element("method", name=member)
     about = verb.help[0].upper() + verb.help[1:] + "."
-    if verb.role not in (HOST, BOTH):
+    if verb.role not in (HOST, BOTH, PAIR):
         about = f"({verb.role}) {about}"
     if verb.begins and verb.role == BOTH and not method.known:
         about += " Of every handover of this host."

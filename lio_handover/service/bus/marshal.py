@@ -12,6 +12,10 @@ import dbus
 Value = Any
 
 
+class Descriptor(int):
+    """A descriptor that a message has brought, and no other number: who has it closes it."""
+
+
 class Wrong(ValueError):
     """A value that the message cannot have."""
 
@@ -20,7 +24,7 @@ def plain(value: Value) -> Value:
     """A received value as str, int, bool, float, bytes, list or dict; the caller has to close
     descriptors.  Raises Wrong for any other type."""
     if isinstance(value, dbus.types.UnixFd):
-        return value.take()
+        return Descriptor(value.take())
     if isinstance(value, (dbus.ByteArray, bytes)):
         return bytes(value)
     if isinstance(value, (dbus.Boolean, bool)):
