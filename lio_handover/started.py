@@ -5,6 +5,8 @@ from .verb_table import COMMANDS as _MODULES
 
 #: Verb of the command line → its module; the command line imports no other verb's module.
 COMMANDS = {verb: f"lio_handover.cli.{module}" for verb, module in _MODULES.items()}
-#: ``python3 -m``: the process that runs a job, and the process that occupies a vhost endpoint.
+#: ``python3 -m``: the process that runs a job, the process that answers QEMU, and the process that
+#: occupies a vhost endpoint.
 WORKER = "lio_handover.service.worker"
+VMSTATE_WORKER = "lio_handover.vmstate.worker"
 ENDPOINT_HOLDER = "lio_handover.scsi.endpoint_holder"

@@ -209,6 +209,13 @@ def move(args: argparse.Namespace, signals: Signals) -> int:
         return errors.SAME
     for note in moved.notes:
         say(note)
+    if order.mode == Mode.VHOST_INBAND.value and not order.resume:
+        say(f"{', '.join(moved.targets)}: {moved.destination} is ready; "
+            f"{seconds_text(moved.seconds)}")
+        say("next: migrate the guest, with lio-handover-vmstate on both hosts; or take it back: "
+            f"lio-handover source thaw {moved.handover}, and on {moved.destination} lio-handover "
+            f"recover {moved.handover}")
+        return errors.SAME
     say(f"moved {', '.join(moved.targets)} to {moved.destination}"
         + (f": {moved.contents}" if moved.contents else "") + f"; {seconds_text(moved.seconds)}"
         + (f"; {moved.cost}" if moved.cost else ""))

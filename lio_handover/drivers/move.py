@@ -162,6 +162,16 @@ class Move:
                         **({"probe": True} if probe else {})},
             "stage": {"peer": here or self.source.name, "maps": list(maps)}}, allow)
 
+    def stage(self, targets: Sequence[str], mode: str = Mode.VHOST_INBAND.value, here: str = "",
+              maps: Sequence[str] = (), allow: Sequence[str] = (), probe: bool = False) -> None:
+        """Run the steps before the first that the initiators notice; another program goes on, as
+        QEMU does in its own stream (lio-handover-vmstate).  Otherwise as `run`."""
+        self._go(0, {
+            "prepare": {"targets": targets, "mode": mode, "peer": self.destination.where,
+                        **({"probe": True} if probe else {})},
+            "stage": {"peer": here or self.source.name, "maps": list(maps)}}, allow,
+            self.number("stage") + 1)
+
     def resume(self, allow: Sequence[str] = ()) -> None:
         """Go on with a move that was cut off after the source had released.
 
@@ -198,12 +208,12 @@ class Move:
     def _again(self) -> str:
         return f"lio-handover move --resume {self.id} --to {self.destination.where}"
 
-    def _go(self, first: int, options: Mapping[str, Mapping[str, Any]], allow: Sequence[str]
-            ) -> None:
+    def _go(self, first: int, options: Mapping[str, Mapping[str, Any]], allow: Sequence[str],
+            end: Optional[int] = None) -> None:
         about = {SOURCE: self.source.about(), DESTINATION: self.destination.about()}
         version = agree(about[SOURCE], about[DESTINATION])
         shut = time.monotonic()
-        for number, step in enumerate(self.steps[first:], first):
+        for number, step in enumerate(self.steps[first:end], first):
             began = time.monotonic()
             self.place = number + 1, len(self.steps), step.name
             if step.name == self.shut[0]:

@@ -45,6 +45,8 @@ class Order:
             return "name targets, or the handover to --resume"
         if len(self.guests) != len(self.guests_there) or self.uri and not self.guests:
             return "a guest has two monitors: --guest, and --guest-there on the destination"
+        if self.guests and self.mode == Mode.VHOST_INBAND.value:
+            return "in mode vhost-inband QEMU's own stream moves the guest: name no monitor"
         if len(self.guests) > 1:
             return "one guest moves at a time"
         return ""
@@ -84,6 +86,8 @@ def carry_out(order: Order, source: RemoteService, tell: Tell = lambda progress:
         run.id = order.resume or id or run.id
         if order.resume:
             run.resume(order.allow)
+        elif order.mode == Mode.VHOST_INBAND.value:
+            run.stage(order.targets, order.mode, order.here, order.maps, order.allow, order.probe)
         else:
             default = Mode.VHOST_QMP if order.guests else Mode.ISCSI
             run.run(order.targets, order.mode or default.value, order.here, order.maps,

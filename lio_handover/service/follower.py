@@ -10,8 +10,8 @@ from typing import Any, Dict, Optional, Tuple
 
 from gi.repository import Gio, GLib
 
+from ..client.worker_process import WorkerProcess
 from ..system.journald import Log
-from .worker_process import WorkerProcess
 
 #: Milliseconds between two looks without an event.
 ALWAYS = 5000

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Callable, Collection, Dict, List, Mapping
 from gi.repository import Gio, GLib
 
 from .. import dbus_names
+from ..client.worker_process import WorkerProcess
 from ..system.journald import Log
 from .bus.dispatcher import BusObject, Call, ObjectTree
-from .worker_process import WorkerProcess
 
 if TYPE_CHECKING:
     from .requests import Requests

@@ -13,11 +13,11 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
 from gi.repository import GLib
 
 from .. import dbus_names, errors
+from ..client.worker_process import WorkerPool, WorkerProcess
 from ..protocol import table
 from ..system.journald import ERR, NOTICE, Log
 from ..verb_table import DOCUMENT, PAIR_VERBS, VERBS, WRITE
 from .bus.dispatcher import DEFERRED, BusObject, Call, ObjectTree
-from .worker_process import WorkerPool, WorkerProcess
 
 RUNNING, CANCELLING, DONE, FAILED, CANCELLED = "running", "cancelling", "done", "failed", \
     "cancelled"

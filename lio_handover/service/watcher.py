@@ -7,8 +7,8 @@ from typing import Any, Dict, Optional
 
 from gi.repository import GLib
 
+from ..client.worker_process import WorkerProcess
 from ..system.journald import Log
-from .worker_process import WorkerProcess
 
 #: Milliseconds until another worker is started after one has ended.
 AGAIN = 5000

@@ -94,11 +94,11 @@ def sandboxed(unit: str) -> list[str]:
             told.setdefault(key, []).extend(value.split())
     assert told["ProtectSystem"] == ["yes"] and "ReadWritePaths" not in told
     mounts = ["mount --rbind /usr /usr; mount -o remount,bind,ro /usr"]
-    for folder in told["StateDirectory"] + told["RuntimeDirectory"]:
+    for folder in told["StateDirectory"] + told.get("RuntimeDirectory", []):
         Path("/run", folder).mkdir(exist_ok=True)
     capabilities = ",".join("+" + one.lower().removeprefix("cap_")
                             for one in told["CapabilityBoundingSet"])
-    command, = told["ExecStart"]
+    command = " ".join(told["ExecStart"])
     return ["unshare", "--mount", "--propagation", "slave", "sh", "-ec", "; ".join(mounts) + (
         f"; exec env {' '.join(told['Environment'])} setpriv --no-new-privs "
         f"--bounding-set=-all,{capabilities} /usr/bin/python3 {command}")]

@@ -21,9 +21,10 @@ _CHUNK = 1 << 16
 
 
 class WorkerProcess:
-    """A worker.  ``said`` is called with each line, a dict; then ``ended`` with the exit code."""
+    """A worker.  ``said`` is called with each line, a dict; then ``ended`` with the exit code.
+    ``module``: what it runs, a name of started.py."""
 
-    def __init__(self, *arguments: str) -> None:
+    def __init__(self, *arguments: str, module: str = WORKER) -> None:
         self.said: Callable[[Dict[str, Any]], None] = lambda words: None
         self.ended: Callable[[int], None] = lambda code: None
         self._rest = b""
@@ -31,7 +32,7 @@ class WorkerProcess:
         self._line, its = socket.socketpair()
         with its:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", WORKER, *arguments],
+                [sys.executable, "-m", module, *arguments],
                 stdin=its.fileno(), stdout=subprocess.PIPE, start_new_session=True, cwd="/",
                 env={**os.environ, "PYTHONPATH": path})
         self.pid = self._process.pid
@@ -98,12 +99,13 @@ class WorkerProcess:
 class WorkerPool:
     """The spare worker."""
 
-    def __init__(self) -> None:
+    def __init__(self, *arguments: str, module: str = WORKER) -> None:
+        self._arguments, self._module = arguments, module
         self._child: Optional[WorkerProcess] = None
 
     def prepare(self) -> bool:
         if self._child is None:
-            self._child = WorkerProcess()
+            self._child = WorkerProcess(*self._arguments, module=self._module)
             self._child.ended = self._lost
         return False
 

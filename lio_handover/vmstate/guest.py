@@ -1,0 +1,106 @@
+"""A guest as its file tells of it: its targets, its bus, its deadlines.
+
+``/etc/lio-handover/guests/NAME.conf``, the same on both hosts but for the targets' names::
+
+    [guest]
+    targets = vhost/naa.5001405000000001
+
+and, where other values are wanted than these::
+
+    id = lio-handover/NAME
+    bus = unix:path=/run/lio-handover-guests/NAME/bus
+    deadline = 10
+    patience = 600
+"""
+from __future__ import annotations
+
+import configparser
+import re
+from dataclasses import dataclass
+from typing import NoReturn, Tuple
+
+from .. import errors
+
+FOLDER = "/etc/lio-handover/guests"
+#: The bus of a guest, where its file names none.
+BUS = "unix:path=/run/lio-handover-guests/{name}/bus"
+#: For `bus`: this host's own.
+SYSTEM = "system"
+#: QEMU waits so long for an answer (GDBus's default, backends/dbus-vmstate.c).
+QEMU_SECONDS = 25
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_TARGET = re.compile(r"vhost/naa\.[0-9a-f]{16}(?:[0-9a-f]{16})?")
+#: QEMU's list of ids is separated by commas, and a blank in it counts.
+_ID = re.compile(r"[A-Za-z0-9_./:-]{1,255}")
+_ADDRESS = re.compile(r"unix:path=/[A-Za-z0-9._/-]+")
+_KEYS = ("targets", "id", "bus", "deadline", "patience")
+
+
+@dataclass(frozen=True)
+class Guest:
+    """A guest.  ``deadline``: seconds for Save() and Load(); ``patience``: seconds that are waited
+    for the guest to run on one of the hosts."""
+
+    name: str
+    targets: Tuple[str, ...]
+    id: str
+    bus: str
+    deadline: int = 10
+    patience: int = 600
+
+
+def load(name: str, folder: str = FOLDER) -> Guest:
+    """The guest of this name.  Raises BadSettings."""
+    if not NAME.fullmatch(name):
+        raise errors.BadSettings(f"{errors.one_line(name)!r} is no name of a guest",
+                                 do="name it by letters, digits, - _ .")
+    path = f"{folder}/{name}.conf"
+    try:
+        with open(path, encoding="utf-8") as file:
+            return parse(file.read(), name, path)
+    except FileNotFoundError:
+        raise errors.BadSettings(f"there is no {path}",
+                                 do=f"write it: [guest], targets = vhost/naa... ({path})") from None
+    except UnicodeDecodeError:
+        raise errors.BadSettings(f"{path}: not UTF-8 text", do=f"correct {path}") from None
+    except OSError as error:
+        raise errors.BadSettings(f"{path}: {error.strerror}", do=f"look at {path}") from None
+
+
+def parse(text: str, name: str, path: str) -> Guest:
+    """The guest in a file's text.  Raises BadSettings naming path and key."""
+    def fail(what: str) -> NoReturn:
+        raise errors.BadSettings(f"{path}: {what}", do=f"correct {path}")
+
+    def seconds(key: str, default: int, most: int) -> int:
+        value = values.get(key, str(default)).strip()
+        if not re.fullmatch("[1-9][0-9]{0,4}", value) or int(value) > most:
+            fail(f"{key}: {value!a} is not a number of seconds, 1 to {most}")
+        return int(value)
+
+    parser = configparser.ConfigParser(interpolation=None)
+    try:
+        parser.read_string(text, path)
+    except configparser.Error as error:
+        fail(errors.one_line(str(error)))
+    if parser.sections() != ["guest"] or parser.defaults():
+        fail("it has to have the section [guest], and no other")
+    values = parser["guest"]
+    unknown = [key for key in values if key not in _KEYS]
+    if unknown:
+        fail(f"[guest] has no key {unknown[0]!a} (it has {', '.join(_KEYS)})")
+    targets = tuple(values.get("targets", "").split())
+    if not targets or len(set(targets)) != len(targets):
+        fail("targets: names each vhost target of the guest once")
+    for target in targets:
+        if not _TARGET.fullmatch(target):
+            fail(f"targets: {target!a} is none: vhost/naa. and 16 hex digits")
+    known = values.get("id", f"lio-handover/{name}").strip()
+    if not _ID.fullmatch(known):
+        fail(f"id: {known!a}: QEMU takes 1 to 255 letters, digits, _ . / : -")
+    bus = values.get("bus", BUS.format(name=name)).strip()
+    if bus != SYSTEM and not _ADDRESS.fullmatch(bus):
+        fail(f"bus: {bus!a} is neither {SYSTEM} nor unix:path=FILE")
+    return Guest(name, targets, known, bus, seconds("deadline", 10, QEMU_SECONDS - 5),
+                 seconds("patience", 600, 99999))

@@ -1,0 +1,198 @@
+"""The helper on a guest's bus, on a machine without a target: what QEMU is answered, and when."""
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("dbus")
+
+from lio_handover import dbus_names  # noqa: E402
+from lio_handover.vmstate import answers  # noqa: E402
+from lio_handover.vmstate.main import BUS_NAME, PATH  # noqa: E402
+from tests.support import inbus, invmstate  # noqa: E402
+from tests.support.inbus import CHECKOUT  # noqa: E402
+from tests.support.privatebus import wait_until  # noqa: E402
+
+TARGET = "vhost/naa.5001405000000001"
+ERROR = dbus_names.ERROR
+
+
+class Bench:
+    """A guest's bus with the policy that is installed, and helpers on it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.address = folder, f"unix:path={folder}/bus"
+        self.config = folder / "lio-handover.conf"
+        self.config.write_text(f"[host]\nstate_directory = {folder}/state\n")
+        self._programs: list[subprocess.Popen[bytes]] = []
+        self.bus = self.start_bus()
+
+    def start_bus(self) -> subprocess.Popen[bytes]:
+        (self.folder / "bus").unlink(missing_ok=True)
+        bus = self._run("dbus-daemon", "--nofork", "--nopidfile", f"--address={self.address}",
+                        f"--config-file={CHECKOUT / 'etc' / 'dbus-1' / 'guest-bus.conf'}")
+        wait_until((self.folder / "bus").exists)
+        return bus
+
+    def helper(self, name: str = "vm1", more: str = "") -> subprocess.Popen[bytes]:
+        (self.folder / f"{name}.conf").write_text(f"[guest]\ntargets = {TARGET}\n{more}")
+        program = self._run(
+            sys.executable, str(CHECKOUT / "scripts" / "lio-handover-vmstate"), name,
+            "--bus", self.address, "--guests", str(self.folder), "--config", str(self.config))
+        wait_until(lambda: f"lio-handover/{name}" in self.ids())
+        return program
+
+    def ids(self) -> list[str]:
+        import dbus
+        try:
+            return invmstate.known_as(self.address)
+        except dbus.DBusException:
+            return []
+
+    def _run(self, *words: str) -> subprocess.Popen[bytes]:
+        with (self.folder / "log").open("ab") as log:
+            self._programs.append(subprocess.Popen(words, stderr=log, stdin=subprocess.DEVNULL))
+        return self._programs[-1]
+
+    @property
+    def log(self) -> str:
+        return (self.folder / "log").read_text()
+
+    def call(self, member: str, signature: str = "", *args: Any, interface: str = BUS_NAME
+             ) -> tuple[str, str]:
+        """(the error's name, its sentence); ("", "") where there is none."""
+        import dbus
+        try:
+            inbus.connect(self.address).call_blocking(BUS_NAME, PATH, interface, member, signature,
+                                                      args, timeout=25)
+        except dbus.DBusException as error:
+            return str(error.get_dbus_name()), str(error.get_dbus_message())
+        return "", ""
+
+    def close(self) -> None:
+        for program in reversed(self._programs):
+            program.kill()
+            program.wait(20)
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    with tempfile.TemporaryDirectory() as folder:
+        made = Bench(Path(folder))
+        yield made
+        made.close()
+
+
+def test_qemu_finds_each_helper_by_its_id(bench: Bench) -> None:
+    first = bench.helper("vm1")
+    bench.helper("vm2")
+    assert bench.ids() == ["lio-handover/vm1", "lio-handover/vm2"]
+    first.terminate()
+    assert first.wait(20) == 0
+    assert bench.ids() == ["lio-handover/vm2"]
+
+
+def test_what_cannot_be_saved_or_loaded_is_an_error_of_one_line(bench: Bench) -> None:
+    bench.helper()
+    name, line = bench.call("Save")
+    assert name == ERROR + "NoTargetModules" and "next: modprobe" in line and "\n" not in line
+    for data in (b"", b"{}", b"\xff", b"x" * 2000):
+        name, line = bench.call("Load", "ay", data)
+        assert name in (ERROR + "NotJson", ERROR + "BadStructure")
+        assert "nothing was changed" in line
+    elsewhere = answers.pack(answers.Answer("nothing", "a", "00" * 32, {TARGET: 1}, {}))
+    name, line = bench.call("Load", "ay", elsewhere)
+    assert name == ERROR + "WrongState" and "lio-handover move --mode vhost-inband" in line
+    assert "comes from a without a handover" in bench.log
+
+
+@pytest.mark.parametrize("member, signature, args, interface, error", [
+    ("Save", "s", ("x",), BUS_NAME, "InvalidArgs"), ("Load", "s", ("x",), BUS_NAME, "InvalidArgs"),
+    ("Other", "", (), BUS_NAME, "UnknownMethod"), ("Save", "", (), "org.other", "UnknownMethod"),
+    ("Get", "ss", (BUS_NAME, "Other"), dbus_names.PROPERTIES, "UnknownProperty")])
+def test_other_calls_are_refused(bench: Bench, member: str, signature: str, args: Any,
+                                 interface: str, error: str) -> None:
+    bench.helper()
+    assert bench.call(member, signature, *args, interface=interface)[0].endswith(f".{error}")
+
+
+def test_qemu_is_answered_in_time_though_the_work_hangs(bench: Bench) -> None:
+    """Its settings cannot be read: nobody writes into the pipe."""
+    bench.helper(more="deadline = 1")
+    bench.config.unlink()
+    os.mkfifo(bench.config)
+    began = time.monotonic()
+    name, line = bench.call("Save")
+    assert name == ERROR + "NotEnded" and "longer than 1 s" in line
+    assert time.monotonic() - began < 20
+    assert bench.call("Save")[0] == ERROR + "StillRunning"
+    with bench.config.open("w") as pipe:
+        pipe.write(f"[host]\nstate_directory = {bench.folder}/state\n")
+    bench.config.unlink()
+    bench.config.write_text("")
+    wait_until(lambda: bench.call("Save")[0] == ERROR + "NoTargetModules")
+
+
+def test_a_bus_that_comes_back_has_the_helper_again(bench: Bench) -> None:
+    bench.helper()
+    bench.bus.kill()
+    bench.bus.wait()
+    wait_until(lambda: "the bus is gone" in bench.log)
+    bench.start_bus()
+    wait_until(lambda: bench.ids() == ["lio-handover/vm1"])
+    assert "the bus is there again" in bench.log
+
+
+def test_only_root_answers_qemu(bench: Bench) -> None:
+    """Who may ask need not be who answers: the folder of the socket says who may ask."""
+    import dbus
+
+    def owns(address: str) -> str:
+        try:
+            inbus.connect(address).request_name(BUS_NAME)
+        except dbus.DBusException as error:
+            return str(error.get_dbus_name())
+        return ""
+
+    bench.folder.chmod(0o755)
+    assert inbus.as_user(inbus.NOBODY, owns, bench.address).endswith("AccessDenied")
+    bench.helper()
+    assert inbus.as_user(inbus.NOBODY, invmstate.known_as, bench.address) == ["lio-handover/vm1"]
+
+
+def test_a_killed_process_is_an_error(bench: Bench) -> None:
+    """QEMU gets an answer, and the next call finds another process."""
+    program = bench.helper(more="deadline = 20")
+    bench.config.unlink()
+    os.mkfifo(bench.config)
+    waiting: list[tuple[str, str]] = []
+    import threading
+    thread = threading.Thread(target=lambda: waiting.append(bench.call("Save")))
+    children = Path(f"/proc/{program.pid}/task/{program.pid}/children")
+    spare = children.read_text().split()
+    thread.start()
+    time.sleep(0.5)
+    for pid in spare:
+        os.kill(int(pid), signal.SIGKILL)
+    thread.join(20)
+    assert [name for name, _ in waiting] == [ERROR + "WorkerDied"]
+
+
+@pytest.mark.parametrize("words, line", [
+    (["../x"], "no name of a guest"), (["vm9"], "there is no"),
+    (["vm1", "--bus", "unix:path=/nowhere"], "can't be used")])
+def test_what_it_cannot_start_with_is_told(tmp_path: Path, words: list[str], line: str) -> None:
+    (tmp_path / "vm1.conf").write_text(f"[guest]\ntargets = {TARGET}\n")
+    done = subprocess.run([sys.executable, str(CHECKOUT / "scripts" / "lio-handover-vmstate"),
+                           *words, "--guests", str(tmp_path)], capture_output=True, text=True,
+                          check=False, timeout=60)
+    assert done.returncode and line in done.stderr and len(done.stderr.splitlines()) == 1
