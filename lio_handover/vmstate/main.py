@@ -162,11 +162,11 @@ class Helper:
         return 0
 
     def _connect(self) -> None:
-        made = connection.connect(self.address)
-        made.call_on_disconnection(self._disconnected)
-        made._register_object_path(PATH, self._came)
-        made.request_name(BUS_NAME)  # other helpers wait for it, too: QEMU asks them all
-        self.connection = made
+        bus = connection.connect(self.address)
+        bus.call_on_disconnection(self._disconnected)
+        bus._register_object_path(PATH, self._came)
+        bus.request_name(BUS_NAME)  # other helpers wait for it, too: QEMU asks them all
+        self.connection = bus
 
     def _disconnected(self, _connection: Any) -> None:
         self.connection = None

@@ -28,7 +28,8 @@ TABLES = {"model.attributes", "protocol.table", "verb_table"}
 BY_NAME = "cli.main"
 
 #: Whom extras are for, a package or a module of it; rtslib's one module is not chosen yet.
-ONLY = {"dbus": {"service", "client"}, "gi": {"service", "client"}, "configshell_fb": {"shell"}}
+ONLY = {"dbus": {"service", "client", "vmstate"}, "gi": {"service", "client", "vmstate"},
+        "configshell_fb": {"shell"}}
 ONCE = "rtslib_fb"
 
 #: Who changes anything, and where.
@@ -37,7 +38,7 @@ FILES = {"scsi.endpoint_holder", "records.journal", "system.locks", "records.rem
          "records.pr_record", "execute.step_runner", "savefile.save_file", "savefile.writers",
          "actions.surviving_registrations", "execute.rollback", "system.atomic_file",
          "service.main", "service.jobs", "service.uploads", "service.worker",
-         "client.connection", "service.bus.interfaces"}
+         "client.connection", "vmstate.main", "vmstate.worker", "service.bus.interfaces"}
 DEVICES = {"scsi.sg", "scsi.virtqueue", "scsi.vhost_ioctl", "cli.output"}
 #: What one of FILES names of /sys, only to look at it.
 LOOKED_AT = {("execute.step_runner", "/sys/module/"), ("service.worker", "/sys/"),
@@ -186,7 +187,7 @@ def test_the_kernel_is_changed_in_two_places() -> None:
     (by_name, "host.verbs", "import importlib\nimportlib.import_module(name)"),
     (by_name, "host.verbs", "__import__('json')"),
     (foreign, "host.verbs", "import dbus.service"),
-    (foreign, "client.connection", "from configshell_fb import ConfigNode"),
+    (foreign, "client.connection", "vmstate.main", "vmstate.worker", "from configshell_fb import ConfigNode"),
     (foreign, "cli.session", "def f():\n    from gi.repository import GLib"),
     (changing, "model.diff", "open(path, 'w')"),
     (changing, "kernel.reader", "import os\nos.open(path, os.O_WRONLY)"),
