@@ -366,7 +366,7 @@ before the source has promised not to serve any more is taken back, and the sour
     --guest-there /run/vm.qmp                 with its guest, by live migration
   lio-handover move vhost/naa.5001405000000001 --to b --mode vhost-inband
                                               only to make b ready: then libvirt, Proxmox or
-                                              who ever has its monitor migrates the guest
+                                              whoever has its monitor migrates the guest
 """, deadline=120, bus=True, command="handover_commands"),
     Verb("errors", HOST, READ, NOTHING, "", "the table of exit codes"),
 )

@@ -15,7 +15,7 @@ from ..protocol.messages import Message
 from ..protocol.table import SOURCE, MessageType
 from ..records.journal import Handover
 from .guest import Guest
-from .verbs import Handovers, offer_of
+from .verbs import BEGIN, Handovers, offer_of
 
 #: Seconds between two looks at this host; until the other host is asked, at first and at most.
 OFTEN, FIRST, RARELY = 0.5, 3.0, 60.0
@@ -127,7 +127,7 @@ class Follower:
         self.host.do("thaw", handover, [message for message in messages
                                         if message.type is MessageType.ABORTED])
         self.say(f"{why}: this host serves on, and nothing is handed over; next time begin with "
-                 "lio-handover move --mode vhost-inband")
+                 f"{BEGIN}")
         try:  # what was built there is of no use any more; it proves itself that nothing ran
             self.host.ask(handover, "abort")
         except errors.HandoverError as error:

@@ -9,9 +9,9 @@ from ..records.journal import Handover
 from . import answers
 from .answers import Answer
 from .guest import Guest
-from .verbs import Handovers
+from .verbs import BEGIN, Handovers
 
-_STAGE = "on the source: lio-handover move --mode vhost-inband, then migrate again"
+_STAGE = f"on the source: {BEGIN}, then migrate again"
 
 
 def load(host: Handovers, guest: Guest, data: bytes, began: Callable[[str], None]) -> str:

@@ -32,8 +32,8 @@ Carries a guest's vhost-scsi targets in QEMU's own stream, for its object dbus-v
 
 While QEMU migrates a guest it asks this helper for the targets' run-time state, on the source, and
 gives it to this helper on the destination before the guest starts there.  The handover was begun
-with lio-handover move --mode vhost-inband.  Whether the guest then runs there, or here again, this helper sees
-from the kernel, and finishes the handover, or takes it back.
+with lio-handover move --mode vhost-inband.  Whether the guest then runs there, or here again, this
+helper sees from the kernel, and finishes the handover, or takes it back.
 
 A guest that is saved, or that migrates on one host, is left alone: nothing is handed over.
 

@@ -9,7 +9,7 @@ from ..records.journal import Handover
 from . import answers
 from .answers import Answer
 from .guest import Guest
-from .verbs import Handovers
+from .verbs import BEGIN, Handovers
 
 #: States of a source whose guest may still go, or come back.
 _QUIET = ("freezing", "frozen")
@@ -37,7 +37,7 @@ def save(host: Handovers, guest: Guest, began: Callable[[str], None]) -> bytes:
     if handover.state != "prepared":
         raise errors.WrongState(
             f"handover {handover.id} is {handover.state}: an earlier migration is not over",
-            do=f"lio-handover recover {handover.id}, then lio-handover move --mode vhost-inband, then migrate")
+            do=f"lio-handover recover {handover.id}, then {BEGIN}, then migrate")
     _is_all_of(host, guest, handover)
     began(handover.id)
     host.do("freeze", handover)
@@ -75,7 +75,7 @@ def _is_all_of(host: Handovers, guest: Guest, handover: Handover) -> None:
     if left:
         raise errors.WrongState(
             f"handover {handover.id} lacks {min(left)}, which is {guest.name}'s, too",
-            do=f"lio-handover source thaw {handover.id}, then move --mode vhost-inband with all of them")
+            do=f"lio-handover source thaw {handover.id}, then {BEGIN} with all of them")
 
 
 def _nothing(host: Handovers, guest: Guest) -> bytes:

@@ -23,6 +23,8 @@ from ..records.ownership import OwnershipFile, TargetEpochs
 from . import answers
 
 MACHINE = "/etc/machine-id"
+#: The command that begins a handover in QEMU's stream.
+BEGIN = "lio-handover move --mode vhost-inband"
 
 
 class Handovers:

@@ -1,9 +1,9 @@
 """Makes the man pages and the bash completion in a folder: scripts/man and scripts/install run it.
 
-    python3 manual.py FOLDER    writes lio-handover.8, lio-handoverd.8, lio-handover.conf.5 and
-                                completions/lio-handover
+    python3 manual.py FOLDER    writes lio-handover.8, lio-handoverd.8, lio-handover-vmstate.8,
+                                lio-handover.conf.5 and completions/lio-handover
 
-The pages of section 8 are the two parsers as argparse-manpage prints them; that of section 5 is the
+The pages of section 8 are the three parsers as argparse-manpage prints them; that of section 5 is the
 table of settings (configuration.KEYS) with their defaults and the comments of the configuration
 file that is installed; the completion is what shtab makes of the parser.  Nothing is committed, so
 nothing can be out of date.
@@ -181,6 +181,14 @@ def service_page() -> str:
                                          "busctl(1)", "polkit(8)")))
 
 
+def vmstate_page() -> str:
+    """lio-handover-vmstate(8); it needs them, too."""
+    from lio_handover.vmstate import main
+    return tidied(page(main.parser(), "carry a guest's SCSI targets in QEMU's stream",
+                       FILES=terms(iter(FILES)),
+                       SEE_ALSO=see_also("lio-handover(8)", "lio-handoverd(8)", "qemu(1)")))
+
+
 # --- the settings --------------------------------------------------------------------------------
 def comments(text: str) -> dict[tuple[str, str], str]:
     """What the configuration file says in comments.
@@ -284,6 +292,7 @@ def completion() -> str:
 def main(folder: str) -> int:
     os.environ["COLUMNS"] = "10000"  # roff breaks lines, argparse shall not
     pages = {"lio-handover.8": command_page, "lio-handoverd.8": service_page,
+             "lio-handover-vmstate.8": vmstate_page,
              "lio-handover.conf.5": settings_page, "completions/lio-handover": completion}
     for name, make in pages.items():
         path = Path(folder, name)

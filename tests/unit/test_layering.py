@@ -187,7 +187,7 @@ def test_the_kernel_is_changed_in_two_places() -> None:
     (by_name, "host.verbs", "import importlib\nimportlib.import_module(name)"),
     (by_name, "host.verbs", "__import__('json')"),
     (foreign, "host.verbs", "import dbus.service"),
-    (foreign, "client.connection", "vmstate.main", "vmstate.worker", "from configshell_fb import ConfigNode"),
+    (foreign, "client.connection", "from configshell_fb import ConfigNode"),
     (foreign, "cli.session", "def f():\n    from gi.repository import GLib"),
     (changing, "model.diff", "open(path, 'w')"),
     (changing, "kernel.reader", "import os\nos.open(path, os.O_WRONLY)"),

@@ -74,6 +74,11 @@ def test_the_page_of_the_service_has_its_options(made: Path) -> None:
     assert "--bus BUS" in text and "--config FILE" in text and "lio-handover.conf" in text
 
 
+def test_the_page_of_the_helper_shows_the_guests_file(made: Path) -> None:
+    text = plain(made / "lio-handover-vmstate.8")
+    assert "--bus ADDRESS" in text and "targets = vhost/naa." in text and "id-list=" in text
+
+
 def test_the_page_of_the_file_has_every_setting_with_its_default(made: Path) -> None:
     text = plain(made / "lio-handover.conf.5")
     for section, keys in KEYS.items():
@@ -88,7 +93,7 @@ def test_the_page_of_the_file_has_every_setting_with_its_default(made: Path) -> 
 
 def test_no_page_has_faults(made: Path) -> None:
     pages = sorted(str(page) for page in made.glob("*.[58]"))
-    assert len(pages) == 3
+    assert len(pages) == 4
     if not shutil.which("groff"):
         pytest.skip("groff is not installed")
     for page in pages:
@@ -143,6 +148,7 @@ def test_pages_are_installed_and_so_is_every_page_that_something_names(tmp_path:
     subprocess.run([str(INSTALL), "--root", str(tmp_path)], check=True,
                    env={**os.environ, "PYTHON": sys.executable})
     for path in ("man/man8/lio-handover.8", "man/man8/lio-handoverd.8",
+                 "man/man8/lio-handover-vmstate.8",
                  "man/man5/lio-handover.conf.5", "bash-completion/completions/lio-handover"):
         assert (tmp_path / "usr/share" / path).stat().st_size > 1000
     named = {errors.RECOVERY_PAGE, errors.PROTOCOL_PAGE}
