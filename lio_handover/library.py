@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Callable, Iterator, List, Mapping, Optional, Sequence, Tuple
@@ -258,6 +259,28 @@ class Service:
     def verify(self, document: Document, rename: Mapping[str, str] = _NO_NAMES) -> None:
         """Raises VerifyFailed where the host's state is not the document's."""
         self._run_document("verify", document, rename)
+
+    def move(self, targets: Sequence[str], to: str, *, progress: Tell = lambda text: None,
+             stop: Callable[[], bool] = lambda: False, mode: str = "", here: str = "",
+             rename: Mapping[str, str] = _NO_NAMES, allow: Sequence[str] = (), probe: bool = False,
+             monitors: Sequence[Tuple[socket.socket, socket.socket]] = ()) -> MoveResult:
+        """As `move`, from the host of this service, which goes where its [service] peers lets it.
+
+        ``monitors``: of each guest that moves along, the connections to the monitors (QMP) of its
+        QEMU and of the one that waits for it on the destination; UNIX stream sockets, which nobody
+        else uses until the move has ended.  Only a service of this machine takes them.
+        """
+        if monitors and self._service.where:
+            raise errors.BadCall("connections to monitors do not travel by ssh",
+                                 do="connect() to the service of the machine they are on")
+        options = {"to": to, "mode": mode, "here": here, "maps": _maps(rename), "allow": allow,
+                   "probe": probe, "guest-fds": [here for here, _there in monitors],
+                   "guest-there-fds": [there for _here, there in monitors]}
+        answer, _data = self._service.run(
+            "Move", [name.strip("/") for name in targets], _given(options),
+            lambda number, total, what: progress(f"{number}/{total} {what}"), stop)
+        return MoveResult(answer["handover"], tuple(answer["targets"]), answer["seconds"],
+                          answer["window"], tuple(answer["notes"]))
 
 
 def connect(host: str = "") -> Service:

@@ -7,6 +7,7 @@ that makes a job before it signals the job's end, so a client misses no end.
 from __future__ import annotations
 
 import os
+import socket
 from contextlib import contextmanager
 from typing import Any, Callable, Dict, Iterator, Mapping, Optional, Sequence, Tuple
 
@@ -245,10 +246,17 @@ def _descriptor_argument(data: bytes) -> Iterator[Any]:
 
 
 def _options(given: Mapping[str, Any]) -> Any:
-    """Options without those that are empty."""
+    """Options without those that are empty; a list is of texts, or of sockets."""
     import dbus
-    return dbus.Dictionary({name: dbus.Array(value, signature="s") if isinstance(value, list)
-                            else value for name, value in given.items() if value},
+
+    def typed(value: Any) -> Any:
+        if not isinstance(value, list):
+            return value
+        if not isinstance(value[0], socket.socket):
+            return dbus.Array(value, signature="s")
+        return dbus.Array([dbus.types.UnixFd(line.fileno()) for line in value], signature="h")
+
+    return dbus.Dictionary({name: typed(value) for name, value in given.items() if value},
                            signature="sv")
 
 

@@ -126,6 +126,10 @@ def by_service(target: str, host: str = "") -> dict[str, Any]:
         except lio.errors.NotFrozen as error:
             found["plan"] = (error.code, [finding.override for finding in error.findings])
         try:
+            service.move([target], "nowhere")
+        except lio.errors.BadCall as error:
+            found["move"] = error.what
+        try:
             service.remove("iscsi/iqn.x:y")
         except lio.errors.HandoverError as error:
             found["remove"] = type(error).__name__
@@ -146,27 +150,25 @@ def test_the_examples_run(bed: lab.Lab, pair: Pair) -> None:  # noqa: F811
     assert set(by_bus.pop("frozen")[1].values()) == {"0"}
     expected = {"shown": TARGET.partition("/")[2], "findings": (), "thawed": (TARGET,),
                 "plan": (lio.errors.NotFrozen.code, ["not-frozen"]), "remove": "NoSuchTarget",
-                "targets": (TARGET,), "digest": 64}
+                "targets": (TARGET,), "digest": 64,
+                "move": "option to: 'nowhere' is not among [service] peers"}
     assert by_bus == expected
     assert "prepare done" in example(a, "05_service_by_dbus_python.py", TARGET)
     busctl = example(a, "06_busctl.sh", TARGET)
     assert ".Freeze " in busctl and f'"{TARGET}"' in busctl and '"sessions"' in busctl
 
-    moved = example(a, "04_move.py", TARGET, "b", "a")
-    assert f"{TARGET} is on b: nobody served for " in moved and serving(pair) == [b]
-
     for host in pair:
         host.call(inbus.install, inhost.CONFIG + PEERS)
-    back = example(b, "07_move_by_dbus_python.py", TARGET, "a", "--here", "b")
-    assert f"{TARGET} is on a: window " in back and "/10 " in back and serving(pair) == [a]
-    assert f"{TARGET} is on b: " in example(a, "07_move_by_dbus_python.py", TARGET, "b", "--here",
-                                            "a")
+    moved = example(a, "07_move_by_dbus_python.py", TARGET, "b", "--here", "a")
+    assert f"{TARGET} is on b: window " in moved and "/10 " in moved and serving(pair) == [b]
+    moved = example(b, "04_move.py", TARGET, "a", "b")
+    assert f"{TARGET} is on a: nobody served for " in moved and serving(pair) == [a]
 
-    far = a.call(by_service, TARGET, "b")  # by ssh: documents go in pieces
+    far = b.call(by_service, TARGET, "a")  # by ssh: documents go in pieces
     assert far.pop("frozen")[0] == (TARGET,) and far == expected
 
     file = str(bed.shared / "document.json")
-    assert f"{TARGET}: {file}, digest " in example(b, "02_freeze_and_export.py", TARGET, file)
+    assert f"{TARGET}: {file}, digest " in example(a, "02_freeze_and_export.py", TARGET, file)
     assert serving(pair) == [] and (bed.shared / "document.json").stat().st_mode & 0o777 == 0o600
-    planned = example(a, "03_plan_and_apply.py", file)
-    assert "mkdir " in planned and " writes to the kernel" in planned and serving(pair) == [a]
+    planned = example(b, "03_plan_and_apply.py", file)
+    assert "mkdir " in planned and " writes to the kernel" in planned and serving(pair) == [b]
