@@ -21,7 +21,8 @@ WIDTH = 100
 class Page:
     """Sections of lines, each with what it took; ``wrong`` counts what must not be."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int = WIDTH) -> None:
+        self.width = width
         self.colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
         self.wrong: list[str] = []
         self._began = time.monotonic()
@@ -31,7 +32,7 @@ class Page:
 
     def line(self, text: str = "", seconds: float | None = None) -> None:
         if seconds is not None:
-            text = f"{text:<{WIDTH - 10}}{seconds:7.2f} s"
+            text = f"{text:<{self.width - 12}}{seconds:7.2f} s"
         print(f"  {text}".rstrip(), flush=True)
 
     def check(self, good: bool, text: str) -> None:

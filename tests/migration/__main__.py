@@ -1,10 +1,14 @@
-"""Run rows: python3 -m tests.migration [--list] [--on vhost-oldest] [ROW...]"""
+"""Run rows: python3 -m tests.migration [--list] [--on vhost-oldest] [ROW...]
+
+python3 -m tests.migration downtime [RUNS]    how long a guest stands still
+"""
 from __future__ import annotations
 
 import sys
 import time
 
 from tests.lab.bed import Lab
+from tests.migration import downtime
 from tests.migration.bench import ROLE, Bench, consoles
 from tests.migration.rows import ROWS
 
@@ -17,6 +21,8 @@ def main(words: list[str]) -> int:
     role = ROLE
     if words[:1] == ["--on"]:
         role, words = words[1], words[2:]
+    if words[:1] == ["downtime"]:
+        return measure(role, *(int(word) for word in words[1:]))
     unknown = [word for word in words if word not in ROWS]
     if unknown:
         say("Rows:")
@@ -46,6 +52,16 @@ def main(words: list[str]) -> int:
     if failed:
         say(f"not as the table says: {' '.join(failed)}")
     return 1 if failed else 0
+
+
+def measure(role: str, runs: int = downtime.RUNS) -> int:
+    with Lab() as bed:
+        bench = Bench(bed, bed.hosts(role, role), say)
+        try:
+            downtime.report(bench, runs)
+        finally:
+            bench.close()
+    return 0
 
 
 if __name__ == "__main__":

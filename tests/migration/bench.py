@@ -44,7 +44,8 @@ class Vm:
             "qemu-system-x86_64", "-accel", "kvm", "-cpu", "qemu64", "-m", "128", "-smp", "1",
             "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
             "-bios", "qboot.rom", "-kernel", str(bench.linux), "-initrd", str(bench.initrd),
-            "-append", f"console=ttyS0 quiet panic=-1 mitigations=off run={bench.run}",
+            "-append", "console=ttyS0 quiet panic=-1 mitigations=off "
+                       f"run={bench.run} {bench.asked}",
             "-serial", f"file:{self.said_path}.console",
             "-chardev", f"file,id=said,path={self.said_path},append=on",
             "-device", f"isa-debugcon,iobase={guest.PORT:#x},readback={number},chardev=said",
@@ -68,6 +69,7 @@ class Vm:
         with self._happened:
             self.events.append((time.monotonic(), name, data))
             self._happened.notify_all()
+        self.bench.heard(self, name, data)
 
     def wait(self, *names: str, timeout: float = 60) -> str:
         """Wait for one of these: an event's name, or a migration's status.  "gone": it exited."""
@@ -235,7 +237,8 @@ class Bench:
         self.linux = hosts[0].kernel.linux
         self.initrd = self.folder / "guest.img"
         self.initrd.write_bytes(image.build(hosts[0].kernel))
-        self.run = 0
+        self.run, self.asked = 0, ""        # words for the guest, see its module
+        self.heard: Callable[[Vm, str, Json], None] = lambda vm, name, data: None
         self.started = time.monotonic()
         self.vms: list[Vm] = []
         self.source_vm: Vm | None = None
@@ -290,12 +293,14 @@ class Bench:
         self.clear()
         return self.fresh()
 
-    def fresh(self, *words: str) -> Vm:
-        """A new guest, where there is none."""
+    def fresh(self, *words: str, build: bool = True, host: Host | None = None) -> Vm:
+        """A new guest, where there is none, by default on the first host; ``build``: its target,
+        too."""
         self.run += 1
         self.note("bench", f"a new guest, run {self.run}")
-        host = self.hosts[0]
-        host.call(pipeline.build, inhost.state())
+        host = host or self.hosts[0]
+        if build:
+            host.call(pipeline.build, inhost.state(), timeout=120)
         vm = self.source_vm = self.start(host, list(words))
         self.until(lambda: "a 10 " in vm.said(), "the guest writes", vm, GUEST_SECONDS)
         self.note("bench", "the guest writes")

@@ -4,6 +4,11 @@ Runs on a Python without a library, from nothing but built-in modules.  It reser
 writes one record after the other, each only when the one before was acknowledged, and says so on
 the debug console.  A byte read from that console's port names the QEMU that executes the guest:
 it is a property of the QEMU, not of the guest, and does not migrate.
+
+Words of the kernel's command line: run=N; pace=SECONDS, between two records; aptpl, the reservation
+is to outlive a power loss; again, the disk has our registration; beat, nothing but records, as
+fast as they come, of which each 32nd is said, and the first that another QEMU executes; watch,
+records go by SG_IO, and each sense that comes is said.
 """
 import array
 import fcntl
@@ -49,8 +54,11 @@ def place(qemu: int, number: int) -> int:
 
 
 class _Guest:
-    def __init__(self, run: int) -> None:
-        self.run = run
+    def __init__(self, words: "dict[str, str]") -> None:
+        self.run = int(words["run"])
+        self.pace = float(words.get("pace", "0.02" if "beat" not in words else "0"))
+        self.again, self.aptpl, self.beats, self.watches = (
+            word in words for word in ("again", "aptpl", "beat", "watch"))
         self.port = posix.open("/dev/port", posix.O_RDWR)
         # Page-aligned: newer kernels refuse I/O from less.
         self.memory = array.array("B", bytes((REMEMBERED + 3) * PAGE))
@@ -92,7 +100,7 @@ class _Guest:
     def pr_out(self, action: int, key: int, new: int, kind: int = 0) -> None:
         for _ in range(5):
             status, sense, _ = self.scsi(struct.pack(">BBB4xHB", 0x5f, action, kind, 24, 0),
-                                         struct.pack(">QQ8x", key, new))
+                                         struct.pack(">QQ4xB3x", key, new, self.aptpl))
             if status == 0:
                 return
             self.say(f"! PR OUT {action}: status {status} sense {sense[2] & 15:x}/"
@@ -128,32 +136,49 @@ class _Guest:
     def work(self) -> None:
         self.say("up")
         self.wait_for_disk()
-        self.pr_out(0, 0, KEY)
+        self.pr_out(6 if self.again else 0, 0, KEY)
         self.pr_out(1, KEY, 0, TYPE)
-        number, before = 0, 0
+        number, before, last = 0, 0, 0
         held = self.reservation()
         self.say(f"reserved {held[0]:x} {held[1]} {held[2]}")
-        buffer = self.page(REMEMBERED + 2)
         while True:
-            if number % 8 == 0:
+            if number % (128 if self.beats else 8) == 0:
                 held = self.reservation()
                 self.say(f"r {held[0]:x} {held[1]} {held[2]}")
             qemu = self.qemu()
             record = pack(self.run, qemu, number, time.monotonic_ns(), *held, before)
             before = struct.unpack("<I", record[-4:])[0]
-            buffer[:] = record
             at = place(qemu, number)
-            while True:
-                try:
-                    done = posix.pwritev(self.disk, [buffer], at)
-                    break
-                except OSError as error:
-                    self.say(f"! write {number}: errno {error.errno}")
-                    time.sleep(0.5)
-            self.say(f"a {number} {qemu}" if done == SIZE else f"! short write {number}")
-            self.remember(number, at, before)
+            while not self.write(number, record, at):
+                time.sleep(0.5)
+            if not self.beats or number % 32 == 0 or qemu != last:
+                self.say(f"a {number} {qemu}")
+                last = qemu
+            if not self.beats:
+                self.remember(number, at, before)
+            if self.pace:
+                time.sleep(self.pace)
             number += 1
-            time.sleep(0.02)
+
+    def write(self, number: int, record: bytes, at: int) -> bool:
+        """Whether the disk has acknowledged the record; says what it answers else."""
+        if self.watches:
+            status, sense, _ = self.scsi(struct.pack(">BBIBHB", 0x2a, 0, at // SIZE, 0, 1, 0),
+                                         record)
+            if status:
+                self.say(f"u {number} status {status} sense {sense[2] & 15:x}/{sense[12]:02x}/"
+                         f"{sense[13]:02x}")
+            return status == 0
+        buffer = self.page(REMEMBERED + 2)
+        buffer[:] = record
+        try:
+            done = posix.pwritev(self.disk, [buffer], at)
+        except OSError as error:
+            self.say(f"! write {number}: errno {error.errno}")
+            return False
+        if done != SIZE:
+            self.say(f"! short write {number}")
+        return done == SIZE
 
     def remember(self, number: int, at: int, crc: int) -> None:
         """Have the disk write into our memory, and look at what it wrote there earlier."""
@@ -171,9 +196,9 @@ class _Guest:
 
 
 def main() -> None:
-    words = posix.pread(posix.open("/proc/cmdline", posix.O_RDONLY), 4096, 0).decode().split()
-    run = int(next(word[4:] for word in words if word.startswith("run=")))
-    guest = _Guest(run)
+    line = posix.pread(posix.open("/proc/cmdline", posix.O_RDONLY), 4096, 0).decode()
+    guest = _Guest({name: value for name, _, value in (
+        word.partition("=") for word in line.split())})
     try:
         guest.work()
     except BaseException as error:      # noqa: B902 - the last words of this machine

@@ -151,10 +151,11 @@ class Cable:
     `cut` resets both ends, as a host's firewall or a router that comes back would.
     """
 
-    def __init__(self, sockets: Sockets, address: str, port: int) -> None:
-        self._sockets, self._to = sockets, (address, port)
+    def __init__(self, sockets: Sockets, address: str, port: int = 0) -> None:
+        """``port``: the destination's; 0: that of ours."""
         self._server = sockets.listen()
         self.port = self._server.getsockname()[1]
+        self._sockets, self._to = sockets, (address, port or self.port)
         self._held: set[str] = set()
         self._ends: list[socket.socket] = []
         self.kept = 0       # bytes that wait on the return path
