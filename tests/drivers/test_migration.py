@@ -48,13 +48,18 @@ def test_qemu_does_what_the_table_says(bench: Bench) -> None:
     assert not wrong
 
 
+def table() -> str:
+    """What QEMU does by itself."""
+    return DOCUMENT.read_text().partition("\n## The table\n")[2].partition("\n## ")[0]
+
+
 def test_the_table_has_every_row() -> None:
-    found = re.findall(r"^\| `([a-z-]+)` \|", DOCUMENT.read_text(), re.M)
+    found = re.findall(r"^\| `([a-z-]+)` \|", table(), re.M)
     assert found == list(ROWS)
 
 
 def test_the_table_says_something_in_every_column() -> None:
-    for line in DOCUMENT.read_text().splitlines():
+    for line in table().splitlines():
         if line.startswith("| `"):
             cells = [cell.strip() for cell in line.strip("|").split("|")]
             assert len(cells) == 6 and all(cells), line

@@ -14,8 +14,8 @@ from tests.lab import scenario
 from tests.migration import inproduct
 from tests.migration.bench import ROLE, Bench, Vm, Wrong
 from tests.migration.net import Json
-from tests.migration.product import MOVE_SECONDS, Downtime, Pair, archive
-from tests.support import inhost as pipeline
+from tests.migration.product import MOVE_SECONDS, Downtime, Pair
+from tests.support import inbus, inhost as pipeline
 
 WIDTH = 78
 #: Lines of the guest's log on each side of the move, and a side's width.
@@ -39,7 +39,7 @@ def show(page: Page) -> None:
     with lab.Lab() as bed, ThreadPoolExecutor(2) as pool:
         page.heading("Hosts, whose boot is most of the time this takes")
         began = time.monotonic()
-        packages = pool.submit(archive, bed)
+        packages = pool.submit(inbus.stage, bed)
         a, b = bed.hosts(ROLE, ROLE)
         packages.result()
         story = Story(page, bed, [a, b])

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import hashlib
-import subprocess
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -25,13 +24,9 @@ NEIGHBOUR_NEXUS = "naa.5001405000000078"
 LAST_BLOCK = guest.AREAS * guest.AREA // guest.SIZE - 1
 
 
-def furnish(archive: str, keys: str, hosts: dict[str, str], settings: str) -> list[str]:
-    """Install what the archive has, let the other host in by ssh, start the bus; the command of the
-    service."""
-    subprocess.run(["tar", "-C", "/", "-xf", archive], check=True)
-    inbus.INSTALLED.parent.mkdir(exist_ok=True)
-    inbus.INSTALLED.touch()
-    inbus.install(settings)
+def furnish(staged: str, keys: str, hosts: dict[str, str], settings: str) -> list[str]:
+    """Install, let the other host in by ssh, start the bus; the command of the service."""
+    inbus.install(settings, staged)
     inmove.serve_ssh(keys)
     inmove.reach(keys, hosts)
     inbus.start_bus()

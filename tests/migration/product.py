@@ -3,16 +3,17 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 
+import qemu.qmp
+
 from lio_handover.records.journal import Handover
-from tests.lab.bed import GATEWAY, Lab
-from tests.lab.host import CHECKOUT, Host, Program
+from tests.lab.bed import GATEWAY
+from tests.lab.host import Host, Program
 from tests.migration import inhost, inproduct
 from tests.migration.bench import Bench, Vm, Wrong
 from tests.migration.net import Json
@@ -21,25 +22,14 @@ from tests.support import inbus, inhandover, inhost as pipeline, inmove
 TARGET = f"vhost/{inhost.WWPN}"
 PYTHON = "/usr/bin/python3"
 MOVE_SECONDS = 400
-#: Python's settings are those of the lab's agent, not of programs that are installed.
-NOTHING = {"PYTHONPYCACHEPREFIX": "", "PYTHONPATH": ""}
+#: In place of the settings of the lab's agent; where the library for QEMU's monitor is.
+PYTHON_SETTINGS = {"PYTHONPYCACHEPREFIX": "",
+                   "PYTHONPATH": str(Path(qemu.qmp.__file__).parents[2])}
 _RECORD = re.compile(r"^a \d+ \d$", re.M)
 SOCKET = "/run/guest.qmp"
 MONITOR = ("-qmp", f"unix:{SOCKET},server=on,wait=off")
 #: Emulated, a guest that stands still for less than this is no migration at all.
 LIMITS = {"downtime-limit": 3000, "max-bandwidth": 1 << 30}
-
-
-def archive(bed: Lab) -> Path:
-    """What packages put on a host, compiled as they do it: emulated hosts would take a minute."""
-    root, packed = bed.shared / "root", bed.shared / "packages.tar"
-    if not packed.exists():
-        subprocess.run([str(CHECKOUT / "scripts" / "install"), "--root", str(root)], check=True,
-                       stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        subprocess.run([PYTHON, "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash",
-                        "-s", str(root), "-p", "/", str(root / "usr/lib/lio-handover")], check=True)
-        subprocess.run(["tar", "-C", str(root), "-cf", str(packed), "."], check=True)
-    return packed
 
 
 class Downtime:
@@ -89,20 +79,26 @@ class Pair:
         self.bench = bench
         self.targets = [TARGET]
         self.daemons: dict[str, Program] = {}
-        packed, keys = archive(bench.bed), bench.bed.shared / "keys"
+        keys = bench.bed.shared / "keys"
         keys.mkdir(exist_ok=True)
         if not (keys / "host").exists():
             inmove.make_keys(keys)
+        staged = inbus.stage(bench.bed)
         addresses = {name: host.address for name, host in zip(self.names, bench.hosts)}
 
         def serve(host: Host) -> None:
-            command = host.call(inproduct.furnish, str(packed), str(keys), addresses,
-                                pipeline.CONFIG, timeout=180)
-            self.daemons[host.name] = host.popen(command, env=NOTHING)
+            command = host.call(inproduct.furnish, staged, str(keys), addresses, pipeline.CONFIG,
+                                timeout=180)
+            self.daemons[host.name] = host.popen(command, env=PYTHON_SETTINGS)
             host.call(inbus.wait_for_name, inbus.SYSTEM, 120, timeout=150)
 
         with ThreadPoolExecutor(2) as pool:
             list(pool.map(serve, bench.hosts))
+
+    def anew(self) -> Pair:
+        """Another pair on the same hosts, where this one left something that was not expected."""
+        self.bench.clear()
+        return Pair(self.bench)
 
     def name(self, host: Host) -> str:
         """What the other host calls this one."""
@@ -161,7 +157,7 @@ class Pair:
         """Start that command on the guest's host."""
         program, *words = [*self.words(there), *more]
         return self.bench.other(there).popen([PYTHON, f"/usr/bin/{program}", *words],
-                                             env=NOTHING)
+                                             env=PYTHON_SETTINGS)
 
     def moved(self, destination: Vm, *more: str) -> Json:
         """Move the guest; the command's answer, as --json has it.
