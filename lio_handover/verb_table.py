@@ -85,7 +85,8 @@ _OPTIONS = (
            metavar="FILE"),
     Option("uploads", "as", "tokens of messages that came in pieces, see Upload", bus="uploads"),
     Option("mode", "s", "of prepare: iscsi, iscsi-late, vhost-qmp, vhost-inband or vhost-stopped "
-           "(default iscsi)", "--mode", bus="mode", metavar="MODE", default="iscsi"),
+           "(default iscsi, with --guest vhost-qmp)", "--mode", bus="mode", metavar="MODE",
+           default="iscsi"),
     Option("handover", "s", "its id, a UUID in small letters (default: one is made)",
            bus="handover"),
     Option("map", "as", "another name on this host (KIND: device, root, portal, target, initiator, "
@@ -113,14 +114,19 @@ _OPTIONS = (
     Option("resume", "s", "go on with a move that was cut off after the source had released",
            "--resume", bus="resume", metavar="ID"),
     Option("guest", "as", "the monitor (QMP) of the guest's QEMU, which then moves with its vhost "
-           "targets", "--guest", bus="guest", metavar="SOCKET"),
+           "targets; once for each guest", "--guest", bus="guest", metavar="SOCKET"),
     Option("guest-there", "as", "that of the QEMU on the destination which waits for it, started "
-           "with -incoming defer -S", "--guest-there", bus="guest-there", metavar="SOCKET"),
+           "with -incoming defer -S; in the order of --guest", "--guest-there", bus="guest-there",
+           metavar="SOCKET"),
     Option("guest-fds", "ah", "instead of guest: sockets that are connected to those monitors",
            bus="guest-fds"),
     Option("guest-there-fds", "ah", "instead of guest-there: the same", bus="guest-there-fds"),
-    Option("guest-uri", "s", "where the guest's RAM goes (default: by TCP to where ssh goes, any "
-           "port; not encrypted)", "--guest-uri", bus="guest-uri", metavar="URI"),
+    Option("guest-uri", "as", "where the guest's RAM goes, in that order (default: by TCP to where "
+           "ssh goes, any port; not encrypted)", "--guest-uri", bus="guest-uri", metavar="URI"),
+    Option("deadline", "as", "seconds after which a step of a move with a guest is given up and "
+           "all taken back: copy (3600), look, stop, freeze, export, arm, sent, came (60), listen, "
+           "migrate, continue (10); or that a guest may take to run and to be attached: cont, "
+           "verify (60)", "--deadline", bus="deadline", metavar="STEP=SECONDS"),
     # what a human asserts, or (of QEMU) the driver that sees it
     Option("peer-is-fenced", "b", "the other host is off now", "--peer-is-fenced",
            bus="peer-is-fenced", asserts=True),
@@ -353,8 +359,8 @@ journal and the other side, and never guesses: where it can't know, it stays clo
   lio-handover recover --boot                  before targetcli restores, at boot
 """, command="handover_commands"),
     Verb("move", PAIR, WRITE, NEW_TARGETS,
-         "to resume here mode guest guest-there guest-fds guest-there-fds guest-uri map allow "
-         "probe",
+         "to resume here mode guest guest-there guest-fds guest-there-fds guest-uri "
+         "deadline map allow probe",
          "hand targets over to another host, from start to end", """\
 lio-handoverd has to run on both hosts, and ssh to lead to the other one as root.  What fails
 before the source has promised not to serve any more is taken back, and the source goes on.

@@ -331,6 +331,11 @@ class HandoverContext:
                    for target in reader.state(self.names()).targets
                    if fabrics.gate_of(target.fabric) is Gate.ENDPOINT)
 
+    def counted(self) -> bool:
+        """Whether the commands that were executed in this boot are known from the load on."""
+        facts, now = self.journal.facts, self.commands()
+        return bool(now) and facts.loaded[0] == boot_id() and set(now) <= set(facts.commands)
+
     def ran(self) -> bool:
         """Whether a command was executed here since the load."""
         counted = self.journal.facts.commands

@@ -9,6 +9,7 @@ from .. import errors
 from ..kernel.facts import boot_id
 from ..model import fabrics
 from ..model.fabrics import Gate
+from ..protocol.messages import NEVER_RAN
 from ..protocol.table import Mode
 from ..records import relative_ports
 from ..savefile import save_file
@@ -35,6 +36,8 @@ class Gates(Adoption):
             return self._no_guest()
         for wwpn in self.endpoints():
             self.holders.occupy(wwpn)
+        if self.vhost and self.row.verb == "abort" and self.counted() and not self.ran():
+            self.notes.append(NEVER_RAN)
 
     def _let_go(self) -> None:
         """Free the endpoints which we occupy ourselves."""

@@ -196,13 +196,20 @@ def move(args: argparse.Namespace, signals: Signals) -> int:
     mode = "" if args.guest and args.mode == Mode.ISCSI.value else args.mode
     order = moves.Order(
         args.to, [word.strip("/") for word in args.targets], args.resume, args.here, mode,
-        args.guest, args.guest_there, args.guest_uri, args.map, args.allow, args.probe)
+        args.guest, args.guest_there, args.guest_uri, args.deadline, args.map, args.allow,
+        args.probe)
     wrong = order.wrong()
     if wrong:
         raise Usage(wrong)
     signals.deferred = True
-    moved = moves.carry_out(order, ssh.RemoteService(),
-                            lambda progress: signals.progress.say(progress.text), signals.stop)
+    try:
+        moved = moves.carry_out(order, ssh.RemoteService(),
+                                lambda progress: signals.progress.say(progress.text), signals.stop)
+    except errors.HandoverError as error:
+        signals.progress.clear()
+        for finding in error.findings if len(error.findings) > 1 and not args.json else ():
+            say(f"{finding.subject}: {finding.sentence}" + (finding.do and f"; {finding.do}"))
+        raise
     signals.progress.clear()
     if args.json:
         print_data(json_view.tree(moved))

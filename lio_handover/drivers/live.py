@@ -1,49 +1,67 @@
-"""``lio-handover move --guest``: a guest and its vhost-scsi disk move together, mode vhost-qmp.
+"""``lio-handover move --guest``: guests and their vhost-scsi disks move together.
+
+Mode vhost-qmp:
 
     source                                        destination
     ------                                        -----------
+    look: both QEMUs are asked whatever could speak against it
     prepare   --- offer --------------------->    stage
                                                   migrate-incoming
     migrate   === RAM, while the guest runs ==>     .
     pre-switchover: the guest is stopped            .
     freeze, export --- document ------------->    activate    kept, loaded, endpoint ours
     migrate-continue === device state =======>      .
-    completed                                     completed, paused (-S)
+    completed                                     completed, paused
     release   <-- armed ----------------------      .         our initiator has the endpoint
               --- released ------------------>    activate    its own now; the endpoint is free
                                                   cont        the guest runs
-                                                  verify
+                                                  verify      once it is seen attached
     retire    <-- serving --------------------
               --- retired ------------------->    confirm
 
+Mode vhost-stopped, where the source's kernel does not log what vhost-scsi writes into a guest's
+memory: `stop` before freeze, and `migrate` after the destination is armed; the guest stands still
+while all of its RAM is copied.
+
 docs/reference/qemu-behaviour.md says what QEMU does by itself.  Hence the source's endpoint stays
 free until QEMU has said `completed`: it runs the guest again by itself where the migration fails,
-and exits where it can't.  The destination needs -S: without it, it exits at the switch, as its
-endpoint is taken.  In pre-switchover QEMU waits for ever, so the deadlines are this driver's.
+and exits where it can't.  The destination must not run it by itself at the switch: -S sees to that,
+and so does `stop` while it waits for a guest.  In pre-switchover QEMU waits for ever, so the
+deadlines are this driver's.
 
-Before `release` all is taken back: the migration is cancelled, the source thaws, the destination
-aborts, and a guest that QEMU does not run again by itself is told to (`cont`).  After it a move is
-gone on with (--resume).
+Several guests move in one handover, which is what a disk needs that they share: all of them stand
+still before the freeze.
+
+Before `release` all is taken back: the migrations are cancelled, the source thaws, the destination
+aborts, and a guest that QEMU does not run again by itself is told to (`cont`).  After it the target
+is given back as long as no guest has run on the destination; else a move is gone on with
+(--resume).
 """
 from __future__ import annotations
 
+import math
+import shlex
 import time
 from dataclasses import dataclass, field
-from typing import Any, Callable, ClassVar, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, ClassVar, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from .. import errors
-from ..client import forward
+from ..document import rename
 from ..handover.reply import Reply
 from ..model import fabrics
 from ..model.fabrics import Gate
-from ..protocol.table import DESTINATION, SOURCE, Mode
+from ..protocol.messages import NEVER_RAN, to_json
+from ..protocol.table import DESTINATION, HELD, SOURCE, Mode
+from ..records.journal import Handover
+from . import guest_checks
+from .guest import ASKS, PAUSED, Guest, Monitors, Wait, all_of, progress, together
 from .move import RESUME_AT, Move, Step
-from .qmp import Address, Monitor
+from .qmp import Address
 
 #: Seconds that RAM may be copied for, and that each step may take while the guest stands still.
 COPIES, STANDS = 3600.0, 60.0
-#: Seconds until QEMU is asked again where no event comes.
-OFTEN = 0.2
+#: Seconds between two looks whether the guest is attached.
+AGAIN = 0.5
 
 
 def _verb(role: str, verb: str, name: str, takes: str, does: str, deadline: float = 0.0) -> Step:
@@ -54,73 +72,117 @@ def _qmp(role: str, qmp: str, name: str, does: str, deadline: float, back: str =
     return Step(role, "", name, "", does, qmp, deadline, back)
 
 
-STEPS = (
-    _qmp(SOURCE, "query-status", "look", "see that the guest runs and may be migrated", 10),
-    _qmp(DESTINATION, "query-status", "waits", "see that this QEMU waits for a guest", 10),
+_LOOK = (
+    _qmp(SOURCE, "query-status", "look", "ask both QEMUs what speaks against it", 60),
     _verb(SOURCE, "prepare", "prepare", "", "look whether anything speaks against it, and offer"),
     _verb(DESTINATION, "stage", "stage", "prepare", "build all but the registrations"),
     _qmp(DESTINATION, "migrate-incoming", "listen", "wait for the guest", 10, "quit"),
-    _qmp(SOURCE, "migrate", "migrate", "begin to copy the guest's RAM", 10, "cancel"),
-    _qmp(SOURCE, "pre-switchover", "copy", "copy RAM while the guest runs", COPIES, "cancel"),
+)
+_QUIET = (
     _verb(SOURCE, "freeze", "freeze", "", "wait for commands, flush", STANDS),
     _verb(SOURCE, "export", "export", "", "read the registrations", STANDS),
     _verb(DESTINATION, "activate", "arm", "export", "keep them, and load them", STANDS),
-    _qmp(SOURCE, "migrate-continue", "continue", "send the guest's devices", 10),
-    _qmp(SOURCE, "completed", "sent", "see that QEMU has sent the guest", STANDS),
+)
+_OVER = (
     _qmp(DESTINATION, "completed", "came", "see that QEMU has all of the guest", STANDS),
     _verb(SOURCE, "release", "release", "arm", "occupy the endpoint, and promise not to serve any "
           "more"),
     _verb(DESTINATION, "activate", "open", "release", "own the target, and free the endpoint"),
     _qmp(DESTINATION, "cont", "cont", "run the guest", STANDS),
-    _verb(DESTINATION, "verify", "verify", "", "read it back, and see the guest attached"),
+    _verb(DESTINATION, "verify", "verify", "", "read it back, and see the guest attached", STANDS),
     _verb(SOURCE, "retire", "retire", "verify", "take the target down"),
     _verb(DESTINATION, "confirm", "confirm", "retire", "note that the source is gone"),
 )
+#: The steps of mode vhost-qmp, and those of vhost-stopped.
+STEPS = (
+    *_LOOK,
+    _qmp(SOURCE, "migrate", "migrate", "begin to copy the guest's RAM", 10, "cancel"),
+    _qmp(SOURCE, "pre-switchover", "copy", "copy RAM while the guest runs", COPIES, "cancel"),
+    *_QUIET,
+    _qmp(SOURCE, "migrate-continue", "continue", "send the guest's devices", 10),
+    _qmp(SOURCE, "completed", "sent", "see that QEMU has sent the guest", STANDS),
+    *_OVER,
+)
+STOPPED = (
+    *_LOOK,
+    _qmp(SOURCE, "stop", "stop", "stop the guest", STANDS, "cont"),
+    *_QUIET,
+    _qmp(SOURCE, "migrate", "migrate", "begin to copy the guest's RAM", 10, "cancel"),
+    _qmp(SOURCE, "completed", "copy", "copy RAM while the guest stands still", COPIES, "cancel"),
+    *_OVER,
+)
+ROWS: Mapping[Mode, Tuple[Step, ...]] = {Mode.VHOST_QMP: STEPS, Mode.VHOST_STOPPED: STOPPED}
+#: Mode → the first step in which the guest stands still.
+STILL = {Mode.VHOST_QMP: "freeze", Mode.VHOST_STOPPED: "stop"}
+#: The steps of the window that are this program's, as the summary has them.
+OURS = (("freeze to arm", ("freeze", "export", "arm")), ("release and open", ("release", "open")))
 
-#: Host → the capabilities that are switched on and off before RAM is copied.
-CAPABILITIES: Mapping[str, Mapping[str, bool]] = {
-    DESTINATION: {"events": True, "return-path": True, "postcopy-ram": False},
-    SOURCE: {"events": True, "return-path": True, "postcopy-ram": False,
-             "pause-before-switchover": True}}
-#: `query-migrate`: what a migration ends with; and begun, so that it can be cancelled.
-ENDED = ("completed", "failed", "cancelled")
-NONE = "none"
-#: `query-status` of a guest that only `cont` runs again.
-PAUSED = ("postmigrate", "paused")
+
+def deadlines(words: Sequence[str], steps: Sequence[Step]) -> Dict[str, float]:
+    """The seconds that ``STEP=SECONDS`` give to steps.  Raises BadCall."""
+    given: Dict[str, float] = {}
+    names = [step.name for step in steps if step.deadline]
+    for word in words:
+        name, _, text = word.partition("=")
+        try:
+            seconds = float(text)
+        except ValueError:
+            seconds = 0.0
+        if name not in names or not math.isfinite(seconds) or seconds <= 0:
+            raise errors.BadCall(f"{errors.one_line(word)!r} is no deadline",
+                                 do=f"--deadline STEP=SECONDS, where STEP is {', '.join(names)}")
+        given[name] = seconds
+    return given
 
 
 @dataclass
 class LiveMove(Move):
-    """A move of a guest.  ``guest``, ``guest_there``: the QEMUs' monitors, each a path on its host,
-    or a connected socket; ``uri``: where the RAM goes, as QEMU has it ("": tcp, to where ssh goes,
-    any port)."""
+    """A move of guests.  ``guests``: the monitors of each; ``limits``: STEP=SECONDS, as --deadline
+    has them."""
 
-    steps: ClassVar[Tuple[Step, ...]] = STEPS
-    shut: ClassVar[Tuple[str, str]] = ("freeze", "cont")
     onward: ClassVar[Mapping[Tuple[str, str], str]] = {
         **RESUME_AT, ("released", "opening"): "cont"}
 
-    guest: Address = ""
-    guest_there: Address = ""
-    uri: str = ""
-    _monitors: Dict[str, Monitor] = field(default_factory=dict)
-    _forwarded: Optional[forward.Forwarded] = None
+    guests: Sequence[Monitors] = ()
+    limits: Sequence[str] = ()
+    mode: Mode = Mode.VHOST_QMP
+    _guests: List[Guest] = field(default_factory=list)
+    _limits: Mapping[str, float] = field(default_factory=dict)
+    _moved: Dict[str, str] = field(default_factory=dict)
+    _typed: str = ""
+    _copying: float = 0.0
+    _resumed: bool = False
     _until: float = float("inf")
 
     def __post_init__(self) -> None:
         told = self.stop
         self.stop = lambda: told() or time.monotonic() > self._until
 
+    @property
+    def steps(self) -> Tuple[Step, ...]:
+        return ROWS[self.mode]
+
+    @property
+    def shut(self) -> Tuple[str, str]:
+        return STILL[self.mode], "cont"
+
     def run(self, targets: Sequence[str], mode: str = Mode.VHOST_QMP.value, here: str = "",
             maps: Sequence[str] = (), allow: Sequence[str] = (), probe: bool = False) -> None:
         """As Move.run."""
-        if mode != Mode.VHOST_QMP.value or any(
-                fabrics.gate_of(name.partition("/")[0]) is not Gate.ENDPOINT for name in targets):
-            raise errors.WrongState("with a guest only vhost targets move, in mode vhost-qmp",
-                                    do="leave --mode out, and move other targets without --guest")
-        if isinstance(self.guest_there, str):
-            # refuses what can be none
-            forward.Forwarded(self.destination.where, self.guest_there)
+        gates = [fabrics.gate_of(name.partition("/")[0]) for name in targets]
+        if mode not in {known.value for known in ROWS} or Gate.ENDPOINT not in gates \
+                or Gate.LOCAL in gates:
+            raise errors.WrongState(
+                "with a guest its vhost targets move, and iSCSI targets beside them, in mode "
+                f"{' or '.join(known.value for known in ROWS)}",
+                do="leave --mode out, and move other targets without --guest")
+        renamed = rename.parse(maps).targets
+        self._moved = {wwn: renamed.get(wwn, wwn) for wwn in (
+            name.partition("/")[2] for name, gate in zip(targets, gates)
+            if gate is Gate.ENDPOINT)}
+        self._typed = " ".join(map(shlex.quote, (*targets, *(
+            word for value in maps for word in ("--map", value)))))
+        self._begin(Mode(mode))
         self._go(0, {
             "prepare": {"targets": targets, "mode": mode, "peer": self.destination.where,
                         **({"probe": True} if probe else {})},
@@ -130,205 +192,256 @@ class LiveMove(Move):
                           "guest again; it may be ended")
 
     def cost(self) -> str:
-        return f"the guest stood still for {self.window:.2f} s" if self.window else ""
+        if not self.window:
+            return ""
+        words = [f"the guest stood still for {self.window:.2f} s"]
+        ours = [f"{what} {sum(self.seconds.get(name, 0.0) for name in names):.2f} s"
+                for what, names in OURS]
+        words.append(f"of which {', '.join(ours)}")
+        for guest in self._guests:
+            if guest.sent:
+                whose = f"{guest.names[SOURCE]}: " if len(self._guests) > 1 else ""
+                words.append(f"{whose}QEMU's downtime {guest.sent.get('downtime', 0)} ms, "
+                             f"{_ram(guest) / 2**20:.0f} MiB of RAM copied")
+        return "; ".join(words)
+
+    def told_of_guests(self) -> List[Dict[str, Any]]:
+        """The cost of each guest, for --json: ``stood_still`` and QEMU's ``downtime`` in seconds,
+        ``ram`` in bytes that were sent."""
+        return [{"monitor": _path(guest.monitors.here), "stood_still": round(guest.stood, 6),
+                 "downtime": guest.sent.get("downtime", 0) / 1000, "ram": _ram(guest)}
+                for guest in self._guests]
 
     def close(self) -> None:
-        """Hang up, at both monitors and at both services."""
+        """Hang up, at all monitors and at both services."""
         super().close()
-        for monitor in self._monitors.values():
-            monitor.close()
-        self._monitors.clear()
-        if self._forwarded is not None:
-            self._forwarded.close()
-            self._forwarded = None
+        for guest in self._guests:
+            guest.close()
+
+    # ---- before the first step -----------------------------------------------------------------
+    def _begin(self, mode: Mode) -> None:
+        """Raises BadCall for monitors or deadlines that can be none."""
+        self.mode = mode
+        self._limits = deadlines(self.limits, self.steps)
+        for role, paths in ((SOURCE, [guest.here for guest in self.guests]),
+                            (DESTINATION, [guest.there for guest in self.guests])):
+            named = [path for path in paths if isinstance(path, str)]
+            if not paths or len(set(named)) < len(named):
+                raise errors.BadCall(f"each guest has a monitor of its own on "
+                                     f"{self._side(role).name}",
+                                     do="give --guest and --guest-there once for each guest, in "
+                                        "the same order")
+        several = len(self.guests) > 1
+        self._guests = [Guest(guest, {
+            role: f"the QEMU of {self._side(role).name}" + (f" at {_path(path)}" if several else "")
+            for role, path in ((SOURCE, guest.here), (DESTINATION, guest.there))},
+            self.destination.where, mode is Mode.VHOST_QMP) for guest in self.guests]
+
+    def _resuming(self, handover: Handover, step: str) -> None:
+        mode = Mode(handover.mode)
+        if mode not in HELD:
+            raise errors.WrongState(f"{handover.id} moves no guest: its mode is {mode.value}",
+                                    do="leave --guest out")
+        self._begin(mode)
+        self._resumed = True
 
     def _again(self) -> str:
-        here, there = (address if isinstance(address, str) else "SOCKET"
-                       for address in (self.guest, self.guest_there))
-        return f"{super()._again()} --guest {here} --guest-there {there}"
+        return f"{super()._again()} {self._monitors()}"
+
+    def _monitors(self) -> str:
+        words = []
+        for guest in self.guests:
+            words += ["--guest", _path(guest.here), "--guest-there", _path(guest.there)]
+            words += ["--guest-uri", guest.uri] if guest.uri else []
+        return " ".join(map(shlex.quote, words))
 
     # ---- steps ---------------------------------------------------------------------------------
     def _do(self, number: int, step: Step, options: Mapping[str, Any]) -> Optional[Reply]:
-        began = time.monotonic()
-        if number < self.commit and step.deadline:
-            self._until = began + step.deadline
+        seconds = self._limits.get(step.name, step.deadline)
+        if number < self.commit and seconds:
+            self._until = time.monotonic() + seconds
         try:
+            if step.name == "look":
+                self.tell(self._label(step))
+                self._look(options["allow"])
+                return None
+            if step.name == "verify":
+                return self._attached(number, step, options, time.monotonic() + seconds)
             if not step.qmp:
                 return super()._do(number, step, options)
             self.tell(self._label(step))
-            self.ASKS[step.name](self, step)
+            ASKS[step.qmp](self._guests, step.role, Wait(
+                self.stop, lambda tree: self._progress(step, tree), seconds))
+            if any(guest.sent for guest in self._guests):
+                self.migration = together([guest.sent for guest in self._guests])
             return None
         except (KeyError, IndexError, TypeError, ValueError) as error:  # of QEMU's answer
-            raise errors.GuestFailed(f"{self._monitor(step.role).name} answers {step.qmp} with "
-                                     f"something unknown ({type(error).__name__})") from error
+            raise errors.GuestFailed(f"the QEMU of {self._side(step.role).name} answers {step.qmp} "
+                                     f"with something unknown ({type(error).__name__})") from error
         except errors.Interrupted as error:
             if time.monotonic() > self._until:
                 error.what = (f"{step.qmp or step.verb} on {self._side(step.role).name} took "
-                              f"longer than its {step.deadline:g} s")
+                              f"longer than its {seconds:g} s")
+                error.do = f"see why, and move again, with --deadline {step.name}=SECONDS if it " \
+                    "needs longer"
             raise
         finally:
             self._until = float("inf")
 
-    def _monitor(self, role: str) -> Monitor:
-        if role not in self._monitors:
-            address, side = self.guest, self._side(role)
-            if role == DESTINATION:
-                address = self.guest_there
-                if isinstance(address, str):
-                    self._forwarded = forward.Forwarded(self.destination.where, address)
-                    self._forwarded.open()
-                    address = self._forwarded.here
-            monitor = Monitor(address, f"the QEMU of {side.name}")
-            monitor.connect()
-            self._monitors[role] = monitor
-        return self._monitors[role]
+    def _progress(self, step: Step, tree: Mapping[str, Any]) -> None:
+        if step.role == SOURCE:
+            self.migration = tree
+        self.tell(self._label(step) + progress(tree))
 
-    def _look(self, step: Step) -> None:
-        monitor = self._monitor(SOURCE)
-        state = monitor.execute("query-status")["status"]
-        if state != "running":
-            raise errors.GuestFailed(f"{monitor.name} does not run a guest: it is {state}",
-                                     do="move the target without --guest, or `cont` it first")
-        blocked = monitor.execute("query-migrate").get("blocked-reasons")
-        if blocked:
-            raise errors.GuestFailed(f"{monitor.name} can't be migrated: "
-                                     f"{errors.one_line('; '.join(blocked))}",
-                                     do="start it with what QEMU asks for (vhost-scsi-pci: "
-                                        "migratable=on)")
+    def _look(self, allow: Sequence[str]) -> None:
+        """Ask both QEMUs of each guest; raises the first of all findings."""
+        pairs, against = [], []
+        for guest in self._guests:
+            asked = []
+            for role in (SOURCE, DESTINATION):
+                if self.stop():
+                    raise errors.Interrupted("interrupted")
+                try:
+                    asked.append(guest_checks.ask(guest.monitor(role)))
+                except (errors.GuestFailed, errors.PeerUnreachable) as failed:
+                    against.append(errors.Finding(type(failed), guest.names[role],
+                                                  _removed(failed.what, guest.names[role]),
+                                                  do=failed.next))
+            if len(asked) == 2:
+                pairs.append((guest.names, guest_checks.Pair(asked[0], asked[1], self._moved)))
+        if len(pairs) == len(self._guests):
+            against += guest_checks.findings(pairs, self._moved)
+        errors.refuse(against, allow)
+        self._copying = sum(pair.source.memory / (pair.source.bandwidth or math.inf)
+                            for _, pair in pairs)
 
-    def _waits(self, step: Step) -> None:
-        monitor = self._monitor(DESTINATION)
-        state = monitor.execute("query-status")["status"]
-        if state != "inmigrate" or monitor.execute("query-migrate").get("status", NONE) != NONE:
-            raise errors.GuestFailed(f"{monitor.name} does not wait for a guest: it is {state}",
-                                     do="start it with -incoming defer -S")
+    def _window(self, shut: float) -> float:
+        """As it was seen: from a source's STOP to its guest's RESUME."""
+        return max((guest.stood for guest in self._guests), default=0.0) \
+            or super()._window(shut)
 
-    def _capabilities(self, role: str, **changed: bool) -> None:
-        self._monitor(role).execute("migrate-set-capabilities", {"capabilities": [
-            {"capability": name, "state": state}
-            for name, state in (changed or CAPABILITIES[role]).items()]})
-
-    def _listen(self, step: Step) -> None:
-        monitor = self._monitor(DESTINATION)
-        self._capabilities(DESTINATION)
-        if self.uri:
-            monitor.execute("migrate-incoming", {"uri": self.uri})
-            return
-        name = forward.address_of(self.destination.where)
-        everywhere, name = ("[::]", f"[{name}]") if ":" in name else ("0.0.0.0", name)
-        monitor.execute("migrate-incoming", {"uri": f"tcp:{everywhere}:0"})
-        address = monitor.execute("query-migrate")["socket-address"][0]
-        self.uri = f"tcp:{name}:{address['port']}"
-
-    def _migrate(self, step: Step) -> None:
-        self._capabilities(SOURCE)
-        self._monitor(SOURCE).execute("migrate", {"uri": self.uri})
-
-    def _copy(self, step: Step) -> None:
-        self._await(step, "pre-switchover")
-
-    def _continue(self, step: Step) -> None:
-        self._monitor(SOURCE).execute("migrate-continue", {"state": "pre-switchover"})
-
-    def _completed(self, step: Step) -> None:
-        self._await(step, "completed")
-
-    def _cont(self, step: Step) -> None:
-        monitor = self._monitor(DESTINATION)
-        state = monitor.execute("query-status")["status"]
-        if state != "running":
-            if monitor.execute("query-migrate").get("status") != "completed":
-                raise errors.GuestFailed(f"{monitor.name} has no guest to run: it is {state}")
-            monitor.execute("cont", seconds=step.deadline)
-            state = monitor.execute("query-status")["status"]
-        if state != "running":  # RESUME proves nothing, nor does an answer to cont
-            raise errors.GuestFailed(f"{monitor.name} does not run the guest: it is {state}")
-
-    ASKS: ClassVar[Mapping[str, Callable[[LiveMove, Step], None]]] = {
-        "look": _look, "waits": _waits, "listen": _listen, "migrate": _migrate, "copy": _copy,
-        "continue": _continue, "sent": _completed, "came": _completed, "cont": _cont}
-
-    def _await(self, step: Step, wanted: str) -> None:
-        """Wait until `query-migrate` says so.  Raises GuestFailed where it ends otherwise."""
-        monitor = self._monitor(step.role)
+    def _attached(self, number: int, step: Step, options: Mapping[str, Any], until: float
+                  ) -> Optional[Reply]:
+        """Verify once the guest is attached, which its driver decides: not while it is in its
+        firmware."""
         while True:
-            tree = self.migration = monitor.execute("query-migrate")
-            state = tree.get("status", NONE)
-            if state == wanted:
-                return
-            if state in ENDED:
-                why = tree.get("error-desc", "QEMU does not say why")
-                raise errors.GuestFailed(f"{monitor.name}: the migration is {state} "
-                                         f"({errors.one_line(str(why))})")
-            if self.stop():
-                raise errors.Interrupted("interrupted")
-            self.tell(f"{self._label(step)}{_progress(tree)}")
-            monitor.wait_for_event(OFTEN)
+            try:
+                return super()._do(number, step, options)
+            except errors.WrongState as error:
+                for guest in self._guests:
+                    state = guest.status(DESTINATION)
+                    if state != "running":
+                        raise errors.GuestFailed(f"{guest.names[DESTINATION]} does not run the "
+                                                 f"guest: it is {state}") from None
+                if time.monotonic() > until:
+                    raise errors.GuestFailed(
+                        f"the guest runs on {self.destination.name}, and is not attached to its "
+                        f"disk there: {error.what}") from None
+            self.tell(f"{self._label(step)}: not yet")
+            time.sleep(AGAIN)
 
     # ---- where something fails -----------------------------------------------------------------
     def _failed(self, number: int, step: Step, error: errors.HandoverError
                 ) -> errors.HandoverError:
         said: List[str] = []
-        if number < self.commit:
-            said += self._cancel(number)
+        if step.name == "prepare" and "stopped-guest" in error.do:
+            error.do = self._offer_stopped()
+        if number < self.commit and "cancel" in self._backs(number):
+            self.tell("cancelling the migration")
+            said = all_of(self._guests, Guest.cancel)
+        if step.name in ("open", "cont") and self._given_back(step, error):
+            return error
         error = super()._failed(number, step, error)
         if said:
             error.changed += f"; {'; '.join(said)}"
+        if number > self.number("open") and step.name in ("cont", "verify"):
+            error.do = (f"once its guest runs on {self.destination.name}: {error.do}; if it never "
+                        f"ran there: on {self.destination.name} lio-handover destination abort "
+                        f"{self.id}, then lio-handover recover {self.id}, and `cont`")
         return error
+
+    def _offer_stopped(self) -> str:
+        """The command that moves a guest whose source's kernel does not log, and what it costs."""
+        takes = f"{math.ceil(self._copying)} s, by its RAM size and max-bandwidth" \
+            if self._copying else "as long as all of its RAM is copied, max-bandwidth is unlimited"
+        return (f"lio-handover move {self._typed} --to {self.destination.where} "
+                f"{self._monitors()} --mode {Mode.VHOST_STOPPED.value}, in which the guest stands "
+                f"still for about {takes}; or boot a kernel from 6.16 on")
 
     def _go_back(self, number: int, here: str, error: errors.HandoverError) -> None:
         super()._go_back(number, here, error)
         backs = self._backs(number)
-        if "cancel" in backs:  # thaw has let go of the endpoint, so that the guest can have it
+        if "cancel" in backs or "cont" in backs:  # thaw has let go of the endpoint: the guest's
             error.changed += f"; {self._run_again()}"
         if "quit" in backs:
-            try:
-                self._monitor(DESTINATION).execute("quit")
-            except errors.HandoverError:
-                pass  # it ends by itself where the migration fails before it has all
+            for guest in self._guests:
+                guest.quit()
 
     def _backs(self, number: int) -> List[str]:
         return [step.back for step in self.steps[:number + 1]]
 
-    def _cancel(self, number: int) -> List[str]:
-        """End the migration: then QEMU runs the guest again by itself, or keeps it for `cont`.
-        Returns what went wrong with that."""
-        if "cancel" not in self._backs(number):
-            return []
-        self.tell("cancelling the migration")
-        until = time.monotonic() + STANDS
-        try:
-            monitor = self._monitor(SOURCE)
-            monitor.execute("migrate_cancel")
-            while monitor.execute("query-migrate").get("status", NONE) not in (*ENDED, NONE):
-                if time.monotonic() > until:
-                    return [f"{monitor.name} has not cancelled the migration in {STANDS:g} s"]
-                monitor.wait_for_event(OFTEN)
-        except errors.HandoverError as failed:
-            return [failed.what]
-        return []
-
     def _run_again(self) -> str:
-        """See that the guest runs on the source, whose target serves again; what to say of it."""
+        """See that the guests run on the source, whose target serves again; what to say of it."""
         if self._state(self.source) != "idle":
             return "its guest stands still: `cont` it once its target serves"
+        states = all_of(self._guests, Guest.run_again)
+        if set(states) == {"running"}:
+            return "its guest runs" if len(states) == 1 else f"its {len(states)} guests run"
+        return "; ".join(state if " " in state else f"its guest is {state}" for state in states)
+
+    def _given_back(self, step: Step, error: errors.HandoverError) -> bool:
+        """Have the destination give the target back, where no guest has run there and the source's
+        QEMUs can run them again; whether that was done."""
+        if self._resumed or isinstance(error, errors.PeerUnreachable) \
+                or any(guest.left or guest.may_have_run() for guest in self._guests) \
+                or not set(all_of(self._guests, lambda guest: guest.status(SOURCE))) <= set(PAUSED):
+            return False
+        self.tell(f"abort on {self.destination.name}: give the target back")
         try:
-            monitor = self._monitor(SOURCE)
-            state = monitor.execute("query-status")["status"]
-            self._capabilities(SOURCE, **{"pause-before-switchover": False})
-            if state in PAUSED:
-                monitor.execute("cont", seconds=STANDS)
-                state = monitor.execute("query-status")["status"]
+            answer = self.destination.verb("abort", self.id, self._any_message())
+        except errors.HandoverError:
+            return False
+        for guest in self._guests:
+            guest.quit()
+        self.tell(f"thaw on {self.source.name}: go back to serving")
+        try:
+            kept = self.source.verb("thaw", self.id, to_json(answer.messages))
         except errors.HandoverError as failed:
-            return failed.what
-        return "its guest runs" if state == "running" else f"its guest is {state}"
+            error.changed = (f"{self.destination.name} has given the target back, and "
+                             f"{self.source.name} does not serve it ({failed.what})")
+            error.do = f"lio-handover recover {self.id}"
+            return True
+        error.changed = (f"{self.destination.name} has given the target back, and "
+                         f"{self.source.name} serves on as before")
+        if any(guest.told for guest in self._guests) and NEVER_RAN not in answer.notes:
+            error.changed += "; its guest may have run for a moment over there"
+            error.do = f"end its QEMU on {self.source.name}, and boot the guest there"
+        else:
+            error.changed += f"; {self._run_again()}"
+            error.do = error.do or "lio-handover move again, once that is cured"
+        if answer.handover.state == "returned":
+            self._clean(to_json(kept.messages), error)
+        return True
+
+    def _clean(self, kept: bytes, error: errors.HandoverError) -> None:
+        """Have the destination take down what it has given back."""
+        try:
+            state = self.destination.verb("recover", self.id, kept).handover.state
+        except errors.HandoverError:
+            state = ""
+        if state != "none":
+            error.do = f"on {self.destination.name}: lio-handover recover {self.id}; {error.do}"
 
 
-def _progress(tree: Mapping[str, Any]) -> str:
-    """The RAM that is left to be copied, of `query-migrate`; "" where it does not say."""
-    ram = tree.get("ram")
-    if not ram:
-        return ""
-    left = f" ({ram['remaining'] / 2**20:.0f} of {ram['total'] / 2**20:.0f} MiB of RAM left"
-    expected = tree.get("expected-downtime")
-    return left + (f", {expected} ms of downtime expected)" if expected is not None else ")")
+def _path(address: Address) -> str:
+    """A monitor as a command names it."""
+    return address if isinstance(address, str) else "SOCKET"
+
+
+def _ram(guest: Guest) -> int:
+    return int(guest.sent.get("ram", {}).get("transferred", 0))
+
+
+def _removed(text: str, name: str) -> str:
+    """The text about a QEMU without its name."""
+    return text[len(name):].lstrip(": ") if text.startswith(name) else text

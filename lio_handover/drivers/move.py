@@ -36,6 +36,7 @@ from ..model import fabrics
 from ..model.fabrics import Gate
 from ..protocol.messages import Message, to_json
 from ..protocol.table import DESTINATION, MODES, SOURCE, VHOST, MessageType, Mode
+from ..records.journal import Handover
 from ..views import phrases
 
 
@@ -128,9 +129,6 @@ class Move:
     host served; ``place``: (number, of how many, name) of the step that is being done;
     ``migration``: what QEMU said last of a guest's migration (query-migrate)."""
 
-    steps: ClassVar[Tuple[Step, ...]] = STEPS
-    #: The first and the last step of the window.
-    shut: ClassVar[Tuple[str, str]] = (BLACKOUT[0], BLACKOUT[-1])
     onward: ClassVar[Mapping[Tuple[str, str], str]] = RESUME_AT
 
     source: RemoteService
@@ -147,6 +145,15 @@ class Move:
     place: Tuple[int, int, str] = (0, 0, "")
     migration: Mapping[str, Any] = field(default_factory=dict)
     _answers: Dict[str, Reply] = field(default_factory=dict)
+
+    @property
+    def steps(self) -> Tuple[Step, ...]:
+        return STEPS
+
+    @property
+    def shut(self) -> Tuple[str, str]:
+        """The first and the last step of the window."""
+        return BLACKOUT[0], BLACKOUT[-1]
 
     def run(self, targets: Sequence[str], mode: str = Mode.ISCSI.value, here: str = "",
             maps: Sequence[str] = (), allow: Sequence[str] = (), probe: bool = False) -> None:
@@ -184,8 +191,16 @@ class Move:
                 f"{self.source.name} {_stands(states[0])}, {self.destination.name} "
                 f"{_stands(states[1])}: there is nothing to go on with",
                 do=f"lio-handover recover {self.id}, on both hosts")
+        self._resuming(here.handover, self.onward[states])
         self._answers = {"release": here, "verify": there, "retire": here}
         self._go(self.number(self.onward[states]), {}, allow)
+
+    def _resuming(self, handover: Handover, step: str) -> None:
+        """Look at a handover that is to be gone on with at a step.  Raises WrongState."""
+        if Mode(handover.mode) in VHOST and step in ("open", "verify"):
+            raise errors.WrongState(
+                f"the guest of {', '.join(handover.targets)} is not seen to run yet",
+                do="name its monitors with --guest and --guest-there, too")
 
     def close(self) -> None:
         """Hang up at both services."""
@@ -204,6 +219,10 @@ class Move:
     def cost(self) -> str:
         """The cost of the window in words; "" where there was none."""
         return f"nobody served for {self.window:.2f} s" if self.window else ""
+
+    def told_of_guests(self) -> List[Dict[str, Any]]:
+        """The cost of each guest, for --json; none moved here."""
+        return []
 
     def _again(self) -> str:
         return f"lio-handover move --resume {self.id} --to {self.destination.where}"
@@ -229,7 +248,7 @@ class Move:
                 raise self._failed(number, step, error)
             self.seconds[step.name] = time.monotonic() - began
             if step.name == self.shut[1] and not first:
-                self.window = time.monotonic() - shut
+                self.window = self._window(shut)
             if answer is None:
                 continue
             self.notes += [f"{self._side(step.role).name}: {note}" for note in answer.notes]
@@ -237,6 +256,11 @@ class Move:
             self.targets, self.epoch = answer.handover.targets, answer.handover.epoch
             if step.name == "export":
                 self.contents = _contents(answer)
+
+    def _window(self, shut: float) -> float:
+        """The seconds of the window, whose first step began at ``shut`` and whose last has ended.
+        """
+        return time.monotonic() - shut
 
     def _side(self, role: str) -> RemoteService:
         return self.source if role == SOURCE else self.destination
@@ -269,7 +293,8 @@ class Move:
     def _failed(self, number: int, step: Step, error: errors.HandoverError
                 ) -> errors.HandoverError:
         """The error with the states of both hosts and the next command."""
-        if step.role == DESTINATION and not isinstance(error, errors.PeerUnreachable):
+        if step.role == DESTINATION and not step.qmp \
+                and not isinstance(error, errors.PeerUnreachable):
             error.what = f"{self.destination.name}: {error.what}"
         self.tell("finding out where both hosts are")
         here = self._state(self.source)
@@ -331,9 +356,9 @@ class Move:
 
     def _any_message(self) -> bytes:
         """An offer that tells a destination without the handover which epoch it must refuse."""
-        offer = self._answers["prepare"].messages[0]
-        return to_json([Message(MessageType.OFFER, offer.handover, offer.epoch,
-                                targets=offer.targets, mode=offer.mode)])
+        known = next(answer.handover for answer in self._answers.values())
+        return to_json([Message(MessageType.OFFER, known.id, known.epoch, targets=known.targets,
+                                mode=known.mode)])
 
 
 def _stands(state: Optional[str]) -> str:

@@ -25,6 +25,7 @@ class Order:
 
     ``guests``, ``guests_there``: the monitors of the QEMUs on this host, and of those on the
     destination which wait for the guests: each is a path on its host, or a connected socket.
+    ``uris``: where the RAM of each goes, or none; ``deadlines``: STEP=SECONDS.
     """
 
     to: str
@@ -34,7 +35,8 @@ class Order:
     mode: str = ""
     guests: Sequence[Address] = ()
     guests_there: Sequence[Address] = ()
-    uri: str = ""
+    uris: Sequence[str] = ()
+    deadlines: Sequence[str] = ()
     maps: Sequence[str] = ()
     allow: Sequence[str] = ()
     probe: bool = False
@@ -43,12 +45,14 @@ class Order:
         """Why these options do not fit together; "" where they do."""
         if bool(self.targets) == bool(self.resume):
             return "name targets, or the handover to --resume"
-        if len(self.guests) != len(self.guests_there) or self.uri and not self.guests:
-            return "a guest has two monitors: --guest, and --guest-there on the destination"
+        if len(self.guests) != len(self.guests_there) or \
+                self.uris and len(self.uris) != len(self.guests):
+            return ("a guest has two monitors, --guest and --guest-there on the destination, and "
+                    "there are as many --guest-uri or none")
         if self.guests and self.mode == Mode.VHOST_INBAND.value:
             return "in mode vhost-inband QEMU's own stream moves the guest: name no monitor"
-        if len(self.guests) > 1:
-            return "one guest moves at a time"
+        if self.deadlines and not self.guests:
+            return "--deadline is of a move with a --guest"
         return ""
 
 
@@ -96,7 +100,8 @@ def carry_out(order: Order, source: RemoteService, tell: Tell = lambda progress:
                      source=run.source.name, destination=run.destination.name,
                      contents=run.contents, window=round(run.window, 6),
                      seconds={name: round(took, 6) for name, took in run.seconds.items()},
-                     downtime=_downtime(run.migration), cost=run.cost())
+                     downtime=_downtime(run.migration), cost=run.cost(),
+                     guests=tuple(run.told_of_guests()))
 
 
 def _downtime(migration: Mapping[str, Any]) -> float:
@@ -110,6 +115,8 @@ def _driver(order: Order, source: RemoteService, say: Callable[[str], None],
     destination = RemoteService(order.to)
     if not order.guests:
         return Move(source, destination, say, stop)
-    from .live import LiveMove  # with asyncio, which takes long to import
-    return LiveMove(source, destination, say, stop, guest=order.guests[0],
-                    guest_there=order.guests_there[0], uri=order.uri)
+    from .guest import Monitors  # with asyncio, which takes long to import
+    from .live import LiveMove
+    uris = order.uris or [""] * len(order.guests)
+    return LiveMove(source, destination, say, stop, limits=order.deadlines,
+                    guests=tuple(map(Monitors, order.guests, order.guests_there, uris)))

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from typing import Any, Awaitable, Mapping, TypeVar, Union
+import time
+from typing import Any, Awaitable, Dict, Mapping, TypeVar, Union
 
 from .. import errors
 
@@ -23,10 +24,12 @@ GREETS, PATIENCE = 10.0, 10.0
 
 class Monitor:
     """One QEMU.  ``address``: the path of its socket on this host, or a connected socket, which
-    is closed with the monitor; ``name`` as messages have it."""
+    is closed with the monitor; ``name`` as messages have it.  ``heard``: event → when it last came,
+    in seconds of time.monotonic()."""
 
     def __init__(self, address: Address, name: str) -> None:
         self.address, self.name = address, name
+        self.heard: Dict[str, float] = {}
         self._loop = asyncio.new_event_loop()
         self._client: Any = None
         self._events: Any = None
@@ -58,7 +61,7 @@ class Monitor:
         except (QMPError, OSError, EOFError, asyncio.TimeoutError):
             self.close()
             raise errors.GuestFailed(
-                f"nobody greets at {errors.one_line(where)}, the monitor of {self.name}",
+                f"{self.name}: nobody greets at its monitor, {errors.one_line(where)}",
                 do="start QEMU with -qmp unix:PATH,server=on,wait=off, and see that nobody else "
                    "is at that socket") from None
 
@@ -72,7 +75,10 @@ class Monitor:
         if self._client is None:
             raise self._gone(command)
         try:
-            return self._run(self._client.execute(command, dict(arguments)), seconds)
+            try:
+                return self._run(self._client.execute(command, dict(arguments)), seconds)
+            finally:
+                self._hear()
         except ExecuteError as error:
             raise errors.GuestFailed(f"{self.name} refuses {command}: "
                                      f"{errors.one_line(str(error))}") from None
@@ -89,18 +95,21 @@ class Monitor:
         error.gone = True
         return error
 
-    def wait_for_event(self, seconds: float) -> bool:
-        """Whether an event came since the last look, or comes within so many seconds."""
-        if self._client is None:
-            return False
-        came = bool(self._events.clear())
-        if not came:
-            try:
-                self._run(self._events.get(), seconds)
-                came = True
-            except asyncio.TimeoutError:
-                pass
-        return came
+    def _hear(self) -> bool:
+        """Note the events that have come; whether there were any."""
+        came = self._events.clear()
+        self.heard.update((str(event["event"]), time.monotonic()) for event in came)
+        return bool(came)
+
+    def wait_for_event(self, seconds: float) -> None:
+        """Return once an event comes, at the latest after so many seconds."""
+        if self._client is None or self._hear():
+            return
+        try:
+            event = self._run(self._events.get(), seconds)
+            self.heard[str(event["event"])] = time.monotonic()
+        except asyncio.TimeoutError:
+            pass
 
     def close(self) -> None:
         """Hang up; may be called again."""

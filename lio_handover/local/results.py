@@ -136,7 +136,7 @@ class Moved(Result):
 
     ``seconds`` by step; ``window``: seconds in which nobody served, or in which a guest stood
     still; ``downtime``: the seconds that the source's QEMU says a guest was stopped, 0 without one;
-    ``cost``: the window in words.
+    ``guests``: a mapping for each guest (LiveMove.told_of_guests); ``cost``: the window in words.
     """
 
     handover: str = ""
@@ -147,6 +147,7 @@ class Moved(Result):
     seconds: Mapping[str, float] = field(default_factory=dict)
     window: float = 0.0
     downtime: float = 0.0
+    guests: Tuple[Mapping[str, Any], ...] = ()
     cost: str = field(default="", repr=False)
 
 

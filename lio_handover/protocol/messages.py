@@ -24,6 +24,8 @@ from .table import MessageType, Mode
 VERSION = 1
 #: A handover has at most nine messages; a longer list is refused.
 MAX_MESSAGES = 16
+#: A note of abort: no guest has had the disk since the destination owned it.
+NEVER_RAN = "no command was executed here since the document was loaded"
 #: The messages that carry a document.
 WITH_DOCUMENT = (MessageType.OFFER, MessageType.DOCUMENT, MessageType.RETURNED)
 

@@ -36,7 +36,7 @@ def carry_out(asked: Mapping[str, Any], settings: Settings, descriptors: Sequenc
     order = moves.Order(
         asked["to"], asked["targets"], asked["resume"], asked["here"], asked["mode"],
         [*asked["guest"], *lines[:here]], [*asked["guest-there"], *lines[here:]],
-        asked["guest-uri"], asked["maps"], asked["allow"], asked["probe"])
+        asked["guest-uri"], asked["deadline"], asked["maps"], asked["allow"], asked["probe"])
     source = ssh.RemoteService()
     source.address = asked["bus"]
     moved = moves.carry_out(order, source, _Teller(say), stop, asked["handover"])

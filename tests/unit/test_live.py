@@ -9,7 +9,7 @@ import gc
 import json
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,24 +18,36 @@ from typing import Any
 import pytest
 
 from lio_handover import errors
-from lio_handover.drivers import live, move
-from lio_handover.drivers.live import STEPS, LiveMove
+from lio_handover.drivers import guest as guests, live, move
+from lio_handover.drivers.guest import Monitors
+from lio_handover.drivers.live import ROWS, LiveMove
+from lio_handover.handover.reply import Reply
+from lio_handover.protocol.messages import NEVER_RAN, from_json
 from lio_handover.protocol.table import DESTINATION, SOURCE, Mode
+from lio_handover.verb_table import OPTIONS
 from tests.unit.test_move import LOST, Table
 
 pytest.importorskip("qemu.qmp")
 
-TARGET = "vhost/naa.6001405000000001"
-HOST, PATH = "unix:path=/run/bus", "/run/vm.qmp"
+WWPNS = ("naa.6001405000000001", "naa.6001405000000002")
+TARGET = f"vhost/{WWPNS[0]}"
+ISCSI = "iscsi/iqn.2003-01.org.example:db"
+HOST = "unix:path=/run/bus"
+DISK = {"migratable": True, "boot_tpgt": 1, "num_queues": 4, "virtqueue_size": 128}
+STEPS = [pytest.param(mode, step, id=f"{mode.value}-{step.name}")
+         for mode, steps in ROWS.items() for step in steps]
 
 
 @dataclass
 class Qemu:
-    """A QEMU's monitor.  ``fails``: command → QEMU's words, or "" to hang up."""
+    """A QEMU's monitor.  ``fails``: command → QEMU's words, or "" to end; ``gone``: it has."""
 
     path: Path
     status: str
+    wwpn: str
+    thread: int
     migration: str = "none"
+    gone: bool = False
     fails: dict[str, str] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
     arguments: dict[str, Any] = field(default_factory=dict)
@@ -43,9 +55,33 @@ class Qemu:
     blocked: list[str] = field(default_factory=list)
     listens: tuple[str, ...] = ("0.0.0.0", "::")
     line: asyncio.StreamWriter | None = None
+    machine: str = "pc-i440fx-7.2-machine"
+    cpus: int = 1
+    memory: int = 128 << 20
+    bandwidth: int = 1 << 20
+    disk: dict[str, Any] = field(default_factory=lambda: dict(DISK))
+    others: list[str] = field(default_factory=lambda: ["virtio-rng-pci"])
+    vmstates: dict[str, str] = field(default_factory=dict)
+    capabilities: dict[str, bool] = field(default_factory=lambda: dict.fromkeys(
+        ("events", "return-path", "pause-before-switchover", "postcopy-ram", "multifd"), False))
+    #: `query-migrate` says no more than "active" so many times
+    slow: int = 0
+
+    def put(self, **values: Any) -> Qemu:
+        """With other attributes."""
+        for name, value in values.items():
+            setattr(self, name, value)
+        return self
+
+    def other(self, **disk: Any) -> Qemu:
+        """With other properties of its disk."""
+        self.disk |= disk
+        return self
 
     def become(self, migration: str, status: str = "") -> None:
-        self.migration, self.status = migration, status or self.status
+        before, self.migration, self.status = self.status, migration, status or self.status
+        if before == "running" != self.status:
+            self.tell("STOP", {})
         self.tell("MIGRATION", {"status": migration})
 
     def tell(self, event: str, data: dict[str, Any]) -> None:
@@ -58,6 +94,9 @@ class Qemu:
         self.line.write(json.dumps(tree).encode() + b"\r\n")
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self.gone:
+            writer.close()
+            return
         self.line = writer
         self.write({"QMP": {"version": {"qemu": {"major": 7, "minor": 2, "micro": 22},
                                         "package": ""}, "capabilities": ["oob"]}})
@@ -72,11 +111,12 @@ class Qemu:
                 said += more.decode()
                 continue
             said, command = said[end:].lstrip(), asked["execute"]
-            if not command.startswith(("query-", "qmp_")):
+            if not command.startswith(("query-", "qmp_", "qom-")):
                 self.asked.append(command)
             self.arguments[command] = asked.get("arguments", {})
             number = {"id": asked["id"]} if "id" in asked else {}
-            if self.fails.get(command) == "":
+            if self.gone or self.fails.get(command) == "":
+                self.gone = True
                 break
             if command in self.fails:
                 self.write({**number, "error": {"class": "GenericError",
@@ -88,123 +128,210 @@ class Qemu:
 
     def answer(self, command: str) -> object:
         """What it returns; what the command does is done."""
+        if command.startswith(("query-", "qom-")):
+            return self.about(command, self.arguments[command])
+        if command == "migrate":
+            self.become("active")
+        elif command == "migrate-continue":
+            self.all_sent()
+        elif command == "migrate_cancel" and self.migration not in ("none", "completed", "failed"):
+            self.become("cancelled", "running" if self.status == "finish-migrate" else "")
+        elif command == "stop" and self.status == "running":
+            self.become(self.migration, "paused")
+        elif command == "cont":
+            self.status = "running"
+            self.tell("RESUME", {})
+        elif command == "quit":
+            self.gone = True
+        return {}
+
+    def all_sent(self) -> None:
+        assert self.peer
+        self.peer.become("completed", "paused")
+        self.become("completed", "postmigrate")
+
+    def about(self, command: str, given: dict[str, Any]) -> object:
+        """Questions that change nothing."""
         if command == "query-status":
             return {"status": self.status, "running": self.status == "running"}
         if command == "query-migrate":
             return self.about_migration()
-        if command == "migrate":
-            self.become("active")
-        elif command == "migrate-continue":
-            assert self.peer
-            self.peer.become("completed", "paused")
-            self.become("completed", "postmigrate")
-        elif command == "migrate_cancel" and self.migration not in ("none", "completed", "failed"):
-            self.become("cancelled", "running")
-        elif command == "cont":
-            self.status = "running"
-            self.tell("RESUME", {})
-        return {}
+        if command in ("qom-list", "qom-get"):
+            return self.about_object(**given)
+        return {"query-cpus-fast": [{"thread-id": self.thread + cpu, "qom-path": "/cpu"}
+                                    for cpu in range(self.cpus)],
+                "query-target": {"arch": "x86_64"},
+                "query-memory-size-summary": {"base-memory": self.memory},
+                "query-migrate-parameters": {"max-bandwidth": self.bandwidth},
+                "query-migrate-capabilities": [
+                    {"capability": name, "state": state}
+                    for name, state in self.capabilities.items()]}[command]
+
+    def about_object(self, path: str, property: str = "") -> object:  # noqa: A002
+        objects: dict[str, dict[str, Any]] = {
+            "/machine": {"type": self.machine}, "/cpu": {"type": "qemu64-x86_64-cpu"},
+            "/machine/peripheral/disk": {"wwpn": self.wwpn, **self.disk},
+            **{f"/objects/{name}": {"id-list": ids} for name, ids in self.vmstates.items()}}
+        if property:
+            return objects[path][property]
+        if path in objects:
+            return [{"name": name, "type": "str"} for name in objects[path]]
+        kinds = {"/machine/peripheral": {"disk": "vhost-scsi-pci"},
+                 "/machine/peripheral-anon": {
+                     f"device[{number}]": kind for number, kind in enumerate(self.others)},
+                 "/objects": {"pc.ram": "memory-backend-ram",
+                              **dict.fromkeys(self.vmstates, "dbus-vmstate")}}[path]
+        return [{"name": "type", "type": "string"},
+                *({"name": name, "type": f"child<{kind}>"} for name, kind in kinds.items())]
 
     def about_migration(self) -> dict[str, Any]:
         tree: dict[str, Any] = {"blocked-reasons": self.blocked} if self.blocked else {}
         if self.migration == "none":
-            return {**tree, "socket-address": [
-                {"type": "inet", "host": host, "port": "4711"} for host in self.listens]}
+            return {**tree, **({} if self.status != "inmigrate" else {"socket-address": [
+                {"type": "inet", "host": host, "port": "4711"} for host in self.listens]})}
         tree["status"] = self.migration
         if self.migration == "active":
             tree |= {"ram": {"remaining": 5 << 20, "total": 128 << 20}, "expected-downtime": 300}
-            self.become("pre-switchover", "finish-migrate")
+            if self.slow:
+                self.slow -= 1
+            elif self.status == "paused":
+                self.all_sent()
+            else:
+                self.become("pre-switchover", "finish-migrate")
+        elif self.migration == "completed":
+            tree |= {"ram": {"transferred": 7 << 20, "remaining": 0, "total": 128 << 20},
+                     "downtime": 321}
         return tree
 
 
 class Host(Table):
-    """A host in mode vhost-qmp, which believes who says that the guest has left."""
+    """A host in one of the modes with guests, which believes who says that the guest has left."""
 
-    def __init__(self, role: str, name: str) -> None:
-        super().__init__(role, name, Mode.VHOST_QMP)
+    notes: tuple[str, ...] = ()
 
     def verb(self, verb: str, *args: Any, **more: Any) -> Any:
         if verb == "release" and not more.get("guest-left"):
             raise errors.WrongState("release needs that the migration has completed")
-        return super().verb(verb, *args, **more)
+        if verb == "prepare":
+            self.protocol = Mode(more["mode"])
+        elif verb == "stage":
+            self.protocol = Mode(from_json(args[1])[0].mode)
+        answer: Reply = super().verb(verb, *args, **more)
+        if verb == "abort":
+            return Reply(answer.handover, answer.messages, self.notes)
+        return answer
 
 
 @dataclass
 class Two:
-    """Both hosts and both QEMUs, and a move between them."""
+    """Both hosts, the QEMUs of each guest there, and a move between them."""
 
-    a: Table
-    b: Table
-    qemu: dict[str, Qemu]
+    a: Host
+    b: Host
+    guests: list[dict[str, Qemu]]
     told: list[str] = field(default_factory=list)
+    mode: Mode = Mode.VHOST_QMP
+
+    @property
+    def qemu(self) -> dict[str, Qemu]:
+        return self.guests[0]
+
+    def all(self, role: str) -> list[Qemu]:
+        return [pair[role] for pair in self.guests]
 
     def driver(self, **more: Any) -> LiveMove:
-        return LiveMove(self.a, self.b, self.told.append, guest=str(self.qemu[SOURCE].path),
-                        guest_there=str(self.qemu[DESTINATION].path), **more)
+        return LiveMove(self.a, self.b, self.told.append, guests=tuple(
+            Monitors(*(str(pair[role].path) for role in (SOURCE, DESTINATION)))
+            for pair in self.guests), **more)
 
-    def run(self, targets: list[str], mode: str = Mode.VHOST_QMP.value) -> None:
-        with closing(self.driver()) as made:
-            made.run(targets, mode)
+    def run(self, targets: list[str] | None = None, mode: str = "", **more: Any) -> None:
+        driver = self.driver(**{name: more.pop(name) for name in ("limits",) if name in more})
+        with closing(driver):
+            driver.run(targets or self.targets, mode or self.mode.value, **more)
+
+    @property
+    def targets(self) -> list[str]:
+        return [f"vhost/{pair[SOURCE].wwpn}" for pair in self.guests]
 
     def fails(self, step: move.Step) -> None:
-        """Have a step fail."""
+        """Have a step fail, with the last guest."""
+        qemu = self.guests[-1][step.role]
         if not step.qmp:
             side = self.a if step.role == SOURCE else self.b
-            same = [one for one in STEPS if (one.role, one.verb) == (step.role, step.verb)]
+            same = [row for row in ROWS[self.mode] if (row.role, row.verb) == (
+                step.role, step.verb)]
             side.breaks[step.verb, same.index(step) + 1] = (
                 errors.KernelRefused("the kernel refuses"), False)
         elif step.name in FAILS:
-            self.qemu[step.role].fails.update(FAILS[step.name])
+            qemu.fails.update(FAILS[step.name])
         else:
-            setattr(self.qemu[step.role], "answer", self.ends_there(step))
+            qemu.put(answer=self.ends_there(qemu, self.guests[-1][SOURCE]))
 
-    def ends_there(self, step: move.Step) -> Any:
-        """A migration that fails where this step waits for it."""
-        qemu, other = self.qemu[step.role], self.qemu[SOURCE]
+    def ends_there(self, qemu: Qemu, source: Qemu) -> Any:
+        """A migration that fails where this step waits for it: it runs again by itself."""
         was = type(qemu).answer
 
         def answer(command: str) -> object:
             if command == "query-migrate" and qemu.migration in ("active", "completed"):
                 qemu.become("failed")
-                other.status = "running" if other is qemu else other.status
+                if source is qemu and source.status != "paused":
+                    source.status = "running"
             return was(qemu, command)
         return answer
 
 
 #: What a QEMU answers to what, where a step fails.
-FAILS = {"look": {"query-status": ""}, "waits": {"query-status": ""},
-         "listen": {"migrate-incoming": "Address already in use"},
-         "migrate": {"migrate": "State blocked"},
+FAILS = {"look": {"query-status": ""}, "listen": {"migrate-incoming": "Address already in use"},
+         "migrate": {"migrate": "State blocked"}, "stop": {"stop": "not now"},
          "continue": {"migrate-continue": "not now"}, "cont": {"cont": ""}}
 
 
 @pytest.fixture
-def two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Two]:
+def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], Two]]:
+    """Two hosts with so many guests."""
     monkeypatch.setattr(move, "RETRY_SECONDS", 0)
-    monkeypatch.setattr(live, "OFTEN", 0.01)
-    source, destination = (Qemu(tmp_path / "a", "running"), Qemu(tmp_path / "b", "inmigrate"))
-    source.peer = destination
-    a, b = (Host(role, name) for role, name in ((SOURCE, "a"), (DESTINATION, "b")))
-    b.where = HOST
-    listening, over = threading.Event(), asyncio.Event()
+    monkeypatch.setattr(guests, "OFTEN", 0.01)
+    monkeypatch.setattr(live, "AGAIN", 0.01)
+    threads: list[threading.Thread] = []
+    ends: list[Callable[[], object]] = []
 
-    async def serve() -> None:
-        for qemu in (source, destination):
-            await asyncio.start_unix_server(qemu.serve, str(qemu.path))
-        loop.append(asyncio.get_running_loop())
-        listening.set()
-        await over.wait()
+    def of(number: int) -> Two:
+        pairs = [{SOURCE: Qemu(tmp_path / f"a{at}", "running", WWPNS[at], 100 + 10 * at),
+                  DESTINATION: Qemu(tmp_path / f"b{at}", "inmigrate", WWPNS[at], 200 + 10 * at)}
+                 for at in range(number)]
+        listening, over = threading.Event(), asyncio.Event()
 
-    loop: list[asyncio.AbstractEventLoop] = []
-    thread = threading.Thread(target=asyncio.run, args=(serve(),))
-    thread.start()
-    assert listening.wait(30)
-    yield Two(a, b, {SOURCE: source, DESTINATION: destination})
-    loop[0].call_soon_threadsafe(over.set)
-    thread.join()
+        async def serve() -> None:
+            for pair in pairs:
+                pair[SOURCE].peer = pair[DESTINATION]
+                for qemu in pair.values():
+                    await asyncio.start_unix_server(qemu.serve, str(qemu.path))
+            loop = asyncio.get_running_loop()
+            ends.append(lambda: loop.call_soon_threadsafe(over.set))
+            listening.set()
+            await over.wait()
+
+        threads.append(threading.Thread(target=asyncio.run, args=(serve(),)))
+        threads[-1].start()
+        assert listening.wait(30)
+        a, b = (Host(role, name) for role, name in ((SOURCE, "a"), (DESTINATION, "b")))
+        b.where = HOST
+        return Two(a, b, pairs)
+
+    yield of
+    for end, thread in zip(ends, threads):
+        end()
+        thread.join()
     gc.collect()  # now: Python 3.11.2 fails where it collects coroutines while it compiles
 
 
+@pytest.fixture
+def two(start: Callable[[int], Two]) -> Two:
+    """Two hosts and a guest."""
+    return start(1)
+
+
+# ---- a move ------------------------------------------------------------------------------------
 def test_a_guest_moves_in_the_protocols_order(two: Two) -> None:
     made = two.driver()
     with closing(made):
@@ -213,14 +340,18 @@ def test_a_guest_moves_in_the_protocols_order(two: Two) -> None:
     assert (two.a.state, two.b.state) == ("retired", "confirmed")
     assert (source.status, destination.status) == ("postmigrate", "running")
     assert source.asked == ["migrate-set-capabilities", "migrate", "migrate-continue"]
-    assert destination.asked == ["migrate-set-capabilities", "migrate-incoming", "cont"]
+    assert destination.asked == ["stop", "migrate-set-capabilities", "migrate-incoming", "cont"]
     assert destination.arguments["migrate-incoming"] == {"uri": "tcp:0.0.0.0:0"}
     assert source.arguments["migrate"] == {"uri": "tcp:127.0.0.1:4711"}
-    switched = {one["capability"] for one in source.arguments["migrate-set-capabilities"][
-        "capabilities"] if one["state"]}
-    assert switched == {"events", "return-path", "pause-before-switchover"}
-    assert list(made.seconds) == [step.name for step in STEPS]
-    assert "the guest stood still for " in made.cost()
+    assert switched(source) == {"events", "return-path", "pause-before-switchover"}
+    assert list(made.seconds) == [step.name for step in ROWS[Mode.VHOST_QMP]]
+    cost = made.cost()
+    assert f"the guest stood still for {made.window:.2f} s" in cost
+    assert "QEMU's downtime 321 ms, 7 MiB of RAM copied" in cost
+    assert "freeze to arm 0." in cost and "release and open 0." in cost
+    of_guest, = made.told_of_guests()
+    assert of_guest == {"monitor": str(source.path), "downtime": 0.321, "ram": 7 << 20,
+                        "stood_still": round(made.window, 6)}
     assert any("5 of 128 MiB of RAM left, 300 ms of downtime expected" in line
                for line in two.told)
 
@@ -231,67 +362,249 @@ def test_monitors_may_be_sockets_that_somebody_has_connected(two: Two) -> None:
     for role in (SOURCE, DESTINATION):
         sockets.append(socket.socket(socket.AF_UNIX))
         sockets[-1].connect(str(two.qemu[role].path))
-    two.qemu[DESTINATION].fails.update(FAILS["cont"])
-    made = LiveMove(two.a, two.b, guest=sockets[0], guest_there=sockets[1])
+    two.b.breaks["verify", 1] = (errors.KernelRefused("the kernel refuses"), False)
+    made = LiveMove(two.a, two.b, guests=[Monitors(sockets[0], sockets[1])])
     with pytest.raises(errors.HandoverError) as raised:
         with closing(made):
             made.run([TARGET])
     assert f"--resume {made.id} --to {HOST} --guest SOCKET --guest-there SOCKET" in str(
         raised.value)
     assert two.qemu[SOURCE].status == "postmigrate"
-    assert [one.fileno() for one in sockets] == [-1, -1]
+    assert [line.fileno() for line in sockets] == [-1, -1]
 
 
-@pytest.mark.parametrize("step", STEPS, ids=[step.name for step in STEPS])
+def switched(qemu: Qemu) -> set[str]:
+    """The capabilities that were switched on last."""
+    return {row["capability"] for row in qemu.arguments["migrate-set-capabilities"]["capabilities"]
+            if row["state"]}
+
+
+def test_a_guest_is_stopped_before_its_ram_is_copied_where_nothing_is_logged(two: Two) -> None:
+    two.mode = Mode.VHOST_STOPPED
+    made = two.driver()
+    with closing(made):
+        made.run([TARGET], two.mode.value)
+    source, destination = two.qemu[SOURCE], two.qemu[DESTINATION]
+    assert (two.a.state, two.b.state) == ("retired", "confirmed")
+    assert source.asked == ["stop", "migrate-set-capabilities", "migrate"]
+    assert switched(source) == {"events", "return-path"}
+    assert (source.status, destination.status) == ("postmigrate", "running")
+    order = list(made.seconds)
+    assert order.index("stop") < order.index("freeze") < order.index("arm") < order.index("migrate")
+    assert made.window > 0
+
+
+def test_guests_that_share_a_disk_stand_still_together_before_the_freeze(
+        start: Callable[[int], Two]) -> None:
+    two = start(2)
+    two.guests[0][SOURCE].slow = 5
+    made = two.driver()
+    frozen: list[str] = []
+    was = two.a.verb
+
+    def verb(verb: str, *args: Any, **more: Any) -> Any:
+        if verb == "freeze":
+            frozen.extend(qemu.migration for qemu in two.all(SOURCE))
+        if verb == "release":
+            frozen.extend(qemu.migration for qemu in two.all(DESTINATION))
+        return was(verb, *args, **more)
+
+    setattr(two.a, "verb", verb)
+    with closing(made):
+        made.run([*two.targets, ISCSI])
+    assert frozen == ["pre-switchover"] * 2 + ["completed"] * 2
+    assert [qemu.status for qemu in two.all(DESTINATION)] == ["running"] * 2
+    assert [qemu.status for qemu in two.all(SOURCE)] == ["postmigrate"] * 2
+    assert made.cost().count("QEMU's downtime") == 2
+    assert f"the QEMU of a at {two.guests[1][SOURCE].path}: QEMU's downtime" in made.cost()
+    assert len(made.told_of_guests()) == 2
+    assert any("10 of 256 MiB of RAM left" in line for line in two.told)
+
+
+# ---- what fails --------------------------------------------------------------------------------
+@pytest.mark.parametrize("number", [1, 2])
+@pytest.mark.parametrize("mode, step", STEPS)
 def test_what_fails_is_taken_back_and_the_guest_runs_or_it_says_how_to_go_on(
-        two: Two, step: move.Step) -> None:
+        start: Callable[[int], Two], number: int, mode: Mode, step: move.Step) -> None:
+    two = start(number)
+    two.mode = mode
+    two.b.notes = (NEVER_RAN,)
     two.fails(step)
     made = two.driver()
     with pytest.raises(errors.HandoverError) as raised:
         with closing(made):
-            made.run([TARGET])
-    line, number = str(raised.value), made.number(step.name)
-    source, destination = two.qemu[SOURCE], two.qemu[DESTINATION]
-    if number <= made.commit:
+            made.run(two.targets, mode.value)
+    line, at = str(raised.value), made.number(step.name)
+    sources, destinations = two.all(SOURCE), two.all(DESTINATION)
+    back = at <= made.commit or step.name == "open" or step.name == "cont" and number == 1
+    if back:
         assert (two.a.state, two.b.state) == ("idle", "none")
-        assert source.status == "running" and destination.status != "running"
-        assert source.migration in ("none", "cancelled", "failed", "completed")
-        begun = number >= made.number("migrate")
-        assert ("migrate_cancel" in source.asked) == (begun and step.name != "release")
-        assert ("cont" in source.asked) == (step.name in ("came", "release"))
-        assert ("its guest runs" in line) == begun
-        assert ("quit" in destination.asked) == (number >= made.number("listen"))
+        assert all(qemu.status == "running" for qemu in sources)
+        assert not any(qemu.status == "running" for qemu in destinations)
+        begun = at >= made.number("migrate" if mode is Mode.VHOST_QMP else "stop")
+        assert ("its guest runs" in line or "its 2 guests run" in line) == begun
+        for qemu in sources:
+            assert qemu.migration in ("none", "cancelled", "failed", "completed")
+            assert ("migrate_cancel" in qemu.asked) == (
+                made.number("migrate") <= at < made.commit)
+        ended = at >= made.number("listen")
+        assert all(("quit" in qemu.asked or qemu.gone) == ended for qemu in destinations
+                   if step.name != "look")
         return
-    assert "migrate_cancel" not in source.asked and source.status == "postmigrate"
-    assert f"lio-handover move --resume {made.id} --to {HOST} --guest {source.path} " \
-        f"--guest-there {destination.path}" in line
+    assert not any("migrate_cancel" in qemu.asked for qemu in sources)
+    assert all(qemu.status == "postmigrate" for qemu in sources)
+    again = f"lio-handover move --resume {made.id} --to {HOST} " + " ".join(
+        f"--guest {pair[SOURCE].path} --guest-there {pair[DESTINATION].path}"
+        for pair in two.guests)
+    assert again in line
     # and that leads on
-    two.a.breaks, two.b.breaks, destination.fails = {}, {}, {}
-    again = two.driver(id=made.id)
-    with closing(again):
-        again.resume()
+    two.a.breaks, two.b.breaks = {}, {}
+    for qemu in destinations:
+        qemu.fails, qemu.gone = {}, False
+    once_more = two.driver(id=made.id)
+    with closing(once_more):
+        once_more.resume()
     assert (two.a.state, two.b.state) == ("retired", "confirmed")
-    assert destination.status == "running"
+    assert all(qemu.status == "running" for qemu in destinations)
 
 
-def test_a_step_that_hangs_is_given_up_and_taken_back(
-        two: Two, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(LiveMove, "steps", tuple(
-        step._replace(deadline=0.0001) if step.name == "copy" else step for step in STEPS))
-    monkeypatch.setattr(Qemu, "about_migration", lambda self: {"status": self.migration}
-                        if self.migration != "none" else {"socket-address": [{"port": "1"}]})
-    made = two.driver()
-    with pytest.raises(errors.Interrupted, match="pre-switchover on a took longer than its 0.0001"):
-        with closing(made):
-            made.run([TARGET])
+def test_a_guest_that_may_have_run_over_there_is_not_run_again_here(two: Two) -> None:
+    two.qemu[DESTINATION].fails = {"cont": ""}
+    with pytest.raises(errors.GuestFailed, match="hung up, at cont.* b has given the target back, "
+                       "and a serves on as before; its guest may have run .*boot the guest there"):
+        two.run()
+    assert (two.a.state, two.b.state) == ("idle", "none")
+    assert two.qemu[SOURCE].status == "postmigrate" and "cont" not in two.qemu[SOURCE].asked
+
+
+def test_a_destination_that_dies_before_it_runs_the_guest_gives_the_target_back(two: Two) -> None:
+    destination = two.qemu[DESTINATION]
+    was = two.b.verb
+
+    def verb(verb: str, *args: Any, **more: Any) -> Any:
+        answer = was(verb, *args, **more)
+        if verb == "activate" and two.b.state == "opening":
+            destination.gone = True
+        return answer
+
+    setattr(two.b, "verb", verb)
+    with pytest.raises(errors.GuestFailed, match="hung up.* a serves on as before; its guest runs"):
+        two.run()
+    assert (two.a.state, two.b.state) == ("idle", "none")
+    assert two.qemu[SOURCE].status == "running" and "cont" not in destination.asked
+
+
+def test_a_guest_that_ran_over_there_stays_there(two: Two) -> None:
+    """Its QEMU has answered `cont`; then it is gone."""
+    two.qemu[DESTINATION].fails = {}
+    was = Qemu.answer
+    qemu = two.qemu[DESTINATION]
+
+    def answer(command: str) -> object:
+        found = was(qemu, command)
+        qemu.gone = qemu.gone or command == "cont"
+        return found
+
+    qemu.put(answer=answer)
+    with pytest.raises(errors.GuestFailed) as raised:
+        two.run()
+    assert "abort" not in two.b.called and "thaw" not in two.a.called
+    assert (two.a.state, two.b.state) == ("released", "opening")
+    assert "once its guest runs on" in str(raised.value)
+    assert "if it never ran there: on" in str(raised.value)
+
+
+def test_a_source_that_ends_is_as_good_as_completed_where_the_other_has_all(two: Two) -> None:
+    source = two.qemu[SOURCE]
+    was = source.all_sent
+
+    def all_sent() -> None:
+        was()
+        source.gone = True
+
+    setattr(source, "all_sent", all_sent)
+    two.run()
+    assert (two.a.state, two.b.state) == ("retired", "confirmed")
+    assert two.qemu[DESTINATION].status == "running"
+
+
+def test_a_source_that_ends_before_is_told_as_a_lost_guest(two: Two) -> None:
+    def all_sent() -> None:
+        two.qemu[SOURCE].gone = True
+        two.qemu[DESTINATION].become("failed")
+
+    setattr(two.qemu[SOURCE], "all_sent", all_sent)
+    with pytest.raises(errors.GuestFailed, match="so the guest is lost.*boot the guest on the "
+                       "source"):
+        two.run()
+    assert (two.a.state, two.b.state) == ("idle", "none")
+
+
+def test_a_stopped_guest_goes_on_where_only_the_destinations_word_was_lost(two: Two) -> None:
+    two.mode = Mode.VHOST_STOPPED
+    source = two.qemu[SOURCE]
+
+    def all_sent() -> None:
+        two.qemu[DESTINATION].become("completed", "paused")
+        source.become("failed", "postmigrate")
+
+    setattr(source, "all_sent", all_sent)
+    two.run()
+    assert (two.a.state, two.b.state) == ("retired", "confirmed")
+
+
+def test_a_guest_is_waited_for_until_it_is_attached(two: Two) -> None:
+    for number in (1, 2):
+        two.b.breaks["verify", number] = (errors.WrongState("no guest is attached"), False)
+    two.run()
+    assert two.b.called.count("verify") == 3 and two.b.state == "confirmed"
+
+
+def test_a_guest_that_is_not_attached_in_time_is_told(two: Two) -> None:
+    for number in range(1, 1000):
+        two.b.breaks["verify", number] = (errors.WrongState("no guest is attached"), False)
+    with pytest.raises(errors.GuestFailed, match="runs on b, and is not attached to its disk "
+                       "there: no guest is attached; .*--resume"):
+        two.run(limits=["verify=0.05"])
+    assert two.b.state == "opening"
+
+
+# ---- deadlines ---------------------------------------------------------------------------------
+def test_a_step_that_passes_its_deadline_is_given_up_and_taken_back(two: Two) -> None:
+    two.qemu[SOURCE].slow = 10**6
+    with pytest.raises(errors.Interrupted, match="pre-switchover on a took longer than its 0.05 s"
+                       ".* --deadline copy=SECONDS"):
+        two.run(limits=["copy=0.05"])
     assert (two.a.state, two.b.state) == ("idle", "none")
     assert two.qemu[SOURCE].migration == "cancelled"
 
 
+@pytest.mark.parametrize("word", ["copy", "copy=", "copy=0", "copy=-1", "copy=nan", "copy=inf",
+                                  "copy=1m", "paint=1", "release=5", "stop=5", "=5"])
+def test_what_is_no_deadline_is_refused_before_anything_is_done(two: Two, word: str) -> None:
+    with pytest.raises(errors.BadCall, match="is no deadline.*STEP is look, listen, migrate, copy"):
+        two.run(limits=[word])
+    assert two.a.called == two.b.called == two.qemu[SOURCE].asked == []
+
+
+def test_help_has_each_step_that_has_a_deadline_and_its_seconds() -> None:
+    words = OPTIONS["deadline"].help.replace(";", ",").replace(":", ",").split(", ")
+    told, waiting = {}, []
+    for word in words:
+        name, _, rest = word.partition(" (")
+        waiting.append(name)
+        if rest:
+            told.update(dict.fromkeys(waiting, float(rest.rstrip(")"))))
+            waiting = []
+    assert {name: seconds for name, seconds in told.items() if " " not in name} == {
+        step.name: step.deadline for steps in ROWS.values() for step in steps if step.deadline}
+
+
+# ---- before it begins --------------------------------------------------------------------------
 def test_an_answer_that_nobody_knows_is_taken_back_like_an_error(two: Two) -> None:
     two.qemu[DESTINATION].listens = ()
     with pytest.raises(errors.GuestFailed, match="answers migrate-incoming with something unknown"):
-        two.run([TARGET])
+        two.run()
     assert (two.a.state, two.b.state) == ("idle", "none")
     assert two.qemu[SOURCE].status == "running"
 
@@ -306,22 +619,161 @@ def test_a_service_that_is_lost_before_the_commit_leaves_the_guest_running(two: 
     assert f"lio-handover recover {made.id}" in str(raised.value)
 
 
-def test_what_can_not_be_moved_with_a_guest_is_refused_before_anything_is_done(two: Two) -> None:
+@pytest.mark.parametrize("targets, mode", [
+    ([ISCSI], "vhost-qmp"), ([TARGET], "vhost-inband"), ([TARGET], "iscsi"),
+    ([TARGET, "loopback/naa.6001405000000009"], "vhost-qmp")])
+def test_what_can_not_be_moved_with_a_guest_is_refused(two: Two, targets: list[str], mode: str
+                                                       ) -> None:
+    with pytest.raises(errors.WrongState, match="with a guest its vhost targets move, and iSCSI"):
+        two.run(targets, mode)
+    assert two.a.called == two.b.called == two.qemu[SOURCE].asked == []
+
+
+#: What is wrong → what is done to the source's QEMU and to the destination's; what is found.
+FINDINGS: dict[str, tuple[Callable[[Qemu, Qemu], Any], str]] = {
+    "source-paused": (lambda a, b: a.put(status="paused"),
+                      "the QEMU of a: does not run a guest: it is paused"),
+    "destination-runs": (lambda a, b: b.put(status="running"),
+                         "the QEMU of b: does not wait for a guest: it is running"),
+    "destination-listens": (lambda a, b: b.put(migration="setup"),
+                            r"listens for a guest already \(its migration is setup\)"),
+    "one-qemu": (lambda a, b: (b.put(thread=a.thread), b.put(status="running")),
+                 "the QEMU of b: is the QEMU that runs the guest"),
+    "source-blocked": (lambda a, b: a.put(blocked=["a disk of its own"]),
+                       "the QEMU of a: can't be migrated: a disk of its own"),
+    "destination-blocked": (lambda a, b: b.put(blocked=["no log"]),
+                            "the QEMU of b: can't be migrated: no log"),
+    "source-unmigratable": (lambda a, b: a.other(migratable=False).put(
+        blocked=["vhost-scsi does not support migration in all cases"]),
+        "the QEMU of a: can't migrate its vhost-scsi disk naa.6001405000000001"),
+    "destination-unmigratable": (lambda a, b: b.other(migratable=False),
+                                 "the QEMU of b: can't migrate its vhost-scsi disk"),
+    "no-such-disk-there": (lambda a, b: b.put(wwpn="naa.1"),
+                           r"has no vhost-scsi disk naa.6001405000000001 \(it has naa.1\)"),
+    "machine": (lambda a, b: b.put(machine="pc-q35-7.2-machine"),
+                "machine type is pc-q35-7.2-machine, that of the source pc-i440fx-7.2-machine"),
+    "cpus": (lambda a, b: b.put(cpus=2),
+             "number of CPUs is 2, that of the source 1"),
+    "memory": (lambda a, b: b.put(memory=64 << 20), "RAM size in bytes is 67108864"),
+    "devices": (lambda a, b: b.put(others=["usb-tablet"]),
+                "it lacks virtio-rng-pci and has usb-tablet besides"),
+    "queues": (lambda a, b: b.other(num_queues=1),
+               "naa.6001405000000001 has num_queues=1, that of the source 4"),
+    "tpgt": (lambda a, b: b.other(boot_tpgt=2), "has boot_tpgt=2, that of the source 1"),
+    "unknown-property": (lambda a, b: a.other(hotplug=True),
+                         "has hotplug=none, that of the source on"),
+    "old-qemu": (lambda a, b: b.capabilities.pop("return-path"), "does not know return-path"),
+    "postcopy": (lambda a, b: b.capabilities.update({"postcopy-ram": True}),
+                 "the QEMU of b: has postcopy-ram on"),
+    "multifd": (lambda a, b: a.capabilities.update(multifd=True),
+                "has multifd off, the source on"),
+    "vmstates": (lambda a, b: [qemu.put(vmstates={"v1": "x", "v2": "y"})
+                               for qemu in (a, b)], "has several dbus-vmstate objects: v1 v2"),
+    "our-vmstate": (lambda a, b: [qemu.put(vmstates={"v": "net,lio-handover-1"})
+                                  for qemu in (a, b)],
+                    "hands the target over in its own stream, too, .* dbus-vmstate object v"),
+    "unnamed-vmstate": (lambda a, b: [qemu.put(vmstates={"v": ""}) for qemu in (a, b)],
+                        "without id-list, v, which may .*--allow dbus-vmstate"),
+    "lone-vmstate": (lambda a, b: a.put(vmstates={"v": "x"}),
+                     "lacks the dbus-vmstate object that the source has: the migration would"),
+    "no-source": (lambda a, b: a.path.unlink(), "the QEMU of a: nobody greets at its monitor"),
+    "no-destination": (lambda a, b: b.path.unlink(), "the QEMU of b: nobody greets at its"),
+}
+
+
+@pytest.mark.parametrize("name", FINDINGS)
+def test_both_qemus_are_asked_before_anything_is_done(two: Two, name: str) -> None:
+    spoil, words = FINDINGS[name]
     source, destination = two.qemu[SOURCE], two.qemu[DESTINATION]
-    for targets, mode in ((["iscsi/iqn.2003-01.org.example:db"], "vhost-qmp"),
-                          ([TARGET], "vhost-stopped")):
-        with pytest.raises(errors.WrongState, match="only vhost targets move"):
-            two.run(targets, mode)
-    source.blocked = ["vhost-scsi does not support migration in all cases"]
-    with pytest.raises(errors.GuestFailed, match="can't be migrated: vhost-scsi does not"):
-        two.run([TARGET])
-    source.blocked, destination.status = [], "running"
-    with pytest.raises(errors.GuestFailed, match="does not wait for a guest: it is running"):
-        two.run([TARGET])
-    source.status = "paused"
-    with pytest.raises(errors.GuestFailed, match="does not run a guest: it is paused"):
-        two.run([TARGET])
-    source.path.unlink()
-    with pytest.raises(errors.GuestFailed, match="nobody greets"):
-        two.run([TARGET])
+    spoil(source, destination)
+    with pytest.raises(errors.GuestFailed, match=words) as raised:
+        two.run()
+    assert raised.value.next and raised.value.changed == errors.NOTHING_CHANGED
     assert two.a.called == two.b.called == source.asked == destination.asked == []
+
+
+def test_all_findings_come_at_once(two: Two) -> None:
+    for name in ("source-paused", "destination-unmigratable", "queues", "postcopy"):
+        FINDINGS[name][0](two.qemu[SOURCE], two.qemu[DESTINATION])
+    with pytest.raises(errors.GuestFailed, match="and 3 more") as raised:
+        two.run()
+    assert len(raised.value.findings) == 4
+    assert all(finding.do for finding in raised.value.findings)
+
+
+def test_a_vmstate_without_id_list_may_be_allowed(two: Two) -> None:
+    FINDINGS["unnamed-vmstate"][0](two.qemu[SOURCE], two.qemu[DESTINATION])
+    two.run(allow=["dbus-vmstate"])
+    assert (two.a.state, two.b.state) == ("retired", "confirmed")
+
+
+def test_a_target_of_no_guest_and_a_disk_that_would_stay_are_found(two: Two) -> None:
+    with pytest.raises(errors.GuestFailed) as raised:
+        two.run([f"vhost/{WWPNS[1]}"])
+    said = [f"{finding.subject}: {finding.sentence}" for finding in raised.value.findings]
+    assert said == [f"the QEMU of a: has {TARGET}, too, which would stay behind",
+                    f"vhost/{WWPNS[1]}: no guest that was named has it (they have {WWPNS[0]})"]
+    assert two.a.called == []
+
+
+def test_a_mapped_wwpn_is_looked_for_under_its_new_name(two: Two) -> None:
+    two.qemu[DESTINATION].wwpn = "naa.6001405000000009"
+    two.run(maps=[f"target:{WWPNS[0]}=naa.6001405000000009"])
+    assert (two.a.state, two.b.state) == ("retired", "confirmed")
+
+
+def test_a_monitor_that_is_named_twice_is_refused(start: Callable[[int], Two]) -> None:
+    two = start(1)
+    two.guests *= 2
+    with pytest.raises(errors.BadCall, match="each guest has a monitor of its own on a"):
+        two.run([TARGET])
+    assert two.a.called == []
+
+
+def test_a_kernel_that_does_not_log_is_offered_the_other_mode(two: Two) -> None:
+    two.a.breaks["prepare", 1] = (errors.CannotRepresent(
+        "this kernel: its vhost-scsi does not log what it writes", do="stop the guest, or "
+        "--allow stopped-guest to go on all the same"), False)
+    with pytest.raises(errors.CannotRepresent) as raised:
+        two.run()
+    source, destination = two.qemu[SOURCE].path, two.qemu[DESTINATION].path
+    assert (f"next: lio-handover move {TARGET} --to {HOST} --guest {source} --guest-there "
+            f"{destination} --mode vhost-stopped, in which the guest stands still for about "
+            "128 s, by its RAM size and max-bandwidth") in str(raised.value)
+    assert "--allow stopped-guest" not in str(raised.value)
+
+
+# ---- resumed -----------------------------------------------------------------------------------
+def cut_off(two: Two) -> str:
+    """A move whose program ends before the guest is run; its id."""
+    made = two.driver()
+    two.b.breaks["activate", 2] = (errors.PeerUnreachable("the line is gone"), True)
+    with pytest.raises(errors.PeerUnreachable):
+        with closing(made):
+            made.run([TARGET])
+    two.b.silent, two.b.breaks = False, {}
+    assert (two.a.state, two.b.state) == ("released", "opening")
+    return made.id
+
+
+def test_a_move_is_gone_on_with_by_its_monitors_only(two: Two) -> None:
+    number = cut_off(two)
+    plain = move.Move(two.a, two.b, id=number)
+    with pytest.raises(errors.WrongState, match="not seen to run yet.*--guest and --guest-there"):
+        plain.resume()
+    again = two.driver(id=number)
+    with closing(again):
+        again.resume()
+    assert (two.a.state, two.b.state) == ("retired", "confirmed")
+    assert two.qemu[DESTINATION].status == "running"
+
+
+def test_a_resumed_move_whose_guest_may_have_run_is_not_taken_back(two: Two) -> None:
+    number = cut_off(two)
+    two.qemu[DESTINATION].gone = True
+    again = two.driver(id=number)
+    with pytest.raises(errors.GuestFailed, match=f"once its guest runs on b: .*--resume {number}.*"
+                       f"if it never ran there: on b lio-handover destination abort {number}"):
+        with closing(again):
+            again.resume()
+    assert "abort" not in two.b.called

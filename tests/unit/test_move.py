@@ -74,7 +74,7 @@ class Table(ssh.RemoteService):
         assert self.handover
         gives = state_of(self.role, self.state, self.protocol).messages
         return Reply(self.handover, tuple(
-            Message(message, self.handover.id, 1, targets=(TARGET,), mode="iscsi")
+            Message(message, self.handover.id, 1, targets=(TARGET,), mode=self.protocol.value)
             for message in gives if message is not MessageType.ABORTED))
 
     def _carry_out(self, verb: str, handover: str, messages: bytes) -> Reply:
@@ -91,9 +91,11 @@ class Table(ssh.RemoteService):
         said = []
         for step in rows[0].steps:
             if step.action is Action.RECORD:
-                self.handover = Handover(handover, self.role, step.state, 1, "iscsi", (TARGET,))
+                self.handover = Handover(handover, self.role, step.state, 1,
+                                         self.protocol.value, (TARGET,))
             elif step.message:
-                said.append(Message(step.message, handover, 1, targets=(TARGET,), mode="iscsi",
+                said.append(Message(step.message, handover, 1, targets=(TARGET,),
+                                    mode=self.protocol.value,
                                     document=document.dumps(samples.document(
                                         samples.iscsi(), True))
                                     if step.message in (

@@ -1,0 +1,327 @@
+"""A guest that moves: its QEMU on the source, the one that waits for it, and what they are asked.
+
+``ASKS`` has a function for each thing that a step asks QEMUs (``Step.qmp`` of drivers/live.py); it
+gets all guests of the move, as they move together.  docs/reference/qemu-behaviour.md has what QEMU
+does by itself.
+"""
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence
+
+from .. import errors
+from ..client import forward
+from ..protocol.table import DESTINATION, SOURCE
+from .qmp import Address, Monitor
+
+#: Seconds until QEMU is asked again where no event comes, and that it has to end a migration that
+#: is cancelled, or to run a guest.
+OFTEN, ENDS = 0.2, 60.0
+#: `query-migrate`: what a migration ends with; and none.
+ENDED = ("completed", "failed", "cancelled")
+NONE = "none"
+#: `query-status` of a guest that only `cont` runs again, and of one that was never run.
+PAUSED = ("postmigrate", "paused")
+NEVER_RUN = ("inmigrate", "paused", "postmigrate")
+PAUSE = "pause-before-switchover"
+#: The capabilities that are switched before RAM is copied.
+CAPABILITIES: Mapping[str, bool] = {"events": True, "return-path": True, "postcopy-ram": False}
+
+
+class Monitors(NamedTuple):
+    """A guest's monitors, each a path on its host, or a connected socket, and where its RAM goes,
+    as QEMU has it ("": by TCP to where ssh goes, any port)."""
+
+    here: Address
+    there: Address
+    uri: str = ""
+
+
+@dataclass
+class Guest:
+    """``names``: role → the QEMU's name in messages; ``where``: the destination, as ssh has it.
+
+    ``left``: the source's QEMU is gone; ``told``: the destination's was told to run the guest, and
+    ``ran``: it has.  ``sent``: `query-migrate` of the source at the end; ``stood``: seconds from
+    the source's STOP to the destination's RESUME, as they were heard.
+    """
+
+    monitors: Monitors
+    names: Mapping[str, str]
+    where: str
+    pauses: bool = True
+    uri: str = ""
+    left: bool = False
+    told: bool = False
+    ran: bool = False
+    sent: Mapping[str, Any] = field(default_factory=dict)
+    stood: float = 0.0
+    _open: Dict[str, Monitor] = field(default_factory=dict)
+    _forwarded: Optional[forward.Forwarded] = None
+
+    def __post_init__(self) -> None:
+        self.uri = self.monitors.uri
+        if isinstance(self.monitors.there, str):
+            forward.Forwarded(self.where, self.monitors.there)  # refuses what can be none
+
+    def monitor(self, role: str) -> Monitor:
+        """The monitor, connected.  Raises GuestFailed, PeerUnreachable."""
+        if role not in self._open:
+            address = self.monitors.here if role == SOURCE else self.monitors.there
+            if role == DESTINATION and isinstance(address, str):
+                self._forwarded = forward.Forwarded(self.where, address)
+                self._forwarded.open()
+                address = self._forwarded.here
+            monitor = Monitor(address, self.names[role])
+            monitor.connect()
+            self._open[role] = monitor
+        return self._open[role]
+
+    def close(self) -> None:
+        """Hang up at both monitors."""
+        for monitor in self._open.values():
+            monitor.close()
+        self._open.clear()
+        if self._forwarded is not None:
+            self._forwarded.close()
+            self._forwarded = None
+
+    def heard(self, role: str, event: str) -> float:
+        """When an event came last, by time.monotonic(); 0 where none was heard."""
+        return self._open[role].heard.get(event, 0.0) if role in self._open else 0.0
+
+    def status(self, role: str) -> str:
+        """`query-status`, as "running"."""
+        return str(self.monitor(role).execute("query-status")["status"])
+
+    def migration(self, role: str) -> Mapping[str, Any]:
+        """`query-migrate`; its ``status`` is there."""
+        return {"status": NONE, **self.monitor(role).execute("query-migrate")}
+
+    def switch(self, role: str, **changed: bool) -> None:
+        """Switch capabilities: those of a live move, without ``changed``."""
+        wanted = changed or {**CAPABILITIES,
+                             **({PAUSE: self.pauses} if role == SOURCE else {})}
+        self.monitor(role).execute("migrate-set-capabilities", {"capabilities": [
+            {"capability": name, "state": state} for name, state in wanted.items()]})
+
+    # ---- back -----------------------------------------------------------------------------------
+    def cancel(self) -> str:
+        """End the migration: then QEMU runs the guest again by itself, or keeps it for `cont`.
+        Returns what went wrong with that."""
+        until = time.monotonic() + ENDS
+        monitor = self.monitor(SOURCE)
+        monitor.execute("migrate_cancel")
+        while self.migration(SOURCE)["status"] not in (*ENDED, NONE):
+            if time.monotonic() > until:
+                return f"{monitor.name} has not cancelled the migration in {ENDS:g} s"
+            monitor.wait_for_event(OFTEN)
+        return ""
+
+    def run_again(self) -> str:
+        """Run the guest on the source, whose target serves again; its state, as "running"."""
+        state = self.status(SOURCE)
+        self.switch(SOURCE, **{PAUSE: False})
+        if state in PAUSED:
+            self.monitor(SOURCE).execute("cont", seconds=ENDS)
+            state = self.status(SOURCE)
+        return state
+
+    def quit(self) -> None:
+        """End the destination's QEMU, which has no guest to run any more."""
+        try:
+            self.monitor(DESTINATION).execute("quit")
+        except errors.HandoverError:
+            pass  # it ends by itself where the migration fails before it has all
+
+    def left_its_monitor(self, role: str) -> bool:
+        """Whether nobody greets any more at a monitor that hung up: the QEMU has ended."""
+        self._open.pop(role).close()
+        try:
+            self.monitor(role)
+        except errors.HandoverError:
+            return True
+        return False
+
+    def may_have_run(self) -> bool:
+        """Whether the destination's QEMU may have executed the guest: it is told to once."""
+        try:
+            return self.ran or self.status(DESTINATION) not in NEVER_RUN
+        except errors.GuestFailed as failed:
+            return not failed.gone
+        except errors.HandoverError:
+            return True
+
+
+# ---- the steps ---------------------------------------------------------------------------------
+class Wait(NamedTuple):
+    """How a step waits: ``stop`` is true when it has to end, ``tell`` gets what all guests said
+    last of their migrations (see together); ``seconds`` that a command may take."""
+
+    stop: Callable[[], bool]
+    tell: Callable[[Mapping[str, Any]], None]
+    seconds: float
+
+
+Ask = Callable[[Sequence[Guest], str, Wait], None]
+
+
+def _for_all(ask: Callable[[Guest, str, Wait], None]) -> Ask:
+    def of_all(guests: Sequence[Guest], role: str, wait: Wait) -> None:
+        for guest in guests:
+            ask(guest, role, wait)
+    return of_all
+
+
+def _until(wanted: str) -> Ask:
+    def of_all(guests: Sequence[Guest], role: str, wait: Wait) -> None:
+        for _ in _awaited(guests, role, wanted, wait):
+            pass
+    return of_all
+
+
+def _awaited(guests: Sequence[Guest], role: str, wanted: str, wait: Wait) -> Any:
+    """Ask all guests again and again until `query-migrate` of each says what is wanted, yielding
+    the answers of a round.  Raises GuestFailed where one ends otherwise, Interrupted."""
+    while True:
+        trees = [guest.migration(role) for guest in guests]
+        waiting = [guest for guest, tree in zip(guests, trees) if tree["status"] != wanted]
+        for guest in waiting:
+            tree = trees[guests.index(guest)]
+            if tree["status"] in ENDED:
+                raise _ended(guest, role, tree)
+        if not waiting:
+            return
+        yield trees
+        if wait.stop():
+            raise errors.Interrupted("interrupted")
+        wait.tell(together(trees))
+        waiting[0].monitor(role).wait_for_event(OFTEN)
+
+
+def _ended(guest: Guest, role: str, tree: Mapping[str, Any]) -> errors.GuestFailed:
+    why = errors.one_line(str(tree.get("error-desc", "QEMU does not say why")))
+    return errors.GuestFailed(f"{guest.names[role]}: the migration is {tree['status']} ({why})")
+
+
+def together(trees: Sequence[Mapping[str, Any]]) -> Dict[str, Any]:
+    """`query-migrate` of all guests as if they were one: the RAM is summed up, a downtime is the
+    longest."""
+    told = dict(trees[0]) if trees else {}
+    rams = [tree["ram"] for tree in trees if tree.get("ram")]
+    if len(rams) > 1:
+        told["ram"] = {name: sum(ram.get(name, 0) for ram in rams) for name in rams[0]}
+    for name in ("downtime", "expected-downtime"):
+        times = [tree[name] for tree in trees if name in tree]
+        if times:
+            told[name] = max(times)
+    return told
+
+
+def progress(tree: Mapping[str, Any]) -> str:
+    """The RAM that is left to be copied, of `query-migrate`; "" where it does not say."""
+    ram = tree.get("ram")
+    if not ram:
+        return ""
+    left = f" ({ram['remaining'] / 2**20:.0f} of {ram['total'] / 2**20:.0f} MiB of RAM left"
+    expected = tree.get("expected-downtime")
+    return left + (f", {expected} ms of downtime expected)" if expected is not None else ")")
+
+
+def _listen(guest: Guest, role: str, wait: Wait) -> None:
+    monitor = guest.monitor(DESTINATION)
+    monitor.execute("stop")  # while it waits for a guest, as -S: it does not run it by itself
+    guest.switch(DESTINATION)
+    if guest.uri:
+        monitor.execute("migrate-incoming", {"uri": guest.uri})
+        return
+    name = forward.address_of(guest.where)
+    everywhere, name = ("[::]", f"[{name}]") if ":" in name else ("0.0.0.0", name)
+    monitor.execute("migrate-incoming", {"uri": f"tcp:{everywhere}:0"})
+    address = guest.migration(DESTINATION)["socket-address"][0]
+    guest.uri = f"tcp:{name}:{address['port']}"
+
+
+def _migrate(guest: Guest, role: str, wait: Wait) -> None:
+    guest.switch(SOURCE)
+    guest.monitor(SOURCE).execute("migrate", {"uri": guest.uri})
+
+
+def _stop(guest: Guest, role: str, wait: Wait) -> None:
+    guest.monitor(SOURCE).execute("stop", seconds=wait.seconds)
+
+
+def _continue(guest: Guest, role: str, wait: Wait) -> None:
+    guest.monitor(SOURCE).execute("migrate-continue", {"state": "pre-switchover"})
+
+
+def _sent(guest: Guest, wait: Wait) -> None:
+    """A QEMU that has gone can't run the guest again, which is as good as `completed`; whether the
+    other one has all of the guest is the next step's."""
+    while True:
+        try:
+            for _ in _awaited([guest], SOURCE, "completed", wait):
+                pass
+            guest.sent = guest.migration(SOURCE)
+            return
+        except errors.GuestFailed as failed:
+            if failed.gone and guest.left_its_monitor(SOURCE):
+                guest.left = True
+                return
+            if failed.gone:
+                continue
+            if not guest.pauses and guest.migration(DESTINATION)["status"] == "completed":
+                return  # its word was lost: a guest that was stopped before is run by nobody
+            raise
+
+
+def _came(guest: Guest, wait: Wait) -> None:
+    try:
+        for _ in _awaited([guest], DESTINATION, "completed", wait):
+            pass
+    except errors.GuestFailed as failed:
+        if guest.left:
+            failed.what += f"; {guest.names[SOURCE]} is gone, so the guest is lost"
+            failed.do = "boot the guest on the source, which keeps its target"
+        raise
+
+
+def _completed(guest: Guest, role: str, wait: Wait) -> None:
+    (_sent if role == SOURCE else _came)(guest, wait)
+
+
+def _cont(guest: Guest, role: str, wait: Wait) -> None:
+    """RESUME proves nothing, nor does an answer to `cont`."""
+    name, state = guest.names[DESTINATION], guest.status(DESTINATION)
+    if state != "running":
+        if guest.migration(DESTINATION)["status"] != "completed":
+            raise errors.GuestFailed(f"{name} has no guest to run: it is {state}")
+        guest.told = True
+        guest.monitor(DESTINATION).execute("cont", seconds=wait.seconds)
+        guest.ran = True
+        state = guest.status(DESTINATION)
+        stop, run = guest.heard(SOURCE, "STOP"), guest.heard(DESTINATION, "RESUME")
+        guest.stood = run - stop if stop and run else 0.0
+    guest.ran = True
+    if state != "running":
+        raise errors.GuestFailed(f"{name} does not run the guest: it is {state}")
+
+
+#: The thing that a step asks (`Step.qmp`) → how.  All guests are waited for at once where they go
+#: on together.
+ASKS: Mapping[str, Ask] = {
+    "migrate-incoming": _for_all(_listen), "stop": _for_all(_stop), "migrate": _for_all(_migrate),
+    "pre-switchover": _until("pre-switchover"), "migrate-continue": _for_all(_continue),
+    "completed": _for_all(_completed), "cont": _for_all(_cont)}
+
+
+def all_of(guests: Sequence[Guest], ask: Callable[[Guest], str]) -> List[str]:
+    """The words about each guest; the reason for one that cannot be asked; "" is left out."""
+    said = []
+    for guest in guests:
+        try:
+            said.append(ask(guest))
+        except errors.HandoverError as failed:
+            said.append(failed.what)
+    return [words for words in said if words]
