@@ -35,7 +35,7 @@ from ..handover.reply import Reply
 from ..model import fabrics
 from ..model.fabrics import Gate
 from ..protocol.messages import Message, to_json
-from ..protocol.table import DESTINATION, MODES, SOURCE, VHOST, MessageType, Mode
+from ..protocol.table import DESTINATION, HELD, MODES, SOURCE, VHOST, MessageType, Mode
 from ..records.journal import Handover
 from ..views import phrases
 
@@ -197,7 +197,7 @@ class Move:
 
     def _resuming(self, handover: Handover, step: str) -> None:
         """Look at a handover that is to be gone on with at a step.  Raises WrongState."""
-        if Mode(handover.mode) in VHOST and step in ("open", "verify"):
+        if Mode(handover.mode) in HELD and step in ("open", "verify"):
             raise errors.WrongState(
                 f"the guest of {', '.join(handover.targets)} is not seen to run yet",
                 do="name its monitors with --guest and --guest-there, too")
