@@ -72,10 +72,11 @@ def told(journal: Journal) -> Iterator[str]:
 def absent(context: HandoverContext, verb: str) -> List[str]:
     """A line for each portal that the kernel has and whose address is on no device.  No verb waits
     for such an address."""
-    mine = set(context.local_targets()) if verb in TELL else set()
+    mine = [f"{fabric}/{wwn}" for fabric, wwn in context.names()
+            if fabrics.of(fabric).portals] if verb in TELL else []
     return [f"{target}: the address of portal {name} is not on this host, so nobody can log in by "
-            "it until it is" for target, name in (portals.of_host(context.fs) if mine else ())
-            if target in mine and portals.absent(name)]
+            "it until it is" for target, name in portals.of_targets(context.fs, mine)
+            if portals.absent(name)]
 
 
 def _tell(context: HandoverContext, findings: Sequence[errors.Finding], notes: List[str]) -> None:

@@ -126,27 +126,31 @@ class Gates(Adoption):
             self.notes.append(f"{names}: was open although {why}")
         self.notes += self.remove_from_savefile()
 
-    def before_targetcli_restore(self) -> List[str]:
-        """Take the targets out of targetcli's save file at a boot.  Returns a line for each file;
-        for targets that are this host's to restore, a line for each difference between file and
-        copy."""
+    def leaving_at_boot(self) -> save_file.Leaving:
+        """The targets' entries of targetcli's save file, which a boot shall not find there.  For
+        targets that are this host's to restore, ``notes`` gets a line for each difference between
+        the file and the copy."""
         if self.journal.damage is not None:
-            return self.remove_from_savefile()
-        if self.handover.state != "confirmed":
-            names = ", ".join(self.local_targets())
-            return [f"{names}: was in {path}, which would bring it back at a boot, and was taken "
-                    "out of it" for path in savefile_actions.before_targetcli_restore(self)]
-        told = self.differences()
-        savefile_actions.before_targetcli_restore(self)
-        return told
+            return save_file.Leaving({*self.local_targets()}, {*self.journal.facts.stores})
+        if self.handover.state == "confirmed":
+            self.notes += self.differences()
+        return savefile_actions.leaving_at_boot(self)
+
+    def tell_of_boot(self, paths: List[str]) -> None:
+        """Tell of the files that had these entries."""
+        if self.journal.damage is not None or self.handover.state != "confirmed":
+            self.notes += self._taken_out(paths)
+
+    def _taken_out(self, paths: List[str]) -> List[str]:
+        names = ", ".join(self.local_targets())
+        return [f"{names}: was in {path}, which would bring it back at a boot, and was taken out "
+                "of it" for path in paths]
 
     def remove_from_savefile(self) -> List[str]:
         """Take the targets out of targetcli's save file.  Returns a line for each file."""
-        names = ", ".join(self.local_targets())
-        return [f"{names}: was in {path}, which would bring it back at a boot, and was taken out "
-                "of it" for path in save_file.drop(self.local_targets(), self.journal.facts.stores,
-                                                   self.directory,
-                                                   more=self.core.settings.savefiles)]
+        return self._taken_out(save_file.drop(
+            self.local_targets(), self.journal.facts.stores, self.directory,
+            more=self.core.settings.savefiles))
 
     def _no_guest(self) -> None:
         """Raises InUse where a guest is attached."""

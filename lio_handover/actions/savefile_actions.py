@@ -26,12 +26,12 @@ def drop(context: HandoverContext) -> List[str]:
                  and (context.vhost or bool(context.open_tpgs())))
 
 
-def before_targetcli_restore(context: HandoverContext) -> List[str]:
-    """Take the targets out at a boot, where no kernel tells which host served.  The entries that
+def leaving_at_boot(context: HandoverContext) -> save_file.Leaving:
+    """The entries to take out at a boot, where no kernel tells which host served.  The entries that
     are kept were saved before the freeze, or by a thaw (or were never taken out, as the freeze was
     cut off)."""
-    return _drop(context, context.handover.state in KEEPING
-                 or context.handover.state == "thawing" and _enabled(context))
+    return _leaving(context, context.handover.state in KEEPING
+                    or context.handover.state == "thawing" and _enabled(context))
 
 
 def _enabled(context: HandoverContext) -> bool:
@@ -41,6 +41,11 @@ def _enabled(context: HandoverContext) -> bool:
 
 
 def _drop(context: HandoverContext, keeping: bool) -> List[str]:
+    return save_file.drop_each([_leaving(context, keeping)], context.directory,
+                               context.core.settings.savefiles)[0]
+
+
+def _leaving(context: HandoverContext, keeping: bool) -> save_file.Leaving:
     kept = _kept(context)
 
     def keep(path: str, was: str, now: str) -> None:
@@ -49,8 +54,8 @@ def _drop(context: HandoverContext, keeping: bool) -> List[str]:
             kept[path] = (was, now)
             context.journal.keep_beside(
                 SAVED, json.dumps({"version": VERSION, "files": kept}).encode())
-    return save_file.drop(context.local_targets(), context.journal.facts.stores, context.directory,
-                          keep if keeping else None, context.core.settings.savefiles)
+    return save_file.Leaving({*context.local_targets()}, {*context.journal.facts.stores},
+                             keep if keeping else None)
 
 
 def give(context: HandoverContext, state: State) -> List[str]:

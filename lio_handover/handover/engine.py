@@ -27,6 +27,7 @@ from ..protocol.messages import Message, document_in
 from ..protocol.table import DESTINATION, SOURCE, MessageType, Mode, Transition, rows_for, state_of
 from ..records.journal import Handover, Journal, begun, ids
 from ..records.ownership import OwnershipFile
+from ..savefile import parsed, save_file
 from ..verb_table import BOTH, HANDOVER_VERBS
 from . import meddling, next_steps
 from .admission import Admission
@@ -281,14 +282,16 @@ class HandoverEngine(Admission):
         except errors.JournalBroken as error:
             owners = {}  # so what any handover speaks against stays shut
             notes.append(str(error))
-        for journal in self._journals():
-            handover = journal.handover
-            if journal.damage is None and handover.state in TARGETCLIS[handover.role] \
-                    or self.superseded(handover, owners):
-                continue
-            if journal.damage is not None:
-                notes.append(str(journal.damage))
-            notes += ActionRunner(self.core, journal).before_targetcli_restore()
+        runners = [ActionRunner(self.core, journal) for journal in self._journals()
+                   if (journal.damage is not None
+                       or journal.handover.state not in TARGETCLIS[journal.handover.role])
+                   and not self.superseded(journal.handover, owners)]
+        with parsed.parsed_once():  # however many targets it has
+            leaving = [runner.leaving_at_boot() for runner in runners]
+            files = save_file.drop_each(leaving, self._directory, self.core.settings.savefiles)
+        for runner, paths in zip(runners, files):
+            runner.tell_of_boot(paths)
+            notes += filter(None, (str(runner.journal.damage or ""), *runner.notes))
         return tuple(notes)
 
     def _left_undecided(self, run: TransitionChooser, notes: Tuple[str, ...]) -> Reply:

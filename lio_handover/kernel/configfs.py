@@ -139,7 +139,8 @@ _GUARDS = _guards()
 
 
 class Configfs:
-    """The target tree.  ``changes`` counts the changes asked of the kernel.
+    """The target tree.  ``changes`` counts the changes asked of the kernel, ``moves`` those of them
+    that make or remove an HBA or a backstore.
 
     Reading raises OSError; a change raises OSError as the kernel gave it, or HazardRefused
     before the kernel is asked.
@@ -147,12 +148,12 @@ class Configfs:
 
     def __init__(self, root: str = ROOT) -> None:
         self.root = root
-        self.changes = 0
+        self.changes = self.moves = 0
         #: backstores that were enabled through this object
         self.enabled: Set[str] = set()
-        #: see placement.once: whether readings are remembered; (changes when they were read, they)
+        #: see placement.once: whether readings are remembered; what → (changes when read, it)
         self.remembers = False
-        self.remembered: Tuple[int, Dict[str, object]] = (-1, {})
+        self.remembered: Dict[str, Tuple[int, object]] = {}
 
     # ---- reading --------------------------------------------------------------------------
     def path(self, path: str) -> str:
@@ -218,14 +219,18 @@ class Configfs:
                     f"{op} {errors.one_line(path)}: {errors.one_line(words[place])} would be a "
                     "second name of a number already taken")
 
+    def _moved(self, path: str) -> None:
+        self.changes += 1
+        self.moves += path.startswith("core/") and path.count("/") < 3
+
     def mkdir(self, path: str) -> None:
         self._guard("mkdir", path, True)
-        self.changes += 1
+        self._moved(path)
         os.mkdir(self.path(path))
 
     def rmdir(self, path: str) -> None:
         self._guard("rmdir", path)
-        self.changes += 1
+        self._moved(path)
         self.enabled.discard(path)
         os.rmdir(self.path(path))
 

@@ -30,20 +30,22 @@ def hbas(fs: Configfs) -> List[str]:
 
 
 def find(fs: Configfs) -> Placement:
-    """The placement now, or within `once` the one that was read first.  Raises OSError."""
-    return remembered(fs, "placement", lambda: _listed(fs))
+    """The placement now, or within `once` the one that was read when ``fs`` last made or removed a
+    backstore.  Raises OSError."""
+    return _remembered(fs, "placement", fs.moves, lambda: _listed(fs))
 
 
 def remembered(fs: Configfs, what: str, look: Callable[[], _T]) -> _T:
     """The result of ``look``; within `once` it is called once for each ``what``."""
+    return _remembered(fs, what, fs.changes, look)
+
+
+def _remembered(fs: Configfs, what: str, changes: int, look: Callable[[], _T]) -> _T:
     if not fs.remembers:
         return look()
-    if fs.remembered[0] != fs.changes:
-        fs.remembered = fs.changes, {}
-    known = fs.remembered[1]
-    if what not in known:
-        known[what] = look()
-    return cast(_T, known[what])
+    if what not in fs.remembered or fs.remembered[what][0] != changes:
+        fs.remembered[what] = changes, look()
+    return cast(_T, fs.remembered[what][1])
 
 
 @contextmanager
@@ -61,7 +63,7 @@ def once(fs: Configfs) -> Iterator[None]:
 
 def again(fs: Configfs) -> None:
     """Forget what was read within `once`, so that the next reading asks the kernel again."""
-    fs.remembered = -1, {}
+    fs.remembered.clear()
 
 
 def _listed(fs: Configfs) -> Placement:

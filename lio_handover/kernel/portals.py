@@ -193,10 +193,15 @@ def _portals(state: State) -> Iterator[Portal]:
 def of_host(fs: Configfs) -> Iterator[Tuple[str, str]]:
     """(target, name) of every portal of the host."""
     for fabric in filter(fs.exists, (row.name for row in fabrics.FABRICS.values() if row.portals)):
-        for wwn in fs.entries(fabric)[1]:
-            for tpgt in filter(directories.is_tpg, fs.entries(f"{fabric}/{wwn}")[1]):
-                for name in fs.names(f"{fabric}/{wwn}/{tpgt}/np"):
-                    yield f"{fabric}/{wwn}", name
+        yield from of_targets(fs, (f"{fabric}/{wwn}" for wwn in fs.entries(fabric)[1]))
+
+
+def of_targets(fs: Configfs, targets: Iterable[str]) -> Iterator[Tuple[str, str]]:
+    """(target, name) of every portal of these targets, which are here."""
+    for target in targets:
+        for tpgt in filter(directories.is_tpg, fs.entries(target)[1]):
+            for name in fs.names(f"{target}/{tpgt}/np"):
+                yield target, name
 
 
 def findings(want: State, have: State, fs: Configfs) -> List[Finding]:

@@ -24,6 +24,7 @@ from ..system.atomic_file import write_file
 from ..system.locks import PATIENCE, Locks
 from . import places, rtslib_entries, rtslib_names, writers
 from .json_splice import Element, Part, Splice
+from .parsed import LISTS, read
 from .rtslib_names import Store
 
 #: How many of our copies are kept.
@@ -31,7 +32,6 @@ BACKUPS = 10
 #: Seconds in which somebody else who writes must come to an end.
 BUSY = 4.0
 _LOCK = "saveconfig.json"
-_LISTS = ("targets", "storage_objects")
 _TRIES = 10
 _OFTEN = 0.02
 #: A copy's name: its number, and when it was made, for people.
@@ -41,6 +41,8 @@ _COPY = re.compile("lio-handover-([0-9]+)-")
 Change = Callable[[Splice], str]
 #: Is told of a file, what it was and what it will be, before it is changed.
 Keep = Callable[[str, str, str], None]
+#: The same, with what is in the file.
+_Before = Callable[[str, Splice, str], None]
 #: File → what it was before our entries were taken out, and what it was then.
 Kept = Mapping[str, Tuple[str, str]]
 
@@ -68,7 +70,7 @@ def entries_of(targets: Iterable[str], more: Sequence[str] = ()) \
     """(file, entry) wherever one of these targets is saved.  Raises SavefileBroken."""
     wanted = set(targets)
     for path in places.everywhere(more):
-        for element in _read(path)[0].elements("targets"):
+        for element in read(path)[0].elements("targets"):
             if rtslib_names.targets(element.value) & wanted:
                 yield path, element.value
 
@@ -89,14 +91,57 @@ def findings(targets: Sequence[str], more: Sequence[str] = ()) -> List[errors.Fi
             if not os.access(os.path.dirname(os.path.realpath(path)), os.W_OK)]
 
 
+@dataclass(frozen=True)
+class Leaving:
+    """Targets that are to be in no save file, and their backstores (``fileio/disk0``), of which
+    those go that no other target uses.  ``keep`` is told of each file before it is changed."""
+
+    targets: AbstractSet[str]
+    stores: AbstractSet[str]
+    keep: Optional[Keep] = None
+
+
 def drop(targets: Iterable[str], stores: Iterable[str], directory: str,
          keep: Optional[Keep] = None, more: Sequence[str] = ()) -> List[str]:
-    """Take targets, and backstores (``fileio/disk0``) that no other target uses, out of every
-    save file, and see that they stay out.  Returns the files that were changed.  ``directory``:
-    where the locks are.  Raises SavefileBroken."""
-    change = partial(_without, set(targets), {_store(store) for store in stores})
-    return [path for path in places.everywhere(more)
-            if _settle(path, change, directory, keep)]
+    """Take targets out of every save file, and see that they stay out.  Returns the files that
+    were changed.  ``directory``: where the locks are.  Raises SavefileBroken, and what ``keep``
+    raises."""
+    return drop_each([Leaving(set(targets), set(stores), keep)], directory, more)[0]
+
+
+def drop_each(leaving: Sequence[Leaving], directory: str, more: Sequence[str] = ()) \
+        -> List[List[str]]:
+    """The same for many at once: each file is changed once.  Returns the files for each.  Entries
+    that ``keep`` cannot keep stay, and its error is raised once all others are out."""
+    changed: List[List[str]] = [[] for _ in leaving]
+    failed: Dict[int, errors.HandoverError] = {}
+
+    def before(path: str, content: Splice, now: str) -> None:
+        gone = _ours(content, *_all_of(leaving, failed))
+        for number, entries in enumerate(leaving):
+            mine = {} if number in failed else _part_of(gone, entries)
+            if not any(mine.values()):
+                continue
+            try:
+                if entries.keep:
+                    entries.keep(path, _but_for(content, gone, mine), now)
+            except errors.HandoverError as error:
+                failed[number] = error
+                raise
+            changed[number] = [*dict.fromkeys((*changed[number], path))]
+
+    for path in places.everywhere(more):
+        while True:
+            before_it = len(failed)
+            try:
+                _settle(path, partial(_without, *_all_of(leaving, failed)), directory, before)
+                break
+            except errors.HandoverError:
+                if len(failed) == before_it:
+                    raise
+    for error in failed.values():
+        raise error
+    return changed
 
 
 @contextmanager
@@ -162,24 +207,7 @@ def put_back(kept: Kept, targets: Iterable[str], stores: Iterable[str], director
 
 
 # ---- the file -----------------------------------------------------------------------------------
-def _read(path: str) -> Tuple[Splice, writers.Identity, bytes]:
-    """(what is in it, what tells whether it is still the same file, its bytes)."""
-    try:
-        with open(path, "rb") as file:
-            seen = writers.of_stat(os.fstat(file.fileno()))
-            data = file.read()
-        return Splice(data.decode(), _LISTS), seen, data
-    except FileNotFoundError:
-        return Splice("", _LISTS), None, b""
-    except (OSError, ValueError, RecursionError) as error:
-        why = error.strerror if isinstance(error, OSError) else error
-        broken = errors.SavefileBroken(f"{path} can't be read: {why}",
-                                       do=f"look at {path}, or restore a backup of it")
-        broken.half = not isinstance(error, OSError)
-        raise broken from None
-
-
-def _settle(path: str, change: Change, directory: str, keep: Optional[Keep] = None) -> bool:
+def _settle(path: str, change: Change, directory: str, before: Optional[_Before] = None) -> bool:
     """Change the file; where somebody else wrote it just now, until it stays so.
 
     Where nobody did, which is nearly always, without waiting.
@@ -189,7 +217,7 @@ def _settle(path: str, change: Change, directory: str, keep: Optional[Keep] = No
     while True:
         others = _others(path, directory)
         try:
-            changed |= _change(path, change, directory, keep)
+            changed |= _change(path, change, directory, before)
             if not others or _stays(path, change):
                 return changed
         except errors.SavefileBroken as error:
@@ -223,33 +251,33 @@ def _stays(path: str, change: Change) -> bool:
         time.sleep(_OFTEN)
         now = writers.identity(path)
         if now != seen:
-            content = _read(path)[0]
+            content = read(path)[0]
             if change(content) != content.text:
                 return False
             seen = now
     return True
 
 
-def _change(path: str, change: Change, directory: str, keep: Optional[Keep]) -> bool:
+def _change(path: str, change: Change, directory: str, before: Optional[_Before]) -> bool:
     """Read, change and write; no other verb, nor targetcli, does so meanwhile, and once more where
     somebody else did.
 
     Where nothing is to be changed no lock is needed, so none has to be writable at a boot."""
-    content = _read(path)[0]
+    content = read(path)[0]
     if change(content) == content.text:
         return False
     with Locks(directory).hold(_LOCK, patience=PATIENCE), writers.alone():
-        return _changed(path, change, directory, keep)
+        return _changed(path, change, directory, before)
 
 
-def _changed(path: str, change: Change, directory: str, keep: Optional[Keep]) -> bool:
+def _changed(path: str, change: Change, directory: str, before: Optional[_Before]) -> bool:
     for _attempt in range(_TRIES):
-        content, seen, data = _read(path)
+        content, seen, data = read(path)
         text = change(content)
         if text == content.text:
             return False
-        if keep:
-            keep(path, content.text, text)
+        if before:
+            before(path, content, text)
         try:
             if data:
                 _back_up(path, data)
@@ -313,14 +341,37 @@ def _ours(content: Splice, targets: AbstractSet[str], stores: AbstractSet[Store]
 
 
 def _without(targets: AbstractSet[str], stores: AbstractSet[Store], content: Splice) -> str:
-    gone = _ours(content, targets, stores)
-    starts = {element.start for name in _LISTS for element in gone[name]}
+    return _but_for(content, _ours(content, targets, stores), {})
+
+
+def _but_for(content: Splice, gone: Mapping[str, Sequence[Element]],
+             staying: Mapping[str, Sequence[Element]]) -> str:
+    """The text without the entries ``gone``, but for those of them that are ``staying``."""
+    stay = {element.start for elements in staying.values() for element in elements}
+    starts = {element.start for elements in gone.values() for element in elements} - stay
     if not starts:
         return content.text
     return content.with_parts({name: [
         [element for element in array.elements if element.start not in starts]
-        for array in content.arrays
-        if array.name == name] for name in _LISTS if gone[name]})
+        for array in content.arrays if array.name == name]
+        for name in LISTS if any(element.start in starts for element in gone[name])})
+
+
+def _all_of(leaving: Sequence[Leaving], but: Mapping[int, object]) \
+        -> Tuple[AbstractSet[str], AbstractSet[Store]]:
+    """The targets and the backstores of all, but for those of these numbers."""
+    rest = [entries for number, entries in enumerate(leaving) if number not in but]
+    return {name for entries in rest for name in entries.targets}, {
+        _store(name) for entries in rest for name in entries.stores}
+
+
+def _part_of(gone: Mapping[str, Sequence[Element]], entries: Leaving) -> Dict[str, List[Element]]:
+    """The entries of these among all that go."""
+    stores = {_store(name) for name in entries.stores}
+    return {"targets": [element for element in gone["targets"]
+                        if rtslib_names.targets(element.value) & entries.targets],
+            "storage_objects": [element for element in gone["storage_objects"]
+                                if rtslib_names.store(element.value) in stores]}
 
 
 def _become(name: str, entry: Mapping[str, Any]) -> AbstractSet[Any]:
@@ -368,9 +419,9 @@ def _restored(was: str, now: str, targets: AbstractSet[str], stores: AbstractSet
     changed since."""
     if content.text == now:
         return was
-    old = Splice(was, _LISTS)
+    old = Splice(was, LISTS)
     taken = _ours(old, targets, stores)
     return content.with_parts({name: _placed(content, name, [
         (element.value, partial(old.text_of, element)) for element in taken[name]],
         name == "targets")
-        for name in _LISTS})
+        for name in LISTS})

@@ -46,6 +46,9 @@ _NOWHERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 _PUT_BACK = ("put what it has open back at that path; what was deleted has no name any more: copy "
              "the LUN's data through an initiator to a new file, and serve that")
 
+#: The files of an HBA, beside its backstores (target_core_configfs.c).
+_OF_HBAS = frozenset({"hba_info", "hba_mode"})
+
 Identity = Tuple[int, ...]
 
 
@@ -152,7 +155,7 @@ class Looks:
         strays = []
         for hba in block_devices.names_in(core):
             plugin = plugins.of(hba.rpartition("_")[0])
-            for name in block_devices.names_in(f"{core}/{hba}") \
+            for name in set(block_devices.names_in(f"{core}/{hba}")) - _OF_HBAS \
                     if plugin.opens is Opens.FILE else ():
                 text = one_line_of(f"{core}/{hba}/{name}/info")
                 path = plugins.parse(plugin.name, text).get(plugin.path_in[1], "")

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from lio_handover.local.guard import Guard
 from lio_handover.local.ours import Ours
 from tests.support import byfile, inhandover, inhost
 
+_HBA = re.compile("/core/[a-z_]+_[0-9]+$")
 NAME = "iscsi/iqn.2026-11.org.example:many{}"
 FOLDER = inhandover.FOLDER
 
@@ -56,6 +58,8 @@ class Counted:
             self.counts["journals"] += 1
         elif path.startswith(Configfs().root):
             self.counts["configfs"] += 1
+            if _HBA.search(path):
+                self.counts["HBAs"] += 1
         elif path == f"{FOLDER}/owners.json":
             self.counts["owners"] += 1
         elif path == inhandover.SAVED:
@@ -103,4 +107,16 @@ def reads(shared: str, targets: int) -> dict[str, dict[str, int]]:
              "guard": counted.of(guards()),
              "giveback": counted.of(lambda: verb("giveback"))}
     os.sync()
+    return found
+
+
+def reads_of_one(shared: str, targets: int) -> dict[str, int]:
+    """What the restore of one target opens and lists on a host of so many."""
+    inhost.forget_all()
+    names, counted = make(shared, targets), Counted()
+    one = byfile.core()
+    one.adopt(one.names(names))
+    one.clear(names[0])
+    found = counted.of(lambda: restoring.restore(byfile.core(), names[0], print))
+    assert inhandover.gates()[f"{names[0]}/tpgt_1"] == "1"
     return found

@@ -5,6 +5,8 @@ import json
 import os
 import subprocess
 import sys
+import uuid
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +16,17 @@ from lio_handover import errors
 from lio_handover.actions.actions import ActionRunner
 from lio_handover.cli import boot
 from lio_handover.configuration import PATH
+from lio_handover.document import document as documents
 from lio_handover.handover.engine import TARGETCLIS, HandoverEngine
 from lio_handover.local.by_file import ByFile
+from lio_handover.model.objects import State
 from lio_handover.protocol.table import DESTINATION, SOURCE, STATES, Mode
-from lio_handover.records.journal import Handover, Journal
+from lio_handover.records.journal import PREPARED, Handover, Journal
 from lio_handover.records.ownership import OwnershipFile
-from lio_handover.savefile import places
+from lio_handover.savefile import parsed, places, save_file, writers
+from lio_handover.savefile.json_splice import Splice
 from lio_handover.settings import load
+from tests.support import samples
 from tests.support.commandline import LAUNCHER
 from tests.unit.test_program import imported
 
@@ -90,10 +96,10 @@ def test_each_state_is_answered_as_the_engine_does(
     """Never "nothing" where the engine would take a target out of the save file."""
     taken: list[str] = []
 
-    def before_targetcli_restore(runner: ActionRunner) -> list[str]:
+    def leaving_at_boot(runner: ActionRunner) -> save_file.Leaving:
         taken.append(runner.journal.id)
-        return []
-    monkeypatch.setattr(ActionRunner, "before_targetcli_restore", before_targetcli_restore)
+        return save_file.Leaving(set(), set())
+    monkeypatch.setattr(ActionRunner, "leaving_at_boot", leaving_at_boot)
     for number, mode in enumerate(Mode):
         one = begun(config, role, mode, state, number)
         taken.clear()
@@ -201,3 +207,46 @@ def test_with_json_it_answers_as_ever(config: str) -> None:
     done = subprocess.run([sys.executable, str(LAUNCHER), "recover", "--boot", "--json",
                            "--config", config], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == {"notes": []} and done.stderr == ""
+
+
+def parses_of_a_boot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> list[int]:
+    """How often each of two boots, of which the first finds its entries in it, parses and writes
+    targetcli's file, on a host with so many targets to restore and as many given away."""
+    folder = tmp_path / str(number)
+    folder.mkdir()
+    config, path = folder / "lio-handover.conf", folder / "saveconfig.json"
+    config.write_text(f"[host]\nstate_directory = {folder}\n")
+    monkeypatch.setattr(places, "KNOWN", (str(path),))
+    monkeypatch.setattr(writers, "LOCK", str(folder / "targetcli.lock"))
+    monkeypatch.setattr(writers, "RECENT", 0.0)
+    names = [f"iqn.2026-11.org.example:{at}" for at in range(2 * number)]
+    path.write_text(json.dumps({"storage_objects": [], "targets": [
+        {"fabric": "iscsi", "wwn": name, "tpgs": []} for name in names]}))
+    for at, name in enumerate(names):
+        role, state = (DESTINATION, "confirmed") if at % 2 else (SOURCE, "retired")
+        made = Journal.create(str(folder), Handover(
+            str(uuid.uuid4()), role, "", 1, "iscsi", (f"iscsi/{name}",)), {})
+        only, = samples.iscsi(luns=0, acls=0, portals=(), wwn=name).targets
+        made.keep(PREPARED, documents.dumps(samples.document(State((), (), (only,)), True)))
+        made.state(state, 1, "b")
+    counts: Counter[str] = Counter()
+
+    class Counted(Splice):
+        def __init__(self, *words: Any) -> None:
+            counts["parsed"] += 1
+            super().__init__(*words)
+    monkeypatch.setattr(parsed, "Splice", Counted)
+    counted = []
+    for _boot in range(2):
+        counts.clear()
+        HandoverEngine(ByFile(load(str(config)))).before_targetcli_restore()
+        counted.append(counts["parsed"])
+    assert json.loads(path.read_text())["targets"] == []
+    assert len([*(folder / "backup").iterdir()]) == 1
+    return counted
+
+
+def test_a_boot_parses_targetclis_file_once_for_all_targets(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert parses_of_a_boot(tmp_path, monkeypatch, 1) == [1, 1]
+    assert parses_of_a_boot(tmp_path, monkeypatch, 4) == [1, 1]

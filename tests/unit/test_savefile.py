@@ -188,3 +188,73 @@ def test_verbs_side_by_side_do_not_lose_each_others_change(paths: tuple[Path, Pa
             pids.append(pid)
         assert [os.waitpid(pid, 0)[1] for pid in pids] == [0] * len(others)
         assert json.loads(paths[0].read_text()) == OLD
+
+
+def many(paths: tuple[Path, Path], number: int) -> tuple[Path, list[save_file.Leaving]]:
+    """A save file with so many targets of two backstores each, and their leaving: each keeps it."""
+    path, leaving = paths[1], []
+    path.write_text(json.dumps(NEW, indent=2))
+    for one in range(number):
+        state = samples.iscsi(wwn=f"iqn.2026-11.org.example:many{one}",
+                              paths=[f"/srv/{one}-0.img", f"/srv/{one}-1.img"])
+        stores = {store.key: replace(store, key=("backstore", "fileio", f"many{one}-{at}"))
+                  for at, store in enumerate(state.backstores)}
+        target, = state.targets
+        tpg, = target.tpgs
+        tpg = replace(tpg, luns=tuple(replace(lun, backstore=stores[lun.backstore].key)
+                                      for lun in tpg.luns if lun.backstore))
+        put(State((), tuple(stores.values()), (replace(target, tpgs=(tpg,)),)), "/var/target")
+        leaving.append(save_file.Leaving(
+            {target.name}, {f"fileio/many{one}-{at}" for at in range(len(stores))},
+            Kept().keep))
+    return path, leaving
+
+
+class Kept(dict[str, tuple[str, str]]):
+    """What a handover keeps of the save files."""
+
+    def keep(self, path: str, was: str, now: str) -> None:
+        self[path] = was, now
+
+
+def kept_by(one: save_file.Leaving) -> Kept:
+    kept = getattr(one.keep, "__self__")
+    assert isinstance(kept, Kept)
+    return kept
+
+
+@pytest.mark.parametrize("first", [0, 1, 2])
+def test_of_many_that_are_taken_out_together_each_comes_back_alone(
+        paths: tuple[Path, Path], first: int) -> None:
+    """The file is written once, and is as it was when all are back."""
+    path, leaving = many(paths, 3)
+    before, copies = path.read_text(), len([*(path.parent / "backup").iterdir()])
+    assert save_file.drop_each(leaving, _state_directory()) == [[str(path)]] * 3
+    assert json.loads(path.read_text()) == NEW
+    assert len([*(path.parent / "backup").iterdir()]) == copies + 1
+    back = [*leaving[first:], *leaving[:first]]
+    for number, one in enumerate(back, 1):
+        assert save_file.put_back(kept_by(one), one.targets, one.stores,
+                                  _state_directory()) == [str(path)]
+        assert {entry.target for entry in save_file.entries(
+            {name for each in leaving for name in each.targets})} == {
+            name for each in back[:number] for name in each.targets}
+    found, was = json.loads(path.read_text()), json.loads(before)
+    for name in ("targets", "storage_objects"):
+        assert sorted(found.pop(name), key=str) == sorted(was.pop(name), key=str)
+    assert found == was
+
+
+def test_what_can_not_be_kept_stays_and_all_else_is_taken_out(paths: tuple[Path, Path]) -> None:
+    path, leaving = many(paths, 3)
+
+    def full(*_words: str) -> None:
+        raise errors.JournalBroken("no space left")
+    leaving[1] = replace(leaving[1], keep=full)
+    with pytest.raises(errors.JournalBroken, match="no space left"):
+        save_file.drop_each(leaving, _state_directory())
+    assert {entry.target for entry in save_file.entries(
+        {name for one in leaving for name in one.targets})} == leaving[1].targets
+    for one in leaving[::2]:
+        save_file.put_back(kept_by(one), one.targets, one.stores, _state_directory())
+    assert len(json.loads(path.read_text())["targets"]) == 4
