@@ -75,7 +75,7 @@ class Pair:
 
     names = ("a", "b")
 
-    def __init__(self, bench: Bench) -> None:
+    def __init__(self, bench: Bench, settings: str = pipeline.CONFIG) -> None:
         self.bench = bench
         self.targets = [TARGET]
         self.daemons: dict[str, Program] = {}
@@ -87,7 +87,7 @@ class Pair:
         addresses = {name: host.address for name, host in zip(self.names, bench.hosts)}
 
         def serve(host: Host) -> None:
-            command = host.call(inproduct.furnish, staged, str(keys), addresses, pipeline.CONFIG,
+            command = host.call(inproduct.furnish, staged, str(keys), addresses, settings,
                                 timeout=180)
             self.daemons[host.name] = host.popen(command, env=PYTHON_SETTINGS)
             host.call(inbus.wait_for_name, inbus.SYSTEM, 120, timeout=150)

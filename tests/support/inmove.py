@@ -4,6 +4,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -152,9 +153,15 @@ def begin_move(target: str, given: dict[str, Any]) -> str:
     return str(inbus.Client().manager("Move", "asa{sv}", targets, inbus.options(given)))
 
 
-def move_by_service(target: str, given: dict[str, Any]) -> dict[str, Any]:
-    """A job of Manager.Move: its properties at the end, and ``heard``: (step, details) of each
-    signal about its progress."""
+def refusal(target: str, given: dict[str, Any]) -> str:
+    """The name of the error that a call of Manager.Move ends with."""
+    return inbus.Client().error(dbus_names.ROOT, dbus_names.MANAGER, "Move", "asa{sv}", [target],
+                                inbus.options(given))
+
+
+def move_by_service(target: str, given: dict[str, Any], cancel_at: str = "") -> dict[str, Any]:
+    """A job of Manager.Move, cancelled in that phase: its properties at the end, and ``heard``:
+    (step, details) of each signal about its progress."""
     import dbus.bus
     from dbus.mainloop.glib import DBusGMainLoop
     from gi.repository import GLib
@@ -167,15 +174,39 @@ def move_by_service(target: str, given: dict[str, Any]) -> dict[str, Any]:
     listener.add_signal_receiver(changed, "PropertiesChanged", dbus_names.PROPERTIES,
                                  dbus_names.BUS_NAME, arg0=dbus_names.JOB,
                                  path=(job := begin_move(target, given)))
-    properties = inbus.Client().job(job)
+    if cancel_at:
+        wait_for_phase(job, cancel_at, 200)
+        cancel(job)
+    properties = inbus.wait_for(job, "State", "done|failed|cancelled", 400)
     while GLib.MainContext.default().iteration(False):
         pass
     listener.close()
     return {**properties, "heard": heard}
 
 
-def wait_for_phase(job: str, phase: str) -> None:
-    until = time.monotonic() + 20
+def move_with_monitors(target: str, given: dict[str, Any], here: str, there: str,
+                       cancel_at: str = "") -> dict[str, Any]:
+    """As `move_by_service`; connections to these two sockets are handed in."""
+    with socket.socket(socket.AF_UNIX) as one, socket.socket(socket.AF_UNIX) as other:
+        one.connect(here)
+        other.connect(there)
+        return move_by_service(target, {
+            **given, "guest-fds": inbus.descriptors(one.fileno()),
+            "guest-there-fds": inbus.descriptors(other.fileno())}, cancel_at)
+
+
+def lend(*paths: str) -> None:
+    """Let everybody connect to these sockets, once they are there."""
+    until = time.monotonic() + 60
+    for path in paths:
+        while not os.path.exists(path):
+            assert time.monotonic() < until, path
+            time.sleep(0.1)
+        os.chmod(path, 0o666)
+
+
+def wait_for_phase(job: str, phase: str, seconds: float = 20) -> None:
+    until = time.monotonic() + seconds
     while inbus.get(job, dbus_names.JOB)["Details"].get("phase") != phase:
         assert time.monotonic() < until
         time.sleep(0.02)
