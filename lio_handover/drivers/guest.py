@@ -136,7 +136,14 @@ class Guest:
             pass  # it ends by itself where the migration fails before it has all
 
     def left_its_monitor(self, role: str) -> bool:
-        """Whether nobody greets any more at a monitor that hung up: the QEMU has ended."""
+        """Whether nobody greets any more at a monitor that hung up: the QEMU has ended.
+
+        Raises GuestFailed where the connection was handed in, which proves nothing: whoever made it
+        may have cut it, and nobody here can make another.
+        """
+        if not isinstance(self.monitors.here if role == SOURCE else self.monitors.there, str):
+            raise errors.GuestFailed(f"the connection to {self.names[role]} was cut",
+                                     do=f"see whether {self.names[role]} still runs")
         self._open.pop(role).close()
         try:
             self.monitor(role)

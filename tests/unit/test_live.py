@@ -373,6 +373,21 @@ def test_monitors_may_be_sockets_that_somebody_has_connected(two: Two) -> None:
     assert [line.fileno() for line in sockets] == [-1, -1]
 
 
+def test_a_connection_that_was_handed_in_and_cut_proves_nothing(two: Two) -> None:
+    """By a path, that somebody hung up is looked into; here the source's QEMU may run the guest."""
+    source, lines = two.qemu[SOURCE], []
+    for role in (SOURCE, DESTINATION):
+        lines.append(socket.socket(socket.AF_UNIX))
+        lines[-1].connect(str(two.qemu[role].path))
+    setattr(source, "all_sent", lambda: setattr(source, "gone", True))
+    with pytest.raises(errors.GuestFailed, match="the connection to the QEMU of a was cut") as cut:
+        with closing(LiveMove(two.a, two.b, guests=[Monitors(lines[0], lines[1])])) as made:
+            made.run([TARGET])
+    assert "see whether the QEMU of a still runs" in str(cut.value)
+    assert (two.a.state, two.b.state) == ("idle", "none")
+    assert two.qemu[DESTINATION].status != "running"
+
+
 def switched(qemu: Qemu) -> set[str]:
     """The capabilities that were switched on last."""
     return {row["capability"] for row in qemu.arguments["migrate-set-capabilities"]["capabilities"]
