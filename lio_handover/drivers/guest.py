@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence
+from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence
 
 from .. import errors
 from ..client import forward
@@ -40,7 +40,8 @@ class Monitors(NamedTuple):
 
 @dataclass
 class Guest:
-    """``names``: role → the QEMU's name in messages; ``where``: the destination, as ssh has it.
+    """``names``: role → the QEMU's name in messages; ``where``: the destination, as ssh has it;
+    ``pauses``: QEMU stops it and waits, else it is stopped before; ``others`` move with it.
 
     ``left``: the source's QEMU is gone; ``told``: the destination's was told to run the guest, and
     ``ran``: it has.  ``sent``: `query-migrate` of the source at the end; ``stood``: seconds from
@@ -51,12 +52,14 @@ class Guest:
     names: Mapping[str, str]
     where: str
     pauses: bool = True
+    others: bool = False
     uri: str = ""
     left: bool = False
     told: bool = False
     ran: bool = False
     sent: Mapping[str, Any] = field(default_factory=dict)
     stood: float = 0.0
+    _limit: Optional[int] = None
     _open: Dict[str, Monitor] = field(default_factory=dict)
     _forwarded: Optional[forward.Forwarded] = None
 
@@ -106,6 +109,22 @@ class Guest:
         self.monitor(role).execute("migrate-set-capabilities", {"capabilities": [
             {"capability": name, "state": state} for name, state in wanted.items()]})
 
+    def hold(self) -> None:
+        """Have QEMU not stop the guest, however little RAM is left (unless none is)."""
+        limit = self.monitor(SOURCE).execute("query-migrate-parameters").get("downtime-limit")
+        if limit:
+            self._allow_downtime(0)
+            self._limit = limit
+
+    def let_go(self) -> None:
+        """Undo `hold`: QEMU stops the guest once the rest takes no longer than it may."""
+        if self._limit is not None:
+            self._allow_downtime(self._limit)
+            self._limit = None
+
+    def _allow_downtime(self, milliseconds: int) -> None:
+        self.monitor(SOURCE).execute("migrate-set-parameters", {"downtime-limit": milliseconds})
+
     # ---- back -----------------------------------------------------------------------------------
     def cancel(self) -> str:
         """End the migration: then QEMU runs the guest again by itself, or keeps it for `cont`.
@@ -113,6 +132,7 @@ class Guest:
         until = time.monotonic() + ENDS
         monitor = self.monitor(SOURCE)
         monitor.execute("migrate_cancel")
+        self.let_go()
         while self.migration(SOURCE)["status"] not in (*ENDED, NONE):
             if time.monotonic() > until:
                 return f"{monitor.name} has not cancelled the migration in {ENDS:g} s"
@@ -181,14 +201,8 @@ def _for_all(ask: Callable[[Guest, str, Wait], None]) -> Ask:
     return of_all
 
 
-def _until(wanted: str) -> Ask:
-    def of_all(guests: Sequence[Guest], role: str, wait: Wait) -> None:
-        for _ in _awaited(guests, role, wanted, wait):
-            pass
-    return of_all
-
-
-def _awaited(guests: Sequence[Guest], role: str, wanted: str, wait: Wait) -> Any:
+def _awaited(guests: Sequence[Guest], role: str, wanted: str, wait: Wait
+             ) -> Iterator[List[Mapping[str, Any]]]:
     """Ask all guests again and again until `query-migrate` of each says what is wanted, yielding
     the answers of a round.  Raises GuestFailed where one ends otherwise, Interrupted."""
     while True:
@@ -252,7 +266,19 @@ def _listen(guest: Guest, role: str, wait: Wait) -> None:
 
 def _migrate(guest: Guest, role: str, wait: Wait) -> None:
     guest.switch(SOURCE)
+    if guest.others and guest.pauses:
+        guest.hold()
     guest.monitor(SOURCE).execute("migrate", {"uri": guest.uri})
+
+
+def _copy(guests: Sequence[Guest], role: str, wait: Wait) -> None:
+    """Guests that move together stand still together: none before the RAM of each has been copied
+    once, or the small one would wait for the large one."""
+    for trees in _awaited(guests, SOURCE, "pre-switchover", wait):
+        if all(tree["status"] == "pre-switchover"
+               or tree.get("ram", {}).get("dirty-sync-count", 0) > 1 for tree in trees):
+            for guest in guests:
+                guest.let_go()
 
 
 def _stop(guest: Guest, role: str, wait: Wait) -> None:
@@ -319,7 +345,7 @@ def _cont(guest: Guest, role: str, wait: Wait) -> None:
 #: on together.
 ASKS: Mapping[str, Ask] = {
     "migrate-incoming": _for_all(_listen), "stop": _for_all(_stop), "migrate": _for_all(_migrate),
-    "pre-switchover": _until("pre-switchover"), "migrate-continue": _for_all(_continue),
+    "pre-switchover": _copy, "migrate-continue": _for_all(_continue),
     "completed": _for_all(_completed), "cont": _for_all(_cont)}
 
 

@@ -235,7 +235,7 @@ class LiveMove(Move):
         self._guests = [Guest(guest, {
             role: f"the QEMU of {self._side(role).name}" + (f" at {_path(path)}" if several else "")
             for role, path in ((SOURCE, guest.here), (DESTINATION, guest.there))},
-            self.destination.where, mode is Mode.VHOST_QMP) for guest in self.guests]
+            self.destination.where, mode is Mode.VHOST_QMP, several) for guest in self.guests]
 
     def _resuming(self, handover: Handover, step: str) -> None:
         mode = Mode(handover.mode)

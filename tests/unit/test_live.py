@@ -66,6 +66,7 @@ class Qemu:
         ("events", "return-path", "pause-before-switchover", "postcopy-ram", "multifd"), False))
     #: `query-migrate` says no more than "active" so many times
     slow: int = 0
+    downtime: int = 300
 
     def put(self, **values: Any) -> Qemu:
         """With other attributes."""
@@ -143,6 +144,8 @@ class Qemu:
             self.tell("RESUME", {})
         elif command == "quit":
             self.gone = True
+        elif command == "migrate-set-parameters":
+            self.downtime = self.arguments[command]["downtime-limit"]
         return {}
 
     def all_sent(self) -> None:
@@ -162,7 +165,8 @@ class Qemu:
                                     for cpu in range(self.cpus)],
                 "query-target": {"arch": "x86_64"},
                 "query-memory-size-summary": {"base-memory": self.memory},
-                "query-migrate-parameters": {"max-bandwidth": self.bandwidth},
+                "query-migrate-parameters": {"max-bandwidth": self.bandwidth,
+                                             "downtime-limit": self.downtime},
                 "query-migrate-capabilities": [
                     {"capability": name, "state": state}
                     for name, state in self.capabilities.items()]}[command]
@@ -191,9 +195,12 @@ class Qemu:
                 {"type": "inet", "host": host, "port": "4711"} for host in self.listens]})}
         tree["status"] = self.migration
         if self.migration == "active":
-            tree |= {"ram": {"remaining": 5 << 20, "total": 128 << 20}, "expected-downtime": 300}
+            tree |= {"ram": {"remaining": 5 << 20, "total": 128 << 20,
+                             "dirty-sync-count": 1 if self.slow else 2}, "expected-downtime": 300}
             if self.slow:
                 self.slow -= 1
+            elif not self.downtime:
+                pass
             elif self.status == "paused":
                 self.all_sent()
             else:
@@ -412,7 +419,17 @@ def test_a_guest_is_stopped_before_its_ram_is_copied_where_nothing_is_logged(two
 def test_guests_that_share_a_disk_stand_still_together_before_the_freeze(
         start: Callable[[int], Two]) -> None:
     two = start(2)
-    two.guests[0][SOURCE].slow = 5
+    slow, quick = two.all(SOURCE)
+    slow.slow = 5
+    left: list[int] = []
+    was_told = quick.become
+
+    def become(migration: str, status: str = "") -> None:
+        if migration == "pre-switchover":
+            left.append(slow.slow)
+        was_told(migration, status)
+
+    setattr(quick, "become", become)
     made = two.driver()
     frozen: list[str] = []
     was = two.a.verb
@@ -427,6 +444,8 @@ def test_guests_that_share_a_disk_stand_still_together_before_the_freeze(
     setattr(two.a, "verb", verb)
     with closing(made):
         made.run([*two.targets, ISCSI])
+    assert left == [0], "the quick one stood still while the slow one was being copied"
+    assert [qemu.downtime for qemu in two.all(SOURCE)] == [300, 300]
     assert frozen == ["pre-switchover"] * 2 + ["completed"] * 2
     assert [qemu.status for qemu in two.all(DESTINATION)] == ["running"] * 2
     assert [qemu.status for qemu in two.all(SOURCE)] == ["postmigrate"] * 2
