@@ -1,0 +1,231 @@
+"""A guest migrates by its manager, and QEMU carries its target: lio-handover-vmstate."""
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from lio_handover.records.journal import Handover
+from lio_handover.vmstate.guest import BUS
+from tests import lab
+from tests.conftest import Pool
+from tests.drivers.test_live_lab import say, serve
+from tests.kernel import test_vhost
+from tests.lab.host import Program
+from tests.migration import inhost
+from tests.migration.bench import ROLE, Bench, Vm
+from tests.migration.net import Sockets
+from tests.support import inhandover, inhost as pipeline, inmove, invmstate
+
+TARGET = f"vhost/{test_vhost.WWPN}"
+#: Our own initiator, which is a guest to the kernel.
+GUEST = ("from lio_handover.scsi.vhost import occupy; import time\n"
+         f"guest = occupy('{test_vhost.WWPN}'); print('attached', flush=True); time.sleep(600)")
+#: An emulated host takes its time.
+MORE = "deadline = 20\npatience = 300\n"
+
+pytestmark = [pytest.mark.full, pytest.mark.timeout(1200)]
+
+
+class Pair:
+    """Two hosts, a and b to each other, with the service; the guest's helper is not there yet."""
+
+    def __init__(self, bed: lab.Lab, hosts: list[lab.Host]) -> None:
+        self.bed, self.hosts = bed, hosts
+        self.line = Sockets(bed)
+        self.line.nudge([host.address for host in hosts])
+        keys = bed.shared / "keys"
+        keys.mkdir(exist_ok=True)
+        inmove.make_keys(keys)
+        a, b = hosts
+        for host in hosts:
+            host.call(inmove.serve_ssh, str(keys), timeout=180)
+            host.call(inmove.reach, str(keys), {"a": a.address, "b": b.address})
+            serve(host)
+        self.programs: dict[str, Program] = {}
+
+    def helpers(self, target: str) -> None:
+        """The guest's bus and helper on both hosts, as their units start them."""
+        for host in self.hosts:
+            host.call(invmstate.configure, [target], MORE)
+            host.call(invmstate.start_bus)
+            self.help(host)
+        for host in self.hosts:
+            host.call(invmstate.wait_for_helper, 150, timeout=180)
+
+    def help(self, host: lab.Host) -> None:
+        self.programs[host.name] = host.popen(host.call(invmstate.sandboxed))
+
+    def told(self, host: lab.Host) -> str:
+        """What the helper has said."""
+        return self.programs[host.name].stderr_so_far().decode()
+
+    def stage(self, target: str) -> str:
+        """The command, as people type it, and what it says."""
+        done = self.hosts[0].run(
+            [*inmove.PROGRAM, "move", target, "--to", "b", "--here", "a", "--mode", "vhost-inband",
+             "--allow", "all-tg-pt"], timeout=300, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stderr
+
+    def states(self) -> list[str]:
+        """Where the last handover stands on both hosts."""
+        found: list[list[Handover]] = [
+            [answer.handover for answer in host.call(inhandover.status, timeout=120)]
+            for host in self.hosts]
+        return [handovers[-1].state if handovers else "" for handovers in found]
+
+    def until(self, *states: str, seconds: float = 240) -> None:
+        deadline = time.monotonic() + seconds
+        while self.states() != [*states]:
+            assert time.monotonic() < deadline, (
+                self.states(), [self.told(host) for host in self.hosts])
+            time.sleep(1)
+
+    @contextmanager
+    def guest(self, host: lab.Host) -> Iterator[None]:
+        """A guest is attached here."""
+        program = host.popen([sys.executable, "-c", GUEST])
+        while "attached" not in program.stdout_so_far().decode():
+            assert program.poll() is None, program.stderr_so_far().decode()
+        try:
+            yield
+        finally:
+            program.kill()
+            program.wait()
+
+    def close(self) -> None:
+        for host in self.hosts:
+            say(f"{host.name}: {self.told(host) if host.name in self.programs else ''}")
+        self.line.close()
+
+
+@pytest.fixture
+def pair(bed: lab.Lab, _pool: Pool) -> Iterator[Pair]:
+    made = Pair(bed, [_pool.take(ROLE, name=name)[0] for name in ("live", "live2")])
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def test_helpers_carry_a_target_through_crashes_of_theirs(pair: Pair) -> None:
+    """Five minutes.  Save() and Load() are called by the test; each helper is killed in between."""
+    a, b = pair.hosts
+    a.call(pipeline.build, test_vhost.state(pair.bed.shared, 2), timeout=120)
+    a.call(test_vhost.reserve, 2, timeout=120)
+    pair.helpers(TARGET)
+
+    # A guest that is saved comes back here, and nowhere else.
+    data, error = a.call(invmstate.save, timeout=60)
+    assert error == "" and a.call(invmstate.load, data, timeout=60) == ""
+    assert "without a handover" in b.call(invmstate.load, data, timeout=60)
+
+    # Nothing is saved while the guest runs; it stays prepared.
+    assert "b is ready" in pair.stage(TARGET)
+    with pair.guest(a):
+        data, error = a.call(invmstate.save, timeout=60)
+        assert data == b"" and "no endpoint is attached here" in error
+    assert pair.states() == ["prepared", "staged"]
+
+    # A migration that fails: the source's helper is killed after Save(), the guest runs again.
+    data, error = a.call(invmstate.save, timeout=60)
+    assert error == "" and pair.states() == ["frozen", "staged"]
+    spoilt = data.replace(b'"document": "', b'"document": "00', 1)
+    assert "has no 64 hex digits" in b.call(invmstate.load, spoilt, timeout=60)
+    assert b.call(invmstate.load, data, timeout=60) == ""
+    assert pair.states() == ["frozen", "armed"]
+    a.call(invmstate.end_helper, signal.SIGKILL)
+    with pair.guest(a):
+        pair.help(a)
+        pair.until("idle", "none")
+    assert "runs here again" in pair.told(a)
+    assert a.call(test_vhost.foreign_write, 2) == [0x18, 0x18]
+
+    # One that goes well: the destination's helper is killed after Load().
+    pair.stage(TARGET)
+    data, error = a.call(invmstate.save, timeout=60)
+    assert error == "" and b.call(invmstate.load, data, timeout=60) == ""
+    b.call(invmstate.end_helper, signal.SIGKILL)
+    with pair.guest(b):
+        pair.help(b)
+        pair.until("retired", "confirmed")
+    assert b.call(test_vhost.foreign_write, 2) == [0x18, 0x18]
+    assert not a.call(pipeline.read_all).backstores
+
+    # What was saved of before the move is of before.
+    data, error = b.call(invmstate.save, timeout=60)
+    assert error == "" and b.call(invmstate.load, data, timeout=60) == ""
+    assert "this host has no" in a.call(invmstate.save, timeout=60)[1]
+
+
+@pytest.fixture
+def bench(pair: Pair) -> Iterator[Bench]:
+    made = Bench(pair.bed, pair.hosts, say)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+OBJECT = ("-object", f"dbus-vmstate,id=lio,addr={BUS.format(name=invmstate.GUEST)},"
+          f"id-list={invmstate.ID}")
+
+
+def running(bench: Bench) -> Vm:
+    """The guest, which writes."""
+    vm = bench.fresh(*OBJECT)
+    vm.qmp("migrate-set-parameters", **{"downtime-limit": 3000, "max-bandwidth": 1 << 30})
+    return vm
+
+
+def test_qemu_carries_a_guests_target_in_its_own_stream(pair: Pair, bench: Bench) -> None:
+    """Seven minutes: one migration that the destination refuses, one that goes well."""
+    a, b = pair.hosts
+    target = f"vhost/{inhost.WWPN}"
+    pair.helpers(target)
+    source = running(bench)
+
+    # Nothing was begun: QEMU's stream brings what b refuses, and the guest goes on on a.
+    destination, cable = bench.incoming("-S", *OBJECT)
+    bench.migrate(cable)
+    assert source.wait("failed", "completed") == "failed"
+    assert destination.wait("gone") == "gone"
+    assert bench.writes(source)
+    assert "comes from" in pair.told(b)
+    bench.judge()
+
+    # The helper of b is gone as Load() would be called: the guest goes on, and a thaws.
+    pair.stage(target)
+    destination, cable = bench.incoming("-S", *OBJECT)
+    b.call(invmstate.end_helper, signal.SIGKILL)
+    bench.migrate(cable)
+    assert source.wait("failed", "completed") == "failed"
+    assert bench.writes(source)
+    pair.until("idle", "none")
+    destination.kill()
+    bench.judge()
+    pair.help(b)
+    b.call(invmstate.wait_for_helper, 150, timeout=180)
+
+    pair.stage(target)
+    destination, cable = bench.incoming("-S", *OBJECT)
+    bench.migrate(cable)
+    assert source.wait("failed", "completed") == "completed", [pair.told(host)
+                                                               for host in pair.hosts]
+    assert destination.wait("completed", "gone") == "completed"
+    assert destination.ask("cont") == "ok"
+    pair.until("retired", "confirmed")
+    assert bench.writes(destination)
+    bench.source_vm = destination
+    bench.judge()
+    assert inhost.NEXUS in bench.reservation(b)
+    assert not a.call(pipeline.read_all).backstores
+    # The source's QEMU can't run the guest a second time.
+    source.ask("cont")
+    assert source.wait("gone") == "gone"
+    bench.judge()
