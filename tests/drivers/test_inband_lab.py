@@ -62,7 +62,8 @@ class Pair:
 
     def told(self, host: lab.Host) -> str:
         """What the helper has said."""
-        return self.programs[host.name].stderr_so_far().decode()
+        said: bytes = self.programs[host.name].stderr_so_far()
+        return said.decode()
 
     def stage(self, target: str) -> str:
         """The command, as people type it, and what it says."""
@@ -70,7 +71,7 @@ class Pair:
             [*inmove.PROGRAM, "move", target, "--to", "b", "--here", "a", "--mode", "vhost-inband",
              "--allow", "all-tg-pt"], timeout=300, check=False)
         assert done.returncode == 0, done.stderr
-        return done.stderr
+        return str(done.stderr)
 
     def states(self) -> list[str]:
         """Where the last handover stands on both hosts."""
