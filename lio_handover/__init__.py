@@ -28,14 +28,12 @@ def __getattr__(name: str) -> object:
     """Import a name of the API at its first use: the command line does without most of them."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    if name == "errors":  # as `from .. import errors` asks, wherever that comes first
-        import lio_handover.errors
-        return lio_handover.errors
-    if name == "model":
-        import lio_handover.model
-        return lio_handover.model
-    from . import library
-    return getattr(library, name)
+    if name in ("errors", "model"):  # as `from .. import errors` asks, wherever that comes first
+        __import__(f"{__name__}.{name}")
+        return globals()[name]
+    from .started import LIBRARY
+    __import__(LIBRARY)
+    return getattr(globals()["library"], name)
 
 
 def __dir__() -> "list[str]":

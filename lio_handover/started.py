@@ -10,3 +10,5 @@ COMMANDS = {verb: f"lio_handover.cli.{module}" for verb, module in _MODULES.item
 WORKER = "lio_handover.service.worker"
 VMSTATE_WORKER = "lio_handover.vmstate.worker"
 ENDPOINT_HOLDER = "lio_handover.scsi.endpoint_holder"
+#: The module that has the package's names: imported when one of them is first asked for.
+LIBRARY = "lio_handover.library"

@@ -181,7 +181,7 @@ class ActionRunner(Building):
         """Ask the source's devices, where the handover was begun with --probe, for the facts that
         configfs does not show."""
         if self.journal.facts.probe and self.handover.role == SOURCE:
-            self.seen = self.core.ask(names)
+            self.full_status = self.core.ask(names)
 
     def may_export(self, state: State) -> None:
         """Refuse the export by file (which may come long after the freeze) for ports and shared
@@ -229,7 +229,7 @@ class ActionRunner(Building):
                 do="prepare again on the source")
         digest = self._named(message, document)
         if self.mode is Mode.FILE:  # the plan writes what the kernel shall find beside it
-            self.journal.keep(DOCUMENT, message.document)
+            self.journal.keep(DOCUMENT, message.document, document)
             self.journal.note("kept", digest=digest, stale=False)
             return
         notes = self.journal.facts

@@ -68,8 +68,7 @@ class Adoption(Copies):
         """Keep a copy of what is served here: durable when this returns."""
         open_now, part = bool(self.open_tpgs()) or self.vhost, document
         document = self.with_others(part)
-        self.journal.keep(name, documents.dumps(document))
-        self.journal.documents[name] = document
+        self.journal.keep(name, documents.dumps(document), document)
         self.journal.note(
             "kept", digest=runtime_state.digest(document.state), stale=False,
             # An open gate lets registrations be made after this copy.

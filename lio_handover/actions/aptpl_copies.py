@@ -16,9 +16,9 @@ from .. import errors
 from ..document.document import Document
 from ..host.verbs import Core
 from ..kernel.facts import boot_id
-from ..model import aptpl, dynamic_acls, fabrics, reservations
-from ..model.aptpl import File
+from ..model import dynamic_acls, fabrics, pr_texts
 from ..model.objects import Backstore
+from ..model.pr_texts import AptplFile
 from ..protocol.pr_survival import FOLLOWED
 from ..records.journal import DOCUMENT, FOLLOWED as NAME, PREPARED, RETURNED, Journal, ids
 from ..records.record_kinds import VERSION
@@ -99,13 +99,13 @@ def wanted(journal: Journal, boot: str) -> bool:
         and any(journal.has(name) for name in (RETURNED, DOCUMENT, PREPARED))
 
 
-def expected(document: Document) -> Dict[str, File]:
+def expected(document: Document) -> Dict[str, AptplFile]:
     """Unit serial → the APTPL file that the kernel would write for the document."""
-    return {store.serial: aptpl.parse(reservations.file(store.reservations, {}))
+    return {store.serial: pr_texts.parse_aptpl(pr_texts.aptpl_text(store.reservations, {}))
             for store in document.state.backstores if store.serial}
 
 
-def same(file: File, other: File) -> bool:
+def same(file: AptplFile, other: AptplFile) -> bool:
     """Whether two files that say something say the same, in whatever order."""
     return file.kind is other.kind and set(file.blocks) == set(other.blocks)
 
@@ -114,13 +114,13 @@ class Reach:
     """A document's paths: which initiators reach which backstore through which LUN."""
 
     def __init__(self, document: Document) -> None:
-        self.ports = {(reservations.compared_wwn(target.wwn), tpg.tag, lun.number):
+        self.ports = {(pr_texts.compared_wwn(target.wwn), tpg.tag, lun.number):
                       (tpg, lun.backstore) for target, tpg, lun in document.state.all_luns()}
         self.mapped = {(*tpg.key, acl.initiator, lun.number, lun.lun)
                        for target in document.state.targets for tpg in target.tpgs
                        for acl in tpg.acls for lun in acl.mapped_luns}
 
-    def ours(self, file: File, store: Backstore) -> bool:
+    def ours(self, file: AptplFile, store: Backstore) -> bool:
         """Whether all registrations of the file are possible: they are of this backstore's LUNs,
         and of initiators that reach these."""
         for registration, _holds, _type in file.blocks:
@@ -201,11 +201,11 @@ class Follower:
 
     def _keep(self, name: str, changed: Iterable[str], passing: bool) -> None:
         """Sync these files, then have them in the copy."""
-        files: Dict[str, Tuple[File, bytes]] = {}
+        files: Dict[str, Tuple[AptplFile, bytes]] = {}
         for serial in changed:
             data = _synced(os.path.join(self.folder, f"aptpl_{serial}"))
             if data is not None:
-                file = aptpl.parse(data[1])._replace(mtime_ns=data[0])
+                file = pr_texts.parse_aptpl(data[1])._replace(mtime_ns=data[0])
                 if file.says:
                     files[serial] = file, data[1]
         if files:
@@ -213,7 +213,7 @@ class Follower:
         with Journal(self.directory, name, tolerate_damage=True).following():
             self._write(name, files, passing)
 
-    def _write(self, name: str, files: Dict[str, Tuple[File, bytes]], passing: bool) -> None:
+    def _write(self, name: str, files: Dict[str, Tuple[AptplFile, bytes]], passing: bool) -> None:
         """Write the copy.  The journal is read again: a document that was kept or dropped meanwhile
         ends the copies before it."""
         journal = Journal(self.directory, name, tolerate_damage=True)

@@ -21,7 +21,7 @@ from ..model.fabrics import Gate
 from ..model.keys import backstore_key, lun_key, target_key, tpg_key
 from ..model.objects import Key, State, kernel_name, say
 from ..model.reservations import FullStatusDescriptor
-from ..protocol.messages import Message
+from ..protocol.messages import Message, carrying
 from ..protocol.table import DESTINATION, SOURCE, VHOST, Action, MessageType, Mode, Transition
 from ..records import pr_record, relative_ports as ports
 from ..records.journal import DOCUMENT, PREPARED, RETURNED, SERVED, Handover, Journal, way_out
@@ -29,6 +29,9 @@ from ..records.ownership import OwnershipFile, TargetEpochs
 from ..savefile import save_file
 from ..scsi.endpoint_holder import Holders
 
+#: Message → the file beside the journal whose bytes it carries.
+_CARRIED = {MessageType.OFFER: PREPARED, MessageType.DOCUMENT: DOCUMENT,
+            MessageType.RETURNED: RETURNED}
 #: Where kernels and rtslib keep APTPL files (target_core_configfs.c, rtslib/root.py).
 DBROOTS = ("/var/target", "/etc/target", "/etc/rtslib-fb-target")
 
@@ -41,7 +44,8 @@ class HandoverContext:
     journal: Journal
     epoch: int = 0
     #: what the devices said of registrations, where they were asked by this verb
-    seen: Mapping[Key, Sequence[FullStatusDescriptor]] = field(default_factory=dict, init=False)
+    full_status: Mapping[Key, Sequence[FullStatusDescriptor]] = field(default_factory=dict,
+                                                                      init=False)
     #: what this verb has built, as it was read back, but for registrations; its gates were shut
     built: Optional[State] = field(default=None, init=False)
     #: targets for which something later counts, once that was looked at
@@ -71,7 +75,7 @@ class HandoverContext:
             for name in self.local_targets())
 
     def reader(self, reserved: bool = True) -> Reader:
-        return Reader(self.fs, reservations=reserved, seen=self.seen, known={
+        return Reader(self.fs, reservations=reserved, full_status=self.full_status, known={
             key: (restored,) for key, restored in pr_record.load(self.directory, boot_id()).items()}
             if reserved else {})
 
@@ -190,9 +194,9 @@ class HandoverContext:
         try:
             return self.reader(reserved).state(self.names())
         except errors.CannotRepresent as error:
-            if not error.do or self.seen or not self.journal.facts.probe:
+            if not error.do or self.full_status or not self.journal.facts.probe:
                 raise
-        self.seen = self.core.ask(self.names())
+        self.full_status = self.core.ask(self.names())
         return self.reader(reserved).state(self.names())
 
     def as_served(self) -> State:
@@ -244,18 +248,17 @@ class HandoverContext:
 
     def message(self, message: MessageType) -> Message:
         """The message as this side may say it now."""
-        digest, data = "", b""
-        if message is MessageType.OFFER:
-            data = self.journal.kept(PREPARED) or b""
-        elif message is MessageType.RETURNED:
-            data = self.journal.kept(RETURNED) or b""
+        digest = ""
+        name = _CARRIED.get(message, "")
+        if message is MessageType.RETURNED:
             digest = runtime_state.digest(self.kept(RETURNED).state)
         elif message in (MessageType.DOCUMENT, MessageType.ARMED, MessageType.RELEASED):
             digest = self.as_it_came()
-            if message is MessageType.DOCUMENT:
-                data = self.journal.kept(DOCUMENT) or b""
-        return Message(message, self.journal.id, self.epoch, digest, self.handover.targets,
+        data = self.journal.kept(name) or b"" if name else b""
+        told = Message(message, self.journal.id, self.epoch, digest, self.handover.targets,
                        self.handover.mode, data)
+        document = self.journal.documents.get(name)
+        return told if document is None else carrying(told, document)
 
     def tpgs(self) -> Iterator[str]:
         """The path of every iSCSI TPG of the handover's targets that is here."""

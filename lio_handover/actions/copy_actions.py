@@ -87,8 +87,7 @@ class Copies(HandoverContext):
         return gates
 
     def keep(self, name: str, document: Document, stale: bool) -> None:
-        self.journal.keep(name, documents.dumps(document))
-        self.journal.documents[name] = document
+        self.journal.keep(name, documents.dumps(document), document)
         self.journal.note("kept", digest=runtime_state.digest(document.state), stale=stale)
         surviving_registrations.leave(self, self.local(name))
 

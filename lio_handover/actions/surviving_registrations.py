@@ -15,9 +15,9 @@ from ..document import runtime_state
 from ..document.document import Document
 from ..execute.verify import describe
 from ..kernel.facts import boot_id
-from ..model import aptpl, reservations
-from ..model.aptpl import Kind
+from ..model import pr_texts, reservations
 from ..model.objects import NO_RESERVATIONS, Backstore, Reservations, say
+from ..model.pr_texts import AptplFile, Kind
 from ..protocol.pr_survival import (FOLLOWED, KEPT_OVERRIDE, NONE_OVERRIDE, Copy, File, Keeps,
                                     Kernel, Survival, Takes, decide)
 from ..protocol.table import DESTINATION, SOURCE
@@ -130,7 +130,7 @@ def lacks(context: HandoverContext) -> str:
     for verdict in _verdicts(context, document, Kernel.REBOOTED):
         store = verdict.store
         path = f"core/{placed.get(store.key, '')}/{store.name}/pr/res_pr_registered_i_pts"
-        registrations, cut = reservations.parse_registered(context.fs.read(path)) \
+        registrations, cut = pr_texts.parse_registered(context.fs.read(path)) \
             if context.fs.exists(path) else ([], False)
         have = {(shown.initiator, shown.isid, shown.key) for shown in registrations}
         want = {(registration.initiator, registration.isid, registration.key)
@@ -146,7 +146,7 @@ def _untouched(context: HandoverContext, document: Document) -> bool:
     """Whether no APTPL file says anything else than the document: else somebody opened the gate."""
     return all(not file.says or aptpl_copies.same(file, kept)
                for serial, kept in aptpl_copies.expected(document).items()
-               for file in [aptpl.newest(context.aptpl_paths(serial))])
+               for file in [pr_texts.newest(context.aptpl_paths(serial))])
 
 
 def _opened(context: HandoverContext) -> str:
@@ -166,11 +166,11 @@ def _verdicts(context: HandoverContext, document: Document, kernel: Kernel) -> L
     verdicts = []
     for store in document.state.backstores:
         follows = copies.files.get(store.serial) if copies is not None else None
-        file = aptpl.newest(context.aptpl_paths(store.serial)) if store.serial \
-            else aptpl.File(Kind.MISSING)
+        file = pr_texts.newest(context.aptpl_paths(store.serial)) if store.serial \
+            else AptplFile(Kind.MISSING)
         surviving, keeps, at = store.reservations, store.reservations.aptpl, kept_at
         if follows is not None:
-            copy = aptpl.parse(follows.data)
+            copy = pr_texts.parse_aptpl(follows.data)
             surviving, keeps, at = _of(copy, document, store), copy.kind is Kind.WHOLE, follows.at
         age = Copy.OLDER
         if not opened and follows is None and (
@@ -201,15 +201,15 @@ def _verdicts(context: HandoverContext, document: Document, kernel: Kernel) -> L
     return verdicts
 
 
-def _as_copied(file: aptpl.File, follows: Optional[aptpl_copies.FollowedFile],
-               left: Dict[str, aptpl.File], store: Backstore) -> bool:
+def _as_copied(file: AptplFile, follows: Optional[aptpl_copies.FollowedFile],
+               left: Dict[str, AptplFile], store: Backstore) -> bool:
     """Whether the file says no other than the newest copy."""
     if follows is not None:
-        return aptpl_copies.same(file, aptpl.parse(follows.data))
+        return aptpl_copies.same(file, pr_texts.parse_aptpl(follows.data))
     return store.serial in left and aptpl_copies.same(file, left[store.serial])
 
 
-def _kind(file: aptpl.File, follows: Optional[aptpl_copies.FollowedFile], store: Backstore,
+def _kind(file: AptplFile, follows: Optional[aptpl_copies.FollowedFile], store: Backstore,
           reach: aptpl_copies.Reach, context: HandoverContext) -> File:
     if file.kind is Kind.MISSING:
         there = store.serial in context.journal.facts.left or follows is not None
@@ -217,20 +217,20 @@ def _kind(file: aptpl.File, follows: Optional[aptpl_copies.FollowedFile], store:
     if file.kind in (Kind.BROKEN, Kind.UNREADABLE):
         return File.BROKEN
     if follows is not None and file.mtime_ns < follows.mtime_ns \
-            and not aptpl_copies.same(file, aptpl.parse(follows.data)):
+            and not aptpl_copies.same(file, pr_texts.parse_aptpl(follows.data)):
         return File.OLDER
     if file.kind is Kind.PLACEHOLDER:
         return File.PLACEHOLDER
     return File.WHOLE if reach.ours(file, store) else File.FOREIGN
 
 
-def _of(file: aptpl.File, document: Document, store: Backstore) -> Reservations:
+def _of(file: AptplFile, document: Document, store: Backstore) -> Reservations:
     parsed = reservations.from_aptpl(file.blocks, store.reservations.generation)
     return replace(parsed, registrations=reservations.named(
         parsed.registrations, (target.wwn for target in document.state.targets)))
 
 
-def _what(file: aptpl.File, kind: File, age: Copy, at: float, surviving: Reservations,
+def _what(file: AptplFile, kind: File, age: Copy, at: float, surviving: Reservations,
           store: Backstore, reach: aptpl_copies.Reach) -> str:
     """How the file and the copy are, in words."""
     said = _why(file)
@@ -250,7 +250,7 @@ def _what(file: aptpl.File, kind: File, age: Copy, at: float, surviving: Reserva
             f"{_count(surviving)}")
 
 
-def _why(file: aptpl.File) -> str:
+def _why(file: AptplFile) -> str:
     """The rest of a sentence about the file."""
     said = file.why or file.kind.value
     return f"{file.path} {said}" if file.path else said
@@ -290,7 +290,7 @@ def leave(context: HandoverContext, document: Document) -> None:
         path = os.path.join(folder, f"aptpl_{store.serial}")
         if store.reservations or context.handover.role == DESTINATION \
                 or any(map(os.path.lexists, context.aptpl_paths(store.serial))):
-            content = reservations.file(store.reservations, ports)
+            content = pr_texts.aptpl_text(store.reservations, ports)
             if _content(path) != content:
                 files[path] = content
             left.append(store.serial)
@@ -307,7 +307,7 @@ def placeholders(context: HandoverContext, stores: Iterable[Backstore]) -> None:
     nobody is served, and outside the time in which nobody is."""
     folder = os.path.join(context.fs.read("dbroot").strip(), "pr")
     os.makedirs(folder, mode=0o700, exist_ok=True)
-    files = {os.path.join(folder, f"aptpl_{store.serial}"): aptpl.EMPTY_FILE for store in stores
+    files = {os.path.join(folder, f"aptpl_{store.serial}"): pr_texts.EMPTY_FILE for store in stores
              if store.serial and not any(map(os.path.lexists,
                                              context.aptpl_paths(store.serial)))}
     if files:

@@ -40,6 +40,7 @@ from ..errors import BadStructure, BadValue
 from ..model import objects
 from ..model.attributes import owner_of
 from ..model.objects import Key, State
+from ..model.reservations import as_tree
 from ..system import document_file
 from .decode import decode_state, label
 from .envelope import MAX_BYTES, VERSION, body_of, decode, digest_of, encode, text_of, with_digest
@@ -106,6 +107,13 @@ class Document:
         """Write the document to a file of mode 0600, whole or not at all.  Raises BadFile, and a
         DocumentError where ``loads`` could not read the document."""
         document_file.write(path, dumps(self))
+
+    def carried_by(self, *handovers: Carried) -> Document:
+        """The same document, of these handovers by file; what was judged need not be again."""
+        document = replace(self, carried=handovers)
+        if "judged" in vars(self):
+            vars(document)["judged"] = True
+        return document
 
     @property
     def host(self) -> Dict[str, Mapping[str, str]]:
@@ -259,23 +267,12 @@ def _bare(obj: objects.Object) -> bool:
 
 
 def _backstore_tree(backstore: objects.Backstore, own: Own) -> Dict[str, Any]:
-    reservations = backstore.reservations
     return {
         "plugin": backstore.plugin, "name": backstore.name,
         "parameters": backstore.parameters, "attributes": own(backstore),
         "alua_groups": [{"name": group.name, "attributes": own(group)}
                         for group in backstore.alua_groups],
-        "reservations": {
-            "generation": reservations.generation, "aptpl": reservations.aptpl,
-            "type": reservations.type, "holder": reservations.holder,
-            "registrations": [{
-                "initiator": registration.initiator, "isid": registration.isid,
-                "key": f"0x{registration.key:016x}",
-                "fabric": registration.fabric, "target": registration.target,
-                "tpgt": registration.tpgt,
-                "lun": registration.lun, "mapped_lun": registration.mapped_lun,
-                "all_tg_pt": registration.all_tg_pt,
-            } for registration in reservations.registrations]},
+        "reservations": as_tree(backstore.reservations),
     }
 
 

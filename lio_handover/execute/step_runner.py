@@ -362,4 +362,4 @@ class StepRunner:
         enabled = {step.about for step in self.plan.steps if step.op == WRITE
                    and step.path.endswith("/enable") and step.about[:1] == ("backstore",)}
         check_opened([backstore for backstore in now.backstores if backstore.key in enabled],
-                     self.plan.seen)
+                     self.plan.identities)

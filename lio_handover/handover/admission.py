@@ -134,7 +134,7 @@ class Admission:
         first = Handover(id, DESTINATION, "", message.epoch, message.mode, message.targets)
         journal = Journal.create(self._directory, first, {
             say(backstore.key): backstore.serial for backstore in state.backstores})
-        journal.keep(PREPARED, message.document)
+        journal.keep(PREPARED, message.document, ready.document)
         return journal, message.epoch
 
     def _ensure_no_other(self, names: Sequence[str]) -> None:
@@ -182,8 +182,7 @@ class Admission:
                          peer=peer)
         journal = Journal.create(self._directory, first, stores, tuple(maps), local)
         if document is not None:
-            journal.keep(PREPARED, message.document)
-            journal.documents[PREPARED] = document
+            journal.keep(PREPARED, message.document, document)
         return journal, message.epoch
 
     def _can_stage(self, message: Message, document: Document, local: Document,

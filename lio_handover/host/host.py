@@ -57,10 +57,11 @@ class Host:
             raise no_modules()
         return Reader(self.fs, reservations=False)
 
-    def reader(self, seen: Optional[Mapping[Key, Sequence[FullStatusDescriptor]]] = None) -> Reader:
+    def reader(self, full_status: Optional[Mapping[Key, Sequence[FullStatusDescriptor]]] = None
+               ) -> Reader:
         if not self.fs.exists("core"):
             raise no_modules()
-        reader = Reader(self.fs, seen=seen,
+        reader = Reader(self.fs, full_status=full_status,
                         known={key: (restored,) for key, restored in pr_record.load(
                             self.settings.state_directory, boot_id()).items()})
         reader.asked = self.asked

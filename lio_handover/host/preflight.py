@@ -16,7 +16,7 @@ from ..execute.verify import describe
 from ..kernel import dbroot, placement, portals, tcmu
 from ..kernel.facts import Facts, kernel_symbols
 from ..kernel.reader import Reader
-from ..model import attributes, dynamic_acls, fabrics, plugins, reservations
+from ..model import attributes, dynamic_acls, fabrics, plugins, pr_texts
 from ..model.diff import diff
 from ..model.fabrics import Gate
 from ..model.keys import backstore_key
@@ -78,7 +78,7 @@ def live_migration(logs_guest_writes: bool) -> List[Finding]:
 
 def _unsupported_backstores(state: State) -> Iterator[Finding]:
     for store in state.backstores:
-        if store.serial and not reservations.has_file(store.serial):
+        if store.serial and not pr_texts.has_file(store.serial):
             why = "has a /" if "/" in store.serial else "has more than 249 bytes"
             yield Finding(errors.CannotRepresent, say(store.key),
                           f"its unit serial {errors.one_line(store.serial)} {why}, so the kernel "
@@ -137,7 +137,7 @@ def spc2(state: State, reader: Reader) -> List[Finding]:
     carries it."""
     for store in state.backstores:
         path = f"core/{store.hba}/{store.name}/pr/res_type"
-        if reader.fs.exists(path) and reader.fs.read(path).strip() == reservations.SPC2:
+        if reader.fs.exists(path) and reader.fs.read(path).strip() == pr_texts.SPC2:
             return [Finding(errors.CannotRepresent, say(store.key),
                             "an initiator holds an SPC-2 reservation, which ends with its session",
                             "spc2", "let it RELEASE first")]

@@ -106,11 +106,7 @@ def _ask(store: Backstore, path: str) -> List[FullStatusDescriptor]:
     if not result.good:
         raise errors.CannotRepresent(
             f"{say(store.key)}: READ FULL STATUS answered status {result.status:#x}")
-    descriptors = []
-    for registration in replies.decode_full_status(result.data).registrations:
-        name, _, isid = registration.initiator.partition(",i,0x")
-        descriptors.append(FullStatusDescriptor(name, isid, registration.key, registration.rtpi))
-    return descriptors
+    return list(replies.decode_full_status(result.data).registrations)
 
 
 def logs_guest_writes(fs: Configfs) -> bool:

@@ -141,7 +141,7 @@ class Core(Host):
         """
         reader = self._prober(names, True)
         self._remember(reader.state(names))
-        return reader.seen
+        return reader.full_status
 
     def _remember(self, state: State) -> None:
         try:
@@ -194,11 +194,11 @@ class Core(Host):
         from ..document import rename
         document, applied = rename.parse(maps).apply(document)
         reader = self.reader()
-        facts, seen = reader.facts(), opened.identities(document.state.backstores)
+        facts, identities = reader.facts(), opened.identities(document.state.backstores)
         have = Scope.of(document.state).read(self.fs, known=document.state)
         openings = exclusive.deferred_opens(document.state, self.settings, document.storage)
         the_plan = plan(have, document.state, facts, late=openings)
-        the_plan = replace(the_plan, seen=seen, notes=(
+        the_plan = replace(the_plan, identities=identities, notes=(
             *document.notes, *rename.notes(applied), *the_plan.notes, *fixes.notes(),
             *(f"{say(key)}: {opening.rule.name} storage: only once the source has released it, it "
               "is acquired here and compared" for key, opening in openings.items()
@@ -241,7 +241,7 @@ class Core(Host):
         return replace(ready, document=replace(ready.document, state=state),
                        plan=replace(plan(ready.have, state, ready.facts, late=ready.plan.late),
                                     notes=ready.plan.notes, unknown=ready.plan.unknown,
-                                    seen=ready.plan.seen))
+                                    identities=ready.plan.identities))
 
     def _ensure_unchanged(self, ready: Ready) -> None:
         """The plan is for the host as it was looked at; an undo brings it back to that."""
@@ -265,7 +265,7 @@ class Core(Host):
                 return ready.plan
             return replace(plan(ready.have, ready.document.state, facts, trusting=trusting,
                                 late=ready.plan.late), notes=ready.plan.notes,
-                           seen=ready.plan.seen, unknown=ready.plan.unknown)
+                           identities=ready.plan.identities, unknown=ready.plan.unknown)
 
         for _attempt in range(MEDDLED_TRIES):
             try:

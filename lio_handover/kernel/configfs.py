@@ -13,22 +13,13 @@ from .. import errors
 from ..model import directories, plugins
 from ..model.attributes import (BLANKS, COMPANY, COMPANY_ID, DECIMAL, ENABLED_ONLY, FILE_THERE,
                                 HOST, LU_GROUP, MAX_WRITE, NONE, TABLE)
-from ..model.objects import PrType
+from ..model.pr_texts import METADATA_LINE
 from ..storage.protection import SUFFIX
 
 ROOT = "/sys/kernel/config/target"
 
 #: One read(2) is one show(), and a show gives no more (fs/configfs/file.c:fill_read_buffer).
 PAGE = os.sysconf("SC_PAGESIZE")
-
-#: The one form of a registration that every kernel reads right (target_core_configfs.c:
-#: target_pr_res_aptpl_metadata_store): 12 hex digits of ISID, types as decimals without a zero.
-_PR_LINE = re.compile(
-    rb"initiator_fabric=\w+,initiator_node=[^,\n\0]+,(?:initiator_sid=[0-9a-f]{12},)?"
-    rb"sa_res_key=0x[0-9a-f]{1,16},res_holder=[01],res_type=[0T],res_scope=0,"
-    rb"res_all_tg_pt=[01],mapped_lun=N,target_fabric=\w+,target_node=[^,\n\0]+,"
-    rb"tpgt=N,port_rtpi=N,target_lun=N\n".replace(b"=N", b"=(?:0|[1-9][0-9]*)").replace(
-        b"[0T]", f"[0{''.join(f'{kind:d}' for kind in PrType)}]".encode()))
 
 Guard = Callable[["Configfs", str, bytes], Optional[str]]
 
@@ -109,7 +100,8 @@ def _file_is_there(fs: "Configfs", path: str, data: bytes) -> Optional[str]:
 
 
 def _pr_line(_: "Configfs", path: str, data: bytes) -> Optional[str]:
-    return None if _PR_LINE.fullmatch(data) else "not a registration which every kernel reads right"
+    return None if METADATA_LINE.fullmatch(data) else \
+        "not a registration which every kernel reads right"
 
 
 #: Guard of a row of the attribute table → the function that checks it.

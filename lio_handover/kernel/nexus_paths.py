@@ -7,7 +7,7 @@ from ..model import dynamic_acls, fabrics, reservations
 from ..model.objects import Key, Lun, Target, Tpg
 
 
-def places_of(targets: Iterable[Target]) -> Dict[Key, Dict[str, List[reservations.NexusPath]]]:
+def paths_of(targets: Iterable[Target]) -> Dict[Key, Dict[str, List[reservations.NexusPath]]]:
     """{backstore: {initiator: its paths}}, by explicit ACLs, nexuses and dynamic ACLs; the latter
     stand at ANY_INITIATOR."""
     paths: Dict[Key, Dict[str, List[reservations.NexusPath]]] = {}

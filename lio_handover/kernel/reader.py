@@ -11,14 +11,13 @@ from typing import Dict, FrozenSet, Iterable, Iterator, List, Mapping, Optional,
 from .. import errors
 from ..model import directories, fabrics, keys, plugins
 from ..model.attributes import GATE, HOST, NEXUS, SECRET, Attribute, hides, rows
-from ..model.objects import (NO_RESERVATIONS, Acl, AluaGroup, Backstore, DiscoveryAuth, Key,
-                             LuGroup, Lun, MappedLun, Portal, Reservations, Secret, State, Target,
-                             Tpg, kernel_name)
+from ..model.objects import (Acl, AluaGroup, Backstore, DiscoveryAuth, Key, LuGroup, Lun, MappedLun,
+                             Portal, Reservations, Secret, State, Target, Tpg, kernel_name)
 from ..model.reservations import FullStatusDescriptor, NexusPath
 from . import placement
 from .configfs import Configfs
 from .facts import Facts, boot_id, knows_rtpi, no_modules
-from .nexus_paths import places_of
+from .nexus_paths import paths_of
 from .pr_reader import PrReader
 
 #: Directories of the tree's top which are not fabrics.
@@ -34,15 +33,15 @@ class Reader:
     kind."""
 
     def __init__(self, fs: Configfs, reservations: bool = True,
-                 seen: Optional[Mapping[Key, Sequence[FullStatusDescriptor]]] = None,
+                 full_status: Optional[Mapping[Key, Sequence[FullStatusDescriptor]]] = None,
                  known: Optional[Mapping[Key, Sequence[Reservations]]] = None,
                  untouched: bool = False) -> None:
         self.fs = fs
         #: the descriptors of READ FULL STATUS for each backstore that was asked
-        self.seen = seen or {}
+        self.full_status = full_status or {}
         self.with_reservations = reservations
         #: ``known``: what this program restored; ``untouched``: nobody can have changed it since
-        self._pr = PrReader(fs, self.seen, known or {}, untouched)
+        self._pr = PrReader(fs, self.full_status, known or {}, untouched, reservations)
         #: whether a backstore has its own path open, as the device itself said (probes.reads)
         self.asked: Mapping[Key, Optional[bool]] = {}
         #: sentences: which backstores' open storage cannot be known, see opened.judge
@@ -127,8 +126,8 @@ class Reader:
         return keys.backstore_key(key[1], f"{hba}/{name}") if key in (self._twins or ()) else key
 
     def backstore(self, hba: str, name: str,
-                  places: Mapping[str, Sequence[NexusPath]]) -> Backstore:
-        """One backstore.  ``places``: the paths by which each initiator reaches it, see
+                  paths: Mapping[str, Sequence[NexusPath]]) -> Backstore:
+        """One backstore.  ``paths``: the paths by which each initiator reaches it, see
         reservations.read.
 
         Raises CannotRepresent where its reservations are ambiguous, OSError.
@@ -143,18 +142,13 @@ class Reader:
             carried, _ = self._attributes("alua_group", "", group_path)
             groups.append(AluaGroup(keys.alua_group_key(key, group), carried))
         return Backstore(key, plugins.parse(plugin, info), attributes, tuple(groups),
-                         self._reservations(path, attributes.get("wwn/vpd_unit_serial", ""),
-                                            places, key), hba, host, plugins.device(info))
+                         self._pr.read(path, attributes.get("wwn/vpd_unit_serial", ""), paths, key),
+                         hba, host, plugins.device(info))
 
     def off(self, stores: Iterable[Backstore]) -> FrozenSet[Key]:
         """The keys of the backstores that were never enabled: no LUN can export them."""
         return frozenset(store.key for store in stores if self.fs.read(
             f"core/{store.hba}/{store.name}/enable").strip() == "0")
-
-    def _reservations(self, path: str, serial: str, places: Mapping[str, Sequence[NexusPath]],
-                      key: Key) -> Reservations:
-        return self._pr.read(path, serial, places, key) if self.with_reservations \
-            else NO_RESERVATIONS
 
     def dbroot(self) -> str:
         return self.fs.read("dbroot").strip()
@@ -339,8 +333,8 @@ class Reader:
                 wanted.update(lun.backstore for lun in tpg.luns if lun.backstore)
         if targets is None:
             wanted.update(placed)
-        places = places_of(read_targets)
-        stores = tuple(self.backstore(placed[key], kernel_name(key), places.get(key, {}))
+        paths = paths_of(read_targets)
+        stores = tuple(self.backstore(placed[key], kernel_name(key), paths.get(key, {}))
                        for key in sorted(wanted))
         if discovery is None:
             discovery = any(fabrics.of(target.fabric).logins for target in read_targets)
@@ -353,9 +347,9 @@ class Reader:
         targets = tuple(replace(target, tpgs=tuple(
             self._runtime_tpg(tpg, f"{target.fabric}/{target.wwn}/{tpg.at}")
             for tpg in target.tpgs)) for target in base.targets)
-        placed, places = self.placed(), places_of(targets)
-        stores = tuple(replace(store, reservations=self._reservations(
-            f"core/{placed[store.key]}/{store.name}", store.serial, places.get(store.key, {}),
+        placed, paths = self.placed(), paths_of(targets)
+        stores = tuple(replace(store, reservations=self._pr.read(
+            f"core/{placed[store.key]}/{store.name}", store.serial, paths.get(store.key, {}),
             store.key)) for store in base.backstores)
         return State(base.lu_groups, stores, targets, base.discovery_auth)
 

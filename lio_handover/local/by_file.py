@@ -27,10 +27,10 @@ from ..model import diff as differ, fabrics
 from ..model.fabrics import Gate
 from ..model.objects import State
 from ..plan.pr_order import nearest_reachable
-from ..protocol.messages import Message
+from ..protocol.messages import Message, carrying, document_in
 from ..protocol.table import DESTINATION, SOURCE, Action, MessageType, Mode, Step, rows_for
 from ..records import removed
-from ..records.journal import DOCUMENT, Handover, Journal, ids
+from ..records.journal import Handover, Journal, ids
 from ..records.ownership import REMOVED, OwnershipFile, TargetEpochs
 
 #: Names that --allow takes → what a human says by it, to the table.
@@ -170,7 +170,7 @@ class ByFile(Core):
             exported: List[Document] = []
             for handover in frozen:
                 try:
-                    self._do("export", handover, allow=allow, probe=probe)
+                    reply = self._do("export", handover, allow=allow, probe=probe)
                 except errors.HandoverError as error:
                     done = [name for document in exported for kept in document.carried
                             for name in kept.targets]
@@ -178,7 +178,7 @@ class ByFile(Core):
                         error.changed += f", and {', '.join(done)} is recorded as exported, " \
                             "though nothing was handed out"
                     raise
-                exported.append(self._kept(handover))
+                exported.append(_exported(reply))
             return merged(exported)
 
     def _can_export(self, handover: Handover, allow: Sequence[str], probe: bool) -> None:
@@ -192,16 +192,10 @@ class ByFile(Core):
             runner = ActionRunner(self, journal, handover.epoch, row, allow=allow)
             runner.do(Step(Action.GATE_CLOSE))
             if journal.facts.probe:
-                runner.seen = self.ask(runner.names())
+                runner.full_status = self.ask(runner.names())
             here = runner.here()
             runner.unchanged(here)
             runner.may_export(here)
-
-    def _kept(self, handover: Handover) -> Document:
-        """The document of a frozen target, with the handover that it is of."""
-        journal = Journal(self.settings.state_directory, handover.id)
-        document = documents.loads(journal.kept(DOCUMENT) or b"")
-        return replace(document, carried=(Carried(handover.id, handover.epoch, handover.targets),))
 
     def thaw(self, names: Names, allow: Sequence[str] = ()) -> State:
         """Open the gates which a freeze has shut.  Only where no other host serves the target."""
@@ -258,9 +252,9 @@ class ByFile(Core):
         errors.refuse(ready.findings, allow)
         arriving = self._arriving(ready.document)
         digest = runtime_state.digest(ready.document.state)
-        message = Message(MessageType.DOCUMENT, arriving.id, arriving.epoch, digest, tuple(names),
-                          arriving.mode,
-                          documents.dumps(ready.document))
+        message = carrying(
+            Message(MessageType.DOCUMENT, arriving.id, arriving.epoch, digest, tuple(names),
+                    arriving.mode, documents.dumps(ready.document)), ready.document)
         handovers = self.handovers()
         answer = handovers.do("import", DESTINATION, arriving.id, messages=[message], allow=allow,
                               progress=progress, stop=stop, ready=ready)
@@ -384,6 +378,14 @@ class ByFile(Core):
         errors.refuse([*findings, *in_use.removal(have, reader), *removed.unkept(document)],
                       allow)
         return removed.keep(document, self.settings.state_directory)
+
+
+def _exported(reply: Reply) -> Document:
+    """The document that an export answered, with the handover that it is of."""
+    message, = (message for message in reply.messages if message.type is MessageType.DOCUMENT)
+    handover = reply.handover
+    return document_in(message, documents.MAX_BYTES).carried_by(
+        Carried(handover.id, handover.epoch, handover.targets))
 
 
 def merged(parts: Sequence[Document]) -> Document:

@@ -100,7 +100,7 @@ class Plan:
     #: whether attributes that the table does not know may have this kernel's values
     unknown: bool = False
     #: a backstore's path → the identity of the file or device there, see opened.identities
-    seen: Mapping[str, Tuple[int, ...]] = field(default_factory=dict)
+    identities: Mapping[str, Tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def stage(self) -> Tuple[Step, ...]:

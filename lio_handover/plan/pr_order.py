@@ -11,7 +11,7 @@ import heapq
 from dataclasses import replace
 from typing import Dict, Iterable, List, Optional, Sequence, Set, Tuple
 
-from ..model import fabrics, reservations
+from ..model import fabrics, pr_texts, reservations
 from ..model.fabrics import Gate
 from ..model.keys import acl_key, lun_key, mapped_lun_key, target_key, tpg_key
 from ..model.objects import Backstore, Key, Registration, Reservations, State, say
@@ -107,7 +107,7 @@ def padding_registrations(wanted: Reservations, place: Optional[Tuple[Key, Regis
     """How many padding registrations to make for PRgeneration: 0 where no LUN can take them, or
     where they are more than MAX_PADDING."""
     padding, _generation = reservations.restored_generation(wanted)
-    return padding if place is not None and padding <= reservations.MAX_PADDING else 0
+    return padding if place is not None and padding <= pr_texts.MAX_PADDING else 0
 
 
 def nearest_reachable(want: State, have: State = State()) -> Tuple[State, Tuple[str, ...]]:
@@ -135,7 +135,7 @@ def nearest_reachable(want: State, have: State = State()) -> Tuple[State, Tuple[
                     f"{say(store.key)}: PRgeneration {wanted.generation} becomes {generation}: "
                     + ("the kernel can not restore it together with an APTPL bit of 0"
                        if generation > wanted.generation else
-                       f"more than {reservations.MAX_PADDING} dummy registrations, or no LUN for "
+                       f"more than {pr_texts.MAX_PADDING} dummy registrations, or no LUN for "
                        "them"))
             store = replace(store, reservations=replace(ordered, generation=generation))
         stores.append(store)

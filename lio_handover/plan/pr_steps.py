@@ -5,7 +5,7 @@ from os import fsencode
 from typing import Dict, Iterable, List, Sequence, Tuple
 
 from ..kernel.scsi_bus import AUTOPROBE
-from ..model import fabrics, reservations
+from ..model import fabrics, pr_texts, reservations
 from ..model.keys import lun_key
 from ..model.objects import DEFAULT_GROUP, Backstore, Key, Registration, Reservations
 from .draft import Draft
@@ -38,10 +38,10 @@ class ReservationPlanner:
             place = self.draft.restore_order.padding_paths.get(store.key)
             padding = padding_registrations(wanted, place)
             if padding and place is not None:
-                for line in reservations.padding_registrations(padding, place[1]):
+                for line in pr_texts.padding_lines(padding, place[1]):
                     self._add("PR dummy", WRITE, path, line, store.key)
                 paddings.setdefault(place[0], []).append((place[1], padding, store))
-            for line in reservations.metadata(wanted):
+            for line in pr_texts.metadata_lines(wanted):
                 self._add("PR line", WRITE, path, line, store.key)
             if reservations.needs_clearing(wanted):
                 clear.append(store)
@@ -52,7 +52,7 @@ class ReservationPlanner:
             self._clear_aptpl(clear)
 
     def _pad(self, tpg: Key, uses: Sequence[Tuple[Registration, int, Backstore]]) -> None:
-        acl = f"{self.path(tpg)}/acls/{reservations.PADDING_INITIATOR}"
+        acl = f"{self.path(tpg)}/acls/{pr_texts.PADDING_INITIATOR}"
         self._add("padding", MKDIR, acl, about=tpg)
         for like, _count, store in uses:
             lun = f"{acl}/lun_{like.mapped_lun}"
@@ -104,7 +104,7 @@ class ReservationPlanner:
         if not store.serial:
             return
         self._add("APTPL file", FILE, f"{self.facts.dbroot}/pr/aptpl_{store.serial}",
-                  reservations.file(wanted, self.rtpi), store.key)
+                  pr_texts.aptpl_text(wanted, self.rtpi), store.key)
 
 
 def _refuses_registers(store: Backstore) -> bool:

@@ -14,7 +14,7 @@ from ..errors import CannotRepresent, Finding, one_line
 from ..kernel.facts import Facts
 from ..kernel.reader import Reader
 from ..model.objects import Backstore, State, say
-from ..model.reservations import has_file
+from ..model.pr_texts import has_file
 from .order import PLACE
 from .plan import DELETE, Plan, Step
 

@@ -47,7 +47,7 @@ class Message:
     targets: Tuple[str, ...] = ()
     mode: str = ""
     document: bytes = field(default=b"", repr=False)
-    #: what document_in read of it, at most one
+    #: what document_in read of it, or was told of it by carrying: at most one
     _read: List[Document] = field(default_factory=list, init=False, repr=False, compare=False)
 
 
@@ -69,6 +69,12 @@ def document_in(message: Message, limit: int) -> Document:
             error.do = _AGAIN
             raise
     return message._read[0]
+
+
+def carrying(message: Message, document: Document) -> Message:
+    """The message, whose bytes are those of ``document``: so nobody decodes them again."""
+    message._read[:] = [document]
+    return message
 
 
 def to_json(messages: Iterable[Message]) -> bytes:

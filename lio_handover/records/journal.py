@@ -211,12 +211,16 @@ class Journal:
         self._replay(record)
 
     # ---- whole files --------------------------------------------------------------------------
-    def keep(self, name: str, content: bytes) -> None:
+    def keep(self, name: str, content: bytes, document: Optional[Document] = None) -> None:
         """Keep a document: whole and on the disk when this returns.  Copies that followed the
-        document before it go first: they must not seem newer than this one."""
+        document before it go first: they must not seem newer than this one.
+
+        ``document``: what ``content`` says, where that is at hand: nobody decodes it again."""
         self.documents.clear()
         self._unlink(FOLLOWED)
         self.keep_beside(name, content)
+        if document is not None:
+            self.documents[name] = document
 
     def keep_beside(self, name: str, content: bytes) -> None:
         """Keep a file: whole and on the disk when this returns, and before it the first record,

@@ -10,7 +10,8 @@ import os
 from typing import Dict, Iterable, Mapping
 
 from ..model.keys import backstore_key
-from ..model.objects import Key, Registration, Reservations, State, say
+from ..model.objects import Key, Reservations, State, say
+from ..model.reservations import as_tree, from_tree
 from ..system.atomic_file import write_file
 from ..system.locks import PATIENCE, Locks
 from .record_kinds import VERSION
@@ -26,9 +27,7 @@ def load(directory: str, boot_id: str) -> Dict[Key, Reservations]:
             record = json.load(file)
         if record["version"] != VERSION or record["boot_id"] != boot_id:
             return {}
-        return {backstore_key(*name.split("/", 1)): Reservations(**{
-            **entry, "registrations": tuple(
-                Registration(**registration) for registration in entry["registrations"])})
+        return {backstore_key(*name.split("/", 1)): from_tree(entry)
                 for name, entry in record["backstores"].items()}
     except (OSError, ValueError, KeyError, TypeError):
         return {}  # then the kernel alone is asked, and what it does not say is refused
@@ -56,8 +55,5 @@ def _save(directory: str, boot_id: str, restored: Mapping[Key, Reservations]) ->
     import json
     os.makedirs(directory, mode=0o700, exist_ok=True)
     text = json.dumps({"version": VERSION, "boot_id": boot_id, "backstores": {
-        say(key): {**vars(reservations),
-                   "registrations": [vars(registration)
-                                     for registration in reservations.registrations]}
-        for key, reservations in restored.items()}})
+        say(key): as_tree(reservations, key=int) for key, reservations in restored.items()}})
     write_file(os.path.join(directory, NAME), text.encode() + b"\n")

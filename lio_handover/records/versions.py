@@ -8,15 +8,14 @@ from .record_kinds import VERSION
 def check(path: str, version: object) -> None:
     """Refuse a file of another version before anything in it is believed.  ``version``: its member
     ``version``, or None.  Raises JournalBroken."""
+    if type(version) is int and version == VERSION:
+        return
+    do = "end its handovers with the lio-handover that wrote it, then upgrade"
     if type(version) is not int:
-        raise errors.JournalBroken(
-            f"{path} has no version: a lio-handover wrote it that was never released",
-            do="end its handovers with that one, then upgrade")
-    if version > VERSION:
-        raise errors.JournalBroken(
-            f"{path} has version {version}, this lio-handover knows {VERSION}",
-            do="upgrade to the lio-handover that wrote it, or a later one")
-    if version < VERSION:
-        raise errors.JournalBroken(
-            f"{path} has version {version}, this lio-handover knows {VERSION}",
-            do="end its handovers with the lio-handover that wrote it, then upgrade")
+        what, do = "no version: a lio-handover wrote it that was never released", \
+            "end its handovers with that one, then upgrade"
+    else:
+        what = f"version {version}, this lio-handover knows {VERSION}"
+        if version > VERSION:
+            do = "upgrade to the lio-handover that wrote it, or a later one"
+    raise errors.JournalBroken(f"{path} has {what}", do=do)

@@ -10,6 +10,7 @@ import struct
 from typing import NamedTuple
 
 from ..model.objects import PrType
+from ..model.reservations import FullStatusDescriptor
 from . import CHECK_CONDITION, Result
 
 UNIT_ATTENTION = 0x06
@@ -218,17 +219,6 @@ def decode_capabilities(data: bytes) -> Capabilities:
     return Capabilities(bool(data[2] & 0x01), bool(data[3] & 0x01), bool(data[2] & 0x04), types)
 
 
-class Registration(NamedTuple):
-    """One full status descriptor. ``type`` is 0 unless ``holder``; ``rtpi`` None with ALL_TG_PT;
-    ``initiator`` is ``iqn…``, ``iqn…,i,0x<isid>``, ``naa.…`` or the TransportID in hex."""
-
-    key: int
-    initiator: str
-    rtpi: int | None
-    holder: bool
-    type: int
-
-
 def decode_transport_id(data: bytes) -> str:
     """SPC-4 7.6.4 for iSCSI and SAS; others come back as hex. :raises Malformed: cut off."""
     _need(data, 4)
@@ -242,7 +232,7 @@ def decode_transport_id(data: bytes) -> str:
 
 class FullStatus(NamedTuple):
     generation: int
-    registrations: tuple[Registration, ...]
+    registrations: tuple[FullStatusDescriptor, ...]
 
 
 def decode_full_status(data: bytes) -> FullStatus:
@@ -254,10 +244,12 @@ def decode_full_status(data: bytes) -> FullStatus:
     while at < len(body):
         _need(body, at + 24)
         key, flags, kind, rtpi, extra = struct.unpack_from(">Q4xBB4xHI", body, at)
-        initiator = decode_transport_id(_listed(body, at + 24, extra))
+        initiator, _, isid = decode_transport_id(
+            _listed(body, at + 24, extra)).partition(",i,0x")
         holder = bool(flags & 0x01)
-        registrations.append(Registration(key, initiator, None if flags & 0x02 else rtpi, holder,
-                                          kind & 0x0f if holder else 0))
+        registrations.append(FullStatusDescriptor(
+            initiator, isid, key, None if flags & 0x02 else rtpi, holder,
+            kind & 0x0f if holder else 0))
         at += 24 + extra
     return FullStatus(_u32(data, 0), tuple(registrations))
 

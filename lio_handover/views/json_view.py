@@ -9,6 +9,7 @@ from ..host.looked_at import Ready, View
 from ..local import results
 from ..model import diff as differ, objects
 from ..model.objects import State, say
+from ..model.reservations import as_tree
 from ..plan.plan import FILE, Step, writes
 
 
@@ -56,24 +57,13 @@ def change_tree(change: differ.Change) -> Dict[str, Any]:
     if isinstance(change, (differ.Set, differ.Relink)):
         entry.update(name=change.name, here=_plain(change.old), document=_plain(change.new))
     elif isinstance(change, differ.Register):
-        entry.update(name="reservations", here=_reservations_tree(change.old),
-                     document=_reservations_tree(change.new))
+        entry.update(name="reservations", here=as_tree(change.old, without=("fabric",)),
+                     document=as_tree(change.new, without=("fabric",)))
     return entry
 
 
 def _plain(value: Optional[str]) -> Optional[str]:
     return None if value is None else str(value)
-
-
-def _reservations_tree(reservations: objects.Reservations) -> Dict[str, Any]:
-    return {"generation": reservations.generation, "aptpl": reservations.aptpl,
-            "type": reservations.type,
-            "holder": reservations.holder, "registrations": [
-                {"initiator": registration.initiator, "isid": registration.isid,
-                 "key": f"0x{registration.key:016x}",
-                 "target": registration.target, "tpgt": registration.tpgt, "lun": registration.lun,
-                 "mapped_lun": registration.mapped_lun, "all_tg_pt": registration.all_tg_pt}
-                for registration in reservations.registrations]}
 
 
 def maps_tree(ready: Ready) -> List[Dict[str, str]]:

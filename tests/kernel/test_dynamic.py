@@ -8,7 +8,7 @@ import pytest
 from lio_handover import errors
 from lio_handover.document import document as documents
 from lio_handover.kernel.configfs import Configfs
-from lio_handover.model import dynamic_acls, reservations
+from lio_handover.model import dynamic_acls, pr_texts, reservations
 from lio_handover.model.keys import backstore_key, lun_key, portal_key, target_key, tpg_key
 from lio_handover.model.objects import (Backstore, Lun, Portal, Registration, Reservations, Secret,
                                         State, Target, Tpg)
@@ -205,7 +205,7 @@ def test_the_way_of_a_registration_without_an_acl_is_found_or_refused() -> None:
         ways: dict[str, list[NexusPath]] = {}
         for name, place in places:
             ways.setdefault(name, []).append(place)
-        return list(reservations.read(reservations.PrFiles(
+        return list(reservations.read(pr_texts.PrFiles(
             "SPC3_PERSISTENT_RESERVATIONS", "No SPC-3 Reservation holder", "",
             "SPC-3 PR Registrations:\n"
             f"iSCSI Node: {ALICE},i,0x00023d000001 Key: 0x{1:016x} PRgen: 0x00000001\n",
@@ -217,7 +217,7 @@ def test_the_way_of_a_registration_without_an_acl_is_found_or_refused() -> None:
     assert (found.tpgt, found.lun, found.mapped_lun) == (2, 3, 3)
     found, = read((ANY_INITIATOR, anyone._replace(but=frozenset((ALICE,)))), (ALICE, own))
     assert (found.tpgt, found.lun, found.mapped_lun) == (1, 0, 7)
-    with pytest.raises(reservations.Ambiguous, match="2 TPGs"):
+    with pytest.raises(pr_texts.Ambiguous, match="2 TPGs"):
         read((ANY_INITIATOR, anyone), (ALICE, own))
-    with pytest.raises(reservations.Ambiguous, match="makes no dynamic ones"):
+    with pytest.raises(pr_texts.Ambiguous, match="makes no dynamic ones"):
         read((ANY_INITIATOR, anyone._replace(but=frozenset((ALICE,)))))

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from lio_handover import errors
-from lio_handover.model import aptpl, reservations
-from lio_handover.model.aptpl import Kind
+from lio_handover.model import pr_texts, reservations
+from lio_handover.model.pr_texts import Kind
 from lio_handover.protocol.pr_survival import (TABLE, Copy, File, Keeps, Kernel, Survival, Takes,
                                                decide, rendered)
 from lio_handover.protocol.table import DESTINATION, SOURCE
@@ -67,20 +67,20 @@ def test_the_document_has_the_table() -> None:
 # ── the file ─────────────────────────────────────────────────────────────────────────────────
 
 HELD = samples.registrations(3, aptpl=True)
-GOOD = reservations.file(HELD, {(samples.IQN, 1): 1})
+GOOD = pr_texts.aptpl_text(HELD, {(samples.IQN, 1): 1})
 
 
 def test_a_whole_file_is_read() -> None:
-    found = aptpl.parse(GOOD)
+    found = pr_texts.parse_aptpl(GOOD)
     assert found.kind is Kind.WHOLE and found.says
     assert reservations.from_aptpl(found.blocks, HELD.generation) == HELD
-    assert {aptpl.parse(one).kind for one in aptpl.PLACEHOLDERS} == {Kind.PLACEHOLDER}
+    assert {pr_texts.parse_aptpl(one).kind for one in pr_texts.PLACEHOLDERS} == {Kind.PLACEHOLDER}
 
 
 @pytest.mark.parametrize("end", range(0, len(GOOD), 7))
 def test_a_file_that_is_cut_off_says_nothing(end: int) -> None:
     for data in (GOOD[:end], GOOD[:end] + bytes(len(GOOD) + 1 - end)):
-        found = aptpl.parse(data)
+        found = pr_texts.parse_aptpl(data)
         assert found.kind is Kind.BROKEN and not found.blocks and found.why
 
 
@@ -88,13 +88,13 @@ def test_a_file_that_is_cut_off_says_nothing(end: int) -> None:
     (b"", "is empty"), (bytes(4096), "nothing but zeros"), (GOOD[:-1], "is cut off after 3"),
     (GOOD + b"\0", "the kernel does not write"), (GOOD + b"x", "the kernel does not write"),
     (b"\xff" + GOOD, "the kernel does not write"), (b"No Registrations", "does not write"),
-    (aptpl.EMPTY_FILE[:-1], "does not write"), (aptpl.EMPTY_FILE * 2, "does not write"),
+    (pr_texts.EMPTY_FILE[:-1], "does not write"), (pr_texts.EMPTY_FILE * 2, "does not write"),
     (GOOD[GOOD.index(b"PR_REG_START: 1"):], "holds block 1 where block 0"),
     (GOOD.replace(b"PR_REG_END: 1", b"PR_REG_END: 2"), "cut off after 1"),
     (GOOD.replace(b"tpgt=1", b"tpgt=x"), "cut off after 0"),
     (GOOD.replace(b"res_holder=0", b"res_holder=1\nres_type=05\nres_scope=00"), "two holders")])
 def test_what_the_kernel_does_not_write_says_nothing(data: bytes, why: str) -> None:
-    found = aptpl.parse(data)
+    found = pr_texts.parse_aptpl(data)
     assert found.kind is Kind.BROKEN and why in found.why
 
 
@@ -102,32 +102,32 @@ def test_the_newest_file_counts_also_where_it_is_broken(tmp_path: Path) -> None:
     old, new = tmp_path / "old", tmp_path / "new"
     old.write_bytes(GOOD)
     os.utime(old, (1e9, 1e9))
-    assert aptpl.newest([str(old), str(new), str(old / "x")]).kind is Kind.WHOLE
+    assert pr_texts.newest([str(old), str(new), str(old / "x")]).kind is Kind.WHOLE
     new.write_bytes(GOOD[:100])
-    found = aptpl.newest([str(old), str(new)])
+    found = pr_texts.newest([str(old), str(new)])
     assert (found.kind, found.path) == (Kind.BROKEN, str(new))
     os.utime(new, (1e9, 1e9))
-    assert "which differs" in aptpl.newest([str(old), str(new)]).why
+    assert "which differs" in pr_texts.newest([str(old), str(new)]).why
     new.unlink()
     new.mkdir()
-    assert aptpl.newest([str(old), str(new)]).why == "is no file"
+    assert pr_texts.newest([str(old), str(new)]).why == "is no file"
     new.rmdir()
     new.symlink_to(new)
-    found = aptpl.newest([str(old), str(new)])
+    found = pr_texts.newest([str(old), str(new)])
     assert found.kind is Kind.UNREADABLE and "can't be read: Too many" in found.why
-    assert aptpl.newest([str(tmp_path / "none")]).kind is Kind.MISSING
+    assert pr_texts.newest([str(tmp_path / "none")]).kind is Kind.MISSING
 
 
 def test_the_kernel_writes_what_is_read(two: Callable[[str, str], Two]) -> None:
     """Both ways in which it says that there is nothing; and a type of 8."""
     pair = two("newest", "stable")
     found = pair.host[SOURCE].call(insurviving.what_the_kernel_writes, OTHER)
-    kinds = {name: aptpl.parse(data).kind for name, data in found.items()}
+    kinds = {name: pr_texts.parse_aptpl(data).kind for name, data in found.items()}
     assert kinds == {"registered": Kind.WHOLE, "reserved": Kind.WHOLE, "gone": Kind.PLACEHOLDER,
                      "without": Kind.PLACEHOLDER, "with": Kind.WHOLE,
                      "cleared": Kind.PLACEHOLDER}, found
-    assert aptpl.parse(found["reserved"]).blocks[0][1:] == (True, 8)
-    assert {found["gone"], found["cleared"]} == set(aptpl.PLACEHOLDERS)
+    assert pr_texts.parse_aptpl(found["reserved"]).blocks[0][1:] == (True, 8)
+    assert {found["gone"], found["cleared"]} == set(pr_texts.PLACEHOLDERS)
 
 
 # ── on a real kernel ─────────────────────────────────────────────────────────────────────────
@@ -175,7 +175,7 @@ def test_a_file_that_says_nothing_is_no_evidence(two: Callable[[str, str], Two],
             assert noted == (not wanted), how
         assert pair.serving() == [DESTINATION] and b.call(insurviving.held) == [wanted, []], how
         # and what was decided is what counts from now on
-        assert aptpl.parse(b.call(insurviving.read, ONE)).says, how
+        assert pr_texts.parse_aptpl(b.call(insurviving.read, ONE)).says, how
     if "gone" in files:
         return
     # The other backstore has no registrations; its file was left all the same, so it is missed.

@@ -66,7 +66,7 @@ def test_a_reservation_holds_against_a_foreign_initiator(host: Host, kind: int) 
     everyone = kind in ALL_REGISTRANTS
     assert replies.decode_reservation(answers[2][2]) == (1, 0 if everyone else 0xabc, kind)
     registration, = replies.decode_full_status(answers[3][2]).registrations
-    assert registration[:2] == (0xabc, NEXUS) and registration[3:] == (True, kind)
+    assert registration[:3] == (NEXUS, "", 0xabc) and registration[4:] == (True, kind)
     assert status[5] == RESERVATION_CONFLICT
     assert replies.decode_keys(answers[7][2]) == (2, (0xabc, 0xdef))
     assert status[8] == 0 and answers[9][1] == (0x06, 0x2a, 0x05)

@@ -22,7 +22,7 @@ from lio_handover.handover.engine import Handover, HandoverEngine, Reply
 from lio_handover.kernel.configfs import Configfs
 from lio_handover.kernel.reader import Reader
 from lio_handover.local.by_file import ByFile
-from lio_handover.model import reservations
+from lio_handover.model import pr_texts
 from lio_handover.model.objects import State, say
 from lio_handover.protocol import table
 from lio_handover.protocol.messages import Message
@@ -176,7 +176,7 @@ def stale_reservations(wanted: State) -> None:
     folder.mkdir(exist_ok=True)
     for store in wanted.backstores:
         file = folder / f"aptpl_{store.serial}"
-        file.write_bytes(reservations.file(
+        file.write_bytes(pr_texts.aptpl_text(
             samples.registrations(1, kind=3, aptpl=True), {(samples.IQN, 1): 1}))
         os.utime(file, (4e9, 4e9))
 

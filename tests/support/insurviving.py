@@ -11,7 +11,7 @@ from pathlib import Path
 from lio_handover.actions import aptpl_copies
 from lio_handover.handover.engine import Reply
 from lio_handover.kernel.configfs import Configfs
-from lio_handover.model import aptpl, reservations
+from lio_handover.model import pr_texts
 from lio_handover.model.objects import Reservations
 from lio_handover.scsi import cdb
 from lio_handover.scsi.fingerprint import describe, drain
@@ -64,7 +64,7 @@ def spoil(serial: str, how: str, good: bytes) -> None:
             "of another target": good.replace(samples.IQN.encode(), b"iqn.2003-01.org.other:x"),
             "of another initiator": good.replace(samples.initiator(1).encode(),
                                                  b"iqn.2003-01.org.other:nobody"),
-            "placeholder": aptpl.EMPTY_FILE, "placeholder too": aptpl.PLACEHOLDERS[1]}[how])
+            "placeholder": pr_texts.EMPTY_FILE, "placeholder too": pr_texts.PLACEHOLDERS[1]}[how])
 
 
 def lose(id: str, serial: str, how: str, good: bytes,  # noqa: A002
@@ -123,7 +123,7 @@ def what_the_kernel_writes(serial: str) -> dict[str, bytes]:
 
 
 def written(held_: Reservations) -> bytes:
-    return reservations.file(held_, {(samples.IQN, 1): 1})
+    return pr_texts.aptpl_text(held_, {(samples.IQN, 1): 1})
 
 
 def copy(id: str) -> dict[str, bytes]:  # noqa: A002

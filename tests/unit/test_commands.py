@@ -130,8 +130,8 @@ def test_full_status_names_every_initiator() -> None:
             + line(0xb, 2, 5, 9, cdb.iscsi_transport_id("iqn.b", "00023d000001")))
     status = replies.decode_full_status(struct.pack(">II", 3, len(body)) + body)
     assert status.generation == 3
-    assert status.registrations[0] == (0xa, NEXUS, 1, True, 5)
-    assert status.registrations[1] == (0xb, "iqn.b,i,0x00023d000001", None, False, 0)
+    assert status.registrations[0] == (NEXUS, "", 0xa, 1, True, 5)
+    assert status.registrations[1] == ("iqn.b", "00023d000001", 0xb, None, False, 0)
 
 
 def test_port_groups_and_opcodes_are_decoded() -> None:

@@ -24,8 +24,11 @@ LINTER = [sys.executable, "-c", "from importlinter.cli import lint_imports_comma
 LONGEST, MOST = 450, 12
 #: Tables of pure data, which may be longer.
 TABLES = {"model.attributes", "protocol.table", "verb_table"}
-#: The one that imports modules by their names in started.py, once a verb is wanted.
-BY_NAME = "cli.main"
+#: Those that import modules by their names in started.py, once a verb, or a name of the API, is
+#: wanted.
+BY_NAME = {"cli.main", "__init__"}
+#: What modules have of the package's root, beside its modules: importing these runs nothing else.
+OF_THE_ROOT = {"__version__"}
 
 #: Whom extras are for, a package or a module of it; rtslib's one module is not chosen yet.
 ONLY = {"dbus": {"service", "client", "vmstate"}, "gi": {"service", "client", "vmstate"},
@@ -78,7 +81,7 @@ def by_name(modules: list[Module]) -> list[str]:
     wrong = []
     for module, tree in modules:
         for node in ast.walk(tree):
-            if isinstance(node, ast.Call) and module != BY_NAME and getattr(
+            if isinstance(node, ast.Call) and module not in BY_NAME and getattr(
                     node.func, "attr", getattr(node.func, "id", "")) in (
                     "import_module", "__import__"):
                 wrong.append(f"{module} imports by name")
@@ -87,6 +90,27 @@ def by_name(modules: list[Module]) -> list[str]:
                     and node.value.startswith("lio_handover.") and module != "started":
                 wrong.append(f"{module} names {node.value}")
     return wrong
+
+
+def run_by_the_root(tree: ast.Module) -> list[str]:
+    """What the package's root imports of our own, but for names.  (A block for type checkers does
+    not run; started.py, which is asked with a name, imports nothing that runs.)"""
+    blocks = [node for node in ast.walk(tree) if not (
+        isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")]
+    typed = {id(node) for block in ast.walk(tree) if block not in blocks
+             for node in ast.walk(block)}
+    return [ast.unparse(node) for node in blocks
+            if id(node) not in typed and isinstance(node, ast.ImportFrom) and node.level
+            and node.module != "started"]
+
+
+def of_the_root(modules: list[Module]) -> list[str]:
+    """What is imported from the package's root that is none of its modules."""
+    return [f"{module} imports {name.name}" for module, tree in modules if module != "__init__"
+            for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and not node.module
+            and node.level == len(module.split("."))
+            for name in node.names
+            if name.name not in OF_THE_ROOT | {path.split(".")[0] for path in paths()}]
 
 
 def foreign(modules: list[Module]) -> list[str]:
@@ -168,8 +192,17 @@ def test_a_room_can_be_overseen() -> None:
 
 def test_modules_are_named_in_one_table() -> None:
     assert by_name(sources()) == []
-    named = {*started.COMMANDS.values(), started.WORKER, started.ENDPOINT_HOLDER}
+    named = {*started.COMMANDS.values(), started.WORKER, started.ENDPOINT_HOLDER, started.LIBRARY}
     assert {name.removeprefix("lio_handover.") for name in named} <= set(paths())
+
+
+def test_the_root_only_names() -> None:
+    """Each module has the package's root imported first: so that may import none of them."""
+    assert run_by_the_root(ast.parse(paths()["__init__"].read_text())) == []
+    assert of_the_root(sources()) == []
+    for line in ("from . import library", "def f():\n    from .library import Host"):
+        assert run_by_the_root(ast.parse(line))
+    assert of_the_root([("host.verbs", ast.parse("from .. import Host"))])
 
 
 def test_extras_are_imported_where_they_are_for() -> None:
