@@ -13,8 +13,8 @@ from typing import Collection, Iterator, List, Sequence, Set, Tuple
 from .. import errors
 from ..kernel import portals
 from ..model import fabrics
-from ..model.keys import portal_key
-from ..model.objects import Key, State, Tpg, say
+from ..model.keys import display, portal_key
+from ..model.objects import Key, State, Tpg
 from ..records.journal import Journal
 from .context import HandoverContext
 
@@ -29,8 +29,8 @@ def leave_out(context: HandoverContext, want: State, verb: str, notes: List[str]
     Raises InUse where a TPG has no other portal, or the target is not this host's own."""
     findings = portals.lacking(want, _here(context, want), context.fs)
     left = _without(want, {finding.subject for finding in findings})
-    shut = {say(tpg.key) for _path, tpg in _tpgs(context, want) if tpg.portals} - {
-        say(tpg.key) for _path, tpg in _tpgs(context, left) if tpg.portals}
+    shut = {display(tpg.key) for _path, tpg in _tpgs(context, want) if tpg.portals} - {
+        display(tpg.key) for _path, tpg in _tpgs(context, left) if tpg.portals}
     stopping = [finding for finding in findings if verb not in OWN or any(
         finding.subject.startswith(f"{name}/") for name in shut)]
     errors.refuse([errors.Finding(finding.error, finding.subject, finding.sentence, "",
@@ -48,7 +48,7 @@ def come_back(context: HandoverContext, notes: List[str]) -> None:
     findings = portals.lacking(want, here, context.fs)
     still = {finding.subject for finding in findings}
     missing = [(path, portal) for path, tpg in _tpgs(context, want) for portal in tpg.portals
-               if portal.key not in here and say(portal.key) not in still]
+               if portal.key not in here and display(portal.key) not in still]
     for path, portal in sorted(missing, key=lambda entry: portals.order(entry[1].address)):
         context.fs.mkdir(f"{path}/np/{portal.address}")
         for name, value in portal.attributes.items():
@@ -102,5 +102,5 @@ def _tpgs(context: HandoverContext, want: State) -> Iterator[Tuple[str, Tpg]]:
 def _without(want: State, names: Collection[str]) -> State:
     return replace(want, targets=tuple(replace(target, tpgs=tuple(
         replace(tpg, portals=tuple(portal for portal in tpg.portals
-                                   if say(portal.key) not in names))
+                                   if display(portal.key) not in names))
         for tpg in target.tpgs)) for target in want.targets)) if names else want

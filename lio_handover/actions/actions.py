@@ -21,7 +21,8 @@ from ..kernel import cautions
 from ..kernel.facts import boot_id
 from ..model import dynamic_acls, fabrics
 from ..model.fabrics import Gate
-from ..model.objects import State, say
+from ..model.keys import display
+from ..model.objects import State
 from ..protocol.messages import Message, document_in
 from ..protocol.table import SOURCE, Action, MessageType, Mode, Step
 from ..records.journal import DOCUMENT, PREPARED, RETURNED
@@ -74,8 +75,8 @@ class ActionRunner(Building):
         if state == "freezing" and self.handover.state in ("", "prepared"):
             gates = self.open_gates()
         more: Dict[str, object] = {}
-        if self.words:
-            more.update(by=self.by, words=sorted(self.words))
+        if self.assertions:
+            more.update(by=self.asserted_by, words=sorted(self.assertions))
         if gates is not None:
             more["dynamic"] = self.dynamic
         self.journal.state(state, self.epoch, boot_id(), gates, **more)
@@ -256,7 +257,7 @@ class ActionRunner(Building):
             other = theirs.state.backstore(store.key)
             if other is None:
                 raise errors.CannotRepresent(
-                    f"{say(store.key)} is not in what comes back: it has another name there",
+                    f"{display(store.key)} is not in what comes back: it has another name there",
                     do="lio-handover status")
             stores.append(replace(store, reservations=other.reservations))
         document = replace(mine, state=replace(mine.state, backstores=tuple(stores)),

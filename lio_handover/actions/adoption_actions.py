@@ -14,7 +14,8 @@ from ..document import document as documents, representable, runtime_state
 from ..document.document import Document
 from ..host import preflight
 from ..kernel.facts import boot_id
-from ..model.objects import State, say
+from ..model.keys import display
+from ..model.objects import State
 from ..protocol.table import SOURCE
 from ..records.journal import DOCUMENT, PREPARED, RETURNED, SERVED, Journal, ids
 from ..records.ownership import OwnershipFile
@@ -73,7 +74,7 @@ class Adoption(Copies):
             "kept", digest=runtime_state.digest(document.state), stale=False,
             # An open gate lets registrations be made after this copy.
             opened=boot_id() if open_now else "",
-            stores={say(store.key): store.serial for store in document.state.backstores})
+            stores={display(store.key): store.serial for store in document.state.backstores})
         if self.journal.facts.differs:
             self.journal.note("differs", said=[])  # of the copy before
         if open_now:

@@ -14,7 +14,7 @@ from typing import Any, Dict, Iterable, List, Optional, Tuple
 
 from .. import errors
 from ..document.document import Document
-from ..host.verbs import Core
+from ..host.verbs import HostVerbs
 from ..kernel.facts import boot_id
 from ..model import dynamic_acls, fabrics, pr_texts
 from ..model.objects import Backstore
@@ -150,7 +150,7 @@ class _Known:
 class Follower:
     """Looks at the APTPL files of all handovers of this host, and updates their copies."""
 
-    def __init__(self, core: Core) -> None:
+    def __init__(self, core: HostVerbs) -> None:
         self.core, self.directory = core, core.settings.state_directory
         self._known: Dict[str, _Known] = {}
         self.folder = ""  # where the kernel writes
@@ -263,7 +263,7 @@ class Follower:
         return [self.folder] if any(known.wanted for known in self._known.values()) else []
 
 
-def catch_up(core: Core, verb: str, journal: Journal) -> None:
+def catch_up(core: HostVerbs, verb: str, journal: Journal) -> None:
     """Update the copy of one handover, by a verb that has its lock: the service may not run."""
     if verb not in CATCH_UP or not wanted(journal, boot_id()) \
             or not HandoverContext(core, journal).whole():

@@ -14,8 +14,8 @@ from ..host.host import Maker
 from ..kernel import fixes, portals
 from ..kernel.facts import Facts, boot_id
 from ..model.diff import diff
-from ..model.keys import backstore_key
-from ..model.objects import State, say
+from ..model.keys import backstore_key, display
+from ..model.objects import State
 from ..plan.plan import Plan
 from ..plan.planner import plan
 from ..plan.staged import early
@@ -102,7 +102,7 @@ class Building(Gates):
         nothing = storage.Served(State(), here)
         for store in document.state.backstores:
             findings += [finding for finding in storage.findings(
-                store, proofs.get(say(store.key), {}), self.core.settings, nothing, here)
+                store, proofs.get(display(store.key), {}), self.core.settings, nothing, here)
                 if finding.error is errors.StorageDiffers]
         errors.refuse(findings, self.allow)
 
@@ -158,14 +158,14 @@ class Building(Gates):
         reader = self.reader(False)
         targets = [f"{fabric}/{wwn}" for fabric, wwn in self.names()]
         placed = reader.placed()
-        stores = [say(key) for key in self.stores() if key in placed]
+        stores = [display(key) for key in self.stores() if key in placed]
         if not targets and not stores:
             self.journal.note("gone", boot=boot_id())
             if self.row.to == "none":
                 self._forget_aptpl()
             return
         have, want = self.core.state_without(reader, [*targets, *stores])
-        extra = {say(store.key) for store in have.backstores} - set(self.journal.facts.stores)
+        extra = {display(store.key) for store in have.backstores} - set(self.journal.facts.stores)
         if extra:
             errors.refuse([errors.Finding(
                 errors.StructureChanged, sorted(extra)[0], "was added to the target since it was "
@@ -200,7 +200,7 @@ class Building(Gates):
 def not_late(state: State, settings: Settings) -> List[errors.Finding]:
     """Findings on storage that only one host may have open: it cannot be staged while the other
     host has it."""
-    return [errors.Finding(errors.StorageInUse, say(key), "only one host may have its storage "
+    return [errors.Finding(errors.StorageInUse, display(key), "only one host may have its storage "
                            "open at a time", do="prepare with --mode iscsi-late")
             for key in exclusive.deferred_opens(state, settings, {})]
 

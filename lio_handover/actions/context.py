@@ -12,14 +12,14 @@ from typing import Dict, FrozenSet, Iterator, List, Mapping, Optional, Sequence,
 from .. import errors
 from ..document import document as documents, rename, runtime_state
 from ..document.document import Document
-from ..host.verbs import Core
+from ..host.verbs import HostVerbs
 from ..kernel.configfs import Configfs
 from ..kernel.facts import boot_id
 from ..kernel.reader import Reader
 from ..model import directories, fabrics
 from ..model.fabrics import Gate
-from ..model.keys import backstore_key, lun_key, target_key, tpg_key
-from ..model.objects import Key, State, kernel_name, say
+from ..model.keys import backstore_key, display, lun_key, target_key, tpg_key
+from ..model.objects import Key, State, kernel_name
 from ..model.reservations import FullStatusDescriptor
 from ..protocol.messages import Message, carrying
 from ..protocol.table import DESTINATION, SOURCE, VHOST, Action, MessageType, Mode, Transition
@@ -40,7 +40,7 @@ DBROOTS = ("/var/target", "/etc/target", "/etc/rtslib-fb-target")
 class HandoverContext:
     """One handover on one host; ``epoch`` is the one a verb runs under."""
 
-    core: Core
+    core: HostVerbs
     journal: Journal
     epoch: int = 0
     #: what the devices said of registrations, where they were asked by this verb
@@ -112,7 +112,7 @@ class HandoverContext:
         if not self._others():
             return frozenset()
         try:
-            mine = {say(store.key) for store in self.durable().state.backstores}
+            mine = {display(store.key) for store in self.durable().state.backstores}
         except errors.JournalBroken:
             return frozenset()  # it has none any more
         return frozenset(name for name in self.journal.facts.stores if name not in mine)
@@ -181,7 +181,7 @@ class HandoverContext:
         state = replace(document.state, targets=(*document.state.targets, *targets),
                         backstores=(*document.state.backstores, *stores))
         return replace(document, state=state, storage={
-            **document.storage, **{say(store.key): before.storage.get(say(store.key), {})
+            **document.storage, **{display(store.key): before.storage.get(display(store.key), {})
                                    for store in stores}})
 
     def as_it_came(self) -> str:
@@ -393,7 +393,7 @@ class HandoverContext:
             path = f"core/{placed[key]}/{kernel_name(key)}/statistics/scsi_lu/num_cmds" \
                 if key in placed else ""
             if path and self.fs.exists(path):
-                counts[say(key)] = int(self.fs.read(path))
+                counts[display(key)] = int(self.fs.read(path))
         return counts
 
     def aptpl_paths(self, serial: str) -> List[str]:

@@ -10,7 +10,8 @@ from ..document.document import Document, Origin
 from ..execute.step_runner import Progress, never
 from ..kernel.facts import boot_id
 from ..model import directories, dynamic_acls as dynamic, reservations
-from ..model.objects import State, Target, say
+from ..model.keys import display
+from ..model.objects import State, Target
 from ..protocol.messages import Message
 from ..protocol.table import MessageType, Transition
 from ..records.journal import DOCUMENT
@@ -29,8 +30,8 @@ class Copies(HandoverContext):
     row: Transition = NOTHING
     messages: Mapping[MessageType, Message] = field(default_factory=dict)
     allow: Sequence[str] = ()
-    by: str = ""
-    words: FrozenSet[str] = frozenset()
+    asserted_by: str = ""
+    assertions: FrozenSet[str] = frozenset()
     progress: Optional[Progress] = None
     stop: Callable[[], bool] = never
     sent_messages: List[Message] = field(default_factory=list)
@@ -71,7 +72,7 @@ class Copies(HandoverContext):
         gates = noted.shut if self.row.verb == "clear" else noted.gates
         state = replace(state, targets=tuple(with_gates(target, gates.get(target.name, {}))
                                              for target in state.targets))
-        evidence = {say(store.key): storage_evidence.evidence(store, sample=True)
+        evidence = {display(store.key): storage_evidence.evidence(store, sample=True)
                     for store in state.backstores}
         return Document(state, True,
                         Origin(os.uname().nodename, os.uname().release, boot_id()), evidence,

@@ -16,7 +16,8 @@ from ..document.document import Document
 from ..execute.verify import describe
 from ..kernel.facts import boot_id
 from ..model import pr_texts, reservations
-from ..model.objects import NO_RESERVATIONS, Backstore, Reservations, say
+from ..model.keys import display
+from ..model.objects import NO_RESERVATIONS, Backstore, Reservations
 from ..model.pr_texts import AptplFile, Kind
 from ..protocol.pr_survival import (FOLLOWED, KEPT_OVERRIDE, NONE_OVERRIDE, Copy, File, Keeps,
                                     Kernel, Survival, Takes, decide)
@@ -61,7 +62,7 @@ def since(context: HandoverContext, allow: Sequence[str], notes: List[str]) -> D
             do="lio-handover show, and put back what is missing")
     stores, asked = [], []
     for verdict in verdicts:
-        surviving, name = verdict.reservations, say(verdict.store.key)
+        surviving, name = verdict.reservations, display(verdict.store.key)
         if verdict.answer is Survival.ASK:
             if verdict.in_the_way:
                 asked.append(errors.Finding(
@@ -136,7 +137,7 @@ def lacks(context: HandoverContext) -> str:
         want = {(registration.initiator, registration.isid, registration.key)
                 for registration in verdict.reservations.registrations}
         if not cut and not want <= have:
-            return f"{say(store.key)} has {len(want & have)} of {len(want)} registrations"
+            return f"{display(store.key)} has {len(want & have)} of {len(want)} registrations"
     changed = runtime_state.structural_changes(
         document.state, context.here(False)) if replaced else ()
     return f"it is not as it was: {describe(changed[0])}" if changed else ""

@@ -54,11 +54,11 @@ def step(args: argparse.Namespace, signals: Signals) -> int:
     if service:
         answer = _ask_service(service, args, handover_id, targets, messages, signals)
     else:
-        _log_words(args, handovers, handover_id)
+        _log_assertions(args, handovers, handover_id)
         answer = handovers.do(
             verb, role, handover_id, targets=targets, mode=getattr(args, "mode", ""),
-            messages=messages, words=frozenset(args.words), by=_user(), allow=args.allow,
-            maps=getattr(args, "map", ()), peer=args.peer,
+            messages=messages, assertions=frozenset(args.assertions), asserted_by=_user(),
+            allow=args.allow, maps=getattr(args, "map", ()), peer=args.peer,
             probe=getattr(args, "probe", False), progress=signals.progress,
             stop=signals.stop)
     signals.progress.clear()
@@ -76,7 +76,7 @@ def _refuse_untaken(args: argparse.Namespace, row: Verb, begins: bool) -> None:
         if option.name in taken or not flag.startswith("-") or not (
                 option.bus or option.name == "messages"):
             continue  # an argument, or where the answer goes
-        given = option.name in args.words if option.asserts else \
+        given = option.name in args.assertions if option.asserts else \
             getattr(args, option.name) not in ([], False, option.default)
         if given:
             later = option.bus in row.on_bus
@@ -92,7 +92,7 @@ def _ask_service(service: Service, args: argparse.Namespace, handover_id: str,
         to_json(messages) if messages else b"",
         {"allow": args.allow, "maps": getattr(args, "map", []),
          "peer": getattr(args, "peer", ""), "probe": getattr(args, "probe", False),
-         **{word: True for word in args.words}},
+         **{name: True for name in args.assertions}},
         stop=signals.stop)
     answer = reply_from_json(data)
     return replace(answer, notes=(*answer.notes, "done by lio-handoverd"))
@@ -157,7 +157,7 @@ def recover(args: argparse.Namespace, signals: Signals) -> int:
     if args.boot:
         return _recover_at_boot(args, handovers)
     signals.deferred = True
-    _log_words(args, handovers, args.id)
+    _log_assertions(args, handovers, args.id)
     # The other host is asked by the caller's ssh, not by the service's: the caller may have an
     # agent.
     if args.units and not args.id:
@@ -170,7 +170,8 @@ def recover(args: argparse.Namespace, signals: Signals) -> int:
                if failure or not set(host.local_names(handover)) & set(with_units)]
         answers = handovers.recover_each(ids)
     else:
-        answers = handovers.recover(args.id, frozenset(args.words), _user(), args.allow, args.peer)
+        answers = handovers.recover(args.id, frozenset(args.assertions),
+                                    _user(), args.allow, args.peer)
     signals.progress.clear()
     _print_answers(args, answers)
     codes = [answer.error_code for answer in answers if answer.error_code]
@@ -244,9 +245,9 @@ def _user() -> str:
     return os.environ.get("SUDO_USER") or os.environ.get("USER") or f"uid {os.getuid()}"
 
 
-def _log_words(args: argparse.Namespace, handovers: HandoverEngine, handover_id: str) -> None:
+def _log_assertions(args: argparse.Namespace, handovers: HandoverEngine, handover_id: str) -> None:
     """Log the caller's assertions to syslog."""
-    if not args.words:
+    if not args.assertions:
         return
     import syslog
     syslog.openlog(PROG)
@@ -254,7 +255,7 @@ def _log_words(args: argparse.Namespace, handovers: HandoverEngine, handover_id:
         targets = handovers.get(handover_id).targets if handover_id else ()
     except errors.HandoverError:
         targets = ()
-    Log(program=PROG, otherwise=syslog.syslog).given(args.words, _user(), handover_id,
+    Log(program=PROG, otherwise=syslog.syslog).given(args.assertions, _user(), handover_id,
                                                      " ".join(targets))
 
 

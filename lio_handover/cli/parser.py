@@ -83,8 +83,8 @@ def _add(to: Parser, option: Option, default: Any = None) -> None:
     """Add an option to a parser, with ``default`` instead of the option's own default."""
     more: dict[str, Any] = {"help": option.help}
     if option.asserts:
-        more = {"help": f"you say so: {option.help}", "action": "append_const", "dest": "words",
-                "const": option.name, "default": []}
+        more = {"help": f"you say so: {option.help}", "action": "append_const",
+                "dest": "assertions", "const": option.name, "default": []}
     elif option.type == "b":
         more["action"] = "store_true"
     elif option.type == "as" and not option.nargs:

@@ -9,7 +9,7 @@ import re
 from typing import Any, Callable, Dict, Iterable, Mapping, Optional, Set, Union
 
 from ..errors import BadName, BadStructure, BadValue, Duplicate
-from ..model import objects
+from ..model import keys, objects
 from ..model.attributes import NONE, U32
 from ..model.fabrics import BY_PR_NAME, FABRICS
 from ..model.keys import (Key, acl_key, alua_group_key, backstore_key, lu_group_key, lun_key,
@@ -75,10 +75,11 @@ def decode_state(value: Any, where: str) -> State:
     backstores: Dict[str, objects.Backstore] = {}
     for at, entry in expect_list(members["backstores"], f"{where}.backstores"):
         backstore = _backstore(entry, at, common)
-        _reject_duplicate(seen, backstore.key, at, f"backstore {quote(objects.say(backstore.key))}")
+        _reject_duplicate(seen, backstore.key, at,
+                          f"backstore {quote(keys.display(backstore.key))}")
         _group_named(backstore.attributes.get("alua_lu_gp", ""), lu_groups, "default_lu_gp",
                      f"{at}.attributes['alua_lu_gp']", "LU group of the document")
-        backstores[objects.say(backstore.key)] = backstore
+        backstores[keys.display(backstore.key)] = backstore
     targets = []
     for at, entry in expect_list(members["targets"], f"{where}.targets"):
         target = _target(entry, at, backstores, common)

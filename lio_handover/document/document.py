@@ -37,10 +37,10 @@ from functools import cached_property
 from typing import Any, Callable, Dict, Iterable, Mapping, Set, Tuple, Union
 
 from ..errors import BadStructure, BadValue
-from ..model import objects
+from ..model import keys, objects
 from ..model.attributes import owner_of
 from ..model.objects import Key, State
-from ..model.reservations import as_tree
+from ..model.reservations import reservations_tree
 from ..system import document_file
 from .decode import decode_state, label
 from .envelope import MAX_BYTES, VERSION, body_of, decode, digest_of, encode, text_of, with_digest
@@ -82,7 +82,7 @@ class Document:
     """The state of some targets of one host, with the evidence of their storage.
 
     A document puts its ``state`` into the one order (canonical).  ``storage`` has the evidence of
-    each backstore's storage (storage/evidence.py) by the backstore's name (objects.say).
+    each backstore's storage (storage/evidence.py) by the backstore's name (keys.display).
     """
 
     state: State
@@ -118,7 +118,7 @@ class Document:
     @property
     def host(self) -> Dict[str, Mapping[str, str]]:
         """{backstore: its HOST attributes}: compared, never written."""
-        return {objects.say(backstore.key): backstore.host for backstore in self.state.backstores
+        return {keys.display(backstore.key): backstore.host for backstore in self.state.backstores
                 if backstore.host}
 
     @cached_property
@@ -272,7 +272,7 @@ def _backstore_tree(backstore: objects.Backstore, own: Own) -> Dict[str, Any]:
         "parameters": backstore.parameters, "attributes": own(backstore),
         "alua_groups": [{"name": group.name, "attributes": own(group)}
                         for group in backstore.alua_groups],
-        "reservations": as_tree(backstore.reservations),
+        "reservations": reservations_tree(backstore.reservations),
     }
 
 
@@ -282,7 +282,7 @@ def _tpg_tree(tpg: objects.Tpg, own: Own) -> Dict[str, Any]:
         "portals": [{"address": portal.address, "attributes": own(portal)}
                     for portal in tpg.portals],
         "luns": [{"number": lun.number, "attributes": own(lun),
-                  "backstore": None if lun.backstore is None else objects.say(lun.backstore)}
+                  "backstore": None if lun.backstore is None else keys.display(lun.backstore)}
                  for lun in tpg.luns],
         "acls": [{"initiator": acl.initiator, "attributes": own(acl),
                   "mapped_luns": [{"number": lun.number, "lun": lun.lun, "attributes": own(lun)}
@@ -309,7 +309,7 @@ def _document(tree: Any) -> Document:
     origin = Origin(*(expect_text(where[name], f"$.origin.{name}", 255)
                       for name in ("host", "kernel", "boot_id")))
     state = decode_state(top["state"], "$.state")
-    names = {objects.say(backstore.key) for backstore in state.backstores}
+    names = {keys.display(backstore.key) for backstore in state.backstores}
     storage = {name: _evidence(evidence, at) for name, at, evidence in
                _about(top["storage"], "$.storage", names)}
     host: Dict[str, Dict[str, str]] = {}
@@ -319,7 +319,7 @@ def _document(tree: Any) -> Document:
             attribute_path(path, f"{at}[{quote(path)}]")
             host[name][path] = expect_text(text, f"{at}[{quote(path)}]")
     state = replace(state, backstores=tuple(
-        replace(backstore, host=host.get(objects.say(backstore.key), {}))
+        replace(backstore, host=host.get(keys.display(backstore.key), {}))
         for backstore in state.backstores))
     notes = tuple(expect_text(note, at) for at, note in expect_list(top["notes"], "$.notes"))
     return Document(state, expect_bool(top["frozen"], "$.frozen"), origin, storage, notes,

@@ -21,8 +21,8 @@ from typing import Dict, List, NamedTuple, NoReturn, Optional, Sequence, Set, Tu
 
 from ..errors import BadMap, DocumentError, Duplicate
 from ..model import fabrics, objects, plugins
-from ..model.keys import acl_key, portal_key, target_key
-from ..model.objects import Attributes, Key, say
+from ..model.keys import acl_key, display, portal_key, target_key
+from ..model.objects import Attributes, Key
 from ..model.plugins import HCTL, Opens
 from ..storage import block_devices as devices, device_limits as limits
 from ..storage.block_devices import HERE, Host
@@ -95,7 +95,7 @@ def fresh_port(tpg: Key) -> str:
     """A relative port that depends only on the TPG's name: the same on every host and at every
     time, so no host need remember it."""
     import hashlib
-    digest = hashlib.sha256(say(tpg).encode()).digest()
+    digest = hashlib.sha256(display(tpg).encode()).digest()
     return str(_LEFT_TO_THE_KERNEL + int.from_bytes(digest[:8], "big")
                % (_HIGHEST_PORT + 1 - _LEFT_TO_THE_KERNEL))
 
@@ -216,13 +216,13 @@ class _Applying:
     def port(self, tpg: objects.Tpg, key: Key) -> str:
         """The relative port which the TPG gets, "" where it keeps what it has."""
         has, ports = tpg.attributes.get("rtpi", ""), self.mapping.rtpis
-        old = next((name for name in (say(tpg.key), has) if name and name in ports), "")
+        old = next((name for name in (display(tpg.key), has) if name and name in ports), "")
         if not old:
             return ""
         new = fresh_port(key) if ports[old] == FRESH else ports[old]
         if has == new:
             return self.use("rtpi", old, new, new)
-        return self.use("rtpi", old, f"{say(key)}: relative port {has or 'of each LUN'}", new)
+        return self.use("rtpi", old, f"{display(key)}: relative port {has or 'of each LUN'}", new)
 
     def portal(self, portal: objects.Portal, tpg: Key) -> objects.Portal:
         return replace(portal, key=portal_key(tpg, self.address(portal.address)),
@@ -312,7 +312,7 @@ class _Applying:
     def by_wwid(self, backstore: objects.Backstore) -> Optional[str]:
         """The path by which this host has the backstore's device, None where it is the same
         path."""
-        wwid = self.document.storage.get(say(backstore.key), {}).get("wwid")
+        wwid = self.document.storage.get(display(backstore.key), {}).get("wwid")
         if self.host is None or not isinstance(wwid, str) or not wwid \
                 or self.again and backstore.path.startswith(_FOLLOWING):
             return None
@@ -343,7 +343,7 @@ def _once(what: str, keys: Sequence[Key]) -> None:
     seen: Set[Key] = set()
     for key in keys:
         if key in seen:
-            name = say(key) if len(key) > 1 else key[0]
+            name = display(key) if len(key) > 1 else key[0]
             raise Duplicate(f"--map makes two objects one {what}: {_show(name)}",
                             do="map them to different names")
         seen.add(key)

@@ -10,7 +10,8 @@ from ..kernel.reader import Reader
 from ..kernel.scsi_bus import AUTOPROBE
 from ..model import dynamic_acls
 from ..model.diff import Register, diff
-from ..model.objects import State, say
+from ..model.keys import display
+from ..model.objects import State
 from ..plan.plan import SCRATCH_TARGET, Plan
 from ..plan.planner import plan
 from ..plan.pr_order import nearest_reachable
@@ -190,7 +191,7 @@ class Rollback:
                    if isinstance(change, Register)]
         if changed:
             raise errors.CannotChange(
-                f"{say(changed[0].key)}: an initiator changed its reservations meanwhile; this "
+                f"{display(changed[0].key)}: an initiator changed its reservations meanwhile; this "
                 "host has the only copy and keeps it")
 
     def _remove_empty_hbas(self) -> None:

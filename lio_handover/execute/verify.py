@@ -9,7 +9,8 @@ from ..kernel.configfs import Configfs
 from ..kernel.reader import Reader
 from ..model import diff as differ
 from ..model.diff import Change, Create, Relink, Remove, diff
-from ..model.objects import Key, State, say
+from ..model.keys import display
+from ..model.objects import Key, State
 from ..plan.pr_order import nearest_reachable
 
 
@@ -99,17 +100,17 @@ def check(now: State, want: State, gates: bool = True, partial: bool = False,
 def describe(change: Change) -> str:
     """A change in a few words, secrets hidden."""
     if isinstance(change, Create):
-        return f"{say(change.key)} is missing"
+        return f"{display(change.key)} is missing"
     if isinstance(change, Remove):
-        return f"{say(change.key)} is too much"
+        return f"{display(change.key)} is too much"
     if isinstance(change, (differ.Set, Relink)):
-        return f"{say(change.key)} {change.name} is {change.old} instead of {change.new}"
+        return f"{display(change.key)} {change.name} is {change.old} instead of {change.new}"
     old, new = change.old, change.new
     if len(old.registrations) != len(new.registrations):
-        return (f"{say(change.key)} has {len(old.registrations)} registrations instead of "
+        return (f"{display(change.key)} has {len(old.registrations)} registrations instead of "
                 f"{len(new.registrations)}")
     for name in ("generation", "aptpl", "type", "holder"):
         if getattr(old, name) != getattr(new, name):
-            return (f"{say(change.key)} PR {name} is {getattr(old, name)} instead of "
+            return (f"{display(change.key)} PR {name} is {getattr(old, name)} instead of "
                     f"{getattr(new, name)}")
-    return f"{say(change.key)} has other registrations"
+    return f"{display(change.key)} has other registrations"

@@ -11,8 +11,9 @@ from ..execute.executor import Outcome
 from ..execute.verify import Scope
 from ..host import preflight
 from ..host.looked_at import Ready
-from ..host.verbs import Core
-from ..model.objects import State, say
+from ..host.verbs import HostVerbs
+from ..model.keys import display
+from ..model.objects import State
 from ..protocol.messages import Message, document_in, is_id
 from ..protocol.table import DESTINATION, SOURCE, MessageType, Mode
 from ..records.journal import PREPARED, Handover, Journal, begun, ids
@@ -24,7 +25,7 @@ from .reply import Peer
 class Admission:
     """The handovers of one host, and how others begin."""
 
-    def __init__(self, core: Core, peer: Optional[Peer] = None,
+    def __init__(self, core: HostVerbs, peer: Optional[Peer] = None,
                  alarm: Optional[Callable[[Handover, str], None]] = None) -> None:
         self.core, self.peer, self.alarm = core, peer, alarm
         self.outcome = Outcome()  # of an import by file
@@ -124,7 +125,7 @@ class Admission:
         epoch = 1 + max(owners.get(name, TargetEpochs()).epoch for name in names)
         first = Handover(id, role, "", epoch, mode, names, peer=peer)
         return Journal.create(self._directory, first, {
-            say(backstore.key): backstore.serial for backstore in state.backstores}), epoch
+            display(backstore.key): backstore.serial for backstore in state.backstores}), epoch
 
     def _admit_import(self, id: str, message: Message,  # noqa: A002
                       ready: Ready) -> Tuple[Journal, int]:
@@ -133,7 +134,7 @@ class Admission:
         self._ensure_no_other(message.targets)
         first = Handover(id, DESTINATION, "", message.epoch, message.mode, message.targets)
         journal = Journal.create(self._directory, first, {
-            say(backstore.key): backstore.serial for backstore in state.backstores})
+            display(backstore.key): backstore.serial for backstore in state.backstores})
         journal.keep(PREPARED, message.document, ready.document)
         return journal, message.epoch
 
@@ -176,7 +177,7 @@ class Admission:
             here, applied = rename.parse(maps).apply(document)
             maps = [*maps, *rename.device_maps(applied)]
             state = self._can_stage(message, document, here, allow)
-            stores = {say(backstore.key): backstore.serial for backstore in state.backstores}
+            stores = {display(backstore.key): backstore.serial for backstore in state.backstores}
             local = tuple(target.name for target in state.targets)
         first = Handover(id, DESTINATION, "", message.epoch, message.mode, message.targets,
                          peer=peer)

@@ -7,7 +7,7 @@ from typing import Dict, FrozenSet, List, Mapping, Optional, Sequence, Tuple
 from .. import errors
 from ..actions import surviving_registrations
 from ..actions.context import HandoverContext
-from ..host.verbs import Core
+from ..host.verbs import HostVerbs
 from ..kernel.facts import boot_id
 from ..protocol.messages import Message
 from ..protocol.table import (DESTINATION, SOURCE, TRANSITIONS, Condition, MessageType, Mode,
@@ -18,10 +18,10 @@ from .reply import Peer, Reply
 
 #: The assertions that a verb takes: an operator makes them, or (about QEMU) the driver that sees
 #: it.
-WORDS = {"peer-is-fenced": Condition.PEER_IS_FENCED,
-         "peer-never-returns": Condition.PEER_NEVER_RETURNS,
-         "guest-left": Condition.GUEST_LEFT, "not-imported": Condition.NOT_IMPORTED,
-         "imported": Condition.IMPORTED}
+ASSERTED = {"peer-is-fenced": Condition.PEER_IS_FENCED,
+            "peer-never-returns": Condition.PEER_NEVER_RETURNS,
+            "guest-left": Condition.GUEST_LEFT, "not-imported": Condition.NOT_IMPORTED,
+            "imported": Condition.IMPORTED}
 #: The meaning of each set of assertions, as a sentence about the other host or QEMU.
 ASSERTS: Mapping[Tuple[str, ...], str] = {
     ("peer-is-fenced",): "the other host is off now",
@@ -40,11 +40,11 @@ class TransitionChooser:
     other side is reached, "" for as the journal has it.
     """
 
-    def __init__(self, core: Core, peer: Optional[Peer], journal: Journal, verb: str, epoch: int,
-                 messages: Sequence[Message], words: FrozenSet[str], superseded: bool,
-                 host: str = "") -> None:
+    def __init__(self, core: HostVerbs, peer: Optional[Peer], journal: Journal, verb: str,
+                 epoch: int, messages: Sequence[Message], assertions: FrozenSet[str],
+                 superseded: bool, host: str = "") -> None:
         self.peer, self.journal, self.verb, self.epoch = peer, journal, verb, epoch
-        self.words, self.superseded = words, superseded
+        self.assertions, self.superseded = assertions, superseded
         self.settings, self.host = core.settings, host or journal.handover.peer
         self.notes: List[str] = []
         self.by_type: Dict[MessageType, Message] = {}
@@ -150,15 +150,17 @@ class TransitionChooser:
         return None
 
     def assertions_that_unblock(self) -> Tuple[str, ...]:
-        """The words that would let a row of recover fit."""
+        """The assertions that would let a row of recover fit."""
         if self.alive:
             return ()
         handover = self.journal.handover
         for row in rows_for(handover.role, handover.state, "recover", Mode(handover.mode)):
-            words = tuple(word for word, condition in WORDS.items() if condition in row.conditions)
-            others = row.conditions - {WORDS[word] for word in words}
-            if words and not row.messages - set(self.by_type) and all(map(self._is_met, others)):
-                return words
+            assertions = tuple(assertion for assertion, condition in ASSERTED.items()
+                               if condition in row.conditions)
+            others = row.conditions - {ASSERTED[assertion] for assertion in assertions}
+            if assertions and not row.messages - set(self.by_type) \
+                    and all(map(self._is_met, others)):
+                return assertions
         return ()
 
     @property
@@ -244,7 +246,7 @@ class TransitionChooser:
     def _guest_left(self) -> bool:
         # A stop of its unit gives no word: then no QEMU may be here at all.
         gone = self.verb == "clear" and not self.context.holders.device_is_used()
-        return (gone or "guest-left" in self.words) and not self.context.guest()
+        return (gone or "guest-left" in self.assertions) and not self.context.guest()
 
     def _guest_ran(self) -> bool:
         return self.context.guest() or self.context.ran()
@@ -255,7 +257,7 @@ class TransitionChooser:
 
     def _peer_is_fenced(self) -> bool:
         # One that answered and then no more may be busy with just what was asked of it.
-        return "peer-is-fenced" in self.words and self._ask() is None and not self.alive \
+        return "peer-is-fenced" in self.assertions and self._ask() is None and not self.alive \
             and self._fenced()
 
     def _fenced(self) -> bool:
@@ -268,13 +270,13 @@ class TransitionChooser:
         return True
 
     def _not_imported(self) -> bool:
-        return "not-imported" in self.words
+        return "not-imported" in self.assertions
 
     def _imported(self) -> bool:
-        return "imported" in self.words
+        return "imported" in self.assertions
 
     def _peer_never_returns(self) -> bool:
-        return "peer-never-returns" in self.words
+        return "peer-never-returns" in self.assertions
 
     def _peer_armed_with_other(self) -> bool:
         peer = self._ask()

@@ -22,7 +22,7 @@ from ..host.looked_at import Ready
 from ..host.verbs import lock_names
 from ..kernel import fixes
 from ..kernel.facts import boot_id
-from ..model.objects import say
+from ..model.keys import display
 from ..protocol.messages import Message, document_in
 from ..protocol.table import DESTINATION, SOURCE, MessageType, Mode, Transition, rows_for, state_of
 from ..records.journal import Handover, Journal, begun, ids
@@ -31,7 +31,7 @@ from ..savefile import parsed, save_file
 from ..verb_table import BOTH, HANDOVER_VERBS
 from . import meddling, next_steps
 from .admission import Admission
-from .conditions import ASSERTS, FIRST_STATE, WORDS, TransitionChooser
+from .conditions import ASSERTED, ASSERTS, FIRST_STATE, TransitionChooser
 from .reply import Peer, Reply, reply_from_json, reply_to_json
 
 __all__ = ["Handover", "HandoverEngine", "Peer", "Reply", "reply_from_json", "reply_to_json"]
@@ -108,27 +108,27 @@ class HandoverEngine(Admission):
     # ---- doing ----------------------------------------------------------------------------------
     def do(self, verb: str, role: str, id: str = "", *,  # noqa: A002
            targets: Sequence[str] = (), mode: str = "iscsi", messages: Sequence[Message] = (),
-           words: FrozenSet[str] = frozenset(), by: str = "", allow: Sequence[str] = (),
-           maps: Sequence[str] = (), peer: str = "", probe: bool = False,
+           assertions: FrozenSet[str] = frozenset(), asserted_by: str = "",
+           allow: Sequence[str] = (), maps: Sequence[str] = (), peer: str = "", probe: bool = False,
            progress: Optional[Progress] = None,
            stop: Callable[[], bool] = never, ready: Optional[Ready] = None,
            restart: bool = False) -> Reply:
         """Run a verb.
 
-        ``targets``, ``mode`` and ``probe`` (see Core.ask; it holds for all that follows) are for
-        prepare (and a freeze by file), ``maps`` for stage, ``ready`` for import, ``restart`` for
-        recover: also what was stopped on purpose.  ``words`` are an operator's (``by`` says whose)
-        or, of QEMU, the driver's: see WORDS.  Raises WrongState where no row of the table fits,
-        StaleEpoch for an epoch that is over, and what the steps raise; then the recorded state
-        stands.
+        ``targets``, ``mode`` and ``probe`` (see HostVerbs.ask; it holds for all that follows) are
+        for prepare (and a freeze by file), ``maps`` for stage, ``ready`` for import, ``restart``
+        for recover: also what was stopped on purpose.  ``assertions`` are an operator's
+        (``asserted_by``) or, of QEMU, the driver's: see ASSERTED.  Raises WrongState where no row
+        of the table fits, StaleEpoch for an epoch that is over, and what the steps raise; then the
+        recorded state stands.
         """
         if verb not in HANDOVER_VERBS or HANDOVER_VERBS[verb].role not in (role, BOTH):
             raise errors.WrongState(f"a {role} has no verb {errors.one_line(verb)!r}",
                                     do="lio-handover --help")
-        unknown = set(words) - set(WORDS)
+        unknown = set(assertions) - set(ASSERTED)
         if unknown:
             raise errors.WrongState(f"{errors.one_line(min(unknown))!r} is no word that can be "
-                                    "given", do=f"one of {', '.join(sorted(WORDS))}")
+                                    "given", do=f"one of {', '.join(sorted(ASSERTED))}")
         if verb == "status":
             return self._status(self._journal(id, role))
         if verb == "prepare" and not id:
@@ -146,12 +146,12 @@ class HandoverEngine(Admission):
                     journal.note("probe")
                 aptpl_copies.catch_up(self.core, verb, journal)
                 new = not journal.handover.state
-                run = TransitionChooser(self.core, self.peer, journal, verb, epoch, messages, words,
-                                        self.superseded(journal.handover), peer)
+                run = TransitionChooser(self.core, self.peer, journal, verb, epoch, messages,
+                                        assertions, self.superseded(journal.handover), peer)
                 if verb == "recover":
-                    answer = self._recover(run, by, allow, progress, stop, restart)
+                    answer = self._recover(run, asserted_by, allow, progress, stop, restart)
                 else:
-                    answer = self._go(run, run.row(), (), by, allow, progress, stop, ready)
+                    answer = self._go(run, run.row(), (), asserted_by, allow, progress, stop, ready)
                 if new and verb != "recover":
                     self.core.begun += journal.facts.local or journal.handover.targets
                 return answer
@@ -161,9 +161,8 @@ class HandoverEngine(Admission):
                 changed="the recorded state stands", do=f"lio-handover status {id}") from error
 
     def _go(self, run: TransitionChooser, row: Optional[Transition], notes: Tuple[str, ...],
-            by: str,
-            allow: Sequence[str], progress: Optional[Progress], stop: Callable[[], bool],
-            ready: Optional[Ready] = None) -> Reply:
+            asserted_by: str, allow: Sequence[str], progress: Optional[Progress],
+            stop: Callable[[], bool], ready: Optional[Ready] = None) -> Reply:
         """Run a row, and for activate those that lead on from where it leads; where there is
         none, nothing is left to do."""
         journal = run.journal
@@ -172,9 +171,8 @@ class HandoverEngine(Admission):
             return self._status(journal)
         answer, done = Reply(journal.handover, notes=notes), []
         while row is not None:
-            runner = ActionRunner(self.core, journal, run.epoch, row, run.by_type, allow, by,
-                                  run.words,
-                                  progress, stop, ready=ready)
+            runner = ActionRunner(self.core, journal, run.epoch, row, run.by_type, allow,
+                                  asserted_by, run.assertions, progress, stop, ready=ready)
             latest = self._run(runner, run.verb)
             self.outcome = runner.outcome
             answer = replace(latest, messages=answer.messages + latest.messages,
@@ -183,7 +181,7 @@ class HandoverEngine(Admission):
             row = run.next_transition(done)
         return answer
 
-    def _recover(self, run: TransitionChooser, by: str, allow: Sequence[str],
+    def _recover(self, run: TransitionChooser, asserted_by: str, allow: Sequence[str],
                  progress: Optional[Progress], stop: Callable[[], bool], restart: bool) -> Reply:
         journal = run.journal
         if not journal.handover.state:
@@ -195,14 +193,14 @@ class HandoverEngine(Admission):
             if journal.handover.state == "idle":
                 ActionRunner(self.core, journal).counts_again()
         notes = self.close_if_reopened(journal)
-        if not restart and not run.words and not run.superseded and run.context.stopped():
+        if not restart and not run.assertions and not run.superseded and run.context.stopped():
             names = run.context.local_targets()
             return Reply(journal.handover, (), (*notes, next_steps.stopped(names)),
                          next_steps.restore(names))
         row = run.recovery()
         notes += tuple(run.notes)
         return self._left_undecided(run, notes) if row is None else \
-            self._go(run, row, notes, by, allow, progress, stop)
+            self._go(run, row, notes, asserted_by, allow, progress, stop)
 
     def _lock_names(self, verb: str, id: str, targets: Sequence[str],  # noqa: A002
                     messages: Sequence[Message], maps: Sequence[str],
@@ -220,13 +218,13 @@ class HandoverEngine(Admission):
                 state = rename.parse(maps).apply(document_in(
                     message, self.core.settings.document_bytes))[0].state
                 names += [*(target.name for target in state.targets),
-                          *(say(store.key) for store in state.backstores)]
+                          *(display(store.key) for store in state.backstores)]
         return [f"handover/{id}", *names]
 
     # ---- recovering -----------------------------------------------------------------------------
-    def recover(self, id: str = "", words: FrozenSet[str] = frozenset(),  # noqa: A002
-                by: str = "", allow: Sequence[str] = (), peer: str = "", restart: bool = False,
-                stop: Callable[[], bool] = never) -> List[Reply]:
+    def recover(self, id: str = "", assertions: FrozenSet[str] = frozenset(),  # noqa: A002
+                asserted_by: str = "", allow: Sequence[str] = (), peer: str = "",
+                restart: bool = False, stop: Callable[[], bool] = never) -> List[Reply]:
         """Finish a handover that was cut off, or say why not and which order of an operator would:
         one handover, or each.
 
@@ -238,7 +236,8 @@ class HandoverEngine(Admission):
         Where all are recovered, an error of one handover stands in its notes.
         """
         def recover_one(name: str) -> Reply:
-            return self.do("recover", self.known(name).role, name, words=words, by=by,
+            return self.do("recover", self.known(name).role, name, assertions=assertions,
+                           asserted_by=asserted_by,
                            allow=allow, peer=peer, restart=restart, stop=stop)
         return [recover_one(id)] if id else self._for_each(recover_one)
 
@@ -309,10 +308,10 @@ class HandoverEngine(Admission):
         if run.answered:
             return replace(status, notes=(run.why(), *notes), undecided=True,
                            next=f"on the other host {command}, then here again")
-        words = run.assertions_that_unblock()
-        if words:
-            command += "".join(f" --{word}" for word in words)
-            notes += (f"only if {ASSERTS[words]}: {command}",)
+        assertions = run.assertions_that_unblock()
+        if assertions:
+            command += "".join(f" --{assertion}" for assertion in assertions)
+            notes += (f"only if {ASSERTS[assertions]}: {command}",)
         return replace(status, notes=(run.why(), *notes), next=command, undecided=True)
 
     def _run(self, runner: ActionRunner, verb: str) -> Reply:

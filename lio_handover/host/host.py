@@ -13,7 +13,8 @@ from ..execute.step_runner import Progress, never, nothing
 from ..kernel.configfs import Configfs
 from ..kernel.facts import Facts, boot_id, no_modules
 from ..kernel.reader import Reader
-from ..model.objects import Key, State, say
+from ..model.keys import display
+from ..model.objects import Key, State
 from ..model.reservations import FullStatusDescriptor
 from ..plan.plan import Plan
 from ..records import pr_record
@@ -102,7 +103,7 @@ class Host:
         locked = [f"{fabric}/{wwn}" for fabric, wwn in names]
         for fabric, wwn in names:
             if self.fs.exists(f"{fabric}/{wwn}"):
-                locked += [say(store) for _, _, store in reader.links(fabric, wwn)]
+                locked += [display(store) for _, _, store in reader.links(fabric, wwn)]
         return locked
 
     def run(self, make: Maker, before: State, facts: Facts, progress: Optional[Progress] = None,

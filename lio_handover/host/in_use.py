@@ -8,7 +8,8 @@ from ..errors import Finding
 from ..kernel.reader import Reader
 from ..model import fabrics
 from ..model.fabrics import Gate
-from ..model.objects import State, Target, say
+from ..model.keys import display
+from ..model.objects import State, Target
 from .preflight import hidden_reservations, twins
 
 
@@ -27,17 +28,18 @@ def removal(state: State, reader: Reader) -> List[Finding]:
         gate = fabrics.gate_of(target.fabric)
         for tpg in target.tpgs:
             for name in tpg.sessions:
-                findings.append(Finding(errors.InUse, say(tpg.key), f"{name} is logged in",
+                findings.append(Finding(errors.InUse, display(tpg.key), f"{name} is logged in",
                                         do=f"lio-handover freeze {target.name}"))
             if tpg.attributes.get("nexus") and gate is Gate.LOCAL:
                 findings.append(Finding(
-                    errors.InUse, say(tpg.key), "its LUNs are disks of this very host", "local"))
+                    errors.InUse, display(tpg.key), "its LUNs are disks of this very host",
+                    "local"))
         if gate is Gate.ENDPOINT and reader.attached(target):
             findings.append(guest_attached(target))
     mine = [target.name for target in state.targets]
     others = reader.exporters([store.key for store in state.backstores], mine)
     for key, exporters in others.items():
-        findings.append(Finding(errors.InUse, say(key), "is exported by " + ", ".join(exporters)
+        findings.append(Finding(errors.InUse, display(key), "is exported by " + ", ".join(exporters)
                                 + " too, and stays", "shared"))
     for store in state.backstores:
         reservations = store.reservations
@@ -45,7 +47,7 @@ def removal(state: State, reader: Reader) -> List[Finding]:
             who = sorted({registration.initiator for registration in reservations.registrations})
             what = "hold reservations" if reservations.type else "are registered"
             findings.append(Finding(
-                errors.InUse, say(store.key),
+                errors.InUse, display(store.key),
                 f"{', '.join(who[:4])}{' …' if len(who) > 4 else ''} {what}, which this host "
                 "alone has unless the target was handed over", "reserved"))
     return findings

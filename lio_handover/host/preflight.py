@@ -19,8 +19,8 @@ from ..kernel.reader import Reader
 from ..model import attributes, dynamic_acls, fabrics, plugins, pr_texts
 from ..model.diff import diff
 from ..model.fabrics import Gate
-from ..model.keys import backstore_key
-from ..model.objects import Backstore, Key, State, say
+from ..model.keys import backstore_key, display
+from ..model.objects import Backstore, Key, State
 from ..model.plugins import HCTL, Data, Opens
 from ..plan import unit_serials
 from ..plan.plan import Plan
@@ -59,7 +59,7 @@ def twins(stores: Iterable[Backstore], here: State) -> Iterator[Finding]:
     for store in stores:
         paths = twins.get(backstore_key(store.plugin, store.name), ())
         if paths:
-            yield Finding(errors.CannotRepresent, say(store.key),
+            yield Finding(errors.CannotRepresent, display(store.key),
                           f"{' and '.join(paths)} of this host have one name, and nothing but the "
                           "name tells backstores apart in a document",
                           do="remove one of them, and make it again under another name")
@@ -80,22 +80,22 @@ def _unsupported_backstores(state: State) -> Iterator[Finding]:
     for store in state.backstores:
         if store.serial and not pr_texts.has_file(store.serial):
             why = "has a /" if "/" in store.serial else "has more than 249 bytes"
-            yield Finding(errors.CannotRepresent, say(store.key),
+            yield Finding(errors.CannotRepresent, display(store.key),
                           f"its unit serial {errors.one_line(store.serial)} {why}, so the kernel "
                           "can't keep registrations in a file of that name")
         plugin = plugins.of(store.plugin)
         if plugin.data is Data.MEMORY and store.parameters.get("rd_nullio") != "1":
-            yield Finding(errors.CannotRepresent, say(store.key),
+            yield Finding(errors.CannotRepresent, display(store.key),
                           "its data is in this host's memory, and does not go with it", "ramdisk")
         elif plugin.data is Data.HANDLER:
-            yield Finding(errors.CannotRepresent, say(store.key),
+            yield Finding(errors.CannotRepresent, display(store.key),
                           "its data is behind a program in user space: whether all of it is on "
                           "storage, and on the same on both hosts, can't be seen", "unseen-data",
                           "make sure of it with that program")
         elif plugin.opens is Opens.SCSI:
             yield from _pscsi(store)
         if store.attributes.get("attrib/pgr_support") == "0":
-            yield Finding(errors.CannotRepresent, say(store.key),
+            yield Finding(errors.CannotRepresent, display(store.key),
                           "reservations go to the physical device, past LIO, which knows them as "
                           "this host's"
                           + (", and so does ALUA" if plugin.opens is Opens.SCSI else ""),
@@ -108,10 +108,10 @@ def _unsupported_backstores(state: State) -> Iterator[Finding]:
 
 def _pscsi(store: Backstore) -> Iterator[Finding]:
     if HCTL[0] not in store.parameters:
-        yield Finding(errors.CannotRepresent, say(store.key),
+        yield Finding(errors.CannotRepresent, display(store.key),
                       "its HBA is a physical one (hba_mode), whose numbers are of this host alone")
     if not store.path:
-        yield Finding(errors.CannotRepresent, say(store.key),
+        yield Finding(errors.CannotRepresent, display(store.key),
                       "it names no block device (udev_path), so nothing could show that the other "
                       "host has the same")
 
@@ -138,7 +138,7 @@ def spc2(state: State, reader: Reader) -> List[Finding]:
     for store in state.backstores:
         path = f"core/{store.hba}/{store.name}/pr/res_type"
         if reader.fs.exists(path) and reader.fs.read(path).strip() == pr_texts.SPC2:
-            return [Finding(errors.CannotRepresent, say(store.key),
+            return [Finding(errors.CannotRepresent, display(store.key),
                             "an initiator holds an SPC-2 reservation, which ends with its session",
                             "spc2", "let it RELEASE first")]
     return []
@@ -155,7 +155,7 @@ def _shared_backstores(state: State, reader: Reader) -> Iterator[Finding]:
     mine = [target.name for target in state.targets]
     others = reader.exporters([store.key for store in state.backstores], mine)
     for key, exporters in others.items():
-        yield Finding(errors.InUse, say(key), "is exported by " + ", ".join(exporters) + " too",
+        yield Finding(errors.InUse, display(key), "is exported by " + ", ".join(exporters) + " too",
                       do="hand those over together with it")
 
 
@@ -165,12 +165,12 @@ def _shared_storage(state: State, here: State) -> Iterator[Finding]:
     served = policy.Served(here, HostSnapshot())
     for store in state.backstores:
         for key in served.sharers_of(store):
-            said = f"its storage is that of {say(key)}, too"
+            said = f"its storage is that of {display(key)}, too"
             if key not in mine:
-                yield Finding(errors.InUse, say(store.key), said,
+                yield Finding(errors.InUse, display(store.key), said,
                               do="hand the targets of both over together, or remove that one")
             elif store.key < key:
-                yield Finding(errors.InUse, say(store.key),
+                yield Finding(errors.InUse, display(store.key),
                               f"{said}, which does not know of its reservations", "shared-storage")
 
 
@@ -181,7 +181,7 @@ def _dynamic(state: State) -> Iterator[Finding]:
         for tpg in target.tpgs:
             for name in () if dynamic_acls.generates_acls(tpg) else dynamic_acls.sessions(tpg):
                 yield Finding(
-                    errors.CannotRepresent, say(tpg.key),
+                    errors.CannotRepresent, display(tpg.key),
                     f"{name} is there by a dynamic ACL, and generate_node_acls was switched off "
                     "since, so nothing of it is carried and it could not come back",
                     "dynamic-acl", "give it an ACL of its own")
@@ -197,7 +197,7 @@ def _dead_mappings(state: State) -> Iterator[Finding]:
                 for mapped in acl.mapped_luns:
                     if mapped.dead:
                         yield Finding(
-                            errors.CannotRepresent, say(mapped.key),
+                            errors.CannotRepresent, display(mapped.key),
                             "its LUN was unlinked and linked again since it was mapped, so its "
                             "initiator has no such LUN, and would have none after a move either",
                             "dead-mapping", "unlink it and link it again, or remove it")
@@ -206,8 +206,8 @@ def _dead_mappings(state: State) -> Iterator[Finding]:
 def nobody(state: State) -> Tuple[str, ...]:
     """Sentences on ACLs which no initiator can have."""
     return tuple(
-        f"{say(acl.key)} admits nobody: the kernel makes an initiator's name small letters, then "
-        "looks for its ACL; make it anew in small letters"
+        f"{display(acl.key)} admits nobody: the kernel makes an initiator's name small letters, "
+        "then looks for its ACL; make it anew in small letters"
         for target in state.targets if fabrics.of(target.fabric).logins for tpg in target.tpgs
         for acl in tpg.acls if admits_nobody(acl.initiator))
 
@@ -220,7 +220,7 @@ def all_ports(state: State) -> List[Finding]:
                    if registration.all_tg_pt is None]
         if unknown:
             findings.append(Finding(
-                errors.CannotRepresent, say(store.key),
+                errors.CannotRepresent, display(store.key),
                 f"the kernel does not show ALL_TG_PT of {len(unknown)} registrations, which is "
                 "nearly always 0", "all-tg-pt",
                 "ask the device with --probe"))
@@ -246,7 +246,7 @@ def destination(document: Document, have: State, reader: Reader, facts: Facts,
         if have.backstore(store.key) is None:
             look = policy.findings_by_name if exclusive.rule_for(settings, store.path) \
                 else policy.findings
-            findings += look(store, document.storage.get(say(store.key), {}), settings, served,
+            findings += look(store, document.storage.get(display(store.key), {}), settings, served,
                              snapshot)
     findings += _shared_within_document(document.state)
     findings += twins(document.state.backstores, here)
@@ -288,7 +288,7 @@ def _already_present(want: State, have: State, reader: Reader) -> Iterator[Findi
                       do="lio-handover diff")
     exporters = reader.exporters([store.key for store in stores])
     for store in stores:
-        name = say(store.key)
+        name = display(store.key)
         if name in differing:
             continue
         if store.key in exporters:
@@ -306,9 +306,9 @@ def _shared_within_document(want: State) -> Iterator[Finding]:
     for store in want.backstores:
         for key in served.sharers_of(store):
             if store.key < key:
-                yield Finding(errors.StorageInUse, say(store.key),
-                              f"its storage is that of {say(key)} of the same document, too, which "
-                              "does not know of its reservations", "shared-storage")
+                yield Finding(errors.StorageInUse, display(store.key),
+                              f"its storage is that of {display(key)} of the same document, too, "
+                              "which does not know of its reservations", "shared-storage")
 
 
 def _handler(want: State, have: State) -> Iterator[Finding]:
@@ -319,7 +319,7 @@ def _handler(want: State, have: State) -> Iterator[Finding]:
     there = tcmu.handler_listens() if stores else True
     for store in () if there else stores:
         asked = store.attributes.get("attrib/nl_reply_supported") != "-1"
-        yield Finding(errors.CannotRepresent, say(store.key),
+        yield Finding(errors.CannotRepresent, display(store.key),
                       "no program on this host serves tcmu backstores" if there is False else
                       "whether a program on this host serves tcmu backstores can't be told",
                       "" if asked and there is False else "no-handler", "start tcmu-runner")
@@ -340,16 +340,16 @@ def _discovery(want: State, have: State, reader: Reader) -> Iterator[Finding]:
         why = f"is not set on this host, whose {others[0]} it would be for, too"
     else:
         why = "differs on this host, and is for all iSCSI targets"
-    yield Finding(errors.CannotRepresent, say(wanted.key), why, "discovery-auth",
+    yield Finding(errors.CannotRepresent, display(wanted.key), why, "discovery-auth",
                   "make it the same on both hosts, or keep this host's with --allow")
 
 
 def _serials(want: State, here: State) -> Iterator[Finding]:
-    serials = {store.serial: say(store.key) for store in here.backstores if store.serial}
+    serials = {store.serial: display(store.key) for store in here.backstores if store.serial}
     for store in want.backstores:
         other = serials.get(store.serial)
-        if other and other != say(store.key):
-            yield Finding(errors.TargetDiffers, say(store.key),
+        if other and other != display(store.key):
+            yield Finding(errors.TargetDiffers, display(store.key),
                           f"its unit serial {store.serial} is that of {other} on this host")
 
 
@@ -357,8 +357,8 @@ def hidden_reservations(state: State, error: Type[errors.HandoverError]) -> Iter
     """emulate_pr=0 hides registrations, and keeps them (target_core_configfs.c: res_* show)."""
     for store in state.backstores:
         if store.attributes.get("attrib/emulate_pr") == "0":
-            yield Finding(error, say(store.key), "its emulate_pr is 0, so registrations, if there "
-                          "are any, can't be seen", "hidden",
+            yield Finding(error, display(store.key), "its emulate_pr is 0, so registrations, if "
+                          "there are any, can't be seen", "hidden",
                           "write 1 to its attrib/emulate_pr, if it may be so")
 
 
@@ -376,9 +376,9 @@ def _relative_ports(want: State, taken: Mapping[str, Sequence[str]]) -> Iterator
                       if not other.startswith(f"{target.name}/")]
             if port in here:
                 others.append(f"{here[port]} of the same document")
-            here[port] = say(tpg.key)
+            here[port] = display(tpg.key)
             for other in others:
-                yield Finding(errors.CannotRepresent, say(tpg.key),
+                yield Finding(errors.CannotRepresent, display(tpg.key),
                               f"its relative port {port} is taken by {other}, and this kernel "
                               "gives each number once",
                               do=f"--map rtpi:{port}=fresh, if initiators may see other numbers")
@@ -397,7 +397,7 @@ def _missing_attributes(want: State) -> Iterator[Finding]:
     there = kernel_symbols({row.symbol for _, row, _ in asked}) if asked else set()
     for key, row, value in asked:
         if row.symbol not in there:
-            yield Finding(errors.CannotRepresent, say(key),
+            yield Finding(errors.CannotRepresent, display(key),
                           f"this kernel has no {row.path}, and {value} is not what it does without",
                           do=f"write {row.if_absent} to it on the source, if it may be so"
                           if row.if_absent else "")
@@ -411,6 +411,6 @@ def _no_relative_port(want: State) -> Iterator[Finding]:
             gated = fabrics.gate_of(target.fabric) is Gate.ENABLE
             if not gated and "rtpi" not in tpg.attributes and any(
                     lun.backstore and "rtpi" not in lun.attributes for lun in tpg.luns):
-                yield Finding(errors.CannotRepresent, say(tpg.key),
+                yield Finding(errors.CannotRepresent, display(tpg.key),
                               "its relative port is 0, and this kernel gives each at least 1",
                               "relative-port", "set its rtpi on the source")

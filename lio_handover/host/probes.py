@@ -14,8 +14,8 @@ from ..kernel.configfs import Configfs
 from ..kernel.reader import Reader
 from ..kernel.scsi_bus import Drivers, sg_of
 from ..model import plugins
-from ..model.keys import backstore_key, lun_key, target_key, tpg_key
-from ..model.objects import Backstore, Key, Lun, State, Target, Tpg, say
+from ..model.keys import backstore_key, display, lun_key, target_key, tpg_key
+from ..model.objects import Backstore, Key, Lun, State, Target, Tpg
 from ..model.plugins import Opens
 from ..model.reservations import FullStatusDescriptor
 from ..plan.plan import SCRATCH_NEXUS, SCRATCH_TARGET
@@ -105,7 +105,7 @@ def _ask(store: Backstore, path: str) -> List[FullStatusDescriptor]:
         result = device.execute(*cdb.read_full_status())
     if not result.good:
         raise errors.CannotRepresent(
-            f"{say(store.key)}: READ FULL STATUS answered status {result.status:#x}")
+            f"{display(store.key)}: READ FULL STATUS answered status {result.status:#x}")
     return list(replies.decode_full_status(result.data).registrations)
 
 

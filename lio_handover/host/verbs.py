@@ -22,8 +22,8 @@ from ..kernel.facts import Facts, boot_id
 from ..kernel.reader import Reader
 from ..model import diff as differ, dynamic_acls, fabrics, reservations
 from ..model.fabrics import Gate
-from ..model.keys import backstore_key
-from ..model.objects import Backstore, Key, State, say
+from ..model.keys import backstore_key, display
+from ..model.objects import Backstore, Key, State
 from ..model.reservations import FullStatusDescriptor
 from ..plan import unit_serials
 from ..plan.plan import Plan
@@ -53,7 +53,7 @@ def frozen_in(journals: Iterable[Journal]) -> Set[str]:
             if journal.handover.role == SOURCE and journal.handover.state in AWAY}
 
 
-class Core(Host):
+class HostVerbs(Host):
     """The verbs of one host."""
 
     # ---- looking ---
@@ -172,7 +172,7 @@ class Core(Host):
         if is_frozen:
             self._flush(state)
         here = HostSnapshot()
-        evidence = {say(store.key): storage.evidence(store, is_frozen, here)
+        evidence = {display(store.key): storage.evidence(store, is_frozen, here)
                     for store in state.backstores}
         return Document(state, is_frozen,
                         Origin(os.uname().nodename, facts.release, facts.boot_id), evidence,
@@ -200,8 +200,8 @@ class Core(Host):
         the_plan = plan(have, document.state, facts, late=openings)
         the_plan = replace(the_plan, identities=identities, notes=(
             *document.notes, *rename.notes(applied), *the_plan.notes, *fixes.notes(),
-            *(f"{say(key)}: {opening.rule.name} storage: only once the source has released it, it "
-              "is acquired here and compared" for key, opening in openings.items()
+            *(f"{display(key)}: {opening.rule.name} storage: only once the source has released it, "
+              "it is acquired here and compared" for key, opening in openings.items()
               if have.backstore(key) is None)))
         findings = preflight.destination(document, have, reader, facts, self.settings,
                                          self.wanted_again())
@@ -313,22 +313,22 @@ class Core(Host):
                     "unclear"))
                 reader = Reader(self.fs, reservations=False)
                 have, want = self.state_without(reader, targets, everything)
-            findings += [errors.Finding(errors.InUse, say(store.key), "is exported, and stays")
-                         for store in want.backstores if say(store.key) in targets]
+            findings += [errors.Finding(errors.InUse, display(store.key), "is exported, and stays")
+                         for store in want.backstores if display(store.key) in targets]
             facts = reader.facts()
             findings += self._under_way([target.name for target in have.targets])
             document = self._leaving(have, facts)
             findings += [*in_use.removal(have, reader), *removed.unkept(document)]
             errors.refuse(findings, allow)
             openings = exclusive.deferred_opens(have, self.settings, {
-                say(store.key): _evidence(store) for store in have.backstores})
+                display(store.key): _evidence(store) for store in have.backstores})
             the_plan = plan(have, want, facts, verify=False, late=openings)
             the_plan = unit_serials.without_files(the_plan, have, want, facts, reader)
             staying = {store.key for store in want.backstores}
             gone = [store.key for store in have.backstores if store.key not in staying]
             mine = [target.name for target in have.targets]
             with self._no_handovers(mine), save_file.removing(
-                    mine, map(say, gone), self.settings.state_directory, allow,
+                    mine, map(display, gone), self.settings.state_directory, allow,
                     self.settings.savefiles) as notes:
                 kept = removed.keep(document, self.settings.state_directory)
                 outcome = executor.apply(self.fs, the_plan, have, facts, progress, stop,
@@ -384,7 +384,7 @@ class Core(Host):
         state, notes = dynamic_acls.with_explicit_acls(_settled(state), {})
         return Document(state, False,
                         Origin(os.uname().nodename, facts.release, facts.boot_id),
-                        {say(store.key): _evidence(store) for store in state.backstores}, notes)
+                        {display(store.key): _evidence(store) for store in state.backstores}, notes)
 
     def _under_way(self, names: Sequence[str], but: Sequence[str] = ()) -> List[errors.Finding]:
         """Findings on handovers of these targets on this host that are under way, or may be;
@@ -411,7 +411,7 @@ class Core(Host):
 def lock_names(state: State) -> List[str]:
     """The names of targets and backstores in a state, to be locked."""
     return [*(target.name for target in state.targets),
-            *(say(backstore.key) for backstore in state.backstores)]
+            *(display(backstore.key) for backstore in state.backstores)]
 
 
 def _settled(state: State) -> State:

@@ -19,7 +19,8 @@ from typing import (AbstractSet, Dict, Iterable, Iterator, List, Mapping, NamedT
 from .. import errors
 from ..errors import Finding
 from ..model import directories, fabrics
-from ..model.objects import Key, Portal, State, say
+from ..model.keys import display
+from ..model.objects import Key, Portal, State
 from .configfs import Configfs
 
 #: How one portal gets on with another that is there already.
@@ -170,7 +171,7 @@ def silent(state: State, proc: str = _PROC) -> List[str]:
     if not addresses:
         return []
     there = listening(proc)
-    return [say(portal.key) for portal, parsed in addresses if not there.has(parsed)]
+    return [display(portal.key) for portal, parsed in addresses if not there.has(parsed)]
 
 
 def check(want: State) -> None:
@@ -245,7 +246,7 @@ class _Host:
         target = "/".join(portal.key[1:3])
         why = self._why(new, target)
         if why is not None:
-            yield Finding(errors.InUse, say(portal.key), *why)
+            yield Finding(errors.InUse, display(portal.key), *why)
         self._note(new, target, False)
 
     def _why(self, new: Address, target: str) -> Optional[Tuple[str, str, str]]:

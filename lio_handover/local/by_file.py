@@ -22,7 +22,7 @@ from ..handover.engine import HandoverEngine
 from ..handover.reply import Reply
 from ..host import in_use
 from ..host.looked_at import Ready
-from ..host.verbs import AWAY, Core
+from ..host.verbs import AWAY, HostVerbs
 from ..model import diff as differ, fabrics
 from ..model.fabrics import Gate
 from ..model.objects import State
@@ -42,7 +42,7 @@ def name_of(pair: Tuple[str, str]) -> str:
     return "/".join(pair)
 
 
-class ByFile(Core):
+class ByFile(HostVerbs):
     """The verbs of one host, each recorded: what a crash leaves is found by ``recover``."""
 
     # ---- which handover ---
@@ -88,7 +88,8 @@ class ByFile(Core):
 
     def _do(self, verb: str, handover: Handover, role: str = SOURCE, said: Sequence[str] = (),
             allow: Sequence[str] = (), **more: object) -> Reply:
-        return self.handovers().do(verb, role, handover.id, words=frozenset(said), by="--allow",
+        return self.handovers().do(verb, role, handover.id, assertions=frozenset(said),
+                                   asserted_by="--allow",
                                    allow=allow, **more)  # type: ignore[arg-type]
 
     # ---- the source's verbs ---

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Dict, Iterator, List, Mapping, Optional, Tuple, Union
 
 from .attributes import HOST, owner_of, row, rows
-from .objects import DEFAULT_GROUP, Backstore, Key, Lun, MappedLun, Object, Reservations, State, say
+from .keys import display
+from .objects import DEFAULT_GROUP, Backstore, Key, Lun, MappedLun, Object, Reservations, State
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ def _compare(old: Object, new: Object, gates: bool, partial: bool) -> Iterator[C
 
 
 def _say(key: Optional[Key]) -> str:
-    return say(key) if key else "nothing"
+    return display(key) if key else "nothing"
 
 
 def value(attributes: Mapping[str, str], kind: str, owner: str, name: str) -> Optional[str]:

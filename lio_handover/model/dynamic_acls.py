@@ -14,8 +14,8 @@ from typing import Dict, List, Mapping, Sequence, Tuple
 from . import fabrics
 from .attributes import rows
 from .defaults import DEFAULTS
-from .keys import acl_key, mapped_lun_key, target_key, tpg_key
-from .objects import Acl, Key, MappedLun, State, Tpg, say
+from .keys import acl_key, display, mapped_lun_key, target_key, tpg_key
+from .objects import Acl, Key, MappedLun, State, Tpg
 
 #: TPG's key → initiators
 Initiators = Mapping[Key, Sequence[str]]
@@ -53,9 +53,9 @@ def with_explicit_acls(state: State, recorded: Initiators) -> Tuple[State, Tuple
         there = {acl.initiator for acl in tpg.acls}
         names = {*sessions(tpg), *recorded.get(tpg.key, ()), *registered.get(tpg.key, ())} - there
         notes.extend(
-            f"{say(tpg.key)}: {name}, there by a dynamic ACL, gets one of its own with the TPG's "
-            "CHAP, depth and write protection, so that its reservations hold before it is back; "
-            "LUNs that are added later have to be mapped for it" for name in sorted(names))
+            f"{display(tpg.key)}: {name}, there by a dynamic ACL, gets one of its own with the "
+            "TPG's CHAP, depth and write protection, so that its reservations hold before it is "
+            "back; LUNs that are added later have to be mapped for it" for name in sorted(names))
         return replace(tpg, acls=(*tpg.acls, *(_acl(tpg, name) for name in sorted(names))))
 
     return replace(state, targets=tuple(

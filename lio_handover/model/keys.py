@@ -47,3 +47,16 @@ def acl_key(tpg: Key, initiator: str) -> Key:
 
 def mapped_lun_key(acl: Key, number: object) -> Key:
     return (*acl, "lun", str(number))
+
+
+def display(key: Key) -> str:
+    """A key as a person would write it: ``iscsi/iqn.x/tpg1/lun0``, ``fileio/disk0/group``."""
+    kind, *rest = key
+    if kind != "target":
+        return "/".join(rest)
+    words = rest[:2] + [f"tpg{tag}" if tag.isdigit() else tag for tag in rest[2:3]]
+    below = rest[3:]
+    while below:
+        what, name, *below = below
+        words.append(f"lun{name}" if what == "lun" and name.isdigit() else name)
+    return "/".join(words)

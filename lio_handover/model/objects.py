@@ -435,16 +435,3 @@ def kernel_name(key: Key) -> str:
     """The name of a backstore's directory below its HBA.  It is unique below one HBA only: where
     two HBAs have backstores of one name, their keys have ``HBA/NAME``."""
     return key[2].rpartition("/")[2]
-
-
-def say(key: Key) -> str:
-    """A key as a person would write it: ``iscsi/iqn.x/tpg1/lun0``, ``fileio/disk0/group``."""
-    kind, *rest = key
-    if kind != "target":
-        return "/".join(rest)
-    words = rest[:2] + [f"tpg{tag}" if tag.isdigit() else tag for tag in rest[2:3]]
-    below = rest[3:]
-    while below:
-        what, name, *below = below
-        words.append(f"lun{name}" if what == "lun" and name.isdigit() else name)
-    return "/".join(words)

@@ -1,7 +1,7 @@
 """The reservations of a backstore: from what the kernel shows, what is in its APTPL file, what the
 device answers and what this program remembers, one list that is whole and certain (`read`).
 
-pr_texts.py has the files; `as_tree` and `from_tree` are the registrations as JSON.
+pr_texts.py has the kernel's texts; `reservations_tree` and `reservations_of_tree` have JSON.
 """
 from __future__ import annotations
 
@@ -242,8 +242,8 @@ def key_text(key: int) -> str:
     return f"0x{key:016x}"
 
 
-def as_tree(reservations: Reservations, key: Callable[[int], Any] = key_text,
-            without: Sequence[str] = ()) -> Dict[str, Any]:
+def reservations_tree(reservations: Reservations, key: Callable[[int], Any] = key_text,
+                      without: Sequence[str] = ()) -> Dict[str, Any]:
     """Reservations as a document has them: all their members, and those of each registration but
     for ``without``; ``key`` spells a key."""
     return {**vars(reservations), "registrations": [
@@ -252,7 +252,7 @@ def as_tree(reservations: Reservations, key: Callable[[int], Any] = key_text,
         for registration in reservations.registrations]}
 
 
-def from_tree(tree: Mapping[str, Any]) -> Reservations:
+def reservations_of_tree(tree: Mapping[str, Any]) -> Reservations:
     """The reservations in a file of this host's own, with keys as numbers.  Raises KeyError,
     TypeError.  (A document is judged: document/decode.py.)"""
     return Reservations(**{**tree, "registrations": tuple(

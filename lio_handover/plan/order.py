@@ -89,7 +89,8 @@ ORDER: Tuple[Slot, ...] = (
     *(Slot(LATE[slot.name], ACTIVATE, "its storage was the source's until now"
            + (f"; {slot.why}" if slot.why else "")) for slot in _MAKING),
     Slot("drop cache", ACTIVATE, "the source wrote behind this host's page cache until now"),
-    Slot("PR dummy", ACTIVATE, "counts PRgeneration up, which is final when the source is frozen"),
+    Slot("PR padding", ACTIVATE, "counts PRgeneration up, which is final when the source is "
+                                 "frozen"),
     Slot("PR line", ACTIVATE, "registrations change until the source is frozen, and are taken "
                               "only before the first link"),
     Slot("nexus", ACTIVATE, "before the first LUN is linked, as only then a nexus that somebody "

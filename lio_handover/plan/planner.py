@@ -13,14 +13,14 @@ from ..model import defaults, diff as differ, fabrics, plugins
 from ..model.attributes import CARRIED, Attribute, owner_of, rows
 from ..model.diff import Change, Create, Register, Relink, Remove, diff
 from ..model.fabrics import Gate
-from ..model.keys import lun_key
+from ..model.keys import display, lun_key
 from ..model.objects import (DEFAULT_GROUP, Acl, AluaGroup, Backstore, DiscoveryAuth, Key, LuGroup,
-                             Lun, MappedLun, Object, Portal, Secret, State, Target, Tpg, say)
+                             Lun, MappedLun, Object, Portal, Secret, State, Target, Tpg)
 from ..model.tree_paths import Paths
 from ..storage import protection
 from ..storage.exclusive import DeferredOpen
 from .draft import Draft
-from .exports import ExportPlanner
+from .lun_links import LunLinks
 from .order import PLACE
 from .plan import (ACQUIRE, DRAIN, FLUSH, FOLDER, IDLE, LINK, MKDIR, OPEN, PROVE, RELEASE, RMDIR,
                    SYNC, UNLINK, VERIFY, WRITE, Plan, Step)
@@ -104,7 +104,7 @@ class _Planner:
                 self._set(change)
             elif not isinstance(change, Relink) or not self._again(change):
                 self._cannot(change)
-        ExportPlanner(self.draft, self.unlinked).link_luns()
+        LunLinks(self.draft, self.unlinked).link_luns()
         ReservationPlanner(self.draft).plan()
         self._fabrics()
         self._drain()
@@ -149,7 +149,7 @@ class _Planner:
         what = {Relink: "is linked to something else", Register: "has other reservations"}.get(
             type(change), "can't be changed")
         self.refused.append(errors.Finding(
-            errors.CannotChange, say(change.key), f"it is there already and {what}",
+            errors.CannotChange, display(change.key), f"it is there already and {what}",
             do="lio-handover diff"))
 
     # ---- attributes -----------------------------------------------------------------------------
@@ -229,7 +229,7 @@ class _Planner:
         if row is None or row.window not in in_place \
                 or new is None or new in row.unset and (not new or new != row.cleared):
             self.refused.append(errors.Finding(
-                errors.CannotChange, say(change.key),
+                errors.CannotChange, display(change.key),
                 f"its {change.name} differs and can't be changed in place",
                 do="lio-handover diff"))
             return

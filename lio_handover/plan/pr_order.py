@@ -13,8 +13,8 @@ from typing import Dict, Iterable, List, Optional, Sequence, Set, Tuple
 
 from ..model import fabrics, pr_texts, reservations
 from ..model.fabrics import Gate
-from ..model.keys import acl_key, lun_key, mapped_lun_key, target_key, tpg_key
-from ..model.objects import Backstore, Key, Registration, Reservations, State, say
+from ..model.keys import acl_key, display, lun_key, mapped_lun_key, target_key, tpg_key
+from ..model.objects import Backstore, Key, Registration, Reservations, State
 
 #: A rank after all others.
 LAST = (1 << 30, 0)
@@ -125,14 +125,14 @@ def nearest_reachable(want: State, have: State = State()) -> Tuple[State, Tuple[
         if wanted and (here is None or here.reservations != wanted):
             ordered = restore_order.order(store)
             if ordered.registrations != wanted.registrations:
-                notes.append(f"{say(store.key)}: READ KEYS will answer in another order, as "
+                notes.append(f"{display(store.key)}: READ KEYS will answer in another order, as "
                              "registrations of one initiator come back together")
             padding, generation = reservations.restored_generation(wanted)
             paths = restore_order.padding_paths.get(store.key)
             generation += padding_registrations(wanted, paths) - padding
             if generation != wanted.generation:
                 notes.append(
-                    f"{say(store.key)}: PRgeneration {wanted.generation} becomes {generation}: "
+                    f"{display(store.key)}: PRgeneration {wanted.generation} becomes {generation}: "
                     + ("the kernel can not restore it together with an APTPL bit of 0"
                        if generation > wanted.generation else
                        f"more than {pr_texts.MAX_PADDING} dummy registrations, or no LUN for "

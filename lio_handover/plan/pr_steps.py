@@ -39,7 +39,7 @@ class ReservationPlanner:
             padding = padding_registrations(wanted, place)
             if padding and place is not None:
                 for line in pr_texts.padding_lines(padding, place[1]):
-                    self._add("PR dummy", WRITE, path, line, store.key)
+                    self._add("PR padding", WRITE, path, line, store.key)
                 paddings.setdefault(place[0], []).append((place[1], padding, store))
             for line in pr_texts.metadata_lines(wanted):
                 self._add("PR line", WRITE, path, line, store.key)

@@ -13,7 +13,8 @@ from typing import Dict, Iterable, Iterator, List, Optional, Sequence
 from ..errors import CannotRepresent, Finding, one_line
 from ..kernel.facts import Facts
 from ..kernel.reader import Reader
-from ..model.objects import Backstore, State, say
+from ..model.keys import display
+from ..model.objects import Backstore, State
 from ..model.pr_texts import has_file
 from .order import PLACE
 from .plan import DELETE, Plan, Step
@@ -34,9 +35,10 @@ def findings(stores: Sequence[Backstore], others: Iterable[Backstore] = (),
                 store.reservations.registrations or reader is not None and _registered(
                     reader, store) for store in same):
             yield Finding(
-                CannotRepresent, say(same[0].key), f"its unit serial {one_line(serial)} is that of "
-                f"{', '.join(say(other.key) for other in same[1:])}, too, so the kernel keeps the "
-                f"registrations of both in one file, aptpl_{one_line(serial)}",
+                CannotRepresent, display(
+                    same[0].key), f"its unit serial {one_line(serial)} is that of "
+                f"{', '.join(display(other.key) for other in same[1:])}, too, so the kernel keeps "
+                f"the registrations of both in one file, aptpl_{one_line(serial)}",
                 do="give one of them a serial of its own (wwn/vpd_unit_serial, before it is "
                    "exported)")
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 from typing import Dict, Iterable, Mapping
 
-from ..model.keys import backstore_key
-from ..model.objects import Key, Reservations, State, say
-from ..model.reservations import as_tree, from_tree
+from ..model.keys import backstore_key, display
+from ..model.objects import Key, Reservations, State
+from ..model.reservations import reservations_of_tree, reservations_tree
 from ..system.atomic_file import write_file
 from ..system.locks import PATIENCE, Locks
 from .record_kinds import VERSION
@@ -27,7 +27,7 @@ def load(directory: str, boot_id: str) -> Dict[Key, Reservations]:
             record = json.load(file)
         if record["version"] != VERSION or record["boot_id"] != boot_id:
             return {}
-        return {backstore_key(*name.split("/", 1)): from_tree(entry)
+        return {backstore_key(*name.split("/", 1)): reservations_of_tree(entry)
                 for name, entry in record["backstores"].items()}
     except (OSError, ValueError, KeyError, TypeError):
         return {}  # then the kernel alone is asked, and what it does not say is refused
@@ -55,5 +55,6 @@ def _save(directory: str, boot_id: str, restored: Mapping[Key, Reservations]) ->
     import json
     os.makedirs(directory, mode=0o700, exist_ok=True)
     text = json.dumps({"version": VERSION, "boot_id": boot_id, "backstores": {
-        say(key): as_tree(reservations, key=int) for key, reservations in restored.items()}})
+        display(key): reservations_tree(reservations, key=int)
+        for key, reservations in restored.items()}})
     write_file(os.path.join(directory, NAME), text.encode() + b"\n")

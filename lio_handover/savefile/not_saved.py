@@ -10,8 +10,8 @@ from fnmatch import fnmatchcase
 from typing import Iterator, List, Mapping, Sequence, Tuple
 
 from ..model.attributes import CARRIED, SECRET, defaults_of, owner_of, rows
-from ..model.objects import (DEFAULT_GROUP, AluaGroup, Backstore, DiscoveryAuth, Object, State, Tpg,
-                             say)
+from ..model.keys import display
+from ..model.objects import DEFAULT_GROUP, AluaGroup, Backstore, DiscoveryAuth, Object, State, Tpg
 from . import rtslib_names
 
 #: Kind of object → patterns of what a save file holds of its attributes.
@@ -43,7 +43,7 @@ def lost(state: State) -> List[Tuple[str, str]]:
                 and not obj.reservations.aptpl:
             what.append("registrations that were made without APTPL")
         if what:
-            losses.append((say(obj.key), ", ".join(what)))
+            losses.append((display(obj.key), ", ".join(what)))
     return losses
 
 

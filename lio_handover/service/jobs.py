@@ -290,7 +290,8 @@ class Jobs:
         self._kept[job.number] = job
         self.tree.add(job)
         job._log(f"job {job.number}: {job.operation} for user {user}", NOTICE)
-        self.log.given(request["words"], request["by"], job.handover, " ".join(job.targets))
+        self.log.given(request["assertions"], request["asserted_by"],
+                       job.handover, " ".join(job.targets))
         return job
 
     def _begin(self, job: Job, data: bytes, documents: Sequence[int]) -> None:

@@ -37,7 +37,7 @@ class Requests:
                        "role": "" if verb.role in (HOST, PAIR) else verb.role,
                        "handover": handover, "targets": [] if documents else _targets(what),
                        "mode": options["mode"] or ("" if verb.role == PAIR else "iscsi"),
-                       "words": [word for word in ASSERTIONS if options[word]]}
+                       "assertions": [name for name in ASSERTIONS if options[name]]}
             for token in [*options["uploads"], *filter(None, [options["upload"]])]:
                 descriptors.append(self.uploads.take(token, call.caller.uid))
             if takes == A_DOCUMENT and len(descriptors) != 1:
@@ -55,7 +55,7 @@ class Requests:
         def start() -> None:
             whole = {**request, "config": self.config, "bus": self.bus,
                      "limited": call.caller.limited,
-                     "by": f"user {call.caller.uid} ({call.caller.sender})"}
+                     "asserted_by": f"user {call.caller.uid} ({call.caller.sender})"}
             given, documents[:] = list(documents), []  # the job closes them
             call.reply(self.jobs.start(whole, given, call.caller.uid).path)
 

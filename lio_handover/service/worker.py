@@ -175,7 +175,8 @@ def _do(work: Work, every: HandoverEngine, role: str, name: str,
         given: Sequence[messages.Message]) -> Reply:
     asked = work.request
     return every.do(work.verb, role, name, targets=asked["targets"], mode=asked["mode"],
-                    messages=given, words=frozenset(asked["words"]), by=asked["by"],
+                    messages=given, assertions=frozenset(asked["assertions"]),
+                    asserted_by=asked["asserted_by"],
                     allow=asked["allow"], maps=asked["maps"], peer=asked["peer"],
                     probe=asked["probe"], progress=work.progress, stop=work.stop)
 
@@ -186,7 +187,7 @@ def _of_all(work: Work, every: HandoverEngine) -> JobResult:
     for known in every.list():
         work.may_touch(known.id)
     replies = every.status() if work.verb == "status" else every.recover(
-        "", frozenset(asked["words"]), asked["by"], asked["allow"])
+        "", frozenset(asked["assertions"]), asked["asserted_by"], asked["allow"])
     return {"handovers": [reply.handover.id for reply in replies],
             "failed": [reply.handover.id for reply in replies if reply.error_code],
             "stay": [reply.handover.id for reply in replies if reply.undecided]}, _json(

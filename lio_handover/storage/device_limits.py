@@ -15,7 +15,8 @@ from typing import Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional
 from .. import errors
 from ..errors import Finding
 from ..model import plugins
-from ..model.objects import Backstore, Key, State, say
+from ..model.keys import display
+from ..model.objects import Backstore, Key, State
 from ..model.plugins import Opens
 from . import block_devices
 from .block_devices import HERE, Host, one_line_of
@@ -193,7 +194,7 @@ def findings(want: State, have: State, skip: Set[Key], proofs: Mapping[str, Proo
         device: Optional[Device] = None
         if plugins.opened_by(store.plugin) in (Opens.FILE, Opens.BLOCK):
             try:
-                device = FILE if proofs.get(say(store.key), {}).get("kind") == "file" else \
+                device = FILE if proofs.get(display(store.key), {}).get("kind") == "file" else \
                     Device(store.path, host)
             except OSError:
                 continue  # it is missing, which is said of it
@@ -205,7 +206,7 @@ def _of_store(store: Backstore, device: Optional[Device], folders: Dict[str, boo
         -> Iterator[Finding]:
     if device is not None and store.parameters.get("readonly", "0") == "0" and (
             device.read_only or not device.block and _mounted_read_only(store.path, folders)):
-        yield Finding(errors.StorageDiffers, say(store.key),
+        yield Finding(errors.StorageDiffers, display(store.key),
                       f"{block_devices.show(store.path)} is read-only on this host",
                       do="make it writable")
     for limit in LIMITS:
@@ -214,15 +215,15 @@ def _of_store(store: Backstore, device: Optional[Device], folders: Dict[str, boo
             continue
         low, high = limit.range(store.plugin, device)
         if high is not None and int(text) > high:
-            yield _too_much(say(store.key), limit.path, text, high, limit.who)
+            yield _too_much(display(store.key), limit.path, text, high, limit.who)
         elif low is not None and int(text) < low:
-            yield Finding(errors.CannotRepresent, say(store.key),
+            yield Finding(errors.CannotRepresent, display(store.key),
                           f"its {_name(limit.path)} is {text}, and this host's {limit.who} "
                           f"has {low}",
                           do=f"write {low} to it on the source, if it may be so")
     if store.attributes.get("attrib/pi_prot_verify", "0") != "0" \
             and store.attributes.get("attrib/pi_prot_type", "0") == "0":
-        yield Finding(errors.CannotRepresent, say(store.key),
+        yield Finding(errors.CannotRepresent, display(store.key),
                       "its pi_prot_verify is 1, which this kernel does not take without a "
                       "pi_prot_type", do="--map limit:pi_prot_verify=0")
 
@@ -258,7 +259,7 @@ def _transports(want: State, have: State) -> Iterator[Finding]:
                     if portal.attributes.get(name, "0") != "0" and portal.key not in there \
                             and not available(module):
                         yield Finding(
-                            errors.CannotRepresent, say(portal.key),
+                            errors.CannotRepresent, display(portal.key),
                             f"its {name} is on, and this kernel has no module {module}",
                             do=f"install it, or --map limit:{name}=0, after which initiators come "
                             "by TCP alone")

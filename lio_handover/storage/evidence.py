@@ -11,7 +11,8 @@ from typing import List, NoReturn, Optional, Tuple
 
 from ..errors import KernelRefused, StorageMissing, StorageNotAllowed
 from ..model import plugins
-from ..model.objects import Backstore, say
+from ..model.keys import display
+from ..model.objects import Backstore
 from . import block_devices, protection
 from .block_devices import HERE, Evidence, Host, PathStat, block_facts, file_system, reopen, show
 
@@ -33,7 +34,7 @@ def evidence(backstore: Backstore, sample: bool, host: Host = HERE) -> Evidence:
     """
     if plugins.opened_by(backstore.plugin) is None or not backstore.path:
         return {}
-    name, path = say(backstore.key), backstore.path
+    name, path = display(backstore.key), backstore.path
     try:
         seen = block_devices.look(path)
     except OSError as error:

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from typing import Dict, Mapping, NoReturn, Optional, Sequence, Tuple, Union
 
 from ..errors import StorageCommandFailed, StorageNotAllowed, one_line
-from ..model.objects import Key, State, say
+from ..model.keys import display
+from ..model.objects import Key, State
 from ..settings import Late, Settings
 from ..system import external_program
 from .block_devices import show
@@ -49,7 +50,7 @@ def deferred_opens(state: State, settings: Settings, proofs: Mapping[str, Proof]
         late = rule_for(settings, store.path) if store.path else None
         if late is not None:
             deferred[store.key] = DeferredOpen(store.path, late, settings,
-                                               proofs.get(say(store.key), {}))
+                                               proofs.get(display(store.key), {}))
     return deferred
 
 

@@ -30,7 +30,8 @@ from typing import Dict, FrozenSet, Iterable, Iterator, List, Mapping, NamedTupl
 
 from ..errors import Finding, HandoverError, StorageDiffers, StorageMissing, refuse
 from ..model import plugins
-from ..model.objects import Backstore, Key, State, say
+from ..model.keys import display
+from ..model.objects import Backstore, Key, State
 from ..model.plugins import HCTL, Opens
 from . import block_devices, protection
 from .block_devices import (HERE, Host, HostSnapshot, PathStat, file_system, folder_of, hctl_of,
@@ -64,7 +65,7 @@ class Look(NamedTuple):
 
     @property
     def finding(self) -> Finding:
-        return Finding(self.error, say(self.store.key), self.why, do=self.do)
+        return Finding(self.error, display(self.store.key), self.why, do=self.do)
 
 
 class Looks:
@@ -269,7 +270,7 @@ def judge(stores: Iterable[Backstore], asked: Optional[Mapping[Key, Optional[boo
         if store.same is False:
             problems.append(store.finding)
         elif store.same is None:
-            unsure.setdefault(store.why, []).append(say(store.store.key))
+            unsure.setdefault(store.why, []).append(display(store.store.key))
     return problems, tuple(
         f"{', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}: whether "
         f"the path leads to what the source has open is not known: {why}"
@@ -312,7 +313,7 @@ def check(stores: Iterable[Backstore], before: Optional[Mapping[str, Identity]] 
     for store in stores if before else ():
         for path in protection.files(store):
             if before and path in before and now.get(path) != before[path]:
-                problems.append(Finding(StorageDiffers, say(store.key), f"{show(path)} leads to "
-                                        "something else than when it was looked at",
+                problems.append(Finding(StorageDiffers, display(store.key), f"{show(path)} leads "
+                                        "to something else than when it was looked at",
                                         do="keep others from it, and run it again"))
     refuse(problems)

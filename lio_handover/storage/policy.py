@@ -15,7 +15,8 @@ from typing import Dict, Iterator, List, Mapping, Set, Tuple, Union
 from ..errors import (Finding, HandoverError, StorageDiffers, StorageInUse, StorageMissing,
                       StorageNotAllowed)
 from ..model import plugins
-from ..model.objects import Backstore, Key, State, say
+from ..model.keys import display
+from ..model.objects import Backstore, Key, State
 from ..model.plugins import HCTL, Opens
 from ..settings import Settings
 from . import block_devices, protection
@@ -116,7 +117,7 @@ def findings_by_name(wanted: Backstore, proof: Mapping[str, Union[str, int, bool
     real = os.path.realpath(wanted.path)
     stores = (here.state if isinstance(here, Served) else here).backstores
     problems += [_finding(StorageInUse, wanted,
-                          f"is served by {say(other.key)} of this host already")
+                          f"is served by {display(other.key)} of this host already")
                  for other in stores if other.key != wanted.key and other.path
                  and os.path.realpath(other.path) == real]
     return problems
@@ -139,7 +140,7 @@ def _is_named(wanted: Backstore, settings: Settings) -> bool:
 
 def _finding(error: type[HandoverError], wanted: Backstore, sentence: str, override: str = "",
              do: str = "") -> Finding:
-    return Finding(error, say(wanted.key), f"{show(wanted.path)} {sentence}", override, do)
+    return Finding(error, display(wanted.key), f"{show(wanted.path)} {sentence}", override, do)
 
 
 def _findings(wanted: Backstore, proof: Mapping[str, Union[str, int, bool]], settings: Settings,
@@ -264,7 +265,7 @@ def _uses(wanted: Backstore, seen: PathStat, here: "Served", host: Host) -> Iter
         for name in here.loops(seen):
             yield f"is the file of {name}"
     for key in here.sharers(wanted, seen):
-        yield f"is served by {say(key)} of this host already"
+        yield f"is served by {display(key)} of this host already"
 
 
 class Served:

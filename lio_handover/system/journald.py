@@ -42,10 +42,11 @@ class Log:
     def warn(self, text: str, **fields: str) -> None:
         self.say(text, WARNING, **fields)
 
-    def given(self, words: Collection[str], by: str, handover: str, target: str) -> None:
+    def given(self, assertions: Collection[str], asserted_by: str, handover: str,
+              target: str) -> None:
         """Log who asserts what no program can know, and about which handover."""
-        if words:
-            self.warn(f"{by} says {', '.join(sorted(words))} of "
+        if assertions:
+            self.warn(f"{asserted_by} says {', '.join(sorted(assertions))} of "
                       + (f"handover {handover}" if handover else "every handover"),
                       handover=handover, target=target)
 

@@ -6,7 +6,8 @@ from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 
 from ..errors import one_line
 from ..model import diff as differ, objects
-from ..model.objects import DEFAULT_GROUP, Key, Secret, State, say
+from ..model.keys import display
+from ..model.objects import DEFAULT_GROUP, Key, Secret, State
 from .phrases import contents, count, gate_of, holds, mode_of, reservation
 from .terminal import Terminal, wrap
 
@@ -72,7 +73,7 @@ def _compare(old: Optional[objects.Object], new: Optional[objects.Object],
 
 def _label(obj: objects.Object, depth: int) -> str:
     if depth == 0:
-        return say(obj.key)
+        return display(obj.key)
     return {"tpg": "tpg", "lun": "lun", "mapped_lun": "mapped_lun", "acl": "acl ",
             "portal": "portal ", "alua_group": "ALUA group "}.get(obj.kind, "") + obj.key[-1]
 
@@ -82,7 +83,7 @@ def _about(obj: Optional[objects.Object]) -> str:
     if obj is None:
         return "(not there)"
     if isinstance(obj, objects.Lun):
-        return say(obj.backstore) if obj.backstore else "nothing linked"
+        return display(obj.backstore) if obj.backstore else "nothing linked"
     if isinstance(obj, objects.MappedLun):
         return f"lun{obj.lun}, {mode_of(obj)}"
     words = []

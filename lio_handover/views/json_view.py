@@ -8,8 +8,9 @@ from ..errors import Finding
 from ..host.looked_at import Ready, View
 from ..local import results
 from ..model import diff as differ, objects
-from ..model.objects import State, say
-from ..model.reservations import as_tree
+from ..model.keys import display
+from ..model.objects import State
+from ..model.reservations import reservations_tree
 from ..plan.plan import FILE, Step, writes
 
 
@@ -25,13 +26,13 @@ def view_tree(view: View) -> Dict[str, Any]:
     from ..document.document import Document, state_bytes
     return {
         "host": view.host, "kernel": view.kernel, "frozen": list(view.frozen),
-        "sizes": {say(key): number for key, number in view.sizes.items()},
+        "sizes": {display(key): number for key, number in view.sizes.items()},
         "notes": list(view.notes),
-        "not_enabled": sorted(say(key) for key in view.off), "unclear": view.unclear,
-        "sessions": {say(tpg.key): list(tpg.sessions) for target in view.state.targets
+        "not_enabled": sorted(display(key) for key in view.off), "unclear": view.unclear,
+        "sessions": {display(tpg.key): list(tpg.sessions) for target in view.state.targets
                      for tpg in target.tpgs},
         # Directories whose names are not the usual spelling of their numbers.
-        "directories": {say(obj.key): obj.directory for obj in view.state.objects()
+        "directories": {display(obj.key): obj.directory for obj in view.state.objects()
                         if isinstance(obj, (objects.Tpg, objects.Lun, objects.MappedLun))
                         and obj.directory},
         "state": json.loads(state_bytes(Document(without_secrets(view.state))))}
@@ -53,12 +54,12 @@ def without_secrets(state: State) -> State:
 
 
 def change_tree(change: differ.Change) -> Dict[str, Any]:
-    entry: Dict[str, Any] = {"change": type(change).__name__.lower(), "object": say(change.key)}
+    entry: Dict[str, Any] = {"change": type(change).__name__.lower(), "object": display(change.key)}
     if isinstance(change, (differ.Set, differ.Relink)):
         entry.update(name=change.name, here=_plain(change.old), document=_plain(change.new))
     elif isinstance(change, differ.Register):
-        entry.update(name="reservations", here=as_tree(change.old, without=("fabric",)),
-                     document=as_tree(change.new, without=("fabric",)))
+        entry.update(name="reservations", here=reservations_tree(change.old, without=("fabric",)),
+                     document=reservations_tree(change.new, without=("fabric",)))
     return entry
 
 
@@ -86,7 +87,7 @@ def _step_tree(number: int, step: Step) -> Dict[str, Any]:
         value = step.value.decode(errors="replace").rstrip("\n")
     return {"number": number, "phase": step.phase, "slot": step.slot, "op": step.op,
             "path": step.path, "value": value, "secret": step.secret,
-            "about": say(step.about) if step.about else "", "why": step.why}
+            "about": display(step.about) if step.about else "", "why": step.why}
 
 
 # --- results of verbs ----------------------------------------------------------------------------

@@ -5,7 +5,8 @@ from typing import List, Sequence, Tuple
 
 from ..model import fabrics, objects
 from ..model.fabrics import Gate
-from ..model.objects import ALL_REGISTRANTS, PrType, State, say
+from ..model.keys import display
+from ..model.objects import ALL_REGISTRANTS, PrType, State
 
 _TYPES = {int(kind): kind.text for kind in PrType}
 
@@ -26,7 +27,7 @@ def count(number: int, what: str) -> str:
 
 def names(state: State, most: int = 3) -> str:
     return listed([target.name for target in state.targets]
-                  or [say(backstore.key) for backstore in state.backstores], most)
+                  or [display(backstore.key) for backstore in state.backstores], most)
 
 
 def listed(texts: Sequence[str], most: int = 3) -> str:

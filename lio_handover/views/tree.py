@@ -8,7 +8,8 @@ from ..document.values import admits_nobody
 from ..errors import one_line
 from ..host.looked_at import View
 from ..model import fabrics, objects
-from ..model.objects import DEFAULT_GROUP, Registration, say
+from ..model.keys import display
+from ..model.objects import DEFAULT_GROUP, Registration
 from .phrases import count, gate_of, holds, mode_of, reservation, size
 from .terminal import Terminal, wrap
 
@@ -105,7 +106,7 @@ def _backstore(view: View, backstore: objects.Backstore) -> Node:
         below.append(Node("reservations", ["can't be told"], "bad"))
     elif backstore.reservations:
         below.append(_reservations(backstore.reservations))
-    return Node(say(backstore.key), about, style, below)
+    return Node(display(backstore.key), about, style, below)
 
 
 def _is_worth_showing(group: objects.AluaGroup) -> bool:
@@ -183,7 +184,7 @@ def _lun(view: View, lun: objects.Lun) -> Node:
     group = lun.attributes.get("alua_tg_pt_gp", "")
     offline = lun.attributes.get("alua_tg_pt_offline", "0") not in ("", "0")
     return Node(*_called("lun", lun.number, lun.directory, [
-        say(lun.backstore), store.path if store else "",
+        display(lun.backstore), store.path if store else "",
         size(view.sizes[lun.backstore]) if lun.backstore in view.sizes else "",
         f"ALUA group {group}" if group else "", "OFFLINE" if offline else ""]),
         "bad" if offline else "")
@@ -203,7 +204,8 @@ def _acl(view: View, tpg: objects.Tpg, acl: objects.Acl) -> Node:
 
 def _mapped(tpg: objects.Tpg, acl: objects.Acl) -> Iterator[Node]:
     """The mapped LUNs; runs of LUNs that are mapped alike as one line."""
-    stores = {lun.number: say(lun.backstore) if lun.backstore else "nothing" for lun in tpg.luns}
+    stores = {lun.number: display(lun.backstore)
+              if lun.backstore else "nothing" for lun in tpg.luns}
     luns = list(acl.mapped_luns)
     while luns:
         first, run = luns[0], 1

@@ -85,7 +85,7 @@ def pair(bed: lab.Lab, hosts: HostsOf) -> Callable[[str, str], Pair]:
 def test_the_endpoint_is_free_on_one_host_at_most(pair: Callable[[str, str], Pair],
                                                   mode: str) -> None:
     both = pair("vhost-newest", "vhost-newest")
-    left: dict[str, Any] = {"words": frozenset({"guest-left"})}
+    left: dict[str, Any] = {"assertions": frozenset({"guest-left"})}
     with both.guest(SOURCE):
         both.do("prepare", SOURCE, targets=(TARGET,), mode=mode, allow=ALLOW)
         both.go("stage*")
@@ -118,7 +118,7 @@ def test_a_guest_that_did_not_start_there_goes_on_here(pair: Callable[[str, str]
     both = pair("vhost-newest", "vhost-newest")
     both.do("prepare", SOURCE, targets=(TARGET,), mode="vhost-qmp", allow=ALLOW)
     both.go("stage* freeze export activate*")
-    both.do("release", SOURCE, words=frozenset({"guest-left"}))
+    both.do("release", SOURCE, assertions=frozenset({"guest-left"}))
     both.go("activate*")
     both.host[DESTINATION].call(registers_again)
     both.go("abort*")

@@ -51,7 +51,7 @@ def test_an_endpoint_that_was_given_away_is_occupied_again(
     both = pair("vhost-newest", "vhost-newest")
     both.do("prepare", SOURCE, targets=(TARGET,), mode="vhost-qmp", allow=ALLOW)
     both.go("stage* freeze export activate*")
-    both.do("release", SOURCE, words=frozenset({"guest-left"}))
+    both.do("release", SOURCE, assertions=frozenset({"guest-left"}))
     assert both.states() == ("released", "armed")
     free, after, told = both.host[SOURCE].call(let_go_of)
     assert free == "" and after

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lio_handover.document import document as documents
-from lio_handover.model.objects import say
+from lio_handover.model.keys import display
 from lio_handover.protocol.table import DESTINATION, SOURCE
 from tests import lab
 from tests.conftest import HostsOf
@@ -22,7 +22,7 @@ from tests.support.inhandover import TARGET
 def registered(pair: Two, role: str) -> dict[str, tuple[int, set[tuple[str, int, bool]]]]:
     """What initiators hold; the rest, and the order, is what targetcli makes of it at a boot."""
     state = documents.loads(pair.host[role].call(inhost.export_state)).state
-    return {say(store.key): (store.reservations.type, {
+    return {display(store.key): (store.reservations.type, {
         (one.initiator, one.key, number == store.reservations.holder)
         for number, one in enumerate(store.reservations.registrations)})
         for store in state.backstores}

@@ -16,8 +16,8 @@ import pytest
 
 from lio_handover import errors
 from lio_handover.handover.engine import Reply
-from lio_handover.model.keys import backstore_key
-from lio_handover.model.objects import State, say
+from lio_handover.model.keys import backstore_key, display
+from lio_handover.model.objects import State
 from lio_handover.protocol.messages import Message, to_json
 from lio_handover.protocol.table import DESTINATION, MODES, SOURCE, STATES, Mode
 from tests import lab
@@ -81,7 +81,7 @@ class Story:
     def __post_init__(self) -> None:
         self.wwpn = f"naa.5001405abcde{self.number:04x}"
         self.target = f"vhost/{self.wwpn}"
-        self.store = say(backstore_key("fileio", f"disk{self.number}-0"))
+        self.store = display(backstore_key("fileio", f"disk{self.number}-0"))
 
     def __str__(self) -> str:
         return f"{self.mode.value}, {self.role} {self.cut_in}"

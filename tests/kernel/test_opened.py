@@ -15,7 +15,7 @@ from lio_handover import errors
 from lio_handover.document import document as documents
 from lio_handover.kernel.configfs import Configfs
 from lio_handover.local.by_file import ByFile
-from lio_handover.model import objects
+from lio_handover.model import keys, objects
 from lio_handover.model.keys import backstore_key
 from lio_handover.protocol.table import DESTINATION, SOURCE
 from lio_handover.settings import Settings
@@ -613,4 +613,4 @@ def test_protection_information_is_part_of_the_storage(role: str, bed: lab.Lab,
 
 def test_keys_of_twins_have_the_kernel_s_name() -> None:
     store = replace(samples.backstore(), key=backstore_key("fileio", "fileio_1/disk"))
-    assert store.name == "disk" and objects.say(store.key) == "fileio/fileio_1/disk"
+    assert store.name == "disk" and keys.display(store.key) == "fileio/fileio_1/disk"

@@ -10,7 +10,7 @@ from lio_handover import errors
 from lio_handover.document import document as documents, rename
 from lio_handover.document.document import Document
 from lio_handover.kernel.configfs import Configfs
-from lio_handover.model import objects
+from lio_handover.model import keys, objects
 from lio_handover.model.keys import backstore_key
 from tests import lab
 from tests.conftest import HostsOf
@@ -115,7 +115,7 @@ def test_the_number_of_a_target_that_would_be_thawed_is_taken(
 
 def apply(document: Document, *options: str) -> dict[str, str | None]:
     made, _applied = rename.parse(options).apply(document, None)
-    return {objects.say(tpg.key): tpg.attributes.get("rtpi") for target in made.state.targets
+    return {keys.display(tpg.key): tpg.attributes.get("rtpi") for target in made.state.targets
             for tpg in target.tpgs}
 
 

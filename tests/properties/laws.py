@@ -29,9 +29,9 @@ from lio_handover.kernel.reader import Reader
 from lio_handover.local.ours import Ours
 from lio_handover.model.attributes import TABLE
 from lio_handover.model.diff import Create, diff
-from lio_handover.model.keys import alua_group_key, backstore_key, target_key
+from lio_handover.model.keys import alua_group_key, backstore_key, display, target_key
 from lio_handover.model.objects import (Acl, AluaGroup, Backstore, Lun, MappedLun, Portal, State,
-                                        Target, Tpg, say)
+                                        Target, Tpg)
 from lio_handover.plan.planner import plan
 from lio_handover.plan.pr_order import nearest_reachable
 from lio_handover.settings import Settings
@@ -126,7 +126,7 @@ class Bench:
     def document(self, state: State) -> Document:
         return documents.loads(documents.dumps(Document(
             state, True, Origin("a.example", os.uname().release, "0"),
-            {say(store.key): evidence.evidence(store, sample=True)
+            {display(store.key): evidence.evidence(store, sample=True)
              for store in state.backstores})))
 
     def import_(self, state: State, fs: Configfs | None = None) -> None:

@@ -23,7 +23,8 @@ from lio_handover.kernel.configfs import Configfs
 from lio_handover.kernel.reader import Reader
 from lio_handover.local.by_file import ByFile
 from lio_handover.model import pr_texts
-from lio_handover.model.objects import State, say
+from lio_handover.model.keys import display
+from lio_handover.model.objects import State
 from lio_handover.protocol import table
 from lio_handover.protocol.messages import Message
 from lio_handover.protocol.table import Transition
@@ -347,7 +348,7 @@ def slow_freeze(id: str) -> tuple[list[str], str, list[str]]:  # noqa: A002
 
 def stores() -> list[str]:
     """Backstores that are here, whole or not."""
-    return [say(one.key) for one in Reader(Configfs()).outline().backstores]
+    return [display(one.key) for one in Reader(Configfs()).outline().backstores]
 
 
 def gates() -> dict[str, str]:

@@ -10,7 +10,7 @@ from typing import Any
 from lio_handover import errors
 from lio_handover.document import document as documents
 from lio_handover.handover.engine import Reply
-from lio_handover.model.objects import say
+from lio_handover.model.keys import display
 from lio_handover.protocol.messages import from_json
 from lio_handover.scsi import TransportError, cdb, vhost
 from lio_handover.scsi.fingerprint import drain
@@ -72,7 +72,7 @@ def _do(asked: Asked) -> Any:
         killed, _answer = inhandover.crash(asked.cut_off, verb, role, asked.id, messages)
         assert killed, f"{verb} never records {asked.cut_off}"
         return None
-    return inhandover.do(verb, role, asked.id, messages, words=asked.words, **asked.more)
+    return inhandover.do(verb, role, asked.id, messages, assertions=asked.words, **asked.more)
 
 
 def reserve(wwpns: Sequence[str]) -> None:
@@ -114,7 +114,7 @@ def registered() -> Registered:
     if not inhost.read_all().targets:
         return {}
     state = documents.loads(inhost.export_state()).state
-    return {say(store.key): (store.reservations.type, {
+    return {display(store.key): (store.reservations.type, {
         (registration.initiator, registration.key, number == store.reservations.holder)
         for number, registration in enumerate(store.reservations.registrations)})
         for store in state.backstores}

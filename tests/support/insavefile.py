@@ -14,7 +14,8 @@ from typing import Any
 from lio_handover import errors
 from lio_handover.kernel.configfs import Configfs
 from lio_handover.kernel.reader import Reader
-from lio_handover.model.objects import State, say
+from lio_handover.model.keys import display
+from lio_handover.model.objects import State
 from lio_handover.savefile import save_file
 from tests.support import inhandover, inhost
 from tests.support.inhandover import SAVED, TARGET
@@ -142,4 +143,4 @@ def freeze(probe: bool) -> str:
 
 
 def stores(state: State) -> set[str]:
-    return {say(one.key) for one in state.backstores}
+    return {display(one.key) for one in state.backstores}

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 
 from lio_handover.document.document import Document, Evidence, Origin
-from lio_handover.model import objects
+from lio_handover.model import keys, objects
 from lio_handover.model.keys import (acl_key, alua_group_key, backstore_key, lun_key,
                                      mapped_lun_key, portal_key, target_key, tpg_key)
 
@@ -142,7 +142,7 @@ def both(*states: objects.State) -> objects.State:
 def document(state: objects.State, frozen: bool = False, host: str = "a.example") -> Document:
     """A document of ``state`` with evidence for every backstore."""
     storage: Dict[str, Evidence] = {
-        objects.say(one.key): {"kind": "file", "size": 1 << 26, "inode": 12, "filesystem": "ext4"}
+        keys.display(one.key): {"kind": "file", "size": 1 << 26, "inode": 12, "filesystem": "ext4"}
         for one in state.backstores}
     return Document(state, frozen, Origin(host, "6.1.0-test", "0b5c1e0e-0000-4000-8000-0000"),
                     storage)

@@ -20,7 +20,7 @@ from lio_handover.document import document as documents
 from lio_handover.document.document import Document
 from lio_handover.kernel.configfs import ROOT, Configfs
 from lio_handover.kernel.reader import Reader
-from lio_handover.model import objects, reservations
+from lio_handover.model import keys, objects, reservations
 from lio_handover.storage import evidence as storage_evidence
 from tests import lab
 from tests.support import inhost, samples
@@ -116,7 +116,7 @@ def served_as(state: objects.State) -> Document:
     full = replace(full, backstores=tuple(
         replace(store, reservations=reservations.with_known_all_tg_pt(store.reservations))
         for store in full.backstores))
-    proofs = {objects.say(store.key): storage_evidence.evidence(store, sample=True)
+    proofs = {keys.display(store.key): storage_evidence.evidence(store, sample=True)
               for store in full.backstores}
     return replace(samples.document(full, frozen=True), storage=proofs)
 

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from hypothesis import strategies as st
 
-from lio_handover.model import objects
+from lio_handover.model import keys, objects
 from lio_handover.model.attributes import CARRIED, NONE, TABLE
 from lio_handover.model.keys import (acl_key, alua_group_key, backstore_key, lu_group_key, lun_key,
                                      mapped_lun_key, portal_key, target_key, tpg_key)
@@ -421,7 +421,7 @@ def brief(state: State, world: World) -> str:
         for name in ("parameters", "reservations", "backstore", "lun"):
             if getattr(one, name, None):
                 said.append(f"{name}={getattr(one, name)!r}")
-        lines.append(" ".join([f"  {one.kind} {objects.say(one.key)}", *said]))
+        lines.append(" ".join([f"  {one.kind} {keys.display(one.key)}", *said]))
     return "\n".join(["", *lines])
 
 

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from lio_handover import errors
 from lio_handover.document import document
 from lio_handover.document.document import Document, canonical, dumps, encode, loads, state_bytes
-from lio_handover.model import objects
+from lio_handover.model import keys, objects
 from lio_handover.model.attributes import NONE
 from lio_handover.model.keys import (acl_key, lu_group_key, lun_key, mapped_lun_key, target_key,
                                      tpg_key)
@@ -238,8 +238,8 @@ def documents(draw: Callable[..., Any]) -> Document:
         tuple(acls)),)),))
     return Document(canonical(state), draw(st.booleans()),
                     document.Origin(*(draw(TEXT) for _ in range(3))),
-                    {objects.say(stores[0].key): {"size": draw(st.integers(0, 2**64 - 1)),
-                                                  "wwid": draw(TEXT), "zero": True}})
+                    {keys.display(stores[0].key): {"size": draw(st.integers(0, 2**64 - 1)),
+                                                   "wwid": draw(TEXT), "zero": True}})
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -11,7 +11,7 @@ import pytest
 from lio_handover import errors
 from lio_handover.handover.conditions import TransitionChooser
 from lio_handover.handover.reply import Reply
-from lio_handover.host.verbs import Core
+from lio_handover.host.verbs import HostVerbs
 from lio_handover.protocol.table import DESTINATION, SOURCE, Transition
 from lio_handover.records.journal import Handover, Journal
 from lio_handover.settings import Settings
@@ -82,7 +82,7 @@ def recovery(settings: Settings, role: str, state: str, words: set[str], answers
     journal = Journal.create(settings.state_directory, Handover(
         ID, role, "", 1, "iscsi", ("iscsi/iqn.2003-01.org.example:db",), peer="b"), {})
     journal.state(state, 1, boot)
-    row = TransitionChooser(Core(settings), peer, journal, "recover", 1, (), frozenset(words),
+    row = TransitionChooser(HostVerbs(settings), peer, journal, "recover", 1, (), frozenset(words),
                             False).recovery()
     return row, Path(journal.path).read_text()
 

@@ -14,7 +14,7 @@ from lio_handover.actions.context import HandoverContext
 from lio_handover.document import document as documents
 from lio_handover.handover import next_steps
 from lio_handover.handover.engine import HandoverEngine
-from lio_handover.host.verbs import Core
+from lio_handover.host.verbs import HostVerbs
 from lio_handover.kernel.facts import boot_id
 from lio_handover.records import journal as journal_module
 from lio_handover.records.journal import PREPARED, Handover, Journal
@@ -28,7 +28,7 @@ TARGET = f"iscsi/{samples.IQN}"
 
 
 def handovers(folder: Path) -> HandoverEngine:
-    return HandoverEngine(Core(Settings(state_directory=str(folder))))
+    return HandoverEngine(HostVerbs(Settings(state_directory=str(folder))))
 
 
 def begun(folder: Path, id: str = ID, role: str = "source",  # noqa: A002
@@ -229,7 +229,8 @@ def test_a_damaged_document_leads_to_whom_can_be_asked(
     one = Journal.create(str(tmp_path), Handover(ID, "source", "", 1, mode, (TARGET,)), {})
     one.keep("document.json", b"\0" * 99)
     with pytest.raises(errors.JournalBroken) as error:
-        HandoverContext(Core(Settings(state_directory=str(tmp_path))), one).kept("document.json")
+        HandoverContext(HostVerbs(Settings(state_directory=str(tmp_path))),
+                        one).kept("document.json")
     assert way in str(error.value)
 
 

@@ -81,7 +81,7 @@ class Engine:
 @pytest.fixture
 def reaches(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(handover_commands, "_open_handovers", lambda args: Engine())
-    monkeypatch.setattr(handover_commands, "_log_words", lambda *_: None)
+    monkeypatch.setattr(handover_commands, "_log_assertions", lambda *_: None)
     monkeypatch.setattr(handover_commands, "find_service",
                         lambda args: None if args.alone else Engine())
     monkeypatch.setattr(os, "geteuid", lambda: 0)

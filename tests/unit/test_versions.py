@@ -14,7 +14,7 @@ from lio_handover.cli import boot
 from lio_handover.document import document as documents, envelope
 from lio_handover.handover.engine import HandoverEngine
 from lio_handover.handover.reply import Reply, reply_from_json, reply_to_json
-from lio_handover.host.verbs import Core
+from lio_handover.host.verbs import HostVerbs
 from lio_handover.protocol import messages
 from lio_handover.protocol.messages import Message, from_json, to_json
 from lio_handover.protocol.table import MessageType
@@ -61,7 +61,7 @@ def test_a_journal_of_another_version_is_refused_and_never_misread(
         with pytest.raises(errors.JournalBroken) as caught:
             Journal(str(tmp_path), ID, tolerate_damage)
         assert f"{path} {what}" in caught.value.what and caught.value.do.startswith(do)
-    answer, = HandoverEngine(Core(Settings(state_directory=str(tmp_path)))).status()
+    answer, = HandoverEngine(HostVerbs(Settings(state_directory=str(tmp_path)))).status()
     assert answer.error_code == errors.JournalBroken.code and what in answer.notes[0]
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     config = tmp_path / "lio-handover.conf"

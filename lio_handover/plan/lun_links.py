@@ -5,13 +5,14 @@ from os import fsencode
 from typing import Dict, Iterator, List, Optional, Set, Tuple
 
 from .. import errors
-from ..model.objects import Key, Lun, Target, Tpg, say
+from ..model.keys import display
+from ..model.objects import Key, Lun, Target, Tpg
 from .draft import Draft
 from .plan import LINK, MKDIR, RMDIR, UNLINK
 from .pr_order import merge_orders
 
 
-class ExportPlanner:
+class LunLinks:
     """Adds its steps to ``draft``.  ``unlinked``: LUNs that are there and are to be linked."""
 
     def __init__(self, draft: Draft, unlinked: Set[Key]) -> None:
@@ -89,6 +90,6 @@ class ExportPlanner:
 
     def _no_port(self, key: Key, port: int, why: str) -> None:
         self.draft.refused.append(errors.Finding(
-            errors.CannotRepresent, say(key),
+            errors.CannotRepresent, display(key),
             f"it can't have the relative port {port} here: {why}",
-            do=f"--map rtpi:{say(key[:4])}=NUMBER, if initiators may see another"))
+            do=f"--map rtpi:{display(key[:4])}=NUMBER, if initiators may see another"))
