@@ -149,31 +149,39 @@ def test_descriptors_of_anything_else_are_refused_and_closed(bus: Bus, tmp_path:
             "guest-there-fds": fds(good.fileno(), good.fileno())}, TARGET)
         assert (name, "option guest-fds has a descriptor that is no connected UNIX stream socket"
                 in sentence) == ("BadCall", True), (what, name, sentence)
-    # Numbers are no descriptors, and a descriptor is no other option.
+    # Numbers are no descriptors, not even those of the service's own sockets; and a descriptor is
+    # no other option.
+    own = [int(fd) for fd in os.listdir(f"/proc/{bus.daemon.pid}/fd")
+           if os.readlink(f"/proc/{bus.daemon.pid}/fd/{fd}").startswith("socket:")]
+    assert own
     for given, error in (
-            ({"guest-fds": dbus.Array([0, 1], signature="i")}, "BadCall"),
+            *(({"guest-fds": dbus.Array([fd], signature="i"),
+                "guest-there-fds": dbus.Array([fd], signature="i")}, ".BadCall") for fd in own),
             ({"guest-fds": dbus.Array([fds(good.fileno())], signature="v")}, "InvalidArgs"),
             ({"guest-fds": dbus.types.UnixFd(good.fileno(), variant_level=1)}, "InvalidArgs"),
             ({"guest": fds(good.fileno())}, "InvalidArgs"),
             ({"maps": fds(good.fileno())}, "InvalidArgs")):
-        assert moved(bus.address, {"to": "b", **given}, TARGET)[0].endswith(error), given
+        assert f".{moved(bus.address, {'to': 'b', **given}, TARGET)[0]}".endswith(error), given
     wait_until(lambda: opened() <= before + 2)  # the spare child may be another
 
 
 def test_moves_leave_room_for_the_jobs_they_need(bus: Bus) -> None:
-    """At most eight at once, and other jobs are as many as ever."""
+    """At most eight at once, however many other jobs there are, and those as many as ever."""
     client = bus.client()
     begun: list[str] = []
-    try:
-        for _ in range(9):
-            wait_until(lambda: len(bus.workers()) > len(begun))
-            stop(bus.workers())
-            with suppress(dbus.DBusException):
-                begun.append(client.manager("Move", "asa{sv}", [TARGET], options({"to": "b"})))
-        assert len(begun) == 8
+
+    def begin(member: str, targets: list[str], given: dict[str, str]) -> bool:
         wait_until(lambda: len(bus.workers()) > len(begun))
         stop(bus.workers())
-        begun.append(client.manager("Show", "asa{sv}", [], options({})))
+        with suppress(dbus.DBusException):
+            begun.append(client.manager(member, "asa{sv}", targets, options(given)))
+            return True
+        return False
+
+    try:
+        assert begin("Show", [], {})
+        assert [begin("Move", [TARGET], {"to": "b"}) for _ in range(9)] == [True] * 8 + [False]
+        assert begin("Show", [], {})
     finally:
         stop(bus.workers(), go_on=True)
     assert {client.job(job)["State"] for job in begun} == {"failed"}
