@@ -44,7 +44,7 @@ def show(page: Page) -> None:
         packages.result()
         story = Story(page, bed, [a, b])
         page.line(f"a, b    Linux {a.release}, emulated PCs with one disk in common; a has the")
-        page.line(f"        guest, which is to move to b; {story.bench.version.partition('(')[0]}",
+        page.line(f"        guest, which is to move to b; {story.version}",
                   time.monotonic() - began)
         try:
             story.serve()
@@ -60,6 +60,7 @@ class Story:
     def __init__(self, page: Page, bed: lab.Lab, hosts: list[lab.Host]) -> None:
         self.page, self.bed = page, bed
         self.bench = Bench(bed, hosts, lambda line: None)
+        self.version = "QEMU " + self.bench.version.split()[3].partition("(")[0]
         self.bench.asked = "aptpl pace=0.1"
         self.bench.heard = self._heard
         self.a, self.b = hosts
