@@ -10,6 +10,7 @@ import pytest
 
 from lio_handover.drivers.move import STEP_NAMES
 from lio_handover.protocol.table import DESTINATION, SOURCE
+from lio_handover.verb_table import HANDOVER_VERBS, MESSAGES
 from tests import lab
 from tests.drivers.test_move_lab import Pair, held as held_by, pair, serving, states
 from tests.handover.test_engine import FIRST, WAY, Two, held, two
@@ -48,7 +49,7 @@ class Carried:
         role, verb = DESTINATION if "*" in word else SOURCE, word.strip("*")
         path = self.folder / f"{len(self.said)}-{verb}.json"
         words = [TARGET] if verb == "prepare" else [self.pair.id] if verb != "stage" else []
-        for said in self.said[-1:]:
+        for said in self.said[-1:] if HANDOVER_VERBS[verb].takes == MESSAGES else ():
             words += ["--messages", str(said)]
         self.pair.host[role].run([self.programs[role], "--alone", role, verb, *words,
                                   "--peer", "the other", "-o", path], timeout=120,
