@@ -8,10 +8,12 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 from lio_handover.model.objects import PrType
+from lio_handover.scsi import cdb
 from tests import lab
 from tests.demo import Page
 from tests.lab import scenario
-from tests.migration import inproduct
+from tests.lab.initiators import OpenIscsi
+from tests.migration import guest, inproduct
 from tests.migration.bench import ROLE, Bench, Vm, Wrong
 from tests.migration.net import Json
 from tests.migration.product import MOVE_SECONDS, Downtime, Pair
@@ -22,12 +24,15 @@ WIDTH = 78
 LINES, HALF = 7, 36
 #: Phase of the move → its steps, see lio_handover/drivers/live.py.
 PHASES = {
-    "look at both sides, build the target on b": ("look", "waits", "prepare", "stage", "listen"),
+    "look at both sides, build the target on b": ("look", "prepare", "stage", "listen"),
     "copy the guest's memory while it runs": ("migrate", "copy"),
     "the guest stands still": ("freeze", "export", "arm", "continue", "sent", "came", "release",
                                "open", "cont"),
     "read back on b, take the target down on a": ("verify", "retire", "confirm"),
 }
+#: An emulated target answers late.
+PATIENT = {"node.conn[0].timeo.login_timeout": "30", "node.conn[0].timeo.noop_out_interval": "10",
+           "node.conn[0].timeo.noop_out_timeout": "30"}
 #: What QEMU says → in words.
 EVENTS = {"STOP": "stops the guest", "pre-switchover": "waits: the target moves first",
           "device": "sends the guest's devices", "completed": "completed",
@@ -40,11 +45,12 @@ def show(page: Page) -> None:
         page.heading("Hosts, whose boot is most of the time this takes")
         began = time.monotonic()
         packages = pool.submit(inbus.stage, bed)
-        a, b = bed.hosts(ROLE, ROLE)
+        a, b, client = bed.hosts(ROLE, ROLE, "stable")
         packages.result()
-        story = Story(page, bed, [a, b])
+        story = Story(page, bed, [a, b], client)
         page.line(f"a, b    Linux {a.release}, emulated PCs with one disk in common; a has the")
-        page.line(f"        guest, which is to move to b; {story.version}",
+        page.line(f"        guest, which is to move to b; {story.version}")
+        page.line(f"client  Linux {client.release}, open-iscsi, as the initiator bob",
                   time.monotonic() - began)
         try:
             story.serve()
@@ -57,7 +63,8 @@ def show(page: Page) -> None:
 class Story:
     """What is shown, in this order: serve, move, compare."""
 
-    def __init__(self, page: Page, bed: lab.Lab, hosts: list[lab.Host]) -> None:
+    def __init__(self, page: Page, bed: lab.Lab, hosts: list[lab.Host],
+                 client: lab.Host) -> None:
         self.page, self.bed = page, bed
         self.bench = Bench(bed, hosts, lambda line: None)
         self.version = "QEMU " + self.bench.version.split()[3].partition("(")[0]
@@ -65,15 +72,17 @@ class Story:
         self.bench.heard = self._heard
         self.a, self.b = hosts
         self.pair = Pair(self.bench)
-        self.pair.targets.append(f"vhost/{inproduct.NEIGHBOUR}")
+        self.pair.targets.append(f"iscsi/{inproduct.SHARED}")
+        self.initiator = OpenIscsi(client, inproduct.BOB)
         self.began = 0.0        # of the move
 
     def serve(self) -> None:
         """The guest runs on a, and bob may not write."""
         page, began = self.page, time.monotonic()
-        page.heading("On a: a disk that a guest and another initiator, bob, have")
+        page.heading("On a: a disk that a guest and an iSCSI initiator, bob, have")
         with ThreadPoolExecutor(1) as pool:
-            self.a.call(pipeline.build, inproduct.neighbour_state(), timeout=120)
+            self.a.call(pipeline.build, inproduct.shared_state(), timeout=120)
+            self.bed.move_address(inproduct.ADDRESS, None, self.a)
             waiting = pool.submit(self.pair.waiting, self.b)
             self.source = self.pair.running(build=False)
             self.destination = waiting.result()
@@ -81,13 +90,17 @@ class Story:
         page.line("guest   has it by vhost-scsi, has registered and reserved it:")
         page.line(f"        key 0x{held[0]}, type {held[1]}, {PrType(int(held[1])).text}")
         page.line("        and writes numbered records", time.monotonic() - began)
+        self.session = self.initiator.login(inproduct.SHARED, inproduct.ADDRESS, settings=PATIENT)
+        self.node = self.session.generic()[0]
         self._bob(self.a)
         self.registrations = self.a.call(inproduct.registrations)
 
     def _bob(self, host: lab.Host) -> None:
         """What becomes of a write of bob's."""
-        answer = host.call(inproduct.neighbour_writes)
-        self.page.check(answer == scenario.CONFLICT, f"bob writes, on {host.name}: {answer}")
+        answer = self.initiator.host.call(scenario.ask, self.node, cdb.write_10(
+            inproduct.LAST_BLOCK, bytes(guest.SIZE)))
+        self.page.check(answer == scenario.CONFLICT, f"bob, by iSCSI, writes to {host.name}: "
+                                                     f"{answer}")
 
     def move(self) -> None:
         """The command, and what is seen of it."""
@@ -97,6 +110,7 @@ class Story:
         for number, text in enumerate(textwrap.wrap(" ".join(words), WIDTH - 8,
                                                     break_on_hyphens=False)):
             page.line(f"{'$ ' if not number else '      '}{text}")
+        page.line("(and --deadline, as emulated hosts are slow: 600 s for each step)")
         page.line()
         with Downtime(self.source, self.destination) as downtime:
             self.began = time.monotonic()
@@ -110,6 +124,7 @@ class Story:
         page.line()
         for phase, names in PHASES.items():
             page.line(phase, sum(done["seconds"].get(name, 0.0) for name in names))
+        self.bed.move_address(inproduct.ADDRESS, self.a, self.b)
         page.line(f"moved {done['contents']}", took)
         for note in done["notes"]:
             for text in textwrap.wrap(note, WIDTH - 10):
@@ -141,6 +156,7 @@ class Story:
         now = self.b.call(inproduct.registrations)
         page.check(now == self.registrations, "b's kernel shows the registrations as a's did, byte "
                                               "for byte")
+        self.session.wait_for("LOGGED_IN", 60)
         self._bob(self.b)
         remains = self.a.call(scenario.remains)
         page.check(not remains, "nothing of the target is left on a")

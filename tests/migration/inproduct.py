@@ -9,17 +9,13 @@ from pathlib import Path
 from lio_handover.model.keys import (acl_key, lun_key, mapped_lun_key, portal_key, target_key,
                                      tpg_key)
 from lio_handover.model.objects import Acl, Lun, MappedLun, Portal, State, Target, Tpg
-from lio_handover.scsi import RESERVATION_CONFLICT, cdb, vhost
 from tests.lab import inside
-from tests.lab.scenario import CONFLICT
 from tests.migration import guest, inhost
 from tests.support import inbus, inmove
 
 SHARED = "iqn.2026-11.org.example:shared"
 BOB = "iqn.2026-11.org.example:bob"
 ADDRESS = "198.18.0.100"
-NEIGHBOUR = "naa.5001405abcdef078"
-NEIGHBOUR_NEXUS = "naa.5001405000000078"
 #: Others than the guest write nothing but this block, which has no record.
 LAST_BLOCK = guest.AREAS * guest.AREA // guest.SIZE - 1
 
@@ -45,25 +41,6 @@ def shared_state() -> State:
         luns=(Lun(lun_key(tpg, 0), guests.backstores[0].key, "disk"),),
         acls=(Acl(acl, {}, (MappedLun(mapped_lun_key(acl, 0), 0, "disk", {}),)),)),))
     return replace(guests, targets=(*guests.targets, target))
-
-
-def neighbour_state() -> State:
-    """The guest's disk, behind a second WWPN, too."""
-    guests = inhost.state()
-    key = target_key("vhost", NEIGHBOUR)
-    tpg = tpg_key(key, 1)
-    target = Target(key, {}, (Tpg(tpg, {"nexus": NEIGHBOUR_NEXUS, "rtpi": "2"}, luns=(
-        Lun(lun_key(tpg, 0), guests.backstores[0].key, "link"),)),))
-    return replace(guests, targets=(*guests.targets, target))
-
-
-def neighbour_writes() -> str:
-    """What a write through the second WWPN is answered."""
-    with vhost.Endpoint(NEIGHBOUR) as endpoint:
-        result = endpoint.unit().execute(*cdb.write_10(LAST_BLOCK, bytes(512)))
-    if result.status == RESERVATION_CONFLICT:
-        return CONFLICT
-    return "done" if result.good else f"status {result.status:#x}"
 
 
 def registrations() -> dict[str, str]:

@@ -11,6 +11,7 @@ from types import TracebackType
 
 import qemu.qmp
 
+from lio_handover.drivers.live import STEPS
 from lio_handover.records.journal import Handover
 from tests.lab.bed import GATEWAY
 from tests.lab.host import Host, Program
@@ -21,10 +22,12 @@ from tests.support import inbus, inhandover, inhost as pipeline, inmove
 
 TARGET = f"vhost/{inhost.WWPN}"
 PYTHON = "/usr/bin/python3"
-MOVE_SECONDS = 400
+MOVE_SECONDS, STEP_SECONDS = 900, 600
 #: In place of the settings of the lab's agent; where the library for QEMU's monitor is.
 PYTHON_SETTINGS = {"PYTHONPYCACHEPREFIX": "",
                    "PYTHONPATH": str(Path(qemu.qmp.__file__).parents[2])}
+DEADLINES = [word for step in STEPS if step.deadline
+             for word in ("--deadline", f"{step.name}={STEP_SECONDS}")]
 _RECORD = re.compile(r"^a \d+ \d$", re.M)
 SOCKET = "/run/guest.qmp"
 MONITOR = ("-qmp", f"unix:{SOCKET},server=on,wait=off")
@@ -154,8 +157,8 @@ class Pair:
                 "--guest", SOCKET, "--guest-there", SOCKET]
 
     def move(self, there: Host, *more: str) -> Program:
-        """Start that command on the guest's host."""
-        program, *words = [*self.words(there), *more]
+        """Start that command on the guest's host; no step is given up because the host is slow."""
+        program, *words = [*self.words(there), *DEADLINES, *more]
         return self.bench.other(there).popen([PYTHON, f"/usr/bin/{program}", *words],
                                              env=PYTHON_SETTINGS)
 
