@@ -177,7 +177,11 @@ def move_by_service(target: str, given: dict[str, Any], cancel_at: str = "") -> 
     if cancel_at:
         wait_for_phase(job, cancel_at, 200)
         cancel(job)
-    properties = inbus.wait_for(job, "State", "done|failed|cancelled", 400)
+    client = inbus.Client()
+    while client.call(job, dbus_names.JOB, "Wait", "ta{sv}", 20000000, {}) in (
+            "running", "cancelling"):
+        pass
+    properties = client.job(job)
     while GLib.MainContext.default().iteration(False):
         pass
     listener.close()
@@ -206,10 +210,10 @@ def lend(*paths: str) -> None:
 
 
 def wait_for_phase(job: str, phase: str, seconds: float = 20) -> None:
-    until = time.monotonic() + seconds
-    while inbus.get(job, dbus_names.JOB)["Details"].get("phase") != phase:
+    client, until = inbus.Client(), time.monotonic() + seconds
+    while inbus.plain(client.get(job, dbus_names.JOB))["Details"].get("phase") != phase:
         assert time.monotonic() < until
-        time.sleep(0.02)
+        time.sleep(0.1)
 
 
 def cancel(job: str) -> str:
