@@ -15,7 +15,7 @@ from ..document.document import Document
 from ..execute.executor import Outcome
 from ..execute.step_runner import reason
 from ..execute.verify import describe
-from ..host import in_use, preflight
+from ..host import guests, in_use, preflight
 from ..host.looked_at import Ready
 from ..kernel import cautions
 from ..kernel.facts import boot_id
@@ -24,7 +24,7 @@ from ..model.fabrics import Gate
 from ..model.keys import display
 from ..model.objects import State
 from ..protocol.messages import Message, document_in
-from ..protocol.table import SOURCE, Action, MessageType, Mode, Step
+from ..protocol.table import INBAND, SOURCE, Action, MessageType, Mode, Step
 from ..records.journal import DOCUMENT, PREPARED, RETURNED
 from ..records.ownership import OwnershipFile
 from ..storage import opened
@@ -82,6 +82,8 @@ class ActionRunner(Building):
         self.journal.state(state, self.epoch, boot_id(), gates, **more)
         if state == "idle":
             self.counts_again()
+        if state in ("prepared", "staged") and self.mode in INBAND:
+            self.notes += guests.unready(self.local_targets())
 
     def _say(self, kind: MessageType) -> None:
         message = self.message(kind)
@@ -107,6 +109,8 @@ class ActionRunner(Building):
                 findings.append(errors.Finding(
                     errors.InUse, target.name, "serves nobody: no TPG of it is enabled",
                     do="enable it, or remove it"))
+        if self.mode in INBAND:
+            findings += guests.apart(self.handover.targets)
         findings += preflight.spc2(state, self.reader())
         # By file a guest is stopped before, and ALL_TG_PT is looked at by the export.
         passed = {Mode.FILE: ("stopped-guest", "all-tg-pt"),

@@ -11,10 +11,10 @@ import time
 from typing import Callable, Sequence
 
 from .. import errors
+from ..host.guests import Guest
 from ..protocol.messages import Message
 from ..protocol.table import SOURCE, MessageType
 from ..records.journal import Handover
-from .guest import Guest
 from .verbs import BEGIN, Handovers, offer_of
 
 #: Seconds between two looks at this host; until the other host is asked, at first and at most.

@@ -4,11 +4,11 @@ from __future__ import annotations
 from typing import Callable
 
 from .. import errors
+from ..host.guests import Guest
 from ..protocol.table import DESTINATION, HELD, INBAND, Mode
 from ..records.journal import Handover
 from . import answers
 from .answers import Answer
-from .guest import Guest
 from .verbs import BEGIN, Handovers
 
 _STAGE = f"on the source: {BEGIN}, then migrate again"

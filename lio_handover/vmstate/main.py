@@ -21,10 +21,10 @@ from gi.repository import GLib
 from .. import __version__, dbus_names, errors
 from ..client import connection
 from ..client.worker_process import WorkerPool, WorkerProcess
+from ..host import guests
 from ..started import VMSTATE_WORKER
 from ..system import supervisor
 from ..system.journald import NOTICE, Log
-from . import guest as guests
 
 PROG = "lio-handover-vmstate"
 DESCRIPTION = """\

@@ -4,11 +4,11 @@ from __future__ import annotations
 from typing import Callable, Optional
 
 from .. import errors
+from ..host.guests import Guest
 from ..protocol.table import HELD, INBAND, SOURCE, MessageType, Mode
 from ..records.journal import Handover
 from . import answers
 from .answers import Answer
-from .guest import Guest
 from .verbs import BEGIN, Handovers
 
 #: States of a source whose guest may still go, or come back.

@@ -22,7 +22,8 @@ import sys
 from typing import Any, Callable, Mapping
 
 from .. import errors
-from . import guest as guests, loading, saving
+from ..host import guests
+from . import loading, saving
 from .following import Follower
 from .verbs import Handovers
 
@@ -75,6 +76,15 @@ def unfinished(args: argparse.Namespace) -> None:
                         and handover.state not in ("prepared", "staged")]})
 
 
+def warm(args: argparse.Namespace) -> None:
+    """Load and read once what every verb wants, while the guest runs."""
+    import subprocess  # noqa: F401 - for who occupies an endpoint
+    try:
+        Handovers(args.config).host.reader().facts()
+    except (errors.HandoverError, OSError):
+        pass  # the verb tells
+
+
 def answering(work: Callable[[], None]) -> int:
     """Run; an error becomes the last line."""
     try:
@@ -107,6 +117,7 @@ def main() -> int:
     work = Work(args)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, work.stop)
+    warm(args)
     with socket.socket(fileno=os.dup(0)) as line:
         asked, descriptors, _, _ = socket.recv_fds(line, 1, 1)
     if not asked:

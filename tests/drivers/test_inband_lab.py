@@ -9,8 +9,8 @@ from contextlib import contextmanager
 
 import pytest
 
+from lio_handover.host.guests import BUS
 from lio_handover.records.journal import Handover
-from lio_handover.vmstate.guest import BUS
 from tests import lab
 from tests.conftest import Pool
 from tests.drivers.test_live_lab import say, serve

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lio_handover.vmstate import guest as guests
+from lio_handover.host import guests
 from lio_handover.vmstate.main import BUS_NAME, PATH
 from tests.support import inbus
 

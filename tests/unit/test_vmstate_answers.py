@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,9 +11,10 @@ from hypothesis import given, strategies as st
 
 from lio_handover import errors
 from lio_handover.document import document as documents
+from lio_handover.host import guests
 from lio_handover.protocol.messages import Message
 from lio_handover.protocol.table import MessageType
-from lio_handover.vmstate import answers, guest as guests
+from lio_handover.vmstate import answers
 from lio_handover.vmstate.answers import Answer
 from tests.support import samples
 
@@ -181,3 +183,22 @@ def test_an_id_of_255_bytes_is_taken() -> None:
     guest = guests.parse(f"[guest]\ntargets = {TARGET}\nid = {'x' * 255}\n", "vm1", "vm1.conf")
     assert guest.id == "x" * 255
     assert replace(guest, id="y") != guest
+
+
+def test_what_qemu_would_not_find_is_told_before(tmp_path: Path) -> None:
+    folder = str(tmp_path / "guests")
+    other = TARGET[:-1] + "2"
+    assert guests.unready([TARGET], folder) == [
+        f"{TARGET}: no file in {folder} names it, so QEMU finds no lio-handover-vmstate for it"]
+    (tmp_path / "guests").mkdir()
+    (tmp_path / "guests" / "vm1.conf").write_text(
+        f"[guest]\ntargets = {TARGET}\nbus = unix:path={tmp_path}/bus\n")
+    line, = guests.unready([TARGET], folder)
+    assert "systemctl start lio-handover-vmstate@vm1" in line
+    (tmp_path / "bus").touch()
+    assert guests.unready([TARGET], folder) == [] and guests.apart([TARGET], folder) == []
+    (tmp_path / "guests" / "vm2.conf").write_text(
+        f"[guest]\ntargets = {other}\nbus = system\n")
+    assert guests.unready([TARGET, other], folder) == []
+    finding, = guests.apart([TARGET, other], folder)
+    assert "vm1 and vm2" in finding.sentence and "move --guest" in finding.do

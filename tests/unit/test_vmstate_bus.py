@@ -126,19 +126,21 @@ def test_other_calls_are_refused(bench: Bench, member: str, signature: str, args
 
 
 def test_qemu_is_answered_in_time_though_the_work_hangs(bench: Bench) -> None:
-    """Its settings cannot be read: nobody writes into the pipe."""
+    """The guest's file cannot be read: nobody writes into the pipe."""
     bench.helper(more="deadline = 1")
-    bench.config.unlink()
-    os.mkfifo(bench.config)
+    file = bench.folder / "vm1.conf"
+    text = file.read_text()
+    file.unlink()
+    os.mkfifo(file)
     began = time.monotonic()
     name, line = bench.call("Save")
     assert name == ERROR + "NotEnded" and "longer than 1 s" in line
     assert time.monotonic() - began < 20
     assert bench.call("Save")[0] == ERROR + "StillRunning"
-    with bench.config.open("w") as pipe:
-        pipe.write(f"[host]\nstate_directory = {bench.folder}/state\n")
-    bench.config.unlink()
-    bench.config.write_text("")
+    with file.open("w") as pipe:
+        pipe.write(text)
+    file.unlink()
+    file.write_text(text)
     wait_until(lambda: bench.call("Save")[0] == ERROR + "NoTargetModules")
 
 
@@ -172,8 +174,8 @@ def test_only_root_answers_qemu(bench: Bench) -> None:
 def test_a_killed_process_is_an_error(bench: Bench) -> None:
     """QEMU gets an answer, and the next call finds another process."""
     program = bench.helper(more="deadline = 20")
-    bench.config.unlink()
-    os.mkfifo(bench.config)
+    (bench.folder / "vm1.conf").unlink()
+    os.mkfifo(bench.folder / "vm1.conf")
     waiting: list[tuple[str, str]] = []
     import threading
     thread = threading.Thread(target=lambda: waiting.append(bench.call("Save")))

@@ -11,11 +11,12 @@ import pytest
 from lio_handover import errors
 from lio_handover.document import document as documents
 from lio_handover.handover.reply import Reply
+from lio_handover.host import guests
 from lio_handover.protocol.messages import Message
 from lio_handover.protocol.table import (DESTINATION, SOURCE, Action, Condition, MessageType, Mode,
                                          rows_for, state_of)
 from lio_handover.records.journal import Handover
-from lio_handover.vmstate import answers, following, guest as guests, loading, saving
+from lio_handover.vmstate import answers, following, loading, saving
 from lio_handover.vmstate.following import Follower
 from lio_handover.vmstate.verbs import Handovers
 from tests.support import samples

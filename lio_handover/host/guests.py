@@ -1,4 +1,5 @@
-"""A guest as its file tells of it: its targets, its bus, its deadlines.
+"""The guests whose targets travel in QEMU's own stream, as their files tell of them: their targets,
+buses and deadlines (lio-handover-vmstate).
 
 ``/etc/lio-handover/guests/NAME.conf``, the same on both hosts but for the targets' names::
 
@@ -15,9 +16,10 @@ and, where other values are wanted than these::
 from __future__ import annotations
 
 import configparser
+import os
 import re
 from dataclasses import dataclass
-from typing import NoReturn, Tuple
+from typing import List, NoReturn, Sequence, Set, Tuple
 
 from .. import errors
 
@@ -104,3 +106,43 @@ def parse(text: str, name: str, path: str) -> Guest:
         fail(f"bus: {bus!a} is neither {SYSTEM} nor unix:path=FILE")
     return Guest(name, targets, known, bus, seconds("deadline", 10, QEMU_SECONDS - 5),
                  seconds("patience", 600, 99999))
+
+
+# ---- before a guest moves ------------------------------------------------------------------------
+def of_targets(targets: Sequence[str], folder: str = FOLDER) -> List[Guest]:
+    """The guests that have one of these targets, by name.  Raises BadSettings."""
+    try:
+        names = sorted(name[:-5] for name in os.listdir(folder) if name.endswith(".conf"))
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise errors.BadSettings(f"{folder}: {error.strerror}", do=f"look at {folder}") from None
+    return [guest for guest in (load(name, folder) for name in names if NAME.fullmatch(name))
+            if {*guest.targets} & {*targets}]
+
+
+def unready(targets: Sequence[str], folder: str = FOLDER) -> List[str]:
+    """Why QEMU would find no helper for these targets on this host: it then migrates without what
+    they need, unless its object dbus-vmstate has an id-list."""
+    try:
+        guests = of_targets(targets, folder)
+    except errors.BadSettings as error:
+        return [str(error)]
+    named: Set[str] = {target for guest in guests for target in guest.targets}
+    lines = [f"{target}: no file in {folder} names it, so QEMU finds no lio-handover-vmstate for it"
+             for target in targets if target not in named]
+    for guest in guests:
+        path = guest.bus.partition("unix:path=")[2]
+        if path and not os.path.exists(path):
+            lines.append(f"{guest.name}: its bus is not there; next: systemctl start "
+                         f"lio-handover-vmstate@{guest.name}")
+    return lines
+
+
+def apart(targets: Sequence[str], folder: str = FOLDER) -> List[errors.Finding]:
+    """The finding that these targets are several guests': only one moves in QEMU's own stream."""
+    names = [guest.name for guest in of_targets(targets, folder)]
+    return [errors.Finding(
+        errors.CannotRepresent, ", ".join(targets), f"is of the guests {' and '.join(names)}: only "
+        "one guest moves in QEMU's own stream",
+        do="move them together by QMP: lio-handover move --guest")] if len(names) > 1 else []
