@@ -22,6 +22,7 @@ from lio_handover.records import record_kinds
 from lio_handover.records.journal import Handover, Journal
 from lio_handover.records.ownership import OwnershipFile
 from lio_handover.settings import Settings
+from lio_handover.vmstate import answers
 from tests.support import samples
 
 ID = "11111111-0000-4000-8000-000000000000"
@@ -89,6 +90,23 @@ def test_owners_of_another_version_are_refused(
         assert f"{path} {what}" in caught.value.what and caught.value.do.startswith(do)
     assert path.read_bytes() == with_version(whole, version)
     assert not boot.nothing_to_do(str(config))
+
+
+@pytest.mark.parametrize("version, error", [
+    (answers.VERSION + 1, errors.WrongVersion), (answers.VERSION - 1, errors.WrongVersion),
+    (None, errors.BadStructure), ("1", errors.BadValue)])
+def test_what_travels_in_qemus_stream_says_its_version_first(
+        version: Any, error: type[errors.HandoverError]) -> None:
+    target = "vhost/naa.5001405000000001"
+    whole = answers.pack(answers.Answer("nothing", "a", "00" * 32, {target: 1}, {}))
+    tree = {**json.loads(whole), "lio-handover": version}
+    if version is None:
+        del tree["lio-handover"]
+    with pytest.raises(error) as caught:
+        # A later version may have other members: it is the version that is judged first.
+        answers.unpack(json.dumps({**tree, **({"more": 1} if error is errors.WrongVersion else {})
+                                   }).encode())
+    assert error is not errors.WrongVersion or "up to date" in caught.value.do
 
 
 @pytest.mark.parametrize("version, error", [
