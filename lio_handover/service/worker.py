@@ -105,7 +105,7 @@ class Work:
             wanted |= {*journal.handover.targets, *journal.facts.local}
         if self.request["peer"] not in ("", peer):
             raise errors.NotAuthorized(
-                f"{self.request['by']} may not say which host is asked by root's ssh: "
+                f"{self.request['asserted_by']} may not say which host is asked by root's ssh: "
                 "without polkit, that is root's", do="leave the option peer out")
         self.inside([name for name in self.core.names((), True) if "/".join(name) in wanted])
 

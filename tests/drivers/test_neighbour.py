@@ -48,7 +48,7 @@ class Carried:
     def verb(self, word: str) -> None:
         role, verb = DESTINATION if "*" in word else SOURCE, word.strip("*")
         path = self.folder / f"{len(self.said)}-{verb}.json"
-        words = [TARGET] if verb == "prepare" else [self.pair.id] if verb != "stage" else []
+        words = [] if verb == "stage" else [self.pair.id or TARGET]
         for said in self.said[-1:] if HANDOVER_VERBS[verb].takes == MESSAGES else ():
             words += ["--messages", str(said)]
         self.pair.host[role].run([self.programs[role], "--alone", role, verb, *words,
