@@ -128,45 +128,28 @@ def served(bed: lab.Lab, pair: Pair) -> Pair:
     return pair
 
 
-def held_at_stage(served: Pair, service: Service) -> str:
+def held_at_stage(served: Pair) -> str:
     """The job of a move whose destination makes no step in `stage`."""
-    b = served[1]
+    a, b = served
     b.call(inmove.hold_workers)
-    job: str = service.call(inmove.begin_move, TARGET, {"to": "b", "here": "a"})
-    service.call(inmove.wait_for_phase, job, "stage")
+    job: str = a.call(inmove.begin_move, TARGET, {"to": "b", "here": "a"})
+    a.call(inmove.wait_for_phase, job, "stage")
     return job
 
 
 def test_a_job_of_the_service_moves_a_target_or_takes_it_back(served: Pair) -> None:
-    """When it is cancelled, and when the service is stopped; then it runs to its end."""
+    """It is cancelled before the source has released; the next one tells of each step."""
     a, b = served
-    before, service = held(a), Service(a)
-    a.call(inmove.stop_service)
-    service.restart()
-
-    job = held_at_stage(served, service)
+    before = held(a)
+    job = held_at_stage(served)
     assert a.call(inmove.cancel, job) == "cancelling"
     b.call(inmove.hold_workers, True)
     ended = a.call(inbus.wait_for, job, "State", "cancelled|done|failed")
     assert ended["State"] == "cancelled", ended
     assert f"; {a.name} serves on as before, and nothing is left on b; next: " \
         in ended["Error"][1], ended
-    assert serving(served) == [a] and states(served) == set() and held(a) == before
+    assert serving(served) == [a] and states(served) == set()
 
-    held_at_stage(served, service)
-    with ThreadPoolExecutor(1) as other:
-        stopped = other.submit(a.call, inmove.stop_service)
-        time.sleep(0.5)
-        assert not stopped.done(), "it ends before its move has gone back"
-        b.call(inmove.hold_workers, True)
-        stopped.result()
-    assert service.daemon.wait(20) == 0
-    log = service.daemon.stderr_so_far().decode()
-    assert "a move, is taken back, or finished where the source has released" in log
-    assert re.search(f": move cancelled: .*; {a.name} serves on as before, and nothing", log), log
-    assert serving(served) == [a] and states(served) == set() and held(a) == before
-
-    service.restart()
     moved = a.call(inmove.move_by_service, TARGET, {"to": "b", "here": "a"}, timeout=120)
     result = moved["Result"]
     assert moved["State"] == "done", moved
@@ -183,11 +166,33 @@ def test_a_job_of_the_service_moves_a_target_or_takes_it_back(served: Pair) -> N
         assert line.startswith(f"{STEPS[number - 1].verb} on "), line
     assert serving(served) == [b] and held(b) == before
 
-    # The driver is gone right after release; the service goes on with that.
-    name = b.call(inmove.halfway, TARGET, "a", "b", STEP_NAMES.index("release") + 1, timeout=120)
-    resumed = b.call(inmove.move_by_service, "", {"to": "a", "resume": name}, timeout=120)
-    assert (resumed["State"], resumed["Handover"]) == ("done", name), resumed
+
+@pytest.mark.full
+def test_a_service_that_is_stopped_takes_its_move_back_and_another_goes_on(served: Pair) -> None:
+    """Half a minute: it ends once the move has gone back, as that takes the service; and a move
+    whose driver is gone right after release is gone on with by the service."""
+    a, b = served
+    before, service = held(a), Service(a)
+    a.call(inmove.stop_service)
+    service.restart()
+    held_at_stage(served)
+    with ThreadPoolExecutor(1) as other:
+        stopped = other.submit(a.call, inmove.stop_service)
+        time.sleep(0.5)
+        assert not stopped.done(), "it ends before its move has gone back"
+        b.call(inmove.hold_workers, True)
+        stopped.result()
+    assert service.daemon.wait(20) == 0
+    log = service.daemon.stderr_so_far().decode()
+    assert "a move, is taken back, or finished where the source has released" in log
+    assert re.search(f": move cancelled: .*; {a.name} serves on as before, and nothing", log), log
     assert serving(served) == [a] and states(served) == set() and held(a) == before
+
+    service.restart()
+    name = a.call(inmove.halfway, TARGET, "b", "a", STEP_NAMES.index("release") + 1, timeout=120)
+    resumed = a.call(inmove.move_by_service, "", {"to": "b", "resume": name}, timeout=120)
+    assert (resumed["State"], resumed["Handover"]) == ("done", name), resumed
+    assert serving(served) == [b] and states(served) == set() and held(b) == before
 
 
 Recover = Callable[[lab.Host, str], dict[str, Any]]
