@@ -24,7 +24,7 @@ from ..model.fabrics import Gate
 from ..model.keys import display
 from ..model.objects import State
 from ..protocol.messages import Message, document_in
-from ..protocol.table import INBAND, SOURCE, Action, MessageType, Mode, Step
+from ..protocol.table import HELD, INBAND, SOURCE, VHOST, Action, MessageType, Mode, Step
 from ..records.journal import DOCUMENT, PREPARED, RETURNED
 from ..records.ownership import OwnershipFile
 from ..storage import opened
@@ -98,12 +98,9 @@ class ActionRunner(Building):
         by_file = self.mode is Mode.FILE
         if by_file:
             findings += in_use.cannot_freeze(state, self.reader(False))
+        findings = self._misfits(state) + findings
         for target in () if by_file else state.targets:
             gate = fabrics.gate_of(target.fabric)
-            if (gate is Gate.ENDPOINT) is not self.vhost or gate is Gate.LOCAL:
-                findings.append(errors.Finding(
-                    errors.CannotRepresent, target.name,
-                    f"can't be handed over in mode {self.mode.value}"))
             if gate is Gate.ENABLE and not any(
                     tpg.attributes.get("enable") == "1" for tpg in target.tpgs):
                 findings.append(errors.Finding(
@@ -125,6 +122,12 @@ class ActionRunner(Building):
         identity.note(self)
         if by_file:
             self.ready_to_freeze()
+
+    def _misfits(self, state: State) -> List[errors.Finding]:
+        mine = [target.name for target in state.targets]
+        others = self.reader(False).exporters([store.key for store in state.backstores], mine)
+        return misfits(self.mode, mine, ["/".join(path.split("/")[:2])
+                                         for paths in others.values() for path in paths])
 
     def _offered(self, names: Sequence[Tuple[str, str]]) \
             -> Tuple[Document, List[errors.Finding]]:
@@ -303,3 +306,29 @@ class ActionRunner(Building):
         """All but the gate is done: what opens it from here on is this host's."""
         self._record("confirmed")
         self.journal.note("opened", boot=boot_id())
+
+
+def misfits(mode: Mode, names: Sequence[str], others: Sequence[str]) -> List[errors.Finding]:
+    """Findings on targets whose gates ``mode`` does not work.  ``others``: the targets that export
+    backstores of these, and are not of the handover.
+
+    Guests that share a backstore, and iSCSI targets that share it with a guest, move together only
+    where whoever moves the guests waits for lio-handover.
+    """
+    if mode is Mode.FILE:
+        return []
+    gates = {name: fabrics.gate_of(name.partition("/")[0]) for name in {*names, *others}}
+    guests = sum(gates[name] is Gate.ENDPOINT for name in gates)
+    if mode in INBAND and len(gates) > 1 and guests:
+        return [errors.Finding(
+            errors.CannotRepresent, ", ".join(sorted(gates)),
+            "in QEMU's stream (vhost-inband) a guest moves alone with a target that nobody else "
+            "shares, as no QEMU waits for another one", do=" ".join([
+                "by QMP: lio-handover move", *sorted(gates), "--to HOST",
+                *["--guest SOCKET --guest-there SOCKET"] * guests]))]
+    shared = mode in HELD and any(gates[name] is Gate.ENDPOINT for name in names)
+    works: Dict[Optional[Gate], bool] = {
+        Gate.ENDPOINT: mode in VHOST, Gate.ENABLE: shared or mode not in VHOST}
+    return [errors.Finding(errors.CannotRepresent, name,
+                           f"can't be handed over in mode {mode.value}")
+            for name in names if not works.get(gates[name], False)]

@@ -65,8 +65,8 @@ class Building(Gates):
         lacking = surviving_registrations.lacking(self)
         if whole and not lacking and not notes.stale and notes.loading != boot:
             return absent_portals.come_back(self, self.notes)
-        if lacking and not self.vhost:
-            self._gate_close()
+        if lacking:
+            self._tpg_disable()
         errors.refuse([finding for store in self.durable().state.backstores
                        for finding in storage.absent(store)])
         document = surviving_registrations.since(self, self.allow, self.notes)
@@ -154,7 +154,7 @@ class Building(Gates):
             exclusive.release(self.core.settings, path)
 
     def _teardown(self) -> None:
-        self._close_tpgs()
+        self._tpg_disable()
         reader = self.reader(False)
         targets = [f"{fabric}/{wwn}" for fabric, wwn in self.names()]
         placed = reader.placed()

@@ -302,7 +302,7 @@ class HandoverContext:
     def ports(self) -> ports.Numbers:
         """Path of a TPG → its relative port, of the TPGs that are to be open, where the kernel
         gives each number once."""
-        if self.vhost or not self.reader(False).has_rtpi():
+        if not self.reader(False).has_rtpi():
             return {}
         numbers = {self.tpg(target.fabric, target.wwn, tpg.tag): tpg.attributes.get("rtpi", "0")
                    for target in self.durable().state.targets for tpg in target.tpgs}
@@ -322,17 +322,26 @@ class HandoverContext:
                 path: number for path, number in self.ports().items() if path not in still},
                 self.port_override()), allow)
 
-    def serves(self) -> bool:
-        """Whether every gate that was open on the source reads back open here."""
-        wanted = self.wanted_open()
-        return bool(wanted) and set(wanted) <= set(self.open_tpgs())
+    def not_served(self) -> List[str]:
+        """The gates that do not serve: the iSCSI TPGs that were open on the source and are
+        shut here, and the vhost targets without a guest."""
+        wanted, guests = self.wanted_open(), [
+            name for name in self.local_targets()
+            if fabrics.gate_of(name.partition("/")[0]) is Gate.ENDPOINT]
+        if not wanted and not guests:
+            return list(self.local_targets())
+        return [*sorted({*wanted} - {*self.open_tpgs()}), *sorted({*guests} - {*self.guests()})]
+
+    def guests(self) -> List[str]:
+        """The vhost targets to which a guest is attached; our own endpoint holder is none."""
+        reader = self.reader(False)
+        return [target.name for target in reader.state(self.names()).targets
+                if fabrics.gate_of(target.fabric) is Gate.ENDPOINT and reader.attached(target)
+                and self.holders.pid_of(target.wwn) is None]
 
     def guest(self) -> bool:
-        """Whether a guest is attached to a vhost target here; our own endpoint holder is none."""
-        reader = self.reader(False)
-        return any(reader.attached(target) and self.holders.pid_of(target.wwn) is None
-                   for target in reader.state(self.names()).targets
-                   if fabrics.gate_of(target.fabric) is Gate.ENDPOINT)
+        """Whether a guest is attached to any vhost target here."""
+        return bool(self.guests())
 
     def counted(self) -> bool:
         """Whether the commands that were executed in this boot are known from the load on."""

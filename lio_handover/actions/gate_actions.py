@@ -26,18 +26,31 @@ IDLE_TRIES = 100
 class Gates(Adoption):
     """One verb's work at the gates."""
 
-    def _close_tpgs(self) -> None:
+    def _tpg_disable(self) -> None:
         for path in self.open_tpgs():
             self.fs.write(f"{path}/enable", b"0\n")
 
     def _gate_close(self) -> None:
-        self._close_tpgs()
         if self.mode is Mode.FILE:  # the driver's QEMU may have to resume by itself
+            self._tpg_disable()
             return self._no_guest()
-        for wwpn in self.endpoints():
-            self.holders.occupy(wwpn)
+        self._occupy()  # first what may refuse: then nothing is shut
+        self._tpg_disable()
         if self.vhost and self.row.verb == "abort" and self.counted() and not self.ran():
             self.notes.append(NEVER_RAN)
+
+    def _occupy(self) -> None:
+        """Take the endpoints of all vhost targets, or of none.  Raises InUse."""
+        free = [wwpn for wwpn in self.endpoints() if self.holders.pid_of(wwpn) is None]
+        taken: List[str] = []
+        try:
+            for wwpn in free:
+                self.holders.occupy(wwpn)
+                taken.append(wwpn)
+        except errors.HandoverError:
+            for wwpn in taken:
+                self.holders.release(wwpn)
+            raise
 
     def _let_go(self) -> None:
         """Free the endpoints which we occupy ourselves."""
@@ -48,11 +61,10 @@ class Gates(Adoption):
 
     def _gate_open(self) -> None:
         if self.vhost:
-            self._may_still_open(any(self.holders.pid_of(wwpn) for wwpn in self.endpoints()))
-            if any(self.holders.pid_of(wwpn) for wwpn in self.endpoints()) \
-                    or not self.journal.facts.opened:
+            occupied = any(self.holders.pid_of(wwpn) for wwpn in self.endpoints())
+            self._may_still_open(occupied)
+            if occupied or not self.journal.facts.opened:
                 self.journal.note("opened", durable=True, boot=boot_id())
-            self._let_go()
         wanted = self.wanted_open()
         shut = [path for path in self.tpgs()
                 if path in wanted and self.fs.read(f"{path}/enable").strip() != "1"]
@@ -61,6 +73,7 @@ class Gates(Adoption):
                                           self.port_override(), self.allow)
         if shut:
             self.journal.note("opened", durable=True, boot=boot_id())
+        self._let_go()  # once nothing speaks against opening the others
         for path in shut:
             self.fs.write(f"{path}/enable", b"1\n")
 
@@ -122,6 +135,7 @@ class Gates(Adoption):
         names = ", ".join(self.local_targets())
         if self.open_tpgs() or self.mode is not Mode.FILE and any(
                 self.holders.pid_of(wwpn) is None for wwpn in self.endpoints()):
+            self._tpg_disable()  # also where a guest can't be put out
             self._gate_close()
             self.notes.append(f"{names}: was open although {why}")
         self.notes += self.remove_from_savefile()

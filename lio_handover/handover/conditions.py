@@ -215,9 +215,18 @@ class TransitionChooser:
         last = row.conditions & {Condition.PEER_IS_FENCED}
         for conditions in (row.conditions - last, last):
             if not missing:
-                missing = [condition.value for condition in sorted(conditions)
-                           if not self._is_met(condition)]
+                missing = [condition.value + self._which(condition)
+                           for condition in sorted(conditions) if not self._is_met(condition)]
         return missing
+
+    def _which(self, condition: Condition) -> str:
+        """The targets that a condition fails for, where a handover has several."""
+        looks = {Condition.GUEST_HERE: self.context.not_served,
+                 Condition.GUEST_STOPPED: self.context.guests,
+                 Condition.GUEST_LEFT: self.context.guests}
+        names = looks[condition]() if condition in looks \
+            and len(self.context.local_targets()) > 1 else []
+        return f" (not so: {', '.join(names)})" if names else ""
 
     def _is_met(self, condition: Condition) -> bool:
         return bool(getattr(self, f"_{condition.name.lower()}")())
@@ -236,9 +245,7 @@ class TransitionChooser:
         return self.by_type[MessageType.RELEASED].digest == self.context.as_it_came()
 
     def _guest_here(self) -> bool:
-        if self.context.vhost:
-            return self.context.guest()
-        return self.context.serves()
+        return not self.context.not_served()
 
     def _guest_stopped(self) -> bool:
         return not self.context.guest()

@@ -155,8 +155,9 @@ def _shared_backstores(state: State, reader: Reader) -> Iterator[Finding]:
     mine = [target.name for target in state.targets]
     others = reader.exporters([store.key for store in state.backstores], mine)
     for key, exporters in others.items():
+        names = sorted({*mine, *("/".join(path.split("/")[:2]) for path in exporters)})
         yield Finding(errors.InUse, display(key), "is exported by " + ", ".join(exporters) + " too",
-                      do="hand those over together with it")
+                      do=f"hand those over together with it: {' '.join(names)}")
 
 
 def _shared_storage(state: State, here: State) -> Iterator[Finding]:

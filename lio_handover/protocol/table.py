@@ -77,14 +77,18 @@ class Condition(str, Enum):
     NEW_BOOT = "this host was rebooted since the state was recorded"
     DOCUMENT_CURRENT = "the armed message names the digest of the source's present run-time state"
     RELEASE_MATCHES = "the released message names the digest of what is loaded here"
-    GUEST_STOPPED = "no endpoint is attached here: QEMU has stopped the guest, or is gone"
-    GUEST_HERE = "the guest is attached here, or (iSCSI) the gate reads back open"
-    GUEST_LEFT = "migration has completed, or the source's QEMU is gone: it cannot resume by itself"
+    GUEST_STOPPED = ("no endpoint is attached here: QEMU has stopped the guest (of several: "
+                     "every one), or is gone")
+    GUEST_HERE = ("the guest is attached here (of several: every one), and (iSCSI) the gate reads "
+                  "back open")
+    GUEST_LEFT = ("migration has completed (of several guests: every one's), or the source's QEMU "
+                  "is gone: it cannot resume by itself")
     RAN_SINCE_EXPORT = ("the run-time state kept here is not what was exported: the guest ran "
                         "here again")
     PEER_ARMED_WITH_OTHER = ("asked now, the destination is armed with a document that is not our "
                              "present state")
-    GUEST_RAN = "the guest is attached here or executed a command here since this was armed"
+    GUEST_RAN = ("the guest (of several: any) is attached here or executed a command here since "
+                 "this was armed")
     PEER_SAYS_RELEASED = "asked now, the source says released, retiring or retired"
     PEER_SAYS_KEPT = "asked now, the source says forced or idle, or names a later epoch"
     PEER_SERVES_BY_FORCE = "asked now, the peer serves on an operator's word"
@@ -107,9 +111,12 @@ class Action(str, Enum):
                      "(nothing to do when it is not in it)")
     SAVEFILE_PUT = ("put back what was taken out of targetcli's save file, else the target as it "
                     "now is; where that can't be, say so: recover serves it at a boot")
-    GATE_CLOSE = ("close the gate: iSCSI enable=0; vhost: our own initiator takes the "
-                  "endpoint, or refuses")
-    GATE_OPEN = "open the gate: iSCSI enable=1; vhost: our own initiator lets go of the endpoint"
+    GATE_CLOSE = ("close every gate: iSCSI enable=0; vhost: our own initiator takes the endpoint "
+                  "of every target, or of none and refuses")
+    TPG_DISABLE = ("close the gates of iSCSI targets (enable=0); the endpoints of vhost targets "
+                   "stay free for QEMU")
+    GATE_OPEN = ("open every gate: vhost: our own initiator lets go of the endpoint; iSCSI "
+                 "enable=1")
     DRAIN = "prove idle"
     FLUSH = "flush the backing storage"
     KEEP_COPY = "if the kernel holds it: export run-time state into journal and APTPL file, fsync"
@@ -355,10 +362,17 @@ def _source() -> Iterator[List[Transition]]:
     yield row("released", "freeze", "released", "shut it, whoever opened it since",
               Action.GATE_CLOSE, Action.SAVEFILE_DROP, Action.PROVE_SHUT, modes=FILE, deadline=30)
     yield row("prepared freezing", "freeze", "frozen",
+              "leave the save file, shut iSCSI out, drain, flush, keep a copy; endpoints stay free "
+              "for QEMU",
+              "freezing", Action.SAVEFILE_DROP, Action.TPG_DISABLE, Action.DRAIN, Action.FLUSH,
+              Action.KEEP_COPY, "frozen",
+              conditions=(Condition.SAME_BOOT, Condition.GUEST_STOPPED), modes=HELD,
+              deadline=3)
+    yield row("prepared freezing", "freeze", "frozen",
               "leave the save file, drain, flush, keep a copy; the endpoint stays free for QEMU",
               "freezing", Action.SAVEFILE_DROP, Action.DRAIN, Action.FLUSH, Action.KEEP_COPY,
               "frozen",
-              conditions=(Condition.SAME_BOOT, Condition.GUEST_STOPPED), modes=VHOST,
+              conditions=(Condition.SAME_BOOT, Condition.GUEST_STOPPED), modes=INBAND,
               deadline=3)
     yield row("frozen", "export", "frozen", "the final document",
               Action.KEEP_COPY, MessageType.DOCUMENT, conditions=(Condition.SAME_BOOT,),
@@ -366,26 +380,32 @@ def _source() -> Iterator[List[Transition]]:
     yield row("frozen", "export", "frozen", "the final document, read while the guest is stopped",
               Action.KEEP_COPY, MessageType.DOCUMENT,
               conditions=(Condition.SAME_BOOT, Condition.GUEST_STOPPED),
-              modes=VHOST, deadline=3)
+              modes=HELD, deadline=3)
+    yield row("frozen", "export", "frozen",
+              "the final document; flush what a guest that had resumed wrote",
+              Action.FLUSH, Action.KEEP_COPY, MessageType.DOCUMENT,
+              conditions=(Condition.SAME_BOOT, Condition.GUEST_STOPPED),
+              modes=INBAND, deadline=3)
     yield row("frozen", "export", "released",
               "commit: another host may serve it from here on; recorded before the file is there",
-              Action.GATE_CLOSE, Action.SAVEFILE_DROP, Action.PROVE_SHUT, Action.KEEP_COPY,
-              "released",
+              Action.GATE_CLOSE, Action.SAVEFILE_DROP, Action.PROVE_SHUT, Action.FLUSH,
+              Action.KEEP_COPY, "released",
               MessageType.DOCUMENT, conditions=(Condition.SAME_BOOT,), modes=FILE, deadline=30)
     yield row("released", "export", "released", "the same document again, and shut it once more",
               Action.GATE_CLOSE, Action.SAVEFILE_DROP, Action.PROVE_SHUT, MessageType.DOCUMENT,
               modes=FILE,
               deadline=30)
-    yield row("frozen", "release", "released", "commit; gate and save file are looked at once more",
-              Action.GATE_CLOSE, Action.SAVEFILE_DROP, Action.PROVE_SHUT, Action.COMPARE,
-              "released",
+    yield row("frozen", "release", "released",
+              "commit; gate and save file are looked at once more, and what was written is flushed",
+              Action.GATE_CLOSE, Action.SAVEFILE_DROP, Action.PROVE_SHUT, Action.FLUSH,
+              Action.COMPARE, "released",
               MessageType.RELEASED,
               messages="armed", conditions=(Condition.SAME_BOOT, Condition.DOCUMENT_CURRENT),
               modes=ISCSI - LATE,
               deadline=3)
     yield row("frozen", "release", "released", "commit, and close the storage before saying so",
-              Action.GATE_CLOSE, Action.SAVEFILE_DROP, Action.PROVE_SHUT, Action.COMPARE,
-              "released",
+              Action.GATE_CLOSE, Action.SAVEFILE_DROP, Action.PROVE_SHUT, Action.FLUSH,
+              Action.COMPARE, "released",
               Action.TEARDOWN, Action.SAVEFILE_DROP, Action.STORAGE_RELEASE, MessageType.RELEASED,
               messages="armed", conditions=(Condition.SAME_BOOT, Condition.DOCUMENT_CURRENT),
               modes=LATE,
@@ -395,9 +415,10 @@ def _source() -> Iterator[List[Transition]]:
               modes=LATE,
               deadline=10)
     yield row("frozen", "release", "released",
-              "commit: first occupy the endpoint, so that no resume of the source can succeed",
-              Action.GATE_CLOSE, Action.COMPARE, Action.SAVEFILE_DROP, "released",
-              MessageType.RELEASED,
+              "commit: first occupy every endpoint, so that no resume of the source can succeed; "
+              "flush what was written since",
+              Action.GATE_CLOSE, Action.SAVEFILE_DROP, Action.PROVE_SHUT, Action.FLUSH,
+              Action.COMPARE, "released", MessageType.RELEASED,
               messages="armed",
               conditions=(Condition.SAME_BOOT, Condition.DOCUMENT_CURRENT, Condition.GUEST_LEFT),
               modes=HELD, deadline=3)
@@ -463,7 +484,7 @@ def _source() -> Iterator[List[Transition]]:
               "thawing", *_BACK, messages="aborted", modes=INBAND)
     yield row("frozen", "recover", "released",
               "QEMU cannot resume here and the destination is armed: on",
-              Action.GATE_CLOSE, Action.COMPARE, Action.SAVEFILE_DROP, "released",
+              Action.GATE_CLOSE, Action.FLUSH, Action.COMPARE, Action.SAVEFILE_DROP, "released",
               MessageType.RELEASED,
               messages="armed", conditions=(Condition.DOCUMENT_CURRENT, Condition.GUEST_LEFT),
               modes=INBAND)
@@ -590,14 +611,14 @@ def _destination() -> Iterator[List[Transition]]:
               Action.GATE_CLOSE, Action.PROVE_NEVER_RAN, "aborting", *_DROP,
               conditions=(Condition.SAME_BOOT,), modes=INBAND)
     yield row("opening serving", "abort", "returned",
-              "give it back: close, keep a copy, keep everything",
-              Action.GATE_CLOSE, Action.SAVEFILE_DROP, Action.PROVE_SHUT, Action.KEEP_COPY,
-              "returned",
+              "give it back: close, flush, keep a copy, keep everything",
+              Action.GATE_CLOSE, Action.SAVEFILE_DROP, Action.PROVE_SHUT, Action.FLUSH,
+              Action.KEEP_COPY, "returned",
               MessageType.RETURNED, modes=PEERS - LATE)
     yield row("opening serving returned", "abort", "returned",
               "give it back, and the storage with it",
-              Action.GATE_CLOSE, Action.SAVEFILE_DROP, Action.PROVE_SHUT, Action.KEEP_COPY,
-              "returned",
+              Action.GATE_CLOSE, Action.SAVEFILE_DROP, Action.PROVE_SHUT, Action.FLUSH,
+              Action.KEEP_COPY, "returned",
               Action.TEARDOWN, Action.SAVEFILE_DROP, Action.STORAGE_RELEASE, MessageType.RETURNED,
               modes=LATE)
     yield row("returned", "abort", "returned", "say it again", MessageType.RETURNED,

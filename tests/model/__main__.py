@@ -18,7 +18,7 @@ from tests.model.matrix import MATRICES, matrix, steps_table
 from tests.model.mutants import MUTANTS
 from tests.model.runs import RUNS, SLOW_MUTANTS, run
 
-INVARIANTS = 9  # see docs/internals/handover-protocol.md, "What was proven"
+INVARIANTS = 10  # see docs/internals/handover-protocol.md, "What was proven"
 
 
 def main(arguments: Optional[List[str]] = None) -> int:

@@ -13,6 +13,7 @@ from lio_handover.protocol.pr_survival import File, Survival, Takes
 from lio_handover.protocol.table import (ALL, DESTINATION, HELD, SOURCE, TRANSITIONS, Action,
                                          Condition, MessageType, Mode, Step, Transition)
 from tests.model.search import Result, explore
+from tests.model.shared import SharedModel, Wrong
 from tests.model.torn import BACK, TornModel
 from tests.model.world import Model, Scope, Surroundings
 
@@ -25,6 +26,8 @@ GUEST = "guest lost"
 NO_WAY = "no way out"
 DEAD = "arrives alive"
 GONE = "nobody was known to serve"
+DATA = "without data"
+NEVER = "can ever complete"
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,8 @@ class Mutant:
     around: Dict[str, Any] = field(default_factory=dict)
     scope: Scope = Scope()
     survival: Optional[Tuple[pr_survival.Rule, ...]] = None
+    beside: str = ""  # of targets that share a backstore: "guest", "iscsi"
+    wrong: Optional[Wrong] = None
 
     def model(self) -> Model:
         table: Table = TRANSITIONS
@@ -44,16 +49,19 @@ class Mutant:
         if self.survival is not None:
             return TornModel(self.mode, self.scope, Surroundings(**self.around), table,
                              survival=self.survival)
+        if self.beside:
+            return SharedModel(self.mode, self.scope, Surroundings(**self.around), table,
+                               guests=self.beside == "guest", calm=True, wrong=self.wrong)
         return Model(self.mode, self.scope, Surroundings(**self.around), table)
 
     def changes_something(self) -> bool:
         model, plain = self.model(), Model(self.mode, self.scope)
         return [row for row in model.table if self.mode in row.modes] != [
             row for row in plain.table if self.mode in row.modes] or model.around != plain.around \
-            or self.survival not in (None, pr_survival.TABLE)
+            or self.survival not in (None, pr_survival.TABLE) or self.wrong is not None
 
     def run(self) -> Result:
-        return explore(self.model(), liveness=self.expects in (NO_WAY, DEAD))
+        return explore(self.model(), liveness=self.expects in (NO_WAY, DEAD, NEVER))
 
 
 def _rows(role: str, verb: str, state: str = "", messages: str = "", to: str = "",
@@ -311,6 +319,45 @@ MUTANTS: Dict[str, Mutant] = {
     "forced-clear-forgets": Mutant(
         "a source that was forced to serve is cleared without a copy", STALE,
         change=_without(_rows(_S, "clear"), Action.KEEP_COPY), scope=Scope(volatile=True)),
+    # data that was written after the flush of a freeze
+    "reopened-unflushed": Mutant(
+        "release does not flush what was written by a gate that somebody had opened again", DATA,
+        change=_without(_SAYS_RELEASED, Action.FLUSH), scope=Scope(changes=0, forces=0),
+        around={"targetcli_meddles": True, "boot_scrub": True}),
+    "resumed-unflushed": Mutant(
+        "release does not flush what a guest wrote that had resumed by itself", DATA,
+        Mode.VHOST_QMP, change=_without(_SAYS_RELEASED, Action.FLUSH),
+        scope=Scope(changes=0, forces=0)),
+    "inband-resumed-unflushed": Mutant(
+        "in-band, recover commits without flushing what a guest wrote that had resumed by itself",
+        DATA, Mode.VHOST_INBAND, change=_without(
+            _rows(_S, "recover", "frozen", to="released"), Action.FLUSH),
+        scope=Scope(changes=0, forces=0)),
+    "returned-unflushed": Mutant(
+        "the destination gives back without flushing what was written there", DATA,
+        change=_without(_GIVE_BACK, Action.FLUSH), scope=Scope(changes=0, forces=0)),
+    # targets that share a backstore
+    "shared-no-freeze": Mutant(
+        "neither freeze nor release closes the iSCSI gate beside the guest's", TWICE,
+        Mode.VHOST_QMP, change=_without(_rows(_S, "freeze release"), Action.TPG_DISABLE,
+                                        Action.PROVE_SHUT), beside="iscsi",
+        wrong=Wrong.CLOSES_ONE, scope=Scope(changes=0, forces=0, data=False)),
+    "shared-opened-at-arm": Mutant(
+        "activate opens the iSCSI gate as soon as all is loaded", TWICE, Mode.VHOST_QMP,
+        beside="iscsi", wrong=Wrong.ARMS_OPEN, scope=Scope(changes=0, forces=0, data=False)),
+    "shared-returned-open": Mutant(
+        "the destination gives back the guest's target and leaves the iSCSI gate open", TWICE,
+        Mode.VHOST_QMP, change=_without(_GIVE_BACK, Action.PROVE_SHUT), beside="iscsi",
+        wrong=Wrong.CLOSES_ONE, scope=Scope(changes=0, forces=0, data=False)),
+    "shared-one-occupied": Mutant(
+        "release occupies the endpoint of one of two guests", TWICE, Mode.VHOST_QMP,
+        beside="guest", wrong=Wrong.CLOSES_ONE, scope=Scope(changes=0, forces=0, data=False)),
+    "shared-one-opened": Mutant(
+        "the destination opens one of two gates", NEVER, Mode.VHOST_QMP,
+        beside="iscsi", wrong=Wrong.OPENS_ONE, scope=Scope(changes=0, forces=0, data=False)),
+    "shared-one-to-resume": Mutant(
+        "release while one of two guests may still resume by itself", GUEST, Mode.VHOST_QMP,
+        beside="guest", wrong=Wrong.ONE_LEFT, scope=Scope(changes=0, forces=0, data=False)),
     # by file
     "file-before-record": Mutant(
         "by file, the document is there before it is recorded that it may be imported", TWICE,

@@ -9,6 +9,7 @@ from typing import Dict
 from lio_handover.protocol.table import Mode
 from tests.model.mutants import MUTANTS
 from tests.model.search import Result, explore
+from tests.model.shared import SharedModel
 from tests.model.torn import TornModel
 from tests.model.world import Model, Scope, Surroundings
 
@@ -22,6 +23,14 @@ class Run:
     around: Surroundings = Surroundings()
     full: bool = False
     torn: bool = False
+    beside: str = ""  # of targets that share a backstore: "guest", "iscsi"
+    calm: bool = False  # see tests/model/shared.py
+
+    def model(self) -> Model:
+        if self.beside:
+            return SharedModel(self.mode, self.scope, self.around, guests=self.beside == "guest",
+                               calm=self.calm)
+        return (TornModel if self.torn else Model)(self.mode, self.scope, self.around)
 
 
 RUNS: Dict[str, Run] = {
@@ -30,9 +39,13 @@ RUNS: Dict[str, Run] = {
     "iscsi-late, targetcli meddles": Run(Mode.ISCSI_LATE, Scope(forces=0), MEDDLED),
     "iscsi, APTPL files torn": Run(Mode.ISCSI, Scope(forces=0), torn=True),
     "vhost-qmp, an operator": Run(Mode.VHOST_QMP, Scope(changes=0)),
-    "vhost-qmp, registrations change": Run(Mode.VHOST_QMP, Scope(forces=0)),
+    "vhost-qmp, registrations change": Run(Mode.VHOST_QMP, Scope(forces=0, data=False)),
     "vhost-inband, an operator": Run(Mode.VHOST_INBAND, Scope(changes=0)),
     "vhost-stopped, an operator": Run(Mode.VHOST_STOPPED, Scope(changes=0)),
+
+    "two guests": Run(Mode.VHOST_QMP, Scope(changes=0, forces=0, data=False), beside="guest",
+                      calm=True),
+    "a guest and iSCSI": Run(Mode.VHOST_QMP, Scope(changes=0), beside="iscsi"),
 
     "file": Run(Mode.FILE, Scope(changes=2)),
     "file, targetcli meddles": Run(Mode.FILE, Scope(), MEDDLED),
@@ -54,13 +67,23 @@ RUNS: Dict[str, Run] = {
     "vhost-inband, two words of operators": Run(
         Mode.VHOST_INBAND, Scope(changes=0, forces=2), full=True),
     "vhost-stopped": Run(Mode.VHOST_STOPPED, full=True),
+    "two guests, power lost": Run(Mode.VHOST_QMP, Scope(changes=0, forces=0), beside="guest",
+                                  full=True),
+    "two guests, vhost-stopped": Run(
+        Mode.VHOST_STOPPED, Scope(changes=0, forces=0), beside="guest", full=True),
+    "a guest and iSCSI, registrations change": Run(
+        Mode.VHOST_QMP, Scope(forces=0), beside="iscsi", full=True),
+    "a guest and iSCSI, two words of operators": Run(
+        Mode.VHOST_QMP, Scope(changes=0, forces=2), beside="iscsi", full=True),
+    "a guest and iSCSI, vhost-stopped": Run(
+        Mode.VHOST_STOPPED, Scope(changes=0), beside="iscsi", full=True),
 }
 SLOW_MUTANTS = frozenset({"load-after-owning", "digest-ignored", "inband-thaws-alone",
-                          "inband-aborts-after-run", "manager-guesses", "epoch-ignored"})
+                          "inband-aborts-after-run", "manager-guesses", "epoch-ignored",
+                          "shared-one-occupied", "shared-one-to-resume"})
 assert SLOW_MUTANTS <= set(MUTANTS)
 
 
 @lru_cache(maxsize=None)
 def run(name: str) -> Result:
-    one = RUNS[name]
-    return explore((TornModel if one.torn else Model)(one.mode, one.scope, one.around))
+    return explore(RUNS[name].model())

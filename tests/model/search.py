@@ -30,6 +30,8 @@ _QEMU = {
 
 def tell(model: Model, label: Tuple[str, ...], world: World) -> str:
     """One line of a story: what happened, and how it looks afterwards where that matters."""
+    if label[0] == "qemu" and label[2:]:
+        return f"second guest: {tell(model, label[:2], world)}"
     if label[0] == "qemu":
         if model.stopped and label[1] == "stops the guest":
             return "driver: stop; the source's guest is paused"
@@ -65,6 +67,9 @@ def describe(model: Model, w: World) -> str:
                      f" version {host.pr}, kept {host.disk}, file {host.file}")
     if model.vhost:
         parts.append(f"QEMUs {w.qs}/{w.qd}")
+    if w.beside.qs or any(w.beside.open):
+        parts.append(f"second gates {', '.join('open' if it else 'shut' for it in w.beside.open)}"
+                     + (f", QEMUs {w.beside.qs}/{w.beside.qd}" if w.beside.qs else ""))
     return "; ".join(parts) + f"; registrations at version {w.latest}"
 
 
@@ -138,7 +143,8 @@ def explore(model: Model, liveness: bool = True, limit: int = 0) -> Result:
             result.transitions += 1
             if label[0] in (S, D) and len(label) == 4 and label[1] != "took back":
                 result.rows.add(int(label[2]))
-            if after.qd == "run" and label in (("qemu", "cont destination"), ("qemu", "arrives")):
+            if label[:2] in (("qemu", "cont destination"), ("qemu", "arrives")) \
+                    and model.here(after, D):
                 result.goals.add("alive")
             there = number.get(after)
             if there is None:

@@ -7,7 +7,8 @@ themselves, a service crash between any two steps, a host losing power at any mo
 with targetcli restoring its save file, an operator. Crashes and reboots are not counted: any
 number of them.
 
-What is left out: the contents of the disk (flushing), more than one target, and clocks.
+What is left out: the contents of the disk (but for whether all that was written is flushed), and
+clocks. Targets that share a backstore are in tests/model/shared.py.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Dict, FrozenSet, Iterator, List, NamedTuple, Optional, Tuple
 from lio_handover.protocol.table import (DESTINATION, SOURCE, TRANSITIONS, VHOST, Action,
                                          AfterReboot, Condition, MessageType, Mode, Step,
                                          Transition, state_of)
+from tests.model.beside import Beside
 from tests.model.files import Files
 
 S, D = "s", "d"
@@ -58,6 +60,7 @@ class Host(NamedTuple):
     stale: bool = False  # kernel: a document came since it was loaded
     ran: bool = False  # kernel: a command was executed since it was loaded
     storage: bool = True  # kernel: the backing storage is open (late mode)
+    dirty: bool = False  # kernel: initiators wrote since the last flush; a host that serves is so
 
 
 class World(NamedTuple):
@@ -70,6 +73,7 @@ class World(NamedTuple):
     forces: int
     made: int = 0  # versions made so far (power loss may take the latest back)
     files: Files = Files()  # of tests.model.torn alone
+    beside: Beside = Beside()  # of tests.model.shared alone
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,7 @@ class Scope:
     changes: int = 1  # to the registrations, by initiators
     forces: int = 1  # words of an operator
     volatile: bool = False  # also registrations without APTPL, which power loss may take
+    data: bool = True  # also whether what was written is flushed
 
 
 @dataclass(frozen=True)
@@ -143,6 +148,10 @@ class Model:
             d = d._replace(same_boot=True)
         if d.ran and not self.inband:
             d = d._replace(ran=False)
+        if self.scope.data and not s.dirty and self.serving(w, S):
+            s = s._replace(dirty=True)
+        if self.scope.data and not d.dirty and self.serving(w, D):
+            d = d._replace(dirty=True)
         qd = w.qd
         if qd == "crashed" and not self.inband:
             qd = "gone"
@@ -173,7 +182,7 @@ class Model:
 
     def initial(self) -> World:
         return World(
-            s=Host(state="idle", file=1, disk=0, gate=OPEN, pr=0),
+            s=Host(state="idle", file=1, disk=0, gate=OPEN, pr=0, dirty=self.scope.data),
             d=Host(state="none", storage=not self.late),
             qs="run" if self.vhost else "gone", qd="wait" if self.vhost else "gone",
             latest=0, messages=frozenset(), forces=0)
@@ -181,7 +190,16 @@ class Model:
     # ---- what can be seen -------------------------------------------------------------------
 
     def attached(self, w: World, me: str) -> bool:
+        """Whether any guest is."""
         return (w.qs if me == S else w.qd) == "run"
+
+    def here(self, w: World, me: str) -> bool:
+        """Whether every gate lets in, and every guest is attached."""
+        return self.serving(w, me)
+
+    def left(self, w: World) -> bool:
+        """Whether no QEMU of the source resumes by itself."""
+        return w.qs in ("post", "gone")
 
     def serving(self, w: World, me: str) -> bool:
         if self.vhost:
@@ -197,6 +215,8 @@ class Model:
             return "two hosts have the storage open"
         if s and w.s.pr != w.latest or d and w.d.pr != w.latest:
             return "a host serves without registrations that were made"
+        if s and w.d.dirty or d and w.s.dirty:
+            return "a host serves without data that was written"
         if self.by_file and w.s.state == "retired" and w.d.state not in OWNERS \
                 and self._exported(w):
             return "the source is gone, and nobody was known to serve"
@@ -218,12 +238,12 @@ class Model:
                 w.d.state == "none" or w.d.up == NEVER_AGAIN):
             return not self._exported(w)  # wanted so
         if w.s.state == "retired" and w.d.state in OWNERS:
-            return self.serving(w, D) or w.d.state == "given"  # so targetcli alone sees to that
+            return self.here(w, D) or w.d.state == "given"  # so targetcli alone sees to that
         if w.s.state == "idle" and (w.d.state == "none" or self.by_file
                                     and w.d.up == NEVER_AGAIN):
-            return self.serving(w, S)
+            return self.here(w, S)
         return w.s.up == NEVER_AGAIN and w.d.state in OWNERS and (
-            self.serving(w, D) or w.d.state == "given")
+            self.here(w, D) or w.d.state == "given")
 
     # ---- verbs: rows of the table -------------------------------------------------------------
 
@@ -246,9 +266,9 @@ class Model:
         if condition is Condition.GUEST_STOPPED:
             return not self.attached(w, me)
         if condition is Condition.GUEST_HERE:
-            return self.serving(w, me)
+            return self.here(w, me)
         if condition is Condition.GUEST_LEFT:
-            return w.qs in ("post", "gone")
+            return self.left(w)
         if condition is Condition.RAN_SINCE_EXPORT:
             exported = self._versions(w, host, MessageType.DOCUMENT)
             return bool(exported) and self._current(host) not in exported
@@ -361,20 +381,26 @@ class Model:
             step = row.steps[index]
             after = self._step(free, me, row, step, arg)
             if after is None:
-                if at:
+                if before.row >= 0:
                     yield (me, "refused", str(number), str(index)), kind, free
                 return
             if after is not free and after != free:
-                if index + 1 < len(row.steps):
+                next_ = index + (not self._half_done(after, me, row, step))
+                if next_ < len(row.steps):
                     host: Host = getattr(after, me)
                     if not any(later.action is Action.KEEP_MESSAGE
-                               for later in row.steps[index + 1:]):
+                               for later in row.steps[next_:]):
                         arg = NO_VERSION
-                    after = put(after, me, host._replace(row=number, at=index + 1, arg=arg))
-                yield (me, "began" if at == 0 else "went on", str(number), str(index)), kind, after
+                    after = put(after, me, host._replace(row=number, at=next_, arg=arg))
+                what = "began" if before.row < 0 else "went on"
+                yield (me, what, str(number), str(index)), kind, after
                 return
-        if at:
+        if before.row >= 0:
             yield (me, "ended", str(number), str(at)), kind, free
+
+    def _half_done(self, w: World, me: str, row: Transition, step: Step) -> bool:
+        """Whether `step` has more than one gate to work at, and was at the first of them only."""
+        return False
 
     def _say(self, w: World, message: MessageSaid) -> World:
         key = (w.messages, message)
@@ -398,7 +424,9 @@ class Model:
         host = host._replace(state=state, epoch=epoch, aborted=aborted, same_boot=True)
         w = put(w, me, host)
         if row.forced:  # the operator accepts that what only the peer had is gone
-            w = w._replace(latest=host.disk, forces=w.forces + 1)
+            peer: Host = getattr(w, PEER[me])
+            w = put(w, PEER[me], peer._replace(dirty=False))._replace(
+                latest=host.disk, forces=w.forces + 1)
         return w
 
     def _step(self, w: World, me: str, row: Transition, step: Step, arg: int) -> Optional[World]:
@@ -456,6 +484,8 @@ class Model:
         elif do is Action.PROVE_NEVER_RAN:
             if host.ran or self.attached(w, me):
                 return None
+        elif do is Action.FLUSH:
+            new = host._replace(dirty=False)
         elif do is Action.IMPORT:
             new = host._replace(gate=SHUT, pr=host.disk, stale=False, ran=False)
         elif do is Action.BUILD:
@@ -483,7 +513,7 @@ class Model:
         elif do is Action.CHECK:
             if host.gate != OPEN or host.pr == NO_VERSION:
                 return None
-        else:  # READ DRAIN FLUSH VERIFY: nothing the model holds
+        else:  # READ DRAIN VERIFY TPG_DISABLE: nothing the model holds
             return w
         return w if new is host else put(w, me, new)
 
@@ -526,7 +556,7 @@ class Model:
                     row=-1, at=0, arg=NO_VERSION, gate=gate))
             dark = host._replace(up=OFF, row=-1, at=0, arg=NO_VERSION, same_boot=False,
                                  gate=NOTHING, pr=NO_VERSION, stale=False, ran=False,
-                                 storage=not self.late)
+                                 storage=not self.late, dirty=False)
             if me == D and not self.around.copies_durable:
                 dark = dark._replace(disk=NO_VERSION)
             off = put(w, me, dark)
@@ -584,7 +614,8 @@ class Model:
                 yield ("qemu", "cancelled"), PLAIN, self._resume_alone(w)
             loaded_there = (w.s.state == "frozen" and w.s.row < 0  # Save() has answered
                             and w.d.state == "armed" and w.d.row < 0  # and Load() too
-                            and w.d.epoch == w.s.epoch and w.d.gate == OPEN and w.d.pr == w.s.pr)
+                            and w.d.epoch == w.s.epoch and w.d.gate == OPEN and w.d.pr == w.s.pr
+                            and not w.s.dirty)  # else Save() was for an earlier attempt
             if qd == "wait" and (loaded_there or not self.inband):
                 yield ("qemu", "sends the guest"), PLAIN, w._replace(qs="sent")
         if qs == "sent":

@@ -35,7 +35,8 @@ def verb(name: str, data: bytes = b"", allow: tuple[str, ...] = ()) -> bytes:
 
 def crash(point: int, name: str, data: bytes = b"", records: bool = False) -> tuple[bool, bytes]:
     """(whether the verb was killed at that point, what it handed out if it ended before)."""
-    dead, found = inhandover.killed_at(lambda: verb(name, data), point, records)
+    dead, found = inhandover.killed_at(lambda: verb(name, data),
+                                       inhandover.Points(point, records))
     return dead, found or b""
 
 

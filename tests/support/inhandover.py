@@ -257,17 +257,17 @@ def crash(point: int | str, verb: str, role: str, id: str,  # noqa: A002
           messages: Sequence[Message] = (), records: bool = False, **more: Any
           ) -> tuple[bool, Reply | None]:
     """(whether the verb was killed at that point, its answer if it ended before)."""
-    return killed_at(lambda: do(verb, role, id, messages, **more), point, records)
+    return killed_at(lambda: do(verb, role, id, messages, **more), Points(point, records))
 
 
-def killed_at(verb: Callable[[], Any], point: int | str, records: bool) -> tuple[bool, Any]:
-    """(whether a process was killed at that point of ``verb``, what that answered if it ended
+def killed_at(verb: Callable[[], Any], points: Points) -> tuple[bool, Any]:
+    """(whether a process was killed at the point of ``verb``, what that answered if it ended
     before).  Raises what the verb raised."""
     ours, its = os.pipe()
     pid = os.fork()
     if pid == 0:
         try:
-            Points(point, records).install()
+            points.install()
             result: Any = verb()
         except BaseException as error:  # noqa: B902 - raised again by the parent
             result = error
