@@ -153,7 +153,7 @@ class StepRunner:
         row = step.row
         if row is not None and not step.sure and self._has_already(step):
             return
-        if step.slot in ("nexus", "late nexus"):
+        if step.slot in ("nexus", "late nexus", "last nexus"):
             return self._nexus(step)
         try:
             self.fs.write(step.path, step.value)

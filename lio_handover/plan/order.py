@@ -103,6 +103,7 @@ ORDER: Tuple[Slot, ...] = (
          "an ACL nobody can use makes the padding registrations; PRgeneration stays raised"),
     Slot("link mapped LUN", ACTIVATE, "revives registrations, in the order in which READ KEYS "
                                       "shall answer"),
+    Slot("last nexus", ACTIVATE, "where READ KEYS shall answer with an iSCSI initiator before it"),
     Slot("mapped LUN attribute", ACTIVATE, "before the link it would be lost"),
     Slot("clear APTPL", ACTIVATE, "what is restored says that it survives power loss; the "
                                   "source did not"),
@@ -113,7 +114,10 @@ ORDER: Tuple[Slot, ...] = (
     Slot("after gate", ACTIVATE, "the gate takes None out of AuthMethod where authentication is 1"),
 )
 
+#: Slots whose steps stand among those of another slot, by an order that both have.
+AMONG: Dict[str, str] = {"last nexus": "link mapped LUN"}
 #: Slot's name → its place in the order.
 PLACE: Dict[str, int] = {slot.name: number for number, slot in enumerate(ORDER)}
+PLACE.update({slot: PLACE[other] for slot, other in AMONG.items()})
 PHASE: Dict[str, str] = {slot.name: slot.phase for slot in ORDER}
 WHY: Dict[str, str] = {slot.name: slot.why for slot in ORDER}

@@ -92,9 +92,7 @@ class _Planner:
         self._add, self._once, self._load = self.draft.add, self.draft.once, self.draft.load
         self.refused = self.draft.refused
         self.link_place = merge_orders(
-            [[lun.key for lun in acl.mapped_luns] for target in self.want.targets
-             for tpg in target.tpgs for acl in tpg.acls],
-            self.restore_order.chains())
+            self.restore_order.mapping_rows, self.restore_order.mapping_chains())
         for change in changes:
             if isinstance(change, Create):
                 self._create(change)
@@ -163,6 +161,8 @@ class _Planner:
         if slot == "nexus" and key[:3] in self.restore_order.late:
             self._add(slot, WRITE, f"{self.path(key)}/{row.path}", b"NULL\n", key)
             slot, order = "late nexus", self.restore_order.nexus_rank.get(key, LAST)
+            if key in self.restore_order.last:
+                slot, order = "last nexus", (self.link_place[key],)
         if value in (row.first or {}):
             path, before = row.first[value]
             other = rows(kind, owner_of(key))[path]

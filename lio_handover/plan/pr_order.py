@@ -49,8 +49,20 @@ class RestoreOrder:
         self.linked: Dict[Key, Tuple[int, int]] = {
             lun.key: (int(lun.attributes.get("rtpi", tpg.attributes.get("rtpi", "0"))), number)
             for number, (_target, tpg, lun) in enumerate(want.all_luns())}
+        #: TPGs whose nexuses come among the links of mapped LUNs, as an ACL's registration is first
+        self.last: Set[Key] = self._after_mapped(want)
         #: targets whose nexuses must come after the links of their LUNs
-        self.late: Set[Key] = self._late(want)
+        self.late: Set[Key] = self._late(want) | {tpg[:3] for tpg in self.last}
+        #: the links of mapped LUNs, a row for each ACL, and the nexuses that come among them
+        self.mapping_rows: List[List[Key]] = [
+            *([mapped.key for mapped in acl.mapped_luns] for target in want.targets
+              for tpg in target.tpgs for acl in tpg.acls), *([tpg] for tpg in sorted(self.last))]
+        places = merge_orders(self.mapping_rows, self.mapping_chains())
+        if any(key not in places for row in self.mapping_rows for key in row):
+            # One nexus would have to come before and after: nexuses before ACLs, then.
+            self.last = set()
+            self.late = self._late(want)
+            self.mapping_rows = [row for row in self.mapping_rows if row[0] in self.mapped]
 
     def trigger_of(self, registration: Registration) -> Key:
         """The key whose link brings a registration back: a mapped LUN's, or a LUN's for its TPG's
@@ -59,6 +71,22 @@ class RestoreOrder:
         tpg = tpg_key(target_key(fabric, registration.target), registration.tpgt)
         mapped = mapped_lun_key(acl_key(tpg, registration.initiator), registration.mapped_lun)
         return mapped if mapped in self.mapped else lun_key(tpg, registration.lun)
+
+    def _after_mapped(self, want: State) -> Set[Key]:
+        """TPGs with a nexus that in some backstore has to come after a mapped LUN, or after such a
+        nexus."""
+        last: Set[Key] = set()
+        while True:
+            before = len(last)
+            for store in want.backstores:
+                among = False
+                for trigger in map(self.trigger_of, store.reservations.registrations):
+                    if trigger in self.mapped or trigger[:4] in last:
+                        among = True
+                    elif among and fabrics.gate_of(trigger[1]) is not Gate.LOCAL:
+                        last.add(trigger[:4])
+            if len(last) == before:
+                return last
 
     def _late(self, want: State) -> Set[Key]:
         """Targets whose nexuses are made after the links.
@@ -82,10 +110,10 @@ class RestoreOrder:
 
     def order(self, store: Backstore) -> Reservations:
         """A backstore's reservations in the order in which READ KEYS can show them: registrations
-        of one unit stand together, nexuses before ACLs."""
+        of one unit stand together; where nexuses cannot come among ACLs, they come before them."""
         def rank(registration: Registration) -> Tuple[int, ...]:
             trigger = self.trigger_of(registration)
-            if trigger in self.mapped:
+            if trigger in self.mapped or trigger[:4] in self.last:
                 return (2, self.trigger_rank[trigger][0])
             if trigger[:3] in self.late:
                 return (1, *self.nexus_rank[trigger[:4]])
@@ -101,6 +129,12 @@ class RestoreOrder:
         for key, (_place, store) in sorted(self.trigger_rank.items(), key=lambda pair: pair[1]):
             chains.setdefault(store, []).append(key)
         return chains.values()
+
+    def mapping_chains(self) -> Iterable[List[Key]]:
+        """The same with the nexuses that come among the links of mapped LUNs, each in the chain of
+        every backstore that it registers on."""
+        return [[key if key in self.mapped else key[:4] for key in chain
+                 if key in self.mapped or key[:4] in self.last] for chain in self.chains()]
 
 
 def padding_registrations(wanted: Reservations, place: Optional[Tuple[Key, Registration]]) -> int:
@@ -147,7 +181,8 @@ def merge_orders(rows: Iterable[Sequence[Key]], chains: Iterable[Sequence[Key]])
     ``rows`` (the numbers in each ACL or TPG) where the chains allow it: REPORT LUNS has the last
     link first, whatever its number (target_core_spc.c:spc_emulate_report_luns).
 
-    A link is in one row, and in one chain at most.
+    A link is in one row, and in one chain at most; a nexus that stands among links may be in many.
+    Where chains contradict each other, links and nexuses have no place.
     """
     rank: Dict[Key, int] = {}
     follows: Dict[Key, Key] = {}  # in its row
@@ -155,12 +190,16 @@ def merge_orders(rows: Iterable[Sequence[Key]], chains: Iterable[Sequence[Key]])
         for key in row:
             rank[key] = len(rank)
         follows.update(zip(row, row[1:]))
-    must: Dict[Key, Key] = {}
+    must: Dict[Key, List[Key]] = {}
+    waits_for_chain: Dict[Key, int] = {}  # how many others are first
     for chain in chains:
         there = [key for key in chain if key in rank]
-        must.update(zip(there, there[1:]))
-    waits_for_chain, waits_in_row = set(must.values()), set(follows.values())
-    free = [(rank[key], key) for key in rank if key not in waits_for_chain]
+        for key, after in zip(there, there[1:]):
+            if after not in must.setdefault(key, []):
+                must[key].append(after)
+                waits_for_chain[after] = waits_for_chain.get(after, 0) + 1
+    waits_in_row = set(follows.values())
+    free = [(rank[key], key) for key in rank if not waits_for_chain.get(key)]
     best = [pair for pair in free if pair[1] not in waits_in_row]
     heapq.heapify(free)
     heapq.heapify(best)
@@ -170,11 +209,10 @@ def merge_orders(rows: Iterable[Sequence[Key]], chains: Iterable[Sequence[Key]])
         if key in place:
             continue
         place[key] = len(place)
-        for after, waiting in ((must.get(key), waits_for_chain),
-                               (follows.get(key), waits_in_row)):
-            if after is None or after in place:
-                continue
-            waiting.discard(after)
-            if after not in waits_for_chain:
+        for after in must.get(key, []):
+            waits_for_chain[after] -= 1
+        waits_in_row.discard(follows.get(key, ()))
+        for after in {*must.get(key, []), *([follows[key]] if key in follows else [])}:
+            if after not in place and not waits_for_chain.get(after):
                 heapq.heappush(best if after not in waits_in_row else free, (rank[after], after))
     return place

@@ -8,7 +8,7 @@ from ..model.objects import NO_RESERVATIONS, Acl, Key, Lun, MappedLun, State, Tp
 from .plan import ACQUIRE, FLUSH, LINK, Plan, Step
 
 _LINKS = ("link LUN", "link mapped LUN")
-_NEXUSES = ("nexus", "late nexus")
+_NEXUSES = ("nexus", "late nexus", "last nexus")
 
 
 def early(the_plan: Plan) -> Plan:

@@ -289,8 +289,8 @@ def killed_at(verb: Callable[[], Any], points: Points) -> tuple[bool, Any]:
 def killed_recover(id: str, state: str) -> bool:  # noqa: A002
     """Whether a recover on the word that the other host is off was killed as it had recorded that
     state."""
-    return killed_at(lambda: recover(id, {"status": None}, frozenset({"peer-is-fenced"})), state,
-                     False)[0]
+    return killed_at(lambda: recover(id, {"status": None}, frozenset({"peer-is-fenced"})),
+                     Points(state))[0]
 
 
 def kernel_is_stale(id: str) -> bool:  # noqa: A002
