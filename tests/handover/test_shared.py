@@ -20,7 +20,7 @@ from tests.support.inshared import GUESTS, ISCSI, WWPNS
 
 ROLE = "vhost-newest"
 ALL = [*GUESTS, ISCSI]
-LEFT: dict[str, Any] = {"words": frozenset({"guest-left"})}
+LEFT: dict[str, Any] = {"assertions": frozenset({"guest-left"})}
 ATTACHED = ("from lio_handover.scsi.vhost import occupy; import sys, time\n"
             "guests = [occupy(wwpn) for wwpn in sys.argv[1:]]; print('attached', flush=True)\n"
             "time.sleep(3000)")
