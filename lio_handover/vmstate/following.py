@@ -17,8 +17,9 @@ from ..protocol.table import SOURCE, MessageType
 from ..records.journal import Handover
 from .verbs import BEGIN, Handovers, offer_of
 
-#: Seconds between two looks at this host; until the other host is asked, at first and at most.
-OFTEN, FIRST, RARELY = 0.5, 3.0, 60.0
+#: Seconds between two looks at this host; until the other host is asked, at first (it may be busy
+#: with Load()) and at most.
+OFTEN, FIRST, RARELY = 0.5, 10.0, 60.0
 
 Say = Callable[[str], None]
 

@@ -35,7 +35,8 @@ def load(host: Handovers, guest: Guest, data: bytes, began: Callable[[str], None
 
 
 def _stays(host: Handovers, guest: Guest, answer: Answer) -> str:
-    """The guest was saved on this host, or gets another QEMU here: nothing is done."""
+    """The guest was saved on this host, or gets another QEMU here: nothing is done.  Raises
+    WrongState, NoSuchTarget, StaleEpoch."""
     if {*answer.targets} != {*guest.targets}:
         raise errors.WrongState(f"what was saved is of other targets ({', '.join(answer.targets)})",
                                 do=f"see the targets of {guest.name}")
@@ -45,8 +46,9 @@ def _stays(host: Handovers, guest: Guest, answer: Answer) -> str:
     for name, epoch in host.epochs(guest.targets):
         if epoch != answer.targets[name]:
             raise errors.StaleEpoch(
-                f"{name} was handed over since the guest was saved: epoch {answer.targets[name]} "
-                f"then, {epoch} now", do="start the guest afresh, not from what was saved")
+                f"a handover of {name} was begun since the guest was saved: epoch "
+                f"{answer.targets[name]} then, {epoch} now",
+                do="start the guest afresh, not from what was saved")
     return f"{guest.name} stays on this host: nothing is done"
 
 

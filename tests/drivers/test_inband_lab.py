@@ -87,6 +87,17 @@ class Pair:
                 self.states(), [self.told(host) for host in self.hosts])
             time.sleep(1)
 
+    def save(self, host: lab.Host) -> tuple[bytes, str]:
+        """Save(), once the helper's next process has loaded all it wants."""
+        time.sleep(10)
+        answer: tuple[bytes, str] = host.call(invmstate.save, timeout=60)
+        return answer
+
+    def load(self, host: lab.Host, data: bytes) -> str:
+        """Load(), likewise; the error's sentence."""
+        time.sleep(10)
+        return str(host.call(invmstate.load, data, timeout=60))
+
     @contextmanager
     def guest(self, host: lab.Host) -> Iterator[None]:
         """A guest is attached here."""
@@ -122,23 +133,23 @@ def test_helpers_carry_a_target_through_crashes_of_theirs(pair: Pair) -> None:
     pair.helpers(TARGET)
 
     # A guest that is saved comes back here, and nowhere else.
-    data, error = a.call(invmstate.save, timeout=60)
-    assert error == "" and a.call(invmstate.load, data, timeout=60) == ""
-    assert "without a handover" in b.call(invmstate.load, data, timeout=60)
+    data, error = pair.save(a)
+    assert error == "" and pair.load(a, data) == ""
+    assert "without a handover" in pair.load(b, data)
 
     # Nothing is saved while the guest runs; it stays prepared.
     assert "b is ready" in pair.stage(TARGET)
     with pair.guest(a):
-        data, error = a.call(invmstate.save, timeout=60)
+        data, error = pair.save(a)
         assert data == b"" and "no endpoint is attached here" in error
     assert pair.states() == ["prepared", "staged"]
 
     # A migration that fails: the source's helper is killed after Save(), the guest runs again.
-    data, error = a.call(invmstate.save, timeout=60)
+    data, error = pair.save(a)
     assert error == "" and pair.states() == ["frozen", "staged"]
     spoilt = data.replace(b'"document": "', b'"document": "00', 1)
-    assert "has no 64 hex digits" in b.call(invmstate.load, spoilt, timeout=60)
-    assert b.call(invmstate.load, data, timeout=60) == ""
+    assert "has no 64 hex digits" in pair.load(b, spoilt)
+    assert pair.load(b, data) == ""
     assert pair.states() == ["frozen", "armed"]
     a.call(invmstate.end_helper, signal.SIGKILL)
     with pair.guest(a):
@@ -149,8 +160,8 @@ def test_helpers_carry_a_target_through_crashes_of_theirs(pair: Pair) -> None:
 
     # One that goes well: the destination's helper is killed after Load().
     pair.stage(TARGET)
-    data, error = a.call(invmstate.save, timeout=60)
-    assert error == "" and b.call(invmstate.load, data, timeout=60) == ""
+    data, error = pair.save(a)
+    assert error == "" and pair.load(b, data) == ""
     b.call(invmstate.end_helper, signal.SIGKILL)
     with pair.guest(b):
         pair.help(b)
@@ -159,9 +170,9 @@ def test_helpers_carry_a_target_through_crashes_of_theirs(pair: Pair) -> None:
     assert not a.call(pipeline.read_all).backstores
 
     # What was saved of before the move is of before.
-    data, error = b.call(invmstate.save, timeout=60)
-    assert error == "" and b.call(invmstate.load, data, timeout=60) == ""
-    assert "this host has no" in a.call(invmstate.save, timeout=60)[1]
+    data, error = pair.save(b)
+    assert error == "" and pair.load(b, data) == ""
+    assert "this host has no" in pair.save(a)[1]
 
 
 @pytest.fixture

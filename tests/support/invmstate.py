@@ -97,9 +97,16 @@ def _answered(member: str, signature: str, *args: Any) -> tuple[bytes, str]:
 
 
 def end_helper(number: int) -> None:
-    """A signal to who has the name on the guest's bus."""
+    """A signal to who has the name on the guest's bus, and to its processes, as systemd sends it to
+    the whole unit."""
     bus = inbus.connect(ADDRESS)
     pid = int(bus.call_blocking("org.freedesktop.DBus", "/org/freedesktop/DBus",
                                 "org.freedesktop.DBus", "GetConnectionUnixProcessID", "s",
                                 (BUS_NAME,)))
-    os.kill(pid, number)
+    for process in (pid, *children(pid)):
+        os.kill(process, number)
+
+
+def children(pid: int) -> list[int]:
+    """Its processes."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
