@@ -802,9 +802,13 @@ def test_a_move_is_gone_on_with_by_its_monitors_only(two: Two) -> None:
     assert two.qemu[DESTINATION].status == "running"
 
 
-def test_a_resumed_move_whose_guest_may_have_run_is_not_taken_back(two: Two) -> None:
+@pytest.mark.parametrize("ends", [{"gone": True}, {"fails": {"query-status": ""}},
+                                  {"fails": {"cont": ""}}])
+def test_a_resumed_move_whose_guest_may_have_run_is_not_taken_back(two: Two, ends: dict[str, Any]
+                                                                   ) -> None:
+    """Its first run may have told the destination to run the guest."""
     number = cut_off(two)
-    two.qemu[DESTINATION].gone = True
+    two.qemu[DESTINATION].put(**ends)
     again = two.driver(id=number)
     with pytest.raises(errors.GuestFailed, match=f"once its guest runs on b: .*--resume {number}.*"
                        f"if it never ran there: on b lio-handover destination abort {number}"):
