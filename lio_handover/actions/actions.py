@@ -106,8 +106,6 @@ class ActionRunner(Building):
                 findings.append(errors.Finding(
                     errors.InUse, target.name, "serves nobody: no TPG of it is enabled",
                     do="enable it, or remove it"))
-        if self.mode in INBAND:
-            findings += guests.apart(self.handover.targets)
         findings += preflight.spc2(state, self.reader())
         # By file a guest is stopped before, and ALL_TG_PT is looked at by the export.
         passed = {Mode.FILE: ("stopped-guest", "all-tg-pt"),
@@ -126,8 +124,9 @@ class ActionRunner(Building):
     def _misfits(self, state: State) -> List[errors.Finding]:
         mine = [target.name for target in state.targets]
         others = self.reader(False).exporters([store.key for store in state.backstores], mine)
-        return misfits(self.mode, mine, ["/".join(path.split("/")[:2])
-                                         for paths in others.values() for path in paths])
+        names = ["/".join(path.split("/")[:2]) for paths in others.values() for path in paths]
+        owners = guests.of_targets([*mine, *names]) if self.mode in INBAND else []
+        return misfits(self.mode, mine, names, [guest.targets for guest in owners])
 
     def _offered(self, names: Sequence[Tuple[str, str]]) \
             -> Tuple[Document, List[errors.Finding]]:
@@ -308,9 +307,11 @@ class ActionRunner(Building):
         self.journal.note("opened", boot=boot_id())
 
 
-def misfits(mode: Mode, names: Sequence[str], others: Sequence[str]) -> List[errors.Finding]:
+def misfits(mode: Mode, names: Sequence[str], others: Sequence[str],
+            owners: Sequence[Sequence[str]] = ()) -> List[errors.Finding]:
     """Findings on targets whose gates ``mode`` does not work.  ``others``: the targets that export
-    backstores of these, and are not of the handover.
+    backstores of these, and are not of the handover; ``owners``: the vhost targets of each guest
+    that has any of all these, as far as this host is told.
 
     Guests that share a backstore, and iSCSI targets that share it with a guest, move together only
     where whoever moves the guests waits for lio-handover.
@@ -318,14 +319,15 @@ def misfits(mode: Mode, names: Sequence[str], others: Sequence[str]) -> List[err
     if mode is Mode.FILE:
         return []
     gates = {name: fabrics.gate_of(name.partition("/")[0]) for name in {*names, *others}}
-    guests = sum(gates[name] is Gate.ENDPOINT for name in gates)
-    if mode in INBAND and len(gates) > 1 and guests:
+    endpoints = {name for name in gates if gates[name] is Gate.ENDPOINT}
+    apart = len(owners) != 1 or bool(gates.keys() - {*owners[0]})
+    if mode in INBAND and len(gates) > 1 and endpoints and apart:
         return [errors.Finding(
             errors.CannotRepresent, ", ".join(sorted(gates)),
-            "in QEMU's stream (vhost-inband) a guest moves alone with a target that nobody else "
-            "shares, as no QEMU waits for another one", do=" ".join([
+            "in QEMU's stream (vhost-inband) one guest moves with targets that nobody else shares, "
+            "as no QEMU waits for another one", do=" ".join([
                 "by QMP: lio-handover move", *sorted(gates), "--to HOST",
-                *["--guest SOCKET --guest-there SOCKET"] * guests]))]
+                *["--guest SOCKET --guest-there SOCKET"] * (len(owners) or len(endpoints))]))]
     shared = mode in HELD and any(gates[name] is Gate.ENDPOINT for name in names)
     works: Dict[Optional[Gate], bool] = {
         Gate.ENDPOINT: mode in VHOST, Gate.ENABLE: shared or mode not in VHOST}

@@ -10,8 +10,8 @@ from ..actions.context import HandoverContext
 from ..host.verbs import HostVerbs
 from ..kernel.facts import boot_id
 from ..protocol.messages import Message
-from ..protocol.table import (DESTINATION, SOURCE, TRANSITIONS, Condition, MessageType, Mode,
-                              Transition, rows_for)
+from ..protocol.table import (DESTINATION, INBAND, SOURCE, TRANSITIONS, Condition, MessageType,
+                              Mode, Transition, rows_for)
 from ..records.journal import Handover, Journal
 from ..system import fencing
 from .reply import Peer, Reply
@@ -245,6 +245,8 @@ class TransitionChooser:
         return self.by_type[MessageType.RELEASED].digest == self.context.as_it_came()
 
     def _guest_here(self) -> bool:
+        if self.context.mode in INBAND:  # one guest, which QEMU runs or does not
+            return self.context.guest()
         return not self.context.not_served()
 
     def _guest_stopped(self) -> bool:

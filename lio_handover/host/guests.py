@@ -137,12 +137,3 @@ def unready(targets: Sequence[str], folder: str = FOLDER) -> List[str]:
             lines.append(f"{guest.name}: its bus is not there; next: systemctl start "
                          f"lio-handover-vmstate@{guest.name}")
     return lines
-
-
-def apart(targets: Sequence[str], folder: str = FOLDER) -> List[errors.Finding]:
-    """The finding that these targets are several guests': only one moves in QEMU's own stream."""
-    names = [guest.name for guest in of_targets(targets, folder)]
-    return [errors.Finding(
-        errors.CannotRepresent, ", ".join(targets), f"is of the guests {' and '.join(names)}: only "
-        "one guest moves in QEMU's own stream",
-        do="move them together by QMP: lio-handover move --guest")] if len(names) > 1 else []

@@ -88,6 +88,11 @@ def test_in_band_a_guest_moves_alone() -> None:
         assert finding.do.count("--guest ") == sum("vhost" in name for name in every.split())
         assert not finding.override
     assert not misfits(Mode.VHOST_INBAND, GUESTS[:1], ())
+    # One guest with two targets, as its file says; two guests, as their files say.
+    assert not misfits(Mode.VHOST_INBAND, GUESTS, (), [GUESTS])
+    assert not misfits(Mode.VHOST_INBAND, GUESTS[:1], GUESTS[1:], [GUESTS])
+    for owners in ([GUESTS[:1], GUESTS[1:]], [GUESTS[:1]]):
+        assert len(misfits(Mode.VHOST_INBAND, GUESTS, (), owners)) == 1
 
 
 def test_iscsi_moves_with_guests_and_alone() -> None:
