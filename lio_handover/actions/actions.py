@@ -302,7 +302,9 @@ class ActionRunner(Building):
         identity.note(self)
 
     def _owned(self) -> None:
-        """All but the gate is done: what opens it from here on is this host's."""
+        """All but the gate is done: what opens it from here on is this host's.  APTPL files of
+        another time, which a boot could take for newer ones, are no more."""
+        surviving_registrations.remove_elsewhere(self, self.durable().state.backstores)
         self._record("confirmed")
         self.journal.note("opened", boot=boot_id())
 

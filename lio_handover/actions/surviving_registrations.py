@@ -297,9 +297,7 @@ def leave(context: HandoverContext, document: Document) -> None:
             left.append(store.serial)
     if files:
         write_files(files)
-    for store in document.state.backstores:
-        if store.serial:
-            remove(context, store.serial, os.path.join(folder, f"aptpl_{store.serial}"))
+    remove_elsewhere(context, document.state.backstores)
     context.journal.note("left", boot=boot_id(), serials=left)
 
 
@@ -320,6 +318,14 @@ def seen(context: HandoverContext, document: Document) -> None:
     context.journal.note("left", boot=boot_id(), serials=[
         store.serial for store in document.state.backstores if store.serial
         and any(map(os.path.lexists, context.aptpl_paths(store.serial)))])
+
+
+def remove_elsewhere(context: HandoverContext, stores: Iterable[Backstore]) -> None:
+    """Remove the APTPL files of these backstores that are not in the kernel's dbroot."""
+    folder = os.path.join(context.fs.read("dbroot").strip(), "pr")
+    for store in stores:
+        if store.serial:
+            remove(context, store.serial, os.path.join(folder, f"aptpl_{store.serial}"))
 
 
 def remove(context: HandoverContext, serial: str, but: str = "") -> None:

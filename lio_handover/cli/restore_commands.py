@@ -49,8 +49,11 @@ def restore(args: argparse.Namespace, signals: Signals) -> int:
         except errors.HandoverError as error:
             supervisor.notify(STATUS=error.what)
             raise
-        say(f"{name}: " + ("is served" if served else
-                           f"lio-handover does not restore it: see {PROG} status"))
+        said = f"{name} is served"
+        if not served:  # exported, say, before its unit, which a freeze starts, came so far
+            said = f"{name}: lio-handover does not restore it: see {PROG} status"
+            supervisor.notify(READY=1, STATUS=said)
+        say(said)
     return errors.SAME
 
 

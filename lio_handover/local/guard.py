@@ -110,8 +110,8 @@ class Guard:
         for name in there:
             try:
                 self._look_at(core, name, told)
-            except errors.StillRunning:
-                self._soon(SOON)
+            except (FileNotFoundError, errors.StillRunning):
+                self._soon(SOON)  # a program is at work, which may take down what is looked at
             except (OSError, errors.HandoverError) as error:
                 self._once(name, f"{getattr(error, 'what', '') or error}", name)
         if told or self._new:

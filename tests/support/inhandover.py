@@ -172,8 +172,9 @@ def boots(folder: str) -> tuple[str, ...]:
 
 def stale_reservations(wanted: State) -> None:
     """Of another time, where the kernel's dbroot was another; by a clock that was wrong then."""
-    folder = Path("/etc/target/pr")
-    assert Configfs().read("dbroot").strip() != str(folder.parent)
+    dbroot = Configfs().read("dbroot").strip()
+    folder = Path(next(other for other in ("/etc/target", "/etc/rtslib-fb-target")
+                       if other != dbroot), "pr")
     folder.mkdir(exist_ok=True)
     for store in wanted.backstores:
         file = folder / f"aptpl_{store.serial}"

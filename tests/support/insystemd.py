@@ -128,11 +128,11 @@ def show(unit: str, *properties: str) -> dict[str, str]:
     return dict(line.split("=", 1) for line in said.splitlines())
 
 
-def begin_import(data: bytes) -> None:
+def begin_import(data: bytes, given: Mapping[str, Any]) -> None:
     """Have the service import a document, and not wait for it."""
     fd = os.memfd_create("document")
     os.write(fd, data)
-    inbus.Client().manager("Import", "aha{sv}", inbus.descriptors(fd), inbus.options({}))
+    inbus.Client().manager("Import", "aha{sv}", inbus.descriptors(fd), inbus.options(given))
 
 
 def verb(path: str, member: str, given: Mapping[str, Any] = {}  # noqa: B006
