@@ -281,11 +281,11 @@ class _Applying:
         if self.host is None or not path:
             return {}
         try:
-            seen = devices.look(path)
+            backing = devices.look(path)
         except OSError:
             return {}
-        os.close(seen.fd)
-        new = devices.hctl_of(seen.device, self.host) if seen.block else ""
+        os.close(backing.fd)
+        new = devices.hctl_of(backing.device, self.host) if backing.block else ""
         old = ":".join(backstore.parameters.get(name, "?") for name in HCTL)
         return dict(zip(HCTL, self.use("address", old, old, new).split(":"))) if new else {}
 
@@ -317,12 +317,12 @@ class _Applying:
                 or self.again and backstore.path.startswith(_FOLLOWING):
             return None
         try:
-            seen = devices.look(backstore.path)
+            backing = devices.look(backstore.path)
         except OSError:
             pass
         else:
-            os.close(seen.fd)
-            if seen.block and devices.wwid_of(seen.device, self.host) == wwid:
+            os.close(backing.fd)
+            if backing.block and devices.wwid_of(backing.device, self.host) == wwid:
                 return None
         return devices.find_by_wwid(wwid, self.host)
 

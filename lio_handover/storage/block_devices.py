@@ -72,11 +72,11 @@ def look(path: str) -> PathStat:
                     (status.st_dev, status.st_ino), status.st_size)
 
 
-def reopen(seen: PathStat, flags: int = 0) -> int:
-    """A descriptor to read from the same file or device as ``seen``.  Raises OSError."""
-    if not (seen.block or seen.regular):
+def reopen(backing: PathStat, flags: int = 0) -> int:
+    """A descriptor to read from the same file or device as ``backing``.  Raises OSError."""
+    if not (backing.block or backing.regular):
         raise OSError(errno.EINVAL, "neither a file nor a block device")
-    return os.open(f"/proc/self/fd/{seen.fd}",
+    return os.open(f"/proc/self/fd/{backing.fd}",
                    os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY | flags)
 
 

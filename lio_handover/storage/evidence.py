@@ -36,31 +36,31 @@ def evidence(backstore: Backstore, sample: bool, host: Host = HERE) -> Evidence:
         return {}
     name, path = display(backstore.key), backstore.path
     try:
-        seen = block_devices.look(path)
+        backing = block_devices.look(path)
     except OSError as error:
         raise StorageMissing(f"{name}: {show(path)}: {error.strerror}") from None
     try:
-        facts = evidence_of(seen, sample, host)
+        facts = evidence_of(backing, sample, host)
     except OSError as error:
         raise StorageMissing(f"{name}: {show(path)} can't be read: {error.strerror}") from None
     finally:
-        os.close(seen.fd)
+        os.close(backing.fd)
     beside = protection.companion(backstore)
     return {**facts, **protection.named(evidence(beside, sample, host))} if beside else facts
 
 
-def evidence_of(seen: PathStat, sample: bool, host: Host) -> Evidence:
+def evidence_of(backing: PathStat, sample: bool, host: Host) -> Evidence:
     """The evidence of a file or device that was looked at, without its companion.  Raises
     StorageNotAllowed, OSError."""
-    if seen.block:
-        facts = block_facts(seen.device, host)
-    elif seen.regular:
-        facts = {"kind": "file", "size": seen.size, "inode": seen.identity[1],
-                 "filesystem": file_system(seen.real, host)}
+    if backing.block:
+        facts = block_facts(backing.device, host)
+    elif backing.regular:
+        facts = {"kind": "file", "size": backing.size, "inode": backing.identity[1],
+                 "filesystem": file_system(backing.real, host)}
     else:
-        raise StorageNotAllowed(f"{show(seen.real)} is neither a file nor a block device")
+        raise StorageNotAllowed(f"{show(backing.real)} is neither a file nor a block device")
     if sample:
-        facts["sample"], facts["sample_zero"] = _sample(seen, int(facts["size"]))
+        facts["sample"], facts["sample_zero"] = _sample(backing, int(facts["size"]))
     return facts
 
 
@@ -72,24 +72,24 @@ def offsets(size: int) -> List[int]:
                    if offset < size})
 
 
-def _sample(seen: PathStat, size: int) -> Tuple[str, bool]:
+def _sample(backing: PathStat, size: int) -> Tuple[str, bool]:
     """(SHA-256 of the blocks at ``offsets``, whether all were zeroes), past the page cache."""
     try:
-        return _digest(seen, size, os.O_DIRECT)
+        return _digest(backing, size, os.O_DIRECT)
     except OSError as error:
         if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
             raise
-    return _digest(seen, size, 0)
+    return _digest(backing, size, 0)
 
 
-def _digest(seen: PathStat, size: int, flags: int) -> Tuple[str, bool]:
+def _digest(backing: PathStat, size: int, flags: int) -> Tuple[str, bool]:
     import hashlib
     import mmap
     digest = hashlib.sha256()
-    fd = reopen(seen, flags)
+    fd = reopen(backing, flags)
     try:
         if not flags:
-            _forget(fd, seen.block)
+            _forget(fd, backing.block)
         zero = True
         with mmap.mmap(-1, BLOCK) as page:  # O_DIRECT wants an aligned buffer
             for offset in offsets(size):
@@ -117,11 +117,11 @@ def opened(path: str) -> int:
     that are open at that time, so the caller opens it before the last writes, and closes it.
     Raises KernelRefused."""
     try:
-        seen = block_devices.look(path)
+        backing = block_devices.look(path)
         try:
-            return reopen(seen)
+            return reopen(backing)
         finally:
-            os.close(seen.fd)
+            os.close(backing.fd)
     except OSError as error:
         _refused("open", path, error)
 

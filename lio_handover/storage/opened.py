@@ -90,48 +90,48 @@ class Looks:
 
     def _look(self, store: Backstore) -> Look:
         try:
-            seen = block_devices.look(store.path)
+            backing = block_devices.look(store.path)
         except OSError as error:
             return _nowhere(store, error, self.host)
         try:
             opens = plugins.opened_by(store.plugin)
             if opens is Opens.BLOCK:
-                return _iblock(store, seen, self.host)
+                return _iblock(store, backing, self.host)
             if opens is Opens.SCSI:
-                return _pscsi(store, seen, self.host)
-            return self._fileio(store, seen)
+                return _pscsi(store, backing, self.host)
+            return self._fileio(store, backing)
         finally:
-            os.close(seen.fd)
+            os.close(backing.fd)
 
     # ---- fileio ---
-    def _fileio(self, store: Backstore, seen: PathStat) -> Look:
+    def _fileio(self, store: Backstore, backing: PathStat) -> Look:
         # No command reads the companion: ``asked`` is about the backstore's own path.
         own = not store.path.endswith(protection.SUFFIX)
         asked = self.asked.get(store.key) if own else None
-        same, why = self._file(seen)
+        same, why = self._file(backing)
         if same is False or asked is False:
             return Look(store, False, f"{show(store.path)} leads to another file now than the one "
                         "which the kernel has open and serves")
         served = int(store.parameters.get("fd_dev_size", "0"))
-        if seen.regular and served > seen.size:
-            return Look(store, False, f"{show(store.path)} has {seen.size} bytes, and {served} are "
-                        "served of it: the other host would refuse it",
+        if backing.regular and served > backing.size:
+            return Look(store, False, f"{show(store.path)} has {backing.size} bytes, and {served} "
+                        "are served of it: the other host would refuse it",
                         do=f"truncate -s {served} {show(store.path)}, which adds zeroes")
         return Look(store, True if asked else same, "" if asked else why)
 
-    def _file(self, seen: PathStat) -> Tuple[Optional[bool], str]:
+    def _file(self, backing: PathStat) -> Tuple[Optional[bool], str]:
         """(whether the kernel has it open, why that is not known)."""
-        if not seen.regular:
+        if not backing.regular:
             return None, "the kernel does not show which device a fileio backstore has open"
-        kind = self._kind(seen)
+        kind = self._kind(backing)
         if kind not in _LEASES:
             return None, f"a {kind} file system does not tell who has a file open"
-        refused = self._lease(seen)
+        refused = self._lease(backing)
         if refused == 0:
             return False, ""
         if refused != errno.EAGAIN:
             return None, f"this kernel's {kind} gives no leases"
-        others = self._writers.get(seen.identity, []) + self._served.loops(seen)
+        others = self._writers.get(backing.identity, []) + self._served.loops(backing)
         if others:
             return None, f"{others[0]} has the file open for writing, too"
         if self._strays:
@@ -139,14 +139,14 @@ class Looks:
                 "maybe this one"
         return True, ""
 
-    def _kind(self, seen: PathStat) -> str:
-        return self._kinds.get(seen.identity[0]) or self._kinds.setdefault(
-            seen.identity[0], file_system(seen.real, self.host))
+    def _kind(self, backing: PathStat) -> str:
+        return self._kinds.get(backing.identity[0]) or self._kinds.setdefault(
+            backing.identity[0], file_system(backing.real, self.host))
 
-    def _lease(self, seen: PathStat) -> int:
-        if seen.identity not in self._leases:
-            self._leases[seen.identity] = _lease(seen)
-        return self._leases[seen.identity]
+    def _lease(self, backing: PathStat) -> int:
+        if backing.identity not in self._leases:
+            self._leases[backing.identity] = _lease(backing)
+        return self._leases[backing.identity]
 
     @cached_property
     def _strays(self) -> List[str]:
@@ -166,13 +166,13 @@ class Looks:
 
     def _is_stray(self, path: str) -> bool:
         try:
-            seen = block_devices.look(path)
+            backing = block_devices.look(path)
         except OSError as error:  # what is no UTF-8 was not read as it is
             return error.errno in _NOWHERE and "\ufffd" not in path
         try:
-            return seen.regular and self._kind(seen) in _LEASES and self._lease(seen) == 0
+            return backing.regular and self._kind(backing) in _LEASES and self._lease(backing) == 0
         finally:
-            os.close(seen.fd)
+            os.close(backing.fd)
 
     @cached_property
     def _served(self) -> Served:
@@ -200,12 +200,12 @@ class Looks:
         return writers
 
 
-def _lease(seen: PathStat) -> int:
+def _lease(backing: PathStat) -> int:
     """0 where a read lease is granted, which is given back at once, else the errno."""
     import fcntl
     fd = -1
     try:
-        fd = block_devices.reopen(seen)
+        fd = block_devices.reopen(backing)
         # A process that opens the file for writing meanwhile waits for us; the kernel then sends a
         # signal, by default SIGIO, which would end this process.  SIGURG is ignored by default.
         fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
@@ -227,22 +227,22 @@ def _name(device: str, host: Host) -> str:
     return f"{device} ({', '.join(filter(None, names))})"
 
 
-def _iblock(store: Backstore, seen: PathStat, host: Host) -> Look:
+def _iblock(store: Backstore, backing: PathStat, host: Host) -> Look:
     if not store.opened:
         return Look(store, None, "the kernel does not show which device it has open")
-    if seen.block and seen.device == store.opened:
+    if backing.block and backing.device == store.opened:
         return Look(store, True)
-    here = f"block device {_name(seen.device, host)}" if seen.block else "no block device"
+    here = f"block device {_name(backing.device, host)}" if backing.block else "no block device"
     return Look(store, False, f"{show(store.path)} leads to {here} now, and the kernel has "
                 f"{_name(store.opened, host)} open and serves it",
                 do="make the path lead to that device again, or remove the backstore and make it "
                    "anew on the right one")
 
 
-def _pscsi(store: Backstore, seen: PathStat, host: Host) -> Look:
+def _pscsi(store: Backstore, backing: PathStat, host: Host) -> Look:
     asked = ":".join(store.parameters.get(name, "?") for name in HCTL)
-    address = hctl_of(seen.device, host) if seen.block else ""
-    if not seen.block or "?" in asked or not address:
+    address = hctl_of(backing.device, host) if backing.block else ""
+    if not backing.block or "?" in asked or not address:
         return Look(store, None, "its path and its address can't be compared")
     if address == asked:
         return Look(store, True)

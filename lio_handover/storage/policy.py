@@ -155,7 +155,7 @@ def _findings(wanted: Backstore, proof: Mapping[str, Union[str, int, bool]], set
                        f"{' and '.join(roots)}", do="name the file where it really is")
         return
     try:
-        seen = block_devices.look(path)
+        backing = block_devices.look(path)
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ENOTDIR) and (roots or is_named):
             yield _finding(StorageMissing, wanted, "does not exist on this host",
@@ -164,59 +164,59 @@ def _findings(wanted: Backstore, proof: Mapping[str, Union[str, int, bool]], set
             yield _finding(StorageNotAllowed, wanted, f"can't be looked at: {error.strerror}")
         return
     try:
-        why = _not_allowed(wanted, seen, settings, bool(roots), host)
+        why = _not_allowed(wanted, backing, settings, bool(roots), host)
         if why:
             yield _finding(StorageNotAllowed, wanted, why,
                            do="allow it in the configuration file, if it is meant to be served")
             return
-        for use in _uses(wanted, seen, here, host):
+        for use in _uses(wanted, backing, here, host):
             yield _finding(StorageInUse, wanted, use, do="free it first, or use --map")
-        yield from _differences(wanted, seen, proof, host)
+        yield from _differences(wanted, backing, proof, host)
     except OSError as error:
         yield _finding(StorageMissing, wanted, f"can't be read: {error.strerror}")
     finally:
-        os.close(seen.fd)
+        os.close(backing.fd)
 
 
-def _not_allowed(wanted: Backstore, seen: PathStat, settings: Settings, in_roots: bool,
+def _not_allowed(wanted: Backstore, backing: PathStat, settings: Settings, in_roots: bool,
                  host: Host) -> str:
-    if seen.regular:
+    if backing.regular:
         if plugins.opened_by(wanted.plugin) is not Opens.FILE:
             return f"is a file, and {wanted.plugin} needs a block device"
-        if not in_roots or not any(is_below(seen.real, os.path.realpath(root))
+        if not in_roots or not any(is_below(backing.real, os.path.realpath(root))
                                    for root in settings.roots):
             return "lies under no configured root"
-        kind = file_system(seen.real, host)
+        kind = file_system(backing.real, host)
         return f"lies in a file system of type {kind}, which keeps nothing" \
             if kind in _NOT_STORAGE else ""
-    if not seen.block:
+    if not backing.block:
         return "is neither a file nor a block device"
     names = [wanted.path]
-    if is_below(wanted.path, host.dev) and is_below(seen.real, host.dev):
-        names.append(seen.real)
-        mapped = one_line_of(folder_of(seen.device, host) + "/dm/name")
+    if is_below(wanted.path, host.dev) and is_below(backing.real, host.dev):
+        names.append(backing.real)
+        mapped = one_line_of(folder_of(backing.device, host) + "/dm/name")
         if mapped:
             names.append(f"{host.dev}/mapper/{mapped}")
-    elif wanted.path != seen.real:
+    elif wanted.path != backing.real:
         return "is a symbolic link to a device elsewhere"
     if not any(matches(name, device) for name in names for device in settings.devices):
         return "matches no configured device pattern"
     return ""
 
 
-def _differences(wanted: Backstore, seen: PathStat, proof: Mapping[str, Union[str, int, bool]],
+def _differences(wanted: Backstore, backing: PathStat, proof: Mapping[str, Union[str, int, bool]],
                  host: Host) -> Iterator[Finding]:
-    facts = evidence_of(seen, "sample" in proof, host)
+    facts = evidence_of(backing, "sample" in proof, host)
     size = int(facts["size"])
     asked = int(wanted.parameters.get("fd_dev_size", "0"))
-    if seen.regular and asked > size:
+    if backing.regular and asked > size:
         yield _finding(StorageDiffers, wanted,
                        f"has {size} bytes, and {asked} are to be served of it")
     if not proof:
         yield _finding(StorageDiffers, wanted, *_UNPROVEN)
         return
     if plugins.opened_by(wanted.plugin) is Opens.SCSI:
-        yield from _address(wanted, seen, proof, host)
+        yield from _address(wanted, backing, proof, host)
     for name, what in (("kind", "is a {} on this host, on the source it was a {}"),
                        ("size", "has {} bytes, on the source it had {}"),
                        ("logical_block_size", "has blocks of {} bytes, on the source of {}"),
@@ -239,10 +239,10 @@ def _differences(wanted: Backstore, seen: PathStat, proof: Mapping[str, Union[st
                        "other-file", "name the file with --map")
 
 
-def _address(wanted: Backstore, seen: PathStat, proof: Mapping[str, Union[str, int, bool]],
+def _address(wanted: Backstore, backing: PathStat, proof: Mapping[str, Union[str, int, bool]],
              host: Host) -> Iterator[Finding]:
     """pscsi opens the device twice: by its path, to claim it, and by its address, to use it."""
-    address = hctl_of(seen.device, host)
+    address = hctl_of(backing.device, host)
     asked = ":".join(wanted.parameters.get(name, "?") for name in HCTL)
     if address != asked:
         yield _finding(StorageDiffers, wanted,
@@ -253,18 +253,18 @@ def _address(wanted: Backstore, seen: PathStat, proof: Mapping[str, Union[str, i
                        "same on both hosts", "unproven-storage")
 
 
-def _uses(wanted: Backstore, seen: PathStat, here: "Served", host: Host) -> Iterator[str]:
-    if seen.block:
-        uses = usage_of(seen.device, host)
+def _uses(wanted: Backstore, backing: PathStat, here: "Served", host: Host) -> Iterator[str]:
+    if backing.block:
+        uses = usage_of(backing.device, host)
         yield from uses
-        if not uses and here.state.backstore(wanted.key) is None and _claimed(seen):
+        if not uses and here.state.backstore(wanted.key) is None and _claimed(backing):
             yield "is claimed by something of this host (mounted elsewhere, or another target)"
     else:
-        if seen.identity in map(_identity, swaps(host)):
+        if backing.identity in map(_identity, swaps(host)):
             yield "is swap space"
-        for name in here.loops(seen):
+        for name in here.loops(backing):
             yield f"is the file of {name}"
-    for key in here.sharers(wanted, seen):
+    for key in here.sharers(wanted, backing):
         yield f"is served by {display(key)} of this host already"
 
 
@@ -295,22 +295,22 @@ class Served:
                 by_file.setdefault(identity, []).append(name)
         return by_file
 
-    def loops(self, seen: PathStat) -> List[str]:
+    def loops(self, backing: PathStat) -> List[str]:
         """The loop devices on a file."""
-        return self._loops.get(seen.identity, [])
+        return self._loops.get(backing.identity, [])
 
-    def sharers(self, wanted: Backstore, seen: PathStat) -> List[Key]:
+    def sharers(self, wanted: Backstore, backing: PathStat) -> List[Key]:
         """The backstores that share storage with ``wanted``: by another name, a partition, the disk
         of a partition, a mapped device above or below, a loop device."""
         same: Set[Union[str, Tuple[int, int]]] = set()
-        if seen.block:
-            own, holders = holders_of(seen.device, self.host)
-            lower, files = backing_devices(seen.device, self.host)
+        if backing.block:
+            own, holders = holders_of(backing.device, self.host)
+            lower, files = backing_devices(backing.device, self.host)
             same.update(own, holders, lower)
             same.update(identity for identity in map(_identity, files) if identity is not None)
         else:
-            same.add(seen.identity)
-            for name in self.loops(seen):
+            same.add(backing.identity)
+            for name in self.loops(backing):
                 own, holders = holders_of(one_line_of(f"{self.host.sys}/block/{name}/dev"),
                                           self.host)
                 same.update(own, holders)
@@ -323,29 +323,29 @@ class Served:
         if plugins.opened_by(store.plugin) is None or not store.path:
             return []
         try:
-            seen = block_devices.look(store.path)
+            backing = block_devices.look(store.path)
         except OSError:
             return []
         try:
-            return self.sharers(store, seen)
+            return self.sharers(store, backing)
         finally:
-            os.close(seen.fd)
+            os.close(backing.fd)
 
 
 def _identity(path: str) -> Union[str, Tuple[int, int], None]:
     """A block device's major:minor, a file's device and inode, None for neither."""
     try:
-        seen = block_devices.look(path)
+        backing = block_devices.look(path)
     except OSError:
         return None
-    os.close(seen.fd)
-    return seen.device if seen.block else seen.identity if seen.regular else None
+    os.close(backing.fd)
+    return backing.device if backing.block else backing.identity if backing.regular else None
 
 
-def _claimed(seen: PathStat) -> bool:
+def _claimed(backing: PathStat) -> bool:
     """Whether a device is claimed (O_EXCL): this also sees mounts of other mount namespaces."""
     try:
-        os.close(reopen(seen, os.O_EXCL))
+        os.close(reopen(backing, os.O_EXCL))
     except OSError as error:
         return error.errno == errno.EBUSY
     return False
