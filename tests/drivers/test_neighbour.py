@@ -40,16 +40,20 @@ class Carried:
     def __init__(self, pair: Two, folder: Path, programs: dict[str, Path]) -> None:
         self.pair, self.folder, self.programs = pair, folder, programs
         self.said: list[Path] = []
+        self.given: list[Path] = []
         folder.mkdir()
         pair.id = ""
         for host in pair.host.values():
             host.call(inhandover.configure)
 
-    def verb(self, word: str) -> None:
+    def verb(self, word: str, again: bool = False) -> None:
+        """A verb with what the other side said last; ``again``: with the same once more."""
         role, verb = DESTINATION if "*" in word else SOURCE, word.strip("*")
         path = self.folder / f"{len(self.said)}-{verb}.json"
         words = [] if verb == "stage" else [self.pair.id or TARGET]
-        for said in self.said[-1:] if HANDOVER_VERBS[verb].takes == MESSAGES else ():
+        if not again:
+            self.given = self.said[-1:] if HANDOVER_VERBS[verb].takes == MESSAGES else []
+        for said in self.given:
             words += ["--messages", str(said)]
         self.pair.host[role].run([self.programs[role], "--alone", role, verb, *words,
                                   "--peer", "the other", "-o", path], timeout=120,
@@ -138,8 +142,8 @@ def test_the_other_version_goes_on_after_each_verb(
         for word in VERBS[:count]:
             carried.verb(word)
         carried.programs = dict.fromkeys(told.host, then)
-        for word, stands in list(zip(VERBS, STANDS))[count - 1:]:
-            carried.verb(word)  # the last of them once more
+        for number, (word, stands) in enumerate(list(zip(VERBS, STANDS))[count - 1:]):
+            carried.verb(word, again=not number)  # the last of them once more
             assert told.states() == stands, (count, word)
         assert told.serving() == [DESTINATION] and held(told, DESTINATION) == before, count
         swapped(told)
