@@ -5,6 +5,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
@@ -42,10 +43,14 @@ class Pair:
         keys.mkdir(exist_ok=True)
         inmove.make_keys(keys)
         a, b = hosts
-        for host in hosts:
+
+        def ready(host: lab.Host) -> None:
             host.call(inmove.serve_ssh, str(keys), timeout=180)
             host.call(inmove.reach, str(keys), {"a": a.address, "b": b.address})
             serve(host)
+
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(ready, hosts))
         self.programs: dict[str, Program] = {}
 
     def helpers(self, target: str) -> None:
