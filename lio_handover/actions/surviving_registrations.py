@@ -331,7 +331,7 @@ def remove_elsewhere(context: HandoverContext, stores: Iterable[Backstore]) -> N
 def remove(context: HandoverContext, serial: str, but: str = "") -> None:
     """One that stayed would bring its reservations back one day."""
     for path in context.aptpl_paths(serial):
-        if but and os.path.exists(path) and os.path.samefile(path, but):
+        if but and os.path.exists(path) and os.path.exists(but) and os.path.samefile(path, but):
             continue  # one of the folders may be a link to another
         try:
             os.unlink(path)
