@@ -293,9 +293,7 @@ class Move:
     def _failed(self, number: int, step: Step, error: errors.HandoverError
                 ) -> errors.HandoverError:
         """The error with the states of both hosts and the next command."""
-        if step.role == DESTINATION and not step.qmp \
-                and not isinstance(error, errors.PeerUnreachable):
-            error.what = f"{self.destination.name}: {error.what}"
+        self._name_host(step, error)
         self.tell("finding out where both hosts are")
         here = self._state(self.source)
         if here == "":
@@ -317,6 +315,12 @@ class Move:
             if (here, there) in self.onward:
                 error.do = f"{resume}; if that fails, too: {error.do}"
         return error
+
+    def _name_host(self, step: Step, error: errors.HandoverError) -> None:
+        """Begin an error of a verb on the destination with its name; others have theirs."""
+        if step.role == DESTINATION and not step.qmp \
+                and not isinstance(error, errors.PeerUnreachable):
+            error.what = f"{self.destination.name}: {error.what}"
 
     def _state(self, side: RemoteService) -> Optional[str]:
         """The handover's state on a host; "" where the host does not know it, None where the host

@@ -11,7 +11,7 @@ from types import TracebackType
 
 import qemu.qmp
 
-from lio_handover.drivers.live import STEPS
+from lio_handover.drivers.live_steps import STEPS
 from lio_handover.records.journal import Handover
 from tests.lab.bed import GATEWAY
 from tests.lab.host import Host, Program

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lio_handover.drivers.live import STEPS
+from lio_handover.drivers.live_steps import STEPS
 from tests.migration import demo, downtime, guest
 
 
