@@ -18,7 +18,8 @@ from typing import Any
 import pytest
 
 from lio_handover import errors
-from lio_handover.drivers import guest as guests, live, move
+from lio_handover.cli import main
+from lio_handover.drivers import guest as guests, live, move, moves
 from lio_handover.drivers.guest import Monitors
 from lio_handover.drivers.live import LiveMove
 from lio_handover.drivers.live_steps import ROWS
@@ -736,6 +737,35 @@ def test_all_findings_come_at_once(two: Two) -> None:
         two.run()
     assert len(raised.value.findings) == 4
     assert all(finding.do for finding in raised.value.findings)
+
+
+def test_people_see_every_finding_and_its_way_out(
+        monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    against = [errors.Finding(errors.GuestFailed, "the QEMU of b", sentence, do=do)
+               for sentence, do in (("is another machine", "start both alike"),
+                                    ("has several dbus-vmstate objects", "leave one"))]
+    orders = []
+
+    def carry_out(order: moves.Order, *args: Any) -> None:
+        orders.append(order)
+        errors.refuse(against)
+
+    monkeypatch.setattr(moves, "carry_out", carry_out)
+    words = ["move", TARGET, "--to", "b", "--guest", "/run/1", "--guest-there", "/run/2",
+             "--guest", "/run/3", "--guest-there", "/run/4", "--deadline", "copy=5"]
+    assert main.main(words) == errors.GuestFailed.code
+    lines = capfd.readouterr().err.splitlines()
+    assert lines[:2] == [
+        "lio-handover: the QEMU of b: is another machine; start both alike",
+        "lio-handover: the QEMU of b: has several dbus-vmstate objects; leave one"]
+    assert len(lines) == 3 and "and 1 more" in lines[2]
+    assert (orders[0].guests, orders[0].guests_there) == (["/run/1", "/run/3"],
+                                                          ["/run/2", "/run/4"])
+    assert (orders[0].deadlines, orders[0].mode) == (["copy=5"], "")
+    for more in (["--guest", "/run/5"], ["--guest-uri", "tcp:x:1"]):
+        assert main.main([*words, *more]) == errors.USAGE
+    assert main.main(["move", TARGET, "--to", "b", "--deadline", "copy=5"]) == errors.USAGE
+    assert len(orders) == 1
 
 
 def test_a_vmstate_without_id_list_may_be_allowed(two: Two) -> None:
