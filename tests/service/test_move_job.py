@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from lio_handover import dbus_names as names
+from lio_handover import dbus_names as names, errors
+from lio_handover.client import connection
 from tests.support import inbus
 from tests.support.inbus import NOBODY, Client, options
 
@@ -108,6 +109,16 @@ def with_monitors(address: str) -> tuple[str, str]:
     given = {"to": "b", "guest-fds": fds(pairs[0][0].fileno()),
              "guest-there-fds": fds(pairs[1][0].fileno())}
     return moved(address, given, "vhost/naa.6001405000000001")
+
+
+def test_our_own_client_hands_sockets_in(bus: Bus) -> None:
+    here, there = (socket.socketpair()[0] for _ in range(2))
+    for given, why in (({"guest-fds": [here], "guest-there-fds": [there]}, "both are one host"),
+                       ({"guest-fds": [here, there], "guest-there-fds": [there]}, "two monitors")):
+        service = connection.Service(connection.connect(bus.address))
+        with pytest.raises(errors.BadCall, match=why):
+            service.run("Move", ["vhost/naa.6001405000000001"], {"to": "b", **given})
+        service.connection.close()
 
 
 def fds(*numbers: int) -> Any:
