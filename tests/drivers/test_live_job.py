@@ -17,7 +17,9 @@ from tests.support import inbus, inhost, inmove
 SETTINGS = inhost.CONFIG + f"[service]\ngroup = {inbus.GROUP}\npeers =\n    a\n    b\n"
 #: Where ssh has brought the other monitor.
 THERE = "/run/there.qmp"
-OPTIONS = {"to": "b", "here": "a"}
+#: Emulated hosts that share two processors with others take their time.
+OPTIONS = {"to": "b", "here": "a", "deadline": [f"{step}=200" for step in (
+    "freeze", "export", "arm", "sent", "came")]}
 
 
 @pytest.fixture
@@ -32,7 +34,7 @@ def bench(bed: lab.Lab, hosts: HostsOf) -> Iterator[Bench]:
 @pytest.mark.full
 @pytest.mark.timeout(1200)
 def test_a_member_of_the_group_has_a_guest_moved_by_descriptors(bench: Bench) -> None:
-    """Six minutes: paths are root's alone; a move is taken back, the next one runs to its end."""
+    """Seven minutes: paths are root's alone; a move is taken back, the next one runs to its end."""
     pair = Pair(bench, SETTINGS)
     a, b = bench.hosts
     source, destination = pair.running(), pair.waiting(b)
