@@ -152,6 +152,8 @@ class Attribute:
     window     when the kernel takes it
     rank       order among the attributes of one object and slot: lower is written first
     if_absent  what a kernel without the attribute does, None where nothing is known to equal it
+    of_path    whether a backstore that was never told it is like one that was told the path which
+               it opens
     symbol     the function by which a kernel shows that it has the attribute (/proc/kallsyms)
     allowed    the only values that are written, all others are refused; () where the format, the
                range and the text say it
@@ -182,6 +184,7 @@ class Attribute:
     format: Format = INT
     rank: int = 50
     if_absent: Optional[str] = None
+    of_path: bool = False
     symbol: str = ""
     allowed: Tuple[str, ...] = ()
     range: Tuple[int, int] = (0, U32)
@@ -261,7 +264,8 @@ def _rows(at: str, kind: str, names: str, window: str = ANY, prefix: str = "",
 def _table() -> Iterator[Attribute]:
     # ---- backstore ------------------------------------------------------------------------
     yield Attribute("backstore", "udev_path", CONFIG, PRE_ENABLE, RAW, 10, unset=("",), default="",
-                    max_bytes=510, source="target_core_configfs.c:target_dev_udev_path_store")
+                    of_path=True, max_bytes=510,  # rtslib writes it, see rtslib/tcm.py
+                    source="target_core_configfs.c:target_dev_udev_path_store")
     yield Attribute("backstore", "alias", CONFIG, PRE_ENABLE, RAW, 11, unset=("",), default="",
                     max_bytes=510, source="target_core_configfs.c:target_dev_alias_store")
 

@@ -124,10 +124,18 @@ def _attributes(old: Object, new: Object, gates: bool, partial: bool) -> Iterato
         if was == wanted:
             continue
         attribute = row(new.kind, owner, name)
+        if attribute is not None and attribute.of_path \
+                and _path(old, was) == _path(new, wanted):
+            continue
         if attribute is not None and (attribute.kind == HOST or not gates
                                       and attribute.window == "GATE"):
             continue
         yield Set(new.key, name, was, wanted, attribute is not None or name == "rtpi")
+
+
+def _path(backstore: Object, told: Optional[str]) -> Optional[str]:
+    """The path that a backstore was told, else the one that it opens."""
+    return told or isinstance(backstore, Backstore) and backstore.path or None
 
 
 def gates(state: State) -> Iterator[Tuple[Key, str, str]]:

@@ -7,11 +7,11 @@ import pytest
 
 from lio_handover import errors
 from lio_handover.document import document as documents
-from lio_handover.protocol.table import DESTINATION, SOURCE
+from lio_handover.protocol.table import DESTINATION, SOURCE, TRANSITIONS, Mode
 from tests import lab
 from tests.conftest import HostsOf
 from tests.handover.test_engine import PEER, Two, held
-from tests.handover.test_power import Powered, registered
+from tests.handover.test_power import NEWER, Powered, registered
 from tests.support import byfile, inhandover, inhost
 from tests.support.inhandover import TARGET
 
@@ -26,8 +26,14 @@ class Carried(Powered):
 
     data = b""
 
-    def step(self, verb: str, role: str) -> None:
-        said = self.host[role].call(byfile.verb, verb, self.data if verb == "import" else b"")
+    def step(self, verb: str, role: str, killed: str = "") -> None:
+        """``killed``: the state whose record is the verb's last work."""
+        data = self.data if verb == "import" else b""
+        if killed:
+            assert self.host[role].call(byfile.crash, killed, verb, data)[0]
+            return
+        allow = ("not-saved",) if verb == "giveback" else ()
+        said = self.host[role].call(byfile.verb, verb, data, allow)
         self.data = said or self.data
 
     def boots(self, role: str) -> list[str]:
@@ -39,14 +45,20 @@ class Carried(Powered):
         return self.serving()
 
 
+class NewerCarried(Carried):
+    """Hosts that have the newer rtslib."""
+
+    rtslib = NEWER
+
+
 @pytest.fixture
-def carried(bed: lab.Lab, hosts: HostsOf) -> Iterator[Callable[[], Carried]]:
+def carried(bed: lab.Lab, hosts: HostsOf) -> Iterator[Callable[..., Carried]]:
     made: list[Carried] = []
 
-    def make() -> Carried:
+    def make(kind: type[Carried] = Carried) -> Carried:
         for host in [host for pair in made for host in pair.host.values()]:
             host.kill()
-        made.append(Carried(bed, *hosts("stable", "newest")))
+        made.append(kind(bed, *hosts("stable", "newest")))
         return made[-1]
     yield make
     for host in [host for pair in made for host in pair.host.values()]:
@@ -88,6 +100,61 @@ def test_a_host_boots_after_a_step(carried: Callable[[], Carried], count: int, r
         pair.one_serves()
     assert pair.serving() == [DESTINATION]
     assert registered(pair, DESTINATION) == pair.before
+
+
+#: (role, state that it is in when its host loses power) → (verbs before, * for the destination's,
+#: the last killed when it has recorded the state after >; who serves after the boot).
+STATES = {
+    (SOURCE, "idle"): ("freeze thaw", [SOURCE]),
+    (SOURCE, "freezing"): ("freeze>freezing", [SOURCE]),
+    (SOURCE, "frozen"): ("freeze", [SOURCE]),
+    (SOURCE, "thawing"): ("freeze thaw>thawing", [SOURCE]),
+    (SOURCE, "released"): ("freeze export", []),
+    (SOURCE, "retiring"): ("freeze export import* remove>retiring", [DESTINATION]),
+    (SOURCE, "retired"): ("freeze export import* remove", [DESTINATION]),
+    (DESTINATION, "none"): ("freeze export", []),
+    (DESTINATION, "armed"): ("freeze export import*>armed", []),
+    (DESTINATION, "aborting"): ("freeze export import*>armed recover*>aborting", []),
+    (DESTINATION, "confirmed"): ("freeze export import*", [DESTINATION]),
+    (DESTINATION, "given"): ("freeze export import* giveback*", [DESTINATION]),
+}
+
+
+def test_each_state_of_this_mode_is_booted_in() -> None:
+    assert set(STATES) == {(row.role, state) for row in TRANSITIONS if Mode.FILE in row.modes
+                           for state in (row.state, row.to)}
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("kind", [pytest.param(Carried, id="rtslib"),
+                                  pytest.param(NewerCarried, id="newer-rtslib")])
+@pytest.mark.parametrize("role, state", STATES, ids=["-".join(place) for place in STATES])
+def test_a_host_that_lost_power_in_a_state_comes_back_to_one_owner(
+        carried: Callable[[type[Carried]], Carried], role: str, state: str, kind: type[Carried]
+) -> None:
+    """Nothing is lost, a second recover does nothing, and then it goes on to the other host."""
+    pair = carried(kind)
+    verbs, serving = STATES[role, state]
+    for verb in verbs.split():
+        name, _, killed = verb.replace("*", "").partition(">")
+        pair.step(name, DESTINATION if "*" in verb else SOURCE, killed)
+    there = pair.host[role].call(byfile.states)
+    assert there == ([] if state in ("idle", "none") else [(role, state)])
+    assert pair.boots(role) == serving
+    for host in pair.host.values():
+        assert host.call(byfile.recover_again)[0] == 0
+    if serving == [SOURCE]:
+        assert registered(pair, SOURCE) == pair.before
+        assert pair.host[SOURCE].call(inhandover.saved) == {TARGET: True}
+    done = [] if serving == [SOURCE] else ["freeze", "export"] + (serving and ["import"])
+    for verb, whose, _serving in FLOW:
+        if verb not in done and not (verb == "remove" and state in ("retiring", "retired")):
+            pair.step(verb, whose)
+            pair.one_serves()
+    assert pair.serving() == [DESTINATION] and registered(pair, DESTINATION) == pair.before
+    assert pair.host[SOURCE].call(inhandover.saved) == {}
+    assert pair.host[DESTINATION].call(inhandover.saved) == (
+        {TARGET: True} if state == "given" else {})
 
 
 @pytest.mark.full

@@ -70,12 +70,16 @@ def test_what_targetcli_adds_is_in_the_copy(ours: Served) -> None:
     assert ours.who()[2] == ()
 
 
+TAKEN_OUT = "which would bring it back at a boot, and was taken out"
+
+
 @pytest.mark.parametrize("verbs", [
     ("freeze", "export"),
     pytest.param(("freeze", "export", "remove"), marks=pytest.mark.full)])
 def test_what_was_given_away_is_shut_and_stays_out_of_the_file(
         bed: lab.Lab, _pool: Pool, verbs: tuple[str, ...]) -> None:
-    """Opened by hand; saved by targetctl, then restored; an older file is put back and restored."""
+    """Opened by hand; saved by targetctl, and by targetcli as it is left; then restored; an older
+    file is put back and restored."""
     service = Service(_pool.take("newest", name="bus2")[0])
     a = service.host
     a.call(inhost.build, inhandover.state(bed.shared))
@@ -86,6 +90,9 @@ def test_what_was_given_away_is_shut_and_stays_out_of_the_file(
     if "remove" not in verbs:
         a.call(inmeddling.open_gate)
         a.call(inmeddling.wait, "shut")
+        a.call(inmeddling.targetcli)
+        assert TAKEN_OUT in a.call(inmeddling.said, TAKEN_OUT)
+        a.call(inmeddling.wait, "unsaved")
         a.call(inhandover.save)
         a.call(inmeddling.wait, "unsaved")
         opened, said = a.call(inmeddling.never_open, 0.3, "restore")
@@ -94,8 +101,7 @@ def test_what_was_given_away_is_shut_and_stays_out_of_the_file(
     a.call(inmeddling.wait, "unsaved")
     opened, said = a.call(inmeddling.never_open, 0.3, "restore")
     assert opened == 0, said
-    words = "which would bring it back at a boot, and was taken out"
-    assert words in a.call(inmeddling.said, words)
+    assert TAKEN_OUT in a.call(inmeddling.said, TAKEN_OUT)
 
 
 @pytest.mark.full

@@ -31,6 +31,9 @@ def registered(pair: Two, role: str) -> dict[str, tuple[int, set[tuple[str, int,
 class Powered(Two):
     """Two hosts with disks."""
 
+    #: Where targetctl's other generation is, "" for the distribution's.
+    rtslib = ""
+
     def __init__(self, bed: lab.Lab, a: lab.Host, b: lab.Host) -> None:
         super().__init__(a, b)
         self.shared = str(bed.shared)
@@ -38,6 +41,7 @@ class Powered(Two):
         for role, host in self.host.items():
             if Path(self.folder[role]).exists():
                 shutil.rmtree(self.folder[role])
+            host.call(inhandover.use_rtslib, self.rtslib)
             host.call(inhandover.disk, self.folder[role])
             host.call(inhandover.save)  # which moves dbroot to the distribution's, once for all
         a.call(inhost.build, inhandover.state(bed.shared))
@@ -47,9 +51,6 @@ class Powered(Two):
 
     def cut(self, role: str) -> None:
         self.host[role].kill()
-
-    #: Where targetctl's other generation is, "" for the distribution's.
-    rtslib = ""
 
     def boot(self, role: str) -> tuple[str, ...]:
         self.host[role].boot().call(inhandover.use_rtslib, self.rtslib)

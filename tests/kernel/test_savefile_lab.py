@@ -130,6 +130,25 @@ def test_what_we_put_in_targetcli_reads(bed: lab.Lab, stable: lab.Host) -> None:
     assert stable.call(inhandover.gates) == {f"{TARGET}/tpgt_1": "1"}
 
 
+def test_what_targetcli_restored_is_what_the_document_says(
+        bed: lab.Lab, stable: lab.Host) -> None:
+    """It writes the path of a disk where lio-handover does not, which is no difference."""
+    state = inhandover.state(bed.shared, 0)
+    disk = Backstore(backstore_key("iblock", "disk"), {"udev_path": "/dev/ubda"}, {
+        "udev_path": "/dev/ubda", "wwn/vpd_unit_serial": "d15c0000-0000-4000-8000-000000000003"})
+    target, = state.targets
+    tpg, = target.tpgs
+    luns = (replace(tpg.luns[0], backstore=disk.key), tpg.luns[1])
+    state = replace(state, backstores=(disk, state.backstores[1]),
+                    targets=(replace(target, tpgs=(replace(tpg, luns=luns),)),))
+    stable.call(inhost.build, state)
+    data = stable.call(inhost.export_state)
+    stable.call(inhandover.save)
+    stable.call(inhandover.restart_targetcli)
+    assert stable.call(inhandover.gates) == {f"{TARGET}/tpgt_1": "1"}
+    stable.call(inhost.verify, data)
+
+
 # ── what a refusal says leads on ─────────────────────────────────────────────────────────────
 
 def many(bed: lab.Lab) -> State:

@@ -18,7 +18,7 @@ def core() -> Ours:
 
 
 def verb(name: str, data: bytes = b"", allow: tuple[str, ...] = ()) -> bytes:
-    """freeze, export, thaw, import, remove, adopt, giveback or clear; the document of an export."""
+    """A verb by its name, or recover; the document of an export."""
     one = core()
     if name == "import":
         one.import_(one.ready(documents.loads(data)), allow)
@@ -26,6 +26,8 @@ def verb(name: str, data: bytes = b"", allow: tuple[str, ...] = ()) -> bytes:
         one.remove([TARGET], False, ("reserved", *allow))
     elif name == "clear":
         one.clear(TARGET)
+    elif name == "recover":
+        recover()
     elif name == "export":
         return documents.dumps(one.export(NAMES, ("all-tg-pt",)))  # type: ignore[arg-type]
     else:
@@ -33,7 +35,8 @@ def verb(name: str, data: bytes = b"", allow: tuple[str, ...] = ()) -> bytes:
     return b""
 
 
-def crash(point: int, name: str, data: bytes = b"", records: bool = False) -> tuple[bool, bytes]:
+def crash(point: int | str, name: str, data: bytes = b"", records: bool = False
+          ) -> tuple[bool, bytes]:
     """(whether the verb was killed at that point, what it handed out if it ended before)."""
     dead, found = inhandover.killed_at(lambda: verb(name, data),
                                        inhandover.Points(point, records))

@@ -179,10 +179,11 @@ def unsaved() -> bool:
     return TARGET not in inhandover.saved()
 
 
-def targetcli(command: str) -> str:
+def targetcli() -> str:
     """It saves when it ends, as it does by default."""
-    done = subprocess.run(["targetcli"], input=f"{command}\nexit\n", capture_output=True, text=True)
-    return done.stdout + done.stderr
+    done = subprocess.run(["targetcli"], input="ls /iscsi\nexit\n", capture_output=True, text=True)
+    assert "Configuration saved" in done.stdout, done.stdout + done.stderr
+    return done.stdout
 
 
 def save_file_of_open() -> bytes:
