@@ -96,11 +96,22 @@ class Guest:
 
     def status(self, role: str) -> str:
         """`query-status`, as "running"."""
-        return str(self.monitor(role).execute("query-status")["status"])
+        return str(self._told(role, "query-status").get("status", NONE))
 
     def migration(self, role: str) -> Mapping[str, Any]:
         """`query-migrate`; its ``status`` is there."""
-        return {"status": NONE, **self.monitor(role).execute("query-migrate")}
+        return {"status": NONE, **self._told(role, "query-migrate")}
+
+    def _told(self, role: str, command: str) -> Mapping[str, Any]:
+        """The answer of a QEMU, whose numbers are numbers: the monitor may be anybody's.  Raises
+        GuestFailed."""
+        tree = self.monitor(role).execute(command)
+        if isinstance(tree, dict) and isinstance(tree.get("ram", {}), dict) and all(
+                isinstance(number, (int, float)) for number in (
+                    tree.get("downtime", 0), tree.get("expected-downtime", 0),
+                    *tree.get("ram", {}).values())):
+            return tree
+        raise errors.GuestFailed(f"{self.names[role]} answers {command} with something unknown")
 
     def switch(self, role: str, **changed: bool) -> None:
         """Switch capabilities: those of a live move, without ``changed``."""

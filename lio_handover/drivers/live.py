@@ -203,7 +203,7 @@ class LiveMove(Move):
             if any(guest.sent for guest in self._guests):
                 self.migration = together([guest.sent for guest in self._guests])
             return None
-        except (KeyError, IndexError, TypeError, ValueError) as error:  # of QEMU's answer
+        except (AttributeError, LookupError, TypeError, ValueError) as error:  # of QEMU's answer
             raise errors.GuestFailed(f"the QEMU of {self._side(step.role).name} answers {step.qmp} "
                                      f"with something unknown ({type(error).__name__})") from error
         except errors.Interrupted as error:

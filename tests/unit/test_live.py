@@ -647,6 +647,20 @@ def test_an_answer_that_nobody_knows_is_taken_back_like_an_error(two: Two) -> No
     assert two.qemu[SOURCE].status == "running"
 
 
+@pytest.mark.parametrize("odd", [{"ram": [1]}, {"ram": {"transferred": "x"}}, {"downtime": "x"},
+                                 {"expected-downtime": None}])
+def test_numbers_that_are_none_are_an_error_before_the_commit(
+        two: Two, odd: dict[str, Any]) -> None:
+    """Which a summary would stumble over when all is done."""
+    source = two.qemu[SOURCE]
+    was = source.about_migration
+    setattr(source, "about_migration", lambda: {**was(), **odd})
+    with pytest.raises(errors.GuestFailed, match="a answers query-migrate with something unknown"):
+        two.run()
+    assert (two.a.state, two.b.state) == ("idle", "none")
+    assert source.status == "running"
+
+
 def test_a_service_that_is_lost_before_the_commit_leaves_the_guest_running(two: Two) -> None:
     two.a.breaks["freeze", 1] = (type(LOST)(LOST.what), False)
     made = two.driver()
