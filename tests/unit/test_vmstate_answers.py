@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 
 from lio_handover import errors
 from lio_handover.document import document as documents
@@ -108,6 +108,7 @@ def test_a_member_that_stands_twice_is_refused() -> None:
         answers.unpack(data.replace(b'"kind"', b'"kind": "nothing", "kind"', 1))
 
 
+@settings(deadline=None, database=None, derandomize=True)
 @given(st.data())
 def test_bytes_that_were_changed_end_in_an_error_of_documents(data: st.DataObject) -> None:
     """A byte is lost, doubled or another: nothing but a DocumentError comes of it, or the same."""
