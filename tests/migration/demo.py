@@ -80,12 +80,10 @@ class Story:
         """The guest runs on a, and bob may not write."""
         page, began = self.page, time.monotonic()
         page.heading("On a: a disk that a guest and an iSCSI initiator, bob, have")
-        with ThreadPoolExecutor(1) as pool:
-            self.a.call(pipeline.build, inproduct.shared_state(), timeout=120)
-            self.bed.move_address(inproduct.ADDRESS, None, self.a)
-            waiting = pool.submit(self.pair.waiting, self.b)
-            self.source = self.pair.running(build=False)
-            self.destination = waiting.result()
+        self.a.call(pipeline.build, inproduct.shared_state(), timeout=120)
+        self.bed.move_address(inproduct.ADDRESS, None, self.a)
+        self.source = self.pair.running(build=False)
+        self.destination = self.pair.waiting(self.b)
         held = self.source.said().partition("reserved ")[2].split()[:2]
         page.line("guest   has it by vhost-scsi, has registered and reserved it:")
         page.line(f"        key 0x{held[0]}, type {held[1]}, {PrType(int(held[1])).text}")
