@@ -290,6 +290,8 @@ def _copy(guests: Sequence[Guest], role: str, wait: Wait) -> None:
                or tree.get("ram", {}).get("dirty-sync-count", 0) > 1 for tree in trees):
             for guest in guests:
                 guest.let_go()
+    for guest in guests:  # one without any RAM left does not wait
+        guest.let_go()
 
 
 def _stop(guest: Guest, role: str, wait: Wait) -> None:
