@@ -42,7 +42,7 @@ EVENTS = {"STOP": "stops the guest", "pre-switchover": "waits: the target moves 
 def show(page: Page) -> None:
     """The whole story."""
     with lab.Lab() as bed, ThreadPoolExecutor(2) as pool:
-        page.heading("Hosts, whose boot is most of the time this takes")
+        page.heading("Hosts")
         began = time.monotonic()
         packages = pool.submit(inbus.stage, bed)
         a, b, client = bed.hosts(ROLE, ROLE, "stable")
