@@ -41,7 +41,8 @@ class Monitor:
         except ImportError:
             raise errors.GuestFailed(
                 "a guest can't be moved: the Python module qemu.qmp is not installed here",
-                do="pip install qemu.qmp") from None
+                do="python3 -m pip install --target /usr/lib/lio-handover qemu.qmp (in a venv "
+                   "without --target)") from None
         log = logging.getLogger("qemu.qmp")  # what it would print, the errors below say
         log.addHandler(logging.NullHandler())
         log.propagate = False
