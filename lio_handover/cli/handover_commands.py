@@ -153,6 +153,8 @@ def status(args: argparse.Namespace, signals: Signals) -> int:
 
 def recover(args: argparse.Namespace, signals: Signals) -> int:
     require_root("recover")
+    if args.id and (args.boot or args.units):
+        raise Usage("--boot and --units are of every handover: name none")
     handovers = _open_handovers(args)
     if args.boot:
         return _recover_at_boot(args, handovers)

@@ -45,6 +45,8 @@ class Order:
         """Why these options do not fit together; "" where they do."""
         if bool(self.targets) == bool(self.resume):
             return "name targets, or the handover to --resume"
+        if self.resume and (self.maps or self.probe):
+            return "--map and --probe are of a move's beginning: --resume goes on as it began"
         if len(self.guests) != len(self.guests_there) or \
                 self.uris and len(self.uris) != len(self.guests):
             return ("a guest has two monitors, --guest and --guest-there on the destination, and "

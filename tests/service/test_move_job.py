@@ -79,6 +79,8 @@ def test_root_s_ssh_goes_where_the_configuration_says(bus: Bus) -> None:
     ({"to": "b", "handover": "x"}, [TARGET], "BadCall", "Move has no option 'handover'"),
     ({"to": "b"}, [], "job: BadCall", "name targets, or the handover"),
     ({"to": "b", "resume": "x"}, [TARGET], "job: BadCall", "name targets, or the handover"),
+    ({"to": "b", "resume": "x", "maps": ["root:/a=/b"]}, [], "job: BadCall",
+     "--resume goes on as it began"),
     ({"to": "b", "guest": ["/run/vm"]}, [TARGET], "job: BadCall", "a guest has two monitors"),
     ({"to": "b"}, ["nonsense"], "BadCall", "'nonsense' is no target")])
 def test_calls_that_make_no_sense(bus: Bus, given: dict[str, Any], targets: list[str], name: str,

@@ -189,6 +189,15 @@ def test_a_configuration_that_is_wrong_is_said(config: str) -> None:
     assert done.returncode == errors.BadSettings.code and "[late a] has no paths" in done.stderr
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+@pytest.mark.parametrize("option", ["--boot", "--units"])
+def test_what_is_of_every_handover_takes_none(config: str, option: str) -> None:
+    done = subprocess.run(
+        [sys.executable, str(LAUNCHER), "recover", option, "--config", config,
+         "00000000-0000-4000-8000-000000000001"], capture_output=True, text=True)
+    assert done.returncode == 2 and "are of every handover: name none" in done.stderr
+
+
 @pytest.mark.skipif(os.path.exists(PATH), reason="this machine is configured")
 def test_nothing_takes_little_more_than_python(config: str) -> None:
     found = imported("import lio_handover.cli.boot as b; b.main(['recover', '--boot'])")
