@@ -94,13 +94,13 @@ class Pair:
 
     def save(self, host: lab.Host) -> tuple[bytes, str]:
         """Save(), once the helper's next process has loaded all it wants."""
-        time.sleep(10)
+        host.call(invmstate.rests, timeout=120)
         answer: tuple[bytes, str] = host.call(invmstate.save, timeout=60)
         return answer
 
     def load(self, host: lab.Host, data: bytes) -> str:
         """Load(), likewise; the error's sentence."""
-        time.sleep(10)
+        host.call(invmstate.rests, timeout=120)
         return str(host.call(invmstate.load, data, timeout=60))
 
     @contextmanager
@@ -231,6 +231,8 @@ def test_qemu_carries_a_guests_target_in_its_own_stream(pair: Pair, bench: Bench
 
     pair.stage(target)
     destination, cable = bench.incoming("-S", *OBJECT)
+    for host in pair.hosts:
+        host.call(invmstate.rests, timeout=120)
     bench.migrate(cable)
     assert source.wait("failed", "completed") == "completed", [pair.told(host)
                                                                for host in pair.hosts]

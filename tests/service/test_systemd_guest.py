@@ -42,6 +42,7 @@ def refused(user: int) -> str:
 def test_a_guests_helper_is_there_after_a_boot(systemd: Systemd) -> None:
     assert systemd.show(HELPER, "ActiveState", "StatusText") == ["active", f"{ID} waits for QEMU"]
     assert systemd.call(invmstate.known_as) == [ID]
+    systemd.call(invmstate.rests)
     data, error = systemd.call(invmstate.save)
     assert data == b"" and error.startswith(dbus_names.ERROR + "NoSuchTarget: this host has no")
     # Who is neither root nor of the group kvm does not reach the bus.

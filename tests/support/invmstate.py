@@ -99,12 +99,39 @@ def _answered(member: str, signature: str, *args: Any) -> tuple[bytes, str]:
 def end_helper(number: int) -> None:
     """A signal to who has the name on the guest's bus, and to its processes, as systemd sends it to
     the whole unit."""
-    bus = inbus.connect(ADDRESS)
-    pid = int(bus.call_blocking("org.freedesktop.DBus", "/org/freedesktop/DBus",
-                                "org.freedesktop.DBus", "GetConnectionUnixProcessID", "s",
-                                (BUS_NAME,)))
+    pid = _helper()
     for process in (pid, *children(pid)):
         os.kill(process, number)
+
+
+def rests(seconds: float = 2.0) -> None:
+    """Until the helper's processes do nothing: the next one has loaded all that it wants."""
+    until = time.monotonic() + SECONDS
+    while True:
+        before = _work()
+        time.sleep(seconds)
+        if before and _work() == before:
+            return
+        assert time.monotonic() < until, "the helper's processes work and work"
+
+
+def _work() -> dict[int, str]:
+    """Process of the helper → its time on the processor."""
+    found = {}
+    for pid in children(_helper()):
+        try:
+            text = Path(f"/proc/{pid}/stat").read_text()
+        except OSError:
+            continue  # it has ended
+        found[pid] = " ".join(text.rpartition(")")[2].split()[11:13])
+    return found
+
+
+def _helper() -> int:
+    bus = inbus.connect(ADDRESS)
+    return int(bus.call_blocking("org.freedesktop.DBus", "/org/freedesktop/DBus",
+                                 "org.freedesktop.DBus", "GetConnectionUnixProcessID", "s",
+                                 (BUS_NAME,)))
 
 
 def children(pid: int) -> list[int]:
