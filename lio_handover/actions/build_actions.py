@@ -2,13 +2,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import List, Tuple
+from typing import Callable, List, Tuple
 
 from .. import errors
 from ..document import runtime_state
 from ..document.document import Document
 from ..execute import executor
 from ..execute.executor import Outcome
+from ..execute.step_runner import Describable, never
 from ..execute.verify import Scope, check, loaded
 from ..host.host import Maker
 from ..kernel import fixes, portals
@@ -16,6 +17,7 @@ from ..kernel.facts import Facts, boot_id
 from ..model.diff import diff
 from ..model.keys import backstore_key, display
 from ..model.objects import State
+from ..plan.order import PLACE
 from ..plan.plan import Plan
 from ..plan.planner import plan
 from ..plan.staged import early
@@ -110,11 +112,9 @@ class Building(Gates):
         """Take down the parts of ``want`` that are here: pending registrations go only with the
         backstore."""
         self._no_guest()
-        self._let_go()
         facts = self.reader().facts()
         have = Scope.of(want).read(self.fs, reservations=False)
-        executor.apply(self.fs, plan(have, State(have.lu_groups), facts, verify=False), have,
-                       facts, reservations=False)
+        self._take_down(plan(have, State(have.lu_groups), facts, verify=False), have, facts)
 
     def _verify(self) -> None:
         """Read the targets back and compare.  Registrations are compared only while no initiator
@@ -172,19 +172,38 @@ class Building(Gates):
                 "prepared, and is no part of the handover", "changed",
                 "take it out of the target")], self.allow)
         self._no_guest()
-        self._let_go()
         facts = reader.facts()
         the_plan = plan(have, want, facts, verify=False)
         # With the first link of a mapped LUN go registrations, long before a LUN does.
         self.journal.note("loading", boot=facts.boot_id)
-        executor.apply(self.fs, the_plan, have, facts, self.progress, self.stop,
-                       reservations=False)
+        self._take_down(the_plan, have, facts, self.stop)
         staying = {store.key for store in want.backstores}
         gone = [store.key for store in have.backstores if store.key not in staying]
         pr_record.forget(self.directory, facts.boot_id, gone)
         self.journal.note("gone", boot=facts.boot_id)
         if self.row.to == "none":
             self._forget_aptpl()
+
+    def _take_down(self, the_plan: Plan, have: State, facts: Facts,
+                   stop: Callable[[], bool] = never) -> None:
+        """Run a plan that removes targets.  Our initiator keeps each endpoint until no LUN is
+        linked: a guest that attaches then has no disk here, while another host may serve it."""
+        occupied = [wwpn for wwpn in self.endpoints() if self.holders.pid_of(wwpn) is not None]
+        kept = list(occupied)
+
+        def step_begins(number: int, total: int, step: Describable) -> None:
+            if kept and PLACE[step.slot] > PLACE["unlink LUN"]:
+                kept.clear()
+                self._let_go()
+            if self.progress:
+                self.progress(number, total, step)
+        try:
+            executor.apply(self.fs, the_plan, have, facts, step_begins, stop, reservations=False)
+        except errors.HandoverError:
+            if not kept:  # the LUNs may be linked again
+                for wwpn in {*occupied} & {*self.endpoints()}:
+                    self.holders.occupy(wwpn)
+            raise
 
     def _aptpl_drop(self) -> None:
         self._forget_aptpl()

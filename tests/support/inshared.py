@@ -11,7 +11,7 @@ from lio_handover.kernel.configfs import Configfs
 from lio_handover.model.keys import lun_key, target_key, tpg_key
 from lio_handover.model.objects import Lun, State, Target, Tpg
 from lio_handover.protocol.messages import Message
-from lio_handover.scsi import TransportError, cdb, vhost
+from lio_handover.scsi import TransportError, cdb, replies, vhost
 from lio_handover.scsi.endpoint_holder import Holders
 from lio_handover.scsi.fingerprint import drain
 from tests.lab import MiB
@@ -112,8 +112,11 @@ def lets_in(guests: int = 2, initiators: int = 1) -> list[str]:
     names = []
     for name, wwpn in list(zip(GUESTS, WWPNS))[:guests]:
         try:
-            with vhost.Endpoint(wwpn):
-                names.append(name)
+            with vhost.Endpoint(wwpn) as endpoint:
+                result = endpoint.unit(1, 1).execute(*cdb.test_unit_ready())  # 0 always is
+                sense = replies.sense_of(result)
+                if result.good or sense and sense.key == 6:  # it has a disk
+                    names.append(name)
         except TransportError:
             pass
     try:
