@@ -3,8 +3,8 @@
     python3 manual.py FOLDER    writes lio-handover.8, lio-handoverd.8, lio-handover-vmstate.8,
                                 lio-handover.conf.5 and completions/lio-handover
 
-The pages of section 8 are the three parsers as argparse-manpage prints them; that of section 5 is the
-table of settings (configuration.KEYS) with their defaults and the comments of the configuration
+The pages of section 8 are the three parsers as argparse-manpage prints them; that of section 5 is
+the table of settings (configuration.KEYS) with their defaults and the comments of the configuration
 file that is installed; the completion is what shtab makes of the parser.  Nothing is committed, so
 nothing can be out of date.
 
