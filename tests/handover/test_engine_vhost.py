@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from lio_handover import errors
+from lio_handover.protocol.messages import NEVER_RAN
 from lio_handover.protocol.table import DESTINATION, SOURCE
 from lio_handover.scsi import TransportError, cdb, replies, vhost
 from lio_handover.scsi.fingerprint import drain
@@ -114,18 +115,22 @@ def test_the_endpoint_is_free_on_one_host_at_most(pair: Callable[[str, str], Pai
 
 
 @pytest.mark.full
-def test_a_guest_that_did_not_start_there_goes_on_here(pair: Callable[[str, str], Pair]) -> None:
+@pytest.mark.parametrize("ran", [False, True])
+def test_a_guest_that_did_not_start_there_goes_on_here(pair: Callable[[str, str], Pair],
+                                                       ran: bool) -> None:
+    """And abort says so, if it is known: then the source's QEMU may run the guest again."""
     both = pair("vhost-newest", "vhost-newest")
     both.do("prepare", SOURCE, targets=(TARGET,), mode="vhost-qmp", allow=ALLOW)
     both.go("stage* freeze export activate*")
     both.do("release", SOURCE, assertions=frozenset({"guest-left"}))
     both.go("activate*")
-    both.host[DESTINATION].call(registers_again)
-    both.go("abort*")
+    if ran:
+        both.host[DESTINATION].call(registers_again)
+    assert (NEVER_RAN in both.do("abort", DESTINATION).notes) is not ran
     assert both.may_attach() == []
     both.go("thaw")
     assert both.may_attach() == [SOURCE]
-    assert both.host[SOURCE].call(keys) == [0x200, 0x999]
+    assert both.host[SOURCE].call(keys) == ([0x200, 0x999] if ran else [0x100, 0x200])
     both.recover(DESTINATION)
     assert both.states() == ("idle", "none")
     assert both.host[SOURCE].call(test_vhost.foreign_write, 2) == [0x18, 0x18]

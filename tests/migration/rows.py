@@ -305,6 +305,22 @@ def cont_too_early(bench: Bench) -> None:
 
 
 @row
+def stop_while_incoming(bench: Bench) -> None:
+    """No -S; `stop` sent while the destination waits in inmigrate."""
+    source = bench.guest()
+    destination, cable = bench.incoming()
+    expect("stop", destination.ask("stop"), "ok")
+    expect("destination", destination.status(), "inmigrate")
+    bench.migrate(cable)
+    expect("source", source.wait(*_ENDS), "completed")
+    expect("destination", destination.wait(*_ENDS), "completed")
+    time.sleep(2)
+    expect("destination", destination.status(), "paused")
+    expect("cont", source.ask("cont"), "ok")
+    stayed(bench, destination)
+
+
+@row
 def destination_occupied(bench: Bench) -> None:
     """-S; cont on the destination while our own initiator still sits on its endpoint."""
     source, destination, document = to_completed(bench)
