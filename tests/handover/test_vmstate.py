@@ -66,7 +66,7 @@ def test_a_guest_goes_and_comes_back_by_its_helpers_alone(pair: Callable[[str, s
     # Nothing is handed over: it is this host's, and no other's.
     data, _ = a.call(instandin.save)
     assert a.call(instandin.load, data) == (b"vm1 stays on this host: nothing is done", "")
-    assert "comes from a without a handover" in b.call(instandin.load, data)[1]
+    assert f"comes from {a.name} without a handover" in b.call(instandin.load, data)[1]
 
     # A migration that fails.
     both.stage()
