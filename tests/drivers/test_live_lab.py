@@ -114,7 +114,8 @@ def passes_its_deadline(bench: Bench, source: Vm) -> None:
     destination = waiting(bench, bench.hosts[1])
     code, said = move(bench, "--deadline", "copy=4")
     assert code == errors.Interrupted.code, said
-    assert "pre-switchover on a took longer than its 4 s; a serves on as before" in said
+    a = bench.hosts[0].name
+    assert f"pre-switchover on {a} took longer than its 4 s; {a} serves on as before" in said
     assert "its guest runs; next: see why, and move again, with --deadline copy=SECONDS" in said
     assert states(bench) == ["idle", "none"]
     stays(bench, source, destination)
@@ -131,8 +132,8 @@ def finds_no_disk(bench: Bench, source: Vm) -> None:
     bench.until(lambda: b"ready" in program.stdout_so_far(), "the relay listens", destination)
     code, said = move(bench, there=relay)
     assert code == errors.GuestFailed.code, said
-    assert "hung up, at cont; b has given the target back, and a serves on as before; its guest " \
-        "runs; next: " in said
+    assert "hung up, at cont; b has given the target back, and " \
+        f"{bench.hosts[0].name} serves on as before; its guest runs; next: " in said
     assert states(bench) == ["idle", "none"]
     assert "unable to start vhost-scsi" in destination.complaints()
     stays(bench, source, destination)
