@@ -54,6 +54,14 @@ class Page:
     def seconds(self) -> float:
         return time.monotonic() - self._began
 
+    def verdict(self, well: str) -> int:
+        """The end: what must not be once more, or that all is well.  Returns the exit code."""
+        self.line()
+        for text in self.wrong:
+            self.line(f"{self.bad('NOT')} {text}")
+        self.line("Something is not as it must be." if self.wrong else well, self.seconds)
+        return 1 if self.wrong else 0
+
 
 def name_of(who: str) -> str:
     return who.rpartition(":")[2]
@@ -316,12 +324,7 @@ def main() -> int:
         return 1
     except KeyboardInterrupt:
         return 130
-    page.line()
-    for text in page.wrong:
-        page.line(f"{page.bad('NOT')} {text}")
-    page.line("Something is not as it must be." if page.wrong else
-              "The target moved, and its initiators went on.", page.seconds)
-    return 1 if page.wrong else 0
+    return page.verdict("The target moved, and its initiators went on.")
 
 
 if __name__ == "__main__":

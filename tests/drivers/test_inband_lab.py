@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import signal
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +20,7 @@ from tests.migration import inhost
 from tests.migration.bench import ROLE, Bench, Vm
 from tests.migration.net import Sockets
 from tests.support import inhandover, inhost as pipeline, inmove, invmstate
+from tests.support.attached import attached
 
 TARGET = f"vhost/{test_vhost.WWPN}"
 #: Our own initiator, which is a guest to the kernel.
@@ -106,14 +106,8 @@ class Pair:
     @contextmanager
     def guest(self, host: lab.Host) -> Iterator[None]:
         """A guest is attached here."""
-        program = host.popen([sys.executable, "-c", GUEST])
-        while "attached" not in program.stdout_so_far().decode():
-            assert program.poll() is None, program.stderr_so_far().decode()
-        try:
+        with attached(host, GUEST):
             yield
-        finally:
-            program.kill()
-            program.wait()
 
     def close(self) -> None:
         for host in self.hosts:

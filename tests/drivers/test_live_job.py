@@ -1,15 +1,12 @@
 """A guest moves by a job of the service, for somebody who is not root and hands the monitors in."""
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from lio_handover import dbus_names, errors
-from tests import lab
-from tests.conftest import HostsOf
-from tests.migration.bench import ROLE, Bench
+from tests.migration.bench import Bench
 from tests.migration.product import LIMITS, SOCKET, TARGET, Pair
 from tests.support import inbus, inhost, inmove
 
@@ -20,15 +17,6 @@ THERE = "/run/there.qmp"
 #: Emulated hosts that share two processors with others take their time.
 OPTIONS = {"to": "b", "here": "a", "deadline": [f"{step}=200" for step in (
     "freeze", "export", "arm", "sent", "came")]}
-
-
-@pytest.fixture
-def bench(bed: lab.Lab, hosts: HostsOf) -> Iterator[Bench]:
-    made = Bench(bed, hosts(ROLE, ROLE), lambda line: print(line, flush=True))
-    try:
-        yield made
-    finally:
-        made.close()
 
 
 @pytest.mark.full

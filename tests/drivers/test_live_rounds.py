@@ -3,27 +3,15 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
 
 import pytest
 
-from tests import lab
-from tests.conftest import HostsOf
 from tests.migration import inproduct
-from tests.migration.bench import ROLE, Bench
+from tests.migration.bench import Bench
 from tests.migration.product import Pair
 
 #: How often it moves: a move takes a minute.
 MOVES = int(os.environ.get("LIO_HANDOVER_MOVES", "20"))
-
-
-@pytest.fixture
-def bench(bed: lab.Lab, hosts: HostsOf) -> Iterator[Bench]:
-    made = Bench(bed, hosts(ROLE, ROLE), lambda line: print(line, flush=True))
-    try:
-        yield made
-    finally:
-        made.close()
 
 
 def attentions(bench: Bench) -> list[str]:

@@ -2,25 +2,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 
 import pytest
 
-from tests import lab
-from tests.conftest import HostsOf
 from tests.drivers.test_migration import DOCUMENT
 from tests.migration import product_rows, rows
-from tests.migration.bench import ROLE, Bench
+from tests.migration.bench import Bench
 from tests.migration.product import Pair
-
-
-@pytest.fixture
-def bench(bed: lab.Lab, hosts: HostsOf) -> Iterator[Bench]:
-    made = Bench(bed, hosts(ROLE, ROLE), lambda line: print(line, flush=True))
-    try:
-        yield made
-    finally:
-        made.close()
 
 
 @pytest.mark.full

@@ -1,7 +1,6 @@
 """The engine and vhost: who may attach when, in each mode, between kernels that have the fabric."""
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -19,6 +18,7 @@ from tests.handover.test_engine import Two
 from tests.kernel import test_vhost
 from tests.kernel.test_vhost import WWPN
 from tests.support import inhandover, inhost
+from tests.support.attached import attached
 
 TARGET = f"vhost/{WWPN}"
 GUEST = ("from lio_handover.scsi.vhost import occupy; import sys, time\n"
@@ -61,14 +61,8 @@ class Pair(Two):
     @contextmanager
     def guest(self, role: str) -> Iterator[None]:
         """A guest on this host: to the kernel our initiator is one."""
-        program = self.host[role].popen([sys.executable, "-c", GUEST])
-        while "attached" not in program.stdout_so_far().decode():
-            assert program.poll() is None, program.stderr_so_far().decode()
-        try:
+        with attached(self.host[role], GUEST):
             yield
-        finally:
-            program.kill()
-            program.wait()
 
 
 @pytest.fixture

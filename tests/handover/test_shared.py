@@ -1,7 +1,6 @@
 """Targets that share a backstore move in one handover: guests, and iSCSI initiators beside them."""
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -16,6 +15,7 @@ from tests import lab
 from tests.conftest import HostsOf
 from tests.handover.test_engine import PEER, Two
 from tests.support import inhandover, inhost, inshared
+from tests.support.attached import attached
 from tests.support.inshared import GUESTS, ISCSI, WWPNS
 
 ROLE = "vhost-newest"
@@ -49,14 +49,8 @@ class Pair(Two):
     @contextmanager
     def guests(self, role: str, wwpns: Sequence[str] = WWPNS) -> Iterator[None]:
         """Guests are attached on this host: to the kernel our initiator is one."""
-        program = self.host[role].popen([sys.executable, "-c", ATTACHED, *wwpns])
-        while "attached" not in program.stdout_so_far().decode():
-            assert program.poll() is None, program.stderr_so_far().decode()
-        try:
+        with attached(self.host[role], ATTACHED, *wwpns):
             yield
-        finally:
-            program.kill()
-            program.wait()
 
     def held(self, role: str) -> bytes:
         return documents.state_bytes(documents.loads(self.host[role].call(inhost.export_state)))
