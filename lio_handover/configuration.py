@@ -27,7 +27,7 @@ _UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3}
 KEYS = {
     "storage": {"roots": ("roots", "paths"), "devices": ("devices", "patterns")},
     "host": {"state_directory": ("state_directory", "path"), "dbroot": ("dbroot", "path or none"),
-             "savefiles": ("savefiles", "paths")},
+             "savefiles": ("savefiles", "paths"), "key": ("key", "path or none")},
     "limits": {"document": ("document_bytes", "bytes")},
     "service": {"group": ("group", "name or none"), "peers": ("peers", "hosts")},
     "late": {"paths": ("paths", "patterns"), "acquire": ("acquire", "command"),

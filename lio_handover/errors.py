@@ -308,6 +308,12 @@ class Undecided(HandoverError):
     code = 67
 
 
+class NotAuthentic(HandoverError):
+    """Have both hosts use one key: what this host can't know to be the other's is not believed."""
+
+    code = 68
+
+
 class NotAuthorized(HandoverError):
     """Ask an administrator: polkit, or the service's group, says who may do what."""
 

@@ -45,6 +45,8 @@ class Settings:
     fence_program    a program that confirms that another host is off, and its first arguments
     fence_seconds    seconds that the program may take
     savefiles        targetcli's save files, beside those that targetcli's settings name
+    key              the file of the key that this host has in common with those that it hands
+                     targets over to; it need not exist, "" for no key
     """
 
     roots: Tuple[str, ...] = ("/srv", "/var/lib/lio-handover/images")
@@ -61,6 +63,7 @@ class Settings:
     fence_program: Tuple[str, ...] = ()
     fence_seconds: int = 60
     savefiles: Tuple[str, ...] = ()
+    key: str = "/etc/lio-handover/handover.key"
 
 
 def _applied(file: File, settings: Settings) -> Settings:

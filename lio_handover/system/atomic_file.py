@@ -40,6 +40,19 @@ def write_files(files: Mapping[str, bytes], still: Callable[[], bool] = lambda: 
     return True
 
 
+def new_file(path: str, content: bytes) -> None:
+    """Make a file that does not exist yet, of mode 0600: whole, and on the disk when this returns.
+    Raises FileExistsError, OSError."""
+    folder, name = os.path.split(path)
+    new = os.path.join(folder or ".", f".{name[:200]}.{os.urandom(8).hex()}")
+    _write(new, content)
+    try:
+        os.link(new, path, follow_symlinks=False)  # which replaces nothing, as rename would
+    finally:
+        os.unlink(new)
+    fsync_folder(folder or ".")
+
+
 def fsync_folder(path: str) -> None:
     """Bring a folder's created, renamed and removed names to the disk.  Raises OSError."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
