@@ -85,8 +85,7 @@ _OPTIONS = (
            metavar="FILE"),
     Option("uploads", "as", "tokens of messages that came in pieces, see Upload", bus="uploads"),
     Option("mode", "s", "of prepare: iscsi, iscsi-late, vhost-qmp, vhost-inband or vhost-stopped "
-           "(default iscsi, with --guest vhost-qmp)", "--mode", bus="mode", metavar="MODE",
-           default="iscsi"),
+           "(default iscsi, with --guest vhost-qmp)", "--mode", bus="mode", metavar="MODE"),
     Option("handover", "s", "its id, a UUID in small letters (default: one is made)",
            bus="handover"),
     Option("map", "as", "another name on this host (KIND: device, root, portal, target, initiator, "

@@ -56,11 +56,11 @@ def step(args: argparse.Namespace, signals: Signals) -> int:
     else:
         _log_assertions(args, handovers, handover_id)
         answer = handovers.do(
-            verb, role, handover_id, targets=targets, mode=getattr(args, "mode", ""),
-            messages=messages, assertions=frozenset(args.assertions), asserted_by=_user(),
-            allow=args.allow, maps=getattr(args, "map", ()), peer=args.peer,
-            probe=getattr(args, "probe", False), progress=signals.progress,
-            stop=signals.stop)
+            verb, role, handover_id, targets=targets,
+            mode=getattr(args, "mode", "") or Mode.ISCSI.value, messages=messages,
+            assertions=frozenset(args.assertions), asserted_by=_user(), allow=args.allow,
+            maps=getattr(args, "map", ()), peer=args.peer, probe=getattr(args, "probe", False),
+            progress=signals.progress, stop=signals.stop)
     signals.progress.clear()
     return _print_answers(args, [answer])
 
@@ -196,9 +196,8 @@ def _recover_at_boot(args: argparse.Namespace, handovers: HandoverEngine) -> int
 
 def move(args: argparse.Namespace, signals: Signals) -> int:
     from ..drivers import moves
-    mode = "" if args.guest and args.mode == Mode.ISCSI.value else args.mode
     order = moves.Order(
-        args.to, [word.strip("/") for word in args.targets], args.resume, args.here, mode,
+        args.to, [word.strip("/") for word in args.targets], args.resume, args.here, args.mode,
         args.guest, args.guest_there, args.guest_uri, args.deadline, args.map, args.allow,
         args.probe)
     wrong = order.wrong()

@@ -225,16 +225,6 @@ def _several_vmstates(pair: Pair, role: str) -> Iterator[str]:
         yield " ".join(name for name, _ in pair.of(role).vmstates)
 
 
-def _our_vmstate(pair: Pair, role: str) -> Iterator[str]:
-    for name, ids in pair.of(role).vmstates:
-        if any(word.strip().startswith(OUR_ID) for word in ids.split(",")):
-            yield name
-
-
-def _unnamed_vmstate(pair: Pair, role: str) -> Iterator[str]:
-    yield from (name for name, ids in pair.of(role).vmstates if not ids)
-
-
 def _lone_vmstate(pair: Pair, role: str) -> Iterator[str]:
     here, there = pair.source.vmstates, pair.destination.vmstates
     if bool(here) != bool(there):
@@ -276,15 +266,17 @@ CHECKS = (
           "switch it alike on both: migrate-set-capabilities"),
     Check(BOTH, "qom-list /objects", _several_vmstates, "has several dbus-vmstate objects: {}",
           "leave one: object-del"),
-    Check(BOTH, "qom-get id-list", _our_vmstate,
-          "hands the target over in its own stream, too, by its dbus-vmstate object {}",
-          "take that away (object-del), or leave --guest out and have its manager migrate it"),
-    Check(BOTH, "qom-get id-list", _unnamed_vmstate,
-          "has a dbus-vmstate object without id-list, {}, which may hand the target over, too",
-          "give it an id-list, or take it away (object-del)", "dbus-vmstate"),
     Check((DESTINATION,), "qom-list /objects", _lone_vmstate,
           "{}: the migration would fail", "have it on both, or on none"),
 )
+
+
+def asks_helpers(qemu: Qemu) -> str:
+    """The dbus-vmstate object by which a QEMU asks lio-handover-vmstate while it migrates, or ""
+    where it has none.  It leaves a handover in one of this driver's modes to the driver
+    (vmstate/answers.py: `BESIDE`), so nothing speaks against it as long as it answers."""
+    return next((name for name, ids in qemu.vmstates
+                 if not ids or any(word.strip().startswith(OUR_ID) for word in ids.split(","))), "")
 
 
 def findings(pairs: Sequence[Tuple[Mapping[str, str], Pair]], moved: Mapping[str, str]

@@ -240,6 +240,12 @@ class LiveMove(Move):
         if len(pairs) == len(self._guests):
             against += guest_checks.findings(pairs, self._moved)
         errors.refuse(against, allow)
+        for names, pair in pairs:
+            asks = guest_checks.asks_helpers(pair.source)
+            if asks:
+                self.notes.append(f"{names[SOURCE]}: its dbus-vmstate object {asks} has "
+                                  "lio-handover-vmstate asked, too, which leaves the handover to "
+                                  "this driver")
         self._copying = sum(pair.source.memory / (pair.source.bandwidth or math.inf)
                             for _, pair in pairs)
 

@@ -29,6 +29,7 @@ from typing import (Any, Callable, ClassVar, Dict, List, Mapping, NamedTuple, Op
                     Tuple)
 
 from .. import errors
+from ..client import ssh
 from ..client.ssh import RemoteService, ServiceInfo
 from ..document import document as documents
 from ..handover.reply import Reply
@@ -279,15 +280,23 @@ class Move:
         self.tell(label)
         messages = to_json(self._answers[step.takes].messages) if step.takes else b""
         stop = self.stop if number < self.commit else lambda: False
-        # A verb that is said twice is done once.
-        for _ in range(RETRIES if number >= self.commit else 0):
+
+        def verb() -> Reply:
             try:
                 return side.verb(step.verb, self.id, messages, progress=progress, stop=stop,
                                  **options)
+            except errors.Interrupted as error:
+                if stop():
+                    raise
+                raise _ended_there(side.name, step.verb, error) from error
+        # A verb that is said twice is done once.
+        for _ in range(RETRIES if number >= self.commit else 0):
+            try:
+                return verb()
             except errors.PeerUnreachable as error:
                 self.tell(f"{label}: {error.what}, once more")
                 time.sleep(RETRY_SECONDS)
-        return side.verb(step.verb, self.id, messages, progress=progress, stop=stop, **options)
+        return verb()
 
     # ---- failures --------------------------------------------------------------------------------
     def _failed(self, number: int, step: Step, error: errors.HandoverError
@@ -369,6 +378,15 @@ def _stands(state: Optional[str]) -> str:
     if state is None:
         return "does not answer"
     return f"is {state}" if state else "never heard of it"
+
+
+def _ended_there(host: str, verb: str, error: errors.Interrupted) -> errors.PeerUnreachable:
+    """The error for a verb that its host ended, which this driver did not ask for: so nobody has
+    cancelled the move, and a service that starts again can be asked again."""
+    ended = ssh.host_answers(f"{verb} was ended on {host}: its lio-handoverd stops, or somebody "
+                             "cancelled that job")
+    ended.changed, ended.do = error.changed, f"journalctl -u lio-handoverd, on {host}"
+    return ended
 
 
 def _contents(answer: Reply) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Callable, Mapping, NamedTuple, Sequence
 from .. import errors
 from ..client.ssh import RemoteService
 from ..local.results import Moved
-from ..protocol.table import Mode
+from ..protocol.table import HELD, Mode
 from .move import Move
 
 if TYPE_CHECKING:
@@ -45,14 +45,18 @@ class Order:
         """Why these options do not fit together; "" where they do."""
         if bool(self.targets) == bool(self.resume):
             return "name targets, or the handover to --resume"
-        if self.resume and (self.maps or self.probe):
-            return "--map and --probe are of a move's beginning: --resume goes on as it began"
+        if self.resume and (self.maps or self.mode or self.probe):
+            return ("--map, --mode and --probe are of a move's beginning: --resume goes on as it "
+                    "began")
         if len(self.guests) != len(self.guests_there) or \
                 self.uris and len(self.uris) != len(self.guests):
             return ("a guest has two monitors, --guest and --guest-there on the destination, and "
                     "there are as many --guest-uri or none")
         if self.guests and self.mode == Mode.VHOST_INBAND.value:
             return "in mode vhost-inband QEMU's own stream moves the guest: name no monitor"
+        if self.guests and self.mode and self.mode not in {mode.value for mode in HELD}:
+            return (f"no guest moves in mode {errors.one_line(self.mode)!r}: leave --mode out, or "
+                    "name no monitor")
         if self.deadlines and not self.guests:
             return "--deadline is of a move with a --guest"
         return ""

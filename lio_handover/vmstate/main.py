@@ -66,6 +66,9 @@ INTROSPECTION = f"""\
   </interface>
 </node>
 """
+#: The kind of an answer to Save() (answers.py) → what the log says of it.
+_SAID = {"nothing": ", no handover: the guest stays on this host",
+         "beside": ", which leave the handover to the program that drives it"}
 #: Milliseconds until a bus that is gone is looked for again.
 AGAIN = 1000
 _METHOD_CALL = 1
@@ -121,8 +124,7 @@ class Question:
         if self.what == "save":
             reply.append(dbus.ByteArray(data), signature="ay")
             self.helper.say(f"Save(): {len(data)} bytes"
-                            + ("" if self.about else ", no handover: the guest stays on this host"),
-                            handover=self.about)
+                            + _SAID.get(json.loads(data)["kind"], ""), handover=self.about)
         self.helper.reply(reply)
 
     def _answer_error(self, name: str, line: str) -> None:

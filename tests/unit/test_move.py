@@ -220,6 +220,29 @@ def test_an_interrupt_takes_back_what_can_be_and_else_lets_it_finish(
         assert (a.state, b.state) == ("retired", "confirmed")
 
 
+@pytest.mark.parametrize("name", STEP_NAMES)
+def test_a_verb_that_its_host_interrupts_is_no_interrupt_of_the_move(
+        two: tuple[Table, Table], name: str) -> None:
+    """A service that stops does that.  Before the commit all is taken back, and nobody is said to
+    have cancelled the move; from there on the verb is said once more."""
+    a, b = two
+    step = STEPS[STEP_NAMES.index(name)]
+    side = a if step.role == SOURCE else b
+    side.breaks[calls(step)] = (errors.Interrupted("interrupted"), False)
+    made = Move(a, b)
+    if STEP_NAMES.index(name) >= COMMIT_STEP:
+        made.run([TARGET])
+        assert (a.state, b.state) == ("retired", "confirmed")
+        return
+    with pytest.raises(errors.PeerUnreachable) as raised:
+        made.run([TARGET])
+    line = str(raised.value)
+    assert f"{step.verb} was ended on {side.name}: its lio-handoverd stops, or somebody" in line
+    assert name == "prepare" or "a serves on as before" in line
+    assert line.endswith(f"next: journalctl -u lio-handoverd, on {side.name}")
+    assert (a.state, b.state) == ("idle", "none")
+
+
 @pytest.mark.parametrize("here, there, common", [
     ((1, 1), (1, 1), 1), ((2, 2), (1, 1), 1), ((1, 1), (2, 2), 1), ((2, 3), (3, 2), 2),
     ((1, 1), (3, 1), None), ((1, 3), (1, 1), None), ((3, 1), (1, 1), None)])

@@ -40,6 +40,7 @@ class Host(Handovers):
         self.guest = self.ran = self.silent = self.rebooted_since = False
         self.epoch = 3
         self.serves = role == SOURCE
+        self.more: tuple[str, ...] = ()  # targets of the handover besides
         self.said: list[str] = []
         self.done: list[str] = []
         self.fails: dict[str, errors.HandoverError] = {}
@@ -52,7 +53,7 @@ class Host(Handovers):
             *targets} else []
 
     def local(self, handover: Handover) -> frozenset[str]:
-        return frozenset(handover.targets)
+        return frozenset((*handover.targets, *self.more))
 
     def journal(self, name: str) -> Any:
         if self.handover is None or self.handover.id != name:
@@ -432,6 +433,8 @@ def test_a_handover_that_another_program_drives_is_left_to_it(pair: tuple[Host, 
     b.become("armed")
     data = save(a)
     assert json.loads(data)["kind"] == "beside"
+    assert "another program drives" in load(b, data)
+    b.more = ("vhost/naa.5001405000000009",)  # another guest's, which moves with it
     assert "another program drives" in load(b, data)
     b.become("staged")
     with pytest.raises(errors.WrongState, match="not armed"):
