@@ -88,6 +88,11 @@ class Copies(HandoverContext):
         return gates
 
     def keep(self, name: str, document: Document, stale: bool) -> None:
+        """Keep a copy; ``stale``: the kernel holds something else, which is told before the copy is
+        there, too: else a verb that is killed in between leaves a kernel that seems to have it."""
+        if stale:
+            facts = self.journal.facts
+            self.journal.note("kept", digest=self.handover.digest, stale=True, opened=facts.opened)
         self.journal.keep(name, documents.dumps(document), document)
         self.journal.note("kept", digest=runtime_state.digest(document.state), stale=stale)
         surviving_registrations.leave(self, self.local(name))

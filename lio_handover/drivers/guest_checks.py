@@ -273,7 +273,7 @@ CHECKS = (
 
 def asks_helpers(qemu: Qemu) -> str:
     """The dbus-vmstate object by which a QEMU asks lio-handover-vmstate while it migrates, or ""
-    where it has none.  It leaves a handover in one of this driver's modes to the driver
+    where it has none.  The helper leaves a handover in one of this driver's modes to the driver
     (vmstate/answers.py: `BESIDE`), so nothing speaks against it as long as it answers."""
     return next((name for name, ids in qemu.vmstates
                  if not ids or any(word.strip().startswith(OUR_ID) for word in ids.split(","))), "")

@@ -146,7 +146,8 @@ KINDS: Mapping[str, Kind] = {
     "step": Kind({"do": str}, "a step of that verb was begun", _fact("step=do")),
     "end": Kind({}, "the verb has ended, or failed", _end, {"error": str}),
     "kept": Kind({"digest": str, "stale": bool},
-                 "a document was kept; `stale` where the kernel holds something else", _kept,
+                 "a document was kept; `stale` where the kernel holds something else (said before, "
+                 "too, with the digest of the one that was kept last)", _kept,
                  {"stores": dict, "opened": str}),
     "loading": Kind({"boot": str}, "a load, or a removal, was begun", _loading),
     "loaded": Kind({"boot": str, "digest": str, "commands": dict},

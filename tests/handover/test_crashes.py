@@ -9,6 +9,7 @@ import pytest
 from lio_handover import errors
 from lio_handover.model.objects import State
 from lio_handover.protocol.table import DESTINATION, SOURCE
+from lio_handover.records import journal
 from tests import lab
 from tests.conftest import HostsOf
 from tests.handover.test_engine import PEER, WAY, Two, held
@@ -142,6 +143,27 @@ def story(killed: Killed, name: str, bed: lab.Lab) -> str:
 def test_a_verb_that_is_killed_leaves_a_way_on(killed: Killed, story: str, name: str, point: int,
                                                again: bool) -> None:
     assert killed.at(story, point, again)
+
+
+def test_what_came_back_is_served_where_the_thaw_was_killed_as_it_was_kept(killed: Killed) -> None:
+    """By the operator's word that the other host is off: this kernel has the registrations of
+    before.  15 s."""
+    pair = killed.pair
+    source = pair.host[SOURCE]
+    pair.go(WAY.partition(" verify*")[0])
+    pair.host[DESTINATION].call(inhandover.register, 1, 1, 0xc3)
+    there = held(pair, DESTINATION)
+    assert there != killed.before
+    pair.go("abort*")
+    point = 0
+    while not source.call(inhandover.is_kept, pair.id, journal.RETURNED):
+        point += 1
+        assert source.call(inhandover.crash, point, "thaw", SOURCE, pair.id,
+                           tuple(pair.messages))[0], "it ended without"
+        assert pair.state(SOURCE) == "released"
+    pair.recover(SOURCE, silent=True, words=["peer-is-fenced"])
+    assert (pair.state(SOURCE), pair.serving()) == ("forced", [SOURCE])
+    assert held(pair, SOURCE) == there
 
 
 @pytest.mark.full

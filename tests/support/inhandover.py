@@ -299,6 +299,11 @@ def kernel_is_stale(id: str) -> bool:  # noqa: A002
     return journal.Journal(FOLDER, id).facts.stale
 
 
+def is_kept(id: str, name: str) -> bool:  # noqa: A002
+    """Whether a document of that name is kept."""
+    return journal.Journal(FOLDER, id).has(name)
+
+
 def recover_again(id: str, answers: Answers) -> str | tuple[int, str, str]:  # noqa: A002
     """(changes asked of the kernel, states recorded before, and after) of another recover; or the
     verb that the other host has to answer first."""
