@@ -2,41 +2,37 @@
 from __future__ import annotations
 
 import signal
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
 
-from lio_handover.host.guests import BUS
-from lio_handover.records.journal import Handover
 from tests import lab
 from tests.conftest import Pool
-from tests.drivers.test_live_lab import say, serve
+from tests.drivers.test_live_lab import MONITOR, goes, move, say, serve
 from tests.kernel import test_vhost
-from tests.lab.host import Program
 from tests.migration import inhost
 from tests.migration.bench import ROLE, Bench, Vm
+from tests.migration.helpers import OBJECT, Helpers
 from tests.migration.net import Sockets
-from tests.support import inhandover, inhost as pipeline, inmove, invmstate
+from tests.support import inhost as pipeline, inmove, invmstate
 from tests.support.attached import attached
 
 TARGET = f"vhost/{test_vhost.WWPN}"
 #: Our own initiator, which is a guest to the kernel.
 GUEST = ("from lio_handover.scsi.vhost import occupy; import time\n"
          f"guest = occupy('{test_vhost.WWPN}'); print('attached', flush=True); time.sleep(600)")
-#: An emulated host takes its time.
-MORE = "deadline = 20\npatience = 300\n"
 
 pytestmark = [pytest.mark.full, pytest.mark.timeout(1200)]
 
 
-class Pair:
+class Pair(Helpers):
     """Two hosts, a and b to each other, with the service; the guest's helper is not there yet."""
 
     def __init__(self, bed: lab.Lab, hosts: list[lab.Host]) -> None:
-        self.bed, self.hosts = bed, hosts
+        super().__init__(hosts)
+        self.bed = bed
         self.line = Sockets(bed)
         self.line.nudge([host.address for host in hosts])
         keys = bed.shared / "keys"
@@ -51,46 +47,6 @@ class Pair:
 
         with ThreadPoolExecutor(2) as pool:
             list(pool.map(ready, hosts))
-        self.programs: dict[str, Program] = {}
-
-    def helpers(self, target: str) -> None:
-        """The guest's bus and helper on both hosts, as their units start them."""
-        for host in self.hosts:
-            host.call(invmstate.configure, [target], MORE)
-            host.call(invmstate.start_bus)
-            self.help(host)
-        for host in self.hosts:
-            host.call(invmstate.wait_for_helper, 150, timeout=180)
-
-    def help(self, host: lab.Host) -> None:
-        self.programs[host.name] = host.popen(host.call(invmstate.sandboxed))
-
-    def told(self, host: lab.Host) -> str:
-        """What the helper has said."""
-        said: bytes = self.programs[host.name].stderr_so_far()
-        return said.decode()
-
-    def stage(self, target: str) -> str:
-        """The command, as people type it, and what it says."""
-        done = self.hosts[0].run(
-            [*inmove.PROGRAM, "move", target, "--to", "b", "--here", "a", "--mode", "vhost-inband",
-             "--allow", "all-tg-pt"], timeout=300, check=False)
-        assert done.returncode == 0, done.stderr
-        return str(done.stderr)
-
-    def states(self) -> list[str]:
-        """Where the last handover stands on both hosts."""
-        found: list[list[Handover]] = [
-            [answer.handover for answer in host.call(inhandover.status, timeout=120)]
-            for host in self.hosts]
-        return [handovers[-1].state if handovers else "" for handovers in found]
-
-    def until(self, *states: str, seconds: float = 240) -> None:
-        deadline = time.monotonic() + seconds
-        while self.states() != [*states]:
-            assert time.monotonic() < deadline, (
-                self.states(), [self.told(host) for host in self.hosts])
-            time.sleep(1)
 
     def save(self, host: lab.Host) -> tuple[bytes, str]:
         """Save(), once the helper's next process has loaded all it wants."""
@@ -111,7 +67,7 @@ class Pair:
 
     def close(self) -> None:
         for host in self.hosts:
-            say(f"{host.name}: {self.told(host) if host.name in self.programs else ''}")
+            say(f"{host.name}: {self.told(host)}")
         self.line.close()
 
 
@@ -183,10 +139,6 @@ def bench(pair: Pair) -> Iterator[Bench]:
         made.close()
 
 
-OBJECT = ("-object", f"dbus-vmstate,id=lio,addr={BUS.format(name=invmstate.GUEST)},"
-          f"id-list={invmstate.ID}")
-
-
 def running(bench: Bench) -> Vm:
     """The guest, which writes."""
     vm = bench.fresh(*OBJECT)
@@ -225,8 +177,7 @@ def test_qemu_carries_a_guests_target_in_its_own_stream(pair: Pair, bench: Bench
 
     pair.stage(target)
     destination, cable = bench.incoming("-S", *OBJECT)
-    for host in pair.hosts:
-        host.call(invmstate.rests, timeout=120)
+    pair.rest()
     bench.migrate(cable)
     assert source.wait("failed", "completed") == "completed", [pair.told(host)
                                                                for host in pair.hosts]
@@ -242,3 +193,21 @@ def test_qemu_carries_a_guests_target_in_its_own_stream(pair: Pair, bench: Bench
     source.ask("cont")
     assert source.wait("gone") == "gone"
     bench.judge()
+
+
+def test_a_move_by_qmp_of_a_qemu_that_asks_the_helpers_is_left_to_its_driver(
+        pair: Pair, bench: Bench) -> None:
+    """Three minutes."""
+    a, b = pair.hosts
+    pair.helpers(f"vhost/{inhost.WWPN}")
+    source = bench.fresh(*OBJECT, *MONITOR)
+    source.qmp("migrate-set-parameters", **{"downtime-limit": 3000, "max-bandwidth": 1 << 30})
+    destination = bench.start(b, ["-incoming", "defer", "-S", *OBJECT, *MONITOR])
+    pair.rest()
+    code, said = move(bench)
+    assert code == 0, (said, pair.told(a), pair.told(b))
+    assert "has lio-handover-vmstate asked, too, which leaves the handover to this driver" in said
+    assert "bytes, which leave the handover to the program that drives it" in pair.told(a)
+    assert "which another program drives" in pair.told(b)
+    assert pair.states() == ["retired", "confirmed"]
+    goes(bench, source, destination)

@@ -367,12 +367,6 @@ class Bench:
             time.sleep(0.1)
         return bus
 
-    def end_helper(self, host: Host) -> None:
-        """Kill what answers, and leave the bus."""
-        self._helpers[host.name][-1].kill()
-        self._helpers[host.name][-1].wait(10)
-        self.note(host.name, "helper killed")
-
     # ── migration ────────────────────────────────────────────────────────────────────────────
 
     def incoming(self, *words: str, capabilities: tuple[str, ...] = ("events", "return-path")

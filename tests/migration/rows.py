@@ -4,13 +4,18 @@ Each does one thing and holds QEMU to what the table says.
 """
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 from tests.lab.host import Host
 from tests.migration import inhost
 from tests.migration.bench import Bench, Vm, Wrong
+from tests.migration.helpers import OBJECT, Helpers
 from tests.migration.net import Cable
+from tests.migration.product import TARGET, Pair
+from tests.support import invmstate
 
 ROWS: dict[str, Callable[[Bench], None]] = {}
 PAUSE = "pause-before-switchover"
@@ -165,9 +170,132 @@ def pre_switchover(bench: Bench) -> None:
     moved(bench, destination)
 
 
-def _in_band(bench: Bench, fail: str = "", source: str = "") -> tuple[Vm, Vm, Cable]:
-    """A guest whose QEMU has a dbus-vmstate object, and a destination for it, -S."""
-    bench.clear()       # the object has to be there from the start
+class _InBand:
+    """A guest whose QEMU asks lio-handover-vmstate, a handover in QEMU's stream, if that is
+    ``staged``, and a QEMU that waits for the guest, -S."""
+
+    def __init__(self, bench: Bench, staged: bool = True) -> None:
+        bench.clear()       # the object has to be there from the start
+        Pair(bench)         # the service on both hosts
+        self.bench = bench
+        self.helpers = Helpers(bench.hosts)
+        self.helpers.helpers(TARGET)
+        self.source = bench.fresh(*OBJECT)
+        if staged:
+            self.helpers.stage(TARGET)
+        self.destination, self.cable = bench.incoming("-S", *OBJECT)
+        self.helpers.rest()
+
+    @property
+    def here(self) -> Host:
+        return self.source.host
+
+    @property
+    def there(self) -> Host:
+        return self.destination.host
+
+    def migrate(self, *ends: str) -> None:
+        """Migrate, and see how it ends at the source."""
+        self.bench.migrate(self.cable)
+        expect("source", self.source.wait(*_ENDS), *ends)
+
+    def hangs(self, host: Host, record: str) -> None:
+        """Migrate, and have this host's helper hang in its work, as soon as the handover's journal
+        has such a record, until its own deadline has passed and the migration has failed."""
+        with ThreadPoolExecutor(1) as other:
+            hung = other.submit(host.call, invmstate.hang, record, timeout=150)
+            self.migrate("failed")
+            self.bench.note(host.name, f"its helper hangs: {hung.result()}")
+        expect("destination", self.destination.wait("gone"), "gone")
+        if not self.bench.writes(self.source):
+            raise Wrong(f"{self.source.name}: the guest does not write")
+        state = self.helpers.states()[self.bench.hosts.index(host)]
+        self.bench.note(host.name, f"its side of the handover is {state}")
+        host.call(invmstate.go_on)
+
+    def stays(self, *states: str) -> None:
+        """The guest runs on where it was; both hosts come to these states by themselves."""
+        if states:
+            self.helpers.until(*states)
+        for host in self.bench.hosts:
+            self.bench.note(host.name, self.helpers.told(host))
+        expect("source", self.source.status(), "running")
+        if not self.bench.writes(self.source):
+            raise Wrong(f"{self.source.name}: the guest does not write")
+        self.bench.judge()
+        if inhost.NEXUS not in self.bench.reservation(self.here):
+            raise Wrong(f"{self.here.name}: {self.bench.reservation(self.here)!r}")
+        self.bench.clear()
+
+
+@row
+def dbus_vmstate(bench: Bench) -> None:
+    """-S; lio-handover-vmstate freezes and exports in Save(), loads in Load(); cont."""
+    trial = _InBand(bench)
+    trial.migrate("completed")
+    destination = trial.destination
+    expect("destination", destination.wait(*_ENDS), "completed")
+    expect("destination", destination.status(), "paused")
+    expect("handovers", trial.helpers.states(), ["frozen", "armed"])
+    before = destination.host.call(inhost.commands)
+    bench.note(destination.host.name, f"num_cmds {before} after Load(), "
+               f"{destination.host.call(inhost.port_commands)} through the port")
+    time.sleep(2)
+    expect("num_cmds before cont", destination.host.call(inhost.commands), before)
+    expect("cont", destination.ask("cont"), "ok")
+    expect("destination", destination.status(), "running")
+    trial.helpers.until("retired", "confirmed")
+    if not bench.writes(destination):
+        raise Wrong(f"{destination.name}: the guest does not write; {destination.said()[-200:]!r}")
+    expect("num_cmds went on", destination.host.call(inhost.commands) > before, True)
+    bench.judge()
+    if inhost.NEXUS not in bench.reservation(destination.host):
+        raise Wrong(f"{destination.host.name}: {bench.reservation(destination.host)!r}")
+    bench.clear()
+
+
+@row
+def dbus_load_fails(bench: Bench) -> None:
+    """As dbus-vmstate, but nothing was prepared, so Load() answers with an error."""
+    trial = _InBand(bench, staged=False)
+    trial.migrate("failed")
+    expect("destination", trial.destination.wait("gone", "completed"), "gone")
+    expect("Load()", "without a handover of its targets" in trial.helpers.told(trial.there), True)
+    trial.stays()
+
+
+@row
+def dbus_save_fails(bench: Bench) -> None:
+    """As dbus-vmstate, but the helper of the source is gone when Save() is called."""
+    trial = _InBand(bench)
+    trial.here.call(invmstate.end_helper, signal.SIGKILL)
+    trial.migrate("failed")
+    time.sleep(5)
+    expect("destination", trial.destination.status(), "inmigrate")
+    expect("handovers", trial.helpers.states(), ["prepared", "staged"])
+    trial.stays()
+
+
+@row
+def dbus_save_hangs(bench: Bench) -> None:
+    """As dbus-vmstate, but Save() hangs once it has frozen, and goes on when it is too late."""
+    trial = _InBand(bench)
+    trial.hangs(trial.here, '"state": "frozen"')
+    trial.stays("idle", "none")
+
+
+@row
+def dbus_load_hangs(bench: Bench) -> None:
+    """As dbus-vmstate, but Load() hangs while it loads, and goes on when it is too late."""
+    trial = _InBand(bench)
+    trial.hangs(trial.there, '"record": "loading"')
+    trial.stays("idle", "none")
+
+
+def _late(bench: Bench, fail: str = "", source: str = "") -> tuple[Vm, Vm, Cable]:
+    """A guest whose QEMU asks a helper of this test's, which is late on one side, and a destination
+    for it, -S."""
+    bench.clear()
     vm = bench.fresh("-object", _vmstate(bench, bench.hosts[0], source))
     destination, cable = bench.incoming("-S", "-object", _vmstate(bench, bench.hosts[1], fail))
     return vm, destination, cable
@@ -179,55 +307,9 @@ def _vmstate(bench: Bench, host: Host, fail: str = "") -> str:
 
 
 @row
-def dbus_vmstate(bench: Bench) -> None:
-    """-S; Save() freezes and exports, Load() imports: the state travels in the stream; cont."""
-    source, destination, cable = _in_band(bench)
-    bench.migrate(cable)
-    expect("source", source.wait(*_ENDS), "completed")
-    expect("destination", destination.wait(*_ENDS), "completed")
-    expect("destination", destination.status(), "paused")
-    expect("source's endpoint", source.host.call(inhost.occupied), "free")
-    before = destination.host.call(inhost.commands)
-    bench.note(destination.host.name, f"num_cmds {before} after Load(), "
-               f"{destination.host.call(inhost.port_commands)} through the port")
-    expect("endpoint", destination.host.call(inhost.occupied), "free")
-    time.sleep(2)
-    expect("num_cmds before cont", destination.host.call(inhost.commands), before)
-    expect("cont", destination.ask("cont"), "ok")
-    expect("destination", destination.status(), "running")
-    moved(bench, destination)
-    expect("num_cmds went on", destination.host.call(inhost.commands) > before, True)
-    bench.clear()
-
-
-@row
-def dbus_load_fails(bench: Bench) -> None:
-    """As dbus-vmstate, but Load() answers with an error."""
-    source, destination, cable = _in_band(bench, "Load")
-    bench.migrate(cable)
-    expect("source", source.wait(*_ENDS), "failed")
-    expect("destination", destination.wait("gone", "completed"), "gone")
-    stayed(bench, destination)
-    bench.clear()
-
-
-@row
-def dbus_save_fails(bench: Bench) -> None:
-    """As dbus-vmstate, but the helper of the source is gone when Save() is called."""
-    source, destination, cable = _in_band(bench)
-    bench.end_helper(source.host)
-    bench.migrate(cable)
-    expect("source", source.wait(*_ENDS), "failed")
-    time.sleep(5)
-    expect("destination", destination.status(), "inmigrate")
-    stayed(bench, destination)
-    bench.clear()
-
-
-@row
 def dbus_save_late(bench: Bench) -> None:
-    """As dbus-vmstate, but Save() takes 30 s."""
-    source, destination, cable = _in_band(bench, source="Save late")
+    """A helper that lets QEMU wait: its Save() takes 30 s."""
+    source, destination, cable = _late(bench, source="Save late")
     bench.migrate(cable)
     expect("source", source.wait(*_ENDS), "failed")
     time.sleep(10)
@@ -239,8 +321,8 @@ def dbus_save_late(bench: Bench) -> None:
 
 @row
 def dbus_load_late(bench: Bench) -> None:
-    """As dbus-vmstate, but Load() takes 30 s and then opens the gate."""
-    source, destination, cable = _in_band(bench, "Load late")
+    """A helper that lets QEMU wait: its Load() takes 30 s and then opens the gate."""
+    source, destination, cable = _late(bench, "Load late")
     bench.migrate(cable)
     expect("source", source.wait(*_ENDS), "failed")
     expect("destination", destination.wait("gone"), "gone")

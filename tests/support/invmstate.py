@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ from typing import Any
 
 from lio_handover.host import guests
 from lio_handover.vmstate.main import BUS_NAME, PATH
-from tests.support import inbus
+from tests.support import inbus, inhost
 
 GUEST = "vm1"
 ADDRESS = guests.BUS.format(name=GUEST)
@@ -102,6 +103,26 @@ def end_helper(number: int) -> None:
     pid = _helper()
     for process in (pid, *children(pid)):
         os.kill(process, number)
+
+
+def hang(record: str, seconds: float = 120.0) -> str:
+    """Stop the helper's processes as soon as a journal of this host has this text; what was
+    stopped."""
+    until = time.monotonic() + seconds
+    pids = children(_helper())  # one of them waits for the next call
+    while not any(record in path.read_text() for path in Path(
+            inhost.SETTINGS.state_directory, "handovers").glob("*/journal")):
+        assert time.monotonic() < until, f"no {record}"
+        time.sleep(0.005)
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    return f"{len(pids)} processes"
+
+
+def go_on() -> None:
+    """Undo `hang`."""
+    for pid in children(_helper()):
+        os.kill(pid, signal.SIGCONT)
 
 
 def rests(seconds: float = 2.0) -> None:
