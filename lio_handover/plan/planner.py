@@ -24,7 +24,7 @@ from .lun_links import LunLinks
 from .order import PLACE
 from .plan import (ACQUIRE, DRAIN, FLUSH, FOLDER, IDLE, LINK, MKDIR, OPEN, PROVE, RELEASE, RMDIR,
                    SYNC, UNLINK, VERIFY, WRITE, Plan, Step)
-from .pr_order import LAST, RestoreOrder, merge_orders, nearest_reachable
+from .pr_order import LAST, RestoreOrder, nearest_reachable
 from .pr_steps import ReservationPlanner
 
 _NOTHING: Mapping[str, str] = {}
@@ -91,8 +91,7 @@ class _Planner:
                            self.restore_order)
         self._add, self._once, self._load = self.draft.add, self.draft.once, self.draft.load
         self.refused = self.draft.refused
-        self.link_place = merge_orders(
-            self.restore_order.mapping_rows, self.restore_order.mapping_chains())
+        self.link_place = self.restore_order.link_place
         for change in changes:
             if isinstance(change, Create):
                 self._create(change)

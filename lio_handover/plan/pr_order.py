@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import heapq
 from dataclasses import replace
+from functools import cached_property
 from typing import Dict, Iterable, List, Optional, Sequence, Set, Tuple
 
 from ..model import fabrics, pr_texts, reservations
@@ -57,12 +58,19 @@ class RestoreOrder:
         self.mapping_rows: List[List[Key]] = [
             *([mapped.key for mapped in acl.mapped_luns] for target in want.targets
               for tpg in target.tpgs for acl in tpg.acls), *([tpg] for tpg in sorted(self.last))]
-        places = merge_orders(self.mapping_rows, self.mapping_chains())
-        if any(key not in places for row in self.mapping_rows for key in row):
+        if self.last and any(key not in self.link_place for row in self.mapping_rows
+                             for key in row):
             # One nexus would have to come before and after: nexuses before ACLs, then.
             self.last = set()
             self.late = self._late(want)
-            self.mapping_rows = [row for row in self.mapping_rows if row[0] in self.mapped]
+            self.mapping_rows = [row for row in self.mapping_rows
+                                 if not row or row[0] in self.mapped]
+            del self.link_place
+
+    @cached_property
+    def link_place(self) -> Dict[Key, int]:
+        """Each key of ``mapping_rows`` → its place among all of them, see merge_orders."""
+        return merge_orders(self.mapping_rows, self.mapping_chains())
 
     def trigger_of(self, registration: Registration) -> Key:
         """The key whose link brings a registration back: a mapped LUN's, or a LUN's for its TPG's

@@ -121,3 +121,14 @@ def test_guests_come_among_iscsi_initiators(held: Tuple[str, str]) -> None:
                                for store in nearest.backstores], "not what was promised"
     contradict = held in (("ba", "a0b"), ("01ab", "ba10"))
     assert (restored(state) != list(held)) == bool(notes) == contradict
+
+
+def test_an_acl_that_maps_nothing_is_no_obstacle() -> None:
+    """... where the order of guests and initiators contradicts itself."""
+    state = shared("ba", "a0b")
+    target = state.targets[0]
+    acls = (*target.tpgs[0].acls, replace(target.tpgs[0].acls[0], mapped_luns=(), key=(
+        *target.tpgs[0].acls[0].key[:-1], samples.initiator(7))))
+    state = replace(state, targets=(replace(target, tpgs=(replace(
+        target.tpgs[0], acls=acls),)), *state.targets[1:]))
+    assert restored(state) == restored(shared("ba", "a0b"))
