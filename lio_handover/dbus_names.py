@@ -12,7 +12,7 @@ BUS_NAME = "io.github.lio_handover1"
 ROOT = "/io/github/lio_handover1"
 #: The version of the interfaces.  2 added Adopt and Giveback; since 3 a method takes only the
 #: options that it needs, so a service of version 1 is no neighbour.  Later versions only add (D-Bus
-#: API Design Guidelines): 4 Manager.Move, and Details of a job.
+#: API Design Guidelines): 4 Manager.Move, Details of a job, option secrets.
 API_VERSION = 4
 
 MANAGER = BUS_NAME + ".Manager"

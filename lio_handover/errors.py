@@ -431,3 +431,10 @@ def one_line(text: str) -> str:
         return text
     return "".join(character if character.isprintable() else repr(character)[1:-1]
                    for character in text)
+
+
+def unforeseen(error: BaseException) -> HandoverError:
+    """The error for one of a type that nobody expects: of its text, which may be anything (a
+    secret, a document's bytes), nothing is told."""
+    return HandoverError(f"{type(error).__name__} in lio-handover",
+                         "whether anything was changed is not known", "report it")

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Mapping
+    from typing import Any, Mapping
 
 # --- the words of the columns --------------------------------------------------------------------
 #: ``role``: a verb of one host, or of the side of a handover that has it, or of a driver that has
@@ -31,10 +31,12 @@ if TYPE_CHECKING:
 HOST, SOURCE, DESTINATION, BOTH, PAIR = "host", "source", "destination", "both", "pair"
 #: ``action``: what polkit is asked for, see etc/polkit-1.
 READ, WRITE = "read", "write"
-#: Asked for beside the verb's own: to be handed a document (it holds CHAP secrets); to assert what
-#: FORCING has, where nothing can prove it.
+#: Asked for beside the verb's own: to be handed a document (it holds CHAP secrets), or to compare
+#: its secrets; to assert, or go on in spite of, what two hosts may end up serving one target by.
 DOCUMENT, FORCE = "document", "force"
 ACTIONS = (READ, WRITE, DOCUMENT, FORCE)
+#: ``action`` of an option that is root's alone: no action of polkit's allows it.
+ROOT = "root"
 #: ``takes``: names of targets (with none, TARGETS are refused, ANY_TARGETS are all; of NEW_TARGETS
 #: a handover is begun), one document, messages of the other side, an id (none: every handover),
 #: the words of another row (A_STEP), or nothing.
@@ -46,6 +48,8 @@ TARGETS, ANY_TARGETS, NEW_TARGETS, A_DOCUMENT, MESSAGES, AN_ID, A_STEP, NOTHING 
 class Option:
     """One option or argument.
 
+    ``action``: what a caller on D-Bus who gives it needs beside the verb's own action, ROOT for
+    root alone ("": nothing).
     ``type``: D-Bus's signature: b (a switch), s, u, as (may be given again and again), ah
     (descriptors, only on D-Bus).
     ``flags``: its option strings on the command line (an argument: its name; none: it is only on
@@ -54,15 +58,15 @@ class Option:
     """
 
     __slots__ = ("name", "type", "help", "flags", "bus", "metavar", "default", "nargs", "required",
-                 "asserts")
+                 "asserts", "action")
 
     def __init__(self, name: str, type: str, help: str, flags: str = "",  # noqa: A002
                  bus: str = "", metavar: str = "", default: str = "", nargs: str = "",
-                 required: bool = False, asserts: bool = False) -> None:
+                 required: bool = False, asserts: bool = False, action: str = "") -> None:
         self.name, self.type, self.help, self.bus = name, type, help, bus
         self.flags = tuple(flags.split())
         self.metavar, self.default, self.nargs = metavar, default, nargs
-        self.required, self.asserts = required, asserts
+        self.required, self.asserts, self.action = required, asserts, action
 
 
 #: How a target is written.
@@ -95,7 +99,8 @@ _OPTIONS = (
            bus="allow", metavar="NAME"),
     Option("probe", "b", "ask the devices for what configfs does not show of registrations, "
            "through a nexus that is gone afterwards; meanwhile initiators see one port more",
-           "--probe", bus="probe"),
+           "--probe", bus="probe", action=WRITE),
+    Option("secrets", "b", "compare secrets, too (root: always)", bus="secrets", action=DOCUMENT),
     Option("dry-run", "b", "only show the plan", "--dry-run"),
     Option("document-version", "u", "the version of documents that both hosts know",
            bus="document-version"),
@@ -103,20 +108,20 @@ _OPTIONS = (
     Option("units", "b", "leave what has a unit of its own to that, and start it", "--units"),
     # the other host
     Option("peer", "s", "how ssh reaches the other host: recover asks it there", "--peer",
-           bus="peer", metavar="HOST"),
+           bus="peer", metavar="HOST", action=FORCE),
     Option("ask", "s", "how to run lio-handover on the other host: 'ssh b lio-handover'", "--ask",
            metavar="COMMAND"),
-    Option("to", "s", "how ssh reaches the destination (or unix:path=FILE, a bus of this machine)",
-           "--to", bus="to", metavar="HOST", required=True),
+    Option("to", "s", "how ssh reaches the destination", "--to", bus="to", metavar="HOST",
+           required=True),
     Option("here", "s", "how ssh reaches this host from there (default: its name)", "--here",
            bus="here", metavar="HOST"),
     Option("resume", "s", "go on with a move that was cut off after the source had released",
            "--resume", bus="resume", metavar="ID"),
     Option("guest", "as", "the monitor (QMP) of the guest's QEMU, which then moves with its vhost "
-           "targets; once for each guest", "--guest", bus="guest", metavar="SOCKET"),
+           "targets; once for each guest", "--guest", bus="guest", metavar="SOCKET", action=ROOT),
     Option("guest-there", "as", "that of the QEMU on the destination which waits for it, started "
            "with -incoming defer -S; in the order of --guest", "--guest-there", bus="guest-there",
-           metavar="SOCKET"),
+           metavar="SOCKET", action=ROOT),
     Option("guest-fds", "ah", "instead of guest: sockets that are connected to those monitors",
            bus="guest-fds"),
     Option("guest-there-fds", "ah", "instead of guest-there: the same", bus="guest-there-fds"),
@@ -128,9 +133,9 @@ _OPTIONS = (
            "verify (60)", "--deadline", bus="deadline", metavar="STEP=SECONDS"),
     # what a human asserts, or (of QEMU) the driver that sees it
     Option("peer-is-fenced", "b", "the other host is off now", "--peer-is-fenced",
-           bus="peer-is-fenced", asserts=True),
+           bus="peer-is-fenced", asserts=True, action=FORCE),
     Option("peer-never-returns", "b", "nor will it ever boot with its records",
-           "--peer-never-returns", bus="peer-never-returns", asserts=True),
+           "--peer-never-returns", bus="peer-never-returns", asserts=True, action=FORCE),
     Option("guest-left", "b", "QEMU here has completed the migration, or is gone", "--guest-left",
            bus="guest-left", asserts=True),
     # where the answer goes
@@ -150,10 +155,13 @@ _OPTIONS = (
 OPTIONS: Mapping[str, Option] = {option.name: option for option in _OPTIONS}
 #: Options that stand before or after any verb of the command line.
 COMMON = ("json", "config", "alone", "debug")
-#: Assertions to a verb of a handover, by a human or by the driver of QEMU; the assertions that need
-#: polkit's action FORCE.
+#: Assertions to a verb of a handover, by a human or by the driver of QEMU.
 ASSERTIONS = tuple(option.name for option in _OPTIONS if option.asserts)
-FORCING = ("peer-is-fenced", "peer-never-returns")
+#: Values of option allow → what giving one to a verb that changes this host takes on D-Bus beside
+#: the verb's own action: by these two hosts may end up serving one target, as this host's records,
+#: or the document, say that another may serve it.
+OVERRIDES: Mapping[str, str] = {"exported": FORCE, "imported": FORCE, "handover": FORCE,
+                                "not-frozen": FORCE}
 #: On D-Bus, options of root alone: paths that root opens.  Others hand descriptors in, by these.
 OF_ROOT: Mapping[str, str] = {"guest": "guest-fds", "guest-there": "guest-there-fds"}
 _ASSERTIONS = " ".join(ASSERTIONS)
@@ -202,6 +210,21 @@ class Verb:
         return {name: option for name, option in self.on_bus.items()
                 if begins or not self.begins or option.name not in OF_A_BEGINNING}
 
+    def actions(self, given: Mapping[str, Any], authenticated: bool = False) -> tuple[str, ...]:
+        """The actions that a call on D-Bus takes beside the verb's own, ROOT among them.
+
+        ``given``: the options that have values, by their names there, and ``messages`` where
+        messages of the other host came along.  Whoever carries messages can make one up, by which
+        two hosts serve, unless both hosts have a key by which those are known (``authenticated``).
+        """
+        needed = [option.action for name, option in self.on_bus.items() if given.get(name)]
+        if self.action != READ:
+            needed += [OVERRIDES.get(name, "") for name in given.get("allow", ())]
+        if self.takes == MESSAGES and not authenticated and (
+                given.get("messages") or given.get("uploads")):
+            needed.append(FORCE)
+        return tuple(action for action in dict.fromkeys(needed) if action not in ("", self.action))
+
     @property
     def typed(self) -> tuple[Option, ...]:
         """Its arguments and options on the command line, but for COMMON."""
@@ -245,20 +268,20 @@ Only where no other host serves the target: two that do destroy its data.
   lio-handover thaw iscsi/iqn.2003-01.org.example:db
   lio-handover thaw --all        everything that was frozen here
 """, deadline=30, bus=True, command="host_commands", run="thaw"),
-    Verb("diff", HOST, READ, A_DOCUMENT, "map",
+    Verb("diff", HOST, READ, A_DOCUMENT, "map secrets",
          "this host beside a document, what differs marked", """\
   !  differs      +  only in the document      -  only here
 Exit code 0 where they are the same, 1 where they differ.
 
   lio-handover diff db.json
 """, deadline=60, bus=True, command="host_commands", run="diff"),
-    Verb("plan", HOST, READ, A_DOCUMENT, "map allow",
+    Verb("plan", HOST, READ, A_DOCUMENT, "map allow secrets",
          "the steps that import would take; changes nothing", """\
 With the names that are mapped and all that speaks against it.
 
   lio-handover plan db.json --map root:/srv/a=/srv/b
 """, deadline=60, bus=True, command="host_commands", run="plan"),
-    Verb("import", HOST, WRITE, A_DOCUMENT, "dry-run map allow",
+    Verb("import", HOST, WRITE, A_DOCUMENT, "dry-run map allow secrets",
          "serve what a document says", """\
 All of it or nothing: what fails, or is interrupted, is taken back.  --map takes
   device:/dev/sdb=/dev/sdc                 the path of one backstore
@@ -275,7 +298,7 @@ Block devices with a WWID are found by it.
   lio-handover import db.json --dry-run
   lio-handover import db.json --map device:/dev/sdb=/dev/disk/by-id/wwn-0x5000c500a1b2c3d4
 """, deadline=60, bus=True, command="host_commands", run="import_"),
-    Verb("verify", HOST, READ, A_DOCUMENT, "map",
+    Verb("verify", HOST, READ, A_DOCUMENT, "map secrets",
          "whether this host serves just what a document says", """\
 Exit code 0 where it does.
 

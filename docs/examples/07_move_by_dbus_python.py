@@ -54,9 +54,11 @@ def completed(state: str, error: str, path: str) -> None:
 
 
 def changed(interface: str, values: dbus.Dictionary, invalid: dbus.Array, path: str) -> None:
-    if path == job and values.get("Step"):
-        number, total, what = values["Step"]
-        details = {str(name): str(value) for name, value in values.get("Details", {}).items()}
+    """Everybody hears signals, so they say that something has changed; who may look asks what."""
+    if path == job and "Step" in invalid and path not in ended:
+        now = bus.get_object(NAME, job).GetAll(interface, dbus_interface=dbus.PROPERTIES_IFACE)
+        number, total, what = now["Step"]
+        details = {str(name): str(value) for name, value in now["Details"].items()}
         print(f"{number}/{total} {what} {details}", flush=True)
 
 

@@ -96,7 +96,8 @@ def _ask_service(service: Service, row: Verb, args: argparse.Namespace, signals:
                                documents.dumps(document) if document else None)
     result = results.from_answer(row.name, {**answer, **BY_SERVICE})
     if isinstance(result, results.Exported):
-        return replace(result, data=data)
+        return replace(result, data=data,
+                       digest=result.digest or documents.digest_told(data))
     return replace(result, document=document) if isinstance(result, results.Imported) and document \
         else result
 

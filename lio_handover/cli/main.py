@@ -117,12 +117,13 @@ def _as_handover_error(error: BaseException, args: argparse.Namespace) -> errors
         return error
     changed = errors.NOTHING_CHANGED if args.verb in _ONLY_LOOKS else \
         "whether anything was changed is not known"
-    if isinstance(error, OSError):
+    if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename else ""
         if isinstance(error, PermissionError) and os.geteuid() != 0:
             return errors.NotRoot(f"{where}only root may look there", do=f"sudo {PROG}")
         kind = errors.KernelRefused if str(error.filename or "").startswith("/sys/") else \
             errors.HandoverError
-        return kind(f"{where}{error.strerror or error}", changed, f"{PROG} show, dmesg")
-    return errors.HandoverError(f"{type(error).__name__}: {error}", changed,
-                                "run it again with --debug, and report it")
+        return kind(f"{where}{error.strerror}", changed, f"{PROG} show, dmesg")
+    failure = errors.unforeseen(error)
+    failure.changed, failure.do = changed, "run it again with --debug, and report it"
+    return failure

@@ -1,8 +1,9 @@
 """The service of this host as a D-Bus client sees it.
 
 A client waits for a job's signals and does not poll: a connection receives the signals of every
-job of the service, and reads the properties of a job that has ended.  The service answers the call
-that makes a job before it signals the job's end, so a client misses no end.
+job of the service, which say that something has changed and not what, and reads what it wants to
+know: the step of a job that goes on, the properties of a job that has ended.  The service answers
+the call that makes a job before it signals the job's end, so a client misses no end.
 """
 from __future__ import annotations
 
@@ -70,7 +71,7 @@ class Service:
     def __init__(self, connection: Any) -> None:
         self.connection = connection
         self._job = ""  # the job that is waited for
-        self._step: Optional[Tuple[int, int, str]] = None
+        self._step = False  # whether it may have come to another step
         self._ask = False  # whether the job may have ended
         if connection is not None:
             self.listen(connection)
@@ -90,9 +91,8 @@ class Service:
                     member == "Completed" and message.get_path() == self._job:
                 self._ask = True
             elif member == "PropertiesChanged" and message.get_path() == self._job:
-                step = message.get_args_list()[1].get("Step")
-                if step:
-                    self._step = (int(step[0]), int(step[1]), str(step[2]))
+                _interface, told, changed = message.get_args_list()
+                self._step |= "Step" in told or "Step" in changed
         return dbus.lowlevel.HANDLER_RESULT_NOT_YET_HANDLED  # type: ignore[no-any-return]
 
     def _lost(self, _connection: Any) -> None:
@@ -205,9 +205,10 @@ class Service:
                 if stop() and not cancelled:
                     cancelled = True
                     self.call(job, dbus_names.JOB, "Cancel", "a{sv}", _options({}))
-                step, self._step = self._step, None
-                if progress and step:
-                    progress(*step)
+                stepped, self._step = self._step, False
+                if progress and stepped and not self._ask:
+                    number, total, what = self._get(job, "Step")
+                    progress(int(number), int(total), str(what))
                 if self._ask:
                     self._ask = False
                     properties = self._properties(job)
@@ -218,11 +219,17 @@ class Service:
             self._await("")
 
     def _await(self, job: str) -> None:
-        self._job, self._step, self._ask = job, None, False
+        self._job, self._step, self._ask = job, False, False
 
     def _properties(self, job: str) -> Any:
+        return self._ask_job(job, "GetAll", "s", dbus_names.JOB)
+
+    def _get(self, job: str, name: str) -> Any:
+        return self._ask_job(job, "Get", "ss", dbus_names.JOB, name)
+
+    def _ask_job(self, job: str, member: str, signature: str, *names: str) -> Any:
         try:
-            return self.call(job, dbus_names.PROPERTIES, "GetAll", "s", dbus_names.JOB)
+            return self.call(job, dbus_names.PROPERTIES, member, signature, *names)
         except (errors.NoSuchHandover, errors.NoService):  # a service that was started since
             raise self.job_lost() from None
 

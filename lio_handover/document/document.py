@@ -43,13 +43,14 @@ from ..model.objects import Key, State
 from ..model.reservations import reservations_tree
 from ..system import document_file
 from .decode import decode_state, label
-from .envelope import MAX_BYTES, VERSION, body_of, decode, digest_of, encode, text_of, with_digest
+from .envelope import (MAX_BYTES, VERSION, body_of, decode, digest_of, digest_told, encode, text_of,
+                       with_digest)
 from .json_types import (expect_bool, expect_int, expect_list, expect_mapping, expect_name,
                          expect_object, expect_string, expect_text, quote, reject)
 from .values import U64, attribute_path
 
 __all__ = ["MAX_BYTES", "VERSION", "Carried", "Document", "Evidence", "Origin", "canonical",
-           "check", "dumps", "loads", "encode", "state_bytes"]
+           "check", "digest_told", "dumps", "loads", "encode", "state_bytes"]
 
 Evidence = Mapping[str, Union[str, int, bool]]
 #: Marks a State whose lists are in their one order.

@@ -192,3 +192,9 @@ def _check_digest(data: bytes, tree: Mapping[str, Any]) -> None:
                    "copy the document again")
         reject(BadDigest, "the document's digest does not fit: it was changed after it was written",
                "copy or export the document again")
+
+
+def digest_told(data: bytes) -> str:
+    """The digest that a document's bytes tell of themselves; "" where they tell none."""
+    told = re.match(rb'\{\s*"digest": "([0-9a-f]{64})"', data)
+    return told[1].decode() if told else ""

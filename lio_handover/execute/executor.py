@@ -49,7 +49,7 @@ def apply(fs: Configfs, the_plan: Plan, before: State, facts: Facts,
     except (StepFailed, errors.HandoverError) as error:
         raise rollback.undo(error) from error
     except BaseException as error:
-        failed = rollback.undo(errors.KernelRefused(f"{type(error).__name__}: {error}"))
+        failed = rollback.undo(errors.KernelRefused(type(error).__name__))
         if isinstance(failed, errors.UndoFailed):
             raise failed from error
         raise

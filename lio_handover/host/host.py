@@ -7,12 +7,15 @@ from dataclasses import replace
 from typing import Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from .. import errors
+from ..document.document import Document
 from ..execute import executor
 from ..execute.executor import Outcome
 from ..execute.step_runner import Progress, never, nothing
+from ..execute.verify import Scope
 from ..kernel.configfs import Configfs
 from ..kernel.facts import Facts, boot_id, no_modules
 from ..kernel.reader import Reader
+from ..model import diff as differ
 from ..model.keys import display
 from ..model.objects import Key, State
 from ..model.reservations import FullStatusDescriptor
@@ -32,6 +35,11 @@ class Host:
         self.settings = settings if settings is not None else load()
         self.fs = fs if fs is not None else Configfs()
         self._mine = False  # whether this holds its locks
+        #: Whether this host may only be looked at: nothing is locked, recorded or made.
+        self.read_only = False
+        #: Whether secrets are taken for the same wherever there is one: not even that they differ
+        #: is told.
+        self.blind = False
         self.notes: List[str] = []  # what the last verb has to tell
         self.begun: List[str] = []  # targets of which a handover was begun
         #: what backstores said of what they have open, see probes.reads
@@ -72,6 +80,31 @@ class Host:
         """These targets without their registrations: nothing of it is refused."""
         return self._plain_reader().state(names)
 
+    # ---- secrets ---
+    def seen(self, document: Document) -> Document:
+        """The document as this caller may have it compared."""
+        return replace(document, state=self.blinded(document.state)) if self.blind else document
+
+    def blinded(self, state: State) -> State:
+        return differ.blind(state) if self.blind else state
+
+    def may_compare(self, document: Document, maps: Sequence[str] = ()) -> None:
+        """Let a blind caller import a document: secrets are then no more hidden from the work.
+
+        Raises NotAuthorized where both have secrets, as an import tells whether they are the same.
+        """
+        if not self.blind:
+            return
+        from ..document import rename
+        self.blind = False
+        want = rename.parse(maps).apply(document)[0].state
+        have = Scope.of(want).read(self.fs, reservations=False) if any(differ.secrets_of(want)) \
+            else State()
+        if any(differ.secrets_of(have)):
+            raise errors.NotAuthorized(
+                "there are secrets in the document, and in what this host has of it: an import "
+                "compares them", do="give option secrets, which takes polkit's action document")
+
     # ---- one at a time ---
     @contextmanager
     def alone(self, names: Sequence[Tuple[str, str]] = (), more: Sequence[str] = ()) \
@@ -79,11 +112,13 @@ class Host:
         """No other lio-handover changes these targets and their backstores meanwhile; ``more``
         are further names to lock.  Without any, none changes this host.
 
-        Raises NotRoot, StillRunning.
+        Raises NotRoot, StillRunning, NotAuthorized.
         """
         if self._mine:
             yield
             return
+        if self.read_only:
+            raise errors.NotAuthorized("who may only look locks nothing")
         if os.geteuid() != 0:
             raise errors.NotRoot("only root may change what this host serves", do="sudo")
         with self.locks.alone([*self.lock_names(names), *more]):

@@ -119,7 +119,8 @@ class HostVerbs(Host):
                                        self.settings.savefiles)
         if probe:
             self._remember(state)
-        if any(fabrics.gate_of(target.fabric) is Gate.ENDPOINT for target in state.targets):
+        if any(fabrics.gate_of(target.fabric) is Gate.ENDPOINT for target in state.targets) \
+                and not self.read_only:
             with self.alone(names), self.locks.hold(SCRATCH, patience=PATIENCE):
                 findings += preflight.live_migration(probes.logs_guest_writes(self.fs))
         return document, findings
@@ -192,10 +193,10 @@ class HostVerbs(Host):
     def ready(self, document: Document, maps: Sequence[str] = ()) -> Ready:
         """Look at a document from this host.  Changes nothing."""
         from ..document import rename
-        document, applied = rename.parse(maps).apply(document)
+        document, applied = rename.parse(maps).apply(self.seen(document))
         reader = self.reader()
         facts, identities = reader.facts(), opened.identities(document.state.backstores)
-        have = Scope.of(document.state).read(self.fs, known=document.state)
+        have = self.blinded(Scope.of(document.state).read(self.fs, known=document.state))
         openings = exclusive.deferred_opens(document.state, self.settings, document.storage)
         the_plan = plan(have, document.state, facts, late=openings)
         the_plan = replace(the_plan, identities=identities, notes=(
@@ -217,6 +218,7 @@ class HostVerbs(Host):
                   before_gate: Callable[[], None] = nothing) -> Outcome:
         """Make this host serve what was looked at, or leave it as it was; ``before_gate`` is called
         when nothing but the gates is left to be done."""
+        assert not self.blind
         ready = replace(ready, plan=replace(ready.plan, late={
             key: replace(opening, allowed=tuple(allow))
             for key, opening in ready.plan.late.items()}))
@@ -279,9 +281,9 @@ class HostVerbs(Host):
             -> Tuple[State, State, Tuple[differ.Change, ...]]:
         """(here, wanted as far as a kernel can be brought to it, the changes between them)."""
         from ..document import rename
-        document, _applied = rename.parse(maps).apply(document)
+        document, _applied = rename.parse(maps).apply(self.seen(document))
         self.reader()
-        have = Scope.of(document.state).read(self.fs, known=document.state)
+        have = self.blinded(Scope.of(document.state).read(self.fs, known=document.state))
         want, _notes = nearest_reachable(document.state, have)
         return have, want, differ.diff(have, want)
 

@@ -59,13 +59,14 @@ class Frozen(Result):
 @dataclass(frozen=True)
 class Exported(Result):
     """``recorded``: whether this host has noted that another may serve the targets; ``data``: the
-    document, of so many ``bytes``."""
+    document, of so many ``bytes``; ``secret``: whether it has secrets."""
 
     frozen: bool = False
     digest: str = ""
     bytes: int = 0  # noqa: A003
     recorded: bool = False
     data: bytes = field(default=b"", repr=False)  # type: ignore[valid-type]
+    secret: bool = field(default=False, repr=False)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from ..execute.step_runner import Progress, never, nothing
 from ..handover import next_steps
 from ..host.looked_at import Ready
 from ..kernel import cautions
+from ..model import diff as differ
 from ..model.objects import State
 from ..verb_table import HOST_VERBS
 from . import results
@@ -91,6 +92,7 @@ def export(host: Ours, call: Call) -> results.Exported:
     data = documents.dumps(document)
     return results.Exported(_names(document.state), document.notes, frozen=document.frozen,
                             digest=document.digest, bytes=len(data), data=data,
+                            secret=any(differ.secrets_of(document.state)),
                             recorded=bool(document.carried))
 
 
@@ -128,6 +130,7 @@ def plan(host: Ours, call: Call) -> results.Planned:
 
 
 def import_(host: Ours, call: Call) -> results.Imported:
+    host.may_compare(call.given, call.maps)
     return imported(host, host.ready(call.given, call.maps), call)
 
 

@@ -4,12 +4,13 @@ One linear walk over the objects by key; no object has rules of its own here.
 """
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Dict, Iterator, List, Mapping, Optional, Tuple, Union
+from dataclasses import dataclass, replace
+from typing import Callable, Dict, Iterator, List, Mapping, Optional, Tuple, Union
 
 from .attributes import HOST, owner_of, row, rows
 from .keys import display
-from .objects import DEFAULT_GROUP, Backstore, Key, Lun, MappedLun, Object, Reservations, State
+from .objects import (DEFAULT_GROUP, Attributes, Backstore, Key, Lun, MappedLun, Object,
+                      Reservations, Secret, State)
 
 
 @dataclass(frozen=True)
@@ -153,3 +154,37 @@ def counts(changes: Tuple[Change, ...]) -> Dict[str, int]:
     for change in changes:
         numbers[type(change).__name__] = numbers.get(type(change).__name__, 0) + 1
     return numbers
+
+
+# ---- secrets ---
+def secrets_of(state: State) -> Iterator[Secret]:
+    """Every secret of a state that is not empty."""
+    secrets: List[Secret] = []
+
+    def note(secret: Secret) -> str:
+        secrets.append(secret)
+        return secret
+
+    with_secrets(state, note)
+    return iter(secrets)
+
+
+def blind(state: State) -> State:
+    """The state with one secret in place of all of them: such states differ in no secret, but in
+    whether there is one."""
+    return with_secrets(state, lambda secret: Secret("(not compared)"))
+
+
+def with_secrets(state: State, instead: Callable[[Secret], str]) -> State:
+    """The state with other values in place of its secrets that are not empty."""
+    def changed(attributes: Attributes) -> Attributes:
+        return {name: instead(value) if isinstance(value, Secret) and value.encode() else value
+                for name, value in attributes.items()}
+
+    auth = state.discovery_auth
+    return replace(state, targets=tuple(
+        replace(target, tpgs=tuple(
+            replace(tpg, attributes=changed(tpg.attributes), acls=tuple(
+                replace(acl, attributes=changed(acl.attributes)) for acl in tpg.acls))
+            for tpg in target.tpgs)) for target in state.targets),
+        discovery_auth=replace(auth, attributes=changed(auth.attributes)) if auth else None)

@@ -42,8 +42,8 @@ def guards(config: str, say: Say) -> None:
             wait = guard.look()
             say({"failed": ""})
         except Exception as error:  # noqa: B902 - another look may tell
-            say({"failed": error.what if isinstance(error, errors.HandoverError) else
-                 f"{type(error).__name__}: {error}"})
+            say({"failed": (error if isinstance(error, errors.HandoverError) else
+                            errors.unforeseen(error)).what})
         ready = poll.poll(max(wait, TOGETHER) * 1000)
         if any(fd == 0 for fd, _events in ready) and not os.read(0, 4096):
             return

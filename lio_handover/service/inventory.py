@@ -32,6 +32,10 @@ class TargetObject(BusObject):
         self.name: str = facts["name"]
         self.facts, self.handover = facts, handover
 
+    @property
+    def about(self) -> str:
+        return self.name
+
     def properties(self, interface: str) -> Mapping[str, Any]:
         if interface != dbus_names.TARGET:
             return {}
@@ -48,6 +52,10 @@ class HandoverObject(BusObject):
         super().__init__(dbus_names.path(dbus_names.HANDOVERS, facts["id"]))
         self.inventory, self.facts = inventory, facts
         self.id: str = facts["id"]
+
+    @property
+    def about(self) -> str:
+        return " ".join(self.facts["targets"]) or f"handover {self.id}"
 
     def properties(self, interface: str) -> Mapping[str, Any]:
         if interface != dbus_names.HANDOVER:

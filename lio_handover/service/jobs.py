@@ -1,5 +1,9 @@
 """Jobs: verbs that run in worker processes, and their results for as long as clients may read
-them."""
+them.
+
+Root's jobs have places of their own, so nobody holds root up; what others may only look at ends
+after a minute.
+"""
 from __future__ import annotations
 
 import fcntl
@@ -8,7 +12,7 @@ import os
 import secrets
 import signal
 import time
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence
 
 from gi.repository import GLib
 
@@ -17,15 +21,30 @@ from ..client.worker_process import WorkerPool, WorkerProcess
 from ..protocol import table
 from ..system.journald import ERR, NOTICE, Log
 from ..verb_table import DOCUMENT, PAIR_VERBS, VERBS, WRITE
-from .bus.dispatcher import DEFERRED, BusObject, Call, ObjectTree
+from .bus.dispatcher import DEFERRED, BusObject, Call, ObjectTree, unknown
 
 RUNNING, CANCELLING, DONE, FAILED, CANCELLED = "running", "cancelling", "done", "failed", \
     "cancelled"
-#: Jobs that may run at once, but for moves; moves, each of which has one of those jobs at a time;
-#: all that a user who is not root may have.
-MOST, MOST_MOVES, MOST_OF_ONE = 16, 8, 8
+
+
+class Places(NamedTuple):
+    """Jobs that may run at once, but for moves; moves; ended jobs that are kept; and of these
+    what one user may have.  A move has one of root's jobs at a time, whoever began it."""
+
+    jobs: int
+    moves: int
+    kept: int
+    jobs_of_one: int
+    kept_of_one: int
+
+
 #: Ended jobs that are kept, and the seconds that each of them is kept.
 KEPT, KEPT_SECONDS = 64, 3600
+PLACES: Mapping[str, Places] = {"root": Places(24, 8, KEPT, 24, KEPT),
+                                "others": Places(16, 8, KEPT, 8, 16)}
+#: Seconds that a job of somebody else than root may take which only looks, and seconds until a
+#: worker that was told to end is killed.
+READ_SECONDS, ENDS = 60, 5
 #: Seconds between two signals about progress.
 OFTEN = 0.2
 #: Bytes of the largest request, and the most bytes that Read returns.
@@ -52,15 +71,36 @@ class Job(BusObject):
         self.alarm = ""
         self.error = ("", "")
         self.result: Mapping[str, Any] = {}
-        self.size, self.secret = 0, False
+        #: bytes of data, and whether they are secret, as the worker has announced; all that was not
+        #: announced is nobody's
+        self.size, self.secret = 0, True
+        self.looks = bool(user) and not request["writes"]
+        self.overtime = False
         self.started, self.ended = _now(), 0
-        self.last_message = self.last_signal = self.kept_since = time.monotonic()
-        self.data = os.memfd_create("lio-handover", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        self.begun = self.last_message = self.last_signal = self.kept_since = time.monotonic()
+        self._data = os.memfd_create("lio-handover", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         self.child: Optional[WorkerProcess] = None
         self.process = 0
-        self.waiting: List[Callable[[], None]] = []
+        self.waiting: Dict[Call, Callable[[], None]] = {}
         self._pending = 0
         self._outcome = ""
+
+    @property
+    def about(self) -> str:
+        return " ".join(self.targets)
+
+    @property
+    def data(self) -> int:
+        """The descriptor of its data.  Raises UnknownObject once the job is forgotten: by then
+        another file may have that number."""
+        if self._data < 0:
+            raise unknown(self.path)
+        return self._data
+
+    def close(self) -> None:
+        data, self._data = self._data, -1
+        if data >= 0:
+            os.close(data)
 
     @property
     def drives(self) -> bool:
@@ -80,8 +120,9 @@ class Job(BusObject):
                 "Progress": 1.0 if self.state == DONE else number / total if total else 0.0,
                 "Details": self.details, "Alarm": self.alarm, "Started": self.started,
                 "Ended": self.ended, "User": self.user, "Process": self.process,
-                "Error": self.error, "Result": self.result, "Size": self.size,
-                "Secret": self.secret}
+                "Error": self.error, "Result": self.result,
+                "Size": 0 if self.running else self.size,
+                "Secret": bool(self.secret and self.size)}
 
     # ---- messages of the worker ---
     def on_message(self, words: Mapping[str, Any]) -> None:
@@ -102,7 +143,7 @@ class Job(BusObject):
             self.handover, self.targets = words["about"], words["targets"]
             self._changed("Handover", "Targets")
         elif "data" in words:
-            self.size, self.secret = words["data"], words["secret"]
+            self.size, self.secret = int(words["data"]), bool(words["secret"])
         elif "result" in words:
             self.result = words["result"]
             self.targets = list(self.result.get("targets") or self.targets)
@@ -128,6 +169,15 @@ class Job(BusObject):
             died = errors.WorkerDied(f"{self.operation} ended without a word (exit {code})",
                                      "whether anything was changed is not known")
             self.error, self._outcome = (dbus_names.ERROR + "WorkerDied", str(died)), FAILED
+            self.size = 0
+        if self._outcome == CANCELLED:
+            self.size = 0  # in the middle of it
+        if self.overtime and self._outcome != DONE:
+            self._outcome, self.error = FAILED, (dbus_names.ERROR + "TooMany", str(errors.TooMany(
+                f"{self.operation} took longer than a minute, which is what somebody has who may "
+                "only look", do="name fewer targets, or ask root")))
+        self.size = min(self.size, os.fstat(self.data).st_size)
+        os.truncate(self.data, self.size)
         fcntl.fcntl(self.data, fcntl.F_ADD_SEALS, _SEALS)
         self.jobs.tree.refresh(self._end)
 
@@ -141,12 +191,12 @@ class Job(BusObject):
             self.alarm = ""
         self._changed("State", "Step", "Progress", "Details", "Ended", "Alarm", "Error", "Result",
                       "Size", "Secret", "Targets", "Handover")
-        self.jobs.tree.signal(self, dbus_names.JOB, "Completed", self.state, self.error[0])
+        self.jobs.tree.signal(self, dbus_names.JOB, "Completed", self.state, "")
         self._log(f"job {self.number}: {self.operation} {self.state}"
                   + (f": {self.error[1]}" if self.error[1] else ""),
                   ERR if self.state == FAILED else NOTICE)
-        waiting, self.waiting = self.waiting, []
-        for resume in waiting:
+        waiting, self.waiting = self.waiting, {}
+        for resume in waiting.values():
             resume()
         self.jobs.ended()
 
@@ -155,6 +205,10 @@ class Job(BusObject):
         silent = time.monotonic() - self.last_message
         if self.running and not self.alarm and silent > self.deadline:
             self._alarm(f"{self.operation}: no sign of life for {silent:.0f} s")
+        late = time.monotonic() - self.begun - READ_SECONDS
+        if self.running and self.looks and late > 0 and self.child:
+            self.overtime = True
+            self.child.signal(signal.SIGTERM if late < ENDS else signal.SIGKILL)
 
     def _alarm(self, why: str) -> None:
         """Raise an alarm with the job's step; the first alarm stays."""
@@ -186,24 +240,26 @@ class Job(BusObject):
             call.reply(self.state)
 
         def over() -> bool:
-            self.waiting.remove(ended)
-            call.reply(self.state)
+            if self.waiting.pop(call, None):
+                call.reply(self.state)
             return False
 
-        self.waiting.append(ended)
+        self.waiting[call] = ended
         if timeout:
             source = GLib.timeout_add(min(timeout // 1000 + 1, 1 << 31), over)
         return DEFERRED
+
+    def gone(self, sender: str) -> None:
+        """The sender has left the bus, and waits no more."""
+        for call in [call for call in self.waiting if call.caller.sender == sender]:
+            del self.waiting[call]
 
     def _own(self, call: Call, then: Callable[[], None]) -> Any:
         def work() -> None:
             then()
             call.reply()
 
-        if call.caller.uid in (0, self.user):
-            work()
-        else:
-            call.allowed(WRITE, work)
+        call.allowed(() if call.caller.uid in (0, self.user) else (WRITE,), work)
         return DEFERRED
 
     def cancel(self, call: Call, options: Mapping[str, Any]) -> Any:
@@ -234,15 +290,13 @@ class Job(BusObject):
     def read(self, call: Call, offset: int, length: int, options: Mapping[str, Any]) -> Any:
         call.options(options)
         return self._with_data(call, lambda: call.reply(
-            os.pread(self.data, min(length, CHUNK), min(offset, self.size))))
+            os.pread(self.data, min(length, CHUNK, max(0, self.size - offset)), offset)
+            if offset < self.size else b""))
 
     def _with_data(self, call: Call, then: Callable[[], None]) -> Any:
         if self.running:
             raise errors.NotEnded(f"job {self.number} is {self.state}", do="Wait for it")
-        if self.secret:
-            call.allowed(DOCUMENT, then)
-        else:
-            then()
+        call.allowed((DOCUMENT,) if self.secret and self.size else (), then)
         return DEFERRED
 
 
@@ -258,7 +312,12 @@ class Jobs:
         self._kept: Dict[int, Job] = {}
         #: Whether the service ends: then no move is begun.
         self.ending = False
+        tree.left.append(self._gone)
         GLib.timeout_add(1000, self._look)
+
+    def _gone(self, sender: str) -> None:
+        for job in self.running():
+            job.gone(sender)
 
     def targets_of(self, handover: str) -> Sequence[str]:
         """The targets of a handover; none where this host does not know the handover."""
@@ -271,10 +330,7 @@ class Jobs:
         BadCall, NoService."""
         try:
             drives = request["verb"] in PAIR_VERBS
-            running = [job for job in self.running() if job.drives == drives]
-            if len(running) >= (MOST_MOVES if drives else MOST) or user and len(
-                    [job for job in self.running() if job.user == user]) >= MOST_OF_ONE:
-                raise errors.TooMany(f"{len(running)} jobs are running")
+            self._have_place(drives, user)
             if drives and self.ending:
                 raise errors.NoService("lio-handoverd ends", do="call again once it has started")
             data = json.dumps(request).encode()
@@ -294,6 +350,18 @@ class Jobs:
                        job.handover, " ".join(job.targets))
         return job
 
+    def _have_place(self, drives: bool, user: int) -> None:
+        """Raises TooMany."""
+        places = PLACES["others" if user else "root"]
+        beside = [job for job in self.running() if bool(job.user) == bool(user)]
+        running = len([job for job in beside if job.drives == drives])
+        of_one = len([job for job in beside if job.user == user])
+        if running >= (places.moves if drives else places.jobs) or user and (
+                of_one >= places.jobs_of_one):
+            raise errors.TooMany(f"{running} {'moves' if drives else 'jobs'} of "
+                                 f"{'others than root' if user else 'root'} are running, "
+                                 f"{of_one} jobs of user {user}")
+
     def _begin(self, job: Job, data: bytes, documents: Sequence[int]) -> None:
         request = os.memfd_create("request", os.MFD_CLOEXEC)
         try:
@@ -307,14 +375,22 @@ class Jobs:
 
     def forget(self, job: Job) -> None:
         if self._kept.pop(job.number, None):
-            os.close(job.data)
+            job.close()
             self.tree.remove(job.path)
 
     def ended(self) -> None:
-        """A job has ended: forget the oldest of too many."""
-        ended_jobs = [job for job in self._kept.values() if not job.running]
-        for job in ended_jobs[:max(0, len(ended_jobs) - KEPT)]:
-            self.forget(job)
+        """A job has ended: forget the oldest of too many, root's for root's and others' for
+        others'."""
+        for who, of_root in (("root", True), ("others", False)):
+            ended_jobs = [job for job in self._kept.values()
+                          if not job.running and (job.user == 0) == of_root]
+            for user in {job.user for job in ended_jobs}:
+                mine = [job for job in ended_jobs if job.user == user]
+                for job in mine[:max(0, len(mine) - PLACES[who].kept_of_one)]:
+                    ended_jobs.remove(job)
+                    self.forget(job)
+            for job in ended_jobs[:max(0, len(ended_jobs) - PLACES[who].kept)]:
+                self.forget(job)
 
     def _look(self) -> bool:
         old = time.monotonic() - KEPT_SECONDS

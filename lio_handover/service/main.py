@@ -14,6 +14,7 @@ from gi.repository import GLib
 
 from .. import __version__, dbus_names, errors, settings
 from ..kernel.facts import boot_id
+from ..protocol.authentication import has_key
 from ..system.journald import NOTICE, Log
 from .bus import interfaces
 from .bus.dispatcher import ObjectTree
@@ -56,7 +57,8 @@ class Daemon:
         self.inventory.looked = self._looked
         self.jobs = Jobs(self.tree, log)
         self.tree.refresh = self.inventory.refresh
-        requests = Requests(self.jobs, Uploads(limits.document_bytes), config, _address(bus))
+        requests = Requests(self.jobs, Uploads(limits.document_bytes), config, _address(bus),
+                            lambda: has_key(limits))
         self.inventory.requests = requests
         self.tree.add(Manager(self.tree, self.inventory, requests, boot_id()))
 

@@ -6,6 +6,8 @@ from typing import Any, Callable, Mapping, Sequence
 
 from .. import __version__, dbus_names, errors
 from ..document import document
+from ..system.document_file import SMALL
+from ..verb_table import WRITE
 from .bus.dispatcher import DEFERRED, BusObject, Call, ObjectTree
 from .inventory import HandoverObject, Inventory, TargetObject
 from .requests import Requests
@@ -57,4 +59,8 @@ class Manager(BusObject):
 
     def upload(self, call: Call, token: str, chunk: bytes, options: Mapping[str, Any]) -> Any:
         call.options(options)
-        return self.requests.uploads.put(token, chunk, call.caller.uid)
+        uploads, user = self.requests.uploads, call.caller.uid
+        large = user and uploads.size(token, user) + len(chunk) > SMALL
+        call.allowed((WRITE,) if large else (),
+                     lambda: call.reply(uploads.put(token, chunk, user)))
+        return DEFERRED

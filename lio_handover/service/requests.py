@@ -7,8 +7,8 @@ import uuid
 from typing import Any, Callable, List, Mapping, Sequence
 
 from .. import errors
-from ..verb_table import (A_DOCUMENT, ASSERTIONS, FORCE, FORCING, HOST, MESSAGES, NEW_TARGETS,
-                          NOTHING, OF_ROOT, PAIR, READ, WRITE)
+from ..verb_table import (A_DOCUMENT, ASSERTIONS, HOST, MESSAGES, NEW_TARGETS, NOTHING, OF_ROOT,
+                          PAIR, ROOT, WRITE)
 from .bus.dispatcher import DEFERRED, OPTIONS, Call, Standard
 from .bus.marshal import Descriptor
 from .jobs import Jobs
@@ -16,10 +16,15 @@ from .uploads import Uploads
 
 
 class Requests:
-    """Makes jobs of calls.  The descriptors of a call are closed here in any case."""
+    """Makes jobs of calls.  The descriptors of a call are closed here in any case.
 
-    def __init__(self, jobs: Jobs, uploads: Uploads, config: str, bus: str) -> None:
+    ``authenticated``: whether messages of the other host are known by a key, see Verb.actions.
+    """
+
+    def __init__(self, jobs: Jobs, uploads: Uploads, config: str, bus: str,
+                 authenticated: Callable[[], bool]) -> None:
         self.jobs, self.uploads, self.config, self.bus = jobs, uploads, config, bus
+        self.authenticated = authenticated
 
     def verb(self, call: Call, handover: str, *args: Any) -> Any:
         """Start a job for a verb.  ``handover``: the id of the called object's handover, or ""."""
@@ -29,6 +34,7 @@ class Requests:
         documents = takes in (A_DOCUMENT, MESSAGES)
         descriptors: List[int] = [*(what if documents else ()), *_handed_in(args[-1])]
         with _closing(descriptors):
+            handed_in = len(descriptors)
             options = call.options(args[-1])
             _check(call, options)
             if takes == NEW_TARGETS:  # the new handover needs an id
@@ -43,27 +49,29 @@ class Requests:
             if takes == A_DOCUMENT and len(descriptors) != 1:
                 raise Standard("InvalidArgs", f"{call.method.name} takes one document: a "
                                "descriptor, or the option upload")
-        actions = [FORCE] if any(options[word] for word in FORCING) else []
-        if options["probe"] and verb.action == READ:  # a probe makes a temporary nexus
-            actions.append(WRITE)
+            actions = verb.actions({**options, "messages": handed_in},
+                                   call.caller.uid == 0 or self.authenticated())
         self._start(call, request, descriptors, actions)
         return DEFERRED
 
     def _start(self, call: Call, request: Mapping[str, Any], documents: List[int],
                actions: Sequence[str]) -> None:
-        """Start a job once the caller is authorized for all ``actions``."""
-        def start() -> None:
-            whole = {**request, "config": self.config, "bus": self.bus,
-                     "limited": call.caller.limited,
-                     "asserted_by": f"user {call.caller.uid} ({call.caller.sender})"}
-            given, documents[:] = list(documents), []  # the job closes them
-            call.reply(self.jobs.start(whole, given, call.caller.uid).path)
+        """Start a job once the caller is authorized for all ``actions``, too."""
+        assert call.method.verb
+        writes = WRITE in (call.method.verb.verb.action, *actions)
 
-        def next_one(left: Sequence[str]) -> Callable[[], None]:
-            return start if not left else lambda: call.allowed(left[0], next_one(left[1:]))
+        def start() -> None:
+            user = call.caller.uid
+            whole = {**request, "config": self.config, "bus": self.bus,
+                     "limited": call.caller.limited, "writes": writes,
+                     "small": bool(user) and not writes,
+                     "secrets": not user or request["secrets"],
+                     "asserted_by": f"user {user} ({call.caller.sender})"}
+            given, documents[:] = list(documents), []  # the job closes them
+            call.reply(self.jobs.start(whole, given, user).path)
 
         call.on_error = lambda: _close(documents)
-        next_one(actions)()
+        call.allowed([action for action in actions if action != ROOT], start)
 
 
 def _handed_in(options: Mapping[str, Any]) -> List[int]:
@@ -86,7 +94,7 @@ def _check(call: Call, options: Mapping[str, Any]) -> None:
         if option.required and not options[name]:
             raise errors.BadCall(f"{call.method.name} needs option {name}: {option.help}",
                                  do="give it")
-        if options[name] and option.name in OF_ROOT and call.caller.uid:
+        if options[name] and option.action == ROOT and call.caller.uid:
             raise errors.NotAuthorized(
                 f"user {call.caller.uid} may not have root open the path in option {name}",
                 do=f"pass a descriptor: option {OF_ROOT[option.name]}")

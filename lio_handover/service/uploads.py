@@ -9,8 +9,9 @@ from gi.repository import GLib
 
 from .. import errors
 
-#: Uploads of a user at once; of all users; seconds after the last chunk that an upload is kept.
-MOST_OF_ONE, MOST, KEPT = 4, 16, 600
+#: Uploads of a user at once; of all users but root; of root; seconds after the last chunk that an
+#: upload is kept.
+MOST_OF_ONE, MOST, MOST_OF_ROOT, KEPT = 4, 16, 16, 600
 
 
 class _Upload:
@@ -34,8 +35,10 @@ class Uploads:
         if token:
             upload = self._find(token, user)
         else:
-            mine = [upload for upload in self._by_token.values() if upload.user == user]
-            if len(self._by_token) >= MOST or len(mine) >= MOST_OF_ONE:
+            beside = [upload for upload in self._by_token.values()
+                      if bool(upload.user) == bool(user)]
+            mine = [upload for upload in beside if upload.user == user]
+            if len(beside) >= (MOST if user else MOST_OF_ROOT) or user and len(mine) >= MOST_OF_ONE:
                 raise errors.TooMany(f"{len(mine)} uploads of user {user} are not used yet")
             token, upload = secrets.token_hex(16), _Upload(user)
             self._by_token[token] = upload
@@ -49,6 +52,11 @@ class Uploads:
             GLib.source_remove(upload.timer)
         upload.timer = GLib.timeout_add_seconds(KEPT, self._expired, token)
         return token
+
+    def size(self, token: str, user: int) -> int:
+        """The bytes of an upload so far; 0 for none of this user's."""
+        upload = self._by_token.get(token)
+        return upload.size if upload and upload.user == user else 0
 
     def take(self, token: str, user: int) -> int:
         """The descriptor of an upload; the caller has to close it.  Raises BadFile."""

@@ -9,18 +9,20 @@ Standard input is a socket.  A request is one byte with descriptors: the request
 the verb's data, and the documents, messages or sockets that the verb takes.
 
 Lines: {"progress": [number, total, step], "details": {…}}, {"about": handover, "targets": […]},
-{"alarm": why}, {"data": bytes, "secret": …} once the data is written, and at the end {"result": …}
-or {"error": name, …}; for --surveys {"survey": …} or {"failed": why, "error": name}.  No line has a
-secret.
+{"alarm": why}, {"data": bytes, "secret": …} before the data is written, and at the end
+{"result": …} or {"error": name, …}; for --surveys {"survey": …} or {"failed": why, "error": name}.
+No line has a secret.
 """
 from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import socket
 import sys
 import time
+import traceback
 from dataclasses import asdict
 from typing import Any, Dict, Mapping, Sequence, Tuple
 
@@ -38,7 +40,7 @@ from ..protocol import messages
 from ..records.journal import Handover, Journal, ids
 from ..storage import policy
 from ..system import document_file
-from ..verb_table import A_DOCUMENT, HOST_VERBS, PAIR_VERBS, READ, TARGETS, VERBS
+from ..verb_table import A_DOCUMENT, HANDOVER_VERBS, HOST_VERBS, PAIR_VERBS, READ, TARGETS, VERBS
 from ..views import json_view
 from . import moves
 from .guards import guards
@@ -47,6 +49,9 @@ from .guards import guards
 MOST = 18
 #: Seconds between two lines about progress in steps of one slot.
 OFTEN = 0.05
+
+#: Bytes of memory that a worker may have for somebody who may only look.
+SMALL_MEMORY = 256 << 20
 
 #: (a verb's result, its data, whether the data is secret).
 JobResult = Tuple[Dict[str, Any], bytes, bool]
@@ -64,6 +69,13 @@ class Work:
         self.verb: str = request["verb"]
         self.core = Ours(
             settings.load(request["config"]) if request["config"] else settings.load())
+        self.core.read_only = request["small"]
+        row = HANDOVER_VERBS[self.verb] if request["role"] else VERBS[self.verb]
+        self.core.blind = "secrets" in row.options and not request["secrets"]
+        self.document_bytes = self.core.settings.document_bytes
+        if request["small"]:
+            self.document_bytes = min(self.document_bytes, document_file.SMALL)
+            resource.setrlimit(resource.RLIMIT_DATA, (SMALL_MEMORY, SMALL_MEMORY))
         self.stopping = False
         self.deferred = bool(request["role"]) or VERBS[self.verb].action != READ \
             or bool(request["probe"])
@@ -93,24 +105,18 @@ class Work:
                            if finding.error is errors.StorageNotAllowed])
 
     def may_touch(self, name: str) -> None:
-        """As `inside`, for a handover's targets, which this host may know by other names.  Such a
-        caller may not name the host for root's ssh, either.  Raises StorageNotAllowed,
-        NotAuthorized."""
+        """As `inside`, for a handover's targets, which this host may know by other names.  Raises
+        StorageNotAllowed."""
         if not self.request["limited"]:
             return
-        wanted, peer, folder = {*self.request["targets"]}, "", self.core.settings.state_directory
+        wanted, folder = {*self.request["targets"]}, self.core.settings.state_directory
         if name in ids(folder):
             journal = Journal(folder, name, tolerate_damage=True)
-            peer = journal.handover.peer
             wanted |= {*journal.handover.targets, *journal.facts.local}
-        if self.request["peer"] not in ("", peer):
-            raise errors.NotAuthorized(
-                f"{self.request['asserted_by']} may not say which host is asked by root's ssh: "
-                "without polkit, that is root's", do="leave the option peer out")
         self.inside([name for name in self.core.names((), True) if "/".join(name) in wanted])
 
     def document(self) -> Document:
-        limit = self.core.settings.document_bytes
+        limit = self.document_bytes
         return documents.loads(document_file.read_descriptor(self.documents[0], limit), limit)
 
 
@@ -145,7 +151,7 @@ def move(work: Work) -> JobResult:
 # ---- the verbs of handovers ---
 def handover(work: Work) -> JobResult:
     """Run a verb of HANDOVER_VERBS: the handover's state, and the whole reply as data."""
-    asked, limit = work.request, work.core.settings.document_bytes
+    asked, limit = work.request, work.document_bytes
     given = [message for fd in work.documents
              for message in _messages(document_file.read_descriptor(fd, 2 * limit), 2 * limit)]
     if asked["document-version"] not in (0, documents.VERSION):
@@ -245,9 +251,9 @@ def _json(tree: Any) -> bytes:
 
 
 def _answer(work: Work, data: bytes, secret: bool) -> None:
+    say({"data": len(data), "secret": secret})
     with open(work.answer, "wb", closefd=False) as file:
         file.write(data)
-    say({"data": len(data), "secret": secret})
 
 
 def as_handover_error(error: BaseException) -> errors.HandoverError:
@@ -256,13 +262,16 @@ def as_handover_error(error: BaseException) -> errors.HandoverError:
         return error
     if isinstance(error, Stopped):
         return errors.Interrupted("interrupted")
-    changed = "whether anything was changed is not known"
-    if isinstance(error, OSError):
+    if isinstance(error, MemoryError):
+        return errors.TooLarge("the work for the document takes more memory than it may have")
+    if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename else ""
         kind = errors.KernelRefused if str(error.filename or "").startswith("/sys/") else \
             errors.HandoverError
-        return kind(f"{where}{error.strerror or error}", changed, "lio-handover show, dmesg")
-    return errors.HandoverError(f"{type(error).__name__}: {error}", changed, "report it")
+        return kind(f"{where}{error.strerror}", "whether anything was changed is not known",
+                    "lio-handover show, dmesg")
+    print("".join(traceback.format_tb(error.__traceback__)), file=sys.stderr)
+    return errors.unforeseen(error)
 
 
 def run(request: Mapping[str, Any], answer: int, documents: Sequence[int]) -> int:

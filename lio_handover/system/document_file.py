@@ -12,6 +12,8 @@ from .atomic_file import write_file
 
 #: The FILE that stands for standard input or output.
 STREAM = "-"
+#: Bytes of the largest document that the service reads for somebody who may only look.
+SMALL = 8 << 20
 
 
 def read(path: str, limit: int) -> bytes:

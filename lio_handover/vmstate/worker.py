@@ -94,8 +94,7 @@ def answering(work: Callable[[], None]) -> int:
         say({"error": type(error).__name__, "line": str(error)})
         return error.code
     except Exception as error:  # noqa: B902 - whatever it is, QEMU is answered
-        unforeseen = errors.HandoverError(f"{type(error).__name__}: {error}",
-                                          "whether anything was changed is not known", "report it")
+        unforeseen = errors.unforeseen(error)
         say({"error": "HandoverError", "line": str(unforeseen)})
         return unforeseen.code
 

@@ -365,10 +365,12 @@ def _call_all(address: str, objects: Mapping[str, Sequence[str]], but: str
 # ── polkit ───────────────────────────────────────────────────────────────────────────────────
 
 @contextmanager
-def polkit(address: str, told: Mapping[str, str], delay: float = 0.0) -> Iterator[None]:
-    """Somebody who answers as polkit does: action → yes or challenge; no to all others."""
+def polkit(address: str, told: Mapping[str, str], delay: float = 0.0, seen: str = ""
+           ) -> Iterator[None]:
+    """Somebody who answers as polkit does: action, or UID:action → yes or challenge, or wait, which
+    is not answered; no to all others.  ``seen``: a file that gets a line of JSON for each call."""
     program = subprocess.Popen([sys.executable, "-m", "tests.support.inbus", "--polkit", address,
-                                json.dumps(told), str(delay)], cwd=CHECKOUT)
+                                json.dumps(told), str(delay), seen], cwd=CHECKOUT)
     try:
         bus, until = connect(address), time.monotonic() + 20
         while not bus.name_has_owner(POLKIT_NAME):
@@ -405,20 +407,38 @@ def told_of_actions(target: str, job: int) -> dict[str, str]:
                               options({"peer-is-fenced": True}))}
 
 
-def serve_polkit(address: str, told: Mapping[str, str], delay: float) -> None:
+def serve_polkit(address: str, told: Mapping[str, str], delay: float, seen: str = "") -> None:
     import dbus.bus
     import dbus.lowlevel
     from dbus.mainloop.glib import DBusGMainLoop
     from gi.repository import GLib
     bus = dbus.bus.BusConnection(address, mainloop=DBusGMainLoop())
+    users: dict[str, int] = {}
+
+    def note(**call: Any) -> None:
+        if seen:
+            with open(seen, "a") as file:
+                file.write(json.dumps(call) + "\n")
 
     def came(_connection: Any, call: Any) -> None:
-        (kind, subject), action, _details, _flags, _id = call.get_args_list()
+        if call.get_member() == "CancelCheckAuthorization":
+            note(cancelled=str(call.get_args_list()[0]))
+            bus.send_message(dbus.lowlevel.MethodReturnMessage(call))
+            return
+        (kind, subject), action, details, flags, question = call.get_args_list()
         assert (kind, set(subject)) == ("system-bus-name", {"name"})
-        answer = told.get(str(action), "no")
+        name = str(subject["name"])
+        if name not in users:
+            users[name] = bus.get_unix_user(name) if bus.name_has_owner(name) else -1
+        note(user=users[name], action=str(action), details=plain(details), flags=int(flags),
+             question=str(question))
+        answer = told.get(f"{users[name]}:{action}", told.get(str(action), "no"))
         reply = dbus.lowlevel.MethodReturnMessage(call)
         reply.append((answer == "yes", answer == "challenge", {}), signature="(bba{ss})")
-        GLib.timeout_add(int(delay * 1000), lambda: bus.send_message(reply) and False)
+        if not delay and answer != "wait":
+            bus.send_message(reply)
+        elif answer != "wait":
+            GLib.timeout_add(int(delay * 1000), lambda: bus.send_message(reply) and False)
 
     bus._register_object_path("/org/freedesktop/PolicyKit1/Authority", came, None)
     bus.request_name(POLKIT_NAME)
@@ -614,4 +634,4 @@ if __name__ == "__main__":
     if sys.argv[1] == "--forward":
         forward(int(sys.argv[2]))
     else:
-        serve_polkit(sys.argv[2], json.loads(sys.argv[3]), float(sys.argv[4]))
+        serve_polkit(sys.argv[2], json.loads(sys.argv[3]), float(sys.argv[4]), sys.argv[5])

@@ -166,26 +166,30 @@ def move_by_service(target: str, given: dict[str, Any], cancel_at: str = "") -> 
     from dbus.mainloop.glib import DBusGMainLoop
     from gi.repository import GLib
     heard: list[tuple[Any, Any]] = []
+    job = begin_move(target, given)
+    client = inbus.Client()
 
-    def changed(_interface: Any, values: Any, _invalid: Any) -> None:
-        heard.append((inbus.plain(values["Step"]), inbus.plain(values["Details"])))
+    def changed(_interface: Any, _values: Any, invalid: Any) -> None:
+        if "Step" in invalid:  # the signal says no more than that
+            now = inbus.plain(client.get(job, dbus_names.JOB))
+            heard.append((now["Step"], now["Details"]))
 
     listener = dbus.bus.BusConnection(inbus.SYSTEM, mainloop=DBusGMainLoop())
     listener.add_signal_receiver(changed, "PropertiesChanged", dbus_names.PROPERTIES,
-                                 dbus_names.BUS_NAME, arg0=dbus_names.JOB,
-                                 path=(job := begin_move(target, given)))
-    if cancel_at:
-        wait_for_phase(job, cancel_at, 200)
-        cancel(job)
-    client = inbus.Client()
-    while client.call(job, dbus_names.JOB, "Wait", "ta{sv}", 20000000, {}) in (
-            "running", "cancelling"):
-        pass
-    properties = client.job(job)
-    while GLib.MainContext.default().iteration(False):
-        pass
+                                 dbus_names.BUS_NAME, arg0=dbus_names.JOB, path=job)
+    cancelled = not cancel_at
+    while True:
+        while GLib.MainContext.default().iteration(False):
+            pass
+        now = inbus.plain(client.get(job, dbus_names.JOB))
+        if not cancelled and now["Details"].get("phase") == cancel_at:
+            cancelled = True
+            cancel(job)
+        if now["State"] not in ("running", "cancelling"):
+            break
+        time.sleep(0.02)
     listener.close()
-    return {**properties, "heard": heard}
+    return {**client.job(job), "heard": heard}
 
 
 def move_with_monitors(target: str, given: dict[str, Any], here: str, there: str,

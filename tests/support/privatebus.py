@@ -39,19 +39,33 @@ BUS = """\
 </busconfig>
 """
 POLICY = CHECKOUT / "etc" / "dbus-1" / "io.github.lio_handover1.conf"
+#: For a bus on which polkit may be.
+POLKIT = """<policy user="root"><allow own="org.freedesktop.PolicyKit1"/></policy>
+<policy context="default"><allow send_destination="org.freedesktop.PolicyKit1"/></policy>"""
+#: A daemon whose workers are tests/support/instandin_worker.py.
+STANDIN = """
+import functools
+from lio_handover.client.worker_process import WorkerPool
+from lio_handover.service import jobs
+jobs.WorkerPool = functools.partial(WorkerPool, module="tests.support.instandin_worker")
+"""
 
 
 class Bus:
-    """A private bus with the shipped policy, and the daemon on it; its host knows of a handover."""
+    """A private bus with the shipped policy, and the daemon on it; its host knows of a handover.
 
-    def __init__(self, folder: Path, more: str = "", settings: str = "") -> None:
+    ``patch``: Python that the daemon runs before it begins.
+    """
+
+    def __init__(self, folder: Path, more: str = "", settings: str = "", patch: str = "") -> None:
         folder.chmod(0o755)
-        self.folder, self.address = folder, f"unix:path={folder}/bus"
+        self.folder, self.address, self.patch = folder, f"unix:path={folder}/bus", patch
         (folder / "bus.conf").write_text(BUS.format(folder=folder, policy=POLICY, more=more))
         self.config = folder / "lio-handover.conf"
-        self.config.write_text(f"[host]\nstate_directory = {folder}/state\n"
+        self.config.write_text(f"[host]\nstate_directory = {folder}/state\nkey = {folder}/key\n"
                                f"[limits]\ndocument = 1M\n{settings}")
-        self.handover = inbus.handover_here(f"{folder}/state")
+        self.bus_state = f"{folder}/state"
+        self.handover = inbus.handover_here(self.bus_state)
         self._programs = [subprocess.Popen(
             ["dbus-daemon", "--nofork", f"--config-file={folder}/bus.conf"])]
         while not (folder / "bus").exists():
@@ -61,10 +75,14 @@ class Bus:
         inbus.wait_for_name(self.address)
 
     def start(self) -> subprocess.Popen[Any]:
+        program = [str(CHECKOUT / "scripts" / "lio-handoverd")]
+        if self.patch:
+            program = ["-c", f"import sys; sys.path.insert(0, {str(CHECKOUT)!r})\n{self.patch}\n"
+                       "from lio_handover.service.main import main; sys.exit(main())"]
         with (self.folder / "log").open("ab") as log:
             self._programs.append(subprocess.Popen(
-                [sys.executable, str(CHECKOUT / "scripts" / "lio-handoverd"),
-                 "--bus", self.address, "--config", str(self.config)], stderr=log))
+                [sys.executable, *program, "--bus", self.address, "--config", str(self.config)],
+                stderr=log))
         return self._programs[-1]
 
     def workers(self) -> list[int]:

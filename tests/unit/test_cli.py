@@ -173,7 +173,7 @@ def test_an_error_nobody_thought_of_is_one_line_too(capfd: Captured, core: Fake)
     core.error = KeyError(objects.Secret(samples.SECRET))
     code, out, err = run(capfd, "show")
     assert code == errors.HandoverError.code
-    assert shape(err)[0] == "lio-handover: KeyError: (secret)"
+    assert shape(err)[0] == "lio-handover: KeyError in lio-handover"
     assert "--debug" in shape(err)[-1]
     code, out, err = run(capfd, "show", "--debug")
     assert "Traceback" in err and samples.SECRET not in err

@@ -28,9 +28,11 @@ def test_an_option_is_one_row() -> None:
         assert option.type != "ah" or not option.flags, "who types has no descriptors"
     used = {name for verb in [*VERBS.values(), *HANDOVER_VERBS.values()] for name in verb.options}
     assert {*used, *verb_table.COMMON} == set(OPTIONS)
-    assert set(verb_table.FORCING) < set(verb_table.ASSERTIONS)
+    assert {option.action for option in OPTIONS.values()} <= {
+        "", verb_table.ROOT, *verb_table.ACTIONS}
     assert {OPTIONS[name].type for name in verb_table.OF_ROOT.values()} == {"ah"}
-    assert all(OPTIONS[name].bus for name in verb_table.OF_ROOT)
+    assert all(OPTIONS[name].bus and OPTIONS[name].action == verb_table.ROOT
+               for name in verb_table.OF_ROOT)
 
 
 def test_a_verb_is_one_row() -> None:

@@ -1,12 +1,15 @@
 """Messages → objects.  Every call passes the same checks: known, well formed, authorized.
 
 One handler serves the whole tree, so no call bypasses the authorization, and callers see no
-exception but as a D-Bus error's name and sentence.
+exception but as a D-Bus error's name and sentence.  polkit may take minutes to answer: after each
+of its answers the object is looked up anew.  Everybody on the bus hears signals, so they carry the
+object's path and its State (`TOLD`), and no other value.
 """
 from __future__ import annotations
 
 import re
 import traceback
+from dataclasses import replace
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 import dbus
@@ -17,10 +20,19 @@ from ...system.journald import Log
 from ...verb_table import READ
 from . import marshal
 from .interfaces import STANDARD_NAMES, Interface, Method, node_xml
-from .polkit import Authority, Caller, NeedsPassword
+from .polkit import Authority, Caller, NeedsPassword, Wanted
 
 _DBUS = "org.freedesktop.DBus.Error."
 _METHOD_CALL = 1
+#: The one property whose value is signalled.
+TOLD = "State"
+#: Characters of a target's name, or of several, that polkit is told.
+_WORDS = 200
+#: Paths of objects that come and go: whether they are there is told to who may look.
+_COMING = re.compile(f"{dbus_names.ROOT}/({dbus_names.TARGETS}|{dbus_names.HANDOVERS}|"
+                     f"{dbus_names.JOBS})/")
+_FOLDERS = tuple(f"{dbus_names.ROOT}/{folder}" for folder in (
+    dbus_names.TARGETS, dbus_names.HANDOVERS, dbus_names.JOBS))
 #: Paths of objects that come and go with the host's targets and handovers.
 _LOOKED_FOR = re.compile(f"{dbus_names.ROOT}/({dbus_names.TARGETS}|{dbus_names.HANDOVERS})/")
 #: Methods of Properties that read such an object.
@@ -68,6 +80,11 @@ class BusObject:
         """Every property of an interface, as builtins."""
         return {}
 
+    @property
+    def about(self) -> str:
+        """The names of the targets that it is about."""
+        return ""
+
     def handler(self, method: Method) -> Callable[..., Any]:
         """The function that runs a method; it takes the Call and the arguments."""
         return self.verb if method.verb else getattr(self, python_name(method.name))
@@ -87,9 +104,9 @@ class Call:
     """A method call, and its answer."""
 
     def __init__(self, tree: ObjectTree, message: Any, method: Method, caller: Caller,
-                 interactive: bool) -> None:
+                 wanted: Wanted) -> None:
         self.tree, self.message, self.method, self.caller = tree, message, method, caller
-        self.interactive = interactive
+        self.path, self.wanted = str(message.get_path()), wanted
         self.answered = False
         #: Called once the call is answered with an error.
         self.on_error: Callable[[], None] = lambda: None
@@ -132,15 +149,27 @@ class Call:
             options[name] = value
         return options
 
-    def allowed(self, action: str, then: Callable[[], None]) -> None:
-        """Call ``then`` if the caller is authorized for this action, too."""
+    def allowed(self, actions: Sequence[str], then: Callable[[], None]) -> None:
+        """Call ``then`` if the caller is authorized for these actions, too, and the object is still
+        there."""
+        if not actions:
+            self.tree.answering_errors(self, then)
+            return
+
         def checked(caller: Caller, error: Optional[Exception]) -> None:
-            self.caller = caller
+            self.caller = replace(caller, limited=caller.limited or self.caller.limited)
+            if error is None and self.path not in self.tree.nodes:
+                error = unknown(self.path)
             if error:
                 self.fail(error)
             else:
-                self.tree.answering_errors(self, then)
-        self.tree.authority.check(self.caller.sender, action, self.interactive, checked)
+                self.allowed(actions[1:], then)
+        self.tree.authority.check(self.caller.sender, replace(self.wanted, action=actions[0]),
+                                  checked)
+
+
+def unknown(path: str) -> Standard:
+    return Standard("UnknownObject", f"there is no {path}")
 
 
 def _misplaced(method: Method, options: Mapping[str, Any]) -> bool:
@@ -159,16 +188,35 @@ class ObjectTree:
         self.connection, self.interfaces = connection, interfaces
         self.authority, self.log = authority, log
         self.nodes: Dict[str, BusObject] = {}
+        #: Called with the name of each connection that leaves the bus.
+        self.left: List[Callable[[str], None]] = [authority.gone]
+        connection.add_match_string_non_blocking(
+            "type='signal',sender='org.freedesktop.DBus',interface='org.freedesktop.DBus',"
+            "member='NameOwnerChanged',arg2=''")
+        connection.add_message_filter(self._heard)
         #: Brings the objects up to date, then calls its argument.
         self.refresh: Callable[[Callable[[], None]], None] = lambda then: then()
         connection._register_object_path("/", self._came, None, fallback=True)
+
+    def _heard(self, _connection: Any, message: Any) -> int:
+        """Somebody has left the bus.  (The bus alone may send as org.freedesktop.DBus.)"""
+        if message.get_type() == dbus.lowlevel.MESSAGE_TYPE_SIGNAL \
+                and message.get_member() == "NameOwnerChanged" \
+                and message.get_sender() == "org.freedesktop.DBus":
+            name, _old, new = map(str, message.get_args_list())
+            if not new:
+                for hear in self.left:
+                    hear(name)
+        return dbus.lowlevel.HANDLER_RESULT_NOT_YET_HANDLED  # type: ignore[no-any-return]
 
     # ---- objects ---
     def add(self, node: BusObject) -> None:
         self.nodes[node.path] = node
         if node.path != dbus_names.ROOT:
             self._signal(dbus_names.ROOT, dbus_names.OBJECT_MANAGER, "InterfacesAdded",
-                         "oa{sa{sv}}", dbus.ObjectPath(node.path), self._described(node))
+                         "oa{sa{sv}}", dbus.ObjectPath(node.path), {
+                             name: self._values(node, name, (TOLD,))
+                             for name in (*STANDARD_NAMES, *node.interfaces)})
 
     def remove(self, path: str) -> None:
         node = self.nodes.pop(path, None)
@@ -177,20 +225,16 @@ class ObjectTree:
                          dbus.ObjectPath(path), list(node.interfaces))
 
     def changed(self, node: BusObject, interface: str, which: Sequence[str]) -> None:
-        """Signal changed properties of an object."""
+        """Signal changed properties of an object: that they have changed, and `TOLD` alone with its
+        value."""
         if self.nodes.get(node.path) is not node:
             return
-        said, invalid = {}, []
-        values = node.properties(interface)
-        for name in which:
-            declared = self.interfaces[interface].properties[name]
-            if declared.emits == "true":
-                said[name] = marshal.typed_variant(declared.signature, values[name])
-            elif declared.emits == "invalidates":
-                invalid.append(name)
-        if said or invalid:
+        declared = self.interfaces[interface].properties
+        invalid = [name for name in which if declared[name].emits == "invalidates"]
+        told = [name for name in which if declared[name].emits == "true" and name == TOLD]
+        if told or invalid:
             self._signal(node.path, dbus_names.PROPERTIES, "PropertiesChanged", "sa{sv}as",
-                         interface, dbus.Dictionary(said, signature="sv"),
+                         interface, self._values(node, interface, told),
                          dbus.Array(invalid, signature="s"))
 
     def signal(self, node: BusObject, interface: str, member: str, *values: Any) -> None:
@@ -224,13 +268,32 @@ class ObjectTree:
     def _look(self, message: Any) -> None:
         """Answer after a new look at the host: the object may be newer than the last look, or this
         call may have started the service; and another process may have changed the object."""
+        self._if_reads(message, lambda: self.refresh(lambda: self._answer(message)))
+
+    def _if_reads(self, message: Any, then: Callable[[], None],
+                  otherwise: Optional[Callable[[], None]] = None) -> None:
+        """Go on where the caller may look; else refuse, or do otherwise."""
         def checked(_caller: Caller, error: Optional[Exception]) -> None:
-            if error:
-                self._answer(message)
+            if error and otherwise is None:
+                self.refuse(message, error)
             else:
-                self.refresh(lambda: self._answer(message))
-        interactive = bool(message.get_allow_interactive_authorization())
-        self.authority.check(str(message.get_sender()), READ, interactive, checked)
+                go_on = otherwise if error and otherwise else then
+                try:
+                    go_on()
+                except Exception as failure:  # noqa: B902
+                    self.refuse(message, failure)
+        self.authority.check(str(message.get_sender()), self._wanted(message, READ), checked)
+
+    def _wanted(self, message: Any, action: str) -> Wanted:
+        """The question to polkit about a call."""
+        node = self.nodes.get(str(message.get_path()))
+        about = node.about if node else ""
+        if str(message.get_signature()).startswith("as"):
+            about = " ".join(map(str, message.get_args_list()[0][:8])) or about
+        about = errors.one_line(about or "this host")
+        return Wanted(action, str(message.get_member()), about if len(about) <= _WORDS
+                      else about[:_WORDS - 1] + "…",
+                      bool(message.get_allow_interactive_authorization()))
 
     def _answer(self, message: Any) -> None:
         try:
@@ -241,25 +304,29 @@ class ObjectTree:
     def _route(self, message: Any) -> None:
         path, interface = str(message.get_path()), str(message.get_interface() or "")
         member = str(message.get_member())
-        node = self.nodes.get(path)
         if member == "Introspect" and interface in ("", dbus_names.INTROSPECTABLE):
-            self._introspect(message, path, node)
+            self._introspect(message, path)
+            return
+        node = self.nodes.get(path)
+        if node is None and _COMING.match(path):
+            self._if_reads(message, lambda: self.refuse(message, unknown(path)))
             return
         if node is None:
-            raise Standard("UnknownObject", f"there is no {path}")
+            raise unknown(path)
         method = self._method(node, interface, member)
         if str(message.get_signature()) != method.takes:
             raise Standard("InvalidArgs", f"{member} takes {method.takes or 'nothing'}, "
                            f"not {message.get_signature() or 'nothing'}")
-        interactive = bool(message.get_allow_interactive_authorization())
+        wanted = self._wanted(message, method.action)
 
         def checked(caller: Caller, error: Optional[Exception]) -> None:
-            call = Call(self, message, method, caller, interactive)
-            if error:
-                call.fail(error)
+            call = Call(self, message, method, caller, wanted)
+            now = self.nodes.get(path)
+            if error or now is None:
+                call.fail(error or unknown(path))
             else:
-                self.answering_errors(call, lambda: self._carry_out(node, call))
-        self.authority.check(str(message.get_sender()), method.action, interactive, checked)
+                self.answering_errors(call, lambda: self._carry_out(now, call))
+        self.authority.check(str(message.get_sender()), wanted, checked)
 
     def _method(self, node: BusObject, interface: str, member: str) -> Method:
         known = (*STANDARD_NAMES, *node.interfaces)
@@ -307,19 +374,31 @@ class ObjectTree:
                 message, name, marshal.text(text)))
 
     # ---- the standard interfaces ---
-    def _introspect(self, message: Any, path: str, node: Optional[BusObject]) -> None:
-        children = self._children(path)
-        if node is None and not children:
-            raise Standard("UnknownObject", f"there is no {path}")
-        answer = dbus.lowlevel.MethodReturnMessage(message)
-        answer.append(self.introspection(path), signature="s")
-        self.connection.send_message(answer)
+    def _introspect(self, message: Any, path: str) -> None:
+        """The interfaces of the Manager, and which folders there are, are no secret; what there is
+        now is told to who may look."""
+        def answer(children: bool) -> None:
+            if path not in self.nodes and path not in _FOLDERS and not self._children(path):
+                raise unknown(path)
+            if not message.get_no_reply():
+                reply = dbus.lowlevel.MethodReturnMessage(message)
+                reply.append(self.introspection(path, children), signature="s")
+                self.connection.send_message(reply)
 
-    def introspection(self, path: str) -> str:
+        above = f"{dbus_names.ROOT}/".startswith(path.rstrip("/") + "/") \
+            and path != dbus_names.ROOT
+        if above:
+            answer(True)
+        else:
+            self._if_reads(message, lambda: answer(True),
+                           None if _COMING.match(path) else lambda: answer(False))
+
+    def introspection(self, path: str, children: bool = True) -> str:
         node = self.nodes.get(path)
         shown = (*STANDARD_NAMES, *node.interfaces) if node else (
             dbus_names.INTROSPECTABLE, dbus_names.PEER)
-        return node_xml([self.interfaces[name] for name in shown], self._children(path))
+        return node_xml([self.interfaces[name] for name in shown],
+                        self._children(path) if children else ())
 
     def _children(self, path: str) -> List[str]:
         prefix = path.rstrip("/") + "/"
@@ -333,11 +412,14 @@ class ObjectTree:
     def _described(self, node: BusObject) -> Mapping[str, Any]:
         return {name: self._values(node, name) for name in (*STANDARD_NAMES, *node.interfaces)}
 
-    def _values(self, node: BusObject, interface: str) -> Any:
+    def _values(self, node: BusObject, interface: str, which: Optional[Sequence[str]] = None
+                ) -> Any:
+        """Properties of an object, all or these."""
         values = node.properties(interface)
         return dbus.Dictionary(
             {declared.name: marshal.typed_variant(declared.signature, values[declared.name])
-             for declared in self.interfaces[interface].properties.values()}, signature="sv")
+             for declared in self.interfaces[interface].properties.values()
+             if which is None or declared.name in which}, signature="sv")
 
     def _properties(self, node: BusObject, call: Call, args: Sequence[Any]) -> None:
         interface = args[0]

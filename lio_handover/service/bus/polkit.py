@@ -1,6 +1,8 @@
 """Authorization: root, callers that polkit allows, and, without polkit, the members of a group.
 
-Nothing here blocks: while a polkit agent asks a user for a password, only that call waits.
+Nothing here blocks: while a polkit agent asks a user for a password, only that call waits.  A user
+has `QUESTIONS` unanswered questions at most, on however many connections; a question is withdrawn
+when its caller leaves the bus, or nobody waits for its answer any more.
 """
 from __future__ import annotations
 
@@ -8,10 +10,10 @@ import grp
 import os
 import pwd
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, Optional, Set
+from typing import Any, Callable, Dict, Mapping, Optional, Set, Tuple
 
 from ... import dbus_names, errors
-from ...verb_table import DOCUMENT, FORCE
+from ...verb_table import DOCUMENT, FORCE, READ, WRITE
 from .interfaces import OPEN
 
 _BUS = ("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus")
@@ -22,7 +24,18 @@ _ABSENT = ("org.freedesktop.DBus.Error.ServiceUnknown",
 _INTERACTIVE = 1  # AllowUserInteraction
 #: Seconds that polkit may take, and that a user may take to type a password.
 PATIENCE, PASSWORD = 10.0, 120.0
+#: Questions of one user that polkit has not answered yet.
+QUESTIONS = 16
 _REMEMBERED = 4096
+#: action → the text that polkit's agent shows whomever it asks for a password: polkit puts the
+#: details in place of $(verb) and $(target), and takes such a text from root alone.
+_MESSAGES: Mapping[str, str] = {
+    READ: "Authentication is required to look at $(target) ($(verb))",
+    WRITE: "Authentication is required for $(verb) of $(target)",
+    DOCUMENT: "Authentication is required to be handed, or to compare, secrets of $(target) "
+              "($(verb))",
+    FORCE: "Authentication is required for $(verb) of $(target): two hosts may end up serving it, "
+           "which destroys its data"}
 
 
 class NeedsPassword(Exception):
@@ -43,6 +56,17 @@ class Caller:
 Then = Callable[[Caller, Optional[Exception]], None]
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """An authorization that is wanted: polkit's action, the method, and what it is about, in words
+    (a target's name, "this host").  ``interactive``: whether polkit may ask somebody."""
+
+    action: str
+    verb: str
+    target: str
+    interactive: bool = False
+
+
 def action_id(action: str) -> str:
     """An action's name in polkit, which has no underscores in such names."""
     return f"{dbus_names.BUS_NAME.replace('_', '-')}.{action}"
@@ -55,12 +79,15 @@ class Authority:
         self.connection = connection
         self.group = group
         self._known: Dict[str, Caller] = {}
+        self._asked = 0
+        #: polkit's unanswered questions, by their ids
+        self._open: Dict[str, Tuple[Caller, Then]] = {}
 
-    def check(self, sender: str, action: str, interactive: bool, then: Then) -> None:
+    def check(self, sender: str, wanted: Wanted, then: Then) -> None:
         """Call ``then`` once it is known whether the sender may; at once where it is known."""
         known = self._known.get(sender)
         if known:
-            self._may(known, action, interactive, then)
+            self._may(known, wanted, then)
             return
 
         def identified(credentials: Any) -> None:
@@ -70,7 +97,7 @@ class Authority:
             if len(self._known) >= _REMEMBERED:
                 self._known.clear()
             self._known[sender] = caller  # the bus never reuses a unique name
-            self._may(caller, action, interactive, then)
+            self._may(caller, wanted, then)
 
         def failed(error: Exception) -> None:
             then(Caller(sender, -1), errors.NotAuthorized(
@@ -78,31 +105,61 @@ class Authority:
 
         self._ask(_BUS, "GetConnectionCredentials", "s", (sender,), identified, failed, PATIENCE)
 
-    def _may(self, caller: Caller, action: str, interactive: bool, then: Then) -> None:
+    def gone(self, sender: str) -> None:
+        """The sender has left the bus: withdraw what polkit was asked for it."""
+        self._known.pop(sender, None)
+        for question in [question for question, (caller, _then) in self._open.items()
+                         if caller.sender == sender]:
+            caller, then = self._open.pop(question)
+            self._withdraw(question)
+            then(caller, errors.NotAuthorized(f"{sender} has left the bus"))
+
+    def _withdraw(self, question: str) -> None:
+        """Have polkit forget a question: else its agent would ask on."""
+        self._ask(_POLKIT, "CancelCheckAuthorization", "s", (question,), lambda *_: None,
+                  lambda _: None, PATIENCE)
+
+    def _may(self, caller: Caller, wanted: Wanted, then: Then) -> None:
+        action = wanted.action
         if action == OPEN or caller.uid == 0:
             then(caller, None)
             return
+        if sum(caller.uid == other.uid for other, _then in self._open.values()) >= QUESTIONS:
+            then(caller, errors.TooMany(
+                f"polkit has not answered {QUESTIONS} questions of user {caller.uid} yet",
+                do="answer them, or end who asks"))
+            return
+        self._asked += 1
+        question = f"lio-handover-{self._asked}"
+        self._open[question] = caller, then
 
         def decided(verdict: Any) -> None:
+            if not self._open.pop(question, None):
+                return
             allowed, challenge, _details = verdict
             if allowed:
                 then(caller, None)
-            elif challenge and not interactive:
+            elif challenge and not wanted.interactive:
                 then(caller, NeedsPassword())
             else:
                 then(caller, _refused(caller, action, f"polkit refuses {action_id(action)}"))
 
         def failed(error: Exception) -> None:
+            if not self._open.pop(question, None):
+                return
             name = getattr(error, "get_dbus_name", lambda: "")()
             if name in _ABSENT:
                 self._without_polkit(caller, action, then)
             else:
+                self._withdraw(question)
                 then(caller, _refused(caller, action, f"polkit does not answer ({name})"))
 
         self._ask(_POLKIT, "CheckAuthorization", "(sa{sv})sa{ss}us",
                   (("system-bus-name", {"name": caller.sender}), action_id(action),
-                   {}, _INTERACTIVE if interactive else 0, ""),
-                  decided, failed, PASSWORD if interactive else PATIENCE)
+                   {"verb": wanted.verb, "target": wanted.target,
+                    "polkit.message": _MESSAGES[action]},
+                   _INTERACTIVE if wanted.interactive else 0, question),
+                  decided, failed, PASSWORD if wanted.interactive else PATIENCE)
 
     def _without_polkit(self, caller: Caller, action: str, then: Then) -> None:
         if action != FORCE and self.group and _member(caller, self.group):

@@ -1,0 +1,147 @@
+"""Who may what: subject × method × option.  One table, written by hand:
+tests/service/test_access.py calls every cell of it, and holds it to have every method and option
+that there is.
+
+A line (an indented one goes on) is an object, a method, and what a caller needs who gives these
+options (``-``: none): ``allow`` is one that loses something, ``overrides`` each of those by which
+two hosts may end up serving one target; ``messages`` are the other host's, as descriptors.
+"""
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+#: subject → what it has: polkit's actions, or (root alone) all.  ``group``: a member of [service]
+#: group, where there is no polkit.
+SUBJECTS = {
+    "root": {"root", "read", "write", "document", "force"},
+    "nobody": set(),
+    "looks": {"read"},
+    "changes": {"read", "write"},
+    "is handed documents": {"read", "document"},
+    "vouches": {"read", "write", "document", "force"},
+    "group": {"read", "write", "document"}}
+
+OVERRIDES = ("exported", "imported", "handover", "not-frozen")
+
+TABLE = """
+manager  ListTargets        read: -
+manager  ListHandovers      read: -
+manager  Upload             read: -
+manager  Show               read: -
+manager  Prepare            read: - all allow overrides | read write: probe
+manager  Freeze             write: - all allow probe | write force: overrides
+manager  Export             write: - all allow probe | write force: overrides
+manager  Thaw               write: - all allow | write force: overrides
+manager  Diff               read: - upload maps | read document: secrets
+manager  Plan               read: - upload maps allow overrides | read document: secrets
+manager  Import             write: - upload maps allow
+                          | write force: overrides
+                          | write document: secrets
+manager  Verify             read: - upload maps | read document: secrets
+manager  Remove             write: - all allow | write force: overrides
+manager  Adopt              write: - all allow | write force: overrides
+manager  Giveback           write: - all allow | write force: overrides
+manager  Move               write: - resume here mode guest-fds guest-there-fds guest-uri
+                            deadline maps allow probe
+                          | write force: overrides
+                          | root: guest guest-there
+manager  PrepareHandover    write: - handover mode probe allow document-version
+                          | write force: peer overrides
+manager  StageHandover      write: - maps allow document-version
+                          | write force: messages uploads peer overrides
+manager  AbortHandover      write: - probe allow document-version
+                          | write force: messages uploads peer overrides
+manager  StatusHandovers    read: -
+manager  RecoverHandovers   write: - guest-left allow
+                          | write force: peer-is-fenced peer-never-returns overrides
+handover Prepare            write: - probe allow document-version | write force: peer overrides
+handover Freeze             write: - probe allow document-version | write force: peer overrides
+handover Export             write: - probe allow document-version | write force: peer overrides
+handover Release            write: - guest-left allow document-version
+                          | write force: messages uploads peer overrides
+handover Thaw               write: - allow document-version
+                          | write force: messages uploads peer overrides
+handover Retire             write: - allow document-version
+                          | write force: messages uploads peer overrides
+handover Stage              write: - allow document-version | write force: peer overrides
+handover Activate           write: - allow document-version
+                          | write force: messages uploads peer overrides
+handover Verify             write: - allow document-version | write force: peer overrides
+handover Confirm            write: - allow document-version
+                          | write force: messages uploads peer overrides
+handover Abort              write: - probe allow document-version | write force: peer overrides
+handover Status             read: -
+handover Recover            write: - guest-left allow document-version
+                          | write force: messages uploads peer peer-is-fenced
+                            peer-never-returns overrides
+job      Wait               read: -
+job      Open               read: -
+job      Read               read: -
+job      Cancel             write: -
+job      Release            write: -
+secret   Wait               read: -
+secret   Open               read document: -
+secret   Read               read document: -
+secret   Cancel             write: -
+secret   Release            write: -
+own      Wait               read: -
+own      Open               read: -
+own      Read               read: -
+own      Cancel             read: -
+own      Release            read: -
+manager  Introspect         open: -
+handover Introspect         read: -
+job      Introspect         read: -
+manager  Ping               open: -
+handover Ping               open: -
+job      Ping               open: -
+manager  GetMachineId       open: -
+manager  Get                read: -
+handover Get                read: -
+job      Get                read: -
+secret   Get                read: -
+manager  GetAll             read: -
+handover GetAll             read: -
+job      GetAll             read: -
+secret   GetAll             read: -
+manager  Set                nobody: -
+handover Set                nobody: -
+job      Set                nobody: -
+manager  GetManagedObjects  read: -
+"""
+#: What the same methods need where both hosts have a key by which messages are known.
+WITH_KEY = """
+manager  StageHandover      write: messages uploads
+manager  AbortHandover      write: messages uploads
+handover Release            write: messages uploads
+handover Thaw               write: messages uploads
+handover Retire             write: messages uploads
+handover Activate           write: messages uploads
+handover Confirm            write: messages uploads
+handover Recover            write: messages uploads | write force: peer-is-fenced
+"""
+
+
+class Cell(NamedTuple):
+    object: str  # noqa: A003
+    method: str
+    option: str
+    needs: frozenset[str]
+
+    def allows(self, subject: str) -> bool:
+        return self.needs <= SUBJECTS[subject] | {"open"}
+
+
+def cells(table: str) -> Iterator[Cell]:
+    """Every cell of a table, but for its subject."""
+    for line in re.sub(r"\n +", " ", table).strip().splitlines():
+        place, method, rest = line.split(None, 2)
+        for part in rest.split("|"):
+            needs, _, options = part.partition(":")
+            for option in options.split():
+                for name in ("allow=reserved",) if option == "allow" else \
+                        tuple(f"allow={name}" for name in OVERRIDES) if option == "overrides" \
+                        else (option,):
+                    yield Cell(place, method, name, frozenset(needs.split()))
