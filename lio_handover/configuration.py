@@ -25,10 +25,11 @@ STATE_DIRECTORY = "/var/lib/lio-handover"
 _UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3}
 #: section → key → (field of Settings or of Late, kind).  lio-handover.conf(5) is made from it.
 KEYS = {
-    "storage": {"roots": ("roots", "paths"), "devices": ("devices", "patterns")},
+    "storage": {"roots": ("roots", "paths"), "devices": ("devices", "patterns"),
+                "fuse": ("fuse", "paths"), "user_configs": ("user_configs", "texts")},
     "host": {"state_directory": ("state_directory", "path"), "dbroot": ("dbroot", "path or none"),
              "savefiles": ("savefiles", "paths"), "key": ("key", "path or none")},
-    "limits": {"document": ("document_bytes", "bytes")},
+    "limits": {"document": ("document_bytes", "bytes"), "memory": ("memory_reserve", "bytes")},
     "service": {"group": ("group", "name or none"), "peers": ("peers", "hosts")},
     "late": {"paths": ("paths", "patterns"), "acquire": ("acquire", "command"),
              "release": ("release", "command"), "timeout": ("timeout", "seconds")},
@@ -114,6 +115,8 @@ class File:
             return self._command(key, values, line)
         if kind == "hosts":
             return tuple(self._host(key, value, line) for value in values)
+        if kind == "texts":
+            return tuple(self._text(key, value, line) for value in values)
         if kind in ("paths", "patterns"):
             return tuple(self._path(key, value, line) for value in values)
         if kind.endswith("or none") and not values:
@@ -132,6 +135,11 @@ class File:
         if not value.startswith("/") or {".", ".."} & set(value.split("/")) or "\0" in value:
             self.fail(line, f"{key}: {value!a} is not a full path")
         return value.rstrip("/") or "/"
+
+    def _text(self, key: str, value: str, line: int) -> str:
+        if not value.isprintable():
+            self.fail(line, f"{key}: {value!a} is not printable")
+        return value
 
     def _name(self, key: str, value: str, line: int) -> str:
         if value[0] not in _LETTERS or len(value) > 32 \

@@ -47,6 +47,12 @@ class Settings:
     savefiles        targetcli's save files, beside those that targetcli's settings name
     key              the file of the key that this host has in common with those that it hands
                      targets over to; it need not exist, "" for no key
+    fuse             folders at or below which file systems of programs (FUSE) may have files to
+                     serve
+    user_configs     patterns of dev_config that a tcmu backstore may have; ``*`` stops at ``/``
+                     and ``;``
+    memory_reserve   bytes of this host's memory that no memory disk and no tcmu ring may take
+    limited          whether the caller is authorized by ``group`` alone; no file says so
     """
 
     roots: Tuple[str, ...] = ("/srv", "/var/lib/lio-handover/images")
@@ -64,6 +70,10 @@ class Settings:
     fence_seconds: int = 60
     savefiles: Tuple[str, ...] = ()
     key: str = "/etc/lio-handover/handover.key"
+    fuse: Tuple[str, ...] = ()
+    user_configs: Tuple[str, ...] = ()
+    memory_reserve: int = 128 * 1024**2
+    limited: bool = False
 
 
 def _applied(file: File, settings: Settings) -> Settings:

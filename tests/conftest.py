@@ -99,6 +99,15 @@ class Pool:
                 list(pool.map(work, hosts))
 
 
+@pytest.fixture
+def roots_own() -> Iterator[Path]:
+    """A folder that root alone can have another of: no folder on the way is others'.  (pytest's own
+    are in /tmp, to which all may write.)"""
+    with tempfile.TemporaryDirectory(prefix="lio-handover-test-", dir="/run") as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
 @pytest.fixture(scope="session")
 def _pool() -> Iterator[Pool]:
     pool = Pool()

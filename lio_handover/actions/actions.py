@@ -27,7 +27,7 @@ from ..protocol.messages import Message, document_in
 from ..protocol.table import HELD, INBAND, SOURCE, VHOST, Action, MessageType, Mode, Step
 from ..records.journal import DOCUMENT, PREPARED, RETURNED
 from ..records.ownership import OwnershipFile
-from ..storage import opened
+from ..storage import opened, trusted
 from . import identity, surviving_registrations
 from .build_actions import Building, not_late
 from .copy_actions import sampled
@@ -158,7 +158,8 @@ class ActionRunner(Building):
             state = self.here(False)
             self._untold(state)
         self.unchanged(state)
-        errors.refuse(representable.of_state(state))
+        errors.refuse([*trusted.findings(state.backstores, self.core.settings.fuse),
+                       *representable.of_state(state)])
         if surviving_registrations.lacking(self):
             raise errors.StructureChanged(
                 "somebody else removed it and made it again, without what it had: "
@@ -193,6 +194,7 @@ class ActionRunner(Building):
     def may_export(self, state: State) -> None:
         """Refuse the export by file (which may come long after the freeze) for ports and shared
         storage."""
+        errors.refuse(trusted.findings(state.backstores, self.core.settings.fuse))
         errors.refuse(preflight.all_ports(state), self.allow)
         errors.refuse(preflight.shared(state, self.reader(False)), self.allow)
 

@@ -37,7 +37,8 @@ class Adoption(Copies):
         """Keep the served targets as the copy that counts.  Gates stay as they are.  Raises the
         errors of an export."""
         state = self.known()
-        findings = [finding for finding in preflight.source(state, self.reader(False))
+        against = preflight.source(state, self.reader(False), self.core.settings)
+        findings = [finding for finding in against
                     if finding.override not in _OF_ANOTHER_HOST]
         document = self.document_of(state)
         findings += [*representable.findings(document),

@@ -24,7 +24,7 @@ from ..plan.staged import early
 from ..records import pr_record
 from ..records.journal import DOCUMENT, PREPARED, RETURNED
 from ..settings import Settings
-from ..storage import exclusive, opened, policy as storage
+from ..storage import exclusive, memory, opened, policy as storage, trusted
 from ..storage.block_devices import HostSnapshot
 from . import absent_portals, identity, surviving_registrations
 from .copy_actions import sampled
@@ -51,6 +51,9 @@ class Building(Gates):
         if half_made or have.targets and plan(have, want, facts).refused:
             self._afresh(want)
             have, facts = Scope.of(want).read(self.fs), self.reader().facts()
+        errors.refuse(memory.findings(
+            [store for store in want.backstores if have.backstore(store.key) is None],
+            self.core.settings.memory_reserve))
         now = self._run(lambda facts, trusting: early(plan(
             have, want, facts, trusting=trusting)), have, facts)[1].now
         return Scope.of(want).read(self.fs) if now is None else now
@@ -98,8 +101,9 @@ class Building(Gates):
 
     def _same_storage(self, document: Document) -> None:
         """Compare the storage: the source has flushed, so until the gate opens both hosts must see
-        the same data."""
-        findings, here = [], HostSnapshot()
+        the same data.  Raises StorageNotAllowed where others than root could exchange it."""
+        here = HostSnapshot()
+        findings = trusted.findings(document.state.backstores, self.core.settings.fuse, here)
         proofs = sampled(document.storage, {}) if self.journal.facts.opened else document.storage
         nothing = storage.Served(State(), here)
         for store in document.state.backstores:

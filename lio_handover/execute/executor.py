@@ -6,7 +6,7 @@ kernel then shows, so a step that was half done needs no inverse of its own.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Callable, Dict, Optional, Tuple
+from typing import Callable, Dict, Optional, Sequence, Tuple
 
 from .. import errors
 from ..kernel.configfs import Configfs
@@ -31,15 +31,17 @@ class Outcome:
 
 def apply(fs: Configfs, the_plan: Plan, before: State, facts: Facts,
           progress: Optional[Progress] = None, stop: Callable[[], bool] = never,
-          reservations: bool = True, before_gate: Callable[[], None] = nothing) -> Outcome:
+          reservations: bool = True, before_gate: Callable[[], None] = nothing,
+          fuse: Sequence[str] = ()) -> Outcome:
     """Run a plan made from ``before``; where it fails or ``stop`` says so, undo it.
 
-    ``before_gate`` is called once all but the gates is done, and read back.
+    ``before_gate`` is called once all but the gates is done, and read back; ``fuse``: see
+    trusted.py.
     ``reservations`` says whether ``before`` was read with them: only then can what loses them
     be undone.  Raises KernelRefused, VerifyFailed or Interrupted after an undo (the message says
     that nothing is changed), UndoFailed where the undo failed too.
     """
-    runner = StepRunner(fs, the_plan, before, facts)
+    runner = StepRunner(fs, the_plan, before, facts, fuse)
     runner.before_gate = before_gate
     rollback = Rollback(runner, reservations)
     outcome = Outcome(notes=the_plan.notes)

@@ -13,12 +13,15 @@ from ..kernel.configfs import Configfs
 from ..kernel.facts import Facts
 from ..kernel.reader import Reader
 from ..kernel.scsi_bus import Drivers, sg_of
-from ..model.objects import NO_RESERVATIONS, Key, State
+from ..model.objects import NO_RESERVATIONS, Backstore, Key, State
+from ..plan.order import LATE
 from ..plan.plan import (ACQUIRE, DELETE, DRAIN, DRIVERS, FILE, FLUSH, FOLDER, IDLE, LINK, LOAD,
                          MKDIR, OPEN, PROVE, RELEASE, RMDIR, SCSI, SYNC, UNLINK, VERIFY, WRITE,
                          Plan, Step)
 from ..plan.staged import staged
 from ..storage import exclusive
+from ..storage.block_devices import HostSnapshot, Identity
+from ..storage.trusted import Watch
 from ..system.atomic_file import write_files
 from ..system.locks import room_for
 from .verify import Scope, check, loaded
@@ -38,6 +41,9 @@ class Describable(Protocol):
 
 #: (number of the step that begins, from 0, how many there are, the step)
 Progress = Callable[[int, int, Describable], None]
+
+#: The slots in which the kernel opens storage.
+_ENABLE = ("enable", LATE["enable"])
 
 #: Two looks at a LUN's command counter, so many seconds apart, prove that it is idle.
 IDLE_SECONDS = 0.05
@@ -69,7 +75,8 @@ def nothing() -> None:
 class StepRunner:
     """One run of one plan: a method for each op, and what it has touched outside the tree."""
 
-    def __init__(self, fs: Configfs, the_plan: Plan, before: State, facts: Facts) -> None:
+    def __init__(self, fs: Configfs, the_plan: Plan, before: State, facts: Facts,
+                 fuse: Sequence[str] = ()) -> None:
         self.fs, self.plan, self.before, self.facts = fs, the_plan, before, facts
         self.scope = Scope.of(before, the_plan.want)
         self.started = 0  # so many of the steps were begun
@@ -80,6 +87,9 @@ class StepRunner:
         #: late storage that was acquired, or begun to be, and not released since → its path
         self.acquired: Dict[Key, str] = {}
         self.opened: Dict[str, int] = {}  # path → descriptor
+        self.watch = Watch(fuse)  # of what this run has the kernel open
+        #: what paths led to when their storage was checked
+        self.looked: Dict[str, Identity] = dict(the_plan.looked)
         #: all that is in scope, as it was read back, unless something was done since
         self.now: Optional[State] = None
         self.stop: Callable[[], bool] = never
@@ -109,6 +119,8 @@ class StepRunner:
                     slot = step.slot
                     if slot == "gate":
                         self.before_gate()
+                    elif slot in _ENABLE:
+                        self._watch(slot)
                     last, span = span, "verify" if step.op == VERIFY else step.phase
                     if last and last != span:
                         now = time.monotonic()
@@ -266,8 +278,10 @@ class StepRunner:
         opening = self.plan.late[step.about]
         store = self.plan.want.backstore(step.about) or self.before.backstore(step.about)
         assert store is not None
-        errors.refuse(findings(store, opening.proof, opening.settings, Reader(self.fs).outline()),
-                      opening.allowed)
+        here = HostSnapshot()
+        errors.refuse(findings(store, opening.proof, opening.settings, Reader(self.fs).outline(),
+                               here), opening.allowed)
+        self.looked.update(here.looked)
 
     def _release(self, step: Step) -> None:
         exclusive.run("release", self.plan.late[step.about].rule, step.path)
@@ -305,6 +319,7 @@ class StepRunner:
         for fd in self.opened.values():
             os.close(fd)
         self.opened.clear()
+        self.watch.close()
 
     def _drivers(self, step: Step) -> None:
         if step.value == b"off":
@@ -356,10 +371,18 @@ class StepRunner:
             # The rest was read back at the end of the stage.
             loaded(self.fs, want, partial, unknown)
 
+    def _enabled(self, slots: Sequence[str], state: State) -> List[Backstore]:
+        """The backstores of ``state`` that this plan enables in these slots."""
+        enabled = {step.about for step in self.plan.steps
+                   if step.op == WRITE and step.slot in slots}
+        return [store for store in state.backstores if store.key in enabled]
+
+    def _watch(self, slot: str) -> None:
+        """Look at what the kernel is about to open, as long after it was checked as may be."""
+        self.watch.before(self._enabled([slot], self.plan.want), self.looked)
+
     def _is_what_was_opened(self, now: State) -> None:
         """Paths may lead elsewhere since they were looked at, or while the kernel opened them."""
-        from ..storage.opened import check as check_opened
-        enabled = {step.about for step in self.plan.steps if step.op == WRITE
-                   and step.path.endswith("/enable") and step.about[:1] == ("backstore",)}
-        check_opened([backstore for backstore in now.backstores if backstore.key in enabled],
-                     self.plan.identities)
+        from ..storage.opened import findings
+        enabled = self._enabled(_ENABLE, now)
+        errors.refuse([*self.watch.after(enabled), *findings(enabled)])

@@ -171,7 +171,8 @@ class Host:
                     taken += busy
                     continue
                 return the_plan, executor.apply(self.fs, the_plan, before, facts, progress, stop,
-                                                reservations, before_gate)
+                                                reservations, before_gate,
+                                                self.settings.fuse)
 
     def _reserve(self, the_plan: Plan, reserved: ExitStack) -> Tuple[str, ...]:
         """Lock the HBAs that the plan makes; those that somebody else was faster to take."""

@@ -5,7 +5,7 @@ Each function looks and returns findings; none raises for what it finds, none ch
 from __future__ import annotations
 
 import os
-from typing import Dict, Iterable, Iterator, List, Mapping, Sequence, Tuple, Type
+from typing import Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple, Type
 
 from .. import errors
 from ..document import representable
@@ -25,7 +25,7 @@ from ..model.plugins import HCTL, Data, Opens
 from ..plan import unit_serials
 from ..plan.plan import Plan
 from ..settings import Settings
-from ..storage import device_limits, exclusive, opened, policy
+from ..storage import device_limits, exclusive, memory, opened, policy, trusted
 from ..storage.block_devices import HostSnapshot
 
 
@@ -34,12 +34,13 @@ def looks(reader: Reader) -> opened.Looks:
     return placement.remembered(reader.fs, "files", lambda: opened.Looks(asked=reader.asked))
 
 
-def source(state: State, reader: Reader) -> List[Finding]:
+def source(state: State, reader: Reader, settings: Settings) -> List[Finding]:
     """Findings against handing these targets over as they are; ``reader.unsure`` gets sentences on
     facts that could not be known."""
     here = reader.outline(state.backstores)
     elsewhere, reader.unsure = opened.judge(state.backstores, reader.asked, looks(reader))
     return [*twins(state.backstores, here), *elsewhere,
+            *trusted.findings(state.backstores, settings.fuse),
             *_unsupported_backstores(state), *_shared_backstores(state, reader),
             *_shared_storage(state, here),
             *unit_serials.findings(state.backstores, here.backstores, reader),
@@ -229,9 +230,11 @@ def all_ports(state: State) -> List[Finding]:
 
 
 def destination(document: Document, have: State, reader: Reader, facts: Facts,
-                settings: Settings, frozen: Sequence[str] = ()) -> List[Finding]:
+                settings: Settings, frozen: Sequence[str] = (),
+                host: Optional[HostSnapshot] = None) -> List[Finding]:
     """Findings against importing this document here.  ``have``: the parts of it that are here
-    already; ``frozen``: the targets of this host whose gates a thaw would open."""
+    already; ``frozen``: the targets of this host whose gates a thaw would open; ``host`` remembers
+    what the paths led to."""
     findings: List[Finding] = []
     if not document.frozen:
         findings.append(Finding(
@@ -241,22 +244,28 @@ def destination(document: Document, have: State, reader: Reader, facts: Facts,
     findings += _unsupported_backstores(document.state)
     findings += _already_present(document.state, have, reader)
     findings += _discovery(document.state, have, reader)
-    here, snapshot = reader.outline(), HostSnapshot()
+    here, snapshot = reader.outline(), host or HostSnapshot()
     served = policy.Served(here, snapshot)
-    for store in document.state.backstores:
-        if have.backstore(store.key) is None:
-            look = policy.findings_by_name if exclusive.rule_for(settings, store.path) \
-                else policy.findings
-            findings += look(store, document.storage.get(display(store.key), {}), settings, served,
-                             snapshot)
-    findings += _shared_within_document(document.state)
+    new = [store for store in document.state.backstores if have.backstore(store.key) is None]
+    findings += memory.findings(new, settings.memory_reserve, snapshot)
+    not_allowed = set()  # which is not looked at further
+    for store in new:
+        look = policy.findings_by_name if exclusive.rule_for(settings, store.path) \
+            else policy.findings
+        against = look(store, document.storage.get(display(store.key), {}), settings, served,
+                       snapshot)
+        findings += against
+        if any(finding.error is errors.StorageNotAllowed for finding in against):
+            not_allowed.add(store.key)
+    findings += _shared_within_document(State(backstores=tuple(
+        store for store in document.state.backstores if store.key not in not_allowed)))
     findings += twins(document.state.backstores, here)
     findings += unit_serials.findings(document.state.backstores)
     findings += _handler(document.state, have)
     findings += _serials(document.state, here)
     findings += _missing_attributes(document.state)
     findings += [*portals.findings(document.state, have, reader.fs), *dbroot.findings(reader.fs)]
-    findings += device_limits.findings(document.state, have, {
+    findings += device_limits.findings(document.state, have, not_allowed | {
         store.key for store in document.state.backstores
         if exclusive.rule_for(settings, store.path)}, document.storage)
     if facts.has_rtpi:

@@ -108,7 +108,7 @@ class HostVerbs(Host):
         """
         reader = self._prober(names, probe) if reserved else self._plain_reader()
         state = reader.state(names)
-        findings = preflight.source(state, reader)
+        findings = preflight.source(state, reader, self.settings)
         try:
             document = self._document(state, reader)
         except errors.HandoverError:
@@ -160,7 +160,7 @@ class HostVerbs(Host):
         with self.alone(names):
             reader = self._prober(names, probe)
             state = reader.state(names)
-            errors.refuse(preflight.source(state, reader), allow)
+            errors.refuse(preflight.source(state, reader, self.settings), allow)
             document = self._document(state, reader)
             errors.refuse(representable.findings(document))
             return document
@@ -195,17 +195,17 @@ class HostVerbs(Host):
         from ..document import rename
         document, applied = rename.parse(maps).apply(self.seen(document))
         reader = self.reader()
-        facts, identities = reader.facts(), opened.identities(document.state.backstores)
+        facts, here = reader.facts(), HostSnapshot()
         have = self.blinded(Scope.of(document.state).read(self.fs, known=document.state))
         openings = exclusive.deferred_opens(document.state, self.settings, document.storage)
         the_plan = plan(have, document.state, facts, late=openings)
-        the_plan = replace(the_plan, identities=identities, notes=(
+        findings = preflight.destination(document, have, reader, facts, self.settings,
+                                         self.wanted_again(), here)
+        the_plan = replace(the_plan, looked=here.looked, notes=(
             *document.notes, *rename.notes(applied), *the_plan.notes, *fixes.notes(),
             *(f"{display(key)}: {opening.rule.name} storage: only once the source has released it, "
               "it is acquired here and compared" for key, opening in openings.items()
               if have.backstore(key) is None)))
-        findings = preflight.destination(document, have, reader, facts, self.settings,
-                                         self.wanted_again())
         differing = {finding.subject for finding in findings
                      if finding.error is errors.TargetDiffers}
         findings += [finding for finding in preflight.planned(the_plan)
@@ -243,7 +243,7 @@ class HostVerbs(Host):
         return replace(ready, document=replace(ready.document, state=state),
                        plan=replace(plan(ready.have, state, ready.facts, late=ready.plan.late),
                                     notes=ready.plan.notes, unknown=ready.plan.unknown,
-                                    identities=ready.plan.identities))
+                                    looked=ready.plan.looked))
 
     def _ensure_unchanged(self, ready: Ready) -> None:
         """The plan is for the host as it was looked at; an undo brings it back to that."""
@@ -267,7 +267,7 @@ class HostVerbs(Host):
                 return ready.plan
             return replace(plan(ready.have, ready.document.state, facts, trusting=trusting,
                                 late=ready.plan.late), notes=ready.plan.notes,
-                           identities=ready.plan.identities, unknown=ready.plan.unknown)
+                           looked=ready.plan.looked, unknown=ready.plan.unknown)
 
         for _attempt in range(MEDDLED_TRIES):
             try:

@@ -12,6 +12,7 @@ from .. import errors
 from ..model.attributes import Attribute
 from ..model.keys import target_key
 from ..model.objects import Key, State
+from ..storage.block_devices import Identity
 from ..storage.exclusive import DeferredOpen
 from .order import PHASE, WHY
 
@@ -99,8 +100,8 @@ class Plan:
     late: Mapping[Key, DeferredOpen] = field(default_factory=dict)
     #: whether attributes that the table does not know may have this kernel's values
     unknown: bool = False
-    #: a backstore's path → the identity of the file or device there, see opened.identities
-    identities: Mapping[str, Tuple[int, ...]] = field(default_factory=dict)
+    #: a backstore's path → the identity of the file or device there when it was checked
+    looked: Mapping[str, Identity] = field(default_factory=dict)
 
     @property
     def stage(self) -> Tuple[Step, ...]:

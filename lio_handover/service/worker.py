@@ -23,7 +23,7 @@ import socket
 import sys
 import time
 import traceback
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, Dict, Mapping, Sequence, Tuple
 
 from .. import errors, settings
@@ -67,8 +67,9 @@ class Work:
     def __init__(self, request: Mapping[str, Any], answer: int, documents: Sequence[int]) -> None:
         self.request, self.answer, self.documents = request, answer, documents
         self.verb: str = request["verb"]
-        self.core = Ours(
-            settings.load(request["config"]) if request["config"] else settings.load())
+        self.core = Ours(replace(
+            settings.load(request["config"]) if request["config"] else settings.load(),
+            limited=bool(request["limited"])))
         self.core.read_only = request["small"]
         row = HANDOVER_VERBS[self.verb] if request["role"] else VERBS[self.verb]
         self.core.blind = "secrets" in row.options and not request["secrets"]

@@ -15,6 +15,8 @@ from functools import cached_property
 from typing import Dict, List, NamedTuple, Optional, Tuple, Union
 
 Evidence = Dict[str, Union[str, int, bool]]
+#: major:minor of a block device; of a file its device and inode.
+Identity = Union[str, Tuple[int, int]]
 
 
 @dataclass(frozen=True)
@@ -30,13 +32,52 @@ class Host:
         """The mounts in their order.  Raises OSError."""
         return _mounts(self)
 
+    @property
+    def unsettled(self) -> Dict[str, str]:
+        """{mount point: type} of the file systems whose names lead where a program likes: what FUSE
+        serves, and proc, where they are a process's files and folders.  Raises OSError."""
+        points = {mount.point: mount.type for mount in self.mounts}  # the last one is on top
+        return {point: kind for point, kind in points.items()
+                if kind in ("fuse", "fuseblk", "proc") or kind.startswith("fuse.")}
+
+    @property
+    def components(self) -> Dict[str, "Component"]:
+        """The folders and symbolic links that were looked at, see trusted.py: none."""
+        return {}
+
+    @property
+    def looked(self) -> Dict[str, Identity]:
+        """{path: identity} of the storage that was looked at: none."""
+        return {}
+
 
 class HostSnapshot(Host):
-    """The host at one moment: the mounts are read once."""
+    """The host at one moment: the mounts are read, and each folder is looked at, once; what a path
+    led to is remembered."""
 
     @cached_property
     def mounts(self) -> List["Mount"]:
         return _mounts(self)
+
+    @cached_property
+    def unsettled(self) -> Dict[str, str]:
+        return super().unsettled
+
+    @cached_property
+    def components(self) -> Dict[str, "Component"]:
+        return {}
+
+    @cached_property
+    def looked(self) -> Dict[str, Identity]:
+        return {}
+
+
+class Component(NamedTuple):
+    """A folder or a symbolic link on the way of a path: the link's target, and why somebody else
+    than root could exchange what is in the folder."""
+
+    target: str = ""
+    why: str = ""
 
 
 HERE = Host()
@@ -52,6 +93,12 @@ class PathStat(NamedTuple):
     device: str  # major:minor of a block device
     identity: Tuple[int, int]  # of a file: device and inode
     size: int  # of a file, bytes
+    links: int = 1  # names of a file
+
+    @property
+    def leads_to(self) -> Identity:
+        """The identity of the storage: two paths of one storage have the same."""
+        return self.device if self.block else self.identity
 
 
 # --- looking -------------------------------------------------------------------------------------
@@ -69,7 +116,7 @@ def look(path: str) -> PathStat:
         raise
     return PathStat(fd, real, stat.S_ISBLK(status.st_mode), stat.S_ISREG(status.st_mode),
                     f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}",
-                    (status.st_dev, status.st_ino), status.st_size)
+                    (status.st_dev, status.st_ino), status.st_size, status.st_nlink)
 
 
 def reopen(backing: PathStat, flags: int = 0) -> int:

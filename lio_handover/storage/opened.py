@@ -34,7 +34,7 @@ from ..model.keys import display
 from ..model.objects import Backstore, Key, State
 from ..model.plugins import HCTL, Opens
 from . import block_devices, protection
-from .block_devices import (HERE, Host, HostSnapshot, PathStat, file_system, folder_of, hctl_of,
+from .block_devices import (Host, HostSnapshot, PathStat, file_system, folder_of, hctl_of,
                             one_line_of, show)
 from .policy import Served
 
@@ -49,8 +49,6 @@ _PUT_BACK = ("put what it has open back at that path; what was deleted has no na
 
 #: The files of an HBA, beside its backstores (target_core_configfs.c).
 _OF_HBAS = frozenset({"hba_info", "hba_mode"})
-
-Identity = Tuple[int, ...]
 
 
 class Look(NamedTuple):
@@ -289,31 +287,7 @@ def elsewhere(stores: Iterable[Backstore]) -> FrozenSet[Key]:
     return frozenset(store.store.key for store in Looks().at(stores) if store.same is False)
 
 
-def identities(stores: Iterable[Backstore], host: Host = HERE) -> Dict[str, Identity]:
-    """{path: identity of the file or device there}: (device, inode) of a file, (number,) of a block
-    device; a path that leads nowhere has no entry."""
-    by_path: Dict[str, Identity] = {}
-    for store in stores:
-        for path in protection.files(store):
-            try:
-                status = os.stat(path)
-            except OSError:
-                continue
-            by_path[path] = (status.st_rdev,) if stat.S_ISBLK(status.st_mode) \
-                else (status.st_dev, status.st_ino)
-    return by_path
-
-
-def check(stores: Iterable[Backstore], before: Optional[Mapping[str, Identity]] = None) -> None:
-    """Check that the kernel opened what the paths lead to, and that the paths lead to the same as
-    ``before`` ({path: identity}).  Raises StorageDiffers, StorageMissing."""
-    stores = list(stores)
-    problems = findings(stores)
-    now = identities(stores) if before else {}
-    for store in stores if before else ():
-        for path in protection.files(store):
-            if before and path in before and now.get(path) != before[path]:
-                problems.append(Finding(StorageDiffers, display(store.key), f"{show(path)} leads "
-                                        "to something else than when it was looked at",
-                                        do="keep others from it, and run it again"))
-    refuse(problems)
+def check(stores: Iterable[Backstore]) -> None:
+    """Check that the kernel has open what the paths lead to.  Raises StorageDiffers,
+    StorageMissing."""
+    refuse(findings(stores))

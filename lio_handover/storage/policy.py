@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
+from contextlib import suppress
 from functools import cached_property
 from typing import Dict, Iterator, List, Mapping, Set, Tuple, Union
 
@@ -17,13 +19,14 @@ from ..errors import (Finding, HandoverError, StorageDiffers, StorageInUse, Stor
 from ..model import plugins
 from ..model.keys import display
 from ..model.objects import Backstore, Key, State
-from ..model.plugins import HCTL, Opens
+from ..model.plugins import Data, Opens
 from ..settings import Settings
-from . import block_devices, protection
+from . import block_devices, protection, trusted
 from .block_devices import (HERE, Host, PathStat, backing_devices, block_facts, file_system,
-                            folder_of, hctl_of, holders_of, is_below, names_in, one_line_of, reopen,
-                            show, swaps, usage_of)
+                            folder_of, holders_of, is_below, names_in, one_line_of, reopen, show,
+                            swaps, usage_of)
 from .evidence import evidence_of
+from .trusted import not_allowed, words_of
 
 #: File systems that keep nothing, or whose files do things when they are read.
 _NOT_STORAGE = frozenset("""autofs binfmt_misc bpf cgroup cgroup2 configfs debugfs devpts devtmpfs
@@ -44,7 +47,7 @@ def escapes_root(path: str, root: str) -> bool:
     """Whether a symbolic link on the way from ``root`` to ``path`` leads out of it, even if a
     later one leads back.  The root itself may be reached through links."""
     real = os.path.realpath(root)
-    here, pending = real, _words(path[len(root):])
+    here, pending = real, words_of(path[len(root):])
     for _ in range(400):
         if not pending:
             return False
@@ -64,12 +67,8 @@ def escapes_root(path: str, root: str) -> bool:
             if inside is None:
                 return True
             here, target = real, target[len(inside):]
-        pending += _words(target)
+        pending += words_of(target)
     return True  # a loop
-
-
-def _words(path: str) -> List[str]:
-    return [word for word in reversed(path.split("/")) if word not in ("", ".")]
 
 
 def findings(wanted: Backstore, proof: Mapping[str, Union[str, int, bool]], settings: Settings,
@@ -78,8 +77,9 @@ def findings(wanted: Backstore, proof: Mapping[str, Union[str, int, bool]], sett
 
     ``here`` is what this host serves already.  Changes nothing; never opens for writing.
     """
-    if plugins.opened_by(wanted.plugin) is None:
-        return []
+    problems = list(_by_plugin(wanted, settings))
+    if problems or plugins.opened_by(wanted.plugin) is None:
+        return problems
     served = here if isinstance(here, Served) else Served(here, host)
     beside = protection.companion(wanted)
     return [*_findings(wanted, proof, settings, served, host),
@@ -109,9 +109,13 @@ def findings_by_name(wanted: Backstore, proof: Mapping[str, Union[str, int, bool
                      here: "Union[State, Served]" = State(), host: Host = HERE) -> List[Finding]:
     """Why this host cannot serve ``wanted``, judged by its name alone: for storage that must not be
     looked at yet, because another host has it open."""
+    problems = list(_by_plugin(wanted, settings))
     allowed = _roots(wanted, settings) or _is_named(wanted, settings) \
         or is_below(wanted.path, host.dev)  # which may be the device mapper's other name of it
-    problems = [] if allowed else [_finding(StorageNotAllowed, wanted, *_NOWHERE)]
+    problems += [] if allowed else [_finding(StorageNotAllowed, wanted, *_NOWHERE)]
+    with suppress(OSError):
+        why = trusted.exchangeable(wanted.path, settings.fuse, host) if allowed else ""
+        problems += [not_allowed(wanted, why)] if why else []
     if not proof:
         problems.append(_finding(StorageDiffers, wanted, *_UNPROVEN))
     real = os.path.realpath(wanted.path)
@@ -121,6 +125,35 @@ def findings_by_name(wanted: Backstore, proof: Mapping[str, Union[str, int, bool
                  for other in stores if other.key != wanted.key and other.path
                  and os.path.realpath(other.path) == real]
     return problems
+
+
+def _by_plugin(wanted: Backstore, settings: Settings) -> Iterator[Finding]:
+    """Why this host does not serve such a backstore, whatever its storage is."""
+    plugin = plugins.of(wanted.plugin)
+    if settings.limited and plugin.opens not in (Opens.FILE, Opens.BLOCK):
+        yield Finding(StorageNotAllowed, display(wanted.key), "is no fileio or iblock backstore, "
+                      "and the members of [service] group may have those alone",
+                      do="have root do it")
+    elif plugin.data is Data.HANDLER:
+        config = wanted.parameters.get("dev_config", "")
+        if not any(matches_config(config, pattern) for pattern in settings.user_configs):
+            yield Finding(StorageNotAllowed, display(wanted.key), f"its dev_config {show(config)} "
+                          "matches no pattern of user_configs, so its program may open anything",
+                          do="allow it in the configuration file, if it is meant to be served")
+    said = wanted.attributes.get("udev_path", "")
+    if plugin.path_in[0] == "parameters" and said not in ("", wanted.path):
+        yield Finding(StorageNotAllowed, display(wanted.key), f"its udev_path says {show(said)}, "
+                      f"which targetcli would restore, and it is on {show(wanted.path)}",
+                      do="write the path that it has open to its udev_path on the source")
+
+
+def matches_config(config: str, pattern: str) -> bool:
+    """Whether a tcmu dev_config matches a pattern: ``*`` stops at ``/`` and at ``;``, behind which
+    handlers have options, and no part of it leads to the folder above."""
+    from fnmatch import fnmatchcase
+    parts, wanted = re.split("([/;])", config), re.split("([/;])", pattern)
+    return len(parts) == len(wanted) and not {".", ".."} & {*parts} \
+        and all(map(fnmatchcase, parts, wanted))
 
 
 _NOWHERE = ("lies under no configured root", "",
@@ -150,11 +183,16 @@ def _findings(wanted: Backstore, proof: Mapping[str, Union[str, int, bool]], set
     if not roots and not is_named and not is_below(path, host.dev):
         yield _finding(StorageNotAllowed, wanted, *_NOWHERE)
         return
-    if roots and all(escapes_root(path, root) for root in roots):
-        yield _finding(StorageNotAllowed, wanted, "is reached through a symbolic link that leaves "
-                       f"{' and '.join(roots)}", do="name the file where it really is")
-        return
     try:
+        with suppress(FileNotFoundError, NotADirectoryError):  # which is told after the roots
+            why = trusted.exchangeable(path, settings.fuse, host)
+            if why:
+                yield not_allowed(wanted, why)
+                return
+        if roots and all(escapes_root(path, root) for root in roots):
+            yield _finding(StorageNotAllowed, wanted, "is reached through a symbolic link that "
+                           f"leaves {' and '.join(roots)}", do="name the file where it really is")
+            return
         backing = block_devices.look(path)
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ENOTDIR) and (roots or is_named):
@@ -164,10 +202,15 @@ def _findings(wanted: Backstore, proof: Mapping[str, Union[str, int, bool]], set
             yield _finding(StorageNotAllowed, wanted, f"can't be looked at: {error.strerror}")
         return
     try:
+        host.looked[path] = backing.leads_to
         why = _not_allowed(wanted, backing, settings, bool(roots), host)
         if why:
             yield _finding(StorageNotAllowed, wanted, why,
                            do="allow it in the configuration file, if it is meant to be served")
+            return
+        problem = trusted.judge(wanted, backing, host)
+        if problem:
+            yield problem
             return
         for use in _uses(wanted, backing, here, host):
             yield _finding(StorageInUse, wanted, use, do="free it first, or use --map")
@@ -191,6 +234,8 @@ def _not_allowed(wanted: Backstore, backing: PathStat, settings: Settings, in_ro
             if kind in _NOT_STORAGE else ""
     if not backing.block:
         return "is neither a file nor a block device"
+    if os.fstatvfs(backing.fd).f_flag & os.ST_NODEV:
+        return "lies in a file system that is mounted nodev, in which the kernel opens no device"
     names = [wanted.path]
     if is_below(wanted.path, host.dev) and is_below(backing.real, host.dev):
         names.append(backing.real)
@@ -215,8 +260,9 @@ def _differences(wanted: Backstore, backing: PathStat, proof: Mapping[str, Union
     if not proof:
         yield _finding(StorageDiffers, wanted, *_UNPROVEN)
         return
-    if plugins.opened_by(wanted.plugin) is Opens.SCSI:
-        yield from _address(wanted, backing, proof, host)
+    if plugins.opened_by(wanted.plugin) is Opens.SCSI and not proof.get("wwid"):
+        yield _finding(StorageDiffers, wanted, "has no WWID by which it would be known to be the "
+                       "same on both hosts", "unproven-storage")
     for name, what in (("kind", "is a {} on this host, on the source it was a {}"),
                        ("size", "has {} bytes, on the source it had {}"),
                        ("logical_block_size", "has blocks of {} bytes, on the source of {}"),
@@ -237,20 +283,6 @@ def _differences(wanted: Backstore, backing: PathStat, proof: Mapping[str, Union
         yield _finding(StorageDiffers, wanted, "is another file of a shared file system "
                        f"(inode {facts['inode']}, on the source {proof.get('inode')})",
                        "other-file", "name the file with --map")
-
-
-def _address(wanted: Backstore, backing: PathStat, proof: Mapping[str, Union[str, int, bool]],
-             host: Host) -> Iterator[Finding]:
-    """pscsi opens the device twice: by its path, to claim it, and by its address, to use it."""
-    address = hctl_of(backing.device, host)
-    asked = ":".join(wanted.parameters.get(name, "?") for name in HCTL)
-    if address != asked:
-        yield _finding(StorageDiffers, wanted,
-                       f"is SCSI device {address or 'no'}, and {asked} is to be served",
-                       do="name it with --map device:OLD=NEW")
-    if not proof.get("wwid"):
-        yield _finding(StorageDiffers, wanted, "has no WWID by which it would be known to be the "
-                       "same on both hosts", "unproven-storage")
 
 
 def _uses(wanted: Backstore, backing: PathStat, here: "Served", host: Host) -> Iterator[str]:

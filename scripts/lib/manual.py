@@ -53,6 +53,7 @@ FILES = (
 KINDS = {
     "paths": "full paths, one a line",
     "patterns": "full paths, one a line; * is anything but /",
+    "texts": "patterns, one a line; * is anything but / and ;",
     "path": "a full path",
     "path or none": "a full path, or nothing",
     "bytes": "a number of bytes",

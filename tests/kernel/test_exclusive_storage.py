@@ -45,11 +45,11 @@ esac
 # ── the commands ─────────────────────────────────────────────────────────────────────────────
 
 @pytest.fixture
-def script(tmp_path: Path) -> Path:
-    path = tmp_path / "storage"
-    path.write_text(SCRIPT.format(log=tmp_path / "log"))
+def script(roots_own: Path) -> Path:
+    path = roots_own / "storage"
+    path.write_text(SCRIPT.format(log=roots_own / "log"))
     path.chmod(0o755)
-    (tmp_path / "disk").touch()
+    (roots_own / "disk").touch()
     return path
 
 

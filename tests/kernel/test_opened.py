@@ -103,7 +103,7 @@ def ways(folder: str) -> dict[str, Callable[[str], Callable[[], object] | None]]
         image(path, "new")
 
     def mounted(path: str) -> Callable[[], object]:
-        run("mount", "-t", "tmpfs", "none", folder)
+        run("mount", "-t", "tmpfs", "-o", "mode=755", "none", folder)
         image(path, "new")
         return lambda: run("umount", folder)
 

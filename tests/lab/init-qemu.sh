@@ -24,15 +24,17 @@ for folder in proc sys dev; do
     mount --move "/$folder" "$folder"
 done
 mkdir -p dev/pts dev/shm
+# Images of tests lie below it, and none may be served out of a folder that others can write to.
+chmod 0755 tmp
 mount -t devpts devpts dev/pts
 mount -t tmpfs tmpfs dev/shm
-mount -t tmpfs tmpfs run
+mount -t tmpfs -o mode=755 tmpfs run
 mkdir -p usr/lib/modules run/lock
 mount --bind "/tree$LAB_KERNEL/lib/modules" usr/lib/modules
 # What a host owns starts empty, whatever this machine keeps there.
 for folder in $LAB_OWN; do
     mkdir -p "./$folder"
-    mount -t tmpfs tmpfs "./$folder"
+    mount -t tmpfs -o mode=755 tmpfs "./$folder"
 done
 # Nothing cached: other hosts write there too.
 mount -t 9p -o "$NINE,cache=none" shared "./$LAB_SHARED"

@@ -17,15 +17,17 @@ mount -t proc proc proc
 mount -t sysfs sysfs sys
 mount -t devtmpfs devtmpfs dev
 mkdir -p dev/pts dev/shm
+# Images of tests lie below it, and none may be served out of a folder that others can write to.
+chmod 0755 tmp
 mount -t devpts devpts dev/pts
 mount -t tmpfs tmpfs dev/shm
-mount -t tmpfs tmpfs run
+mount -t tmpfs -o mode=755 tmpfs run
 mkdir -p usr/lib/modules run/lock
 mount -r -t hostfs -o "$LAB_KERNEL/lib/modules" none usr/lib/modules
 # What a host owns starts empty, whatever this machine keeps there.
 for folder in $LAB_OWN; do
     mkdir -p "./$folder"
-    mount -t tmpfs tmpfs "./$folder"
+    mount -t tmpfs -o mode=755 tmpfs "./$folder"
 done
 mount -t hostfs -o "$LAB_SHARED" none "./$LAB_SHARED"
 pivot_root . mnt

@@ -147,7 +147,7 @@ def test_it_sees_what_is_mounted_after_it_was_started(systemd: Systemd) -> None:
     """And keeps nothing of it busy."""
     systemd.start(settings=inhost.CONFIG.replace("/tmp\n", "/tmp\n    /srv\n"))
     assert systemd.call(inbus.targets) == []
-    systemd.run("mount", "-t", "tmpfs", "none", "/srv")
+    systemd.run("mount", "-t", "tmpfs", "-o", "mode=755", "none", "/srv")
     systemd.run("truncate", "--size", str(lab.MiB), "/srv/small.img")
     systemd.call(inhost.build, small("/srv/small.img"))
     systemd.call(inbus.run, "Freeze", NAME)

@@ -35,7 +35,7 @@ def test_the_defaults_which_the_shipped_file_names_are_the_defaults() -> None:
     nothing = Settings((), (), "/nowhere", "/nowhere", 1)
     assert parse(text, "x", nothing) == Settings()
     every = set(re.findall(r"^(\w+) =", text, flags=re.M))
-    assert len(every) == len(Settings.__dataclass_fields__) - len({"late"})
+    assert len(every) == len(Settings.__dataclass_fields__) - len({"late", "limited"})
 
 
 def test_the_late_storage_which_the_shipped_file_shows_is_taken() -> None:

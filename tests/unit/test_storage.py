@@ -4,6 +4,7 @@ from __future__ import annotations
 import os
 import socket
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Dict, List, Optional, Type
 
 import pytest
@@ -74,8 +75,8 @@ class Machine:
 
 
 @pytest.fixture
-def machine(tmp_path: Any) -> Machine:
-    return Machine(tmp_path / "host")
+def machine(roots_own: Path) -> Machine:
+    return Machine(roots_own / "host")
 
 
 @pytest.fixture
@@ -98,9 +99,9 @@ def blocks(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> Machine:
 
 
 @pytest.fixture
-def root(tmp_path: Any) -> str:
-    os.mkdir(tmp_path / "srv")
-    return str(tmp_path / "srv")
+def root(roots_own: Path) -> str:
+    os.mkdir(roots_own / "srv")
+    return str(roots_own / "srv")
 
 
 def made(path: str, size: int = MIB, data: bytes = b"") -> str:
@@ -224,15 +225,15 @@ def test_a_file_under_a_root_is_allowed(root: str) -> None:
     assert findings(wanted, proof, Settings(roots=(root,))) == []
 
 
-def test_a_root_may_be_a_link(root: str, tmp_path: Any) -> None:
+def test_a_root_may_be_a_link(root: str, roots_own: Path) -> None:
     made(f"{root}/a")
-    os.symlink(root, tmp_path / "link")
-    wanted = store(f"{tmp_path}/link/a")
+    os.symlink(root, roots_own / "link")
+    wanted = store(f"{roots_own}/link/a")
     proof = evidence(wanted, False)
-    assert findings(wanted, proof, Settings(roots=(f"{tmp_path}/link",))) == []
-    os.symlink(f"{tmp_path}/link/a", f"{root}/again")
-    assert findings(replace(wanted, parameters={"fd_dev_name": f"{tmp_path}/link/again"}), proof,
-                    Settings(roots=(f"{tmp_path}/link",))) == []
+    assert findings(wanted, proof, Settings(roots=(f"{roots_own}/link",))) == []
+    os.symlink(f"{roots_own}/link/a", f"{root}/again")
+    assert findings(replace(wanted, parameters={"fd_dev_name": f"{roots_own}/link/again"}), proof,
+                    Settings(roots=(f"{roots_own}/link",))) == []
 
 
 def test_a_missing_file_is_not_made(root: str) -> None:
@@ -242,23 +243,23 @@ def test_a_missing_file_is_not_made(root: str) -> None:
 
 @pytest.mark.parametrize("make", ["outside", "link", "folder link", "there and back", "dangling",
                                   "up", "loop"])
-def test_paths_that_leave_the_roots(root: str, tmp_path: Any, make: str) -> None:
-    made(str(tmp_path / "secret"))
+def test_paths_that_leave_the_roots(root: str, roots_own: Path, make: str) -> None:
+    made(str(roots_own / "secret"))
     made(f"{root}/inside")
     path = f"{root}/a"
     if make == "outside":
-        path = str(tmp_path / "secret")
+        path = str(roots_own / "secret")
     elif make == "link":
-        os.symlink(tmp_path / "secret", path)
+        os.symlink(roots_own / "secret", path)
     elif make == "folder link":
-        os.symlink(tmp_path, path)
+        os.symlink(roots_own, path)
         path += "/secret"
     elif make == "there and back":
-        os.symlink(root, tmp_path / "back")
-        os.symlink(tmp_path / "back", path)
+        os.symlink(root, roots_own / "back")
+        os.symlink(roots_own / "back", path)
         path += "/inside"
     elif make == "dangling":
-        os.symlink(tmp_path / "nothing", path)
+        os.symlink(roots_own / "nothing", path)
     elif make == "up":
         os.symlink("../secret", path)
     else:
@@ -268,7 +269,7 @@ def test_paths_that_leave_the_roots(root: str, tmp_path: Any, make: str) -> None
     assert "\n" not in found[0].sentence and found[0].override == ""
 
 
-def test_a_root_s_name_is_not_a_prefix(root: str, tmp_path: Any) -> None:
+def test_a_root_s_name_is_not_a_prefix(root: str, roots_own: Path) -> None:
     os.mkdir(root + "2")
     found = findings(store(made(root + "2/a")), {}, Settings(roots=(root,)))
     assert kinds(found) == [StorageNotAllowed]
@@ -479,7 +480,7 @@ def test_two_backstores_on_one_storage(blocks: Machine, root: str) -> None:
     disks(blocks)
     dev = blocks.host.dev
     settings = Settings((root,), (f"{dev}/sd*",))
-    os.link(made(f"{root}/a"), f"{root}/b")
+    os.symlink(made(f"{root}/a"), f"{root}/b")
     for mine, theirs, plugin in ((f"{root}/a", f"{root}/b", "fileio"),
                                  (f"{dev}/sda", f"{dev}/sda", "iblock"),
                                  (f"{dev}/sda", f"{dev}/sda1", "iblock"),
