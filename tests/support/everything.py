@@ -183,7 +183,7 @@ def backstore(made: Made, place: str, control: str, serial: str,
     store = made.new(TARGET / "core" / place)
     made.put(store, {"control": control})
     if attrib:
-        made.put(store, {"udev_path": f"/dev/disk/by-id/{place.rpartition('/')[2]}",
+        made.put(store, {"udev_path": control.partition("=")[2].partition(",")[0],
                          "alias": "an alias, with spaces"})
     (store / "enable").write_text("1")
     for path, text in writable(store):      # the storage has set the limits

@@ -71,7 +71,7 @@ LABEL = st.text(st.characters(blacklist_categories=("Cs", "Cc")), min_size=1, ma
 #: kind of object (or kind:fabric) → path → values that the kernel takes there
 ALLOWED: dict[str, dict[str, st.SearchStrategy[str]]] = {
     "backstore": {
-        "alias": LABEL, "udev_path": LABEL,
+        "alias": LABEL,
         "attrib/emulate_model_alias": BIT,
         "attrib/block_size": _words("512", "1024", "2048", "4096"),
         "attrib/optimal_sectors": _numbers(1, 2048),  # 8 MiB in the largest blocks
@@ -143,7 +143,8 @@ ALLOWED: dict[str, dict[str, st.SearchStrategy[str]]] = {
 #: kind of object → path → why it is given by the rest of the state, or stays as it is
 NOT_BY_CHANCE: dict[str, dict[str, str]] = {
     "backstore": {
-        "wwn/vpd_unit_serial": "each its own", "alua_lu_gp": "a group of the state",
+        "wwn/vpd_unit_serial": "each its own", "udev_path": "its own path, or nothing",
+        "alua_lu_gp": "a group of the state",
         "attrib/emulate_pr": "0 hides registrations: no source exports it",
         "attrib/emulate_dpo": "the kernel ignores it", "attrib/emulate_fua_read": "likewise",
         "attrib/emulate_rest_reord": "the kernel takes only 0",
@@ -247,6 +248,8 @@ class _Making:
                                  else ("fd_buffered_io",))] = "1"
         attributes = self.some("backstore")
         attributes["wwn/vpd_unit_serial"] = f"5{self.number}{number}-{self.name * 3}"
+        if self.chance():
+            attributes["udev_path"] = parameters["fd_dev_name"]
         if parameters.get("fd_buffered_io") and "attrib/emulate_write_cache" not in attributes:
             attributes["attrib/emulate_write_cache"] = "1"
         if groups and self.chance():
