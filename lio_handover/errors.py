@@ -16,6 +16,9 @@ NOTHING_CHANGED = "nothing was changed"
 RECOVERY_PAGE = "/usr/share/doc/lio-handover/operations/recovery.md"
 PROTOCOL_PAGE = "/usr/share/doc/lio-handover/internals/handover-protocol.md"
 
+#: Characters of another host's or another program's sentence that are shown.
+MOST_SHOWN = 500
+
 #: Exit codes that no error has.  A signal N ends a command with SIGNAL + N.
 SAME, DIFFERENT, USAGE, SIGNAL = 0, 1, 2, 128
 
@@ -438,3 +441,9 @@ def unforeseen(error: BaseException) -> HandoverError:
     secret, a document's bytes), nothing is told."""
     return HandoverError(f"{type(error).__name__} in lio-handover",
                          "whether anything was changed is not known", "report it")
+
+
+def shown(text: str) -> str:
+    """Somebody else's sentence, as one line that is not too long; a reader is told whose it is."""
+    line = one_line(text[:MOST_SHOWN + 1])
+    return line if len(line) <= MOST_SHOWN else line[:MOST_SHOWN] + "…"

@@ -111,6 +111,8 @@ _OPTIONS = (
            bus="peer", metavar="HOST", action=FORCE),
     Option("ask", "s", "how to run lio-handover on the other host: 'ssh b lio-handover'", "--ask",
            metavar="COMMAND"),
+    Option("question", "s", "a text of the asker's, which the answer then is about, so that no "
+           "older answer passes for it", "--question", bus="question", metavar="TEXT"),
     Option("to", "s", "how ssh reaches the destination", "--to", bus="to", metavar="HOST",
            required=True),
     Option("here", "s", "how ssh reaches this host from there (default: its name)", "--here",
@@ -168,7 +170,7 @@ _ASSERTIONS = " ".join(ASSERTIONS)
 #: Options of a verb only where it begins a handover (see Verb.of_call); on D-Bus, options that a
 #: verb about every handover does not take, as they are about the other host of one handover.
 OF_A_BEGINNING = ("handover", "mode", "map", "uploads")
-OF_ONE_HANDOVER = ("peer", "document-version", "uploads")
+OF_ONE_HANDOVER = ("peer", "document-version", "uploads", "question")
 
 #: ``takes`` → the arguments of the command line, and the options of D-Bus that stand for them.
 _ARGUMENTS: Mapping[str, str] = {
@@ -355,7 +357,7 @@ repeated; what is out of turn is refused.  See internals/handover-protocol.md in
   lio-handover source release ID --messages armed.json -o released.json
 """, command="handover_commands"),
     Verb("destination", HOST, WRITE, A_STEP,
-         f"messages messages-out peer {_ASSERTIONS} map allow probe whole",
+         f"messages messages-out peer {_ASSERTIONS} map allow probe whole question",
          "one step of a handover that survives a crash, on the destination", """\
 VERB: stage, activate (with the document: armed; with released: open), verify, confirm; abort
 ends it here, and gives back what was owned.
@@ -363,7 +365,7 @@ ends it here, and gives back what was owned.
   lio-handover destination stage --messages offer.json --map root:/srv/a=/srv/b
   lio-handover destination activate ID --messages document.json -o armed.json
 """, command="handover_commands"),
-    Verb("status", HOST, READ, AN_ID, "messages-out whole",
+    Verb("status", HOST, READ, AN_ID, "messages-out whole question",
          "where handovers stand, and what leads on", """\
 Every handover of this host, or one: its state, what went wrong, what to run next.
 
@@ -396,6 +398,14 @@ before the source has promised not to serve any more is taken back, and the sour
                                               only to make b ready: then libvirt, Proxmox or
                                               whoever has its monitor migrates the guest
 """, deadline=120, bus=True, command="handover_commands"),
+    Verb("make-key", HOST, WRITE, NOTHING, "", "make the key that two hosts have in common", """\
+Then neither believes anything of the other but what this key proves to be its word, also where
+somebody else carries it.  The file, [host] key of the configuration, is root's alone; it is never
+replaced, and never shown.  Carry it to the other host yourself.
+
+  lio-handover make-key
+  scp -p /etc/lio-handover/handover.key b:/etc/lio-handover/handover.key
+""", command="key_commands"),
     Verb("errors", HOST, READ, NOTHING, "", "the table of exit codes"),
 )
 VERBS: Mapping[str, Verb] = {verb.name: verb for verb in _VERBS}
@@ -430,7 +440,7 @@ _HANDOVER_VERBS = (
          "note that the source is gone: from now on alone", bus=True),
     Verb("import", DESTINATION, WRITE, MESSAGES, "",
          "by file: serve what the document says, or change nothing"),
-    Verb("abort", DESTINATION, WRITE, MESSAGES, f"probe {_OF_ALL}",
+    Verb("abort", DESTINATION, WRITE, MESSAGES, f"probe question {_OF_ALL}",
          "end it here; what was owned is given back, never dropped", bus=True, begins=True),
     Verb("adopt", DESTINATION, WRITE, NOTHING, "",
          "by file: from now on lio-handover restores what is served here"),
@@ -438,7 +448,7 @@ _HANDOVER_VERBS = (
          "from now on targetcli restores what is served here"),
     Verb("clear", BOTH, WRITE, NOTHING, "",
          "shut it, keep a copy, take it down; restore, or a boot, brings it back"),
-    Verb("status", BOTH, READ, NOTHING, "",
+    Verb("status", BOTH, READ, NOTHING, "question",
          "state, epoch, findings, next step; repeats the messages of the state", bus=True,
          begins=True),
     Verb("recover", BOTH, WRITE, MESSAGES, f"{_ASSERTIONS} {_OF_ALL}",

@@ -21,6 +21,7 @@ from ..model.fabrics import Gate
 from ..model.keys import backstore_key, display, lun_key, target_key, tpg_key
 from ..model.objects import Key, State, kernel_name
 from ..model.reservations import FullStatusDescriptor
+from ..protocol.authentication import Authentication
 from ..protocol.messages import Message, carrying
 from ..protocol.table import DESTINATION, SOURCE, VHOST, Action, MessageType, Mode, Transition
 from ..records import pr_record, relative_ports as ports
@@ -247,7 +248,7 @@ class HandoverContext:
         return all(links.get(key) == store for key, store in wanted.items())
 
     def message(self, message: MessageType) -> Message:
-        """The message as this side may say it now."""
+        """The message as this side may say it now, under the present key."""
         digest = ""
         name = _CARRIED.get(message, "")
         if message is MessageType.RETURNED:
@@ -257,6 +258,8 @@ class HandoverContext:
         data = self.journal.kept(name) or b"" if name else b""
         told = Message(message, self.journal.id, self.epoch, digest, self.handover.targets,
                        self.handover.mode, data)
+        if self.mode is not Mode.FILE:
+            told = Authentication.to_say(self.core.settings).signed(told)
         document = self.journal.documents.get(name)
         return told if document is None else carrying(told, document)
 

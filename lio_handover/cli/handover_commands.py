@@ -11,20 +11,22 @@ from dataclasses import replace
 from typing import Callable, List, Mapping, Sequence
 
 from .. import errors
-from ..client import ssh
+from ..client import asking, ssh
 from ..client.connection import Service
 from ..dbus_names import API_VERSION
 from ..document.envelope import MAX_BYTES
 from ..handover.engine import Handover, HandoverEngine, Peer, Reply, reply_from_json, reply_to_json
 from ..local import restoring
+from ..protocol.authentication import Authentication
 from ..protocol.messages import MAX_MESSAGES, Message, from_json, to_json
-from ..protocol.table import DESTINATION, SOURCE, MessageType, Mode
+from ..protocol.table import DESTINATION, SOURCE, Mode
+from ..settings import Settings
 from ..system import document_file
 from ..system.journald import Log
 from ..verb_table import HANDOVER_VERBS, MESSAGES, VERBS, Verb
 from ..views import json_view
 from .output import PROG, print_data, say, seconds_text
-from .session import Signals, Usage, find_service, open_host, require_root
+from .session import Signals, Usage, find_service, load_settings, open_host, require_root
 
 #: Verbs whose messages carry documents, which have secrets.
 _SECRET = ("prepare", "export", "abort")
@@ -236,9 +238,9 @@ def _open_handovers(args: argparse.Namespace) -> HandoverEngine:
     def on_late(handover: Handover, verb: str) -> None:
         say(f"{verb} of {handover.id} takes longer than it should; it goes on")
 
-    command = getattr(args, "ask", "")
-    return HandoverEngine(open_host(args), _peer_by_command(command)
-                          if command else ssh.ask, on_late)
+    host, command = open_host(args), getattr(args, "ask", "")
+    return HandoverEngine(host, _peer_by_command(command, host.settings)
+                          if command else asking.asker(host.settings), on_late)
 
 
 def _user() -> str:
@@ -260,23 +262,22 @@ def _log_assertions(args: argparse.Namespace, handovers: HandoverEngine, handove
                                                      " ".join(targets))
 
 
-def _peer_by_command(command: str) -> Peer:
+def _peer_by_command(command: str, settings: Settings) -> Peer:
     """A peer that is asked by running lio-handover there: ``ssh b lio-handover``."""
     words = shlex.split(command)
 
     def ask(handover: Handover, verb: str) -> Reply:
         import subprocess
+        question = asking.Question.of(handover, verb, settings)
         if verb == "status":
-            more, messages = ["status", handover.id, "--whole"], b""
+            more = ["status", handover.id, "--whole"]
         else:
             more = [DESTINATION, verb, handover.id, "--messages", "-", "--whole"]
-            # A host that does not know the handover has to refuse its epoch from now on: the offer
-            # tells it the epoch.
-            messages = to_json([Message(MessageType.OFFER, handover.id, handover.epoch,
-                                        targets=handover.targets, mode=handover.mode)])
+        if question.text:
+            more += ["--question", question.text]
         try:
-            done = subprocess.run([*words, *more], input=messages, capture_output=True,
-                                  timeout=ssh.ASK_SECONDS)
+            done = subprocess.run([*words, *more], input=question.messages, capture_output=True,
+                                  timeout=asking.ASK_SECONDS)
         except (OSError, subprocess.TimeoutExpired) as error:
             why = error.strerror if isinstance(error, OSError) else "no answer in time"
             raise errors.PeerUnreachable(f"{words[0]}: {why}") from None
@@ -287,7 +288,7 @@ def _peer_by_command(command: str) -> Peer:
             what = f"{words[0]} ended with {done.returncode}" + (f": {lines[-1]}" if lines else "")
             # ssh ends with 255 where it cannot connect, otherwise with the remote command's code.
             raise errors.PeerUnreachable(what) if done.returncode == 255 else ssh.host_answers(what)
-        return reply_from_json(done.stdout)
+        return question.reply(done.stdout, words[0])
     return ask
 
 
@@ -299,7 +300,9 @@ def _print_answers(args: argparse.Namespace, answers: Sequence[Reply]) -> int:
     if args.whole:
         if len(answers) != 1:
             raise Usage("name one handover with --whole")
-        document_file.write(document_file.STREAM, reply_to_json(answers[0]))
+        document_file.write(document_file.STREAM, reply_to_json(
+            answers[0], Authentication.to_say(load_settings(args.config)),
+            getattr(args, "question", "")))
     elif args.json and args.output != document_file.STREAM:
         print_data([_answer_tree(answer) for answer in answers])
     if not args.json:

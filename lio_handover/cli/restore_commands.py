@@ -7,7 +7,7 @@ import signal
 from typing import Callable, List, Mapping
 
 from .. import errors
-from ..client import ssh
+from ..client import asking
 from ..local import restoring
 from ..local.ours import Ours
 from ..protocol.messages import is_id
@@ -44,8 +44,8 @@ def restore(args: argparse.Namespace, signals: Signals) -> int:
     signals.deferred = True
     for name in _targets_of_units(args, host):
         try:
-            served = restoring.restore(host, name, say, ssh.ask, "NOTIFY_SOCKET" in os.environ,
-                                       signals.stop)
+            served = restoring.restore(host, name, say, asking.asker(host.settings),
+                                       "NOTIFY_SOCKET" in os.environ, signals.stop)
         except errors.HandoverError as error:
             supervisor.notify(STATUS=error.what)
             raise

@@ -77,12 +77,13 @@ def require_root(verb: str) -> None:
 
 def open_host(args: argparse.Namespace) -> Ours:
     """This host, with the settings that --config names.  Raises BadSettings."""
-    host = Ours(_settings(args.config))
+    host = Ours(load_settings(args.config))
     _OPENED.append(host)
     return host
 
 
-def _settings(path: str) -> Settings:
+def load_settings(path: str) -> Settings:
+    """This host's settings; ``path``: of --config, or "".  Raises BadSettings."""
     if not path:
         return load()
     try:

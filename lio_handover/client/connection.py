@@ -91,8 +91,11 @@ class Service:
                     member == "Completed" and message.get_path() == self._job:
                 self._ask = True
             elif member == "PropertiesChanged" and message.get_path() == self._job:
-                _interface, told, changed = message.get_args_list()
-                self._step |= "Step" in told or "Step" in changed
+                try:
+                    _interface, told, changed = message.get_args_list()
+                    self._step |= "Step" in told or "Step" in changed
+                except (ValueError, TypeError):
+                    pass  # no signal of lio-handoverd
         return dbus.lowlevel.HANDLER_RESULT_NOT_YET_HANDLED  # type: ignore[no-any-return]
 
     def _lost(self, _connection: Any) -> None:
@@ -108,8 +111,14 @@ class Service:
                                                  signature, args, timeout=patience,
                                                  byte_arrays=True)
         except dbus.DBusException as error:
-            raise error_from_bus(str(error.get_dbus_name()),
-                                 str(error.get_dbus_message())) from None
+            raise self.failed(str(error.get_dbus_name()), str(error.get_dbus_message())) from None
+
+    def failed(self, name: str, line: str, findings: Sequence[Mapping[str, Any]] = ()
+               ) -> errors.HandoverError:
+        """The error that the service has answered, or with which a job of it ended."""
+        error = error_from_bus(name, line)
+        error.findings = [_finding(tree) for tree in findings]
+        return error
 
     def run(self, member: str, what: Sequence[str], options: Mapping[str, Any],
             progress: Optional[Progress] = None,
@@ -175,16 +184,15 @@ class Service:
         """The data of a job that has ended: ``size`` bytes."""
         fd = self.call(job, dbus_names.JOB, "Open", "a{sv}", _options({})).take()
         with os.fdopen(fd, "rb") as file:
-            return file.read()
+            return file.read(size)
 
     def _finish(self, job: str, progress: Optional[Progress],
                 stop: Callable[[], bool]) -> JobResult:
         properties = self._wait(job, progress, stop)
         result = to_builtin(properties["Result"])
         if properties["State"] != "done":
-            error = error_from_bus(*map(str, properties["Error"]))
-            error.findings = [_finding(tree) for tree in result.get("findings", ())]
-            raise error
+            name, line = map(str, properties["Error"])
+            raise self.failed(name, line, result.get("findings", ()))
         data = self.data_of(job, int(properties["Size"])) if properties["Size"] else b""
         self.call(job, dbus_names.JOB, "Release", "a{sv}", _options({}))
         return result, data
@@ -208,7 +216,7 @@ class Service:
                 stepped, self._step = self._step, False
                 if progress and stepped and not self._ask:
                     number, total, what = self._get(job, "Step")
-                    progress(int(number), int(total), str(what))
+                    progress(int(number), int(total), errors.shown(str(what)))
                 if self._ask:
                     self._ask = False
                     properties = self._properties(job)

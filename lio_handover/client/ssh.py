@@ -10,26 +10,24 @@ import os
 import re
 import signal
 import threading
-import time
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Callable, Iterator, Mapping, Optional, Sequence, Tuple
+from dataclasses import dataclass, replace
+from typing import Any, Callable, Iterator, Mapping, Optional, Sequence, Set, Tuple
 
 from .. import dbus_names, errors
+from ..document.envelope import MAX_BYTES
 from ..handover.reply import Reply, reply_from_json
-from ..protocol.messages import Message, to_json
-from ..protocol.table import MessageType
-from ..records.journal import Handover
 from . import connection as client
 
 #: Bytes of a chunk: small enough that D-Bus messages of other callers get between two chunks.
 CHUNK_BYTES = 1 << 20
-#: Seconds for the other host to answer a question of recover: a host that hangs does not make this
-#: host hang.
-ASK_SECONDS = 30.0
 #: ssh's ConnectTimeout (seconds), ServerAliveInterval (seconds) and ServerAliveCountMax.  libdbus
 #: has no timeout of its own for the peer's authentication: it waits as long as ssh lives.
 CONNECT_SECONDS, ALIVE_SECONDS, MISSED = 10, 5, 2
+#: Seconds until the other host's bus has greeted; a human may have to type a password meanwhile.
+CONNECTED_SECONDS = 120.0
+#: Notes, and findings, of another host that are told.
+MOST_NOTES = 1000
 
 #: Instead of a host's name: the bus itself, of this machine.
 _BUS = re.compile(r"unix:path=[A-Za-z0-9._/-]+")
@@ -75,11 +73,15 @@ class ServiceInfo:
 
 
 class RemoteService(client.Service):
-    """One host's service.  The first call connects, as does a call after a lost connection."""
+    """One host's service.  The first call connects, as does a call after a lost connection.
 
-    def __init__(self, where: str = "") -> None:
+    Another host's service may be anybody's: it answers at most so much (``limit``: bytes of a job's
+    data), and what no lio-handoverd answers is PeerUnreachable.
+    """
+
+    def __init__(self, where: str = "", limit: int = 2 * MAX_BYTES) -> None:
         super().__init__(None)
-        self.where = where
+        self.where, self.limit = where, limit
         self.address = address(where) if where else ""
         self.name = where or os.uname().nodename
 
@@ -114,10 +116,25 @@ class RemoteService(client.Service):
             do="install python3-dbus and python3-gi")
 
     def _connect(self) -> Any:
-        with _uninterrupted():
+        with _uninterrupted(), _ended_after(CONNECTED_SECONDS):
             connection = client.connect(self.address)
         self.listen(connection)
         return connection
+
+    @contextmanager
+    def _unbelieved(self) -> Iterator[None]:
+        """Whatever another host answers in the block that can't be made sense of is
+        PeerUnreachable."""
+        try:
+            yield
+        except errors.HandoverError:
+            raise
+        except Exception as error:  # noqa: B902 - it depends on that host which
+            if not self.where:
+                raise
+            self.close()
+            raise host_answers(f"{self.name} answers what no lio-handoverd does "
+                               f"({type(error).__name__})") from None
 
     def job_lost(self) -> errors.HandoverError:
         error = host_answers(f"lio-handoverd on {self.name} ended while it worked")
@@ -134,7 +151,7 @@ class RemoteService(client.Service):
                 "whether anything was changed there is not known",
                 f"see that `ssh {self.name} systemctl status lio-handoverd` works"
                 if self.where else "systemctl status dbus lio-handoverd")
-        bus_error = client.error_from_bus(name, line)
+        bus_error = self.failed(name, line)
         if short in ("ServiceUnknown", "NameHasNoOwner") or short.startswith("Spawn."):
             bus_error.what, bus_error.do = (f"lio-handoverd does not run on {self.name}",
                                             f"systemctl start lio-handoverd, on {self.name}")
@@ -144,12 +161,14 @@ class RemoteService(client.Service):
     # ---- questions and verbs ---
     def about(self) -> ServiceInfo:
         """The service's versions, features, host and boot.  Raises PeerUnreachable, NoService."""
-        properties = client.to_builtin(self.call(dbus_names.ROOT, dbus_names.PROPERTIES, "GetAll",
-                                                 "s",
-                                       dbus_names.MANAGER))
-        return ServiceInfo(properties["Version"], properties["ApiVersion"],
-                           properties["DocumentVersion"],
-                           tuple(properties["Features"]), properties["Host"], properties["BootId"])
+        with self._unbelieved():
+            properties = client.to_builtin(self.call(
+                dbus_names.ROOT, dbus_names.PROPERTIES, "GetAll", "s", dbus_names.MANAGER))
+            version, host, boot_id = (errors.shown(properties[name])
+                                      for name in ("Version", "Host", "BootId"))
+            return ServiceInfo(version, int(properties["ApiVersion"]),
+                               int(properties["DocumentVersion"]),
+                               tuple(map(str, properties["Features"])), host, boot_id)
 
     def verb(self, verb: str, handover: str, messages: bytes = b"", targets: Sequence[str] = (),
              mode: str = "", progress: Optional[client.Progress] = None,
@@ -158,7 +177,35 @@ class RemoteService(client.Service):
         (messages.to_json).  Raises the error that the verb fails with."""
         _result, data = self.run_handover(verb, handover, targets, mode, messages, options,
                                           progress, stop)
-        return reply_from_json(data)
+        try:
+            answer = reply_from_json(data)
+        except errors.DocumentError as error:
+            raise host_answers(f"{self.name} can't be believed: {error.what}") from None
+        return answer if not self.where else replace(
+            answer, notes=tuple(map(errors.shown, answer.notes[:MOST_NOTES])),
+            next=errors.shown(answer.next))
+
+    def failed(self, name: str, line: str, findings: Sequence[Mapping[str, Any]] = ()
+               ) -> errors.HandoverError:
+        """The error that the service has answered; another host's sentences are told as its own."""
+        error = super().failed(name, line, findings[:MOST_NOTES])
+        if self.where:
+            if isinstance(error, errors.PeerUnreachable):
+                error.alive = True
+            error.what = f"{self.name} says: {errors.shown(error.what)}"
+            error.changed = errors.shown(error.changed)
+            error.do = error.do and f"{self.name} says: {errors.shown(error.do)}"
+            for finding in error.findings:
+                finding.subject = errors.shown(finding.subject)
+                finding.sentence = errors.shown(finding.sentence)
+                finding.override = errors.shown(finding.override)
+                finding.do = finding.do and f"{self.name} says: {errors.shown(finding.do)}"
+        return error
+
+    def _finish(self, job: str, progress: Optional[client.Progress],
+                stop: Callable[[], bool]) -> client.JobResult:
+        with self._unbelieved():
+            return super()._finish(job, progress, stop)
 
     @contextmanager
     def bytes_argument(self, messages: bytes) -> Iterator[Tuple[Any, Mapping[str, Any]]]:
@@ -178,12 +225,15 @@ class RemoteService(client.Service):
         import dbus
         if not self.where:
             return super().data_of(job, size)
+        if size > self.limit:
+            raise host_answers(f"{self.name} has {size} bytes to say, more than {self.limit}")
         data = bytearray()
         while len(data) < size:
-            chunk = self.call(job, dbus_names.JOB, "Read", "tua{sv}", len(data), CHUNK_BYTES,
+            wanted = min(CHUNK_BYTES, size - len(data))
+            chunk = self.call(job, dbus_names.JOB, "Read", "tua{sv}", len(data), wanted,
                               dbus.Dictionary({}, signature="sv"))
-            if not chunk:
-                raise errors.WorkerDied(f"{job} has fewer than {size} bytes to read")
+            if len(chunk) != wanted:  # a file is read there, of which no piece is smaller
+                raise host_answers(f"{self.name} gives {len(chunk)} bytes where it has {wanted}")
             data += bytes(chunk)
         return bytes(data)
 
@@ -202,40 +252,34 @@ def _uninterrupted() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
+@contextmanager
+def _ended_after(seconds: float) -> Iterator[None]:
+    """End the ssh that this thread starts in the block, where the block takes longer: libdbus waits
+    for a host's greeting as long as ssh lives."""
+    def children() -> Set[int]:
+        try:
+            with open(f"/proc/self/task/{thread}/children") as file:
+                return set(map(int, file.read().split()))
+        except OSError:
+            return set()
+
+    def end() -> None:
+        for pid in children() - before:
+            os.kill(pid, signal.SIGTERM)
+
+    thread = threading.get_native_id()
+    before = children()
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
 def host_answers(what: str) -> errors.PeerUnreachable:
     """The error for a host that answers, but not to this question: the host is not off."""
     error = errors.PeerUnreachable(what)
     error.alive = True
     return error
-
-
-def ask(handover: Handover, verb: str) -> Reply:
-    """The other host's reply now to ``status`` or ``abort`` of a handover: a Peer
-    (handover/engine.py).  Raises PeerUnreachable, also after `ASK_SECONDS`; NoSuchHandover where
-    the other host does not know the handover."""
-    if not handover.peer:
-        raise errors.PeerUnreachable("how it is reached is not recorded (--peer HOST says it)")
-    try:
-        side = RemoteService(handover.peer)
-    except errors.BadCall as error:
-        raise errors.PeerUnreachable(error.what) from None
-    until = time.monotonic() + ASK_SECONDS
-
-    def patience() -> bool:
-        if time.monotonic() > until:
-            raise host_answers(f"{side.name} has not ended {verb} in {ASK_SECONDS:g} s")
-        return False
-
-    try:
-        # A host that does not know the handover has to refuse its epoch from now on: the offer
-        # tells it the epoch.
-        messages = b"" if verb == "status" else to_json([Message(
-            MessageType.OFFER, handover.id, handover.epoch, targets=handover.targets,
-            mode=handover.mode)])
-        return side.verb(verb, handover.id, messages, stop=patience)
-    except (errors.NoSuchHandover, errors.PeerUnreachable):
-        raise
-    except errors.HandoverError as error:
-        raise host_answers(error.what) from None
-    finally:
-        side.close()

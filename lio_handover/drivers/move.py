@@ -35,8 +35,9 @@ from ..document import document as documents
 from ..handover.reply import Reply
 from ..model import fabrics
 from ..model.fabrics import Gate
-from ..protocol.messages import Message, to_json
-from ..protocol.table import DESTINATION, HELD, MODES, SOURCE, VHOST, MessageType, Mode
+from ..protocol.authentication import KEY
+from ..protocol.messages import to_json
+from ..protocol.table import DESTINATION, HELD, MODES, SOURCE, VHOST, Mode
 from ..records.journal import Handover
 from ..views import phrases
 
@@ -92,8 +93,8 @@ def agree(source: ServiceInfo, destination: ServiceInfo) -> int:
     """The document version that both hosts read and write.
 
     Within a bus name the API only grows, so neighbours use what the older host knows; and each
-    version reads and writes the documents of the version before.  Raises VersionsDiffer, or BadCall
-    where both are the same host.
+    version reads and writes the documents of the version before.  Raises VersionsDiffer, BadCall
+    where both are the same host, NotAuthentic where one of them alone has a key.
     """
     for what, here, there in (("API", source.api, destination.api),
                               ("documents", source.document, destination.document)):
@@ -106,6 +107,14 @@ def agree(source: ServiceInfo, destination: ServiceInfo) -> int:
                                     f"(lio-handover {destination.version})")
     if source.boot_id == destination.boot_id:
         raise errors.BadCall("both are one host", do="name the other host with --to")
+    if (KEY in source.features) != (KEY in destination.features):
+        having, lacking = (source, destination) if KEY in source.features else (destination, source)
+        raise errors.NotAuthentic(
+            f"{having.host} has a key, by which it knows messages to be the other host's, and "
+            f"{lacking.host} has none that it can use",
+            do=f"carry the key of {having.host} to {lacking.host}, by a way that nobody else can "
+               "read ([host] key of the configuration says where it is: "
+               "/etc/lio-handover/handover.key)")
     return min(source.document, destination.document)
 
 
@@ -327,9 +336,11 @@ class Move:
 
     def _name_host(self, step: Step, error: errors.HandoverError) -> None:
         """Begin an error of a verb on the destination with its name; others have theirs."""
+        says = f"{self.destination.name} says: "
         if step.role == DESTINATION and not step.qmp \
-                and not isinstance(error, errors.PeerUnreachable):
-            error.what = f"{self.destination.name}: {error.what}"
+                and not isinstance(error, errors.PeerUnreachable) \
+                and not error.what.startswith(says):
+            error.what = says + error.what
 
     def _state(self, side: RemoteService) -> Optional[str]:
         """The handover's state on a host; "" where the host does not know it, None where the host
@@ -368,10 +379,9 @@ class Move:
             error.do = error.do or "lio-handover move again, once that is cured"
 
     def _any_message(self) -> bytes:
-        """An offer that tells a destination without the handover which epoch it must refuse."""
-        known = next(answer.handover for answer in self._answers.values())
-        return to_json([Message(MessageType.OFFER, known.id, known.epoch, targets=known.targets,
-                                mode=known.mode)])
+        """The source's offer: it tells a destination without the handover which epoch it must
+        refuse."""
+        return to_json(self._answers["prepare"].messages)
 
 
 def _stands(state: Optional[str]) -> str:

@@ -14,6 +14,7 @@ from ..host.looked_at import Ready
 from ..host.verbs import HostVerbs
 from ..model.keys import display
 from ..model.objects import State
+from ..protocol.authentication import Authentication
 from ..protocol.messages import Message, document_in, is_id
 from ..protocol.table import DESTINATION, SOURCE, MessageType, Mode
 from ..records.journal import PREPARED, Handover, Journal, begun, ids
@@ -78,6 +79,28 @@ class Admission:
             raise errors.WrongState(f"this host is the {journal.handover.role} of {id}",
                                     do=f"lio-handover status {id}")
         return journal
+
+    # ---- messages ---
+    def authenticate(self, verb: str, role: str, id: str,  # noqa: A002
+                     messages: Sequence[Message]) -> Authentication:
+        """This host's key, or that it has none; the messages are the other side's and, where there
+        is a key, of this handover and epoch.
+
+        Raises NotAuthentic, StaleEpoch, BadSettings for a key that can't be used.
+        """
+        key = Authentication.to_say(self.core.settings)
+        if verb in ("prepare", "stage"):
+            key.usable()
+        journal = Journal(self._directory, id) if begun(self._directory, id) else None
+        for message in messages:
+            key.check(message, role, journal.facts.other if journal else "")
+            epoch = journal.handover.epoch if journal and journal.handover.epoch else message.epoch
+            if key and (message.handover, message.epoch) != (id, epoch):
+                raise errors.StaleEpoch(
+                    f"the message {message.type.name.lower()} is of handover {message.handover}, "
+                    f"epoch {message.epoch}, not of {id}, epoch {epoch}",
+                    do=f"lio-handover status {id}")
+        return key
 
     # ---- beginning ------------------------------------------------------------------------------
     def _admit(self, verb: str, role: str, id: str,  # noqa: A002

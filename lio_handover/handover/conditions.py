@@ -9,6 +9,7 @@ from ..actions import surviving_registrations
 from ..actions.context import HandoverContext
 from ..host.verbs import HostVerbs
 from ..kernel.facts import boot_id
+from ..protocol.authentication import Authentication, check_other
 from ..protocol.messages import Message
 from ..protocol.table import (DESTINATION, INBAND, SOURCE, TRANSITIONS, Condition, MessageType,
                               Mode, Transition, rows_for)
@@ -37,12 +38,13 @@ class TransitionChooser:
     """A verb as it was called: which rows of the table fit, by messages, kernel, journal and peer.
 
     ``superseded``: whether a later handover of the same targets counts now.  ``host``: how the
-    other side is reached, "" for as the journal has it.
+    other side is reached, "" for as the journal has it.  ``key``: this host's, where it has one.
     """
 
     def __init__(self, core: HostVerbs, peer: Optional[Peer], journal: Journal, verb: str,
                  epoch: int, messages: Sequence[Message], assertions: FrozenSet[str],
-                 superseded: bool, host: str = "") -> None:
+                 superseded: bool, host: str = "", key: Authentication = Authentication()) -> None:
+        self.key = key
         self.peer, self.journal, self.verb, self.epoch = peer, journal, verb, epoch
         self.assertions, self.superseded = assertions, superseded
         self.settings, self.host = core.settings, host or journal.handover.peer
@@ -311,20 +313,35 @@ class TransitionChooser:
             return None
         if self._asked is None or verb != "status":
             try:
-                self._asked = self.peer(replace(self.journal.handover, peer=self.host), verb)
+                self._asked = self._judged(
+                    self.peer(replace(self.journal.handover, peer=self.host), verb))
             except errors.PeerUnreachable as error:
                 self._silent = error
                 return None
-            except errors.NoSuchHandover:
+            except errors.NoSuchHandover:  # which decides nothing, whoever says it
                 mine = self.journal.handover
                 role, state = (DESTINATION, "none") if mine.role == SOURCE else (SOURCE, "")
                 self._asked = Reply(replace(mine, role=role, state=state))
-            if self._asked.handover.id != self.journal.id:
-                self._asked = None
-                self._silent = errors.PeerUnreachable("it answers for another handover")
-                self._silent.alive = True
-                return None
             for message in self._asked.messages:
                 if (message.handover, message.epoch) == (self.journal.id, self.epoch):
                     self.by_type[message.type] = message
         return self._asked
+
+    def _judged(self, answer: Reply) -> Reply:
+        """An answer that is the other side's, about this handover.  Raises PeerUnreachable for any
+        other."""
+        mine, other = self.journal.handover, self.journal.facts.other
+        try:
+            if answer.handover.id != mine.id or answer.handover.role == mine.role:
+                raise errors.WrongState("it answers for another handover, or for this side")
+            self.key.usable()
+            if self.key and not answer.host:
+                raise errors.NotAuthentic("its answer is not authenticated")
+            check_other("its answer", answer.host, other if self.key else "")
+            for message in answer.messages:
+                self.key.check(message, mine.role, other)
+        except (errors.WrongState, errors.NotAuthentic, errors.BadSettings) as error:
+            unbelieved = errors.PeerUnreachable(error.what)
+            unbelieved.alive = True
+            raise unbelieved from None
+        return answer

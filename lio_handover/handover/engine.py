@@ -140,6 +140,7 @@ class HandoverEngine(Admission):
             with self.core.alone(more=self._lock_names(verb, id, targets, messages, maps, ready)):
                 if verb == "recover":
                     self._shut_where_broken(id)
+                key = self.authenticate(verb, role, id, messages if ready is None else ())
                 journal, epoch = self._admit(verb, role, id, targets, mode, messages, maps, peer,
                                              allow, ready)
                 if probe and not journal.facts.probe:
@@ -147,7 +148,7 @@ class HandoverEngine(Admission):
                 aptpl_copies.catch_up(self.core, verb, journal)
                 new = not journal.handover.state
                 run = TransitionChooser(self.core, self.peer, journal, verb, epoch, messages,
-                                        assertions, self.superseded(journal.handover), peer)
+                                        assertions, self.superseded(journal.handover), peer, key)
                 if verb == "recover":
                     answer = self._recover(run, asserted_by, allow, progress, stop, restart)
                 else:
@@ -317,6 +318,9 @@ class HandoverEngine(Admission):
     def _run(self, runner: ActionRunner, verb: str) -> Reply:
         journal, row = runner.journal, runner.row
         self._before(runner, verb)
+        hosts = [message.host for message in runner.messages.values() if message.host]
+        if hosts and not journal.facts.other:
+            journal.note("heard", host=hosts[0])
         journal.note("begin", verb=verb, to=row.to)
         try:
             with self._alarm_after(journal, verb, row.deadline):

@@ -680,6 +680,10 @@ def _destination() -> Iterator[List[Transition]]:
 
 TRANSITIONS: Tuple[Transition, ...] = tuple(
     row for rows in (*_source(), *_destination()) for row in rows)
+#: Message → the side that says it.
+SAID_BY: Mapping[MessageType, str] = {
+    step.message: row.role for row in TRANSITIONS for step in row.steps
+    if step.message is not None}
 
 
 def rows_for(role: str, state: str, verb: str, mode: Mode,

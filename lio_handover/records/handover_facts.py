@@ -36,4 +36,5 @@ class HandoverFacts:
     #: (boot id, target → inode), see actions/identity.py
     objects: Tuple[str, Dict[str, int]] = ("", {})
     meddled: str = ""  # what somebody else did to it beside the service, if that still stands
+    other: str = ""  # the other side's host, as its messages call it, where they are authenticated
     probe: bool = False  # devices are asked for what configfs does not show of registrations

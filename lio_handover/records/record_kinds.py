@@ -176,5 +176,7 @@ KINDS: Mapping[str, Kind] = {
                   _probe),
     "fenced": Kind({"said": str}, "what confirmed that the other host is off",
                    _fact("fenced=said")),
+    "heard": Kind({"host": str}, "an authenticated message of the other side came, from this host",
+                  _fact("other=host")),
     "said": Kind({"message": str, "digest": str}, "this message was said", _said),
 }

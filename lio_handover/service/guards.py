@@ -13,7 +13,8 @@ import time
 from typing import Any, Callable, Dict
 
 from .. import errors, settings
-from ..client import ssh
+from ..client import asking
+from ..handover.engine import Handover, Reply
 from ..local.guard import SOON, Guard
 from ..local.ours import Ours
 
@@ -31,7 +32,10 @@ def guards(config: str, say: Say) -> None:
     def core() -> Ours:
         return Ours(settings.load(config) if config else settings.load())
 
-    guard = Guard(core, ssh.ask, lambda text, target, handover: say(
+    def peer(handover: Handover, verb: str) -> Reply:
+        return asking.ask(handover, verb, core().settings)
+
+    guard = Guard(core, peer, lambda text, target, handover: say(
         {"warn": text, "target": target, "handover": handover}))
     poll = select.poll()
     for fd in (0, guard.fileno()):

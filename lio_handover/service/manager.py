@@ -2,10 +2,11 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Callable, Mapping, Sequence
+from typing import Any, Callable, List, Mapping, Sequence
 
-from .. import __version__, dbus_names, errors
+from .. import __version__, dbus_names, errors, settings
 from ..document import document
+from ..protocol.authentication import KEY, has_key
 from ..system.document_file import SMALL
 from ..verb_table import WRITE
 from .bus.dispatcher import DEFERRED, BusObject, Call, ObjectTree
@@ -26,9 +27,19 @@ class Manager(BusObject):
         if interface != dbus_names.MANAGER:
             return {}
         return {"Version": __version__, "ApiVersion": dbus_names.API_VERSION,
-                "DocumentVersion": document.VERSION, "Features": ["descriptors", "uploads"],
+                "DocumentVersion": document.VERSION, "Features": self.features,
                 "Host": os.uname().nodename, "Kernel": os.uname().release,
                 "BootId": self.boot_id, "Stale": self.inventory.stale}
+
+    @property
+    def features(self) -> List[str]:
+        """The things that a client can rely on, and whether this host has a key now."""
+        config = self.requests.config
+        try:
+            key = has_key(settings.load(config) if config else settings.load())
+        except errors.BadSettings:
+            key = False
+        return ["descriptors", "uploads", *([KEY] if key else [])]
 
     def verb(self, call: Call, *args: Any) -> Any:
         return self.requests.verb(call, "", *args)

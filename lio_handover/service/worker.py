@@ -28,7 +28,7 @@ from typing import Any, Dict, Mapping, Sequence, Tuple
 
 from .. import errors, settings
 from ..actions.aptpl_copies import Follower
-from ..client import ssh
+from ..client import asking
 from ..document import document as documents
 from ..document.document import Document
 from ..execute.step_runner import Describable
@@ -37,6 +37,7 @@ from ..local import restoring, verbs
 from ..local.ours import Ours
 from ..local.survey import survey
 from ..protocol import messages
+from ..protocol.authentication import Authentication
 from ..records.journal import Handover, Journal, ids
 from ..storage import policy
 from ..system import document_file
@@ -158,7 +159,7 @@ def handover(work: Work) -> JobResult:
     if asked["document-version"] not in (0, documents.VERSION):
         raise errors.VersionsDiffer(f"documents of version {asked['document-version']} are not "
                                     "written here")
-    every = HandoverEngine(work.core, ssh.ask, alarm)
+    every = HandoverEngine(work.core, asking.asker(work.core.settings), alarm)
     name = asked["handover"]
     if not name and given:
         say({"about": given[0].handover, "targets": list(given[0].targets)})
@@ -167,8 +168,9 @@ def handover(work: Work) -> JobResult:
     role = every.known(name).role if asked["role"] == "both" else asked["role"]
     work.may_touch(name)
     answer = _do(work, every, role, name, given)
-    return _answer_tree(answer), reply_to_json(answer), any(
-        message.document for message in answer.messages)
+    return _answer_tree(answer), reply_to_json(
+        answer, Authentication.to_say(work.core.settings), asked["question"]), any(
+            message.document for message in answer.messages)
 
 
 def _messages(data: bytes, limit: int) -> Sequence[messages.Message]:

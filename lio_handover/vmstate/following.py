@@ -15,7 +15,7 @@ from ..host.guests import Guest
 from ..protocol.messages import Message
 from ..protocol.table import SOURCE, MessageType
 from ..records.journal import Handover
-from .verbs import BEGIN, Handovers, offer_of
+from .verbs import BEGIN, Handovers
 
 #: Seconds between two looks at this host; until the other host is asked, at first (it may be busy
 #: with Load()) and at most.
@@ -163,7 +163,7 @@ class Follower:
         return self.handover.over
 
     def _abort(self, handover: Handover) -> bool:
-        self.host.do("abort", handover, [offer_of(handover)])
+        self.host.do("abort", handover)
         self.say("Load() failed: what was built here is taken down")
         return True
 

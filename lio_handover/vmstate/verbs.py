@@ -10,14 +10,14 @@ from typing import Callable, List, Sequence, Tuple
 
 from .. import errors, settings
 from ..actions.context import HandoverContext
-from ..client import ssh
+from ..client import asking, ssh
 from ..execute.step_runner import never
 from ..handover.engine import Handover, HandoverEngine, Reply
 from ..handover.meddling import must_stay_shut
 from ..kernel.facts import boot_id
 from ..local.ours import Ours
 from ..protocol.messages import Message, to_json
-from ..protocol.table import DESTINATION, MessageType
+from ..protocol.table import DESTINATION
 from ..records.journal import PREPARED, Journal
 from ..records.ownership import OwnershipFile, TargetEpochs
 from . import answers
@@ -35,7 +35,7 @@ class Handovers:
         self.settings = settings.load(config) if config else settings.load()
         self.stop = stop
         self.host = Ours(self.settings)
-        self.engine = HandoverEngine(self.host, ssh.ask)
+        self.engine = HandoverEngine(self.host, asking.asker(self.settings))
 
     # ---- looking -------------------------------------------------------------------------------
     def of_targets(self, targets: Sequence[str]) -> List[Handover]:
@@ -121,7 +121,7 @@ class Handovers:
         """The other side's answer to status or abort.  Raises PeerUnreachable; a side that does not
         know the handover has nothing of it."""
         try:
-            return ssh.ask(handover, verb)
+            return asking.ask(handover, verb, self.settings)
         except errors.NoSuchHandover:
             role, state = (DESTINATION, "none") if handover.role != DESTINATION else ("source", "")
             return Reply(Handover(handover.id, role, state, handover.epoch, handover.mode,
@@ -136,9 +136,3 @@ class Handovers:
             return side.verb(verb, handover.id, to_json(messages), stop=self.stop)
         finally:
             side.close()
-
-
-def offer_of(handover: Handover) -> Message:
-    """A message that tells a destination which epoch it refuses from now on."""
-    return Message(MessageType.OFFER, handover.id, handover.epoch, targets=handover.targets,
-                   mode=handover.mode)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from lio_handover import dbus_names, errors
-from lio_handover.client import ssh
+from lio_handover.client import asking, ssh
 from lio_handover.client.ssh import RemoteService
 from lio_handover.document import document
 from lio_handover.drivers.move import Move
@@ -62,7 +62,7 @@ def test_its_errors_are_ours(b: RemoteService) -> None:
         with pytest.raises(errors.NoSuchHandover):
             b.verb(verb, ID)
     with pytest.raises(errors.NoSuchHandover):
-        ssh.ask(Handover(ID, "source", "released", 1, "iscsi", (), peer="b"), "status")
+        asking.ask(Handover(ID, "source", "released", 1, "iscsi", (), peer="b"), "status")
 
 
 def test_a_host_of_which_anything_answers_is_not_off(bus: Bus, b: RemoteService) -> None:
@@ -72,7 +72,7 @@ def test_a_host_of_which_anything_answers_is_not_off(bus: Bus, b: RemoteService)
     (folder / "journal").write_text("{]\n")
     for peer, alive in (("b", True), ("c", False)):
         with pytest.raises(errors.PeerUnreachable) as caught:
-            ssh.ask(Handover(known, SOURCE, "released", 1, "iscsi", (), peer=peer), "status")
+            asking.ask(Handover(known, SOURCE, "released", 1, "iscsi", (), peer=peer), "status")
         assert caught.value.alive is alive, caught.value
 
 
@@ -92,7 +92,7 @@ def test_answers_come_in_pieces(bus: Bus, b: RemoteService,
                                 monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ssh, "CHUNK_BYTES", 100)
     known = bus.handover
-    answer = ssh.ask(Handover(known.id, SOURCE, "released", 1, "iscsi", (), peer="b"), "status")
+    answer = asking.ask(Handover(known.id, SOURCE, "released", 1, "iscsi", (), peer="b"), "status")
     assert answer.handover == known
     assert [(one.type, one.handover) for one in answer.messages] == [
         (MessageType.ABORTED, known.id)]
@@ -102,11 +102,11 @@ def test_answers_come_in_pieces(bus: Bus, b: RemoteService,
 def test_one_whose_work_hangs_has_not_answered(
         bus: Bus, b: RemoteService, monkeypatch: pytest.MonkeyPatch) -> None:
     """recover has to come back: only then a human can say what it can't see."""
-    monkeypatch.setattr(ssh, "ASK_SECONDS", 1)
+    monkeypatch.setattr(asking, "ASK_SECONDS", 1)
     with bus.held():
         with pytest.raises(errors.PeerUnreachable, match="b has not ended status in 1 s"):
-            ssh.ask(Handover(bus.handover.id, SOURCE, "released", 1, "iscsi", (), peer="b"),
-                    "status")
+            asking.ask(Handover(bus.handover.id, SOURCE, "released", 1, "iscsi", (), peer="b"),
+                       "status")
 
 
 def test_a_line_that_dies_is_unreachable_and_then_another(b: RemoteService) -> None:

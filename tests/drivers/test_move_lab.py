@@ -342,8 +342,8 @@ def test_where_the_destination_cannot_have_the_storage_the_source_serves_again(
         set_late(bed, b, "broken.sh")
         done = move_late(a)
         assert done.returncode == errors.StorageCommandFailed.code, done.stderr
-        assert "b: the acquire command of [late files] ended with 17: no quorum; the source, " \
-            f"{a.name}, is released; the destination, b, is armed; next: " in done.stderr
+        assert "b says: the acquire command of [late files] ended with 17: no quorum; the " \
+            f"source, {a.name}, is released; the destination, b, is armed; next: " in done.stderr
         assert serving(late) == [] and not b.call(inhost.read_all).backstores
         told = inmove.commands(done.stderr.replace("; if that fails", ""))
         assert [words[0] for _host, words in told] == ["move", "recover", "recover"]

@@ -41,7 +41,8 @@ FILES = {"scsi.endpoint_holder", "records.journal", "system.locks", "records.rem
          "records.pr_record", "execute.step_runner", "savefile.save_file", "savefile.writers",
          "actions.surviving_registrations", "execute.rollback", "system.atomic_file",
          "service.main", "service.jobs", "service.uploads", "service.worker",
-         "client.connection", "vmstate.main", "vmstate.worker", "service.bus.interfaces"}
+         "client.connection", "client.asking", "vmstate.main", "vmstate.worker",
+         "service.bus.interfaces"}
 DEVICES = {"scsi.sg", "scsi.virtqueue", "scsi.vhost_ioctl", "cli.output"}
 #: What one of FILES names of /sys, only to look at it.
 LOOKED_AT = {("execute.step_runner", "/sys/module/"), ("service.worker", "/sys/"),
@@ -192,7 +193,8 @@ def test_a_room_can_be_overseen() -> None:
 
 def test_modules_are_named_in_one_table() -> None:
     assert by_name(sources()) == []
-    named = {*started.COMMANDS.values(), started.WORKER, started.ENDPOINT_HOLDER, started.LIBRARY}
+    named = {*started.COMMANDS.values(), started.WORKER, started.ENDPOINT_HOLDER, started.LIBRARY,
+             started.VMSTATE_WORKER, started.ASKER}
     assert {name.removeprefix("lio_handover.") for name in named} <= set(paths())
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from lio_handover import errors
-from lio_handover.client import ssh
+from lio_handover.client import asking, ssh
 from lio_handover.client.ssh import ServiceInfo
 from lio_handover.document import document
 from lio_handover.drivers import move
@@ -170,7 +170,7 @@ def test_what_fails_is_taken_back_or_says_where_both_hosts_are(
         else:
             assert b.state == "none" and f"lio-handover recover {made.id}" not in line
     if error is REFUSED:
-        assert line.startswith("b: /srv/x" if side is b else "/srv/x")
+        assert line.startswith("b says: /srv/x" if side is b else "/srv/x")
 
 
 def test_only_what_was_released_is_gone_on_with(two: tuple[Table, Table]) -> None:
@@ -310,4 +310,4 @@ def test_a_host_that_is_not_there_is_unreachable_in_one_line() -> None:
     handover = Handover("x", SOURCE, "released", 1, "iscsi", (TARGET,), peer="-oProxyCommand=x")
     for peer in ("-oProxyCommand=x", "unixexec:path=/bin/sh", "", "unix:path=/nonexistent/bus"):
         with pytest.raises(errors.PeerUnreachable):
-            ssh.ask(replace(handover, peer=peer), "status")
+            asking.ask(replace(handover, peer=peer), "status")
