@@ -398,12 +398,12 @@ before the source has promised not to serve any more is taken back, and the sour
                                               only to make b ready: then libvirt, Proxmox or
                                               whoever has its monitor migrates the guest
 """, deadline=120, bus=True, command="handover_commands"),
-    Verb("make-key", HOST, WRITE, NOTHING, "", "make the key that two hosts have in common", """\
+    Verb("keygen", HOST, WRITE, NOTHING, "", "make the key that two hosts have in common", """\
 Then neither believes anything of the other but what this key proves to be its word, also where
 somebody else carries it.  The file, [host] key of the configuration, is root's alone; it is never
 replaced, and never shown.  Carry it to the other host yourself.
 
-  lio-handover make-key
+  lio-handover keygen
   scp -p /etc/lio-handover/handover.key b:/etc/lio-handover/handover.key
 """, command="key_commands"),
     Verb("errors", HOST, READ, NOTHING, "", "the table of exit codes"),

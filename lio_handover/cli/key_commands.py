@@ -27,4 +27,4 @@ def make_key(args: argparse.Namespace, signals: Signals) -> int:
     return errors.SAME
 
 
-RUN: Mapping[str, Callable[[argparse.Namespace, Signals], int]] = {"make-key": make_key}
+RUN: Mapping[str, Callable[[argparse.Namespace, Signals], int]] = {"keygen": make_key}

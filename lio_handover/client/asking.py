@@ -29,8 +29,8 @@ from ..records.journal import Handover
 from ..settings import Settings
 from ..started import ASKER
 from .ssh import RemoteService, address, host_answers
-from .worker_process import PACKAGE
 
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 #: Seconds for the other host to answer: one that hangs does not make this host hang.
 ASK_SECONDS = 30.0
 #: Bytes of memory (RLIMIT_AS) beside the answer's own, which libdbus, json and this module have
@@ -105,7 +105,7 @@ def _run(words: Sequence[str], given: bytes, limit: int) -> Tuple[int, bytes]:
     ours = os.memfd_create("question", os.MFD_CLOEXEC), os.memfd_create("answer", os.MFD_CLOEXEC)
     try:
         os.pwrite(ours[0], given, 0)
-        path = os.pathsep.join([PACKAGE, *filter(None, [os.environ.get("PYTHONPATH")])])
+        path = os.pathsep.join([_PACKAGE, *filter(None, [os.environ.get("PYTHONPATH")])])
         child = subprocess.Popen([sys.executable, "-m", ASKER, *words], stdin=ours[0],
                                  stdout=ours[1], cwd="/", env={**os.environ, "PYTHONPATH": path})
         try:

@@ -80,7 +80,7 @@ def _read(path: str) -> bytes:
 
 def _unfit(path: str, why: str) -> errors.BadSettings:
     return errors.BadSettings(f"the key {path} {why}",
-                              do="make it root's with mode 0600, as `lio-handover make-key` does; "
+                              do="make it root's with mode 0600, as `lio-handover keygen` does; "
                                  "if others may have read it, make another for both hosts")
 
 

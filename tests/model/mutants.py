@@ -319,6 +319,15 @@ MUTANTS: Dict[str, Mutant] = {
     "forced-clear-forgets": Mutant(
         "a source that was forced to serve is cleared without a copy", STALE,
         change=_without(_rows(_S, "clear"), Action.KEEP_COPY), scope=Scope(volatile=True)),
+    # whoever carries messages makes one up
+    "mac-unchecked": Mutant(
+        "whoever carries messages makes up the source's promise, and no MAC is looked at", TWICE,
+        around={"made_up": (MessageType.RELEASED,), "macs_checked": False},
+        scope=Scope(changes=0, forces=0, data=False)),
+    "mac-unchecked-returning": Mutant(
+        "the same with the destination's word that it will never serve", TWICE,
+        around={"made_up": (MessageType.ABORTED,), "macs_checked": False},
+        scope=Scope(changes=0, forces=0, data=False)),
     # data that was written after the flush of a freeze
     "reopened-unflushed": Mutant(
         "release does not flush what was written by a gate that somebody had opened again", DATA,

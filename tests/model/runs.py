@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Dict
 
-from lio_handover.protocol.table import Mode
+from lio_handover.protocol.table import MessageType, Mode
 from tests.model.mutants import MUTANTS
 from tests.model.search import Result, explore
 from tests.model.shared import SharedModel
@@ -14,6 +14,7 @@ from tests.model.torn import TornModel
 from tests.model.world import Model, Scope, Surroundings
 
 MEDDLED = Surroundings(targetcli_meddles=True, boot_scrub=True)
+FORGED = Surroundings(made_up=(MessageType.RELEASED, MessageType.ABORTED))
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ RUNS: Dict[str, Run] = {
                       calm=True),
     "a guest and iSCSI": Run(Mode.VHOST_QMP, Scope(changes=0), beside="iscsi"),
 
+    "iscsi, messages made up": Run(Mode.ISCSI, Scope(changes=0, forces=0, data=False), FORGED),
     "file": Run(Mode.FILE, Scope(changes=2)),
     "file, targetcli meddles": Run(Mode.FILE, Scope(), MEDDLED),
 

@@ -41,6 +41,8 @@ def tell(model: Model, label: Tuple[str, ...], world: World) -> str:
             if len(label) > 2 else ""
         return (f"an initiator changes registrations{how} on the {_HOST[label[1]]} "
                 f"(now version {world.latest})")
+    if label[0] == "carrier":
+        return f"whoever carries messages makes up the message {label[1]}"
     who = _HOST[label[0]]
     if label[1] in ("began", "went on", "refused", "ended", "took back"):
         row = model.table[int(label[2])]

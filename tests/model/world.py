@@ -41,6 +41,8 @@ TO_SOURCE = frozenset(message.name for message in (
     MessageType.ARMED, MessageType.SERVING, MessageType.RETURNED, MessageType.ABORTED))
 
 MessageSaid = Tuple[str, int, int]  # name, epoch, version
+#: Before the name of a message that nobody said: whoever carries messages made it up.
+MADE_UP = "made-up "
 
 
 class Host(NamedTuple):
@@ -101,6 +103,8 @@ class Surroundings:
     word_is_true: bool = True  # "fenced" is said only of a host that is off
     never_means_never: bool = True
     manager_knows: bool = True  # in-band: it resumes the source only where the guest never ran
+    made_up: Tuple[MessageType, ...] = ()  # whoever carries messages makes up these, too
+    macs_checked: bool = True  # both hosts have one key
 
 
 def put(w: World, me: str, host: Host) -> World:
@@ -169,7 +173,7 @@ class Model:
 
     def _useful(self, message: MessageSaid, s: Host, d: Host) -> bool:
         """Could the one it is for still act on it?"""
-        name, epoch, _ = message
+        name, epoch = message[0].replace(MADE_UP, ""), message[1]
         if name in TO_SOURCE:
             over = s.state in ("idle", "thawing", "retiring", "retired")
             return not (epoch < s.epoch or over and epoch == s.epoch)
@@ -249,7 +253,9 @@ class Model:
 
     def _versions(self, w: World, host: Host, message: MessageType) -> List[int]:
         """Versions under which `message` was said for this host's epoch."""
-        return sorted({version for name, epoch, version in w.messages if name == message.name
+        names = {message.name} if self.around.macs_checked else \
+            {message.name, MADE_UP + message.name}
+        return sorted({version for name, epoch, version in w.messages if name in names
                        and (epoch == host.epoch or not self.around.epochs_checked)})
 
     @staticmethod
@@ -526,6 +532,7 @@ class Model:
             out.extend(self._host(w, me))
         if self.vhost:
             out.extend(self._qemu(w))
+        out.extend(self._made_up(w))
         for me in (S, D):
             if w.made < self.scope.changes and self.serving(w, me):
                 host: Host = getattr(w, me)
@@ -536,6 +543,13 @@ class Model:
                 if self.scope.volatile:
                     out.append((("initiator", me, "volatile"), PLAIN, put(changed, me, host)))
         return out
+
+    def _made_up(self, w: World) -> Iterator[Event]:
+        for message in self.around.made_up:
+            for epoch in {w.s.epoch, w.d.epoch} - {0}:
+                for version in range(NO_VERSION, w.made + 1):
+                    yield ("carrier", message.name.lower()), PLAIN, self._say(
+                        w, (MADE_UP + message.name, epoch, version))
 
     def _restored(self, host: Host) -> Host:
         """What targetcli's restore makes of this kernel; for vhost, a nexus that is not ours."""

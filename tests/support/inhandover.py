@@ -18,7 +18,8 @@ from lio_handover.actions import surviving_registrations
 from lio_handover.client import ssh
 from lio_handover.execute import rollback, step_runner
 from lio_handover.handover import conditions
-from lio_handover.handover.engine import Handover, HandoverEngine, Reply
+from lio_handover.handover.engine import (Handover, HandoverEngine, Reply, reply_from_json,
+                                          reply_to_json)
 from lio_handover.kernel.configfs import Configfs
 from lio_handover.kernel.reader import Reader
 from lio_handover.local.by_file import ByFile
@@ -26,6 +27,7 @@ from lio_handover.model import pr_texts
 from lio_handover.model.keys import display
 from lio_handover.model.objects import State
 from lio_handover.protocol import table
+from lio_handover.protocol.authentication import Authentication
 from lio_handover.protocol.messages import Message
 from lio_handover.protocol.table import Transition
 from lio_handover.records import journal, ownership, pr_record
@@ -563,3 +565,34 @@ def restart_targetcli() -> None:
     assert targetctl("clear").returncode == 0
     before_targetcli_restore()
     assert targetctl("restore", SAVED).returncode == 0
+
+
+# ── the key of two hosts ─────────────────────────────────────────────────────────────────────
+
+def have_key(text: str | None) -> None:
+    """This host's key from now on; None: it has none."""
+    path = Path(inhost.SETTINGS.key)
+    path.unlink(missing_ok=True)
+    if text is not None:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+        path.chmod(0o600)
+
+
+def signed(message: Message, host: str, key: str) -> Message:
+    """What a host of that name and key would say."""
+    return Authentication(host, bytes.fromhex(key)).signed(message)
+
+
+def whole(answer: Reply, question: str = "") -> bytes:
+    """An answer as it goes to the other host."""
+    return reply_to_json(answer, Authentication.of(inhost.SETTINGS), question)
+
+
+def believed(data: bytes, question: str = "") -> Reply:
+    """An answer of the other host, where this host's key proves it."""
+    return reply_from_json(data, Authentication.of(inhost.SETTINGS), question)
+
+
+def hostname() -> str:
+    return os.uname().nodename

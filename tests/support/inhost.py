@@ -93,6 +93,7 @@ def forget_all() -> None:
     """Every handover of this host, as if there had been none."""
     shutil.rmtree(f"{SETTINGS.state_directory}/handovers", ignore_errors=True)
     Path(SETTINGS.state_directory, "owners.json").unlink(missing_ok=True)
+    Path(SETTINGS.key).unlink(missing_ok=True)
 
 
 def tree() -> dict[str, str]:

@@ -474,7 +474,7 @@ def test_what_fails_is_taken_back_and_the_guest_runs_or_it_says_how_to_go_on(
     sources, destinations = two.all(SOURCE), two.all(DESTINATION)
     back = at <= made.commit or step.name == "open" or step.name == "cont" and number == 1
     if not step.qmp:
-        assert line.startswith("b: " if step.role == DESTINATION else "the kernel refuses")
+        assert line.startswith("b says: " if step.role == DESTINATION else "the kernel refuses")
     if back:
         assert (two.a.state, two.b.state) == ("idle", "none")
         assert all(qemu.status == "running" for qemu in sources)
