@@ -6,10 +6,12 @@ buses and deadlines (lio-handover-vmstate).
     [guest]
     targets = vhost/naa.5001405000000001
 
-and, where other values are wanted than these::
+and, where other values are wanted than these (``users`` that may call Save() and Load(), beside root:
+by default whoever reaches the guest's own bus, and on the system's nobody else)::
 
     id = lio-handover/NAME
     bus = unix:path=/run/lio-handover-guests/NAME/bus
+    users = root
     deadline = 10
     patience = 600
 """
@@ -19,7 +21,7 @@ import configparser
 import os
 import re
 from dataclasses import dataclass
-from typing import List, NoReturn, Sequence, Set, Tuple
+from typing import List, NoReturn, Optional, Sequence, Set, Tuple
 
 from .. import errors
 
@@ -36,18 +38,22 @@ _TARGET = re.compile(r"vhost/naa\.[0-9a-f]{16}(?:[0-9a-f]{16})?")
 #: QEMU's list of ids is separated by commas, and a blank in it counts.
 _ID = re.compile(r"[A-Za-z0-9_./:-]{1,255}")
 _ADDRESS = re.compile(r"unix:path=/[A-Za-z0-9._/-]+")
-_KEYS = ("targets", "id", "bus", "deadline", "patience")
+_KEYS = ("targets", "id", "bus", "users", "deadline", "patience")
+#: A user, as useradd(8) takes it.
+_USER = re.compile("[a-z_][a-z0-9_-]{0,31}")
 
 
 @dataclass(frozen=True)
 class Guest:
-    """A guest.  ``deadline``: seconds for Save() and Load(); ``patience``: seconds that are waited
-    for the guest to run on one of the hosts."""
+    """A guest.  ``users``: who may call Save() and Load() beside root, None for whoever reaches its
+    bus; ``deadline``: seconds for both; ``patience``: seconds that are waited for the guest to run
+    on one of the hosts."""
 
     name: str
     targets: Tuple[str, ...]
     id: str
     bus: str
+    users: Optional[Tuple[str, ...]] = None
     deadline: int = 10
     patience: int = 600
 
@@ -104,7 +110,13 @@ def parse(text: str, name: str, path: str) -> Guest:
     bus = values.get("bus", BUS.format(name=name)).strip()
     if bus != SYSTEM and not _ADDRESS.fullmatch(bus):
         fail(f"bus: {bus!a} is neither {SYSTEM} nor unix:path=FILE")
-    return Guest(name, targets, known, bus, seconds("deadline", 10, QEMU_SECONDS - 5),
+    users: Optional[Tuple[str, ...]] = tuple(values.get("users", "").split())
+    for user in users or ():
+        if not _USER.fullmatch(user):
+            fail(f"users: {user!a} is no name of a user")
+    if not users and "users" not in values and bus != SYSTEM:
+        users = None
+    return Guest(name, targets, known, bus, users, seconds("deadline", 10, QEMU_SECONDS - 5),
                  seconds("patience", 600, 99999))
 
 

@@ -10,6 +10,7 @@ import argparse
 import base64
 import json
 import os
+import pwd
 import signal
 import sys
 from typing import Any, Dict, List, Mapping, Optional, Sequence
@@ -25,6 +26,7 @@ from ..host import guests
 from ..started import VMSTATE_WORKER
 from ..system import supervisor
 from ..system.journald import NOTICE, Log
+from . import answers
 
 PROG = "lio-handover-vmstate"
 DESCRIPTION = """\
@@ -43,6 +45,8 @@ GUEST names the file /etc/lio-handover/guests/GUEST.conf:
   targets = vhost/naa.5001405000000001
   id = lio-handover/GUEST                             (the default)
   bus = unix:path=/run/lio-handover-guests/GUEST/bus  (the default; or system)
+  users = libvirt-qemu   who may call it beside root (default: whoever reaches that bus; of system:
+                         nobody)
   deadline = 10      seconds for QEMU to get an answer, at most 20
   patience = 600     seconds until the guest has to run on one of the hosts
 
@@ -72,6 +76,7 @@ _SAID = {"nothing": ", no handover: the guest stays on this host",
 #: Milliseconds until a bus that is gone is looked for again.
 AGAIN = 1000
 _METHOD_CALL = 1
+_BUS = ("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus")
 _DBUS = "org.freedesktop.DBus.Error."
 
 
@@ -272,6 +277,31 @@ class Helper:
         self._ask(message, "load", bytes(args[0]))
 
     def _ask(self, message: Any, what: str, data: bytes = b"") -> None:
+        """Work for an answer, if the caller may have it: the bus says who that is."""
+        if len(data) > answers.LIMIT:
+            self.refuse(message, dbus_names.ERROR + "TooLarge",
+                        f"{len(data)} bytes are more than QEMU's stream takes; nothing was changed")
+        elif self.guest.users is None:
+            self._begin(message, what, data)
+        else:
+            self.connection.call_async(
+                *_BUS, "GetConnectionUnixUser", "s", (message.get_sender(),),
+                lambda uid: self._begin(message, what, data) if self._may(int(uid)) else
+                self.refuse(message, dbus_names.ERROR + "NotAuthorized", (
+                    f"user {int(uid)} may not {what} {self.guest.id}; nothing was changed; next: "
+                    "name it in `users` of the guest's file, if it is QEMU's")),
+                lambda _error: self.refuse(message, dbus_names.ERROR + "NotAuthorized",
+                                           "the bus does not say who calls"))
+
+    def _may(self, uid: int) -> bool:
+        def uid_of(name: str) -> int:
+            try:
+                return pwd.getpwnam(name).pw_uid
+            except KeyError:
+                return -1
+        return uid == 0 or uid in map(uid_of, self.guest.users or ())
+
+    def _begin(self, message: Any, what: str, data: bytes) -> None:
         if self.question is not None or self._stopping:
             self.refuse(message, dbus_names.ERROR + "StillRunning",
                         f"{self.guest.id} is busy with another call; nothing was changed; next: "

@@ -158,7 +158,7 @@ def test_a_guest_needs_only_its_targets() -> None:
     guest = guests.parse(f"[guest]\ntargets = {TARGET}\n", "vm1", "vm1.conf")
     assert guest.targets == (TARGET,) and guest.id == "lio-handover/vm1"
     assert guest.bus == "unix:path=/run/lio-handover-guests/vm1/bus"
-    assert (guest.deadline, guest.patience) == (10, 600)
+    assert (guest.deadline, guest.patience, guest.users) == (10, 600, None)
 
 
 @pytest.mark.parametrize("lines, word", [
@@ -167,6 +167,7 @@ def test_a_guest_needs_only_its_targets() -> None:
     (f"targets = {TARGET}\nid = {'x' * 256}", "id"), (f"targets = {TARGET}\nid = a b", "id"),
     (f"targets = {TARGET}\nbus = tcp:host=x", "bus"), (f"targets = {TARGET}\nmore = 1", "more"),
     (f"targets = {TARGET}\ndeadline = 25", "1 to 20"), (f"targets = {TARGET}\ndeadline = 0", "20"),
+    (f"targets = {TARGET}\nusers = a/b", "users"),
     (f"targets = {TARGET}\n[other]\n", "no other"), ("targets", "vm1.conf")])
 def test_a_wrong_file_is_named_with_its_key(lines: str, word: str) -> None:
     with pytest.raises(errors.BadSettings, match=word) as refused:

@@ -171,6 +171,38 @@ def test_only_root_answers_qemu(bench: Bench) -> None:
     assert inbus.as_user(inbus.NOBODY, invmstate.known_as, bench.address) == ["lio-handover/vm1"]
 
 
+@pytest.mark.parametrize("more, nobody", [
+    ("", "NoTargetModules"), ("users = root\n", "NotAuthorized"),
+    ("users =\n  root\n  nobody\n", "NoTargetModules"), ("bus = system\n", "NotAuthorized"),
+    ("bus = system\nusers = nobody\n", "NoTargetModules")])
+def test_save_and_load_are_for_the_users_of_the_guests_file(bench: Bench, more: str,
+                                                            nobody: str) -> None:
+    """Who can't reach a guest's own bus need not be named; everybody reaches the system's: there
+    it is root alone, unless the file names others."""
+    bench.folder.chmod(0o755)
+    bench.helper(more=more)
+    for member, signature, *args in (("Save", ""), ("Load", "ay", b"x" * 10)):
+        def call(member: str = member, signature: str = signature, args: Any = args) -> str:
+            return bench.call(member, signature, *args)[0]
+        wanted = "NotJson" if member == "Load" and nobody != "NotAuthorized" else nobody
+        assert inbus.as_user(inbus.NOBODY, call) == ERROR + wanted, member
+        assert call() == ERROR + ("NotJson" if member == "Load" else "NoTargetModules"), member
+    assert inbus.as_user(inbus.NOBODY, invmstate.known_as, bench.address) == ["lio-handover/vm1"]
+
+
+def test_what_is_larger_than_qemu_takes_comes_to_no_process(bench: Bench) -> None:
+    """Neither through the helper, nor (much larger) through the bus."""
+    program = bench.helper()
+    children = Path(f"/proc/{program.pid}/task/{program.pid}/children")
+    wait_until(lambda: len(children.read_text().split()) == 1)  # it looked for what is unfinished
+    before = children.read_text()
+    name, line = bench.call("Load", "ay", b"x" * (answers.LIMIT + 1))
+    assert name == ERROR + "TooLarge" and "nothing was changed" in line
+    assert children.read_text() == before
+    assert bench.call("Load", "ay", b"x" * (8 << 20))[0].startswith("org.freedesktop.DBus.Error.")
+    assert bench.call("Save")[0] == ERROR + "NoTargetModules"
+
+
 def test_a_killed_process_is_an_error(bench: Bench) -> None:
     """QEMU gets an answer, and the next call finds another process."""
     program = bench.helper(more="deadline = 20")
