@@ -6,8 +6,8 @@ buses and deadlines (lio-handover-vmstate).
     [guest]
     targets = vhost/naa.5001405000000001
 
-and, where other values are wanted than these (``users`` that may call Save() and Load(), beside root:
-by default whoever reaches the guest's own bus, and on the system's nobody else)::
+and, where other values are wanted than these (``users`` may call Save() and Load() beside root: by
+default whoever reaches the guest's own bus, and on the system's nobody else)::
 
     id = lio-handover/NAME
     bus = unix:path=/run/lio-handover-guests/NAME/bus
@@ -53,9 +53,9 @@ class Guest:
     targets: Tuple[str, ...]
     id: str
     bus: str
-    users: Optional[Tuple[str, ...]] = None
     deadline: int = 10
     patience: int = 600
+    users: Optional[Tuple[str, ...]] = None
 
 
 def load(name: str, folder: str = FOLDER) -> Guest:
@@ -116,8 +116,8 @@ def parse(text: str, name: str, path: str) -> Guest:
             fail(f"users: {user!a} is no name of a user")
     if not users and "users" not in values and bus != SYSTEM:
         users = None
-    return Guest(name, targets, known, bus, users, seconds("deadline", 10, QEMU_SECONDS - 5),
-                 seconds("patience", 600, 99999))
+    return Guest(name, targets, known, bus, seconds("deadline", 10, QEMU_SECONDS - 5),
+                 seconds("patience", 600, 99999), users)
 
 
 # ---- before a guest moves ------------------------------------------------------------------------

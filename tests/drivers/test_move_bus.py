@@ -143,7 +143,9 @@ class Later(Bus):
         return self._programs[-1]
 
 
-def test_two_versions_apart_nothing_is_begun(b: RemoteService) -> None:
+def test_two_versions_apart_nothing_is_begun(
+        b: RemoteService, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(ssh.TEST_BUSES, "1")
     with tempfile.TemporaryDirectory() as folder:
         later = Later(Path(folder))
         try:

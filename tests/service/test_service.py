@@ -14,6 +14,7 @@ import pytest
 
 from lio_handover import dbus_names as names, errors
 from lio_handover.document import document as documents
+from lio_handover.model import diff as differ, objects
 from lio_handover.model.objects import State
 from lio_handover.service.bus import interfaces as bus_interfaces
 from tests import lab
@@ -66,7 +67,7 @@ def test_a_target_goes_and_comes_back_by_the_service(served: Service) -> None:
     assert (shown["Frozen"], shown["RestoredBy"]) == (True, "lio-handover")
     exported, document = served.call(inbus.export, NAME)
     assert exported["State"] == "done" and exported["Secret"], exported
-    assert exported["Result"]["digest"] == documents.loads(document).digest
+    assert "digest" not in exported["Result"], "it has secrets, which could be tried"
     refused = served.call(inbus.run, "Remove", NAME)
     assert refused["Error"][0] == names.ERROR + "InUse" and refused["Result"]["findings"]
     removed = served.call(inbus.run, "Remove", NAME, {"allow": ["reserved"]})
@@ -169,22 +170,65 @@ def test_a_group_may_touch_what_lies_in_the_roots_alone(service: Service, bed: l
     assert [name for name, _path in service.call(inbus.targets)] == [other]
 
 
+#: An administrator's: the members of games may look and change, but not remove; nobody may nothing.
 RULE = """polkit.addRule(function(action, subject) {
-    if (action.id == "io.github.lio-handover1.read" && subject.user == "nobody")
+    if (subject.user == "nobody")
+        return polkit.Result.NO;
+    if (subject.isInGroup("games") && (action.id == "io.github.lio-handover1.read" ||
+        action.id == "io.github.lio-handover1.write" && action.lookup("verb") != "Remove" &&
+        action.lookup("target").indexOf("iscsi/iqn.") == 0))
         return polkit.Result.YES;
 });
 """
+ASKS = "org.freedesktop.DBus.Error.InteractiveAuthorizationRequired"
+DAEMON, BIN, GAMES = 1, 2, 5  # the users that have these names
+
+
+@pytest.mark.skipif(not Path(inbus.POLKITD).exists(), reason="polkitd is not installed")
+def test_polkit_itself_knows_the_actions_that_are_shipped(served: Service) -> None:
+    """Debian's, with the policy that is installed: who sits at the host may look, all else takes a
+    password; of a session that is not active, or without one, that as well; a rule lets members of
+    a group, by verb and target; and refuses.  Manager.Move, too."""
+    exported, _document = served.call(inbus.export, NAME)
+    served.call(inbus.begin_session, DAEMON, True)
+    served.call(inbus.begin_session, BIN, False)
+    served.call(inbus.start_polkit, RULE)
+    words = inbus.told_of_actions, NAME, exported["Id"]
+    told = served.call(inbus.in_session, DAEMON, *words)
+    assert told.pop("ListTargets") == "" and set(told.values()) == {ASKS}, told
+    for work, uid in ((inbus.as_user, DAEMON), (inbus.in_session, BIN)):
+        told = served.call(work, uid, *words)
+        assert set(told.values()) == {ASKS}, (uid, told)
+    told = served.call(inbus.as_user, GAMES, *words)
+    assert {name for name, error in told.items() if error == ""} == {
+        "ListTargets", "Freeze", "Move"}, told
+    assert set(told.values()) == {"", ASKS}, told
+    told = served.call(inbus.as_user, inbus.NOBODY, *words)
+    assert set(told.values()) == {"NotAuthorized"}, told
 
 
 @pytest.mark.full
-@pytest.mark.skipif(not Path(inbus.POLKITD).exists(), reason="polkitd is not installed")
-def test_polkit_itself_knows_the_actions_that_are_shipped(served: Service) -> None:
-    """An administrator's rule lets nobody look; a document, and changes, need a password."""
-    exported, _document = served.call(inbus.export, NAME)
-    served.call(inbus.start_polkit, RULE)
-    told = served.call(inbus.as_user, inbus.NOBODY, inbus.told_of_actions, NAME, exported["Id"])
-    asks = "org.freedesktop.DBus.Error.InteractiveAuthorizationRequired"
-    assert told == {"ListTargets": "", "Freeze": asks, "Open": asks, "Read": asks, "force": asks}
+def test_secrets_are_compared_for_who_may_be_handed_them(served: Service) -> None:
+    """Somebody who may look and change tries secrets: no answer tells whether one is right; and the
+    digest of a document with secrets is told in the document alone.  Takes 15 seconds."""
+    served.call(inbus.install, f"{inhost.CONFIG}[service]\ngroup = {inbus.GROUP}\n")
+    served.daemon.kill(signal.SIGTERM)
+    served.daemon.wait(10)
+    served.restart()
+    exported, document = served.call(inbus.export, NAME)
+    assert "digest" not in exported["Result"]
+    right = documents.loads(document)
+    state = differ.with_secrets(right.state, lambda secret: objects.Secret(secret.encode().decode()
+                                                                           [:-1] + "X"))
+    wrong = documents.dumps(replace(right, state=state))
+    assert documents.loads(wrong).digest != right.digest
+    mine, others = served.call(inbus.compared, document), served.call(inbus.compared, wrong)
+    assert (mine["Diff"], mine["Verify"], mine["Import"]) == (True, True, 0)
+    assert (others["Diff"], others["Verify"], others["Import"]) == (
+        False, "VerifyFailed", "NotFrozen"), others
+    told = [served.call(inbus.as_member, inbus.compared, data) for data in (document, wrong)]
+    assert told[0] == told[1], told
+    assert (told[0]["Diff"], told[0]["Verify"], told[0]["Import"]) == (True, True, "NotAuthorized")
 
 
 def many(bed: lab.Lab, luns: int) -> State:

@@ -393,18 +393,79 @@ def start_polkit(rule: str) -> None:
         time.sleep(0.05)
 
 
+def begin_session(uid: int, active: bool) -> None:
+    """A session of a user at this host's seat, as systemd-logind writes it (sd-login(3))."""
+    for folder in ("sessions", "users", "seats", "machines"):
+        Path("/run/systemd", folder).mkdir(parents=True, exist_ok=True)
+    if not Path("/sys/fs/cgroup/cgroup.procs").exists():
+        _run("mount", "-t", "cgroup2", "cgroup2", "/sys/fs/cgroup")
+    Path(_scope(uid)).mkdir(parents=True, exist_ok=True)
+    state = "active" if active else "online"
+    Path("/run/systemd/sessions", str(uid)).write_text(
+        f"UID={uid}\nACTIVE={int(active)}\nSTATE={state}\nREMOTE=0\nTYPE=tty\nCLASS=user\n"
+        "SEAT=seat0\nVTNR=1\n")
+    Path("/run/systemd/users", str(uid)).write_text(f"STATE={state}\n")  # which polkit asks for
+
+
+def _scope(uid: int) -> str:
+    return f"/sys/fs/cgroup/user.slice/user-{uid}.slice/session-{uid}.scope"
+
+
+def in_session(uid: int, work: Callable[..., Any], *args: Any) -> Any:
+    """What ``work`` returns when a user runs it in its session."""
+    import multiprocessing
+    fork = multiprocessing.get_context("fork")
+    ours, its = fork.Pipe()
+
+    def child() -> None:
+        Path(_scope(uid), "cgroup.procs").write_text(str(os.getpid()))
+        its.send(as_user(uid, work, *args))
+
+    process = fork.Process(target=child)
+    process.start()
+    its.close()
+    try:
+        return ours.recv()
+    finally:
+        process.join()
+
+
 def told_of_actions(target: str, job: int) -> dict[str, str]:
-    """What a user is answered who looks, changes, wants a document, and forces."""
+    """What a user is answered who looks, changes, has things moved, wants a document, vouches."""
     client, path = Client(), f"{names.ROOT}/jobs/{job}"
+
+    def manager(member: str, what: Sequence[str], given: Mapping[str, Any] = {}  # noqa: B006
+                ) -> str:
+        return client.error(names.ROOT, names.MANAGER, member, "asa{sv}", what, options(given))
+
     return {
         "ListTargets": client.error(names.ROOT, names.MANAGER, "ListTargets", "a{sv}",
                                     options({})),
-        "Freeze": client.error(names.ROOT, names.MANAGER, "Freeze", "asa{sv}", [target],
-                               options({})),
+        "Freeze": manager("Freeze", ["iscsi/iqn.2003-01.org.example:none"]),
+        "Remove": manager("Remove", ["iscsi/iqn.2003-01.org.example:none"]),
+        "Move": manager("Move", [target], {"to": "elsewhere"}),
         "Open": client.error(path, names.JOB, "Open", "a{sv}", options({})),
         "Read": client.error(path, names.JOB, "Read", "tua{sv}", 0, 10, options({})),
+        "peer": manager("PrepareHandover", [target], {"peer": "elsewhere"}),
+        "handover": manager("Freeze", [target], {"allow": ["handover"]}),
         "force": client.error(names.ROOT, names.MANAGER, "RecoverHandovers", "a{sv}",
                               options({"peer-is-fenced": True}))}
+
+
+def compared(document: bytes) -> dict[str, Any]:
+    """What the verbs that compare a document tell: whether all is the same, by Diff the names of
+    what differs, or the error."""
+    told: dict[str, Any] = {}
+    for member in ("Diff", "Plan", "Verify", "Import"):
+        job = run_document(member, document, {"allow": ["reserved"]} if member == "Import" else {})
+        told[member] = str(job["Error"][0]).removeprefix(names.ERROR) or job["Result"].get(
+            "same", job["Result"].get("writes"))
+        if member == "Diff" and job["Size"]:
+            path, client = f"{names.ROOT}/jobs/{job['Id']}", Client()
+            data = client.call(path, names.JOB, "Read", "tua{sv}", 0, 1 << 20, options({}))
+            told["differs"] = sorted({change.get("name", change["object"])
+                                      for change in json.loads(bytes(data))})
+    return told
 
 
 def serve_polkit(address: str, told: Mapping[str, str], delay: float, seen: str = "") -> None:

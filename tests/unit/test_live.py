@@ -19,6 +19,7 @@ import pytest
 
 from lio_handover import errors
 from lio_handover.cli import main
+from lio_handover.client import ssh
 from lio_handover.drivers import guest as guests, live, move, moves
 from lio_handover.drivers.guest import Monitors
 from lio_handover.drivers.live import LiveMove
@@ -38,6 +39,12 @@ HOST = "unix:path=/run/bus"
 DISK = {"migratable": True, "boot_tpgt": 1, "num_queues": 4, "virtqueue_size": 128}
 STEPS = [pytest.param(mode, step, id=f"{mode.value}-{step.name}")
          for mode, steps in ROWS.items() for step in steps]
+
+
+@pytest.fixture(autouse=True)
+def bus_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """HOST is taken for a host, as in tests alone."""
+    monkeypatch.setenv(ssh.TEST_BUSES, "1")
 
 
 @dataclass

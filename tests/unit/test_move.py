@@ -295,15 +295,28 @@ def test_a_host_is_an_argument_of_ssh_and_nothing_else() -> None:
         "argv5=ServerAliveInterval%3d5,argv6=-o,argv7=ServerAliveCountMax%3d2,argv8=--,"
         "argv9=root%40b.example,argv10=systemd-stdio-bridge")
     assert ",argv9=fe80%3a%3a1%25eth0," in ssh.address("fe80::1%eth0")
-    assert ssh.address("unix:path=/run/x/bus") == "unix:path=/run/x/bus"
     for bad in ("", "-oProxyCommand=x", "root@-x", "a b", "a\nb", "a;b", "$(x)", "a,argv1=x",
-                "unixexec:path=/bin/sh", "unix:path=/x,guid=1", "unix:tmpdir=/x", "a'b"):
+                "unix:path=/run/x/bus", "unixexec:path=/bin/sh", "unix:path=/x,guid=1", "unix:tmpdir=/x", "a'b"):
         with pytest.raises(errors.BadCall):
             ssh.address(bad)
 
 
-def test_a_host_that_is_not_there_is_unreachable_in_one_line() -> None:
+def test_a_bus_of_this_machine_is_a_peer_in_tests_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not by anything that a caller, a journal or a file of settings gives: whoever starts the
+    process says so, in its environment."""
+    with pytest.raises(errors.BadCall, match="is no host for ssh"):
+        ssh.RemoteService("unix:path=/run/x/bus")
+    handover = Handover("x", SOURCE, "released", 1, "iscsi", (TARGET,), peer="unix:path=/run/x/bus")
+    with pytest.raises(errors.PeerUnreachable, match="is no host for ssh"):
+        ssh.ask(handover, "status")
+    monkeypatch.setenv(ssh.TEST_BUSES, "1")
+    assert ssh.address("unix:path=/run/x/bus") == "unix:path=/run/x/bus"
+
+
+def test_a_host_that_is_not_there_is_unreachable_in_one_line(
+        monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("dbus")
+    monkeypatch.setenv(ssh.TEST_BUSES, "1")
     side = ssh.RemoteService("unix:path=/nonexistent/bus")
     with pytest.raises(errors.PeerUnreachable, match="^unix:path=/nonexistent/bus does not answer"):
         side.about()
