@@ -51,7 +51,7 @@ manager  PrepareHandover    write: - handover mode probe allow document-version
                           | write force: peer overrides
 manager  StageHandover      write: - maps allow document-version
                           | write force: messages uploads peer overrides
-manager  AbortHandover      write: - probe allow document-version
+manager  AbortHandover      write: - probe allow question document-version
                           | write force: messages uploads peer overrides
 manager  StatusHandovers    read: -
 manager  RecoverHandovers   write: - guest-left allow
@@ -71,8 +71,9 @@ handover Activate           write: - allow document-version
 handover Verify             write: - allow document-version | write force: peer overrides
 handover Confirm            write: - allow document-version
                           | write force: messages uploads peer overrides
-handover Abort              write: - probe allow document-version | write force: peer overrides
-handover Status             read: -
+handover Abort              write: - probe allow question document-version
+                          | write force: peer overrides
+handover Status             read: - question
 handover Recover            write: - guest-left allow document-version
                           | write force: messages uploads peer peer-is-fenced
                             peer-never-returns overrides

@@ -295,8 +295,9 @@ def test_a_host_is_an_argument_of_ssh_and_nothing_else() -> None:
         "argv5=ServerAliveInterval%3d5,argv6=-o,argv7=ServerAliveCountMax%3d2,argv8=--,"
         "argv9=root%40b.example,argv10=systemd-stdio-bridge")
     assert ",argv9=fe80%3a%3a1%25eth0," in ssh.address("fe80::1%eth0")
-    for bad in ("", "-oProxyCommand=x", "root@-x", "a b", "a\nb", "a;b", "$(x)", "a,argv1=x",
-                "unix:path=/run/x/bus", "unixexec:path=/bin/sh", "unix:path=/x,guid=1", "unix:tmpdir=/x", "a'b"):
+    for bad in ("", "-oProxyCommand=x", "root@-x", "a b", "a\nb", "a;b", "$(x)",
+                "a,argv1=x", "unix:path=/run/x/bus", "unixexec:path=/bin/sh", "unix:path=/x,guid=1",
+                "unix:tmpdir=/x", "a'b"):
         with pytest.raises(errors.BadCall):
             ssh.address(bad)
 
@@ -307,8 +308,8 @@ def test_a_bus_of_this_machine_is_a_peer_in_tests_alone(monkeypatch: pytest.Monk
     with pytest.raises(errors.BadCall, match="is no host for ssh"):
         ssh.RemoteService("unix:path=/run/x/bus")
     handover = Handover("x", SOURCE, "released", 1, "iscsi", (TARGET,), peer="unix:path=/run/x/bus")
-    with pytest.raises(errors.PeerUnreachable, match="is no host for ssh"):
-        ssh.ask(handover, "status")
+    with pytest.raises(errors.PeerUnreachable):
+        asking.ask(handover, "status")
     monkeypatch.setenv(ssh.TEST_BUSES, "1")
     assert ssh.address("unix:path=/run/x/bus") == "unix:path=/run/x/bus"
 
