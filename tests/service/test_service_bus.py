@@ -173,7 +173,7 @@ def test_what_is_installed_is_what_is_introspected(tmp_path: Path) -> None:
 
 
 #: Verbs of the command line that are not of one host.
-_OTHER = ("source", "destination", "status", "recover", "restore", "clear")
+_OTHER = ("source", "destination", "status", "recover", "restore", "clear", "keygen")
 
 
 def test_every_polkit_action_is_there() -> None:
