@@ -275,8 +275,8 @@ def test_members_of_the_group_have_files_and_block_devices_alone(root: str) -> N
 def test_the_worker_of_a_member_of_the_group_knows_it(root: str, limited: bool) -> None:
     from lio_handover.service.worker import Work
     Path(root, "conf").write_text("[storage]\nuser_configs =\n  rbd/pool/*\n  x;y\n")
-    work = Work({"verb": "import", "role": "", "probe": False, "config": f"{root}/conf", "small": False,
-                 "secrets": True, "limited": limited}, -1, [])
+    work = Work({"verb": "import", "role": "", "probe": False, "config": f"{root}/conf",
+                 "small": False, "secrets": True, "limited": limited}, -1, [])
     assert work.core.settings.user_configs == ("rbd/pool/*", "x;y")
     assert bool(policy.findings(tcmu("rbd/pool/a"), {}, work.core.settings)) is limited
 
