@@ -46,6 +46,11 @@ class Host:
         return {}
 
     @property
+    def ways(self) -> Dict[str, "Way"]:
+        """The ways to folders that were walked, see trusted.py: none."""
+        return {}
+
+    @property
     def looked(self) -> Dict[str, Identity]:
         """{path: identity} of the storage that was looked at: none."""
         return {}
@@ -68,6 +73,10 @@ class HostSnapshot(Host):
         return {}
 
     @cached_property
+    def ways(self) -> Dict[str, "Way"]:
+        return {}
+
+    @cached_property
     def looked(self) -> Dict[str, Identity]:
         return {}
 
@@ -78,6 +87,15 @@ class Component(NamedTuple):
 
     target: str = ""
     why: str = ""
+
+
+class Way(NamedTuple):
+    """A resolved path, why somebody else than root could exchange what it leads to, and what
+    lstat(2) said of its end, where that is no folder."""
+
+    real: str
+    why: str = ""
+    status: Optional[os.stat_result] = None
 
 
 HERE = Host()
@@ -114,6 +132,11 @@ def look(path: str) -> PathStat:
     except OSError:
         os.close(fd)
         raise
+    return backing_of(fd, real, status)
+
+
+def backing_of(fd: int, real: str, status: os.stat_result) -> PathStat:
+    """What stat(2) said of a resolved path, with the descriptor that there is of it, or -1."""
     return PathStat(fd, real, stat.S_ISBLK(status.st_mode), stat.S_ISREG(status.st_mode),
                     f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}",
                     (status.st_dev, status.st_ino), status.st_size, status.st_nlink)

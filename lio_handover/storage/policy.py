@@ -114,7 +114,7 @@ def findings_by_name(wanted: Backstore, proof: Mapping[str, Union[str, int, bool
         or is_below(wanted.path, host.dev)  # which may be the device mapper's other name of it
     problems += [] if allowed else [_finding(StorageNotAllowed, wanted, *_NOWHERE)]
     with suppress(OSError):
-        why = trusted.exchangeable(wanted.path, settings.fuse, host) if allowed else ""
+        why = trusted.walk(wanted.path, settings.fuse, host).why if allowed else ""
         problems += [not_allowed(wanted, why)] if why else []
     if not proof:
         problems.append(_finding(StorageDiffers, wanted, *_UNPROVEN))
@@ -184,12 +184,15 @@ def _findings(wanted: Backstore, proof: Mapping[str, Union[str, int, bool]], set
         yield _finding(StorageNotAllowed, wanted, *_NOWHERE)
         return
     try:
+        real = ""
         with suppress(FileNotFoundError, NotADirectoryError):  # which is told after the roots
-            why = trusted.exchangeable(path, settings.fuse, host)
-            if why:
-                yield not_allowed(wanted, why)
+            way = trusted.walk(path, settings.fuse, host)
+            if way.why:
+                yield not_allowed(wanted, way.why)
                 return
-        if roots and all(escapes_root(path, root) for root in roots):
+            real = way.real
+        # Where there is no symbolic link on the way, none leads out.
+        if roots and real != path and all(escapes_root(path, root) for root in roots):
             yield _finding(StorageNotAllowed, wanted, "is reached through a symbolic link that "
                            f"leaves {' and '.join(roots)}", do="name the file where it really is")
             return

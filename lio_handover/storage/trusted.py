@@ -21,7 +21,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from typing import Dict, Iterable, Iterator, List, Mapping, Optional, Sequence
+from typing import Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from ..errors import Finding, StorageDiffers, StorageMissing, StorageNotAllowed, refuse
 from ..model import plugins
@@ -29,9 +29,9 @@ from ..model.keys import display
 from ..model.objects import Backstore
 from ..model.plugins import HCTL, Opens
 from ..system.locks import room_for
-from . import block_devices, protection
-from .block_devices import (HERE, Component, Host, HostSnapshot, Identity, PathStat, hctl_of,
-                            is_below, show)
+from . import protection
+from .block_devices import (HERE, Component, Host, HostSnapshot, Identity, PathStat, Way,
+                            backing_of, hctl_of, is_below, show)
 
 _NOWHERE = (errno.ENOENT, errno.ENOTDIR)
 _OTHERS = stat.S_IWGRP | stat.S_IWOTH
@@ -46,15 +46,23 @@ def words_of(path: str) -> List[str]:
     return [word for word in reversed(path.split("/")) if word not in ("", ".")]
 
 
-def exchangeable(path: str, fuse: Sequence[str] = (), host: Host = HERE) -> str:
-    """Why somebody else than root could exchange what ``path`` leads to, or "".
+def walk(path: str, fuse: Sequence[str] = (), host: Host = HERE) -> Way:
+    """The way to what ``path`` leads to; ``why`` others than root could exchange that.
 
     ``fuse``: folders at or below which FUSE file systems may be.  Each folder is looked at once for
     one snapshot of the host.  Raises OSError.
     """
+    folder, _slash, name = path.rpartition("/")
+    way = host.ways.get(folder)
+    if way is None:
+        way = host.ways.setdefault(folder, _walk("/", words_of(folder), fuse, host))
+    return way if way.why else _walk(way.real, words_of(name), fuse, host)
+
+
+def _walk(here: str, pending: List[str], fuse: Sequence[str], host: Host) -> Way:
     known, mounted = host.components, host.unsettled
-    here, pending, links = "/", words_of(path), 0
-    look = _component(here, known)
+    links, status = 0, None
+    look, _status = _component(here, known)
     while not look.why and pending:
         word = pending.pop()
         if word == "..":
@@ -63,9 +71,9 @@ def exchangeable(path: str, fuse: Sequence[str] = (), host: Host = HERE) -> str:
         there = f"{here.rstrip('/')}/{word}"
         if there in mounted and (mounted[there] == "proc" or not any(
                 is_below(there, folder) for folder in fuse)):
-            return f"lies in {show(there)}, a file system of type {show(mounted[there])}, whose " \
-                "names lead where a program likes"
-        look = _component(there, known)
+            return Way(there, f"lies in {show(there)}, a file system of type "
+                       f"{show(mounted[there])}, whose names lead where a program likes")
+        look, status = _component(there, known)
         if not look.target:
             here = there
             continue
@@ -75,17 +83,19 @@ def exchangeable(path: str, fuse: Sequence[str] = (), host: Host = HERE) -> str:
         if look.target.startswith("/"):
             here = "/"
         pending += words_of(look.target)
-    return look.why
+    return Way(here, look.why, status)
 
 
-def _component(path: str, known: Dict[str, Component]) -> Component:
+def _component(path: str, known: Dict[str, Component]) \
+        -> Tuple[Component, Optional[os.stat_result]]:
+    """(a folder or symbolic link, None), or what lstat(2) said of the end of the way."""
     if path in known:
-        return known[path]
+        return known[path], None
     status = os.lstat(path)
     if stat.S_ISLNK(status.st_mode):
         look = Component(target=os.readlink(path))
     elif not stat.S_ISDIR(status.st_mode):
-        return Component()  # the end of the way
+        return Component(), status
     elif status.st_uid:
         look = Component(why=f"lies below {show(path)}, which belongs to uid {status.st_uid}: "
                              "whoever owns a folder can exchange what is in it")
@@ -94,7 +104,7 @@ def _component(path: str, known: Dict[str, Component]) -> Component:
                              f"{stat.S_IMODE(status.st_mode):04o})")
     else:
         look = Component()
-    return known.setdefault(path, look)
+    return known.setdefault(path, look), None
 
 
 def judge(store: Backstore, backing: PathStat, host: Host = HERE) -> Optional[Finding]:
@@ -132,18 +142,19 @@ def findings(stores: Iterable[Backstore], fuse: Sequence[str] = (),
     problems: List[Finding] = []
     for store in _paths(stores):
         try:
-            why = exchangeable(store.path, fuse, host)
-            if why:
-                problems.append(not_allowed(store, why))
-                continue
-            backing = block_devices.look(store.path)
-            os.close(backing.fd)
-            problem = judge(store, backing, host)
+            way = walk(store.path, fuse, host)
+            problem = _judged(store, way, host)
             problems += [problem] if problem else []
         except OSError as error:
             if error.errno not in _NOWHERE:
                 problems.append(not_allowed(store, f"can't be looked at: {error.strerror}"))
     return problems
+
+
+def _judged(store: Backstore, way: Way, host: Host) -> Optional[Finding]:
+    if way.why:
+        return not_allowed(store, way.why)
+    return judge(store, backing_of(-1, way.real, way.status), host) if way.status else None
 
 
 def _paths(stores: Iterable[Backstore]) -> Iterator[Backstore]:
@@ -159,11 +170,12 @@ def _paths(stores: Iterable[Backstore]) -> Iterator[Backstore]:
 class Watch:
     """The storage that the kernel is about to open, looked at right before ``enable`` and right
     after it.  A descriptor (O_PATH) of each file or device is open in between, so that no other
-    file has its inode meanwhile.  ``fuse``: as `exchangeable` has it."""
+    file has its inode meanwhile.  ``fuse``: as `walk` has it."""
 
     def __init__(self, fuse: Sequence[str] = ()) -> None:
         self.fuse = fuse
-        self._kept: Dict[str, PathStat] = {}
+        self._kept: Dict[str, Identity] = {}  # path → what it led to
+        self._fds: List[int] = []
 
     def before(self, stores: Sequence[Backstore], looked: Mapping[str, Identity] = {}) -> None:
         """Look at what these backstores will open.  ``looked``: what the paths led to when the
@@ -178,33 +190,42 @@ class Watch:
         root could have exchanged it meanwhile."""
         host = HostSnapshot()
         problems = [finding for store in _paths(stores) if store.path in self._kept
-                    for finding in self._look(store, host, self._kept[store.path].leads_to)]
+                    for finding in self._look(store, host, self._kept[store.path])]
         self.close()
         return problems
 
     def _look(self, store: Backstore, host: Host, before: Optional[Identity]) -> List[Finding]:
-        path = show(store.path)
         try:
-            why = exchangeable(store.path, self.fuse, host)
-            if why:
-                return [not_allowed(store, why)]
-            backing = block_devices.look(store.path)
+            way = walk(store.path, self.fuse, host)
+            if way.status and not way.why and store.path not in self._kept:
+                fd = os.open(way.real, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+                self._fds.append(fd)
+                status = os.fstat(fd)
+                self._kept[store.path] = leads_to(status)
+                way = way._replace(status=status)
         except OSError as error:
             how = "is not there any more" if error.errno in _NOWHERE else \
                 f"can't be looked at: {error.strerror}"
-            return [Finding(StorageMissing, display(store.key), f"{path} {how}",
+            return [Finding(StorageMissing, display(store.key), f"{show(store.path)} {how}",
                             do="put back what was there, and run it again")]
-        if self._kept.setdefault(store.path, backing) is not backing:
-            os.close(backing.fd)
-        if before is not None and before != backing.leads_to:
-            return [Finding(StorageDiffers, display(store.key), f"{path} leads to something else "
-                            "than when it was looked at", do="keep others from it, and run it "
-                            "again")]
-        problem = judge(store, backing, host)
+        now = leads_to(way.status) if way.status else ""
+        if not way.why and before not in (None, now):
+            return [Finding(StorageDiffers, display(store.key), f"{show(store.path)} leads to "
+                            "something else than when it was looked at",
+                            do="keep others from it, and run it again")]
+        problem = _judged(store, way, host)
         return [problem] if problem else []
 
     def close(self) -> None:
         """Let go of everything."""
-        for backing in self._kept.values():
-            os.close(backing.fd)
+        for fd in self._fds:
+            os.close(fd)
+        self._fds.clear()
         self._kept.clear()
+
+
+def leads_to(status: os.stat_result) -> Identity:
+    """See PathStat.leads_to."""
+    if stat.S_ISBLK(status.st_mode):
+        return f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"
+    return status.st_dev, status.st_ino

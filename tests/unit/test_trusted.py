@@ -351,6 +351,11 @@ def gone(path: str) -> None:
     os.unlink(path)
 
 
+def a_folder(path: str) -> None:
+    os.unlink(path)
+    os.mkdir(path)
+
+
 def opened_up(path: str) -> None:
     os.chmod(os.path.dirname(path), 0o777)
 
@@ -362,6 +367,7 @@ def linked(path: str) -> None:
 @pytest.mark.parametrize("change, error, said", [
     (exchanged, StorageDiffers, "leads to something else than when it was looked at"),
     (renamed_back, StorageDiffers, "leads to something else than when it was looked at"),
+    (a_folder, StorageDiffers, "leads to something else than when it was looked at"),
     (gone, StorageMissing, "is not there any more"), (opened_up, StorageNotAllowed, "lies below"),
     (linked, StorageNotAllowed, "has 2 names")])
 def test_what_changes_while_it_is_opened_is_seen(
