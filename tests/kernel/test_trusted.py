@@ -251,8 +251,9 @@ def stage_while(change: str, shared: str, id: str,  # noqa: A002
     path = f"{shared}/zero.img"
 
     def exchange() -> None:
-        os.rename(path, path + ".old")
-        image(path)
+        if not os.path.exists(path + ".old"):  # there are two backstores
+            os.rename(path, path + ".old")
+            image(path)
 
     fs, engine = Exchanging(exchange if change == "exchanged" else
                             lambda: os.chmod(shared, 0o1777)), inhandover.handovers()
@@ -282,12 +283,13 @@ def test_no_verb_of_a_destination_serves_what_was_exchanged(
     two.go("prepare")
     line, gates, left = b.call(stage_while, change, str(bed.shared), two.id, two.newest())
     assert line.startswith(error) and (gates, left) == (0, []), line
+    assert ("leads to something else than" if change == "exchanged" else "lies below") in line
     two.go("stage* freeze export")
-    bed.shared.chmod(0o757)
+    b.call(os.chmod, str(bed.shared), 0o757)
     with pytest.raises(errors.StorageNotAllowed, match="which others than root may write to"):
         two.go("activate*")
     assert two.serving() == []
-    bed.shared.chmod(0o755)
+    b.call(os.chmod, str(bed.shared), 0o755)
     two.go("activate* release activate* verify*")
     assert two.serving() == [DESTINATION]
 
