@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-from .errors import BadSettings
+from .errors import BadSettings, quoted
 
 # A boot with nothing to do reads these files, too, so this imports neither dataclasses, typing nor
 # re.
@@ -79,7 +79,7 @@ class File:
         self.section = " ".join(line[1:-1].split())
         kind, _, name = self.section.partition(" ")
         if not line.endswith("]") or kind not in KEYS or bool(name) != (kind == NAMED):
-            self.fail(number, f"no such section: {line!a} (there are " + ", ".join(
+            self.fail(number, f"no such section: {quoted(line)} (there are " + ", ".join(
                 f"[{key} NAME]" if key == NAMED else f"[{key}]" for key in KEYS) + ")")
         if kind == NAMED:
             self.named.setdefault(self.section, number)
@@ -88,10 +88,11 @@ class File:
         key, equals, value = line.partition("=")
         key, value = key.strip(), value.strip()
         if not self.section:
-            self.fail(number, f"{key!a} stands in no section")
+            self.fail(number, f"{quoted(key)} stands in no section")
         known = KEYS[self.section.partition(" ")[0]]
         if key not in known:
-            self.fail(number, f"[{self.section}] has no key {key!a} (it has {', '.join(known)})")
+            self.fail(number, f"[{self.section}] has no key {quoted(key)} "
+                              f"(it has {', '.join(known)})")
         if not equals:
             self.fail(number, f"{key} has no =")
         if (self.section, key) in self.assigned:
@@ -133,7 +134,7 @@ class File:
 
     def _path(self, key: str, value: str, line: int) -> str:
         if not value.startswith("/") or {".", ".."} & set(value.split("/")) or "\0" in value:
-            self.fail(line, f"{key}: {value!a} is not a full path")
+            self.fail(line, f"{key}: {quoted(value)} is not a full path")
         return value.rstrip("/") or "/"
 
     def _text(self, key: str, value: str, line: int) -> str:
@@ -144,7 +145,7 @@ class File:
     def _name(self, key: str, value: str, line: int) -> str:
         if value[0] not in _LETTERS or len(value) > 32 \
                 or not _LETTERS | _DIGITS | set(".-") >= set(value):  # useradd(8)
-            self.fail(line, f"{key}: {value!a} is no name of a group")
+            self.fail(line, f"{key}: {quoted(value)} is no name of a group")
         return value
 
     def _host(self, key: str, value: str, line: int) -> str:
@@ -152,28 +153,28 @@ class File:
         user, at, host = value.rpartition("@")
         if not host or host[0] == "-" or not _HOST >= set(host) or at and (
                 not user or user[0] == "-" or not _USER >= set(user)):
-            self.fail(line, f"{key}: {value!a} is no host for ssh, HOST or USER@HOST")
+            self.fail(line, f"{key}: {quoted(value)} is no host for ssh, HOST or USER@HOST")
         return value
 
     def _command(self, key: str, values: list[str], line: int) -> tuple[str, ...]:
         """A program and its arguments, one a line."""
         if values and not values[0].startswith("/"):
-            self.fail(line, f"{key}: {values[0]!a} is not the full path of a program")
+            self.fail(line, f"{key}: {quoted(values[0])} is not the full path of a program")
         if values and " " in values[0]:
-            self.fail(line, f"{key}: {values[0]!a}: each argument has a line of its own")
+            self.fail(line, f"{key}: {quoted(values[0])}: each argument has a line of its own")
         if any("\0" in value for value in values):
             self.fail(line, f"{key} has a NUL")
         return tuple(values)
 
     def _seconds(self, key: str, value: str, line: int) -> int:
         if not _DIGITS >= set(value) or value[0] == "0" or len(value) > 4:
-            self.fail(line, f"{key}: {value!a} is not a number of seconds, 1 to 9999")
+            self.fail(line, f"{key}: {quoted(value)} is not a number of seconds, 1 to 9999")
         return int(value)
 
     def _bytes(self, key: str, value: str, line: int) -> int:
         digits, unit = (value[:-1], value[-1].upper()) if value[-1].isalpha() else (value, "")
         if not (digits.isascii() and digits.isdigit()) or len(digits) > 12 or unit not in _UNITS:
-            self.fail(line, f"{key}: {value!a} is not a number of bytes (K, M, G)")
+            self.fail(line, f"{key}: {quoted(value)} is not a number of bytes (K, M, G)")
         number = int(digits) * _UNITS[unit]
         if not number:
             self.fail(line, f"{key} can't be 0")

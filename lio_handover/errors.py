@@ -10,14 +10,20 @@ from __future__ import annotations
 # The command line starts with this module alone, so it imports neither dataclasses nor typing.
 from collections.abc import Iterator, Sequence
 
+from .texts import one_line as one_line, quoted as quoted, shown  # noqa: F401 - for who raises
+
 NOTHING_CHANGED = "nothing was changed"
 
 #: Pages that messages name, where etc/install.map puts them.
 RECOVERY_PAGE = "/usr/share/doc/lio-handover/operations/recovery.md"
 PROTOCOL_PAGE = "/usr/share/doc/lio-handover/internals/handover-protocol.md"
 
-#: Characters of another host's or another program's sentence that are shown.
-MOST_SHOWN = 500
+#: The exceptions by which JSON of an unforeseen shape shows, where its parts are taken for what
+#: they should be.
+MISSHAPEN = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
+
+#: Characters of a message at most; of them those that say what was changed, and what to run next.
+LONGEST, CHANGED, NEXT = 2000, 300, 800
 
 #: Exit codes that no error has.  A signal N ends a command with SIGNAL + N.
 SAME, DIFFERENT, USAGE, SIGNAL = 0, 1, 2, 128
@@ -40,7 +46,9 @@ class HandoverError(Exception):
         return self.do or who[:1].lower() + who[1:]
 
     def __str__(self) -> str:
-        return f"{self.what}; {self.changed}; next: {self.next}"
+        """One line that a terminal can show, of at most 2000 characters, whatever is in it."""
+        rest = f"; {shown(self.changed, CHANGED)}; next: {shown(self.next, NEXT)}"
+        return shown(self.what, LONGEST - len(rest)) + rest
 
 
 class NotRoot(HandoverError):
@@ -428,22 +436,8 @@ def table() -> Iterator[tuple[int, str, str]]:
         yield kind.code, kind.__name__, (kind.__doc__ or "").strip()
 
 
-def one_line(text: str) -> str:
-    """The text as one line for a terminal; characters that do not print are written as \\xNN."""
-    if text.isprintable():
-        return text
-    return "".join(character if character.isprintable() else repr(character)[1:-1]
-                   for character in text)
-
-
 def unforeseen(error: BaseException) -> HandoverError:
     """The error for one of a type that nobody expects: of its text, which may be anything (a
     secret, a document's bytes), nothing is told."""
     return HandoverError(f"{type(error).__name__} in lio-handover",
                          "whether anything was changed is not known", "report it")
-
-
-def shown(text: str) -> str:
-    """Somebody else's sentence, as one line that is not too long; a reader is told whose it is."""
-    line = one_line(text[:MOST_SHOWN + 1])
-    return line if len(line) <= MOST_SHOWN else line[:MOST_SHOWN] + "…"

@@ -77,7 +77,7 @@ def _read(journal: Journal) -> Optional[Followed]:
         return Followed(tree["boot"], float(tree["at"]), tree["kept"], bool(tree["ended"]), {
             serial: FollowedFile(float(entry["at"]), int(entry["mtime"]), entry["data"].encode())
             for serial, entry in tree["files"].items()})
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except errors.MISSHAPEN:
         return None
 
 

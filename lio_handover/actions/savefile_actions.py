@@ -125,7 +125,7 @@ def _kept(context: HandoverContext) -> Dict[str, Tuple[str, str]]:
         if tree["version"] != VERSION:
             return {}  # as below
         kept = {path: (was, now) for path, (was, now) in tree["files"].items()}
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except errors.MISSHAPEN:
         return {}  # then they are put in as they are now, see unreadable()
     texts = [text for pair in kept.values() for text in pair]
     return kept if all(isinstance(text, str) for text in texts) else {}

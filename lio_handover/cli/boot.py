@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 
-from ..errors import SAME, HandoverError
+from ..errors import MISSHAPEN, SAME, HandoverError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def nothing_to_do(config: str = "") -> bool:
         folder = f"{directory}/handovers"
         names = os.listdir(folder) if os.path.lexists(folder) else []
         return owners is None and not names or _all_left_alone(folder, names, owners, save_files)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, HandoverError):
+    except (OSError, *MISSHAPEN, HandoverError):
         return False
 
 
@@ -92,8 +92,11 @@ def _all_left_alone(folder: str, names: Sequence[str], owners: Optional[bytes],
         "version": VERSION, "targets": {}}
     if known_owners["version"] != VERSION:
         return False
-    counts = {name: owner["handover"] for name, owner in known_owners["targets"].items()
-              if type(owner["epoch"]) is type(owner["aborted"]) is int}
+    counts = {name: owner["handover"] for name, owner in known_owners["targets"].items()}
+    for owner in known_owners["targets"].values():
+        if not type(owner["epoch"]) is type(owner["aborted"]) is int \
+                or not type(owner["handover"]) is type(owner.get("before", "")) is str:
+            return False
     away: list[str] = []
     stores: list[str] = []
     for name in names:

@@ -26,7 +26,7 @@ class Forwarded:
 
     def __init__(self, where: str, path: str) -> None:
         if not os.path.isabs(path) or ":" in path or "\0" in path:
-            raise errors.BadCall(f"{errors.one_line(path)!r} is no socket that ssh can forward",
+            raise errors.BadCall(f"{errors.quoted(path)} is no socket that ssh can forward",
                                  do="name it by its whole path, without a colon")
         ssh.address(where)  # raises BadCall
         self.where, self.path = where, path
@@ -66,8 +66,8 @@ class Forwarded:
         said = program.stderr.read().decode(errors="replace").strip().rpartition("\n")[2]
         self.close()
         return errors.PeerUnreachable(
-            f"{self.where} does not let ssh forward its socket {errors.one_line(self.path)} "
-            f"({errors.one_line(said) or 'no answer'})",
+            f"{self.where} does not let ssh forward its socket {errors.shown(self.path)} "
+            f"({errors.shown(said) or 'no answer'})",
             do=f"see that `ssh {self.where} true` works, and that its sshd has "
                "AllowStreamLocalForwarding on")
 

@@ -48,7 +48,7 @@ def address(where: str) -> str:
     if _BUS.fullmatch(where) and os.environ.get(TEST_BUSES):
         return where
     if not dbus_names.HOST.fullmatch(where):
-        raise errors.BadCall(f"{errors.one_line(where)!r} is no host for ssh",
+        raise errors.BadCall(f"{errors.quoted(where)} is no host for ssh",
                              do="name it as ssh does: HOST or USER@HOST")
     words = ["-axT", "-o", f"ConnectTimeout={CONNECT_SECONDS}", "-o",
              f"ServerAliveInterval={ALIVE_SECONDS}",

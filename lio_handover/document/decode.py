@@ -6,9 +6,9 @@ whether two objects have one name, whether a reservation's holder is registered.
 from __future__ import annotations
 
 import re
-from typing import Any, Callable, Dict, Iterable, Mapping, Optional, Set, Union
+from typing import AbstractSet, Any, Callable, Dict, Iterable, Mapping, Optional, Set
 
-from ..errors import BadName, BadStructure, BadValue, Duplicate
+from ..errors import BadName, BadStructure, BadValue, Duplicate, TooLarge, quoted
 from ..model import keys, objects
 from ..model.attributes import NONE, U32
 from ..model.fabrics import BY_PR_NAME, FABRICS
@@ -16,8 +16,9 @@ from ..model.keys import (Key, acl_key, alua_group_key, backstore_key, lu_group_
                           mapped_lun_key, portal_key, target_key, tpg_key)
 from ..model.objects import State
 from ..model.plugins import PLUGINS
+from .envelope import FEWER
 from .json_types import (expect_bool, expect_int, expect_list, expect_mapping, expect_name,
-                         expect_object, expect_string, quote, reject)
+                         expect_object, expect_string, reject)
 from .values import INITIATOR, U64, attributes_of, parameters_of, port_name, portal_address, without
 
 
@@ -40,12 +41,18 @@ _LABELS = {label(*place): place for place in (
 
 
 class SharedAttributes:
-    """A document's member ``common``: the attributes that all objects of a kind share."""
+    """A document's member ``common``: the attributes that all objects of a kind share.
 
-    def __init__(self, value: Any, where: str) -> None:
+    ``most``: of objects and their attributes in all, shared ones counted for each object: so few
+    bytes can't become a plan of any size."""
+
+    def __init__(self, value: Any, where: str, most: int) -> None:
+        self.most = self.left = most
+        #: backstore → the names of its ALUA groups
+        self.groups: Dict[str, AbstractSet[str]] = {}
         self.known: Dict[str, Dict[str, str]] = {}
         for name, attributes in expect_mapping(value, where).items():
-            at = f"{where}[{quote(name)}]"
+            at = f"{where}[{quoted(name)}]"
             if name not in _LABELS:
                 reject(BadStructure, f"{at} is no kind of object")
             self.known[name] = attributes_of(attributes, at, *_LABELS[name])
@@ -56,42 +63,53 @@ class SharedAttributes:
         its link (``unlinked``) has only its own."""
         own = attributes_of(value, where, kind, owner, unlinked)
         shared = None if unlinked else self.known.get(label(kind, owner))
+        self.count(1 + len(own) + len(shared or ()))
         return {**shared, **own} if shared else own
 
+    def count(self, more: int) -> None:
+        """Raises TooLarge."""
+        self.left -= more
+        if self.left < 0:
+            reject(TooLarge, f"the document has more than {self.most} objects and attributes",
+                   FEWER)
 
-def decode_state(value: Any, where: str) -> State:
-    """The state that a document's member ``state`` describes; ``where`` is its place, ``$.state``.
-    Raises a DocumentError."""
+
+def decode_state(value: Any, where: str, most: int) -> State:
+    """The state that a document's member ``state`` describes; ``where`` is its place, ``$.state``,
+    ``most`` see SharedAttributes.  Raises a DocumentError."""
     discovery = None
     if type(value) is dict and "discovery_auth" in value:
         discovery = objects.DiscoveryAuth(attributes=attributes_of(
             value["discovery_auth"], f"{where}.discovery_auth", "discovery_auth"))
         value = {name: member for name, member in value.items() if name != "discovery_auth"}
     members = expect_object(value, where, "common", "lu_groups", "backstores", "targets")
-    common = SharedAttributes(members["common"], f"{where}.common")
+    common = SharedAttributes(members["common"], f"{where}.common", most)
     seen: Set[Any] = set()
     lu_groups = tuple(_groups(members["lu_groups"], f"{where}.lu_groups", "lu_group",
                               lu_group_key, common))
     backstores: Dict[str, objects.Backstore] = {}
+    lu_group_names = {group.name for group in lu_groups}
     for at, entry in expect_list(members["backstores"], f"{where}.backstores"):
         backstore = _backstore(entry, at, common)
         _reject_duplicate(seen, backstore.key, at,
-                          f"backstore {quote(keys.display(backstore.key))}")
-        _group_named(backstore.attributes.get("alua_lu_gp", ""), lu_groups, "default_lu_gp",
+                          f"backstore {quoted(keys.display(backstore.key))}")
+        _group_named(backstore.attributes.get("alua_lu_gp", ""), lu_group_names, "default_lu_gp",
                      f"{at}.attributes['alua_lu_gp']", "LU group of the document")
         backstores[keys.display(backstore.key)] = backstore
+        common.groups[keys.display(backstore.key)] = {
+            group.name for group in backstore.alua_groups}
     targets = []
     for at, entry in expect_list(members["targets"], f"{where}.targets"):
         target = _target(entry, at, backstores, common)
-        _reject_duplicate(seen, target.key, at, f"target {quote(target.name)}")
+        _reject_duplicate(seen, target.key, at, f"target {quoted(target.name)}")
         targets.append(target)
     return State(lu_groups, tuple(backstores.values()), tuple(targets), discovery)
 
 
-def _group_named(name: str, groups: Iterable[Union[objects.LuGroup, objects.AluaGroup]],
-                 default: str, where: str, what: str) -> None:
-    if name not in ("", default) and all(group.name != name for group in groups):
-        reject(BadValue, f"{where}, {quote(name)}, is no {what}")
+def _group_named(name: str, groups: AbstractSet[str], default: str, where: str,
+                 what: str) -> None:
+    if name not in ("", default) and name not in groups:
+        reject(BadValue, f"{where}, {quoted(name)}, is no {what}")
 
 
 def _groups(value: Any, where: str, kind: str, key: Callable[[str], Key],
@@ -103,8 +121,8 @@ def _groups(value: Any, where: str, kind: str, key: Callable[[str], Key],
         members = expect_object(entry, at, "name", "attributes")
         name = expect_name(members["name"], f"{at}.name")
         if name == NONE:
-            reject(BadName, f"{at}.name, {quote(name)}, is the kernel's word for none")
-        _reject_duplicate(names, name, at, f"group {quote(name)}")
+            reject(BadName, f"{at}.name, {quoted(name)}, is the kernel's word for none")
+        _reject_duplicate(names, name, at, f"group {quoted(name)}")
         attributes = common.attributes(members["attributes"], f"{at}.attributes", kind)
         number = attributes.get("lu_gp_id" if kind == "lu_group" else "tg_pt_gp_id", "")
         if number:
@@ -118,7 +136,7 @@ def _backstore(value: Any, where: str, common: SharedAttributes) -> objects.Back
                             "reservations")
     plugin = expect_name(members["plugin"], f"{where}.plugin")
     if plugin not in PLUGINS:
-        reject(BadValue, f"{where}.plugin is {quote(plugin)}, not {', '.join(PLUGINS)}")
+        reject(BadValue, f"{where}.plugin is {quoted(plugin)}, not {', '.join(PLUGINS)}")
     key = backstore_key(plugin, expect_name(members["name"], f"{where}.name"))
     return objects.Backstore(
         key,
@@ -127,15 +145,16 @@ def _backstore(value: Any, where: str, common: SharedAttributes) -> objects.Back
                                      plugin),
         alua_groups=tuple(_groups(members["alua_groups"], f"{where}.alua_groups", "alua_group",
                                   lambda name: alua_group_key(key, name), common)),
-        reservations=_reservations(members["reservations"], f"{where}.reservations"))
+        reservations=_reservations(members["reservations"], f"{where}.reservations", common))
 
 
-def _reservations(value: Any, where: str) -> objects.Reservations:
+def _reservations(value: Any, where: str, common: SharedAttributes) -> objects.Reservations:
     members = expect_object(value, where, "generation", "aptpl", "type", "holder", "registrations")
     registrations = []
     seen: Set[Any] = set()
     for at, entry in expect_list(members["registrations"], f"{where}.registrations"):
         registration = _registration(entry, at)
+        common.count(1)
         _reject_duplicate(seen, registration.nexus, at, "registration of one nexus")
         registrations.append(registration)
     kind = expect_int(members["type"], f"{where}.type", 0, 8)
@@ -192,7 +211,7 @@ def _target(value: Any, where: str, backstores: Mapping[str, objects.Backstore],
     members = expect_object(value, where, "fabric", "wwn", "attributes", "tpgs")
     fabric = expect_string(members["fabric"], f"{where}.fabric")
     if fabric not in FABRICS:
-        reject(BadValue, f"{where}.fabric is {quote(fabric)}, not {', '.join(FABRICS)}")
+        reject(BadValue, f"{where}.fabric is {quoted(fabric)}, not {', '.join(FABRICS)}")
     wwn = port_name(members["wwn"], f"{where}.wwn", FABRICS[fabric].wwns)
     key = target_key(fabric, wwn)
     tags: Set[Any] = set()
@@ -220,7 +239,7 @@ def _tpg(value: Any, where: str, target: Key, fabric: str,
             reject(BadValue, f"{at}: only iSCSI has portals")
         portal = expect_object(entry, at, "address", "attributes")
         address, said = portal_address(portal["address"], f"{at}.address")
-        _reject_duplicate(addresses, said, at, f"portal {quote(address)} of one target")
+        _reject_duplicate(addresses, said, at, f"portal {quoted(address)} of one target")
         portals.append(objects.Portal(portal_key(key, address), common.attributes(
             portal["attributes"], f"{at}.attributes", "portal", fabric)))
     luns: Dict[int, objects.Lun] = {}
@@ -233,7 +252,7 @@ def _tpg(value: Any, where: str, target: Key, fabric: str,
     acls = []
     for at, entry in expect_list(members["acls"], f"{where}.acls"):
         acl = _acl(entry, at, key, fabric, luns, common)
-        _reject_duplicate(names, acl.initiator, at, f"ACL {quote(acl.initiator)}")
+        _reject_duplicate(names, acl.initiator, at, f"ACL {quoted(acl.initiator)}")
         acls.append(acl)
     return objects.Tpg(key, attributes, tuple(portals), tuple(luns.values()), tuple(acls))
 
@@ -247,12 +266,12 @@ def _lun(value: Any, where: str, tpg: Key, fabric: str,
         name = expect_string(members["backstore"], f"{where}.backstore")
         backstore = backstores.get(name)
         if backstore is None:
-            reject(BadStructure, f"{where}.backstore, {quote(name)}, is not in the document")
+            reject(BadStructure, f"{where}.backstore, {quoted(name)}, is not in the document")
     attributes = common.attributes(members["attributes"], f"{where}.attributes", "lun", fabric,
                                    unlinked=backstore is None)
-    _group_named(attributes.get("alua_tg_pt_gp", ""), backstore.alua_groups if backstore else (),
-                 "default_tg_pt_gp", f"{where}.attributes['alua_tg_pt_gp']",
-                 "ALUA group of the backstore")
+    groups = common.groups[members["backstore"]] if backstore else set()
+    _group_named(attributes.get("alua_tg_pt_gp", ""), groups, "default_tg_pt_gp",
+                 f"{where}.attributes['alua_tg_pt_gp']", "ALUA group of the backstore")
     return objects.Lun(lun_key(tpg, number), backstore.key
                        if backstore else None, attributes=attributes)
 

@@ -36,7 +36,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Callable, Dict, Iterable, Mapping, Set, Tuple, Union
 
-from ..errors import BadStructure, BadValue
+from ..errors import BadStructure, BadValue, quoted
 from ..model import keys, objects
 from ..model.attributes import owner_of
 from ..model.objects import Key, State
@@ -46,13 +46,16 @@ from .decode import decode_state, label
 from .envelope import (MAX_BYTES, VERSION, body_of, decode, digest_of, digest_told, encode, text_of,
                        with_digest)
 from .json_types import (expect_bool, expect_int, expect_list, expect_mapping, expect_name,
-                         expect_object, expect_string, expect_text, quote, reject)
+                         expect_object, expect_string, expect_text, reject)
 from .values import U64, attribute_path
 
 __all__ = ["MAX_BYTES", "VERSION", "Carried", "Document", "Evidence", "Origin", "canonical",
            "check", "digest_told", "dumps", "loads", "encode", "state_bytes"]
 
 Evidence = Mapping[str, Union[str, int, bool]]
+#: For so many bytes that are taken, one object or attribute may stand in them; those that objects
+#: share stand at each of them.  A document that makes use of that has one in 20 to 60 bytes.
+BYTES_OF_AN_OBJECT = 48
 #: Marks a State whose lists are in their one order.
 _SORTED = "_sorted"
 #: A function that gives the attributes which an object does not share with all of its kind.
@@ -295,10 +298,10 @@ def _tpg_tree(tpg: objects.Tpg, own: Own) -> Dict[str, Any]:
 # --- reading -------------------------------------------------------------------------------------
 def loads(data: bytes, limit: int = MAX_BYTES) -> Document:
     """The document in ``data``.  Raises a DocumentError, and nothing else, for any other bytes."""
-    return _document(decode(data, limit))
+    return _document(decode(data, limit), limit)
 
 
-def _document(tree: Any) -> Document:
+def _document(tree: Any, limit: int = MAX_BYTES) -> Document:
     carried: Tuple[Carried, ...] = ()
     if type(tree) is dict and "handovers" in tree:
         carried = tuple(_carried(handover, at)
@@ -309,7 +312,7 @@ def _document(tree: Any) -> Document:
     where = expect_object(top["origin"], "$.origin", "host", "kernel", "boot_id")
     origin = Origin(*(expect_text(where[name], f"$.origin.{name}", 255)
                       for name in ("host", "kernel", "boot_id")))
-    state = decode_state(top["state"], "$.state")
+    state = decode_state(top["state"], "$.state", max(limit // BYTES_OF_AN_OBJECT, 1024))
     names = {keys.display(backstore.key) for backstore in state.backstores}
     storage = {name: _evidence(evidence, at) for name, at, evidence in
                _about(top["storage"], "$.storage", names)}
@@ -317,8 +320,8 @@ def _document(tree: Any) -> Document:
     for name, at, attributes in _about(top["host"], "$.host", names):
         host[name] = {}
         for path, text in expect_mapping(attributes, at).items():
-            attribute_path(path, f"{at}[{quote(path)}]")
-            host[name][path] = expect_text(text, f"{at}[{quote(path)}]")
+            attribute_path(path, f"{at}[{quoted(path)}]")
+            host[name][path] = expect_text(text, f"{at}[{quoted(path)}]")
     state = replace(state, backstores=tuple(
         replace(backstore, host=host.get(keys.display(backstore.key), {}))
         for backstore in state.backstores))
@@ -342,14 +345,14 @@ def _carried(value: Any, where: str) -> Carried:
 def _about(value: Any, where: str, names: Set[str]) -> Iterable[Tuple[str, str, Any]]:
     for name, entry in expect_mapping(value, where).items():
         if name not in names:
-            reject(BadStructure, f"{where} is about {quote(name)}, which is no backstore of it")
-        yield name, f"{where}[{quote(name)}]", entry
+            reject(BadStructure, f"{where} is about {quoted(name)}, which is no backstore of it")
+        yield name, f"{where}[{quoted(name)}]", entry
 
 
 def _evidence(value: Any, where: str) -> Dict[str, Union[str, int, bool]]:
     evidence: Dict[str, Union[str, int, bool]] = {}
     for name, fact in expect_mapping(value, where).items():
-        at = f"{where}[{quote(name)}]"
+        at = f"{where}[{quoted(name)}]"
         expect_name(name, at, 63)
         if isinstance(fact, bool):
             evidence[name] = fact

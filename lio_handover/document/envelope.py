@@ -9,12 +9,16 @@ import re
 from typing import Any, Callable, Dict, List, Mapping, NoReturn, Set, Tuple
 
 from ..errors import (BadDigest, BadStructure, BadValue, Duplicate, NotJson, TooDeep, TooLarge,
-                      Truncated, WrongVersion)
-from .json_types import kind_of, quote, reject
+                      Truncated, WrongVersion, quoted)
+from .json_types import kind_of, reject
 
 VERSION = 1
 MAX_BYTES = 64 * 1024 * 1024
 MAX_DEPTH = 32  # a document needs 11
+#: For so many bytes that are taken, one value may stand in them: a document has a value in seven to
+#: nine bytes, and each costs a hundred bytes of memory, or several times as many in a plan.
+BYTES_OF_A_VALUE = 8
+FEWER = "hand over fewer targets at once, or raise [limits] document"
 
 
 # --- writing -------------------------------------------------------------------------------------
@@ -94,7 +98,7 @@ def decode(data: bytes, limit: int = MAX_BYTES) -> Dict[str, Any]:
     for any other bytes."""
     if len(data) > limit:
         reject(TooLarge, f"the document has {len(data)} bytes, more than {limit}")
-    tree = _parse(data)
+    tree = parse(data, limit)
     if not isinstance(tree, dict):
         reject(BadStructure, f"the document is {kind_of(tree)}, not an object")
     if "version" not in tree:
@@ -109,30 +113,44 @@ def decode(data: bytes, limit: int = MAX_BYTES) -> Dict[str, Any]:
     return {name: value for name, value in tree.items() if name != "digest"}
 
 
-def _parse(data: bytes) -> Any:
+def parse(data: bytes, limit: int = MAX_BYTES, what: str = "the document") -> Any:
+    """The values in JSON of another host, whose size, depth and number are bounded.  ``what``: the
+    bytes, in a message.  Raises a DocumentError."""
     import json
+    if len(data) > limit:
+        reject(TooLarge, f"{what} has {len(data)} bytes, more than {limit}")
+    _check_values(data, limit, what)
+    depth, unclosed = _depth(data)
+    if depth > MAX_DEPTH:
+        reject(TooDeep, f"{what} is nested more than {MAX_DEPTH} deep")
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
-        reject(NotJson, f"the document is not UTF-8 text (byte {error.start})")
+        reject(NotJson, f"{what} is not UTF-8 text (byte {error.start})")
     if not text.strip(" \t\r\n"):
-        reject(Truncated, "the document is empty")
-    depth, unclosed = _depth(data)
-    if depth > MAX_DEPTH:
-        reject(TooDeep, f"the document is nested more than {MAX_DEPTH} deep")
+        reject(Truncated, f"{what} is empty")
     try:
         return json.loads(text, object_pairs_hook=_pairs, parse_int=_int, parse_constant=_constant)
     except RecursionError:
-        reject(TooDeep, f"the document is nested more than {MAX_DEPTH} deep")
+        reject(TooDeep, f"{what} is nested more than {MAX_DEPTH} deep")
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
         # Truncated text ends inside a string, a word or a number, or where one should begin.
         at_end = error.msg.startswith("Unterminated") or len(text) - error.pos <= 6
         if text[0] == "{" and unclosed and at_end:
-            reject(Truncated, f"the document ends too early ({where})", "copy the document again")
+            reject(Truncated, f"{what} ends too early ({where})", "copy the document again")
         if re.match(r"[0-9]", text[error.pos - 1:error.pos]):
             reject(NotJson, f"a number is not written in plain decimal digits ({where})")
-        reject(NotJson, f"the document is not JSON ({where}: {error.msg})")
+        reject(NotJson, f"{what} is not JSON ({where}: {error.msg})")
+
+
+def _check_values(data: bytes, limit: int, what: str) -> None:
+    """Refuse more values than fit into the memory that a reader may have.  Strings, commas and
+    brackets are counted wherever they stand; nothing is copied."""
+    most = max(limit // BYTES_OF_A_VALUE, 1024)
+    values = data.count(b'"') // 2 + sum(map(data.count, (b",", b"[", b"{")))
+    if values > most:
+        reject(TooLarge, f"{what} has more than {most} values", FEWER)
 
 
 def _depth(data: bytes) -> Tuple[int, int]:
@@ -163,7 +181,7 @@ def _pairs(pairs: List[Tuple[str, Any]]) -> Dict[str, Any]:
         seen: Set[str] = set()
         for name, _ in pairs:
             if name in seen:
-                reject(Duplicate, f"one object of the document has {quote(name)} twice")
+                reject(Duplicate, f"one object of the document has {quoted(name)} twice")
             seen.add(name)
     return members
 

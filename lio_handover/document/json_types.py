@@ -1,24 +1,23 @@
 """The JSON types of a document's parts.
 
 Every function takes a value and its place (``$.state.targets[0].wwn``), and returns the value or
-raises a DocumentError.  No message holds more of a value than ``quote`` lets through.
+raises a DocumentError.  No message holds more of a value than ``quoted`` lets through.
 """
 from __future__ import annotations
 
 import re
-from typing import Any, Dict, Iterable, Mapping, NoReturn, Tuple, Type
+from collections import abc
+from functools import lru_cache
+from typing import (Any, Dict, Iterable, Mapping, NoReturn, Tuple, Type, Union, get_args,
+                    get_origin, get_type_hints)
 
-from ..errors import BadName, BadStructure, BadValue, DocumentError
+from ..errors import BadName, BadStructure, BadValue, DocumentError, quoted
 from ..model.attributes import MAX_WRITE
 
 
 def reject(error: Type[DocumentError], what: str,
            do: str = "export the document again") -> NoReturn:
     raise error(what, do=do)
-
-
-def quote(text: str) -> str:
-    return ascii(text if len(text) <= 80 else text[:77] + "...")
 
 
 def kind_of(value: Any) -> str:
@@ -39,7 +38,7 @@ def expect_object(value: Any, where: str, *names: str) -> Dict[str, Any]:
         if missing:
             reject(BadStructure, f"{where}.{missing[0]} is missing")
         reject(BadStructure, f"{where} has a member that this version does not know: "
-               + quote(min(value.keys() - set(names))))
+               + quoted(min(value.keys() - set(names))))
     return value
 
 
@@ -85,6 +84,41 @@ def utf8(value: str, where: str, error: Type[DocumentError]) -> bytes:
         reject(error, f"{where} is not valid UTF-8")
 
 
+@lru_cache(maxsize=None)
+def _types_of(record: Any) -> Mapping[str, Any]:
+    return get_type_hints(record)
+
+
+def fits(value: Any, kind: Any) -> bool:
+    """Whether a value of JSON, or what was made of one, is of a type as a dataclass's field has it:
+    a class, Mapping, Tuple (also as a list), List, Optional, Any.  A float is finite, and may be
+    whole."""
+    whole, inner = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return True
+    if whole is None:
+        if kind is float:
+            return type(value) in (int, float) and abs(value) < 1e300
+        return type(value) is kind
+    if whole is Union:
+        return any(fits(value, one) for one in inner)
+    if whole in (dict, abc.Mapping):
+        return type(value) is dict and all(
+            fits(name, inner[0]) and fits(member, inner[1]) for name, member in value.items())
+    if type(value) is not list and (whole is list or type(value) is not tuple):
+        return False
+    if whole is list or inner[1:] == (...,):
+        return all(fits(member, inner[0]) for member in value)
+    return len(value) == len(inner) and all(map(fits, value, inner))
+
+
+def check_fields(record: Any) -> None:
+    """Raises ValueError where a field of a dataclass is of another type than it has."""
+    for name, kind in _types_of(type(record)).items():
+        if not fits(getattr(record, name), kind):
+            raise ValueError(name)
+
+
 _CONTROL = re.compile("[\x00-\x1f\x7f]")
 
 
@@ -110,7 +144,7 @@ def expect_name(value: Any, where: str, longest: int = 255) -> str:
     elif size > longest:
         wrong = f"has {size} bytes, more than {longest}"
     if wrong:
-        reject(BadName, f"{where}, {quote(name)}, {wrong}")
+        reject(BadName, f"{where}, {quoted(name)}, {wrong}")
     return name
 
 

@@ -19,7 +19,7 @@ import re
 from dataclasses import dataclass, field, replace
 from typing import Dict, List, NamedTuple, NoReturn, Optional, Sequence, Set, Tuple
 
-from ..errors import BadMap, DocumentError, Duplicate
+from ..errors import BadMap, DocumentError, Duplicate, shown
 from ..model import fabrics, objects, plugins
 from ..model.keys import acl_key, display, portal_key, target_key
 from ..model.objects import Attributes, Key
@@ -45,12 +45,8 @@ class Applied(NamedTuple):
 
 
 def _bad(option: str, what: str) -> NoReturn:
-    raise BadMap(f"--map {_show(option)}: {what}",
+    raise BadMap(f"--map {shown(option)}: {what}",
                  do="--map " + "|".join(KINDS) + ":OLD=NEW, with OLD as `show` has it")
-
-
-def _show(text: str) -> str:
-    return text if text.isascii() and text.isprintable() else ascii(text)
 
 
 def parse(options: Sequence[str]) -> "Mapping":
@@ -70,15 +66,15 @@ def parse(options: Sequence[str]) -> "Mapping":
             for path in (old, new):
                 if not path.startswith("/") or {".", ".."} & set(path.split("/")) \
                         or "," in new or not path.isprintable():
-                    _bad(option, f"{_show(path)} is not the full path of a file or device")
+                    _bad(option, f"{shown(path)} is not the full path of a file or device")
         elif kind == "portal" and _has_port(old) != _has_port(new):
             _bad(option, "has a port on one side only")
         elif kind == "rtpi" and not (_is_port(new) or new == FRESH):
-            _bad(option, f"{_show(new)} is neither 1 to {_HIGHEST_PORT} nor {FRESH}")
+            _bad(option, f"{shown(new)} is neither 1 to {_HIGHEST_PORT} nor {FRESH}")
         elif kind == "limit" and (old not in limits.MAPPED or not re.fullmatch("[0-9]{1,10}", new)):
             _bad(option, f"is not one of {', '.join(limits.MAPPED)} and a number")
         if old in names[kind]:
-            _bad(option, f"{_show(old)} is mapped twice")
+            _bad(option, f"{shown(old)} is mapped twice")
         names[kind][old] = new
     return Mapping(**{kind + "s": new_names for kind, new_names in names.items()})
 
@@ -160,7 +156,7 @@ class _Applying:
         for kind in KINDS:
             for old, new in getattr(self.mapping, kind + "s").items():
                 if (kind, old) not in self.used:
-                    _bad(f"{kind}:{old}={new}", f"the document has no {_NOUNS[kind]} {_show(old)}")
+                    _bad(f"{kind}:{old}={new}", f"the document has no {_NOUNS[kind]} {shown(old)}")
         if not self.applied:
             return self.document, []
         _once("target", [target.key for target in targets])
@@ -344,6 +340,6 @@ def _once(what: str, keys: Sequence[Key]) -> None:
     for key in keys:
         if key in seen:
             name = display(key) if len(key) > 1 else key[0]
-            raise Duplicate(f"--map makes two objects one {what}: {_show(name)}",
+            raise Duplicate(f"--map makes two objects one {what}: {shown(name)}",
                             do="map them to different names")
         seen.add(key)

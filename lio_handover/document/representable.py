@@ -86,7 +86,7 @@ def _alone(state: State) -> List[Finding]:
 def _finding(state: State, error: errors.DocumentError) -> Finding:
     where, said = _split(error.what)
     place = _place(documents.canonical(state), where)
-    return Finding(errors.CannotRepresent, errors.one_line(place.path),
+    return Finding(errors.CannotRepresent, errors.shown(place.path),
                    f"no document can carry it: {said or error.what}", do=place.do)
 
 

@@ -7,10 +7,10 @@ from __future__ import annotations
 import re
 from typing import Any, Dict, Tuple
 
-from ..errors import BadName, BadStructure, BadValue
+from ..errors import BadName, BadStructure, BadValue, quoted
 from ..model import attributes, objects, plugins
 from ..model.attributes import MAX_WRITE, U16
-from .json_types import expect_mapping, expect_name, expect_string, expect_text, quote, reject, utf8
+from .json_types import expect_mapping, expect_name, expect_string, expect_text, reject, utf8
 
 U64 = 2**64 - 1
 
@@ -23,7 +23,7 @@ def port_name(value: Any, where: str, prefixes: Tuple[str, ...]) -> str:
     """A WWN or nexus name that begins with one of ``prefixes``.  Raises BadName."""
     name = expect_name(value, where, INITIATOR)
     if not name.startswith(prefixes) or name in prefixes:
-        reject(BadName, f"{where}, {quote(name)}, does not begin with {' or '.join(prefixes)}")
+        reject(BadName, f"{where}, {quoted(name)}, does not begin with {' or '.join(prefixes)}")
     return without(name, where, ", \t")
 
 
@@ -31,7 +31,7 @@ def without(name: str, where: str, marks: str) -> str:
     """``name``, if it has none of the characters ``marks``.  Raises BadName."""
     mark = next((mark for mark in marks if mark in name), "")
     if mark:
-        reject(BadName, f"{where}, {quote(name)}, has a "
+        reject(BadName, f"{where}, {quoted(name)}, has a "
                + {",": "comma", " ": "space"}.get(mark, "mark that ends a name"))
     return name
 
@@ -52,7 +52,7 @@ def portal_address(value: Any, where: str) -> Tuple[str, Tuple[str, int]]:
         if port > U16:
             raise ValueError
     except ValueError:
-        reject(BadName, f"{where}, {quote(name)}, is not ADDRESS:PORT or [ADDRESS]:PORT")
+        reject(BadName, f"{where}, {quoted(name)}, is not ADDRESS:PORT or [ADDRESS]:PORT")
     return name, (host, port)
 
 
@@ -85,7 +85,7 @@ def attributes_of(value: Any, where: str, kind: str, owner: str = "",
                 if row.range[0] <= int(text) <= row.range[1]:
                     values[path] = text
                     continue
-        at = f"{where}[{quote(path)}]"
+        at = f"{where}[{quoted(path)}]"
         text = expect_string(text, at)
         if row is None:
             values[path] = _unknown(path, text, at, kind)
@@ -122,7 +122,7 @@ def _value(row: attributes.Attribute, text: str, at: str, unlinked: bool) -> str
     secret = row.kind == attributes.SECRET
 
     def shown() -> str:
-        return "(secret)" if secret else quote(text)
+        return "(secret)" if secret else quoted(text)
 
     data = utf8(text, at, BadValue)
     if b"\0" in data:
@@ -157,17 +157,17 @@ def parameters_of(value: Any, where: str, plugin: str) -> Dict[str, str]:
     rows = plugins.PLUGINS[plugin].parameters
     parameters: Dict[str, str] = {}
     for name, text in expect_mapping(value, where).items():
-        at = f"{where}[{quote(name)}]"
+        at = f"{where}[{quoted(name)}]"
         if name not in rows:
             reject(BadStructure, f"{at} is no parameter of {plugin}")
         row, text = rows[name], expect_text(text, at)
         if "," in text:
             reject(BadValue, f"{at} has a comma, which would end it")
         if row.choices and text not in row.choices:
-            reject(BadValue, f"{at} is {quote(text)}, not {' or '.join(row.choices)}")
+            reject(BadValue, f"{at} is {quoted(text)}, not {' or '.join(row.choices)}")
         if row.most is not None and not (attributes.DECIMAL.fullmatch(text)
                                          and 0 <= int(text) <= row.most):
-            reject(BadValue, f"{at} is {quote(text)}, not a {row.what} from 0 to {row.most}")
+            reject(BadValue, f"{at} is {quoted(text)}, not a {row.what} from 0 to {row.most}")
         parameters[name] = text
     for name, row in rows.items():
         if row.needed and not parameters.get(name) or row.path and name not in parameters:
@@ -179,10 +179,10 @@ def parameters_of(value: Any, where: str, plugin: str) -> Dict[str, str]:
 
 def _backing(path: str, where: str, longest: int) -> None:
     if not path.startswith("/") or path.endswith("/"):
-        reject(BadValue, f"{where}, {quote(path)}, is not the full path of a file or device")
+        reject(BadValue, f"{where}, {quoted(path)}, is not the full path of a file or device")
     if len(path.encode()) > longest:
         reject(BadValue, f"{where} is longer than {longest} bytes")
     if path != path.strip():
-        reject(BadValue, f"{where}, {quote(path)}, ends with a space")
+        reject(BadValue, f"{where}, {quoted(path)}, ends with a space")
     if {".", ".."} & set(path.split("/")):
-        reject(BadName, f"{where}, {quote(path)}, has a . or .. in it")
+        reject(BadName, f"{where}, {quoted(path)}, has a . or .. in it")

@@ -6,12 +6,14 @@ does by itself.
 """
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import dataclass, field
 from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence
 
 from .. import errors
 from ..client import forward
+from ..document.json_types import fits
 from ..protocol.table import DESTINATION, SOURCE
 from .qmp import Address, Monitor
 
@@ -25,6 +27,10 @@ NONE = "none"
 PAUSED = ("postmigrate", "paused")
 NEVER_RUN = ("inmigrate", "paused", "postmigrate")
 PAUSE = "pause-before-switchover"
+#: The members that are read of what QEMU answers.
+_TOLD: Mapping[str, Any] = {
+    "status": str, "downtime": float, "expected-downtime": float, "downtime-limit": int,
+    "error-desc": str, "ram": Dict[str, float], "socket-address": List[Dict[str, Any]]}
 #: The capabilities that are switched before RAM is copied.
 CAPABILITIES: Mapping[str, bool] = {"events": True, "return-path": True, "postcopy-ram": False}
 
@@ -96,21 +102,22 @@ class Guest:
 
     def status(self, role: str) -> str:
         """`query-status`, as "running"."""
-        return str(self._told(role, "query-status").get("status", NONE))
+        return str(self._told(role, "query-status")["status"])
 
     def migration(self, role: str) -> Mapping[str, Any]:
         """`query-migrate`; its ``status`` is there."""
-        return {"status": NONE, **self._told(role, "query-migrate")}
+        return self._told(role, "query-migrate")
 
     def _told(self, role: str, command: str) -> Mapping[str, Any]:
-        """The answer of a QEMU, whose numbers are numbers: the monitor may be anybody's.  Raises
-        GuestFailed."""
+        """The answer of a QEMU, whose members are of their types: the monitor may be anybody's.
+        Raises GuestFailed."""
         tree = self.monitor(role).execute(command)
-        if isinstance(tree, dict) and isinstance(tree.get("ram", {}), dict) and all(
-                isinstance(number, (int, float)) for number in (
+        if isinstance(tree, dict) and all(
+                fits(tree[name], kind) for name, kind in _TOLD.items() if name in tree) and all(
+                0 <= number < 1 << 63 for number in (
                     tree.get("downtime", 0), tree.get("expected-downtime", 0),
-                    *tree.get("ram", {}).values())):
-            return tree
+                    tree.get("downtime-limit", 0), *tree.get("ram", {}).values())):
+            return {**tree, "status": errors.shown(tree.get("status", NONE), 40)}
         raise errors.GuestFailed(f"{self.names[role]} answers {command} with something unknown")
 
     def switch(self, role: str, **changed: bool) -> None:
@@ -122,7 +129,7 @@ class Guest:
 
     def hold(self) -> None:
         """Have QEMU not stop the guest, however little RAM is left (unless none is)."""
-        limit = self.monitor(SOURCE).execute("query-migrate-parameters").get("downtime-limit")
+        limit = self._told(SOURCE, "query-migrate-parameters").get("downtime-limit")
         if limit:
             self._allow_downtime(0)
             self._limit = limit
@@ -233,7 +240,7 @@ def _awaited(guests: Sequence[Guest], role: str, wanted: str, wait: Wait
 
 
 def _ended(guest: Guest, role: str, tree: Mapping[str, Any]) -> errors.GuestFailed:
-    why = errors.one_line(str(tree.get("error-desc", "QEMU does not say why")))
+    why = errors.shown(str(tree.get("error-desc", "QEMU does not say why")))
     return errors.GuestFailed(f"{guest.names[role]}: the migration is {tree['status']} ({why})")
 
 
@@ -256,7 +263,8 @@ def progress(tree: Mapping[str, Any]) -> str:
     ram = tree.get("ram")
     if not ram:
         return ""
-    left = f" ({ram['remaining'] / 2**20:.0f} of {ram['total'] / 2**20:.0f} MiB of RAM left"
+    rest, total = (ram.get(name, 0) / 2**20 for name in ("remaining", "total"))
+    left = f" ({rest:.0f} of {total:.0f} MiB of RAM left"
     expected = tree.get("expected-downtime")
     return left + (f", {expected} ms of downtime expected)" if expected is not None else ")")
 
@@ -271,8 +279,11 @@ def _listen(guest: Guest, role: str, wait: Wait) -> None:
     name = forward.address_of(guest.where)
     everywhere, name = ("[::]", f"[{name}]") if ":" in name else ("0.0.0.0", name)
     monitor.execute("migrate-incoming", {"uri": f"tcp:{everywhere}:0"})
-    address = guest.migration(DESTINATION)["socket-address"][0]
-    guest.uri = f"tcp:{name}:{address['port']}"
+    addresses = guest.migration(DESTINATION).get("socket-address")
+    if not addresses or not re.fullmatch("[1-9][0-9]{0,4}", str(addresses[0].get("port"))):
+        raise errors.GuestFailed(
+            f"{monitor.name} answers migrate-incoming with something unknown")
+    guest.uri = f"tcp:{name}:{addresses[0]['port']}"
 
 
 def _migrate(guest: Guest, role: str, wait: Wait) -> None:

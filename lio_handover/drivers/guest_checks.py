@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Sequence, Tuple, Union
 
 from .. import errors
+from ..document.json_types import check_fields
 from ..protocol.table import DESTINATION, SOURCE
 from .qmp import Monitor
 
@@ -42,7 +43,7 @@ class Qemu:
     status: str
     migration: str
     blocked: Tuple[str, ...]
-    alike: Mapping[str, Any]
+    alike: Mapping[str, Union[str, int]]
     memory: int
     bandwidth: int
     threads: Tuple[int, ...]
@@ -53,7 +54,16 @@ class Qemu:
 
 
 def ask(monitor: Monitor) -> Qemu:
-    """Raises GuestFailed; KeyError, TypeError or ValueError for an answer that nobody knows."""
+    """Raises GuestFailed, also for an answer that nobody knows: the monitor may be anybody's."""
+    try:
+        qemu = _asked(monitor)
+        check_fields(qemu)
+        return qemu
+    except errors.MISSHAPEN:
+        raise errors.GuestFailed(f"{monitor.name} answers with something unknown") from None
+
+
+def _asked(monitor: Monitor) -> Qemu:
     migrate, cpus = monitor.execute("query-migrate"), monitor.execute("query-cpus-fast")
     memory = monitor.execute("query-memory-size-summary")
     size = memory["base-memory"] + memory.get("plugged-memory", 0)
@@ -69,7 +79,7 @@ def ask(monitor: Monitor) -> Qemu:
         tuple(cpu["thread-id"] for cpu in cpus),
         {row["capability"]: row["state"] for row in
          monitor.execute("query-migrate-capabilities")},
-        Counter(kind for _, kind in devices),
+        dict(Counter(kind for _, kind in devices)),
         dict(_disk(monitor, path) for path, kind in devices if kind.startswith(DISK)),
         [(path.rpartition("/")[2], _get(monitor, path, "id-list") or "") for path, _ in objects])
 
@@ -161,7 +171,7 @@ def _blocked(pair: Pair, role: str) -> Iterator[str]:
     ours = tuple(_not_migratable(pair, role))
     for reason in pair.of(role).blocked:
         if not (ours and reason.startswith(DISK)):
-            yield errors.one_line(reason)
+            yield reason
 
 
 def _also_has(pair: Pair, role: str) -> Iterator[str]:
@@ -282,8 +292,8 @@ def asks_helpers(qemu: Qemu) -> str:
 def findings(pairs: Sequence[Tuple[Mapping[str, str], Pair]], moved: Mapping[str, str]
              ) -> List[errors.Finding]:
     """All that speaks against moving these guests: ({role: name of the QEMU}, both QEMUs) each."""
-    against = [errors.Finding(errors.GuestFailed, names[role], check.words.format(part),
-                              check.override, check.do)
+    against = [errors.Finding(errors.GuestFailed, names[role],
+                              check.words.format(errors.shown(part, 400)), check.override, check.do)
                for names, pair in pairs for check in CHECKS for role in check.roles
                for part in check.finds(pair, role)]
     has = [wwpn for _, pair in pairs for wwpn in pair.source.disks]

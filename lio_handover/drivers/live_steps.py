@@ -80,7 +80,7 @@ def deadlines(words: Sequence[str], steps: Sequence[Step]) -> Dict[str, float]:
         except ValueError:
             seconds = 0.0
         if name not in names or not math.isfinite(seconds) or seconds <= 0:
-            raise errors.BadCall(f"{errors.one_line(word)!r} is no deadline",
+            raise errors.BadCall(f"{errors.quoted(word)} is no deadline",
                                  do=f"--deadline STEP=SECONDS, where STEP is {', '.join(names)}")
         given[name] = seconds
     return given

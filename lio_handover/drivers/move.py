@@ -128,7 +128,7 @@ def movable(targets: Sequence[str], mode: str) -> None:
             do="name both QEMUs' monitors with --guest and --guest-there; another program that "
                f"migrates the guest drives the verbs itself: see {errors.PROTOCOL_PAGE}, Modes")
     if mode not in {mode.value for mode in MODES}:
-        raise errors.WrongState(f"there is no mode {errors.one_line(mode)!r}", do="--mode iscsi")
+        raise errors.WrongState(f"there is no mode {errors.quoted(mode)}", do="--mode iscsi")
 
 
 # ---- the move ------------------------------------------------------------------------------------

@@ -62,7 +62,7 @@ class Monitor:
         except (QMPError, OSError, EOFError, asyncio.TimeoutError):
             self.close()
             raise errors.GuestFailed(
-                f"{self.name}: nobody greets at its monitor, {errors.one_line(where)}",
+                f"{self.name}: nobody greets at its monitor, {errors.shown(where)}",
                 do="start QEMU with -qmp unix:PATH,server=on,wait=off, and see that nobody else "
                    "is at that socket") from None
 
@@ -82,7 +82,7 @@ class Monitor:
                 self._hear()
         except ExecuteError as error:
             raise errors.GuestFailed(f"{self.name} refuses {command}: "
-                                     f"{errors.one_line(str(error))}") from None
+                                     f"{errors.shown(str(error))}") from None
         except asyncio.TimeoutError:
             raise errors.GuestFailed(f"{self.name} does not answer {command} in {seconds:g} s"
                                      ) from None

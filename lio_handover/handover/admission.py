@@ -134,10 +134,10 @@ class Admission:
                 mode: str, peer: str) -> Tuple[Journal, int]:
         """Begin a handover of targets that this host has."""
         if not is_id(id):
-            raise errors.NoSuchHandover(f"{errors.one_line(id)!r} is no UUID in small letters",
+            raise errors.NoSuchHandover(f"{errors.quoted(id)} is no UUID in small letters",
                                         do="leave the id out: one is made")
         if mode not in {choice.value for choice in Mode}:
-            raise errors.WrongState(f"there is no mode {errors.one_line(mode)!r}",
+            raise errors.WrongState(f"there is no mode {errors.quoted(mode)}",
                                     do=f"one of {', '.join(choice.value for choice in Mode)}")
         if not targets:
             raise errors.NoSuchTarget("no target is named", do="lio-handover show")
@@ -186,7 +186,7 @@ class Admission:
             mine = [message for message in mine if message.type is MessageType.OFFER]
         if not mine or not mine[0].targets or not mine[0].mode:
             raise errors.WrongState(
-                f"this host has no handover {errors.one_line(id) or 'of that id'}, and no message "
+                f"this host has no handover {errors.shown(id) or 'of that id'}, and no message "
                 "of the source about it was given",
                 do="give the offer" if verb == "stage" else "give any message of the source")
         message = mine[0]

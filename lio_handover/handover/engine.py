@@ -123,11 +123,11 @@ class HandoverEngine(Admission):
         recorded state stands.
         """
         if verb not in HANDOVER_VERBS or HANDOVER_VERBS[verb].role not in (role, BOTH):
-            raise errors.WrongState(f"a {role} has no verb {errors.one_line(verb)!r}",
+            raise errors.WrongState(f"a {role} has no verb {errors.quoted(verb)}",
                                     do="lio-handover --help")
         unknown = set(assertions) - set(ASSERTED)
         if unknown:
-            raise errors.WrongState(f"{errors.one_line(min(unknown))!r} is no word that can be "
+            raise errors.WrongState(f"{errors.quoted(min(unknown))} is no word that can be "
                                     "given", do=f"one of {', '.join(sorted(ASSERTED))}")
         if verb == "status":
             return self._status(self._journal(id, role))

@@ -61,7 +61,7 @@ class Guest:
 def load(name: str, folder: str = FOLDER) -> Guest:
     """The guest of this name.  Raises BadSettings."""
     if not NAME.fullmatch(name):
-        raise errors.BadSettings(f"{errors.one_line(name)!r} is no name of a guest",
+        raise errors.BadSettings(f"{errors.quoted(name)} is no name of a guest",
                                  do="name it by letters, digits, - _ .")
     path = f"{folder}/{name}.conf"
     try:
@@ -84,36 +84,36 @@ def parse(text: str, name: str, path: str) -> Guest:
     def seconds(key: str, default: int, most: int) -> int:
         value = values.get(key, str(default)).strip()
         if not re.fullmatch("[1-9][0-9]{0,4}", value) or int(value) > most:
-            fail(f"{key}: {value!a} is not a number of seconds, 1 to {most}")
+            fail(f"{key}: {errors.quoted(value)} is not a number of seconds, 1 to {most}")
         return int(value)
 
     parser = configparser.ConfigParser(interpolation=None)
     try:
         parser.read_string(text, path)
     except configparser.Error as error:
-        fail(errors.one_line(str(error)))
+        fail(errors.shown(str(error)))
     if parser.sections() != ["guest"] or parser.defaults():
         fail("it has to have the section [guest], and no other")
     values = parser["guest"]
     unknown = [key for key in values if key not in _KEYS]
     if unknown:
-        fail(f"[guest] has no key {unknown[0]!a} (it has {', '.join(_KEYS)})")
+        fail(f"[guest] has no key {errors.quoted(unknown[0])} (it has {', '.join(_KEYS)})")
     targets = tuple(values.get("targets", "").split())
     if not targets or len(set(targets)) != len(targets):
         fail("targets: names each vhost target of the guest once")
     for target in targets:
         if not _TARGET.fullmatch(target):
-            fail(f"targets: {target!a} is none: vhost/naa. and 16 hex digits")
+            fail(f"targets: {errors.quoted(target)} is none: vhost/naa. and 16 hex digits")
     known = values.get("id", f"lio-handover/{name}").strip()
     if not _ID.fullmatch(known):
-        fail(f"id: {known!a}: QEMU takes 1 to 255 letters, digits, _ . / : -")
+        fail(f"id: {errors.quoted(known)}: QEMU takes 1 to 255 letters, digits, _ . / : -")
     bus = values.get("bus", BUS.format(name=name)).strip()
     if bus != SYSTEM and not _ADDRESS.fullmatch(bus):
-        fail(f"bus: {bus!a} is neither {SYSTEM} nor unix:path=FILE")
+        fail(f"bus: {errors.quoted(bus)} is neither {SYSTEM} nor unix:path=FILE")
     users: Optional[Tuple[str, ...]] = tuple(values.get("users", "").split())
     for user in users or ():
         if not _USER.fullmatch(user):
-            fail(f"users: {user!a} is no name of a user")
+            fail(f"users: {errors.quoted(user)} is no name of a user")
     if not users and "users" not in values and bus != SYSTEM:
         users = None
     return Guest(name, targets, known, bus, seconds("deadline", 10, QEMU_SECONDS - 5),

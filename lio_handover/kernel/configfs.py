@@ -94,7 +94,7 @@ def _file_is_there(fs: "Configfs", path: str, data: bytes) -> Optional[str]:
     if name and file == "pi_prot_type":
         name += SUFFIX
     if name and not os.path.exists(name):
-        raise errors.StorageMissing(f"{errors.one_line(name)} is not there any more, and the "
+        raise errors.StorageMissing(f"{errors.shown(name)} is not there any more, and the "
                                     "kernel would make an empty file of that name")
     return None
 
@@ -208,7 +208,7 @@ class Configfs:
             if not numbered or not usual and (makes and place == len(words) - 1
                                               or not self.exists("/".join(words[:place + 1]))):
                 raise errors.HazardRefused(
-                    f"{op} {errors.one_line(path)}: {errors.one_line(words[place])} would be a "
+                    f"{op} {errors.shown(path)}: {errors.shown(words[place])} would be a "
                     "second name of a number already taken")
 
     def _moved(self, path: str) -> None:
@@ -270,7 +270,7 @@ class Configfs:
         name = path.rsplit("/", 1)[-1]
         reason = self.refusal(path, data)
         if reason:
-            raise errors.HazardRefused(f"write {errors.one_line(path)}: {reason}")
+            raise errors.HazardRefused(f"write {errors.shown(path)}: {reason}")
         self.changes += 1
         fd = os.open(f"{self.root}/{path}", os.O_WRONLY)
         try:

@@ -144,7 +144,7 @@ def listening(proc: str = _PROC) -> Listening:
     sockets: Dict[Tuple[bytes, int], int] = {}
     for name in ("tcp", "tcp6"):
         try:
-            with open(f"{proc}/self/net/{name}", encoding="ascii") as file:
+            with open(f"{proc}/self/net/{name}", encoding="ascii", errors="replace") as file:
                 next(file, "")
                 for line in file:
                     words = line.split()
@@ -152,8 +152,8 @@ def listening(proc: str = _PROC) -> Listening:
                         break
                     host, port = words[1].split(":")
                     sockets[_bytes(host), int(port, 16)] = int(words[9])
-        except OSError:
-            continue  # no IPv6
+        except (OSError, ValueError, IndexError, OverflowError):
+            continue  # no IPv6, or not the table that is known
     return Listening(sockets)
 
 
@@ -286,7 +286,7 @@ class _Host:
         if error in (errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT):
             return "this host has no IPv6", "", way
         if new.scope and error in (errno.ENODEV, errno.EINVAL):
-            return f"this host has no network device {errors.one_line(new.scope)}", "", way
+            return f"this host has no network device {errors.shown(new.scope)}", "", way
         return f"this host can't listen there: {os.strerror(error)}", "", way
 
     def _program(self, wanted: Address) -> str:
@@ -344,7 +344,7 @@ def holder(inode: int, proc: str = _PROC) -> str:
                 if os.readlink(f"{proc}/{pid}/fd/{fd}") != wanted:
                     continue
                 with open(f"{proc}/{pid}/comm", encoding="utf-8", errors="replace") as file:
-                    return f"{errors.one_line(file.read().strip())} (pid {pid})"
+                    return f"{errors.shown(file.read().strip())} (pid {pid})"
             except OSError:
                 continue
     return ""

@@ -60,5 +60,5 @@ class PrReader:
             dbroot = self.fs.read("dbroot").strip()
             with open(f"{dbroot}/pr/aptpl_{serial}", "rb") as file:
                 return file.read()
-        except OSError:
-            return None
+        except (OSError, ValueError):
+            return None  # or no path can have that serial in it

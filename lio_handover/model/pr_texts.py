@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Iterable, List, Mapping, NamedTuple, Optional, Tuple
 
+from ..errors import quoted
 from .objects import PrType, Registration, Reservations
 
 # --- the files pr/res_* ---------------------------------------------------------------------------
@@ -86,7 +87,7 @@ def parse_registered(text: str) -> Tuple[List[ShownRegistration], bool]:
             break
         match = _LINE.fullmatch(line)
         if not match:
-            raise Ambiguous(f"the kernel shows a registration that can't be read: {line!r}")
+            raise Ambiguous(f"the kernel shows a registration that can't be read: {quoted(line)}")
         fabric, initiator, isid, key = match.groups()
         registrations.append(ShownRegistration(fabric, initiator, isid or "", int(key, 16)))
     return registrations, len(text) > _PAGE_ALMOST_FULL

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import (Any, Callable, Dict, FrozenSet, Iterable, List, Mapping, NamedTuple, Optional,
                     Sequence, Tuple, Union)
 
+from ..errors import quoted
 from .objects import NO_RESERVATIONS, Registration, Reservations
 from .pr_texts import (SPC2, Ambiguous, Block, Kind, PrFiles, ShownRegistration, parse_aptpl,
                        parse_holder, parse_port, parse_registered, parse_type)
@@ -74,7 +75,11 @@ def read(files: PrFiles, paths: Mapping[str, Sequence[NexusPath]],
     if files.res_type.strip() == SPC2 or (holder and holder[0] == "SPC-2"):
         raise Ambiguous(f"{holder[1] if holder else 'an initiator'} holds an SPC-2 reservation, "
                         "which ends with the target; let it RELEASE first")
-    generation = int(files.generation or "0", 0)
+    try:
+        generation = int(files.generation or "0", 0)
+    except ValueError:
+        raise Ambiguous(f"the kernel shows a generation that can't be read: "
+                        f"{quoted(files.generation)}") from None
     if not shown:
         return replace(NO_RESERVATIONS, generation=generation,
                        aptpl="Activated" in files.aptpl)

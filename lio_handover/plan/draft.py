@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Callable, List, Mapping, Optional, Set, Tuple
+from typing import Callable, Dict, List, Mapping, Optional, Set, Tuple
 
 from .. import errors
 from ..kernel.facts import Facts
@@ -31,7 +31,8 @@ class Draft:
     late: Mapping[Key, DeferredOpen]
     restore_order: RestoreOrder
     refused: List[errors.Finding] = field(default_factory=list)
-    _steps: List[Tuple[Tuple[int, Tuple[int, ...], int], Step]] = field(default_factory=list)
+    #: (rank of the slot, order within it) → the steps, as they were added
+    _steps: Dict[Tuple[int, Tuple[int, ...]], List[Step]] = field(default_factory=dict)
     _said: Set[Tuple[str, str]] = field(default_factory=set)
 
     def add(self, slot: str, op: str, path: str, value: bytes = b"", about: Key = (),
@@ -41,8 +42,8 @@ class Draft:
         added."""
         if self.late and about[:3] in self.late:
             slot = LATE.get(slot, slot)
-        self._steps.append(((PLACE[slot], order, len(self._steps)),
-                            Step(op, path, value, slot, about, row, secret, sure)))
+        self._steps.setdefault((PLACE[slot], order), []).append(
+            Step(op, path, value, slot, about, row, secret, sure))
 
     def once(self, slot: str, op: str, path: str, about: Key = ()) -> None:
         """Add a step, unless the same op was added for the same path."""
@@ -55,4 +56,4 @@ class Draft:
 
     def steps(self) -> Tuple[Step, ...]:
         """The steps in their order."""
-        return tuple(step for _place, step in sorted(self._steps, key=lambda pair: pair[0]))
+        return tuple(step for place in sorted(self._steps) for step in self._steps[place])

@@ -10,7 +10,7 @@ import os
 from dataclasses import replace
 from typing import Dict, Iterable, Iterator, List, Optional, Sequence
 
-from ..errors import CannotRepresent, Finding, one_line
+from ..errors import CannotRepresent, Finding, shown
 from ..kernel.facts import Facts
 from ..kernel.reader import Reader
 from ..model.keys import display
@@ -36,9 +36,9 @@ def findings(stores: Sequence[Backstore], others: Iterable[Backstore] = (),
                     reader, store) for store in same):
             yield Finding(
                 CannotRepresent, display(
-                    same[0].key), f"its unit serial {one_line(serial)} is that of "
+                    same[0].key), f"its unit serial {shown(serial)} is that of "
                 f"{', '.join(display(other.key) for other in same[1:])}, too, so the kernel keeps "
-                f"the registrations of both in one file, aptpl_{one_line(serial)}",
+                f"the registrations of both in one file, aptpl_{shown(serial)}",
                 do="give one of them a serial of its own (wwn/vpd_unit_serial, before it is "
                    "exported)")
 

@@ -17,6 +17,7 @@ from typing import Any, ContextManager, Dict, Iterator, Mapping, Optional, Seque
 
 from .. import errors
 from ..document.document import Document
+from ..document.json_types import check_fields
 from ..protocol.messages import is_id
 from ..protocol.table import DESTINATION, SOURCE, STATES, Mode
 from ..system.atomic_file import fsync_folder, write_file
@@ -61,6 +62,15 @@ class Handover:
     busy: str = ""
     peer: str = ""
 
+    def check(self) -> None:
+        """Raises ValueError, KeyError where a field can't be one of a handover's."""
+        check_fields(self)
+        Mode(self.mode)
+        if self.state not in ("", *STATES[self.role]):
+            raise ValueError("state")
+        if not 0 <= self.epoch < 1 << 53 or not 0 <= self.since < 1e11:
+            raise ValueError("epoch, since")
+
     @property
     def over(self) -> bool:
         """Whether it has come to its end; the next one of its targets is another."""
@@ -76,7 +86,7 @@ class Journal:
 
     def __init__(self, directory: str, handover: str, tolerate_damage: bool = False) -> None:
         if not is_id(handover):
-            raise errors.NoSuchHandover(f"{errors.one_line(handover)!r} is no handover's id",
+            raise errors.NoSuchHandover(f"{errors.quoted(handover)} is no handover's id",
                                         do="lio-handover status")
         self.folder = os.path.join(directory, "handovers", handover)
         self.path = os.path.join(self.folder, "journal")
@@ -130,7 +140,7 @@ class Journal:
                 if number == 1 and record["record"] == "new":
                     check(self.path, record.get("version"))
                 self._replay(record)
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
+            except errors.MISSHAPEN as error:
                 self.damage = errors.JournalBroken(
                     f"{self.path}, line {number} can't be read: {type(error).__name__}",
                     do=way_out(self.folder, self.handover.mode))
@@ -158,19 +168,17 @@ class Journal:
                                 error=f"JournalBroken: {self.damage.what}" if self.damage else "")
 
     def _replay(self, record: Dict[str, Any]) -> None:
-        """Replay a record; one of a kind that is not known says nothing.  Raises ValueError,
-        KeyError, TypeError, AttributeError of what is not as KINDS has it."""
+        """Replay a record; one of a kind that is not known says nothing.  Raises one of
+        errors.MISSHAPEN for what is not as KINDS has it."""
         from dataclasses import replace
         kind = KINDS.get(record["record"])
         if kind is None:
             return
         changed = kind.apply(self.facts, record)
-        if "mode" in changed:
-            Mode(changed["mode"])
-        if "state" in changed and changed["state"] not in STATES[self.handover.role]:
-            raise ValueError(changed["state"])
         if changed:
             self.handover = replace(self.handover, **changed)
+            self.handover.check()
+        check_fields(self.facts)
 
     # ---- writing ------------------------------------------------------------------------------
     def state(self, state: str, epoch: int, boot_id: str, gates: Optional[Gates] = None,

@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Dict, Iterable, Optional
 
 from .. import errors
+from ..document.json_types import check_fields
 from ..system.atomic_file import write_file
 from ..system.locks import PATIENCE, Locks
 from .record_kinds import VERSION
@@ -49,14 +50,17 @@ class OwnershipFile:
             with open(self.path, "rb") as file:
                 tree = json.load(file)
             check(self.path, tree.get("version"))
-            return {name: TargetEpochs(int(entry["epoch"]), int(entry["aborted"]),
-                                       str(entry["handover"]), str(entry.get("before", "")))
-                    for name, entry in tree["targets"].items()}
+            owners = {name: TargetEpochs(entry["epoch"], entry["aborted"], entry["handover"],
+                                         entry.get("before", ""))
+                      for name, entry in tree["targets"].items()}
+            for epochs in owners.values():
+                check_fields(epochs)
+            return owners
         except FileNotFoundError:
             return {}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, *errors.MISSHAPEN) as error:
             raise errors.JournalBroken(
-                f"{self.path} can't be read: {error}",
+                f"{self.path} can't be read: {errors.shown(str(error))}",
                 do=f"put a backup of it back, or write it anew as {errors.RECOVERY_PAGE} says: "
                 "without it an old attempt may be taken for a new one") from None
 

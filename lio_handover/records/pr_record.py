@@ -7,8 +7,11 @@ that can be seen is the same.
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import Dict, Iterable, Mapping
 
+from ..document.json_types import check_fields
+from ..errors import MISSHAPEN
 from ..model.keys import backstore_key, display
 from ..model.objects import Key, Reservations, State
 from ..model.reservations import reservations_of_tree, reservations_tree
@@ -27,10 +30,23 @@ def load(directory: str, boot_id: str) -> Dict[Key, Reservations]:
             record = json.load(file)
         if record["version"] != VERSION or record["boot_id"] != boot_id:
             return {}
-        return {backstore_key(*name.split("/", 1)): reservations_of_tree(entry)
-                for name, entry in record["backstores"].items()}
-    except (OSError, ValueError, KeyError, TypeError):
+        restored = {backstore_key(*name.split("/", 1)): reservations_of_tree(entry)
+                    for name, entry in record["backstores"].items()}
+        for reservations in restored.values():
+            _check(reservations)
+        return restored
+    except (OSError, *MISSHAPEN):
         return {}  # then the kernel alone is asked, and what it does not say is refused
+
+
+def _check(reservations: Reservations) -> None:
+    """Raises ValueError, IndexError."""
+    for registration in reservations.registrations:
+        check_fields(registration)
+    check_fields(replace(reservations, registrations=()))
+    if reservations.holder is not None and (
+            reservations.holder < 0 or not reservations.registrations[reservations.holder]):
+        raise ValueError("holder")
 
 
 def note(directory: str, boot_id: str, state: State) -> None:

@@ -11,7 +11,7 @@ import os
 import shlex
 from typing import Dict, Iterator, List, Sequence
 
-from ..errors import SavefileBroken
+from ..errors import SavefileBroken, shown
 
 #: rtslib's (and Red Hat's, SUSE's) place, and Debian's.
 KNOWN = ("/etc/target/saveconfig.json", "/etc/rtslib-fb-target/saveconfig.json")
@@ -101,5 +101,5 @@ def _file_of(unit: str, command: str, settled: bool) -> List[str]:
     if settled:
         return []
     raise SavefileBroken(
-        f"which file {unit} restores can't be told: {command}",
+        f"which file {unit} restores can't be told: {shown(command)}",
         do="name it as savefiles in [host] of /etc/lio-handover/lio-handover.conf")

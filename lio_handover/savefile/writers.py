@@ -61,7 +61,7 @@ def _written(directory: str) -> Dict[str, List[int]]:
     try:
         with open(os.path.join(directory, _WRITTEN)) as file:
             identities = json.load(file)
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return identities if isinstance(identities, dict) else {}
 
@@ -124,6 +124,6 @@ def holding(path: str) -> str:
 def _process(pid: str) -> str:
     try:
         with open(f"/proc/{pid}/comm") as file:
-            return f"PID {pid}, {errors.one_line(file.read().strip())}"
+            return f"PID {pid}, {errors.shown(file.read().strip())}"
     except OSError:
         return f"PID {pid}"

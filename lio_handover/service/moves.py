@@ -50,7 +50,7 @@ def _check_hosts(asked: Mapping[str, Any], peers: Sequence[str]) -> None:
     for option, known in (("to", peers), ("here", ("", os.uname().nodename, *peers))):
         if asked[option] not in known:
             raise errors.BadCall(
-                f"option {option}: {errors.one_line(asked[option])!a} is not among [service] peers",
+                f"option {option}: {errors.quoted(asked[option])} is not among [service] peers",
                 do=f"have root add it there ({PATH}), or run `lio-handover move` as root")
 
 

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Dict, List, NamedTuple, Optional, Tuple, Union
 
+from ..errors import shown
+
 Evidence = Dict[str, Union[str, int, bool]]
 #: major:minor of a block device; of a file its device and inode.
 Identity = Union[str, Tuple[int, int]]
@@ -270,9 +272,9 @@ def is_below(path: str, folder: str) -> bool:
     return path == folder or path.startswith(folder.rstrip("/") + "/")
 
 
-def show(text: str) -> str:
-    text = text if len(text) <= 300 else text[:297] + "..."
-    return text if text.isprintable() and text.isascii() else ascii(text)
+def show(path: str) -> str:
+    """A path, for a message."""
+    return shown(path, 300)
 
 
 # --- who uses it ---------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Dict, Mapping, NoReturn, Optional, Sequence, Tuple, Union
 
-from ..errors import StorageCommandFailed, StorageNotAllowed, one_line
+from ..errors import StorageCommandFailed, StorageNotAllowed, shown
 from ..model.keys import display
 from ..model.objects import Key, State
 from ..settings import Late, Settings
@@ -98,4 +98,4 @@ def _failed(what: str, late: Late, words: Sequence[str], how: str) -> NoReturn:
     import shlex
     command = " ".join(map(shlex.quote, words))
     raise StorageCommandFailed(f"the {what} command of [late {late.name}] {how}",
-                               do=f"see what it says: {one_line(command)}")
+                               do=f"see what it says: {shown(command)}")

@@ -23,7 +23,7 @@ def confirm(settings: Settings, host: str) -> str:
     match = dbus_names.HOST.fullmatch(host)
     if not match:  # an option, say --help, with which the program would end with 0
         raise errors.FenceFailed(
-            f"{program} is to confirm that the other host is off, and {errors.one_line(host)!r} is "
+            f"{program} is to confirm that the other host is off, and {errors.quoted(host)} is "
             "no name of a host", do="name it with --peer HOST")
     name = match[1]
     try:

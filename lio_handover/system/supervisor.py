@@ -5,7 +5,7 @@ import os
 import re
 from typing import Sequence, Union
 
-from ..errors import one_line
+from ..errors import one_line, shown
 
 _BOOTED = "/run/systemd/system"
 #: Bytes of a value: systemd drops a whole message of more than 4096 (core/manager.c).
@@ -64,7 +64,7 @@ def escaped(target: str) -> str:
 def unescaped(instance: str) -> str:
     """The target that an instance is for, as %I of its unit says.  Raises ValueError."""
     if not re.fullmatch(r"(?:\\x(?!00)[0-9a-fA-F]{2}|[^\\\0])*", instance):
-        raise ValueError(f"no name of an instance: {one_line(instance)}")
+        raise ValueError(f"no name of an instance: {shown(instance)}")
     return os.fsdecode(re.sub(
         rb"\\x([0-9a-fA-F]{2})", lambda match: bytes([int(match[1], 16)]),
         os.fsencode(instance).replace(b"-", b"/")))
@@ -75,7 +75,7 @@ def unit(template: str, target: str) -> str:
     before, _at, after = template.partition("@")
     name = f"{before}@{escaped(target)}{after}"
     if len(name) > _LONGEST_NAME:
-        raise ValueError(f"the unit {one_line(name)} would have a name of {len(name)} bytes; "
+        raise ValueError(f"the unit {shown(name)} would have a name of {len(name)} bytes; "
                          f"systemd takes {_LONGEST_NAME}")
     return name
 

@@ -173,9 +173,9 @@ def handover_of(answer: Answer) -> Tuple[str, int, str]:
     name, mode = about.get("handover"), about.get("mode")
     if type(name) is not str or not is_id(name):
         _refuse(BadValue, "names no handover")
-    if mode not in {known.value for known in Mode}:
+    if type(mode) is not str or mode not in {known.value for known in Mode}:
         _refuse(BadValue, "names no mode of a handover")
-    return name, _epoch(about.get("epoch")), str(mode)
+    return name, _epoch(about.get("epoch")), mode
 
 
 def _sha256(data: bytes) -> str:
