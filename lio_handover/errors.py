@@ -10,7 +10,8 @@ from __future__ import annotations
 # The command line starts with this module alone, so it imports neither dataclasses nor typing.
 from collections.abc import Iterator, Sequence
 
-from .texts import one_line as one_line, quoted as quoted, shown  # noqa: F401 - for who raises
+from .texts import (one_line as one_line, quoted as quoted,  # noqa: F401 - for who raises
+                    shown as shown)
 
 NOTHING_CHANGED = "nothing was changed"
 

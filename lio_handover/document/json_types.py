@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections import abc
-from functools import lru_cache
 from typing import (Any, Dict, Iterable, Mapping, NoReturn, Tuple, Type, Union, get_args,
                     get_origin, get_type_hints)
 
@@ -84,9 +83,8 @@ def utf8(value: str, where: str, error: Type[DocumentError]) -> bytes:
         reject(error, f"{where} is not valid UTF-8")
 
 
-@lru_cache(maxsize=None)
-def _types_of(record: Any) -> Mapping[str, Any]:
-    return get_type_hints(record)
+#: Dataclass → its fields' types.
+_TYPES: Dict[Any, Mapping[str, Any]] = {}
 
 
 def fits(value: Any, kind: Any) -> bool:
@@ -114,7 +112,10 @@ def fits(value: Any, kind: Any) -> bool:
 
 def check_fields(record: Any) -> None:
     """Raises ValueError where a field of a dataclass is of another type than it has."""
-    for name, kind in _types_of(type(record)).items():
+    known = type(record)
+    if known not in _TYPES:
+        _TYPES[known] = get_type_hints(known)
+    for name, kind in _TYPES[known].items():
         if not fits(getattr(record, name), kind):
             raise ValueError(name)
 

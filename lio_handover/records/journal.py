@@ -216,7 +216,7 @@ class Journal:
                     fsync_folder(folder)
         except OSError as error:
             raise _broken(self.path, error) from None
-        self._replay(record)
+        self._replay(json.loads(line))  # as whoever reads it
 
     # ---- whole files --------------------------------------------------------------------------
     def keep(self, name: str, content: bytes, document: Optional[Document] = None) -> None:

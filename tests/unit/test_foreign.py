@@ -216,4 +216,4 @@ def test_a_handover_that_can_not_be_is_none() -> None:
     for odd in ({"role": "nobody"}, {"state": "armed"}, {"mode": ""}, {"epoch": 1 << 60},
                 {"since": float("nan")}, {"targets": ("a", 1)}, {"error": None}):
         with pytest.raises((ValueError, KeyError)):
-            replace(good, **odd).check()  # type: ignore[arg-type]
+            replace(good, **odd).check()
