@@ -190,6 +190,8 @@ class Service:
                 stop: Callable[[], bool]) -> JobResult:
         properties = self._wait(job, progress, stop)
         result = to_builtin(properties["Result"])
+        if not isinstance(result, dict):
+            raise TypeError("Result")
         if properties["State"] != "done":
             name, line = map(str, properties["Error"])
             raise self.failed(name, line, result.get("findings", ()))

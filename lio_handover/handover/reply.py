@@ -68,7 +68,7 @@ def reply_from_json(data: bytes, known: Optional[Authentication] = None, questio
         return Reply(_handover(tree["handover"]), from_json(json.dumps(tree["messages"]).encode()),
                      tuple(map(str, tree["notes"])), str(tree["next"]), tree["stays"] is True,
                      host=host if known else "")
-    except (ValueError, KeyError, TypeError, RecursionError, AttributeError) as error:
+    except errors.MISSHAPEN as error:
         raise errors.BadStructure(f"the answer can't be read: {type(error).__name__}",
                                   do="ask the other host with the same lio-handover") from None
 
@@ -85,7 +85,9 @@ def _handover(tree: Mapping[str, Any]) -> Handover:
     if values["state"] not in STATES[values["role"]] or values["mode"] not in _MODES \
             or not all(type(name) is str for name in values["targets"]):
         raise ValueError(values["state"])
-    return Handover(**values)
+    handover = Handover(**values)
+    handover.check()
+    return handover
 
 
 def _check(tree: Mapping[str, Any], host: str, known: Authentication, question: str) -> None:
