@@ -9,9 +9,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 from lio_handover import dbus_names, errors
 from lio_handover.cli import parser
+from lio_handover.client import ssh
 from lio_handover.drivers import guest as guest_module, guest_checks
 from lio_handover.drivers.guest import Guest, Monitors
 from lio_handover.protocol.messages import is_id
@@ -87,7 +89,8 @@ def read_monitor(tree: Any) -> None:
     """Everything that is made of a QEMU's answers before a guest moves, and while it does."""
     good = guest_checks.ask(Monitor(monitors()[0]))  # type: ignore[arg-type]
     names = {SOURCE: "the QEMU here", DESTINATION: "the QEMU on b"}
-    guest = Guest(Monitors("/run/a", "/run/b"), names, "unix:path=/run/bus")
+    with patch.dict(os.environ, {ssh.TEST_BUSES: "yes"}):  # a real host would be asked of ssh
+        guest = Guest(Monitors("/run/a", "/run/b"), names, "unix:path=/run/bus")
     guest._open = {SOURCE: Monitor(tree), DESTINATION: Monitor(tree)}  # type: ignore[dict-item]
     wait = guest_module.Wait(lambda: False, lambda told: _is_line(guest_module.progress(told)), 1)
     failures = []
@@ -137,10 +140,10 @@ def jobs() -> Sequence[Any]:
 
 def read_service(tree: Any) -> None:
     """The answers as this host's client takes them."""
-    from lio_handover.client import connection, ssh
+    from lio_handover.client import connection
     if not isinstance(tree, dict):
         return
-    side = ssh.RemoteService("unix:path=/nonexistent/bus")
+    side = ssh.RemoteService("b")
     chunks: Iterator[Any] = iter(tree["read"] if isinstance(tree.get("read"), list) else ())
 
     def call(path: str, interface: str, member: str, *args: Any, **more: Any) -> Any:
@@ -220,7 +223,7 @@ def words() -> Sequence[bytes]:
 
 
 def read_words(data: bytes) -> None:
-    from lio_handover.client import forward, ssh
+    from lio_handover.client import forward
     typed = [word.decode(errors="surrogateescape") for word in data.split(b"\n")]
     with open(os.devnull, "w") as nowhere, redirect_stderr(nowhere), redirect_stdout(nowhere):
         try:
