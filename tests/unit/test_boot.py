@@ -203,6 +203,7 @@ def test_nothing_takes_little_more_than_python(config: str) -> None:
     found = imported("import lio_handover.cli.boot as b; b.main(['recover', '--boot'])")
     assert {one for one in found if one.partition(".")[0] == "lio_handover"} == {
         "lio_handover", "lio_handover.cli", "lio_handover.cli.boot", "lio_handover.errors",
+        "lio_handover.texts",
         "lio_handover.configuration"}
     assert not {"re", "json", "functools"} & found
     begun(config, DESTINATION, Mode.FILE, "given")
