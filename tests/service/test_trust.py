@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from lio_handover import dbus_names as names
-from tests.support import inbus
+from lio_handover import dbus_names as names, errors
+from tests.support import inbus, samples
 from tests.support.inbus import NOBODY, Client, options
 from tests.support.instandin_worker import DATA
 
@@ -211,6 +214,18 @@ def test_secret_data_are_read_by_who_may(standin: Bus) -> None:
     assert read_all(standin.address, job) == ("", DATA, "", DATA)
 
 
+def test_the_worker_says_what_data_are_before_it_writes_them(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    from lio_handover.service import worker
+    answer, sizes = os.memfd_create("answer"), []
+    monkeypatch.setattr(worker, "say", lambda words: sizes.append(
+        (words, os.fstat(answer).st_size)))
+    worker._answer(SimpleNamespace(answer=answer), DATA, True)  # type: ignore[arg-type]
+    assert sizes == [({"data": len(DATA), "secret": True}, 0)]
+    assert os.fstat(answer).st_size == len(DATA)
+    os.close(answer)
+
+
 # ── places ───────────────────────────────────────────────────────────────────────────────────────
 
 USERS = (1, 2, 3)  # daemon, bin and sys: the bus lets in who has an account
@@ -272,16 +287,88 @@ def test_what_root_was_answered_is_kept_whatever_others_do(standin: Bus) -> None
     assert read_all(standin.address, kept)[1] == DATA
 
 
-def upload(address: str, mib: int) -> list[str]:
-    """The error of each piece of 1 MiB, until the first."""
-    client, token = Client(address), ""
-    for _ in range(mib):
+def compared(address: str, mib: int, by_upload: bool) -> str:
+    """How Diff ends, with a document of so many MiB."""
+    client, data = Client(address), b" " * (mib << 20)
+    document, token = os.memfd_create("document"), ""
+    os.write(document, data)
+    try:
+        for at in range(0, len(data), 1 << 20) if by_upload else ():
+            token = client.manager("Upload", "saya{sv}", token, data[at:at + (1 << 20)],
+                                   options({}))
+        job = client.manager("Diff", "aha{sv}", inbus.descriptors(
+            *([] if by_upload else [document])), options({"upload": token} if token else {}))
+    except dbus.DBusException as error:
+        return str(error.get_dbus_name().removeprefix(names.ERROR))
+    return str(client.job(job)["Error"][0]).removeprefix(names.ERROR)
+
+
+def test_who_may_only_look_has_documents_of_8_mib() -> None:
+    """As a descriptor or in pieces; root, and in pieces who may change, has what [limits] says."""
+    with tempfile.TemporaryDirectory() as folder:
+        bus = Bus(Path(folder), POLKIT, "")
+        bus.config.write_text(bus.config.read_text().replace("document = 1M", "document = 64M"))
+        bus.daemon.terminate()
+        bus.daemon.wait(20)
+        bus.daemon = bus.start()
+        inbus.wait_for_name(bus.address)
         try:
-            token = client.manager("Upload", "saya{sv}", token, b"x" * (1 << 20), options({}))
-        except dbus.DBusException as error:
-            return [error.get_dbus_name().removeprefix(names.ERROR)]
-    return [Client(address).error(ROOT, names.MANAGER, "Diff", "aha{sv}", inbus.descriptors(),
-                                  options({"upload": token}))]
+            with inbus.polkit(bus.address, {**READ, f"1:{ACTION}write": "yes"}):
+                told = [inbus.as_user(uid, compared, bus.address, 9, by_upload)
+                        for uid in (NOBODY, 1) for by_upload in (False, True)]
+            assert told == ["TooLarge", "NotAuthorized", "TooLarge", "TooLarge"]
+            assert compared(bus.address, 9, False) == "Truncated"  # of blanks
+        finally:
+            bus.stop()
+
+
+#: Work that takes 300 MiB, for whoever may only look or for root: how it ends.
+MEMORY = """
+import sys
+from lio_handover.service import worker
+worker.Work({"verb": "show", "role": "", "config": "/dev/null", "probe": False, "secrets": True,
+             "limited": False, "small": sys.argv[1] == "small"}, -1, [])
+try:
+    print(len(bytearray(300 << 20)) >> 20, "MiB")
+except MemoryError as error:
+    print(type(worker.as_handover_error(error)).__name__)
+"""
+
+
+@pytest.mark.parametrize("whose, ends", [("small", "TooLarge"), ("root", "300 MiB")])
+def test_who_may_only_look_has_256_mib(whose: str, ends: str) -> None:
+    done = subprocess.run([sys.executable, "-c", MEMORY, whose], cwd=inbus.CHECKOUT, text=True,
+                          capture_output=True, check=False)
+    assert done.stdout.strip() == ends, done.stderr
+
+
+def test_who_may_only_look_locks_nothing_and_makes_nothing(
+        monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Of a vhost target, prepare asks the kernel by a scratch target: not for them."""
+    from lio_handover.document import representable
+    from lio_handover.document.document import Document
+    from lio_handover.host import preflight, probes, verbs as host_verbs
+    from lio_handover.savefile import save_file
+    from lio_handover.settings import Settings
+    made: Any = []
+    state = samples.vhost()
+    host = host_verbs.HostVerbs(Settings(state_directory=str(tmp_path / "state")))
+    monkeypatch.setattr(host_verbs.HostVerbs, "reader", lambda *_: SimpleNamespace(
+        state=lambda names: state))
+    monkeypatch.setattr(host_verbs.HostVerbs, "_document", lambda *_: Document(state))
+    monkeypatch.setattr(host_verbs.HostVerbs, "lock_names", lambda *_: ["vhost/x"])
+    monkeypatch.setattr(preflight, "source", lambda *_: [])
+    monkeypatch.setattr(representable, "findings", lambda *_: [])
+    monkeypatch.setattr(save_file, "findings", lambda *_: [])
+    monkeypatch.setattr(probes, "logs_guest_writes", lambda _fs: made.append("target") or True)
+    host.read_only = True
+    host.prepare([("vhost", "x")])
+    with pytest.raises(errors.NotAuthorized, match="locks nothing"), host.alone([("vhost", "x")]):
+        pass
+    assert made == [] and not (tmp_path / "state").exists()
+    host.read_only = False
+    host.prepare([("vhost", "x")])
+    assert made == ["target"]
 
 
 # ── signals and names ────────────────────────────────────────────────────────────────────────────
@@ -318,7 +405,7 @@ def test_signals_carry_path_and_state_and_no_more(standin: Bus) -> None:
     """Whoever is on the bus hears them: no name, error or result, and of properties the State."""
     client = standin.client()
     with ThreadPoolExecutor(1) as pool:
-        heard = pool.submit(inbus.as_user, NOBODY, listen, standin.address, 3.0)
+        heard = pool.submit(inbus.as_user, NOBODY, listen, standin.address, 2.0)
         time.sleep(0.5)
         job = begun(client, "iqn.2003-01.org.example:private", "die")
         client.job(job)
@@ -458,9 +545,6 @@ def test_an_error_of_unexpected_type_shows_its_type_alone() -> None:
     shown = str(worker.as_handover_error(ValueError("CHAP-SECRET-4711")))
     assert "ValueError" in shown and "SECRET" not in shown
     assert "SECRET" not in str(worker.as_handover_error(OSError("CHAP-SECRET-4711")))
-
-
-Wait = Callable[[], None]
 
 
 def test_the_guard_and_qemus_helper_tell_the_type_alone(

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -68,11 +69,14 @@ class Bus:
         self.handover = inbus.handover_here(self.bus_state)
         self._programs = [subprocess.Popen(
             ["dbus-daemon", "--nofork", f"--config-file={folder}/bus.conf"])]
-        while not (folder / "bus").exists():
-            time.sleep(0.01)
+        wait_until(self._listens)
         (folder / "bus").chmod(0o777)
         self.daemon = self.start()
         inbus.wait_for_name(self.address)
+
+    def _listens(self) -> bool:
+        with socket.socket(socket.AF_UNIX) as line:
+            return line.connect_ex(f"{self.folder}/bus") == 0
 
     def start(self) -> subprocess.Popen[Any]:
         program = [str(CHECKOUT / "scripts" / "lio-handoverd")]
