@@ -276,19 +276,19 @@ def _peer_by_command(command: str, settings: Settings) -> Peer:
         if question.text:
             more += ["--question", question.text]
         try:
-            done = subprocess.run([*words, *more], input=question.messages, capture_output=True,
-                                  timeout=asking.ASK_SECONDS)
-        except (OSError, subprocess.TimeoutExpired) as error:
-            why = error.strerror if isinstance(error, OSError) else "no answer in time"
-            raise errors.PeerUnreachable(f"{words[0]}: {why}") from None
-        if done.returncode == errors.NoSuchHandover.code:
+            code, data, said = asking.answered([*words, *more], question, stderr=subprocess.PIPE)
+        except OSError as error:
+            raise errors.PeerUnreachable(f"{words[0]}: {error.strerror}") from None
+        if code is None:
+            raise errors.PeerUnreachable(f"{words[0]}: no answer in time")
+        if code == errors.NoSuchHandover.code:
             raise errors.NoSuchHandover(f"the other host has no handover {handover.id}")
-        if done.returncode:
-            lines = done.stderr.decode(errors="replace").strip().splitlines()
-            what = f"{words[0]} ended with {done.returncode}" + (f": {lines[-1]}" if lines else "")
+        if code:
+            what = f"{words[0]} ended with {code}" + (
+                f", and says: {errors.shown(said)}" if said else "")
             # ssh ends with 255 where it cannot connect, otherwise with the remote command's code.
-            raise errors.PeerUnreachable(what) if done.returncode == 255 else ssh.host_answers(what)
-        return question.reply(done.stdout, words[0])
+            raise errors.PeerUnreachable(what) if code == 255 else ssh.host_answers(what)
+        return question.reply(data, words[0])
     return ask
 
 

@@ -14,11 +14,13 @@ import json
 import os
 import resource
 import secrets
+import select
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
-from typing import Any, Dict, Sequence, Tuple
+from typing import Any, Dict, Optional, Sequence, Tuple
 
 from .. import errors
 from ..handover.reply import Peer, Reply, reply_from_json
@@ -85,40 +87,65 @@ def ask(handover: Handover, verb: str, settings: Settings = Settings()) -> Reply
     except errors.BadCall as error:
         raise errors.PeerUnreachable(error.what) from None
     question = Question.of(handover, verb, settings)
-    code, data = _run([handover.peer, verb, handover.id, question.text, str(question.limit)],
-                      question.messages, question.limit)
+    path = os.pathsep.join([_PACKAGE, *filter(None, [os.environ.get("PYTHONPATH")])])
+    code, data, _said = answered(
+        [sys.executable, "-m", ASKER, handover.peer, verb, handover.id, question.text,
+         str(question.limit)], question, env={**os.environ, "PYTHONPATH": path}, cwd="/")
     if code == 0:
         return question.reply(data, handover.peer)
     try:
         said: Dict[str, Any] = json.loads(data[:1 << 16])
     except ValueError:
         raise host_answers(f"{handover.peer} has not ended {verb} in {ASK_SECONDS:g} s"
-                           if code == -signal.SIGKILL else
+                           if code is None else
                            f"{handover.peer} gave no answer that can be taken") from None
     if said["unknown"]:
         raise errors.NoSuchHandover(said["what"])
     raise host_answers(said["what"]) if said["alive"] else errors.PeerUnreachable(said["what"])
 
 
-def _run(words: Sequence[str], given: bytes, limit: int) -> Tuple[int, bytes]:
-    """(exit code of the process, or minus the signal that ended it; what it wrote)."""
-    ours = os.memfd_create("question", os.MFD_CLOEXEC), os.memfd_create("answer", os.MFD_CLOEXEC)
+def answered(words: Sequence[str], question: Question, **more: Any
+             ) -> Tuple[Optional[int], bytes, str]:
+    """Run a program that brings a question to the other host: (its exit code, None where it did not
+    end in time; its output, at most a byte more than the question allows; its last line of
+    standard error, where ``more``, which is for Popen, has ``stderr=PIPE``).  Raises OSError."""
+    given = os.memfd_create("question", os.MFD_CLOEXEC)
     try:
-        os.pwrite(ours[0], given, 0)
-        path = os.pathsep.join([_PACKAGE, *filter(None, [os.environ.get("PYTHONPATH")])])
-        child = subprocess.Popen([sys.executable, "-m", ASKER, *words], stdin=ours[0],
-                                 stdout=ours[1], cwd="/", env={**os.environ, "PYTHONPATH": path})
-        try:
-            child.wait(ASK_SECONDS)
-        except subprocess.TimeoutExpired:
-            pass
-        finally:
-            child.kill()
-            child.wait()
-        return child.returncode, os.pread(ours[1], limit + 1, 0)
+        os.pwrite(given, question.messages, 0)
+        child = subprocess.Popen(words, stdin=given, stdout=subprocess.PIPE, **more)
     finally:
-        for fd in ours:
-            os.close(fd)
+        os.close(given)
+    until, out, said = time.monotonic() + ASK_SECONDS, bytearray(), b""
+    assert child.stdout
+    answer, poll = child.stdout.fileno(), select.poll()
+    pipes = {pipe.fileno(): pipe for pipe in (child.stdout, child.stderr) if pipe}
+    try:
+        for fd in pipes:
+            poll.register(fd, select.POLLIN)
+        while pipes and len(out) <= question.limit:
+            left = until - time.monotonic()
+            if left <= 0:
+                return None, bytes(out), ""
+            for fd, _events in poll.poll(left * 1000):
+                data = os.read(fd, 1 << 16)
+                if not data:
+                    poll.unregister(fd)
+                    pipes.pop(fd).close()
+                elif fd == answer:
+                    out += data
+                else:
+                    said = (said + data)[-4096:]
+        if not pipes:
+            child.wait(max(until - time.monotonic(), 0.1))
+        return child.returncode or 0, bytes(out), said.decode(
+            errors="replace").strip().rpartition("\n")[2]
+    except subprocess.TimeoutExpired:
+        return None, bytes(out), ""
+    finally:
+        child.kill()
+        child.wait()
+        for pipe in pipes.values():
+            pipe.close()
 
 
 def main(words: Sequence[str]) -> int:
@@ -127,7 +154,6 @@ def main(words: Sequence[str]) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # ssh, too: its caller ends the process
     limit = int(most)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY + TIMES * limit,) * 2)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit + (1 << 16),) * 2)
     try:
         side = RemoteService(where, limit)
         _result, data = side.run_handover(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from contextlib import contextmanager
 from typing import Any, Callable, Dict, Iterator, Mapping, Optional, Sequence, Tuple
 
@@ -17,6 +18,8 @@ from ..verb_table import BOTH, HANDOVER_VERBS, MESSAGES
 
 #: Milliseconds between two questions whether to stop, and seconds that a call may take.
 OFTEN, PATIENCE = 250, 30.0
+#: Seconds without a signal of a job after which its state is asked for all the same.
+SILENT = 30.0
 
 #: Match rules: a job takes a step, a job ends, the service itself ends.
 _RULES = (
@@ -205,7 +208,7 @@ class Service:
         Raises `job_lost` where the service ended before the job did, and any error of ``stop``.
         """
         from gi.repository import GLib
-        loop, cancelled = GLib.MainContext.default(), False
+        loop, cancelled, heard = GLib.MainContext.default(), False, time.monotonic()
         self._await(job)
         # The timer also lets Python handle a signal that arrives just before the loop waits.
         timer = GLib.timeout_add(OFTEN, lambda: True)
@@ -216,11 +219,13 @@ class Service:
                     cancelled = True
                     self.call(job, dbus_names.JOB, "Cancel", "a{sv}", _options({}))
                 stepped, self._step = self._step, False
+                heard = time.monotonic() if stepped else heard
+                self._ask |= time.monotonic() - heard > SILENT
                 if progress and stepped and not self._ask:
                     number, total, what = self._get(job, "Step")
                     progress(int(number), int(total), errors.shown(str(what)))
                 if self._ask:
-                    self._ask = False
+                    self._ask, heard = False, time.monotonic()
                     properties = self._properties(job)
                     if properties["State"] not in ("running", "cancelling"):
                         return properties

@@ -63,7 +63,9 @@ class Forwarded:
         program = self._program
         assert program is not None and program.stderr is not None
         program.kill()
-        said = program.stderr.read().decode(errors="replace").strip().rpartition("\n")[2]
+        os.set_blocking(program.stderr.fileno(), False)  # a child of ssh may have it, too
+        said = (program.stderr.read(1 << 16) or b"").decode(
+            errors="replace").strip().rpartition("\n")[2]
         self.close()
         return errors.PeerUnreachable(
             f"{self.where} does not let ssh forward its socket {errors.shown(self.path)} "

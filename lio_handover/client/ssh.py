@@ -208,6 +208,8 @@ class RemoteService(client.Service):
     def _finish(self, job: str, progress: Optional[client.Progress],
                 stop: Callable[[], bool]) -> client.JobResult:
         with self._unbelieved():
+            if not job.startswith(f"{dbus_names.ROOT}/{dbus_names.JOBS}/"):
+                raise ValueError(job)
             return super()._finish(job, progress, stop)
 
     @contextmanager

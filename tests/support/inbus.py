@@ -114,8 +114,14 @@ def start_bus() -> None:
 
 
 def wait_for_name(address: str = SYSTEM, seconds: float = 30) -> None:
-    bus = connect(address)
-    until = time.monotonic() + seconds
+    import dbus
+    until, bus = time.monotonic() + seconds, None
+    while bus is None:
+        try:
+            bus = connect(address)
+        except dbus.DBusException:  # its socket is there before it listens
+            assert time.monotonic() < until, f"nobody listens at {address}"
+            time.sleep(0.02)
     while not bus.name_has_owner(names.BUS_NAME):
         assert time.monotonic() < until, f"nobody owns {names.BUS_NAME}"
         time.sleep(0.02)
