@@ -41,6 +41,7 @@ _END = 12
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Run a command, and return its exit code."""
+    os.umask(0o077)  # documents, messages and records have secrets
     if (sys.argv[1:] if argv is None else list(argv)) == WORDS and nothing_to_do():
         return SAME
     from . import main as cli_main
@@ -52,7 +53,9 @@ def nothing_to_do(config: str = "") -> bool:
     if os.geteuid() != 0:
         return False
     try:
+        from ..records import state_folder
         directory, save_files = _settings(config)
+        state_folder.check(directory)
         owners = _read(f"{directory}/owners.json")
         folder = f"{directory}/handovers"
         names = os.listdir(folder) if os.path.lexists(folder) else []
@@ -88,6 +91,7 @@ def _all_left_alone(folder: str, names: Sequence[str], owners: Optional[bytes],
     import json
 
     from ..records.record_kinds import VERSION
+    from ..records.state_folder import check_records
     known_owners: dict[str, Any] = json.loads(owners) if owners is not None else {
         "version": VERSION, "targets": {}}
     if known_owners["version"] != VERSION:
@@ -100,6 +104,7 @@ def _all_left_alone(folder: str, names: Sequence[str], owners: Optional[bytes],
     away: list[str] = []
     stores: list[str] = []
     for name in names:
+        check_records(f"{folder}/{name}", ("journal",))
         data = _read(f"{folder}/{name}/journal") or b""
         first, *records = [json.loads(line) for line in data.split(b"\n")[:-1]]
         states, known = [""], STATES[first["role"]]

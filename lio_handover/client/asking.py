@@ -3,7 +3,7 @@
 The other host may be anybody's: the process that talks to it has so much time, memory and room for
 the answer, and whatever becomes of it is at most PeerUnreachable here.
 
-    python3 -m lio_handover.client.asking HOST VERB HANDOVER QUESTION BYTES
+    lio_handover.client.asking HOST VERB HANDOVER QUESTION BYTES
 
 Standard input has the messages, standard output gets the whole answer, or, with exit code 1, the
 error: {"unknown": …, "alive": …, "what": …}.
@@ -29,10 +29,9 @@ from ..protocol.messages import Message, to_json
 from ..protocol.table import MessageType
 from ..records.journal import Handover
 from ..settings import Settings
-from ..started import ASKER
+from ..started import ASKER, command
 from .ssh import RemoteService, address, host_answers
 
-_PACKAGE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 #: Seconds for the other host to answer: one that hangs does not make this host hang.
 ASK_SECONDS = 30.0
 #: Bytes of memory (RLIMIT_AS) beside the answer's own, which libdbus, json and this module have
@@ -87,10 +86,9 @@ def ask(handover: Handover, verb: str, settings: Settings = Settings()) -> Reply
     except errors.BadCall as error:
         raise errors.PeerUnreachable(error.what) from None
     question = Question.of(handover, verb, settings)
-    path = os.pathsep.join([_PACKAGE, *filter(None, [os.environ.get("PYTHONPATH")])])
     code, data, _said = answered(
-        [sys.executable, "-m", ASKER, handover.peer, verb, handover.id, question.text,
-         str(question.limit)], question, env={**os.environ, "PYTHONPATH": path}, cwd="/")
+        command(ASKER, handover.peer, verb, handover.id, question.text, str(question.limit)),
+        question, cwd="/")
     if code == 0:
         return question.reply(data, handover.peer)
     try:
@@ -148,9 +146,9 @@ def answered(words: Sequence[str], question: Question, **more: Any
             pipe.close()
 
 
-def main(words: Sequence[str]) -> int:
+def main() -> int:
     """The process; the exit code."""
-    where, verb, name, question, most = words
+    where, verb, name, question, most = sys.argv[1:]
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # ssh, too: its caller ends the process
     limit = int(most)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY + TIMES * limit,) * 2)
@@ -167,7 +165,3 @@ def main(words: Sequence[str]) -> int:
         unknown = isinstance(error, errors.NoSuchHandover)
         print(json.dumps({"unknown": unknown, "alive": alive, "what": error.what}))
         return 1
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

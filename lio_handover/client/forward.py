@@ -40,7 +40,7 @@ class Forwarded:
             return
         self._folder = tempfile.TemporaryDirectory(prefix="lio-handover-")
         self.here = os.path.join(self._folder.name, "qmp")
-        words = ["ssh", "-axNT", "-o", "ExitOnForwardFailure=yes",
+        words = [ssh.PROGRAM, "-axNT", "-o", "ExitOnForwardFailure=yes",
                  "-o", f"ConnectTimeout={ssh.CONNECT_SECONDS}",
                  "-o", f"ServerAliveInterval={ssh.ALIVE_SECONDS}",
                  "-o", f"ServerAliveCountMax={ssh.MISSED}",
@@ -49,7 +49,7 @@ class Forwarded:
             # An interrupt at the terminal is for us to act on: ssh hears of none.
             self._program = subprocess.Popen(words, stdin=subprocess.DEVNULL,
                                              stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-                                             start_new_session=True)
+                                             start_new_session=True, env=ssh.environment())
         except OSError as error:
             self.close()
             raise errors.PeerUnreachable(f"ssh can't be run: {error.strerror}") from None
@@ -97,9 +97,9 @@ def address_of(where: str) -> str:
     if not dbus_names.HOST.fullmatch(where):
         return "127.0.0.1"
     try:
-        done = subprocess.run(["ssh", "-G", "--", where], stdin=subprocess.DEVNULL,
+        done = subprocess.run([ssh.PROGRAM, "-G", "--", where], stdin=subprocess.DEVNULL,
                               capture_output=True, text=True, timeout=ssh.CONNECT_SECONDS,
-                              check=False)
+                              check=False, env=ssh.environment())
     except (OSError, subprocess.TimeoutExpired):
         done = None
     words: Tuple[str, ...] = ()

@@ -12,11 +12,12 @@ import signal
 import threading
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Callable, Iterator, Mapping, Optional, Sequence, Set, Tuple
+from typing import Any, Callable, Dict, Iterator, Mapping, Optional, Sequence, Set, Tuple
 
 from .. import dbus_names, errors
 from ..document.envelope import MAX_BYTES
 from ..handover.reply import Reply, reply_from_json
+from ..system.external_program import ENVIRONMENT
 from . import connection as client
 
 #: Bytes of a chunk: small enough that D-Bus messages of other callers get between two chunks.
@@ -29,6 +30,13 @@ CONNECTED_SECONDS = 120.0
 #: Notes, and findings, of another host that are told.
 MOST_NOTES = 1000
 
+#: OpenSSH's client, which is looked for nowhere else; env(1) gives it the environment.
+PROGRAM, _ENV = "/usr/bin/ssh", "/usr/bin/env"
+#: The part of this process's environment that ssh sees: how it asks a person, and an agent.
+_PASSED = ("HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TERM", "DISPLAY", "WAYLAND_DISPLAY",
+           "XAUTHORITY", "SSH_AUTH_SOCK", "SSH_ASKPASS", "SSH_ASKPASS_REQUIRE", "KRB5CCNAME",
+           "XDG_RUNTIME_DIR")
+
 #: Instead of a host's name: the bus itself, of this machine.  In tests alone, as whoever serves it
 #: is believed to be another host: where this is in the environment of the process, in which neither
 #: a caller of the service nor a file has a say.
@@ -37,6 +45,13 @@ _BUS = re.compile(r"unix:path=[A-Za-z0-9._/-]+")
 #: D-Bus errors that mean that the host does not answer (libdbus's other errors are the caller's).
 _LOST = ("NoReply", "Disconnected", "NoServer", "Timeout", "IOError", "FileNotFound", "Failed",
          "AuthFailed", "Spawn.ExecFailed", "Spawn.ForkFailed")
+
+
+def environment() -> Dict[str, str]:
+    """The environment of ssh, which starts the programs of its configuration (ProxyCommand) by this
+    PATH, and by /bin/sh."""
+    return {**{name: os.environ[name] for name in _PASSED if name in os.environ},
+            "PATH": ENVIRONMENT["PATH"]}
 
 
 def address(where: str) -> str:
@@ -50,17 +65,18 @@ def address(where: str) -> str:
     if not dbus_names.HOST.fullmatch(where):
         raise errors.BadCall(f"{errors.quoted(where)} is no host for ssh",
                              do="name it as ssh does: HOST or USER@HOST")
-    words = ["-axT", "-o", f"ConnectTimeout={CONNECT_SECONDS}", "-o",
+    words = ["-i", *(f"{name}={value}" for name, value in environment().items()), PROGRAM,
+             "-axT", "-o", f"ConnectTimeout={CONNECT_SECONDS}", "-o",
              f"ServerAliveInterval={ALIVE_SECONDS}",
              "-o", f"ServerAliveCountMax={MISSED}", "--", where, "systemd-stdio-bridge"]
-    return "unixexec:path=ssh" + "".join(
+    return f"unixexec:path={_ENV}" + "".join(
         f",argv{number}={_escaped(word)}" for number, word in enumerate(words, 1))
 
 
 def _escaped(word: str) -> str:
     """An argument as D-Bus Specification, "Server Addresses", escapes it: other bytes as %xx."""
     return re.sub(b"[^-0-9A-Za-z_/.]", lambda match: b"%%%02x" % match[0][0],
-                  word.encode()).decode()
+                  os.fsencode(word)).decode()
 
 
 @dataclass(frozen=True)
@@ -119,6 +135,9 @@ class RemoteService(client.Service):
             do="install python3-dbus and python3-gi")
 
     def _connect(self) -> Any:
+        if self.where and not _BUS.fullmatch(self.where) and not os.access(PROGRAM, os.X_OK):
+            raise errors.PeerUnreachable(f"{self.where} can't be asked: there is no {PROGRAM} here",
+                                         do="install openssh-client")
         with _uninterrupted(), _ended_after(CONNECTED_SECONDS):
             connection = client.connect(self.address)
         self.listen(connection)

@@ -9,14 +9,12 @@ import json
 import os
 import socket
 import subprocess
-import sys
 from typing import Any, Callable, Dict, Optional, Sequence
 
 from gi.repository import GLib
 
-from ..started import WORKER
+from ..started import WORKER, command
 
-PACKAGE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 _CHUNK = 1 << 16
 
 
@@ -28,13 +26,11 @@ class WorkerProcess:
         self.said: Callable[[Dict[str, Any]], None] = lambda words: None
         self.ended: Callable[[int], None] = lambda code: None
         self._rest = b""
-        path = os.pathsep.join([PACKAGE, *filter(None, [os.environ.get("PYTHONPATH")])])
         self._line, its = socket.socketpair()
         with its:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", module, *arguments],
-                stdin=its.fileno(), stdout=subprocess.PIPE, start_new_session=True, cwd="/",
-                env={**os.environ, "PYTHONPATH": path})
+                command(module, *arguments), stdin=its.fileno(), stdout=subprocess.PIPE,
+                start_new_session=True, cwd="/")
         self.pid = self._process.pid
         assert self._process.stdout
         self._out = self._process.stdout.fileno()

@@ -37,7 +37,7 @@ class Rollback:
     def undo(self, error: Exception) -> errors.HandoverError:
         """Bring the host back to ``before``; the error to raise, which says how it went."""
         self.run.pending_files.clear()
-        what = str(error) if isinstance(error, StepFailed) else getattr(error, "what", str(error))
+        what = str(error) if isinstance(error, StepFailed) else reason(error)
         kind, do = type(error), getattr(error, "do", "")
         if isinstance(error, StepFailed):
             inner = error.error

@@ -23,6 +23,7 @@ from ..storage import exclusive
 from ..storage.block_devices import HostSnapshot, Identity
 from ..storage.trusted import Watch
 from ..system.atomic_file import write_files
+from ..system.external_program import ENVIRONMENT
 from ..system.locks import room_for
 from .verify import Scope, check, loaded
 
@@ -61,7 +62,8 @@ class StepFailed(Exception):
 def reason(error: BaseException) -> str:
     if isinstance(error, OSError) and error.errno:
         return f"{errno.errorcode.get(error.errno, error.errno)} ({error.strerror})"
-    return error.what if isinstance(error, errors.HandoverError) else str(error)
+    # The text of an unforeseen error may hold what the step writes.
+    return error.what if isinstance(error, errors.HandoverError) else type(error).__name__
 
 
 def never() -> bool:
@@ -223,7 +225,8 @@ class StepRunner:
         if os.path.isdir(f"/sys/module/{step.path}"):
             return
         import subprocess
-        done = subprocess.run(["modprobe", step.path], capture_output=True, text=True)
+        done = subprocess.run(["modprobe", step.path], capture_output=True, text=True,
+                              env=ENVIRONMENT)
         if done.returncode:
             raise OSError(errno.ENODEV, f"modprobe {step.path}: {done.stderr.strip()}")
 

@@ -20,7 +20,7 @@ from ..model.keys import display
 from ..model.objects import Key, State
 from ..model.reservations import FullStatusDescriptor
 from ..plan.plan import Plan
-from ..records import pr_record
+from ..records import pr_record, state_folder
 from ..settings import Settings, load
 from ..system.locks import PATIENCE, SCRATCH, Locks, room_for
 
@@ -29,10 +29,14 @@ Maker = Callable[[Facts, bool], Plan]
 
 
 class Host:
-    """One host.  ``fs`` and ``settings`` are those of the host unless given."""
+    """One host.  ``fs`` and ``settings`` are those of the host unless given.
+
+    Raises JournalBroken where others than root can change what this host goes by (state_folder.py).
+    """
 
     def __init__(self, settings: Optional[Settings] = None, fs: Optional[Configfs] = None) -> None:
         self.settings = settings if settings is not None else load()
+        state_folder.check(self.settings.state_directory, self.settings.key)
         self.fs = fs if fs is not None else Configfs()
         self._mine = False  # whether this holds its locks
         #: Whether this host may only be looked at: nothing is locked, recorded or made.

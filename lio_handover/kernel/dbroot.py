@@ -12,6 +12,7 @@ from typing import Iterator, List, Tuple
 from ..errors import Finding, KernelRefused
 from ..model.objects import Backstore
 from ..storage.block_devices import show
+from ..system import trusted
 from .configfs import Configfs
 
 
@@ -40,7 +41,10 @@ def _unfit(folder: str) -> str:
         return "is a link that leads nowhere"
     if not os.path.isdir(folder):
         return "is no folder"
-    return "" if os.access(folder, os.W_OK | os.X_OK) else "can't be written to"
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return "can't be written to"
+    wrong = trusted.fault(folder)
+    return f"is not root's alone: {show(wrong.path)} {wrong.why} ({wrong.do})" if wrong else ""
 
 
 def notes(fs: Configfs) -> Tuple[str, ...]:

@@ -24,6 +24,7 @@ from ..system.atomic_file import fsync_folder, write_file
 from ..system.locks import PATIENCE, Locks
 from .handover_facts import HandoverFacts
 from .record_kinds import KINDS, VERSION
+from .state_folder import check_records
 from .versions import check
 
 PREPARED, DOCUMENT, RETURNED = "prepared.json", "document.json", "returned.json"
@@ -125,6 +126,7 @@ class Journal:
 
     # ---- reading ------------------------------------------------------------------------------
     def _load(self, tolerate_damage: bool) -> None:
+        check_records(self.folder, ("journal", *FILES))
         try:
             with open(self.path, "rb") as file:
                 data = file.read()

@@ -17,11 +17,24 @@ import time
 from typing import List, NoReturn, Optional
 
 from .. import errors
-from ..started import ENDPOINT_HOLDER
+from ..started import ENDPOINT_HOLDER, command
+from ..system.external_program import ENVIRONMENT
 from .vhost_ioctl import DEVICE
 
 #: Seconds for an endpoint to be occupied, or to be released.
 PATIENCE = 10.0
+#: Settings of the unit that a holder gets (systemd.exec(5), systemd 247 knows all of them).  It
+#: opens /dev/vhost-scsi and its lock, wherever that is, and owns both: it needs no capability.
+SANDBOX = (
+    "CapabilityBoundingSet=", "NoNewPrivileges=yes", "UMask=0077", "LimitCORE=0",
+    "DevicePolicy=closed", f"DeviceAllow={DEVICE} rw", "PrivateNetwork=yes", "ProtectSystem=full",
+    "ProtectHome=read-only", "ProtectProc=invisible", "ProcSubset=pid", "ProtectClock=yes",
+    "ProtectControlGroups=yes", "ProtectHostname=yes", "ProtectKernelLogs=yes",
+    "ProtectKernelModules=yes", "ProtectKernelTunables=yes", "LockPersonality=yes",
+    "MemoryDenyWriteExecute=yes", "RestrictAddressFamilies=AF_UNIX", "RestrictNamespaces=yes",
+    "RestrictRealtime=yes", "RestrictSUIDSGID=yes", "SystemCallArchitectures=native",
+    "SystemCallErrorNumber=EPERM", "SystemCallFilter=@system-service",
+    "SystemCallFilter=~@privileged @resources", "KeyringMode=private", "OOMScoreAdjust=-900")
 _HELD = b"held\n"
 
 
@@ -73,18 +86,16 @@ class Holders:
         os.makedirs(self.folder, mode=0o700, exist_ok=True)
         import subprocess
 
-        # The holder imports the package from where this module was loaded.
-        here = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-        command = [sys.executable, "-m", ENDPOINT_HOLDER, wwpn, self._path(wwpn)]
+        words = command(ENDPOINT_HOLDER, wwpn, self._path(wwpn))
         apart = os.path.isdir("/run/systemd/system")
         if apart:
-            command = ["systemd-run", "--quiet", "--pipe", "--collect",
-                       f"--working-directory={here}", *command]
+            words = ["systemd-run", "--quiet", "--pipe", "--collect",
+                     *(f"--property={line}" for line in SANDBOX), *words]
         # systemd keeps the unit's descriptors open while the unit exists: it must not get our
         # caller's standard error, as the caller may wait for its end of file.
-        with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        with subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                               stderr=subprocess.STDOUT if apart else None,
-                              start_new_session=True, cwd=here) as started:
+                              start_new_session=True, cwd="/", env=ENVIRONMENT) as started:
             assert started.stdout is not None
             said = b""
             for said in started.stdout:
@@ -154,11 +165,7 @@ def _occupied(wwpn: str, path: str) -> NoReturn:
     raise SystemExit(0)
 
 
-def main(words: List[str]) -> NoReturn:
-    """``python3 -m lio_handover.scsi.endpoint_holder WWPN FILE``."""
-    wwpn, path = words
+def main() -> NoReturn:
+    """Its arguments: WWPN FILE."""
+    wwpn, path = sys.argv[1:]
     _occupied(wwpn, path)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

@@ -15,6 +15,7 @@ from gi.repository import GLib
 from .. import __version__, dbus_names, errors, settings
 from ..kernel.facts import boot_id
 from ..protocol.authentication import has_key
+from ..records import state_folder
 from ..system.journald import NOTICE, Log
 from .bus import interfaces
 from .bus.dispatcher import ObjectTree
@@ -49,6 +50,7 @@ class Daemon:
         self.loop = GLib.MainLoop()
         self.code = 0
         limits = settings.load(config) if config else settings.load()
+        state_folder.check(limits.state_directory, limits.key)
         self.tree = ObjectTree(connection, interfaces.load(), Authority(connection, limits.group),
                                log)
         self.inventory = Inventory(self.tree, config, limits.state_directory, log)

@@ -1,9 +1,9 @@
 """A worker process: it runs a verb for a request, and writes lines of JSON.
 
-    python3 -m lio_handover.service.worker            one request, then the end
-    python3 -m lio_handover.service.worker --surveys  a line in: this host's state out
-    python3 -m lio_handover.service.worker --follows  a line in: the copies follow the APTPL files
-    python3 -m lio_handover.service.worker --guards   see guards.py
+    lio_handover.service.worker            one request, then the end
+    lio_handover.service.worker --surveys  a line in: this host's state out
+    lio_handover.service.worker --follows  a line in: the copies follow the APTPL files
+    lio_handover.service.worker --guards   see guards.py
 
 Standard input is a socket.  A request is one byte with descriptors: the request itself, a file for
 the verb's data, and the documents, messages or sockets that the verb takes.
@@ -316,7 +316,3 @@ def main() -> int:
     with open(descriptors[0]) as file:
         request = json.load(file)
     return run(request, descriptors[1], descriptors[2:])
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,6 +1,6 @@
 """A process that answers QEMU, or follows a handover, and writes lines of JSON.
 
-    python3 -m lio_handover.vmstate.worker GUEST [--guests FOLDER] [--config FILE]
+    lio_handover.vmstate.worker GUEST [--guests FOLDER] [--config FILE]
 
 It waits with all modules loaded, as the guest stands still while it works.  Standard input is a
 socket; a request is one byte with a descriptor of a file::
@@ -124,7 +124,3 @@ def main() -> int:
     with open(descriptors[0]) as file:
         request = json.load(file)
     return answering(lambda: say({"data": work.run(request)}))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

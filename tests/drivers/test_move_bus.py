@@ -31,6 +31,7 @@ ID = "00000000-0000-4000-8000-000000000000"
 SSH = """\
 #!/bin/sh
 echo "$@" >>{folder}/said
+env >{folder}/env
 while [ "$1" != -- ]; do shift; done
 [ "$2" = b ] || {{ echo "ssh: $2: Name or service not known" >&2; exit 255; }}
 exec "$3" --bus-path={bus}
@@ -42,7 +43,7 @@ def b(bus: Bus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rem
     """The service of host b."""
     (tmp_path / "ssh").write_text(SSH.format(folder=tmp_path, bus=bus.address))
     (tmp_path / "ssh").chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setattr(ssh, "PROGRAM", str(tmp_path / "ssh"))
     made = RemoteService("b")
     yield made
     made.close()
@@ -121,6 +122,25 @@ def test_a_line_that_dies_is_unreachable_and_then_another(b: RemoteService) -> N
 def test_a_host_that_ssh_does_not_know(b: RemoteService) -> None:
     with pytest.raises(errors.PeerUnreachable, match="^nowhere does not answer"):
         RemoteService("nowhere").about()
+
+
+def test_ssh_does_not_take_its_environment_from_whoever_calls(
+        b: RemoteService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LD_LIBRARY_PATH", "SHELL", "BASH_ENV", "PYTHONPATH"):
+        monkeypatch.setenv(name, "/nonexistent")
+    monkeypatch.setenv("PATH", "/nonexistent", prepend=":")
+    monkeypatch.setenv("SSH_AUTH_SOCK", "/run/agent")
+    other = RemoteService("b")
+    other.about()
+    other.close()
+    env = (tmp_path / "env").read_text()
+    assert "/nonexistent" not in env and "SSH_AUTH_SOCK=/run/agent\n" in env, env
+
+
+def test_ssh_is_looked_for_in_one_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ssh, "PROGRAM", f"{tmp_path}/none")
+    with pytest.raises(errors.PeerUnreachable, match="next: install openssh-client"):
+        RemoteService("b").about()
 
 
 @pytest.mark.parametrize("module", ["dbus", "gi"])

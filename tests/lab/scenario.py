@@ -31,7 +31,7 @@ from lio_handover.scsi.fingerprint import fingerprint
 from . import inside
 from .bed import Lab, MiB
 from .differences import Difference
-from .host import CHECKOUT, Host
+from .host import Host
 from .initiators import Chap, Libiscsi, OpenIscsi, Session
 
 TARGET = "iqn.2026-11.org.example:array"
@@ -47,7 +47,7 @@ PLAIN, IDENTITY, DISK = 0, 1, 2
 LUNS = (PLAIN, IDENTITY, DISK)
 SIZE = 32 * MiB
 DEVICE = "/dev/ubda"
-PROGRAM = CHECKOUT / "scripts" / "lio-handover"
+PROGRAM = Path(__file__).with_name("lio-handover")
 
 RECORD = 4096
 FIRST_RECORD = MiB              # what is below is for the probes

@@ -6,10 +6,7 @@ import re
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from types import TracebackType
-
-import qemu.qmp
 
 from lio_handover.drivers.live_steps import STEPS
 from lio_handover.records.journal import Handover
@@ -23,9 +20,6 @@ from tests.support import inbus, inhandover, inhost as pipeline, inmove
 TARGET = f"vhost/{inhost.WWPN}"
 PYTHON = "/usr/bin/python3"
 MOVE_SECONDS, STEP_SECONDS = 900, 600
-#: In place of the settings of the lab's agent; where the library for QEMU's monitor is.
-PYTHON_SETTINGS = {"PYTHONPYCACHEPREFIX": "",
-                   "PYTHONPATH": str(Path(qemu.qmp.__file__).parents[2])}
 DEADLINES = [word for step in STEPS if step.deadline
              for word in ("--deadline", f"{step.name}={STEP_SECONDS}")]
 _RECORD = re.compile(r"^a \d+ \d$", re.M)
@@ -92,7 +86,7 @@ class Pair:
         def serve(host: Host) -> None:
             command = host.call(inproduct.furnish, staged, str(keys), addresses, settings,
                                 timeout=180)
-            self.daemons[host.name] = host.popen(command, env=PYTHON_SETTINGS)
+            self.daemons[host.name] = host.popen(command)
             host.call(inbus.wait_for_name, inbus.SYSTEM, 120, timeout=150)
 
         with ThreadPoolExecutor(2) as pool:
@@ -159,8 +153,7 @@ class Pair:
     def move(self, there: Host, *more: str) -> Program:
         """Start that command on the guest's host; no step is given up because the host is slow."""
         program, *words = [*self.words(there), *DEADLINES, *more]
-        return self.bench.other(there).popen([PYTHON, f"/usr/bin/{program}", *words],
-                                             env=PYTHON_SETTINGS)
+        return self.bench.other(there).popen([PYTHON, "-I", f"/usr/bin/{program}", *words])
 
     def moved(self, destination: Vm, *more: str) -> Json:
         """Move the guest; the command's answer, as --json has it.

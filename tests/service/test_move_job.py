@@ -35,13 +35,11 @@ exec "$3" --bus-path=unix:path={folder}/bus
 @pytest.fixture(scope="module")
 def bus() -> Iterator[Bus]:
     """A service whose ssh leads to b, which is the same service, and to nowhere else."""
-    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        programs = Path(folder, "bin")
-        programs.mkdir()
-        (programs / "ssh").write_text(SSH.format(folder=folder))
-        (programs / "ssh").chmod(0o755)
-        patch.setenv("PATH", str(programs), prepend=":")
-        made = Bus(Path(folder), POLKIT, "[service]\npeers =\n  b\n  root@c\n")
+    with tempfile.TemporaryDirectory() as folder:
+        ssh = Path(folder, "ssh")
+        ssh.write_text(SSH.format(folder=folder))
+        ssh.chmod(0o755)
+        made = Bus(Path(folder), POLKIT, "[service]\npeers =\n  b\n  root@c\n", ssh=str(ssh))
         yield made
         made.stop()
 

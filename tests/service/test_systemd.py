@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -98,6 +99,51 @@ def test_systemd_has_nothing_to_say_about_the_units(systemd: Systemd) -> None:
     systemd.start()
     units = [f"/usr/lib/systemd/system/{one}" for one in (DAEMON, BOOT, RECOVER)]
     assert systemd.run("systemd-analyze", "verify", "--man=no", *units) == ""
+
+
+def confinement(unit: str) -> tuple[float, dict[str, str]]:
+    """How exposed systemd says that a unit is, and how its process is confined (proc(5))."""
+    said = insystemd.run("systemd-analyze", "security", "--no-pager", unit)
+    score = float(said.rpartition(": ")[2].split()[0])
+    pid = insystemd.show(unit, "MainPID")["MainPID"]
+    status = Path(f"/proc/{pid}/status").read_text() if pid != "0" else ""
+    lines = dict(line.split(":\t", 1) for line in status.splitlines())
+    return score, {name: lines.get(name, "")
+                   for name in ("CapEff", "NoNewPrivs", "Seccomp", "Umask")}
+
+
+#: A process that takes memory until it is killed.
+HOG = "x = []\nwhile True: x.append(bytearray(b'x' * (1 << 20)))"
+
+
+def out_of_memory(unit: str) -> int:
+    """A process of a unit takes more memory than the unit has; how it ends."""
+    folder = Path("/sys/fs/cgroup" + insystemd.show(unit, "ControlGroup")["ControlGroup"])
+    (folder / "memory.max").write_text(str(int((folder / "memory.current").read_text())
+                                           + (16 << 20)))
+    done = subprocess.run(["sh", "-c", 'echo $$ >"$0"; exec "$@"', str(folder / "cgroup.procs"),
+                           "/usr/bin/python3", "-c", HOG])
+    return done.returncode
+
+
+@pytest.mark.full
+def test_the_sandbox_is_what_systemd_makes_of_it(systemd: Systemd) -> None:
+    """10 s."""
+    systemd.start(BOOT, RECOVER)
+    systemd.run(*LIST)
+    target = supervisor.unit(restoring.UNIT, NAME)
+    for unit, most in ((DAEMON, 5.9), (BOOT, 6.8), (RECOVER, 6.8), (target, 6.8)):
+        score, process = systemd.call(confinement, unit)
+        print(f"{unit}: {score} (at most {most})")
+        assert score <= most
+    _score, process = systemd.call(confinement, DAEMON)
+    assert (process["NoNewPrivs"], process["Umask"]) == ("1", "0077")
+    assert process["Seccomp"] == "2" or not systemd.run("grep", "^Seccomp:", "/proc/self/status")
+    assert systemd.show(DAEMON, "LimitCORE", "OOMPolicy") == ["0", "continue"]
+    before = systemd.show(DAEMON, "MainPID")
+    assert systemd.call(out_of_memory, DAEMON) == -9
+    assert systemd.run(*LIST) == "a(so) 0"
+    assert systemd.show(DAEMON, "MainPID", "NRestarts", "Result") == [*before, "0", "success"]
 
 
 @pytest.mark.full
@@ -423,6 +469,13 @@ def test_who_occupies_an_endpoint_outlives_the_service(systemd: Systemd, bed: la
     assert systemd.run(*ALONE, OTHER) == ""
     held = systemd.call(insystemd.holders, samples.WWPN, OTHER)
     assert None not in held
+    units = [line.split()[0] for line in systemd.run(
+        "systemctl", "--no-legend", "--plain", "list-units", "run-*").splitlines()]
+    for unit in units:
+        score, process = systemd.call(confinement, unit)
+        print(f"{unit}: {score} (at most 6.8)")
+        assert score <= 6.8 and int(process["CapEff"], 16) == 0 and process["NoNewPrivs"] == "1"
+        assert systemd.show(unit, "LimitCORE") == ["0"]
     assert systemd.run("systemctl", "restart", DAEMON) == ""
     assert systemd.run("systemctl", "stop", DAEMON) == ""
     systemd.until(lambda: systemd.show(DAEMON, "ControlGroup") == [""])     # nothing is left

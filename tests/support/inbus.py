@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,14 @@ def install(settings: str, staged: str = "") -> None:
     (Path(f"{CONFIG}.d")).mkdir(exist_ok=True)
     (Path(f"{CONFIG}.d") / "lab.conf").write_text(settings)
     _share_compiled()
+    _link_library()
+
+
+def _link_library() -> None:
+    """The library for QEMU's monitor, where docs/operations/live-migration.md has it installed."""
+    library, there = find_spec("qemu"), Path("/usr/lib/lio-handover/qemu")
+    if library and library.submodule_search_locations and not there.is_symlink():
+        there.symlink_to(next(iter(library.submodule_search_locations)))
 
 
 def _share_compiled() -> None:
@@ -101,7 +110,7 @@ def sandboxed(unit: str) -> list[str]:
     command = " ".join(told["ExecStart"])
     return ["unshare", "--mount", "--propagation", "slave", "sh", "-ec", "; ".join(mounts) + (
         f"; exec env {' '.join(told['Environment'])} setpriv --no-new-privs "
-        f"--bounding-set=-all,{capabilities} /usr/bin/python3 {command}")]
+        f"--bounding-set=-all,{capabilities} /usr/bin/python3 -I {command}")]
 
 
 def start_bus() -> None:

@@ -16,7 +16,7 @@ from lio_handover.drivers import move
 from lio_handover.drivers.move import STEPS, Move
 from tests.support import inbus
 
-PROGRAM = ["/usr/bin/python3", "/usr/bin/lio-handover"]
+PROGRAM = ["/usr/bin/lio-handover"]
 #: The service of one version later; what it does is the same.
 LATER = """
 import sys

@@ -55,11 +55,16 @@ jobs.WorkerPool = functools.partial(WorkerPool, module="tests.support.instandin_
 class Bus:
     """A private bus with the shipped policy, and the daemon on it; its host knows of a handover.
 
-    ``patch``: Python that the daemon runs before it begins.
+    ``patch``: Python that the daemon runs before it begins; ``ssh``: a program that it finds in
+    ssh's place.
     """
 
-    def __init__(self, folder: Path, more: str = "", settings: str = "", patch: str = "") -> None:
+    def __init__(self, folder: Path, more: str = "", settings: str = "", patch: str = "",
+                 ssh: str = "") -> None:
         folder.chmod(0o755)
+        self.within = [] if not ssh else [  # its own mounts
+            "unshare", "--mount", "--propagation", "slave", "sh", "-ec",
+            'mount --bind "$0" /usr/bin/ssh; exec "$@"', ssh]
         self.folder, self.address, self.patch = folder, f"unix:path={folder}/bus", patch
         (folder / "bus.conf").write_text(BUS.format(folder=folder, policy=POLICY, more=more))
         self.config = folder / "lio-handover.conf"
@@ -85,8 +90,8 @@ class Bus:
                        "from lio_handover.service.main import main; sys.exit(main())"]
         with (self.folder / "log").open("ab") as log:
             self._programs.append(subprocess.Popen(
-                [sys.executable, *program, "--bus", self.address, "--config", str(self.config)],
-                stderr=log))
+                [*self.within, sys.executable, *program, "--bus", self.address,
+                 "--config", str(self.config)], stderr=log))
         return self._programs[-1]
 
     def workers(self) -> list[int]:

@@ -12,7 +12,7 @@ from lio_handover.records.record_kinds import KINDS, Kind
 from tests.support.commandline import CHECKOUT
 
 DOCS = CHECKOUT / "docs"
-PAGES = sorted([CHECKOUT / "README.md", CHECKOUT / "CONTRIBUTING.md", *DOCS.rglob("*.md")])
+PAGES = sorted([*CHECKOUT.glob("*.md"), *DOCS.rglob("*.md")])
 
 
 def anchors(page: Path) -> set[str]:

@@ -1,6 +1,8 @@
 """The program that has to confirm that the other host is off, before an operator's word counts."""
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -58,6 +60,40 @@ def test_what_it_leaves_behind_is_not_waited_for(program: Program) -> None:
     began = time.monotonic()
     assert fencing.confirm(program("sleep 3 & exit 0"), "b").endswith("b is off")
     assert time.monotonic() - began < 1
+
+
+@pytest.mark.parametrize("text", [
+    "setsid sleep 61320 & sleep 61320",
+    "setsid sh -c 'sleep 61320 & exec sleep 61320' & exec sleep 61320",
+    "(setsid sh -c 'trap : TERM HUP; (setsid sleep 61320 &); sleep 61320' &); exec sleep 61320",
+    "env -i setsid setsid sleep 61320 & exec sleep 61320"])
+def test_a_session_of_its_own_is_no_way_out(program: Program, text: str) -> None:
+    with pytest.raises(errors.FenceFailed, match="did not end within 1 s and was killed"):
+        fencing.confirm(program(text), "b")
+    assert not running("61320")
+
+
+def test_what_it_leaves_behind_goes_on_and_belongs_to_nobody_here(
+        program: Program, tmp_path: Path) -> None:
+    """A daemon that serves what was mapped has to."""
+    settings = program(f"setsid sh -c 'echo $$ >{tmp_path}/pid; exec sleep 61322' & "
+                       f"while [ ! -s {tmp_path}/pid ]; do sleep 0.01; done")
+    assert fencing.confirm(settings, "b").endswith("b is off")
+    pid = int((tmp_path / "pid").read_text())
+    above = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]
+    os.kill(pid, signal.SIGKILL)
+    assert int(above) != os.getpid()
+
+
+def test_it_inherits_no_file_and_no_word_of_the_environment(
+        program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LD_LIBRARY_PATH", "/nonexistent")
+    with open(tmp_path / "lock", "w") as lock:
+        os.set_inheritable(lock.fileno(), True)
+        fencing.confirm(program(f"env >{tmp_path}/env; ls -l /proc/$PPID/fd >{tmp_path}/fds"), "b")
+    names = {line.partition("=")[0] for line in (tmp_path / "env").read_text().splitlines()}
+    assert names - {"PWD", "SHLVL", "_"} == {"PATH", "LC_ALL"}
+    assert "/lock" not in (tmp_path / "fds").read_text()
 
 
 def test_one_that_is_not_there_does_not_count(program: Program) -> None:

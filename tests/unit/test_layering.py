@@ -40,6 +40,7 @@ KERNEL = {"kernel.configfs", "kernel.scsi_bus"}
 FILES = {"scsi.endpoint_holder", "records.journal", "system.locks", "records.removed",
          "records.pr_record", "execute.step_runner", "savefile.save_file", "savefile.writers",
          "actions.surviving_registrations", "execute.rollback", "system.atomic_file",
+         "system.external_program",  # into a pipe
          "service.main", "service.jobs", "service.uploads", "service.worker",
          "client.connection", "client.asking", "vmstate.main", "vmstate.worker",
          "service.bus.interfaces"}

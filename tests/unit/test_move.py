@@ -1,6 +1,7 @@
 """A move between two hosts: what becomes of it where any step fails, and how hosts are reached."""
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -289,12 +290,20 @@ def test_what_this_driver_can_not_move_is_refused_before_anything_is_asked(
 
 # ── how a host is reached ────────────────────────────────────────────────────────────────────
 
-def test_a_host_is_an_argument_of_ssh_and_nothing_else() -> None:
+def test_a_host_is_an_argument_of_ssh_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of ssh by its full path, which knows of this process's environment what it needs."""
+    for name in {*os.environ} - {"HOME"}:
+        monkeypatch.delenv(name)
+    for name, value in (("HOME", "/root"), ("PATH", "/tmp"), ("LD_PRELOAD", "/tmp/x.so"),
+                        ("SHELL", "/tmp/sh"), ("SSH_AUTH_SOCK", "/run/a=b")):
+        monkeypatch.setenv(name, value)
     assert ssh.address("root@b.example") == (
-        "unixexec:path=ssh,argv1=-axT,argv2=-o,argv3=ConnectTimeout%3d10,argv4=-o,"
-        "argv5=ServerAliveInterval%3d5,argv6=-o,argv7=ServerAliveCountMax%3d2,argv8=--,"
-        "argv9=root%40b.example,argv10=systemd-stdio-bridge")
-    assert ",argv9=fe80%3a%3a1%25eth0," in ssh.address("fe80::1%eth0")
+        "unixexec:path=/usr/bin/env,argv1=-i,argv2=HOME%3d/root,"
+        "argv3=SSH_AUTH_SOCK%3d/run/a%3db,argv4=PATH%3d/usr/sbin%3a/usr/bin%3a/sbin%3a/bin,"
+        "argv5=/usr/bin/ssh,argv6=-axT,argv7=-o,argv8=ConnectTimeout%3d10,argv9=-o,"
+        "argv10=ServerAliveInterval%3d5,argv11=-o,argv12=ServerAliveCountMax%3d2,argv13=--,"
+        "argv14=root%40b.example,argv15=systemd-stdio-bridge")
+    assert ",argv14=fe80%3a%3a1%25eth0," in ssh.address("fe80::1%eth0")
     for bad in ("", "-oProxyCommand=x", "root@-x", "a b", "a\nb", "a;b", "$(x)",
                 "a,argv1=x", "unix:path=/run/x/bus", "unixexec:path=/bin/sh", "unix:path=/x,guid=1",
                 "unix:tmpdir=/x", "a'b"):

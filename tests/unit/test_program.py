@@ -2,7 +2,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,7 +16,7 @@ import pytest
 
 from lio_handover import __version__, errors
 from lio_handover.configuration import PATH, STATE_DIRECTORY
-from lio_handover.started import COMMANDS
+from lio_handover.started import COMMANDS, ENDPOINT_HOLDER, VMSTATE_WORKER, WORKER, command
 from tests.support.commandline import CHECKOUT, LAUNCHER, shape
 
 
@@ -32,6 +34,49 @@ def test_the_launcher_works_from_any_directory(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, str(link), "errors"], capture_output=True, cwd="/",
                           text=True, check=True)
     assert "NotRoot" in done.stdout
+
+
+@pytest.fixture
+def foreign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of somebody else's modules, which is the working directory and in the environment;
+    a module that is imported from there writes its name into the file ``ran``."""
+    for name in ("json", "stat", "argparse", "lio_handover", "sitecustomize", "usercustomize"):
+        (tmp_path / f"{name}.py").write_text(
+            f"open({str(tmp_path / 'ran')!r}, 'a').write(__name__)")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONSTARTUP", str(tmp_path / "json.py"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["lio-handover", "lio-handoverd", "lio-handover-vmstate"])
+def test_a_program_imports_nothing_that_others_put_in_its_way(foreign: Path, name: str) -> None:
+    pytest.importorskip("dbus")
+    said = subprocess.run([str(CHECKOUT / "scripts" / name), "--version"], capture_output=True,
+                          text=True, timeout=60)
+    assert said.stdout == f"{name} {__version__}\n" and not (foreign / "ran").exists(), said
+    # From where the package is nothing else goes first, either.
+    (foreign / "scripts").mkdir()
+    shutil.copy(CHECKOUT / "scripts" / name, foreign / "scripts" / name)
+    (foreign / "lio_handover.py").unlink()
+    (foreign / "lio_handover").symlink_to(CHECKOUT / "lio_handover")
+    said = subprocess.run([str(foreign / "scripts" / name), "--version"], capture_output=True,
+                          text=True, timeout=60)
+    assert said.stdout == f"{name} {__version__}\n" and not (foreign / "ran").exists(), said
+
+
+@pytest.mark.parametrize("module, words, code", [
+    (WORKER, (), 0), (VMSTATE_WORKER, ("--config", "/dev/null", "guest"), 0),
+    (ENDPOINT_HOLDER, ("naa.5001405000000001", "lock"), 1)])
+def test_nor_does_a_process_that_it_starts(foreign: Path, module: str, words: Sequence[str],
+                                           code: int) -> None:
+    pytest.importorskip("dbus")
+    ours, its = socket.socketpair()
+    ours.close()  # nothing is wanted
+    with its:
+        done = subprocess.run(command(module, *words), stdin=its.fileno(), capture_output=True,
+                              timeout=60)
+    assert (done.returncode, done.stderr) == (code, b"") and not (foreign / "ran").exists()
 
 
 def test_a_reader_that_goes_away_is_no_error() -> None:
