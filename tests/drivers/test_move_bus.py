@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from lio_handover import dbus_names, errors
+from lio_handover import dbus_names, errors, started
 from lio_handover.client import asking, ssh
 from lio_handover.client.ssh import RemoteService
 from lio_handover.document import document
@@ -25,7 +25,7 @@ from tests.support import inmove, samples
 from tests.support.inbus import CHECKOUT
 
 pytest.importorskip("dbus")
-from tests.support.privatebus import Bus  # noqa: E402 - it needs dbus, too
+from tests.support.privatebus import Bus, with_ssh  # noqa: E402 - it needs dbus, too
 
 ID = "00000000-0000-4000-8000-000000000000"
 SSH = """\
@@ -44,6 +44,8 @@ def b(bus: Bus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rem
     (tmp_path / "ssh").write_text(SSH.format(folder=tmp_path, bus=bus.address))
     (tmp_path / "ssh").chmod(0o755)
     monkeypatch.setattr(ssh, "PROGRAM", str(tmp_path / "ssh"))
+    monkeypatch.setattr(asking, "command", lambda *words: [  # recover's question, another process
+        *with_ssh(str(tmp_path / "ssh")), *started.command(*words)])
     made = RemoteService("b")
     yield made
     made.close()

@@ -52,6 +52,12 @@ jobs.WorkerPool = functools.partial(WorkerPool, module="tests.support.instandin_
 """
 
 
+def with_ssh(program: str) -> list[str]:
+    """Before a command: it finds this program in ssh's place, by mounts of its own."""
+    return ["unshare", "--mount", "--propagation", "slave", "sh", "-ec",
+            'mount --bind "$0" /usr/bin/ssh; exec "$@"', program]
+
+
 class Bus:
     """A private bus with the shipped policy, and the daemon on it; its host knows of a handover.
 
@@ -62,9 +68,7 @@ class Bus:
     def __init__(self, folder: Path, more: str = "", settings: str = "", patch: str = "",
                  ssh: str = "") -> None:
         folder.chmod(0o755)
-        self.within = [] if not ssh else [  # its own mounts
-            "unshare", "--mount", "--propagation", "slave", "sh", "-ec",
-            'mount --bind "$0" /usr/bin/ssh; exec "$@"', ssh]
+        self.within = with_ssh(ssh) if ssh else []
         self.folder, self.address, self.patch = folder, f"unix:path={folder}/bus", patch
         (folder / "bus.conf").write_text(BUS.format(folder=folder, policy=POLICY, more=more))
         self.config = folder / "lio-handover.conf"

@@ -1,5 +1,5 @@
-"""The shipped units, and the unit that an endpoint's holder gets: their sandboxes, as systemd scores
-them (tests/service/test_systemd.py has it of units that run)."""
+"""The shipped units, and the unit that an endpoint's holder gets: their sandboxes, as systemd
+scores them (tests/service/test_systemd.py has it of units that run)."""
 from __future__ import annotations
 
 import os
