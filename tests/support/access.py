@@ -123,6 +123,10 @@ handover Activate           write: messages uploads
 handover Confirm            write: messages uploads
 handover Recover            write: messages uploads | write force: peer-is-fenced
 """
+#: What a guest's file says → whether another user than root, who reaches the bus, may call Save()
+#: and Load() of org.qemu.VMState1 there (tests/unit/test_vmstate_bus.py calls them).
+HELPER = {"": True, "users = root\n": False, "users =\n  root\n  nobody\n": True,
+          "bus = system\n": False, "bus = system\nusers = nobody\n": True}
 
 
 class Cell(NamedTuple):
