@@ -44,10 +44,12 @@ class Calls:
     activate: list[Call] = field(default_factory=list)
 
 
-def calls(folder: str, luns: int, acls: int, reserved: int = RESERVED) -> Calls:
+def calls(folder: str, luns: int, acls: int, reserved: int = RESERVED,
+          portal: str = PORTAL) -> Calls:
     """A target of ``luns`` files of ``folder``, all mapped by each of ``acls`` ACLs; every
-    ``reserved``-th of them is reserved."""
+    ``reserved``-th of them is reserved, and none where that is 0."""
     made = Calls()
+    held = range(0, luns, reserved) if reserved else range(0)
     stage, activate = made.stage.append, made.activate.append
     for lun in range(luns):
         store = f"core/fileio_{lun}/disk{lun}"
@@ -58,7 +60,7 @@ def calls(folder: str, luns: int, acls: int, reserved: int = RESERVED) -> Calls:
         stage(("write", f"{store}/attrib/emulate_tpu", "1\n"))
         stage(("write", f"{store}/wwn/vpd_unit_serial", f"{serial(lun)}\n"))
         activate(("forget", f"{folder}/{lun}", ""))
-    for lun in range(0, luns, reserved):
+    for lun in held:
         activate(("write", f"core/fileio_{lun}/disk{lun}/pr/res_aptpl_metadata",
                   registration(lun)))
     for name in ("iscsi", f"iscsi/{IQN}", TPG):
@@ -66,7 +68,7 @@ def calls(folder: str, luns: int, acls: int, reserved: int = RESERVED) -> Calls:
     for name, value in (("attrib/generate_node_acls", "0"), ("attrib/login_timeout", "20"),
                         ("param/MaxBurstLength", "524288"), ("param/TargetAlias", "bench")):
         stage(("write", f"{TPG}/{name}", f"{value}\n"))
-    stage(("mkdir", f"{TPG}/np/{PORTAL}", ""))
+    stage(("mkdir", f"{TPG}/np/{portal}", ""))
     for lun in range(luns):
         stage(("mkdir", f"{TPG}/lun/lun_{lun}", ""))
         activate(("link", f"{TPG}/lun/lun_{lun}/link", f"core/fileio_{lun}/disk{lun}"))
@@ -77,7 +79,7 @@ def calls(folder: str, luns: int, acls: int, reserved: int = RESERVED) -> Calls:
         for lun in range(luns):
             stage(("mkdir", f"{acl}/lun_{lun}", ""))
             activate(("link", f"{acl}/lun_{lun}/link", f"{TPG}/lun/lun_{lun}"))
-    for lun in range(0, luns, reserved):
+    for lun in held:
         activate(("file", f"{inside.DBROOT}/pr/aptpl_{serial(lun)}", aptpl(lun)))
     activate(("write", f"{TPG}/enable", "1\n"))
     return made
@@ -97,7 +99,9 @@ def registration(lun: int) -> str:
 
 def aptpl(lun: int) -> str:
     """The same as the kernel's own file has it."""
-    lines = registration(lun).strip().replace("res_type=5", "res_type=05").split(",")
+    words = registration(lun).strip().replace("res_type=5", "res_type=05").replace(
+        "res_scope=0", "res_scope=00").replace(f"{0xb0 + lun:#x}", str(0xb0 + lun))
+    lines = words.split(",")
     return "\n".join(["PR_REG_START: 0", *lines, "PR_REG_END: 0", "\0"])
 
 

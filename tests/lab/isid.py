@@ -38,10 +38,12 @@ class Unit(NamedTuple):
 
 
 class Session:
-    """One session of one connection.  ``isid`` is 12 hex digits."""
+    """One session of one connection.  ``isid`` is 12 hex digits; ``patience``: seconds that an
+    answer to a login may take."""
 
-    def __init__(self, address: str, port: int, target: str, initiator: str, isid: str) -> None:
-        self.line = socket.create_connection((address, port), 10)
+    def __init__(self, address: str, port: int, target: str, initiator: str, isid: str,
+                 patience: float = 10) -> None:
+        self.line = socket.create_connection((address, port), patience)
         self._number = 0        # CmdSN and initiator task tag alike
         self._seen = 0          # ExpStatSN
         try:

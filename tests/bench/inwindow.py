@@ -1,0 +1,122 @@
+"""What the bench of the window runs inside the lab hosts: the target by bare calls, and `move` as
+an administrator has it in a terminal."""
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import shutil
+import subprocess
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lio_handover.kernel.configfs import ROOT
+from lio_handover.settings import Settings
+from tests.bench import inhost
+from tests.support import inmove, inopens
+
+PORTAL = "0.0.0.0:3260"
+#: What of the bare calls cannot be done before nobody is served.
+IN_THE_WINDOW = ("link", "write")
+#: A move tells of a step that begins: "3/10 freeze on a: …", and then of what it does.
+_STEP = re.compile(r"\r(\d+)/\d+ [a-z-]+ on ")
+COUNTS = {"opens": "/run/bench-opens", "syncs": "/run/bench-syncs"}
+
+
+def serve(folder: str, luns: int, reserved: int) -> None:
+    """The target serves here, and nothing was ever handed over."""
+    clear()
+    inhost.prepare(folder, luns)
+    made = calls(folder, luns, reserved)
+    inhost.do(made.stage)
+    inhost.do(made.activate)
+
+
+def calls(folder: str, luns: int, reserved: int) -> inhost.Calls:
+    """The bare calls of a target with one ACL, which needs no password."""
+    made = inhost.calls(folder, luns, 1, reserved, PORTAL)
+    made.stage.append(("write", f"{inhost.TPG}/attrib/authentication", "0\n"))
+    return made
+
+
+def clear() -> None:
+    inhost.down()
+    state = Path(Settings().state_directory)
+    for path in state.iterdir() if state.exists() else ():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def bare_window(folder: str, luns: int, reserved: int, runs: int) -> float:
+    """Seconds of the bare calls that make a staged target serve: links, registrations, the gate."""
+    inhost.prepare(folder, luns)
+    best = []
+    for _ in range(runs):
+        made = calls(folder, luns, reserved)
+        inhost.do(made.stage)
+        best.append(inhost.do([call for call in made.activate if call[0] in IN_THE_WINDOW]))
+        clear()
+    return min(best)
+
+
+class Moved(NamedTuple):
+    """A move: what it said (--json), its seconds as a whole, and when each step began by this
+    host's clock; the last of these is its end."""
+
+    told: dict[str, Any]
+    seconds: float
+    began: list[float]
+
+
+def move(program: list[str], environment: dict[str, str], to: str, here: str) -> Moved:
+    """Raises RuntimeError with what it said where it fails."""
+    words = [*program, "move", f"iscsi/{inhost.IQN}", "--to", to, "--here", here, "--json",
+             "--allow", "all-tg-pt"]
+    terminal, its = pty.openpty()
+    began = time.time()
+    with subprocess.Popen(words, stdin=its, stdout=subprocess.PIPE, stderr=its,
+                          env={**os.environ, **environment, "TERM": "xterm"}) as process:
+        os.close(its)
+        steps: dict[int, float] = {}
+        said = b""
+        while True:
+            try:
+                data = os.read(terminal, 65536)
+            except OSError:     # nobody has it open any more
+                break
+            now = time.time()
+            said += data
+            for found in _STEP.finditer(said.decode(errors="replace")):
+                steps.setdefault(int(found[1]), now)
+        assert process.stdout is not None
+        text = process.stdout.read()
+    ended = time.time()
+    os.close(terminal)
+    if process.returncode:
+        raise RuntimeError(f"exit {process.returncode}: {said.decode(errors='replace')[-2000:]}")
+    return Moved(json.loads(text), ended - began, [*(steps[one] for one in sorted(steps)), ended])
+
+
+def now() -> float:
+    return time.time()
+
+
+def count() -> dict[str, int]:
+    """Begin to count what everybody opens in configfs, and what the service's processes sync."""
+    for path in COUNTS.values():
+        Path(path).unlink(missing_ok=True)
+    return {"opens": inopens.start_opens(COUNTS["opens"]),
+            "syncs": inopens.start_syncs(COUNTS["syncs"], inmove.service_pid())}
+
+
+def counted(pids: dict[str, int]) -> list[inopens.Event]:
+    return [event for name, pid in pids.items() for event in inopens.stop(pid, COUNTS[name])]
+
+
+def serves(luns: int) -> None:
+    """Raises RuntimeError where not all LUNs are served."""
+    there = len(os.listdir(f"{ROOT}/{inhost.TPG}/lun"))
+    gate = Path(f"{ROOT}/{inhost.TPG}/enable").read_text().strip()
+    if (there, gate) != (luns, "1"):
+        raise RuntimeError(f"{there} of {luns} LUNs, gate {gate}")
