@@ -153,7 +153,7 @@ class ActionRunner(Building):
         """Refuse, while the gate is still open, what would stop a freeze."""
         self._ask(self.names())
         try:
-            state = self.here()
+            state = self.looked_at = self.here()
         except errors.CannotRepresent:
             state = self.here(False)
             self._untold(state)
@@ -203,7 +203,7 @@ class ActionRunner(Building):
         if self.row.verb == "clear":
             return self.keep_before_clear()
         try:
-            state = self.here()
+            state = self.here_now()
         except errors.CannotRepresent:
             if self.mode is not Mode.FILE or self.row.verb != "freeze":
                 raise

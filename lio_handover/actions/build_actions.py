@@ -18,7 +18,7 @@ from ..model.diff import diff
 from ..model.keys import backstore_key, display
 from ..model.objects import State
 from ..plan.order import PLACE
-from ..plan.plan import Plan
+from ..plan.plan import FILE, SCSI, Plan
 from ..plan.planner import plan
 from ..plan.staged import early
 from ..records import pr_record
@@ -85,7 +85,8 @@ class Building(Gates):
         self.journal.note("loading", boot=boot)
         have = self._build_to(want)
         facts = self.reader().facts()
-        the_plan, _ = self._run(lambda facts, _trusting: _waiting(want, facts, have), have, facts)
+        the_plan, _ = self._run(lambda facts, _trusting: self._unwritten(
+            _waiting(want, facts, have)), have, facts)
         now = loaded(self.fs, the_plan.want, built=have)
         self.built = replace(now, backstores=have.backstores)
         if document is not self.durable():
@@ -98,6 +99,14 @@ class Building(Gates):
             self._gate_close()
         self.journal.note("loaded", boot=boot, digest=digest, commands=self.commands())
         identity.note(self)
+
+    def _unwritten(self, the_plan: Plan) -> Plan:
+        """``the_plan`` without the APTPL files which this verb has written already, and which no
+        step lets the kernel write."""
+        cleared = {step.about for step in the_plan.steps if step.op == SCSI}
+        return replace(the_plan, steps=tuple(
+            step for step in the_plan.steps if step.op != FILE or step.about in cleared
+            or not surviving_registrations.has_left(self, step.path, step.value)))
 
     def _same_storage(self, document: Document) -> None:
         """Compare the storage: the source has flushed, so until the gate opens both hosts must see

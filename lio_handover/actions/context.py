@@ -15,7 +15,7 @@ from ..document.document import Document
 from ..host.verbs import HostVerbs
 from ..kernel.configfs import Configfs
 from ..kernel.facts import boot_id
-from ..kernel.reader import Reader
+from ..kernel.rereader import Rereader
 from ..model import directories, fabrics
 from ..model.fabrics import Gate
 from ..model.keys import backstore_key, display, lun_key, target_key, tpg_key
@@ -49,6 +49,10 @@ class HandoverContext:
                                                                       init=False)
     #: what this verb has built, as it was read back, but for registrations; its gates were shut
     built: Optional[State] = field(default=None, init=False)
+    #: the targets as this verb has read them, while they were served
+    looked_at: Optional[State] = field(default=None, init=False)
+    #: the APTPL files that this verb has written: path → content
+    left: Dict[str, bytes] = field(default_factory=dict, init=False)
     #: targets for which something later counts, once that was looked at
     _later: Optional[FrozenSet[str]] = field(default=None, init=False)
 
@@ -75,8 +79,8 @@ class HandoverContext:
             fabrics.gate_of(name.partition("/")[0]) is Gate.ENDPOINT
             for name in self.local_targets())
 
-    def reader(self, reserved: bool = True) -> Reader:
-        return Reader(self.fs, reservations=reserved, full_status=self.full_status, known={
+    def reader(self, reserved: bool = True) -> Rereader:
+        return Rereader(self.fs, reservations=reserved, full_status=self.full_status, known={
             key: (restored,) for key, restored in pr_record.load(self.directory, boot_id()).items()}
             if reserved else {})
 
@@ -199,6 +203,16 @@ class HandoverContext:
                 raise
         self.full_status = self.core.ask(self.names())
         return self.reader(reserved).state(self.names())
+
+    def here_now(self) -> State:
+        """As `here`; what nobody changes by being served is as this verb has read it before.  (What
+        another program changed since is for the next verb to find, which reads all of it.)"""
+        if self.looked_at is None or not self.looked_at.targets:
+            return self.here()
+        try:
+            return self.reader().served(self.looked_at)
+        except (OSError, errors.CannotRepresent):
+            return self.here()  # which says what it is
 
     def as_served(self) -> State:
         """The targets as this kernel has them, without registrations."""
@@ -338,9 +352,9 @@ class HandoverContext:
     def guests(self) -> List[str]:
         """The vhost targets to which a guest is attached; our own endpoint holder is none."""
         reader = self.reader(False)
-        return [target.name for target in reader.state(self.names()).targets
-                if fabrics.gate_of(target.fabric) is Gate.ENDPOINT and reader.attached(target)
-                and self.holders.pid_of(target.wwn) is None]
+        names = [name for name in self.names() if fabrics.gate_of(name[0]) is Gate.ENDPOINT]
+        return [target.name for name in names for target in [reader.target(*name)]
+                if reader.attached(target) and self.holders.pid_of(target.wwn) is None]
 
     def guest(self) -> bool:
         """Whether a guest is attached to any vhost target here."""

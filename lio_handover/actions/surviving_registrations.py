@@ -297,8 +297,14 @@ def leave(context: HandoverContext, document: Document) -> None:
             left.append(store.serial)
     if files:
         write_files(files)
+        context.left.update(files)
     remove_elsewhere(context, document.state.backstores)
     context.journal.note("left", boot=boot_id(), serials=left)
+
+
+def has_left(context: HandoverContext, path: str, content: bytes) -> bool:
+    """Whether this verb has left the file with this content, and it is still so."""
+    return context.left.get(path) == content == _content(path)
 
 
 def placeholders(context: HandoverContext, stores: Iterable[Backstore]) -> None:

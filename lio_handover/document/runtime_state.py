@@ -6,11 +6,10 @@ else between prepare and freeze ends the handover.  Gates belong to neither part
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import lru_cache
 from typing import Callable, FrozenSet, Tuple
 
 from ..model import dynamic_acls, fabrics
-from ..model.attributes import RUNTIME, owner_of, rows
+from ..model.attributes import owner_of, runtime_names
 from ..model.diff import Change, diff
 from ..model.fabrics import Gate
 from ..model.objects import (NO_RESERVATIONS, Acl, Backstore, Lun, MappedLun, Object, State, Target,
@@ -21,14 +20,9 @@ from .document import Document, canonical, state_bytes
 _Keeps = Callable[[str, FrozenSet[str]], bool]
 
 
-@lru_cache(maxsize=None)
-def _runtime_names(kind: str, owner: str) -> FrozenSet[str]:
-    return frozenset(name for name, row in rows(kind, owner).items() if row.kind == RUNTIME)
-
-
 def _filtered(obj: Object, keeps: _Keeps) -> dict[str, str]:
     """The attributes of an object for which ``keeps`` (name, the kind's run-time names) is true."""
-    names = _runtime_names(obj.kind, owner_of(obj.key))
+    names = runtime_names(obj.kind, owner_of(obj.key))
     return {name: value for name, value in obj.attributes.items() if keeps(name, names)}
 
 

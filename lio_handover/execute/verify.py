@@ -7,6 +7,7 @@ from typing import FrozenSet, Tuple
 from .. import errors
 from ..kernel.configfs import Configfs
 from ..kernel.reader import Reader
+from ..kernel.rereader import Rereader
 from ..model import diff as differ
 from ..model.diff import Change, Create, Relink, Remove, diff
 from ..model.keys import display
@@ -66,7 +67,7 @@ def loaded(fs: Configfs, want: State, partial: bool = False, unknown: bool = Fal
     need them, nexuses, registrations.  Returns the state that is there.  No initiator was let in
     since.  Raises as ``check`` does."""
     known = {backstore.key: (backstore.reservations,) for backstore in want.backstores}
-    reader = Reader(fs, untouched=True, known=known)
+    reader = Rereader(fs, untouched=True, known=known)
     if any(getattr(obj, "directory", "") for obj in built.objects()):
         now = Scope.of(want).read(fs, known=want, untouched=True)  # not called as usual
     else:

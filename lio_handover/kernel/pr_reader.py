@@ -1,11 +1,12 @@
-"""Persistent reservations of backstores, from their pr/ files and the APTPL file beside them."""
+"""Persistent reservations of backstores, from their pr/ files and the APTPL file beside them, and
+the paths by which each initiator reaches each backstore: a registration came by one of them."""
 from __future__ import annotations
 
-from typing import Mapping, Optional, Sequence
+from typing import Dict, Iterable, List, Mapping, Optional, Sequence
 
 from .. import errors
-from ..model import pr_texts, reservations
-from ..model.objects import NO_RESERVATIONS, Key, Reservations
+from ..model import dynamic_acls, fabrics, pr_texts, reservations
+from ..model.objects import NO_RESERVATIONS, Key, Lun, Reservations, Target, Tpg
 from ..model.reservations import FullStatusDescriptor
 from .configfs import Configfs
 
@@ -35,8 +36,7 @@ class PrReader:
         if not self.wanted or not self.fs.exists(f"{path}/pr"):
             return NO_RESERVATIONS
         for _attempt in range(3):
-            files = pr_texts.PrFiles(**{
-                field: self.fs.read(f"{path}/pr/{name}") for field, name in pr_texts.FILES})
+            files = self._files(f"{path}/pr")
             if self.fs.read(f"{path}/pr/res_pr_generation") == files.generation:
                 break
         else:
@@ -53,6 +53,18 @@ class PrReader:
                 f"{path.rpartition('/')[2]}: {error}",
                 do="ask the device: the same with --probe" if error.ask else "") from None
 
+    def _files(self, path: str) -> pr_texts.PrFiles:
+        """The files that say something: only who is registered holds a reservation
+        (target_core_pr.c:core_scsi3_pro_reserve, core_scsi3_check_implicit_release)."""
+        texts = {field: self.fs.read(f"{path}/{name}") for field, name in pr_texts.FILES}
+        if pr_texts.shows_any(texts["registered"]) or texts["res_type"].strip() == pr_texts.SPC2:
+            texts.update((field, self.fs.read(f"{path}/{name}"))
+                         for field, name in pr_texts.REGISTERED_FILES)
+        if pr_texts.parse_holder(texts.get("holder", "")):
+            texts.update((field, self.fs.read(f"{path}/{name}"))
+                         for field, name in pr_texts.HELD_FILES)
+        return pr_texts.PrFiles(**texts)
+
     def _aptpl_file(self, serial: str) -> Optional[bytes]:
         if not serial:
             return None
@@ -62,3 +74,42 @@ class PrReader:
                 return file.read()
         except (OSError, ValueError):
             return None  # or no path can have that serial in it
+
+
+def paths_of(targets: Iterable[Target]) -> Dict[Key, Dict[str, List[reservations.NexusPath]]]:
+    """{backstore: {initiator: its paths}}, by explicit ACLs, nexuses and dynamic ACLs; the latter
+    stand at ANY_INITIATOR."""
+    paths: Dict[Key, Dict[str, List[reservations.NexusPath]]] = {}
+
+    def add(store: Optional[Key], initiator: str, path: reservations.NexusPath) -> None:
+        if store is not None:
+            paths.setdefault(store, {}).setdefault(initiator, []).append(path)
+
+    for target in targets:
+        fabric = fabrics.of(target.fabric).pr_name
+        for tpg in target.tpgs:
+            luns = {lun.number: lun for lun in tpg.luns}
+            explicit = {acl.initiator for acl in tpg.acls}
+            for acl in tpg.acls:
+                for mapped in acl.mapped_luns:
+                    if mapped.lun is not None and mapped.lun in luns:
+                        lun = luns[mapped.lun]
+                        add(lun.backstore, acl.initiator, reservations.NexusPath(
+                            fabric, target.wwn, tpg.tag, lun.number, mapped.number,
+                            _port(tpg, lun)))
+            nexus = tpg.attributes.get("nexus")
+            if nexus and nexus not in explicit:
+                name = nexus.removeprefix("fc.")  # which the kernel does not keep
+                for lun in tpg.luns:
+                    add(lun.backstore, name, reservations.NexusPath(
+                        fabric, target.wwn, tpg.tag, lun.number, lun.number, _port(tpg, lun)))
+            if dynamic_acls.generates_acls(tpg):
+                for lun in tpg.luns:
+                    add(lun.backstore, reservations.ANY_INITIATOR, reservations.NexusPath(
+                        fabric, target.wwn, tpg.tag, lun.number, lun.number, _port(tpg, lun),
+                        frozenset(explicit)))
+    return paths
+
+
+def _port(tpg: Tpg, lun: Lun) -> int:
+    return int(lun.attributes.get("rtpi", tpg.attributes.get("rtpi", "0")))

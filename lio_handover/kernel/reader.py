@@ -10,15 +10,14 @@ from typing import Dict, FrozenSet, Iterable, Iterator, List, Mapping, Optional,
 
 from .. import errors
 from ..model import directories, fabrics, keys, plugins
-from ..model.attributes import GATE, HOST, NEXUS, SECRET, Attribute, hides, rows
+from ..model.attributes import HOST, RUNTIME, SECRET, Attribute, hides, rows
 from ..model.objects import (Acl, AluaGroup, Backstore, DiscoveryAuth, Key, LuGroup, Lun, MappedLun,
                              Portal, Reservations, Secret, State, Target, Tpg, kernel_name)
 from ..model.reservations import FullStatusDescriptor, NexusPath
 from . import placement
 from .configfs import Configfs
 from .facts import Facts, boot_id, knows_rtpi, no_modules
-from .nexus_paths import paths_of
-from .pr_reader import PrReader
+from .pr_reader import PrReader, paths_of
 
 #: Directories of the tree's top which are not fabrics.
 _NOT_FABRICS = {"core"}
@@ -75,14 +74,16 @@ class Reader:
         self._files[kind, owner] = attribute_files
         return attribute_files
 
-    def _attributes(self, kind: str, owner: str, path: str, windows: Sequence[str] = ()) \
-            -> Tuple[Dict[str, str], Dict[str, str]]:
-        """(carried, host's own) attributes of one object; only those of ``windows`` if any."""
+    def _attributes(self, kind: str, owner: str, path: str, windows: Sequence[str] = (),
+                    runtime: bool = False) -> Tuple[Dict[str, str], Dict[str, str]]:
+        """(carried, host's own) attributes of one object; only those of ``windows`` if any, and
+        with ``runtime`` only run-time ones."""
         carried: Dict[str, str] = {}
         host: Dict[str, str] = {}
         read = self.fs.read
         for name, row in self._attribute_files(kind, owner, path):
-            if windows and (row is None or row.window not in windows):
+            if windows and (row is None or row.window not in windows) \
+                    or runtime and (row is None or row.kind != RUNTIME):
                 continue
             try:
                 text = read(f"{path}/{name}")
@@ -340,33 +341,6 @@ class Reader:
             discovery = any(fabrics.of(target.fabric).logins for target in read_targets)
         return State(self._lu_groups(stores, targets is None), stores, tuple(read_targets),
                      self.discovery_auth() if discovery else None)
-
-    def runtime(self, base: State) -> State:
-        """``base``, a state read before, with a new reading of links and the attributes that need
-        them, nexuses, gates and reservations."""
-        targets = tuple(replace(target, tpgs=tuple(
-            self._runtime_tpg(tpg, f"{target.fabric}/{target.wwn}/{tpg.at}")
-            for tpg in target.tpgs)) for target in base.targets)
-        placed, paths = self.placed(), paths_of(targets)
-        stores = tuple(replace(store, reservations=self._pr.read(
-            f"core/{placed[store.key]}/{store.name}", store.serial, paths.get(store.key, {}),
-            store.key)) for store in base.backstores)
-        return State(base.lu_groups, stores, targets, base.discovery_auth)
-
-    def _runtime_tpg(self, base: Tpg, path: str) -> Tpg:
-        table = rows("tpg", base.fabric)
-        carried = {name: value for name, value in base.attributes.items()
-                   if name not in table or table[name].window not in (GATE, NEXUS)}
-        carried.update(self._attributes("tpg", base.fabric, path, (GATE, NEXUS))[0])
-        if not self.fs.exists(f"{path}/rtpi"):
-            carried.pop("rtpi", None)
-        luns = tuple(self._lun(base.key, path, lun.key[-1], lun.at) for lun in base.luns)
-        if "rtpi" not in carried:
-            carried, luns = self._rtpi(path, carried, luns)
-        return replace(base, attributes=self._whole_nexus(base.key, carried), luns=luns,
-                       acls=tuple(replace(acl, mapped_luns=self._mapped(
-                           base.fabric, acl.key, f"{path}/acls/{acl.initiator}"))
-                           for acl in base.acls))
 
     def outline(self, known: Iterable[Backstore] = ()) -> State:
         """Every backstore of the host with only its parameters and serial; ``known`` backstores

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, Iterable, Iterator, Mapping, Optional, Tuple, Union
+from functools import lru_cache
+from typing import (Any, Callable, Dict, FrozenSet, Iterable, Iterator, Mapping, Optional, Tuple,
+                    Union)
 
 from . import fabrics, plugins
 from .fabrics import Gate
@@ -534,6 +536,12 @@ def defaults_of(kind: str, owner: str) -> Dict[str, str]:
 
 def row(kind: str, owner: str, path: str) -> Optional[Attribute]:
     return rows(kind, owner).get(path)
+
+
+@lru_cache(maxsize=None)
+def runtime_names(kind: str, owner: str = "") -> FrozenSet[str]:
+    """The paths of a kind of object's run-time attributes."""
+    return frozenset(path for path, row in rows(kind, owner).items() if row.kind == RUNTIME)
 
 
 def hides(kind: str, path: str) -> bool:

@@ -47,23 +47,27 @@ class ShownRegistration(NamedTuple):
 
 @dataclass(frozen=True)
 class PrFiles:
-    """The files of ``pr/`` that matter, as read."""
+    """The files of ``pr/`` that matter, as read; "" for those that say nothing."""
 
     res_type: str
-    holder: str
-    type: str
     registered: str
     generation: str
     aptpl: str
-    all_tg_pt: str
-    port: str
+    holder: str = ""
+    type: str = ""
+    all_tg_pt: str = ""
+    port: str = ""
 
 
-#: Field of PrFiles → file below pr/.  Generation stands first and is read again last.
+#: Field of PrFiles, file below pr/.  Generation stands first and is read again last.
 FILES: Tuple[Tuple[str, str], ...] = (
     ("generation", "res_pr_generation"), ("registered", "res_pr_registered_i_pts"),
-    ("res_type", "res_type"), ("holder", "res_holder"), ("type", "res_pr_type"),
-    ("aptpl", "res_aptpl_active"), ("all_tg_pt", "res_pr_all_tgt_pts"),
+    ("res_type", "res_type"), ("aptpl", "res_aptpl_active"))
+#: The same, of files that say something only where somebody is registered (or there is an SPC-2
+#: reservation), and of those that do only where somebody holds a reservation.
+REGISTERED_FILES: Tuple[Tuple[str, str], ...] = (("holder", "res_holder"),)
+HELD_FILES: Tuple[Tuple[str, str], ...] = (
+    ("type", "res_pr_type"), ("all_tg_pt", "res_pr_all_tgt_pts"),
     ("port", "res_pr_holder_tg_port"))
 
 
@@ -74,6 +78,11 @@ class Ambiguous(ValueError):
     def __init__(self, what: str, ask: bool = False) -> None:
         super().__init__(what)
         self.ask = ask
+
+
+def shows_any(registered: str) -> bool:
+    """Whether the list of registrations has any."""
+    return registered.splitlines()[1:2] not in ([], ["None"])
 
 
 def parse_registered(text: str) -> Tuple[List[ShownRegistration], bool]:

@@ -98,6 +98,9 @@ class Journal:
         self.documents: Dict[str, Document] = {}
         self.damage: Optional[errors.JournalBroken] = None
         self._load(tolerate_damage)
+        # A verb that was killed, or failed, may have left names that are not on the disk.
+        self._unsynced = bool(not self.handover.state or self.handover.busy
+                              or self.handover.error)
 
     @classmethod
     def create(cls, directory: str, first: Handover, stores: Mapping[str, str],
@@ -119,6 +122,7 @@ class Journal:
         journal.path = os.path.join(folder, "journal")
         journal.handover, journal.facts = first, HandoverFacts()
         journal.documents, journal.damage = {}, None
+        journal._unsynced = True
         journal.note("new", version=VERSION, role=first.role, mode=first.mode,
                      targets=list(first.targets), stores=dict(stores), maps=list(maps),
                      local=list(local), peer=first.peer, at=time.time())
@@ -203,6 +207,8 @@ class Journal:
             fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
             try:
                 whole = _whole_lines(fd)
+                if self._unsynced and (durable or self.handover.state):
+                    self._sync_names()
                 try:
                     if os.write(fd, line) != len(line):
                         raise OSError(28, "No space left on device")
@@ -213,12 +219,16 @@ class Journal:
                     raise
             finally:
                 os.close(fd)
-            if durable:
-                for folder in (self.folder, os.path.dirname(self.folder)):
-                    fsync_folder(folder)
         except OSError as error:
             raise _broken(self.path, error) from None
         self._replay(json.loads(line))  # as whoever reads it
+
+    def _sync_names(self) -> None:
+        """Bring to the disk what was made or removed, before a record is: that brings only itself
+        there."""
+        for folder in (self.folder, os.path.dirname(self.folder)):
+            fsync_folder(folder)
+        self._unsynced = False
 
     # ---- whole files --------------------------------------------------------------------------
     def keep(self, name: str, content: bytes, document: Optional[Document] = None) -> None:
@@ -227,8 +237,9 @@ class Journal:
 
         ``document``: what ``content`` says, where that is at hand: nobody decodes it again."""
         self.documents.clear()
-        self._unlink(FOLLOWED)
-        self.keep_beside(name, content)
+        if self._unsynced or self.has(FOLLOWED) or self.kept(name) != content:
+            self._unlink(FOLLOWED)
+            self.keep_beside(name, content)  # else it is there, and on the disk
         if document is not None:
             self.documents[name] = document
 
@@ -238,7 +249,9 @@ class Journal:
         try:
             if not self.handover.state:
                 _sync(self.path)
+            self._unsynced = True
             write_file(os.path.join(self.folder, name), content)
+            self._unsynced = False
         except OSError as error:
             raise _broken(os.path.join(self.folder, name), error) from None
 
@@ -278,6 +291,7 @@ class Journal:
         path = os.path.join(self.folder, name)
         try:
             os.unlink(path)
+            self._unsynced = True
         except FileNotFoundError:
             pass
         except OSError as error:

@@ -1,8 +1,8 @@
 """Registrations that were restored into this kernel and cannot be read back from it.
 
 configfs shows which initiators are registered, but not through which port, nor ALL_TG_PT; the
-restoring process knows.  The record is kept until the host reboots, and believed only while all
-that can be seen is the same.
+restoring process knows.  The record is kept until the host reboots, so that it need not be on the
+disk, and believed only while all that can be seen is the same.
 """
 from __future__ import annotations
 
@@ -73,4 +73,4 @@ def _save(directory: str, boot_id: str, restored: Mapping[Key, Reservations]) ->
     text = json.dumps({"version": VERSION, "boot_id": boot_id, "backstores": {
         display(key): reservations_tree(reservations, key=int)
         for key, reservations in restored.items()}})
-    write_file(os.path.join(directory, NAME), text.encode() + b"\n")
+    write_file(os.path.join(directory, NAME), text.encode() + b"\n", durable=False)

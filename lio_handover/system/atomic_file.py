@@ -5,16 +5,20 @@ import os
 from typing import Callable, List, Mapping, Tuple
 
 
-def write_file(path: str, content: bytes, still: Callable[[], bool] = lambda: True) -> bool:
+def write_file(path: str, content: bytes, still: Callable[[], bool] = lambda: True,
+               durable: bool = True) -> bool:
     """Replace a file: it has all of ``content`` or its old content, on the disk when this returns.
 
     The file's mode is 0600 from the start.  ``still`` is called last, just before the rename:
-    where it returns False, nothing is replaced.  Returns the result of ``still``.  Raises OSError.
+    where it returns False, nothing is replaced.  Without ``durable`` a power cut may leave anything
+    of it, and whoever reads it after a boot must not believe it.  Returns the result of ``still``.
+    Raises OSError.
     """
-    return write_files({path: content}, still)
+    return write_files({path: content}, still, durable)
 
 
-def write_files(files: Mapping[str, bytes], still: Callable[[], bool] = lambda: True) -> bool:
+def write_files(files: Mapping[str, bytes], still: Callable[[], bool] = lambda: True,
+                durable: bool = True) -> bool:
     """Replace several files, ``{path: content}``, as `write_file` does.  After an error some files
     may be new and some old; each of them is whole."""
     new_files: List[Tuple[str, str]] = []
@@ -22,7 +26,7 @@ def write_files(files: Mapping[str, bytes], still: Callable[[], bool] = lambda: 
         for path, content in files.items():
             folder, name = os.path.split(path)
             new = os.path.join(folder or ".", f".{name[:200]}.{os.urandom(8).hex()}")
-            _write(new, content)
+            _write(new, content, durable)
             new_files.append((new, path))
         if not still():
             for new, _path in new_files:
@@ -35,7 +39,7 @@ def write_files(files: Mapping[str, bytes], still: Callable[[], bool] = lambda: 
         for new, _path in new_files:
             os.unlink(new)
         raise
-    for folder in {os.path.dirname(path) or "." for path in files}:
+    for folder in {os.path.dirname(path) or "." for path in files} if durable else ():
         fsync_folder(folder)
     return True
 
@@ -62,13 +66,14 @@ def fsync_folder(path: str) -> None:
         os.close(fd)
 
 
-def _write(path: str, content: bytes) -> None:
+def _write(path: str, content: bytes, durable: bool) -> None:
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         view = memoryview(content)
         while view:
             view = view[os.write(fd, view):]
-        os.fsync(fd)
+        if durable:
+            os.fsync(fd)
     except BaseException:
         os.unlink(path)
         raise

@@ -15,14 +15,16 @@ from typing import Any, NamedTuple
 from lio_handover.kernel.configfs import ROOT
 from lio_handover.settings import Settings
 from tests.bench import inhost
-from tests.support import inmove, inopens
+from tests.support import inopens
 
 PORTAL = "0.0.0.0:3260"
 #: What of the bare calls cannot be done before nobody is served.
 IN_THE_WINDOW = ("link", "write")
 #: A move tells of a step that begins: "3/10 freeze on a: …", and then of what it does.
 _STEP = re.compile(r"\r(\d+)/\d+ [a-z-]+ on ")
-COUNTS = {"opens": "/run/bench-opens", "syncs": "/run/bench-syncs"}
+OPENS, SYNCS = "/run/bench-opens", "/run/bench-syncs"
+#: The service's program, where another one runs it.
+DAEMON = "/run/bench-daemon"
 
 
 def serve(folder: str, luns: int, reserved: int) -> None:
@@ -50,6 +52,7 @@ def clear() -> None:
 
 def bare_window(folder: str, luns: int, reserved: int, runs: int) -> float:
     """Seconds of the bare calls that make a staged target serve: links, registrations, the gate."""
+    clear()
     inhost.prepare(folder, luns)
     best = []
     for _ in range(runs):
@@ -102,16 +105,16 @@ def now() -> float:
     return time.time()
 
 
-def count() -> dict[str, int]:
-    """Begin to count what everybody opens in configfs, and what the service's processes sync."""
-    for path in COUNTS.values():
-        Path(path).unlink(missing_ok=True)
-    return {"opens": inopens.start_opens(COUNTS["opens"]),
-            "syncs": inopens.start_syncs(COUNTS["syncs"], inmove.service_pid())}
+def count() -> int:
+    """Begin to count what everybody opens in configfs; the process that counts."""
+    Path(OPENS).unlink(missing_ok=True)
+    return inopens.start_opens(OPENS)
 
 
-def counted(pids: dict[str, int]) -> list[inopens.Event]:
-    return [event for name, pid in pids.items() for event in inopens.stop(pid, COUNTS[name])]
+def counted(pid: int) -> list[inopens.Event]:
+    """What was opened in configfs, and what the service, which has ended, and its workers synced.
+    """
+    return [*inopens.stop(pid, OPENS), *inopens.syncs(SYNCS)]
 
 
 def serves(luns: int) -> None:

@@ -22,7 +22,7 @@ from typing import Any
 from lio_handover.drivers.move import BLACKOUT, STEP_NAMES
 from tests import lab
 from tests.lab.host import CHECKOUT
-from tests.support import inmove, neighbour
+from tests.support import inmove, inopens, neighbour
 from tests.support.inbus import Service
 
 from . import inhost, inwindow
@@ -91,17 +91,27 @@ class Pair:
 
         with ThreadPoolExecutor(2) as both:
             self.services = list(both.map(ready, self.hosts))
+        self.running = True
 
-    def afresh(self, folder: str, luns: int, reserved: int) -> None:
-        """The first host serves; neither service knows of a handover."""
-        a, b = self.hosts
+    def stop(self) -> None:
+        self.running = False
         for service in self.services:
             service.call(inmove.stop_service)
             service.daemon.wait()
+
+    def afresh(self, folder: str, luns: int, reserved: int, counted: bool = False) -> None:
+        """The first host serves; neither service knows of a handover."""
+        a, b = self.hosts
+        if self.running:
+            self.stop()
         b.call(inwindow.clear, timeout=300)
         a.call(inwindow.serve, folder, luns, reserved, timeout=300)
+        daemon = inopens.noting_syncs(inwindow.SYNCS, inwindow.DAEMON) if counted \
+            else self.build.daemon
         for service in self.services:
-            service.restart(self.build.daemon)
+            service.call(Path.write_text, Path(inwindow.DAEMON), self.build.daemon)
+            service.restart(daemon)
+        self.running = True
 
     def move(self) -> inwindow.Moved:
         a, b = self.hosts
@@ -158,15 +168,16 @@ def counts(pair: Pair, luns: int) -> Row:
     offsets = [offset(host) for host in pair.hosts]
     pids = [host.call(inwindow.count) for host in pair.hosts]
     moved = pair.move()
+    pair.hosts[1].call(inwindow.serves, luns)
+    pair.stop()
     began = [at - offsets[0] for at in moved.began]
     found: dict[str, Counter[str]] = {what: Counter() for what in ("files", "folders", "syncs")}
-    for host, its, ahead in zip(pair.hosts, pids, offsets):
-        for event in host.call(inwindow.counted, its, timeout=120):
+    for host, pid, ahead in zip(pair.hosts, pids, offsets):
+        for event in host.call(inwindow.counted, pid, timeout=120):
             number = bisect_right(began, event.at - ahead) - 1
             if 0 <= number < len(STEP_NAMES):
                 kind = {"file": "files", "folder": "folders"}.get(event.what, "syncs")
                 found[kind][STEP_NAMES[number]] += 1
-    pair.hosts[1].call(inwindow.serves, luns)
     return {what: dict(steps) for what, steps in found.items()}
 
 
@@ -180,6 +191,8 @@ def window_of(steps: dict[str, int]) -> int:
 
 def measured(pair: Pair, folder: str, luns: int, reserved: int, runs: int, counted: bool) -> Row:
     """One size: the median of the runs, and the counts of one more."""
+    if pair.running:
+        pair.stop()
     row: Row = {"build": pair.build.name, "luns": luns,
                 "registered": len(range(0, luns, reserved)) if reserved else 0,
                 "bare_window": pair.hosts[1].call(inwindow.bare_window, folder, luns, reserved,
@@ -197,7 +210,7 @@ def measured(pair: Pair, folder: str, luns: int, reserved: int, runs: int, count
     row["blackout_to_bare"] = row["blackout"] / row["bare_window"]
     if counted:
         say(f"{pair.build.name}, {luns} LUNs, counted")
-        pair.afresh(folder, luns, reserved)
+        pair.afresh(folder, luns, reserved, True)
         row.update(counts(pair, luns))
     return row
 

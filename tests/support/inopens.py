@@ -1,7 +1,7 @@
 """What programs ask of the kernel, counted from outside them, in a lab host: which files and
 folders of configfs they open (fanotify), and what they sync (strace).
 
-A program that counts is a process of its own and goes on until it is told to stop.
+Whoever counts is a process of its own.
 """
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ import select
 import signal
 import stat
 import struct
-import subprocess
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -112,25 +111,18 @@ def start_opens(out: str) -> int:
         os._exit(0)
 
 
-def start_syncs(out: str, ancestor: int) -> int:
-    """Begin to note what this process and those that it starts sync, into a file."""
-    words = [word for pid in [ancestor, *descendants(ancestor)] for word in ("-p", str(pid))]
-    pid = subprocess.Popen(
-        ["strace", "-f", "-qq", "-y", "-ttt", "-e", f"trace={SYNCS}", "-e", "signal=none",
-         "-o", out, *words], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL, start_new_session=True).pid
-    until = time.monotonic() + 20
-    while "TracerPid:\t0\n" in Path(f"/proc/{ancestor}/status").read_text():
-        assert time.monotonic() < until, "strace attaches to nothing"
-        time.sleep(0.02)
-    return pid
+def noting_syncs(out: str, program: str) -> str:
+    """A Python program that runs another one, a file, and notes what this and those that it starts
+    sync."""
+    words = ["strace", "--seccomp-bpf", "-f", "-qq", "-y", "-ttt", "-e", f"trace={SYNCS}",
+             "-e", "signal=none", "-o", out, "/usr/bin/python3", program]
+    return f"import os\nos.execvp('strace', {words!r})\n"
 
 
-def descendants(pid: int) -> list[int]:
-    """The processes that a process started, and those that these started."""
-    children = [int(word) for task in Path(f"/proc/{pid}/task").iterdir()
-                for word in (task / "children").read_text().split()]
-    return [*children, *(one for child in children for one in descendants(child))]
+def syncs(out: str) -> list[Event]:
+    """What such a program has noted, once it has ended."""
+    found = re.findall(r"(?m)^(\d+) +([0-9.]+) (\w+)\((?:\d+<([^>]*)>)?", Path(out).read_text())
+    return [Event(float(at), int(pid), what, path) for pid, at, what, path in found]
 
 
 def _runs(pid: int) -> bool:
@@ -141,14 +133,10 @@ def _runs(pid: int) -> bool:
 
 
 def stop(pid: int, out: str) -> list[Event]:
-    """End one that counts; what it has counted."""
+    """End the process that counts; what it has counted."""
     os.kill(pid, signal.SIGTERM)
     until = time.monotonic() + 60
     while _runs(pid) or not os.path.exists(out):
         assert time.monotonic() < until, f"{pid} does not end"
         time.sleep(0.02)
-    text = Path(out).read_text()
-    if text.startswith("["):
-        return [Event(*event) for event in json.loads(text)]
-    found = re.findall(r"(?m)^(\d+) +([0-9.]+) (\w+)\((?:\d+<([^>]*)>)?", text)
-    return [Event(float(at), int(pid), what, path) for pid, at, what, path in found]
+    return [Event(*event) for event in json.loads(Path(out).read_text())]

@@ -2,20 +2,22 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from lio_handover.handover.engine import Reply
+from lio_handover.kernel.configfs import Configfs
 from lio_handover.protocol.messages import Message
 from tests.bench import inhost
-from tests.support import inhandover, inopens
+from tests.support import inhandover
 
-OUT = "/run/opens"
 TARGET = f"iscsi/{inhost.IQN}"
 PORTAL = "0.0.0.0:3260"
 #: What brings data to a disk.
 SYNCS = ("fsync", "fdatasync", "sync")
+_KINDS = {"open": "files", "os.listdir": "folders", "os.scandir": "folders"}
 
 
 class Counted(NamedTuple):
@@ -39,23 +41,25 @@ def serve(folder: str, luns: int, every: int) -> None:
 def counted(verb: str, role: str, id: str = "",  # noqa: A002
             messages: Sequence[Message] = (), **more: Any) -> Counted:
     """A verb, in a process of its own as in the service."""
-    syncs: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
+    paths: Counter[str] = Counter()
+    synced: Counter[str] = Counter()
 
-    def counting(name: str) -> Any:
-        plain = getattr(os, name)
+    def hear(event: str, args: tuple[Any, ...]) -> None:
+        if event in _KINDS and str(args[0]).startswith(Configfs().root):
+            counts[_KINDS[event]] += 1
+            paths[args[0][len(Configfs().root) + 1:]] += 1
 
+    def counting(plain: Callable[..., Any]) -> Callable[..., Any]:
         def counted_call(*args: Any) -> Any:
-            syncs[os.readlink(f"/proc/self/fd/{args[0]}") if args else name] += 1
+            counts["syncs"] += 1
+            synced[os.readlink(f"/proc/self/fd/{args[0]}") if args else ""] += 1
             return plain(*args)
         return counted_call
 
     for name in SYNCS:
-        setattr(os, name, counting(name))
-    pid = inopens.start_opens(OUT)
+        setattr(os, name, counting(getattr(os, name)))
+    sys.addaudithook(hear)
     answer = inhandover.do(verb, role, id, messages, allow=("all-tg-pt",), **more)
-    events = inopens.stop(pid, OUT)
-    os.unlink(OUT)
-    kinds = Counter(event.what for event in events)
-    return Counted(answer, {"files": kinds["file"], "folders": kinds["folder"],
-                            "syncs": sum(syncs.values())},
-                   dict(Counter(event.path for event in events)), dict(syncs))
+    return Counted(answer, {name: counts[name] for name in ("files", "folders", "syncs")},
+                   dict(paths), dict(synced))
