@@ -224,9 +224,9 @@ class Building(Gates):
 
     def _forget_aptpl(self) -> None:
         placed = self.reader(False).placed()
-        for name, serial in self.journal.facts.stores.items():
-            if serial and backstore_key(*name.split("/", 1)) not in placed:
-                surviving_registrations.remove(self, serial)
+        surviving_registrations.remove(self, [
+            serial for name, serial in self.journal.facts.stores.items()
+            if serial and backstore_key(*name.split("/", 1)) not in placed])
 
 
 def not_late(state: State, settings: Settings) -> List[errors.Finding]:

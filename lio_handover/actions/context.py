@@ -422,13 +422,18 @@ class HandoverContext:
                 counts[display(key)] = int(self.fs.read(path))
         return counts
 
-    def aptpl_paths(self, serial: str) -> List[str]:
-        """The paths where a backstore's APTPL file may be: rtslib moves dbroot (rtslib/root.py).
+    def aptpl_folders(self) -> List[str]:
+        """The folders where APTPL files may be: rtslib moves dbroot (rtslib/root.py).
 
         After a power cut the file may also be in another dbroot than the present one, as
         targetcli's restore may have moved dbroot since the kernel wrote.  An old file elsewhere
         could seem newer, by a clock that was set back: where a copy is kept, the other files are
         removed.
         """
-        return [os.path.join(folder, "pr", f"aptpl_{serial}")
+        return [os.path.join(folder, "pr")
                 for folder in sorted({self.fs.read("dbroot").strip(), *DBROOTS})]
+
+
+def aptpl_paths(folders: Sequence[str], serial: str) -> List[str]:
+    """The paths of a backstore's APTPL file in these folders."""
+    return [os.path.join(folder, f"aptpl_{serial}") for folder in folders]

@@ -16,6 +16,7 @@ from ..protocol.messages import Message
 from ..protocol.table import MessageType, Transition
 from ..records.journal import DOCUMENT
 from ..storage import evidence as storage_evidence
+from ..storage.block_devices import HostSnapshot
 from . import surviving_registrations
 from .context import HandoverContext
 
@@ -72,7 +73,8 @@ class Copies(HandoverContext):
         gates = noted.shut if self.row.verb == "clear" else noted.gates
         state = replace(state, targets=tuple(with_gates(target, gates.get(target.name, {}))
                                              for target in state.targets))
-        evidence = {display(store.key): storage_evidence.evidence(store, sample=True)
+        here = HostSnapshot()
+        evidence = {display(store.key): storage_evidence.evidence(store, True, here)
                     for store in state.backstores}
         return Document(state, True,
                         Origin(os.uname().nodename, os.uname().release, boot_id()), evidence,

@@ -25,7 +25,7 @@ from ..protocol.table import DESTINATION, SOURCE
 from ..records.journal import DOCUMENT, PREPARED, RETURNED, SERVED
 from ..system.atomic_file import fsync_folder, write_files
 from . import aptpl_copies, identity
-from .context import HandoverContext
+from .context import HandoverContext, aptpl_paths
 
 
 @dataclass(frozen=True)
@@ -145,9 +145,10 @@ def lacks(context: HandoverContext) -> str:
 
 def _untouched(context: HandoverContext, document: Document) -> bool:
     """Whether no APTPL file says anything else than the document: else somebody opened the gate."""
+    folders = context.aptpl_folders()
     return all(not file.says or aptpl_copies.same(file, kept)
                for serial, kept in aptpl_copies.expected(document).items()
-               for file in [pr_texts.newest(context.aptpl_paths(serial))])
+               for file in [pr_texts.newest(aptpl_paths(folders, serial))])
 
 
 def _opened(context: HandoverContext) -> str:
@@ -163,11 +164,11 @@ def _verdicts(context: HandoverContext, document: Document, kernel: Kernel) -> L
     opened, copies = _opened(context), aptpl_copies.load(context.journal)
     left, reach = aptpl_copies.expected(document), aptpl_copies.Reach(document)
     made_at = identity.made_at(context)
-    kept_at = _written(context)
+    kept_at, folders = _written(context), context.aptpl_folders()
     verdicts = []
     for store in document.state.backstores:
         follows = copies.files.get(store.serial) if copies is not None else None
-        file = pr_texts.newest(context.aptpl_paths(store.serial)) if store.serial \
+        file = pr_texts.newest(aptpl_paths(folders, store.serial)) if store.serial \
             else AptplFile(Kind.MISSING)
         surviving, keeps, at = store.reservations, store.reservations.aptpl, kept_at
         if follows is not None:
@@ -284,13 +285,13 @@ def leave(context: HandoverContext, document: Document) -> None:
     ports = {(target.wwn, tpg.tag): int(tpg.attributes.get("rtpi", "0"))
              for target in document.state.targets for tpg in target.tpgs}
     files: Dict[str, bytes] = {}
-    left = []
+    left, folders = [], context.aptpl_folders()
     for store in document.state.backstores:
         if not store.serial:
             continue
         path = os.path.join(folder, f"aptpl_{store.serial}")
         if store.reservations or context.handover.role == DESTINATION \
-                or any(map(os.path.lexists, context.aptpl_paths(store.serial))):
+                or any(map(os.path.lexists, aptpl_paths(folders, store.serial))):
             content = pr_texts.aptpl_text(store.reservations, ports)
             if _content(path) != content:
                 files[path] = content
@@ -312,38 +313,45 @@ def placeholders(context: HandoverContext, stores: Iterable[Backstore]) -> None:
     nobody is served, and outside the time in which nobody is."""
     folder = os.path.join(context.fs.read("dbroot").strip(), "pr")
     os.makedirs(folder, mode=0o700, exist_ok=True)
+    folders = context.aptpl_folders()
     files = {os.path.join(folder, f"aptpl_{store.serial}"): pr_texts.EMPTY_FILE for store in stores
              if store.serial and not any(map(os.path.lexists,
-                                             context.aptpl_paths(store.serial)))}
+                                             aptpl_paths(folders, store.serial)))}
     if files:
         write_files(files)
 
 
 def seen(context: HandoverContext, document: Document) -> None:
     """Note which files are there while the kernel may write them."""
+    folders = context.aptpl_folders()
     context.journal.note("left", boot=boot_id(), serials=[
         store.serial for store in document.state.backstores if store.serial
-        and any(map(os.path.lexists, context.aptpl_paths(store.serial)))])
+        and any(map(os.path.lexists, aptpl_paths(folders, store.serial)))])
 
 
 def remove_elsewhere(context: HandoverContext, stores: Iterable[Backstore]) -> None:
     """Remove the APTPL files of these backstores that are not in the kernel's dbroot."""
-    folder = os.path.join(context.fs.read("dbroot").strip(), "pr")
-    for store in stores:
-        if store.serial:
-            remove(context, store.serial, os.path.join(folder, f"aptpl_{store.serial}"))
+    remove(context, [store.serial for store in stores if store.serial],
+           os.path.join(context.fs.read("dbroot").strip(), "pr"))
 
 
-def remove(context: HandoverContext, serial: str, but: str = "") -> None:
-    """One that stayed would bring its reservations back one day."""
-    for path in context.aptpl_paths(serial):
-        if but and os.path.exists(path) and os.path.exists(but) and os.path.samefile(path, but):
-            continue  # one of the folders may be a link to another
-        try:
-            os.unlink(path)
-        except FileNotFoundError:
-            continue
-        fsync_folder(os.path.dirname(path))
+def remove(context: HandoverContext, serials: Iterable[str], but: str = "") -> None:
+    """Remove the APTPL files of these backstores that are not in the folder ``but``.  One that
+    stayed would bring its reservations back one day."""
+    folders, changed = context.aptpl_folders(), set()
+    for serial in serials:
+        stays = os.path.join(but, f"aptpl_{serial}") if but else ""
+        for path in aptpl_paths(folders, serial):
+            if but and os.path.exists(path) and os.path.exists(stays) \
+                    and os.path.samefile(path, stays):
+                continue  # one of the folders may be a link to another
+            try:
+                os.unlink(path)
+            except FileNotFoundError:
+                continue
+            changed.add(os.path.dirname(path))
+    for folder in sorted(changed):
+        fsync_folder(folder)
 
 
 def _content(path: str) -> Optional[bytes]:

@@ -322,8 +322,7 @@ class HostVerbs(Host):
             document = self._leaving(have, facts)
             findings += [*in_use.removal(have, reader), *removed.unkept(document)]
             errors.refuse(findings, allow)
-            openings = exclusive.deferred_opens(have, self.settings, {
-                display(store.key): _evidence(store) for store in have.backstores})
+            openings = exclusive.deferred_opens(have, self.settings, document.storage)
             the_plan = plan(have, want, facts, verify=False, late=openings)
             the_plan = unit_serials.without_files(the_plan, have, want, facts, reader)
             staying = {store.key for store in want.backstores}
@@ -384,9 +383,11 @@ class HostVerbs(Host):
     def _leaving(self, state: State, facts: Facts) -> Document:
         """The document of what is about to be removed."""
         state, notes = dynamic_acls.with_explicit_acls(_settled(state), {})
+        here = HostSnapshot()
         return Document(state, False,
                         Origin(os.uname().nodename, facts.release, facts.boot_id),
-                        {display(store.key): _evidence(store) for store in state.backstores}, notes)
+                        {display(store.key): _evidence(store, here)
+                         for store in state.backstores}, notes)
 
     def _under_way(self, names: Sequence[str], but: Sequence[str] = ()) -> List[errors.Finding]:
         """Findings on handovers of these targets on this host that are under way, or may be;
@@ -432,8 +433,8 @@ def _members_outside(fs: Configfs, group: str, state: State,
     return bool({member for member in members if member} - leaving)
 
 
-def _evidence(store: Backstore) -> documents.Evidence:
+def _evidence(store: Backstore, here: HostSnapshot) -> documents.Evidence:
     try:
-        return storage.evidence(store, sample=False)
+        return storage.evidence(store, False, here)
     except errors.HandoverError:
         return {}

@@ -25,6 +25,7 @@ class PrReader:
         self.fs = fs
         self.full_status, self.known, self.untouched = full_status, known, untouched
         self.wanted = wanted
+        self._dbroot = ""  # nobody can change it while there is a backstore
 
     def read(self, path: str, serial: str, paths: Mapping[str, Sequence[reservations.NexusPath]],
              key: Key) -> Reservations:
@@ -69,8 +70,8 @@ class PrReader:
         if not serial:
             return None
         try:
-            dbroot = self.fs.read("dbroot").strip()
-            with open(f"{dbroot}/pr/aptpl_{serial}", "rb") as file:
+            self._dbroot = self._dbroot or self.fs.read("dbroot").strip()
+            with open(f"{self._dbroot}/pr/aptpl_{serial}", "rb") as file:
                 return file.read()
         except (OSError, ValueError):
             return None  # or no path can have that serial in it
