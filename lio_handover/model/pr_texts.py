@@ -50,11 +50,11 @@ class PrFiles:
     """The files of ``pr/`` that matter, as read; "" for those that say nothing."""
 
     res_type: str
-    registered: str
-    generation: str
-    aptpl: str
     holder: str = ""
     type: str = ""
+    registered: str = ""
+    generation: str = ""
+    aptpl: str = ""
     all_tg_pt: str = ""
     port: str = ""
 

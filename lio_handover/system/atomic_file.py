@@ -66,7 +66,7 @@ def fsync_folder(path: str) -> None:
         os.close(fd)
 
 
-def _write(path: str, content: bytes, durable: bool) -> None:
+def _write(path: str, content: bytes, durable: bool = True) -> None:
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         view = memoryview(content)
