@@ -365,10 +365,10 @@ class HostVerbs(Host):
         """(what is there of these targets and what they use, what of it stays)."""
         stores: List[Key] = []
         names: List[str] = []
-        fabrics = reader.fabrics()
+        fabrics, placed = reader.fabrics(), reader.placed()
         for name in targets:
             first, _, rest = name.partition("/")
-            if first not in fabrics and backstore_key(first, rest) in reader.placed():
+            if first not in fabrics and backstore_key(first, rest) in placed:
                 stores.append(backstore_key(first, rest))
             else:
                 names.append(name)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lio_handover.kernel import fixes, portals
 from lio_handover.kernel.configfs import Configfs
-from lio_handover.kernel.reader import Reader
+from lio_handover.kernel.rereader import Rereader
 from lio_handover.model import directories, plugins, pr_texts, reservations
 from lio_handover.model.attributes import TABLE
 from lio_handover.model.objects import PrType
@@ -174,9 +174,10 @@ def read_tree(data: bytes) -> None:
         return
     (root / path).write_bytes(text.encode(errors="surrogateescape"))
     try:
-        reader = Reader(Configfs(str(root)))
+        reader = Rereader(Configfs(str(root)))
         state = reader.state()
         reader.runtime(state)
+        reader.served(state)
         reader.outline()
         reader.relative_ports()
         reader.exporters([store.key for store in state.backstores])
