@@ -165,3 +165,7 @@ def main() -> int:
         unknown = isinstance(error, errors.NoSuchHandover)
         print(json.dumps({"unknown": unknown, "alive": alive, "what": error.what}))
         return 1
+    except Exception as error:  # noqa: B902 - no answer of that host ends more than this
+        print(json.dumps({"unknown": False, "alive": True, "what":
+                          f"{where} gave no answer that can be taken ({type(error).__name__})"}))
+        return 1

@@ -19,8 +19,10 @@ def moved(source: lab.Host, to: str, here: str) -> tuple[int, str]:
     return done.returncode, done.stderr
 
 
+@pytest.mark.full
 @pytest.mark.timeout(900)
 def test_two_hosts_with_one_key(bed: lab.Lab, pair: Pair) -> None:
+    """30 s: two moves, and recovers, by ssh."""
     a, b = pair
     a.call(inhost.build, inhandover.state(bed.shared))
     before = held(a)

@@ -14,7 +14,9 @@ from tests.model.torn import TornModel
 from tests.model.world import Model, Scope, Surroundings
 
 MEDDLED = Surroundings(targetcli_meddles=True, boot_scrub=True)
-FORGED = Surroundings(made_up=(MessageType.RELEASED, MessageType.ABORTED))
+FORGED = Surroundings(made_up=(MessageType.RELEASED,))
+FORGED_MORE = Surroundings(made_up=(
+    MessageType.RELEASED, MessageType.ABORTED, MessageType.SERVING))
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,8 @@ RUNS: Dict[str, Run] = {
     "a guest and iSCSI": Run(Mode.VHOST_QMP, Scope(changes=0), beside="iscsi"),
 
     "iscsi, messages made up": Run(Mode.ISCSI, Scope(changes=0, forces=0, data=False), FORGED),
+    "iscsi, more messages made up": Run(Mode.ISCSI, Scope(changes=0, forces=0, data=False),
+                                        FORGED_MORE, full=True),
     "file": Run(Mode.FILE, Scope(changes=2)),
     "file, targetcli meddles": Run(Mode.FILE, Scope(), MEDDLED),
 
