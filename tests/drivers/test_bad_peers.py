@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from lio_handover import errors
+from lio_handover import errors, started
 from lio_handover.client import asking, ssh
 from lio_handover.client.ssh import RemoteService
 from lio_handover.handover.conditions import TransitionChooser
@@ -25,7 +25,7 @@ from tests.support.inbus import CHECKOUT
 
 pytest.importorskip("dbus")
 from tests.support import badpeer  # noqa: E402 - it needs dbus, too
-from tests.support.privatebus import Bus  # noqa: E402
+from tests.support.privatebus import Bus, with_ssh  # noqa: E402
 
 ID = "00000000-0000-4000-8000-0000000000"
 
@@ -53,7 +53,9 @@ def b(bad: Bad, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "ssh").write_text(SSH.format(folder=tmp_path, bus=bad.address).replace(
         '[ "$2" = b ]', '[ "$2" != c ] || exec sleep 60\n[ "$2" = b ]'))
     (tmp_path / "ssh").chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setattr(ssh, "PROGRAM", str(tmp_path / "ssh"))
+    monkeypatch.setattr(asking, "command", lambda *words: [
+        *with_ssh(str(tmp_path / "ssh")), *started.command(*words)])
 
 
 def of(number: int, peer: str = "b") -> Handover:
