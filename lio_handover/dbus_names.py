@@ -12,8 +12,9 @@ BUS_NAME = "io.github.lio_handover1"
 ROOT = "/io/github/lio_handover1"
 #: The version of the interfaces.  2 added Adopt and Giveback; since 3 a method takes only the
 #: options that it needs, so a service of version 1 is no neighbour.  Later versions only add (D-Bus
-#: API Design Guidelines): 4 Manager.Move, Details of a job, option secrets.
-API_VERSION = 4
+#: API Design Guidelines): 4 Manager.Move, Details of a job; 5 the options secrets and question, the
+#: feature key.
+API_VERSION = 5
 
 MANAGER = BUS_NAME + ".Manager"
 TARGET = BUS_NAME + ".Target"

@@ -99,7 +99,7 @@ def fits(value: Any, kind: Any) -> bool:
             return type(value) in (int, float) and abs(value) < 1e300
         return type(value) is kind
     if whole is Union:
-        return any(fits(value, one) for one in inner)
+        return any(fits(value, choice) for choice in inner)
     if whole in (dict, abc.Mapping):
         return type(value) is dict and all(
             fits(name, inner[0]) and fits(member, inner[1]) for name, member in value.items())

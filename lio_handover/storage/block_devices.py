@@ -138,7 +138,7 @@ def look(path: str) -> PathStat:
 
 
 def backing_of(fd: int, real: str, status: os.stat_result) -> PathStat:
-    """What stat(2) said of a resolved path, with the descriptor that there is of it, or -1."""
+    """The facts of a resolved path as stat(2) has them, with its descriptor, or -1 for none."""
     return PathStat(fd, real, stat.S_ISBLK(status.st_mode), stat.S_ISREG(status.st_mode),
                     f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}",
                     (status.st_dev, status.st_ino), status.st_size, status.st_nlink)

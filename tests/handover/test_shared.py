@@ -228,11 +228,11 @@ def killed_at(pair: Pair, name: str, point: int, before: bytes) -> bool:
                                           tuple(pair.messages), **pair.asked(verb))
     if answer is not None:
         pair.messages += answer.messages
-    one_serves(pair)
+    one_serves(pair, f"killed at point {point}")
     for _ in range(2):
         for side in (SOURCE, DESTINATION):
             pair.recover(side)
-            one_serves(pair)
+            one_serves(pair, f"point {point}, after recover on the {side}")
         if pair.states() in (("idle", "none"), ("released", "opening"), ("retired", "serving")):
             break
     if pair.states()[1] in ("opening", "serving"):
@@ -245,8 +245,9 @@ def killed_at(pair: Pair, name: str, point: int, before: bytes) -> bool:
     return bool(killed)
 
 
-def one_serves(pair: Pair) -> None:
-    assert [] in pair.lets_in().values(), "two hosts serve one backstore"
+def one_serves(pair: Pair, when: str) -> None:
+    open_gates = pair.lets_in()
+    assert [] in open_gates.values(), f"two hosts serve one backstore: {when}: {open_gates}"
 
 
 @pytest.mark.full
