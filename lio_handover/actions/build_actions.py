@@ -1,70 +1,34 @@
 """The actions that build targets, load them, read them back and take them down."""
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Callable, Dict, List, Tuple
+from dataclasses import dataclass, replace
+from typing import Callable, List, Tuple
 
 from .. import errors
 from ..document import runtime_state
 from ..document.document import Document
 from ..execute import executor
 from ..execute.executor import Outcome
-from ..execute.step_runner import Describable, Nexuses, never
+from ..execute.step_runner import Describable, never
 from ..execute.verify import Scope, check, loaded
 from ..host.host import Maker
 from ..kernel import fixes, portals
 from ..kernel.facts import Facts, boot_id
-from ..model import fabrics
 from ..model.diff import diff
-from ..model.fabrics import Gate
 from ..model.keys import backstore_key, display
 from ..model.objects import State
 from ..plan.order import PLACE
 from ..plan.plan import FILE, SCSI, Plan
 from ..plan.planner import plan
 from ..plan.staged import early
-from ..protocol.table import Mode
 from ..records import pr_record
 from ..records.journal import DOCUMENT, PREPARED, RETURNED
-from ..scsi.endpoint_holder import Holders
 from ..settings import Settings
 from ..storage import exclusive, memory, opened, policy as storage, trusted
 from ..storage.block_devices import HostSnapshot
 from . import absent_portals, identity, surviving_registrations
 from .copy_actions import sampled
 from .gate_actions import Gates
-
-if TYPE_CHECKING:
-    from subprocess import Popen
-
-
-@dataclass
-class _Occupying(Nexuses):
-    """Has our initiator sit on each endpoint from its nexus on.  Its process is there before, and
-    outlives this one: nobody finds an endpoint with LUNs free, wherever this one is killed."""
-
-    holders: Holders
-    expected: Dict[str, Popen[bytes]] = field(default_factory=dict)
-
-    def before_nexus(self, path: str) -> None:
-        fabric, wwpn, *_ = path.split("/")
-        if fabrics.gate_of(fabric) is Gate.ENDPOINT and self.holders.pid_of(wwpn) is None:
-            self.expected[wwpn] = self.holders.expect(wwpn)
-
-    def after_nexus(self, path: str) -> None:
-        fabric, wwpn, *_ = path.split("/")
-        if fabrics.gate_of(fabric) is not Gate.ENDPOINT:
-            return
-        if wwpn in self.expected:
-            self.holders.taken(wwpn, self.expected.pop(wwpn))
-        else:
-            self.holders.release(wwpn)  # it has not the TPG whose nexus this is
-            self.holders.occupy(wwpn)
-
-    def before_drop(self, path: str) -> None:
-        fabric, wwpn, *_ = path.split("/")
-        if fabrics.gate_of(fabric) is Gate.ENDPOINT:
-            self.holders.release(wwpn)
 
 
 @dataclass
@@ -95,10 +59,7 @@ class Building(Gates):
         return Scope.of(want).read(self.fs) if now is None else now
 
     def _run(self, make: Maker, before: State, facts: Facts) -> Tuple[Plan, Outcome]:
-        nexuses = _Occupying(
-            self.holders) if self.vhost and self.mode is not Mode.FILE else Nexuses()
-        the_plan, outcome = self.core.run(make, before, facts, self.progress, self.stop,
-                                          nexuses=nexuses)
+        the_plan, outcome = self.core.run(make, before, facts, self.progress, self.stop)
         self.notes += outcome.notes
         return the_plan, outcome
 

@@ -43,8 +43,6 @@ class Describable(Protocol):
 #: (number of the step that begins, from 0, how many there are, the step)
 Progress = Callable[[int, int, Describable], None]
 
-#: The slots in which a nexus is made.
-_NEXUS = ("nexus", "late nexus", "last nexus")
 #: The slots in which the kernel opens storage.
 _ENABLE = ("enable", LATE["enable"])
 
@@ -76,21 +74,6 @@ def nothing() -> None:
     """Nothing to be done."""
 
 
-class Nexuses:
-    """Is told of each nexus that a run makes and drops, by the path of the TPG's file ``nexus``:
-    with its nexus a vhost endpoint can be taken, by anybody.  This one does nothing about it."""
-
-    def before_nexus(self, path: str) -> None:
-        """A nexus is about to be made."""
-
-    def after_nexus(self, path: str) -> None:
-        """There is a nexus now."""
-
-    def before_drop(self, path: str) -> None:
-        """A nexus is about to be dropped; the kernel drops none of an endpoint that somebody has
-        (drivers/vhost/scsi.c:vhost_scsi_drop_nexus)."""
-
-
 class StepRunner:
     """One run of one plan: a method for each op, and what it has touched outside the tree."""
 
@@ -113,7 +96,6 @@ class StepRunner:
         self.now: Optional[State] = None
         self.stop: Callable[[], bool] = never
         self.before_gate: Callable[[], None] = nothing
-        self.nexuses = Nexuses()
 
         self.handlers = {op: getattr(self, f"_{op}") for op in (
             MKDIR, RMDIR, LINK, UNLINK, WRITE, LOAD, FOLDER, FILE, DELETE, FLUSH, SCSI, DRIVERS,
@@ -182,23 +164,15 @@ class StepRunner:
         self.fs.unlink(step.path)
 
     def _write(self, step: Step) -> None:
-        makes = step.slot in _NEXUS and step.row is not None
-        if makes:
-            self.nexuses.before_nexus(step.path)
-        elif step.slot in (*_NEXUS, "drop nexus"):
-            self.nexuses.before_drop(step.path)
-        if step.row is None or step.sure or not self._has_already(step):
-            self._write_value(step)
-        if makes:
-            self.nexuses.after_nexus(step.path)
-
-    def _write_value(self, step: Step) -> None:
-        if step.slot in _NEXUS:
+        row = step.row
+        if row is not None and not step.sure and self._has_already(step):
+            return
+        if step.slot in ("nexus", "late nexus", "last nexus"):
             return self._nexus(step)
         try:
             self.fs.write(step.path, step.value)
         except FileNotFoundError:
-            if step.row is None or not step.sure:
+            if row is None or not step.sure:
                 raise
             self._has_already(step)  # raises where the kernel would need the attribute
 

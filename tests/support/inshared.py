@@ -144,7 +144,7 @@ class GatePoints(inhandover.Points):
             else:
                 plain(fs, path, data)
         setattr(Configfs, "write", write)
-        for name in ("occupy", "release", "expect", "taken"):
+        for name in ("occupy", "release"):
             setattr(Holders, name, self.around(name, getattr(Holders, name)))
 
 
