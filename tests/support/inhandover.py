@@ -297,8 +297,8 @@ def killed_recover(id: str, state: str) -> bool:  # noqa: A002
 
 
 def kernel_is_stale(id: str) -> bool:  # noqa: A002
-    """Whether a document is kept that the kernel does not have yet."""
-    return journal.Journal(FOLDER, id).facts.stale
+    """Whether what came back is kept, and the kernel does not have it yet."""
+    return journal.Journal(FOLDER, id).facts.stale and is_kept(id, journal.RETURNED)
 
 
 def is_kept(id: str, name: str) -> bool:  # noqa: A002
