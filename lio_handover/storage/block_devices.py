@@ -364,7 +364,7 @@ def usage_of(device: str, host: Host = HERE) -> List[str]:
 
 def _basename(path: str, host: Host) -> str:
     """The kernel's name of a device that a path of /dev leads to, "" for other paths."""
-    if not path.startswith("/dev/"):
+    if not path.startswith("/dev/") or "\0" in path:
         return ""
     return os.path.basename(os.path.realpath(host.dev + path[4:]))
 

@@ -21,6 +21,7 @@ from lio_handover.records import pr_record
 from lio_handover.records.journal import Handover, Journal
 from lio_handover.records.ownership import OwnershipFile
 from lio_handover.savefile import places
+from lio_handover.storage import block_devices
 from lio_handover.vmstate import answers
 from tests.fuzz import documents as fuzz_documents, peers, records
 from tests.support import samples
@@ -217,3 +218,7 @@ def test_a_handover_that_can_not_be_is_none() -> None:
                 {"since": float("nan")}, {"targets": ("a", 1)}, {"error": None}):
         with pytest.raises((ValueError, KeyError)):
             replace(good, **odd).check()
+
+
+def test_a_mount_of_no_path_is_no_device() -> None:
+    assert block_devices._basename("/dev/a\0", block_devices.HERE) == ""
