@@ -221,25 +221,29 @@ class Client:
         return plain(self.get(path, names.JOB))  # type: ignore[no-any-return]
 
 
-def as_user(uid: int, work: Callable[..., Any], *args: Any, groups: Sequence[int] = ()) -> Any:
-    """What ``work`` returns when another user runs it."""
+def forked(work: Callable[[], Any]) -> Any:
+    """What ``work`` returns in a process of its own."""
     import multiprocessing
     fork = multiprocessing.get_context("fork")
     ours, its = fork.Pipe()
-
-    def child() -> None:
-        os.setgroups(list(groups))
-        os.setgid(uid)
-        os.setuid(uid)
-        its.send(work(*args))
-
-    process = fork.Process(target=child)
+    process = fork.Process(target=lambda: its.send(work()))
     process.start()
     its.close()
     try:
         return ours.recv()
     finally:
         process.join()
+
+
+def as_user(uid: int, work: Callable[..., Any], *args: Any, groups: Sequence[int] = ()) -> Any:
+    """What ``work`` returns when another user runs it."""
+    def child() -> Any:
+        os.setgroups(list(groups))
+        os.setgid(uid)
+        os.setuid(uid)
+        return work(*args)
+
+    return forked(child)
 
 
 def as_member(work: Callable[..., Any], *args: Any) -> Any:
@@ -428,21 +432,11 @@ def _scope(uid: int) -> str:
 
 def in_session(uid: int, work: Callable[..., Any], *args: Any) -> Any:
     """What ``work`` returns when a user runs it in its session."""
-    import multiprocessing
-    fork = multiprocessing.get_context("fork")
-    ours, its = fork.Pipe()
-
-    def child() -> None:
+    def child() -> Any:
         Path(_scope(uid), "cgroup.procs").write_text(str(os.getpid()))
-        its.send(as_user(uid, work, *args))
+        return as_user(uid, work, *args)
 
-    process = fork.Process(target=child)
-    process.start()
-    its.close()
-    try:
-        return ours.recv()
-    finally:
-        process.join()
+    return forked(child)
 
 
 def told_of_actions(target: str, job: int) -> dict[str, str]:
