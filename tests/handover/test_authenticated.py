@@ -102,7 +102,8 @@ def test_with_a_key_only_the_other_hosts_word_counts(keyed: Callable[[], Keyed])
             (replace(made_up(armed), host=a), "was made up or altered"),
             (armed, "this side's own word"),
             (replace(said[MessageType.DOCUMENT], epoch=2), "was made up or altered"),
-            (inhandover.signed(plain, "c", KEY), f"of c, and what came before .* was of {b}"),
+            (inhandover.signed(plain, "third", KEY),
+             f"of third, and what came before .* was of {b}"),
             (inhandover.signed(plain, b, "6f" * 32), "has another key")):
         pair.refused(DESTINATION, "activate", message, why)
     for changed in (replace(plain, epoch=2), replace(plain, handover=str(uuid.uuid4()))):
@@ -183,7 +184,7 @@ def test_recover_believes_the_other_host_and_nobody_else(
         before = pair.states(), pair.serving()
         good = pair.answer(DESTINATION, "status")
         assert good is not None
-        for bad in (replace(good, host=""), replace(good, host="c"),
+        for bad in (replace(good, host=""), replace(good, host="third"),
                     replace(good, handover=replace(good.handover, role=SOURCE)),
                     replace(good, messages=(Message(MessageType.SERVING, pair.id, 1),))):
             stays = source.call(inhandover.recover, pair.id, {"status": bad, "abort": bad})
