@@ -292,6 +292,8 @@ class PeerUnreachable(HandoverError):
     code = 63
     #: something of that host has answered all the same, so it is not off
     alive = False
+    #: it says that it works on it, so it is not asked once more
+    hangs = False
 
 
 class JournalBroken(HandoverError):

@@ -20,6 +20,8 @@ from ..verb_table import BOTH, HANDOVER_VERBS, MESSAGES
 OFTEN, PATIENCE = 250, 30.0
 #: Seconds without a signal of a job after which its state is asked for all the same.
 SILENT = 30.0
+#: For as long as it takes, in seconds.
+EVER = float("inf")
 
 #: Match rules: a job takes a step, a job ends, the service itself ends.
 _RULES = (
@@ -70,6 +72,9 @@ def connect(address: str = "") -> Any:
 
 class Service:
     """lio-handoverd on a connection."""
+
+    #: Seconds without another step, and in all, after which a job is given up, see `job_hangs`.
+    silence, longest = EVER, EVER
 
     def __init__(self, connection: Any) -> None:
         self.connection = connection
@@ -205,10 +210,13 @@ class Service:
     def _wait(self, job: str, progress: Optional[Progress], stop: Callable[[], bool]) -> Any:
         """The properties of a job that has ended.
 
-        Raises `job_lost` where the service ended before the job did, and any error of ``stop``.
+        Raises `job_lost` where the service ended before the job did, `job_hangs` where that does
+        not come to an end, and any error of ``stop``.
         """
         from gi.repository import GLib
         loop, cancelled, heard = GLib.MainContext.default(), False, time.monotonic()
+        begun = lived = heard
+        last: Any = None
         self._await(job)
         # The timer also lets Python handle a signal that arrives just before the loop waits.
         timer = GLib.timeout_add(OFTEN, lambda: True)
@@ -221,14 +229,22 @@ class Service:
                 stepped, self._step = self._step, False
                 heard = time.monotonic() if stepped else heard
                 self._ask |= time.monotonic() - heard > SILENT
-                if progress and stepped and not self._ask:
-                    number, total, what = self._get(job, "Step")
-                    progress(int(number), int(total), errors.shown(str(what)))
+                step = last
+                if stepped and not self._ask and (progress or self.silence < EVER):
+                    step = number, total, what = self._get(job, "Step")
+                    if progress:
+                        progress(int(number), int(total), errors.shown(str(what)))
                 if self._ask:
                     self._ask, heard = False, time.monotonic()
                     properties = self._properties(job)
                     if properties["State"] not in ("running", "cancelling"):
                         return properties
+                    step = properties["Step"]
+                now = time.monotonic()
+                if step != last:
+                    last, lived = step, now
+                if now - lived > self.silence or now - begun > self.longest:
+                    raise self.job_hangs(now - lived, now - begun)
         finally:
             GLib.source_remove(timer)
             self._await("")
@@ -252,6 +268,12 @@ class Service:
         """The error to raise where the service ended before its job did."""
         return errors.NoService("lio-handoverd ended while it worked", _NOT_KNOWN,
                                 "lio-handover status, and the same command again")
+
+    def job_hangs(self, silent: float, lasts: float) -> errors.HandoverError:
+        """The error to raise where a job has had no other step for ``silent`` seconds, or lasts for
+        so many, and that is too long."""
+        return errors.NoService(f"lio-handoverd has not ended in {lasts:.0f} s; its last step came "
+                                f"{silent:.0f} s ago", _NOT_KNOWN, "lio-handover status")
 
 
 @contextmanager

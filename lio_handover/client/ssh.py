@@ -17,7 +17,9 @@ from typing import Any, Callable, Dict, Iterator, Mapping, Optional, Sequence, S
 from .. import dbus_names, errors
 from ..document.envelope import MAX_BYTES
 from ..handover.reply import Reply, reply_from_json
+from ..protocol.table import deadline
 from ..system.external_program import ENVIRONMENT
+from ..verb_table import BOTH
 from . import connection as client
 
 #: Bytes of a chunk: small enough that D-Bus messages of other callers get between two chunks.
@@ -29,6 +31,9 @@ CONNECT_SECONDS, ALIVE_SECONDS, MISSED = 10, 5, 2
 CONNECTED_SECONDS = 120.0
 #: Notes, and findings, of another host that are told.
 MOST_NOTES = 1000
+#: A verb of another host is given up after so many of its deadlines without another step (its
+#: service alarms after one), any other job after SILENCE seconds, and all after LONGEST.
+DEADLINES, SILENCE, LONGEST = 3.0, 900.0, 3600.0
 
 #: OpenSSH's client, which is looked for nowhere else; env(1) gives it the environment.
 PROGRAM, _ENV = "/usr/bin/ssh", "/usr/bin/env"
@@ -103,6 +108,8 @@ class RemoteService(client.Service):
         self.where, self.limit = where, limit
         self.address = address(where) if where else ""
         self.name = where or os.uname().nodename
+        if where:
+            self.silence, self.longest = SILENCE, LONGEST
 
     def close(self) -> None:
         connection, self.connection = self.connection, None
@@ -164,6 +171,14 @@ class RemoteService(client.Service):
         error.do = f"lio-handover status, on {self.name}"
         return error
 
+    def job_hangs(self, silent: float, lasts: float) -> errors.HandoverError:
+        error = host_answers(f"{self.name} says that it works, and has not ended in {lasts:.0f} s; "
+                             f"its last step came {silent:.0f} s ago")
+        error.changed = "whether anything was changed there is not known"
+        error.do = f"lio-handover status, and journalctl -u lio-handoverd, on {self.name}"
+        error.hangs = True
+        return error
+
     def _error_of(self, name: str, line: str) -> errors.HandoverError:
         short = name.replace("org.freedesktop.DBus.Error.", "")
         if short in _LOST:
@@ -196,7 +211,10 @@ class RemoteService(client.Service):
              mode: str = "", progress: Optional[client.Progress] = None,
              stop: Callable[[], bool] = lambda: False, **options: Any) -> Reply:
         """Run a verb of a handover to its end.  ``messages`` is the other side's, as JSON
-        (messages.to_json).  Raises the error that the verb fails with."""
+        (messages.to_json).  Raises the error that the verb fails with, and PeerUnreachable,
+        `hangs`, where another host does not end it."""
+        if self.where:
+            self.silence = DEADLINES * deadline(BOTH, verb)
         _result, data = self.run_handover(verb, handover, targets, mode, messages, options,
                                           progress, stop)
         try:

@@ -303,6 +303,8 @@ class Move:
             try:
                 return verb()
             except errors.PeerUnreachable as error:
+                if error.hangs:
+                    raise
                 self.tell(f"{label}: {error.what}, once more")
                 time.sleep(RETRY_SECONDS)
         return verb()

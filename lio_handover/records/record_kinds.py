@@ -21,20 +21,36 @@ if TYPE_CHECKING:
 VERSION = 1
 
 
+#: The types of members besides Python's own: (list or dict, the type of each entry or value).
+TEXTS, TEXT_OF, NUMBER_OF = (list, str), (dict, str), (dict, int)
+GATES, INITIATORS = (dict, TEXT_OF), (dict, (dict, TEXTS))
+
+
 class Kind:
     """A kind of record: its ``members`` (name → type in JSON), those it ``may`` have, of which
     some come ``together``, what it ``says`` and how it is replayed."""
 
-    def __init__(self, members: Mapping[str, type], says: str, apply: Apply,
-                 may: Optional[Mapping[str, type]] = None, together: tuple[str, ...] = ()) -> None:
+    def __init__(self, members: Mapping[str, Any], says: str, apply: Apply,
+                 may: Optional[Mapping[str, Any]] = None, together: tuple[str, ...] = ()) -> None:
         self.members, self.says, self.apply, self.may = members, says, apply, may or {}
         self.together = set(together)
 
     def fits(self, record: Record) -> bool:
-        """Whether the record has all its members, and no member of another type."""
-        return all(type(record[name]) is kind for name, kind in self.members.items()) and all(
-            type(record[name]) is kind for name, kind in self.may.items() if name in record) \
+        """Whether the record has all its members, and no member of another type; then a journal of
+        such records is read whole (Handover.check, check_fields)."""
+        return all(_is(record[name], kind) for name, kind in self.members.items()) and all(
+            _is(record[name], kind) for name, kind in self.may.items() if name in record) \
             and len(self.together & record.keys()) in (0, len(self.together))
+
+
+def _is(value: Any, kind: Any) -> bool:
+    """Whether a value of JSON is of a type, and a number within what Handover.check takes."""
+    if isinstance(kind, tuple):
+        return type(value) is kind[0] and all(
+            _is(member, kind[1]) for member in (value if kind[0] is list else value.values()))
+    if type(value) is not kind:
+        return False
+    return kind not in (int, float) or 0 <= value < (1 << 53 if kind is int else 1e11)
 
 
 def _fact(*names: str) -> Apply:
@@ -132,15 +148,15 @@ def _said(facts: HandoverFacts, record: Record) -> Record:
 
 
 KINDS: Mapping[str, Kind] = {
-    "new": Kind({"version": int, "role": str, "mode": str, "targets": list, "stores": dict,
-                 "maps": list, "local": list, "peer": str, "at": float},
+    "new": Kind({"version": int, "role": str, "mode": str, "targets": TEXTS, "stores": TEXT_OF,
+                 "maps": TEXTS, "local": TEXTS, "peer": str, "at": float},
                 "the first line: the journal's version, this host's side, its targets, the "
                 "backstores with their unit serials, mapped names, how the other host is reached",
                 _new),
     "state": Kind({"state": str, "epoch": int, "boot": str, "at": float},
                   "this host's state is this one from now on; `gates` as they were before they "
                   "were shut; `words` by whom it was forced", _state,
-                  {"gates": dict, "dynamic": dict, "words": list, "by": str},
+                  {"gates": GATES, "dynamic": INITIATORS, "words": TEXTS, "by": str},
                   together=("gates", "dynamic")),
     "begin": Kind({"verb": str}, "a verb was begun", _begin),
     "step": Kind({"do": str}, "a step of that verb was begun", _fact("step=do")),
@@ -148,29 +164,29 @@ KINDS: Mapping[str, Kind] = {
     "kept": Kind({"digest": str, "stale": bool},
                  "a document was kept; `stale` where the kernel holds something else (said before, "
                  "too, with the digest of the one that was kept last)", _kept,
-                 {"stores": dict, "opened": str}),
+                 {"stores": TEXT_OF, "opened": str}),
     "loading": Kind({"boot": str}, "a load, or a removal, was begun", _loading),
-    "loaded": Kind({"boot": str, "digest": str, "commands": dict},
+    "loaded": Kind({"boot": str, "digest": str, "commands": NUMBER_OF},
                    "the document of this digest is in the kernel; how many commands it had "
                    "executed then", _loaded),
     "opened": Kind({"boot": str}, "the gate was opened since the last copy", _fact("opened=boot")),
     "gone": Kind({}, "nothing of the target is in the kernel any more", _gone, {"boot": str}),
-    "objects": Kind({"boot": str, "inodes": dict},
+    "objects": Kind({"boot": str, "inodes": NUMBER_OF},
                     "the inode of each target's directory, by which it is told from another of "
                     "its name", _objects),
     "meddled": Kind({"said": str}, "what somebody else did to the target beside the service",
                     _fact("meddled=said")),
-    "shutting": Kind({"gates": dict}, "the gates as they were before a `clear`", _shutting),
-    "differs": Kind({"said": list}, "what a boot found in targetcli's file other than in the copy",
+    "shutting": Kind({"gates": GATES}, "the gates as they were before a `clear`", _shutting),
+    "differs": Kind({"said": TEXTS}, "what a boot found in targetcli's file other than in the copy",
                     _fact("differs=said")),
-    "saved": Kind({"paths": list}, "the save files that hold the targets, or why none does",
+    "saved": Kind({"paths": TEXTS}, "the save files that hold the targets, or why none does",
                   _saved, {"why": str}),
     "survived": Kind({"boot": str}, "this boot's kernel was looked at, and has all that outlived "
                      "power", _fact("survived=boot")),
-    "left": Kind({"serials": list, "boot": str},
+    "left": Kind({"serials": TEXTS, "boot": str},
                  "backstores whose APTPL file was there when the copy was kept",
                  _fact("left=serials", "kept_in=boot")),
-    "away": Kind({"portals": list}, "portals that this host could not have",
+    "away": Kind({"portals": TEXTS}, "portals that this host could not have",
                  _fact("away=portals")),
     "probe": Kind({}, "devices are asked for what configfs does not show of registrations",
                   _probe),

@@ -15,11 +15,14 @@ import pytest
 from lio_handover import errors, started
 from lio_handover.client import asking, ssh
 from lio_handover.client.ssh import RemoteService
+from lio_handover.drivers.move import Move
 from lio_handover.handover.conditions import TransitionChooser
 from lio_handover.host.verbs import HostVerbs
+from lio_handover.protocol import table
 from lio_handover.protocol.table import SOURCE
 from lio_handover.records.journal import Handover, Journal
 from lio_handover.settings import Settings
+from lio_handover.verb_table import BOTH
 from tests.drivers.test_move_bus import SSH
 from tests.support.inbus import CHECKOUT
 
@@ -70,8 +73,8 @@ def shown(error: errors.HandoverError) -> None:
 @pytest.mark.parametrize("number", sorted(badpeer.WRONG), ids=lambda number: badpeer.WRONG[number])
 def test_whatever_a_host_answers_it_is_at_most_unreachable(
         b: None, tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    if badpeer.WRONG[number] == "nothing at all":
-        monkeypatch.setattr(asking, "ASK_SECONDS", 2)
+    if badpeer.WRONG[number] in ("nothing at all", *badpeer.ENDLESS):
+        monkeypatch.setattr(asking, "ASK_SECONDS", 0.5)
     settings = Settings(state_directory=str(tmp_path / "state"), document_bytes=4 << 20)
     with pytest.raises(errors.PeerUnreachable) as caught:
         asking.ask(of(number), "status", settings)
@@ -95,10 +98,10 @@ def test_recover_stays_and_says_why(b: None, tmp_path: Path) -> None:
 
 def test_a_line_on_which_nothing_greets_is_given_up(
         b: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(asking, "ASK_SECONDS", 2)
+    monkeypatch.setattr(asking, "ASK_SECONDS", 0.5)
     monkeypatch.setattr(ssh, "CONNECTED_SECONDS", 1)
     began = time.monotonic()
-    with pytest.raises(errors.PeerUnreachable, match="c has not ended status in 2 s"):
+    with pytest.raises(errors.PeerUnreachable, match="c has not ended status in 0.5 s"):
         asking.ask(of(0, "c"), "status", Settings(state_directory=str(tmp_path)))
     with pytest.raises(errors.PeerUnreachable, match="c does not answer"):
         RemoteService("c").about()
@@ -107,7 +110,7 @@ def test_a_line_on_which_nothing_greets_is_given_up(
 
 def test_a_move_ends_with_what_the_host_says_told_as_its_own(b: None) -> None:
     for number, wrong in badpeer.WRONG.items():
-        if wrong == "nothing at all":
+        if wrong in ("nothing at all", *badpeer.ENDLESS):
             continue
         side = RemoteService("b", limit=8 << 20)
         with pytest.raises(errors.HandoverError) as caught:
@@ -123,6 +126,36 @@ def test_a_move_ends_with_what_the_host_says_told_as_its_own(b: None) -> None:
         RemoteService("b").about()
 
 
+@pytest.mark.parametrize("wrong, silence, longest, why", [
+    ("running for ever", 0.6, 60, "its last step came 1 s ago"),
+    ("another step for ever", 60, 0.6, "has not ended in 1 s; its last step came 0 s ago")])
+def test_a_verb_that_goes_on_for_ever_is_given_up(
+        b: None, wrong: str, silence: float, longest: float, why: str,
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    """By what it shows of its life, and in the end whatever it shows; also while it is cancelled,
+    and by a move that is committed, which asks others more than once."""
+    monkeypatch.setattr(ssh, "DEADLINES", silence / table.deadline(BOTH, "activate"))
+    monkeypatch.setattr(ssh, "LONGEST", longest)
+    number, = (number for number, name in badpeer.WRONG.items() if name == wrong)
+    asked: list[str] = []
+    steps: list[int] = []
+    for stop in (lambda: False, lambda: True):
+        move = Move(RemoteService("b"), RemoteService("b"), asked.append, stop, of(number).id)
+        step, = (step for step in move.steps if step.name == "open")
+        began = time.monotonic()
+        with pytest.raises(errors.PeerUnreachable, match=why) as caught:
+            move._do(move.number("open"), step._replace(takes=""), {})
+        assert time.monotonic() - began < 20 and caught.value.alive
+        assert caught.value.do.endswith("journalctl -u lio-handoverd, on b")
+        assert not any("once more" in line for line in asked), asked
+        shown(caught.value)
+        with pytest.raises(errors.PeerUnreachable, match=why):
+            move.destination.verb("activate", of(number).id, stop=stop,
+                                  progress=lambda *words: steps.append(words[0]))
+        move.close()
+    assert (steps == sorted(set(steps)) and len(steps) > 2) is (wrong != "running for ever")
+
+
 @pytest.mark.parametrize("script, why", [
     ("exec yes", "can't be believed: the answer has more than 8388608 bytes"),
     ("exec yes >&2", "no answer in time"), ("exec sleep 9", "no answer in time"),
@@ -132,7 +165,7 @@ def test_a_move_ends_with_what_the_host_says_told_as_its_own(b: None) -> None:
 def test_a_command_that_asks_is_no_better(
         tmp_path: Path, script: str, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from lio_handover.cli.handover_commands import _peer_by_command
-    monkeypatch.setattr(asking, "ASK_SECONDS", 2)
+    monkeypatch.setattr(asking, "ASK_SECONDS", 0.5)
     (tmp_path / "ask").write_text(f"#!/bin/sh\n{script}\n")
     (tmp_path / "ask").chmod(0o755)
     with pytest.raises(errors.PeerUnreachable, match=why) as caught:

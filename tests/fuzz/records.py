@@ -22,7 +22,7 @@ from lio_handover.model.reservations import reservations_tree
 from lio_handover.records import pr_record
 from lio_handover.records.journal import FOLLOWED, SAVED, Handover, Journal, begun, ids
 from lio_handover.records.ownership import OwnershipFile
-from lio_handover.records.record_kinds import KINDS
+from lio_handover.records.record_kinds import KINDS, NUMBER_OF, TEXT_OF, TEXTS
 from lio_handover.savefile import (outline, parsed, places, rtslib_entries, rtslib_names, save_file,
                                    writers)
 from lio_handover.savefile.json_splice import Splice
@@ -60,8 +60,8 @@ def _lines(records: Sequence[Mapping[str, Any]]) -> bytes:
 
 
 # ---- the journal -------------------------------------------------------------------------------
-_VALUES: Mapping[type, Any] = {int: 1, str: "boot", list: ["a"], dict: {"a": 1}, float: 1.5,
-                               bool: True}
+_VALUES: Mapping[Any, Any] = {int: 1, str: "boot", float: 1.5, bool: True, TEXTS: ["a"],
+                              TEXT_OF: {"a": "b"}, NUMBER_OF: {"a": 1}}
 _NEW = {"record": "new", "version": 1, "role": "source", "mode": "iscsi", "targets": [TARGET],
         "stores": {"fileio/disk0": "serial"}, "maps": [], "local": [], "peer": "b", "at": 1.5}
 _GATES = {TARGET: {"1": "1"}}
@@ -74,9 +74,9 @@ def _state(state: str, **more: Any) -> Mapping[str, Any]:
 def journals() -> Sequence[bytes]:
     """Journals as they are written, and one with a record of each kind."""
     known: Mapping[str, Mapping[str, Any]] = {
-        "loaded": {"commands": {"a": 1}}, "kept": {"stores": {"a": "s"}, "opened": ""},
-        "objects": {"inodes": {TARGET: 77}}, "shutting": {"gates": _GATES}}
-    every = [{"record": name, **{member: _VALUES[kind] for member, kind in row.members.items()},
+        "kept": {"stores": {"a": "s"}, "opened": ""}, "objects": {"inodes": {TARGET: 77}},
+        "shutting": {"gates": _GATES}}
+    every = [{"record": name, **{member: _VALUES.get(kind) for member, kind in row.members.items()},
               **known.get(name, {})} for name, row in KINDS.items() if name not in ("new", "state")]
     plain = [_NEW, _state("prepared"), {"record": "begin", "verb": "freeze"},
              {"record": "step", "do": "gate close"},
@@ -142,6 +142,8 @@ def read_boot(data: bytes) -> None:
     _written(f"boot/handovers/{ID}/journal", journal)
     config = _written("boot/conf", f"[host]\nstate_directory = {where}\n".encode())
     if boot.nothing_to_do(str(config)):
+        for name in ids(str(where)):
+            Journal(str(where), name)
         for handover in HandoverEngine(HostVerbs(Settings(state_directory=str(where)))).list():
             assert not handover.state or handover.over or handover.state == "idle" \
                 or OwnershipFile(str(where)).load()

@@ -4,6 +4,7 @@
 """
 from __future__ import annotations
 
+import itertools
 import sys
 from typing import Any
 
@@ -25,11 +26,22 @@ WRONG = dict(enumerate((
     "a state that is none", "no properties", "no path", "no JSON", "deep JSON",
     "an error in colours", "an error of no name", "PeerUnreachable",
     "another handover's answer", "a page of findings",
-    "nothing at all")))
+    "nothing at all", "running for ever", "another step for ever")))
+#: Of these, those that answer each question and never end.
+ENDLESS = ("running for ever", "another step for ever")
+STEPS = itertools.count(1)
+
+
+def step() -> Any:
+    """Another one each time."""
+    return dbus.Struct((dbus.UInt32(next(STEPS)), dbus.UInt32(1 << 31), "on"), signature="uus")
 
 
 def properties(wrong: str) -> Any:
     """Of a job that has ended."""
+    if wrong in ENDLESS:
+        now = step() if wrong == "another step for ever" else dbus.Struct((1, 2, "on"))
+        return dbus.Dictionary({"State": "running", "Step": now}, signature="sv")
     size = {"Size without end": 1 << 40, "no JSON": 5, "deep JSON": 1 << 20,
             "another handover's answer": 2, "no size": -1}.get(wrong, PIECE)
     told = {"State": "done", "Size": dbus.UInt64(size) if size >= 0 else "x",
@@ -54,6 +66,14 @@ def piece(wrong: str, wanted: int) -> bytes:
             "another handover's answer": b"{}"}.get(wrong, b" " * wanted)
 
 
+def stepped(connection: Any, path: str) -> bool:
+    """Say that a job has come to another step; called again and again."""
+    signal = dbus.lowlevel.SignalMessage(path, dbus_names.PROPERTIES, "PropertiesChanged")
+    signal.append(dbus_names.JOB, {}, ["Step"], signature="sa{sv}as")
+    connection.send_message(signal)
+    return True
+
+
 def answer(connection: Any, message: Any) -> int:
     if message.get_type() != dbus.lowlevel.MESSAGE_TYPE_METHOD_CALL:
         return int(dbus.lowlevel.HANDLER_RESULT_NOT_YET_HANDLED)
@@ -65,6 +85,8 @@ def answer(connection: Any, message: Any) -> int:
         return int(dbus.lowlevel.HANDLER_RESULT_HANDLED)
     if member == "GetAll":
         reply.append(properties(wrong), signature="a{sv}")
+    elif member == "Get":
+        reply.append(step(), signature="v")
     elif member == "Read":
         reply.append(dbus.ByteArray(piece(wrong, message.get_args_list()[1])), signature="ay")
     elif wrong == "no path":
@@ -75,12 +97,15 @@ def answer(connection: Any, message: Any) -> int:
     elif member != "Release":
         reply.append(dbus.ObjectPath(JOB + digits), signature="o")
     connection.send_message(reply)
-    if member not in ("GetAll", "Read", "Release"):
+    if member not in ("GetAll", "Get", "Read", "Release"):
         for interface, name in ((dbus_names.PROPERTIES, "PropertiesChanged"),  # not as ours is
                                 (dbus_names.JOB, "Completed")):
             signal = dbus.lowlevel.SignalMessage(JOB + digits, interface, name)
             signal.append(dbus_names.JOB, signature="s")
-            connection.send_message(signal)
+            if wrong not in ENDLESS:
+                connection.send_message(signal)
+        if wrong == "another step for ever":
+            GLib.timeout_add(20, stepped, connection, JOB + digits)
     return int(dbus.lowlevel.HANDLER_RESULT_HANDLED)
 
 

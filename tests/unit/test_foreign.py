@@ -137,6 +137,28 @@ def test_a_later_record_of_another_shape_leaves_the_first_one(tmp_path: Path, ol
     assert journal.handover.targets == (records.TARGET,) and journal.damage is not None
 
 
+@pytest.mark.parametrize("old, new", [
+    ('"targets": ["iscsi/', '"targets": [-Infinity, "iscsi/'), ('"local": []', '"local": [[]]'),
+    ('"stores": {"fileio/disk0": "serial"}', '"stores": {"fileio/disk0": 7}'),
+    ('"at": 1.5', '"at": NaN'), ('"at": 1.5', '"at": -1.5'), ('"at": 2.5', '"at": 1e300'),
+    ('"epoch": 1', '"epoch": 1%s' % ("0" * 30)), ('["iqn.x"]', "[[]]"), ('"1": "1"', '"1": 1')])
+def test_no_short_answer_at_a_boot_is_given_for_a_journal_that_is_not_read_whole(
+        tmp_path: Path, old: str, new: str) -> None:
+    idle = b'{"at": 2.5, "boot": "b", "epoch": 1, "record": "state", "state": "idle"}\n'
+    plain = (records.journals()[0] + idle).decode()
+    folder = tmp_path / "handovers" / ID
+    folder.mkdir(parents=True)
+    conf = tmp_path / "conf"
+    conf.write_text(f"[host]\nstate_directory = {tmp_path}\n")
+    (folder / "journal").write_text(plain)
+    assert boot.nothing_to_do(str(conf))
+    assert old in plain
+    (folder / "journal").write_text(plain.replace(old, new))
+    with pytest.raises(errors.JournalBroken):
+        Journal(str(tmp_path), ID)
+    assert not boot.nothing_to_do(str(conf))
+
+
 OWNERS = [{"epoch": 1e999}, {"epoch": "1"}, {"handover": [[]]}, {"before": 1}, {"aborted": None}]
 
 
