@@ -97,5 +97,7 @@ def run(what: str, late: Late, path: str) -> None:
 def _failed(what: str, late: Late, words: Sequence[str], how: str) -> NoReturn:
     import shlex
     command = " ".join(map(shlex.quote, words))
+    confined = external_program.sandbox()
     raise StorageCommandFailed(f"the {what} command of [late {late.name}] {how}",
-                               do=f"see what it says: {shown(command)}")
+                               do=f"see what it says: {shown(command)}"
+                                  + (f"; {confined}" if confined else ""))

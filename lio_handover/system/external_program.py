@@ -66,6 +66,24 @@ def run(words: Sequence[str], seconds: float) -> Tuple[int, str]:
         return code, one_line(last[:_SAID])
 
 
+def sandbox() -> str:
+    """The sandbox that programs inherit from this process, for the error of one that fails: what a
+    system call filter (proc(5), status: Seccomp) refuses looks like a fault of the program's.  ""
+    where there is none."""
+    try:
+        with open("/proc/self/status") as file:
+            filtered = "\nSeccomp:\t2\n" in file.read()
+        with open("/proc/self/cgroup") as file:
+            groups = file.read().split()
+    except OSError:
+        return ""
+    unit = next((group.rpartition("/")[2] for group in groups if group.endswith(".service")),
+                "this process")
+    return (f"it runs in the sandbox of {unit}; if it works in a shell alone, allow what it needs "
+            "by SystemCallFilter= or CapabilityBoundingSet= of a drop-in (systemctl edit)"
+            ) if filtered else ""
+
+
 # --- the supervisor ------------------------------------------------------------------------------
 def _supervised(words: Sequence[str], said: int) -> Tuple[int, int]:
     """Start a program below a supervisor: (the supervisor's process id, a descriptor on which it

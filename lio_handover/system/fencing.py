@@ -35,6 +35,9 @@ def confirm(settings: Settings, host: str) -> str:
         raise errors.FenceFailed(f"{program} can't be run: {error.strerror}",
                                  do="correct [fence] program") from None
     if code:
+        confined = external_program.sandbox()
         raise errors.FenceFailed(f"{program} {name} ended with {code}"
-                                 + (f": {said}" if said else ""))
+                                 + (f": {said}" if said else ""),
+                                 do=confined and f"see why it does not say that {name} is off; "
+                                 f"till then {name} may serve; {confined}")
     return f"{program} confirms that {name} is off"

@@ -1,8 +1,11 @@
 """The program that has to confirm that the other host is off, before an operator's word counts."""
 from __future__ import annotations
 
+import ctypes
+import errno
 import os
 import signal
+import struct
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,8 +19,10 @@ from lio_handover.handover.reply import Reply
 from lio_handover.host.verbs import HostVerbs
 from lio_handover.protocol.table import DESTINATION, SOURCE, Transition
 from lio_handover.records.journal import Handover, Journal
-from lio_handover.settings import Settings
+from lio_handover.settings import Late, Settings
+from lio_handover.storage import exclusive
 from lio_handover.system import fencing
+from tests.support.inbus import forked
 from tests.support.samples import running
 
 Program = Callable[[str], Settings]
@@ -94,6 +99,46 @@ def test_it_inherits_no_file_and_no_word_of_the_environment(
     names = {line.partition("=")[0] for line in (tmp_path / "env").read_text().splitlines()}
     assert names - {"PWD", "SHLVL", "_"} == {"PATH", "LC_ALL"}
     assert "/lock" not in (tmp_path / "fds").read_text()
+
+
+def refuse_fifos() -> None:
+    """A system call filter as a unit's, of this process: mknod(2) and mknodat(2) are EPERM."""
+    code = [(0x20, 0, 0, 0),  # the number of the call; include/uapi/linux/filter.h
+            (0x15, 1, 0, 133), (0x15, 0, 1, 259), (0x06, 0, 0, 0x00050000 | errno.EPERM),
+            (0x06, 0, 0, 0x7fff0000)]
+    lines = b"".join(struct.pack("=HBBI", *line) for line in code)
+    buffer = ctypes.create_string_buffer(lines)
+    program = struct.pack("@HP", len(code), ctypes.addressof(buffer))
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert libc.prctl(38, 1, 0, 0, 0) == 0  # PR_SET_NO_NEW_PRIVS
+    assert libc.prctl(22, 2, program, 0, 0) == 0, os.strerror(ctypes.get_errno())  # PR_SET_SECCOMP
+
+
+def test_what_a_sandbox_refuses_is_said_to_be_of_the_sandbox(
+        program: Program, tmp_path: Path) -> None:
+    settings = program(f"mkfifo {tmp_path}/$1")
+    assert fencing.confirm(settings, "b").endswith("b is off")
+    late = Late("drbd", ("/dev/drbd*",), acquire=settings.fence_program, timeout=5)
+
+    def said() -> list[str]:
+        refuse_fifos()
+        lines = []
+        for run in (lambda: fencing.confirm(settings, "c"),
+                    lambda: exclusive.run("acquire", late, "/dev/drbd1")):
+            try:
+                run()
+            except errors.HandoverError as error:
+                lines.append(str(error))
+        return lines
+
+    (tmp_path / "off").unlink()
+    for line in forked(said):
+        assert "ended with 1: mkfifo: " in line and "Operation not permitted" in line
+        assert "; it runs in the sandbox of " in line and "SystemCallFilter=" in line
+    if "Seccomp:\t0" in Path("/proc/self/status").read_text():  # as long as nobody confines us
+        with pytest.raises(errors.FenceFailed) as caught:
+            fencing.confirm(program("exit 1"), "b")
+        assert "SystemCallFilter" not in str(caught.value)
 
 
 def test_one_that_is_not_there_does_not_count(program: Program) -> None:
