@@ -52,6 +52,7 @@ class Settings:
     user_configs     patterns of dev_config that a tcmu backstore may have; ``*`` stops at ``/``
                      and ``;``
     memory_reserve   bytes of this host's memory that no memory disk and no tcmu ring may take
+    session_seconds  seconds for which a worker of the service waits for its handover's next verb
     limited          whether the caller is authorized by ``group`` alone; no file says so
     """
 
@@ -73,6 +74,7 @@ class Settings:
     fuse: Tuple[str, ...] = ()
     user_configs: Tuple[str, ...] = ()
     memory_reserve: int = 128 * 1024**2
+    session_seconds: int = 600
     limited: bool = False
 
 

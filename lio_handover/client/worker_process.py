@@ -50,6 +50,14 @@ class WorkerProcess:
         """Tell the worker that no request follows."""
         self._line.close()
 
+    @property
+    def dead(self) -> bool:
+        """Whether the process has ended, also where the loop has not come to tell that yet."""
+        try:
+            return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+        except ChildProcessError:
+            return True
+
     def signal(self, number: int) -> None:
         try:
             os.kill(self.pid, number)

@@ -52,9 +52,24 @@ def survey(core: Ours, had: bool = False) -> Dict[str, Any]:
     counting = counting_in(core.settings.state_directory, journals) if journals and names else {}
     ours = {name for name, handover in counting.items()
             if handover.state in BROUGHT_BACK[handover.role]}
-    return {"targets": [{"name": name, "enabled": _enabled(core, name), "frozen": name in frozen,
-                         "restored_by": LIO_HANDOVER if name in ours else TARGETCLI}
-                        for name in names], "handovers": handovers}
+    return {"targets": [_target(core, name, name in frozen, name in ours) for name in names],
+            "handovers": handovers}
+
+
+def of_handover(core: Ours, name: str) -> Dict[str, Any]:
+    """How a handover and its targets stand: ``{"handover": {…}, "targets": {name: {…} or None}}``,
+    as `survey` has them; None for a target that is not here.  Raises as `survey` does."""
+    journal = Journal(core.settings.state_directory, name, tolerate_damage=True)
+    frozen = frozen_in([journal])
+    return {"handover": _shown(journal.handover, journal.facts.meddled), "targets": {
+        target: _target(core, target, target in frozen, core.restored_by(target) is not None)
+        if core.fs.exists(target) else None
+        for target in {*journal.handover.targets, *journal.facts.local}}}
+
+
+def _target(core: Ours, name: str, frozen: bool, ours: bool) -> Dict[str, Any]:
+    return {"name": name, "enabled": _enabled(core, name), "frozen": frozen,
+            "restored_by": LIO_HANDOVER if ours else TARGETCLI}
 
 
 def _shown(handover: Handover, meddled: str = "") -> Dict[str, Any]:

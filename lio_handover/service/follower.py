@@ -12,6 +12,7 @@ from gi.repository import Gio, GLib
 
 from ..client.worker_process import WorkerProcess
 from ..system.journald import Log
+from .inventory import PutOff
 
 #: Milliseconds between two looks without an event.
 ALWAYS = 5000
@@ -26,14 +27,15 @@ class Follower:
         self._monitors: Dict[Tuple[str, int, int], Any] = {}
         self._asked = self._again = self._stopped = False
         self._failed = ""
+        #: Has the worker look: a file may have been written, or a handover begun.
+        self.look = PutOff(self._look)
 
     def start(self) -> None:
         """Follow from now on."""
         self.look()
         GLib.timeout_add(ALWAYS, self._always)
 
-    def look(self) -> None:
-        """Have the worker look: a file may have been written, or a handover begun."""
+    def _look(self) -> None:
         if self._stopped:
             return
         if self._asked:

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 PATIENCE, STARTING = 3.0, 20.0
 #: Milliseconds between two looks while a journal is written to.
 OFTEN = 500
+#: Seconds after a verb of a handover in which the next one may come, and nothing is looked at that
+#: nobody asked for; most seconds for which that is put off.
+HURRY, LONGEST = 1.0, 5.0
 
 Then = Callable[[], None]
 
@@ -71,6 +74,41 @@ class HandoverObject(BusObject):
         return self.inventory.requests.verb(call, self.id, *args)
 
 
+class PutOff:
+    """Calls ``then``, but not while the verbs of a handover follow each other: the next one would
+    wait for the processor, and initiators with it."""
+
+    def __init__(self, then: Then) -> None:
+        self._then = then
+        self._until = self._since = 0.0  # not before; put off since then, 0 where nothing is
+
+    def hurry(self) -> None:
+        """A verb of a handover begins, or has ended."""
+        self._until = time.monotonic() + HURRY
+
+    def __call__(self) -> None:
+        now = time.monotonic()
+        if self._since:
+            return
+        if now >= self._until:
+            return self._then()
+        self._since = now
+        self._later(now)
+
+    def _later(self, now: float) -> None:
+        wait = min(self._until, self._since + LONGEST) - now
+        GLib.timeout_add(int(max(wait, 0) * 1000) + 1, self._again)
+
+    def _again(self) -> bool:
+        now = time.monotonic()
+        if now < min(self._until, self._since + LONGEST):
+            self._later(now)
+        else:
+            self._since = 0.0
+            self._then()
+        return False
+
+
 class JournalWatch:
     """Calls ``changed`` when any process writes to a handover's journal: the command line, or a
     running job."""
@@ -119,8 +157,8 @@ class Inventory:
 
     def __init__(self, tree: ObjectTree, config: str, state_directory: str, log: Log) -> None:
         self.tree, self.config, self.log = tree, config, log
-        self.journals = JournalWatch(os.path.join(state_directory, "handovers"),
-                                     lambda: self.refresh(lambda: None))
+        self.unasked = PutOff(lambda: self.refresh(lambda: None))
+        self.journals = JournalWatch(os.path.join(state_directory, "handovers"), self.unasked)
         self.stale, self.error = "", "StillRunning"
         self.stale_changed: Then = lambda: None
         self.looked: Then = lambda: None
@@ -128,7 +166,7 @@ class Inventory:
         self._child: Optional[WorkerProcess] = None
         self._patience = STARTING
         self._asked = 0.0  # when the worker was asked; 0 while no answer is due
-        self._again = False
+        self._told: Dict[str, Mapping[str, Any]] = {}  # how handovers stand, while it is asked
         self._now: List[Then] = []  # callers that wait for this answer
         self._next: List[Then] = []  # callers that came after the worker was asked
 
@@ -144,6 +182,7 @@ class Inventory:
 
     def _ask(self) -> None:
         self._asked = time.monotonic()
+        self._told.clear()
         if self._child is None:
             self._patience = STARTING
             self._child = WorkerProcess("--surveys", self.config)
@@ -176,6 +215,8 @@ class Inventory:
         if "survey" in words:
             self._take(words["survey"])
             self._say("")
+            for facts in self._told.values():  # which may be newer
+                self._update_one(facts)
         else:
             self._say(str(words.get("failed", "the host can't be looked at")),
                       str(words.get("error", "HandoverError")))
@@ -196,6 +237,27 @@ class Inventory:
         if self._child:
             self._child.dismiss()
 
+    def stands(self, facts: Mapping[str, Any]) -> None:
+        """Update one handover and its targets, as a worker has told of them (survey.of_handover);
+        look at the host once no other verb follows."""
+        self._update_one(facts)
+        if self._asked:
+            self._told[facts["handover"]["id"]] = facts
+        self.unasked()
+
+    def _update_one(self, facts: Mapping[str, Any]) -> None:
+        handover = HandoverObject(self, facts["handover"])
+        self._put(handover, dbus_names.HANDOVER)
+        for name, target in facts["targets"].items():
+            path = dbus_names.path(dbus_names.TARGETS, name)
+            old = self.tree.nodes.get(path)
+            if target is not None:
+                known = old.handover if isinstance(old, TargetObject) else "/"
+                self._put(TargetObject(target, handover.path if known == "/" else known),
+                          dbus_names.TARGET)
+            elif old is not None:
+                self.tree.remove(path)
+
     def _take(self, host: Mapping[str, Any]) -> None:
         """Update the tree to the host's state, and signal the changes."""
         part_of = {target: dbus_names.path(dbus_names.HANDOVERS, handover["id"])
@@ -212,13 +274,16 @@ class Inventory:
         for path, _node in self.tree.below(folder):
             if path not in wanted:
                 self.tree.remove(path)
-        for path, node in wanted.items():
-            old = self.tree.nodes.get(path)
-            if old is None:
-                self.tree.add(node)
-                continue
-            self.tree.nodes[path] = node
-            before, after = old.properties(interface), node.properties(interface)
-            changed = [name for name in after if after[name] != before[name]]
-            if changed:
-                self.tree.changed(node, interface, changed)
+        for node in wanted.values():
+            self._put(node, interface)
+
+    def _put(self, node: BusObject, interface: str) -> None:
+        """Add an object, or what has changed of it."""
+        old = self.tree.nodes.get(node.path)
+        if old is None:
+            return self.tree.add(node)
+        self.tree.nodes[node.path] = node
+        before, after = old.properties(interface), node.properties(interface)
+        changed = [name for name in after if after[name] != before[name]]
+        if changed:
+            self.tree.changed(node, interface, changed)

@@ -12,16 +12,17 @@ import os
 import secrets
 import signal
 import time
-from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from gi.repository import GLib
 
 from .. import dbus_names, errors
-from ..client.worker_process import WorkerPool, WorkerProcess
+from ..client.worker_process import WorkerProcess
 from ..protocol import table
 from ..system.journald import ERR, NOTICE, Log
-from ..verb_table import DOCUMENT, PAIR_VERBS, VERBS, WRITE
+from ..verb_table import DOCUMENT, HANDOVER_VERBS, PAIR_VERBS, VERBS, WRITE
 from .bus.dispatcher import DEFERRED, BusObject, Call, ObjectTree, unknown
+from .workers import Workers
 
 RUNNING, CANCELLING, DONE, FAILED, CANCELLED = "running", "cancelling", "done", "failed", \
     "cancelled"
@@ -84,6 +85,15 @@ class Job(BusObject):
         self.waiting: Dict[Call, Callable[[], None]] = {}
         self._pending = 0
         self._outcome = ""
+        self._stands: Optional[Mapping[str, Any]] = None
+        #: whether it changes a handover, and so may be run by a worker that stays for others of it
+        self.stays = bool(request["role"]) and not request["limited"] and not request["small"] \
+            and HANDOVER_VERBS[self.operation].action == WRITE
+
+    @property
+    def session(self) -> Tuple[str, int]:
+        """A handover and a user: the worker that stays for these may have it in memory."""
+        return self.handover, self.user
 
     @property
     def about(self) -> str:
@@ -106,6 +116,11 @@ class Job(BusObject):
     def drives(self) -> bool:
         """Whether its own work is jobs, of both hosts' services."""
         return self.operation in PAIR_VERBS
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether its worker was told to end, or the service ends."""
+        return self.state == CANCELLING or self.jobs.ending
 
     @property
     def running(self) -> bool:
@@ -153,6 +168,11 @@ class Job(BusObject):
             self.error = (dbus_names.ERROR + words["error"], words["line"])
             self.result = {"findings": words["findings"]}
             self._outcome = CANCELLED if words["error"] == "Interrupted" else FAILED
+        elif "stands" in words:
+            self._stands = words["stands"]
+        elif "ended" in words:  # the worker stays
+            self.jobs.workers.leave(self)
+            self.exited(int(words["ended"]))
 
     def _tell(self) -> bool:
         self._pending, self.last_signal = 0, time.monotonic()
@@ -160,7 +180,8 @@ class Job(BusObject):
         return False
 
     def exited(self, code: int) -> None:
-        """The worker has exited.  The objects are brought up to date before the job ends."""
+        """The worker has exited, or has ended the verb and stays.  The objects are brought up to
+        date before the job ends: by what the worker has told, or by a look at the host."""
         if not self._outcome and self.state == CANCELLING and code == -signal.SIGTERM:
             self._outcome = CANCELLED
             self.error = (dbus_names.ERROR + "Interrupted",
@@ -179,7 +200,11 @@ class Job(BusObject):
         self.size = min(self.size, os.fstat(self.data).st_size)
         os.truncate(self.data, self.size)
         fcntl.fcntl(self.data, fcntl.F_ADD_SEALS, _SEALS)
-        self.jobs.tree.refresh(self._end)
+        if self._stands is None:
+            self.jobs.tree.refresh(self._end)
+        else:
+            self.jobs.stands(self._stands)
+            self._end()
 
     def _end(self) -> None:
         self.state, self.ended, self.child = self._outcome, _now(), None
@@ -305,7 +330,9 @@ class Jobs:
 
     def __init__(self, tree: ObjectTree, log: Log) -> None:
         self.tree, self.log = tree, log
-        self.spare = WorkerPool()
+        self.workers = Workers()
+        #: Is told how a handover and its targets stand after a verb.
+        self.stands: Callable[[Mapping[str, Any]], None] = lambda facts: None
         # Job numbers are never reused: a client that waits across a restart cannot get another
         # job's result.  They are not times, as clocks are set back, and jobs may start at once.
         self._next = 1 + secrets.randbelow(1 << 31)
@@ -338,7 +365,7 @@ class Jobs:
                 raise errors.BadCall(f"a request of {len(data)} bytes is too large",
                                      do="name fewer targets or maps at once")
             job = Job(self, self._next, request, user)
-            self._begin(job, data, documents)
+            self.workers.begin(job, data, documents)
         finally:
             for fd in documents:
                 os.close(fd)
@@ -361,17 +388,6 @@ class Jobs:
             raise errors.TooMany(f"{running} {'moves' if drives else 'jobs'} of "
                                  f"{'others than root' if user else 'root'} are running, "
                                  f"{of_one} jobs of user {user}")
-
-    def _begin(self, job: Job, data: bytes, documents: Sequence[int]) -> None:
-        request = os.memfd_create("request", os.MFD_CLOEXEC)
-        try:
-            os.pwrite(request, data, 0)
-            child = self.spare.take()
-            child.said, child.ended = job.on_message, job.exited
-            child.ask([request, job.data, *documents])
-            job.child, job.process = child, child.pid
-        finally:
-            os.close(request)
 
     def forget(self, job: Job) -> None:
         if self._kept.pop(job.number, None):

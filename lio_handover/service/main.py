@@ -21,7 +21,7 @@ from .bus import interfaces
 from .bus.dispatcher import ObjectTree
 from .bus.polkit import Authority
 from .follower import Follower
-from .inventory import Inventory
+from .inventory import Inventory, PutOff
 from .jobs import Jobs
 from .manager import Manager
 from .requests import Requests
@@ -56,8 +56,10 @@ class Daemon:
         self.inventory = Inventory(self.tree, config, limits.state_directory, log)
         self.follower = Follower(config, log)
         self.watcher = Watcher(config, os.path.join(limits.state_directory, "handovers"), log)
-        self.inventory.looked = self._looked
+        self.looked = PutOff(self._looked)
+        self.inventory.looked = self.looked
         self.jobs = Jobs(self.tree, log)
+        self.jobs.stands, self.jobs.workers.hurried = self.inventory.stands, self._hurried
         self.tree.refresh = self.inventory.refresh
         requests = Requests(self.jobs, Uploads(limits.document_bytes), config, _address(bus),
                             lambda: has_key(limits))
@@ -76,7 +78,7 @@ class Daemon:
             raise errors.NoService(f"another process owns {dbus_names.BUS_NAME}",
                                    do="systemctl status lio-handoverd")
         self.inventory.refresh(lambda: None)
-        self.jobs.spare.prepare()
+        self.jobs.workers.spare.prepare()
         self.follower.start()
         self.watcher.start()
         self._mark(True)
@@ -86,6 +88,10 @@ class Daemon:
         finally:
             self._mark(False)
         return self.code
+
+    def _hurried(self) -> None:
+        for put_off in (self.inventory.unasked, self.looked, self.follower.look):
+            put_off.hurry()
 
     def _looked(self) -> None:
         self.follower.look()
@@ -122,7 +128,7 @@ class Daemon:
         self.inventory.stop()
         self.follower.stop()
         self.watcher.stop()
-        self.jobs.spare.dismiss()
+        self.jobs.workers.dismiss()
         for job in self.jobs.running():
             if job.child:
                 job.child.signal(signal.SIGTERM)

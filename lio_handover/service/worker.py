@@ -1,6 +1,6 @@
 """A worker process: it runs a verb for a request, and writes lines of JSON.
 
-    lio_handover.service.worker            one request, then the end
+    lio_handover.service.worker            a request, then the end; or the next one, see `serve`
     lio_handover.service.worker --surveys  a line in: this host's state out
     lio_handover.service.worker --follows  a line in: the copies follow the APTPL files
     lio_handover.service.worker --guards   see guards.py
@@ -9,15 +9,17 @@ Standard input is a socket.  A request is one byte with descriptors: the request
 the verb's data, and the documents, messages or sockets that the verb takes.
 
 Lines: {"progress": [number, total, step], "details": {…}}, {"about": handover, "targets": […]},
-{"alarm": why}, {"data": bytes, "secret": …} before the data is written, and at the end
-{"result": …} or {"error": name, …}; for --surveys {"survey": …} or {"failed": why, "error": name}.
-No line has a secret.
+{"alarm": why}, {"data": bytes, "secret": …} before the data is written, {"stands": …} (how the
+handover and its targets stand now), and at the end {"result": …} or {"error": name, …}; of a worker
+that stays {"ended": exit code} after that; for --surveys {"survey": …} or {"failed": why, "error":
+name}.  No line has a secret.
 """
 from __future__ import annotations
 
 import json
 import os
 import resource
+import select
 import signal
 import socket
 import sys
@@ -35,7 +37,7 @@ from ..execute.step_runner import Describable
 from ..handover.engine import HandoverEngine, Reply, reply_from_json, reply_to_json
 from ..local import restoring, verbs
 from ..local.ours import Ours
-from ..local.survey import survey
+from ..local.survey import of_handover, survey
 from ..protocol import messages
 from ..protocol.authentication import Authentication
 from ..records.journal import Handover, Journal, ids
@@ -51,8 +53,9 @@ MOST = 18
 #: Seconds between two lines about progress in steps of one slot.
 OFTEN = 0.05
 
-#: Bytes of memory that a worker may have for somebody who may only look.
-SMALL_MEMORY = 256 << 20
+#: Bytes of memory that a worker may have for somebody who may only look; and that one may have had
+#: which stays.
+SMALL_MEMORY, SESSION_MEMORY = 256 << 20, 512 << 20
 
 #: (a verb's result, its data, whether the data is secret).
 JobResult = Tuple[Dict[str, Any], bytes, bool]
@@ -79,8 +82,10 @@ class Work:
             self.document_bytes = min(self.document_bytes, document_file.SMALL)
             resource.setrlimit(resource.RLIMIT_DATA, (SMALL_MEMORY, SMALL_MEMORY))
         self.stopping = False
-        self.deferred = bool(request["role"]) or VERBS[self.verb].action != READ \
-            or bool(request["probe"])
+        self.writes = row.action != READ
+        self.deferred = bool(request["role"]) or self.writes or bool(request["probe"])
+        #: for how many seconds the process waits for the next verb of the handover
+        self.stays = 0
         self._last, self._slot = 0.0, ""
 
     def signalled(self, _number: int, _frame: object) -> None:
@@ -168,6 +173,10 @@ def handover(work: Work) -> JobResult:
     role = every.known(name).role if asked["role"] == "both" else asked["role"]
     work.may_touch(name)
     answer = _do(work, every, role, name, given)
+    if work.writes:
+        say({"stands": of_handover(work.core, answer.handover.id)})
+        if not (answer.handover.over or asked["limited"] or asked["small"]):
+            work.stays = work.core.settings.session_seconds
     return _answer_tree(answer), reply_to_json(
         answer, Authentication.to_say(work.core.settings), asked["question"]), any(
             message.document for message in answer.messages)
@@ -277,8 +286,9 @@ def as_handover_error(error: BaseException) -> errors.HandoverError:
     return errors.unforeseen(error)
 
 
-def run(request: Mapping[str, Any], answer: int, documents: Sequence[int]) -> int:
-    """Run a request; the exit code is the command line's."""
+def run(request: Mapping[str, Any], answer: int, documents: Sequence[int]) -> Tuple[int, int]:
+    """Run a request: (the exit code, which is the command line's; for how many seconds the process
+    stays)."""
     try:
         work = Work(request, answer, documents)
         signal.signal(signal.SIGTERM, work.signalled)
@@ -289,12 +299,43 @@ def run(request: Mapping[str, Any], answer: int, documents: Sequence[int]) -> in
             _answer(work, data, secret)
         say({"result": result})
         restoring.start_units(work.core, work.core.begun)
-        return errors.SAME
+        return errors.SAME, work.stays
     except BaseException as error:  # noqa: B902 - whatever it is, the service is told
         failure = as_handover_error(error)
         say({"error": type(failure).__name__, "line": str(failure),
              "findings": [json_view.finding_tree(finding) for finding in failure.findings]})
-        return failure.code
+        return failure.code, 0
+
+
+def serve(line: socket.socket) -> int:
+    """Run requests until none follows; the exit code.
+
+    After a verb by which a handover has come further the process stays for the next one, until it
+    was idle for a while, or has come to have more memory than a session may.
+    """
+    while True:
+        asked, descriptors, _, _ = socket.recv_fds(line, 1, MOST)
+        if not asked:
+            return 0  # nothing is wanted any more
+        say({"taken": True})
+        with open(descriptors[0]) as file:
+            request = json.load(file)
+        code, stays = run(request, descriptors[1], descriptors[2:])
+        if not stays or _memory() > SESSION_MEMORY:
+            return code
+        for fd in descriptors[1:]:
+            os.close(fd)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        say({"ended": code})
+        poll = select.poll()
+        poll.register(line, select.POLLIN)
+        if not poll.poll(stays * 1000):
+            return 0
+
+
+def _memory() -> int:
+    """The most bytes of memory that this process has had."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def main() -> int:
@@ -310,9 +351,4 @@ def main() -> int:
         return 0
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with socket.socket(fileno=os.dup(0)) as line:
-        asked, descriptors, _, _ = socket.recv_fds(line, 1, MOST)
-    if not asked:
-        return 0  # nothing was wanted
-    with open(descriptors[0]) as file:
-        request = json.load(file)
-    return run(request, descriptors[1], descriptors[2:])
+        return serve(line)

@@ -47,8 +47,8 @@ POLKIT = """<policy user="root"><allow own="org.freedesktop.PolicyKit1"/></polic
 STANDIN = """
 import functools
 from lio_handover.client.worker_process import WorkerPool
-from lio_handover.service import jobs
-jobs.WorkerPool = functools.partial(WorkerPool, module="tests.support.instandin_worker")
+from lio_handover.service import workers
+workers.WorkerPool = functools.partial(WorkerPool, module="tests.support.instandin_worker")
 """
 
 

@@ -41,7 +41,7 @@ FILES = {"scsi.endpoint_holder", "records.journal", "system.locks", "records.rem
          "records.pr_record", "execute.step_runner", "savefile.save_file", "savefile.writers",
          "actions.surviving_registrations", "execute.rollback", "system.atomic_file",
          "system.external_program",  # into a pipe
-         "service.main", "service.jobs", "service.uploads", "service.worker",
+         "service.main", "service.jobs", "service.workers", "service.uploads", "service.worker",
          "client.connection", "client.asking", "vmstate.main", "vmstate.worker",
          "service.bus.interfaces"}
 DEVICES = {"scsi.sg", "scsi.virtqueue", "scsi.vhost_ioctl", "cli.output"}
