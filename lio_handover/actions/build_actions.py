@@ -2,22 +2,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Callable, List, Tuple
+from typing import Callable, List, Optional, Tuple
 
 from .. import errors
 from ..document import runtime_state
 from ..document.document import Document
 from ..execute import executor
 from ..execute.executor import Outcome
-from ..execute.step_runner import Describable, never
+from ..execute.step_runner import Nexuses, never
 from ..execute.verify import Scope, check, loaded
 from ..host.host import Maker
 from ..kernel import fixes, portals
 from ..kernel.facts import Facts, boot_id
+from ..model import fabrics
 from ..model.diff import diff
+from ..model.fabrics import Gate
 from ..model.keys import backstore_key, display
 from ..model.objects import State
-from ..plan.order import PLACE
 from ..plan.plan import FILE, SCSI, Plan
 from ..plan.planner import plan
 from ..plan.staged import early
@@ -58,8 +59,10 @@ class Building(Gates):
             have, want, facts, trusting=trusting)), have, facts)[1].now
         return Scope.of(want).read(self.fs) if now is None else now
 
-    def _run(self, make: Maker, before: State, facts: Facts) -> Tuple[Plan, Outcome]:
-        the_plan, outcome = self.core.run(make, before, facts, self.progress, self.stop)
+    def _run(self, make: Maker, before: State, facts: Facts,
+             nexuses: Optional[Nexuses] = None) -> Tuple[Plan, Outcome]:
+        the_plan, outcome = self.core.run(make, before, facts, self.progress, self.stop,
+                                          nexuses=nexuses)
         self.notes += outcome.notes
         return the_plan, outcome
 
@@ -84,9 +87,11 @@ class Building(Gates):
         self._same_storage(document)
         self.journal.note("loading", boot=boot)
         have = self._build_to(want)
-        facts = self.reader().facts()
-        the_plan, _ = self._run(lambda facts, _trusting: self._unwritten(
-            _waiting(want, facts, have)), have, facts)
+        with self._nexuses([target.wwn for target in want.targets
+                            if fabrics.gate_of(target.fabric) is Gate.ENDPOINT]) as nexuses:
+            facts = self.reader().facts()
+            the_plan, _ = self._run(lambda facts, _trusting: self._unwritten(
+                _waiting(want, facts, have)), have, facts, nexuses)
         now = loaded(self.fs, the_plan.want, built=have)
         self.built = replace(now, backstores=have.backstores)
         if document is not self.durable():
@@ -202,20 +207,13 @@ class Building(Gates):
         """Run a plan that removes targets.  Our initiator keeps each endpoint until no LUN is
         linked: a guest that attaches then has no disk here, while another host may serve it."""
         occupied = [wwpn for wwpn in self.endpoints() if self.holders.pid_of(wwpn) is not None]
-        kept = list(occupied)
-
-        def step_begins(number: int, total: int, step: Describable) -> None:
-            if kept and PLACE[step.slot] > PLACE["unlink LUN"]:
-                kept.clear()
-                self._let_go()
-            if self.progress:
-                self.progress(number, total, step)
         try:
-            executor.apply(self.fs, the_plan, have, facts, step_begins, stop, reservations=False)
+            with self._nexuses() as nexuses:
+                executor.apply(self.fs, the_plan, have, facts, self.progress, stop,
+                               reservations=False, nexuses=nexuses)
         except errors.HandoverError:
-            if not kept:  # the LUNs may be linked again
-                for wwpn in {*occupied} & {*self.endpoints()}:
-                    self.holders.occupy(wwpn)
+            for wwpn in {*occupied} & {*self.endpoints()}:  # the LUNs may be linked again
+                self.holders.occupy(wwpn)
             raise
 
     def _aptpl_drop(self) -> None:

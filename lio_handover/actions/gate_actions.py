@@ -2,17 +2,20 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
-from typing import Dict, List, Optional
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
 from .. import errors
+from ..execute.step_runner import Nexuses
 from ..kernel.facts import boot_id
-from ..model import fabrics
+from ..model import directories, fabrics
 from ..model.fabrics import Gate
 from ..protocol.messages import NEVER_RAN
 from ..protocol.table import Mode
 from ..records import relative_ports
 from ..savefile import save_file
+from ..scsi.endpoint_holder import Holder, Holders
 from ..storage import protection
 from . import savefile_actions
 from .adoption_actions import Adoption
@@ -20,6 +23,55 @@ from .adoption_actions import Adoption
 #: Two looks at a LUN's command counter, so many seconds apart, prove that it is idle.
 IDLE_SECONDS = 0.05
 IDLE_TRIES = 100
+
+
+@dataclass
+class Occupying(Nexuses):
+    """Has our initiator sit on the endpoint of each nexus that a run makes, until it drops it.  Its
+    process is there before the nexus, and outlives this one: wherever this one is killed, an
+    endpoint that has a LUN is occupied."""
+
+    holders: Holders
+    started: Dict[str, Holder] = field(default_factory=dict)
+
+    def start(self, wwpns: Iterable[str]) -> None:
+        """Start holders, which takes a while, and do not wait for them."""
+        for wwpn in wwpns:
+            self.started[wwpn] = self.holders.start(wwpn)
+
+    def before_nexus(self, tpg: str) -> None:
+        for wwpn, _tag in _endpoint(tpg):
+            if wwpn not in self.started:
+                self.start([wwpn])
+            self.started[wwpn].expect()
+
+    def after_nexus(self, tpg: str) -> None:
+        for wwpn, tag in _endpoint(tpg):
+            self.started[wwpn].hold(tag)
+
+    def before_drop(self, tpg: str) -> None:
+        for wwpn, _tag in _endpoint(tpg):
+            self.holders.release(wwpn)
+            if wwpn in self.started:
+                self.started.pop(wwpn).close()
+
+    def drain(self, wwpn: str, tpgts: Sequence[int]) -> None:
+        if wwpn in self.started:
+            self.started[wwpn].drain(tpgts)
+        else:
+            super().drain(wwpn, tpgts)
+
+    def close(self) -> None:
+        """Leave the holders alone."""
+        while self.started:
+            self.started.popitem()[1].close()
+
+
+def _endpoint(tpg: str) -> List[Tuple[str, int]]:
+    """(WWPN, tag) of a TPG's path, if its fabric has endpoints."""
+    fabric, wwn, name = tpg.split("/")
+    return [(wwn, directories.tag(fabric, name))] \
+        if fabrics.gate_of(fabric) is Gate.ENDPOINT else []
 
 
 @dataclass
@@ -51,6 +103,19 @@ class Gates(Adoption):
             for wwpn in taken:
                 self.holders.release(wwpn)
             raise
+
+    @contextmanager
+    def _nexuses(self, soon: Iterable[str] = ()) -> Iterator[Nexuses]:
+        """To be given to a run that makes or drops nexuses; ``soon``: WWPNs that will get one."""
+        if self.mode is Mode.FILE and not any(map(self.holders.pid_of, self.endpoints())):
+            yield Nexuses()  # the driver's QEMU may have to resume by itself
+            return
+        occupying = Occupying(self.holders)
+        try:
+            occupying.start(soon)
+            yield occupying
+        finally:
+            occupying.close()
 
     def _let_go(self) -> None:
         """Free the endpoints which we occupy ourselves."""

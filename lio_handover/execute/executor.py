@@ -14,7 +14,7 @@ from ..kernel.facts import Facts
 from ..model.objects import State
 from ..plan.plan import Plan
 from .rollback import Rollback
-from .step_runner import Progress, StepFailed, StepRunner, never, nothing
+from .step_runner import Nexuses, Progress, StepFailed, StepRunner, never, nothing
 
 
 @dataclass
@@ -32,17 +32,17 @@ class Outcome:
 def apply(fs: Configfs, the_plan: Plan, before: State, facts: Facts,
           progress: Optional[Progress] = None, stop: Callable[[], bool] = never,
           reservations: bool = True, before_gate: Callable[[], None] = nothing,
-          fuse: Sequence[str] = ()) -> Outcome:
+          fuse: Sequence[str] = (), nexuses: Optional[Nexuses] = None) -> Outcome:
     """Run a plan made from ``before``; where it fails or ``stop`` says so, undo it.
 
     ``before_gate`` is called once all but the gates is done, and read back; ``fuse``: see
-    trusted.py.
+    trusted.py; ``nexuses`` is told of each nexus that is made or dropped, by an undo, too.
     ``reservations`` says whether ``before`` was read with them: only then can what loses them
     be undone.  Raises KernelRefused, VerifyFailed or Interrupted after an undo (the message says
     that nothing is changed), UndoFailed where the undo failed too.
     """
     runner = StepRunner(fs, the_plan, before, facts, fuse)
-    runner.before_gate = before_gate
+    runner.before_gate, runner.nexuses = before_gate, nexuses or Nexuses()
     rollback = Rollback(runner, reservations)
     outcome = Outcome(notes=the_plan.notes)
     began = fs.changes

@@ -43,6 +43,8 @@ class Describable(Protocol):
 #: (number of the step that begins, from 0, how many there are, the step)
 Progress = Callable[[int, int, Describable], None]
 
+#: The slots in which a nexus is made.
+_NEXUS = ("nexus", "late nexus", "last nexus")
 #: The slots in which the kernel opens storage.
 _ENABLE = ("enable", LATE["enable"])
 
@@ -74,6 +76,26 @@ def nothing() -> None:
     """Nothing to be done."""
 
 
+class Nexuses:
+    """Is told of each nexus that a run makes and drops, by the path of its TPG.  This one does
+    nothing about it.  An error that a method raises fails the step, and so the run."""
+
+    def before_nexus(self, tpg: str) -> None:
+        """A nexus is about to be made: from then on anybody can take a vhost endpoint."""
+
+    def after_nexus(self, tpg: str) -> None:
+        """There is a nexus now."""
+
+    def before_drop(self, tpg: str) -> None:
+        """A nexus is about to be dropped, and no LUN is linked.  The kernel drops none of an
+        endpoint that somebody has (drivers/vhost/scsi.c:vhost_scsi_drop_nexus)."""
+
+    def drain(self, wwpn: str, tpgts: Sequence[int]) -> None:
+        """Take the pending unit attentions of a vhost target's LUNs away."""
+        from ..scsi.vhost import drain
+        drain(wwpn, tpgts)
+
+
 class StepRunner:
     """One run of one plan: a method for each op, and what it has touched outside the tree."""
 
@@ -96,6 +118,7 @@ class StepRunner:
         self.now: Optional[State] = None
         self.stop: Callable[[], bool] = never
         self.before_gate: Callable[[], None] = nothing
+        self.nexuses = Nexuses()
 
         self.handlers = {op: getattr(self, f"_{op}") for op in (
             MKDIR, RMDIR, LINK, UNLINK, WRITE, LOAD, FOLDER, FILE, DELETE, FLUSH, SCSI, DRIVERS,
@@ -165,10 +188,12 @@ class StepRunner:
 
     def _write(self, step: Step) -> None:
         row = step.row
+        if step.slot in _NEXUS:
+            return self._nexus(step)
         if row is not None and not step.sure and self._has_already(step):
             return
-        if step.slot in ("nexus", "late nexus", "last nexus"):
-            return self._nexus(step)
+        if step.slot == "drop nexus":
+            self.nexuses.before_drop(os.path.dirname(step.path))
         try:
             self.fs.write(step.path, step.value)
         except FileNotFoundError:
@@ -179,25 +204,39 @@ class StepRunner:
     def _nexus(self, step: Step) -> None:
         """rtslib gives a vhost TPG that has no nexus a random one, even when it only lists
         (rtslib/target.py:TPG._gen_wwn): while no LUN is linked, such a one is dropped."""
+        tpg, makes = os.path.dirname(step.path), step.row is not None
         for _attempt in range(100):
-            try:
-                return self.fs.write(step.path, step.value)
-            except OSError as error:
-                if step.row is None and error.errno == errno.ENODEV:
-                    return  # there is none, which is what was asked for
-                if error.errno != errno.EEXIST:
-                    raise
-            if step.row is not None and self._has_already(step):
-                return
-            try:
-                self.fs.write(step.path, b"NULL\n")
-            except OSError as error:
-                if error.errno in (errno.EBUSY, errno.EPERM):
-                    raise errors.Meddled(f"{step.path}: somebody has made a nexus there, which "
-                                         "can't go as LUNs are linked") from None
-                if error.errno != errno.ENODEV:
-                    raise
+            if makes:
+                self.nexuses.before_nexus(tpg)
+            if self._is_written(step):
+                return self.nexuses.after_nexus(tpg) if makes else None
+            self._drop_strange(step, tpg)
         raise OSError(errno.EEXIST, "somebody makes a nexus there again and again")
+
+    def _is_written(self, step: Step) -> bool:
+        """Write a nexus; False where there is another one."""
+        if step.row is not None and not step.sure and self._has_already(step):
+            return True
+        try:
+            self.fs.write(step.path, step.value)
+        except OSError as error:
+            if step.row is None and error.errno == errno.ENODEV:
+                return True  # there is none, which is what was asked for
+            if error.errno != errno.EEXIST:
+                raise
+            return step.row is not None and self._has_already(step)
+        return True
+
+    def _drop_strange(self, step: Step, tpg: str) -> None:
+        self.nexuses.before_drop(tpg)
+        try:
+            self.fs.write(step.path, b"NULL\n")
+        except OSError as error:
+            if error.errno in (errno.EBUSY, errno.EPERM):
+                raise errors.Meddled(f"{step.path}: somebody has made a nexus there, which "
+                                     "can't go as LUNs are linked") from None
+            if error.errno != errno.ENODEV:
+                raise
 
     def _has_already(self, step: Step) -> bool:
         """Many attributes refuse being told what they are already."""
@@ -331,8 +370,7 @@ class StepRunner:
             self.drivers.on()
 
     def _drain(self, step: Step) -> None:
-        from ..scsi.vhost import drain
-        drain(step.path, [int(tag) for tag in step.value.split(b",")])
+        self.nexuses.drain(step.path, [int(tag) for tag in step.value.split(b",")])
 
     def _scsi(self, step: Step) -> None:
         """REGISTER, then unregister, with APTPL=0: the device forgets that bit and its file

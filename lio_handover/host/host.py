@@ -10,7 +10,7 @@ from .. import errors
 from ..document.document import Document
 from ..execute import executor
 from ..execute.executor import Outcome
-from ..execute.step_runner import Progress, never, nothing
+from ..execute.step_runner import Nexuses, Progress, never, nothing
 from ..execute.verify import Scope
 from ..kernel.configfs import Configfs
 from ..kernel.facts import Facts, boot_id, no_modules
@@ -147,7 +147,8 @@ class Host:
 
     def run(self, make: Maker, before: State, facts: Facts, progress: Optional[Progress] = None,
             stop: Callable[[], bool] = never, reservations: bool = True,
-            before_gate: Callable[[], None] = nothing) -> Tuple[Plan, Outcome]:
+            before_gate: Callable[[], None] = nothing,
+            nexuses: Optional[Nexuses] = None) -> Tuple[Plan, Outcome]:
         """Run what ``make`` plans, see executor.apply, beside others who build on this host: no
         two take the same HBA, nor the scratch target at one time.
 
@@ -155,15 +156,18 @@ class Host:
         where that was wrong, which is taken back and rare, once more without.
         """
         try:
-            return self._run(make, True, before, facts, progress, stop, reservations, before_gate)
+            return self._run(make, True, before, facts, progress, stop, reservations, before_gate,
+                             nexuses)
         except errors.VerifyFailed:
             if make(facts, True) == make(facts, False):
                 raise
-            return self._run(make, False, before, facts, progress, stop, reservations, before_gate)
+            return self._run(make, False, before, facts, progress, stop, reservations, before_gate,
+                             nexuses)
 
     def _run(self, make: Maker, trusting: bool, before: State, facts: Facts,
              progress: Optional[Progress], stop: Callable[[], bool], reservations: bool,
-             before_gate: Callable[[], None]) -> Tuple[Plan, Outcome]:
+             before_gate: Callable[[], None],
+             nexuses: Optional[Nexuses]) -> Tuple[Plan, Outcome]:
         taken: Tuple[str, ...] = ()
         while True:
             the_plan = make(replace(facts, hbas=facts.hbas + taken), trusting)
@@ -176,7 +180,7 @@ class Host:
                     continue
                 return the_plan, executor.apply(self.fs, the_plan, before, facts, progress, stop,
                                                 reservations, before_gate,
-                                                self.settings.fuse)
+                                                self.settings.fuse, nexuses)
 
     def _reserve(self, the_plan: Plan, reserved: ExitStack) -> Tuple[str, ...]:
         """Lock the HBAs that the plan makes; those that somebody else was faster to take."""

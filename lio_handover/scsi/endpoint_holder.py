@@ -6,21 +6,32 @@ exits, even after SIGKILL.  The holder locks ``<state directory>/holders/<wwpn>`
 writes its process id there (negative until it has the endpoint), so that a later process can see
 whether the holder lives, and end it.
 
+The kernel has no way to make a nexus and to take its endpoint at once.  So a holder can be there
+before the nexus, and tries to take the endpoint until it has it.  The holder listens at its
+standard input, which ends with its starter: the starter makes no nexus any more then, so the holder
+tries once more, and ends if it has no endpoint.
+
 Under systemd the holder gets a unit of its own: otherwise it would end with the service's unit.
 """
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import select
 import signal
 import sys
 import time
-from typing import List, NoReturn, Optional
+from types import TracebackType
+from typing import TYPE_CHECKING, Iterable, List, NoReturn, Optional, Type
 
 from .. import errors
 from ..started import ENDPOINT_HOLDER, command
 from ..system.external_program import ENVIRONMENT
 from .vhost_ioctl import DEVICE
+
+if TYPE_CHECKING:
+    from .vhost import Endpoint
 
 #: Seconds for an endpoint to be occupied, or to be released.
 PATIENCE = 10.0
@@ -36,7 +47,11 @@ SANDBOX = (
     "RestrictRealtime=yes", "RestrictSUIDSGID=yes", "SystemCallArchitectures=native",
     "SystemCallErrorNumber=EPERM", "SystemCallFilter=@system-service",
     "SystemCallFilter=~@privileged @resources", "KeyringMode=private", "OOMScoreAdjust=-900")
-_HELD = b"held\n"
+#: The questions to a holder, with the tags of TPGs behind them, and its answer when that is done.
+_EXPECT, _HOLD, _DRAIN = "expect", "hold", "drain"
+_DONE = "done"
+#: Milliseconds between two tries to take an endpoint whose nexus is expected.
+_BETWEEN_TRIES = 2
 #: Bytes of the number in a holder's file.
 _NUMBER = 12
 
@@ -97,38 +112,22 @@ class Holders:
     def occupy(self, wwpn: str) -> None:
         """Start a holder for the endpoint, unless it has one.  Raises InUse where a guest is
         attached, or there is no such endpoint."""
-        if self.pid_of(wwpn) is not None:
-            return
-        os.makedirs(self.folder, mode=0o700, exist_ok=True)
-        import subprocess
+        if self.pid_of(wwpn) is None:
+            with self.start(wwpn) as holder:
+                holder.hold()
 
-        words = command(ENDPOINT_HOLDER, wwpn, self._path(wwpn))
-        apart = os.path.isdir("/run/systemd/system")
-        if apart:
-            words = ["systemd-run", "--quiet", "--pipe", "--collect",
-                     *(f"--property={line}" for line in SANDBOX), *words]
-        # systemd keeps the unit's descriptors open while the unit exists: it must not get our
-        # caller's standard error, as the caller may wait for its end of file.
-        with subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                              stderr=subprocess.STDOUT if apart else None,
-                              start_new_session=True, cwd="/", env=ENVIRONMENT) as started:
-            assert started.stdout is not None
-            said = b""
-            for said in started.stdout:
-                if said == _HELD:
-                    break
-            else:  # the holder has ended
-                why = said.decode(errors="replace").strip() or "its holder ended"
-                raise errors.InUse(f"vhost/{wwpn}: its endpoint can't be occupied: {why}",
-                                   do="stop the guest, or let QEMU finish the migration")
-            started.stdout.close()
-            if apart:
-                started.kill()  # systemd-run, which would wait for the holder's end
-            else:
-                started.returncode = 0  # the holder runs on, and Popen must not wait for it
+    def start(self, wwpn: str) -> Holder:
+        """Start a holder that has no endpoint yet, instead of the one that there is.  It does not
+        wait for the holder to be there.  Raises StillRunning."""
+        self._end(wwpn)
+        os.makedirs(self.folder, mode=0o700, exist_ok=True)
+        return Holder(wwpn, self._path(wwpn))
 
     def release(self, wwpn: str) -> None:
         """End the endpoint's holder, if it has one.  Raises StillRunning."""
+        self._end(wwpn)
+
+    def _end(self, wwpn: str) -> None:
         pid = abs(self._holder(wwpn))
         if not pid:
             return
@@ -145,6 +144,79 @@ class Holders:
             time.sleep(0.01)
 
 
+class Holder:
+    """A holder that this process has started, and whose questions it answers until ``close``, from
+    when on it keeps what it has.  All questions raise InUse where it could not, or has ended."""
+
+    def __init__(self, wwpn: str, path: str) -> None:
+        import subprocess
+
+        self.wwpn, self.holds = wwpn, False
+        words = command(ENDPOINT_HOLDER, wwpn, path)
+        self._apart = os.path.isdir("/run/systemd/system")
+        if self._apart:
+            words = ["systemd-run", "--quiet", "--pipe", "--collect",
+                     *(f"--property={line}" for line in SANDBOX), *words]
+        # systemd keeps the unit's descriptors open while the unit exists: it must not get our
+        # caller's standard error, as the caller may wait for its end of file.
+        self._process = subprocess.Popen(
+            words, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT if self._apart else None, start_new_session=True, cwd="/",
+            env=ENVIRONMENT)
+
+    def expect(self) -> None:
+        """Have it try to take the endpoint from now on, until it is told to ``hold`` it, or until
+        this process ends: a nexus is about to be made."""
+        self._ask(_EXPECT)
+
+    def hold(self, *tpgts: int) -> None:
+        """Have it take the endpoint now.  It has it then, with these TPGs."""
+        self._ask(_HOLD, tpgts)
+        self.holds = True
+
+    def drain(self, tpgts: Iterable[int]) -> None:
+        """Have it take the pending unit attentions of every LUN away, see vhost.drain."""
+        self._ask(_DRAIN, tpgts)
+
+    def _ask(self, question: str, tpgts: Iterable[int] = ()) -> None:
+        stdin, stdout = self._process.stdin, self._process.stdout
+        assert stdin is not None and stdout is not None
+        try:
+            stdin.write(" ".join([question, *map(str, tpgts)]).encode() + b"\n")
+        except BrokenPipeError:
+            pass  # its last line says why
+        said = ""
+        for line in stdout:
+            word, _, said = line.decode(errors="replace").strip().partition(": ")
+            if word == _DONE:
+                return
+            if word == question:
+                break
+            said = line.decode(errors="replace").strip()  # of Python, or of systemd-run
+        raise errors.InUse(f"vhost/{self.wwpn}: its endpoint can't be occupied: "
+                           f"{said or 'its holder ended'}",
+                           do="stop the guest, or let QEMU finish the migration")
+
+    def close(self) -> None:
+        """Leave it alone.  It ends if it has no endpoint."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.close()
+        self._process.stdout.close()
+        if self._apart:
+            self._process.kill()  # systemd-run, which would wait for the holder's end
+        if self._apart or not self.holds:
+            self._process.wait()
+        elif self._process.poll() is None:
+            self._process.returncode = 0  # the holder runs on, and Popen must not wait for it
+
+    def __enter__(self) -> Holder:
+        return self
+
+    def __exit__(self, kind: Optional[Type[BaseException]], error: Optional[BaseException],
+                 trace: Optional[TracebackType]) -> None:
+        self.close()
+
+
 def _names(folder: str) -> List[str]:
     try:
         return os.listdir(folder)
@@ -152,9 +224,111 @@ def _names(folder: str) -> List[str]:
         return []
 
 
+class _Occupier:
+    """The holder itself, in its process.
+
+    Each ``Endpoint`` takes the TPGs of the WWPN that have a nexus and are free, so that it takes
+    another one for a TPG that gets its nexus later (drivers/vhost/scsi.c:vhost_scsi_set_endpoint).
+    """
+
+    def __init__(self, wwpn: str, file: int) -> None:
+        self.wwpn, self.file = wwpn, file
+        self.endpoints: List[Endpoint] = []
+        self.spare: Optional[Endpoint] = None
+        self.expecting = False
+
+    def run(self, told_to_end: int) -> None:
+        """Answer until the starter ends, and hold until ``told_to_end`` can be read."""
+        poll = select.poll()
+        poll.register(told_to_end, select.POLLIN)
+        poll.register(0, select.POLLIN)
+        while True:
+            ready = poll.poll(_BETWEEN_TRIES if self.expecting else None)
+            if any(fd == told_to_end for fd, _event in ready):
+                return
+            asked = os.read(0, 4096) if ready else b""
+            if asked:
+                self._answer(*asked.decode().split())
+            elif ready:
+                break
+            elif self.expecting:
+                self._try()
+        if self.expecting:
+            self._try()
+        if self.endpoints:
+            null = os.open(os.devnull, os.O_RDWR)
+            for stream in (0, 1, 2):
+                os.dup2(null, stream)
+            poll.unregister(0)
+            poll.poll()
+
+    def _answer(self, question: str, *tpgts: str) -> None:
+        try:
+            if question == _DRAIN:
+                self._drain([int(tpgt) for tpgt in tpgts])
+            else:
+                self.expecting = question == _EXPECT
+                why = self._try()
+                if question == _HOLD and not (self.endpoints and all(
+                        self._endpoint_of(int(tpgt)) for tpgt in tpgts)):
+                    raise OSError(errno.ENODEV, why)
+            said = _DONE
+        except OSError as error:
+            said = f"{question}: {error.strerror or error}"
+        try:
+            os.write(1, said.encode() + b"\n")
+        except OSError:
+            pass  # the starter has ended
+
+    def _try(self) -> str:
+        """Take what is free of the endpoint; why no more of it."""
+        from .vhost import holder
+        while True:
+            self.spare = self.spare or holder(self.wwpn, PATIENCE)
+            try:
+                self.spare.attach()
+            except OSError as error:
+                # There is none, or somebody has it; kernels up to 5.10 say EEXIST.
+                if error.errno not in (errno.ENODEV, errno.EEXIST):
+                    raise
+                return error.strerror or str(error)
+            self.endpoints.append(self.spare)
+            self.spare = None
+            _tell(self.file, os.getpid())
+
+    def _endpoint_of(self, tpgt: int) -> Optional[Endpoint]:
+        """The endpoint that has a TPG.  It asks for nothing that takes a unit attention away."""
+        for endpoint in self.endpoints:
+            try:
+                endpoint.luns(tpgt)
+            except OSError as error:
+                if error.errno != errno.ENXIO:
+                    raise
+            else:
+                return endpoint
+        return None
+
+    def _drain(self, tpgts: Iterable[int]) -> None:
+        from .vhost import drain_tpg
+        for tpgt in tpgts:
+            endpoint = self._endpoint_of(tpgt)
+            if endpoint is None:
+                raise OSError(errno.ENXIO, f"there is no TPG {tpgt}")
+            drain_tpg(endpoint, tpgt)
+
+    def close(self) -> None:
+        for endpoint in self.endpoints:
+            endpoint.close()
+
+
 def _occupied(wwpn: str, path: str) -> NoReturn:
     """Occupy the endpoint until SIGTERM."""
-    from .vhost import occupy
+    told_to_end, tells = os.pipe()
+    os.set_blocking(tells, False)
+    signal.set_wakeup_fd(tells)
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    for number in (signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -163,22 +337,9 @@ def _occupied(wwpn: str, path: str) -> NoReturn:
         raise SystemExit(1) from None
     os.ftruncate(fd, 0)  # the number of an earlier holder may be another process's by now
     _tell(fd, -os.getpid())
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    for number in (signal.SIGHUP, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
-    try:
-        endpoint = occupy(wwpn, PATIENCE)
-    except OSError as error:
-        print(error.strerror or error, flush=True)
-        raise SystemExit(1) from None
-    _tell(fd, os.getpid())
-    sys.stdout.buffer.write(_HELD)
-    sys.stdout.flush()
-    null = os.open(os.devnull, os.O_RDWR)
-    for stream in (0, 1, 2):
-        os.dup2(null, stream)
-    signal.sigwait({signal.SIGTERM})
-    endpoint.close()
+    occupier = _Occupier(wwpn, fd)
+    occupier.run(told_to_end)
+    occupier.close()
     raise SystemExit(0)
 
 

@@ -385,7 +385,13 @@ def occupy(wwpn: str, timeout: float = 10.0) -> Endpoint:
 
     Ends with ``close()``, or with the process. Raises as ``Endpoint`` and ``Endpoint.attach``.
     """
-    return Endpoint(wwpn, depth=1, room=PAGE, timeout=timeout).__enter__()
+    return holder(wwpn, timeout).__enter__()
+
+
+def holder(wwpn: str, timeout: float = 10.0) -> Endpoint:
+    """An endpoint that is not attached yet, and will be held and drained: one command at a time,
+    with room for REPORT LUNS.  Raises as ``Endpoint``."""
+    return Endpoint(wwpn, depth=1, room=1 << 16, timeout=timeout)
 
 
 def drain(wwpn: str, tpgts: Iterable[int] = (1,),
@@ -395,9 +401,14 @@ def drain(wwpn: str, tpgts: Iterable[int] = (1,),
     Returns what was taken, in order, by (tpgt, lun), with an empty list where there was nothing.
     Raises as ``Endpoint``, ``Endpoint.attach`` and ``Unit.execute``.
     """
-    with Endpoint(wwpn, depth=1, room=1 << 16, timeout=timeout) as endpoint:
-        return {(tpgt, lun): drain_unit(endpoint.unit(lun, tpgt).execute)
-                for tpgt in tpgts for lun in endpoint.luns(tpgt)}
+    with holder(wwpn, timeout) as endpoint:
+        return {(tpgt, lun): taken for tpgt in tpgts
+                for lun, taken in drain_tpg(endpoint, tpgt).items()}
+
+
+def drain_tpg(endpoint: Endpoint, tpgt: int) -> dict[int, list[replies.Sense]]:
+    """The same for one TPG of an endpoint that is attached, by LUN."""
+    return {lun: drain_unit(endpoint.unit(lun, tpgt).execute) for lun in endpoint.luns(tpgt)}
 
 
 def probe_dirty_logging(wwpn: str, tpgt: int = 1, lun: int = 0, timeout: float = 10.0) -> bool:

@@ -447,8 +447,19 @@ def test_stopping_our_units_stops_no_target(booting: Booting) -> None:
 #: In place of an endpoint, which these kernels don't have.
 NO_ENDPOINT = b"""
 
-def occupy(*_):
-    return open("/dev/null")
+class Endpoint:
+    there = False
+
+    def __init__(self, *_, **__):
+        pass
+
+    def attach(self):
+        if Endpoint.there:
+            raise OSError(errno.ENODEV, "there is one")
+        Endpoint.there = True
+
+    def close(self):
+        pass
 """
 OCCUPY = ("from lio_handover.scsi.endpoint_holder import Holders; import sys; "
           "Holders('/var/lib/lio-handover').occupy(sys.argv[1])")

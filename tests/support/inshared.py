@@ -12,7 +12,7 @@ from lio_handover.model.keys import lun_key, target_key, tpg_key
 from lio_handover.model.objects import Lun, State, Target, Tpg
 from lio_handover.protocol.messages import Message
 from lio_handover.scsi import TransportError, cdb, replies, vhost
-from lio_handover.scsi.endpoint_holder import Holders
+from lio_handover.scsi.endpoint_holder import Holder, Holders
 from lio_handover.scsi.fingerprint import drain
 from tests.lab import MiB
 from tests.lab.isid import LoginRefused, Session
@@ -133,7 +133,8 @@ def lets_in(guests: int = 2, initiators: int = 1) -> list[str]:
 
 class GatePoints(inhandover.Points):
     """SIGKILL before or after a change of a gate alone: an iSCSI TPG's enable, an endpoint taken or
-    let go of."""
+    let go of.  A vhost TPG gets its nexus, with which its endpoint can be taken, between ``expect``
+    and ``hold``."""
 
     def install(self) -> None:
         plain = Configfs.write
@@ -144,8 +145,8 @@ class GatePoints(inhandover.Points):
             else:
                 plain(fs, path, data)
         setattr(Configfs, "write", write)
-        for name in ("occupy", "release"):
-            setattr(Holders, name, self.around(name, getattr(Holders, name)))
+        for kind, name in ((Holders, "release"), (Holder, "expect"), (Holder, "hold")):
+            setattr(kind, name, self.around(name, getattr(kind, name)))
 
 
 def crash(point: int, verb: str, role: str, id: str,  # noqa: A002

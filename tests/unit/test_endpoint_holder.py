@@ -1,12 +1,21 @@
-"""The file of an endpoint's holder: who ends a holder ends that process and no other."""
+"""The holder of an endpoint: its file, and what it does for who starts it.
+
+In place of an endpoint, which this machine has none of: a file that is there while it has a nexus
+and nobody has taken it.
+"""
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from lio_handover import errors
+from lio_handover.scsi import endpoint_holder
 from lio_handover.scsi.endpoint_holder import Holders
 
 WWPN = "naa.5001405abcdef0a1"
@@ -21,6 +30,43 @@ print(flush=True)
 time.sleep(0.2)
 _tell(fd, int(sys.argv[2]) * os.getpid())
 time.sleep(100)
+"""
+#: A holder, but for the endpoint: a WWPN's TPG 1.
+NO_KERNEL = f"""
+import errno, os, sys
+sys.path.insert(0, {str(Path(__file__).parents[2])!r})
+from lio_handover.scsi import endpoint_holder, vhost
+
+class Endpoint:
+    def attach(self):
+        try:
+            os.unlink(sys.argv[2] + ".free")
+        except FileNotFoundError:
+            raise OSError(errno.ENODEV, "SET_ENDPOINT refused") from None
+
+    def luns(self, tpgt):
+        if tpgt != 1:
+            raise OSError(errno.ENXIO, "no such TPG")
+        return []
+
+    def close(self):
+        pass
+
+vhost.holder = lambda *_: Endpoint()
+endpoint_holder.main()
+"""
+#: Starts a holder, says so, and is killed when it has made a nexus, or before.
+KILLED = """
+import os, pathlib, signal, sys
+from lio_handover.scsi import endpoint_holder
+holder, folder, wwpn, point = sys.argv[1:]
+endpoint_holder.command = lambda _module, *words: [sys.executable, "-c", holder, *words]
+started = endpoint_holder.Holders(folder).start(wwpn)
+if point != "started":
+    started.expect()
+if point == "made":
+    pathlib.Path(folder, "holders", wwpn + ".free").touch()
+os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
@@ -42,3 +88,82 @@ def test_a_holder_that_has_just_started_is_ended_and_nobody_else(
     assert holders.pid_of(WWPN) is None and bystander.poll() is None
     bystander.kill()
     bystander.wait()
+
+
+class Standing(Holders):
+    """Holders without a kernel."""
+
+    def make_nexus(self) -> None:
+        Path(self.folder, f"{WWPN}.free").touch()
+
+    @property
+    def free(self) -> bool:
+        return Path(self.folder, f"{WWPN}.free").exists()
+
+    def until(self, there: bool) -> None:
+        """Wait until there is a holder, or none, in whatever state."""
+        ends = time.monotonic() + 10
+        while bool(self._holder(WWPN)) != there:
+            assert time.monotonic() < ends
+            time.sleep(0.005)
+
+
+@pytest.fixture
+def holders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Standing]:
+    monkeypatch.setattr(endpoint_holder, "command", lambda _module, *words: [
+        sys.executable, "-c", NO_KERNEL, *words])
+    standing = Standing(str(tmp_path))
+    yield standing
+    standing.release(WWPN)
+
+
+def test_an_endpoint_is_taken_as_soon_as_it_has_a_nexus(holders: Standing) -> None:
+    with holders.start(WWPN) as holder:
+        holder.expect()
+        assert holders.pid_of(WWPN) is None
+        holders.make_nexus()
+        holder.hold(1)
+        pid = holders.pid_of(WWPN)
+        assert pid and not holders.free
+        with pytest.raises(errors.InUse, match="SET_ENDPOINT refused"):
+            holder.hold(2)          # somebody else has this TPG
+    assert holders.pid_of(WWPN) == pid
+    holders.release(WWPN)
+    assert holders.pid_of(WWPN) is None
+
+
+def test_an_endpoint_without_a_nexus_is_refused(holders: Standing) -> None:
+    with pytest.raises(errors.InUse, match="SET_ENDPOINT refused"):
+        holders.occupy(WWPN)
+    holders.until(False)
+    holders.make_nexus()
+    holders.occupy(WWPN)
+    pid = holders.pid_of(WWPN)
+    holders.occupy(WWPN)
+    assert pid and holders.pid_of(WWPN) == pid
+
+
+def test_a_holder_that_nobody_asked_for_anything_ends(holders: Standing) -> None:
+    holders.start(WWPN).close()
+    holders.until(False)
+
+
+@pytest.mark.parametrize("point, holds", [("started", False), ("expects", False), ("made", True)])
+def test_a_starter_is_killed(holders: Standing, point: str, holds: bool) -> None:
+    """Where it had made a nexus the endpoint is taken; where it had not the holder ends."""
+    done = subprocess.run([sys.executable, "-c", KILLED, NO_KERNEL,
+                           str(Path(holders.folder).parent),
+                           WWPN, point], stdin=subprocess.DEVNULL)
+    assert done.returncode == -signal.SIGKILL
+    if holds:
+        holders.until(True)
+        ends = time.monotonic() + 10
+        while holders.free:
+            assert time.monotonic() < ends
+            time.sleep(0.005)
+        assert holders.pid_of(WWPN)
+    else:
+        holders.until(False)
+        holders.make_nexus()        # of somebody else, later
+        time.sleep(0.1)
+        assert holders.free
