@@ -35,6 +35,8 @@ KEYS = {
     "late": {"paths": ("paths", "patterns"), "acquire": ("acquire", "command"),
              "release": ("release", "command"), "timeout": ("timeout", "seconds")},
     "fence": {"program": ("fence_program", "command"), "timeout": ("fence_seconds", "seconds")},
+    "hooks": {"deadline": ("hook_seconds", "seconds"), "wait": ("hook_wait", "seconds"),
+              "here": ("hook_here", "host or none")},
 }
 #: The section that may occur several times, each time with a name; the keys that it must have.
 NAMED = "late"
@@ -125,6 +127,8 @@ class File:
             return ""
         if len(values) != 1:
             self.fail(line, f"{key} needs one value")
+        if kind.startswith("host"):
+            return self._host(key, values[0], line)
         if kind == "seconds":
             return self._seconds(key, values[0], line)
         if kind == "bytes":

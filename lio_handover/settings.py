@@ -44,6 +44,9 @@ class Settings:
     late             storage that is opened only once the source has released it
     fence_program    a program that confirms that another host is off, and its first arguments
     fence_seconds    seconds that the program may take
+    hook_seconds     seconds that a hook of a guest's manager may take before the guest migrates
+    hook_wait        seconds until that guest's QEMU has to be on this host
+    hook_here        how the peers' ssh reaches this host, "" for its name
     savefiles        targetcli's save files, beside those that targetcli's settings name
     key              the file of the key that this host has in common with those that it hands
                      targets over to; it need not exist, "" for no key
@@ -69,6 +72,9 @@ class Settings:
     late: Tuple[Late, ...] = ()
     fence_program: Tuple[str, ...] = ()
     fence_seconds: int = 60
+    hook_seconds: int = 60
+    hook_wait: int = 120
+    hook_here: str = ""
     savefiles: Tuple[str, ...] = ()
     key: str = "/etc/lio-handover/handover.key"
     fuse: Tuple[str, ...] = ()

@@ -180,11 +180,13 @@ class Move:
             "stage": {"peer": here or self.source.name, "maps": list(maps)}}, allow)
 
     def stage(self, targets: Sequence[str], mode: str = Mode.VHOST_INBAND.value, here: str = "",
-              maps: Sequence[str] = (), allow: Sequence[str] = (), probe: bool = False) -> None:
+              maps: Sequence[str] = (), allow: Sequence[str] = (), probe: bool = False,
+              there: str = "") -> None:
         """Run the steps before the first that the initiators notice; another program goes on, as
-        QEMU does in its own stream (lio-handover-vmstate).  Otherwise as `run`."""
+        QEMU does in its own stream (lio-handover-vmstate).  ``there``: how the source reaches the
+        destination, where this program does not run on the source.  Otherwise as `run`."""
         self._go(0, {
-            "prepare": {"targets": targets, "mode": mode, "peer": self.destination.where,
+            "prepare": {"targets": targets, "mode": mode, "peer": there or self.destination.where,
                         **({"probe": True} if probe else {})},
             "stage": {"peer": here or self.source.name, "maps": list(maps)}}, allow,
             self.number("stage") + 1)

@@ -1,5 +1,5 @@
 """The guests whose targets travel in QEMU's own stream, as their files tell of them: their targets,
-buses and deadlines (lio-handover-vmstate).
+buses and deadlines (lio-handover-vmstate, lio-handover-hook).
 
 ``/etc/lio-handover/guests/NAME.conf``, the same on both hosts but for the targets' names::
 
@@ -14,6 +14,9 @@ default whoever reaches the guest's own bus, and on the system's nobody else)::
     users = root
     deadline = 10
     patience = 600
+
+For lio-handover-hook, which begins the handover for a guest's manager, as ``lio-handover move`` has
+it: ``allow`` (names of findings), ``map`` (KIND:OLD=NEW, on this host), ``probe`` (yes or no).
 """
 from __future__ import annotations
 
@@ -38,7 +41,11 @@ _TARGET = re.compile(r"vhost/naa\.[0-9a-f]{16}(?:[0-9a-f]{16})?")
 #: QEMU's list of ids is separated by commas, and a blank in it counts.
 _ID = re.compile(r"[A-Za-z0-9_./:-]{1,255}")
 _ADDRESS = re.compile(r"unix:path=/[A-Za-z0-9._/-]+")
-_KEYS = ("targets", "id", "bus", "users", "deadline", "patience")
+_KEYS = ("targets", "id", "bus", "users", "deadline", "patience", "allow", "map", "probe")
+#: The name of a finding, for `allow`.
+_FINDING = re.compile("[a-z0-9][a-z0-9-]{0,63}")
+#: For `probe`.
+_ANSWERS = {"yes": True, "no": False}
 #: A user, as useradd(8) takes it.
 _USER = re.compile("[a-z_][a-z0-9_-]{0,31}")
 
@@ -47,7 +54,7 @@ _USER = re.compile("[a-z_][a-z0-9_-]{0,31}")
 class Guest:
     """A guest.  ``users``: who may call Save() and Load() beside root, None for whoever reaches its
     bus; ``deadline``: seconds for both; ``patience``: seconds that are waited for the guest to run
-    on one of the hosts."""
+    on one of the hosts.  ``allow``, ``maps``, ``probe``: for the handover that a hook begins."""
 
     name: str
     targets: Tuple[str, ...]
@@ -56,6 +63,9 @@ class Guest:
     deadline: int = 10
     patience: int = 600
     users: Optional[Tuple[str, ...]] = None
+    allow: Tuple[str, ...] = ()
+    maps: Tuple[str, ...] = ()
+    probe: bool = False
 
 
 def load(name: str, folder: str = FOLDER) -> Guest:
@@ -116,8 +126,16 @@ def parse(text: str, name: str, path: str) -> Guest:
             fail(f"users: {errors.quoted(user)} is no name of a user")
     if not users and "users" not in values and bus != SYSTEM:
         users = None
+    allow = tuple(values.get("allow", "").split())
+    for finding in allow:
+        if not _FINDING.fullmatch(finding):
+            fail(f"allow: {errors.quoted(finding)} is no name of a finding")
+    maps = tuple(line for line in map(str.strip, values.get("map", "").splitlines()) if line)
+    probe = values.get("probe", "no").strip()
+    if probe not in _ANSWERS:
+        fail(f"probe: {errors.quoted(probe)} is neither yes nor no")
     return Guest(name, targets, known, bus, seconds("deadline", 10, QEMU_SECONDS - 5),
-                 seconds("patience", 600, 99999), users)
+                 seconds("patience", 600, 99999), users, allow, maps, _ANSWERS[probe])
 
 
 # ---- before a guest moves ------------------------------------------------------------------------

@@ -1,9 +1,10 @@
 """Makes the man pages and the bash completion in a folder: scripts/man and scripts/install run it.
 
     python3 manual.py FOLDER    writes lio-handover.8, lio-handoverd.8, lio-handover-vmstate.8,
-                                lio-handover.conf.5 and completions/lio-handover
+                                lio-handover-hook.8, lio-handover.conf.5 and
+                                completions/lio-handover
 
-The pages of section 8 are the three parsers as argparse-manpage prints them; that of section 5 is
+The pages of section 8 are the four parsers as argparse-manpage prints them; that of section 5 is
 the table of settings (configuration.KEYS) with their defaults and the comments of the configuration
 file that is installed; the completion is what shtab makes of the parser.  Nothing is committed, so
 nothing can be out of date.
@@ -58,6 +59,7 @@ KINDS = {
     "path or none": "a full path, or nothing",
     "bytes": "a number of bytes",
     "name or none": "a name, or nothing",
+    "host or none": "a host as ssh is told it, HOST or USER@HOST, or nothing",
     "hosts": "hosts as ssh is told them, HOST or USER@HOST, one a line",
     "command": "the full path of a program and its arguments, one a line",
     "seconds": "seconds, 1 to 9999",
@@ -190,6 +192,15 @@ def vmstate_page() -> str:
                        SEE_ALSO=see_also("lio-handover(8)", "lio-handoverd(8)", "qemu(1)")))
 
 
+def hook_page() -> str:
+    """lio-handover-hook(8)."""
+    from lio_handover.hooks import main
+    return tidied(page(main.parser(), "hand a guest's targets over where its manager migrates it",
+                       FILES=terms(iter(FILES)),
+                       SEE_ALSO=see_also("lio-handover(8)", "lio-handover-vmstate(8)",
+                                         "lio-handover.conf(5)")))
+
+
 # --- the settings --------------------------------------------------------------------------------
 def comments(text: str) -> dict[tuple[str, str], str]:
     """What the configuration file says in comments.
@@ -293,7 +304,7 @@ def completion() -> str:
 def main(folder: str) -> int:
     os.environ["COLUMNS"] = "10000"  # roff breaks lines, argparse shall not
     pages = {"lio-handover.8": command_page, "lio-handoverd.8": service_page,
-             "lio-handover-vmstate.8": vmstate_page,
+             "lio-handover-vmstate.8": vmstate_page, "lio-handover-hook.8": hook_page,
              "lio-handover.conf.5": settings_page, "completions/lio-handover": completion}
     for name, make in pages.items():
         path = Path(folder, name)

@@ -42,7 +42,7 @@ FILES = {"scsi.endpoint_holder", "records.journal", "system.locks", "records.rem
          "actions.surviving_registrations", "execute.rollback", "system.atomic_file",
          "system.external_program",  # into a pipe
          "service.main", "service.jobs", "service.workers", "service.uploads", "service.worker",
-         "client.connection", "client.asking", "vmstate.main", "vmstate.worker",
+         "client.connection", "client.asking", "vmstate.main", "vmstate.worker", "hooks.unit",
          "service.bus.interfaces"}
 DEVICES = {"scsi.sg", "scsi.virtqueue", "scsi.vhost_ioctl", "cli.output"}
 #: What one of FILES names of /sys, only to look at it.

@@ -79,6 +79,13 @@ def test_the_page_of_the_helper_shows_the_guests_file(made: Path) -> None:
     assert "--bus ADDRESS" in text and "targets = vhost/naa." in text and "id-list=" in text
 
 
+def test_the_page_of_the_hooks_has_its_calls_and_exit_codes(made: Path) -> None:
+    text = plain(made / "lio-handover-hook.8")
+    for word in ("pre-migrate", "post-migrate", "failed", "--from HOST", "--xml FILE",
+                 "Exit status: 0"):
+        assert word in text, word
+
+
 def test_the_page_of_the_file_has_every_setting_with_its_default(made: Path) -> None:
     text = plain(made / "lio-handover.conf.5")
     for section, keys in KEYS.items():
@@ -93,7 +100,7 @@ def test_the_page_of_the_file_has_every_setting_with_its_default(made: Path) -> 
 
 def test_no_page_has_faults(made: Path) -> None:
     pages = sorted(str(page) for page in made.glob("*.[58]"))
-    assert len(pages) == 4
+    assert len(pages) == 5
     if not shutil.which("groff"):
         pytest.skip("groff is not installed")
     for page in pages:
@@ -148,7 +155,7 @@ def test_pages_are_installed_and_so_is_every_page_that_something_names(tmp_path:
     subprocess.run([str(INSTALL), "--root", str(tmp_path)], check=True,
                    env={**os.environ, "PYTHON": sys.executable})
     for path in ("man/man8/lio-handover.8", "man/man8/lio-handoverd.8",
-                 "man/man8/lio-handover-vmstate.8",
+                 "man/man8/lio-handover-vmstate.8", "man/man8/lio-handover-hook.8",
                  "man/man5/lio-handover.conf.5", "bash-completion/completions/lio-handover"):
         assert (tmp_path / "usr/share" / path).stat().st_size > 1000
     named = {errors.RECOVERY_PAGE, errors.PROTOCOL_PAGE}

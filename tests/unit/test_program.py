@@ -49,7 +49,8 @@ def foreign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("name", ["lio-handover", "lio-handoverd", "lio-handover-vmstate"])
+@pytest.mark.parametrize("name", ["lio-handover", "lio-handoverd", "lio-handover-vmstate",
+                                  "lio-handover-hook"])
 def test_a_program_imports_nothing_that_others_put_in_its_way(foreign: Path, name: str) -> None:
     pytest.importorskip("dbus")
     said = subprocess.run([str(CHECKOUT / "scripts" / name), "--version"], capture_output=True,
