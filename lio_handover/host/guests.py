@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from typing import List, NoReturn, Optional, Sequence, Set, Tuple
 
 from .. import errors
+from . import confinement
 
 FOLDER = "/etc/lio-handover/guests"
 #: The bus of a guest, where its file names none.
@@ -152,8 +153,8 @@ def of_targets(targets: Sequence[str], folder: str = FOLDER) -> List[Guest]:
 
 
 def unready(targets: Sequence[str], folder: str = FOLDER) -> List[str]:
-    """Why QEMU would find no helper for these targets on this host: it then migrates without what
-    they need, unless its object dbus-vmstate has an id-list."""
+    """Why QEMU would find no helper for these targets on this host, or may not: it then migrates
+    without what they need, unless its object dbus-vmstate has an id-list."""
     try:
         guests = of_targets(targets, folder)
     except errors.BadSettings as error:
@@ -166,4 +167,6 @@ def unready(targets: Sequence[str], folder: str = FOLDER) -> List[str]:
         if path and not os.path.exists(path):
             lines.append(f"{guest.name}: its bus is not there; next: systemctl start "
                          f"lio-handover-vmstate@{guest.name}")
+        if path:
+            lines += [f"{guest.name}: {line}" for line in confinement.unready(path)]
     return lines

@@ -16,10 +16,11 @@ from lio_handover.cli import parser
 from lio_handover.client import ssh
 from lio_handover.drivers import guest as guest_module, guest_checks
 from lio_handover.drivers.guest import Guest, Monitors
+from lio_handover.hooks import domain, peers as asked
 from lio_handover.protocol.messages import is_id
 from lio_handover.protocol.table import DESTINATION, SOURCE
 from lio_handover.verb_table import VERBS
-from tests.support import samples
+from tests.support import inhooks, samples
 
 WWPN = "naa.5001405000000001"
 
@@ -239,3 +240,29 @@ def read_words(data: bytes) -> None:
                 ask()
             except errors.BadCall as error:
                 assert len(str(error)) <= 2000 and str(error).isprintable(), str(error)[:3000]
+
+
+# ---- libvirt, and a peer that a hook asks --------------------------------------------------------
+def domains() -> Sequence[bytes]:
+    """XML of guests."""
+    qemu = inhooks.xml(more="<qemu:commandline><qemu:arg value='-device'/><qemu:arg value='vhost-"
+                       f"scsi-pci,wwpn={WWPN}'/></qemu:commandline>").replace(
+        b"<domain ", b"<domain xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0' ")
+    return [inhooks.xml(devices=inhooks.hostdev()), qemu,
+            qemu.replace(f"vhost-scsi-pci,wwpn={WWPN}".encode(),
+                         b'{"driver":"vhost-scsi-pci","wwpn":"' + WWPN.encode() + b'"}')]
+
+
+def read_domain(data: bytes) -> None:
+    assert all(name.startswith("vhost/naa.") for name in domain.parse(data).targets)
+
+
+def peer_answers() -> Sequence[Any]:
+    return [{"boot": "b", "targets": [f"vhost/{WWPN}"], "handovers": [
+        {"Id": "x", "Role": SOURCE, "State": "prepared", "Mode": "vhost-inband"}]},
+        {"error": "does not answer"}]
+
+
+def read_peer_answer(data: bytes) -> None:
+    answer = asked._answer("a", data, [f"vhost/{WWPN}"])
+    assert answer.lacks([f"vhost/{WWPN}"]).isprintable() and len(answer.error) < 3000

@@ -23,7 +23,9 @@ _ROWS = (
            (errors.DocumentError,), share=5),
     Reader("service", VALUES, peers.jobs, peers.read_service, share=5),
     Reader("monitor", VALUES, peers.monitors, peers.read_monitor, share=4),
+    Reader("peers", JSON, peers.peer_answers, peers.read_peer_answer, share=2),
     # what callers and people give
+    Reader("domains", BYTES, peers.domains, peers.read_domain, (errors.BadCall,), share=3),
     Reader("calls", VALUES, peers.calls, peers.read_call, share=3),
     Reader("maps", LINES, documents.maps, documents.read_maps,
            (errors.BadMap, errors.Duplicate), share=3),

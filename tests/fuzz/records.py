@@ -228,6 +228,9 @@ timeout = 20
 [fence]
 program = /usr/sbin/fence_ipmilan
 timeout = 90
+[hooks]
+deadline = 30
+here = root@b
 """
 
 
@@ -247,7 +250,8 @@ def read_settings(data: bytes) -> None:
 def guest_files() -> Sequence[bytes]:
     return [b"[guest]\ntargets = vhost/naa.5001405000000001 vhost/naa.5001405000000002\n"
             b"id = lio-handover/vm\nbus = unix:path=/run/vm/bus\ndeadline = 10\npatience = 600\n",
-            b"[guest]\ntargets =\n  vhost/naa.5001405000000001\nbus = system\n"]
+            b"[guest]\ntargets =\n  vhost/naa.5001405000000001\nbus = system\n"
+            b"allow = all-tg-pt\nmap =\n  rtpi:1=2\nprobe = yes\n"]
 
 
 def read_guest(data: bytes) -> None:
