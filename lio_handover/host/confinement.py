@@ -21,7 +21,7 @@ USERS = ("libvirt-qemu", "qemu")
 ENABLED = "/sys/module/apparmor/parameters/enabled"
 RULES = ("/etc/apparmor.d/abstractions/libvirt-qemu",
          "/etc/apparmor.d/local/abstractions/libvirt-qemu")
-#: What libvirt adds by a folder, since 8.9 (Debian: `include if exists`).
+#: The folder of rules that newer profiles include, too (libvirt 12.8 does, 9.0 does not).
 RULES_FOLDER = "/etc/apparmor.d/abstractions/libvirt-qemu.d"
 _LONGEST = 1 << 20  # bytes of a file that are read
 

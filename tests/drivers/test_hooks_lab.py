@@ -45,9 +45,9 @@ class Pair:
         self.systemd.call(inmove.serve_ssh, str(keys))
         a.call(inhost.build, inhandover.state(bed.shared))
 
-    def hook(self, words: Sequence[str], data: bytes = WITH, program: str = inhooks.HOOK
-             ) -> tuple[int, str, str]:
-        done: tuple[int, str, str] = self.systemd.call(inhooks.call, words, data, program)
+    def hook(self, words: Sequence[str], data: bytes = WITH, program: str = inhooks.HOOK,
+             **more: str) -> tuple[int, str, str]:
+        done: tuple[int, str, str] = self.systemd.call(inhooks.call, words, data, program, more)
         return done
 
     def configure(self, *peers: str, **settings: Any) -> None:
@@ -171,12 +171,16 @@ def test_scripts_call_before_and_after(pair: Pair) -> None:
     code, said, error = pair.hook(["pre-migrate", "vm2"], b"", program)
     assert (code, said) == (2, "") and "there is no /etc/lio-handover/guests/vm2.conf" in error
 
-    assert pair.hook(["pre-migrate", GUEST, "--from", "a"], b"", program) == (0, "", "")
+    snippet, vdsm = (pair.systemd.call(inhooks.install, *words) for words in (
+        ("10_proxmox_hookscript.sh", "snippets/lio-handover"),
+        ("11_vdsm_hook.sh", "before_vm_migrate_destination/50_lio_handover")))
+    assert pair.hook([GUEST, "pre-start"], b"", snippet, PVE_MIGRATED_FROM="a") == (0, "", "")
     assert pair.states() == ["prepared", "staged"]
     assert pair.hook(["failed", "--xml", "-"], WITH, program)[0] == 0
     assert pair.states() == ["idle", "none"]
 
-    assert pair.hook(["pre-migrate", GUEST], b"", program) == (0, "", "")
+    xml = pair.systemd.call(inhooks.write_xml, WITH)
+    assert pair.hook([], b"", vdsm, _hook_domxml=xml) == (0, "", "")
     data, error = pair.a.call(instandin.save)
     assert error == "" and pair.b.call(instandin.load, data)[1] == ""
     assert pair.states() == ["frozen", "armed"]

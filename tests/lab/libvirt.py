@@ -16,6 +16,12 @@ _SCHEMAS = {"bookworm": "libvirt0", "sid": "libvirt-common"}
 _XMLLINT = ("libxml2-utils", "libxml2")
 
 
+def fetch() -> None:
+    """All of it, where this cache has none yet."""
+    for role, suite in (*SUITES.items(), ("xmllint", SUITES["oldest"])):
+        _folder(role, suite)
+
+
 def validate(role: str, xml: Path) -> tuple[int, str]:
     """What virt-xml-validate(1) of a suite ends with, and says, of a domain's XML."""
     folder = _folder(role, SUITES[role])

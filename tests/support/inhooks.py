@@ -103,6 +103,21 @@ def call(words: Sequence[str], data: bytes, program: str = HOOK,
     return done.returncode, done.stdout.decode(), done.stderr.decode()
 
 
+def install(example: str, name: str) -> str:
+    """An example of the manual, as whoever uses it installs it; its path."""
+    path = Path("/run/hooks", name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(f"/usr/share/doc/lio-handover/examples/{example}", path)
+    path.chmod(0o755)
+    return str(path)
+
+
+def write_xml(data: bytes) -> str:
+    path = Path("/run/hooks/domain.xml")
+    path.write_bytes(data)
+    return str(path)
+
+
 def start_qemu() -> int:
     """A process with the words of a guest's QEMU; its number."""
     return subprocess.Popen(

@@ -9,7 +9,7 @@ from lio_handover.hooks import domain
 from tests.lab import libvirt
 from tests.support.commandline import CHECKOUT
 
-EXAMPLES = sorted((CHECKOUT / "docs" / "examples").glob("libvirt-*.xml"))
+EXAMPLES = sorted((CHECKOUT / "docs" / "examples").glob("*_libvirt_*.xml"))
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)

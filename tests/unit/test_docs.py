@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from lio_handover.hooks.rows import ROWS
 from lio_handover.protocol.table import STATES
 from lio_handover.records.journal import FILES
 from lio_handover.records.record_kinds import KINDS, Kind
@@ -78,3 +79,11 @@ def test_the_page_about_the_journal_has_every_record_and_file() -> None:
         f"| `{name}` | {_members(kind)} | {kind.says} |" for name, kind in KINDS.items()]
     for name in FILES:
         assert f"| `{name}` |" in text
+
+
+def test_the_page_about_libvirt_has_every_call_of_the_hook() -> None:
+    text = (DOCS / "operations" / "live-migration.md").read_text()
+    table = text.partition("<!-- hooks -->")[2].partition("<!-- end -->")[0]
+    assert table.strip().splitlines()[2:] == [
+        f"| `{row.operation} {row.sub_operation}` | {row.where} | {row.does.value} | {row.why} |"
+        for row in ROWS.values()]
