@@ -1,14 +1,18 @@
 """The engine and vhost: who may attach when, in each mode, between kernels that have the fabric."""
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
+from unittest import mock
 
 import pytest
 
 from lio_handover import errors
-from lio_handover.protocol.messages import NEVER_RAN
+from lio_handover.handover.engine import Reply
+from lio_handover.kernel.configfs import Configfs
+from lio_handover.protocol.messages import NEVER_RAN, Message
 from lio_handover.protocol.table import DESTINATION, SOURCE
 from lio_handover.scsi import TransportError, cdb, replies, vhost
 from lio_handover.scsi.fingerprint import drain
@@ -144,3 +148,52 @@ def test_in_band_the_gate_is_open_before_the_commit(pair: Callable[[str, str], P
         both.go("verify* release retire confirm*")
     assert both.states() == ("retired", "confirmed")
     both.host[DESTINATION].call(inhandover.status)
+
+
+def watched_activate(id: str, messages: Sequence[Message], meddles: bool  # noqa: A002
+                     ) -> tuple[Reply, list[str]]:
+    """activate, and the LUNs at whose link a guest could attach; perhaps somebody makes a nexus
+    there before ours, as rtslib does when it lists."""
+    plain_link, plain_write = Configfs.link, Configfs.write
+    free, times = [], [1] * meddles
+
+    def link(fs: Configfs, path: str, to: str) -> None:
+        plain_link(fs, path, to)
+        if path.startswith("vhost/") and not attaches():
+            free.append(path)
+
+    def write(fs: Configfs, path: str, data: bytes) -> None:
+        if path.endswith("/nexus") and data != b"NULL\n" and times and times.pop():
+            plain_write(fs, path, b"naa.5001405ffffffffe\n")
+            time.sleep(0.2)     # our initiator has taken the endpoint
+        plain_write(fs, path, data)
+
+    with mock.patch.multiple(Configfs, link=link, write=write):
+        return inhandover.do("activate", DESTINATION, id, messages), free
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("role", ["vhost-oldest", "vhost-newest"])
+@pytest.mark.parametrize("late, meddles", [(False, False), (False, True), (True, False)],
+                         ids=["early", "meddled", "late"])
+def test_nobody_attaches_while_registrations_are_loaded(
+        bed: lab.Lab, hosts: HostsOf, role: str, late: bool, meddles: bool) -> None:
+    """Two emulated hosts, a minute.  ``late``: nexuses are made after their LUNs are linked."""
+    a, b = hosts(role, role)
+    a.call(inhost.build, test_vhost.state(bed.shared, 2))
+    if late:
+        a.call(test_vhost.reserve, 2)
+    both = Pair(a, b)
+    both.do("prepare", SOURCE, targets=(TARGET,), mode="vhost-stopped", allow=ALLOW)
+    both.go("stage* freeze export")
+    answer, free = b.call(watched_activate, both.id, tuple(both.messages), meddles, timeout=120)
+    both.messages += answer.messages
+    assert not free and both.may_attach() == [SOURCE]
+    both.do("release", SOURCE, assertions=frozenset({"guest-left"}))
+    both.go("activate*")
+    with both.guest(DESTINATION):
+        both.go("verify* retire confirm*")
+    assert both.states() == ("retired", "confirmed")
+    if late:
+        assert b.call(keys) == [0x100, 0x200]
+        assert b.call(test_vhost.foreign_write, 2) == [0x18, 0x18]
