@@ -13,7 +13,7 @@ COMMANDS = {verb: f"lio_handover.cli.{module}" for verb, module in _MODULES.item
 #: peer what it serves.
 WORKER = "lio_handover.service.worker"
 VMSTATE_WORKER = "lio_handover.vmstate.worker"
-ENDPOINT_HOLDER = "lio_handover.scsi.endpoint_holder"
+ENDPOINT_HOLDER = "lio_handover.scsi.holder_process"
 ASKER = "lio_handover.client.asking"
 PEER_ASKER = "lio_handover.hooks.peers"
 #: The module that has the package's names: imported when one of them is first asked for.

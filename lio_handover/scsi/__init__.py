@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import errno
 import os
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 GOOD = 0x00
 CHECK_CONDITION = 0x02
@@ -24,8 +23,7 @@ TASK_SET_FULL = 0x28
 TASK_ABORTED = 0x40
 
 
-@dataclass(frozen=True)
-class Result:
+class Result(NamedTuple):
     """The logical unit's answer to a command.
 
     ``status`` is the SCSI status byte (SAM-5 5.3.1), ``sense`` the autosense bytes (empty unless

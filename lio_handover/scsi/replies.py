@@ -7,11 +7,12 @@ SPC-4 and SBC-3; the clause is named where it is not the command's own.
 from __future__ import annotations
 
 import struct
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from ..model.objects import PrType
-from ..model.reservations import FullStatusDescriptor
 from . import CHECK_CONDITION, Result
+
+if TYPE_CHECKING:  # not wanted by who holds an endpoint, and long to import
+    from ..model.reservations import FullStatusDescriptor
 
 UNIT_ATTENTION = 0x06
 
@@ -213,6 +214,7 @@ class Capabilities(NamedTuple):
 
 def decode_capabilities(data: bytes) -> Capabilities:
     """REPORT CAPABILITIES. :raises Malformed: cut off."""
+    from ..model.objects import PrType
     _need(data, 8)
     mask = data[4] | data[5] << 8
     types = tuple(kind for kind in PrType if data[3] & 0x80 and mask >> kind & 1)
@@ -237,6 +239,7 @@ class FullStatus(NamedTuple):
 
 def decode_full_status(data: bytes) -> FullStatus:
     """READ FULL STATUS. :raises Malformed: cut off."""
+    from ..model.reservations import FullStatusDescriptor
     _need(data, 8)
     body = _listed(data, 8, _u32(data, 4))
     registrations = []

@@ -22,7 +22,7 @@ WWPN = "naa.5001405abcdef0a1"
 #: Stands in for a holder: takes the lock at once, and says a moment later who it is.
 HOLDER = """
 import fcntl, os, sys, time
-from lio_handover.scsi.endpoint_holder import _tell
+from lio_handover.scsi.holder_process import _tell
 fd = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)
 fcntl.flock(fd, fcntl.LOCK_EX)
 os.ftruncate(fd, 0)
@@ -35,7 +35,7 @@ time.sleep(100)
 NO_KERNEL = f"""
 import errno, os, sys
 sys.path.insert(0, {str(Path(__file__).parents[2])!r})
-from lio_handover.scsi import endpoint_holder, vhost
+from lio_handover.scsi import holder_process, vhost
 
 class Endpoint:
     def attach(self):
@@ -53,7 +53,7 @@ class Endpoint:
         pass
 
 vhost.holder = lambda *_: Endpoint()
-endpoint_holder.main()
+holder_process.main()
 """
 #: Starts a holder, says so, and is killed when it has made a nexus, or before.
 KILLED = """
