@@ -106,7 +106,8 @@ def test_libvirt_calls_as_a_guest_comes_and_as_its_migration_fails(pair: Pair) -
     assert pair.hook(PREPARE) == (0, "", "")
     assert pair.hook((GUEST, "release", "end", "failed")) == (0, "", "")
     pair.until("idle", "none")
-    assert pair.systemd.show(UNIT, "ActiveState", "Result") == ["inactive", "success"]
+    pair.systemd.until(lambda: pair.systemd.show(UNIT, "ActiveState", "Result") == [
+        "inactive", "success"])
     assert "vm1 does not come: this unit is stopped" in pair.told()
 
 

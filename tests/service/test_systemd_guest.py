@@ -74,6 +74,6 @@ def test_helper_and_bus_come_back_each_by_itself(systemd: Systemd) -> None:
 
 @pytest.mark.full
 def test_systemd_has_nothing_to_say_about_these_units(systemd: Systemd) -> None:
-    units = [f"/usr/lib/systemd/system/lio-handover-vmstate{unit}@.service"
-             for unit in ("", "-bus")]
+    units = [f"/usr/lib/systemd/system/lio-handover-{unit}@.service"
+             for unit in ("vmstate", "vmstate-bus", "incoming")]
     assert systemd.run("systemd-analyze", "verify", "--man=no", *units) == ""

@@ -63,6 +63,8 @@ def test_what_a_way_out_says_gives_the_permission(root: Path) -> None:
     folder.mkdir()
     (folder / "lio-handover").write_text("  /dev/vhost-scsi rw,\n")
     os.chown(f"{root}{confinement.DEVICE}", 0, GROUP)
+    Path(f"{root}{confinement.DEVICE}").chmod(0o640)
+    assert "the device's mode" in lacking(root)
     Path(f"{root}{confinement.DEVICE}").chmod(0o660)
     Path(f"{root}{confinement.CONF}").write_text(
         'user = "qemu"\ncgroup_device_acl = [\n  "/dev/null",\n  "/dev/vhost-scsi"\n]\n')
