@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import gc
 import importlib
 import os
 import pickle
 import selectors
 import signal
+import subprocess
 import sys
 import time
 import traceback
@@ -94,6 +96,7 @@ class Agent:
 
     def _call(self, ident: int, module: str, body: bytes) -> None:
         self._load(module)
+        gc.freeze()     # or the fork's collector would write to, and so copy, all that is loaded
         inner, outer = os.pipe()
         pid = os.fork()
         if pid == 0:
@@ -126,24 +129,29 @@ class Agent:
         source, sink = os.pipe()
         out_read, out_write = os.pipe()
         err_read, err_write = os.pipe()
-        pid = os.fork()
-        if pid == 0:
-            try:
-                self._leave_parent()
-                signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-                for place, descriptor in enumerate((source, out_write, err_write)):
-                    os.dup2(descriptor, place)
-                if cwd:
-                    os.chdir(cwd)
-                os.execvpe(argv[0], argv, {**os.environ, **env})
-            except OSError as error:
-                os.write(2, f"{argv[0]}: {error.strerror}\n".encode())
-            finally:
-                os._exit(127)
+        try:
+            # subprocess forks by vfork(2): a copy of this process takes longer than most programs.
+            program = subprocess.Popen(argv, stdin=source, stdout=out_write, stderr=err_write,
+                                       cwd=cwd, env={**os.environ, **env}, start_new_session=True)
+            pid = program.pid
+            program.returncode = 0      # it is collected here
+        except (OSError, ValueError) as error:
+            pid = self._fail(err_write, f"{argv[0]}: {getattr(error, 'strerror', error)}\n")
         for descriptor in (source, out_write, err_write):
             os.close(descriptor)
         self._feed(sink, stdin)
         self._watch(_Job(ident, pid, False), {out_read: 1, err_read: 2})
+
+    def _fail(self, descriptor: int, words: str) -> int:
+        """A child that says why a program can't be run, and ends as a shell would."""
+        pid = os.fork()
+        if pid == 0:
+            try:
+                self._leave_parent()
+                os.write(descriptor, words.encode())
+            finally:
+                os._exit(127)
+        return pid
 
     @staticmethod
     def _feed(sink: int, data: bytes) -> None:

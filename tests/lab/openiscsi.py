@@ -132,6 +132,8 @@ def wait_for_state(session: int, wanted: str, timeout: float) -> float:
 
 def stop() -> None:
     """End all sessions, also those of a daemon that was killed or whose target is gone."""
+    if not Path("/sys/module/iscsi_tcp").exists():      # nothing was started on this host
+        return
     if sessions():
         if not _daemons():
             _start_daemon()
