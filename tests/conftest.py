@@ -157,7 +157,7 @@ def each_host(request: pytest.FixtureRequest, hosts: HostsOf) -> lab.Host:
 @pytest.fixture
 def client(bed: lab.Lab, _pool: Pool) -> lab.OpenIscsi:
     """The kernel's iSCSI initiator, on a host of its own."""
-    return lab.OpenIscsi(_pool.take("stable", name=CLIENT)[0])
+    return lab.OpenIscsi(_pool.take("newest", name=CLIENT)[0])
 
 
 @pytest.fixture(scope="module")

@@ -12,24 +12,27 @@ mount -t tmpfs tmpfs /mnt
 mkdir /mnt/upper /mnt/work /mnt/root
 modprobe -d "$LAB_KERNEL" overlay
 mount -t overlay -o lowerdir=/,upperdir=/mnt/upper,workdir=/mnt/work overlay /mnt/root
+mount -t proc proc /mnt/root/proc
+# All others at once: starting a program takes a host longer than mounting.
+{
+    echo "sysfs /mnt/root/sys sysfs
+        devtmpfs /mnt/root/dev devtmpfs
+        devpts /mnt/root/dev/pts devpts X-mount.mkdir
+        tmpfs /mnt/root/dev/shm tmpfs X-mount.mkdir
+        tmpfs /mnt/root/run tmpfs mode=755
+        none /mnt/root$LAB_SHARED hostfs $LAB_SHARED"
+    # What a host owns starts empty, whatever this machine keeps there.
+    for folder in $LAB_OWN; do
+        echo "tmpfs /mnt/root$folder tmpfs mode=755,X-mount.mkdir"
+    done
+} >/mnt/fstab
+mount -t proc proc /proc
+mount --all --fstab /mnt/fstab
 cd /mnt/root
-mount -t proc proc proc
-mount -t sysfs sysfs sys
-mount -t devtmpfs devtmpfs dev
-mkdir -p dev/pts dev/shm
+mkdir -p run/lock usr/lib/modules
+mount -r -t hostfs -o "$LAB_KERNEL/lib/modules" none usr/lib/modules
 # Images of tests lie below it, and none may be served out of a folder that others can write to.
 chmod 0755 tmp
-mount -t devpts devpts dev/pts
-mount -t tmpfs tmpfs dev/shm
-mount -t tmpfs -o mode=755 tmpfs run
-mkdir -p usr/lib/modules run/lock
-mount -r -t hostfs -o "$LAB_KERNEL/lib/modules" none usr/lib/modules
-# What a host owns starts empty, whatever this machine keeps there.
-for folder in $LAB_OWN; do
-    mkdir -p "./$folder"
-    mount -t tmpfs -o mode=755 tmpfs "./$folder"
-done
-mount -t hostfs -o "$LAB_SHARED" none "./$LAB_SHARED"
 pivot_root . mnt
 exec chroot . sh -c '
     umount -l /mnt

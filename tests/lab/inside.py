@@ -41,12 +41,10 @@ def prepare() -> None:
     Path("/etc/hostname").write_text(name + "\n")
     Path("/etc/machine-id").write_text(os.environ["LAB_MACHINE_ID"] + "\n")
     _furnish()
-    run("modprobe", "-a", *MODULES[:1])
+    run("modprobe", "-a", *MODULES)
     run("mount", "-t", "configfs", "configfs", "/sys/kernel/config")
-    run("modprobe", "-a", *MODULES[1:])
-    run("ip", "link", "set", "lo", "up")
-    run("ip", "address", "add", os.environ["LAB_ADDRESS"], "dev", "vec0")
-    run("ip", "link", "set", "vec0", "up")
+    run("ip", "-batch", "-", text="link set lo up\nlink set vec0 up\n"
+        f"address add {os.environ['LAB_ADDRESS']} dev vec0\n")
 
 
 def _furnish() -> None:
@@ -65,10 +63,10 @@ def identity() -> dict[str, str]:
             "boot": Path("/proc/sys/kernel/random/boot_id").read_text().strip()}
 
 
-def run(*argv: str) -> str:
-    """Run a program that should just work; its words are the error when it does not."""
-    done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True,
-                          check=False)
+def run(*argv: str, text: str = "") -> str:
+    """Run a program that should just work; its words are the error when it does not.  ``text`` is
+    its standard input."""
+    done = subprocess.run(argv, input=text, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{' '.join(argv)}: exit {done.returncode}: "
                            f"{(done.stderr or done.stdout).strip()}")
