@@ -34,14 +34,18 @@ READ, WRITE = "read", "write"
 #: Asked for beside the verb's own: to be handed a document (it holds CHAP secrets), or to compare
 #: its secrets; to assert, or go on in spite of, what two hosts may end up serving one target by.
 DOCUMENT, FORCE = "document", "force"
-ACTIONS = (READ, WRITE, DOCUMENT, FORCE)
+#: To make, change and delete targets and what belongs to them.
+MANAGE = "manage"
+ACTIONS = (READ, WRITE, DOCUMENT, FORCE, MANAGE)
 #: ``action`` of an option that is root's alone: no action of polkit's allows it.
 ROOT = "root"
 #: ``takes``: names of targets (with none, TARGETS are refused, ANY_TARGETS are all; of NEW_TARGETS
 #: a handover is begun), one document, messages of the other side, an id (none: every handover),
-#: the words of another row (A_STEP), or nothing.
+#: the words of another row (A_STEP), a node of targetcli's tree and what is wanted of it (A_NODE),
+#: a file that says what shall be served (A_FILE), or nothing.
 TARGETS, ANY_TARGETS, NEW_TARGETS, A_DOCUMENT, MESSAGES, AN_ID, A_STEP, NOTHING = (
     "targets", "any-targets", "new-targets", "document", "messages", "id", "step", "nothing")
+A_NODE, A_FILE = "node", "wishes"
 
 
 # --- options -------------------------------------------------------------------------------------
@@ -78,6 +82,12 @@ _OPTIONS = (
     Option("any-targets", "as", f"{_TARGET} (all, without one)", "targets", metavar="TARGET",
            nargs="*"),
     Option("document", "s", "a document; - is standard input", "file", metavar="FILE"),
+    Option("wishes", "s", "what shall be served, YAML or JSON; - is standard input", "file",
+           metavar="FILE"),
+    Option("node", "s", "a node of targetcli's tree: /backstores/fileio, "
+           "/iscsi/iqn.../tpg1/luns", "path", metavar="PATH"),
+    Option("words", "as", "in targetcli's order, or NAME=VALUE; of a secret NAME=@FILE, or NAME=- "
+           "to be asked", "words", metavar="WORD", nargs="*"),
     Option("step", "s", "a step of this side of the handover", "step", metavar="VERB"),
     Option("names", "as", "the handover; left out where just one is under way (for prepare: "
            "TARGETs)", "names", metavar="ID", nargs="*"),
@@ -102,6 +112,16 @@ _OPTIONS = (
            "--probe", bus="probe", action=WRITE),
     Option("secrets", "b", "compare secrets, too (root: always)", bus="secrets", action=DOCUMENT),
     Option("dry-run", "b", "only show the plan", "--dry-run"),
+    Option("preview", "b", "only show the plan", "--dry-run", bus="dry-run"),
+    Option("prune", "b", "delete what the file does not have", "--prune", bus="prune"),
+    Option("secret-fds", "ah", "files with a secret each, which a value @0, @1... names",
+           bus="secret-fds"),
+    Option("as-file", "b", "as a file that apply takes: only what differs from the defaults",
+           "--as-file"),
+    Option("uses", "s", "only which backstores and LUNs serve this file or device", "--uses",
+           metavar="PATH"),
+    Option("check", "b", "one line for a monitoring system, and its exit code: 0 well, 1 look at "
+           "it, 2 act, 3 unknown", "--check"),
     Option("document-version", "u", "the version of documents that both hosts know",
            bus="document-version"),
     Option("boot", "b", "only take out of targetcli's save file what may not open alone", "--boot"),
@@ -175,7 +195,8 @@ OF_ONE_HANDOVER = ("peer", "document-version", "uploads", "question")
 #: ``takes`` → the arguments of the command line, and the options of D-Bus that stand for them.
 _ARGUMENTS: Mapping[str, str] = {
     TARGETS: "targets", ANY_TARGETS: "any-targets", A_DOCUMENT: "document upload", AN_ID: "id",
-    A_STEP: "step names", NEW_TARGETS: "targets", MESSAGES: "uploads", NOTHING: ""}
+    A_STEP: "step names", NEW_TARGETS: "targets", MESSAGES: "uploads", NOTHING: "",
+    A_NODE: "node words", A_FILE: "wishes upload"}
 
 
 # --- verbs ---------------------------------------------------------------------------------------
@@ -234,12 +255,14 @@ class Verb:
 
 
 _VERBS = (
-    Verb("show", HOST, READ, ANY_TARGETS, "",
+    Verb("show", HOST, READ, ANY_TARGETS, "as-file uses",
          "what this host serves, as a tree", """\
 Sessions, reservations and their holders included; never a secret.
 
   lio-handover show
   lio-handover show iscsi/iqn.2003-01.org.example:db
+  lio-handover show --as-file > targets.yaml       what apply takes
+  lio-handover show --uses /dev/sdb                who serves it
 """, deadline=10, bus=True, command="host_commands", run="show"),
     Verb("prepare", HOST, READ, TARGETS, "all allow probe",
          "what speaks against handing targets over; changes nothing", """\
@@ -330,6 +353,42 @@ file can't hold is named, and refused unless it may be lost at a boot.
   lio-handover giveback iscsi/iqn.2003-01.org.example:db
   lio-handover giveback iscsi/iqn.2003-01.org.example:db --allow not-saved
 """, deadline=60, bus=True, command="host_commands", run="giveback"),
+    Verb("create", HOST, MANAGE, A_NODE, "secret-fds preview allow",
+         "make a backstore, target, TPG, portal, LUN, ACL, mapped LUN or group", """\
+With targetcli's nodes, words and defaults; all of it or nothing.  A new target is restored by
+lio-handover at a boot; one of targetcli's save file is saved there.
+
+  lio-handover create /backstores/fileio disk0 /srv/disk0.img 10G
+  lio-handover create /iscsi iqn.2003-01.org.example:db
+  lio-handover create /iscsi/iqn.2003-01.org.example:db/tpg1/luns /backstores/fileio/disk0
+  lio-handover create /iscsi/iqn.2003-01.org.example:db/tpg1/acls iqn.1994-05.org.example:me
+""", deadline=60, bus=True, command="manage_commands", run="create"),
+    Verb("set", HOST, MANAGE, A_NODE, "secret-fds preview allow",
+         "set attributes, parameters, CHAP, the size of a file", """\
+With targetcli's groups, which may be left out.  An empty value is that of a new object.
+
+  lio-handover set /iscsi/iqn.2003-01.org.example:db/tpg1 attribute generate_node_acls=1
+  lio-handover set /iscsi/iqn.2003-01.org.example:db/tpg1/acls/iqn.1994-05.org.example:me \\
+    auth userid=me password=@/root/me.secret
+  lio-handover set /backstores/fileio/disk0 size=20G
+""", deadline=60, bus=True, command="manage_commands", run="set_"),
+    Verb("delete", HOST, MANAGE, A_NODE, "preview allow",
+         "delete one object and what belongs to it", """\
+Refused where somebody is logged in, has a guest attached, or is registered.  A backstore's file
+stays.
+
+  lio-handover delete /iscsi/iqn.2003-01.org.example:db/tpg1/luns 0
+  lio-handover delete /iscsi iqn.2003-01.org.example:db
+""", deadline=60, bus=True, command="manage_commands", run="delete"),
+    Verb("apply", HOST, MANAGE, A_FILE, "prune preview allow",
+         "have this host serve what a file says", """\
+YAML or JSON, see usage/managing.md in /usr/share/doc/lio-handover: only what differs from the
+defaults.  It shows the difference, and does all of it or nothing; a second run changes nothing.
+
+  lio-handover show --as-file > targets.yaml
+  lio-handover apply targets.yaml --dry-run
+  lio-handover apply targets.yaml
+""", deadline=120, bus=True, command="manage_commands", run="apply"),
     Verb("restore", HOST, WRITE, TARGETS, "",
          "bring targets back that lio-handover restores, as their units do", """\
 Whole, with their registrations, shut until all of it is there.  Storage that is missing is named,
@@ -365,12 +424,13 @@ ends it here, and gives back what was owned.
   lio-handover destination stage --messages offer.json --map root:/srv/a=/srv/b
   lio-handover destination activate ID --messages document.json -o armed.json
 """, command="handover_commands"),
-    Verb("status", HOST, READ, AN_ID, "messages-out whole question",
+    Verb("status", HOST, READ, AN_ID, "messages-out whole question check",
          "where handovers stand, and what leads on", """\
 Every handover of this host, or one: its state, what went wrong, what to run next.
 
   lio-handover status
   lio-handover status ID -o messages.json     its messages, once more
+  lio-handover status --check                 for a monitoring system
 """, command="handover_commands"),
     Verb("recover", HOST, WRITE, AN_ID,
          f"messages-out ask peer {_ASSERTIONS} allow boot units whole",
@@ -414,6 +474,9 @@ HOST_VERBS: Mapping[str, Verb] = {
     name: verb for name, verb in VERBS.items() if verb.bus and verb.role == HOST}
 PAIR_VERBS: Mapping[str, Verb] = {
     name: verb for name, verb in VERBS.items() if verb.bus and verb.role == PAIR}
+#: Verb → its method on D-Bus, where that is not the verb's own name: Properties has a Set.
+MEMBERS: Mapping[str, str] = {"create": "CreateObject", "set": "SetValues",
+                              "delete": "DeleteObject"}
 #: Name → module of cli/, for the verbs that are not in main.py.
 COMMANDS: Mapping[str, str] = {name: verb.command for name, verb in VERBS.items() if verb.command}
 

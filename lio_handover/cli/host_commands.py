@@ -25,8 +25,8 @@ from ..views import diff_columns, json_view, phrases, plan_steps, tree
 from ..views.terminal import Terminal
 from .output import (BY_SERVICE, PROG, credit, print_data, print_lines, quoted, repeat_option, say,
                      say_done, say_notes, seconds_text, writes_text)
-from .session import (Signals, ask_service, chosen_targets, find_service, open_host, require_root,
-                      target_names)
+from .session import (Signals, Usage, ask_service, chosen_targets, find_service, open_host,
+                      require_root, target_names)
 
 #: Verbs that any user may try: the kernel decides whether the user may look.
 _FOR_ANYBODY = ("show", "diff")
@@ -39,6 +39,8 @@ def run(args: argparse.Namespace, signals: Signals) -> int:
     """Run the verb that ``args.verb`` names, and return the exit code.  Raises its error."""
     verb = args.verb if not getattr(args, "dry_run", False) else "plan"
     row = HOST_VERBS[verb]
+    if verb == "show" and (args.as_file or args.uses):
+        return _show_otherwise(args)
     service = find_service(args) if row.action == WRITE else None
     if not service and verb not in _FOR_ANYBODY:
         require_root(args.verb)
@@ -150,7 +152,28 @@ def _show(args: argparse.Namespace, result: results.Shown) -> int:
     return errors.SAME
 
 
-def _say_against(args: argparse.Namespace, against: Sequence[errors.Finding], what: str) -> int:
+def _show_otherwise(args: argparse.Namespace) -> int:
+    """Print the file that apply takes, or who serves a path."""
+    from ..host import uses
+    from ..local import managing
+    host = open_host(args)
+    if args.as_file and args.uses:
+        raise Usage("either --as-file or --uses")
+    if args.as_file:
+        sys.stdout.write(managing.as_file(host, target_names(args)))
+        return errors.SAME
+    users = uses.of(host, args.uses)
+    if args.json:
+        print_data({"path": args.uses, "backstores": [
+            {"backstore": use.backstore, "luns": list(use.luns)} for use in users]})
+    for use in users if not args.json else ():
+        print(errors.one_line(f"{use.backstore}: {', '.join(use.luns) or 'no LUN exports it'}"))
+    if not users:
+        say_done(args, f"no backstore of this host is on {args.uses}; nothing was changed")
+    return errors.SAME
+
+
+def say_against(args: argparse.Namespace, against: Sequence[errors.Finding], what: str) -> int:
     """Print the number of findings, which are printed already; the exit code is the first one's."""
     if not args.json:
         kinds = ", ".join(sorted({finding.error.__name__ for finding in against}))
@@ -168,7 +191,7 @@ def _prepared(args: argparse.Namespace, result: results.Prepared) -> int:
     say_notes(args, result.notes)
     against = errors.stopping(result.findings, args.allow)
     if against:
-        return _say_against(args, against, "a handover")
+        return say_against(args, against, "a handover")
     say_done(args, "nothing speaks against a handover; nothing was changed",
              f"{PROG} " + ("export" if document.frozen else "freeze")
              + f" {quoted(result.targets)}")
@@ -233,7 +256,7 @@ def _planned(args: argparse.Namespace, result: results.Planned) -> int:
         print_lines(plan_steps.plan(ready, Terminal.of(sys.stdout), args.allow))
     against = errors.stopping(result.findings, args.allow)
     if against:
-        return _say_against(args, against, "this import")
+        return say_against(args, against, "this import")
     say_done(args, f"{plan_steps.about_plan(ready.plan)}; nothing was changed",
              _command(args, "import", repeat_option("--allow", args.allow)))
     return errors.SAME
@@ -284,4 +307,5 @@ _TEXTS: Mapping[type, Callable[[argparse.Namespace, Any], int]] = {
     results.Compared: _compared, results.Planned: _planned, results.Imported: _imported,
     results.Verified: _verified, results.Adopted: _adopted, results.GivenBack: _given_back}
 
-RUN: Mapping[str, Callable[[argparse.Namespace, Signals], int]] = dict.fromkeys(HOST_VERBS, run)
+RUN: Mapping[str, Callable[[argparse.Namespace, Signals], int]] = dict.fromkeys(
+    (name for name, verb in HOST_VERBS.items() if verb.command == "host_commands"), run)

@@ -12,6 +12,7 @@ from ..model import dynamic_acls
 from ..model.diff import Register, diff
 from ..model.keys import display
 from ..model.objects import State
+from ..plan import edits
 from ..plan.plan import SCRATCH_TARGET, Plan
 from ..plan.planner import plan
 from ..plan.pr_order import nearest_reachable
@@ -33,6 +34,7 @@ class Rollback:
         self.run, self.fs, self.plan, self.before, self.facts = (
             run, run.fs, run.plan, run.before, run.facts)
         self.reservations = reservations
+        self.take_back = self._take_back_live if run.plan.live else self._take_back
 
     def undo(self, error: Exception) -> errors.HandoverError:
         """Bring the host back to ``before``; the error to raise, which says how it went."""
@@ -46,7 +48,7 @@ class Rollback:
             do = do or getattr(inner, "do", "") or "dmesg | tail"
         assert issubclass(kind, errors.HandoverError)
         try:
-            changed = self._take_back()
+            changed = self.take_back()
         except (StepFailed, OSError, ValueError, errors.HandoverError) as second:
             return errors.UndoFailed(
                 f"{what}; and taking it back failed: {reason(second)}", changed=self._in_between(),
@@ -98,12 +100,37 @@ class Rollback:
                 exclusive.run("release", self.plan.late[key].rule, path)
                 del self.run.acquired[key]
         self.run.drivers.on()
+        self._files_back()
+        return self._compare(scope, before, notes)
+
+    def _files_back(self) -> None:
         for path, content in self.run.files.items():
             if content is not None:
                 write_file(path, content)
             elif os.path.exists(path):
                 os.unlink(path)
-        return self._compare(scope, before, notes)
+        self.run.storage_files.take_back()
+
+    def _take_back_live(self) -> str:
+        """Bring back what the steps were about, and leave all else to those who made it."""
+        scope, touched = self.run.scope, {step.about for step in self.plan.steps[:self.run.started]}
+
+        def read() -> State:
+            state = scope.part_of(scope.read(self.fs, reservations=False))
+            state = _with_reservations_of(state, self.before)
+            return state if self.facts.has_rtpi else edits.without_ports(state)
+
+        now = read()
+        want = edits.as_before(now, self.before, touched - {()})
+        back = plan(now, want, Reader(self.fs).facts(), self.facts.fabrics, verify=False)
+        self._refuse(back)
+        self._run(back)
+        self._remove_empty_hbas()
+        self._files_back()
+        left = diff(read(), want)
+        if left:
+            raise errors.VerifyFailed("; ".join(describe(change) for change in left[:3]))
+        return errors.NOTHING_CHANGED
 
     def _touched_scope(self) -> Scope:
         """The part of the host that the run has touched, with all that shares backstores with it.
@@ -122,7 +149,7 @@ class Rollback:
                                if target.key in touched),
                      frozenset(stores & self.run.scope.backstores),
                      frozenset(key[1] for key in touched if key[:1] == ("lu_group",)),
-                     any(key[:1] == ("discovery_auth",) for key in touched))
+                     any(key[:1] == ("discovery_auth",) for key in touched), self.run.scope.linked)
 
     def _compare(self, scope: Scope, before: State, notes: Tuple[str, ...]) -> str:
         """Raises VerifyFailed where the host is not as it was, as far as a kernel can be."""

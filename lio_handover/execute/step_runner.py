@@ -14,18 +14,20 @@ from ..kernel.facts import Facts
 from ..kernel.reader import Reader
 from ..kernel.scsi_bus import Drivers, sg_of
 from ..model.objects import NO_RESERVATIONS, Backstore, Key, State
+from ..plan.edits import without_ports
 from ..plan.order import LATE
-from ..plan.plan import (ACQUIRE, DELETE, DRAIN, DRIVERS, FILE, FLUSH, FOLDER, IDLE, LINK, LOAD,
-                         MKDIR, OPEN, PROVE, RELEASE, RMDIR, SCSI, SYNC, UNLINK, VERIFY, WRITE,
-                         Plan, Step)
+from ..plan.plan import (ACQUIRE, ALLOCATE, DELETE, DRAIN, DRIVERS, FILE, FLUSH, FOLDER, GROW, IDLE,
+                         LINK, LOAD, MKDIR, OPEN, PROVE, RELEASE, RMDIR, SCSI, SYNC, UNLINK, VERIFY,
+                         WRITE, Plan, Step)
 from ..plan.staged import staged
 from ..storage import exclusive
 from ..storage.block_devices import HostSnapshot, Identity
+from ..storage.made_files import MadeFiles
 from ..storage.trusted import Watch
 from ..system.atomic_file import write_files
 from ..system.external_program import ENVIRONMENT
 from ..system.locks import room_for
-from .verify import Scope, check, loaded
+from .verify import Scope, check, check_touched, loaded
 
 
 class Describable(Protocol):
@@ -111,6 +113,7 @@ class StepRunner:
         #: late storage that was acquired, or begun to be, and not released since → its path
         self.acquired: Dict[Key, str] = {}
         self.opened: Dict[str, int] = {}  # path → descriptor
+        self.storage_files = MadeFiles()
         self.watch = Watch(fuse)  # of what this run has the kernel open
         #: what paths led to when their storage was checked
         self.looked: Dict[str, Identity] = dict(the_plan.looked)
@@ -122,7 +125,7 @@ class StepRunner:
 
         self.handlers = {op: getattr(self, f"_{op}") for op in (
             MKDIR, RMDIR, LINK, UNLINK, WRITE, LOAD, FOLDER, FILE, DELETE, FLUSH, SCSI, DRIVERS,
-            DRAIN, VERIFY, ACQUIRE, PROVE, RELEASE, OPEN, IDLE, SYNC)}
+            DRAIN, VERIFY, ACQUIRE, PROVE, RELEASE, OPEN, IDLE, SYNC, ALLOCATE, GROW)}
 
     def run(self, steps: Sequence[Step], seconds: Dict[str, float],
             progress: Optional[Progress], stop: Callable[[], bool]) -> None:
@@ -330,6 +333,13 @@ class StepRunner:
         self.acquired.pop(step.about, None)
 
     # ---- the data ---
+    def _allocate(self, step: Step) -> None:
+        size, _, sparse = step.value.decode().partition(" ")
+        self.looked[step.path] = self.storage_files.make(step.path, int(size), bool(sparse))
+
+    def _grow(self, step: Step) -> None:
+        self.storage_files.grow(step.path, int(step.value))
+
     def _open(self, step: Step) -> None:
         from ..storage.evidence import opened
         if not self.opened:
@@ -394,7 +404,13 @@ class StepRunner:
     # ---- before the gate ---
     def _verify(self, step: Step) -> None:
         want, partial, unknown = self.plan.want, self.plan.partial, self.plan.unknown
-        if step.phase == "stage":
+        if self.plan.live:
+            now = self.scope.read(self.fs, reservations=False)
+            if not self.facts.has_rtpi:
+                now = without_ports(now)
+            check_touched(now, want, {step.about for step in self.plan.steps})
+            self._is_what_was_opened(now)
+        elif step.phase == "stage":
             want = staged(want, self.plan.steps, self.facts.has_rtpi)
             self.now = now = self.scope.read(self.fs, reservations=False)
             check(now, want, False, partial, unknown)

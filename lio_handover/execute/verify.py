@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import FrozenSet, Tuple
+from typing import AbstractSet, FrozenSet, Tuple
 
 from .. import errors
 from ..kernel.configfs import Configfs
@@ -23,6 +23,8 @@ class Scope:
     backstores: FrozenSet[Key]
     lu_groups: FrozenSet[str] = frozenset()
     discovery: bool = False
+    #: whether backstores that the targets export are read, too
+    linked: bool = True
 
     @staticmethod
     def of(*states: State) -> "Scope":
@@ -30,7 +32,9 @@ class Scope:
             frozenset((target.fabric, target.wwn) for state in states for target in state.targets),
             frozenset(backstore.key for state in states for backstore in state.backstores),
             frozenset(group.name for state in states for group in state.lu_groups),
-            any(state.discovery_auth for state in states))
+            any(state.discovery_auth for state in states),
+            all(lun.backstore is None or state.backstore(lun.backstore) is not None
+                for state in states for _, _, lun in state.all_luns()))
 
     def part_of(self, state: State) -> State:
         """The part of ``state`` that is in scope."""
@@ -56,7 +60,7 @@ class Scope:
             store.key: (store.reservations, near.reservations)
             for store, near in zip(known.backstores, nearest.backstores)})
         there = [name for name in reader.target_names() if name in self.targets]
-        state = reader.state(there, self.backstores, self.discovery)
+        state = reader.state(there, self.backstores, self.discovery, self.linked)
         names = self.lu_groups | {group.name for group in state.lu_groups}
         return replace(state, lu_groups=reader.lu_groups(sorted(names)))
 
@@ -96,6 +100,15 @@ def check(now: State, want: State, gates: bool = True, partial: bool = False,
         raise errors.VerifyFailed(
             "read back, the host is not what was asked for: "
             + "; ".join(describe(change) for change in left[:3]) + more)
+
+
+def check_touched(now: State, want: State, touched: AbstractSet[Key]) -> None:
+    """Raises VerifyFailed where an object that was made, changed or removed is not as wanted; all
+    others are somebody else's."""
+    left = [change for change in diff(now, want, False, True) if change.key in touched]
+    if left:
+        raise errors.VerifyFailed("read back, the host is not what was asked for: "
+                                  + "; ".join(map(describe, left[:3])))
 
 
 def describe(change: Change) -> str:

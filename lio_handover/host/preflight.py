@@ -261,15 +261,15 @@ def destination(document: Document, have: State, reader: Reader, facts: Facts,
         store for store in document.state.backstores if store.key not in not_allowed)))
     findings += twins(document.state.backstores, here)
     findings += unit_serials.findings(document.state.backstores)
-    findings += _handler(document.state, have)
-    findings += _serials(document.state, here)
+    findings += handler(document.state, have)
+    findings += serials(document.state, here)
     findings += _missing_attributes(document.state)
     findings += [*portals.findings(document.state, have, reader.fs), *dbroot.findings(reader.fs)]
     findings += device_limits.findings(document.state, have, not_allowed | {
         store.key for store in document.state.backstores
         if exclusive.rule_for(settings, store.path)}, document.storage)
     if facts.has_rtpi:
-        findings += _relative_ports(document.state, reader.relative_ports(frozen))
+        findings += relative_ports(document.state, reader.relative_ports(frozen))
     else:
         findings += _no_relative_port(document.state)
     return findings
@@ -321,7 +321,7 @@ def _shared_within_document(want: State) -> Iterator[Finding]:
                               "which does not know of its reservations", "shared-storage")
 
 
-def _handler(want: State, have: State) -> Iterator[Finding]:
+def handler(want: State, have: State) -> Iterator[Finding]:
     """A tcmu backstore is made where a program serves it; its LUN serves nothing without."""
     stores = [store for store in want.backstores
               if plugins.of(store.plugin).data is Data.HANDLER
@@ -354,7 +354,7 @@ def _discovery(want: State, have: State, reader: Reader) -> Iterator[Finding]:
                   "make it the same on both hosts, or keep this host's with --allow")
 
 
-def _serials(want: State, here: State) -> Iterator[Finding]:
+def serials(want: State, here: State) -> Iterator[Finding]:
     serials = {store.serial: display(store.key) for store in here.backstores if store.serial}
     for store in want.backstores:
         other = serials.get(store.serial)
@@ -372,7 +372,7 @@ def hidden_reservations(state: State, error: Type[errors.HandoverError]) -> Iter
                           "write 1 to its attrib/emulate_pr, if it may be so")
 
 
-def _relative_ports(want: State, taken: Mapping[str, Sequence[str]]) -> Iterator[Finding]:
+def relative_ports(want: State, taken: Mapping[str, Sequence[str]]) -> Iterator[Finding]:
     """Looked at by the kernel only at the very gate (target_core_tpg.c:
     target_tpg_register_rtpi), when it is too late."""
     here: Dict[str, str] = {}

@@ -308,11 +308,11 @@ class Reader:
 
     def state(self, targets: Optional[Sequence[Tuple[str, str]]] = None,
               backstores: Iterable[Key] = (),
-              discovery: Optional[bool] = None) -> State:
+              discovery: Optional[bool] = None, linked: bool = True) -> State:
         """The state of these ``targets`` [(fabric, WWN)], with the backstores and LU groups that
         they use; the whole host where ``targets`` is None.  ``backstores`` are read even where no
-        target uses them.  ``discovery``: whether to read discovery auth; None: only where there is
-        an iSCSI target.
+        target uses them, and unless ``linked`` no others.
+        ``discovery``: whether to read discovery auth; None: only where there is an iSCSI target.
 
         Raises NoSuchTarget, CannotRepresent, OSError.
         """
@@ -329,7 +329,7 @@ class Reader:
                 raise errors.NoSuchTarget(f"{fabric}/{wwn}: this host has no such target",
                                           do="lio-handover show") from None
         wanted = set(backstores) & set(placed)
-        for target in read_targets:
+        for target in read_targets if linked else ():
             for tpg in target.tpgs:
                 wanted.update(lun.backstore for lun in tpg.luns if lun.backstore)
         if targets is None:

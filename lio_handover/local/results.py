@@ -13,6 +13,7 @@ from ..execute.executor import Outcome
 from ..host.looked_at import Ready, View
 from ..model.diff import Change
 from ..model.objects import State
+from ..plan.plan import Plan
 
 
 @dataclass(frozen=True)
@@ -132,6 +133,26 @@ class GivenBack(Result):
 
 
 @dataclass(frozen=True)
+class Managed(Result):
+    """``about``: the object that was changed, in targetcli's words, "" of a file; ``same``: whether
+    it was so already; see Outcome for the others.  ``planned``: it was not done, only planned."""
+
+    about: str = ""
+    same: bool = False
+    steps: int = 0
+    writes: int = 0
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    planned: bool = False
+    changes: Tuple[Change, ...] = field(default=(), repr=False)
+    plan: Plan = field(default_factory=Plan, repr=False)
+    against: Tuple[Finding, ...] = field(default=(), repr=False)
+
+    @property
+    def findings(self) -> Tuple[Finding, ...]:
+        return self.against if self.planned else ()
+
+
+@dataclass(frozen=True)
 class Moved(Result):
     """A move between two hosts, ``source`` and ``destination``, whose handover has this id.
 
@@ -161,7 +182,8 @@ def counted(outcome: Outcome) -> Dict[str, Any]:
 #: The results that D-Bus answers whole, by their verbs.
 _WHOLE: Mapping[str, Type[Result]] = {
     "freeze": Frozen, "export": Exported, "thaw": Thawed, "import": Imported, "remove": Removed,
-    "adopt": Adopted, "giveback": GivenBack}
+    "adopt": Adopted, "giveback": GivenBack, "create": Managed, "set": Managed, "delete": Managed,
+    "apply": Managed}
 
 
 def from_answer(verb: str, answer: Mapping[str, Any]) -> Result:

@@ -6,8 +6,8 @@ The work is done by the façade (ours.py and its base classes); here a call beco
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
-from typing import Callable, List, Mapping, Optional, Sequence, Tuple
+from dataclasses import dataclass, field
+from typing import Any, Callable, List, Mapping, Optional, Sequence, Tuple
 
 from ..document import document as documents
 from ..document.document import Document
@@ -15,10 +15,12 @@ from ..execute.step_runner import Progress, never, nothing
 from ..handover import next_steps
 from ..host.looked_at import Ready
 from ..kernel import cautions
+from ..manage.changes import Request
 from ..model import diff as differ
 from ..model.objects import State
+from ..system import secret_file
 from ..verb_table import HOST_VERBS
-from . import results
+from . import managing, results
 from .ours import Ours
 
 #: (fabric, WWN) of targets.
@@ -43,6 +45,25 @@ class Call:
     stop: Callable[[], bool] = never
     begin: Callable[[], None] = nothing
     may: Optional[Callable[[Names], None]] = None
+    #: of the verbs that change what this host serves: a node of targetcli's tree, what is wanted of
+    #: it, by position and by name; or the data of a file, which ``secret`` reads secrets for
+    node: str = ""
+    words: Sequence[str] = ()
+    values: Mapping[str, str] = field(default_factory=dict)
+    tree: Mapping[str, Any] = field(default_factory=dict)
+    prune: bool = False
+    dry_run: bool = False
+    who: str = ""
+    secret: Callable[[str], str] = secret_file.read
+    may_serve: Callable[[State], None] = lambda state: None
+
+    def wanted(self, verb: str) -> Request:
+        return Request(verb, self.node, tuple(self.words), self.values)
+
+    def order(self, verb: str) -> managing.Order:
+        return managing.Order(self.who or managing.user(), f"{verb} {self.node}".strip(),
+                              self.allow, self.dry_run, self.progress, self.stop, self.begin,
+                              self.may_serve)
 
     def chosen(self, host: Ours) -> List[Tuple[str, str]]:
         """The targets named, or all, where the caller may touch them.  Raises NoSuchTarget."""
@@ -162,6 +183,31 @@ def giveback(host: Ours, call: Call) -> results.GivenBack:
     call.begin()
     state = host.giveback(names, call.allow)
     return results.GivenBack(_names(state), tuple(host.notes))
+
+
+# ---- what this host serves ---
+def create(host: Ours, call: Call) -> results.Managed:
+    return _managed(managing.change(host, call.wanted("create"), call.order("create")), call)
+
+
+def set_(host: Ours, call: Call) -> results.Managed:
+    return _managed(managing.change(host, call.wanted("set"), call.order("set")), call)
+
+
+def delete(host: Ours, call: Call) -> results.Managed:
+    return _managed(managing.change(host, call.wanted("delete"), call.order("delete")), call)
+
+
+def apply(host: Ours, call: Call) -> results.Managed:
+    return _managed(managing.apply(host, call.tree, call.prune, call.secret,
+                                   call.order("apply")), call)
+
+
+def _managed(done: managing.Done, call: Call) -> results.Managed:
+    counted = results.counted(done.outcome)
+    return results.Managed(done.targets, **{**counted, "notes": done.notes}, about=done.about,
+                           same=not done.changes, planned=call.dry_run, changes=done.changes,
+                           plan=done.plan, against=done.findings)
 
 
 #: The function of each verb, by its name.

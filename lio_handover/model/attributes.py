@@ -453,7 +453,8 @@ def _table() -> Iterator[Attribute]:
     # ---- LUN --------------------------------------------------------------------------------
     # Right after the link and before any ACL, else every mapping owes its initiator a 3F/03.
     yield Attribute("lun", "alua_tg_pt_gp", ID, LINKED, TG_PT_GROUP, 1,
-                    unset=("", "default_tg_pt_gp"))
+                    unset=("", "default_tg_pt_gp"), cleared=NONE,
+                    source="target_core_alua.c:core_alua_store_tg_pt_gp_info")
     yield from _rows("lun", RUNTIME, "alua_tg_pt_offline=0", LINKED, rank=2, range=BIT,
                      overwrites=("alua_tg_pt_status",))
     yield from _rows("lun", RUNTIME, "alua_tg_pt_write_md=0", LINKED, rank=2, range=BIT)

@@ -125,6 +125,8 @@ def _attributes(old: Object, new: Object, gates: bool, partial: bool) -> Iterato
         if was == wanted:
             continue
         attribute = row(new.kind, owner, name)
+        if attribute is not None and {was, wanted} <= {None, *attribute.unset}:
+            continue  # neither was ever set
         if attribute is not None and attribute.of_path \
                 and _path(old, was) == _path(new, wanted):
             continue

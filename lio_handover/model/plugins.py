@@ -37,6 +37,8 @@ class Parameter(NamedTuple):
     needed   whether the kernel makes no backstore without it
     path     the most bytes, for the full path of a file or device; 0: no path
     what     how a message names the number
+    grows    whether a backstore that is served takes a higher number
+             (target_core_file.c:fd_set_configfs_dev_params, fd_get_blocks)
     """
 
     name: str
@@ -45,6 +47,7 @@ class Parameter(NamedTuple):
     needed: bool = False
     path: int = 0
     what: str = "number"
+    grows: bool = False
 
 
 class Plugin(NamedTuple):
@@ -149,7 +152,7 @@ _ROWS = (
     Plugin("fileio", "target_core_file", "fileio", Opens.FILE, ("parameters", "fd_dev_name"),
            parameters=_parameters(
                Parameter("fd_dev_name", path=255),
-               Parameter("fd_dev_size", most=_BYTES, what="number of bytes"),
+               Parameter("fd_dev_size", most=_BYTES, what="number of bytes", grows=True),
                Parameter("fd_buffered_io", ("1",)), Parameter("fd_async_io", ("1",))),
            info=_FILEIO, read=_fileio, product="FILEIO", listed=True),
     Plugin("iblock", "target_core_iblock", "block", Opens.BLOCK, ("parameters", "udev_path"),

@@ -59,6 +59,8 @@ ORDER: Tuple[Slot, ...] = (
     Slot("release", STAGE, "nothing has the storage open: another host may"),
     Slot("remove LU group", STAGE, "after the backstores that are in it"),
     Slot("restore file", STAGE, "the APTPL file goes with its backstore"),
+    Slot("allocate", STAGE, "the kernel would make an empty file; this one is root's alone"),
+    Slot("grow file", STAGE, "what is told of a disk's size is there before anybody reads it"),
     # ---- what the kernel takes while the source still serves ----------------------------------
     Slot("module", STAGE, "the kernel loads no backend or vhost module by itself"),
     Slot("LU group", STAGE, ""),
@@ -68,6 +70,7 @@ ORDER: Tuple[Slot, ...] = (
     Slot("folder", STAGE, "without <dbroot>/pr a REGISTER answers NOT READY, yet is done; nobody "
                           "can change dbroot once there is a backstore"),
     *_MAKING[1:],
+    Slot("resize", STAGE, "the file is as long by now"),
     Slot("fabric", STAGE, ""),
     Slot("target", STAGE, ""),
     Slot("TPG", STAGE, ""),

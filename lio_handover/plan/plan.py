@@ -33,6 +33,8 @@ RELEASE = "release"  # run the command after which another host may
 OPEN = "open"        # a file or device, for SYNC
 IDLE = "idle"        # wait until no command of the backstores is executing
 SYNC = "sync"        # all that this host has of a file or device is on the storage
+ALLOCATE = "allocate"  # make a file of a size, where nothing is; sparse, or with all its blocks
+GROW = "grow"        # make a file at least so long
 
 KERNEL_OPS = (MKDIR, RMDIR, LINK, UNLINK, WRITE)
 
@@ -42,8 +44,9 @@ SCRATCH_NEXUS = "naa.50014051f0ad0ff1"
 
 
 class Step(NamedTuple):
-    """One request.  ``path`` is below the target tree, but for FOLDER, FILE, FLUSH, OPEN, SYNC and
-    PROVE, and for ACQUIRE and RELEASE, whose ``value`` is the command without the path.
+    """One request.  ``path`` is below the target tree, but for FOLDER, FILE, FLUSH, OPEN, SYNC,
+    ALLOCATE, GROW and PROVE, and for ACQUIRE and RELEASE, whose ``value`` is the command without
+    the path.
 
     ``row`` makes a write an *ensure*: it is left out where the kernel has the value already
     (many refuse being told what they know), and where the kernel has no such attribute and
@@ -100,6 +103,9 @@ class Plan:
     late: Mapping[Key, DeferredOpen] = field(default_factory=dict)
     #: whether attributes that the table does not know may have this kernel's values
     unknown: bool = False
+    #: whether it changes what is being served, beside others who may change it, too: then only
+    #: what the steps are about is compared, and taken back
+    live: bool = False
     #: a backstore's path → the identity of the file or device there when it was checked
     looked: Mapping[str, Identity] = field(default_factory=dict)
 

@@ -22,8 +22,8 @@ from ..storage.exclusive import DeferredOpen
 from .draft import Draft
 from .lun_links import LunLinks
 from .order import PLACE
-from .plan import (ACQUIRE, DRAIN, FLUSH, FOLDER, IDLE, LINK, MKDIR, OPEN, PROVE, RELEASE, RMDIR,
-                   SYNC, UNLINK, VERIFY, WRITE, Plan, Step)
+from .plan import (ACQUIRE, ALLOCATE, DRAIN, FLUSH, FOLDER, GROW, IDLE, LINK, MKDIR, OPEN, PROVE,
+                   RELEASE, RMDIR, SYNC, UNLINK, VERIFY, WRITE, Plan, Step)
 from .pr_order import LAST, RestoreOrder, nearest_reachable
 from .pr_steps import ReservationPlanner
 
@@ -33,7 +33,8 @@ _NOTHING: Mapping[str, str] = {}
 def plan(have: State, want: State, facts: Facts,
          keep_fabrics: Optional[Sequence[str]] = None, verify: bool = True,
          partial: bool = False, trusting: bool = True,
-         late: Optional[Mapping[Key, DeferredOpen]] = None, there: State = State()) -> Plan:
+         late: Optional[Mapping[Key, DeferredOpen]] = None, there: State = State(),
+         live: bool = False, allocate: Mapping[Key, bool] = {}) -> Plan:  # noqa: B006
     """The steps from ``have`` to ``want`` on the host that ``facts`` describe.
 
     ``keep_fabrics``: which fabric directories may stay when they become empty (None: all).
@@ -43,12 +44,13 @@ def plan(have: State, want: State, facts: Facts,
     ``late``: backstores on either side whose storage only one host may have open, see
     storage/exclusive.py.
     ``there``: objects of this host besides ``have``; directories keep their names.
+    ``live``: see Plan.  ``allocate``: new backstores whose file is to be made → whether sparse.
     Raises nothing for a change that cannot be made in place: ``refused`` has it.
     """
     changes = diff(have, want, partial=partial)
     planner = _Planner(have, want, facts, keep_fabrics, partial, trusting, late or {},
-                       there.index())
-    return replace(planner.plan(changes, verify), partial=partial, late=late or {})
+                       there.index(), live, allocate)
+    return replace(planner.plan(changes, verify), partial=partial, late=late or {}, live=live)
 
 
 def freezing(have: State, shut: State, facts: Facts) -> Plan:
@@ -71,6 +73,8 @@ class _Planner:
     trusting: bool
     late: Mapping[Key, DeferredOpen]
     there: Mapping[Key, Object]
+    live: bool = False
+    allocate: Mapping[Key, bool] = field(default_factory=dict)
     known: Dict[Tuple[Key, str, bool], Mapping[str, str]] = field(default_factory=dict)
     unknown: Set[str] = field(default_factory=set)
     unlinked: Set[Key] = field(default_factory=set)  # LUNs that are there and are to be linked
@@ -105,7 +109,9 @@ class _Planner:
         ReservationPlanner(self.draft).plan()
         self._fabrics()
         self._drain()
-        if verify and self.created:
+        if self.live:
+            self._add("verify", VERIFY, "", about=())
+        elif verify and self.created:
             self._add("verify stage", VERIFY, "", about=())
             self._add("verify", VERIFY, "", about=())
         want, notes = nearest_reachable(self.want)
@@ -133,6 +139,8 @@ class _Planner:
         """Link a LUN or mapped LUN that exists without its link, as an undone removal leaves it.
         False where that is not all that differs."""
         old, new = self.old[change.key], self.new[change.key]
+        if isinstance(new, Backstore):
+            return self._grow(new, change)
         if isinstance(old, Lun) and old.backstore is None:
             self.unlinked.add(change.key)
             return True
@@ -141,6 +149,16 @@ class _Planner:
             self._link_mapped(new)
             return True
         return False
+
+    def _grow(self, store: Backstore, change: Relink) -> bool:
+        name = change.name.partition("/")[2]
+        row = plugins.of(store.plugin).parameters[name]
+        if not row.grows or not change.old.isdigit() or int(change.new or 0) < int(change.old):
+            return False
+        self._add("grow file", GROW, store.path, change.new.encode(), store.key)
+        self._add("resize", WRITE, f"{self.path(store.key)}/control",
+                  f"{name}={change.new}\n".encode(), store.key)
+        return True
 
     def _cannot(self, change: Change) -> None:
         what = {Relink: "is linked to something else", Register: "has other reservations"}.get(
@@ -220,11 +238,16 @@ class _Planner:
         new = change.new
         if row is not None and row.cleared and new in (None, *row.unset):
             new = row.cleared
+        if row is not None and row.window == "NEXUS":
+            return self._set_nexus(change, row)
         in_place = {"ANY", "GATE", "LINKED", "ENABLED"}
         if change.key not in self.exported and not self._used(change.key):
             in_place |= {"UNEXPORTED"}
         if kind in ("tpg", "acl", "portal", "lun", "mapped_lun"):
             in_place |= {"GATE_SHUT"}
+        tpg = self.old.get(change.key)
+        if change.name == "rtpi" and tpg and tpg.attributes.get("enable", "0") != "0":
+            in_place.discard("GATE_SHUT")  # target_core_fabric_configfs.c: ..._rtpi_store
         if row is None or row.window not in in_place \
                 or new is None or new in row.unset and (not new or new != row.cleared):
             self.refused.append(errors.Finding(
@@ -243,6 +266,21 @@ class _Planner:
                 other = rows(kind, owner_of(change.key)).get(name)
                 if value is not None and other is not None and value not in other.unset:
                     self._write(change.key, kind, other, value)
+
+    def _set_nexus(self, change: differ.Set, row: Attribute) -> None:
+        """A nexus goes only while no LUN is linked; it may come at any time (drivers/vhost/scsi.c:
+        vhost_scsi_drop_nexus, drivers/target/loopback/tcm_loop.c:tcm_loop_drop_nexus)."""
+        tpg = self.old[change.key]
+        if change.old and isinstance(tpg, Tpg):
+            if any(lun.backstore and lun.key not in self.removed for lun in tpg.luns):
+                self.refused.append(errors.Finding(
+                    errors.CannotChange, display(change.key), "its nexus stays as long as LUNs are "
+                    "linked", do="delete its LUNs first"))
+                return
+            self._add("drop nexus", WRITE, f"{self.path(change.key)}/{row.path}", b"NULL\n",
+                      change.key)
+        if change.new:
+            self._write(change.key, tpg.kind, row, change.new)
 
     def _used(self, key: Key) -> bool:
         return key[0] == "backstore" and key[:3] in self.exported
@@ -298,6 +336,10 @@ class _Planner:
         if store.key in self.late:
             self._command("acquire", ACQUIRE, store.key, self.late[store.key].rule.acquire)
             self._add("prove", PROVE, store.path, about=store.key)
+        if store.key in self.allocate:
+            self._add("allocate", ALLOCATE, store.path,
+                      f"{store.parameters['fd_dev_size']}"
+                      f"{' sparse' * self.allocate[store.key]}".encode(), store.key)
         hba = self.hba[store.key]
         if hba not in self.hbas:
             self._once("HBA", MKDIR, f"core/{hba}", store.key)

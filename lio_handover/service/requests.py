@@ -7,8 +7,9 @@ import uuid
 from typing import Any, Callable, List, Mapping, Sequence
 
 from .. import errors
-from ..verb_table import (A_DOCUMENT, ASSERTIONS, HOST, MESSAGES, NEW_TARGETS, NOTHING, OF_ROOT,
-                          PAIR, ROOT, WRITE)
+from ..model.fabrics import FABRICS
+from ..verb_table import (A_DOCUMENT, A_FILE, A_NODE, ASSERTIONS, HOST, MANAGE, MESSAGES,
+                          NEW_TARGETS, NOTHING, OF_ROOT, PAIR, ROOT, WRITE)
 from .bus.dispatcher import DEFERRED, OPTIONS, Call, Standard
 from .bus.marshal import Descriptor
 from .jobs import Jobs
@@ -31,22 +32,25 @@ class Requests:
         assert call.method.verb
         verb, takes = call.method.verb.verb, call.method.verb.takes
         what: Sequence[Any] = args[0] if takes != NOTHING else ()
-        documents = takes in (A_DOCUMENT, MESSAGES)
+        documents = takes in (A_DOCUMENT, A_FILE, MESSAGES)
         descriptors: List[int] = [*(what if documents else ()), *_handed_in(args[-1])]
         with _closing(descriptors):
             handed_in = len(descriptors)
             options = call.options(args[-1])
             _check(call, options)
+            node, values = (args[0], args[1]) if takes == A_NODE else ("", {})
             if takes == NEW_TARGETS:  # the new handover needs an id
                 handover = options["handover"] or options["resume"] or str(uuid.uuid4())
             request = {**_counted(options), "verb": verb.name,
                        "role": "" if verb.role in (HOST, PAIR) else verb.role,
-                       "handover": handover, "targets": [] if documents else _targets(what),
+                       "handover": handover, "node": node, "values": values,
+                       "targets": _targets_of(node) if takes == A_NODE else
+                       [] if documents else _targets(what),
                        "mode": options["mode"] or ("" if verb.role == PAIR else "iscsi"),
                        "assertions": [name for name in ASSERTIONS if options[name]]}
             for token in [*options["uploads"], *filter(None, [options["upload"]])]:
                 descriptors.append(self.uploads.take(token, call.caller.uid))
-            if takes == A_DOCUMENT and len(descriptors) != 1:
+            if takes in (A_DOCUMENT, A_FILE) and len(descriptors) != 1:
                 raise Standard("InvalidArgs", f"{call.method.name} takes one document: a "
                                "descriptor, or the option upload")
             actions = verb.actions({**options, "messages": handed_in},
@@ -58,14 +62,14 @@ class Requests:
                actions: Sequence[str]) -> None:
         """Start a job once the caller is authorized for all ``actions``, too."""
         assert call.method.verb
-        writes = WRITE in (call.method.verb.verb.action, *actions)
+        writes = not {WRITE, MANAGE}.isdisjoint((call.method.verb.verb.action, *actions))
 
         def start() -> None:
             user = call.caller.uid
             whole = {**request, "config": self.config, "bus": self.bus,
                      "limited": call.caller.limited, "writes": writes,
                      "small": bool(user) and not writes,
-                     "secrets": not user or request["secrets"],
+                     "secrets": not user or request["secrets"], "root": not user,
                      "asserted_by": f"user {user} ({call.caller.sender})"}
             given, documents[:] = list(documents), []  # the job closes them
             call.reply(self.jobs.start(whole, given, user).path)
@@ -98,7 +102,7 @@ def _check(call: Call, options: Mapping[str, Any]) -> None:
             raise errors.NotAuthorized(
                 f"user {call.caller.uid} may not have root open the path in option {name}",
                 do=f"pass a descriptor: option {OF_ROOT[option.name]}")
-        for fd in options[name] if option.type == "ah" else ():
+        for fd in options[name] if option.type == "ah" and option.name != "secret-fds" else ():
             _check_socket(fd, name)
 
 
@@ -140,6 +144,12 @@ def _targets(words: Sequence[str]) -> List[str]:
         if "/" not in word.strip("/"):
             raise errors.BadCall(f"{word[:80]!a} is no target: it is FABRIC/WWN", do="ListTargets")
     return [word.strip("/") for word in words]
+
+
+def _targets_of(node: str) -> List[str]:
+    """The target that a node is of, for the log and for polkit."""
+    parts = node.strip("/").split("/")
+    return ["/".join(parts[:2])] if parts[0] in FABRICS and len(parts) > 1 else []
 
 
 def _close(descriptors: List[int]) -> None:

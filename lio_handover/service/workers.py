@@ -3,8 +3,7 @@ it in memory, where that has stayed; any other by the spare one."""
 from __future__ import annotations
 
 import os
-from typing import (Any, Callable, Dict, Hashable, List, Mapping, Optional, Protocol, Sequence,
-                    Tuple)
+from typing import Any, Callable, Dict, Hashable, List, Mapping, Optional, Protocol, Sequence, Tuple
 
 from ..client.worker_process import WorkerPool, WorkerProcess
 

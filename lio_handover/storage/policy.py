@@ -87,6 +87,31 @@ def findings(wanted: Backstore, proof: Mapping[str, Union[str, int, bool]], sett
               if beside else ())]
 
 
+def findings_of_new_file(wanted: Backstore, settings: Settings, host: Host = HERE) \
+        -> List[Finding]:
+    """Why this host may make no file for ``wanted`` where its path says.  Makes none."""
+    problems = list(_by_plugin(wanted, settings))
+    folder, roots = os.path.dirname(wanted.path), _roots(wanted, settings)
+    if problems or not roots:
+        return problems or [_finding(StorageNotAllowed, wanted, "lies under no configured root", "",
+                                     "allow it in the configuration file, or make it elsewhere")]
+    try:
+        way = trusted.walk(folder, settings.fuse, host)
+        if not way.why and not stat.S_ISDIR(os.lstat(way.real).st_mode):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+    except OSError as error:
+        return [_finding(StorageMissing, wanted, f"can't be made: its folder: {error.strerror}",
+                         do="make the folder, of root's alone")]
+    if way.why:
+        return [not_allowed(wanted, way.why)]
+    if way.real != folder and all(escapes_root(folder, root) for root in roots):
+        return [_finding(StorageNotAllowed, wanted, "is reached through a symbolic link that "
+                         f"leaves {' and '.join(roots)}", do="name the file where it really is")]
+    kind = file_system(way.real, host)
+    return [_finding(StorageNotAllowed, wanted, f"lies in a file system of type {kind}, which "
+                     "keeps nothing")] if kind in _NOT_STORAGE else []
+
+
 def absent(wanted: Backstore, host: Host = HERE) -> List[Finding]:
     """The finding that a backstore's storage does not exist yet: no file, or a device without a
     medium, such as a loop device that is not set up; [] where it exists."""

@@ -117,6 +117,18 @@ def _verified_tree(result: Any, allowed: Sequence[str]) -> Dict[str, Any]:
     return {"same": result.same, "targets": list(result.targets)}
 
 
+def _managed_tree(result: Any, allowed: Sequence[str]) -> Dict[str, Any]:
+    changes = [{name if name != "document" else "new" if name != "here" else "old": value
+                for name, value in change_tree(change).items()} for change in result.changes]
+    for change in changes:
+        if "here" in change:
+            change["old"] = change.pop("here")
+    return {**_plain_tree(result), "changes": changes, **({
+        "findings": _finding_trees(result, allowed), "steps": [
+            _step_tree(number, step) for number, step in enumerate(result.plan.steps, 1)]}
+        if result.planned else {})}
+
+
 def _finding_trees(result: results.Result, allowed: Sequence[str]) -> List[Dict[str, Any]]:
     return [finding_tree(finding, allowed) for finding in result.findings]
 
@@ -126,7 +138,8 @@ _TREES: Mapping[type, Callable[[Any, Sequence[str]], Dict[str, Any]]] = {
     results.Prepared: _prepared_tree, results.Frozen: _frozen_tree,
     results.Compared: _compared_tree, results.Moved: _moved_tree,
     results.Planned: lambda result, allowed: plan_tree(result.ready, allowed),
-    results.Verified: _verified_tree}
+    results.Verified: _verified_tree, results.Managed: lambda result, allowed: _managed_tree(
+        result, allowed)}
 
 
 class Report(NamedTuple):
@@ -156,6 +169,11 @@ def report(result: results.Result, allowed: Sequence[str] = ()) -> Report:
         return Report({"targets": whole["targets"], "steps": len(whole["steps"]),
                        "writes": whole["writes"], "findings": len(result.findings)},
                       _bytes(whole))
+    if isinstance(result, results.Managed):
+        summary = {name: value for name, value in whole.items() if name not in (
+            "changes", "findings", "steps")}
+        return Report({**summary, "changes": len(result.changes), "steps": len(
+            result.plan.steps) if result.planned else result.steps}, _bytes(whole))
     return Report(whole)
 
 

@@ -19,8 +19,9 @@ def plan(ready: Ready, terminal: Terminal, allowed: Sequence[str] = ()) -> Itera
         steps = [step for step in the_plan.steps if step.phase == phase]
         if not steps:
             continue
-        yield from hanging_indent("", f"{phase}: {meaning} ({count(len(steps), 'step')})", terminal,
-                                  "title")
+        if not the_plan.live:  # which has no other host
+            yield from hanging_indent("", f"{phase}: {meaning} ({count(len(steps), 'step')})",
+                                      terminal, "title")
         slot = above = ""
         for step in steps:
             number += 1

@@ -13,7 +13,7 @@
 SETUP_ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 SETUP_PYTHON=/usr/bin/python3
 SETUP_PACKAGES=(
-    git python3 python3-venv python3-dbus python3-gi dbus
+    git python3 python3-venv python3-dbus python3-gi python3-yaml python3-jsonschema dbus
     systemd udev openssh-client openssh-server
     python3-rtslib-fb python3-configshell-fb targetcli-fb
     iproute2 kmod patchelf dmsetup

@@ -127,7 +127,7 @@ def test_a_disk_that_nobody_serves_is_not_made(bed: lab.Lab, stable: lab.Host) -
 
 
 def handlers(state: State) -> list[errors.Finding]:
-    return list(preflight._handler(state, State()))
+    return list(preflight.handler(state, State()))
 
 
 # ── pscsi ────────────────────────────────────────────────────────────────────────────────────

@@ -23,7 +23,7 @@ from tests.support.privatebus import POLKIT, Bus, wait_until  # noqa: E402 - it 
 
 #: The bus lets in who has an account: daemon, bin, sys and sync.
 USERS = {"root": 0, "nobody": NOBODY, "looks": 1, "changes": 2, "is handed documents": 3,
-         "vouches": 4, "group": NOBODY}
+         "vouches": 4, "manages": 6, "group": NOBODY}
 #: object → (what stands for it in the interfaces, its path but for the handover's).
 INTERFACES = {"manager": names.MANAGER, "handover": names.HANDOVER, "job": names.JOB,
               "secret": names.JOB, "own": names.JOB}
@@ -99,7 +99,7 @@ def call_cells(address: str, handover: str, uid: int, wanted: Sequence[Cell]) ->
             except dbus.DBusException:
                 token = "none"
             given[cell.option] = [token] if cell.option == "uploads" else token
-        elif cell.option.startswith("guest") and cell.option.endswith("fds"):
+        elif cell.option.endswith("-fds"):
             lines = list(socket.socketpair())
             given[cell.option] = descriptors(lines[0].fileno())
         elif cell.option not in ("-", "messages"):
@@ -108,7 +108,9 @@ def call_cells(address: str, handover: str, uid: int, wanted: Sequence[Cell]) ->
         samples = {"s": "x", "as": ["iscsi/x"], "ay": b"x", "t": 1, "u": 1, "v": "x",
                    "a{sv}": options(given), "ah": descriptors(
                        *([fd] if cell.option == "messages" or cell.option != "upload"
-                         and method.verb and method.verb.takes == verb_table.A_DOCUMENT else []))}
+                         and method.verb and method.verb.takes in (
+                           verb_table.A_DOCUMENT, verb_table.A_FILE) else [])),
+                   "a{ss}": dbus.Dictionary({}, signature="ss")}
         args = [samples[kind] for kind in marshal.split(method.takes)]
         if interface == names.PROPERTIES:
             args[:2] = [INTERFACES[cell.object], {"manager": "Stale"}.get(cell.object, "State")

@@ -15,13 +15,14 @@ from typing import NamedTuple
 #: subject → what it has: polkit's actions, or (root alone) all.  ``group``: a member of [service]
 #: group, where there is no polkit.
 SUBJECTS = {
-    "root": {"root", "read", "write", "document", "force"},
+    "root": {"root", "read", "write", "document", "force", "manage"},
     "nobody": set(),
     "looks": {"read"},
     "changes": {"read", "write"},
+    "manages": {"read", "manage"},
     "is handed documents": {"read", "document"},
-    "vouches": {"read", "write", "document", "force"},
-    "group": {"read", "write", "document"}}
+    "vouches": {"read", "write", "document", "force", "manage"},
+    "group": {"read", "write", "document", "manage"}}
 
 OVERRIDES = ("exported", "imported", "handover", "not-frozen")
 
@@ -43,6 +44,10 @@ manager  Verify             read: - upload maps | read document: secrets
 manager  Remove             write: - all allow | write force: overrides
 manager  Adopt              write: - all allow | write force: overrides
 manager  Giveback           write: - all allow | write force: overrides
+manager  CreateObject       manage: - secret-fds dry-run allow | manage force: overrides
+manager  SetValues          manage: - secret-fds dry-run allow | manage force: overrides
+manager  DeleteObject       manage: - dry-run allow | manage force: overrides
+manager  Apply              manage: - upload prune dry-run allow | manage force: overrides
 manager  Move               write: - resume here mode guest-fds guest-there-fds guest-uri
                             deadline maps allow probe
                           | write force: overrides

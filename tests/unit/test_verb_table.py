@@ -39,7 +39,7 @@ def test_a_verb_is_one_row() -> None:
     assert len(VERBS) == len(verb_table._VERBS)
     assert len(HANDOVER_VERBS) == len(verb_table._HANDOVER_VERBS)
     for verb in [*VERBS.values(), *HANDOVER_VERBS.values()]:
-        assert verb.action in (verb_table.READ, verb_table.WRITE)
+        assert verb.action in (verb_table.READ, verb_table.WRITE, verb_table.MANAGE)
         assert len(set(verb.options)) == len(verb.options), verb.name
         assert verb.begins <= verb.bus, verb.name
     assert all(verb.deadline > 0 for verb in verb_table.HOST_VERBS.values())

@@ -290,6 +290,8 @@ class ObjectTree:
         about = node.about if node else ""
         if str(message.get_signature()).startswith("as"):
             about = " ".join(map(str, message.get_args_list()[0][:8])) or about
+        elif str(message.get_signature()).startswith("sa{ss}"):
+            about = str(message.get_args_list()[0])[:_WORDS] or about
         about = errors.one_line(about or "this host")
         return Wanted(action, str(message.get_member()), about if len(about) <= _WORDS
                       else about[:_WORDS - 1] + "…",

@@ -17,9 +17,9 @@ from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
 from ... import dbus_names, verb_table
-from ...verb_table import (A_DOCUMENT, ANY_TARGETS, BOTH, HANDOVER_VERBS, HOST, HOST_VERBS,
-                           MESSAGES, NEW_TARGETS, NOTHING, PAIR, PAIR_VERBS, TARGETS, WRITE, Option,
-                           Verb)
+from ...verb_table import (A_DOCUMENT, A_FILE, A_NODE, ANY_TARGETS, BOTH, HANDOVER_VERBS, HOST,
+                           HOST_VERBS, MESSAGES, NEW_TARGETS, NOTHING, PAIR, PAIR_VERBS, TARGETS,
+                           WRITE, Option, Verb)
 
 HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 #: Our interfaces without the verbs; the bus's own interfaces, which need not be installed.
@@ -35,16 +35,20 @@ _ACTION = dbus_names.BUS_NAME + ".Action"
 _OPTION = dbus_names.BUS_NAME + ".Option"
 _EMITS = "org.freedesktop.DBus.Property.EmitsChangedSignal"
 
-#: ``takes`` of a verb → its argument on the bus: (name, type, documentation).
+#: ``takes`` of a verb → its arguments on the bus: (name, type, documentation) each.
 _TARGETS = ("targets", "as", "FABRIC/WWN each, as ListTargets has them")
-_ARGUMENTS: Mapping[str, Tuple[str, str, str]] = {
-    TARGETS: (*_TARGETS[:2], _TARGETS[2] + "; none with option all."),
-    ANY_TARGETS: (*_TARGETS[:2], _TARGETS[2] + "; all of them where none is named."),
-    NEW_TARGETS: (*_TARGETS[:2], _TARGETS[2] + "."),
-    A_DOCUMENT: ("document", "ah", "One descriptor of a file or memfd; none with option upload."),
-    MESSAGES: ("messages", "ah", "What the other side said, as the data of its job have it: "
-               "descriptors of files or memfds; none where it said nothing, or with option "
-               "uploads.")}
+_ARGUMENTS: Mapping[str, Sequence[Tuple[str, str, str]]] = {
+    TARGETS: [(*_TARGETS[:2], _TARGETS[2] + "; none with option all.")],
+    ANY_TARGETS: [(*_TARGETS[:2], _TARGETS[2] + "; all of them where none is named.")],
+    NEW_TARGETS: [(*_TARGETS[:2], _TARGETS[2] + ".")],
+    A_DOCUMENT: [("document", "ah", "One descriptor of a file or memfd; none with option upload.")],
+    A_FILE: [("file", "ah", "One descriptor of a file or memfd; none with option upload.")],
+    A_NODE: [("path", "s", "A node of targetcli's tree: /iscsi/iqn.../tpg1/luns."),
+             ("values", "a{ss}", "What the command line has as NAME=VALUE. Of a secret @0, @1...: "
+              "the content of a descriptor of option secret-fds; root may name a file: @/PATH.")],
+    MESSAGES: [("messages", "ah", "What the other side said, as the data of its job have it: "
+                "descriptors of files or memfds; none where it said nothing, or with option "
+                "uploads.")]}
 
 
 # ---- the methods that are verbs ----
@@ -67,7 +71,8 @@ def verb_methods() -> Dict[Tuple[str, str], VerbMethod]:
     """
     methods: Dict[Tuple[str, str], VerbMethod] = {}
     for verb in (*HOST_VERBS.values(), *PAIR_VERBS.values()):
-        methods[dbus_names.MANAGER, verb.name.capitalize()] = VerbMethod(
+        member = verb_table.MEMBERS.get(verb.name, verb.name.capitalize())
+        methods[dbus_names.MANAGER, member] = VerbMethod(
             verb, verb.takes, verb.on_bus, False)
     for verb in HANDOVER_VERBS.values():
         if not verb.bus:
@@ -97,8 +102,8 @@ def _verb_element(member: str, method: VerbMethod) -> Element:
     _annotate(element, _DOC, about)
     _annotate(element, _ACTION, verb.action)
     if method.takes != NOTHING:
-        name, signature, text = _ARGUMENTS[method.takes]
-        _annotate(_argument(element, name, signature, "in"), _DOC, text)
+        for name, signature, text in _ARGUMENTS[method.takes]:
+            _annotate(_argument(element, name, signature, "in"), _DOC, text)
     options = _argument(element, "options", "a{sv}", "in")
     for name, option in method.options.items():
         _annotate(options, _OPTION, f"{name} ({option.type}): {option.help}")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Callable, Dict, Mapping, Optional, Set, Tuple
 
 from ... import dbus_names, errors
-from ...verb_table import DOCUMENT, FORCE, READ, WRITE
+from ...verb_table import DOCUMENT, FORCE, MANAGE, READ, WRITE
 from .interfaces import OPEN
 
 _BUS = ("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus")
@@ -32,6 +32,7 @@ _REMEMBERED = 4096
 _MESSAGES: Mapping[str, str] = {
     READ: "Authentication is required to look at $(target) ($(verb))",
     WRITE: "Authentication is required for $(verb) of $(target)",
+    MANAGE: "Authentication is required for $(verb) of $(target)",
     DOCUMENT: "Authentication is required to be handed, or to compare, secrets of $(target) "
               "($(verb))",
     FORCE: "Authentication is required for $(verb) of $(target): two hosts may end up serving it, "

@@ -1,0 +1,68 @@
+"""Targets that are created, changed and deleted on real kernels: a table object × verb × way."""
+from __future__ import annotations
+
+import pytest
+
+from tests import lab
+from tests.conftest import HostsOf
+from tests.support import inmanage
+
+#: Kinds of changes that stand for all others in the tests that are not long.
+SOME = ("backstore/fileio", "LUN", "mapped LUN", "CHAP of an ACL")
+
+
+@pytest.mark.parametrize("way", inmanage.WAYS)
+def test_each_object_is_made_changed_and_deleted(way: str, bed: lab.Lab, newest: lab.Host) -> None:
+    cells = newest.call(inmanage.cells, way, str(bed.shared), timeout=200)
+    assert len(cells) > 35
+    assert {cell: faults for cell, faults in cells.items() if faults} == {}
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("role", [role for role in lab.ROLES if role != "newest"])
+@pytest.mark.parametrize("way", inmanage.WAYS)
+def test_each_object_on_older_kernels(way: str, role: str, bed: lab.Lab, hosts: HostsOf) -> None:
+    """Takes half a minute each."""
+    cells = hosts(role)[0].call(inmanage.cells, way, str(bed.shared), timeout=280)
+    assert {cell: faults for cell, faults in cells.items() if faults} == {}
+
+
+@pytest.mark.parametrize("how, only", [
+    ("before", SOME), ("after", SOME[1:2]),
+    *(pytest.param(how, (), marks=pytest.mark.full) for how in ("before", "after", "stop",
+                                                                "interrupt"))])
+def test_a_change_that_is_stopped_anywhere_leaves_all_as_it_was(
+        how: str, only: tuple[str, ...], bed: lab.Lab, newest: lab.Host) -> None:
+    points, wrong = newest.call(inmanage.stopped, str(bed.shared), how, only, timeout=280)
+    print(f"{points} points")
+    assert not wrong
+    assert points > (3 if only else 100)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("how", ["before", "after"])
+def test_the_same_on_the_oldest_kernel(how: str, bed: lab.Lab, oldest: lab.Host) -> None:
+    """Takes a minute each."""
+    points, wrong = oldest.call(inmanage.stopped, str(bed.shared), how, (), timeout=280)
+    assert not wrong and points > 100
+
+
+def test_two_managers_wait_for_each_other(bed: lab.Lab, newest: lab.Host) -> None:
+    assert len(newest.call(inmanage.two_at_once, str(bed.shared))) >= 4
+
+
+def test_what_another_program_makes_meanwhile_is_left_to_it(bed: lab.Lab, newest: lab.Host) -> None:
+    said, luns, acls = newest.call(inmanage.targetcli_in_between, str(bed.shared))
+    assert "nothing was changed" in said
+    assert luns == ["lun_0", "lun_77"] and acls == [inmanage.YOU]
+
+
+def test_a_boot_brings_back_what_was_made(bed: lab.Lab, newest: lab.Host) -> None:
+    told = newest.call(inmanage.boots, str(bed.shared))
+    assert told["new"] == [("lio-handover", ())]
+    assert "/etc/target/saveconfig.json has it as it is now" in told["notes"][0]
+    assert told["luns"] == [0, 1] and told["left"] == []
+
+
+def test_a_wrong_command_is_one_line_and_changes_nothing(bed: lab.Lab, newest: lab.Host) -> None:
+    assert newest.call(inmanage.hostile, str(bed.shared), timeout=120) == []
