@@ -1,11 +1,12 @@
 """The JSON Schema of the file of `apply`, made of the tables; the check of a file against it.
 
-An editor completes and checks by the same schema: share/lio-handover/targets.schema.json, which
-``python3 -m lio_handover.manage.schema`` prints.
+An editor completes and checks by the same schema, which ``python3 -m lio_handover.manage.schema``
+prints, and scripts/install puts into /usr/share/lio-handover.
 """
 from __future__ import annotations
 
 import json
+import os
 import sys
 from functools import lru_cache
 from typing import Any, Dict, List, Mapping, Sequence
@@ -20,6 +21,8 @@ Schema = Dict[str, Any]
 
 #: The version of the file: the only one.
 VERSION = 1
+#: The name of the file that an editor is given.
+FILE = "targets.schema.json"
 _SWITCH: Schema = {"enum": [True, False, 0, 1]}
 _TEXT: Schema = {"type": ["string", "integer"]}
 #: A secret is the content of a file, or what this host has.
@@ -203,9 +206,19 @@ def _said(error: Any) -> str:
 
 
 def text() -> str:
-    """The schema as it is shipped."""
+    """The schema as it is installed."""
     return json.dumps(schema(), indent=1, sort_keys=True) + "\n"
 
 
+def main(argv: Sequence[str]) -> int:
+    """Print the schema, or write its file into the folder that is named."""
+    if not argv:
+        sys.stdout.write(text())
+        return 0
+    with open(os.path.join(argv[0], FILE), "w") as file:
+        file.write(text())
+    return 0
+
+
 if __name__ == "__main__":
-    sys.stdout.write(text())
+    sys.exit(main(sys.argv[1:]))

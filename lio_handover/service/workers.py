@@ -46,7 +46,7 @@ class Sessions:
 
 
 class Job(Protocol):
-    """What a worker is for (jobs.py)."""
+    """A job (jobs.py), as far as its worker is concerned."""
 
     child: Optional[WorkerProcess]
     process: int
