@@ -53,7 +53,7 @@ class Forwarded:
         except OSError as error:
             self.close()
             raise errors.PeerUnreachable(f"ssh can't be run: {error.strerror}") from None
-        until = time.monotonic() + ssh.CONNECT_SECONDS + ssh.ALIVE_SECONDS
+        until = time.monotonic() + ssh.CONNECTED_SECONDS
         while not os.path.exists(self.here):
             if self._program.poll() is not None or time.monotonic() > until:
                 raise self._failed()
