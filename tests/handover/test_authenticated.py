@@ -44,12 +44,15 @@ class Keyed(Two):
     def refused(self, role: str, verb: str, message: Message, why: str,
                 error: type[errors.HandoverError] = errors.NotAuthentic) -> None:
         """A message is refused by name, in one line, and nothing was changed."""
-        before = self.states(), self.serving(), self.host[role].call(inhandover.told, self.id)
+        before = self.stand()
         with pytest.raises(error, match=why) as caught:
             self.give(role, verb, [message])
         assert "; nothing was changed; next: " in str(caught.value)
-        assert before == (self.states(), self.serving(),
-                          self.host[role].call(inhandover.told, self.id))
+        assert before == self.stand()
+
+    def stand(self) -> list[tuple[list[Reply], dict[str, str], str]]:
+        """Of both hosts: the answer to status, the gates, the journal."""
+        return [host.call(inhandover.stand, self.id) for host in self.host.values()]
 
     def answer(self, role: str, verb: str) -> Reply | None:
         """As it comes by ssh: a whole answer, which the asker's key proves."""

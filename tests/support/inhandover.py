@@ -337,6 +337,11 @@ def status(id: str = "") -> list[Reply]:  # noqa: A002
     return handovers().status(id)
 
 
+def stand(id: str) -> tuple[list[Reply], dict[str, str], str]:  # noqa: A002
+    """A handover's status, the gates, and its journal."""
+    return status(id), gates(), told(id)
+
+
 def slow_freeze(id: str) -> tuple[list[str], str, list[str]]:  # noqa: A002
     """(verbs that the alarm was for, the state after, progress) of a freeze that takes longer than
     it may."""
