@@ -84,11 +84,11 @@ class Building(Gates):
                                         self.notes)
         if whole or notes.loading == boot or identity.replaced(self):
             self._afresh(want)
-        self._same_storage(document)
-        self.journal.note("loading", boot=boot)
-        have = self._build_to(want)
         with self._nexuses([target.wwn for target in want.targets
                             if fabrics.gate_of(target.fabric) is Gate.ENDPOINT]) as nexuses:
+            self._same_storage(document)
+            self.journal.note("loading", boot=boot)
+            have = self._build_to(want)
             facts = self.reader().facts()
             the_plan, _ = self._run(lambda facts, _trusting: self._unwritten(
                 _waiting(want, facts, have)), have, facts, nexuses)

@@ -35,14 +35,21 @@ class Occupying(Nexuses):
     started: Dict[str, Holder] = field(default_factory=dict)
 
     def start(self, wwpns: Iterable[str]) -> None:
-        """Start holders, which takes a while, and do not wait for them."""
+        """Start holders, which takes a while, and do not wait for them.  An endpoint that is
+        occupied stays so."""
         for wwpn in wwpns:
-            self.started[wwpn] = self.holders.start(wwpn)
+            if self.holders.pid_of(wwpn) is None:
+                self.started[wwpn] = self.holders.start(wwpn)
 
     def before_nexus(self, tpg: str) -> None:
         for wwpn, _tag in _endpoint(tpg):
-            if wwpn not in self.started:
-                self.start([wwpn])
+            if wwpn in self.started:
+                try:
+                    self.started[wwpn].expect()
+                    continue
+                except errors.InUse:  # a teardown of parts that were there has ended it, too
+                    self.started.pop(wwpn).close()
+            self.started[wwpn] = self.holders.start(wwpn)
             self.started[wwpn].expect()
 
     def after_nexus(self, tpg: str) -> None:

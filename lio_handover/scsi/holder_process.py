@@ -155,8 +155,8 @@ def _occupied(wwpn: str, path: str) -> NoReturn:
     _tell(fd, -os.getpid())
     occupier = _Occupier(wwpn, fd)
     occupier.run(told_to_end)
-    occupier.close()
-    raise SystemExit(0)
+    occupier.close()  # before the lock goes, by which others see that the endpoint is free
+    os._exit(0)  # at once: a guest may be waiting
 
 
 def _tell(fd: int, number: int) -> None:
