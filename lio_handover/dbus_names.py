@@ -13,13 +13,15 @@ ROOT = "/io/github/lio_handover1"
 #: The version of the interfaces.  2 added Adopt and Giveback; since 3 a method takes only the
 #: options that it needs, so a service of version 1 is no neighbour.  Later versions only add (D-Bus
 #: API Design Guidelines): 4 Manager.Move, Details of a job; 5 the options secrets and question, the
-#: feature key.
-API_VERSION = 5
+#: feature key; 6 backstores and ACLs, and whatever changes targets.
+API_VERSION = 6
 
 MANAGER = BUS_NAME + ".Manager"
 TARGET = BUS_NAME + ".Target"
 HANDOVER = BUS_NAME + ".Handover"
 JOB = BUS_NAME + ".Job"
+BACKSTORE = BUS_NAME + ".Backstore"
+ACL = BUS_NAME + ".Acl"
 ERROR = BUS_NAME + ".Error."
 
 INTROSPECTABLE = "org.freedesktop.DBus.Introspectable"
@@ -28,7 +30,7 @@ PROPERTIES = "org.freedesktop.DBus.Properties"
 OBJECT_MANAGER = "org.freedesktop.DBus.ObjectManager"
 
 #: The folders of the tree below ROOT.
-TARGETS, HANDOVERS, JOBS = "targets", "handovers", "jobs"
+TARGETS, HANDOVERS, JOBS, BACKSTORES, ACLS = "targets", "handovers", "jobs", "backstores", "acls"
 
 #: This file exists while the service runs, so clients can check without a D-Bus call.
 RUNNING = "/run/lio-handover/service"

@@ -1,5 +1,5 @@
 """The state of this host in little time: names, gates and journals, and nothing that grows with
-LUNs.
+LUNs but the names of backstores.
 
 Each journal is read once.
 """
@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import os
 from dataclasses import asdict
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, Iterator, List, Optional
 
 from .. import errors
 from ..host.verbs import frozen_in
+from ..kernel import placement
 from ..model import directories, fabrics
 from ..model.fabrics import Gate
+from ..model.keys import display
 from ..protocol.table import STATES
 from ..records.journal import Handover, Journal, ids
+from . import tree_watches
 from .ours import BROUGHT_BACK, LIO_HANDOVER, TARGETCLI, Ours, counting_in
 
 #: This folder exists while the kernel may have targets, whether or not they can be seen.
@@ -22,7 +25,8 @@ LOADED = "/sys/module/target_core_mod"
 
 
 def survey(core: Ours, had: bool = False) -> Dict[str, Any]:
-    """``{"targets": [{"name", "enabled", "frozen", "restored_by"}], "handovers": [{…}]}``.
+    """``{"targets": [{"name", "enabled", "frozen", "restored_by"}], "handovers": [{…}],
+    "backstores": [name], "acls": [[target, tag, initiator]]}``.
 
     ``had``: there were targets before.  Raises NoTargetModules where there may be some still, and
     JournalBroken where it is not known of a handover whether one of the targets is its.
@@ -53,7 +57,31 @@ def survey(core: Ours, had: bool = False) -> Dict[str, Any]:
     ours = {name for name, handover in counting.items()
             if handover.state in BROUGHT_BACK[handover.role]}
     return {"targets": [_target(core, name, name in frozen, name in ours) for name in names],
-            "handovers": handovers}
+            "handovers": handovers, "acls": [acl for name in names for acl in _acls(core, name)],
+            "backstores": sorted(display(key) for key in placement.find(core.fs).placed)
+            if there else []}
+
+
+def _acls(core: Ours, name: str) -> Iterator[List[Any]]:
+    fabric = name.partition("/")[0]
+    for tpg in core.fs.entries(name)[1]:
+        tag = directories.tag(fabric, tpg) if directories.is_tpg(tpg) else -1
+        if tag >= 0 and core.fs.exists(f"{name}/{tpg}/acls"):
+            for initiator in core.fs.names(f"{name}/{tpg}/acls"):
+                yield [name, tag, initiator]
+
+
+def folders(core: Ours) -> List[str]:
+    """Where backstores, targets, TPGs and ACLs come and go: full paths."""
+    paths = [*tree_watches.roots(core.fs.root), core.fs.path("core")]
+    if not core.fs.exists("core"):
+        return paths
+    paths += [core.fs.path(f"core/{hba}") for hba in placement.hbas(core.fs)]
+    for fabric, wwn in core.names((), True):
+        paths.append(core.fs.path(f"{fabric}/{wwn}"))
+        paths += [core.fs.path(f"{fabric}/{wwn}/{tpg}/acls")
+                  for tpg in core.fs.entries(f"{fabric}/{wwn}")[1] if directories.is_tpg(tpg)]
+    return paths[:tree_watches.MOST]
 
 
 def of_handover(core: Ours, name: str) -> Dict[str, Any]:

@@ -213,7 +213,7 @@ def text() -> str:
 def main(argv: Sequence[str]) -> int:
     """Print the schema, or write its file into the folder that is named."""
     if not argv:
-        sys.stdout.write(text())
+        print(text(), end="")
         return 0
     with open(os.path.join(argv[0], FILE), "w") as file:
         file.write(text())

@@ -25,8 +25,11 @@ from .keys import Key as Key
 class Secret(str):
     """A value that must not be shown: it prints and formats as ``(secret)``.
 
-    Only ``encode()`` and ``json`` give its characters.
+    Only ``encode()`` and ``json`` give its characters.  A secret of a secret is the same one.
     """
+
+    def __new__(cls, value: str) -> "Secret":
+        return value if isinstance(value, Secret) else super().__new__(cls, value)
 
     def __str__(self) -> str:
         return "(secret)"

@@ -27,11 +27,59 @@ HURRY, LONGEST = 1.0, 5.0
 Then = Callable[[], None]
 
 
-class TargetObject(BusObject):
+class ChangeableObject(BusObject):
+    """An object that calls can change.  ``node``: it, in targetcli's words."""
+
+    node = ""
+
+    def __init__(self, inventory: Inventory, path: str) -> None:
+        super().__init__(path)
+        self.inventory = inventory
+
+    def verb(self, call: Call, *args: Any) -> Any:
+        return self.inventory.requests.of_object(call, self.node, *args)
+
+
+class BackstoreObject(ChangeableObject):
+    interfaces = (dbus_names.BACKSTORE,)
+
+    def __init__(self, inventory: Inventory, name: str) -> None:
+        super().__init__(inventory, dbus_names.path(dbus_names.BACKSTORES, name))
+        self.name, self.node = name, f"/backstores/{name}"
+
+    @property
+    def about(self) -> str:
+        return self.name
+
+    def properties(self, interface: str) -> Mapping[str, Any]:
+        return {"Name": self.name, "Plugin": self.name.partition("/")[0]} \
+            if interface == dbus_names.BACKSTORE else {}
+
+
+class AclObject(ChangeableObject):
+    interfaces = (dbus_names.ACL,)
+
+    def __init__(self, inventory: Inventory, target: str, tpg: int, initiator: str) -> None:
+        super().__init__(inventory, dbus_names.path(
+            dbus_names.ACLS, f"{target}/tpg{tpg}/{initiator}"))
+        self.target, self.tpg, self.initiator = target, tpg, initiator
+        self.node = f"/{target}/tpg{tpg}/acls/{initiator}"
+
+    @property
+    def about(self) -> str:
+        return self.target
+
+    def properties(self, interface: str) -> Mapping[str, Any]:
+        return {"Initiator": self.initiator, "Tpg": self.tpg, "Target": dbus_names.path(
+            dbus_names.TARGETS, self.target)} if interface == dbus_names.ACL else {}
+
+
+class TargetObject(ChangeableObject):
     interfaces = (dbus_names.TARGET,)
 
-    def __init__(self, facts: Mapping[str, Any], handover: str) -> None:
-        super().__init__(dbus_names.path(dbus_names.TARGETS, facts["name"]))
+    def __init__(self, inventory: Inventory, facts: Mapping[str, Any], handover: str) -> None:
+        super().__init__(inventory, dbus_names.path(dbus_names.TARGETS, facts["name"]))
+        self.node = "/" + facts["name"]
         self.name: str = facts["name"]
         self.facts, self.handover = facts, handover
 
@@ -211,6 +259,8 @@ class Inventory:
             resume()
 
     def _said(self, words: Dict[str, Any]) -> None:
+        if "changed" in words:  # somebody has made or removed an object
+            return self.unasked()
         self._asked, self._patience = 0.0, PATIENCE
         if "survey" in words:
             self._take(words["survey"])
@@ -253,7 +303,7 @@ class Inventory:
             old = self.tree.nodes.get(path)
             if target is not None:
                 known = old.handover if isinstance(old, TargetObject) else "/"
-                self._put(TargetObject(target, handover.path if known == "/" else known),
+                self._put(TargetObject(self, target, handover.path if known == "/" else known),
                           dbus_names.TARGET)
             elif old is not None:
                 self.tree.remove(path)
@@ -265,7 +315,12 @@ class Inventory:
         self._update(dbus_names.HANDOVERS, dbus_names.HANDOVER, [
             HandoverObject(self, handover) for handover in host["handovers"]])
         self._update(dbus_names.TARGETS, dbus_names.TARGET, [
-            TargetObject(target, part_of.get(target["name"], "/")) for target in host["targets"]])
+            TargetObject(self, target, part_of.get(target["name"], "/"))
+            for target in host["targets"]])
+        self._update(dbus_names.BACKSTORES, dbus_names.BACKSTORE, [
+            BackstoreObject(self, name) for name in host["backstores"]])
+        self._update(dbus_names.ACLS, dbus_names.ACL, [AclObject(self, *acl)
+                                                       for acl in host["acls"]])
         self.journals.follow([handover["id"] for handover in host["handovers"]])
         self.looked()
 

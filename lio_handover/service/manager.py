@@ -42,6 +42,8 @@ class Manager(BusObject):
         return ["descriptors", "uploads", *([KEY] if key else [])]
 
     def verb(self, call: Call, *args: Any) -> Any:
+        if call.method.verb and call.method.verb.of_object:
+            return self.requests.of_object(call, "", *args)
         return self.requests.verb(call, "", *args)
 
     # ---- methods ---

@@ -10,9 +10,9 @@ from .. import errors
 from ..model.fabrics import FABRICS
 from ..verb_table import (A_DOCUMENT, A_FILE, A_NODE, ASSERTIONS, HOST, MANAGE, MESSAGES,
                           NEW_TARGETS, NOTHING, OF_ROOT, PAIR, ROOT, WRITE)
-from .bus.dispatcher import DEFERRED, OPTIONS, Call, Standard
+from .bus.dispatcher import DEFERRED, OPTIONS, Call, Named, Standard
 from .bus.marshal import Descriptor
-from .jobs import Jobs
+from .jobs import DONE, Job, Jobs
 from .uploads import Uploads
 
 
@@ -58,6 +58,12 @@ class Requests:
         self._start(call, request, descriptors, actions)
         return DEFERRED
 
+    def of_object(self, call: Call, about: str, *args: Any) -> Any:
+        """Change an object whose node is ``about``, and answer once that is done."""
+        assert call.method.verb and call.method.verb.of_object
+        node, values = call.method.verb.of_object.wanted(about, args[:-1])
+        return self.verb(call, "", node, values, args[-1])
+
     def _start(self, call: Call, request: Mapping[str, Any], documents: List[int],
                actions: Sequence[str]) -> None:
         """Start a job once the caller is authorized for all ``actions``, too."""
@@ -72,10 +78,28 @@ class Requests:
                      "secrets": not user or request["secrets"], "root": not user,
                      "asserted_by": f"user {user} ({call.caller.sender})"}
             given, documents[:] = list(documents), []  # the job closes them
-            call.reply(self.jobs.start(whole, given, user).path)
+            job = self.jobs.start(whole, given, user)
+            if call.method.verb and call.method.verb.of_object:
+                _answer_once_done(call, job)
+            else:
+                call.reply(job.path)
 
         call.on_error = lambda: _close(documents)
         call.allowed([action for action in actions if action != ROOT], start)
+
+
+def _answer_once_done(call: Call, job: Job) -> None:
+    """Answer a call with what a job did, or its error, once it has ended."""
+    def ended() -> None:
+        if job.state == DONE:
+            call.reply(str(job.result.get("about", "")))
+        else:
+            call.fail(Named(*job.error))
+
+    if job.running:
+        job.waiting[call] = ended
+    else:
+        ended()
 
 
 def _handed_in(options: Mapping[str, Any]) -> List[int]:

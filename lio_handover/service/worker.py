@@ -26,7 +26,7 @@ import sys
 import time
 import traceback
 from dataclasses import asdict, replace
-from typing import Any, Dict, Mapping, Sequence, Tuple
+from typing import Any, Dict, Iterator, Mapping, Sequence, Tuple
 
 from .. import errors, settings
 from ..actions.aptpl_copies import Follower
@@ -38,7 +38,8 @@ from ..handover.engine import HandoverEngine, Reply, reply_from_json, reply_to_j
 from ..kernel.reader import Reader
 from ..local import restoring, verbs
 from ..local.ours import Ours
-from ..local.survey import of_handover, survey
+from ..local.survey import folders, of_handover, survey
+from ..local.tree_watches import EVERYBODY, TreeWatches
 from ..manage import schema, tree_file
 from ..manage.settable import SECRETS
 from ..model import objects
@@ -281,15 +282,34 @@ def alarm(late: Handover, verb: str) -> None:
 
 # ---- this host's state ---
 def surveys(config: str) -> None:
-    had = False
-    for _line in sys.stdin:
+    had, watches = False, TreeWatches()
+    for _line in _asked(watches):
         try:
             host = survey(Ours(settings.load(config) if config else settings.load()), had)
             had = bool(host["targets"])
             say({"survey": host})
+            watches.arm({EVERYBODY: folders(Ours(settings.load(config) if config
+                                                 else settings.load()))})
         except Exception as error:  # noqa: B902 - a target may go while it is looked at
             failure = as_handover_error(error)
             say({"failed": failure.what, "error": type(failure).__name__})
+
+
+def _asked(watches: TreeWatches) -> Iterator[None]:
+    """Once for each line of input; meanwhile it says when an object was made or removed."""
+    poll = select.poll()
+    for fd in (0, watches.fileno()):
+        poll.register(fd, select.POLLIN)
+    while True:
+        ready = {fd for fd, _event in poll.poll()}
+        if watches.fileno() in ready:
+            time.sleep(OFTEN)  # what comes together is told once
+            if watches.told():
+                say({"changed": True})
+        if 0 in ready:
+            if not os.read(0, 4096):
+                return
+            yield
 
 
 def follows(config: str) -> None:

@@ -25,7 +25,8 @@ from tests.support.privatebus import POLKIT, Bus, wait_until  # noqa: E402 - it 
 USERS = {"root": 0, "nobody": NOBODY, "looks": 1, "changes": 2, "is handed documents": 3,
          "vouches": 4, "manages": 6, "group": NOBODY}
 #: object → (what stands for it in the interfaces, its path but for the handover's).
-INTERFACES = {"manager": names.MANAGER, "handover": names.HANDOVER, "job": names.JOB,
+INTERFACES = {"target": names.TARGET, "backstore": names.BACKSTORE, "acl": names.ACL,
+              "manager": names.MANAGER, "handover": names.HANDOVER, "job": names.JOB,
               "secret": names.JOB, "own": names.JOB}
 STUBBED = f"""
 from tests.support import instubbed
@@ -52,7 +53,8 @@ def test_the_table_has_every_method_and_every_option() -> None:
     known = bus_interfaces.load()
     wanted: set[tuple[str, str, str]] = set()
     for place, interface in (("manager", names.MANAGER), ("handover", names.HANDOVER),
-                             ("job", names.JOB)):
+                             ("job", names.JOB), ("target", names.TARGET),
+                             ("backstore", names.BACKSTORE), ("acl", names.ACL)):
         for name, method in known[interface].methods.items():
             given = [option for option in method.options if option != "allow"] + ["-"]
             if "allow" in method.options:
@@ -85,7 +87,10 @@ def call_cells(address: str, handover: str, uid: int, wanted: Sequence[Cell]) ->
     paths = {"manager": names.ROOT, "handover": handover,
              "job": f"{names.ROOT}/jobs/{instubbed.PLAIN}",
              "secret": f"{names.ROOT}/jobs/{instubbed.SECRET}",
-             "own": f"{names.ROOT}/jobs/{instubbed.FIRST_OF_USERS + uid}"}
+             "own": f"{names.ROOT}/jobs/{instubbed.FIRST_OF_USERS + uid}",
+             "target": names.path(names.TARGETS, instubbed.TARGET),
+             "backstore": names.path(names.BACKSTORES, instubbed.BACKSTORE),
+             "acl": names.path(names.ACLS, f"{instubbed.TARGET}/tpg1/iqn.x")}
 
     def answer(cell: Cell) -> str:
         interface = next(name for name in (
@@ -110,11 +115,12 @@ def call_cells(address: str, handover: str, uid: int, wanted: Sequence[Cell]) ->
                        *([fd] if cell.option == "messages" or cell.option != "upload"
                          and method.verb and method.verb.takes in (
                            verb_table.A_DOCUMENT, verb_table.A_FILE) else [])),
-                   "a{ss}": dbus.Dictionary({}, signature="ss")}
+                   "a{ss}": dbus.Dictionary({}, signature="ss"), "x": 1, "b": False}
         args = [samples[kind] for kind in marshal.split(method.takes)]
         if interface == names.PROPERTIES:
-            args[:2] = [INTERFACES[cell.object], {"manager": "Stale"}.get(cell.object, "State")
-                        ][:len(args)]
+            args[:2] = [INTERFACES[cell.object], {
+                "manager": "Stale", "target": "Name", "backstore": "Name", "acl": "Tpg"}.get(
+                    cell.object, "State")][:len(args)]
         elif cell.method == "Upload":
             args[0] = ""
         try:

@@ -44,6 +44,8 @@ manager  Verify             read: - upload maps | read document: secrets
 manager  Remove             write: - all allow | write force: overrides
 manager  Adopt              write: - all allow | write force: overrides
 manager  Giveback           write: - all allow | write force: overrides
+manager  CreateBackstore    manage: - secret-fds dry-run allow | manage force: overrides
+manager  CreateTarget       manage: - dry-run allow | manage force: overrides
 manager  CreateObject       manage: - secret-fds dry-run allow | manage force: overrides
 manager  SetValues          manage: - secret-fds dry-run allow | manage force: overrides
 manager  DeleteObject       manage: - dry-run allow | manage force: overrides
@@ -82,6 +84,30 @@ handover Status             read: - question
 handover Recover            write: - guest-left allow document-version
                           | write force: messages uploads peer peer-is-fenced
                             peer-never-returns overrides
+target   AddTpg             manage: - dry-run allow | manage force: overrides
+target   RemoveTpg          manage: - dry-run allow | manage force: overrides
+target   AddPortal          manage: - dry-run allow | manage force: overrides
+target   RemovePortal       manage: - dry-run allow | manage force: overrides
+target   AddLun             manage: - dry-run allow | manage force: overrides
+target   RemoveLun          manage: - dry-run allow | manage force: overrides
+target   AddAcl             manage: - dry-run allow | manage force: overrides
+target   SetNexus           manage: - dry-run allow | manage force: overrides
+target   DropNexus          manage: - dry-run allow | manage force: overrides
+target   SetValues          manage: - secret-fds dry-run allow | manage force: overrides
+target   Delete             manage: - dry-run allow | manage force: overrides
+acl      Map                manage: - dry-run allow | manage force: overrides
+acl      Unmap              manage: - dry-run allow | manage force: overrides
+acl      Protect            manage: - dry-run allow | manage force: overrides
+acl      SetValues          manage: - secret-fds dry-run allow | manage force: overrides
+acl      Delete             manage: - dry-run allow | manage force: overrides
+backstore Grow               manage: - dry-run allow | manage force: overrides
+backstore AddAluaGroup       manage: - dry-run allow | manage force: overrides
+backstore RemoveAluaGroup    manage: - dry-run allow | manage force: overrides
+backstore SetValues          manage: - secret-fds dry-run allow | manage force: overrides
+backstore Delete             manage: - dry-run allow | manage force: overrides
+target   Get                read: -
+backstore Get               read: -
+acl      Get                read: -
 job      Wait               read: -
 job      Open               read: -
 job      Read               read: -

@@ -341,7 +341,8 @@ def descriptors(*fds: int) -> Any:
 _SAMPLES: Mapping[str, Callable[[], Any]] = {
     "s": lambda: "x", "as": lambda: ["iscsi/x"], "ay": lambda: b"x", "t": lambda: 1,
     "u": lambda: 1, "a{sv}": lambda: options({}), "v": lambda: "x",
-    "ah": lambda: descriptors(_no_messages())}
+    "ah": lambda: descriptors(_no_messages()), "x": lambda: -1, "b": lambda: False,
+    "a{ss}": lambda: {"unheard": "x"}}
 
 
 def _no_messages() -> int:

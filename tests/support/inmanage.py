@@ -129,16 +129,17 @@ ROWS = (
          _file(_DISK, f"{_LUNS}, acls: {{INITIATOR: {{mapped_luns: "
                "{5: {lun: 0, write_protect: true}}}}"))),
     Row("CHAP of a TPG", (TARGET,), (), (f"{T}/tpg1", "auth", "userid=me", f"password=@{SECRET}"),
-        (f"iscsi/{IQN}/tpgt_1/auth/userid", "me\n"), (),
+        (f"iscsi/{IQN}/tpgt_1/auth/password", "secretsecret12"), (),
         ("", _file("", "auth: {userid: me, password: {file: SECRET}}"))),
     Row("CHAP of an ACL", (TARGET, ACL), (),
         (f"{T}/tpg1/acls/{ME}", "auth", "userid=me", f"password=@{SECRET}", "mutual_userid=you",
-         f"mutual_password=@{SECRET}"), (f"iscsi/{IQN}/tpgt_1/acls/{ME}/auth/userid_mutual", "you"),
+         f"mutual_password=@{SECRET}"), (
+            f"iscsi/{IQN}/tpgt_1/acls/{ME}/auth/password_mutual", "secretsecret12"),
         (), ("", _file("", "acls: {INITIATOR: {auth: {userid: me, password: {file: SECRET}, "
                        "mutual_userid: you, mutual_password: {file: SECRET}}}}"))),
     Row("discovery authentication", (TARGET,), (), ("/iscsi", "userid=d", f"password=@{SECRET}",
                                                     "enable=true"),
-        ("iscsi/discovery_auth/userid", "d"), ("/iscsi", "discovery_auth"),
+        ("iscsi/discovery_auth/password", "secretsecret12"), ("/iscsi", "discovery_auth"),
         ("", "discovery_auth: {userid: d, password: {file: SECRET}, enable: true}\n")),
     Row("relative port", (TARGET, ("set", f"{T}/tpg1", "enable=false")), (),
         (f"{T}/tpg1", "rtpi=77"), (f"iscsi/{IQN}/tpgt_1/rtpi", "0x4d"), (),

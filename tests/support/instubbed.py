@@ -13,6 +13,7 @@ from lio_handover.service import inventory, jobs, main, uploads
 from lio_handover.service.jobs import DONE, Job, Jobs
 
 PLAIN, SECRET, FIRST_OF_USERS = 1, 2, 10
+TARGET, BACKSTORE = "iscsi/iqn.x", "fileio/x"
 REQUEST = {"verb": "show", "role": "", "handover": "", "targets": ["iscsi/x"], "writes": False}
 
 
@@ -30,6 +31,11 @@ def stub(users: Sequence[int]) -> None:
 
     def once(self: Any, then: Callable[[], None]) -> None:
         if any("/handovers/" in path for path in self.tree.nodes):
+            for node in (inventory.TargetObject(self, {
+                    "name": TARGET, "enabled": True, "frozen": False, "restored_by": ""}, "/"),
+                    inventory.BackstoreObject(self, BACKSTORE),
+                    inventory.AclObject(self, TARGET, 1, "iqn.x")):
+                self.tree.nodes.setdefault(node.path, node)
             then()
         else:
             refresh(self, then)

@@ -160,6 +160,7 @@ def test_the_page_has_a_file_that_is_taken() -> None:
     me, you = tpg(state).acls
     assert len(me.mapped_luns) == 2 and you.mapped_luns[0].attributes == {"write_protect": "1"}
     assert isinstance(me.attributes["auth/password"], Secret)
+    assert me.attributes["auth/password"].encode() == b"secretsecret12"
 
 
 # ---- the file ------------------------------------------------------------------------------------
@@ -292,4 +293,5 @@ def test_a_secret_is_in_no_refusal() -> None:
     assert "tops3cret" not in line
     state = do(built(), "set", f"{T}/tpg1", "auth", password=Secret("tops3cret"))
     assert "tops3cret" not in repr(tpg(state))
+    assert tpg(state).attributes["auth/password"].encode() == b"tops3cret"
     assert isinstance(state.backstores[0], Backstore)

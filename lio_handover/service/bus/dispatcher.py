@@ -29,12 +29,11 @@ TOLD = "State"
 #: Characters of a target's name, or of several, that polkit is told.
 _WORDS = 200
 #: Paths of objects that come and go: whether they are there is told to who may look.
-_COMING = re.compile(f"{dbus_names.ROOT}/({dbus_names.TARGETS}|{dbus_names.HANDOVERS}|"
-                     f"{dbus_names.JOBS})/")
-_FOLDERS = tuple(f"{dbus_names.ROOT}/{folder}" for folder in (
-    dbus_names.TARGETS, dbus_names.HANDOVERS, dbus_names.JOBS))
+_OBJECTS = (dbus_names.TARGETS, dbus_names.HANDOVERS, dbus_names.BACKSTORES, dbus_names.ACLS)
+_COMING = re.compile(f"{dbus_names.ROOT}/({'|'.join(_OBJECTS)}|{dbus_names.JOBS})/")
+_FOLDERS = tuple(f"{dbus_names.ROOT}/{folder}" for folder in (*_OBJECTS, dbus_names.JOBS))
 #: Paths of objects that come and go with the host's targets and handovers.
-_LOOKED_FOR = re.compile(f"{dbus_names.ROOT}/({dbus_names.TARGETS}|{dbus_names.HANDOVERS})/")
+_LOOKED_FOR = re.compile(f"{dbus_names.ROOT}/({'|'.join(_OBJECTS)})/")
 #: Methods of Properties that read such an object.
 _SHOWING = ("Get", "GetAll")
 #: The result of a handler that will answer later.
@@ -54,9 +53,17 @@ class Standard(Exception):
         self.name = _DBUS + name
 
 
+class Named(Exception):
+    """An error that a job has ended with: its name on the bus, its sentence."""
+
+    def __init__(self, name: str, text: str) -> None:
+        super().__init__(text)
+        self.name = name
+
+
 def error_name(error: BaseException) -> Tuple[str, str]:
     """(name on the bus, sentence) of an error; an unforeseen error's text is not told."""
-    if isinstance(error, Standard):
+    if isinstance(error, (Standard, Named)):
         return error.name, str(error)
     if isinstance(error, NeedsPassword):
         return (_DBUS + "InteractiveAuthorizationRequired",
@@ -368,7 +375,7 @@ class ObjectTree:
 
     def refuse(self, message: Any, error: BaseException) -> None:
         name, text = error_name(error)
-        if not isinstance(error, (errors.HandoverError, Standard, NeedsPassword)):
+        if not isinstance(error, (errors.HandoverError, Standard, Named, NeedsPassword)):
             self.log.warn(f"{message.get_member()} failed: {type(error).__name__}; "
                           + " ".join("".join(traceback.format_tb(error.__traceback__)).split()))
         if not message.get_no_reply():

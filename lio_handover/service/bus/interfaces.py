@@ -20,6 +20,7 @@ from ... import dbus_names, verb_table
 from ...verb_table import (A_DOCUMENT, A_FILE, A_NODE, ANY_TARGETS, BOTH, HANDOVER_VERBS, HOST,
                            HOST_VERBS, MESSAGES, NEW_TARGETS, NOTHING, PAIR, PAIR_VERBS, TARGETS,
                            WRITE, Option, Verb)
+from .object_methods import OBJECT_METHODS, ObjectMethod
 
 HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 #: Our interfaces without the verbs; the bus's own interfaces, which need not be installed.
@@ -60,6 +61,8 @@ class VerbMethod(NamedTuple):
     takes: str
     options: Mapping[str, Option]
     known: bool
+    #: of an object that is changed: it answers once that is done
+    of_object: Optional[ObjectMethod] = None
 
 
 def verb_methods() -> Dict[Tuple[str, str], VerbMethod]:
@@ -74,6 +77,12 @@ def verb_methods() -> Dict[Tuple[str, str], VerbMethod]:
         member = verb_table.MEMBERS.get(verb.name, verb.name.capitalize())
         methods[dbus_names.MANAGER, member] = VerbMethod(
             verb, verb.takes, verb.on_bus, False)
+    for place, row in OBJECT_METHODS.items():
+        verb = HOST_VERBS[row.verb]
+        secrets = any(argument.parameter == "*" for argument in row.arguments)
+        methods[place] = VerbMethod(verb, A_NODE, {
+            bus: option for bus, option in verb.on_bus.items()
+            if secrets or option.name != "secret-fds"}, False, row)
     for verb in HANDOVER_VERBS.values():
         if not verb.bus:
             continue
@@ -95,6 +104,8 @@ def _verb_element(member: str, method: VerbMethod) -> Element:
     verb = method.verb
     element = Element("method", name=member)
     about = verb.help[0].upper() + verb.help[1:] + "."
+    if method.of_object:
+        about = method.of_object.help
     if verb.role not in (HOST, BOTH, PAIR):
         about = f"({verb.role}) {about}"
     if verb.begins and verb.role == BOTH and not method.known:
@@ -102,14 +113,21 @@ def _verb_element(member: str, method: VerbMethod) -> Element:
     _annotate(element, _DOC, about)
     _annotate(element, _ACTION, verb.action)
     if method.takes != NOTHING:
-        for name, signature, text in _ARGUMENTS[method.takes]:
+        for name, signature, text in [
+                (argument.name, argument.type, argument.text)
+                for argument in method.of_object.arguments] if method.of_object \
+                else _ARGUMENTS[method.takes]:
             _annotate(_argument(element, name, signature, "in"), _DOC, text)
     options = _argument(element, "options", "a{sv}", "in")
     for name, option in method.options.items():
         _annotate(options, _OPTION, f"{name} ({option.type}): {option.help}")
     if not method.options:
         _annotate(options, _DOC, "None yet.")
-    _argument(element, "job", "o", "out")
+    if method.of_object:
+        _annotate(_argument(element, "node", "s", "out"), _DOC, "What was made or changed, as the "
+                  "command line has it.")
+    else:
+        _argument(element, "job", "o", "out")
     return element
 
 
