@@ -64,7 +64,7 @@ class SharedAttributes:
         own = attributes_of(value, where, kind, owner, unlinked)
         shared = None if unlinked else self.known.get(label(kind, owner))
         self.count(1 + len(own) + len(shared or ()))
-        return {**shared, **own} if shared else own
+        return {**shared, **own} if shared and own else shared or own
 
     def count(self, more: int) -> None:
         """Raises TooLarge."""
@@ -74,9 +74,11 @@ class SharedAttributes:
                    FEWER)
 
 
-def decode_state(value: Any, where: str, most: int) -> State:
+def decode_state(value: Any, where: str, most: int,
+                 host: Mapping[str, Mapping[str, str]]) -> State:
     """The state that a document's member ``state`` describes; ``where`` is its place, ``$.state``,
-    ``most`` see SharedAttributes.  Raises a DocumentError."""
+    ``most`` see SharedAttributes; ``host``: the HOST attributes of each backstore, by its name.
+    Raises a DocumentError."""
     discovery = None
     if type(value) is dict and "discovery_auth" in value:
         discovery = objects.DiscoveryAuth(attributes=attributes_of(
@@ -90,14 +92,14 @@ def decode_state(value: Any, where: str, most: int) -> State:
     backstores: Dict[str, objects.Backstore] = {}
     lu_group_names = {group.name for group in lu_groups}
     for at, entry in expect_list(members["backstores"], f"{where}.backstores"):
-        backstore = _backstore(entry, at, common)
-        _reject_duplicate(seen, backstore.key, at,
-                          f"backstore {quoted(keys.display(backstore.key))}")
+        backstore = _backstore(entry, at, common, host)
+        name = keys.display(backstore.key)
+        if name in backstores:
+            reject(Duplicate, f"{at} is a second backstore {quoted(name)}")
         _group_named(backstore.attributes.get("alua_lu_gp", ""), lu_group_names, "default_lu_gp",
                      f"{at}.attributes['alua_lu_gp']", "LU group of the document")
-        backstores[keys.display(backstore.key)] = backstore
-        common.groups[keys.display(backstore.key)] = {
-            group.name for group in backstore.alua_groups}
+        backstores[name] = backstore
+        common.groups[name] = {group.name for group in backstore.alua_groups}
     targets = []
     for at, entry in expect_list(members["targets"], f"{where}.targets"):
         target = _target(entry, at, backstores, common)
@@ -130,7 +132,8 @@ def _groups(value: Any, where: str, kind: str, key: Callable[[str], Key],
         yield (objects.LuGroup if kind == "lu_group" else objects.AluaGroup)(key(name), attributes)
 
 
-def _backstore(value: Any, where: str, common: SharedAttributes) -> objects.Backstore:
+def _backstore(value: Any, where: str, common: SharedAttributes,
+               host: Mapping[str, Mapping[str, str]]) -> objects.Backstore:
     members = expect_object(value, where, "plugin", "name", "parameters", "attributes",
                             "alua_groups",
                             "reservations")
@@ -145,7 +148,8 @@ def _backstore(value: Any, where: str, common: SharedAttributes) -> objects.Back
                                      plugin),
         alua_groups=tuple(_groups(members["alua_groups"], f"{where}.alua_groups", "alua_group",
                                   lambda name: alua_group_key(key, name), common)),
-        reservations=_reservations(members["reservations"], f"{where}.reservations", common))
+        reservations=_reservations(members["reservations"], f"{where}.reservations", common),
+        host=host.get(keys.display(key), {}))
 
 
 def _reservations(value: Any, where: str, common: SharedAttributes) -> objects.Reservations:

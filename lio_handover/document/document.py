@@ -34,7 +34,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Callable, Dict, Iterable, Mapping, Set, Tuple, Union
+from typing import Any, Callable, Dict, Mapping, Tuple, Union
 
 from ..errors import BadStructure, BadValue, quoted
 from ..model import keys, objects
@@ -171,6 +171,7 @@ def canonical(state: State) -> State:
         lu_groups=tuple(sorted(state.lu_groups, key=_key)),
         backstores=tuple(
             replace(backstore, alua_groups=tuple(sorted(backstore.alua_groups, key=_key)))
+            if len(backstore.alua_groups) > 1 else backstore
             for backstore in sorted(state.backstores, key=_key)),
         targets=tuple(
             replace(target,
@@ -312,19 +313,16 @@ def _document(tree: Any, limit: int = MAX_BYTES) -> Document:
     where = expect_object(top["origin"], "$.origin", "host", "kernel", "boot_id")
     origin = Origin(*(expect_text(where[name], f"$.origin.{name}", 255)
                       for name in ("host", "kernel", "boot_id")))
-    state = decode_state(top["state"], "$.state", max(limit // BYTES_OF_AN_OBJECT, 1024))
+    host = {name: _host(attributes, f"$.host[{quoted(name)}]")
+            for name, attributes in expect_mapping(top["host"], "$.host").items()}
+    state = decode_state(top["state"], "$.state", max(limit // BYTES_OF_AN_OBJECT, 1024), host)
+    storage = {name: _evidence(evidence, f"$.storage[{quoted(name)}]")
+               for name, evidence in expect_mapping(top["storage"], "$.storage").items()}
     names = {keys.display(backstore.key) for backstore in state.backstores}
-    storage = {name: _evidence(evidence, at) for name, at, evidence in
-               _about(top["storage"], "$.storage", names)}
-    host: Dict[str, Dict[str, str]] = {}
-    for name, at, attributes in _about(top["host"], "$.host", names):
-        host[name] = {}
-        for path, text in expect_mapping(attributes, at).items():
-            attribute_path(path, f"{at}[{quoted(path)}]")
-            host[name][path] = expect_text(text, f"{at}[{quoted(path)}]")
-    state = replace(state, backstores=tuple(
-        replace(backstore, host=host.get(keys.display(backstore.key), {}))
-        for backstore in state.backstores))
+    for member, about in (("storage", storage), ("host", host)):
+        if not about.keys() <= names:
+            reject(BadStructure, f"$.{member} is about {quoted(min(about.keys() - names))}, which "
+                   "is no backstore of it")
     notes = tuple(expect_text(note, at) for at, note in expect_list(top["notes"], "$.notes"))
     return Document(state, expect_bool(top["frozen"], "$.frozen"), origin, storage, notes,
                     carried=carried)
@@ -342,11 +340,13 @@ def _carried(value: Any, where: str) -> Carried:
     return Carried(name, expect_int(members["epoch"], f"{where}.epoch", 1, (1 << 53) - 1), targets)
 
 
-def _about(value: Any, where: str, names: Set[str]) -> Iterable[Tuple[str, str, Any]]:
-    for name, entry in expect_mapping(value, where).items():
-        if name not in names:
-            reject(BadStructure, f"{where} is about {quoted(name)}, which is no backstore of it")
-        yield name, f"{where}[{quoted(name)}]", entry
+def _host(value: Any, where: str) -> Dict[str, str]:
+    attributes: Dict[str, str] = {}
+    for path, text in expect_mapping(value, where).items():
+        at = f"{where}[{quoted(path)}]"
+        attribute_path(path, at)
+        attributes[path] = expect_text(text, at)
+    return attributes
 
 
 def _evidence(value: Any, where: str) -> Dict[str, Union[str, int, bool]]:

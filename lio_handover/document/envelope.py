@@ -160,19 +160,17 @@ def _depth(data: bytes) -> Tuple[int, int]:
     above MAX_DEPTH.
     """
     bare = data.replace(b"\\\\", b"").replace(b'\\"', b"")
-    strings = bare.split(b'"')
-    kept = b"".join(strings[::2]).translate(None, _NOT_BRACKETS)
-    deepest = depth = 0
-    for bracket in kept:
-        depth += 1 if bracket in b"[{" else -1
-        if depth > deepest:
-            deepest = depth
-            if deepest > MAX_DEPTH:
-                break
-    return deepest, depth
+    kept = b"".join(bare.split(b'"')[::2]).translate(_ALL_ALIKE, _NOT_BRACKETS)
+    levels = 0
+    while levels <= MAX_DEPTH and b"[]" in kept:
+        kept = kept.replace(b"[]", b"")  # the innermost ones
+        levels += 1
+    unclosed = kept.count(b"[")
+    return levels + unclosed, unclosed
 
 
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_ALL_ALIKE = bytes.maketrans(b"{}", b"[]")
 
 
 def _pairs(pairs: List[Tuple[str, Any]]) -> Dict[str, Any]:

@@ -121,11 +121,15 @@ def check_fields(record: Any) -> None:
 
 
 _CONTROL = re.compile("[\x00-\x1f\x7f]")
+#: Nearly every name: ASCII, with neither a slash nor a control character, and no blank at an end.
+_PLAIN_NAME = re.compile("[!-.0-~](?:[ -.0-~]*[!-.0-~])?")
 
 
 def expect_name(value: Any, where: str, longest: int = 255) -> str:
     """The name of one directory or file."""
     name = expect_string(value, where)
+    if _PLAIN_NAME.fullmatch(name) and len(name) <= longest and name not in (".", ".."):
+        return name
     size = len(utf8(name, where, BadName))
     wrong = ""
     if not name:
@@ -152,6 +156,8 @@ def expect_name(value: Any, where: str, longest: int = 255) -> str:
 def expect_text(value: Any, where: str, longest: int = MAX_WRITE) -> str:
     """Text for people, or for comparing, on one line."""
     text = expect_string(value, where)
+    if len(text) <= longest and text.isascii() and text.isprintable():
+        return text
     if len(utf8(text, where, BadValue)) > longest:
         reject(BadValue, f"{where} is longer than {longest} bytes")
     if _CONTROL.search(text):

@@ -19,7 +19,7 @@ from ..plan.order import LATE
 from ..plan.plan import (ACQUIRE, ALLOCATE, DELETE, DRAIN, DRIVERS, FILE, FLUSH, FOLDER, GROW, IDLE,
                          LINK, LOAD, MKDIR, OPEN, PROVE, RELEASE, RMDIR, SCSI, SYNC, UNLINK, VERIFY,
                          WRITE, Plan, Step)
-from ..plan.staged import staged
+from ..plan.staged import staged, to_link
 from ..storage import exclusive
 from ..storage.block_devices import HostSnapshot, Identity
 from ..storage.made_files import MadeFiles
@@ -412,7 +412,9 @@ class StepRunner:
             self._is_what_was_opened(now)
         elif step.phase == "stage":
             want = staged(want, self.plan.steps, self.facts.has_rtpi)
-            self.now = now = self.scope.read(self.fs, reservations=False)
+            # Links come later, and are read then.
+            self.now = now = self.scope.read(self.fs, reservations=False,
+                                             unlinked=to_link(self.plan.steps))
             check(now, want, False, partial, unknown)
             portals.check(want)
             self._is_what_was_opened(now)

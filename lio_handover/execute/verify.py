@@ -46,17 +46,17 @@ class Scope:
                      state.discovery_auth if self.discovery else None)
 
     def read(self, fs: Configfs, reservations: bool = True, known: State = State(),
-             untouched: bool = False) -> State:
+             untouched: bool = False, unlinked: AbstractSet[Key] = frozenset()) -> State:
         """The part of the host that is in scope, whatever of it is there.
 
         ``known``: a state whose registrations, as they are or as they could be restored, are
         believed where the kernel, which does not show all of them, agrees as far as it goes (see
-        reservations.read).
+        reservations.read).  ``unlinked``: LUNs and mapped LUNs that have no links yet.
         """
         nearest = nearest_reachable(known)[0] if any(backstore.reservations
                                                      for backstore in known.backstores) \
             else known
-        reader = Reader(fs, reservations=reservations, untouched=untouched, known={
+        reader = Reader(fs, reservations, untouched=untouched, unlinked=unlinked, known={
             store.key: (store.reservations, near.reservations)
             for store, near in zip(known.backstores, nearest.backstores)})
         there = [name for name in reader.target_names() if name in self.targets]

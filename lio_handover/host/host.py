@@ -12,6 +12,7 @@ from ..execute import executor
 from ..execute.executor import Outcome
 from ..execute.step_runner import Nexuses, Progress, never, nothing
 from ..execute.verify import Scope
+from ..kernel import placement
 from ..kernel.configfs import Configfs
 from ..kernel.facts import Facts, boot_id, no_modules
 from ..kernel.reader import Reader
@@ -81,8 +82,9 @@ class Host:
         return reader
 
     def outline(self, names: Sequence[Tuple[str, str]]) -> State:
-        """These targets without their registrations: nothing of it is refused."""
-        return self._plain_reader().state(names)
+        """The backstores of these targets, with their parameters and serials alone: nothing of it
+        is refused."""
+        return self._plain_reader().stores_of(names)
 
     # ---- secrets ---
     def seen(self, document: Document) -> Document:
@@ -125,7 +127,7 @@ class Host:
             raise errors.NotAuthorized("who may only look locks nothing")
         if os.geteuid() != 0:
             raise errors.NotRoot("only root may change what this host serves", do="sudo")
-        with self.locks.alone([*self.lock_names(names), *more]):
+        with self.locks.alone([*self.lock_names(names), *more]), placement.listed_once(self.fs):
             self._mine = True
             try:
                 yield

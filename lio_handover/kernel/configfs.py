@@ -21,6 +21,9 @@ ROOT = "/sys/kernel/config/target"
 #: One read(2) is one show(), and a show gives no more (fs/configfs/file.c:fill_read_buffer).
 PAGE = os.sysconf("SC_PAGESIZE")
 
+#: Words of a path which name nothing in the directory before them.
+_NO_NAMES = frozenset(("", ".", ".."))
+
 Guard = Callable[["Configfs", str, bytes], Optional[str]]
 
 
@@ -75,7 +78,7 @@ def _control(_: "Configfs", path: str, data: bytes) -> Optional[str]:
     for word in _word(data).split(","):
         name, _equals, value = word.partition("=")
         row = plugin.parameters.get(name)
-        if row is None or {"\n", "\0"} & set(value):
+        if row is None or "\n" in value or "\0" in value:
             return f"only the parameters of {plugin.name or 'a backstore'} are written there"
         if row.choices and value not in row.choices:
             return f"only {' or '.join(row.choices)} is written as {name}"
@@ -90,7 +93,8 @@ def _file_is_there(fs: "Configfs", path: str, data: bytes) -> Optional[str]:
     if plugin.opens is not plugins.Opens.FILE or _word(data) == "0":
         return None
     store, file = "/".join(path.split("/")[:3]), path.rpartition("/")[2]
-    name = plugins.parse(plugin.name, fs.read(f"{store}/info")).get(plugin.path_in[1], "")
+    name = fs.told.get(store) or plugins.parse(
+        plugin.name, fs.read(f"{store}/info")).get(plugin.path_in[1], "")
     if name and file == "pi_prot_type":
         name += SUFFIX
     if name and not os.path.exists(name):
@@ -141,11 +145,16 @@ class Configfs:
     def __init__(self, root: str = ROOT) -> None:
         self.root = root
         self.changes = self.moves = 0
-        #: backstores that were enabled through this object
+        #: backstores that were enabled through this object, and those that were told through it
+        #: which file to open
         self.enabled: Set[str] = set()
-        #: see placement.once: whether readings are remembered; what → (changes when read, it)
-        self.remembers = False
+        self.told: Dict[str, str] = {}
+        #: see placement.once: whether readings are remembered, or that of the HBAs alone; what →
+        #: (changes when read, it)
+        self.remembers = self.remembers_hbas = False
         self.remembered: Dict[str, Tuple[int, object]] = {}
+        #: directory → the name that the one link in it had last
+        self._links: Dict[str, str] = {}
 
     # ---- reading --------------------------------------------------------------------------
     def path(self, path: str) -> str:
@@ -183,10 +192,18 @@ class Configfs:
         return files, folders, links
 
     def link_in(self, path: str) -> Optional[Tuple[str, str]]:
-        """(name, path in the tree where it leads) of the one link in a directory, or None."""
+        """(name, path in the tree where it leads) of the one link in a directory, or None.  It is
+        looked for by the name that it had last, before the directory is listed."""
+        name = self._links.get(path)
+        if name is not None:
+            try:
+                return name, self._target(f"{self.path(path)}/{name}")
+            except OSError:
+                del self._links[path]
         with os.scandir(self.path(path)) as entries:
             for entry in entries:
                 if entry.is_symlink():
+                    self._links[path] = entry.name
                     return entry.name, self._target(entry.path)
         return None
 
@@ -202,9 +219,9 @@ class Configfs:
         """Refuse a path that is no name in the tree, or a second spelling of a number in use; an
         existing directory may have any name.  Raises HazardRefused."""
         words = path.split("/")
-        if not {"", ".", ".."}.isdisjoint(words) or "\0" in path or makes and "\n" in words[-1]:
+        if not _NO_NAMES.isdisjoint(words) or "\0" in path or makes and "\n" in words[-1]:
             raise errors.HazardRefused(f"{op} {path!r}: not a name in the target tree")
-        for place, numbered, usual in directories.in_path(path):
+        for place, numbered, usual in directories.in_path(words):
             if not numbered or not usual and (makes and place == len(words) - 1
                                               or not self.exists("/".join(words[:place + 1]))):
                 raise errors.HazardRefused(
@@ -224,6 +241,7 @@ class Configfs:
         self._guard("rmdir", path)
         self._moved(path)
         self.enabled.discard(path)
+        self.told.pop(path, None)
         os.rmdir(self.path(path))
 
     def try_rmdir(self, path: str) -> int:
@@ -242,6 +260,8 @@ class Configfs:
         self._guard("link", path)
         self.changes += 1
         os.symlink(self.path(target), self.path(path))
+        folder, _slash, name = path.rpartition("/")
+        self._links[folder] = name
 
     def unlink(self, path: str) -> None:
         self._guard("unlink", path)
@@ -279,5 +299,9 @@ class Configfs:
             os.close(fd)
         if written != len(data):
             raise OSError(5, f"the kernel took {written} of {len(data)} bytes")
+        store = path[:-len(name) - 1]
         if name == "enable" and path.startswith("core/"):
-            self.enabled.add(path[:-len("/enable")])
+            self.enabled.add(store)
+        elif name == "control":
+            words = dict(word.partition("=")[::2] for word in _word(data).split(","))
+            self.told[store] = words.get(_plugin(path).path_in[1], self.told.get(store, ""))

@@ -30,9 +30,9 @@ def hbas(fs: Configfs) -> List[str]:
 
 
 def find(fs: Configfs) -> Placement:
-    """The placement now, or within `once` the one that was read when ``fs`` last made or removed a
-    backstore.  Raises OSError."""
-    return _remembered(fs, "placement", fs.moves, lambda: _listed(fs))
+    """The placement now, or within `once` and `listed_once` the one that was read when ``fs`` last
+    made or removed a backstore.  Raises OSError."""
+    return _remembered(fs, "placement", fs.moves, lambda: _listed(fs), fs.remembers_hbas)
 
 
 def remembered(fs: Configfs, what: str, look: Callable[[], _T]) -> _T:
@@ -40,8 +40,9 @@ def remembered(fs: Configfs, what: str, look: Callable[[], _T]) -> _T:
     return _remembered(fs, what, fs.changes, look)
 
 
-def _remembered(fs: Configfs, what: str, changes: int, look: Callable[[], _T]) -> _T:
-    if not fs.remembers:
+def _remembered(fs: Configfs, what: str, changes: int, look: Callable[[], _T],
+                always: bool = False) -> _T:
+    if not fs.remembers and not always:
         return look()
     if what not in fs.remembered or fs.remembered[what][0] != changes:
         fs.remembered[what] = changes, look()
@@ -57,6 +58,20 @@ def once(fs: Configfs) -> Iterator[None]:
         yield
     finally:
         fs.remembers = before
+        if not before:
+            again(fs)
+
+
+@contextmanager
+def listed_once(fs: Configfs) -> Iterator[None]:
+    """Within this context the HBAs are listed once, and again after ``fs`` has made or removed a
+    backstore: for one verb, which reads its own backstores several times.  One that another program
+    moves to another HBA meanwhile is not found there."""
+    before, fs.remembers_hbas = fs.remembers_hbas, True
+    try:
+        yield
+    finally:
+        fs.remembers_hbas = before
         if not before:
             again(fs)
 

@@ -34,25 +34,34 @@ class PrReader:
 
         Raises StillRunning while they change, CannotRepresent where they are ambiguous.
         """
-        if not self.wanted or not self.fs.exists(f"{path}/pr"):
-            return NO_RESERVATIONS
-        for _attempt in range(3):
-            files = self._files(f"{path}/pr")
-            if self.fs.read(f"{path}/pr/res_pr_generation") == files.generation:
-                break
-        else:
-            raise errors.StillRunning(f"{path}: its reservations change while they are read",
-                                      do="run it again when they don't")
-        if files.res_type.strip() not in (pr_texts.PRESENT, pr_texts.SPC2):
+        if not self.wanted:
             return NO_RESERVATIONS
         try:
-            return reservations.read(files, paths, self._aptpl_file(serial),
-                                     self.full_status.get(key, ()), self.known.get(key, ()),
-                                     self.untouched)
+            files = self._settled(f"{path}/pr")
+        except FileNotFoundError:
+            if self.fs.exists(f"{path}/pr"):
+                raise
+            return NO_RESERVATIONS
+        if files.res_type.strip() not in (pr_texts.PRESENT, pr_texts.SPC2):
+            return NO_RESERVATIONS
+        aptpl_file = self._aptpl_file(serial) if pr_texts.shows_any(files.registered) else None
+        try:
+            return reservations.read(files, paths, aptpl_file, self.full_status.get(key, ()),
+                                     self.known.get(key, ()), self.untouched)
         except pr_texts.Ambiguous as error:
             raise errors.CannotRepresent(
                 f"{path.rpartition('/')[2]}: {error}",
                 do="ask the device: the same with --probe" if error.ask else "") from None
+
+    def _settled(self, path: str) -> pr_texts.PrFiles:
+        """The files at one moment: PRgeneration is the same before and after.  While it is 0 nobody
+        was ever registered, which is the state of the moment in which it was read."""
+        for _attempt in range(3):
+            files = self._files(path)
+            if files.unused or self.fs.read(f"{path}/res_pr_generation") == files.generation:
+                return files
+        raise errors.StillRunning(f"{path}: its reservations change while they are read",
+                                  do="run it again when they don't")
 
     def _files(self, path: str) -> pr_texts.PrFiles:
         """The files that say something: only who is registered holds a reservation
@@ -71,7 +80,7 @@ class PrReader:
             return None
         try:
             self._dbroot = self._dbroot or self.fs.read("dbroot").strip()
-            with open(f"{self._dbroot}/pr/aptpl_{serial}", "rb") as file:
+            with open(f"{self._dbroot}/pr/aptpl_{serial}", "rb", buffering=0) as file:
                 return file.read()
         except (OSError, ValueError):
             return None  # or no path can have that serial in it

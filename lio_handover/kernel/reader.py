@@ -6,7 +6,8 @@ import os
 import re
 from dataclasses import replace
 from functools import partial
-from typing import Dict, FrozenSet, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import (AbstractSet, Dict, FrozenSet, Iterable, Iterator, List, Mapping, Optional,
+                    Sequence, Tuple)
 
 from .. import errors
 from ..model import directories, fabrics, keys, plugins
@@ -34,8 +35,10 @@ class Reader:
     def __init__(self, fs: Configfs, reservations: bool = True,
                  full_status: Optional[Mapping[Key, Sequence[FullStatusDescriptor]]] = None,
                  known: Optional[Mapping[Key, Sequence[Reservations]]] = None,
-                 untouched: bool = False) -> None:
+                 untouched: bool = False, unlinked: AbstractSet[Key] = frozenset()) -> None:
         self.fs = fs
+        #: LUNs and mapped LUNs that have no link yet: none is looked for
+        self.unlinked = unlinked
         #: the descriptors of READ FULL STATUS for each backstore that was asked
         self.full_status = full_status or {}
         self.with_reservations = reservations
@@ -107,6 +110,13 @@ class Reader:
                 carried[name] = value if row.kind != SECRET else Secret(value)
         return carried, host
 
+    def _names(self, path: str) -> List[str]:
+        """The names in a directory, none where it does not exist."""
+        try:
+            return self.fs.names(path)
+        except FileNotFoundError:
+            return []
+
     # ---- backstores ---------------------------------------------------------------------------
     def hbas(self) -> List[str]:
         return placement.hbas(self.fs)
@@ -138,7 +148,7 @@ class Reader:
         key, info = self._key(path), self.fs.read(f"{path}/info")
         attributes, host = self._attributes("backstore", plugin, path)
         groups = []
-        for group in self.fs.names(f"{path}/alua") if self.fs.exists(f"{path}/alua") else ():
+        for group in self._names(f"{path}/alua"):
             group_path = f"{path}/alua/{group}"
             carried, _ = self._attributes("alua_group", "", group_path)
             groups.append(AluaGroup(keys.alua_group_key(key, group), carried))
@@ -185,7 +195,7 @@ class Reader:
         portals = tuple(
             Portal(keys.portal_key(key, name),
                    self._attributes("portal", fabric, f"{path}/np/{name}")[0])
-            for name in self.fs.names(f"{path}/np")) if self.fs.exists(f"{path}/np") else ()
+            for name in self._names(f"{path}/np"))
         acls = tuple(self._acl(key, path, name) for name in self.fs.names(f"{path}/acls"))
         return Tpg(key, carried, portals, luns, acls, self._sessions(path, acls),
                    "" if at == f"tpgt_{key[3]}" else at)
@@ -204,11 +214,12 @@ class Reader:
 
     def _lun(self, above: Key, path: str, word: str, at: str) -> Lun:
         here, spelled = f"{path}/lun/{at}", "" if at == f"lun_{word}" else at
-        link = self.fs.link_in(here)
+        key = keys.lun_key(above, word)
+        link = self.fs.link_in(here) if key not in self.unlinked else None
         if link is None:
-            return Lun(keys.lun_key(above, word), directory=spelled)
+            return Lun(key, directory=spelled)
         carried, _ = self._attributes("lun", above[1], here)
-        return Lun(keys.lun_key(above, word), self._key(link[1]), link[0], carried, spelled)
+        return Lun(key, self._key(link[1]), link[0], carried, spelled)
 
     def _rtpi(self, path: str, carried: Dict[str, str], luns: Tuple[Lun, ...]) \
             -> Tuple[Dict[str, str], Tuple[Lun, ...]]:
@@ -238,7 +249,7 @@ class Reader:
         mapped = []
         for word, at in self._luns_in(here):
             key, spelled = keys.mapped_lun_key(above, word), "" if at == f"lun_{word}" else at
-            link = self.fs.link_in(f"{here}/{at}")
+            link = self.fs.link_in(f"{here}/{at}") if key not in self.unlinked else None
             if link is None:
                 mapped.append(MappedLun(key, directory=spelled))
                 continue
@@ -351,10 +362,19 @@ class Reader:
                 self.fs, f"outline of {hba}/{key[2]}", partial(self._outline, key, hba))
             for key, hba in sorted(self.placed().items())))
 
+    def stores_of(self, names: Iterable[Tuple[str, str]]) -> State:
+        """The backstores of these targets [(fabric, WWN)] with only their parameters and serials.
+        """
+        placed, exported = self.placed(), {
+            key for name in names for _tpg, _lun, key in self.links(*name)}
+        return State((), tuple(self._outline(key, placed[key]) for key in sorted(exported)))
+
     def _outline(self, key: Key, hba: str) -> Backstore:
         path, serial = f"core/{hba}/{kernel_name(key)}", ""
-        if self.fs.exists(f"{path}/wwn/vpd_unit_serial"):
+        try:
             serial = self.fs.read(f"{path}/wwn/vpd_unit_serial").strip().rpartition(": ")[2]
+        except FileNotFoundError:
+            pass
         return Backstore(key, plugins.parse(key[1], self.fs.read(f"{path}/info")),
                          {"wwn/vpd_unit_serial": serial} if serial else {}, hba=hba)
 

@@ -9,7 +9,7 @@ two directories.  An initiator sees numbers alone.
 from __future__ import annotations
 
 import re
-from typing import Dict, Iterable, Iterator, List, Tuple
+from typing import Dict, Iterable, Iterator, List, Sequence, Tuple
 
 from . import fabrics
 
@@ -21,6 +21,8 @@ _DECIMAL = re.compile(r"\+?([0-9]+)\n?")
 
 
 def _number(text: str, pattern: "re.Pattern[str]") -> int:
+    if text.isdigit() and text.isascii() and (text[0] != "0" or text == "0"):
+        return int(text)  # the kernel's own spelling, in any pattern
     match = pattern.fullmatch(text)
     if match is None:
         return NO_NUMBER
@@ -74,16 +76,20 @@ def _by_number(numbered: List[Tuple[int, str]], prefix: str) -> List[Tuple[str, 
     return [*by_word.items()]
 
 
-def in_path(path: str) -> Iterator[Tuple[int, bool, bool]]:
+#: The folders of a TPG in which there are numbered directories → where these stand in a path.
+_PLACES = {"lun": 4, "acls": 5}
+
+
+def in_path(words: Sequence[str]) -> Iterator[Tuple[int, bool, bool]]:
     """(place, whether it has a number, whether that is spelled as the kernel does) of each numbered
-    directory of a path in the target tree: where it stands in the path says that it is one."""
-    words = path.split("/")
+    directory of a path in the target tree: where it stands among the path's names says that it is
+    one."""
     if words[0] == "core" or len(words) < 3:
         return
     if is_tpg(words[2]):
         number = tag(words[0], words[2])
         yield 2, number != NO_NUMBER, words[2] == f"tpgt_{number}"
-    place = {"lun": 4, "acls": 5}.get(words[3] if len(words) > 3 else "", len(words))
+    place = _PLACES.get(words[3], len(words)) if len(words) > 3 else len(words)
     if place < len(words) and (place == 4 or is_lun(words[place])):
         number = lun_number(words[place])
         yield place, number != NO_NUMBER, words[place] == f"lun_{number}"

@@ -405,8 +405,12 @@ class State:
             yield obj
             stack.extend(reversed(obj.children()))
 
-    def index(self) -> Dict[Key, Object]:
+    def index(self) -> Mapping[Key, Object]:
         """Every object by its key, parents before children."""
+        return self._index
+
+    @cached_property
+    def _index(self) -> Dict[Key, Object]:
         return {obj.key: obj for obj in self.objects()}
 
     @cached_property

@@ -58,6 +58,11 @@ class PrFiles:
     all_tg_pt: str = ""
     port: str = ""
 
+    @property
+    def unused(self) -> bool:
+        """Whether nobody is registered, and nobody was since the backstore was made."""
+        return self.generation.strip() == "0x00000000" and not shows_any(self.registered)
+
 
 #: Field of PrFiles, file below pr/.  Generation stands first and is read again last.
 FILES: Tuple[Tuple[str, str], ...] = (

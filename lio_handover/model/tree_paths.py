@@ -25,21 +25,23 @@ class Paths:
         return path
 
     def _path(self, key: Key) -> str:
-        kind, *rest = key
+        kind, depth = key[0], len(key)
         if kind == "lu_group":
-            return f"core/alua/lu_gps/{rest[0]}"
+            return f"core/alua/lu_gps/{key[1]}"
         if kind == "discovery_auth":
-            return rest[0]
+            return key[1]
         if kind == "backstore":
-            base = f"core/{self.hba[key[:3]]}/{kernel_name(key)}"
-            return f"{base}/alua/{rest[3]}" if len(rest) > 2 else base
-        words = [rest[0], rest[1]] + [self._at(key[:4]) for _tag in rest[2:3]]
-        below = rest[3:]
-        if below:
-            what, name = below[0], below[1]
-            words += {"lun": ["lun"], "portal": ["np", name], "acl": ["acls", name]}[what]
-            words += [self._at(key)] if what == "lun" or below[2:] else []
-        return "/".join(words)
+            return f"core/{self.hba[key]}/{kernel_name(key)}" if depth == 3 \
+                else f"{self.of(key[:3])}/alua/{key[4]}"
+        if depth == 3:
+            return f"{key[1]}/{key[2]}"
+        if depth == 4:
+            return f"{self.of(key[:3])}/{self._at(key)}"
+        if depth == 6:
+            what, tpg = key[4], self.of(key[:4])
+            return f"{tpg}/lun/{self._at(key)}" if what == "lun" \
+                else f"{tpg}/{_FOLDERS[what]}/{key[5]}"
+        return f"{self.of(key[:6])}/{self._at(key)}"
 
     def _at(self, key: Key) -> str:
         """The name of a TPG's, LUN's or mapped LUN's directory, which exists or will be made."""
@@ -48,3 +50,7 @@ class Paths:
             if isinstance(obj, (Tpg, Lun, MappedLun)):
                 return obj.at
         return f"{'lun' if len(key) > 4 else 'tpgt'}_{key[-1]}"
+
+
+#: The folders of a TPG by the word of a key.
+_FOLDERS = {"portal": "np", "acl": "acls"}

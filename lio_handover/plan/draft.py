@@ -1,6 +1,7 @@
 """A plan while the planners build it: its steps, the changes it refuses, and their input."""
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Callable, Dict, List, Mapping, Optional, Set, Tuple
 
@@ -32,7 +33,8 @@ class Draft:
     restore_order: RestoreOrder
     refused: List[errors.Finding] = field(default_factory=list)
     #: (rank of the slot, order within it) → the steps, as they were added
-    _steps: Dict[Tuple[int, Tuple[int, ...]], List[Step]] = field(default_factory=dict)
+    _steps: Dict[Tuple[int, Tuple[int, ...]], List[Step]] = field(
+        default_factory=lambda: defaultdict(list))
     _said: Set[Tuple[str, str]] = field(default_factory=set)
 
     def add(self, slot: str, op: str, path: str, value: bytes = b"", about: Key = (),
@@ -42,7 +44,7 @@ class Draft:
         added."""
         if self.late and about[:3] in self.late:
             slot = LATE.get(slot, slot)
-        self._steps.setdefault((PLACE[slot], order), []).append(
+        self._steps[PLACE[slot], order].append(
             Step(op, path, value, slot, about, row, secret, sure))
 
     def once(self, slot: str, op: str, path: str, about: Key = ()) -> None:

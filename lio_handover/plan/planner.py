@@ -4,7 +4,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from itertools import count
 from os import fsencode
-from typing import Dict, Iterator, Mapping, Optional, Sequence, Set, Tuple
+from typing import Dict, Iterator, List, Mapping, Optional, Sequence, Set, Tuple
 
 from .. import errors
 from ..kernel import dbroot, portals
@@ -27,7 +27,11 @@ from .plan import (ACQUIRE, ALLOCATE, DRAIN, FLUSH, FOLDER, GROW, IDLE, LINK, MK
 from .pr_order import LAST, RestoreOrder, nearest_reachable
 from .pr_steps import ReservationPlanner
 
+_Writes = Tuple[Mapping[str, str], Mapping[str, str], List[Tuple[Attribute, str, bool]]]
 _NOTHING: Mapping[str, str] = {}
+#: The slots in which directories are made.
+_MADE_IN = {LuGroup: "LU group", Target: "target", Tpg: "TPG", Portal: "portal", Lun: "LUN",
+            Acl: "ACL", MappedLun: "mapped LUN"}
 
 
 def plan(have: State, want: State, facts: Facts,
@@ -76,6 +80,8 @@ class _Planner:
     live: bool = False
     allocate: Mapping[Key, bool] = field(default_factory=dict)
     known: Dict[Tuple[Key, str, bool], Mapping[str, str]] = field(default_factory=dict)
+    #: (kind, plugin or fabric) → attributes and values of the last new object, what to write of it
+    last: Dict[Tuple[str, str], _Writes] = field(default_factory=dict)
     unknown: Set[str] = field(default_factory=set)
     unlinked: Set[Key] = field(default_factory=set)  # LUNs that are there and are to be linked
 
@@ -114,7 +120,7 @@ class _Planner:
         elif verify and self.created:
             self._add("verify stage", VERIFY, "", about=())
             self._add("verify", VERIFY, "", about=())
-        want, notes = nearest_reachable(self.want)
+        want, notes = nearest_reachable(self.want, restore_order=self.restore_order)
         notes += tuple(f"{name} is not known to this version: it is never written, and compared "
                        "before initiators are let in" for name in sorted(self.unknown))
         return Plan(self.draft.steps(), want, notes, tuple(self.refused))
@@ -214,23 +220,34 @@ class _Planner:
     def _write_all(self, key: Key, kind: str, attributes: Mapping[str, str],
                    known: Mapping[str, str] = _NOTHING) -> None:
         """Write every attribute that a new object does not have already; ``known``: its values."""
-        owner = owner_of(key)
-        table = rows(kind, owner)
+        place = kind, owner_of(key)
+        last = self.last.get(place)
+        if last is None or last[0] != attributes or last[1] is not known:
+            # Most objects of a kind are alike.
+            last = self.last[place] = attributes, known, self._writes(*place, attributes, known)
+        for row, value, sure in last[2]:
+            self._write(key, kind, row, value, sure)
+
+    def _writes(self, kind: str, owner: str, attributes: Mapping[str, str],
+                known: Mapping[str, str]) -> List[Tuple[Attribute, str, bool]]:
+        """(row, value, whether the kernel cannot have it) of the attributes to write."""
         if not self.trusting:
             known = _NOTHING
-        own = attributes.items() - known.items() if known else attributes.items()
+        own = [item for item in attributes.items() if known.get(item[0]) != item[1]]
         unsure = defaults.overwritten_by(kind, owner, [name for name, _value in own], known)
         wanted = [*own, *((name, attributes[name]) for name in unsure
                           if name in attributes and known.get(name) == attributes[name])]
         if not self.partial:
             wanted += defaults.implied_values(kind, owner, attributes, known)
+        table, writes = rows(kind, owner), []
         for name, value in sorted(wanted):
             row = table.get(name)
             if row is None:
                 if kind != "lun" or name != "rtpi":
                     self.unknown.add(f"{kind} {name}")
             elif row.kind in CARRIED and value not in row.unset:
-                self._write(key, kind, row, value, name in known and name not in unsure)
+                writes.append((row, value, name in known and name not in unsure))
+        return writes
 
     def _set(self, change: differ.Set) -> None:
         kind = (self.new.get(change.key) or self.old[change.key]).kind
@@ -298,9 +315,7 @@ class _Planner:
         elif isinstance(obj, DiscoveryAuth):
             self._write_all(key, obj.kind, obj.attributes)  # it comes with the fabric
         else:
-            slot = {LuGroup: "LU group", Target: "target", Tpg: "TPG", Portal: "portal",
-                    Lun: "LUN", Acl: "ACL", MappedLun: "mapped LUN"}[type(obj)]
-            self._add(slot, MKDIR, path, about=key, order=portals.order(obj.address)
+            self._add(_MADE_IN[type(obj)], MKDIR, path, about=key, order=portals.order(obj.address)
                       if isinstance(obj, Portal) else ())
             self._write_all(key, obj.kind, obj.attributes, self._fresh(obj))
         if isinstance(obj, MappedLun):
@@ -347,7 +362,9 @@ class _Planner:
         control = ",".join(f"{name}={value}" for name, value in store.parameters.items())
         self._add("control", WRITE, f"{path}/control", control.encode() + b"\n", store.key)
         self._add("enable", WRITE, f"{path}/enable", b"1\n", store.key)
-        self._write_all(store.key, store.kind, store.attributes, defaults.store_values(store))
+        for row, value, sure in self._writes(store.kind, store.plugin, store.attributes,
+                                             defaults.store_values(store)):
+            self._write(store.key, store.kind, row, value, sure)
         for folder in dbroot.folders(store, self.facts.dbroot):
             self._once("folder", FOLDER, folder)
         for file in protection.files(store):

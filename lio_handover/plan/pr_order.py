@@ -152,13 +152,16 @@ def padding_registrations(wanted: Reservations, place: Optional[Tuple[Key, Regis
     return padding if place is not None and padding <= pr_texts.MAX_PADDING else 0
 
 
-def nearest_reachable(want: State, have: State = State()) -> Tuple[State, Tuple[str, ...]]:
+def nearest_reachable(want: State, have: State = State(),
+                      restore_order: Optional[RestoreOrder] = None) \
+        -> Tuple[State, Tuple[str, ...]]:
     """(``want`` as near as a kernel can be brought to it, sentences about the differences).
 
     Only the order of READ KEYS and PRgeneration can differ, and not where ``have``, the host's
-    state, has the wanted reservations already.
+    state, has the wanted reservations already.  ``restore_order``: that of ``want``, where it is
+    known.
     """
-    restore_order = RestoreOrder(want)
+    restore_order = restore_order or RestoreOrder(want)
     notes: List[str] = []
     stores: List[Backstore] = []
     for store in want.backstores:

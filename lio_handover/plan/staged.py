@@ -20,18 +20,18 @@ def early(the_plan: Plan) -> Plan:
     return replace(the_plan, steps=tuple(steps))
 
 
+def to_link(steps: Sequence[Step]) -> Set[Key]:
+    """The LUNs and mapped LUNs that these steps link."""
+    return {step.about for step in steps if step.op == LINK and step.slot in _LINKS}
+
+
 def staged(want: State, steps: Sequence[Step], has_rtpi: bool) -> State:
     """``want`` without the results of ``steps`` in the window: late storage, links and the
     attributes that need them, nexuses, reservations.  Gates are as wanted.  ``has_rtpi``: whether
     the kernel has tpgt_N/rtpi; up to 6.1 the links number the ports instead."""
     later = {step.about for step in steps if step.op == ACQUIRE}
-    links: Set[Key] = set()
-    nexuses: Set[Key] = set()
-    for step in steps:
-        if step.op == LINK and step.slot in _LINKS:
-            links.add(step.about)
-        elif step.slot in _NEXUSES:
-            nexuses.add(step.about)
+    links = to_link(steps)
+    nexuses = {step.about for step in steps if step.slot in _NEXUSES}
 
     def staged_lun(lun: Lun) -> Lun:
         return Lun(lun.key) if lun.key in links else lun

@@ -85,7 +85,7 @@ def _sample(backing: PathStat, size: int) -> Tuple[str, bool]:
 def _digest(backing: PathStat, size: int, flags: int) -> Tuple[str, bool]:
     import hashlib
     import mmap
-    digest = hashlib.sha256()
+    parts: List[bytes] = []
     fd = reopen(backing, flags)
     try:
         if not flags:
@@ -95,11 +95,11 @@ def _digest(backing: PathStat, size: int, flags: int) -> Tuple[str, bool]:
             for offset in offsets(size):
                 count = os.preadv(fd, [page], offset)
                 data = page[:min(count, size - offset)]
-                zero = zero and not any(data)
-                digest.update(b"%d:" % offset + data)
-        return digest.hexdigest(), zero
+                zero = zero and not data.strip(b"\0")
+                parts += (b"%d:" % offset, data)
     finally:
         os.close(fd)
+    return hashlib.sha256(b"".join(parts)).hexdigest(), zero
 
 
 def _forget(fd: int, block: bool) -> None:

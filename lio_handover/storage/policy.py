@@ -12,7 +12,7 @@ import re
 import stat
 from contextlib import suppress
 from functools import cached_property
-from typing import Dict, Iterator, List, Mapping, Set, Tuple, Union
+from typing import Dict, Iterator, List, Mapping, Optional, Set, Tuple, Union
 
 from ..errors import (Finding, HandoverError, StorageDiffers, StorageInUse, StorageMissing,
                       StorageNotAllowed)
@@ -333,15 +333,28 @@ class Served:
 
     def __init__(self, here: State, host: Host = HERE) -> None:
         self.state, self.host = here, host
+        self._seen: Dict[str, Optional[PathStat]] = {}
+
+    def _look(self, path: str) -> Optional[PathStat]:
+        """The file or device at a path, whose descriptor is closed; None for none."""
+        if path not in self._seen:
+            try:
+                backing = block_devices.look(path)
+            except OSError:
+                self._seen[path] = None
+            else:
+                os.close(backing.fd)
+                self._seen[path] = backing._replace(fd=-1)
+        return self._seen[path]
 
     @cached_property
     def _index(self) -> Dict[Union[str, Tuple[int, int]], List[Key]]:
         """major:minor of a block device, or device and inode of a file → backstores."""
         by_identity: Dict[Union[str, Tuple[int, int]], List[Key]] = {}
         for store in self.state.backstores:
-            identity = _identity(store.path) if store.path else None
-            if identity is not None:
-                by_identity.setdefault(identity, []).append(store.key)
+            backing = self._look(store.path) if store.path else None
+            if backing is not None and (backing.block or backing.regular):
+                by_identity.setdefault(backing.leads_to, []).append(store.key)
         return by_identity
 
     @cached_property
@@ -382,14 +395,8 @@ class Served:
         which ``evidence`` reports."""
         if plugins.opened_by(store.plugin) is None or not store.path:
             return []
-        try:
-            backing = block_devices.look(store.path)
-        except OSError:
-            return []
-        try:
-            return self.sharers(store, backing)
-        finally:
-            os.close(backing.fd)
+        backing = self._look(store.path)
+        return [] if backing is None else self.sharers(store, backing)
 
 
 def _identity(path: str) -> Union[str, Tuple[int, int], None]:

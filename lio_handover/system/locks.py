@@ -51,13 +51,13 @@ class Locks:
         """Hold a lock; wait for it at most ``patience`` seconds."""
         path = os.path.join(self.folder, _file_name(name))
         try:
-            os.makedirs(self.folder, mode=0o700, exist_ok=True)
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fd = self._opened(path)
         except OSError as error:
             raise errors.JournalBroken(f"{path} can't be opened: {error.strerror}") from None
         try:
-            deadline = time.monotonic() + patience
+            deadline = 0.0
             while not _try(fd, fcntl.LOCK_SH if shared else fcntl.LOCK_EX):
+                deadline = deadline or time.monotonic() + patience
                 if time.monotonic() > deadline:
                     what = "this host" if name == HOST else name
                     raise errors.StillRunning(
@@ -67,6 +67,14 @@ class Locks:
             yield
         finally:
             os.close(fd)
+
+    def _opened(self, path: str) -> int:
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+        try:
+            return os.open(path, flags, 0o600)
+        except FileNotFoundError:
+            os.makedirs(self.folder, mode=0o700, exist_ok=True)
+            return os.open(path, flags, 0o600)
 
 
 def room_for(files: int) -> None:
