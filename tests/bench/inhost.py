@@ -139,14 +139,15 @@ def do(asked: list[Call]) -> float:
     return time.perf_counter() - began
 
 
-def read(paths: list[str], backing: list[str]) -> float:
+def read(paths: list[str], backing: list[str], flush: bool = True) -> float:
     """Seconds that it takes to read these files once each, and to have the ``backing`` files on
-    the storage and read the blocks that prove which they are."""
+    the storage (``flush``) and read the blocks that prove which they are."""
     began = time.perf_counter()
     page = mmap.mmap(-1, evidence.BLOCK)
     for path in backing:
         fd = os.open(path, os.O_RDONLY)
-        os.fsync(fd)
+        if flush:
+            os.fsync(fd)
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
         for offset in evidence.offsets(SIZE):
             os.preadv(fd, [page], offset)
@@ -202,16 +203,20 @@ def measure(folder: str, luns: int, acls: int, runs: int) -> Figures:
         best[name] = min(best.get(name, seconds), seconds)
 
     bare = calls(folder, luns, acls)
+    backing = [f"{folder}/{lun}" for lun in range(luns)]
+    paths: list[str] = []
     for _ in range(runs):
         note("bare stage", do(bare.stage))
         note("bare activate", do(bare.activate))
-        data, figures = _export(folder, luns)
+        data, figures = _export(backing)
         for name, seconds in figures.items():
             note(name, seconds)
         down()
         forget()
+        paths = paths or _import_reads(data)
         for name, seconds in _replay(data).items():
             note(name, seconds)
+        note("bare read back", read(paths, backing, False))
         down()
         forget()
     best["calls"] = len(bare.stage) + len(bare.activate)
@@ -285,20 +290,22 @@ def document(folder: str, luns: int, acls: int) -> bytes:
     made = calls(folder, luns, acls)
     do(made.stage)
     do(made.activate)
-    data, _figures = _export(folder, luns)
+    data, _figures = _export([f"{folder}/{lun}" for lun in range(luns)])
     down()
     forget()
     return data
 
 
-def _export(folder: str, luns: int) -> tuple[bytes, Figures]:
+def _export(backing: list[str]) -> tuple[bytes, Figures]:
     one = core()
     names = one.names([], True)
     one.freeze(names)
     fs = Recording()
     core(fs).export(names)
     paths = list(fs.paths)
-    backing = [f"{folder}/{lun}" for lun in range(luns)]
+    # An export is done once for a freeze: the next one hands out what was kept.
+    core().thaw(names, ["exported"])
+    core().freeze(names)
     took = {"bare read": read(paths, backing)}
     one = core()
     began = time.perf_counter()
@@ -307,6 +314,16 @@ def _export(folder: str, luns: int) -> tuple[bytes, Figures]:
     took["export"] = time.perf_counter() - began
     took["bare reads"] = len(paths)
     return data, took
+
+
+def _import_reads(data: bytes) -> list[str]:
+    """The files that an import reads once or more."""
+    fs = Recording()
+    one = core(fs)
+    one.import_(one.ready(documents.loads(data)))
+    down()
+    forget()
+    return [*fs.paths]
 
 
 def _replay(data: bytes) -> Figures:

@@ -7,15 +7,17 @@ import os
 import pty
 import re
 import shutil
+import signal
 import subprocess
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lio_handover import dbus_names
 from lio_handover.kernel.configfs import ROOT
 from lio_handover.settings import Settings
 from tests.bench import inhost
-from tests.support import inopens
+from tests.support import inbus, inopens
 
 PORTAL = "0.0.0.0:3260"
 #: What of the bare calls cannot be done before nobody is served.
@@ -23,6 +25,8 @@ IN_THE_WINDOW = ("link", "write")
 #: A move tells of a step that begins: "3/10 freeze on a: …", and then of what it does.
 _STEP = re.compile(r"\r(\d+)/\d+ [a-z-]+ on ")
 OPENS, SYNCS = "/run/bench-opens", "/run/bench-syncs"
+#: The seconds of each answer of a service that others ask.
+ANSWERS = "/run/bench-answers"
 #: The service's program, where another one runs it.
 DAEMON = "/run/bench-daemon"
 
@@ -99,6 +103,44 @@ def move(program: list[str], environment: dict[str, str], to: str, here: str) ->
     if process.returncode:
         raise RuntimeError(f"exit {process.returncode}: {said.decode(errors='replace')[-2000:]}")
     return Moved(json.loads(text), ended - began, [*(steps[one] for one in sorted(steps)), ended])
+
+
+def _answer(client: inbus.Client) -> float:
+    """Seconds that the service takes for what a tool asks it again and again."""
+    began = time.perf_counter()
+    client.get(dbus_names.ROOT, dbus_names.MANAGER)
+    client.call(dbus_names.ROOT, dbus_names.OBJECT_MANAGER, "GetManagedObjects")
+    return time.perf_counter() - began
+
+
+def idle_answers(count: int = 300) -> list[float]:
+    """Seconds of so many calls, sorted, while nothing happens."""
+    client = inbus.Client()
+    return sorted(_answer(client) for _ in range(count))
+
+
+def start_asking() -> int:
+    """Begin to ask the service one call after the other; the process that asks."""
+    Path(ANSWERS).unlink(missing_ok=True)
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        told: list[int] = []
+        signal.signal(signal.SIGTERM, lambda *_: told.append(1))
+        client, times = inbus.Client(), list[float]()
+        while not told:
+            times.append(_answer(client))
+        Path(ANSWERS).write_text(json.dumps(sorted(times)))
+    finally:
+        os._exit(0)
+
+
+def asked(pid: int) -> list[float]:
+    """End the process that asks; the seconds of its calls, sorted."""
+    os.kill(pid, signal.SIGTERM)
+    os.waitpid(pid, 0)
+    return [*map(float, json.loads(Path(ANSWERS).read_text()))]
 
 
 def now() -> float:

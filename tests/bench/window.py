@@ -5,142 +5,35 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import statistics
-import subprocess
 import sys
 import time
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lio_handover.drivers.move import BLACKOUT, STEP_NAMES
 from tests import lab
 from tests.lab.host import CHECKOUT
-from tests.support import inmove, inopens, neighbour
-from tests.support.inbus import Service
+from tests.support import inbus
 
-from . import inhost, inwindow
+from . import inhost, inwindow, peers
+from .pair import Pair, build
 
 SIZES = [1, 20, 100, 300]
 QUICK = [1, 20, 100]
-SOURCE, DESTINATION = "stable", "newest"
-MEMORY = "2G"
 #: Runs of the bare calls, of which the least counts.
 BARE_RUNS = 3
 HERE = "head"
 #: What is to be reached: of the old build's window, of the bare window, of the old build's move.
 OF_OLD, OF_BARE, OF_OLD_MOVE = 1 / 20, 15, 1 / 5
+#: What is to be reached: of the agents' stop and start, and of an idle service's answers.
+OF_AGENTS, OF_IDLE = 1 / 50, 3
+#: So many LUNs move while others ask the services.
+ASKED_WITH = 1000
 
 Row = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Build:
-    """A tree of the product, where the hosts find it."""
-
-    name: str
-    folder: Path
-
-    @property
-    def program(self) -> list[str]:
-        return ["/usr/bin/python3", str(self.folder / "scripts" / "lio-handover")]
-
-    @property
-    def daemon(self) -> str:
-        return neighbour.DAEMON.format(folder=str(self.folder))
-
-
-def build(name: str, tree: Path, shared: Path) -> Build:
-    """A copy of a tree, with its modules compiled, as a package has them."""
-    folder = shared / f"build-{name}"
-    for part in neighbour.PARTS:
-        shutil.copytree(tree / part, folder / part,
-                        ignore=shutil.ignore_patterns("__pycache__"))
-    subprocess.run(["/usr/bin/python3", "-m", "compileall", "-q", str(folder / neighbour.PARTS[0])],
-                   env=neighbour.ENVIRONMENT, check=True)
-    return Build(name, folder)
-
-
-class Pair:
-    """Two booted hosts that reach each other by ssh, and their services, of one build."""
-
-    def __init__(self, bed: lab.Lab, made: Build) -> None:
-        self.bed, self.build = bed, made
-        self.hosts = bed.add(SOURCE, DESTINATION)
-        for host in self.hosts:
-            host.memory = MEMORY
-        keys = bed.shared / "keys"
-        if not keys.exists():
-            keys.mkdir()
-            inmove.make_keys(keys)
-        names = {host.name: host.address for host in self.hosts}
-
-        def ready(host: lab.Host) -> Service:
-            host.boot()
-            host.call(inmove.serve_ssh, str(keys))
-            host.call(inmove.reach, str(keys), names)
-            service = Service(host)
-            service.start(inhost.CONFIG, made.daemon)
-            return service
-
-        with ThreadPoolExecutor(2) as both:
-            self.services = list(both.map(ready, self.hosts))
-        self.running = True
-
-    def stop(self) -> None:
-        self.running = False
-        for service in self.services:
-            service.call(inmove.stop_service)
-            service.daemon.wait()
-
-    def afresh(self, folder: str, luns: int, reserved: int, counted: bool = False) -> None:
-        """The first host serves; neither service knows of a handover."""
-        a, b = self.hosts
-        if self.running:
-            self.stop()
-        b.call(inwindow.clear, timeout=300)
-        a.call(inwindow.serve, folder, luns, reserved, timeout=300)
-        daemon = inopens.noting_syncs(inwindow.SYNCS, inwindow.DAEMON) if counted \
-            else self.build.daemon
-        for service in self.services:
-            service.call(Path.write_text, Path(inwindow.DAEMON), self.build.daemon)
-            service.restart(daemon)
-        self.running = True
-
-    def move(self) -> inwindow.Moved:
-        a, b = self.hosts
-        moved = a.call(inwindow.move, self.build.program, neighbour.ENVIRONMENT, b.name, a.name,
-                       timeout=900)
-        if len(moved.began) != len(STEP_NAMES) + 1:
-            raise RuntimeError(f"the steps were not seen: {moved}")
-        return moved
-
-    @contextmanager
-    def probed(self, seconds: list[float]) -> Iterator[None]:
-        """An initiator asks while the target moves; ``seconds`` gets how long nobody answered."""
-        a, b = self.hosts
-        with self.bed.namespace.popen(
-                [sys.executable, "-m", "tests.bench.prober", a.address, b.address, inhost.IQN,
-                 inhost.INITIATOR.format(0)], cwd=CHECKOUT, stdout=subprocess.PIPE,
-                text=True) as one:
-            try:
-                assert one.stdout is not None
-                if one.stdout.readline() != "ready\n":
-                    raise RuntimeError("the initiator is not answered")
-                yield
-                seconds.append(float(one.stdout.readline()))
-            finally:
-                one.kill()
-
-    def off(self) -> None:
-        for host in self.hosts:
-            host.kill()
 
 
 def offset(host: lab.Host) -> float:
@@ -215,37 +108,75 @@ def measured(pair: Pair, folder: str, luns: int, reserved: int, runs: int, count
     return row
 
 
-def measure(sizes: list[int], reserved: int, runs: int, old: Path | None, counted: bool) -> Row:
-    found: Row = {"source": "", "destination": "", "rows": []}
+def answers(pair: Pair, folder: str, luns: int, reserved: int) -> Row:
+    """How fast both services answer others, idle and while a target moves: 99 of 100 calls."""
+    say(f"{pair.build.name}, {luns} LUNs, while others ask")
+    pair.afresh(folder, luns, reserved)
+    idle = [host.call(inwindow.idle_answers) for host in pair.hosts]
+    asking = [host.call(inwindow.start_asking) for host in pair.hosts]
+    moved = pair.move()
+    busy = [host.call(inwindow.asked, pid) for host, pid in zip(pair.hosts, asking)]
+    return {"luns": luns, "move": moved.seconds, "hosts": [
+        {"host": name, "calls": len(times), "p99_idle_ms": inbus.p99(quiet) * 1000,
+         "p99_busy_ms": inbus.p99(times) * 1000, "ratio": inbus.p99(times) / inbus.p99(quiet)}
+        for name, quiet, times in zip(("source", "destination"), idle, busy)]}
+
+
+def peer_rows(pair: Pair, folder: str, luns: int, reserved: int) -> list[Row]:
+    """The same target taken over by each peer, once; an error where one fails."""
+    if pair.running:
+        pair.stop()
+    rows = []
+    for name, peer in peers.PEERS.items():
+        say(f"{name}, {luns} LUNs")
+        row: Row = {"peer": name, "luns": luns}
+        try:
+            row.update(peer(pair, folder, luns, reserved))
+        except Exception as error:      # noqa: B902 - a peer that fails is a result, too
+            row["error"] = f"{type(error).__name__}: {error}".splitlines()[0]
+            say(f"{name}: {row['error']}")
+        rows.append(row)
+    return rows
+
+
+def measure(sizes: list[int], reserved: int, runs: int, old: Path | None, counted: bool,
+            with_peers: bool, asked: bool) -> Row:
+    found: Row = {"source": "", "destination": "", "rows": [], "peers": []}
     with lab.Lab() as bed:
-        trees = {"old": old, HERE: CHECKOUT}
-        for name, tree in trees.items():
+        folder = str(bed.shared / "bench")
+        for name, tree in {"old": old, HERE: CHECKOUT}.items():
             if tree is None:
                 continue
             pair = Pair(bed, build(name, tree, bed.shared))
             found["source"], found["destination"] = (host.release for host in pair.hosts)
             for luns in sizes:
-                found["rows"].append(measured(pair, str(bed.shared / "bench"), luns, reserved, runs,
-                                              counted))
+                found["rows"].append(measured(pair, folder, luns, reserved, runs, counted))
+                if name == HERE and with_peers and luns <= peers.MOST:
+                    found["peers"] += peer_rows(pair, folder, luns, reserved)
+            if name == HERE and asked:
+                found["answers"] = answers(pair, folder, ASKED_WITH, reserved)
             pair.off()
-    for row in found["rows"]:
-        for before in found["rows"]:
-            if before["build"] == "old" and row["build"] == HERE and before["luns"] == row["luns"]:
-                for name in ("window", "blackout", "move"):
-                    row[f"{name}_to_old"] = row[name] / before[name]
+    by_size = {row["luns"]: row for row in found["rows"] if row["build"] == HERE}
+    for before in (row for row in found["rows"] if row["build"] != HERE):
+        for name in ("window", "blackout", "move"):
+            by_size[before["luns"]][f"{name}_to_old"] = by_size[before["luns"]][name] / before[name]
+    for row in found["peers"]:
+        if "window" in row:
+            row["window_of_ours"] = by_size[row["luns"]]["window"] / row["window"]
     return found
 
 
 def table(found: Row) -> str:
     lines = [f"a move by ssh from kernel {found['source']} to {found['destination']}, seconds", "",
              f"{'build':>6}{'LUNs':>6}{'bare':>8}{'window':>9}{'to bare':>9}{'blackout':>10}"
-             f"{'to bare':>9}{'move':>8}{'to old':>9}{'move to old':>13}"]
+             f"{'to bare':>9}{'move':>8}{'to old':>9}{'move to old':>13}{'retire/LUN':>12}"]
     for row in found["rows"]:
+        old = f"{row['window_to_old']:>9.3f}{row['move_to_old']:>13.3f}" \
+            if "window_to_old" in row else f"{'-':>9}{'-':>13}"
         lines.append(
             f"{row['build']:>6}{row['luns']:>6}{row['bare_window']:>8.4f}{row['window']:>9.3f}"
             f"{row['window_to_bare']:>9.0f}{row['blackout']:>10.3f}{row['blackout_to_bare']:>9.0f}"
-            f"{row['move']:>8.2f}" + (f"{row['window_to_old']:>9.3f}{row['move_to_old']:>13.3f}"
-                                      if "window_to_old" in row else ""))
+            f"{row['move']:>8.2f}{old}{row['steps']['retire'] / row['luns']:>12.4f}")
     lines += ["", "seconds of each step", f"{'build':>6}{'LUNs':>6}" + "".join(
         f"{name:>9}" for name in STEP_NAMES)]
     for row in found["rows"]:
@@ -261,7 +192,29 @@ def table(found: Row) -> str:
             lines.append(f"{row['build']:>6}{row['luns']:>6}" + "".join(
                 f"{row[what].get(name, 0):>9}" for name in STEP_NAMES)
                 + f"{window_of(row[what]):>9}{window_of(row[what]) / row['luns']:>8.1f}")
-    return "\n".join(lines) + "\n" + LEGEND
+    return "\n".join([*lines, *_peer_lines(found), *_answer_lines(found)]) + "\n" + LEGEND
+
+
+def _peer_lines(found: Row) -> list[str]:
+    if not found["peers"]:
+        return []
+    lines = ["", "the same target by others: they bring no registration", f"{'peer':>10}"
+             f"{'LUNs':>6}{'window':>9}{'blackout':>10}{'whole':>9}{'registrations':>15}"
+             f"{'our window to its':>19}"]
+    for row in found["peers"]:
+        lines.append(f"{row['peer']:>10}{row['luns']:>6}" + (
+            f"  {row['error']}" if "error" in row else
+            f"{row['window']:>9.2f}{row['blackout']:>10.2f}{row['move']:>9.2f}"
+            f"{row['registrations']:>15}{row['window_of_ours']:>19.4f}"))
+    return lines
+
+
+def _answer_lines(found: Row) -> list[str]:
+    told = found.get("answers")
+    return [] if told is None else ["", *(
+        f"while {told['luns']} LUNs move, 99 of 100 calls are answered on the {one['host']} in "
+        f"{one['p99_busy_ms']:.0f} ms, idle in {one['p99_idle_ms']:.0f} ms: {one['ratio']:.1f} x "
+        f"({one['calls']} calls; to be reached: {OF_IDLE})" for one in told["hosts"])]
 
 
 LEGEND = f"""
@@ -270,6 +223,9 @@ window    {BLACKOUT[0]} to {BLACKOUT[-1]}, as move says it; the median of the ru
 blackout  from the last answer to the first of an initiator that asks every millisecond
 move      the whole command
 counts    of one more run: files and folders by fanotify, syncs by strace; window: all of its steps
+targetcli saveconfig and scp while the source serves; window: clearconfig on it, then restoreconfig
+agents    window: iSCSILogicalUnit and iSCSITarget stop on the source, then start on the destination
+          (to be reached by our window: {OF_AGENTS} of it); blackout: of LUN 0, stopped last
 """
 
 
@@ -278,7 +234,7 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="scripts/bench window", description=__doc__)
     parser.add_argument("--quick", action="store_true", help=f"{QUICK} LUNs, one run of each")
     parser.add_argument("--luns", type=int, nargs="+", metavar="N",
-                        help=f"sizes (default: {SIZES})")
+                        help=f"sizes (default: {SIZES}), such as 1000")
     parser.add_argument("--runs", type=int, metavar="N",
                         help="the median of N runs counts (default: 3)")
     parser.add_argument("--reserved", type=int, default=inhost.RESERVED, metavar="N",
@@ -287,9 +243,14 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--old", type=Path, metavar="DIR",
                         help="measure the build in DIR, too: a worktree of an older commit")
     parser.add_argument("--no-counts", action="store_true", help="only times")
+    parser.add_argument("--no-peers", action="store_true",
+                        help=f"without targetcli and ClusterLabs' agents (up to {peers.MOST} LUNs)")
+    parser.add_argument("--no-service", action="store_true",
+                        help=f"without the services' answers while {ASKED_WITH} LUNs move")
     parser.add_argument("--json", action="store_true", help="print figures instead of the table")
     wanted = parser.parse_args(argv)
     found = measure(wanted.luns or (QUICK if wanted.quick else SIZES), wanted.reserved,
-                    wanted.runs or (1 if wanted.quick else 3), wanted.old, not wanted.no_counts)
+                    wanted.runs or (1 if wanted.quick else 3), wanted.old, not wanted.no_counts,
+                    not wanted.no_peers, not (wanted.no_service or wanted.quick))
     print(json.dumps(found, indent=1) if wanted.json else table(found))
     return 0

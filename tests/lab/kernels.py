@@ -91,7 +91,7 @@ def _fill(role: str, suite: str, folder: Path, build: Callable[[str, Path, Path]
         shutil.rmtree(folder)
     work = folder.parent / f"{role}.partial-{os.getpid()}"
     work.mkdir(parents=True)
-    print(f"lab: fetching the {role} kernel (Debian {suite}) into {folder}",
+    print(f"lab: fetching {role} (Debian {suite}) into {folder}",
           file=sys.stderr, flush=True)
     release = build(suite, work, folder)
     shutil.rmtree(work / "tree")
