@@ -53,7 +53,7 @@ class Systemd:
         return self.host.popen(self.host.call(insystemd.entering, argv))
 
     def until(self, true: Callable[[], bool]) -> None:
-        end = time.monotonic() + 30
+        end = time.monotonic() + 120  # a busy machine compiles all of it meanwhile
         while not true():
             assert time.monotonic() < end, self.run("journalctl", "--no-pager",
                                                     f"--unit={DAEMON}")
