@@ -55,28 +55,28 @@ ActionRunner._check = _standing_in
 """}
 
 
-def stand_in() -> None:
-    """From now on, until `restore`."""
-    for name, text in _ADDED.items():
+def stand_in(more: Mapping[str, str] = {}) -> None:  # noqa: B006
+    """From now on, until `restore`; ``more``: other modules, as above."""
+    for name, text in {**_ADDED, **more}.items():
         path = PACKAGE / name
         shutil.copy2(path, f"{path}.kept")
         path.write_text(path.read_text() + text)
 
 
 def restore() -> None:
-    for name in _ADDED:
-        if Path(f"{PACKAGE / name}.kept").exists():
-            os.replace(f"{PACKAGE / name}.kept", PACKAGE / name)
+    for kept in PACKAGE.rglob("*.kept"):
+        os.replace(kept, kept.with_suffix(""))
 
 
-def configure(peers: Sequence[str], more: str = "", target: str = inhandover.TARGET) -> None:
-    """The peers, and the guest's file."""
+def configure(peers: Sequence[str], more: str = "", of_guest: str = "") -> None:
+    """The peers, and the guest's file; ``more``: of [hooks]."""
     lines = "".join(f"\n    {peer}" for peer in peers)
     Path("/etc/lio-handover/lio-handover.conf.d/hooks.conf").write_text(
         f"[service]\npeers ={lines}\n[hooks]\n{more}\n")
     folder = Path(guests.FOLDER)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{GUEST}.conf").write_text(f"[guest]\ntargets = {target}\nallow = all-tg-pt\n")
+    (folder / f"{GUEST}.conf").write_text(
+        f"[guest]\ntargets = {inhandover.TARGET}\nallow = all-tg-pt\n{of_guest}")
 
 
 def xml(name: str = GUEST, devices: str = "", more: str = "") -> bytes:
