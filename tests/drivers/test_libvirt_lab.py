@@ -73,8 +73,8 @@ class Pair:
 
     def until(self, function: Any, *wanted: Any) -> None:
         """Wait until a function says this on both hosts."""
-        now = [systemd.call(inlibvirt.until, function, one)
-               for systemd, one in zip(self.systemd, wanted)]
+        now = [self.call(number, inlibvirt.until, function, one)
+               for number, one in enumerate(wanted)]
         assert now == [*wanted], self.told()
 
     def told(self) -> str:

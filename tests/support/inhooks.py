@@ -57,6 +57,7 @@ ActionRunner._check = _standing_in
 
 def stand_in(more: Mapping[str, str] = {}) -> None:  # noqa: B006
     """From now on, until `restore`; ``more``: other modules, as above."""
+    restore()
     for name, text in {**_ADDED, **more}.items():
         path = PACKAGE / name
         shutil.copy2(path, f"{path}.kept")

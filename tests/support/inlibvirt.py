@@ -53,7 +53,11 @@ _TARGET = re.compile('(?:iscsi|vhost)/.*')
 
 
 def install(tree: str, address: str, number: int) -> None:
-    """libvirt, as Debian's packages would; the address and the number are this host's."""
+    """libvirt, as Debian's packages would; the address and the number are this host's.  Where it is
+    there already, only guests are forgotten."""
+    if Path("/run/usr-upper").exists():
+        run("sh", "-c", "rm -f /etc/libvirt/qemu/*.xml /var/lib/libvirt/qemu/save/*")
+        return
     run("sh", "-ec", "cd /run; mkdir usr-upper usr-work modules; "
         "mount --move /usr/lib/modules modules; mount -t overlay overlay -o "
         f"lowerdir={tree}/usr:/usr,upperdir=/run/usr-upper,workdir=/run/usr-work /usr; "
@@ -130,7 +134,7 @@ def told(unit: str) -> str:
     return insystemd.run("journalctl", "--no-pager", f"--unit={unit}")
 
 
-def until(function: Any, wanted: Any, seconds: float = 60) -> Any:
+def until(function: Any, wanted: Any, seconds: float = 150) -> Any:
     """What a function says, once it says what is wanted or there was no time left."""
     end = time.monotonic() + seconds
     while (now := function()) != wanted and time.monotonic() < end:
