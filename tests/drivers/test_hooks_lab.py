@@ -173,8 +173,8 @@ def test_scripts_call_before_and_after(pair: Pair) -> None:
     assert (code, said) == (2, "") and "there is no /etc/lio-handover/guests/vm2.conf" in error
 
     snippet, vdsm = (pair.systemd.call(inhooks.install, *words) for words in (
-        ("10_proxmox_hookscript.sh", "snippets/lio-handover"),
-        ("11_vdsm_hook.sh", "before_vm_migrate_destination/50_lio_handover")))
+        ("11_proxmox_hookscript.sh", "snippets/lio-handover"),
+        ("12_vdsm_hook.sh", "before_vm_migrate_destination/50_lio_handover")))
     assert pair.hook([GUEST, "pre-start"], b"", snippet, PVE_MIGRATED_FROM="a") == (0, "", "")
     assert pair.states() == ["prepared", "staged"]
     assert pair.hook(["failed", "--xml", "-"], WITH, program)[0] == 0

@@ -69,7 +69,7 @@ def caller(tmp_path: Path) -> Caller:
 
 def test_proxmox_calls_on_the_node_that_a_guest_comes_to(caller: Caller) -> None:
     """PVE/QemuServer.pm:vm_start_nolock and vm_stop; PVE/GuestHelpers.pm:exec_hookscript."""
-    caller.install("10_proxmox_hookscript.sh", "snippet")
+    caller.install("11_proxmox_hookscript.sh", "snippet")
     coming = {"PVE_MIGRATED_FROM": "a"}
     assert [caller.run("snippet", "101", phase, more=coming)
             for phase in ("pre-start", "post-start")] == [0, 0]
@@ -102,7 +102,7 @@ def vdsm(caller: Caller, point: str, more: Sequence[str] = ()) -> tuple[str, lis
 
 def test_vdsm_calls_on_both_hosts_with_the_guests_xml(caller: Caller) -> None:
     points = ("before_vm_migrate_destination", "after_vm_migrate_source")
-    caller.install("11_vdsm_hook.sh", *(f"{point}/50_lio_handover" for point in (
+    caller.install("12_vdsm_hook.sh", *(f"{point}/50_lio_handover" for point in (
         *points, "before_vm_start")))
     for point in points:
         caller.program(f"{point}/60_other", "#!/bin/sh\nexit 0\n")
@@ -118,7 +118,7 @@ def test_vdsm_calls_on_both_hosts_with_the_guests_xml(caller: Caller) -> None:
 
 
 def test_a_script_calls_before_a_migration_and_after_it(caller: Caller) -> None:
-    caller.install("12_migrate.sh", "migrate")
+    caller.install("13_migrate.sh", "migrate")
     caller.program("ssh", f'#!/bin/sh\necho "ssh $1" >>{caller.folder}/told\nshift\nexec "$@"\n')
     caller.program("qm", f'#!/bin/sh\necho "qm $*" >>{caller.folder}/told\n[ "$1" != fails ]\n')
     before = ["ssh b", f"lio-handover-hook pre-migrate vm1 --from {os.uname().nodename}"]
@@ -131,7 +131,8 @@ def test_a_script_calls_before_a_migration_and_after_it(caller: Caller) -> None:
     assert caller.told == before  # nothing is migrated
 
 
-@pytest.mark.parametrize("example", sorted(EXAMPLES.glob("1*.sh")), ids=lambda path: path.name)
+@pytest.mark.parametrize("example", sorted(EXAMPLES.glob("1[1-3]_*.sh")),
+                         ids=lambda path: path.name)
 def test_an_example_says_how_it_is_installed_or_called(example: Path) -> None:
     assert subprocess.run(["sh", "-n", str(example)], check=False).returncode == 0
     assert f"{example.name}" in example.read_text()

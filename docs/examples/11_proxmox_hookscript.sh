@@ -1,6 +1,6 @@
 #!/bin/sh
 # A hookscript of Proxmox VE, the same on all nodes: a guest's targets go where the guest goes.
-#     install -D -m 755 10_proxmox_hookscript.sh /var/lib/vz/snippets/lio-handover
+#     install -D -m 755 11_proxmox_hookscript.sh /var/lib/vz/snippets/lio-handover
 #     qm set 101 --hookscript local:snippets/lio-handover
 # The guest's file is /etc/lio-handover/guests/101.conf.  Proxmox runs this as SCRIPT VMID PHASE.  On
 # the node that a guest migrates to, pre-start comes before QEMU, with the source in PVE_MIGRATED_FROM,

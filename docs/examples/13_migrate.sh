@@ -1,7 +1,7 @@
 #!/bin/sh
 # Migrate a guest from this host by a command, and its targets with it.
-#     12_migrate.sh GUEST HOST COMMAND...
-#     12_migrate.sh vm1 b virsh migrate --live vm1 qemu+ssh://b/system
+#     13_migrate.sh GUEST HOST COMMAND...
+#     13_migrate.sh vm1 b virsh migrate --live vm1 qemu+ssh://b/system
 # Root's ssh leads to HOST.  With libvirt's hook installed on HOST, the first call is not needed.
 set -eu
 guest=$1 to=$2
