@@ -10,8 +10,9 @@ import json
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
 
 from . import runner
 from .readers import READERS
@@ -46,25 +47,26 @@ def in_process(name: str, seed: str, first: int, count: int) -> Told:
                    "escapes": [(number, wrong) for number, wrong in tree["escapes"]]})
 
 
-def together(results: Sequence[Told]) -> list[Told]:
-    """The outcomes of all processes, one for each reader."""
-    by_name: dict[str, Told] = {}
-    for told in results:
-        whole = by_name.setdefault(told.reader, Told(told.reader))
-        whole.inputs += told.inputs
-        whole.kinds += told.kinds
-        whole.escapes += told.escapes
-        whole.seconds += told.seconds
-        whole.slowest = max(whole.slowest, told.slowest)
-        whole.peak = max(whole.peak, told.peak)
-    return list(by_name.values())
+def together(results: Iterable[Told]) -> Iterator[Told]:
+    """The outcomes of all processes, one for each reader as soon as it is whole: the processes of a
+    reader come one after the other."""
+    for name, of_reader in groupby(results, key=lambda told: told.reader):
+        whole = Told(name)
+        for told in of_reader:
+            whole.inputs += told.inputs
+            whole.kinds += told.kinds
+            whole.escapes += told.escapes
+            whole.seconds += told.seconds
+            whole.slowest = max(whole.slowest, told.slowest)
+            whole.peak = max(whole.peak, told.peak)
+        yield whole
 
 
-def fuzz(count: int, seed: str, names: Sequence[str], processes: int) -> list[Told]:
+def fuzz(count: int, seed: str, names: Sequence[str], processes: int) -> Iterator[Told]:
     """``count`` inputs among these readers."""
     with ThreadPoolExecutor(processes) as pool:
-        return together(list(pool.map(lambda task: in_process(task[0], seed, *task[1:]),
-                                      parts(count, names))))
+        yield from together(pool.map(lambda task: in_process(task[0], seed, *task[1:]),
+                                     parts(count, names)))
 
 
 def main() -> int:
@@ -87,9 +89,10 @@ def main() -> int:
     if args.here:
         print(json.dumps(vars(runner.run(READERS[names[0]], args.seed, args.first, args.count))))
         return 0
-    results = fuzz(args.count, args.seed, names, args.processes)
-    for told in results:
-        print(told.line())
+    results = []
+    for told in fuzz(args.count, args.seed, names, args.processes):
+        results.append(told)
+        print(told.line(), flush=True)
         seen: set[str] = set()
         for number, wrong in told.escapes:
             if wrong.rpartition(" at ")[2] not in seen and len(seen) < 12:

@@ -38,7 +38,7 @@ def test_a_reader_of_eight_mebibytes_has_256(name: str) -> None:
 @pytest.mark.timeout(7200)
 def test_a_million_inputs_and_no_escape() -> None:
     """Half an hour on two cores."""
-    results = fuzz.fuzz(1_000_000, "full", list(READERS), 2)
+    results = list(fuzz.fuzz(1_000_000, "full", list(READERS), 2))
     for told in results:
         print(told.line())
     assert sum(told.inputs for told in results) >= 1_000_000
