@@ -116,13 +116,19 @@ class WorkerPool:
     def _lost(self, _code: int) -> None:
         self._child = None
 
-    def take(self) -> WorkerProcess:
-        """The spare worker, or a new worker; another spare is started when the loop is idle."""
+    def take(self, another: bool = True) -> WorkerProcess:
+        """The spare worker, or a new worker.  With ``another`` the next spare is started when the
+        loop is idle; else by who calls ``prepare_soon``."""
         self.prepare()
         child, self._child = self._child, None
         assert child is not None
-        GLib.idle_add(self.prepare, priority=GLib.PRIORITY_LOW)
+        if another:
+            self.prepare_soon()
         return child
+
+    def prepare_soon(self) -> None:
+        """Start a spare when the loop is idle."""
+        GLib.idle_add(self.prepare, priority=GLib.PRIORITY_LOW)
 
     def dismiss(self) -> None:
         if self._child:

@@ -88,7 +88,8 @@ class Question:
         self.about, self.result, self.failure = "", None, ("", "")  # type: str, Optional[str], Any
         self.answered = False
         self._timer = GLib.timeout_add(helper.guest.deadline * 1000, self._late)
-        self.child = helper.spare.take()
+        # The guest stands still: the next process, which loads much, is started afterwards.
+        self.child = helper.spare.take(another=False)
         self.child.said, self.child.ended = self._said, self._ended
         helper.send(self.child, {"do": what, "data": base64.b64encode(data).decode()})
 
@@ -122,6 +123,8 @@ class Question:
                 "changed is not known; next: lio-handover status")))
         if self.about:
             self.helper.follow(self.about, good)
+        if not self.helper.stopping:
+            self.helper.spare.prepare_soon()
 
     def _answer(self, data: bytes) -> None:
         self.answered = True
@@ -152,7 +155,7 @@ class Helper:
         self.words = [guest.name, "--guests", args.guests, "--config", args.config]
         self.spare = WorkerPool(*self.words, module=VMSTATE_WORKER)
         self._lost = False
-        self._stopping = False
+        self.stopping = False
 
     # ---- from start to end ---------------------------------------------------------------------
     def run(self) -> int:
@@ -182,7 +185,7 @@ class Helper:
         GLib.timeout_add(AGAIN, self._reconnect)
 
     def _reconnect(self) -> bool:
-        if self._stopping:
+        if self.stopping:
             return False
         try:
             self._connect()
@@ -192,7 +195,7 @@ class Helper:
         return False
 
     def _stop(self) -> bool:
-        self._stopping = True
+        self.stopping = True
         self.spare.dismiss()
         for child in [*self.followers.values(), *([self.question.child] if self.question else [])]:
             child.signal(signal.SIGTERM)
@@ -218,7 +221,7 @@ class Helper:
 
     def follow(self, name: str, given: bool) -> None:
         """Have a process follow a handover to its end."""
-        if name in self.followers or self._stopping:
+        if name in self.followers or self.stopping:
             return
         child = WorkerProcess(*self.words, module=VMSTATE_WORKER)
         self.followers[name] = child
@@ -226,7 +229,7 @@ class Helper:
         def said(words: Mapping[str, Any]) -> None:
             if "say" in words:
                 self.say(words["say"], handover=name)
-            if "error" in words and not self._stopping:
+            if "error" in words and not self.stopping:
                 self.log.warn(f"{self.guest.name}: {words['line']}", handover=name)
 
         def ended(_code: int) -> None:
@@ -302,7 +305,7 @@ class Helper:
         return uid == 0 or uid in map(uid_of, self.guest.users or ())
 
     def _begin(self, message: Any, what: str, data: bytes) -> None:
-        if self.question is not None or self._stopping:
+        if self.question is not None or self.stopping:
             self.refuse(message, dbus_names.ERROR + "StillRunning",
                         f"{self.guest.id} is busy with another call; nothing was changed; next: "
                         "migrate again")
