@@ -152,8 +152,10 @@ class ActionRunner(Building):
     def ready_to_freeze(self) -> None:
         """Refuse, while the gate is still open, what would stop a freeze."""
         self._ask(self.names())
+        known = self.remembered()
         try:
-            state = self.looked_at = self.here()
+            state = self.looked_at = self.here() if known is None else \
+                self.reader().reserved(known)
         except errors.CannotRepresent:
             state = self.here(False)
             self._untold(state)
@@ -172,7 +174,7 @@ class ActionRunner(Building):
     def unchanged(self, here: State) -> None:
         """Raises StructureChanged where the target is not what was offered, but for its
         registrations and gates."""
-        errors.refuse(opened.findings(here.backstores, self.core.asked), self.allow)
+        errors.refuse(opened.findings(here.backstores, looks=self.looks(here)), self.allow)
         changed = runtime_state.structural_changes(here, self.prepared().state)
         if changed:
             more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
@@ -202,6 +204,9 @@ class ActionRunner(Building):
         self._ask(self.names())
         if self.row.verb == "clear":
             return self.keep_before_clear()
+        if self.mode is not Mode.FILE and self.row.verb == "export" and self.as_kept():
+            return self.kept_already()
+        counted = self.fs.gates, self.executed or (self.commands() if self.core.memory else {})
         try:
             state = self.here_now()
         except errors.CannotRepresent:
@@ -222,6 +227,8 @@ class ActionRunner(Building):
         document = self.document_of(state)
         if self.handover.role == SOURCE:
             self.keep(DOCUMENT, document, False)
+            if self.remembered() is not None and self.core.memory is not None:
+                self.core.memory.kept = self.handover.digest, *counted
         else:
             self.keep(RETURNED, self.in_source_names(document), False)
 
@@ -274,7 +281,9 @@ class ActionRunner(Building):
         self.keep(RETURNED, document, stale)
 
     def _compare(self) -> None:
-        if self.whole():
+        if self.flushed_since:
+            now = self.handover.digest
+        elif self.whole():
             state = self.here()
             self.unchanged(state)
             now = runtime_state.digest(state)

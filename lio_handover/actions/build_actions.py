@@ -9,17 +9,18 @@ from ..document import runtime_state
 from ..document.document import Document
 from ..execute import executor
 from ..execute.executor import Outcome
-from ..execute.step_runner import Nexuses, never
+from ..execute.step_runner import Describable, Nexuses, never
 from ..execute.verify import Scope, check, loaded
 from ..host.host import Maker
 from ..kernel import fixes, portals
 from ..kernel.facts import Facts, boot_id
+from ..kernel.rereader import Rereader
 from ..model import fabrics
 from ..model.diff import diff
 from ..model.fabrics import Gate
 from ..model.keys import backstore_key, display
 from ..model.objects import State
-from ..plan.plan import FILE, SCSI, Plan
+from ..plan.plan import FILE, LINK, SCSI, WRITE, Plan
 from ..plan.planner import plan
 from ..plan.staged import early
 from ..records import pr_record
@@ -45,7 +46,7 @@ class Building(Gates):
         """Build as much of ``state`` as needs no registrations; the state that is then here."""
         facts = self.reader().facts()
         want = runtime_state.staged_state(state, facts.has_rtpi)
-        have = Scope.of(want).read(self.fs)
+        have = self._there(want)
         if not diff(have, want):
             return have
         half_made = self.reader().off(have.backstores)  # by a verb that was killed
@@ -57,11 +58,27 @@ class Building(Gates):
             self.core.settings.memory_reserve))
         now = self._run(lambda facts, trusting: early(plan(
             have, want, facts, trusting=trusting)), have, facts)[1].now
-        return Scope.of(want).read(self.fs) if now is None else now
+        if now is None:
+            return Scope.of(want).read(self.fs)
+        if self.core.memory is not None:
+            self.core.memory.keep(now)
+        return now
+
+    def _there(self, want: State) -> State:
+        """What is here of ``want``."""
+        known = self.remembered()
+        return known if known is not None and Scope.of(known) == Scope.of(want) \
+            else Scope.of(want).read(self.fs)
+
+    def _begins(self, number: int, total: int, step: Describable) -> None:
+        if step.slot == "verify stage" and self.core.memory is not None:
+            self.core.memory.listen(self.names(), self.stores())
+        if self.progress:
+            self.progress(number, total, step)
 
     def _run(self, make: Maker, before: State, facts: Facts,
              nexuses: Optional[Nexuses] = None) -> Tuple[Plan, Outcome]:
-        the_plan, outcome = self.core.run(make, before, facts, self.progress, self.stop,
+        the_plan, outcome = self.core.run(make, before, facts, self._begins, self.stop,
                                           nexuses=nexuses)
         self.notes += outcome.notes
         return the_plan, outcome
@@ -92,7 +109,7 @@ class Building(Gates):
             facts = self.reader().facts()
             the_plan, _ = self._run(lambda facts, _trusting: self._unwritten(
                 _waiting(want, facts, have)), have, facts, nexuses)
-        now = loaded(self.fs, the_plan.want, built=have)
+        now = self._read_back(the_plan, have)
         self.built = replace(now, backstores=have.backstores)
         if document is not self.durable():
             surviving_registrations.leave(self, document)
@@ -104,6 +121,28 @@ class Building(Gates):
             self._gate_close()
         self.journal.note("loaded", boot=boot, digest=digest, commands=self.commands())
         identity.note(self)
+
+    def _read_back(self, the_plan: Plan, have: State) -> State:
+        """Read back and compare what was loaded since ``have`` was read: where nobody else has
+        changed anything meanwhile, just what this process has written."""
+        memory = self.core.memory
+        alone = memory is not None and memory.alone()
+        if not alone or not self.reader(False).has_rtpi() or any(
+                getattr(obj, "directory", "") for obj in have.objects()):
+            now = loaded(self.fs, the_plan.want, built=have)
+        else:
+            reader = Rereader(self.fs, untouched=True, known={
+                store.key: (store.reservations,) for store in the_plan.want.backstores})
+            now = reader.loaded(
+                the_plan.want,
+                {step.about: step.path for step in the_plan.steps if step.op == LINK},
+                {step.about for step in the_plan.steps if step.op == WRITE})
+            check(now, the_plan.want, False)
+        if alone and memory is not None:
+            reserved = {store.key: store.reservations for store in now.backstores}
+            memory.keep(replace(now, backstores=tuple(
+                replace(store, reservations=reserved[store.key]) for store in have.backstores)))
+        return now
 
     def _unwritten(self, the_plan: Plan) -> Plan:
         """``the_plan`` without the APTPL files which this verb has written already, and which no
@@ -139,18 +178,19 @@ class Building(Gates):
         can have changed them; a load by this same verb was read back there."""
         from ..plan.pr_order import nearest_reachable
         want, have = absent_portals.without(self, self.durable().state), self.built
+        known, never_open = self.remembered(), not self.journal.facts.opened
         if have is None:
             want, _notes = nearest_reachable(want)
-            never_open = not self.journal.facts.opened
-            have = Scope.of(want).read(self.fs, reservations=never_open, known=want,
-                                       untouched=never_open)
+            have = known if known is not None else Scope.of(want).read(
+                self.fs, reservations=never_open, known=want, untouched=never_open)
             if not never_open:
                 have, want = runtime_state.structure(have), runtime_state.structure(want)
             check(have, want, gates=False)
         portals.check(want)
         # A backstore that this verb has enabled was looked at then.
         opened.check([store for store in have.backstores
-                      if f"core/{store.hba}/{store.name}" not in self.fs.enabled])
+                      if f"core/{store.hba}/{store.name}" not in self.fs.enabled],
+                     self.looks(have))
 
     def _late_paths(self) -> List[str]:
         """The paths of backstores whose storage only one host may have open."""

@@ -193,11 +193,19 @@ class HandoverContext:
         """The digest of the document the destination is armed with, as the source named it."""
         return runtime_state.digest(self.kept(DOCUMENT).state)
 
+    def remembered(self) -> Optional[State]:
+        """The targets as this process has read them in an earlier verb, where nothing has changed
+        since but what initiators can change, and gates."""
+        return None if self.core.memory is None else self.core.memory.known(self.names())
+
     def here(self, reserved: bool = True) -> State:
         """The targets as this kernel has them.  The devices are asked where --probe was given and
         configfs does not tell.  Raises CannotRepresent."""
+        known = self.remembered()
         try:
-            return self.reader(reserved).state(self.names())
+            if known is not None:
+                return self.reader(reserved).served(known)
+            return self.core.read(self.reader(reserved), self.names())
         except errors.CannotRepresent as error:
             if not error.do or self.full_status or not self.journal.facts.probe:
                 raise
@@ -207,7 +215,7 @@ class HandoverContext:
     def here_now(self) -> State:
         """As `here`; what nobody changes by being served is as this verb has read it before.  (What
         another program changed since is for the next verb to find, which reads all of it.)"""
-        if self.looked_at is None or not self.looked_at.targets:
+        if self.looked_at is None or not self.looked_at.targets or self.remembered() is not None:
             return self.here()
         try:
             return self.reader().served(self.looked_at)
@@ -237,8 +245,9 @@ class HandoverContext:
         if self.journal.facts.loading == boot_id() \
                 or not all(self.fs.exists(name) for name in self.local_targets()):
             return False
-        reader = self.reader(False)
+        known, reader = self.remembered(), self.reader(False)
         links: Dict[Key, Optional[Key]] = {
+            lun.key: lun.backstore for _, _, lun in known.all_luns()} if known is not None else {
             lun_key(tpg_key(target_key(fabric, wwn), directories.tag(fabric, tpgt)),
                     directories.lun_number(lun)): store
             for fabric, wwn in [name.split("/", 1) for name in self.local_targets()
@@ -413,8 +422,9 @@ class HandoverContext:
 
     def commands(self) -> Dict[str, int]:
         """num_cmds of each of the handover's backstores that is here."""
-        counts = {}
-        placed = self.reader(False).placed()
+        counts, known = {}, self.remembered()
+        placed = self.reader(False).placed() if known is None else {
+            store.key: store.hba for store in known.backstores}
         for key in self.stores():
             path = f"core/{placed[key]}/{kernel_name(key)}/statistics/scsi_lu/num_cmds" \
                 if key in placed else ""

@@ -11,11 +11,11 @@ from ..execute.step_runner import Progress, never
 from ..kernel.facts import boot_id
 from ..model import directories, dynamic_acls as dynamic, reservations
 from ..model.keys import display
-from ..model.objects import State, Target
+from ..model.objects import State, Target, kernel_name
 from ..protocol.messages import Message
 from ..protocol.table import MessageType, Transition
 from ..records.journal import DOCUMENT
-from ..storage import evidence as storage_evidence
+from ..storage import evidence as storage_evidence, opened
 from ..storage.block_devices import HostSnapshot
 from . import surviving_registrations
 from .context import HandoverContext
@@ -39,6 +39,19 @@ class Copies(HandoverContext):
     notes: List[str] = field(default_factory=list)
     #: target → tag → who is there by a dynamic ACL as a freeze begins
     dynamic: Dict[str, Dict[str, List[str]]] = field(default_factory=dict)
+    _looks: Optional[opened.Looks] = field(default=None, init=False)
+
+    def looks(self, state: State) -> opened.Looks:
+        """What backstores have open: what else is open on this host is found out once a verb.
+        ``state``: a reading of the targets."""
+        if self._looks is None:
+            used = {lun.backstore for _, _, lun in state.all_luns()}
+            self._looks = opened.Looks(
+                asked=self.core.asked,
+                served=[store for store in state.backstores if store.key in used],
+                there=[f"{hba}/{kernel_name(key)}"
+                       for key, hba in self.reader(False).placed().items()])
+        return self._looks.again()
 
     def in_source_names(self, document: Document) -> Document:
         """A document of this host as the source would have written it: the source's own document
@@ -98,6 +111,21 @@ class Copies(HandoverContext):
         self.journal.keep(name, documents.dumps(document), document)
         self.journal.note("kept", digest=runtime_state.digest(document.state), stale=stale)
         surviving_registrations.leave(self, self.local(name))
+
+    def as_kept(self) -> bool:
+        """Whether the kernel has just what was kept last, for this process has kept it, and since
+        then no gate was open, nobody else has changed any of it, and no command was executed."""
+        memory = self.core.memory
+        if memory is None or memory.kept is None or self.remembered() is None or self.open_tpgs():
+            return False
+        now = self.commands()
+        return len(now) == len(self.stores()) \
+            and memory.kept == (self.handover.digest, self.fs.gates, now)
+
+    def kept_already(self) -> None:
+        """Record that the copy that was kept last is of what is here now."""
+        self.journal.note("kept", digest=self.handover.digest, stale=False)
+        self.journal.note("left", boot=boot_id(), serials=list(self.journal.facts.left))
 
 
 def sampled(proofs: Mapping[str, documents.Evidence],

@@ -85,6 +85,11 @@ def _endpoint(tpg: str) -> List[Tuple[str, int]]:
 class Gates(Adoption):
     """One verb's work at the gates."""
 
+    #: the commands that had been executed by the time it was proven to be idle
+    executed: Dict[str, int] = field(default_factory=dict, init=False)
+    #: whether the kernel was found to have just what was kept last, when that had been flushed
+    flushed_since: bool = field(default=False, init=False)
+
     def _tpg_disable(self) -> None:
         for path in self.open_tpgs():
             self.fs.write(f"{path}/enable", b"0\n")
@@ -141,8 +146,12 @@ class Gates(Adoption):
         shut = [path for path in self.tpgs()
                 if path in wanted and self.fs.read(f"{path}/enable").strip() != "1"]
         self._may_still_open(bool(shut))
-        self.notes += relative_ports.give(self.fs, self.reader(False), self.ports(), shut,
-                                          self.port_override(), self.allow)
+        known = self.remembered() is not None
+        notes = relative_ports.give(self.fs, self.reader(False), self.ports(), shut,
+                                    self.port_override(), self.allow)
+        self.notes += notes
+        if known and not notes and self.core.memory is not None:
+            self.core.memory.stays()  # each has the number that it had
         if shut:
             self.journal.note("opened", durable=True, boot=boot_id())
         self._let_go()  # once nothing speaks against opening the others
@@ -186,6 +195,7 @@ class Gates(Adoption):
                                          changed="the gates are shut")
             now = self.commands()
             if now == before:
+                self.executed = now
                 return
             before = now
             time.sleep(IDLE_SECONDS)
@@ -195,6 +205,9 @@ class Gates(Adoption):
 
     def _flush(self) -> None:
         from ..storage import evidence as storage
+        self.flushed_since = self.row.verb == "release" and self.as_kept()
+        if self.flushed_since:
+            return  # nothing was written since the freeze had it flushed
         for store in self.durable().state.backstores:
             for path in protection.files(store):
                 storage.flush(path)

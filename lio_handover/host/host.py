@@ -24,6 +24,7 @@ from ..plan.plan import Plan
 from ..records import pr_record, state_folder
 from ..settings import Settings, load
 from ..system.locks import PATIENCE, SCRATCH, Locks, room_for
+from .memory import Memory
 
 #: Makes a plan from a host's facts; the flag: whether it may trust the table of new objects.
 Maker = Callable[[Facts, bool], Plan]
@@ -47,6 +48,8 @@ class Host:
         self.blind = False
         self.notes: List[str] = []  # what the last verb has to tell
         self.begun: List[str] = []  # targets of which a handover was begun
+        #: what this process has in memory of the targets of a handover, where it stays for it
+        self.memory: Optional[Memory] = None
         #: what backstores said of what they have open, see probes.reads
         self.asked: Dict[Key, Optional[bool]] = {}
 
@@ -80,6 +83,10 @@ class Host:
                             self.settings.state_directory, boot_id()).items()})
         reader.asked = self.asked
         return reader
+
+    def read(self, reader: Reader, names: Sequence[Tuple[str, str]]) -> State:
+        """The state of these targets, read, and remembered by a process that stays."""
+        return reader.state(names) if self.memory is None else self.memory.read(reader, names)
 
     def outline(self, names: Sequence[Tuple[str, str]]) -> State:
         """The backstores of these targets, with their parameters and serials alone: nothing of it

@@ -107,7 +107,7 @@ class HostVerbs(Host):
         whether registrations are read.
         """
         reader = self._prober(names, probe) if reserved else self._plain_reader()
-        state = reader.state(names)
+        state = self.read(reader, names)
         findings = preflight.source(state, reader, self.settings)
         try:
             document = self._document(state, reader)

@@ -136,7 +136,7 @@ _GUARDS = _guards()
 
 class Configfs:
     """The target tree.  ``changes`` counts the changes asked of the kernel, ``moves`` those of them
-    that make or remove an HBA or a backstore.
+    that make or remove an HBA or a backstore, ``gates`` those that open or shut a TPG.
 
     Reading raises OSError; a change raises OSError as the kernel gave it, or HazardRefused
     before the kernel is asked.
@@ -144,7 +144,10 @@ class Configfs:
 
     def __init__(self, root: str = ROOT) -> None:
         self.root = root
-        self.changes = self.moves = 0
+        self.changes = self.moves = self.gates = 0
+        #: (whether it came, its path) → how often: the folders and links that were made and removed
+        #: through this object, where somebody wants to know
+        self.made: Optional[Dict[Tuple[bool, str], int]] = None
         #: backstores that were enabled through this object, and those that were told through it
         #: which file to open
         self.enabled: Set[str] = set()
@@ -207,6 +210,10 @@ class Configfs:
                     return entry.name, self._target(entry.path)
         return None
 
+    def leads(self, path: str) -> str:
+        """The path in the tree to which a link leads."""
+        return self._target(self.path(path))
+
     @staticmethod
     def _target(path: str) -> str:
         return os.readlink(path).rpartition("../target/")[2]
@@ -228,14 +235,24 @@ class Configfs:
                     f"{op} {errors.shown(path)}: {errors.shown(words[place])} would be a "
                     "second name of a number already taken")
 
+    @property
+    def others(self) -> int:
+        """The number of changes but for those of gates."""
+        return self.changes - self.gates
+
     def _moved(self, path: str) -> None:
         self.changes += 1
         self.moves += path.startswith("core/") and path.count("/") < 3
+
+    def _noted(self, path: str, came: bool) -> None:
+        if self.made is not None:
+            self.made[came, path] = self.made.get((came, path), 0) + 1
 
     def mkdir(self, path: str) -> None:
         self._guard("mkdir", path, True)
         self._moved(path)
         os.mkdir(self.path(path))
+        self._noted(path, True)
 
     def rmdir(self, path: str) -> None:
         self._guard("rmdir", path)
@@ -243,6 +260,7 @@ class Configfs:
         self.enabled.discard(path)
         self.told.pop(path, None)
         os.rmdir(self.path(path))
+        self._noted(path, False)
 
     def try_rmdir(self, path: str) -> int:
         """The errno of an rmdir that cannot succeed, because there are LUNs below.  Raises
@@ -260,6 +278,7 @@ class Configfs:
         self._guard("link", path)
         self.changes += 1
         os.symlink(self.path(target), self.path(path))
+        self._noted(path, True)
         folder, _slash, name = path.rpartition("/")
         self._links[folder] = name
 
@@ -267,6 +286,7 @@ class Configfs:
         self._guard("unlink", path)
         self.changes += 1
         os.unlink(self.path(path))
+        self._noted(path, False)
 
     def refusal(self, path: str, data: bytes) -> Optional[str]:
         """Why a write would be refused, None where it may be made.  Writes nothing.
@@ -292,6 +312,7 @@ class Configfs:
         if reason:
             raise errors.HazardRefused(f"write {errors.shown(path)}: {reason}")
         self.changes += 1
+        self.gates += name == "enable" and not path.startswith("core/")
         fd = os.open(f"{self.root}/{path}", os.O_WRONLY)
         try:
             written = os.write(fd, data)

@@ -62,6 +62,12 @@ def once(fs: Configfs) -> Iterator[None]:
             again(fs)
 
 
+def keep(fs: Configfs) -> None:
+    """Remember the placement alone, however long: until `again`, or a change through ``fs``."""
+    found = find(fs)
+    fs.remembers, fs.remembered = True, {"placement": (fs.moves, found)}
+
+
 @contextmanager
 def listed_once(fs: Configfs) -> Iterator[None]:
     """Within this context the HBAs are listed once, and again after ``fs`` has made or removed a

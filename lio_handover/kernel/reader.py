@@ -80,13 +80,13 @@ class Reader:
     def _attributes(self, kind: str, owner: str, path: str, windows: Sequence[str] = (),
                     runtime: bool = False) -> Tuple[Dict[str, str], Dict[str, str]]:
         """(carried, host's own) attributes of one object; only those of ``windows`` if any, and
-        with ``runtime`` only run-time ones."""
+        with ``runtime`` only those that initiators change."""
         carried: Dict[str, str] = {}
         host: Dict[str, str] = {}
         read = self.fs.read
         for name, row in self._attribute_files(kind, owner, path):
             if windows and (row is None or row.window not in windows) \
-                    or runtime and (row is None or row.kind != RUNTIME):
+                    or runtime and (row is None or row.kind != RUNTIME or row.told):
                 continue
             try:
                 text = read(f"{path}/{name}")

@@ -2,10 +2,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Dict, Mapping
+from typing import Collection, Dict, Mapping
 
+from ..model import directories, pr_texts
 from ..model.attributes import GATE, NEXUS, rows, runtime_names
-from ..model.objects import State, Tpg, kernel_name
+from ..model.objects import Backstore, Key, Lun, MappedLun, State, Tpg, kernel_name
 from .pr_reader import paths_of
 from .reader import Reader
 
@@ -26,10 +27,7 @@ class Rereader(Reader):
         return State(base.lu_groups, stores, targets, base.discovery_auth)
 
     def _runtime_tpg(self, base: Tpg, path: str) -> Tpg:
-        table = rows("tpg", base.fabric)
-        carried = {name: value for name, value in base.attributes.items()
-                   if name not in table or table[name].window not in (GATE, NEXUS)}
-        carried.update(self._attributes("tpg", base.fabric, path, (GATE, NEXUS))[0])
+        carried = self._gates(base, path)
         if not self.fs.exists(f"{path}/rtpi"):
             carried.pop("rtpi", None)
         luns = tuple(self._lun(base.key, path, lun.key[-1], lun.at) for lun in base.luns)
@@ -40,23 +38,68 @@ class Rereader(Reader):
                            base.fabric, acl.key, f"{path}/acls/{acl.initiator}"))
                            for acl in base.acls))
 
+    def _gates(self, base: Tpg, path: str) -> Dict[str, str]:
+        """The attributes of a TPG, with a new reading of its gate and its nexus."""
+        table = rows("tpg", base.fabric)
+        carried = {name: value for name, value in base.attributes.items()
+                   if name not in table or table[name].window not in (GATE, NEXUS)}
+        carried.update(self._attributes("tpg", base.fabric, path, (GATE, NEXUS))[0])
+        return self._whole_nexus(base.key, carried)
+
     def served(self, base: State) -> State:
         """``base``, a state read before, with a new reading of what changes while it is served and
         as its gate is shut: run-time attributes, sessions and reservations."""
         targets = tuple(replace(target, tpgs=tuple(
             self._served_tpg(tpg, f"{target.fabric}/{target.wwn}/{tpg.at}")
             for tpg in target.tpgs)) for target in base.targets)
-        placed, paths = self.placed(), paths_of(targets)
-        stores = []
+        base = self._reserved(replace(base, targets=targets))
+        return replace(base, backstores=tuple(replace(
+            store, alua_groups=tuple(replace(group, attributes=self._now(
+                group.attributes, "alua_group", "",
+                f"core/{store.hba}/{store.name}/alua/{group.name}"))
+                for group in store.alua_groups)) for store in base.backstores))
+
+    def reserved(self, base: State) -> State:
+        """The same with a new reading of sessions, and of registrations where there was a REGISTER:
+        what could not be told after the gate is shut, while it is open."""
+        return self._reserved(replace(base, targets=tuple(replace(target, tpgs=tuple(
+            replace(tpg, sessions=self._sessions(f"{target.fabric}/{target.wwn}/{tpg.at}",
+                                                 tpg.acls)) for tpg in target.tpgs))
+            for target in base.targets)), False)
+
+    def _reserved(self, base: State, held: bool = True) -> State:
+        """``held``: whether reservations are read, too, that changed without a REGISTER."""
+        paths, stores = paths_of(base.targets), []
         for store in base.backstores:
-            path = f"core/{placed.get(store.key, store.hba)}/{kernel_name(store.key)}"
-            stores.append(replace(
-                store, alua_groups=tuple(replace(group, attributes=self._now(
-                    group.attributes, "alua_group", "", f"{path}/alua/{group.name}"))
-                    for group in store.alua_groups),
-                reservations=self._pr.read(path, store.serial, paths.get(store.key, {}),
-                                           store.key)))
-        return replace(base, backstores=tuple(stores), targets=targets)
+            path = f"core/{store.hba}/{store.name}"
+            stores.append(store if self.with_reservations and self._same(path, store, held) else
+                          replace(store, reservations=self._pr.read(
+                              path, store.serial, paths.get(store.key, {}), store.key)))
+        return replace(base, backstores=tuple(stores))
+
+    def _same(self, path: str, store: Backstore, held: bool) -> bool:
+        """Whether registrations and reservation are as they were: each REGISTER raises PRgeneration
+        (target_core_pr.c:core_scsi3_pr_generation), and only who is registered holds one of SPC-3.
+        """
+        was = store.reservations
+        if not self.fs.exists(f"{path}/pr"):
+            return False
+        try:
+            generation = int(self.fs.read(f"{path}/pr/res_pr_generation") or "0", 0)
+        except ValueError:
+            return False
+        if generation != was.generation \
+                or self.fs.read(f"{path}/pr/res_type").strip() != pr_texts.PRESENT:
+            return False
+        if not was.registrations or not held:
+            return True
+        holder = pr_texts.parse_holder(self.fs.read(f"{path}/pr/res_holder"))
+        if holder is None:
+            return was.holder is None
+        holding = [number for number, registration in enumerate(was.registrations)
+                   if (registration.initiator, registration.isid) == holder[1:]]
+        return holding == [was.holder] \
+            and pr_texts.parse_type(self.fs.read(f"{path}/pr/res_pr_type")) == was.type
 
     def _served_tpg(self, base: Tpg, path: str) -> Tpg:
         return replace(
@@ -68,7 +111,51 @@ class Rereader(Reader):
 
     def _now(self, attributes: Mapping[str, str], kind: str, owner: str, path: str) \
             -> Dict[str, str]:
-        """The attributes of an object, with a new reading of the run-time ones."""
-        others = {name: value for name, value in attributes.items()
-                  if name not in runtime_names(kind, owner)}
-        return {**others, **self._attributes(kind, owner, path, runtime=True)[0]}
+        """The attributes of an object, with a new reading of those that initiators change."""
+        table, changing = rows(kind, owner), runtime_names(kind, owner)
+        return {**{name: value for name, value in attributes.items()
+                   if name not in changing or table[name].told},
+                **self._attributes(kind, owner, path, runtime=True)[0]}
+
+    def loaded(self, base: State, links: Mapping[Key, str], written: Collection[Key]) -> State:
+        """``base``, a state that this process has loaded into what nobody else has touched: with a
+        new reading of the links that it made (object → the link's path), of the objects it has
+        written to, of nexuses, gates and all reservations but none."""
+        placed, paths = self.placed(), paths_of(base.targets)
+        stores = tuple(replace(store, reservations=self._pr.read(
+            f"core/{placed[store.key]}/{store.name}", store.serial, paths.get(store.key, {}),
+            store.key)) if store.reservations or store.key in written else store
+            for store in base.backstores)
+
+        def lun(lun: Lun, tpg: Tpg, path: str) -> Lun:
+            if lun.key not in links or lun.key in written:
+                return self._lun(tpg.key, path, lun.key[-1], lun.at)
+            leads = self._leads(links[lun.key])
+            return replace(lun, backstore=self._key(leads) if leads else None,
+                           alias=links[lun.key].rpartition("/")[2])
+
+        def mapped(mapped: MappedLun, path: str) -> MappedLun:
+            leads = self._leads(links[mapped.key])
+            return replace(mapped, lun=directories.lun_number(leads.rpartition("/")[2])
+                           if leads else None, alias=links[mapped.key].rpartition("/")[2])
+
+        def tpg(tpg: Tpg, path: str) -> Tpg:
+            return replace(
+                tpg, attributes=self._gates(tpg, path),
+                luns=tuple(lun(one, tpg, path) for one in tpg.luns),
+                acls=tuple(replace(acl, mapped_luns=tuple(
+                    mapped(one, path) for one in acl.mapped_luns) if all(
+                    one.key in links and one.key not in written for one in acl.mapped_luns)
+                    else self._mapped(tpg.fabric, acl.key, f"{path}/acls/{acl.initiator}"))
+                    for acl in tpg.acls))
+
+        return replace(base, backstores=stores, targets=tuple(replace(target, tpgs=tuple(
+            tpg(one, f"{target.fabric}/{target.wwn}/{one.at}") for one in target.tpgs))
+            for target in base.targets))
+
+    def _leads(self, link: str) -> str:
+        """Where a link leads in the tree; "" where it is gone."""
+        try:
+            return self.fs.leads(link)
+        except FileNotFoundError:
+            return ""

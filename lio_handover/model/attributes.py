@@ -175,6 +175,7 @@ class Attribute:
     overwrites attributes of the same object that change, too, when this one is written
     overwrites_while (path, value): only while the object has that value; an object without the
                attribute counts as having it
+    told       of run-time state: whether nothing changes it but a write, of which the kernel tells
     slot       the slot of plan/order.py in which it is written
     source     where the rule comes from
     """
@@ -202,6 +203,7 @@ class Attribute:
     inherits: str = ""
     overwrites: Tuple[str, ...] = ()
     overwrites_while: Optional[Tuple[str, str]] = None
+    told: bool = False
     slot: str = ""
     source: str = ""
 
@@ -457,7 +459,7 @@ def _table() -> Iterator[Attribute]:
                     source="target_core_alua.c:core_alua_store_tg_pt_gp_info")
     yield from _rows("lun", RUNTIME, "alua_tg_pt_offline=0", LINKED, rank=2, range=BIT,
                      overwrites=("alua_tg_pt_status",))
-    yield from _rows("lun", RUNTIME, "alua_tg_pt_write_md=0", LINKED, rank=2, range=BIT)
+    yield from _rows("lun", RUNTIME, "alua_tg_pt_write_md=0", LINKED, rank=2, range=BIT, told=True)
     yield from _rows("lun", RUNTIME, "alua_tg_pt_status=0", LINKED, rank=3, range=(0, 2))
     # Read from statistics/scsi_port/indx on kernels without tpgt_N/rtpi, see reader.
 

@@ -26,7 +26,7 @@ import sys
 import time
 import traceback
 from dataclasses import asdict, replace
-from typing import Any, Dict, Iterator, Mapping, Sequence, Tuple
+from typing import Any, Dict, Iterator, Mapping, Optional, Sequence, Tuple
 
 from .. import errors, settings
 from ..actions.aptpl_copies import Follower
@@ -35,6 +35,7 @@ from ..document import document as documents
 from ..document.document import Document
 from ..execute.step_runner import Describable
 from ..handover.engine import HandoverEngine, Reply, reply_from_json, reply_to_json
+from ..host.memory import Memory
 from ..kernel.reader import Reader
 from ..local import restoring, verbs
 from ..local.ours import Ours
@@ -75,12 +76,13 @@ class Stopped(BaseException):
 class Work:
     """A request that is being run."""
 
-    def __init__(self, request: Mapping[str, Any], answer: int, documents: Sequence[int]) -> None:
+    def __init__(self, request: Mapping[str, Any], answer: int, documents: Sequence[int],
+                 memory: Optional[Memory] = None) -> None:
         self.request, self.answer, self.documents = request, answer, documents
         self.verb: str = request["verb"]
         self.core = Ours(replace(
             settings.load(request["config"]) if request["config"] else settings.load(),
-            limited=bool(request["limited"])))
+            limited=bool(request["limited"])), memory.fs if memory is not None else None)
         self.core.read_only = request["small"]
         row = HANDOVER_VERBS[self.verb] if request["role"] else VERBS[self.verb]
         self.core.blind = "secrets" in row.options and not request["secrets"]
@@ -93,6 +95,10 @@ class Work:
         self.deferred = bool(request["role"]) or self.writes or bool(request["probe"])
         #: for how many seconds the process waits for the next verb of the handover
         self.stays = 0
+        if memory is not None and request["role"] and self.writes \
+                and not (request["limited"] or request["small"]):
+            self.core.memory = memory
+            memory.begin(self.verb)
         self._last, self._slot = 0.0, ""
 
     def signalled(self, _number: int, _frame: object) -> None:
@@ -232,7 +238,7 @@ def handover(work: Work) -> JobResult:
     answer = _do(work, every, role, name, given)
     if work.writes:
         say({"stands": of_handover(work.core, answer.handover.id)})
-        if not (answer.handover.over or asked["limited"] or asked["small"]):
+        if work.core.memory is not None and not answer.handover.over:
             work.stays = work.core.settings.session_seconds
     return _answer_tree(answer), reply_to_json(
         answer, Authentication.to_say(work.core.settings), asked["question"]), any(
@@ -362,11 +368,12 @@ def as_handover_error(error: BaseException) -> errors.HandoverError:
     return errors.unforeseen(error)
 
 
-def run(request: Mapping[str, Any], answer: int, documents: Sequence[int]) -> Tuple[int, int]:
+def run(request: Mapping[str, Any], answer: int, documents: Sequence[int],
+        memory: Memory) -> Tuple[int, int]:
     """Run a request: (the exit code, which is the command line's; for how many seconds the process
     stays)."""
     try:
-        work = Work(request, answer, documents)
+        work = Work(request, answer, documents, memory)
         signal.signal(signal.SIGTERM, work.signalled)
         verb = handover if request["role"] else \
             move if request["verb"] in PAIR_VERBS else host_verb
@@ -389,6 +396,7 @@ def serve(line: socket.socket) -> int:
     After a verb by which a handover has come further the process stays for the next one, until it
     was idle for a while, or has come to have more memory than a session may.
     """
+    memory = Memory()
     while True:
         asked, descriptors, _, _ = socket.recv_fds(line, 1, MOST)
         if not asked:
@@ -396,7 +404,7 @@ def serve(line: socket.socket) -> int:
         say({"taken": True})
         with open(descriptors[0]) as file:
             request = json.load(file)
-        code, stays = run(request, descriptors[1], descriptors[2:])
+        code, stays = run(request, descriptors[1], descriptors[2:], memory)
         if not stays or _memory() > SESSION_MEMORY:
             return code
         for fd in descriptors[1:]:

@@ -68,14 +68,24 @@ class Look(NamedTuple):
 
 class Looks:
     """Looks at the backstores of one host; ``asked``: whether a backstore has its own path open, as
-    the device itself said (probes.reads)."""
+    the device itself said (probes.reads).  As far as they were read before, ``served`` has those
+    that are enabled, and ``there`` is HBA/NAME of every one."""
 
     def __init__(self, host: Optional[Host] = None,
-                 asked: Optional[Mapping[Key, Optional[bool]]] = None) -> None:
+                 asked: Optional[Mapping[Key, Optional[bool]]] = None,
+                 served: Iterable[Backstore] = (), there: Optional[Iterable[str]] = None) -> None:
         self.host = host or HostSnapshot()
         self.asked = asked or {}
+        self._paths = {f"{store.hba}/{store.name}": store.path for store in served}
+        self._there = there
         self._kinds: Dict[int, str] = {}  # device of a mount → type of its file system
         self._leases: Dict[Tuple[int, int], int] = {}  # device and inode → see _lease
+
+    def again(self) -> Looks:
+        """For another look: what is found out about the files of these backstores is forgotten, and
+        not who else has files open."""
+        self._leases.clear()
+        return self
 
     def at(self, stores: Iterable[Backstore]) -> Iterator[Look]:
         """Each path of each backstore that opens one."""
@@ -150,17 +160,28 @@ class Looks:
     def _strays(self) -> List[str]:
         """The enabled backstores of this host that open files (fileio) and whose file has no name,
         or another one than theirs."""
-        core = f"{self.host.sys}/kernel/config/target/core"
         strays = []
-        for hba in block_devices.names_in(core):
-            plugin = plugins.of(hba.rpartition("_")[0])
-            for name in set(block_devices.names_in(f"{core}/{hba}")) - _OF_HBAS \
-                    if plugin.opens is Opens.FILE else ():
-                text = one_line_of(f"{core}/{hba}/{name}/info")
-                path = plugins.parse(plugin.name, text).get(plugin.path_in[1], "")
-                if "Status: ACTIVATED" in text and path and self._is_stray(path):
-                    strays.append(f"{hba}/{name}")
+        for at in self._listed() if self._there is None else self._there:
+            plugin, path = plugins.of(at.partition("/")[0].rpartition("_")[0]), self._paths.get(at)
+            if plugin.opens is not Opens.FILE:
+                continue
+            if path is None:
+                text = one_line_of(f"{self._core}/{at}/info")
+                path = plugins.parse(plugin.name, text).get(plugin.path_in[1], "") \
+                    if "Status: ACTIVATED" in text else ""
+            if path and self._is_stray(path):
+                strays.append(at)
         return strays
+
+    @property
+    def _core(self) -> str:
+        return f"{self.host.sys}/kernel/config/target/core"
+
+    def _listed(self) -> Iterator[str]:
+        """HBA/NAME of every backstore."""
+        for hba in block_devices.names_in(self._core):
+            yield from (f"{hba}/{name}" for name in set(
+                block_devices.names_in(f"{self._core}/{hba}")) - _OF_HBAS)
 
     def _is_stray(self, path: str) -> bool:
         try:
@@ -287,7 +308,7 @@ def elsewhere(stores: Iterable[Backstore]) -> FrozenSet[Key]:
     return frozenset(store.store.key for store in Looks().at(stores) if store.same is False)
 
 
-def check(stores: Iterable[Backstore]) -> None:
+def check(stores: Iterable[Backstore], looks: Optional[Looks] = None) -> None:
     """Check that the kernel has open what the paths lead to.  Raises StorageDiffers,
     StorageMissing."""
-    refuse(findings(stores))
+    refuse(findings(stores, looks=looks))

@@ -16,6 +16,7 @@ IN_CREATE = 0x00000100
 IN_DELETE = 0x00000200
 IN_DELETE_SELF = 0x00000400
 IN_MOVE_SELF = 0x00000800
+IN_UNMOUNT = 0x00002000
 IN_Q_OVERFLOW = 0x00004000  # events were lost; the event belongs to no watch
 IN_IGNORED = 0x00008000  # the last event of a watch, which is gone
 IN_ONLYDIR = 0x01000000

@@ -1,12 +1,22 @@
 """What tests of sessions run in a lab host."""
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
 import time
+from collections.abc import Sequence
+from multiprocessing.connection import Client, Listener
 from pathlib import Path
+from typing import Any
 
-from tests.support import inbus, inmove
+from lio_handover.host.memory import Memory
+from lio_handover.kernel.configfs import Configfs
+from lio_handover.protocol.messages import Message
+from tests.support import inbus, inhandover, inmove, inwindow
+
+SOCKET = "/run/test-session"
 
 stop_service = inmove.stop_service
 
@@ -24,3 +34,93 @@ def wait_until_gone(pid: int, seconds: float = 20) -> None:
 
 def configure(more: str) -> None:
     Path(f"{inbus.CONFIG}.d", "session.conf").write_text(more)
+
+
+# ── a session without the service ────────────────────────────────────────────────────────────
+
+def start() -> int:
+    """A process that stays between two verbs, with what it remembers, as the service has one."""
+    Path(SOCKET).unlink(missing_ok=True)
+    pid = os.fork()
+    if pid:
+        until = time.monotonic() + 20
+        while not os.path.exists(SOCKET):
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        return pid
+    try:
+        os.setsid()
+        counting, memory = inwindow.Counting(), Memory()
+        with Listener(SOCKET, "AF_UNIX") as listener:
+            while True:
+                with listener.accept() as line:
+                    asked = line.recv()
+                    if asked is None:
+                        line.send(os.getpid())
+                        return 0
+                    verb, role, id, messages, more = asked  # noqa: A001
+                    line.send(_answer(counting, memory, verb, role, id, messages, more))
+    finally:
+        os._exit(0)
+
+
+def _answer(counting: inwindow.Counting, memory: Memory, verb: str, role: str,
+            id: str, messages: Sequence[Message], more: dict[str, Any]  # noqa: A002
+            ) -> inwindow.Counted | Exception:
+    engine = inhandover.handovers()
+    engine.core.fs, engine.core.memory = memory.fs, memory
+    memory.begin(verb)
+    counting.clear()
+    try:
+        answer = engine.do(verb, role, id, messages=messages, **more)
+        return counting.of(answer)
+    except Exception as error:  # noqa: B902 - it is the caller's
+        return error
+
+
+def do(verb: str, role: str, id: str = "", messages: Sequence[Message] = (),  # noqa: A002
+       **more: Any) -> inwindow.Counted:
+    """A verb, run by the session."""
+    with Client(SOCKET, "AF_UNIX") as line:
+        line.send((verb, role, id, messages, more))
+        answer = line.recv()
+    if isinstance(answer, Exception):
+        raise answer
+    assert isinstance(answer, inwindow.Counted)
+    return answer
+
+
+def end() -> None:
+    """The session ends."""
+    with Client(SOCKET, "AF_UNIX") as line:
+        line.send(None)
+        pid = line.recv()
+    wait_until_gone(pid)
+
+
+# ── what is seen, and what others do ─────────────────────────────────────────────────────────
+
+def records(id: str) -> list[dict[str, Any]]:  # noqa: A002
+    """A journal's records, without times and the kernel's own numbers."""
+    path = Path(inhandover.FOLDER, "handovers", id, "journal")
+    found = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return [{name: value for name, value in record.items() if name not in ("at", "inodes")}
+            for record in found]
+
+
+def echo(path: str, text: str) -> None:
+    """What a shell does."""
+    subprocess.run(["sh", "-ec", f"echo {text} >{Configfs().path(path)}"], check=True)
+
+
+def make(path: str) -> None:
+    subprocess.run(["mkdir", Configfs().path(path)], check=True)
+
+
+def relink(folder: str) -> None:
+    """A LUN's link, removed and made again."""
+    path = Path(Configfs().path(folder))
+    link, = [entry for entry in path.iterdir() if entry.is_symlink()]
+    store = os.path.realpath(link)
+    subprocess.run(["rm", str(link)], check=True)
+    subprocess.run(["ln", "-s", store, str(path / "other")], check=True)

@@ -38,28 +38,41 @@ def serve(folder: str, luns: int, every: int) -> None:
     inhost.do(made.activate)
 
 
-def counted(verb: str, role: str, id: str = "",  # noqa: A002
-            messages: Sequence[Message] = (), **more: Any) -> Counted:
-    """A verb, in a process of its own as in the service."""
-    counts: Counter[str] = Counter()
-    paths: Counter[str] = Counter()
-    synced: Counter[str] = Counter()
+class Counting:
+    """Counts what this process asks for from now on."""
 
-    def hear(event: str, args: tuple[Any, ...]) -> None:
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.paths: Counter[str] = Counter()
+        self.synced: Counter[str] = Counter()
+        for name in SYNCS:
+            setattr(os, name, self._counting(getattr(os, name)))
+        sys.addaudithook(self._hear)
+
+    def _hear(self, event: str, args: tuple[Any, ...]) -> None:
         if event in _KINDS and str(args[0]).startswith(Configfs().root):
-            counts[_KINDS[event]] += 1
-            paths[args[0][len(Configfs().root) + 1:]] += 1
+            self.counts[_KINDS[event]] += 1
+            self.paths[args[0][len(Configfs().root) + 1:]] += 1
 
-    def counting(plain: Callable[..., Any]) -> Callable[..., Any]:
+    def _counting(self, plain: Callable[..., Any]) -> Callable[..., Any]:
         def counted_call(*args: Any) -> Any:
-            counts["syncs"] += 1
-            synced[os.readlink(f"/proc/self/fd/{args[0]}") if args else ""] += 1
+            self.counts["syncs"] += 1
+            self.synced[os.readlink(f"/proc/self/fd/{args[0]}") if args else ""] += 1
             return plain(*args)
         return counted_call
 
-    for name in SYNCS:
-        setattr(os, name, counting(getattr(os, name)))
-    sys.addaudithook(hear)
-    answer = inhandover.do(verb, role, id, messages, allow=("all-tg-pt",), **more)
-    return Counted(answer, {name: counts[name] for name in ("files", "folders", "syncs")},
-                   dict(paths), dict(synced))
+    def clear(self) -> None:
+        for counter in (self.counts, self.paths, self.synced):
+            counter.clear()
+
+    def of(self, answer: Reply) -> Counted:
+        """A verb's answer, with what was counted."""
+        return Counted(answer, {name: self.counts[name] for name in ("files", "folders", "syncs")},
+                       dict(self.paths), dict(self.synced))
+
+
+def counted(verb: str, role: str, id: str = "",  # noqa: A002
+            messages: Sequence[Message] = (), **more: Any) -> Counted:
+    """A verb, in a process of its own as in the service."""
+    counting = Counting()
+    return counting.of(inhandover.do(verb, role, id, messages, allow=("all-tg-pt",), **more))
