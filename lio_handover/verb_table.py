@@ -122,6 +122,8 @@ _OPTIONS = (
            metavar="PATH"),
     Option("check", "b", "one line for a monitoring system, and its exit code: 0 well, 1 look at "
            "it, 2 act, 3 unknown", "--check"),
+    Option("export", "b", "export at once, in the same job, whose answer has the document, too",
+           bus="export"),
     Option("document-version", "u", "the version of documents that both hosts know",
            bus="document-version"),
     Option("boot", "b", "only take out of targetcli's save file what may not open alone", "--boot"),
@@ -484,7 +486,7 @@ _OF_ALL = "allow peer document-version"
 _HANDOVER_VERBS = (
     Verb("prepare", SOURCE, WRITE, NEW_TARGETS, f"handover mode probe {_OF_ALL}",
          "check everything and offer the target under a new epoch", bus=True, begins=True),
-    Verb("freeze", SOURCE, WRITE, NOTHING, f"probe {_OF_ALL}",
+    Verb("freeze", SOURCE, WRITE, NOTHING, f"export probe {_OF_ALL}",
          "make the target quiet, keeping all it needs to go on", bus=True),
     Verb("export", SOURCE, WRITE, NOTHING, f"probe {_OF_ALL}",
          "hand out the document; no kernel write, may be repeated", bus=True),

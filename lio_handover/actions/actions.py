@@ -229,6 +229,7 @@ class ActionRunner(Building):
             self.keep(DOCUMENT, document, False)
             if self.remembered() is not None and self.core.memory is not None:
                 self.core.memory.kept = self.handover.digest, *counted
+                self.core.memory.just_kept = True
         else:
             self.keep(RETURNED, self.in_source_names(document), False)
 

@@ -65,7 +65,7 @@ class Building(Gates):
         return now
 
     def _there(self, want: State) -> State:
-        """What is here of ``want``."""
+        """The part of ``want`` that is here."""
         known = self.remembered()
         return known if known is not None and Scope.of(known) == Scope.of(want) \
             else Scope.of(want).read(self.fs)

@@ -42,8 +42,8 @@ class Copies(HandoverContext):
     _looks: Optional[opened.Looks] = field(default=None, init=False)
 
     def looks(self, state: State) -> opened.Looks:
-        """What backstores have open: what else is open on this host is found out once a verb.
-        ``state``: a reading of the targets."""
+        """A look at the files that backstores have open; all else that is open is found out once a
+        verb.  ``state``: a reading of the targets."""
         if self._looks is None:
             used = {lun.backstore for _, _, lun in state.all_luns()}
             self._looks = opened.Looks(
@@ -118,7 +118,7 @@ class Copies(HandoverContext):
         memory = self.core.memory
         if memory is None or memory.kept is None or self.remembered() is None or self.open_tpgs():
             return False
-        now = self.commands()
+        now = memory.kept[-1] if memory.just_kept and not self.vhost else self.commands()
         return len(now) == len(self.stores()) \
             and memory.kept == (self.handover.digest, self.fs.gates, now)
 

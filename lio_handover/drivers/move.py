@@ -24,13 +24,14 @@ from __future__ import annotations
 
 import time
 import uuid
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import (Any, Callable, ClassVar, Dict, List, Mapping, NamedTuple, Optional, Sequence,
                     Tuple)
 
 from .. import errors
 from ..client import ssh
 from ..client.ssh import RemoteService, ServiceInfo
+from ..dbus_names import EXPORTS
 from ..document import document as documents
 from ..handover.reply import Reply
 from ..model import fabrics
@@ -155,6 +156,8 @@ class Move:
     place: Tuple[int, int, str] = (0, 0, "")
     migration: Mapping[str, Any] = field(default_factory=dict)
     _answers: Dict[str, Reply] = field(default_factory=dict)
+    #: what a freeze has answered that has exported, too
+    _exported: Optional[Reply] = None
 
     @property
     def steps(self) -> Tuple[Step, ...]:
@@ -252,6 +255,9 @@ class Move:
             more = {**options.get(step.name, {}), "allow": list(allow)}
             if about[step.role].document > version:
                 more["document-version"] = version
+            if step.name == "freeze" and EXPORTS in about[step.role].features \
+                    and self.steps[number + 1].name == "export":
+                more["export"] = True
             try:
                 if number <= self.commit and self.stop():
                     raise errors.Interrupted("interrupted")
@@ -266,6 +272,8 @@ class Move:
             self.notes += [f"{self._side(step.role).name}: {note}" for note in answer.notes]
             self._answers[step.name] = answer
             self.targets, self.epoch = answer.handover.targets, answer.handover.epoch
+            if "export" in more:
+                self._exported = answer
             if step.name == "export":
                 self.contents = _contents(answer)
 
@@ -284,6 +292,10 @@ class Move:
     def _do(self, number: int, step: Step, options: Mapping[str, Any]) -> Optional[Reply]:
         """Run a step: a verb's answer, or None where the step asks no service."""
         side, label = self._side(step.role), self._label(step)
+        if step.name == "export" and self._exported is not None:
+            self.tell(label)
+            exported, self._exported = self._exported, None
+            return replace(exported, notes=())  # which were those of the freeze, too
 
         def progress(done: int, total: int, what: str) -> None:
             self.tell(f"{label} ({done}/{total} {what})" if total else label)

@@ -112,12 +112,13 @@ class HandoverEngine(Admission):
            allow: Sequence[str] = (), maps: Sequence[str] = (), peer: str = "", probe: bool = False,
            progress: Optional[Progress] = None,
            stop: Callable[[], bool] = never, ready: Optional[Ready] = None,
-           restart: bool = False) -> Reply:
+           restart: bool = False, export: bool = False) -> Reply:
         """Run a verb.
 
         ``targets``, ``mode`` and ``probe`` (see HostVerbs.ask; it holds for all that follows) are
         for prepare (and a freeze by file), ``maps`` for stage, ``ready`` for import, ``restart``
-        for recover: also what was stopped on purpose.  ``assertions`` are an operator's
+        for recover: also what was stopped on purpose; ``export`` for freeze: export at once,
+        as the answer then is of both.  ``assertions`` are an operator's
         (``asserted_by``) or, of QEMU, the driver's: see ASSERTED.  Raises WrongState where no row
         of the table fits, StaleEpoch for an epoch that is over, and what the steps raise; then the
         recorded state stands.
@@ -153,6 +154,12 @@ class HandoverEngine(Admission):
                     answer = self._recover(run, asserted_by, allow, progress, stop, restart)
                 else:
                     answer = self._go(run, run.row(), (), asserted_by, allow, progress, stop, ready)
+                if export and verb == "freeze":
+                    run = TransitionChooser(self.core, self.peer, journal, "export", epoch, (),
+                                            assertions, run.superseded, peer, key)
+                    more = self._go(run, run.row(), (), asserted_by, allow, progress, stop)
+                    answer = replace(more, messages=answer.messages + more.messages,
+                                     notes=answer.notes + more.notes)
                 if new and verb != "recover":
                     self.core.begun += journal.facts.local or journal.handover.targets
                 return answer

@@ -1,4 +1,4 @@
-"""What a session, a process that stays between two verbs of a handover, remembers of the kernel.
+"""The memory of a session, a process that stays between two verbs of a handover.
 
 It is a cache: whatever is asked of it is answered only while no other process has changed any of
 it, and this one nothing but gates; else the tree is read again, as by a process that remembers
@@ -30,14 +30,17 @@ class Memory:
     #: of the copy that was kept last: its digest, how often gates had been written to, and the
     #: commands that had been executed when it was read
     kept: Optional[Tuple[str, int, Dict[str, int]]] = None
+    #: whether that was in this verb
+    just_kept: bool = False
     _watch: Optional[TreeWatch] = None
     _state: Optional[State] = None
     _changes: int = 0
 
     def begin(self, verb: str) -> None:
-        """Another verb begins: what is true of one alone ends.  The HBAs of the backstores are
+        """Another verb begins: all that is true of one alone ends.  The HBAs of the backstores are
         listed once for all verbs that initiators wait for."""
         self.fs.enabled.clear()
+        self.just_kept = False
         if verb not in WAITED_FOR or not self.alone():
             self.fs.remembers = False
             placement.again(self.fs)
@@ -93,7 +96,7 @@ class Memory:
         return self._state is not None
 
     def stays(self) -> None:
-        """What this process has changed last left the state as it is remembered."""
+        """The last changes by this process left the state as it is remembered."""
         self._changes = self.fs.others
 
     def forget(self) -> None:

@@ -1,9 +1,9 @@
-"""What other processes change of some targets in the target tree, heard instead of read again.
+"""Changes of some targets in the target tree by other processes: heard, instead of read again.
 
 The kernel tells writes by fanotify, with the process that wrote; and folders and links that come
 and go by inotify, on each folder in which they can (fs/configfs/dir.c), without saying whose they
-are: so this process's own are known by name.  What the kernel changes by itself (reservations, ALUA
-states that initiators set, what enable sets) is told to nobody.
+are: so this process's own are known by name.  Nobody is told what the kernel changes by itself
+(reservations, ALUA states that initiators set, what enable sets).
 """
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class TreeWatch:
         #: folder → the only names in it that matter, where others may come and go
         self._only: Dict[str, Set[str]] = {}
         self._objects: Tuple[str, ...] = ()  # folders of the targets and the backstores
-        fs.made = {}
+        fs.entries_changed = {}
 
     def listen(self, names: Iterable[Tuple[str, str]], stores: Iterable[Key] = ()) -> None:
         """Hear from now on of all that can change of these targets, (fabric, WWN), of what they
@@ -97,7 +97,7 @@ class TreeWatch:
             if write.lost or write.pid != self._pid and (not write.path or any(
                     write.path.startswith(self.fs.path(name)) for name in self._objects)):
                 changed = True
-        own, self.fs.made = self.fs.made or {}, {}
+        own, self.fs.entries_changed = self.fs.entries_changed or {}, {}
         for event in self._names.events():
             folder = self._watches.get(event.watch)
             if event.mask & _LOST:
@@ -117,4 +117,4 @@ class TreeWatch:
         """Listen no more."""
         self._writes.close()
         self._names.close()
-        self.fs.made = None
+        self.fs.entries_changed = None

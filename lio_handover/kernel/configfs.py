@@ -147,7 +147,7 @@ class Configfs:
         self.changes = self.moves = self.gates = 0
         #: (whether it came, its path) → how often: the folders and links that were made and removed
         #: through this object, where somebody wants to know
-        self.made: Optional[Dict[Tuple[bool, str], int]] = None
+        self.entries_changed: Optional[Dict[Tuple[bool, str], int]] = None
         #: backstores that were enabled through this object, and those that were told through it
         #: which file to open
         self.enabled: Set[str] = set()
@@ -245,8 +245,8 @@ class Configfs:
         self.moves += path.startswith("core/") and path.count("/") < 3
 
     def _noted(self, path: str, came: bool) -> None:
-        if self.made is not None:
-            self.made[came, path] = self.made.get((came, path), 0) + 1
+        if self.entries_changed is not None:
+            self.entries_changed[came, path] = self.entries_changed.get((came, path), 0) + 1
 
     def mkdir(self, path: str) -> None:
         self._guard("mkdir", path, True)

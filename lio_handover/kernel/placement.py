@@ -64,8 +64,8 @@ def once(fs: Configfs) -> Iterator[None]:
 
 def keep(fs: Configfs) -> None:
     """Remember the placement alone, however long: until `again`, or a change through ``fs``."""
-    found = find(fs)
-    fs.remembers, fs.remembered = True, {"placement": (fs.moves, found)}
+    placement_now = find(fs)
+    fs.remembers, fs.remembered = True, {"placement": (fs.moves, placement_now)}
 
 
 @contextmanager

@@ -67,17 +67,17 @@ class Rereader(Reader):
                                                  tpg.acls)) for tpg in target.tpgs))
             for target in base.targets)), False)
 
-    def _reserved(self, base: State, held: bool = True) -> State:
-        """``held``: whether reservations are read, too, that changed without a REGISTER."""
+    def _reserved(self, base: State, holders: bool = True) -> State:
+        """``holders``: whether reservations are read, too, that changed without a REGISTER."""
         paths, stores = paths_of(base.targets), []
         for store in base.backstores:
             path = f"core/{store.hba}/{store.name}"
-            stores.append(store if self.with_reservations and self._same(path, store, held) else
+            stores.append(store if self.with_reservations and self._same(path, store, holders) else
                           replace(store, reservations=self._pr.read(
                               path, store.serial, paths.get(store.key, {}), store.key)))
         return replace(base, backstores=tuple(stores))
 
-    def _same(self, path: str, store: Backstore, held: bool) -> bool:
+    def _same(self, path: str, store: Backstore, holders: bool) -> bool:
         """Whether registrations and reservation are as they were: each REGISTER raises PRgeneration
         (target_core_pr.c:core_scsi3_pr_generation), and only who is registered holds one of SPC-3.
         """
@@ -91,7 +91,7 @@ class Rereader(Reader):
         if generation != was.generation \
                 or self.fs.read(f"{path}/pr/res_type").strip() != pr_texts.PRESENT:
             return False
-        if not was.registrations or not held:
+        if not was.registrations or not holders:
             return True
         holder = pr_texts.parse_holder(self.fs.read(f"{path}/pr/res_holder"))
         if holder is None:
@@ -127,31 +127,32 @@ class Rereader(Reader):
             store.key)) if store.reservations or store.key in written else store
             for store in base.backstores)
 
-        def lun(lun: Lun, tpg: Tpg, path: str) -> Lun:
-            if lun.key not in links or lun.key in written:
-                return self._lun(tpg.key, path, lun.key[-1], lun.at)
-            leads = self._leads(links[lun.key])
-            return replace(lun, backstore=self._key(leads) if leads else None,
-                           alias=links[lun.key].rpartition("/")[2])
-
-        def mapped(mapped: MappedLun, path: str) -> MappedLun:
-            leads = self._leads(links[mapped.key])
-            return replace(mapped, lun=directories.lun_number(leads.rpartition("/")[2])
-                           if leads else None, alias=links[mapped.key].rpartition("/")[2])
-
-        def tpg(tpg: Tpg, path: str) -> Tpg:
-            return replace(
-                tpg, attributes=self._gates(tpg, path),
-                luns=tuple(lun(one, tpg, path) for one in tpg.luns),
-                acls=tuple(replace(acl, mapped_luns=tuple(
-                    mapped(one, path) for one in acl.mapped_luns) if all(
-                    one.key in links and one.key not in written for one in acl.mapped_luns)
-                    else self._mapped(tpg.fabric, acl.key, f"{path}/acls/{acl.initiator}"))
-                    for acl in tpg.acls))
-
         return replace(base, backstores=stores, targets=tuple(replace(target, tpgs=tuple(
-            tpg(one, f"{target.fabric}/{target.wwn}/{one.at}") for one in target.tpgs))
-            for target in base.targets))
+            self._loaded_tpg(tpg, f"{target.fabric}/{target.wwn}/{tpg.at}", links, written)
+            for tpg in target.tpgs)) for target in base.targets))
+
+    def _loaded_tpg(self, base: Tpg, path: str, links: Mapping[Key, str],
+                    written: Collection[Key]) -> Tpg:
+        alone = links.keys() - {*written}  # linked, and nothing more
+        return replace(
+            base, attributes=self._gates(base, path),
+            luns=tuple(self._linked(lun, links[lun.key]) if lun.key in alone else
+                       self._lun(base.key, path, lun.key[-1], lun.at) for lun in base.luns),
+            acls=tuple(replace(acl, mapped_luns=tuple(
+                self._mapping(mapped, links[mapped.key]) for mapped in acl.mapped_luns)
+                if alone.issuperset(mapped.key for mapped in acl.mapped_luns)
+                else self._mapped(base.fabric, acl.key, f"{path}/acls/{acl.initiator}"))
+                for acl in base.acls))
+
+    def _linked(self, lun: Lun, link: str) -> Lun:
+        leads = self._leads(link)
+        return replace(lun, backstore=self._key(leads) if leads else None,
+                       alias=link.rpartition("/")[2])
+
+    def _mapping(self, mapped: MappedLun, link: str) -> MappedLun:
+        leads = self._leads(link)
+        return replace(mapped, lun=directories.lun_number(leads.rpartition("/")[2])
+                       if leads else None, alias=link.rpartition("/")[2])
 
     def _leads(self, link: str) -> str:
         """Where a link leads in the tree; "" where it is gone."""

@@ -259,7 +259,8 @@ def _do(work: Work, every: HandoverEngine, role: str, name: str,
                     messages=given, assertions=frozenset(asked["assertions"]),
                     asserted_by=asked["asserted_by"],
                     allow=asked["allow"], maps=asked["maps"], peer=asked["peer"],
-                    probe=asked["probe"], progress=work.progress, stop=work.stop)
+                    probe=asked["probe"], progress=work.progress, stop=work.stop,
+                    export=asked["export"])
 
 
 def _of_all(work: Work, every: HandoverEngine) -> JobResult:

@@ -1,7 +1,7 @@
 """fanotify(7): writes to any file of a file system, and whose they are.
 
-Of configfs the kernel tells writes (fs/read_write.c:vfs_write), and nothing of folders and links
-that come and go: an event of these needs a file handle, which configfs does not give.
+The kernel tells writes to configfs (fs/read_write.c:vfs_write), and nothing of folders and links
+there that come and go: an event of these needs a file handle, which configfs does not give.
 """
 from __future__ import annotations
 
