@@ -130,9 +130,9 @@ class PutOff:
         self._then = then
         self._until = self._since = 0.0  # not before; put off since then, 0 where nothing is
 
-    def hurry(self) -> None:
+    def hurry(self, ended: bool) -> None:
         """A verb of a handover begins, or has ended."""
-        self._until = time.monotonic() + HURRY
+        self._until = time.monotonic() + (HURRY if ended else LONGEST)
 
     def __call__(self) -> None:
         now = time.monotonic()

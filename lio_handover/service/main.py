@@ -89,9 +89,9 @@ class Daemon:
             self._mark(False)
         return self.code
 
-    def _hurried(self) -> None:
+    def _hurried(self, ended: bool) -> None:
         for put_off in (self.inventory.unasked, self.looked, self.follower.look):
-            put_off.hurry()
+            put_off.hurry(ended)
 
     def _looked(self) -> None:
         self.follower.look()

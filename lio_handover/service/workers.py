@@ -71,8 +71,8 @@ class Workers:
 
     def __init__(self) -> None:
         self.spare, self._sessions = WorkerPool(), Sessions()
-        #: Is called when a verb of a handover begins or ends: another may follow at once.
-        self.hurried: Callable[[], None] = lambda: None
+        #: Is told when a verb of a handover begins, or (True) has ended: another may follow at once.
+        self.hurried: Callable[[bool], None] = lambda ended: None
 
     def begin(self, job: Job, data: bytes, documents: Sequence[int]) -> None:
         """Have a worker run a job, whose request is ``data``."""
@@ -107,14 +107,14 @@ class Workers:
         finally:
             os.close(request)
         if job.stays:
-            self.hurried()
+            self.hurried(False)
 
     def leave(self, job: Job) -> None:
         """The worker of a job has ended it, and stays: for the next verb of the same handover,
         unless a signal may be on its way to it."""
         child = job.child
         assert child is not None
-        self.hurried()
+        self.hurried(True)
         if job.cancelled or not job.stays:
             child.said, child.ended = lambda words: None, lambda code: None
             child.dismiss()
