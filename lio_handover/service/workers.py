@@ -71,7 +71,7 @@ class Workers:
 
     def __init__(self) -> None:
         self.spare, self._sessions = WorkerPool(), Sessions()
-        #: Is told when a verb of a handover begins, or (True) has ended: another may follow at once.
+        #: Is told when a verb of a handover begins, or (True) has ended: another may follow.
         self.hurried: Callable[[bool], None] = lambda ended: None
 
     def begin(self, job: Job, data: bytes, documents: Sequence[int]) -> None:
