@@ -9,11 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Dict, Iterable, Optional, Sequence, Tuple
 
+from ..execute.tree_watch import TreeWatch
 from ..kernel import placement
 from ..kernel.configfs import Configfs
 from ..kernel.reader import Reader
 from ..model.objects import Key, State
-from .tree_watch import TreeWatch
 
 #: The verbs while nobody is served.
 WAITED_FOR = ("freeze", "export", "activate", "release")
