@@ -40,6 +40,7 @@ class Memory:
         """Another verb begins: all that is true of one alone ends.  The HBAs of the backstores are
         listed once for all verbs that initiators wait for."""
         self.fs.enabled.clear()
+        self.fs.told.clear()
         self.just_kept = False
         if verb not in WAITED_FOR or not self.alone():
             self.fs.remembers = False
