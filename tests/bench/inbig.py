@@ -2,21 +2,21 @@
 and a look at the memory of each process while a target moves."""
 from __future__ import annotations
 
-import json
 import os
 import re
-import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.support import inopens
+
 #: Seconds between two looks.
 PAUSE = 0.1
-_LOOKS = Path("/run/bench-memory")
+_LOOKS = "/run/bench-memory"
 #: A module of the product, as the command of its process has it.
-_MODULE = re.compile(r"lio_handover\.([a-z_.]+)|/(lio-handover)\b|/run/(daemon)\b")
+_MODULE = re.compile(r" lio_handover\.([a-z_.]+)|scripts/(lio-handover) |/run/(daemon) ")
 
 
 class Took(NamedTuple):
@@ -52,20 +52,14 @@ def run(words: Sequence[str], environment: Mapping[str, str], accepted: Sequence
 
 def start_looking() -> int:
     """Begin to look at the product's processes; the process that looks."""
-    _LOOKS.unlink(missing_ok=True)
-    pid = os.fork()
-    if pid:
-        return pid
-    try:
-        told: list[int] = []
-        signal.signal(signal.SIGTERM, lambda *_: told.append(1))
+    def work(is_over: Callable[[], bool]) -> list[Look]:
         looks: list[Look] = []
-        while not told:
+        while not is_over():
             looks += _look()
             time.sleep(PAUSE)
-        _LOOKS.write_text(json.dumps(looks))
-    finally:
-        os._exit(0)
+        return looks
+
+    return inopens.aside(_LOOKS, work)
 
 
 def _look() -> list[Look]:
@@ -85,6 +79,4 @@ def _look() -> list[Look]:
 
 def looked(pid: int) -> list[Look]:
     """End the process that looks; what it saw."""
-    os.kill(pid, signal.SIGTERM)
-    os.waitpid(pid, 0)
-    return [Look(*look) for look in json.loads(_LOOKS.read_text())]
+    return [Look(*look) for look in inopens.ended(pid, _LOOKS)]

@@ -7,9 +7,9 @@ import os
 import pty
 import re
 import shutil
-import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +20,12 @@ from tests.bench import inhost
 from tests.support import inbus, inopens
 
 PORTAL = "0.0.0.0:3260"
+#: Of a guest that is stopped: it moves with nobody attached.
+WWPN, NEXUS = "naa.500140500000be9c", "naa.500140500000be9d"
+VHOST_TPG = f"vhost/{WWPN}/tpgt_1"
+#: Fabric → what `move` is told.
+MOVES = {"iscsi": [f"iscsi/{inhost.IQN}", "--allow", "all-tg-pt"],
+         "vhost": [f"vhost/{WWPN}", "--mode", "vhost-stopped"]}
 #: What of the bare calls cannot be done before nobody is served.
 IN_THE_WINDOW = ("link", "write")
 #: A move tells of a step that begins: "3/10 freeze on a: …", and then of what it does.
@@ -31,17 +37,28 @@ ANSWERS = "/run/bench-answers"
 DAEMON = "/run/bench-daemon"
 
 
-def serve(folder: str, luns: int, reserved: int) -> None:
+def serve(folder: str, luns: int, reserved: int, fabric: str = "iscsi") -> None:
     """The target serves here, and nothing was ever handed over."""
     clear()
     inhost.prepare(folder, luns)
-    made = calls(folder, luns, reserved)
+    made = calls(folder, luns, reserved, fabric)
     inhost.do(made.stage)
     inhost.do(made.activate)
 
 
-def calls(folder: str, luns: int, reserved: int) -> inhost.Calls:
-    """The bare calls of a target with one ACL, which needs no password."""
+def calls(folder: str, luns: int, reserved: int, fabric: str) -> inhost.Calls:
+    """The bare calls of a target with one ACL, which needs no password; of a vhost target with a
+    nexus, and no registration."""
+    if fabric == "vhost":
+        stores = [call for call in inhost.calls(folder, luns, 0, 0).stage
+                  if call[1].startswith("core/")]
+        folders = ["vhost", f"vhost/{WWPN}", VHOST_TPG,
+                   *(f"{VHOST_TPG}/lun/lun_{lun}" for lun in range(luns))]
+        return inhost.Calls(
+            [*stores, *(("mkdir", path, "") for path in folders)],
+            [("write", f"{VHOST_TPG}/nexus", f"{NEXUS}\n"),
+             *(("link", f"{VHOST_TPG}/lun/lun_{lun}/link", f"core/fileio_{lun}/disk{lun}")
+               for lun in range(luns))])
     made = inhost.calls(folder, luns, 1, reserved, PORTAL)
     made.stage.append(("write", f"{inhost.TPG}/attrib/authentication", "0\n"))
     return made
@@ -54,13 +71,13 @@ def clear() -> None:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def bare_window(folder: str, luns: int, reserved: int, runs: int) -> float:
+def bare_window(folder: str, luns: int, reserved: int, runs: int, fabric: str) -> float:
     """Seconds of the bare calls that make a staged target serve: links, registrations, the gate."""
     clear()
     inhost.prepare(folder, luns)
     best = []
     for _ in range(runs):
-        made = calls(folder, luns, reserved)
+        made = calls(folder, luns, reserved, fabric)
         inhost.do(made.stage)
         best.append(inhost.do([call for call in made.activate if call[0] in IN_THE_WINDOW]))
         clear()
@@ -76,10 +93,10 @@ class Moved(NamedTuple):
     began: list[float]
 
 
-def move(program: list[str], environment: dict[str, str], to: str, here: str) -> Moved:
+def move(program: list[str], environment: dict[str, str], to: str, here: str,
+         fabric: str) -> Moved:
     """Raises RuntimeError with what it said where it fails."""
-    words = [*program, "move", f"iscsi/{inhost.IQN}", "--to", to, "--here", here, "--json",
-             "--allow", "all-tg-pt"]
+    words = [*program, "move", *MOVES[fabric], "--to", to, "--here", here, "--json"]
     terminal, its = pty.openpty()
     began = time.time()
     with subprocess.Popen(words, stdin=its, stdout=subprocess.PIPE, stderr=its,
@@ -121,26 +138,18 @@ def idle_answers(count: int = 300) -> list[float]:
 
 def start_asking() -> int:
     """Begin to ask the service one call after the other; the process that asks."""
-    Path(ANSWERS).unlink(missing_ok=True)
-    pid = os.fork()
-    if pid:
-        return pid
-    try:
-        told: list[int] = []
-        signal.signal(signal.SIGTERM, lambda *_: told.append(1))
+    def work(is_over: Callable[[], bool]) -> list[float]:
         client, times = inbus.Client(), list[float]()
-        while not told:
+        while not is_over():
             times.append(_answer(client))
-        Path(ANSWERS).write_text(json.dumps(sorted(times)))
-    finally:
-        os._exit(0)
+        return sorted(times)
+
+    return inopens.aside(ANSWERS, work)
 
 
 def asked(pid: int) -> list[float]:
     """End the process that asks; the seconds of its calls, sorted."""
-    os.kill(pid, signal.SIGTERM)
-    os.waitpid(pid, 0)
-    return [*map(float, json.loads(Path(ANSWERS).read_text()))]
+    return [*map(float, inopens.ended(pid, ANSWERS))]
 
 
 def now() -> float:
@@ -159,9 +168,11 @@ def counted(pid: int) -> list[inopens.Event]:
     return [*inopens.stop(pid, OPENS), *inopens.syncs(SYNCS)]
 
 
-def serves(luns: int) -> None:
+def serves(luns: int, fabric: str = "iscsi") -> None:
     """Raises RuntimeError where not all LUNs are served."""
-    there = len(os.listdir(f"{ROOT}/{inhost.TPG}/lun"))
-    gate = Path(f"{ROOT}/{inhost.TPG}/enable").read_text().strip()
-    if (there, gate) != (luns, "1"):
+    tpg, file, wanted = (VHOST_TPG, "nexus", NEXUS) if fabric == "vhost" else \
+        (inhost.TPG, "enable", "1")
+    there = len(os.listdir(f"{ROOT}/{tpg}/lun"))
+    gate = Path(f"{ROOT}/{tpg}/{file}").read_text().strip()
+    if (there, gate) != (luns, wanted):
         raise RuntimeError(f"{there} of {luns} LUNs, gate {gate}")

@@ -18,7 +18,8 @@ from tests.support.inbus import Service
 
 from . import inhost, inwindow
 
-SOURCE, DESTINATION = "stable", "newest"
+#: Fabric → the kernels of source and destination; vhost is on emulated PCs.
+ROLES = {"iscsi": ("stable", "newest"), "vhost": ("vhost-oldest", "vhost-newest")}
 MEMORY = "2G"
 #: Seconds for a move, or for what is made before.
 PATIENCE = 900
@@ -54,9 +55,10 @@ def build(name: str, tree: Path, shared: Path) -> Build:
 class Pair:
     """Two booted hosts that reach each other by ssh, and their services, of one build."""
 
-    def __init__(self, bed: lab.Lab, made: Build, memory: str = MEMORY) -> None:
-        self.bed, self.build = bed, made
-        self.hosts = bed.add(SOURCE, DESTINATION)
+    def __init__(self, bed: lab.Lab, made: Build, memory: str = MEMORY,
+                 fabric: str = "iscsi") -> None:
+        self.bed, self.build, self.fabric = bed, made, fabric
+        self.hosts = bed.add(*ROLES[fabric])
         for host in self.hosts:
             host.memory = memory
         keys = bed.shared / "keys"
@@ -89,7 +91,7 @@ class Pair:
         if self.running:
             self.stop()
         b.call(inwindow.clear, timeout=PATIENCE)
-        a.call(inwindow.serve, folder, luns, reserved, timeout=PATIENCE)
+        a.call(inwindow.serve, folder, luns, reserved, self.fabric, timeout=PATIENCE)
         daemon = inopens.noting_syncs(inwindow.SYNCS, inwindow.DAEMON) if counted \
             else self.build.daemon
         for service in self.services:
@@ -100,7 +102,7 @@ class Pair:
     def move(self, patience: float = PATIENCE) -> inwindow.Moved:
         a, b = self.hosts
         moved = a.call(inwindow.move, self.build.program, neighbour.ENVIRONMENT, b.name, a.name,
-                       timeout=patience)
+                       self.fabric, timeout=patience)
         if len(moved.began) != len(STEP_NAMES) + 1:
             raise RuntimeError(f"the steps were not seen: {moved}")
         return moved

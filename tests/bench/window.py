@@ -10,6 +10,8 @@ import sys
 import time
 from bisect import bisect_right
 from collections import Counter
+from contextlib import nullcontext
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,8 @@ from .pair import Pair, build
 
 SIZES = [1, 20, 100, 300]
 QUICK = [1, 20, 100]
+#: Of a guest that is stopped, on emulated PCs.
+OF_VHOST = [1, 3, 8]
 #: Runs of the bare calls, of which the least counts.
 BARE_RUNS = 3
 HERE = "head"
@@ -49,11 +53,11 @@ def offset(host: lab.Host) -> float:
 
 def timed(pair: Pair, luns: int) -> Row:
     seconds: list[float] = []
-    with pair.probed(seconds):
+    with pair.probed(seconds) if pair.fabric == "iscsi" else nullcontext():
         moved = pair.move()
-    pair.hosts[1].call(inwindow.serves, luns)
-    return {"window": moved.told["window"], "blackout": seconds[0], "move": moved.seconds,
-            "steps": moved.told["seconds"]}
+    pair.hosts[1].call(inwindow.serves, luns, pair.fabric)
+    return {"window": moved.told["window"], "blackout": seconds[0] if seconds else nan,
+            "move": moved.seconds, "steps": moved.told["seconds"]}
 
 
 def counts(pair: Pair, luns: int) -> Row:
@@ -61,7 +65,7 @@ def counts(pair: Pair, luns: int) -> Row:
     offsets = [offset(host) for host in pair.hosts]
     pids = [host.call(inwindow.count) for host in pair.hosts]
     moved = pair.move()
-    pair.hosts[1].call(inwindow.serves, luns)
+    pair.hosts[1].call(inwindow.serves, luns, pair.fabric)
     pair.stop()
     began = [at - offsets[0] for at in moved.began]
     found: dict[str, Counter[str]] = {what: Counter() for what in ("files", "folders", "syncs")}
@@ -89,7 +93,7 @@ def measured(pair: Pair, folder: str, luns: int, reserved: int, runs: int, count
     row: Row = {"build": pair.build.name, "luns": luns,
                 "registered": len(range(0, luns, reserved)) if reserved else 0,
                 "bare_window": pair.hosts[1].call(inwindow.bare_window, folder, luns, reserved,
-                                                  BARE_RUNS, timeout=600)}
+                                                  BARE_RUNS, pair.fabric, timeout=600)}
     took = []
     for number in range(runs):
         say(f"{pair.build.name}, {luns} LUNs, move {number + 1} of {runs}")
@@ -140,14 +144,14 @@ def peer_rows(pair: Pair, folder: str, luns: int, reserved: int) -> list[Row]:
 
 
 def measure(sizes: list[int], reserved: int, runs: int, old: Path | None, counted: bool,
-            with_peers: bool, asked: bool) -> Row:
+            with_peers: bool, asked: bool, fabric: str = "iscsi") -> Row:
     found: Row = {"source": "", "destination": "", "rows": [], "peers": []}
     with lab.Lab() as bed:
         folder = str(bed.shared / "bench")
         for name, tree in {"old": old, HERE: CHECKOUT}.items():
             if tree is None:
                 continue
-            pair = Pair(bed, build(name, tree, bed.shared))
+            pair = Pair(bed, build(name, tree, bed.shared), fabric=fabric)
             found["source"], found["destination"] = (host.release for host in pair.hosts)
             for luns in sizes:
                 found["rows"].append(measured(pair, folder, luns, reserved, runs, counted))
@@ -235,6 +239,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--quick", action="store_true", help=f"{QUICK} LUNs, one run of each")
     parser.add_argument("--luns", type=int, nargs="+", metavar="N",
                         help=f"sizes (default: {SIZES}), such as 1000")
+    parser.add_argument("--vhost", action="store_true",
+                        help=f"a vhost target, without its guest, on emulated PCs: {OF_VHOST} LUNs")
     parser.add_argument("--runs", type=int, metavar="N",
                         help="the median of N runs counts (default: 3)")
     parser.add_argument("--reserved", type=int, default=inhost.RESERVED, metavar="N",
@@ -249,8 +255,11 @@ def main(argv: list[str]) -> int:
                         help=f"without the services' answers while {ASKED_WITH} LUNs move")
     parser.add_argument("--json", action="store_true", help="print figures instead of the table")
     wanted = parser.parse_args(argv)
-    found = measure(wanted.luns or (QUICK if wanted.quick else SIZES), wanted.reserved,
+    usual = OF_VHOST if wanted.vhost else QUICK if wanted.quick else SIZES
+    found = measure(wanted.luns or usual, 0 if wanted.vhost else wanted.reserved,
                     wanted.runs or (1 if wanted.quick else 3), wanted.old, not wanted.no_counts,
-                    not wanted.no_peers, not (wanted.no_service or wanted.quick))
+                    not (wanted.no_peers or wanted.vhost),
+                    not (wanted.no_service or wanted.quick or wanted.vhost),
+                    "vhost" if wanted.vhost else "iscsi")
     print(json.dumps(found, indent=1) if wanted.json else table(found))
     return 0

@@ -15,8 +15,9 @@ import signal
 import stat
 import struct
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 CONFIGFS = "/sys/kernel/config"
 THROTTLE = Path("/proc/sys/kernel/sched_rt_runtime_us")
@@ -134,9 +135,31 @@ def _runs(pid: int) -> bool:
 
 def stop(pid: int, out: str) -> list[Event]:
     """End the process that counts; what it has counted."""
+    return [Event(*event) for event in ended(pid, out)]
+
+
+def aside(out: str, work: Callable[[Callable[[], bool]], Any]) -> int:
+    """Begin work in a process of its own, which outlives the call; the process.  ``work`` is given
+    a function that says whether it is to end, and what it returns is kept in a file."""
+    Path(out).unlink(missing_ok=True)
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        os.setsid()
+        told: list[int] = []
+        signal.signal(signal.SIGTERM, lambda *_: told.append(1))
+        Path(f"{out}.new").write_text(json.dumps(work(lambda: bool(told))))
+        os.rename(f"{out}.new", out)
+    finally:
+        os._exit(0)
+
+
+def ended(pid: int, out: str) -> Any:
+    """End such a process; what it has kept."""
     os.kill(pid, signal.SIGTERM)
     until = time.monotonic() + 60
     while _runs(pid) or not os.path.exists(out):
         assert time.monotonic() < until, f"{pid} does not end"
         time.sleep(0.02)
-    return [Event(*event) for event in json.loads(Path(out).read_text())]
+    return json.loads(Path(out).read_text())
