@@ -54,11 +54,12 @@ class Pair:
 
     def configure(self, number: int = 1) -> None:
         """The other host is a peer."""
-        self.hosts[number].call(inhooks.configure, ["ba"[number]], f"here = {'ab'[number]}\n", MORE)
+        self.hosts[number].call(inhooks.configure, ["ba"[number]],
+                                f"here = {'ab'[number]}\ndeadline = 200\n", MORE)
 
     def call(self, number: int, function: Any, *words: Any) -> Any:
         """In a host, beside what systemd runs there, for longer than a moment."""
-        return self.hosts[number].call(insystemd.within, function, *words, timeout=300)
+        return self.hosts[number].call(insystemd.within, function, *words, timeout=600)
 
     def virsh(self, number: int, *words: str, data: bytes = b"") -> tuple[int, str]:
         done: tuple[int, str] = self.call(number, inlibvirt.virsh, words, data)
@@ -151,3 +152,18 @@ def test_a_guest_that_is_saved_comes_back_on_its_host_alone(pair: Pair) -> None:
     assert pair.virsh(0, "start", GUEST) == (0, ""), pair.told()
     assert pair.each(inlibvirt.domain_state) == ["running", ""]
     assert pair.each(inlibvirt.state) == ["", ""]
+
+
+def test_a_switch_that_fails_leaves_the_guest_where_it_was(pair: Pair) -> None:
+    """A minute: b's helper is gone when QEMU asks for it, after the target was staged."""
+    assert pair.virsh(0, "create", data=inlibvirt.xml()) == (0, ""), pair.told()
+    pair.systemd[1].call(
+        inlibvirt.add_hook, f'[ "$2" != started ] || systemctl stop --no-block {HELPER}')
+    code, said = pair.migrate(0)
+    pair.systemd[1].call(inlibvirt.remove_hook)
+    assert code == 1 and "Required VMState Id are missing" in said, (said, pair.told())
+    pair.until(inlibvirt.state, "idle", "none")
+    pair.until(inlibvirt.domain_state, "running", "")
+    assert pair.each(inlibvirt.target_is_here) == [True, False]
+    assert "runs here again: the migration failed or was cancelled" in pair.systemd[0].call(
+        inlibvirt.told, HELPER)
