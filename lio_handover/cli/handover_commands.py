@@ -127,7 +127,26 @@ def _read_messages(paths: Sequence[str]) -> List[Message]:
 
 
 # --- all handovers -------------------------------------------------------------------------------
+def _check_health(args: argparse.Namespace) -> int:
+    """Print one line for a monitoring system; the exit code is as monitoring plugins have it."""
+    from ..local import health
+    try:
+        require_root("check")
+        told = health.check(open_host(args))
+    except errors.HandoverError as error:
+        told = health.Health(health.UNKNOWN, (health.Fault(health.UNKNOWN, error.what),))
+    if args.json:
+        print_data({"level": health.WORDS[told.level], "code": told.level, **dict(told.counts),
+                    "faults": [{"level": health.WORDS[fault.level], "said": fault.said}
+                               for fault in told.faults]})
+    else:
+        print(told.line)
+    return told.level
+
+
 def status(args: argparse.Namespace, signals: Signals) -> int:
+    if args.check:
+        return _check_health(args)
     require_root("see handovers")
     answers = _open_handovers(args).status(args.id)
     if args.whole or args.output == document_file.STREAM:

@@ -40,7 +40,8 @@ KERNEL = {"kernel.configfs", "kernel.scsi_bus"}
 FILES = {"scsi.endpoint_holder", "scsi.holder_process", "records.journal", "system.locks",
          "records.removed", "records.pr_record", "execute.step_runner", "savefile.save_file",
          "savefile.writers", "actions.surviving_registrations", "execute.rollback",
-         "storage.made_files", "system.atomic_file", "system.external_program",  # into a pipe
+         "storage.made_files", "manage.schema", "system.atomic_file",
+         "system.external_program",  # into a pipe
          "service.main", "service.jobs", "service.workers", "service.uploads", "service.worker",
          "client.connection", "client.asking", "vmstate.main", "vmstate.worker", "hooks.unit",
          "service.bus.interfaces"}
