@@ -9,6 +9,9 @@ from typing import Mapping, Optional, Tuple
 
 from .. import errors
 from ..errors import shown
+from ..kernel import portals
+from ..kernel.configfs import Configfs
+from ..manage.nouns import IPV4_PORTAL, PORTAL
 from ..manage.surroundings import Surroundings
 from ..model.plugins import HCTL
 from ..settings import Settings
@@ -23,8 +26,8 @@ class HostSurroundings(Surroundings):
     """This host.  A path is looked at only where the configuration may allow it, so that nobody
     learns anything of others."""
 
-    def __init__(self, settings: Settings, snapshot: HostSnapshot) -> None:
-        self.settings, self.snapshot = settings, snapshot
+    def __init__(self, settings: Settings, snapshot: HostSnapshot, fs: Configfs) -> None:
+        self.settings, self.snapshot, self.fs = settings, snapshot, fs
 
     def _look(self, path: str) -> Optional[block_devices.PathStat]:
         if not any(is_below(path, root) and path != root for root in self.settings.roots) \
@@ -67,6 +70,10 @@ class HostSurroundings(Surroundings):
         os.close(backing.fd)
         address = block_devices.hctl_of(backing.device) if backing.block else ""
         return dict(zip(HCTL, address.split(":"))) if address else {}
+
+    def default_portal(self) -> str:
+        there = {name for _target, name in portals.of_host(self.fs)}
+        return IPV4_PORTAL if IPV4_PORTAL in there and PORTAL not in there else PORTAL
 
     def new_serial(self) -> str:
         return str(uuid.uuid4())

@@ -163,7 +163,7 @@ def carry_out(host: Ours, part: Part, wish: Wish, order: Order) -> Done:
         facts = reader.facts()
         have = _read(host, reader, part, facts)
         order.may(have)
-        changed = wish(have, HostSurroundings(host.settings, snapshot))
+        changed = wish(have, HostSurroundings(host.settings, snapshot, host.fs))
         want = changed.state if facts.has_rtpi else edits.without_ports(changed.state)
         differing = diff(have, want, partial=True)
         if not differing:

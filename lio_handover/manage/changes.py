@@ -18,7 +18,7 @@ from ..model.objects import (DEFAULT_GROUP, Acl, AluaGroup, Backstore, Discovery
                              MappedLun, Portal, State, Target, Tpg)
 from ..plan import edits
 from . import backstores, words
-from .nouns import DEFAULTS, NOUNS, PORTAL, Noun
+from .nouns import DEFAULTS, IPV4_PORTAL, NOUNS, PORTAL, Noun
 from .places import Node, parse, path_of, portal_name
 from .settable import attributes_to_set
 from .surroundings import Surroundings
@@ -191,7 +191,8 @@ def new_tpg(target: Key, tag: str, host: Surroundings, portal: bool = True) -> T
     attributes = dict(DEFAULTS.get(("tpg", fabric.name), {}))
     if fabric.nexus:
         attributes["nexus"] = host.new_wwn(fabric.name)
-    portals = (Portal(portal_key(key, PORTAL)),) if fabric.portals and portal else ()
+    portals = (Portal(portal_key(key, host.default_portal())),) \
+        if fabric.portals and portal else ()
     return Tpg(key, attributes, portals)
 
 
@@ -203,7 +204,8 @@ def _tpg(state: State, place: Node, values: Mapping[str, str], host: Surrounding
     key = tpg_key(place.key, words.number(tag, "tag of a TPG", 0,
                                           fabrics.of(target.fabric).max_tag))
     _absent(state, key)
-    taken = any(portal.address == PORTAL for tpg in target.tpgs for portal in tpg.portals)
+    taken = any(portal.address in (PORTAL, IPV4_PORTAL) for tpg in target.tpgs
+                for portal in tpg.portals)
     return edits.put(state, new_tpg(target.key, tag, host, not taken)), key
 
 

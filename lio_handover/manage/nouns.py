@@ -151,8 +151,9 @@ DEFAULTS: Mapping[Tuple[str, str], Mapping[str, str]] = {
     **{("tpg", row.name): {"attrib/authentication": "0", "enable": "1"}
        for row in fabrics.FABRICS.values() if row.logins},
 }
-#: The portal of a new TPG that is not told otherwise (targetcli since 3.0.1).
-PORTAL = "[::0]:3260"
+#: The portal of a new TPG that is not told otherwise (targetcli since 3.0.1), and where a target of
+#: this host has the other one, by which nobody could reach the first (targetcli before that).
+PORTAL, IPV4_PORTAL = "[::0]:3260", "0.0.0.0:3260"
 
 #: targetcli's names of plugins, and the kernel's, which are taken as well.
 PLUGINS: Mapping[str, str] = {**{row.rtslib_name: row.name for row in plugins.PLUGINS.values()},

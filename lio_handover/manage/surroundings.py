@@ -16,6 +16,9 @@ class Surroundings(Protocol):
     def scsi_address(self, path: str) -> Mapping[str, str]:
         """The parameters of pscsi that name the device at a path, {} for none."""
 
+    def default_portal(self) -> str:
+        """The portal of a new TPG that is not told otherwise."""
+
     def new_serial(self) -> str:
         """A unit serial that nothing has."""
 

@@ -19,7 +19,7 @@ from ..model.objects import (DEFAULT_GROUP, Acl, AluaGroup, Backstore, Discovery
                              MappedLun, Portal, Secret, State, Target, Tpg)
 from . import backstores, words
 from .changes import Changed, cleared, new_tpg
-from .nouns import ALIASES, BACKSTORES, DEFAULTS, NOUNS, PORTAL
+from .nouns import ALIASES, BACKSTORES, DEFAULTS, NOUNS
 from .places import portal_name
 from .schema import MEMBERS
 from .settable import settable
@@ -242,7 +242,9 @@ class _Wish:
 
     def _portals(self, tpg: Key, entry: Mapping[str, Any], old: Optional[Tpg]) \
             -> Tuple[Portal, ...]:
-        said = entry.get("portals", [PORTAL])
+        if "portals" not in entry and old:
+            return old.portals
+        said = entry.get("portals", [self.host.default_portal()])
         pairs: List[Tuple[str, Mapping[str, Any]]] = [
             (address, (said[address] or {}) if isinstance(said, dict) else {}) for address in said]
         there = {portal.key: portal for portal in old.portals} if old else {}

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import pytest
 
+from lio_handover import errors
 from tests import lab
 from tests.conftest import HostsOf
 from tests.support import inmanage
@@ -66,3 +67,47 @@ def test_a_boot_brings_back_what_was_made(bed: lab.Lab, newest: lab.Host) -> Non
 
 def test_a_wrong_command_is_one_line_and_changes_nothing(bed: lab.Lab, newest: lab.Host) -> None:
     assert newest.call(inmanage.hostile, str(bed.shared), timeout=120) == []
+
+
+def test_a_live_target_gets_luns_grows_and_changes_chap(bed: lab.Lab, newest: lab.Host,
+                                                        client: lab.OpenIscsi) -> None:
+    """Nobody is thrown out, and what would take something from an initiator is refused."""
+    shared, name = str(bed.shared), client.name
+    newest.call(inmanage.serve, shared, newest.address, name)
+    session = client.login(inmanage.IQN, newest.address)
+    disk = session.disk(0)
+    disk.write(0, b"kept" * 128)
+    newest.call(inmanage.does, "create", "/backstores/fileio", "disk1", f"{shared}/live1.img", "4M")
+    newest.call(inmanage.does, "create", f"{inmanage.T}/tpg1/luns", "fileio/disk1")
+    session.rescan()
+    assert sorted(session.disks()) == [0, 1] and session.disk(1).size() == 4 << 20
+    newest.call(inmanage.does, "set", "/backstores/fileio/disk0", "size=16M")
+    newest.call(inmanage.does, "set", f"{inmanage.T}/tpg1/acls/{name}", "userid=me",
+                f"password=@{inmanage.SECRET}")
+    session.rescan()
+    assert session.state == "LOGGED_IN" and disk.read(0, 512) == b"kept" * 128
+    said = newest.call(inmanage.wrongs, shared, name)
+    assert all("logged in" in line and "--allow in-use" in line for line in said.values()), said
+    session.logout()
+
+
+def test_a_registration_is_not_taken_from_anybody(bed: lab.Lab, newest: lab.Host,
+                                                  client: lab.OpenIscsi) -> None:
+    newest.call(inmanage.serve, str(bed.shared), newest.address, client.name)
+    session = client.login(inmanage.IQN, newest.address)
+    session.disk(0).register(0x1234, aptpl=True)
+    session.logout()
+    with pytest.raises(errors.InUse, match="registered"):
+        newest.call(inmanage.change, "delete", f"{inmanage.T}/tpg1/luns", "0", allow=("in-use",))
+    with pytest.raises(errors.InUse, match="registered"):
+        newest.call(inmanage.does, "delete", f"{inmanage.T}/tpg1/acls", client.name)
+
+
+@pytest.mark.parametrize("kind, code, said", [
+    ("nothing", 0, "LIO OK: all is as it should be"), ("well", 0, "LIO OK"),
+    ("portal", 1, "203.0.113.77:3261 is not on this host"), ("boot", 1, "no boot brings"),
+    ("hole", 2, "maps nothing")])
+def test_a_monitoring_system_is_told_in_one_line(kind: str, code: int, said: str, bed: lab.Lab,
+                                                 newest: lab.Host) -> None:
+    told, line = newest.call(inmanage.health, kind, str(bed.shared))
+    assert told == code and said in line and line.count("\n") == 1, line

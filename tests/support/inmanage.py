@@ -172,6 +172,11 @@ def call(verb: str, path: str, *words: str, fs: Configfs | None = None) -> Done:
     return change(verb, path, *positional, values=values, fs=fs)
 
 
+def does(verb: str, path: str, *words: str) -> str:
+    """What a change was about."""
+    return call(verb, path, *words).about
+
+
 def command(*words: str) -> tuple[int, str, str]:
     """A command of lio-handover: (exit code, standard output, standard error)."""
     Path(CONFIG).write_text(inhost.CONFIG)
@@ -472,3 +477,51 @@ def hostile(shared: str) -> list[str]:
         wrong.append("a file was left")
     clean()
     return wrong
+
+
+# ---- while initiators are logged in --------------------------------------------------------------
+def serve(shared: str, address: str, initiator: str) -> None:
+    """A target with one LUN for an initiator."""
+    clean()
+    for words in (("create", "/backstores/fileio", "disk0", f"{shared}/live.img", "8M"),
+                  TARGET, ("create", f"{T}/tpg1/acls", initiator), LUN):
+        call(*words)
+    assert address
+
+
+def wrongs(shared: str, initiator: str) -> dict[str, str]:
+    """What is refused while an initiator is logged in: change → the line."""
+    said = {}
+    for words in (("delete", f"{T}/tpg1/luns", "0"), ("delete", f"{T}/tpg1/acls", initiator),
+                  ("delete", "/iscsi", IQN), ("set", f"{T}/tpg1", "enable=false"),
+                  ("set", f"{T}/tpg1/acls/{initiator}", "cmdsn_depth=32"),
+                  ("delete", f"{T}/tpg1/acls/{initiator}", "0")):
+        before = inhost.tree()
+        try:
+            call(*words)
+            said[" ".join(words)] = "was not refused"
+        except errors.InUse as error:
+            said[" ".join(words)] = str(error)
+        # The kernel counts a session's commands there.
+        assert not [line for line in inhost.differences(before, inhost.tree())
+                    if "/info: " not in line]
+    return said
+
+
+def health(kind: str, shared: str) -> tuple[int, str]:
+    """`status --check` of a host with a fault."""
+    clean()
+    if kind != "nothing":
+        for words in (STORE, TARGET, LUN, ACL):
+            call(*(word.replace("{image}", f"{shared}/health.img") for word in words))
+    tpg = Path(Configfs().root, f"iscsi/{IQN}/tpgt_1")
+    if kind == "portal":
+        call("create", f"{T}/tpg1/portals", "203.0.113.77", "3261")
+    elif kind == "boot":
+        inhost.forget_all()
+    elif kind == "hole":
+        link, = (tpg / f"acls/{ME}/lun_0").glob("l*")
+        link.unlink()
+    code, out, _err = command("status", "--check")
+    clean()
+    return code, out

@@ -36,6 +36,9 @@ class Nowhere:
         return {"scsi_host_id": "1", "scsi_channel_id": "0", "scsi_target_id": "2",
                 "scsi_lun_id": "3"} if path == "/dev/sda" else {}
 
+    def default_portal(self) -> str:
+        return nouns.PORTAL
+
     def new_serial(self) -> str:
         self.number += 1
         return f"serial-{self.number}"
