@@ -114,7 +114,7 @@ def tree() -> dict[str, str]:
             try:
                 text = fs.read(f"{where}/{name}" if where else name)
                 # The kernel numbers these as it makes them, and nobody else can see it.
-                text = re.sub(r"(HBA Index|FILEIO ID): \d+", r"\1", text)
+                text = re.sub(r"(HBA Index|FILEIO ID|RamDisk ID): \d+", r"\1", text)
                 if name == "members":  # in the order in which they came
                     text = "\n".join(sorted(re.split(r"[\n\0]+", text)))
                 found[f"{where}/{name}"] = text
