@@ -119,7 +119,7 @@ FOREIGN: tuple[tuple[str, str, tuple[Any, ...], str], ...] = (
 
 @pytest.mark.parametrize("before, role, change, after", [
     pytest.param(*one, id=f"{one[0].split()[-1]}-{number}",
-                 marks=[] if number in (0, 5) else [pytest.mark.full])
+                 marks=[] if number == 5 else [pytest.mark.full])
     for number, one in enumerate(FOREIGN)])
 def test_what_others_do_meanwhile_is_never_missed(
         ways: Callable[[bool], Way], before: str, role: str, change: tuple[Any, ...], after: str

@@ -43,6 +43,7 @@ def test_one_process_runs_the_verbs_of_a_handover(service: Service) -> None:
     assert service.call(inhandover.gates)[f"{TARGET}/tpgt_1"] == "1"
 
 
+@pytest.mark.full
 def test_it_holds_no_lock_and_ends_with_the_service(service: Service) -> None:
     prepared = service.call(inbus.prepare, TARGET, {"allow": ["all-tg-pt"]})
     pid = prepared["Process"]
@@ -56,6 +57,7 @@ def test_it_holds_no_lock_and_ends_with_the_service(service: Service) -> None:
     service.call(insession.wait_until_gone, again)
 
 
+@pytest.mark.full
 def test_it_ends_when_it_was_idle_for_a_while(service: Service) -> None:
     service.call(insession.configure, "[service]\nsession = 1\n")
     prepared = service.call(inbus.prepare, TARGET, {"allow": ["all-tg-pt"]})
