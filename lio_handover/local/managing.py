@@ -164,7 +164,11 @@ def carry_out(host: Ours, part: Part, wish: Wish, order: Order) -> Done:
         have = _read(host, reader, part, facts)
         order.may(have)
         changed = wish(have, HostSurroundings(host.settings, snapshot, host.fs))
-        want = changed.state if facts.has_rtpi else edits.without_ports(changed.state)
+        if not facts.has_rtpi and any("rtpi" in tpg.attributes for target in changed.state.targets
+                                      for tpg in target.tpgs):
+            raise errors.CannotRepresent("this kernel gives relative ports by the order of links, "
+                                         "and nobody can choose them", do="leave rtpi out")
+        want = changed.state
         differing = diff(have, want, partial=True)
         if not differing:
             return Done(_names(want), changed.about, notes=changed.told)

@@ -45,7 +45,7 @@ def test_a_change_that_is_stopped_anywhere_leaves_all_as_it_was(
 def test_the_same_on_the_oldest_kernel(how: str, bed: lab.Lab, oldest: lab.Host) -> None:
     """Takes a minute each."""
     points, wrong = oldest.call(inmanage.stopped, str(bed.shared), how, (), timeout=280)
-    assert not wrong and points > 100
+    assert not wrong and points > 80
 
 
 def test_two_managers_wait_for_each_other(bed: lab.Lab, newest: lab.Host) -> None:

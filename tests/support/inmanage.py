@@ -325,7 +325,8 @@ def stopped(shared: str, how: str, only: tuple[str, ...] = ()) -> tuple[int, lis
     Path(SECRET).write_text("secretsecret12\n")
     points, wrong = 0, list[str]()
     for number, row in enumerate(ROWS):
-        if only and row.name not in only:
+        if only and row.name not in only or row.name == "relative port" \
+                and not inhost.core().reader().has_rtpi():
             continue
         clean()
         image = f"{shared}/stopped{number}.img"
