@@ -42,6 +42,7 @@ from ..model.attributes import owner_of
 from ..model.objects import Key, State
 from ..model.reservations import reservations_tree
 from ..system import document_file
+from . import collector
 from .decode import decode_state, label
 from .envelope import (MAX_BYTES, VERSION, body_of, decode, digest_of, digest_told, encode, text_of,
                        with_digest)
@@ -182,6 +183,7 @@ def canonical(state: State) -> State:
     return in_order
 
 
+@collector.paused()
 def dumps(document: Document) -> bytes:
     """The document's bytes.
 
@@ -297,6 +299,7 @@ def _tpg_tree(tpg: objects.Tpg, own: Own) -> Dict[str, Any]:
 
 
 # --- reading -------------------------------------------------------------------------------------
+@collector.paused()
 def loads(data: bytes, limit: int = MAX_BYTES) -> Document:
     """The document in ``data``.  Raises a DocumentError, and nothing else, for any other bytes."""
     return _document(decode(data, limit), limit)

@@ -7,6 +7,7 @@ from os import fsencode
 from typing import Dict, Iterator, List, Mapping, Optional, Sequence, Set, Tuple
 
 from .. import errors
+from ..document import collector
 from ..kernel import dbroot, portals
 from ..kernel.facts import Facts
 from ..model import defaults, diff as differ, fabrics, plugins
@@ -34,6 +35,7 @@ _MADE_IN = {LuGroup: "LU group", Target: "target", Tpg: "TPG", Portal: "portal",
             Acl: "ACL", MappedLun: "mapped LUN"}
 
 
+@collector.paused()
 def plan(have: State, want: State, facts: Facts,
          keep_fabrics: Optional[Sequence[str]] = None, verify: bool = True,
          partial: bool = False, trusting: bool = True,

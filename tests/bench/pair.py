@@ -13,7 +13,7 @@ from pathlib import Path
 from lio_handover.drivers.move import STEP_NAMES
 from tests import lab
 from tests.lab.host import CHECKOUT
-from tests.support import inmove, inopens, neighbour
+from tests.support import inbus, inmove, inopens, neighbour
 from tests.support.inbus import Service
 
 from . import inhost, inwindow
@@ -72,7 +72,11 @@ class Pair:
             host.call(inmove.serve_ssh, str(keys))
             host.call(inmove.reach, str(keys), names)
             service = Service(host)
-            service.start(inhost.CONFIG, made.daemon)
+            host.call(inbus.install, inhost.CONFIG, inbus.stage(bed))
+            # What an older build can read, too.
+            host.call(Path.write_text, inbus.CONFIG, inhost.CONFIG)
+            host.call(inbus.start_bus)
+            service.restart(made.daemon)
             return service
 
         with ThreadPoolExecutor(2) as both:
