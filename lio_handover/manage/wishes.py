@@ -118,7 +118,9 @@ class _Wish:
                 if path in old and path not in changing:
                     values[path] = old[path]
             elif path in known and known[path] not in row.unset:
-                values[path] = known[path]
+                # A new object has it anyway, if this kernel has it at all.
+                if path in told or path in old or old and row.if_absent is None:
+                    values[path] = known[path]
             elif path in old:
                 gone = path in known or path.startswith("auth/")
                 values[path] = cleared(row) if gone and row.kind != RUNTIME else old[path]

@@ -301,7 +301,7 @@ def _without(tree: Any, row: Row) -> Any:
     elif name == "TPG":
         tpgs.pop("tpg2")
     elif name == "portal":
-        tpg.pop("portals")
+        tpg["portals"] = ["[::0]:3260"]
     elif name.startswith("LUN"):
         tpg.pop("luns")
     elif name == "ACL":
