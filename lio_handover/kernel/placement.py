@@ -25,6 +25,10 @@ class Placement:
     twins: FrozenSet[Key]
 
 
+#: The placement among the things that are remembered.
+_PLACEMENT = "placement"
+
+
 def hbas(fs: Configfs) -> List[str]:
     return [name for name in fs.names("core") if name != "alua"]
 
@@ -32,7 +36,7 @@ def hbas(fs: Configfs) -> List[str]:
 def find(fs: Configfs) -> Placement:
     """The placement now, or within `once` and `listed_once` the one that was read when ``fs`` last
     made or removed a backstore.  Raises OSError."""
-    return _remembered(fs, "placement", fs.moves, lambda: _listed(fs), fs.remembers_hbas)
+    return _remembered(fs, _PLACEMENT, fs.moves, lambda: _listed(fs), fs.remembers_hbas)
 
 
 def remembered(fs: Configfs, what: str, look: Callable[[], _T]) -> _T:
@@ -58,14 +62,13 @@ def once(fs: Configfs) -> Iterator[None]:
         yield
     finally:
         fs.remembers = before
-        if not before:
-            again(fs)
+        _forget(fs)
 
 
 def keep(fs: Configfs) -> None:
     """Remember the placement alone, however long: until `again`, or a change through ``fs``."""
     placement_now = find(fs)
-    fs.remembers, fs.remembered = True, {"placement": (fs.moves, placement_now)}
+    fs.remembers, fs.remembered = True, {_PLACEMENT: (fs.moves, placement_now)}
 
 
 @contextmanager
@@ -78,13 +81,19 @@ def listed_once(fs: Configfs) -> Iterator[None]:
         yield
     finally:
         fs.remembers_hbas = before
-        if not before:
-            again(fs)
+        _forget(fs)
 
 
 def again(fs: Configfs) -> None:
     """Forget what was read within `once`, so that the next reading asks the kernel again."""
     fs.remembered.clear()
+
+
+def _forget(fs: Configfs) -> None:
+    """Forget what no context around this one remembers."""
+    if not fs.remembers:
+        fs.remembered = {what: reading for what, reading in fs.remembered.items()
+                         if what == _PLACEMENT and fs.remembers_hbas}
 
 
 def _listed(fs: Configfs) -> Placement:

@@ -1,5 +1,5 @@
 """The state of this host in little time: names, gates and journals, and nothing that grows with
-LUNs but the names of backstores.
+LUNs; the names of backstores and ACLs are listed apart, see `listing`.
 
 Each journal is read once.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import asdict
-from typing import Any, Dict, Iterator, List, Optional
+from typing import Any, Dict, Iterator, List, Mapping, Optional
 
 from .. import errors
 from ..host.verbs import frozen_in
@@ -24,12 +24,14 @@ from .ours import BROUGHT_BACK, LIO_HANDOVER, TARGETCLI, Ours, counting_in
 LOADED = "/sys/module/target_core_mod"
 
 
-def survey(core: Ours, had: bool = False) -> Dict[str, Any]:
+def survey(core: Ours, had: bool = False, listed: Optional[Mapping[str, Any]] = None) \
+        -> Dict[str, Any]:
     """``{"targets": [{"name", "enabled", "frozen", "restored_by"}], "handovers": [{…}],
     "backstores": [name], "acls": [[target, tag, initiator]]}``.
 
-    ``had``: there were targets before.  Raises NoTargetModules where there may be some still, and
-    JournalBroken where it is not known of a handover whether one of the targets is its.
+    ``had``: there were targets before; ``listed``: the `listing`, where it is known.  Raises
+    NoTargetModules where there may be some still, and JournalBroken where it is not known of a
+    handover whether one of the targets is its.
     """
     there, mount = core.fs.exists("core"), os.path.dirname(core.fs.root)
     if not there and (had or os.path.isdir(LOADED)) \
@@ -57,7 +59,15 @@ def survey(core: Ours, had: bool = False) -> Dict[str, Any]:
     ours = {name for name, handover in counting.items()
             if handover.state in BROUGHT_BACK[handover.role]}
     return {"targets": [_target(core, name, name in frozen, name in ours) for name in names],
-            "handovers": handovers, "acls": [acl for name in names for acl in _acls(core, name)],
+            "handovers": handovers, **(listing(core) if listed is None else listed)}
+
+
+def listing(core: Ours) -> Dict[str, Any]:
+    """``{"backstores": [name], "acls": [[target, tag, initiator]]}``: true for as long as nothing
+    comes or goes in `folders`.  It reads each HBA, of which a fileio backstore may have its own."""
+    there = core.fs.exists("core")
+    names = [f"{fabric}/{wwn}" for fabric, wwn in core.names((), True)] if there else []
+    return {"acls": [acl for name in names for acl in _acls(core, name)],
             "backstores": sorted(display(key) for key in placement.find(core.fs).placed)
             if there else []}
 
@@ -72,7 +82,8 @@ def _acls(core: Ours, name: str) -> Iterator[List[Any]]:
 
 
 def folders(core: Ours) -> List[str]:
-    """Where backstores, targets, TPGs and ACLs come and go: full paths."""
+    """Where backstores, targets, TPGs and ACLs come and go: full paths.  There may be more than
+    `tree_watches.MOST`."""
     paths = [*tree_watches.roots(core.fs.root), core.fs.path("core")]
     if not core.fs.exists("core"):
         return paths
@@ -81,7 +92,7 @@ def folders(core: Ours) -> List[str]:
         paths.append(core.fs.path(f"{fabric}/{wwn}"))
         paths += [core.fs.path(f"{fabric}/{wwn}/{tpg}/acls")
                   for tpg in core.fs.entries(f"{fabric}/{wwn}")[1] if directories.is_tpg(tpg)]
-    return paths[:tree_watches.MOST]
+    return paths
 
 
 def of_handover(core: Ours, name: str) -> Dict[str, Any]:

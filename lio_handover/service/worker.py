@@ -39,8 +39,8 @@ from ..host.memory import Memory
 from ..kernel.reader import Reader
 from ..local import restoring, verbs
 from ..local.ours import Ours
-from ..local.survey import folders, of_handover, survey
-from ..local.tree_watches import EVERYBODY, TreeWatches
+from ..local.survey import folders, listing, of_handover, survey
+from ..local.tree_watches import EVERYBODY, MOST as MOST_WATCHED, TreeWatches
 from ..manage import schema, tree_file
 from ..manage.settable import SECRETS
 from ..model import objects
@@ -290,21 +290,29 @@ def alarm(late: Handover, verb: str) -> None:
 # ---- this host's state ---
 def surveys(config: str) -> None:
     had, watches = False, TreeWatches()
-    for _line in _asked(watches):
+    listed: Optional[Dict[str, Any]] = None  # while all of its folders are watched
+    for changed in _asked(watches):
+        if changed:
+            listed = None
         try:
-            host = survey(Ours(settings.load(config) if config else settings.load()), had)
+            core, now = Ours(settings.load(config) if config else settings.load()), listed
+            if now is None:
+                paths = folders(core)
+                settled = not watches.arm({EVERYBODY: paths[:MOST_WATCHED]})
+                now = listing(core)
+                listed = now if settled and len(paths) <= MOST_WATCHED else None
+            host = survey(core, had, now)
             had = bool(host["targets"])
             say({"survey": host})
-            watches.arm({EVERYBODY: folders(Ours(settings.load(config) if config
-                                                 else settings.load()))})
         except Exception as error:  # noqa: B902 - a target may go while it is looked at
             failure = as_handover_error(error)
             say({"failed": failure.what, "error": type(failure).__name__})
 
 
-def _asked(watches: TreeWatches) -> Iterator[None]:
-    """Once for each line of input; meanwhile it says when an object was made or removed."""
-    poll = select.poll()
+def _asked(watches: TreeWatches) -> Iterator[bool]:
+    """Once for each line of input: whether an object was made or removed since the last one;
+    meanwhile it says so."""
+    poll, changed = select.poll(), False
     for fd in (0, watches.fileno()):
         poll.register(fd, select.POLLIN)
     while True:
@@ -312,11 +320,14 @@ def _asked(watches: TreeWatches) -> Iterator[None]:
         if watches.fileno() in ready:
             time.sleep(OFTEN)  # what comes together is told once
             if watches.told():
+                changed = True
                 say({"changed": True})
         if 0 in ready:
             if not os.read(0, 4096):
                 return
-            yield
+            changed |= bool(watches.told())
+            yield changed
+            changed = False
 
 
 def follows(config: str) -> None:

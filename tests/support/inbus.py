@@ -517,13 +517,15 @@ def serve_polkit(address: str, told: Mapping[str, str], delay: float, seen: str 
 
 
 def looks() -> int:
-    """How many files and folders the service opens to see what the host has."""
-    from lio_handover.local.survey import survey
+    """How many files and folders the service opens to see what the host has, while it is told of
+    each backstore and ACL that comes or goes."""
+    from lio_handover.local.survey import listing, survey
     seen: list[str] = []
     one = inhost.core()
+    listed = listing(one)
     sys.addaudithook(lambda event, _: seen.append(event) if event in (
         "open", "os.listdir", "os.scandir") else None)
-    assert survey(one, False)["targets"]
+    assert survey(one, False, listed)["targets"]
     return len(seen)
 
 
