@@ -100,6 +100,7 @@ class Surroundings:
     epochs_checked: bool = True
     tombstones: bool = True
     copies_durable: bool = True
+    compares: bool = True  # a release looks whether the kernel still has what was copied last
     word_is_true: bool = True  # "fenced" is said only of a host that is off
     never_means_never: bool = True
     manager_knows: bool = True  # in-band: it resumes the source only where the guest never ran
@@ -262,6 +263,10 @@ class Model:
     def _current(host: Host) -> int:
         return host.pr if host.gate in (SHUT, OPEN) else host.disk
 
+    def _compared(self, host: Host) -> int:
+        """The version that a release takes for the source's present one."""
+        return self._current(host) if self.around.compares else host.disk
+
     def _need(self, w: World, me: str, condition: Condition) -> bool:
         host: Host = getattr(w, me)
         peer: Host = getattr(w, PEER[me])
@@ -345,7 +350,7 @@ class Model:
                 streaming = w.qs == "pre" and w.s.state == "frozen" and w.s.row < 0
                 versions = [v for v in versions if streaming and v == w.s.pr]
             if Condition.DOCUMENT_CURRENT in row.conditions:
-                versions = [version for version in versions if version == self._current(host)]
+                versions = [version for version in versions if version == self._compared(host)]
             if Condition.RELEASE_MATCHES in row.conditions:
                 versions = [version for version in versions if version == host.disk]
             if not versions:
@@ -446,8 +451,10 @@ class Model:
             message, epoch, version = step.message, host.epoch, NO_VERSION
             if message is MessageType.ABORTED:
                 epoch = max(host.aborted, arg if host.state == "none" else 0)
-            if message in (MessageType.DOCUMENT, MessageType.RELEASED):
+            if message is MessageType.DOCUMENT:
                 version = self._current(host)
+            elif message is MessageType.RELEASED:
+                version = self._compared(host)
             elif message in (MessageType.ARMED, MessageType.RETURNED):
                 armed_inband = message is MessageType.ARMED and self.inband
                 version = host.armed_with if armed_inband else host.disk
@@ -482,7 +489,7 @@ class Model:
             new = host._replace(disk=arg, armed_with=arg if self.inband and me == D else NO_VERSION,
                                 stale=host.gate in (SHUT, OPEN) and host.pr != arg)
         elif do is Action.COMPARE:
-            if self._current(host) not in self._versions(w, host, MessageType.ARMED):
+            if self._compared(host) not in self._versions(w, host, MessageType.ARMED):
                 return None
         elif do is Action.PROVE_SHUT:
             if not self.vhost and (host.gate == OPEN or host.file == 1):
