@@ -67,11 +67,11 @@ class Exchanging(Configfs):
 
     def __init__(self, before: Callable[[], None], after: Callable[[], None] = nothing) -> None:
         super().__init__()
-        self.before, self.after, self.gates = before, after, 0
+        self.before, self.after, self.opened = before, after, 0
 
     def write(self, path: str, value: bytes) -> None:
         store = path.startswith("core/") and path.endswith("/enable")
-        self.gates += path.endswith("/enable") and not store and value.strip() == b"1"
+        self.opened += path.endswith("/enable") and not store and value.strip() == b"1"
         if store:
             self.before()
         super().write(path, value)
@@ -121,10 +121,10 @@ def imports_while_it_is_exchanged() -> dict[str, tuple[str, list[str], int]]:
         clean()
         want = document()
         fs, before = Exchanging(change), inhost.tree()
-        said[name] = imported(want, fs), inhost.differences(before, inhost.tree()), fs.gates
+        said[name] = imported(want, fs), inhost.differences(before, inhost.tree()), fs.opened
     clean()
     want, fs = document(), Exchanging(nothing)
-    said["nothing"] = imported(want, fs), [], fs.gates
+    said["nothing"] = imported(want, fs), [], fs.opened
     return said
 
 
@@ -149,7 +149,7 @@ def import_while_it_is_away() -> tuple[str, list[str], int, list[str]]:
     want = document()
     fs, before = Exchanging(exchanged, put_back), inhost.tree()
     line = imported(want, fs)
-    return line, inhost.differences(before, inhost.tree()), fs.gates, os.listdir(FOLDER)
+    return line, inhost.differences(before, inhost.tree()), fs.opened, os.listdir(FOLDER)
 
 
 def test_what_was_exchanged_only_while_the_kernel_opened_it_is_seen(stable: lab.Host) -> None:
@@ -224,7 +224,7 @@ def boots() -> tuple[dict[str, str], list[int], str]:
     for name, (change, _error) in WAYS.items():
         fs = Exchanging(change)
         said[name] = restored(fs)
-        gates.append(fs.gates)
+        gates.append(fs.opened)
         if os.path.exists(PATH + ".old"):
             os.rename(PATH + ".old", PATH)
         os.chmod(FOLDER, 0o755)
@@ -268,7 +268,7 @@ def stage_while(change: str, shared: str, id: str,  # noqa: A002
     os.chmod(shared, 0o755)
     if os.path.exists(path + ".old"):
         os.rename(path + ".old", path)
-    return line, fs.gates, left
+    return line, fs.opened, left
 
 
 @pytest.mark.parametrize("change, error", [

@@ -24,7 +24,7 @@ from lio_handover.protocol.messages import Message, to_json
 from lio_handover.protocol.table import FILE, MessageType
 from lio_handover.records.journal import Handover, Journal
 from lio_handover.system import journald
-from lio_handover.verb_table import HANDOVER_VERBS, HOST_VERBS, PAIR_VERBS, VERBS
+from lio_handover.verb_table import HANDOVER_VERBS, HOST_VERBS, MEMBERS, PAIR_VERBS, VERBS
 from tests.support import inbus
 from tests.support.inbus import CHECKOUT, NOBODY, Client, descriptors, options
 
@@ -93,7 +93,8 @@ def test_the_tree_can_be_walked_from_its_root(client: Client) -> None:
 
 #: What a verb takes → what its method does, options aside.
 SIGNATURES = {verb_table.TARGETS: "as", verb_table.ANY_TARGETS: "as", verb_table.NEW_TARGETS: "as",
-              verb_table.A_DOCUMENT: "ah", verb_table.MESSAGES: "ah", verb_table.NOTHING: ""}
+              verb_table.A_DOCUMENT: "ah", verb_table.MESSAGES: "ah", verb_table.NOTHING: "",
+              verb_table.A_FILE: "ah", verb_table.A_NODE: "sa{ss}"}
 
 
 def test_the_verbs_are_those_of_the_protocols_table() -> None:
@@ -133,7 +134,7 @@ def test_what_the_xml_says_of_actions_is_what_is_asked(bus: Bus) -> None:
                     if one.get("name") == f"{names.BUS_NAME}.Action"}
             assert told == {interface.methods[method.get("name", "")].action}, method.get("name")
     for verb, row in {**HOST_VERBS, **PAIR_VERBS}.items():
-        method = bus_interfaces.load()[names.MANAGER].methods[verb.capitalize()]
+        method = bus_interfaces.load()[names.MANAGER].methods[MEMBERS.get(verb, verb.capitalize())]
         assert (method.action, method.takes) == (row.action, SIGNATURES[row.takes] + "a{sv}")
 
 

@@ -41,7 +41,7 @@ def service(patch: str) -> Iterator[Bus]:
 @pytest.fixture(scope="module")
 def standin() -> Iterator[Bus]:
     """Its workers do what their targets' names say; a minute has a second."""
-    yield from service(STANDIN + "jobs.READ_SECONDS = 1\n")
+    yield from service(STANDIN + "from lio_handover.service import jobs\njobs.READ_SECONDS = 1\n")
 
 
 def begun(client: Client, *steps: str, member: str = "Show") -> str:

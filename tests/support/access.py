@@ -64,7 +64,8 @@ manager  StatusHandovers    read: -
 manager  RecoverHandovers   write: - guest-left allow
                           | write force: peer-is-fenced peer-never-returns overrides
 handover Prepare            write: - probe allow document-version | write force: peer overrides
-handover Freeze             write: - probe allow document-version | write force: peer overrides
+handover Freeze             write: - probe export allow document-version
+                          | write force: peer overrides
 handover Export             write: - probe allow document-version | write force: peer overrides
 handover Release            write: - guest-left allow document-version
                           | write force: messages uploads peer overrides
