@@ -239,13 +239,13 @@ class Mount(NamedTuple):
     source: str
 
 
+#: fs/proc_namespace.c:mangle: a backslash and three octal digits.
+_OCTAL = re.compile(r"\\([0-3][0-7]{2})")
+
+
 def _unescape(text: str) -> str:
     """The kernel writes a blank as \\040."""
-    if "\\" not in text:
-        return text
-    first, *rest = text.split("\\")
-    return first + "".join(chr(int(part[:3], 8)) + part[3:] if part[:3].isdigit() else "\\" + part
-                           for part in rest)
+    return _OCTAL.sub(lambda match: chr(int(match[1], 8)), text)
 
 
 def _mounts(host: Host) -> List[Mount]:

@@ -584,3 +584,11 @@ def test_nothing_is_ever_opened_for_writing(root: str, monkeypatch: Any) -> None
     assert not any(flag & (os.O_CREAT | os.O_TRUNC) for flag in flags)
     assert (os.stat(path).st_mtime_ns, os.stat(path).st_ctime_ns) == before
     assert sorted(os.listdir(root)) == ["a", "fifo"]
+
+
+@pytest.mark.parametrize("written, meant", [
+    ("/mnt/a\\040b", "/mnt/a b"), ("/mnt/\\134\\012", "/mnt/\\\n"), ("/mnt/a\\840", "/mnt/a\\840"),
+    ("/mnt/\\²²²", "/mnt/\\²²²"), ("/mnt/\\", "/mnt/\\"), ("/mnt", "/mnt")])
+def test_only_what_the_kernel_escapes_is_taken_for_an_escape(written: str, meant: str) -> None:
+    """Others were a ValueError: found by tests.fuzz among a million."""
+    assert devices._unescape(written) == meant
