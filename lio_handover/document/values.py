@@ -69,6 +69,10 @@ def admits_nobody(name: str) -> bool:
 _WRITTEN_ONLY = re.compile(r"(?:control|enable|info|pr/.*|statistics/.*)")
 
 
+#: A value that an error may quote.
+_WORD = re.compile(r"[-+.\w]{0,32}", re.ASCII)
+
+
 def attributes_of(value: Any, where: str, kind: str, owner: str = "",
                   unlinked: bool = False) -> Dict[str, str]:
     """Attributes of one object: {path: value}; attributes that the table does not know are kept.
@@ -122,7 +126,10 @@ def _value(row: attributes.Attribute, text: str, at: str, unlinked: bool) -> str
     secret = row.kind == attributes.SECRET
 
     def shown() -> str:
-        return "(secret)" if secret else quoted(text)
+        """A text of several words is no mistyped value, and may be somebody's secret."""
+        if secret:
+            return "(secret)"
+        return quoted(text) if _WORD.fullmatch(text) else f"a text of {len(text)} characters"
 
     data = utf8(text, at, BadValue)
     if b"\0" in data:
