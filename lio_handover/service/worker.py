@@ -12,7 +12,7 @@ Lines: {"progress": [number, total, step], "details": {…}}, {"about": handover
 {"alarm": why}, {"data": bytes, "secret": …} before the data is written, {"stands": …} (how the
 handover and its targets stand now), and at the end {"result": …} or {"error": name, …}; of a worker
 that stays {"ended": exit code} after that; for --surveys {"survey": …} or {"failed": why, "error":
-name}.  No line has a secret.
+name}, and unasked {"changed": true} where an object came or went.  No line has a secret.
 """
 from __future__ import annotations
 
