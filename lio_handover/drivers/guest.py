@@ -20,6 +20,8 @@ from .qmp import Address, Monitor
 #: Seconds until QEMU is asked again where no event comes, and that it has to end a migration that
 #: is cancelled, or to run a guest.
 OFTEN, ENDS = 0.2, 60.0
+#: Looks for the times of a migration that is completed, and seconds after each.
+SETTLES, SETTLE = 20, 0.05
 #: `query-migrate`: what a migration ends with; and none.
 ENDED = ("completed", "failed", "cancelled")
 NONE = "none"
@@ -30,7 +32,8 @@ PAUSE = "pause-before-switchover"
 #: The members that are read of what QEMU answers.
 _TOLD: Mapping[str, Any] = {
     "status": str, "downtime": float, "expected-downtime": float, "downtime-limit": int,
-    "error-desc": str, "ram": Dict[str, float], "socket-address": List[Dict[str, Any]]}
+    "total-time": float, "error-desc": str, "ram": Dict[str, float],
+    "socket-address": List[Dict[str, Any]]}
 #: The capabilities that are switched before RAM is copied.
 CAPABILITIES: Mapping[str, bool] = {"events": True, "return-path": True, "postcopy-ram": False}
 
@@ -107,6 +110,19 @@ class Guest:
     def migration(self, role: str) -> Mapping[str, Any]:
         """`query-migrate`; its ``status`` is there."""
         return self._told(role, "query-migrate")
+
+    def settle(self) -> None:
+        """Ask the source again what it sent: QEMU 7.2 says completed before it works its times
+        out, until when they are 0 (migration/migration.c:migration_calculate_complete).  One that
+        is gone, or never tells, is left at what it said."""
+        for _ in range(SETTLES):
+            if not self.sent or self.sent.get("total-time"):
+                return
+            try:
+                self.sent = self.migration(SOURCE)
+            except (errors.GuestFailed, errors.PeerUnreachable):
+                return
+            time.sleep(SETTLE)
 
     def _told(self, role: str, command: str) -> Mapping[str, Any]:
         """The answer of a QEMU, whose members are of their types: the monitor may be anybody's.

@@ -194,14 +194,14 @@ class LiveMove(Move):
                 self._look(options["allow"])
                 return None
             if step.name == "verify":
+                self._settle()
                 return self._attached(number, step, options, time.monotonic() + seconds)
             if not step.qmp:
                 return super()._do(number, step, options)
             self.tell(self._label(step))
             ASKS[step.qmp](self._guests, step.role, Wait(
                 self.stop, lambda tree: self._progress(step, tree), seconds))
-            if any(guest.sent for guest in self._guests):
-                self.migration = together([guest.sent for guest in self._guests])
+            self._sum_up()
             return None
         except (AttributeError, LookupError, TypeError, ValueError) as error:  # of QEMU's answer
             raise errors.GuestFailed(f"the QEMU of {self._side(step.role).name} answers {step.qmp} "
@@ -215,6 +215,16 @@ class LiveMove(Move):
             raise
         finally:
             self._until = float("inf")
+
+    def _sum_up(self) -> None:
+        if any(guest.sent for guest in self._guests):
+            self.migration = together([guest.sent for guest in self._guests])
+
+    def _settle(self) -> None:
+        """Ask for the figures of the summary once the guests run."""
+        for guest in self._guests:
+            guest.settle()
+        self._sum_up()
 
     def _progress(self, step: Step, tree: Mapping[str, Any]) -> None:
         if step.role == SOURCE:

@@ -135,7 +135,7 @@ def test_a_guest_moves(pairs: Pairs, mode: Mode) -> None:
     assert (pairs.statuses(SOURCE), pairs.statuses(DESTINATION)) == (["postmigrate"], ["running"])
     guest, = driver.told_of_guests()
     assert 0 < guest["stood_still"] == round(driver.window, 6)
-    # QEMU counts milliseconds, of which a guest without an operating system may need none.
+    # QEMU counts milliseconds, and works its times out after it has said completed.
     assert guest["downtime"] * 1000 == vms[SOURCE].ask("query-migrate")["downtime"]
     assert guest["ram"] > 100_000
 
