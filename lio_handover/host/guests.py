@@ -34,8 +34,8 @@ FOLDER = "/etc/lio-handover/guests"
 BUS = "unix:path=/run/lio-handover-guests/{name}/bus"
 #: For `bus`: this host's own.
 SYSTEM = "system"
-#: QEMU waits so long for an answer (GDBus's default, backends/dbus-vmstate.c).
-QEMU_SECONDS = 25
+#: The longest deadline: QEMU waits 25 s for an answer (GDBus's default, backends/dbus-vmstate.c).
+LONGEST = 20
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _TARGET = re.compile(r"vhost/naa\.[0-9a-f]{16}(?:[0-9a-f]{16})?")
@@ -135,7 +135,7 @@ def parse(text: str, name: str, path: str) -> Guest:
     probe = values.get("probe", "no").strip()
     if probe not in _ANSWERS:
         fail(f"probe: {errors.quoted(probe)} is neither yes nor no")
-    return Guest(name, targets, known, bus, seconds("deadline", 10, QEMU_SECONDS - 5),
+    return Guest(name, targets, known, bus, seconds("deadline", 10, LONGEST),
                  seconds("patience", 600, 99999), users, allow, maps, _ANSWERS[probe])
 
 

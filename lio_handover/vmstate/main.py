@@ -105,9 +105,9 @@ class Question:
     def _late(self) -> bool:
         self._timer = 0
         self.child.signal(signal.SIGTERM)
-        seconds = self.helper.guest.deadline
-        self._answer_error("NotEnded", f"{self.what} took longer than {seconds} s; "
-                           "it is taken back; next: lio-handover status")
+        self._answer_error("NotEnded", f"{self.what} took longer than "
+                           f"{self.helper.guest.deadline} s; it is taken back; next: "
+                           f"{self.helper.more_time()}lio-handover status")
         return False
 
     def _ended(self, code: int) -> None:
@@ -255,6 +255,12 @@ class Helper:
 
         child.said, child.ended = said, ended
         self.followers[""] = child
+
+    def more_time(self) -> str:
+        """How a host that is just busy gets more of it, where it may have more."""
+        return "" if self.guest.deadline >= guests.LONGEST else (
+            f"where this host was just busy, `deadline = {guests.LONGEST}` in "
+            f"{os.path.join(self.args.guests, self.guest.name)}.conf; else ")
 
     def say(self, text: str, **fields: str) -> None:
         self.log.say(f"{self.guest.name}: {text}", NOTICE, **fields)
