@@ -27,6 +27,7 @@ from .record_kinds import KINDS, VERSION
 from .state_folder import check_records
 from .versions import check
 
+JOURNAL = "journal"
 PREPARED, DOCUMENT, RETURNED = "prepared.json", "document.json", "returned.json"
 #: The copy of targets served here since the handover is over, in this host's names: it counts
 #: first.
@@ -38,6 +39,9 @@ FOLLOWED = "followed.json"
 FILES = (PREPARED, DOCUMENT, RETURNED, SERVED, SAVED, FOLLOWED)
 
 OVER = {SOURCE: ("idle", "retired"), DESTINATION: ("none", "confirmed", "given")}
+
+#: Bytes that the records of a verb that runs take at most, or nearly.
+_TAIL = 1 << 16
 
 Gates = Mapping[str, Mapping[str, str]]
 
@@ -90,7 +94,7 @@ class Journal:
             raise errors.NoSuchHandover(f"{errors.quoted(handover)} is no handover's id",
                                         do="lio-handover status")
         self.folder = os.path.join(directory, "handovers", handover)
-        self.path = os.path.join(self.folder, "journal")
+        self.path = os.path.join(self.folder, JOURNAL)
         self.id = handover
         self.handover = Handover(handover, "", "", 0, "", ())
         self.facts = HandoverFacts()
@@ -119,7 +123,7 @@ class Journal:
             raise _broken(folder, error) from None
         journal = cls.__new__(cls)
         journal.folder, journal.id = folder, first.id
-        journal.path = os.path.join(folder, "journal")
+        journal.path = os.path.join(folder, JOURNAL)
         journal.handover, journal.facts = first, HandoverFacts()
         journal.documents, journal.damage = {}, None
         journal._unsynced = True
@@ -130,7 +134,7 @@ class Journal:
 
     # ---- reading ------------------------------------------------------------------------------
     def _load(self, tolerate_damage: bool) -> None:
-        check_records(self.folder, ("journal", *FILES))
+        check_records(self.folder, (JOURNAL, *FILES))
         try:
             with open(self.path, "rb") as file:
                 data = file.read()
@@ -328,7 +332,7 @@ def begun(directory: str, handover: str) -> bool:
         return False
     folder = os.path.join(directory, "handovers", handover)
     try:
-        with open(os.path.join(folder, "journal"), "rb") as file:
+        with open(os.path.join(folder, JOURNAL), "rb") as file:
             if file.readline().endswith(b"\n"):
                 return True
     except (FileNotFoundError, NotADirectoryError):
@@ -336,6 +340,18 @@ def begun(directory: str, handover: str) -> bool:
     except OSError as error:
         raise _broken(folder, error, way_out(folder)) from None
     return _documents(folder)
+
+
+def at_work(path: str) -> bool:
+    """Whether a verb was begun and has not ended, as the last records of a journal have it: for who
+    wants no more of it, as it comes at each record of a verb that runs."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL))
+            data = file.read(_TAIL)
+    except OSError:
+        return False
+    return data.rfind(b'"record": "begin"') > data.rfind(b'"record": "end"')
 
 
 def _documents(folder: str) -> bool:

@@ -10,6 +10,7 @@ from gi.repository import Gio, GLib
 
 from .. import dbus_names
 from ..client.worker_process import WorkerProcess
+from ..records.journal import JOURNAL, at_work
 from ..system.journald import Log
 from .bus.dispatcher import BusObject, Call, ObjectTree
 
@@ -129,10 +130,15 @@ class PutOff:
     def __init__(self, then: Then) -> None:
         self._then = then
         self._until = self._since = 0.0  # not before; put off since then, 0 where nothing is
+        self._timer = 0
 
     def hurry(self, ended: bool) -> None:
         """A verb of a handover begins, or has ended."""
-        self._until = time.monotonic() + (HURRY if ended else LONGEST)
+        now = time.monotonic()
+        self._until = now + (HURRY if ended else LONGEST)
+        if ended and self._since:
+            GLib.source_remove(self._timer)
+            self._later(now)
 
     def __call__(self) -> None:
         now = time.monotonic()
@@ -145,7 +151,7 @@ class PutOff:
 
     def _later(self, now: float) -> None:
         wait = min(self._until, self._since + LONGEST) - now
-        GLib.timeout_add(int(max(wait, 0) * 1000) + 1, self._again)
+        self._timer = GLib.timeout_add(int(max(wait, 0) * 1000) + 1, self._again)
 
     def _again(self) -> bool:
         now = time.monotonic()
@@ -158,11 +164,12 @@ class PutOff:
 
 
 class JournalWatch:
-    """Calls ``changed`` when any process writes to a handover's journal: the command line, or a
-    running job."""
+    """Calls ``changed`` when any process writes to a handover's journal: the command line, a
+    running job, or the helper that QEMU waits for; and before that ``hurried``, with whether that
+    process's verb has ended."""
 
-    def __init__(self, folder: str, changed: Then) -> None:
-        self._folder, self._changed = folder, changed
+    def __init__(self, folder: str, changed: Then, hurried: Callable[[bool], None]) -> None:
+        self._folder, self._changed, self._hurried = folder, changed, hurried
         self._monitors: Dict[str, Any] = {}
         self._monitor(folder)
 
@@ -196,6 +203,8 @@ class JournalWatch:
         path = file.get_path()
         if monitor is self._monitors.get(self._folder) and path not in self._monitors:
             self._monitor(path)  # the journal's first record comes after its folder
+        elif os.path.basename(path) == JOURNAL:
+            self._hurried(not at_work(path))
         self._changed()
 
 
@@ -206,7 +215,10 @@ class Inventory:
     def __init__(self, tree: ObjectTree, config: str, state_directory: str, log: Log) -> None:
         self.tree, self.config, self.log = tree, config, log
         self.unasked = PutOff(lambda: self.refresh(lambda: None))
-        self.journals = JournalWatch(os.path.join(state_directory, "handovers"), self.unasked)
+        #: Is told when a verb of a handover begins in any process, or (True) has ended.
+        self.hurried: Callable[[bool], None] = lambda ended: None
+        self.journals = JournalWatch(os.path.join(state_directory, "handovers"), self.unasked,
+                                     lambda ended: self.hurried(ended))
         self.stale, self.error = "", "StillRunning"
         self.stale_changed: Then = lambda: None
         self.looked: Then = lambda: None

@@ -60,7 +60,7 @@ class Daemon:
         self.inventory.looked = self.looked
         self.jobs = Jobs(self.tree, log)
         self.jobs.stands, self.jobs.workers.hurried = self.inventory.stands, self._hurried
-        self.tree.refresh = self.inventory.refresh
+        self.tree.refresh, self.inventory.hurried = self.inventory.refresh, self._hurried
         requests = Requests(self.jobs, Uploads(limits.document_bytes), config, _address(bus),
                             lambda: has_key(limits))
         self.inventory.requests = requests
