@@ -24,10 +24,11 @@ UNWANTED = ("postcopy-ram", "x-colo", "background-snapshot", "mapped-ram", "x-ig
 ALIKE = ("multifd", "compress", "rdma-pin-all", "postcopy-preempt", "zero-copy-send",
          "validate-uuid")
 #: Properties of vhost-scsi that the guest sees, or that size what QEMU sends of it.  The others
-#: (vhostfd, migratable, worker_per_virtqueue, bootindex) are of one host.
+#: (vhostfd, migratable, worker_per_virtqueue, bootindex) are of one host.  A QEMU that does not
+#: know one has it off: hotplug came with 10.1, in_order after that.
 PROPERTIES = ("boot_tpgt", "num_queues", "virtqueue_size", "seg_max_adjust", "max_sectors",
-              "cmd_per_lun", "t10_pi", "hotplug", "event_idx", "indirect_desc", "packed", "vectors",
-              "iommu_platform", "disable-legacy", "disable-modern", "addr")
+              "cmd_per_lun", "t10_pi", "hotplug", "event_idx", "indirect_desc", "packed",
+              "in_order", "vectors", "iommu_platform", "disable-legacy", "disable-modern", "addr")
 #: Where QEMU keeps the devices that it was given, with an id and without.
 PLACES = ("/machine/peripheral", "/machine/peripheral-anon")
 DISK, VMSTATE = "vhost-scsi", "dbus-vmstate"
@@ -204,9 +205,9 @@ def _other_properties(pair: Pair, role: str) -> Iterator[str]:
     for here, there in pair.mine():
         mine, its = pair.source.disks[here], pair.destination.disks.get(there, {})
         for name in PROPERTIES:
-            if its and mine.get(name) != its.get(name):
-                yield (f"{there} has {name}={_said(its.get(name))}, that of the source "
-                       f"{_said(mine.get(name))}")
+            if its and mine.get(name, False) != its.get(name, False):
+                yield (f"{there} has {name}={_said(its.get(name, False))}, that of the source "
+                       f"{_said(mine.get(name, False))}")
 
 
 def _said(value: Any) -> str:

@@ -1,4 +1,5 @@
-"""A live move drives real QEMUs of this machine; the hosts' services are the protocol's table.
+"""A live move drives real QEMUs, this machine's and the newest; the hosts' services are the
+protocol's table.
 
 The guests are firmware without a disk, so all but vhost-scsi is QEMU's own: what it answers, when
 it stops and runs a guest, and what becomes of that where a step fails.  The destination is started
@@ -24,14 +25,20 @@ from lio_handover.drivers.live_steps import ROWS
 from lio_handover.drivers.qmp import Monitor
 from lio_handover.protocol.messages import NEVER_RAN
 from lio_handover.protocol.table import DESTINATION, SOURCE, Mode
+from tests.migration.plain import PROGRAMS
 from tests.unit.test_live import HOST, WWPNS, Host, bus_of_this_machine
 
 pytest.importorskip("qemu.qmp")
 
 __all__ = ["bus_of_this_machine"]
 
-QEMU = ["qemu-system-x86_64", "-accel", "tcg", "-nodefaults", "-no-user-config", "-display", "none",
-        "-device", "virtio-scsi-pci,id=disk"]
+#: Each starts the guest as a QEMU of old would.
+WORDS = ["-machine", "pc-i440fx-7.2", "-accel", "tcg", "-nodefaults", "-no-user-config", "-display",
+         "none", "-device", "virtio-scsi-pci,id=disk"]
+#: Source and destination.
+AGES = [("7.2", "7.2"), ("newest", "newest"),
+        *(pytest.param(ages, marks=pytest.mark.full)
+          for ages in (("7.2", "newest"), ("newest", "7.2")))]
 
 
 @dataclass
@@ -68,6 +75,7 @@ class Pairs:
     """Guests, each with its QEMU on the source and the one that waits for it."""
 
     folder: Path
+    programs: dict[str, list[str]]
     vms: list[dict[str, Vm]]
     a: Host
     b: Host
@@ -77,7 +85,9 @@ class Pairs:
         pair = {}
         for role, words in ((SOURCE, ()), (DESTINATION, ("-incoming", "defer", *there))):
             path = self.folder / f"{role}{len(self.vms)}"
-            argv = [*QEMU, "-m", str(memory), *words, "-qmp", f"unix:{path},server=on,wait=off"]
+            argv = [*self.programs[role], *WORDS, "-m", str(memory), *words,
+                    "-device", f"loader,file={self.folder}/noise,addr=0x100000,force-raw=on",
+                    "-qmp", f"unix:{path},server=on,wait=off"]
             pair[role] = Vm(path, subprocess.Popen(argv, stdin=subprocess.DEVNULL))
         for vm in pair.values():
             until = time.monotonic() + 60
@@ -99,13 +109,16 @@ class Pairs:
         return [pair[role].status() for pair in self.vms]
 
 
-@pytest.fixture
-def pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pairs]:
+@pytest.fixture(params=AGES, ids="-to-".join)
+def pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+          ) -> Iterator[Pairs]:
     monkeypatch.setattr(move, "RETRY_SECONDS", 0)
     a, b = (Host(role, name) for role, name in ((SOURCE, "a"), (DESTINATION, "b")))
     b.where = HOST
     b.notes = (NEVER_RAN,)
-    guests = Pairs(tmp_path, [], a, b)
+    (tmp_path / "noise").write_bytes(bytes(range(256)) * 4096)  # so that there is RAM to be copied
+    programs = {role: PROGRAMS[age]() for role, age in zip((SOURCE, DESTINATION), request.param)}
+    guests = Pairs(tmp_path, programs, [], a, b)
 
     def disk(monitor: Monitor, path: str) -> tuple[str, dict[str, Any]]:
         """The disk is another one here, so its name and that it is migratable are told."""

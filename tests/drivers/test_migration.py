@@ -62,7 +62,7 @@ def test_the_table_says_something_in_every_column() -> None:
     for line in table().splitlines():
         if line.startswith("| `"):
             cells = [cell.strip() for cell in line.strip("|").split("|")]
-            assert len(cells) == 6 and all(cells), line
+            assert len(cells) == 7 and all(cells), line
 
 
 # ── the judgement itself ─────────────────────────────────────────────────────────────────────

@@ -11,7 +11,7 @@ import argparse
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
-from . import kernels, libvirt, qemu
+from . import kernels, libvirt, newest, qemu
 from .bed import Lab
 from .errors import HostTimeout, LabError
 from .host import Host
@@ -42,9 +42,10 @@ def main() -> int:
     try:
         if wanted.fetch:
             with ThreadPoolExecutor() as pool:
-                other = pool.submit(libvirt.fetch)
+                others = [pool.submit(fetch) for fetch in (libvirt.fetch, newest.fetch)]
                 list(pool.map(_kernel, _ROLES))
-                other.result()
+                for other in others:
+                    other.result()
             return 0
         with Lab() as bed:
             print(f"booting {', '.join(wanted.roles)} …", file=sys.stderr)

@@ -1,6 +1,7 @@
 """Run rows: python3 -m tests.migration [--list] [--on vhost-oldest] [ROW...]
 
 python3 -m tests.migration downtime [RUNS]    how long a guest stands still
+python3 -m tests.migration plain [ROW...]     without vhost-scsi, on QEMUs of this machine
 """
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ import sys
 import time
 
 from tests.lab.bed import Lab
-from tests.migration import downtime
+from tests.migration import downtime, plain
 from tests.migration.bench import ROLE, Bench, consoles
 from tests.migration.rows import ROWS
 
@@ -21,6 +22,8 @@ def main(words: list[str]) -> int:
     role = ROLE
     if words[:1] == ["--on"]:
         role, words = words[1], words[2:]
+    if words[:1] == ["plain"]:
+        return plain.main(words[1:])
     if words[:1] == ["downtime"]:
         return measure(role, *(int(word) for word in words[1:]))
     unknown = [word for word in words if word not in ROWS]

@@ -40,17 +40,8 @@ class Vm:
         self.events: list[tuple[float, str, Json]] = []
         self._happened = threading.Condition()
         self.port = port = 4400 + number
-        argv = [
-            "qemu-system-x86_64", "-accel", "kvm", "-cpu", "qemu64", "-m", "128", "-smp", "1",
-            "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
-            "-bios", "qboot.rom", "-kernel", str(bench.linux), "-initrd", str(bench.initrd),
-            "-append", "console=ttyS0 quiet panic=-1 mitigations=off "
-                       f"run={bench.run} {bench.asked}",
-            "-serial", f"file:{self.said_path}.console",
-            "-chardev", f"file,id=said,path={self.said_path},append=on",
-            "-device", f"isa-debugcon,iobase={guest.PORT:#x},readback={number},chardev=said",
-            "-device", f"vhost-scsi-pci,id=scsi,wwpn={inhost.WWPN},migratable=on",
-            "-qmp", f"tcp:{host.address}:{port},server=on,wait=off", *words]
+        argv = [*bench.machine(self), "-qmp", f"tcp:{host.address}:{port},server=on,wait=off",
+                *words]
         self.program: Program = host.popen(argv)
         deadline = time.monotonic() + 60
         while True:
@@ -276,6 +267,19 @@ class Bench:
     def other(self, host: Host) -> Host:
         """The other host."""
         return self.hosts[1 - self.hosts.index(host)]
+
+    def machine(self, vm: Vm) -> list[str]:
+        """The words of a QEMU's command line that make the guest."""
+        return [
+            "qemu-system-x86_64", "-accel", "kvm", "-cpu", "qemu64", "-m", "128", "-smp", "1",
+            "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
+            "-bios", "qboot.rom", "-kernel", str(self.linux), "-initrd", str(self.initrd),
+            "-append", "console=ttyS0 quiet panic=-1 mitigations=off "
+                       f"run={self.run} {self.asked}",
+            "-serial", f"file:{vm.said_path}.console",
+            "-chardev", f"file,id=said,path={vm.said_path},append=on",
+            "-device", f"isa-debugcon,iobase={guest.PORT:#x},readback={vm.number},chardev=said",
+            "-device", f"vhost-scsi-pci,id=scsi,wwpn={inhost.WWPN},migratable=on"]
 
     def start(self, host: Host, words: list[str]) -> Vm:
         """A QEMU with the guest's devices."""

@@ -19,7 +19,7 @@ from tests.support import invmstate
 
 ROWS: dict[str, Callable[[Bench], None]] = {}
 PAUSE = "pause-before-switchover"
-_ENDS = ("completed", "failed", "cancelled", "gone")
+ENDS = ("completed", "failed", "cancelled", "gone")
 
 
 def row(function: Callable[[Bench], None]) -> Callable[[Bench], None]:
@@ -73,7 +73,7 @@ def to_pre_switchover(bench: Bench, *words: str) -> tuple[Vm, Vm, Cable]:
     source = bench.guest()
     destination, cable = bench.incoming(*words)
     bench.migrate(cable, PAUSE)
-    expect("source", source.wait("pre-switchover", *_ENDS), "pre-switchover")
+    expect("source", source.wait("pre-switchover", *ENDS), "pre-switchover")
     expect("query-status", source.status(), "finish-migrate")
     document = bench.export(source.host)
     bench.activate(destination.host, document)
@@ -85,8 +85,8 @@ def to_completed(bench: Bench, bandwidth: int = 1 << 30) -> tuple[Vm, Vm, bytes]
     source = bench.guest()
     destination, cable = bench.incoming("-S")
     bench.migrate(cable, bandwidth=bandwidth)
-    expect("source", source.wait(*_ENDS), "completed")
-    expect("destination", destination.wait(*_ENDS), "completed")
+    expect("source", source.wait(*ENDS), "completed")
+    expect("destination", destination.wait(*ENDS), "completed")
     expect("source", source.status(), "postmigrate")
     expect("destination", destination.status(), "paused")
     return source, destination, bench.export(source.host)
@@ -97,7 +97,7 @@ def to_unconfirmed(bench: Bench, *words: str) -> tuple[Vm, Vm, Cable]:
     source, destination, cable = to_pre_switchover(bench, *words)
     cable.hold("back")
     expect("continue", source.ask("migrate-continue", state="pre-switchover"), "ok")
-    expect("destination", destination.wait(*_ENDS), "completed")
+    expect("destination", destination.wait(*ENDS), "completed")
     expect("destination", destination.status(), "paused" if words else "running")
     time.sleep(2)
     expect("source waits", source.migration(), "device")
@@ -126,13 +126,13 @@ def vhost_qmp(bench: Bench) -> None:
     source = bench.guest()
     destination, cable = bench.incoming("-S")
     bench.migrate(cable, PAUSE)
-    expect("source", source.wait("pre-switchover", *_ENDS), "pre-switchover")
+    expect("source", source.wait("pre-switchover", *ENDS), "pre-switchover")
     document = bench.export(source.host)
     bench.activate(destination.host, document)
     with bench.occupy(destination.host):
         expect("continue", source.ask("migrate-continue", state="pre-switchover"), "ok")
-        expect("source", source.wait(*_ENDS), "completed")
-        expect("destination", destination.wait(*_ENDS), "completed")
+        expect("source", source.wait(*ENDS), "completed")
+        expect("destination", destination.wait(*ENDS), "completed")
         held = bench.occupy(source.host)
         held.__enter__()
         bench.same(source.host, document)
@@ -165,8 +165,8 @@ def pre_switchover(bench: Bench) -> None:
     source, destination, _ = to_pre_switchover(bench)
     expect("cont is refused", source.ask("cont"), "Migration is not finalized yet")
     expect("continue", source.ask("migrate-continue", state="pre-switchover"), "ok")
-    expect("source", source.wait(*_ENDS), "completed")
-    expect("destination", destination.wait(*_ENDS), "completed")
+    expect("source", source.wait(*ENDS), "completed")
+    expect("destination", destination.wait(*ENDS), "completed")
     moved(bench, destination)
 
 
@@ -197,7 +197,7 @@ class _InBand:
     def migrate(self, *ends: str) -> None:
         """Migrate, and see how it ends at the source."""
         self.bench.migrate(self.cable)
-        expect("source", self.source.wait(*_ENDS), *ends)
+        expect("source", self.source.wait(*ENDS), *ends)
 
     def hangs(self, host: Host, record: str) -> None:
         """Migrate, and have this host's helper hang in its work, as soon as the handover's journal
@@ -234,7 +234,7 @@ def dbus_vmstate(bench: Bench) -> None:
     trial = _InBand(bench)
     trial.migrate("completed")
     destination = trial.destination
-    expect("destination", destination.wait(*_ENDS), "completed")
+    expect("destination", destination.wait(*ENDS), "completed")
     expect("destination", destination.status(), "paused")
     expect("handovers", trial.helpers.states(), ["frozen", "armed"])
     before = destination.host.call(inhost.commands)
@@ -311,7 +311,7 @@ def dbus_save_late(bench: Bench) -> None:
     """A helper that lets QEMU wait: its Save() takes 30 s."""
     source, destination, cable = _late(bench, source="Save late")
     bench.migrate(cable)
-    expect("source", source.wait(*_ENDS), "failed")
+    expect("source", source.wait(*ENDS), "failed")
     time.sleep(10)
     expect("destination", destination.status(), "exit 1")
     expect("frozen in vain", "vhost/" + inhost.WWPN in source.host.call(inhost.frozen), True)
@@ -324,7 +324,7 @@ def dbus_load_late(bench: Bench) -> None:
     """A helper that lets QEMU wait: its Load() takes 30 s and then opens the gate."""
     source, destination, cable = _late(bench, "Load late")
     bench.migrate(cable)
-    expect("source", source.wait(*_ENDS), "failed")
+    expect("source", source.wait(*ENDS), "failed")
     expect("destination", destination.wait("gone"), "gone")
     expect("destination's endpoint", destination.host.call(inhost.occupied), "errno 19")
     time.sleep(12)
@@ -354,7 +354,7 @@ def no_target_autostart(bench: Bench) -> None:
     source = bench.guest()
     destination, cable = bench.incoming()
     bench.migrate(cable)
-    expect("source", source.wait(*_ENDS), "failed")
+    expect("source", source.wait(*ENDS), "failed")
     expect("destination", destination.wait("gone"), "gone")
     bench.note(destination.name, f"{destination.story()}; {destination.complaints()}")
     stayed(bench, destination)
@@ -366,7 +366,7 @@ def no_target_no_return_path(bench: Bench) -> None:
     source = bench.guest()
     destination, cable = bench.incoming(capabilities=("events",))
     bench.migrate(cable, return_path=False)
-    expect("source", source.wait(*_ENDS), "completed")
+    expect("source", source.wait(*ENDS), "completed")
     expect("destination", destination.wait("gone"), "gone")
     expect("source", source.status(), "postmigrate")
     expect("cont", source.ask("cont"), "ok")
@@ -381,7 +381,7 @@ def cont_too_early(bench: Bench) -> None:
     expect("cont", destination.ask("cont"), "ok")
     expect("destination", destination.status(), "inmigrate")
     bench.migrate(cable)
-    expect("source", source.wait(*_ENDS), "failed")
+    expect("source", source.wait(*ENDS), "failed")
     expect("destination", destination.wait("gone"), "gone")
     stayed(bench, destination)
 
@@ -394,8 +394,8 @@ def stop_while_incoming(bench: Bench) -> None:
     expect("stop", destination.ask("stop"), "ok")
     expect("destination", destination.status(), "inmigrate")
     bench.migrate(cable)
-    expect("source", source.wait(*_ENDS), "completed")
-    expect("destination", destination.wait(*_ENDS), "completed")
+    expect("source", source.wait(*ENDS), "completed")
+    expect("destination", destination.wait(*ENDS), "completed")
     time.sleep(2)
     expect("destination", destination.status(), "paused")
     expect("cont", source.ask("cont"), "ok")
@@ -500,8 +500,8 @@ def stopped(bench: Bench) -> None:
     """stop, export, import, migrate, no -S; completed; source occupied; cont."""
     source, destination, cable, document = _stopped(bench)
     bench.migrate(cable)
-    expect("source", source.wait(*_ENDS), "completed")
-    expect("destination", destination.wait(*_ENDS), "completed")
+    expect("source", source.wait(*ENDS), "completed")
+    expect("destination", destination.wait(*ENDS), "completed")
     expect("source", source.status(), "postmigrate")
     expect("destination", destination.status(), "paused")
     expect("destination's endpoint", destination.host.call(inhost.occupied), "free")
@@ -520,7 +520,7 @@ def stopped_cut_active(bench: Bench) -> None:
     expect("source", source.wait("active", "completed", "failed"), "active")
     time.sleep(1)
     cable.cut()
-    expect("source", source.wait(*_ENDS), "failed")
+    expect("source", source.wait(*ENDS), "failed")
     expect("destination", destination.wait("gone"), "gone")
     time.sleep(2)
     expect("source", source.status(), "paused")
@@ -534,13 +534,14 @@ def stopped_cut_unconfirmed(bench: Bench) -> None:
     """As stopped; the destination has everything, its word is lost, the connection is reset."""
     source, destination, cable, _ = _stopped(bench)
     bench.migrate(cable, PAUSE)
-    expect("source", source.wait("pre-switchover", *_ENDS), "pre-switchover")
+    expect("source", source.wait("pre-switchover", *ENDS), "pre-switchover")
     cable.hold("back")
     expect("continue", source.ask("migrate-continue", state="pre-switchover"), "ok")
-    expect("destination", destination.wait(*_ENDS), "completed")
+    expect("destination", destination.wait(*ENDS), "completed")
     cable.cut()
-    expect("source", source.wait(*_ENDS), "failed")
+    expect("source", source.wait(*ENDS), "failed")
     time.sleep(2)
+    bench.note(source.name, source.status())
     expect("source", source.status(), "postmigrate", "paused")  # newer QEMUs: what it was before
     expect("source's endpoint", source.host.call(inhost.occupied), "free")
     expect("destination", destination.status(), "paused")
@@ -560,7 +561,7 @@ def cut_active(bench: Bench) -> None:
     time.sleep(1)
     cable.cut()
     bench.note("cable", "reset")
-    expect("source", source.wait(*_ENDS), "failed")
+    expect("source", source.wait(*ENDS), "failed")
     expect("destination", destination.wait("gone"), "gone")
     expect("never stopped", "STOP" in source.story(), False)
     stayed(bench, destination)
@@ -577,7 +578,7 @@ def cut_pre_switchover(bench: Bench) -> None:
     bench.note(source.name, f"{source.migration()}, {source.status()}, {source.story()}")
     if source.status() != "running":
         source.ask("migrate-continue", state="pre-switchover")
-        expect("source", source.wait(*_ENDS), "failed")
+        expect("source", source.wait(*ENDS), "failed")
     stayed(bench, destination, remove=True)
 
 
@@ -587,7 +588,7 @@ def cut_after_resume(bench: Bench) -> None:
     source, destination, cable = to_unconfirmed(bench)
     cable.cut()
     bench.note("cable", "reset")
-    expect("source", source.wait(*_ENDS), "failed")
+    expect("source", source.wait(*ENDS), "failed")
     expect("source", source.status(), "running")
     expect("both write", (bench.writes(source), bench.writes(destination)), (True, True))
     bench.judge(twice=True)
@@ -600,7 +601,7 @@ def cut_after_load_paused(bench: Bench) -> None:
     source, destination, cable = to_unconfirmed(bench, "-S")
     cable.cut()
     bench.note("cable", "reset")
-    expect("source", source.wait(*_ENDS), "failed")
+    expect("source", source.wait(*ENDS), "failed")
     expect("source", source.status(), "running")
     expect("destination", destination.status(), "paused")
     expect("its migration", destination.migration(), "completed")
@@ -640,9 +641,9 @@ def kill_destination_active(bench: Bench) -> None:
     source = bench.guest()
     destination, cable = bench.incoming("-S")
     bench.migrate(cable, bandwidth=1 << 20)
-    expect("source", source.wait("active", *_ENDS), "active")
+    expect("source", source.wait("active", *ENDS), "active")
     destination.kill()
-    expect("source", source.wait(*_ENDS), "failed")
+    expect("source", source.wait(*ENDS), "failed")
     expect("never stopped", "STOP" in source.story(), False)
     stayed(bench, destination)
 
@@ -656,7 +657,7 @@ def kill_destination_pre_switchover(bench: Bench) -> None:
     bench.note(source.name, f"{source.migration()}, {source.status()}, {source.story()}")
     if source.status() != "running":
         source.ask("migrate-continue", state="pre-switchover")
-        expect("source", source.wait(*_ENDS), "failed")
+        expect("source", source.wait(*ENDS), "failed")
     stayed(bench, destination, remove=True)
 
 
@@ -666,7 +667,7 @@ def kill_destination_unconfirmed(bench: Bench) -> None:
     source, destination, cable = to_unconfirmed(bench, "-S")
     destination.kill()
     cable.cut()     # as its host's kernel would
-    expect("source", source.wait(*_ENDS), "failed")
+    expect("source", source.wait(*ENDS), "failed")
     stayed(bench, destination, remove=True)
 
 
@@ -704,7 +705,7 @@ def kill_source_active(bench: Bench) -> None:
     source = bench.guest()
     destination, cable = bench.incoming("-S")
     bench.migrate(cable, bandwidth=1 << 20)
-    expect("source", source.wait("active", *_ENDS), "active")
+    expect("source", source.wait("active", *ENDS), "active")
     source.kill()
     expect("destination", destination.wait("gone"), "gone")
     lost(bench)
@@ -740,8 +741,8 @@ def kill_source_completed(bench: Bench) -> None:
     source = bench.guest()
     destination, cable = bench.incoming("-S")
     bench.migrate(cable)
-    expect("source", source.wait(*_ENDS), "completed")
-    expect("destination", destination.wait(*_ENDS), "completed")
+    expect("source", source.wait(*ENDS), "completed")
+    expect("destination", destination.wait(*ENDS), "completed")
     source.kill()
     document = bench.export(source.host)
     with bench.occupy(source.host):

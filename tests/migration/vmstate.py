@@ -25,8 +25,8 @@ def _tell(text: str) -> None:
     print(text, flush=True)
 
 
-def serve(address: str, fail: str) -> None:
-    """Answer until killed."""
+def serve(address: str, fail: str, plain: bool = False) -> None:
+    """Answer until killed; ``plain``: there is no target."""
     dbus.mainloop.glib.DBusGMainLoop(set_as_default=True)
     bus = dbus.bus.BusConnection(address)
 
@@ -34,8 +34,12 @@ def serve(address: str, fail: str) -> None:
         @dbus.service.method(_NAME, out_signature="ay")     # type: ignore
         def Save(self) -> Any:
             _tell("Save")
-            pipeline.freeze()
-            data = pipeline.export()
+            if fail == "Save refused":
+                raise dbus.DBusException("there is nothing to save")
+            data = b"nothing"
+            if not plain:
+                pipeline.freeze()
+                data = pipeline.export()
             if fail == "Save late":
                 time.sleep(30)
             return dbus.ByteArray(data)
@@ -45,8 +49,11 @@ def serve(address: str, fail: str) -> None:
             _tell("Load")
             if fail == "Load late":
                 time.sleep(30)
-            pipeline.import_(bytes(data))
-            pipeline.verify(bytes(data))
+            if fail == "Load refused":
+                raise dbus.DBusException("there is nothing to load")
+            if not plain:
+                pipeline.import_(bytes(data))
+                pipeline.verify(bytes(data))
             _tell("loaded")
 
         @dbus.service.method(dbus.PROPERTIES_IFACE, in_signature="ss",  # type: ignore
@@ -67,4 +74,4 @@ def serve(address: str, fail: str) -> None:
 
 
 if __name__ == "__main__":
-    serve(f"unix:path={sys.argv[1]}", sys.argv[2])
+    serve(f"unix:path={sys.argv[1]}", sys.argv[2], "plain" in sys.argv[3:])

@@ -724,7 +724,7 @@ FINDINGS: dict[str, tuple[Callable[[Qemu, Qemu], Any], str]] = {
                "naa.6001405000000001 has num_queues=1, that of the source 4"),
     "tpgt": (lambda a, b: b.other(boot_tpgt=2), "has boot_tpgt=2, that of the source 1"),
     "unknown-property": (lambda a, b: a.other(hotplug=True),
-                         "has hotplug=none, that of the source on"),
+                         "has hotplug=off, that of the source on"),
     "old-qemu": (lambda a, b: b.capabilities.pop("return-path"), "does not know return-path"),
     "postcopy": (lambda a, b: b.capabilities.update({"postcopy-ram": True}),
                  "the QEMU of b: has postcopy-ram on"),
@@ -737,6 +737,12 @@ FINDINGS: dict[str, tuple[Callable[[Qemu, Qemu], Any], str]] = {
     "no-source": (lambda a, b: a.path.unlink(), "the QEMU of a: nobody greets at its monitor"),
     "no-destination": (lambda a, b: b.path.unlink(), "the QEMU of b: nobody greets at its"),
 }
+
+
+def test_a_newer_qemu_may_know_a_property_that_is_off(two: Two) -> None:
+    two.qemu[DESTINATION].other(hotplug=False, in_order=False)
+    two.run()
+    assert (two.a.state, two.b.state) == ("retired", "confirmed")
 
 
 @pytest.mark.parametrize("name", FINDINGS)
