@@ -24,12 +24,15 @@ from .host.looked_at import Ready
 from .kernel.facts import no_modules
 from .local import restoring, results, verbs
 from .local.ours import Ours
-from .model.objects import State
+from .manage import schema
+from .manage.settable import SECRETS
+from .model.objects import Secret, State
 from .plan.plan import Step, writes
 from .protocol.table import Mode
 from .records.journal import Handover
 from .settings import Settings, load as load_settings
 from .system import document_file
+from .verb_table import MEMBERS
 
 __all__ = ["Document", "Finding", "Host", "MoveResult", "Plan", "Service", "State", "connect",
            "errors", "load", "model", "move"]
@@ -183,6 +186,31 @@ class Host:
         """Raises VerifyFailed where this host's state is not the document's."""
         self._ours().verify(document, _maps(rename))
 
+    # ---- what this host serves ---
+    def create(self, node: str, *words: object, allow: Sequence[str] = (), dry_run: bool = False,
+               **values: object) -> results.Managed:
+        """Make an object in a node of targetcli's tree (docs/usage/managing.md).  ``dry_run``: only
+        tell what would be done.  Raises the first finding that is not allowed."""
+        return verbs.create(self._ours(), _change(node, words, values, allow, dry_run))
+
+    def set(self, node: str, *words: object, allow: Sequence[str] = (),  # noqa: A003
+            dry_run: bool = False, **values: object) -> results.Managed:
+        """Set values of an object: ``set("/iscsi/iqn.../tpg1", "auth", userid="me")``."""
+        return verbs.set_(self._ours(), _change(node, words, values, allow, dry_run))
+
+    def delete(self, node: str, *words: object, allow: Sequence[str] = (), dry_run: bool = False,
+               **values: object) -> results.Managed:
+        """Delete an object, and what belongs to it."""
+        return verbs.delete(self._ours(), _change(node, words, values, allow, dry_run))
+
+    def serve(self, wishes: Mapping[str, Any], prune: bool = False, allow: Sequence[str] = (),
+              dry_run: bool = False) -> results.Managed:
+        """Serve what a file of `apply` says, whose data ``wishes`` is; with ``prune`` nothing else.
+        Needs python3-jsonschema.  Raises a DocumentError where the data is wrong."""
+        schema.check(wishes)
+        return verbs.apply(self._ours(), verbs.Call(tree=wishes, prune=prune, allow=allow,
+                                                    dry_run=dry_run))
+
 
 class Service:
     """The verbs of `Host`, run by a host's lio-handoverd; see ``connect``.
@@ -260,6 +288,26 @@ class Service:
         """Raises VerifyFailed where the host's state is not the document's."""
         self._run_document("verify", document, rename)
 
+    def create(self, node: str, *words: object, allow: Sequence[str] = (), dry_run: bool = False,
+               **values: object) -> results.Result:
+        """As `Host.create`; a secret is ``@/PATH``, a file of that host's root."""
+        return self._change("create", node, words, values, allow, dry_run)
+
+    def set(self, node: str, *words: object, allow: Sequence[str] = (),  # noqa: A003
+            dry_run: bool = False, **values: object) -> results.Result:
+        return self._change("set", node, words, values, allow, dry_run)
+
+    def delete(self, node: str, *words: object, allow: Sequence[str] = (), dry_run: bool = False,
+               **values: object) -> results.Result:
+        return self._change("delete", node, words, values, allow, dry_run)
+
+    def _change(self, verb: str, node: str, words: Sequence[object], values: Mapping[str, object],
+                allow: Sequence[str], dry_run: bool) -> results.Result:
+        call = _change(node, words, values, allow, dry_run)
+        answer, _data = self._service.run_change(MEMBERS[verb], node, call.values, _given({
+            "words": list(call.words), "allow": allow, "dry-run": dry_run}))
+        return results.from_answer(verb, answer)
+
     def move(self, targets: Sequence[str], to: str, *, progress: Tell = lambda text: None,
              stop: Callable[[], bool] = lambda: False, mode: str = "", here: str = "",
              rename: Mapping[str, str] = _NO_NAMES, allow: Sequence[str] = (), probe: bool = False,
@@ -316,6 +364,17 @@ def move(targets: Sequence[str], to: str, *, progress: Tell = lambda text: None,
                         maps=_maps(rename), allow=allow, probe=probe)
     moved = moves.carry_out(order, ssh.RemoteService(), lambda told: progress(told.text), stop)
     return MoveResult(moved.handover, moved.targets, moved.seconds, moved.window, moved.notes)
+
+
+def _change(node: str, words: Sequence[object], values: Mapping[str, object],
+            allow: Sequence[str], dry_run: bool) -> verbs.Call:
+    """The call of a change, its values in the words of the command line."""
+    def word(value: object) -> str:
+        return str(value).lower() if isinstance(value, bool) else \
+            value if isinstance(value, str) else str(value)
+    return verbs.Call(node=node, words=[word(value) for value in words], values={
+        name: Secret(word(value)) if name in SECRETS else word(value)
+        for name, value in values.items()}, allow=allow, dry_run=dry_run)
 
 
 def _maps(rename: Mapping[str, str]) -> List[str]:

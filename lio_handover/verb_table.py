@@ -114,6 +114,8 @@ _OPTIONS = (
     Option("dry-run", "b", "only show the plan", "--dry-run"),
     Option("preview", "b", "only show the plan", "--dry-run", bus="dry-run"),
     Option("prune", "b", "delete what the file does not have", "--prune", bus="prune"),
+    Option("by-position", "as", "values without names, in targetcli's order", bus="words"),
+    Option("wait", "b", "answer once it is done", bus="wait"),
     Option("secret-fds", "ah", "files with a secret each, which a value @0, @1... names",
            bus="secret-fds"),
     Option("as-file", "b", "as a file that apply takes: only what differs from the defaults",
@@ -355,7 +357,7 @@ file can't hold is named, and refused unless it may be lost at a boot.
   lio-handover giveback iscsi/iqn.2003-01.org.example:db
   lio-handover giveback iscsi/iqn.2003-01.org.example:db --allow not-saved
 """, deadline=60, bus=True, command="host_commands", run="giveback"),
-    Verb("create", HOST, MANAGE, A_NODE, "secret-fds preview allow",
+    Verb("create", HOST, MANAGE, A_NODE, "secret-fds by-position wait preview allow",
          "make a backstore, target, TPG, portal, LUN, ACL, mapped LUN or group", """\
 With targetcli's nodes, words and defaults; all of it or nothing.  A new target is restored by
 lio-handover at a boot; one of targetcli's save file is saved there.
@@ -365,7 +367,7 @@ lio-handover at a boot; one of targetcli's save file is saved there.
   lio-handover create /iscsi/iqn.2003-01.org.example:db/tpg1/luns /backstores/fileio/disk0
   lio-handover create /iscsi/iqn.2003-01.org.example:db/tpg1/acls iqn.1994-05.org.example:me
 """, deadline=60, bus=True, command="manage_commands", run="create"),
-    Verb("set", HOST, MANAGE, A_NODE, "secret-fds preview allow",
+    Verb("set", HOST, MANAGE, A_NODE, "secret-fds by-position wait preview allow",
          "set attributes, parameters, CHAP, the size of a file", """\
 With targetcli's groups, which may be left out.  An empty value is that of a new object.
 
@@ -374,7 +376,7 @@ With targetcli's groups, which may be left out.  An empty value is that of a new
     auth userid=me password=@/root/me.secret
   lio-handover set /backstores/fileio/disk0 size=20G
 """, deadline=60, bus=True, command="manage_commands", run="set_"),
-    Verb("delete", HOST, MANAGE, A_NODE, "preview allow",
+    Verb("delete", HOST, MANAGE, A_NODE, "by-position wait preview allow",
          "delete one object and what belongs to it", """\
 Refused where somebody is logged in, has a guest attached, or is registered.  A backstore's file
 stays.

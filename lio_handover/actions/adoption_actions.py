@@ -6,23 +6,31 @@ which counts before all that came of a handover.
 """
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
-from typing import List
+from typing import AbstractSet, List, Sequence
 
 from .. import errors
 from ..document import document as documents, representable, runtime_state
 from ..document.document import Document
 from ..host import preflight
 from ..kernel.facts import boot_id
-from ..model.keys import display
-from ..model.objects import State
+from ..kernel.rereader import Keys, PartialReader
+from ..model import plugins, pr_texts
+from ..model.keys import display, lun_key
+from ..model.objects import Backstore, Key, MappedLun, State
+from ..model.plugins import Opens
+from ..plan import edits
 from ..protocol.table import SOURCE
+from ..records import copy_changes
+from ..records.copy_changes import CopyChange
 from ..records.journal import DOCUMENT, PREPARED, RETURNED, SERVED, Journal, ids
 from ..records.ownership import OwnershipFile
 from ..savefile import outline
 from ..savefile.not_saved import lost
-from ..storage import opened
+from ..storage import opened, protection, trusted
 from . import identity, savefile_actions, surviving_registrations
+from .context import aptpl_paths
 from .copy_actions import Copies
 
 #: Overrides of findings that speak against another host's serving the target, not this one's.
@@ -83,6 +91,60 @@ class Adoption(Copies):
         else:
             surviving_registrations.leave(self, part)
         identity.note(self)
+
+    def keep_changes(self, changed: AbstractSet[Key], want: State) -> bool:
+        """Add to the copy what was changed of its targets, and of their backstores, as the kernel
+        has it now: durable when this returns.  ``want``: these objects as they were wished for,
+        and what they refer to.  False where the copy has to be kept anew, with all that is looked
+        at then.  Raises JournalBroken, DocumentError, StorageMissing."""
+        facts, mine, wanted = self.journal.facts, {*self.local_targets()}, want.index()
+        keys = {key for key in changed if key[0] == "target" and f"{key[1]}/{key[2]}" in mine}
+        if self.handover.state != "confirmed" or facts.stale or facts.differs \
+                or facts.loading == boot_id() or any(len(key) == 3 for key in keys) \
+                or self._others() or identity.replaced(self) or self._makes_acls():
+            return False
+        there = keys & wanted.keys()
+        objects = {*there, *(lun_key(key[:4], mapped.lun) for key in there
+                             for mapped in [wanted[key]] if isinstance(mapped, MappedLun))}
+        reader = PartialReader(self.fs, Keys(frozenset(objects)))
+        targets = edits.only(reader.state([name for name in self.names() if any(
+            key[1:3] == name for key in keys)], (), False, False), objects)
+        used = {lun.backstore for _, _, lun in targets.all_luns() if lun.backstore is not None}
+        news = {key for key in used if display(key) not in facts.stores}
+        stores = {key[:3] for key in changed if key[0] == "backstore"
+                  and display(key[:3]) in facts.stores} | news
+        state = replace(reader.state((), stores | used, False, False), targets=targets.targets)
+        if not self._plain(state.backstores) or reader.exporters(news, mine):
+            return False
+        gone = [name for name in facts.stores if name not in {
+            display(key) for name in self.names() for _tpg, _lun, key in reader.links(*name)}] \
+            if any(key[4:5] == ("lun",) and len(key) == 6 for key in keys - there) else []
+        if not copy_changes.append(self.journal, self.journal.copy, CopyChange(
+                self.document_of(state), tuple(sorted(there | stores)),
+                tuple(sorted(keys - there)))):
+            return False
+        folders = self.aptpl_folders() if news else []
+        new = {display(store.key): store.serial for store in state.backstores if store.key in news}
+        if new or gone:
+            self.journal.note("changed", stores=new, gone=gone, left=[
+                serial for serial in new.values() if serial and any(
+                    map(os.path.lexists, aptpl_paths(folders, serial)))])
+        if facts.opened != boot_id() and self.open_tpgs():
+            self.journal.note("opened", boot=boot_id())
+        return True
+
+    def _makes_acls(self) -> bool:
+        """Whether initiators may have ACLs that a copy makes explicit ones of."""
+        return any(self.fs.exists(path) and self.fs.read(path).strip() == "1" for path in (
+            f"{tpg}/attrib/generate_node_acls" for tpg in self.tpgs()))
+
+    def _plain(self, stores: Sequence[Backstore]) -> bool:
+        """Whether nothing speaks against keeping these backstores in a copy."""
+        looks = opened.Looks()
+        return not any(plugins.of(store.plugin).opens not in (Opens.FILE, Opens.BLOCK)
+                       or protection.companion(store) or looks.plainly_elsewhere(store)
+                       or not pr_texts.has_file(store.serial) for store in stores) \
+            and not trusted.findings(stores, self.core.settings.fuse)
 
     def keep_before_clear(self) -> None:
         """Keep a copy of targets that are about to be taken down: their gate is shut.

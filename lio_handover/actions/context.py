@@ -24,8 +24,9 @@ from ..model.reservations import FullStatusDescriptor
 from ..protocol.authentication import Authentication
 from ..protocol.messages import Message, carrying
 from ..protocol.table import DESTINATION, SOURCE, VHOST, Action, MessageType, Mode, Transition
-from ..records import pr_record, relative_ports as ports
-from ..records.journal import DOCUMENT, PREPARED, RETURNED, SERVED, Handover, Journal, way_out
+from ..records import copy_changes, pr_record, relative_ports as ports
+from ..records.journal import (CHANGED, DOCUMENT, PREPARED, RETURNED, SERVED, Handover, Journal,
+                               way_out)
 from ..records.ownership import OwnershipFile, TargetEpochs
 from ..savefile import save_file
 from ..scsi.endpoint_holder import Holders
@@ -166,11 +167,11 @@ class HandoverContext:
         return self._part(self._newest())
 
     def _newest(self) -> Document:
-        """The copy that counts, with the targets of later handovers."""
-        for name in (SERVED, RETURNED, DOCUMENT):
-            if name in self.journal.documents or self.journal.has(name):
-                return self.local(name)
-        return self.local(PREPARED)
+        """The copy that counts, with the targets of later handovers, and what was changed since."""
+        known, name = self.journal.documents, self.journal.copy
+        if CHANGED not in known:
+            known[CHANGED] = copy_changes.applied(self.journal, name, self.local(name))
+        return known[CHANGED]
 
     def with_others(self, document: Document) -> Document:
         """``document``, with the targets of later handovers added from the copy before: a later

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 #: The arguments of the unit that runs before targetcli's.
 WORDS = ["recover", "--boot"]
+#: The verbs that the service does in one call, see quick.py.
+CHANGES = ("create", "set", "delete")
 #: The modes and states of journals, from protocol/table.py: role → state → whether lio-handover
 #: leaves the target to targetcli in that state, without a unit of its own.
 MODES = ("iscsi", "iscsi-late", "vhost-qmp", "vhost-inband", "vhost-stopped", "file")
@@ -42,8 +44,14 @@ _END = 12
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Run a command, and return its exit code."""
     os.umask(0o077)  # documents, messages and records have secrets
-    if (sys.argv[1:] if argv is None else list(argv)) == WORDS and nothing_to_do():
+    words = sys.argv[1:] if argv is None else list(argv)
+    if words == WORDS and nothing_to_do():
         return SAME
+    if words[:1] and words[0] in CHANGES:
+        from . import quick
+        code = quick.run(words)
+        if code is not None:
+            return code
     from . import main as cli_main
     return cli_main.main(argv)
 

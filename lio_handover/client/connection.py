@@ -152,6 +152,15 @@ class Service:
                             _options(given))
         return self._finish(str(job), progress, stop)
 
+    def run_change(self, member: str, node: str, values: Mapping[str, str],
+                   options: Mapping[str, Any]) -> JobResult:
+        """Run a verb of the Manager on a node of targetcli's tree; otherwise as `run`."""
+        import dbus
+        given = {name: value.encode().decode() for name, value in values.items()}
+        job = self.call(dbus_names.ROOT, dbus_names.MANAGER, member, "sa{ss}a{sv}", node,
+                        dbus.Dictionary(given, signature="ss"), _options(options))
+        return self._finish(str(job), None, lambda: False)
+
     def run_handover(self, verb: str, name: str, targets: Sequence[str], mode: str,
                      messages: bytes, options: Mapping[str, Any],
                      progress: Optional[Progress] = None,

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import re
 from collections import abc
-from typing import (Any, Dict, Iterable, Mapping, NoReturn, Tuple, Type, Union, get_args,
-                    get_origin, get_type_hints)
+from typing import (Any, Collection, Dict, Iterable, Mapping, NoReturn, Optional, Tuple, Type,
+                    Union, get_args, get_origin, get_type_hints)
 
 from ..errors import BadName, BadStructure, BadValue, DocumentError, quoted
 from ..model.attributes import MAX_WRITE
@@ -110,13 +110,14 @@ def fits(value: Any, kind: Any) -> bool:
     return len(value) == len(inner) and all(map(fits, value, inner))
 
 
-def check_fields(record: Any) -> None:
-    """Raises ValueError where a field of a dataclass is of another type than it has."""
+def check_fields(record: Any, names: Optional[Collection[str]] = None) -> None:
+    """Raises ValueError where a field of a dataclass, or one of these, is of another type than it
+    has."""
     known = type(record)
     if known not in _TYPES:
         _TYPES[known] = get_type_hints(known)
     for name, kind in _TYPES[known].items():
-        if not fits(getattr(record, name), kind):
+        if (names is None or name in names) and not fits(getattr(record, name), kind):
             raise ValueError(name)
 
 

@@ -405,10 +405,11 @@ class StepRunner:
     def _verify(self, step: Step) -> None:
         want, partial, unknown = self.plan.want, self.plan.partial, self.plan.unknown
         if self.plan.live:
-            now = self.scope.read(self.fs, reservations=False)
+            touched = {step.about for step in self.plan.steps}
+            now = self.scope.read_touched(self.fs, touched)
             if not self.facts.has_rtpi:
                 now = without_ports(now)
-            check_touched(now, want, {step.about for step in self.plan.steps})
+            check_touched(now, want, touched)
             self._is_what_was_opened(now)
         elif step.phase == "stage":
             want = staged(want, self.plan.steps, self.facts.has_rtpi)

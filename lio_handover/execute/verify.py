@@ -7,7 +7,7 @@ from typing import AbstractSet, FrozenSet, Tuple
 from .. import errors
 from ..kernel.configfs import Configfs
 from ..kernel.reader import Reader
-from ..kernel.rereader import Rereader
+from ..kernel.rereader import Keys, PartialReader, Rereader
 from ..model import diff as differ
 from ..model.diff import Change, Create, Relink, Remove, diff
 from ..model.keys import display
@@ -63,6 +63,15 @@ class Scope:
         state = reader.state(there, self.backstores, self.discovery, self.linked)
         names = self.lu_groups | {group.name for group in state.lu_groups}
         return replace(state, lu_groups=reader.lu_groups(sorted(names)))
+
+    def read_touched(self, fs: Configfs, touched: AbstractSet[Key]) -> State:
+        """The part in scope, of which only what is ``touched`` is read; of targets all else is
+        there by its name alone."""
+        reader = PartialReader(fs, Keys(frozenset(touched)))
+        there = [name for name in reader.target_names() if name in self.targets]
+        stores = {key[:3] for key in touched} & self.backstores
+        state = reader.state(there, stores, self.discovery, False)
+        return replace(state, lu_groups=reader.lu_groups(sorted(self.lu_groups)))
 
 
 def loaded(fs: Configfs, want: State, partial: bool = False, unknown: bool = False,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Dict, Iterable, Optional, Sequence, Tuple
 
+from ..execute.core_watch import CoreWatch
 from ..execute.tree_watch import TreeWatch
 from ..kernel import placement
 from ..kernel.configfs import Configfs
@@ -47,6 +48,16 @@ class Memory:
             placement.again(self.fs)
         else:
             placement.keep(self.fs)
+
+    def begin_change(self) -> None:
+        """A change of an object begins, in a process that stays for others."""
+        self.fs.enabled.clear()
+        self.fs.told.clear()
+        if self.fs.known_backstores is None and self.fs.exists("core"):
+            try:
+                self.fs.known_backstores = CoreWatch(self.fs)
+            except OSError:
+                pass  # then each change lists them
 
     def read(self, reader: Reader, names: Names) -> State:
         """The state of these targets, read, and remembered.  Raises as Reader.state does."""

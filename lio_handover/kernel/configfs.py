@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import os
 import re
-from typing import Callable, Dict, Iterable, List, Optional, Set, Tuple
+from typing import Callable, Dict, Iterable, List, Mapping, Optional, Protocol, Set, Tuple
 
 from .. import errors
 from ..model import directories, plugins
 from ..model.attributes import (BLANKS, COMPANY, COMPANY_ID, DECIMAL, ENABLED_ONLY, FILE_THERE,
                                 HOST, LU_GROUP, MAX_WRITE, NONE, TABLE)
+from ..model.objects import Backstore
 from ..model.pr_texts import METADATA_LINE
 from ..storage.protection import SUFFIX
 
@@ -134,6 +135,16 @@ def _guards() -> Dict[str, List[Guard]]:
 _GUARDS = _guards()
 
 
+class KnownBackstores(Protocol):
+    """Somebody who hears which backstores come and go, and of writes to them."""
+
+    def listed(self) -> Mapping[str, List[str]]:
+        """HBA → the names of its backstores, now.  Raises OSError."""
+
+    def outlines(self) -> Dict[str, Backstore]:
+        """HBA/NAME → its outline, where one was put there that is true still."""
+
+
 class Configfs:
     """The target tree.  ``changes`` counts the changes asked of the kernel, ``moves`` those of them
     that make or remove an HBA or a backstore, ``gates`` those that open or shut a TPG.
@@ -156,6 +167,8 @@ class Configfs:
         #: (changes when read, it)
         self.remembers = self.remembers_hbas = False
         self.remembered: Dict[str, Tuple[int, object]] = {}
+        #: who knows the backstores without reading them, in a process that stays
+        self.known_backstores: Optional[KnownBackstores] = None
         #: directory → the name that the one link in it had last
         self._links: Dict[str, str] = {}
 

@@ -99,9 +99,10 @@ def _forget(fs: Configfs) -> None:
 def _listed(fs: Configfs) -> Placement:
     placed: Dict[Key, str] = {}
     twins: Dict[Key, List[str]] = {}
-    for hba in hbas(fs):
+    for hba, names in sorted(fs.known_backstores.listed().items()) if fs.known_backstores else (
+            (hba, fs.entries(f"core/{hba}")[1]) for hba in hbas(fs)):
         plugin = hba.rpartition("_")[0]
-        for name in fs.entries(f"core/{hba}")[1]:
+        for name in names:
             key = keys.backstore_key(plugin, name)
             if key in placed:
                 twins.setdefault(key, [placed[key]]).append(hba)

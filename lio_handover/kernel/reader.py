@@ -175,10 +175,18 @@ class Reader:
 
     def target(self, fabric: str, wwn: str) -> Target:
         key, path = keys.target_key(fabric, wwn), f"{fabric}/{wwn}"
-        carried, _ = self._attributes("target", fabric, path)
+        carried = self._own(key, "target", path)
         tpgs = directories.numbered_tpgs(fabric, self.tpgs(fabric, wwn))
         return Target(key, carried, tuple(self._tpg(keys.tpg_key(key, word), path, at)
                                           for word, at in tpgs))
+
+    def _own(self, key: Key, kind: str, path: str) -> Dict[str, str]:
+        """The attributes of an object of a target."""
+        return self._attributes(kind, key[1], path)[0]
+
+    def _link(self, key: Key, path: str) -> Optional[Tuple[str, str]]:
+        """(name, path where it leads) of the link of a LUN or mapped LUN, None for none."""
+        return self.fs.link_in(path) if key not in self.unlinked else None
 
     def tpgs(self, fabric: str, wwn: str) -> List[str]:
         """The names of the directories of a target's TPGs."""
@@ -186,16 +194,14 @@ class Reader:
                 if directories.is_tpg(entry)]
 
     def _tpg(self, key: Key, above: str, at: str) -> Tpg:
-        fabric, path = key[1], f"{above}/{at}"
-        carried, _ = self._attributes("tpg", fabric, path)
-        carried = self._whole_nexus(key, carried)
+        path = f"{above}/{at}"
+        carried = self._whole_nexus(key, self._own(key, "tpg", path))
         luns = tuple(self._lun(key, path, *lun) for lun in self._luns_in(f"{path}/lun"))
         if "rtpi" not in carried:
             carried, luns = self._rtpi(path, carried, luns)
         portals = tuple(
-            Portal(keys.portal_key(key, name),
-                   self._attributes("portal", fabric, f"{path}/np/{name}")[0])
-            for name in self._names(f"{path}/np"))
+            Portal(portal, self._own(portal, "portal", f"{path}/np/{name}"))
+            for name in self._names(f"{path}/np") for portal in [keys.portal_key(key, name)])
         acls = tuple(self._acl(key, path, name) for name in self.fs.names(f"{path}/acls"))
         return Tpg(key, carried, portals, luns, acls, self._sessions(path, acls),
                    "" if at == f"tpgt_{key[3]}" else at)
@@ -215,11 +221,10 @@ class Reader:
     def _lun(self, above: Key, path: str, word: str, at: str) -> Lun:
         here, spelled = f"{path}/lun/{at}", "" if at == f"lun_{word}" else at
         key = keys.lun_key(above, word)
-        link = self.fs.link_in(here) if key not in self.unlinked else None
+        link = self._link(key, here)
         if link is None:
             return Lun(key, directory=spelled)
-        carried, _ = self._attributes("lun", above[1], here)
-        return Lun(key, self._key(link[1]), link[0], carried, spelled)
+        return Lun(key, self._key(link[1]), link[0], self._own(key, "lun", here), spelled)
 
     def _rtpi(self, path: str, carried: Dict[str, str], luns: Tuple[Lun, ...]) \
             -> Tuple[Dict[str, str], Tuple[Lun, ...]]:
@@ -239,21 +244,19 @@ class Reader:
             if lun.key in numbers else lun for lun in luns)
 
     def _acl(self, above: Key, path: str, initiator: str) -> Acl:
-        fabric = above[1]
         here = f"{path}/acls/{initiator}"
         key = keys.acl_key(above, initiator)
-        carried, _ = self._attributes("acl", fabric, here)
-        return Acl(key, carried, self._mapped(fabric, key, here))
+        return Acl(key, self._own(key, "acl", here), self._mapped(key, here))
 
-    def _mapped(self, fabric: str, above: Key, here: str) -> Tuple[MappedLun, ...]:
+    def _mapped(self, above: Key, here: str) -> Tuple[MappedLun, ...]:
         mapped = []
         for word, at in self._luns_in(here):
             key, spelled = keys.mapped_lun_key(above, word), "" if at == f"lun_{word}" else at
-            link = self.fs.link_in(f"{here}/{at}") if key not in self.unlinked else None
+            link = self._link(key, f"{here}/{at}")
             if link is None:
                 mapped.append(MappedLun(key, directory=spelled))
                 continue
-            attributes, _ = self._attributes("mapped_lun", fabric, f"{here}/{at}")
+            attributes = self._own(key, "mapped_lun", f"{here}/{at}")
             # Empty, where the kernel has no such mapping (any more): target_core_fabric_configfs.c:
             # target_fabric_mappedlun_write_protect_show.
             dead = attributes.get("write_protect") == ""
@@ -356,11 +359,16 @@ class Reader:
     def outline(self, known: Iterable[Backstore] = ()) -> State:
         """Every backstore of the host with only its parameters and serial; ``known`` backstores
         are not read again."""
+        placed, heard = sorted(self.placed().items()), self.fs.known_backstores
         read = {store.key: store for store in known}
-        return State((), tuple(
-            read[key] if key in read else placement.remembered(
-                self.fs, f"outline of {hba}/{key[2]}", partial(self._outline, key, hba))
-            for key, hba in sorted(self.placed().items())))
+        outlines = heard.outlines() if heard else {}
+        for key, hba in placed:
+            at = f"{hba}/{kernel_name(key)}"
+            if key not in read and (at not in outlines or outlines[at].key != key):
+                outlines[at] = placement.remembered(self.fs, f"outline of {hba}/{key[2]}",
+                                                    partial(self._outline, key, hba))
+        return State((), tuple(read.get(key) or outlines[f"{hba}/{kernel_name(key)}"]
+                               for key, hba in placed))
 
     def stores_of(self, names: Iterable[Tuple[str, str]]) -> State:
         """The backstores of these targets [(fabric, WWN)] with only their parameters and serials.

@@ -1,12 +1,13 @@
 """A state that was read before, read again as far as it can have changed since."""
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Collection, Dict, Mapping
+from dataclasses import dataclass, replace
+from typing import Collection, Dict, FrozenSet, Mapping, Optional, Protocol, Sequence, Tuple
 
 from ..model import directories, pr_texts
 from ..model.attributes import GATE, NEXUS, rows, runtime_names
-from ..model.objects import Backstore, Key, Lun, MappedLun, State, Tpg, kernel_name
+from ..model.objects import Acl, Backstore, Key, Lun, MappedLun, State, Tpg, kernel_name
+from .configfs import Configfs
 from .pr_reader import paths_of
 from .reader import Reader
 
@@ -35,8 +36,7 @@ class Rereader(Reader):
             carried, luns = self._rtpi(path, carried, luns)
         return replace(base, attributes=self._whole_nexus(base.key, carried), luns=luns,
                        acls=tuple(replace(acl, mapped_luns=self._mapped(
-                           base.fabric, acl.key, f"{path}/acls/{acl.initiator}"))
-                           for acl in base.acls))
+                           acl.key, f"{path}/acls/{acl.initiator}")) for acl in base.acls))
 
     def _gates(self, base: Tpg, path: str) -> Dict[str, str]:
         """The attributes of a TPG, with a new reading of its gate and its nexus."""
@@ -141,7 +141,7 @@ class Rereader(Reader):
             acls=tuple(replace(acl, mapped_luns=tuple(
                 self._mapping(mapped, links[mapped.key]) for mapped in acl.mapped_luns)
                 if alone.issuperset(mapped.key for mapped in acl.mapped_luns)
-                else self._mapped(base.fabric, acl.key, f"{path}/acls/{acl.initiator}"))
+                else self._mapped(acl.key, f"{path}/acls/{acl.initiator}"))
                 for acl in base.acls))
 
     def _linked(self, lun: Lun, link: str) -> Lun:
@@ -160,3 +160,47 @@ class Rereader(Reader):
             return self.fs.leads(link)
         except FileNotFoundError:
             return ""
+
+
+class Reach(Protocol):
+    """The part of targets that is read."""
+
+    def reads(self, key: Key) -> bool:
+        """Whether an object's attributes are read."""
+
+    def follows(self, key: Key) -> bool:
+        """Whether the link of a LUN or mapped LUN is."""
+
+    @property
+    def sessions(self) -> bool:
+        """Whether initiators that are logged in are looked for."""
+
+
+@dataclass(frozen=True)
+class Keys:
+    """The reach that is these objects, and no more."""
+
+    keys: FrozenSet[Key]
+    sessions: bool = False
+
+    def reads(self, key: Key) -> bool:
+        return key in self.keys
+
+    follows = reads
+
+
+class PartialReader(Reader):
+    """A reader that knows of most objects of a target no more than their names."""
+
+    def __init__(self, fs: Configfs, reach: Reach) -> None:
+        super().__init__(fs, reservations=False)
+        self.reach = reach
+
+    def _own(self, key: Key, kind: str, path: str) -> Dict[str, str]:
+        return super()._own(key, kind, path) if self.reach.reads(key) else {}
+
+    def _link(self, key: Key, path: str) -> Optional[Tuple[str, str]]:
+        return super()._link(key, path) if self.reach.follows(key) else None
+
+    def _sessions(self, path: str, acls: Sequence[Acl]) -> Tuple[str, ...]:
+        return super()._sessions(path, acls) if self.reach.sessions else ()

@@ -10,9 +10,11 @@ import os
 import syslog
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Set, Tuple
+from typing import (AbstractSet, Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence,
+                    Set, Tuple)
 
 from .. import errors
+from ..actions.adoption_actions import Adoption
 from ..errors import Finding
 from ..execute.executor import Outcome
 from ..execute.step_runner import Progress, never, nothing
@@ -20,9 +22,11 @@ from ..host import managing_findings
 from ..host.surroundings import HostSurroundings
 from ..kernel.facts import Facts
 from ..kernel.reader import Reader
-from ..manage import as_file as as_files, changes, wishes
+from ..kernel.rereader import PartialReader
+from ..manage import as_file as as_files, changes, reach as reaches, wishes
 from ..manage.changes import Changed, Request
 from ..manage.places import Node
+from ..manage.reach import Reach
 from ..model.diff import Change, Create, Remove, diff
 from ..model.keys import Key, backstore_key, display
 from ..model.objects import Backstore, State, Target
@@ -30,9 +34,11 @@ from ..plan import edits
 from ..plan.plan import Plan
 from ..plan.planner import plan
 from ..protocol.table import DESTINATION
+from ..records.journal import Journal
 from ..savefile import not_saved, save_file
 from ..storage.block_devices import HostSnapshot
 from ..system.journald import NOTICE, Log
+from ..system.locks import PATIENCE
 from .ours import BROUGHT_BACK, Ours
 
 #: A wish: the state as it is → as it shall be.
@@ -41,13 +47,17 @@ Wish = Callable[[State, HostSurroundings], Changed]
 
 @dataclass(frozen=True)
 class Part:
-    """The part of this host that a wish is about.  ``everything``: all of it."""
+    """The part of this host that a wish is about.  ``everything``: all of it; ``reach``: what is
+    read of its target, None for all."""
 
     targets: Tuple[str, ...] = ()
     stores: Tuple[Key, ...] = ()
     lu_groups: bool = False
     discovery: bool = False
     everything: bool = False
+    reach: Optional[Reach] = None
+    #: targets that export the backstores
+    exporters: Tuple[str, ...] = ()
 
     @property
     def locks(self) -> List[str]:
@@ -55,7 +65,7 @@ class Part:
         whole host."""
         if self.everything or self.lu_groups or self.discovery:
             return []
-        return [*self.targets, *map(display, self.stores)]
+        return [*self.targets, *self.exporters, *map(display, self.stores)]
 
 
 @dataclass(frozen=True)
@@ -90,8 +100,19 @@ class Done:
 def change(host: Ours, request: Request, order: Order) -> Done:
     """Create, set or delete one object.  Raises what changes.apply raises, and a Refusal."""
     place = changes.needs(request)
-    return carry_out(host, part_of(host, place, request), lambda state, surroundings:
+    part = part_of(host, place, request)
+    if request.verb != changes.CREATE or place.has == "alua_group":
+        part = _with_exporters(host, part)
+    return carry_out(host, part, lambda state, surroundings:
                      changes.apply(state, request, surroundings), order)
+
+
+def _with_exporters(host: Ours, part: Part) -> Part:
+    """The part, with the targets that export its backstores, whose copies change, to be locked."""
+    if part.reach is not None or not part.stores or not part.locks or not host.fs.exists("core"):
+        return part
+    return replace(part, exporters=tuple(sorted(exporting(host._plain_reader(),
+                                                          {*part.stores}))))
 
 
 def part_of(host: Ours, place: Node, request: Request) -> Part:
@@ -109,7 +130,8 @@ def part_of(host: Ours, place: Node, request: Request) -> Part:
         return Part(stores=(key[:3],), lu_groups="alua_lu_gp" in request.values
                     or "lu_group" in request.values)
     if key[:1] == ("target",):
-        return Part((f"{key[1]}/{key[2]}",), _of_lun(host, place))
+        return Part((f"{key[1]}/{key[2]}",), _of_lun(host, place),
+                    reach=None if host.settings.limited else reaches.of(place, request))
     wwn = {**dict(zip(("wwn",), request.words)), **request.values}.get("wwn", "")
     return Part((f"{place.plugin}/{wwn}",) if wwn and "/" not in wwn else ())
 
@@ -143,7 +165,7 @@ def apply(host: Ours, tree: Mapping[str, Any], prune: bool, secret: wishes.ReadS
     targets, stores = wishes.about(tree)
     grouped = any("lu_group" in (entry or {}) for entry in (tree.get("backstores") or {}).values())
     part = Part(targets, stores, grouped or "lu_groups" in tree, "discovery_auth" in tree, prune)
-    return carry_out(host, part, lambda state, surroundings: wishes.wish(
+    return carry_out(host, _with_exporters(host, part), lambda state, surroundings: wishes.wish(
         state, tree, surroundings, prune, secret), order)
 
 
@@ -172,8 +194,13 @@ def carry_out(host: Ours, part: Part, wish: Wish, order: Order) -> Done:
         differing = diff(have, want, partial=True)
         if not differing:
             return Done(_names(want), changed.about, notes=changed.told)
+        if part.reach is not None:
+            have, want, differing = _narrowed(host, reader, part, facts, have, want)
         order.may(want)
-        findings = [*_handed_over(host, part, have, want, differing, reader),
+        affected = _affected(reader, differing)
+        if not order.dry_run and part.locks and not affected <= {*part.locks}:
+            raise errors.StillRunning("a target began to export it meanwhile", do="try it again")
+        findings = [*_handed_over(host, affected, differing),
                     *managing_findings.against(have, want, differing, changed.allocate, reader,
                                                host.settings, snapshot)]
 
@@ -196,17 +223,34 @@ def carry_out(host: Ours, part: Part, wish: Wish, order: Order) -> Done:
             the_plan, outcome = host.run(make, have, facts, order.progress, order.stop,
                                          reservations=False)
         _log(order, done)
-    affected = _affected(reader, have, want, differing)
+        kept = _keep_for_boot(host, affected, differing, want)
     return replace(done, plan=the_plan, outcome=outcome, notes=(
-        *changed.told, *notes, *outcome.notes, *_keep_for_boot(host, affected, differing)))
+        *changed.told, *notes, *outcome.notes, *kept))
 
 
 def _names(state: State) -> Tuple[str, ...]:
     return tuple(target.name for target in state.targets)
 
 
+def _narrowed(host: Ours, reader: Reader, part: Part, facts: Facts, have: State, want: State) \
+        -> Tuple[State, State, Tuple[Change, ...]]:
+    """(have, want, changes) of what is changed alone; what goes is read whole, so that it can be
+    made again."""
+    assert part.reach is not None
+    changing = diff(have, want, partial=True)
+    touched = {change.key for change in changing}
+    gone = {change.key for change in changing if isinstance(change, Remove)}
+    if gone:
+        have = _read(host, reader, replace(part, reach=part.reach.and_whole(gone)), facts)
+    touched |= reaches.mapped_by(have, touched) | reaches.mapped_by(want, touched)
+    have, want = reaches.trimmed(have, touched), reaches.trimmed(want, touched)
+    return have, want, diff(have, want, partial=True)
+
+
 def _read(host: Ours, reader: Reader, part: Part, facts: Facts) -> State:
     """The part of the host as it is, without registrations."""
+    if part.reach is not None:
+        reader = PartialReader(host.fs, part.reach)
     if part.everything:
         state = reader.state(discovery=host.fs.exists("iscsi/discovery_auth"))
     else:
@@ -219,13 +263,13 @@ def _read(host: Ours, reader: Reader, part: Part, facts: Facts) -> State:
     return state if facts.has_rtpi else edits.without_ports(state)
 
 
-def _handed_over(host: Ours, part: Part, have: State, want: State, differing: Sequence[Change],
-                 reader: Reader) -> List[Finding]:
+def _handed_over(host: Ours, affected: Set[str], differing: Sequence[Change]) -> List[Finding]:
     """Findings on targets that are in a handover, or that this host has handed over."""
-    names = _affected(reader, have, want, differing)
     under_way = [Finding(finding.error, finding.subject, finding.sentence + ": the handover alone "
-                         "changes it", do=finding.do) for finding in host._under_way(sorted(names))]
-    return [*under_way, *host._handed_over(_new_targets(differing))]
+                         "changes it", do=finding.do)
+                 for finding in host._under_way(sorted(affected))]
+    new = _new_targets(differing)
+    return [*under_way, *(host._handed_over(new) if new else ())]
 
 
 def _new_targets(differing: Sequence[Change]) -> List[str]:
@@ -233,14 +277,18 @@ def _new_targets(differing: Sequence[Change]) -> List[str]:
             if isinstance(change, Create) and isinstance(change.object, Target)]
 
 
-def _affected(reader: Reader, have: State, want: State, differing: Sequence[Change]) -> Set[str]:
+def _affected(reader: Reader, differing: Sequence[Change]) -> Set[str]:
     """The targets that are changed, or that export a backstore that is."""
+    new = {change.key for change in differing if isinstance(change, Create)}
     keys = {change.key for change in differing}
-    names = {f"{key[1]}/{key[2]}" for key in keys if key[0] == "target"}
-    stores = {key[:3] for key in keys if key[0] == "backstore"}
-    for exporters in reader.exporters(stores).values() if stores else ():
-        names |= {"/".join(path.split("/")[:2]) for path in exporters}
-    return names
+    return {f"{key[1]}/{key[2]}" for key in keys if key[0] == "target"} | exporting(
+        reader, {key[:3] for key in keys if key[0] == "backstore"} - new)
+
+
+def exporting(reader: Reader, stores: AbstractSet[Key]) -> Set[str]:
+    """The targets that export one of these backstores."""
+    return {"/".join(path.split("/")[:2]) for paths in (
+        reader.exporters(stores) if stores else {}).values() for path in paths}
 
 
 @contextmanager
@@ -269,7 +317,8 @@ def _log(order: Order, done: Done) -> None:
 
 
 # ---- the next boot ------------------------------------------------------------------------------
-def _keep_for_boot(host: Ours, names: Set[str], differing: Sequence[Change]) -> List[str]:
+def _keep_for_boot(host: Ours, names: Set[str], differing: Sequence[Change], want: State) \
+        -> List[str]:
     """See that a boot brings the targets back as they are now; what there is to tell.
 
     A target of targetcli's save file is saved there; one of lio-handover's, and a new one, is kept
@@ -288,7 +337,12 @@ def _keep_for_boot(host: Ours, names: Set[str], differing: Sequence[Change]) -> 
         counting[name].role, counting[name].state) == (DESTINATION, "confirmed")]
     adopting = [*mine, *(name for name in here if name in new and name not in saved
                          and name not in mine)]
-    for group in host._groups(adopting) if adopting else ():
+    changed = {change.key for change in differing}
+    added = {handover for handover in {counting[name].id for name in mine}
+             if _added(host, handover, changed, want)}
+    kept = {name for name in mine if counting[name].id in added}
+    rest = [name for name in adopting if name not in kept]
+    for group in host._groups(rest) if rest else ():
         notes += _adopt(host, group)
     for name in here:
         if name in adopting:
@@ -300,6 +354,16 @@ def _keep_for_boot(host: Ours, names: Set[str], differing: Sequence[Change]) -> 
             notes.append(f"{name}: no boot brings it back; next: lio-handover adopt {name}, or "
                          "targetcli saveconfig")
     return notes
+
+
+def _added(host: Ours, handover: str, changed: AbstractSet[Key], want: State) -> bool:
+    """Whether a change could be added to the copy of targets; else that has to be kept anew."""
+    try:
+        with host.locks.hold(f"handover/{handover}", patience=PATIENCE):
+            return Adoption(host, Journal(host.settings.state_directory, handover)).keep_changes(
+                changed, want)
+    except (errors.HandoverError, OSError):
+        return False  # the other way says what is wrong
 
 
 def _adopt(host: Ours, names: Sequence[str]) -> List[str]:

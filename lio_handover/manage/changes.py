@@ -60,6 +60,17 @@ def needs(request: Request) -> Node:
     return parse(request.path)
 
 
+def subject(place: Node, request: Request) -> Tuple[str, Key]:
+    """(kind of the object that a request is about, its key; of one that is made the key of what
+    gets it).  Raises BadCall, BadName."""
+    if request.verb == CREATE:
+        return place.has, place.above or place.key
+    if request.verb == DELETE and (request.words or request.values or not place.key
+                                   or place.has not in ("", "nexus")):
+        return place.has, _named(place, request)
+    return place.kind, place.key
+
+
 def apply(state: State, request: Request, host: Surroundings) -> Changed:
     """The state after a change.  Raises a DocumentError, BadCall, NoSuchTarget, TargetDiffers."""
     place = parse(request.path)
@@ -342,8 +353,7 @@ def _delete(state: State, place: Node, request: Request) -> Changed:
     if about_discovery(place, request):
         return _no_discovery(state)
     # A node that has others, and is named alone, may have lost the word behind it.
-    if request.words or request.values or not key or place.has not in ("", "nexus"):
-        key = _named(place, request)
+    _kind, key = subject(place, request)
     if place.kind == "nexus" and place.key:
         return _no_nexus(state, place)
     _there(state, key)

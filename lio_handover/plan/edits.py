@@ -7,7 +7,7 @@ from typing import Any, Callable, Iterable, Mapping, Optional, Tuple
 from ..model import directories
 from ..model.attributes import NONE
 from ..model.keys import Key
-from ..model.objects import DiscoveryAuth, LuGroup, Object, State, Target
+from ..model.objects import Backstore, DiscoveryAuth, LuGroup, Object, State, Target
 
 #: Kind of object → the field of its parent that has it.
 _FIELDS: Mapping[str, str] = {
@@ -48,6 +48,31 @@ def put(state: State, obj: Object) -> State:
             return tuple(obj if other.key == obj.key else other for other in objects)
         return tuple(sorted((*objects, obj), key=_place))
     return _with(state, obj.key, _FIELDS[obj.kind], placed)
+
+
+def put_alone(state: State, obj: Object) -> State:
+    """The same, with the objects that it has there instead of its own.  A backstore has its own
+    groups, and the registrations that it has there."""
+    there: Any = find(state, obj.key)
+    if isinstance(obj, Backstore):
+        return put(state, obj if there is None else replace(
+            obj, reservations=there.reservations))
+    fields = [field for field in _FIELDS.values() if hasattr(obj, field)]
+    return put(state, replace(obj, **{  # type: ignore[arg-type]
+        field: getattr(there, field) if there is not None else () for field in fields}))
+
+
+def only(state: State, keys: Iterable[Key]) -> State:
+    """The state of these objects of targets, and those that have them; backstores stay."""
+    wanted = {key[:length] for key in keys for length in range(3, len(key) + 1)}
+
+    def among(objects: Tuple[Any, ...]) -> Tuple[Any, ...]:
+        return tuple(obj for obj in objects if obj.key in wanted)
+
+    return replace(state, targets=tuple(replace(target, tpgs=tuple(
+        replace(tpg, portals=among(tpg.portals), luns=among(tpg.luns), acls=tuple(
+            replace(acl, mapped_luns=among(acl.mapped_luns)) for acl in among(tpg.acls)))
+        for tpg in among(target.tpgs))) for target in among(state.targets)))
 
 
 def without(state: State, key: Key) -> State:

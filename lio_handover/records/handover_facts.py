@@ -1,7 +1,7 @@
 """The facts of a handover's journal besides its state."""
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Dict, List, Tuple
 
 
@@ -38,3 +38,9 @@ class HandoverFacts:
     meddled: str = ""  # what somebody else did to it beside the service, if that still stands
     other: str = ""  # the other side's host, as its messages call it, where they are authenticated
     probe: bool = False  # devices are asked for what configfs does not show of registrations
+
+
+def copied(facts: HandoverFacts) -> HandoverFacts:
+    """The same facts, which further records change alone."""
+    return replace(facts, stores=dict(facts.stores), sent_messages={
+        message: list(digests) for message, digests in facts.sent_messages.items()})

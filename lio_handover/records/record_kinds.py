@@ -103,6 +103,14 @@ def _kept(facts: HandoverFacts, record: Record) -> Record:
     return {"digest": record["digest"]}
 
 
+def _changed(facts: HandoverFacts, record: Record) -> Record:
+    facts.stores = {name: serial for name, serial in facts.stores.items()
+                    if name not in record["gone"]}
+    facts.stores.update(record["stores"])
+    facts.left = (*facts.left, *record["left"])
+    return {}
+
+
 def _loading(facts: HandoverFacts, record: Record) -> Record:
     facts.loading, facts.gone = record["boot"], ""
     return {}
@@ -165,6 +173,10 @@ KINDS: Mapping[str, Kind] = {
                  "a document was kept; `stale` where the kernel holds something else (said before, "
                  "too, with the digest of the one that was kept last)", _kept,
                  {"stores": TEXT_OF, "opened": str}),
+    "changed": Kind({"stores": TEXT_OF, "gone": TEXTS, "left": TEXTS},
+                    "what is served was changed, and the copy with it: backstores that came, with "
+                    "their unit serials, those that went, and those of the first whose APTPL file "
+                    "was there", _changed),
     "loading": Kind({"boot": str}, "a load, or a removal, was begun", _loading),
     "loaded": Kind({"boot": str, "digest": str, "commands": NUMBER_OF},
                    "the document of this digest is in the kernel; how many commands it had "

@@ -19,8 +19,9 @@ from gi.repository import GLib
 from .. import dbus_names, errors
 from ..client.worker_process import WorkerProcess
 from ..protocol import table
+from ..system.external_program import where
 from ..system.journald import ERR, NOTICE, Log
-from ..verb_table import DOCUMENT, HANDOVER_VERBS, PAIR_VERBS, VERBS, WRITE
+from ..verb_table import A_NODE, DOCUMENT, HANDOVER_VERBS, PAIR_VERBS, VERBS, WRITE
 from .bus.dispatcher import DEFERRED, BusObject, Call, ObjectTree, unknown
 from .workers import Workers
 
@@ -86,13 +87,17 @@ class Job(BusObject):
         self._pending = 0
         self._outcome = ""
         self._stands: Optional[Mapping[str, Any]] = None
-        #: whether it changes a handover, and so may be run by a worker that stays for others of it
-        self.stays = bool(request["role"]) and not request["limited"] and not request["small"] \
-            and HANDOVER_VERBS[self.operation].action == WRITE
+        self._same_objects = False  # whether no object on the bus has come or gone by it
+        #: whether it changes a handover, or an object of this host's, and so may be run by a worker
+        #: that stays for others
+        self.stays = not request["limited"] and not request["small"] and (
+            HANDOVER_VERBS[self.operation].action == WRITE if request["role"]
+            else VERBS[self.operation].takes == A_NODE)
 
     @property
     def session(self) -> Tuple[str, int]:
-        """A handover and a user: the worker that stays for these may have it in memory."""
+        """A handover, "" for changes of objects, and a user: the worker that stays for these may
+        have it in memory."""
         return self.handover, self.user
 
     @property
@@ -170,6 +175,8 @@ class Job(BusObject):
             self._outcome = CANCELLED if words["error"] == "Interrupted" else FAILED
         elif "stands" in words:
             self._stands = words["stands"]
+        elif "same-objects" in words:
+            self._same_objects = True
         elif "ended" in words:  # the worker stays
             self.jobs.workers.leave(self)
             self.exited(int(words["ended"]))
@@ -200,10 +207,11 @@ class Job(BusObject):
         self.size = min(self.size, os.fstat(self.data).st_size)
         os.truncate(self.data, self.size)
         fcntl.fcntl(self.data, fcntl.F_ADD_SEALS, _SEALS)
-        if self._stands is None:
+        if self._stands is None and not self._same_objects:
             self.jobs.tree.refresh(self._end)
         else:
-            self.jobs.stands(self._stands)
+            if self._stands is not None:
+                self.jobs.stands(self._stands)
             self._end()
 
     def _end(self) -> None:
@@ -241,7 +249,7 @@ class Job(BusObject):
             return
         number, total, what = self.step
         self.alarm = (why + (f" in step {number} of {total} ({what})" if total else "")
-                      + f"; process {self.process} {_where(self.process)}")
+                      + f"; process {self.process} {where(self.process)}")
         self._changed("Alarm")
         self._log(f"job {self.number}: {self.alarm}", ERR)
 
@@ -251,6 +259,13 @@ class Job(BusObject):
     def _log(self, text: str, priority: int) -> None:
         self.jobs.log.say(text, priority, handover=self.handover, target=" ".join(self.targets),
                           step=self.step[2], job=str(self.number))
+
+    def when_ended(self, call: Call, then: Callable[[], None]) -> None:
+        """Answer a call by ``then`` once this has ended."""
+        if self.running:
+            self.waiting[call] = then
+        else:
+            then()
 
     # ---- methods ---
     def wait(self, call: Call, timeout: int, options: Mapping[str, Any]) -> Any:
@@ -427,15 +442,3 @@ class Jobs:
 
 def _now() -> int:
     return time.time_ns() // 1000
-
-
-def _where(pid: int) -> str:
-    """A process's state, and the kernel function that it waits in, in words."""
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            letter = file.read().rpartition(")")[2].split()[0]
-        with open(f"/proc/{pid}/wchan") as file:
-            place = file.read().strip()
-    except OSError:
-        return "is gone"
-    return f"is in state {letter}" + (f", in {place}" if place not in ("", "0") else "")

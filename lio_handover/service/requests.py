@@ -81,6 +81,8 @@ class Requests:
             job = self.jobs.start(whole, given, user)
             if call.method.verb and call.method.verb.of_object:
                 _answer_once_done(call, job)
+            elif request.get("wait"):
+                job.when_ended(call, lambda: call.reply(job.path))
             else:
                 call.reply(job.path)
 
@@ -95,11 +97,7 @@ def _answer_once_done(call: Call, job: Job) -> None:
             call.reply(str(job.result.get("about", "")))
         else:
             call.fail(Named(*job.error))
-
-    if job.running:
-        job.waiting[call] = ended
-    else:
-        ended()
+    job.when_ended(call, ended)
 
 
 def _handed_in(options: Mapping[str, Any]) -> List[int]:

@@ -36,22 +36,17 @@ from ..document.document import Document
 from ..execute.step_runner import Describable
 from ..handover.engine import HandoverEngine, Reply, reply_from_json, reply_to_json
 from ..host.memory import Memory
-from ..kernel.reader import Reader
-from ..local import restoring, verbs
+from ..local import asked_changes, restoring, verbs
 from ..local.ours import Ours
 from ..local.survey import folders, listing, of_handover, survey
 from ..local.tree_watches import EVERYBODY, MOST as MOST_WATCHED, TreeWatches
-from ..manage import schema, tree_file
-from ..manage.settable import SECRETS
-from ..model import objects
-from ..model.objects import State
 from ..protocol import messages
 from ..protocol.authentication import Authentication
 from ..records.journal import Handover, Journal, ids
 from ..storage import policy
-from ..system import document_file, secret_file
-from ..verb_table import (A_DOCUMENT, A_FILE, A_NODE, HANDOVER_VERBS, HOST_VERBS, PAIR_VERBS, READ,
-                          TARGETS, VERBS)
+from ..system import document_file
+from ..verb_table import (A_DOCUMENT, A_NODE, HANDOVER_VERBS, HOST_VERBS, PAIR_VERBS, READ, TARGETS,
+                          VERBS)
 from ..views import json_view
 from . import moves
 from .guards import guards
@@ -99,6 +94,10 @@ class Work:
                 and not (request["limited"] or request["small"]):
             self.core.memory = memory
             memory.begin(self.verb)
+        elif memory is not None and row.takes == A_NODE \
+                and not (request["limited"] or request["small"]):
+            self.stays = self.core.settings.session_seconds
+            memory.begin_change()
         self._last, self._slot = 0.0, ""
 
     def signalled(self, _number: int, _frame: object) -> None:
@@ -139,56 +138,6 @@ class Work:
         limit = self.document_bytes
         return documents.loads(document_file.read_descriptor(self.documents[0], limit), limit)
 
-    # ---- changes of what this host serves ---
-
-    def wanted(self, takes: str) -> Dict[str, Any]:
-        """The arguments of a verb that changes what this host serves."""
-        asked = self.request
-        more: Dict[str, Any] = {}
-        if takes == A_NODE:
-            fds = self.documents
-            more = {"node": asked["node"], "values": {
-                name: self._secret(value, fds) if name in SECRETS else value
-                for name, value in asked["values"].items()}}
-        elif takes == A_FILE:
-            tree = tree_file.load(document_file.read_descriptor(self.documents[0],
-                                                                tree_file.MAX_BYTES))
-            schema.check(tree)
-            more = {"tree": tree, "prune": asked["prune"], "secret": self._secret_file}
-        return {**more, "dry_run": asked["dry-run"], "who": asked["asserted_by"],
-                "may_serve": self.may_serve} if more else {}
-
-    def _secret(self, value: str, fds: Sequence[int]) -> str:
-        """A secret of a call: @0, @1... of its descriptors; @/PATH of root's."""
-        number = value[1:]
-        if value.startswith("@/"):
-            return objects.Secret(self._secret_file(value[1:]))
-        if value and not (value[0] == "@" and number.isdigit() and len(number) < 3
-                          and int(number) < len(fds)):
-            raise errors.BadCall("a secret in a call can be read by whoever watches the bus",
-                                 do="hand it in by option secret-fds, and name it @0")
-        return objects.Secret(secret_file.read_descriptor(
-            fds[int(number)], f"descriptor {number} of option secret-fds") if value else "")
-
-    def _secret_file(self, path: str) -> str:
-        if not self.request["root"]:
-            raise errors.NotAuthorized("only root may have a file read that it names",
-                                       do="hand secrets in by option secret-fds")
-        return secret_file.read(path)
-
-    def may_serve(self, state: State) -> None:
-        """As `inside`, for a state that is served, or shall be: its backstores, and all that its
-        LUNs export.  Raises StorageNotAllowed."""
-        if not self.request["limited"]:
-            return
-        exported = {lun.backstore for _, _, lun in state.all_luns() if lun.backstore}
-        there = {store.key: store for store in Reader(self.core.fs).outline().backstores
-                 if store.key in exported}
-        there.update((store.key, store) for store in state.backstores)
-        errors.refuse([finding for store in there.values()
-                       for finding in policy.findings(store, {}, self.core.settings)
-                       if finding.error is errors.StorageNotAllowed])
-
 
 # ---- the verbs of one host ---
 def host_verb(work: Work) -> JobResult:
@@ -200,7 +149,10 @@ def host_verb(work: Work) -> JobResult:
     result = verbs.VERBS[work.verb](work.core, verbs.Call(
         asked["targets"], asked["all"], asked["allow"], asked["maps"], asked["probe"],
         work.document() if row.takes == A_DOCUMENT else None, work.progress, work.stop,
-        may=work.inside if asked["limited"] else None, **work.wanted(row.takes)))
+        may=work.inside if asked["limited"] else None, **asked_changes.arguments(
+            work.core, asked, work.documents, row.takes)))
+    if asked_changes.same_objects(result):
+        say({"same-objects": True})
     report = json_view.report(result, asked["allow"])
     try:
         errors.refuse(result.findings, asked["allow"])

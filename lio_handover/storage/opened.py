@@ -96,6 +96,20 @@ class Looks:
                 if beside is not None:
                     yield self._look(beside)
 
+    def plainly_elsewhere(self, store: Backstore) -> bool:
+        """Whether the kernel itself tells that the path leads elsewhere now; who else has a file
+        open, which may hide that, is not looked for."""
+        try:
+            backing = block_devices.look(store.path)
+        except OSError:
+            return True
+        try:
+            if plugins.opened_by(store.plugin) is Opens.BLOCK:
+                return _iblock(store, backing, self.host).same is False
+            return backing.regular and self._kind(backing) in _LEASES and self._lease(backing) == 0
+        finally:
+            os.close(backing.fd)
+
     def _look(self, store: Backstore) -> Look:
         try:
             backing = block_devices.look(store.path)

@@ -1,6 +1,7 @@
 """Files that are written whole or not at all."""
 from __future__ import annotations
 
+import errno
 import os
 from typing import Callable, List, Mapping, Tuple
 
@@ -15,6 +16,28 @@ def write_file(path: str, content: bytes, still: Callable[[], bool] = lambda: Tr
     Raises OSError.
     """
     return write_files({path: content}, still, durable)
+
+
+def append_line(path: str, line: bytes, most: int) -> bool:
+    """Append a line to a file, of mode 0600 where it is made: on the disk when this returns.  Half
+    a line, as a crash leaves it, becomes a line of its own.  False where the file would have more
+    than ``most`` bytes, and is as it was.  Raises OSError; then the file may have half a line."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    try:
+        size = os.fstat(fd).st_size
+        if size + len(line) > most:
+            return False
+        whole = line + b"\n"
+        if size and os.pread(fd, 1, size - 1) != b"\n":
+            whole = b"\n" + whole
+        if os.write(fd, whole) != len(whole):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    if not size:
+        fsync_folder(os.path.dirname(path))
+    return True
 
 
 def write_files(files: Mapping[str, bytes], still: Callable[[], bool] = lambda: True,

@@ -176,3 +176,15 @@ def _below(pid: int) -> List[int]:
         below += more
         rest += more
     return [number for number in below if number not in dead]
+
+
+def where(pid: int) -> str:
+    """A process's state, and the kernel function that it waits in, in words."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            letter = file.read().rpartition(")")[2].split()[0]
+        with open(f"/proc/{pid}/wchan") as file:
+            place = file.read().strip()
+    except OSError:
+        return "is gone"
+    return f"is in state {letter}" + (f", in {place}" if place not in ("", "0") else "")

@@ -2,8 +2,10 @@
 from __future__ import annotations
 
 import os
+import statistics
 import time
-from pathlib import Path
+from collections.abc import Callable
+from typing import Any
 
 from lio_handover.local import managing
 from lio_handover.local.managing import Order
@@ -16,7 +18,6 @@ from tests.bench.inhost import Recording
 from tests.lab import inside
 
 IQN, ME = "iqn.2026-11.org.example:bench", "iqn.1994-05.org.example:me"
-CONFIG = "/run/lio-handover-bench.conf"
 TCLI = "iqn.2026-11.org.example:bench2"
 _OPS = {MKDIR: "mkdir", LINK: "link", WRITE: "write", FLUSH: "forget"}
 
@@ -95,46 +96,88 @@ def of_file(folder: str, luns: int, runs: int) -> dict[str, float]:
     return best
 
 
-def one_by_one(folder: str, luns: int) -> dict[str, float]:
-    """Seconds of a LUN, with its backstore, made by two commands, and by two of targetcli's."""
+def one_by_one(folder: str, luns: int) -> dict[str, Any]:
+    """Seconds of one call, of a backstore and of a LUN of it with its mapped LUN: by the command
+    line, by D-Bus, and by targetcli, with few LUNs there and with all."""
     inhost.prepare(folder, luns)
     _down()
-    Path(CONFIG).write_text("[storage]\nroots =\n    /tmp\n")
-    ours = ["lio-handover", "--config", CONFIG]
-    if not Path("/usr/bin/lio-handover").exists():
-        ours[0] = str(Path(__file__).resolve().parents[2] / "scripts" / "lio-handover")
-    inside.run(*ours, "create", "/iscsi", IQN)
-    took = []
-    for number in range(luns):
-        began = time.perf_counter()
-        inside.run(*ours, "create", "/backstores/fileio", f"d{number}", f"{folder}/{number}")
-        inside.run(*ours, "create", f"/iscsi/{IQN}/tpg1/luns", f"fileio/d{number}")
-        took.append(time.perf_counter() - began)
+    _command("create", "/iscsi", IQN)
+    _command("create", f"/iscsi/{IQN}/tpg1/acls", ME)
+    ours = [_timed(_backstore, folder, number) + _timed(_lun, number)
+            for number in range(luns)]
+    figures: dict[str, Any] = {
+        "ours, backstore": _growth([made for made, _linked in ours]),
+        "ours, LUN": _growth([linked for _made, linked in ours])}
+    figures["ours alone, LUN"] = _alone(folder, luns)
+    figures["D-Bus, LUN"] = _by_bus(5)
     _down()
-    address, _pid = inside.run("dbus-daemon", "--session", "--fork", "--print-address=1",
-                               "--print-pid=1").split()
-    os.environ["DBUS_SYSTEM_BUS_ADDRESS"] = address
-    few = min(luns, 10)
+    few = min(luns, 5)
     inside.run("targetcli", "/iscsi", "create", TCLI)
+    inside.run("targetcli", f"/iscsi/{TCLI}/tpg1/acls", "create", ME)
     first = _targetcli(folder, range(few))
     # The same host with nearly all of them, as fast as they can be made.
     managing.apply(_host(), tree_file.load(_text(folder, luns)), False, str, Order("bench", ""))
     last = _targetcli(folder, range(few, few + 2))
     _down()
-    return {"first": sum(took[:5]) / 5, "last": sum(took[-5:]) / 5, "all": sum(took),
-            "last to first": sum(took[-5:]) / sum(took[:5]),
-            "targetcli, few LUNs there": first, "targetcli, all LUNs there": last,
-            "ours to targetcli's": sum(took) / (luns * (first + last) / 2)}
+    for kind in ("backstore", "LUN"):
+        theirs = (first[kind] + last[kind]) / 2
+        figures[f"targetcli, {kind}"] = {"few LUNs there": first[kind], "all there": last[kind]}
+        figures[f"ours to targetcli's, {kind}"] = figures[f"ours, {kind}"]["mean"] / theirs
+    figures["D-Bus to the command line"] = \
+        figures["D-Bus, LUN"] / figures["ours, LUN"]["last"]
+    return figures
 
 
-def _targetcli(folder: str, numbers: range) -> float:
-    """Seconds of one LUN."""
+def _command(*words: str) -> None:
+    inside.run("/usr/bin/lio-handover", *words)
+
+
+def _timed(does: Callable[..., object], *args: Any) -> tuple[float]:
     began = time.perf_counter()
+    does(*args)
+    return (time.perf_counter() - began,)
+
+
+def _backstore(folder: str, number: int) -> None:
+    _command("create", "/backstores/fileio", f"d{number}", f"{folder}/{number}")
+
+
+def _lun(number: int) -> None:
+    _command("create", f"/iscsi/{IQN}/tpg1/luns", f"fileio/d{number}")
+
+
+def _growth(took: list[float]) -> dict[str, float]:
+    first, last = statistics.median(took[:9]), statistics.median(took[-9:])
+    return {"mean": sum(took) / len(took), "first": first, "last": last,
+            "last to first": last / first, "longest": max(took)}
+
+
+def _alone(folder: str, luns: int) -> float:
+    """The same without the service, with all of them there."""
+    return min(_timed(_command, "create", "--alone", f"/iscsi/{IQN}/tpg1/luns", "fileio/d0",
+                      str(luns + number))[0] for number in range(3))
+
+
+def _by_bus(calls: int) -> float:
+    """A call of a client that is connected."""
+    from tests.support.inmanagebus import Orchestrator
+    bus, target = Orchestrator(), f"iscsi/{IQN}"
+
+    def call() -> None:
+        answer = bus.of("Target", target, "AddLun", "usxb", 1, "fileio/d0", -1, True)
+        assert answer.startswith("/"), answer
+    return min(_timed(call)[0] for _call in range(calls))
+
+
+def _targetcli(folder: str, numbers: range) -> dict[str, float]:
+    """Seconds of one call."""
+    took: dict[str, list[float]] = {"backstore": [], "LUN": []}
     for number in numbers:
         path = f"{folder}/t{number}"
         with open(path, "wb") as file:
             file.truncate(inhost.SIZE)
-        inside.run("targetcli", "/backstores/fileio", "create", f"t{number}", path)
-        inside.run("targetcli", f"/iscsi/{TCLI}/tpg1/luns", "create",
-                   f"/backstores/fileio/t{number}")
-    return (time.perf_counter() - began) / len(numbers)
+        took["backstore"] += _timed(inside.run, "targetcli", "/backstores/fileio", "create",
+                                    f"t{number}", path)
+        took["LUN"] += _timed(inside.run, "targetcli", f"/iscsi/{TCLI}/tpg1/luns", "create",
+                              f"/backstores/fileio/t{number}")
+    return {kind: min(seconds) for kind, seconds in took.items()}

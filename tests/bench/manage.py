@@ -1,7 +1,8 @@
 """Times changes of what a host serves: `scripts/bench manage`.
 
 ``apply`` of a file of many LUNs against the bare calls that it makes and one bare reading of every
-file that it reads; LUNs made one by one, by command, against targetcli's one-shot calls.
+file that it reads; LUNs made one by one, by commands that the service carries out, and by calls of
+D-Bus, against targetcli's one-shot calls.
 """
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ import json
 import sys
 
 from tests import lab
+from tests.support.inbus import Service
 
 from . import inmanage
 
@@ -31,6 +33,7 @@ def main(argv: list[str]) -> int:
         figures = {"kernel": host.release, "apply": host.call(
             inmanage.of_file, folder, wanted.luns, wanted.runs, timeout=1500)}
         print(json.dumps(figures, indent=1), file=sys.stderr)
+        Service(host).start("[storage]\nroots =\n    /tmp\n")
         figures["one by one"] = host.call(inmanage.one_by_one, folder, wanted.calls, timeout=1500)
     print(json.dumps(figures, indent=1))
     return 0

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from lio_handover import errors
 from lio_handover.model.pr_texts import Ambiguous
 
-from . import documents, hosts, peers, records
+from . import documents, hosts, peers, records, wishes
 from .runner import BYTES, JSON, JSON_LINES, LINES, VALUES, Reader
 
 _ROWS = (
@@ -29,6 +29,9 @@ _ROWS = (
     Reader("calls", VALUES, peers.calls, peers.read_call, share=3),
     Reader("maps", LINES, documents.maps, documents.read_maps,
            (errors.BadMap, errors.Duplicate), share=3),
+    Reader("wishes", LINES, wishes.files, wishes.read_file,
+           (errors.DocumentError, errors.BadCall, errors.CannotChange, errors.NoSuchTarget),
+           share=4),
     Reader("words", LINES, peers.words, peers.read_words, share=1),
     # this host's own
     Reader("journals", JSON_LINES, records.journals, records.read_journal,

@@ -52,6 +52,10 @@ _ARGUMENTS: Mapping[str, Sequence[Tuple[str, str, str]]] = {
                 "uploads.")]}
 
 
+#: Options of changes that methods of the changed object do without.
+_OF_ROOT_OBJECT = ("by-position", "wait")
+
+
 # ---- the methods that are verbs ----
 class VerbMethod(NamedTuple):
     """A method that runs a verb.  ``takes`` is a word of verb_table, with an argument in
@@ -82,7 +86,8 @@ def verb_methods() -> Dict[Tuple[str, str], VerbMethod]:
         secrets = any(argument.parameter == "*" for argument in row.arguments)
         methods[place] = VerbMethod(verb, A_NODE, {
             bus: option for bus, option in verb.on_bus.items()
-            if secrets or option.name != "secret-fds"}, False, row)
+            if option.name not in _OF_ROOT_OBJECT
+            and (secrets or option.name != "secret-fds")}, False, row)
     for verb in HANDOVER_VERBS.values():
         if not verb.bus:
             continue
