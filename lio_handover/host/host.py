@@ -43,6 +43,8 @@ class Host:
         self._mine = False  # whether this holds its locks
         #: Whether this host may only be looked at: nothing is locked, recorded or made.
         self.read_only = False
+        #: Whether nobody asked for what is done here: then nobody is refused for its sake.
+        self.guard = False
         #: Whether secrets are taken for the same wherever there is one: not even that they differ
         #: is told.
         self.blind = False
@@ -134,7 +136,8 @@ class Host:
             raise errors.NotAuthorized("who may only look locks nothing")
         if os.geteuid() != 0:
             raise errors.NotRoot("only root may change what this host serves", do="sudo")
-        with self.locks.alone([*self.lock_names(names), *more]), placement.listed_once(self.fs):
+        with self.locks.alone([*self.lock_names(names), *more], self.guard), \
+                placement.listed_once(self.fs):
             self._mine = True
             try:
                 yield

@@ -98,6 +98,7 @@ class Guard:
     def look(self) -> float:
         """Act on what is found; in how many seconds to look again.  Raises OSError."""
         core = self._core()
+        core.guard = True
         with placement.once(core.fs):
             return self._look(core)
 

@@ -4,6 +4,9 @@ The files are ``<state directory>/locks/*``.  The kernel releases a flock(2) whe
 exits, even after SIGKILL, so no lock is left over; the files stay.  Operations on different
 backstores run side by side, in the service or in commands; each of them holds ``host`` shared, and
 an operation on the whole host holds it exclusively.
+
+The service's guard, which nobody asked for what it does, holds ``guard`` besides: it waits for
+nobody, and everybody waits for it.
 """
 from __future__ import annotations
 
@@ -17,6 +20,7 @@ from typing import Iterable, Iterator
 from .. import errors
 
 HOST = "host"
+GUARD = "guard"
 #: The lock of a process that uses the scratch target, or keeps drivers from new SCSI devices.
 SCRATCH = "scratch"
 #: Seconds to wait for a lock that other processes hold for moments only.
@@ -35,16 +39,45 @@ class Locks:
         self.folder = os.path.join(directory, "locks")
 
     @contextmanager
-    def alone(self, names: Iterable[str] = ()) -> Iterator[None]:
+    def alone(self, names: Iterable[str] = (), guard: bool = False) -> Iterator[None]:
         """Keep other processes from changing these (``fileio/disk0``, ``iscsi/iqn.…``) meanwhile;
-        without names, from changing anything on this host."""
+        without names, from changing anything on this host.  ``guard``: this is the guard; nobody
+        else is refused for its sake."""
         wanted = sorted(set(names))
         room_for(len(wanted))
         with ExitStack() as locked:
-            locked.enter_context(self.hold(HOST, shared=bool(wanted)))
-            for name in wanted:
-                locked.enter_context(self.hold(name))
+            if guard:
+                locked.enter_context(self.hold(GUARD))
+            for name in (HOST, *wanted):
+                shared = name == HOST and bool(wanted)
+                locked.enter_context(self.hold(name, shared) if guard else
+                                     self._hold_after_guard(name, shared))
             yield
+
+    @contextmanager
+    def _hold_after_guard(self, name: str, shared: bool) -> Iterator[None]:
+        """Hold a lock; wait for it where it may be the guard that has it."""
+        until, unguarded = time.monotonic() + PATIENCE, 0
+        with ExitStack() as locked:
+            while True:
+                try:
+                    locked.enter_context(self.hold(name, shared))
+                    break
+                except errors.StillRunning:
+                    # It may have ended between both looks.
+                    unguarded = 0 if self._guarded() else unguarded + 1
+                    if unguarded > 1 or time.monotonic() > until:
+                        raise
+                time.sleep(0.02)
+            yield
+
+    def _guarded(self) -> bool:
+        """Whether the guard holds its lock."""
+        try:
+            with self.hold(GUARD, shared=True):
+                return False
+        except errors.StillRunning:
+            return True
 
     @contextmanager
     def hold(self, name: str, shared: bool = False, patience: float = 0.0) -> Iterator[None]:
