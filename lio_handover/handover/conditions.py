@@ -189,11 +189,13 @@ class TransitionChooser:
         return f"the {role} is {state} and stays: the other side has to be asked, and {silent}"
 
     def next_transition(self, done: Sequence[Transition]) -> Optional[Transition]:
-        """activate goes as far as its messages allow: the row that leads on from here."""
+        """activate goes as far as its messages allow: the row that leads on from here.  Once a row
+        is done the other host is not asked for one more: QEMU may be waiting for this (Load())."""
         handover = self.journal.handover
         rows = rows_for(handover.role, handover.state, self.verb, Mode(handover.mode))
         return next((row for row in rows if self.verb == "activate" and row.to != row.state
-                     and row not in done and not self._unmet(row)), None)
+                     and row not in done and not (done and row.asks)
+                     and not self._unmet(row)), None)
 
     def _wrong(self, handover: Handover, state: str, lacking: Sequence[str]) -> Exception:
         where = f"the {handover.role} is {state}"

@@ -100,6 +100,12 @@ class Condition(str, Enum):
     IMPORTED = "an operator says: another host serves it, or nobody shall"
 
 
+#: The other host is asked for these.
+ASKED_NOW = frozenset({
+    Condition.PEER_ARMED_WITH_OTHER, Condition.PEER_SAYS_RELEASED, Condition.PEER_SAYS_KEPT,
+    Condition.PEER_SERVES_BY_FORCE, Condition.PEER_IS_FENCED})
+
+
 class Action(str, Enum):
     """An action of a row.  The value is the sentence for `status`, dry runs and docs."""
 
@@ -179,6 +185,11 @@ class Transition:
     @property
     def forced(self) -> bool:
         return Condition.PEER_IS_FENCED in self.conditions
+
+    @property
+    def asks(self) -> bool:
+        """Whether the other host is asked for it."""
+        return bool(self.conditions & ASKED_NOW)
 
     @property
     def after(self) -> Tuple[Step, ...]:

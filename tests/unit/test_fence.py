@@ -17,7 +17,8 @@ from lio_handover import errors
 from lio_handover.handover.conditions import TransitionChooser
 from lio_handover.handover.reply import Reply
 from lio_handover.host.verbs import HostVerbs
-from lio_handover.protocol.table import DESTINATION, SOURCE, Transition
+from lio_handover.kernel.facts import boot_id
+from lio_handover.protocol.table import DESTINATION, SOURCE, Mode, Transition, rows_for
 from lio_handover.records.journal import Handover, Journal
 from lio_handover.settings import Late, Settings
 from lio_handover.storage import exclusive
@@ -166,6 +167,25 @@ def recovery(settings: Settings, role: str, state: str, words: set[str], answers
     row = TransitionChooser(HostVerbs(settings), peer, journal, "recover", 1, (), frozenset(words),
                             False).recovery()
     return row, Path(journal.path).read_text()
+
+
+def test_nobody_is_asked_while_qemu_waits_for_load(tmp_path: Path) -> None:
+    """That takes a login by ssh, or as long as it takes to find that nobody answers; the source can
+    not have released by then.  An activate of its own asks."""
+    asked: list[str] = []
+
+    def peer(_handover: Handover, verb: str) -> Reply:
+        asked.append(verb)
+        raise errors.PeerUnreachable("a does not answer")
+
+    journal = Journal.create(str(tmp_path), Handover(
+        ID, DESTINATION, "", 1, "vhost-inband", ("vhost/naa.5001405000000001",), peer="a"), {})
+    journal.state("armed", 1, boot_id())
+    run = TransitionChooser(HostVerbs(Settings(state_directory=str(tmp_path))), peer, journal,
+                            "activate", 1, (), frozenset(), False)
+    load, = (row for row in rows_for(DESTINATION, "staged", "activate", Mode.VHOST_INBAND))
+    assert run.next_transition([load]) is None and not asked
+    assert run.next_transition(()) is None and asked == ["status"]
 
 
 def test_recover_believes_the_word_once_it_is_confirmed_and_notes_it(program: Program) -> None:
