@@ -7,87 +7,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import pytest
 
 from tests import lab
 from tests.conftest import Pool
-from tests.lab import libvirt
-from tests.service.test_systemd import Systemd
-from tests.support import inbus, inhandover, inhooks, inhost, inlibvirt, inmove, insystemd
-from tests.support.inlibvirt import GUEST, HELPER, ITS_BUS
-
-#: Of the guest's file: this machine may be busy.
-MORE = "deadline = 20\n"
+from tests.manager.pair import MORE, Pair
+from tests.support import inhooks, inhost, inlibvirt
+from tests.support.inlibvirt import GUEST, HELPER
 
 pytestmark = [pytest.mark.full, pytest.mark.timeout(900)]
-
-
-class Pair:
-    """Hosts a and b, to each other by ssh, each with libvirtd, the service, and the guest's
-    helper."""
-
-    def __init__(self, bed: lab.Lab, hosts: list[lab.Host]) -> None:
-        self.bed, self.hosts = bed, hosts
-        self.systemd = [Systemd(host) for host in hosts]
-        keys = bed.shared / "keys"
-        keys.mkdir()
-        inmove.make_keys(keys)
-        names = {"a": hosts[0].address, "b": hosts[1].address}
-        tree, staged = str(libvirt.daemon()), inbus.stage(bed)
-
-        def ready(number: int) -> None:
-            host, systemd = hosts[number], self.systemd[number]
-            host.call(inlibvirt.install, tree, host.address, number + 1)
-            host.call(inbus.install, inhost.CONFIG, staged)
-            host.call(inhooks.stand_in, inlibvirt.ADDED)
-            host.call(inmove.reach, str(keys), names)
-            self.configure(number)
-            assert systemd.start("libvirtd.service", f"{ITS_BUS}.service",
-                                 f"{HELPER}.service") == "running"
-            systemd.call(inmove.serve_ssh, str(keys))
-
-        with ThreadPoolExecutor(2) as pool:
-            list(pool.map(ready, (0, 1)))
-        hosts[0].call(inhost.build, inhandover.state(bed.shared))
-
-    def configure(self, number: int = 1) -> None:
-        """The other host is a peer."""
-        self.hosts[number].call(inhooks.configure, ["ba"[number]],
-                                f"here = {'ab'[number]}\ndeadline = 200\n", MORE)
-
-    def call(self, number: int, function: Any, *words: Any) -> Any:
-        """In a host, beside what systemd runs there, for longer than a moment."""
-        return self.hosts[number].call(insystemd.within, function, *words, timeout=600)
-
-    def virsh(self, number: int, *words: str, data: bytes = b"") -> tuple[int, str]:
-        done: tuple[int, str] = self.call(number, inlibvirt.virsh, words, data)
-        return done
-
-    def migrate(self, source: int, *more: str) -> tuple[int, str]:
-        to = "ba"[source]
-        return self.virsh(source, "migrate", "--live", *more, GUEST, f"qemu+ssh://{to}/system")
-
-    def each(self, function: Any, *words: Any) -> list[Any]:
-        return [systemd.call(function, *words) for systemd in self.systemd]
-
-    def until(self, function: Any, *wanted: Any) -> None:
-        """Wait until a function says this on both hosts."""
-        now = [self.call(number, inlibvirt.until, function, one)
-               for number, one in enumerate(wanted)]
-        assert now == [*wanted], self.told()
-
-    def told(self) -> str:
-        units = (inhooks.UNIT, HELPER, "libvirtd", "lio-handoverd")
-        return "\n".join(systemd.call(inlibvirt.told, unit)
-                         for systemd in self.systemd for unit in units)
 
 
 @pytest.fixture
 def pair(bed: lab.Lab, _pool: Pool) -> Iterator[Pair]:
     """Hosts of their own: what is installed there stays."""
     yield Pair(bed, _pool.take_named(("stable", "libvirt"), ("newest", "libvirt2")))
+
+
+@pytest.fixture
+def newest_pair(bed: lab.Lab, _pool: Pool) -> Iterator[Pair]:
+    """The same, with the newest libvirt and QEMU."""
+    yield Pair(bed, _pool.take_named(("stable", "libvirt3"), ("newest", "libvirt4")), "newest")
 
 
 def test_virsh_migrates_a_guest_with_its_target_and_back(pair: Pair) -> None:
@@ -167,3 +108,32 @@ def test_a_switch_that_fails_leaves_the_guest_where_it_was(pair: Pair) -> None:
     assert pair.each(inlibvirt.target_is_here) == [True, False]
     assert "runs here again: the migration failed or was cancelled" in pair.systemd[0].call(
         inlibvirt.told, HELPER)
+
+
+def test_the_newest_libvirt_migrates_a_guest_with_its_target_and_back(newest_pair: Pair) -> None:
+    """Two minutes: one migration that another program's hook fails, one there, one back."""
+    pair = newest_pair
+    assert pair.virsh(0, "create", data=inlibvirt.xml()) == (0, ""), pair.told()
+    assert pair.virsh(0, "version")[1].splitlines()[-1].split()[-1].startswith("11.")
+    pair.systemd[1].call(inlibvirt.note_hooks, '[ "$2" != start ] || exit 1')
+    code, said = pair.migrate(0)
+    assert code == 1 and "Hook script execution failed" in said, said
+    pair.until(inlibvirt.state, "idle", "none")
+    pair.until(inlibvirt.domain_state, "running", "")
+    assert pair.systemd[1].call(inlibvirt.hooks_called) == [
+        "migrate begin -", "prepare begin -", "start begin -", "stopped end -",
+        "release end failed"]
+
+    for systemd in pair.systemd:
+        systemd.call(inlibvirt.note_hooks)
+    for source, more, states in ((0, (), ("retired", "confirmed")),
+                                 (1, ("--p2p",), ("confirmed", "retired"))):
+        code, said = pair.migrate(source, *more)
+        assert (code, said) == (0, ""), (said, pair.told())
+        pair.until(inlibvirt.state, *states)
+        assert pair.each(inlibvirt.target_is_here) == [bool(source), not source]
+    came = ["migrate begin -", "prepare begin -", "start begin -", "started begin -"]
+    went = ["stopped end -", "release end migrated"]
+    assert pair.each(inlibvirt.hooks_called) == [went + came, came + went]
+    assert held(pair.hosts[0])
+    pair.one_guest()
