@@ -7,7 +7,8 @@ import sys
 from .verb_table import COMMANDS as _MODULES
 
 #: Verb of the command line → its module; the command line imports no other verb's module.
-COMMANDS = {verb: f"lio_handover.cli.{module}" for verb, module in _MODULES.items()}
+COMMANDS = {verb: f"lio_handover.{module if '.' in module else f'cli.{module}'}"
+            for verb, module in _MODULES.items()}
 #: Started by `command`: the process that runs a job, the process that answers QEMU, the process
 #: that occupies a vhost endpoint, the process that asks the other host, and the process that asks a
 #: peer what it serves.

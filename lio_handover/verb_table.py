@@ -42,10 +42,10 @@ ROOT = "root"
 #: ``takes``: names of targets (with none, TARGETS are refused, ANY_TARGETS are all; of NEW_TARGETS
 #: a handover is begun), one document, messages of the other side, an id (none: every handover),
 #: the words of another row (A_STEP), a node of targetcli's tree and what is wanted of it (A_NODE),
-#: a file that says what shall be served (A_FILE), or nothing.
+#: a file that says what shall be served (A_FILE), a line of the shell (A_LINE), or nothing.
 TARGETS, ANY_TARGETS, NEW_TARGETS, A_DOCUMENT, MESSAGES, AN_ID, A_STEP, NOTHING = (
     "targets", "any-targets", "new-targets", "document", "messages", "id", "step", "nothing")
-A_NODE, A_FILE = "node", "wishes"
+A_NODE, A_FILE, A_LINE = "node", "wishes", "line"
 
 
 # --- options -------------------------------------------------------------------------------------
@@ -88,6 +88,8 @@ _OPTIONS = (
            "/iscsi/iqn.../tpg1/luns", "path", metavar="PATH"),
     Option("words", "as", "in targetcli's order, or NAME=VALUE; of a secret NAME=@FILE, or NAME=- "
            "to be asked", "words", metavar="WORD", nargs="*"),
+    Option("line", "as", "a line, as targetcli takes it: /iscsi create iqn.2003-01.org.example:db "
+           "(none: lines of standard input, or a terminal)", "line", metavar="WORD", nargs="*"),
     Option("step", "s", "a step of this side of the handover", "step", metavar="VERB"),
     Option("names", "as", "the handover; left out where just one is under way (for prepare: "
            "TARGETs)", "names", metavar="ID", nargs="*"),
@@ -200,7 +202,7 @@ OF_ONE_HANDOVER = ("peer", "document-version", "uploads", "question")
 _ARGUMENTS: Mapping[str, str] = {
     TARGETS: "targets", ANY_TARGETS: "any-targets", A_DOCUMENT: "document upload", AN_ID: "id",
     A_STEP: "step names", NEW_TARGETS: "targets", MESSAGES: "uploads", NOTHING: "",
-    A_NODE: "node words", A_FILE: "wishes upload"}
+    A_NODE: "node words", A_FILE: "wishes upload", A_LINE: "line"}
 
 
 # --- verbs ---------------------------------------------------------------------------------------
@@ -211,7 +213,8 @@ class Verb:
     ``takes`` first.  ``help`` is a line, ``more`` what `--help` says beneath it.  ``deadline``:
     seconds without a sign of life after which its job alarms (0: the rows of protocol/table.py say
     it).  ``bus``: whether it is a method on D-Bus; ``begins``: of a handover that the host need not
-    know.  ``command``: the module of cli/ that has it.  ``run``: the function of local/verbs.py
+    know.  ``command``: the module of cli/ that has it, or of another
+    package, with that.  ``run``: the function of local/verbs.py
     that carries out what is the host's.
     """
 
@@ -393,6 +396,16 @@ defaults.  It shows the difference, and does all of it or nothing; a second run 
   lio-handover apply targets.yaml --dry-run
   lio-handover apply targets.yaml
 """, deadline=120, bus=True, command="manage_commands", run="apply"),
+    Verb("shell", HOST, MANAGE, A_LINE, "dry-run allow",
+         "targetcli's tree, commands and texts, with the guards of create, set and delete", """\
+A line of its arguments, lines of standard input, or a shell in a terminal.  Nothing is kept for
+the next boot until saveconfig.  See usage/shell.md in /usr/share/doc/lio-handover.
+
+  lio-handover shell
+  lio-handover shell ls /iscsi
+  lio-handover shell /backstores/fileio create disk0 /srv/disk0.img 10G
+  lio-handover shell --dry-run /iscsi delete iqn.2003-01.org.example:db
+""", command="shell.main"),
     Verb("restore", HOST, WRITE, TARGETS, "",
          "bring targets back that lio-handover restores, as their units do", """\
 Whole, with their registrations, shut until all of it is there.  Storage that is missing is named,

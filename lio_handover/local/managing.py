@@ -70,7 +70,9 @@ class Part:
 
 @dataclass(frozen=True)
 class Order:
-    """How a wish is to be carried out.  ``who``: for the log; ``what``: the verb and its object."""
+    """How a wish is to be carried out.  ``who``: for the log; ``what``: the verb and its object;
+    ``keep``: whether all that is changed is kept for the next boot, or, as targetcli's users have
+    it, only what lio-handover keeps already: all else once it is saved."""
 
     who: str = ""
     what: str = ""
@@ -81,6 +83,7 @@ class Order:
     begin: Callable[[], None] = nothing
     #: raises where the caller may not touch these targets and backstores
     may: Callable[[State], None] = lambda state: None
+    keep: bool = True
 
 
 @dataclass(frozen=True)
@@ -219,11 +222,11 @@ def carry_out(host: Ours, part: Part, wish: Wish, order: Order) -> Done:
         errors.refuse(findings, order.allow)
         order.begin()
         gone = [change.object for change in differing if isinstance(change, Remove)]
-        with _leaving(host, gone, order.allow) as notes:
+        with _leaving(host, gone, order.allow, order.keep) as notes:
             the_plan, outcome = host.run(make, have, facts, order.progress, order.stop,
                                          reservations=False)
         _log(order, done)
-        kept = _keep_for_boot(host, affected, differing, want)
+        kept = _keep_for_boot(host, affected, differing, want, order.keep)
     return replace(done, plan=the_plan, outcome=outcome, notes=(
         *changed.told, *notes, *outcome.notes, *kept))
 
@@ -292,8 +295,10 @@ def exporting(reader: Reader, stores: AbstractSet[Key]) -> Set[str]:
 
 
 @contextmanager
-def _leaving(host: Ours, gone: Sequence[object], allow: Sequence[str]) -> Iterator[List[str]]:
-    """No boot brings back targets and backstores that are removed."""
+def _leaving(host: Ours, gone: Sequence[object], allow: Sequence[str],
+             everywhere: bool) -> Iterator[List[str]]:
+    """lio-handover brings back no targets and backstores that are removed, and ``everywhere``
+    nobody does: they leave targetcli's save file."""
     targets = [obj.name for obj in gone if isinstance(obj, Target)]
     stores = [display(obj.key) for obj in gone if isinstance(obj, Backstore)]
     if not targets and not stores:
@@ -302,7 +307,8 @@ def _leaving(host: Ours, gone: Sequence[object], allow: Sequence[str]) -> Iterat
     with ExitStack() as stack:
         stack.enter_context(host._no_handovers(targets))
         yield stack.enter_context(save_file.removing(
-            targets, stores, host.settings.state_directory, allow, host.settings.savefiles))
+            targets, stores, host.settings.state_directory, allow, host.settings.savefiles)) \
+            if everywhere else []
 
 
 def _log(order: Order, done: Done) -> None:
@@ -317,9 +323,10 @@ def _log(order: Order, done: Done) -> None:
 
 
 # ---- the next boot ------------------------------------------------------------------------------
-def _keep_for_boot(host: Ours, names: Set[str], differing: Sequence[Change], want: State) \
-        -> List[str]:
-    """See that a boot brings the targets back as they are now; what there is to tell.
+def _keep_for_boot(host: Ours, names: Set[str], differing: Sequence[Change], want: State,
+                   everything: bool = True) -> List[str]:
+    """See that a boot brings the targets back as they are now, all of them or those that
+    lio-handover keeps already; what there is to tell.
 
     A target of targetcli's save file is saved there; one of lio-handover's, and a new one, is kept
     by lio-handover.  Raises nothing: what was changed stays so.
@@ -335,7 +342,7 @@ def _keep_for_boot(host: Ours, names: Set[str], differing: Sequence[Change], wan
         return [f"whether a boot brings it back as it is now can't be told: {error.what}"]
     mine = [name for name in here if name in counting and (
         counting[name].role, counting[name].state) == (DESTINATION, "confirmed")]
-    adopting = [*mine, *(name for name in here if name in new and name not in saved
+    adopting = [*mine, *(name for name in here if everything and name in new and name not in saved
                          and name not in mine)]
     changed = {change.key for change in differing}
     added = {handover for handover in {counting[name].id for name in mine}
@@ -344,7 +351,7 @@ def _keep_for_boot(host: Ours, names: Set[str], differing: Sequence[Change], wan
     rest = [name for name in adopting if name not in kept]
     for group in host._groups(rest) if rest else ():
         notes += _adopt(host, group)
-    for name in here:
+    for name in here if everything else ():
         if name in adopting:
             continue
         if name in saved:

@@ -64,6 +64,7 @@ def _fileio(values: Mapping[str, str], host: Surroundings, attributes: Dict[str,
         said["fd_buffered_io"] = "1"
     if values.get("aio") == "1":
         said["fd_async_io"] = "1"
+    attributes["udev_path"] = path  # where targetcli's users, and rtslib, look for it
     return said, sparse
 
 
@@ -76,6 +77,7 @@ def _iblock(values: Mapping[str, str], host: Surroundings, attributes: Dict[str,
         said["readonly"] = "1"
     if values.get("exclusive") == "0":
         said["exclusive"] = "0"
+    attributes["udev_path"] = path
     return said, None
 
 

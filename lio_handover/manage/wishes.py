@@ -153,7 +153,8 @@ class _Wish:
                     if not name.startswith("wwn/vpd")}, **DEFAULTS.get((store.kind, plugin), {})} \
             if plugins.of(plugin).listed else dict(DEFAULTS.get((store.kind, plugin), {}))
         serial = {name: value for name, value in store.attributes.items()
-                  if name in ("wwn/vpd_unit_serial", "udev_path")}
+                  if name == "wwn/vpd_unit_serial" or name == "udev_path" and (
+                      old is None or name in old.attributes)}
         attributes = self._attributes("backstore", plugin, entry, where,
                                       old.attributes if old else {}, known)
         attributes.update({name: value for name, value in serial.items()

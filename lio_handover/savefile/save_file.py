@@ -134,7 +134,7 @@ def drop_each(leaving: Sequence[Leaving], directory: str, more: Sequence[str] = 
         while True:
             before_it = len(failed)
             try:
-                _settle(path, partial(_without, *_all_of(leaving, failed)), directory, before)
+                settle(path, partial(_without, *_all_of(leaving, failed)), directory, before)
                 break
             except errors.HandoverError:
                 if len(failed) == before_it:
@@ -190,7 +190,7 @@ def put(state: State, dbroot: str, directory: str, more: Sequence[str] = ()) -> 
                    "storage_objects": [rtslib_entries.storage_object(backstore)
                                        for backstore in state.backstores]}
     for path in chosen:
-        _settle(path, partial(_with, new_entries), directory)
+        settle(path, partial(_with, new_entries), directory)
     return chosen
 
 
@@ -202,12 +202,12 @@ def put_back(kept: Kept, targets: Iterable[str], stores: Iterable[str], director
     for path, (was, now) in kept.items():
         if not os.path.exists(path):
             raise errors.SavefileBroken(f"{path} is gone")
-        _settle(path, partial(_restored, was, now, ours, leaving), directory)
+        settle(path, partial(_restored, was, now, ours, leaving), directory)
     return sorted(kept)
 
 
 # ---- the file -----------------------------------------------------------------------------------
-def _settle(path: str, change: Change, directory: str, before: Optional[_Before] = None) -> bool:
+def settle(path: str, change: Change, directory: str, before: Optional[_Before] = None) -> bool:
     """Change the file; where somebody else wrote it just now, until it stays so.
 
     Where nobody did, which is nearly always, without waiting.

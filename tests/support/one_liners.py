@@ -26,7 +26,7 @@ CEPH = "ceph/ceph-iscsi ceph_iscsi_config/{target,client}.py: its calls of rtsli
 
 class Line(NamedTuple):
     """``text``: the line; ``source``: whose; ``row``: the name of the row of differences
-    (lio_handover/shell/differences.py) that lets our shell do otherwise, "" for none."""
+    (tests/support/shell_differences.py) by which our shell does otherwise, "" for none."""
 
     text: str
     source: str
@@ -102,7 +102,7 @@ STORIES = (
         Line("/loopback create naa.5000000000000001", COCKPIT_DISKS),
         Line("/loopback/naa.5000000000000001/luns create /backstores/ramdisk/rd_backend",
              COCKPIT_DISKS),
-        Line("/loopback delete naa.5000000000000001", COCKPIT_DISKS),
+        Line("/loopback delete naa.5000000000000001", COCKPIT_DISKS, "in use"),
         Line("ls", ARCH))),
     Story("gateways", (
         Line("/backstores/fileio create name=block1 size=8M file_or_dev={dir}/block1.img "

@@ -60,8 +60,8 @@ def doc(tmp_path: Path) -> str:
 
 def test_every_verb_of_the_manual_is_there(capfd: Captured) -> None:
     wanted = ["show", "prepare", "freeze", "export", "thaw", "diff", "plan", "import", "verify",
-              "remove", "adopt", "giveback", "create", "set", "delete", "apply", "restore", "clear",
-              "source", "destination", "status", "recover", "move", "keygen", "errors"]
+              "remove", "adopt", "giveback", "create", "set", "delete", "apply", "shell", "restore",
+              "clear", "source", "destination", "status", "recover", "move", "keygen", "errors"]
     assert list(verb_table.VERBS) == wanted
     assert {*started.COMMANDS, "errors"} == set(wanted)
     for name in set(started.COMMANDS.values()):

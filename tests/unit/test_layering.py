@@ -39,7 +39,8 @@ ONCE = "rtslib_fb"
 KERNEL = {"kernel.configfs", "kernel.scsi_bus"}
 FILES = {"scsi.endpoint_holder", "scsi.holder_process", "records.journal", "system.locks",
          "records.removed", "records.pr_record", "execute.step_runner", "savefile.save_file",
-         "savefile.writers", "actions.surviving_registrations", "execute.rollback",
+         "savefile.writers", "shell.preferences", "shell.root",
+         "actions.surviving_registrations", "execute.rollback",
          "storage.made_files", "manage.schema", "system.atomic_file",
          "system.external_program",  # into a pipe
          "service.main", "service.jobs", "service.workers", "service.uploads", "service.worker",

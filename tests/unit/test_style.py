@@ -16,7 +16,7 @@ PACKAGE = CHECKOUT / "lio_handover"
 #: The packages that follow the rule; "" stands for the modules at the top.
 CLEAN = ("", "model", "document", "plan", "kernel", "storage", "views", "client", "system", "scsi",
          "cli", "drivers", "service", "actions", "local", "handover", "records", "savefile", "host",
-         "execute", "protocol", "hooks")
+         "execute", "protocol", "hooks", "shell")
 
 #: A sentence begins with the prose, behind a blank line, or behind the end of another sentence.
 _BAD_BEGINNING = re.compile(

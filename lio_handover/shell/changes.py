@@ -1,0 +1,217 @@
+"""A session of the shell, and what its commands change, as requests of `manage`: one command may
+be several of them, which are done together or not at all.
+
+Nothing is kept for the next boot until it is saved, as targetcli's users rely on, but for targets
+that lio-handover restores already.
+"""
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass, field, replace
+from typing import Callable, Dict, Iterable, List, Optional, Sequence
+
+from .. import errors
+from ..errors import quoted
+from ..host.surroundings import HostSurroundings
+from ..local import managing
+from ..local.managing import Done, Order, Part
+from ..local.ours import Ours
+from ..manage import changes
+from ..manage.changes import Changed, Request
+from ..manage.places import parse
+from ..model.keys import Key
+from ..model.objects import Acl, State, Target, Tpg
+from ..plan import edits
+from ..views import changed
+from ..views.terminal import Terminal
+from .nodes import Node, Tree
+from .preferences import Preferences
+
+
+@dataclass
+class Making:
+    """A command's changes of the state, one request after the other; ``said``: what the command
+    tells once they are made."""
+
+    state: State
+    host: HostSurroundings
+    said: List[str] = field(default_factory=list)
+    allocate: Dict[Key, bool] = field(default_factory=dict)
+    about: str = ""
+
+    def do(self, verb: str, path: str, *words: str, **values: str) -> str:
+        """Make one change of the state; the path of its object."""
+        return self.request(Request(verb, path, words, values))
+
+    def request(self, request: Request) -> str:
+        changed = changes.apply(self.state, request, self.host)
+        self.state = changed.state
+        self.allocate.update(changed.allocate)
+        self.said += [f"note: {line}" for line in changed.told]
+        self.about = changed.about or self.about
+        return changed.about
+
+    def tpg(self, path: str) -> Tpg:
+        """The TPG of a path in the words of `manage`.  Raises NoSuchTarget."""
+        tpg = edits.find(self.state, parse(path).key)
+        if not isinstance(tpg, Tpg):
+            raise errors.NoSuchTarget(f"{path} is not there", do="ls")
+        return tpg
+
+    def acl(self, path: str) -> Acl:
+        """The ACL of a path.  Raises NoSuchTarget."""
+        acl = edits.find(self.state, parse(path).key)
+        if not isinstance(acl, Acl):
+            raise errors.NoSuchTarget(f"{path} is not there", do="ls")
+        return acl
+
+    def target(self, path: str) -> Target:
+        """The target of a path.  Raises NoSuchTarget."""
+        target = edits.find(self.state, parse(path).key)
+        if not isinstance(target, Target):
+            raise errors.NoSuchTarget(f"{path} is not there", do="ls")
+        return target
+
+
+Body = Callable[[Making], None]
+
+
+def part_of(host: Ours, requests: Iterable[Request], stores: Sequence[Key] = (),
+            targets: Sequence[str] = ()) -> Part:
+    """The part of the host that these requests are about, with these backstores and targets."""
+    part = Part(tuple(targets), tuple(stores))
+    for request in requests:
+        more = managing.part_of(host, changes.needs(request), request)
+        part = Part((*part.targets, *more.targets), (*part.stores, *more.stores),
+                    part.lu_groups or more.lu_groups, part.discovery or more.discovery)
+    return replace(part, targets=tuple(dict.fromkeys(part.targets)),
+                   stores=tuple(dict.fromkeys(part.stores)))
+
+
+class Session:
+    """Where the shell is, and what it works with.
+
+    ``open_host`` gives this host once it is changed; ``typed``: whether a line comes from a
+    terminal or a file, and so from nobody's list of processes; ``interactive``: whether somebody
+    sits there; ``ended`` once the shell is to end; ``order``: how changes are to be carried out.
+    """
+
+    def __init__(self, tree: Tree, liked: Preferences, open_host: Callable[[], Ours],
+                 order: Order) -> None:
+        self.tree, self.liked, self.open_host, self.order = tree, liked, open_host, order
+        self.here = tree.root
+        self.typed = self.interactive = self.ended = False
+        self._host: Optional[Ours] = None
+
+    @property
+    def host(self) -> Ours:
+        if self._host is None:
+            self._host = self.open_host()
+        return self._host
+
+    # ---- what is said ---
+    def say(self, *lines: str) -> None:
+        """A command's results, on standard output."""
+        for line in lines:
+            print(line)
+
+    def info(self, *lines: str) -> None:
+        """Tell something besides a result, unless the user wants to see less."""
+        if self.liked["loglevel_console"] not in ("info", "verbose", "debug"):
+            return
+        green = self.liked["color_mode"] and sys.stdout.isatty()
+        before = "\x1b[32m" if green else "" if self.liked["color_mode"] else "Info: "
+        after = "\x1b[0m" if green else ""
+        self.say(*(f"{before}{line}{after}" for line in lines))
+
+    def note(self, line: str) -> None:
+        """Tell a note, on standard error."""
+        if self.liked["loglevel_console"] not in ("critical", "error"):
+            print(f"note: {line}", file=sys.stderr)
+
+    # ---- what is changed ---
+    def change(self, what: str, requests: Iterable[Request], body: Body,
+               stores: Sequence[Key] = (), targets: Sequence[str] = ()) -> Done:
+        """Do what a command asks for, and tell of it; with --dry-run tell what would be changed.
+
+        ``what``: the command, for the system's log; ``requests``: what it is about, besides
+        ``stores`` and ``targets``.  Raises what `manage` raises.
+        """
+        told: List[str] = []
+
+        def wish(state: State, surroundings: HostSurroundings) -> Changed:
+            making = Making(state, surroundings)
+            body(making)
+            told[:] = making.said
+            return Changed(making.state, making.about, making.allocate)
+        done = managing.carry_out(self.host, part_of(self.host, requests, stores, targets), wish,
+                                  replace(self.order, what=what, keep=False))
+        self.tree.again()
+        if self.order.dry_run:
+            self.planned(done)
+        else:
+            self.info(*(line for line in told if not line.startswith("note: ")))
+        for line in (*(line[6:] for line in told if line.startswith("note: ")), *done.notes):
+            self.note(line)
+        return done
+
+    def planned(self, done: Done) -> None:
+        """Tell what would be changed.  Raises the first of what speaks against it."""
+        self.say(*changed.lines(done.changes, Terminal.of(sys.stdout)))
+        errors.refuse(list(done.findings), self.order.allow)
+        self.say("nothing was changed: --dry-run" if done.changes else "it is just so already")
+
+    def newest(self, node: Node) -> None:
+        """A command has made a node: @last is it, and the shell may go there."""
+        if self.order.dry_run:
+            return
+        path = node.path
+        if self.liked.bookmarks.get("last") != path:
+            self.liked.bookmarks["last"] = path
+            self.liked.save()
+        if self.liked["auto_cd_after_create"] and self.typed:
+            self.here = self.tree.node(path)
+            self.liked.went(path)
+            self.info(f"Entering new node {path}")
+
+
+def every(requests: Sequence[Request], *said: str) -> Body:
+    """Makes these changes, and tells this."""
+
+    def body(making: Making) -> None:
+        for request in requests:
+            making.request(request)
+        making.said += said
+    return body
+
+
+# ---- words -----------------------------------------------------------------------------------
+def switch(word: str, name: str) -> bool:
+    """``true`` or ``false``; 1 and 0 are as good.  Raises BadCall."""
+    if word.lower() not in ("true", "false", "1", "0"):
+        raise errors.BadCall(f"Syntax error, {quoted(word)} is not true|false.",
+                             do=f"correct {name}")
+    return word.lower() in ("true", "1")
+
+
+def _free(taken: Iterable[int]) -> int:
+    numbers, number = set(taken), 0
+    while number in numbers:
+        number += 1
+    return number
+
+
+def mapped_number(wanted: str, taken: Iterable[int]) -> str:
+    """The number by which an ACL gets a new LUN: the one that was asked for, else 0, and where that
+    is taken the lowest free one (targetcli/ui_target.py:UILUNs.ui_command_create, where a number
+    that is taken and was asked for fails)."""
+    numbers = set(taken)
+    number = int(wanted) if wanted else 0
+    return str(_free(numbers) if number in numbers else number)
+
+
+def full_path(word: str) -> str:
+    """A path of a file as people type it: ``~`` is their home, and a relative one is of where they
+    are."""
+    return os.path.abspath(os.path.expanduser(word))

@@ -1,0 +1,161 @@
+"""`lio-handover shell`: one line of its arguments, the lines of standard input, or an interactive
+shell; what a line means, and its exit code.
+
+Exit codes are targetcli's where it has one, 0 and 1, and 1 also where a line of a script fails,
+which then goes on: its end saves nothing by itself.
+"""
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from typing import Any, Callable, Dict, Mapping, Optional, Sequence
+
+from .. import errors
+from ..cli.output import flushed, print_data
+from ..cli.session import Signals, open_host
+from ..errors import quoted
+from ..kernel.configfs import Configfs
+from ..local import managing
+from ..local.managing import Order
+from . import commands, everywhere, objects, root
+from .changes import Session
+from .commands import Command
+from .line import Line, of_words, parse
+from .nodes import Node, Tree
+from .preferences import Preferences
+
+MODULES: Mapping[str, Any] = {"everywhere": everywhere, "objects": objects, "root": root}
+FAILED = 1
+
+
+def run(args: argparse.Namespace, signals: Signals) -> int:
+    """Run the verb, and return its exit code."""
+    session = opened(args, signals)
+    if args.line:
+        return flushed(one_line(session, lambda: of_words(args.line), args.json))
+    session.typed = True
+    if not sys.stdin.isatty():
+        return flushed(script(session))
+    from . import terminal
+    return flushed(terminal.run(session, signals, one_line))
+
+
+def opened(args: argparse.Namespace, signals: Signals) -> Session:
+    def begin() -> None:
+        signals.deferred = True
+
+    liked = Preferences()
+    order = Order(managing.user(), "", tuple(args.allow), args.dry_run, signals.progress,
+                  signals.stop, begin, keep=False)
+    session = Session(Tree(Configfs()), liked, lambda: open_host(args), order)
+    if liked.note:
+        session.note(liked.note)
+    return session
+
+
+def one_line(session: Session, read: Callable[[], Optional[Line]], json: bool = False) -> int:
+    """Run a line from the root; the exit code."""
+    try:
+        line = read()
+        if line is not None:
+            execute(session, line)
+    except errors.HandoverError as error:
+        session.order.progress.clear()  # type: ignore[union-attr]
+        if json:
+            print_data({"error": {"name": type(error).__name__, "what": error.what,
+                                  "changed": error.changed, "do": error.do}})
+        print(str(error), file=sys.stderr)
+        return FAILED
+    session.order.progress.clear()  # type: ignore[union-attr]
+    return errors.SAME
+
+
+def script(session: Session) -> int:
+    """Run the lines of standard input; a line that fails is told of with its number, and the next
+    one runs."""
+    code = errors.SAME
+    for number, text in enumerate(sys.stdin, 1):
+        try:
+            line = parse(text)
+            if line is not None:
+                execute(session, line)
+        except errors.HandoverError as error:
+            print(f"line {number}: {error}", file=sys.stderr)
+            code = FAILED
+        sys.stdout.flush()
+        if session.ended:
+            break
+    return code
+
+
+# ---- a line -------------------------------------------------------------------------------------
+def execute(session: Session, line: Line) -> None:
+    """Run a line.  Raises a HandoverError."""
+    session.tree.again()
+    session.here = _still_there(session)
+    node = everywhere.at(session, session.here, line.path or ".")
+    command = line.command or ("ls" if line.every else "cd")
+    values = line.words if line.command or line.every else (".",)
+    for target in node.children() if line.every else [node]:
+        if line.every:
+            session.say(f"[{target.path}]")
+        _run(session, target, command, values, line.values)
+
+
+def _still_there(session: Session) -> Node:
+    """Where the shell is, or the nearest node above it that is still there."""
+    path = session.here.path
+    while True:
+        try:
+            return session.tree.node(path)
+        except errors.NoSuchTarget:
+            path = path.rpartition("/")[0] or "/"
+
+
+def _run(session: Session, node: Node, name: str, words: Sequence[str],
+         values: Mapping[str, str]) -> None:
+    known = commands.of(node.kind, node.name)
+    if name not in known:
+        raise errors.BadCall(f"Command not found {quoted(name)}", do="help")
+    row = known[name]
+    given = taken(row, words, values)
+    if row.changes and os.geteuid() != 0 and not session.order.dry_run:
+        raise errors.NotRoot("This privileged command is disabled: you are not root.",
+                             do="sudo lio-handover shell")
+    module, _, function = row.where.partition(".")
+    work: Callable[..., None] = getattr(MODULES[module], function)
+    if row.more == "words":
+        work(session, node, given, words[len(row.parameters):])
+    elif row.more == "values":
+        work(session, node, given, {name: value for name, value in values.items()
+                                    if name not in given})
+    else:
+        work(session, node, given)
+
+
+def taken(row: Command, words: Sequence[str], values: Mapping[str, str]) -> Dict[str, str]:
+    """{parameter: word} of what a command is given, by position and by name.  Raises BadCall."""
+    names = [parameter.name for parameter in row.parameters]
+    if len(words) > len(names) and row.more != "words":
+        raise errors.BadCall(f"Got {len(words)} positionnal parameters, expected at most "
+                             f"{len(names)}.", do=f"help {row.name}")
+    given = dict(zip(names, words))
+    for name, word in values.items():
+        if name not in names:
+            if row.more == "values":
+                continue
+            raise errors.BadCall(f"Unexpected keyword parameter {quoted(name)}.",
+                                 do=f"help {row.name}")
+        if name in given:
+            raise errors.BadCall(f"Duplicate parameter {name}.", do="give it once")
+        given[name] = word
+    missing = [parameter.name for parameter in row.parameters
+               if parameter.needed and not given.get(parameter.name)]
+    if missing:
+        plural = "s " + ", ".join(map(quoted, missing)) if len(missing) > 1 else f" {missing[0]}"
+        raise errors.BadCall(f"Missing required parameter{plural}", do=f"help {row.name}")
+    return given
+
+
+RUN: Mapping[str, Callable[[argparse.Namespace, Signals], int]] = {"shell": run}

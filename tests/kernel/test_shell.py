@@ -1,0 +1,170 @@
+"""`lio-handover shell` beside targetcli, on real kernels."""
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests import lab
+from tests.conftest import HostsOf
+from tests.support import inshell
+from tests.support.inshell import NEW, OLD, OURS, Told
+from tests.support.one_liners import LINES, STORIES
+
+NEWER = str(Path(sys.prefix, "rtslib"))
+
+
+def test_there_are_sixty_lines_each_with_its_source() -> None:
+    assert len(LINES) == 60 and len(set(LINES)) == 60
+    assert all(line.source for line in LINES)
+
+
+def told(host: lab.Host, bed: lab.Lab, who: str) -> list[list[Told]]:
+    folder = f"{bed.shared}/shell"
+    texts = [[(line.text.replace("{dir}", folder).replace("{disk}", "/dev/ubda"), line.row)
+              for line in story.lines] for story in STORIES]
+    answers = host.call(inshell.stories, who, NEWER, texts, folder, timeout=280)
+    return [[Told(*line) for line in lines] for lines in answers]
+
+
+def differing(their: Told, mine: Told, portal: bool) -> list[str]:
+    """The files of the kernel's tree that are others; ``portal``: the default one is that of old
+    versions (row "default portal")."""
+    theirs = {path.replace("/np/0.0.0.0:3260/", "/np/[::0]:3260/") if portal else path: text
+              for path, text in their.tree.items()}
+    return [f"{path}: {theirs.get(path)!r}, ours {mine.tree.get(path)!r}"
+            for path in sorted({*theirs, *mine.tree}) if theirs.get(path) != mine.tree.get(path)]
+
+
+def test_each_line_gives_the_same_kernel_tree(bed: lab.Lab, newest: lab.Host) -> None:
+    compare(bed, newest)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("role", [role for role in lab.ROLES if role != "newest"])
+def test_the_same_on_older_kernels(role: str, bed: lab.Lab, hosts: HostsOf) -> None:
+    """Takes a minute each."""
+    compare(bed, hosts(role)[0])
+
+
+def compare(bed: lab.Lab, host: lab.Host) -> None:
+    by = {who: told(host, bed, who) for who in (OLD, NEW, OURS)}
+    wrong = []
+    for place, story in enumerate(STORIES):
+        portal = any(line.row == "default portal" for line in story.lines)
+        for number, line in enumerate(story.lines):
+            mine = by[OURS][place][number]
+            for who in (OLD, NEW):
+                theirs = by[who][place][number]
+                if theirs.code != mine.code:
+                    wrong.append(f"{line.text}: {who} exits with {theirs.code}, ours with "
+                                 f"{mine.code}: {theirs.err or mine.err}")
+                wrong += [f"{line.text}: {who}: {what}"
+                          for what in differing(theirs, mine, portal and who == OLD)]
+                if who == NEW and line.row != "secrets" and theirs.out != mine.out:
+                    wrong.append(f"{line.text}: {who} says {theirs.out!r}, ours {mine.out!r}")
+    assert not wrong, "\n".join(wrong[:60])
+
+
+# ---- the rows of differences --------------------------------------------------------------------
+PAGE = (Path(__file__).parents[2] / "docs" / "usage" / "shell.md").read_text()
+#: Row of docs/usage/shell.md → the test that shows it.
+ROWS = {
+    "exit code": "lines", "saving at the end": "lines", "quoting": "lines", "empty value": "lines",
+    "write_protect": "maps", "taken LUN numbers": "maps", "IPv6 portals": "maps",
+    "default portal": "maps", "roots": "maps", "cd without a path": "maps",
+    "listing": "listing", "nexus": "listing", "other fabrics": "other_fabrics",
+    "secrets": "secrets", "clear_existing": "saving", "restoreconfig": "saving",
+    "sessions": "sessions", "in use": "sessions",
+    "system bus": "lines"}  # no host of the lab has one
+
+
+def test_each_row_of_the_page_has_a_test() -> None:
+    rows = PAGE.partition("| row |")[2].splitlines()[2:]
+    named = [line.split("|")[1].strip() for line in rows if line.startswith("|")]
+    assert sorted(named) == sorted(ROWS)
+    assert {f"test_{name}" for name in ROWS.values()} <= {*globals()}
+
+
+def test_lines(bed: lab.Lab, newest: lab.Host) -> None:
+    found = newest.call(inshell.row_lines)
+    assert found["codes"] == [0, 1, 1, 0, 0, 0]
+    assert "line 1: Command not found 'nonsense'" in found["lines go on"] and found["acl"]
+    assert found["saved"] == []
+    assert found["quoted"] == ("a|b {c}", "s'e|c ret$12")
+    code, _, said = found["unclosed"]
+    assert code == 1 and "is not closed; nothing was changed" in said
+    assert found["empty"] == ("NULL", "secretsecret99")
+
+
+def test_secrets(bed: lab.Lab, newest: lab.Host) -> None:
+    found = newest.call(inshell.row_secrets)
+    code, _, said = found["argv"]
+    assert code == 1 and "can be read by every user (ps)" in said and "secret" not in said
+    assert found["kernel"] in ("", "NULL")
+    assert found["file"][0] == 0 and found["then"] == "secretsecret34"
+    assert "password=********" in found["shown"]
+    assert "secretsecret" not in found["shown"] + found["kept"] + "".join(map(str, found["file"]))
+
+
+def test_maps(bed: lab.Lab, newest: lab.Host) -> None:
+    found = newest.call(inshell.row_maps)
+    assert found["write_protect"] == ["1", "1", "0"] and found["neither"] == 1
+    code, said, _ = found["taken"]
+    assert code == 0 and f"Created LUN 5->1 mapping in node ACL {inshell.ME}" in said
+    assert found["mapped"] == ["lun_0", "lun_1", "lun_5", "lun_6", "lun_7"]
+    assert found["portals"] == [0, 0, 0, 0, 1]
+    assert found["np"] == ["0.0.0.0:3260", "[::1]:3261", "[::1]:3262"]
+    assert found["second"] == ["0.0.0.0:3260"]
+    code, _, said = found["roots"]
+    assert code == 1 and "lies under no configured root" in said
+    assert found["cd"][0] == 1 and "cd needs a path" in found["cd"][2]
+
+
+def test_listing(bed: lab.Lab, newest: lab.Host) -> None:
+    found = newest.call(inshell.row_listing)
+    code, said, _ = found["said"]
+    assert code == 0 and found["empty"] and found["same"]
+    for name in ("iscsi", "loopback", "vhost", "xen-pvscsi"):
+        assert f"o- {name} ..." in said
+    assert "[None]" in found["listed"][1]
+    assert found["nexus"][1][1] == "wwn=naa.5001405000000077 \n"
+    assert "Status for /loopback/naa.5001405000000001: naa.5001405000000077" in found["nexus"][2][1]
+    assert found["kernel"] == "naa.5001405000000077"
+
+
+def test_other_fabrics(bed: lab.Lab, newest: lab.Host) -> None:
+    found = newest.call(inshell.row_other_fabrics)
+    assert "o- qla2xxx" in found["said"] and "21:00:00:24:ff:31:4c:48" in found["said"]
+    assert "[no-gen-acls]" in found["said"] and "lun0" in found["said"]
+    assert len(found["refused"]) == 4
+    assert all("changes no qla2xxx" in said and "nothing was changed" in said
+               for said in found["refused"]), found["refused"]
+
+
+def test_saving(bed: lab.Lab, newest: lab.Host) -> None:
+    found = newest.call(inshell.row_saving, str(bed.shared), timeout=120)
+    assert found["saved"][0] == 0 and "Configuration saved to" in found["saved"][1]
+    assert found["names"] == (["r"], [inshell.IQN])
+    assert found["false"][0] == 1 and "exists, not restoring" in found["false"][2]
+    assert found["stays"] and [code for code, _, _ in found["cleared"]] == [1, 1, 0]
+    assert "As a precaution, confirm=True needs to be set" in found["cleared"][0][2]
+    assert found["gone"] and found["restored"][0] == 0, found["restored"]
+    assert found["again"] == []
+    assert found["half"][0] == 1 and found["nothing"], found["half"]
+    assert found["missing"][0] == 1 and "can't be read" in found["missing"][2]
+
+
+def test_sessions(bed: lab.Lab, newest: lab.Host, client: lab.OpenIscsi) -> None:
+    newest.call(inshell.serve)
+    newest.call(inshell.told, f"{inshell.TPG} set attribute generate_node_acls=1 "
+                "demo_mode_write_protect=0")
+    session = client.login(inshell.IQN, newest.address)
+    said = newest.call(inshell.sessions)
+    assert "session-state: LOGGED_IN" in said["list"][1]
+    assert f"name: {client.name} (NOT AUTHENTICATED)" in said["detail"][1]
+    assert "mapped-lun: 0 backstore: ramdisk/r mode: rw" in said["detail"][1]
+    code, _, why = said["delete"]
+    assert code == 1 and "logged in" in why and "--allow in-use" in why
+    session.logout()

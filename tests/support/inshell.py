@@ -1,0 +1,385 @@
+"""What tests of `lio-handover shell` run inside a host: its lines, and the same by targetcli."""
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lio_handover.cli import main
+from tests.lab import inside
+from tests.support import inhost
+
+#: What runs a story: targetcli of the distribution, the newest one, our shell.
+OLD, NEW, OURS = "targetcli 2.1.53", "targetcli 3.0.2", "lio-handover shell"
+CONFIG = "/run/lio-handover-shell.conf"
+
+#: Runs lines of targetcli in one process, each as a process of its own would: the tree is read
+#: anew.  It needs a system bus for backstores in user space alone.
+_DRIVER = """
+import importlib.machinery, importlib.util, io, json, sys
+real, sys.stdout, sys.stderr = sys.stdout, io.StringIO(), io.StringIO()
+from targetcli import ui_backstore
+ui_backstore.UIBackstores._user_backstores = lambda self: iter(())
+from targetcli.ui_root import UIRoot
+try:
+    from targetcli.targetcli_shell import TargetCLI
+except ImportError:
+    loader = importlib.machinery.SourceFileLoader("script", "/usr/bin/targetcli")
+    script = importlib.util.module_from_spec(importlib.util.spec_from_loader("script", loader))
+    loader.exec_module(script)
+    TargetCLI = script.TargetCLI
+shell = TargetCLI(sys.argv[1])
+root = UIRoot(shell, as_root=True)
+liked = {name: value for name, value in shell.default_prefs.items() if name[:5] == "auto_"}
+for line in sys.stdin:
+    for stream in (sys.stdout, sys.stderr):
+        stream.seek(0); stream.truncate()
+    code = 0
+    try:
+        if json.loads(line) == "new user":
+            for name, value in liked.items():
+                shell.prefs[name] = value
+            continue
+        root.refresh()
+        shell._current_node = root
+        shell.run_cmdline(json.loads(line))
+    except Exception as error:
+        code = 1
+        sys.stderr.write(str(error) + "\\n")
+    real.write(json.dumps([code, sys.stdout.getvalue(), sys.stderr.getvalue()]) + "\\n")
+    real.flush()
+"""
+
+#: Folders of counters, and files that change with each reading, that say who was there before, or
+#: in which order things came.
+_COUNTERS = ("statistics", "fabric_statistics")
+_LOOSE = re.compile(r"dbroot|.*/pr/res_aptpl_.*|core/alua/lu_gps/.*/members|.*/rtpi"
+                    r"|iscsi/lio_version")
+_HBA = re.compile(r"\b(core/|)(fileio|iblock|rd_mcp|pscsi)_[0-9]+(?=/)")
+_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+
+
+class Told(NamedTuple):
+    """What a line came to: its exit code, what it said, and the kernel's tree then."""
+
+    code: int
+    out: str
+    err: str
+    tree: dict[str, str]
+
+
+def tree() -> dict[str, str]:
+    """The kernel's tree, file by file, but for what may be any way: numbers of HBAs, names of
+    links, and names that are made up are alike."""
+    found: dict[str, str] = {}
+    _read(str(inside.TARGET), "", found)
+    return found
+
+
+def _read(folder: str, name: str, found: dict[str, str]) -> None:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            path = f"{name}{entry.name}"
+            if entry.is_symlink():
+                found[f"{name}@link"] = _HBA.sub(r"\1\2", os.path.realpath(entry.path))
+            elif entry.is_dir():
+                if entry.name not in _COUNTERS:
+                    path = _HBA.sub(r"\1\2", f"{path}/")
+                    found[path] = ""
+                    _read(entry.path, path, found)
+            elif not _LOOSE.fullmatch(path):
+                found[path] = _alike(path, _said(entry.path))
+
+
+def _said(path: str) -> str:
+    """What a file says; the error's number where it can't be read."""
+    try:
+        fd = os.open(path, os.O_RDONLY)
+        try:
+            return os.read(fd, 4096).decode(errors="surrogateescape")
+        finally:
+            os.close(fd)
+    except OSError as error:
+        return f"errno {error.errno}"
+
+
+def _alike(path: str, text: str) -> str:
+    if path.endswith(("wwn/vpd_unit_serial", "wwn/vpd_assoc_logical_unit")) and (
+            _UUID.search(text) or "vpd_assoc" in path):
+        return "of a new serial"
+    text = re.sub(r"(HBA Index|FILEIO ID): \d+", r"\1", text)
+    if path.endswith("/members"):
+        return "\n".join(sorted(filter(None, re.split(r"[\n\0]+", text))))
+    if "auth/" in path and text.strip() == "NULL":
+        return "\n"  # the kernel's word for none
+    return "of a new name" if path.endswith("/nexus") and "naa.5001405" in text else text
+
+
+@contextlib.contextmanager
+def _targetcli(newer: str) -> Iterator[subprocess.Popen[str]]:
+    home = tempfile.mkdtemp(dir="/run")
+    environ = {**os.environ, "PYTHONPATH": newer}
+    program = subprocess.Popen(["/usr/bin/python3", "-W", "ignore", "-c", _DRIVER, home],
+                               stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                               env=environ)
+    try:
+        yield program
+    finally:
+        assert program.stdin
+        program.stdin.close()
+        program.wait(20)
+        shutil.rmtree(home)
+
+
+#: A line and its row of differences.
+Row = tuple[str, str]
+
+
+def by_targetcli(program: subprocess.Popen[str], lines: Sequence[Row]) -> list[Told]:
+    """A story told by targetcli."""
+    assert program.stdin and program.stdout
+    program.stdin.write('"new user"\n')
+    told = []
+    for line, _ in lines:
+        program.stdin.write(json.dumps(line) + "\n")
+        program.stdin.flush()
+        code, out, err = json.loads(program.stdout.readline())
+        told.append(Told(code, out, err, tree()))
+    return told
+
+
+def ours(lines: Sequence[Row]) -> list[Told]:
+    """The same by our shell."""
+    home = tempfile.mkdtemp(dir="/run")
+    os.environ["LIO_HANDOVER_SHELL_HOME"] = home
+    told = []
+    for line, row in lines:
+        more = ["--allow", "in-use"] if row == "in use" else []
+        told.append(Told(*(typed(line) if row == "secrets" else
+                           shell(*more, *shlex.split(line))), tree()))
+    shutil.rmtree(home)
+    return told
+
+
+def shell(*words: str) -> tuple[int, str, str]:
+    """`lio-handover shell WORDS`: (exit code, standard output, standard error)."""
+    Path(CONFIG).write_text(inhost.CONFIG)
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main.main(["--config", CONFIG, "--alone", "shell", *words])
+    return code, out.getvalue(), err.getvalue()
+
+
+def typed(text: str) -> tuple[int, str, str]:
+    """The same with lines on standard input."""
+    was, sys.stdin = sys.stdin, io.StringIO(text + "\n")
+    try:
+        return shell()
+    finally:
+        sys.stdin = was
+
+
+def stories(who: str, newer: str, texts: Sequence[Sequence[Row]], folder: str) -> list[list[Told]]:
+    """Stories, each from nothing; afterwards nothing is there.  ``newer``: the folder of the newest
+    targetcli."""
+    told = []
+    with contextlib.ExitStack() as stack:
+        program = None if who == OURS else stack.enter_context(
+            _targetcli(newer if who == NEW else ""))
+        for lines in texts:
+            shutil.rmtree(folder, ignore_errors=True)
+            Path(folder).mkdir(mode=0o755)
+            inhost.forget_all()
+            for fabric in ("iscsi", "loopback"):  # which targetcli makes when it only looks
+                (inside.TARGET / fabric).mkdir(exist_ok=True)
+            told.append(by_targetcli(program, lines) if program else ours(lines))
+            inside.clear_targets()
+    return told
+
+
+# ---- the rows of differences -----------------------------------------------------------------
+IQN = "iqn.2026-11.org.example:rows"
+TPG = f"/iscsi/{IQN}/tpg1"
+ME, YOU = "iqn.1994-05.org.example:me", "iqn.1994-05.org.example:you"
+
+
+def _begin() -> None:
+    inside.clear_targets()
+    inhost.forget_all()
+    os.environ["LIO_HANDOVER_SHELL_HOME"] = tempfile.mkdtemp(dir="/run")
+
+
+def told(*lines: str) -> list[tuple[int, str, str]]:
+    """What each of these lines came to, as arguments of one call each."""
+    return [shell(*shlex.split(line)) for line in lines]
+
+
+def file(path: str) -> str:
+    """A file of the kernel's tree, "-" where it is not there."""
+    try:
+        return (inside.TARGET / path).read_text().strip("\0\n")
+    except OSError:
+        return "-"
+
+
+def serve(*more: str) -> None:
+    """A target with a ramdisk as LUN 0, an ACL, and what ``more`` makes."""
+    _begin()
+    for line in ("/backstores/ramdisk create r 1M", f"/iscsi create {IQN}",
+                 f"{TPG}/luns create /backstores/ramdisk/r", f"{TPG}/acls create {ME}", *more):
+        code, out, err = shell(*shlex.split(line))
+        assert code == 0, (line, out, err)
+
+
+def row_lines() -> dict[str, Any]:
+    """Exit codes, saving, quoting, empty values."""
+    serve()
+    found: dict[str, Any] = {}
+    found["codes"] = [shell("ls")[0], shell("nonsense")[0], typed("nonsense\nls")[0],
+                      typed("ls\npwd\n# no\n\n")[0], shell("help", "ls")[0],
+                      typed("exit\nnonsense")[0]]
+    found["lines go on"] = typed(f"nonsense\n{TPG}/acls create {YOU}")[2]
+    found["acl"] = (inside.TARGET / f"iscsi/{IQN}/tpgt_1/acls/{YOU}").is_dir()
+    found["saved"] = [path for path in ("/etc/target/saveconfig.json",
+                                        "/etc/rtslib-fb-target/saveconfig.json")
+                      if os.path.exists(path)]
+    typed(f"{TPG}/acls/{ME} set auth userid='a|b {{c}}' password=\"s'e|c ret\\$12\"")
+    acl = f"iscsi/{IQN}/tpgt_1/acls/{ME}/auth"
+    found["quoted"] = file(f"{acl}/userid"), file(f"{acl}/password")
+    found["unclosed"] = typed(f"{TPG}/acls/{ME} set auth userid='x")
+    typed(f"{TPG}/acls/{ME} set auth userid= password=secretsecret99")
+    found["empty"] = file(f"{acl}/userid"), file(f"{acl}/password")
+    return found
+
+
+def row_secrets() -> dict[str, Any]:
+    serve()
+    path = f"{TPG}/acls/{ME}"
+    found: dict[str, Any] = {"argv": shell(path, "set", "auth", "userid=me",
+                                           "password=secretsecret12")}
+    found["kernel"] = file(f"iscsi/{IQN}/tpgt_1/acls/{ME}/auth/password")
+    Path("/run/a.secret").write_text("secretsecret34\n")
+    found["file"] = shell(path, "set", "auth", "userid=me", "password=@/run/a.secret")
+    found["then"] = file(f"iscsi/{IQN}/tpgt_1/acls/{ME}/auth/password")
+    found["shown"] = shell(path, "get", "auth")[1] + shell(path, "info")[1] + shell("ls")[1]
+    home = Path(os.environ["LIO_HANDOVER_SHELL_HOME"])
+    found["kept"] = "".join(one.read_text() for one in home.rglob("*") if one.is_file())
+    return found
+
+
+def row_maps() -> dict[str, Any]:
+    """write_protect, taken numbers, IPv6, the default portal, listing, other fabrics, roots."""
+    serve()
+    acl, at = f"{TPG}/acls/{ME}", f"iscsi/{IQN}/tpgt_1"
+    found: dict[str, Any] = {}
+    told(f"{acl} create 5 0 true", f"{acl} create 6 0 write_protect=1", f"{acl} create 7 0 false")
+    found["write_protect"] = [file(f"{at}/acls/{ME}/lun_{n}/write_protect") for n in (5, 6, 7)]
+    found["neither"] = shell(*f"{acl} create 8 0 perhaps".split())[0]
+    told("/backstores/ramdisk create s 1M")
+    found["taken"] = shell(*f"{TPG}/luns create /backstores/ramdisk/s 5".split())
+    found["mapped"] = sorted(path.name
+                             for path in (inside.TARGET / f"{at}/acls/{ME}").glob("lun_*"))
+    found["portals"] = [code for code, _, _ in told(
+        f"{TPG}/portals delete ::0 3260", f"{TPG}/portals create [::1] 3261",
+        f"{TPG}/portals create ::1 3262", f"{TPG}/portals create 0.0.0.0",
+        f"{TPG}/portals create 127.0.0.1 x")]
+    found["np"] = sorted(path.name for path in (inside.TARGET / f"{at}/np").iterdir())
+    shell("/iscsi", "create", f"{IQN}2")
+    found["second"] = [path.name for path in (inside.TARGET / f"iscsi/{IQN}2/tpgt_1/np").iterdir()]
+    found["roots"] = shell(*"/backstores/fileio create f /etc/passwd".split())
+    found["cd"] = shell("cd")
+    return found
+
+
+def row_listing() -> dict[str, Any]:
+    """A listing changes nothing, on a host that has nothing and on one that serves."""
+    _begin()
+    (inside.TARGET / "iscsi").is_dir()
+    before = tree()
+    said = shell("ls")
+    shell("/vhost", "ls")
+    shell("/loopback/*", "status")
+    empty = tree() == before
+    told("/loopback create naa.5001405000000001")
+    (inside.TARGET / "loopback/naa.5001405000000001/tpgt_1/nexus").write_text("NULL")
+    before = tree()
+    listed = shell("ls", "/loopback")
+    same = tree() == before
+    fixed = told("/loopback/naa.5001405000000001 set nexus wwn=naa.5001405000000077",
+                 "/loopback/naa.5001405000000001 get nexus wwn",
+                 "/loopback/naa.5001405000000001 status")
+    return {"said": said, "empty": empty, "listed": listed, "same": same, "nexus": fixed,
+            "kernel": file("loopback/naa.5001405000000001/tpgt_1/nexus")}
+
+
+def row_other_fabrics() -> dict[str, Any]:
+    """A fabric that is only shown: what its folder of the kernel's has is made up here."""
+    from lio_handover.kernel.configfs import Configfs
+    from lio_handover.local.managing import Order
+    from lio_handover.shell import everywhere, objects
+    from lio_handover.shell.changes import Session
+    from lio_handover.shell.nodes import Tree
+    from lio_handover.shell.preferences import Preferences
+    folder = Path(tempfile.mkdtemp(dir="/run"))
+    for path in ("core", "qla2xxx/21:00:00:24:ff:31:4c:48/tpgt_1/lun/lun_0",
+                 "qla2xxx/21:00:00:24:ff:31:4c:48/tpgt_1/acls/21:00:00:24:ff:31:4c:4a"):
+        (folder / path).mkdir(parents=True)
+    (folder / "qla2xxx/21:00:00:24:ff:31:4c:48/tpgt_1/enable").write_text("1\n")
+    session = Session(Tree(Configfs(str(folder))), Preferences(""), inhost.core, Order())
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        everywhere.ls(session, session.tree.root, {"path": "/qla2xxx"})
+    refused = []
+    fabric = session.tree.node("/qla2xxx")
+    luns = session.tree.node("/qla2xxx/21:00:00:24:ff:31:4c:48/luns")
+    for work, node, given in ((objects.create_target, fabric, {"wwn": "x"}),
+                              (objects.delete_target, fabric, {"wwn": "x"}),
+                              (objects.delete_lun, luns, {"lun": "0"}),
+                              (objects.disable, luns.tpg, {})):
+        try:
+            work(session, node, given)
+        except Exception as error:
+            refused.append(str(error))
+    return {"said": out.getvalue(), "refused": refused}
+
+
+def row_saving(shared: str) -> dict[str, Any]:
+    """saveconfig and restoreconfig: all or nothing, and false is no."""
+    serve()
+    path = f"{shared}/rows.json"
+    found: dict[str, Any] = {"saved": shell("saveconfig", path)}
+    saved = json.loads(Path(path).read_text())
+    found["names"] = [one["name"] for one in saved["storage_objects"]], [
+        one["wwn"] for one in saved["targets"]]
+    before = tree()
+    found["false"] = shell("restoreconfig", path, "clear_existing=false")
+    found["stays"] = tree() == before
+    found["cleared"] = told("clearconfig", "clearconfig confirm=false", "clearconfig confirm=true")
+    found["gone"] = not (inside.TARGET / f"iscsi/{IQN}").exists() and os.path.exists(path)
+    found["restored"] = shell("restoreconfig", path)
+    found["again"] = sorted(path for path in {*before, *tree()}
+                            if before.get(path) != tree().get(path))
+    saved["targets"][0]["tpgs"][0]["luns"][0]["storage_object"] = "/backstores/ramdisk/none"
+    Path(path).write_text(json.dumps(saved))
+    told("clearconfig confirm=true")
+    before = tree()
+    found["half"] = shell("restoreconfig", path)
+    found["nothing"] = tree() == before
+    found["missing"] = shell("restoreconfig", f"{shared}/none.json")
+    return found
+
+
+def sessions() -> dict[str, tuple[int, str, str]]:
+    """What `sessions` says while somebody is logged in."""
+    return {"list": shell("sessions"), "detail": shell("sessions", "detail"),
+            "delete": shell("/iscsi", "delete", IQN)}
