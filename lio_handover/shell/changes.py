@@ -94,14 +94,16 @@ class Session:
 
     ``open_host`` gives this host once it is changed; ``typed``: whether a line comes from a
     terminal or a file, and so from nobody's list of processes; ``interactive``: whether somebody
-    sits there; ``ended`` once the shell is to end; ``order``: how changes are to be carried out.
+    sits there; ``ended`` once the shell is to end; ``failed``: whether a verb said why it failed;
+    ``order``: how changes are to be carried out; ``common``: options that verbs are given.
     """
 
     def __init__(self, tree: Tree, liked: Preferences, open_host: Callable[[], Ours],
                  order: Order) -> None:
         self.tree, self.liked, self.open_host, self.order = tree, liked, open_host, order
         self.here = tree.root
-        self.typed = self.interactive = self.ended = False
+        self.typed = self.interactive = self.ended = self.failed = False
+        self.common: Sequence[str] = ()
         self._host: Optional[Ours] = None
 
     @property

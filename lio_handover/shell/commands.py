@@ -22,7 +22,8 @@ class Command(NamedTuple):
     """A command of the kinds of nodes ``kinds`` ("" for every node).
 
     ``more``: what it takes besides: "words" by position, "values" by name.
-    ``changes``: whether only root may.  ``where``: the module and function that run it.
+    ``changes``: whether only root may.  ``where``: the module and function that run it; one word is
+    a verb of lio-handover's, which is given the node's target and the parameters as options.
     """
 
     kinds: str
@@ -43,6 +44,9 @@ _BOOL = "bool"
 _WWN = _P("wwn", "a new one")
 _SAVEFILE = _P("savefile", "/etc/target/saveconfig.json", complete="file")
 _MAPPED = _P("add_mapped_luns", "auto_add_mapped_luns", complete=_BOOL)
+
+_ALLOW, _PROBE = _P("allow"), _P("probe", "false", complete=_BOOL)
+_FILE, _MAP = _needed("file", "file"), _P("map")
 
 _ROWS: Tuple[Command, ...] = (
     # ---- every node ----
@@ -161,6 +165,31 @@ _ROWS: Tuple[Command, ...] = (
     Command("portal", "enable_offload", "objects.enable_offload", (_needed("boolean", _BOOL),),
             "Has the card do the work (cxgbit).", True),
     Command("portal", "info", "everywhere.info", (), "Lists what the kernel tells of it."),
+    # ---- lio-handover's own verbs ----
+    Command("target", "prepare", "prepare", (_ALLOW, _PROBE),
+            "Tells what speaks against handing the target over."),
+    Command("target", "freeze", "freeze", (_ALLOW, _PROBE),
+            "Shuts the gates, and waits until all is on the disk.", True),
+    Command("target", "thaw", "thaw", (_ALLOW,), "Opens the gates that freeze has shut.", True),
+    Command("target", "export", "export", (_needed("output", "file"), _ALLOW, _PROBE),
+            "Writes a document of the target, which import takes.", True),
+    Command("target", "move", "move", (_needed("to"), _P("map"), _P("mode"), _ALLOW),
+            "Hands the target over to another host, from start to end.", True),
+    Command("target", "adopt", "adopt", (_ALLOW,),
+            "Has lio-handover restore the target at a boot, whole.", True),
+    Command("target", "giveback", "giveback", (_ALLOW,),
+            "Has targetcli restore the target at a boot.", True),
+    Command("root", "plan", "plan", (_FILE, _MAP, _ALLOW),
+            "Shows the steps that import of a document would take."),
+    Command("root", "diff", "diff", (_FILE, _MAP), "Shows how this host differs from a document."),
+    Command("root", "verify", "verify", (_FILE, _MAP),
+            "Tells whether this host serves just what a document says."),
+    Command("root", "import", "import", (_FILE, _MAP, _ALLOW), "Serves what a document says.",
+            True),
+    Command("root", "handovers", "status", (_P("id", "all"),),
+            "Tells where handovers stand, and what leads on: the verb status."),
+    Command("root", "recover", "recover", (_P("id", "all"), _P("peer")),
+            "Finishes what was cut off, or says what a human may order.", True),
 )
 
 

@@ -12,6 +12,7 @@ import sys
 from typing import Any, Callable, Dict, Mapping, Optional, Sequence
 
 from .. import errors
+from ..cli import main as cli_main
 from ..cli.output import flushed, print_data
 from ..cli.session import Signals, open_host
 from ..errors import quoted
@@ -19,7 +20,7 @@ from ..kernel.configfs import Configfs
 from ..local import managing
 from ..local.managing import Order
 from . import commands, everywhere, objects, root
-from .changes import Session
+from .changes import Session, switch
 from .commands import Command
 from .line import Line, of_words, parse
 from .nodes import Node, Tree
@@ -49,6 +50,8 @@ def opened(args: argparse.Namespace, signals: Signals) -> Session:
     order = Order(managing.user(), "", tuple(args.allow), args.dry_run, signals.progress,
                   signals.stop, begin, keep=False)
     session = Session(Tree(Configfs()), liked, lambda: open_host(args), order)
+    session.common = [*(["--config", args.config] if args.config else []),
+                      *(["--alone"] if args.alone else [])]
     if liked.note:
         session.note(liked.note)
     return session
@@ -56,6 +59,7 @@ def opened(args: argparse.Namespace, signals: Signals) -> Session:
 
 def one_line(session: Session, read: Callable[[], Optional[Line]], json: bool = False) -> int:
     """Run a line from the root; the exit code."""
+    session.failed = False
     try:
         line = read()
         if line is not None:
@@ -68,7 +72,7 @@ def one_line(session: Session, read: Callable[[], Optional[Line]], json: bool = 
         print(str(error), file=sys.stderr)
         return FAILED
     session.order.progress.clear()  # type: ignore[union-attr]
-    return errors.SAME
+    return FAILED if session.failed else errors.SAME
 
 
 def script(session: Session) -> int:
@@ -83,6 +87,7 @@ def script(session: Session) -> int:
         except errors.HandoverError as error:
             print(f"line {number}: {error}", file=sys.stderr)
             code = FAILED
+        code = FAILED if session.failed else code
         sys.stdout.flush()
         if session.ended:
             break
@@ -124,6 +129,9 @@ def _run(session: Session, node: Node, name: str, words: Sequence[str],
         raise errors.NotRoot("This privileged command is disabled: you are not root.",
                              do="sudo lio-handover shell")
     module, _, function = row.where.partition(".")
+    if not function:
+        _verb(session, node, row, given)
+        return
     work: Callable[..., None] = getattr(MODULES[module], function)
     if row.more == "words":
         work(session, node, given, words[len(row.parameters):])
@@ -132,6 +140,29 @@ def _run(session: Session, node: Node, name: str, words: Sequence[str],
                                     if name not in given})
     else:
         work(session, node, given)
+
+
+def _verb(session: Session, node: Node, row: Command, given: Mapping[str, str]) -> None:
+    """Run a verb of lio-handover's on a node."""
+    if session.order.dry_run and row.changes and row.name != "import":
+        raise errors.BadCall(f"{row.name} can't be tried out by --dry-run", do="prepare, or plan")
+    words = [row.where, *session.common]
+    if node.kind == "target":
+        words.append(f"{node.fabric}/{node.name}")
+    for name, word in given.items():
+        if name in ("file", "id") and word:
+            words.append(word)
+        elif name == "probe":
+            words += ["--probe"] * switch(word, name)
+        elif word:
+            words += [f"--{name}", word]
+    for name in session.order.allow if "allow" not in given and row.changes else ():
+        words += ["--allow", name]
+    if session.order.dry_run and row.name == "import":
+        words.append("--dry-run")
+    sys.stdout.flush()
+    session.failed = cli_main.main(words) != errors.SAME or session.failed
+    session.tree.again()
 
 
 def taken(row: Command, words: Sequence[str], values: Mapping[str, str]) -> Dict[str, str]:

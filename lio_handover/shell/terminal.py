@@ -200,8 +200,10 @@ def _paths(session: Session, here: Node, text: str) -> List[str]:
     if text.startswith("@"):
         return marks
     node = session.tree.node(above + slash, here) if slash else here
-    names = [f"{above}{slash}{child.name}/" for child in node.children()
-             if child.name.startswith(start)]
+    below = [child for child in node.children() if child.name.startswith(start)]
+    names = [f"{above}{slash}{child.name}/" for child in below]
+    if len(below) == 1 and not below[0].children():  # nothing follows but a command
+        names = [names[0].rstrip("/")]
     return [*names, *(marks if not text else ())]
 
 

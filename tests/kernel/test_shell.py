@@ -8,6 +8,7 @@ import pytest
 
 from tests import lab
 from tests.conftest import HostsOf
+from tests.lab import agents
 from tests.support import inshell
 from tests.support.inshell import NEW, OLD, OURS, Told
 from tests.support.one_liners import LINES, STORIES
@@ -168,3 +169,18 @@ def test_sessions(bed: lab.Lab, newest: lab.Host, client: lab.OpenIscsi) -> None
     code, _, why = said["delete"]
     assert code == 1 and "logged in" in why and "--allow in-use" in why
     session.logout()
+
+
+# ---- who calls targetcli ------------------------------------------------------------------------
+def test_pacemakers_agents_run_with_it(bed: lab.Lab, newest: lab.Host) -> None:
+    """OCF: 0 success, 7 not running."""
+    ended = newest.call(inshell.agents, str(agents.folder()), f"{bed.shared}/agents.img",
+                        timeout=200)
+    codes = {"iSCSITarget start": 0, "iSCSILogicalUnit start": 0, "iSCSILogicalUnit stop": 0,
+             "iSCSITarget stop": 0, "served": 0}
+    monitors = [code for what, code, _ in ended if what.endswith("monitor")]
+    assert [code for what, code, _ in ended if what in codes] == [0] * 5, ended
+    assert monitors == [7, 0, 0, 7, 7], ended
+    served = next(said for what, _, said in ended if what == "served")
+    assert "o- 127.0.0.1:3260" in served and "o- 0.0.0.0" not in served
+    assert served.count("Mapped LUNs: 1") == 2 and "lun1" in served

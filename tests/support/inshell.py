@@ -383,3 +383,43 @@ def sessions() -> dict[str, tuple[int, str, str]]:
     """What `sessions` says while somebody is logged in."""
     return {"list": shell("sessions"), "detail": shell("sessions", "detail"),
             "delete": shell("/iscsi", "delete", IQN)}
+
+
+# ---- who calls targetcli ----------------------------------------------------------------------
+def _as_targetcli(folder: Path) -> dict[str, str]:
+    """The environment of a program that finds our shell under targetcli's name."""
+    Path(CONFIG).write_text(inhost.CONFIG)
+    folder.mkdir(exist_ok=True)
+    program = Path(__file__).parents[2] / "scripts" / "lio-handover"
+    (folder / "targetcli").write_text(
+        f"#!/bin/sh\nexec {sys.executable} {program} --config {CONFIG} --alone shell "
+        '--allow in-use "$@"\n')
+    (folder / "targetcli").chmod(0o755)
+    return {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"}
+
+
+def agents(root: str, image: str) -> list[tuple[str, int, str]]:
+    """ClusterLabs' agents, start to stop: (agent and action, exit code, what it said)."""
+    _begin()
+    environ = {
+        **_as_targetcli(Path("/run/agents")), "OCF_ROOT": root, "HA_RSCTMP": "/run/agents",
+        "HA_LOGD": "no", "HA_debug": "0",
+        "OCF_RESKEY_implementation": "lio-t", "OCF_RESKEY_iqn": IQN, "OCF_RESKEY_target_iqn": IQN,
+        "OCF_RESKEY_portals": "127.0.0.1:3260", "OCF_RESKEY_allowed_initiators": f"{ME} {YOU}",
+        "OCF_RESKEY_lun": "1", "OCF_RESKEY_path": image, "OCF_RESKEY_liot_bstype": "fileio",
+        "OCF_RA_VERSION_MAJOR": "1", "OCF_RA_VERSION_MINOR": "0"}
+    Path(image).write_bytes(bytes(1 << 20))
+    ended = []
+    for agent, action in (
+            ("iSCSITarget", "monitor"), ("iSCSITarget", "start"), ("iSCSITarget", "monitor"),
+            ("iSCSILogicalUnit", "start"), ("iSCSILogicalUnit", "monitor"), ("", "served"),
+            ("iSCSILogicalUnit", "stop"), ("iSCSILogicalUnit", "monitor"), ("iSCSITarget", "stop"),
+            ("iSCSITarget", "monitor")):
+        if not agent:
+            ended.append((action, 0, shell("ls", "/iscsi")[1]))
+            continue
+        done = subprocess.run([f"{root}/resource.d/heartbeat/{agent}", action],
+                              env={**environ, "OCF_RESOURCE_INSTANCE": agent.lower()},
+                              capture_output=True, text=True)
+        ended.append((f"{agent} {action}", done.returncode, done.stdout + done.stderr))
+    return ended
