@@ -105,12 +105,12 @@ def change(host: Ours, request: Request, order: Order) -> Done:
     place = changes.needs(request)
     part = part_of(host, place, request)
     if request.verb != changes.CREATE or place.has == "alua_group":
-        part = _with_exporters(host, part)
+        part = with_exporters(host, part)
     return carry_out(host, part, lambda state, surroundings:
                      changes.apply(state, request, surroundings), order)
 
 
-def _with_exporters(host: Ours, part: Part) -> Part:
+def with_exporters(host: Ours, part: Part) -> Part:
     """The part, with the targets that export its backstores, whose copies change, to be locked."""
     if part.reach is not None or not part.stores or not part.locks or not host.fs.exists("core"):
         return part
@@ -168,7 +168,7 @@ def apply(host: Ours, tree: Mapping[str, Any], prune: bool, secret: wishes.ReadS
     targets, stores = wishes.about(tree)
     grouped = any("lu_group" in (entry or {}) for entry in (tree.get("backstores") or {}).values())
     part = Part(targets, stores, grouped or "lu_groups" in tree, "discovery_auth" in tree, prune)
-    return carry_out(host, _with_exporters(host, part), lambda state, surroundings: wishes.wish(
+    return carry_out(host, with_exporters(host, part), lambda state, surroundings: wishes.wish(
         state, tree, surroundings, prune, secret), order)
 
 

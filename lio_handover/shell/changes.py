@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from dataclasses import dataclass, field, replace
-from typing import Callable, Dict, Iterable, List, Optional, Sequence
+from typing import Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
 from .. import errors
 from ..errors import quoted
@@ -77,16 +77,30 @@ class Making:
 Body = Callable[[Making], None]
 
 
-def part_of(host: Ours, requests: Iterable[Request], stores: Sequence[Key] = (),
-            targets: Sequence[str] = ()) -> Part:
-    """The part of the host that these requests are about, with these backstores and targets."""
-    part = Part(tuple(targets), tuple(stores))
-    for request in requests:
-        more = managing.part_of(host, changes.needs(request), request)
-        part = Part((*part.targets, *more.targets), (*part.stores, *more.stores),
-                    part.lu_groups or more.lu_groups, part.discovery or more.discovery)
-    return replace(part, targets=tuple(dict.fromkeys(part.targets)),
-                   stores=tuple(dict.fromkeys(part.stores)))
+def part_of(host: Ours, requests: Sequence[Request], about: "About") -> Part:
+    """The part of the host that these requests are about, with these backstores and targets; of
+    one request's target no more than that needs is read."""
+    parts = [managing.part_of(host, changes.needs(request), request) for request in requests]
+    part = Part(
+        tuple(dict.fromkeys((*about.targets, *(name for part in parts for name in part.targets)))),
+        tuple(dict.fromkeys((*about.stores, *(key for part in parts for key in part.stores)))),
+        any(part.lu_groups for part in parts), any(part.discovery for part in parts))
+    if len(parts) == 1 and parts[0].reach and about.links is not None and not about.stores:
+        row = parts[0].reach.row
+        return replace(part, reach=replace(parts[0].reach, row=row._replace(
+            links=(*row.links, *about.links))))
+    if any(request.verb != changes.CREATE for request in requests) or not requests:
+        part = managing.with_exporters(host, part)
+    return part
+
+
+class About(NamedTuple):
+    """What a change is about besides its requests: backstores, targets, and the kinds of LUNs
+    (``lun``, ``mapped_lun``) whose links are looked at; None: all of its target is."""
+
+    stores: Sequence[Key] = ()
+    targets: Sequence[str] = ()
+    links: Optional[Tuple[str, ...]] = ()
 
 
 class Session:
@@ -133,12 +147,12 @@ class Session:
             print(f"note: {line}", file=sys.stderr)
 
     # ---- what is changed ---
-    def change(self, what: str, requests: Iterable[Request], body: Body,
-               stores: Sequence[Key] = (), targets: Sequence[str] = ()) -> Done:
+    def change(self, what: str, requests: Sequence[Request], body: Body,
+               about: About = About()) -> Done:
         """Do what a command asks for, and tell of it; with --dry-run tell what would be changed.
 
-        ``what``: the command, for the system's log; ``requests``: what it is about, besides
-        ``stores`` and ``targets``.  Raises what `manage` raises.
+        ``what``: the command, for the system's log; ``requests``: what it is about.  Raises what
+        `manage` raises.
         """
         told: List[str] = []
 
@@ -147,7 +161,7 @@ class Session:
             body(making)
             told[:] = making.said
             return Changed(making.state, making.about, making.allocate)
-        done = managing.carry_out(self.host, part_of(self.host, requests, stores, targets), wish,
+        done = managing.carry_out(self.host, part_of(self.host, requests, about), wish,
                                   replace(self.order, what=what, keep=False))
         self.tree.again()
         if self.order.dry_run:

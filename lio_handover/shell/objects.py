@@ -17,7 +17,7 @@ from ..model import fabrics
 from ..model.keys import Key, backstore_key
 from ..savefile import rtslib_names
 from . import nodes
-from .changes import Making, Session, every, full_path, mapped_number, switch
+from .changes import About, Making, Session, every, full_path, mapped_number, switch
 from .groups import managed_acls
 from .nodes import Node
 
@@ -70,7 +70,7 @@ def delete_backstore(session: Session, node: Node, given: Given) -> None:
         making.do("delete", node.managed, name)
         making.said.append(f"Deleted storage object {name}.")
     session.change(f"delete {node.path}", [Request("delete", node.managed, (name,))], body,
-                   targets=exporters(session, [key]))
+                   About(targets=exporters(session, [key])))
     if given.get("save") and switch(given["save"], "save"):
         from . import root
         root.saveconfig(session, session.tree.root, {})
@@ -267,7 +267,8 @@ def create_lun(session: Session, node: Node, given: Given) -> None:
         if path:
             _made_of(making, store, path)
         new[:] = [_export(making, tpg, store, number, mapped)]
-    session.change(f"create {node.path}", [request], body, _store_keys(store))
+    session.change(f"create {node.path}", [request], body, About(
+        _store_keys(store) if path else (), links=("lun",)))
     session.newest(Node(session.tree, node, f"lun{new[0]}", "lun"))
 
 
@@ -332,7 +333,7 @@ def tag(session: Session, node: Node, given: Given) -> None:
                 _like(making, path, f"{node.managed}/{models[0]}")
             making.do("set", path, "acl", tag=new)
     session.change(f"tag {node.path}", [Request("set", f"{node.managed}/{initiators[0]}", ("acl",),
-                                                {"tag": new})], body)
+                                                {"tag": new})], body, About(links=None))
 
 
 def _like(making: Making, path: str, other: str) -> None:
@@ -383,7 +384,7 @@ def create_mapped_lun(session: Session, node: Node, given: Given) -> None:
             making.do("create", acl, wanted, lun, write_protect=protect)
         making.said.append(f"Created Mapped LUN {wanted.removeprefix('mapped_lun')}.")
     session.change(f"create {node.path}", [Request("create", paths[0], (wanted, number))], body,
-                   _store_keys(store) if store else ())
+                   About(_store_keys(store) if path else (), links=("lun", "mapped_lun")))
     session.newest(Node(session.tree, node, f"mapped_lun{wanted}", "mapped_lun"))
 
 

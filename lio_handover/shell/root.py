@@ -16,7 +16,7 @@ from ..manage.nouns import NOUNS
 from ..model import fabrics, plugins
 from ..savefile import not_saved, read_back, whole
 from . import nodes, summaries
-from .changes import Making, Session, full_path, switch
+from .changes import About, Making, Session, full_path, switch
 from .nodes import Node
 
 Given = Mapping[str, str]
@@ -156,7 +156,7 @@ def clearconfig(session: Session, node: Node, given: Given) -> None:
         making.said.append("All configuration cleared")
     discovery = [Request("delete", "/iscsi", ("discovery_auth",))] \
         if session.tree.fs.exists("iscsi/discovery_auth") else []
-    session.change("clearconfig", discovery, body, stores, names)
+    session.change("clearconfig", discovery, body, About(stores, names))
 
 
 def _others(root: Node) -> List[str]:
