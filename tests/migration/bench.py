@@ -37,6 +37,9 @@ class Vm:
         self.bench, self.host, self.number = bench, host, number
         self.name = f"QEMU {number} on {host.name}"
         self.said_path = bench.folder / f"said-{bench.run}-{number}"
+        if self.said_path.exists():     # of an earlier QEMU of this number, which a move stopped
+            with self.said_path.open("a") as file:
+                file.write("\n")       # within a line, as it has stopped what comes first now
         self.events: list[tuple[float, str, Json]] = []
         self._happened = threading.Condition()
         self.port = port = 4400 + number
