@@ -110,7 +110,7 @@ def main(words: list[str]) -> int:
     parser.add_argument("--minutes", type=float, default=20)
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--hosts", action="store_true", help="a host's power, too (it boots)")
-    args = parser.parse_args(words)
+    args = parser.parse_intermixed_args(words)
     args.results = args.results or Path(f"build/manager-{args.what}.json")
     args.results.parent.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from tests.lab import LabError
 from tests.manager.pair import Pair
 from tests.support import inlibvirt
 from tests.support.inlibvirt import GUEST
@@ -121,13 +122,12 @@ class Case:
     def reach(self, known: list[list[str]]) -> None:
         whose, text = POINTS[self.point]
         number = self.side(whose) if whose else self.destination
-        call = self.pair.systemd[number].call
         if text:
-            call(inlibvirt.hold_helper, text, known[number])
+            self.pair.call(number, inlibvirt.hold_helper, text, known[number])
         elif self.point == "copying":
-            assert self.pair.systemd[self.source].call(inlibvirt.copies)
+            assert self.pair.call(self.source, inlibvirt.copies), "no memory is copied"
         else:
-            assert call(inlibvirt.wait_for, self.point)
+            assert self.pair.call(number, inlibvirt.wait_for, self.point), f"no {self.point}"
 
     def let_go(self) -> None:
         for host, systemd in zip(self.pair.hosts, self.pair.systemd):
@@ -164,8 +164,8 @@ class Case:
         pair, outcome = self.pair, self.outcome
         if not self.ends(SETTLES if self.over_is_likely() else 20):
             outcome.led = "recover"
-            for systemd in pair.systemd:
-                systemd.call(inlibvirt.recover)
+            for number in (0, 1):
+                pair.call(number, inlibvirt.recover)
             if not self.ends(60):
                 outcome.wrong.append(f"not over: {outcome.states}")
         names = ("source", "destination")
@@ -216,6 +216,6 @@ def run(pair: Pair, point: str, party: str) -> Outcome:
         case = Case(pair, point, party)
         outcome = case.outcome
         case.run()
-    except AssertionError as error:
-        outcome.wrong.append(f"not reached: {str(error)[-300:]}")
+    except (AssertionError, LabError) as error:
+        outcome.wrong.append(f"not reached: {str(error)[:300]}")
     return outcome

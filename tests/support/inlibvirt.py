@@ -249,7 +249,7 @@ def _handovers() -> Path:
     return Path(inhost.SETTINGS.state_directory, "handovers")
 
 
-def hold_helper(text: str, known: Sequence[str], seconds: float = 100) -> None:
+def hold_helper(text: str, known: Sequence[str], seconds: float = 200) -> None:
     """Stop the helper's processes as soon as the journal of a new handover has this text."""
     end = time.monotonic() + seconds
     while not any(text in path.read_text() for path in _handovers().glob("*/journal")
@@ -289,7 +289,7 @@ def remove_hold() -> None:
     Path("/etc/libvirt/hooks/qemu.d/zz-other").unlink(missing_ok=True)
 
 
-def wait_for(point: str, seconds: float = 100) -> bool:
+def wait_for(point: str, seconds: float = 200) -> bool:
     """Whether a point without a record is reached: our hook waits for its unit, or `add_hold`."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -299,7 +299,7 @@ def wait_for(point: str, seconds: float = 100) -> bool:
     return False
 
 
-def copies(seconds: float = 60) -> bool:
+def copies(seconds: float = 200) -> bool:
     """Whether memory comes to be copied."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
