@@ -29,6 +29,9 @@ ALIKE = ("multifd", "compress", "rdma-pin-all", "postcopy-preempt", "zero-copy-s
 PROPERTIES = ("boot_tpgt", "num_queues", "virtqueue_size", "seg_max_adjust", "max_sectors",
               "cmd_per_lun", "t10_pi", "hotplug", "event_idx", "indirect_desc", "packed",
               "in_order", "vectors", "iommu_platform", "disable-legacy", "disable-modern", "addr")
+#: The parameter `mode`, from QEMU 8.2 on, of a migration that is none of QEMU in place (cpr-reboot,
+#: cpr-transfer, cpr-exec).
+NORMAL = "normal"
 #: Where QEMU keeps the devices that it was given, with an id and without.
 PLACES = ("/machine/peripheral", "/machine/peripheral-anon")
 DISK, VMSTATE = "vhost-scsi", "dbus-vmstate"
@@ -47,6 +50,7 @@ class Qemu:
     alike: Mapping[str, Union[str, int]]
     memory: int
     bandwidth: int
+    mode: str
     threads: Tuple[int, ...]
     capabilities: Mapping[str, bool]
     devices: Mapping[str, int]
@@ -68,6 +72,7 @@ def _asked(monitor: Monitor) -> Qemu:
     migrate, cpus = monitor.execute("query-migrate"), monitor.execute("query-cpus-fast")
     memory = monitor.execute("query-memory-size-summary")
     size = memory["base-memory"] + memory.get("plugged-memory", 0)
+    parameters = monitor.execute("query-migrate-parameters")
     devices = [device for place in PLACES for device in _children(monitor, place)]
     objects = [(path, kind) for path, kind in _children(monitor, "/objects") if kind == VMSTATE]
     return Qemu(
@@ -76,7 +81,7 @@ def _asked(monitor: Monitor) -> Qemu:
         {"architecture": monitor.execute("query-target")["arch"],
          "machine type": _get(monitor, "/machine", "type"), "number of CPUs": len(cpus),
          "CPU model": _get(monitor, cpus[0]["qom-path"], "type"), "RAM size in bytes": size},
-        size, monitor.execute("query-migrate-parameters").get("max-bandwidth", 0),
+        size, parameters.get("max-bandwidth", 0), parameters.get("mode", NORMAL),
         tuple(cpu["thread-id"] for cpu in cpus),
         {row["capability"]: row["state"] for row in
          monitor.execute("query-migrate-capabilities")},
@@ -223,6 +228,11 @@ def _unwanted_capabilities(pair: Pair, role: str) -> Iterator[str]:
     yield from (name for name in UNWANTED if pair.of(role).capabilities.get(name))
 
 
+def _other_mode(pair: Pair, role: str) -> Iterator[str]:
+    if pair.of(role).mode != NORMAL:
+        yield pair.of(role).mode
+
+
 def _other_capabilities(pair: Pair, role: str) -> Iterator[str]:
     for name in ALIKE:
         here, there = (side.capabilities.get(name, False)
@@ -273,6 +283,9 @@ CHECKS = (
     Check(BOTH, "query-migrate-capabilities", _unwanted_capabilities,
           "has {} on, with which nobody could tell when the guest has left",
           "switch it off: migrate-set-capabilities"),
+    Check(BOTH, "query-migrate-parameters", _other_mode,
+          "would migrate in mode {}, which is another thing",
+          "set it to normal: migrate-set-parameters"),
     Check((DESTINATION,), "query-migrate-capabilities", _other_capabilities, "has {}",
           "switch it alike on both: migrate-set-capabilities"),
     Check(BOTH, "qom-list /objects", _several_vmstates, "has several dbus-vmstate objects: {}",
