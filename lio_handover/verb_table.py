@@ -113,6 +113,7 @@ _OPTIONS = (
            "through a nexus that is gone afterwards; meanwhile initiators see one port more",
            "--probe", bus="probe", action=WRITE),
     Option("secrets", "b", "compare secrets, too (root: always)", bus="secrets", action=DOCUMENT),
+    Option("from-saveconfig", "b", "FILE is targetcli's save file", "--from-saveconfig"),
     Option("dry-run", "b", "only show the plan", "--dry-run"),
     Option("preview", "b", "only show the plan", "--dry-run", bus="dry-run"),
     Option("prune", "b", "delete what the file does not have", "--prune", bus="prune"),
@@ -313,7 +314,7 @@ With the names that are mapped and all that speaks against it.
 
   lio-handover plan db.json --map root:/srv/a=/srv/b
 """, deadline=60, bus=True, command="host_commands", run="plan"),
-    Verb("import", HOST, WRITE, A_DOCUMENT, "dry-run map allow secrets",
+    Verb("import", HOST, WRITE, A_DOCUMENT, "dry-run from-saveconfig map allow secrets",
          "serve what a document says", """\
 All of it or nothing: what fails, or is interrupted, is taken back.  --map takes
   device:/dev/sdb=/dev/sdc                 the path of one backstore
@@ -328,6 +329,7 @@ All of it or nothing: what fails, or is interrupted, is taken back.  --map takes
 Block devices with a WWID are found by it.
 
   lio-handover import db.json --dry-run
+  lio-handover import --from-saveconfig /etc/target/saveconfig.json
   lio-handover import db.json --map device:/dev/sdb=/dev/disk/by-id/wwn-0x5000c500a1b2c3d4
 """, deadline=60, bus=True, command="host_commands", run="import_"),
     Verb("verify", HOST, READ, A_DOCUMENT, "map secrets",

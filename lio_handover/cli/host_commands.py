@@ -21,7 +21,7 @@ from ..local.ours import Ours
 from ..local.results import Result
 from ..system import document_file
 from ..verb_table import A_DOCUMENT, ANY_TARGETS, HOST_VERBS, READ, TARGETS, WRITE, Verb
-from ..views import diff_columns, json_view, phrases, plan_steps, tree
+from ..views import changed, diff_columns, json_view, phrases, plan_steps, tree
 from ..views.terminal import Terminal
 from .output import (BY_SERVICE, PROG, credit, print_data, print_lines, quoted, repeat_option, say,
                      say_done, say_notes, seconds_text, writes_text)
@@ -41,6 +41,8 @@ def run(args: argparse.Namespace, signals: Signals) -> int:
     row = HOST_VERBS[verb]
     if verb == "show" and (args.as_file or args.uses):
         return _show_otherwise(args)
+    if args.verb == "import" and args.from_saveconfig:
+        return _import_saved(args, signals)
     service = find_service(args) if row.action == WRITE else None
     if not service and verb not in _FOR_ANYBODY:
         require_root(args.verb)
@@ -130,6 +132,42 @@ def _write_document(place: str, result: results.Exported) -> None:
 def _command(args: argparse.Namespace, verb: str, more: Sequence[str] = ()) -> str:
     """A command with another verb, and with this command's document and maps."""
     return quoted([PROG, verb, args.file, *repeat_option("--map", args.map), *more])
+
+
+def _import_saved(args: argparse.Namespace, signals: Signals) -> int:
+    """Serve what a save file of targetcli's says, and keep it."""
+    from ..manage import settable
+    from ..savefile import read_back
+    if args.map:
+        raise Usage("--map is for documents, not for a save file")
+    if not args.dry_run:
+        require_root(args.verb)
+
+    def begin() -> None:
+        signals.deferred = True
+
+    back = read_back.of_text(read_back.read(args.file), args.file, settable.knows)
+    if back.others:
+        raise errors.CannotRepresent(f"{', '.join(back.others)}: lio-handover knows no such fabric",
+                                     do="targetcli restoreconfig, or take it out of the file")
+    result = verbs.VERBS["apply"](open_host(args), verbs.Call(
+        allow=args.allow, progress=signals.progress, stop=signals.stop, begin=begin,
+        tree=back.tree, secret=back.secret, dry_run=args.dry_run))
+    signals.progress.clear()
+    assert isinstance(result, results.Managed)
+    if args.json:
+        print_data(json_view.tree(result, args.allow))
+    else:
+        print_lines(changed.lines(result.changes, Terminal.of(sys.stdout)))
+    say_notes(args, [*back.notes, *result.notes])
+    against = errors.stopping(result.findings, args.allow) if result.planned else ()
+    if against:
+        return say_against(args, against, "this import")
+    nothing = result.planned or result.same
+    say_done(args, errors.NOTHING_CHANGED if nothing else f"imported {args.file}: "
+             f"{writes_text(result.writes)} in {seconds_text(result.seconds)}, read back and the "
+             "same")
+    return errors.SAME
 
 
 # --- texts: both hosts ---------------------------------------------------------------------------

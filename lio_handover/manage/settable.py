@@ -7,7 +7,7 @@ from .. import errors
 from ..document.values import attributes_of
 from ..errors import quoted
 from ..model.attributes import CARRIED, SECRET, TABLE, Attribute, rows
-from .nouns import ALIASES, Noun
+from .nouns import ALIASES, NOUNS, Noun
 
 #: The names of secrets, in the kernel's words and in targetcli's.
 SECRETS = frozenset(row.path.rpartition("/")[2] for row in TABLE if row.kind == SECRET) | {
@@ -50,6 +50,15 @@ def path_of(noun: Noun, owner: str, group: str, name: str, where: str) -> str:
                          + (f" in its group {group}" if group else ""),
                          do=f"lio-handover set {where} GROUP NAME=VALUE, a GROUP of "
                          + ", ".join(noun.groups))
+
+
+def knows(kind: str, owner: str, group: str, name: str) -> bool:
+    """Whether `set` knows a name of a group, of an object of this plugin or fabric."""
+    try:
+        path_of(NOUNS[kind], owner, group, name, "")
+    except errors.BadCall:
+        return False
+    return True
 
 
 def attributes_to_set(noun: Noun, owner: str, group: str, values: Mapping[str, str],

@@ -89,9 +89,42 @@ def _instead(whole: Splice, name: str, element: Element, left: List[Dict[str, An
     for entry in left:
         if _same(name, entry, element.value):
             left.remove(entry)
-            known = {**element.value, **entry}
-            return [element if known == element.value else whole.written(known)]
+            return [element if _says(element.value, entry)
+                    else whole.written({**element.value, **entry})]
     return []
+
+
+#: Members by which objects of a list are told apart; rtslib writes them in the kernel's order.
+_NAMED_BY = ("tag", "index", "node_wwn", "name", "ip_address", "port")
+
+
+def _says(there: Any, wanted: Any) -> bool:
+    """Whether an element says all that is wanted, whatever it says besides, and in whichever
+    order."""
+    if isinstance(wanted, dict):
+        return isinstance(there, dict) and all(
+            _says(there.get(name, _ABSENT.get(name)), value) for name, value in wanted.items())
+    if isinstance(wanted, list):
+        return isinstance(there, list) and len(there) == len(wanted) and all(
+            map(_says, _sorted(there), _sorted(wanted)))
+    return _word(there) == _word(wanted)
+
+
+#: Members that rtslib leaves out where they are so.
+_ABSENT: Mapping[str, Any] = {"aio": False, "offload": False, "iser": False, "exclusive": True,
+                              "nullio": False}
+
+
+def _sorted(entries: Sequence[Any]) -> List[Any]:
+    return sorted(entries, key=lambda entry: [str(entry.get(name)) for name in _NAMED_BY]
+                  if isinstance(entry, dict) else [str(entry)])
+
+
+def _word(value: Any) -> str:
+    """The text that the kernel would get; str() of a secret does not tell it."""
+    if isinstance(value, str):
+        return value
+    return "" if value is None else str(int(value) if isinstance(value, bool) else value)
 
 
 def _is_ours(name: str, entry: Mapping[str, Any]) -> bool:

@@ -95,7 +95,7 @@ def part_of(host: Ours, requests: Sequence[Request], about: "About") -> Part:
 
 
 class About(NamedTuple):
-    """What a change is about besides its requests: backstores, targets, and the kinds of LUNs
+    """The subjects of a change besides its requests: backstores, targets, and the kinds of LUNs
     (``lun``, ``mapped_lun``) whose links are looked at; None: all of its target is."""
 
     stores: Sequence[Key] = ()

@@ -12,7 +12,6 @@ from ..local import managing
 from ..local.ours import BROUGHT_BACK
 from ..manage import settable
 from ..manage.changes import Request
-from ..manage.nouns import NOUNS
 from ..model import fabrics, plugins
 from ..savefile import not_saved, read_back, whole
 from . import nodes, summaries
@@ -214,7 +213,7 @@ def restoreconfig(session: Session, node: Node, given: Given) -> None:
     path = _file(session, given)
     clear = bool(given.get("clear_existing")) and switch(given["clear_existing"], "clear_existing")
     target, store = given.get("target") or "", given.get("storage_object") or ""
-    back = read_back.of_text(read_back.read(path), path, known, target, store)
+    back = read_back.of_text(read_back.read(path), path, settable.knows, target, store)
     reader = session.host._plain_reader()
     if not clear:
         there = [*("/".join(name) for name in reader.target_names()), *(
@@ -236,12 +235,3 @@ def restoreconfig(session: Session, node: Node, given: Given) -> None:
             f"{', '.join(back.others)}: lio-handover changes none of its fabric", "all else of "
             f"{path} is restored", "targetcli restoreconfig target=WWN")
     session.info(f"Configuration restored from {path}")
-
-
-def known(kind: str, owner: str, group: str, name: str) -> bool:
-    """Whether `set` knows an attribute."""
-    try:
-        settable.path_of(NOUNS[kind], owner, group, name, "")
-    except errors.BadCall:
-        return False
-    return True

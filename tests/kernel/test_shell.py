@@ -184,3 +184,27 @@ def test_pacemakers_agents_run_with_it(bed: lab.Lab, newest: lab.Host) -> None:
     served = next(said for what, _, said in ended if what == "served")
     assert "o- 127.0.0.1:3260" in served and "o- 0.0.0.0" not in served
     assert served.count("Mapped LUNs: 1") == 2 and "lun1" in served
+
+
+# ---- save files ---------------------------------------------------------------------------------
+@pytest.mark.parametrize("newer", ["", pytest.param(NEWER, marks=pytest.mark.full)],
+                         ids=["rtslib 2.1", "rtslib 2.2"])
+def test_save_files_go_both_ways(newer: str, bed: lab.Lab, newest: lab.Host) -> None:
+    """The newer one takes half a minute."""
+    found = newest.call(inshell.save_files, newer, str(bed.shared), timeout=250)
+    assert found["again"][0] == 0 and found["unchanged"], found["again"]
+    assert found["cleared"][0] == 0 and found["restored"][0] == 0, found["restored"]
+    assert found["differs"] == []
+    assert found["written"][0] == 0 and "error" not in found["theirs"].lower(), found["theirs"]
+    assert found["theirs differ"] == []
+    assert found["others"][0] == 0 and found["others unchanged"]
+    assert found["left"] == ([1, {"others": None}], {
+        "fabric": "tcm_fc", "wwn": "naa.2000001999a834bc", "odd": 1.5, "tpgs": []}, "kept",
+        ["b", "g", "r"])
+    code, _, said = found["refused"]
+    assert code == 38 and "tcm_fc/naa.2000001999a834bc: lio-handover knows no such fabric" in said
+    code, out, said = found["preview"]
+    assert code == 0 and "+ /backstores/fileio/f" in out and "nothing was changed" in said
+    assert found["imported"][0] == 0 and "imported" in found["imported"][2], found["imported"]
+    assert found["imported differs"] == []
+    assert found["json"][0] == 0 and '"same": true' in found["json"][1], found["json"]

@@ -117,7 +117,8 @@ def _alike(path: str, text: str) -> str:
     if path.endswith(("wwn/vpd_unit_serial", "wwn/vpd_assoc_logical_unit")) and (
             _UUID.search(text) or "vpd_assoc" in path):
         return "of a new serial"
-    text = re.sub(r"(HBA Index|FILEIO ID): \d+", r"\1", text)
+    # The kernel's numbers; and of a queue depth once it was written, though it stayed the same.
+    text = re.sub(r"(HBA Index|FILEIO ID|RamDisk ID|Max Queue Depth): \d+", r"\1", text)
     if path.endswith("/members"):
         return "\n".join(sorted(filter(None, re.split(r"[\n\0]+", text))))
     if "auth/" in path and text.strip() == "NULL":
@@ -173,11 +174,7 @@ def ours(lines: Sequence[Row]) -> list[Told]:
 
 def shell(*words: str) -> tuple[int, str, str]:
     """`lio-handover shell WORDS`: (exit code, standard output, standard error)."""
-    Path(CONFIG).write_text(inhost.CONFIG)
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = main.main(["--config", CONFIG, "--alone", "shell", *words])
-    return code, out.getvalue(), err.getvalue()
+    return command("shell", *words)
 
 
 def typed(text: str) -> tuple[int, str, str]:
@@ -423,3 +420,101 @@ def agents(root: str, image: str) -> list[tuple[str, int, str]]:
                               capture_output=True, text=True)
         ended.append((f"{agent} {action}", done.returncode, done.stdout + done.stderr))
     return ended
+
+
+# ---- save files -------------------------------------------------------------------------------
+def _rich(shared: str) -> None:
+    """A host that serves much of what a save file can hold."""
+    _begin()
+    tpg, second = f"{TPG}", f"/iscsi/{IQN}/tpg2"
+    text = "\n".join((
+        f"/backstores/fileio create f {shared}/rich.img 8M wwn=11aa",
+        f"/backstores/fileio create g {shared}/through.img 8M write_back=false wwn=22bb",
+        "/backstores/ramdisk create r 1M nullio=true wwn=33cc",
+        "/backstores/block create b /dev/ubda wwn=44dd",
+        "/backstores/fileio/f set attribute emulate_tpu=1 emulate_3pc=0",
+        "/backstores/fileio/f/alua create ano 2",
+        "/backstores/fileio/f/alua/ano set alua alua_access_type=1 preferred=1",
+        f"/iscsi create {IQN}", f"/iscsi/{IQN} create 2", f"{second} disable",
+        f"{tpg}/luns create /backstores/fileio/f 3", f"{tpg}/luns create /backstores/fileio/g",
+        f"{tpg}/luns create /backstores/block/b 12", f"{second}/luns create /backstores/ramdisk/r",
+        f"{tpg}/luns/lun3 set alua alua_tg_pt_gp_name=ano",
+        f"{tpg} set attribute login_timeout=20 authentication=1",
+        f"{tpg} set parameter MaxOutstandingR2T=4 ImmediateData=No InitialR2T=No",
+        f"{tpg} set auth userid=tpg password=secretsecret12 mutual_userid=back "
+        "mutual_password=secretsecret34",
+        f"{tpg}/portals delete ::0 3260", f"{tpg}/portals create 127.0.0.1 3261",
+        f"{tpg}/portals create ::1 3262",
+        f"{tpg}/acls create {ME}", f"{tpg}/acls create {YOU} false",
+        f"{tpg}/acls/{YOU} create 7 12 true",
+        f"{tpg}/acls/{YOU} set auth userid=you password=secretsecret56",
+        f"{tpg}/acls/{YOU} set attribute dataout_timeout=20",
+        f"{tpg}/acls tag {ME} mine",
+        "/iscsi set discovery_auth enable=1 userid=d password=secretsecret78",
+        "/loopback create naa.5001405000000001",
+        "/loopback/naa.5001405000000001/luns create /backstores/fileio/g"))
+    code, out, err = typed(text)
+    assert code == 0, err
+
+
+def _targetctl(verb: str, path: str, newer: str) -> str:
+    environ = {**os.environ, **({"PYTHONPATH": newer} if newer else {})}
+    done = subprocess.run(["targetctl", verb, *([path] if path else [])], env=environ,
+                          capture_output=True, text=True)
+    return done.stdout + done.stderr
+
+
+def save_files(newer: str, shared: str) -> dict[str, Any]:
+    """Both ways with targetctl of a generation of rtslib."""
+    _rich(shared)
+    path, ours = f"{shared}/theirs.json", f"{shared}/ours.json"
+    found: dict[str, Any] = {"saved": _targetctl("save", path, newer)}
+    before, text = tree(), Path(path).read_bytes()
+    found["again"] = shell("saveconfig", path)
+    found["unchanged"] = Path(path).read_bytes() == text
+    found["cleared"] = typed("clearconfig confirm=true")  # the loopback disk is in use
+    found["cleared"] = shell("--allow", "in-use", "clearconfig", "confirm=true")
+    found["restored"] = shell("restoreconfig", path)
+    found["differs"] = _differing(before, tree())
+    found["written"] = shell("saveconfig", ours)
+    found["clear"] = shell("--allow", "in-use", "clearconfig", "confirm=true")
+    found["theirs"] = _targetctl("restore", ours, newer)
+    found["theirs differ"] = _differing(before, tree())
+    # What nobody knows, and what others own.
+    saved = json.loads(text)
+    saved["of"] = [1, {"others": None}]
+    saved["targets"].insert(0, {"fabric": "tcm_fc", "wwn": "naa.2000001999a834bc", "odd": 1.50,
+                                "tpgs": []})
+    saved["targets"][1]["note"] = "kept"
+    Path(path).write_text(json.dumps(saved, indent=1))
+    text = Path(path).read_bytes()
+    found["others"] = shell("saveconfig", path)
+    found["others unchanged"] = Path(path).read_bytes() == text
+    shell("/backstores/fileio", "delete", "f")
+    shell("saveconfig", path)
+    after = json.loads(Path(path).read_text())
+    found["left"] = (after["of"], after["targets"][0], after["targets"][1]["note"],
+                     sorted(store["name"] for store in after["storage_objects"]))
+    found["refused"] = command("import", "--from-saveconfig", path)
+    found["preview"] = command("import", "--from-saveconfig", ours, "--dry-run")
+    shell("--allow", "in-use", "clearconfig", "confirm=true")
+    found["imported"] = command("import", "--from-saveconfig", ours)
+    found["imported differs"] = _differing(before, tree())
+    found["json"] = command("import", "--from-saveconfig", ours, "--json")
+    inside.clear_targets()
+    inhost.forget_all()
+    return found
+
+
+def _differing(before: dict[str, str], after: dict[str, str]) -> list[str]:
+    return [f"{path}: {before.get(path)!r} {after.get(path)!r}"
+            for path in sorted({*before, *after}) if before.get(path) != after.get(path)]
+
+
+def command(*words: str) -> tuple[int, str, str]:
+    """A command of lio-handover."""
+    Path(CONFIG).write_text(inhost.CONFIG)
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main.main(["--config", CONFIG, "--alone", *words])
+    return code, out.getvalue(), err.getvalue()
