@@ -25,7 +25,7 @@ from lio_handover.drivers.live_steps import ROWS
 from lio_handover.drivers.qmp import Monitor
 from lio_handover.protocol.messages import NEVER_RAN
 from lio_handover.protocol.table import DESTINATION, SOURCE, Mode
-from tests.migration.plain import PROGRAMS
+from tests.lab.newest import QEMUS
 from tests.unit.test_live import HOST, WWPNS, Host, bus_of_this_machine
 
 pytest.importorskip("qemu.qmp")
@@ -117,7 +117,7 @@ def pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixtu
     b.where = HOST
     b.notes = (NEVER_RAN,)
     (tmp_path / "noise").write_bytes(bytes(range(256)) * 4096)  # so that there is RAM to be copied
-    programs = {role: PROGRAMS[age]() for role, age in zip((SOURCE, DESTINATION), request.param)}
+    programs = {role: QEMUS[age]() for role, age in zip((SOURCE, DESTINATION), request.param)}
     guests = Pairs(tmp_path, programs, [], a, b)
 
     def disk(monitor: Monitor, path: str) -> tuple[str, dict[str, Any]]:

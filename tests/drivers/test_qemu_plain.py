@@ -12,6 +12,7 @@ import pytest
 
 from tests import lab
 from tests.drivers.test_migration import DOCUMENT
+from tests.lab.newest import QEMUS
 from tests.migration import firmware, plain
 from tests.migration.plain import PlainBench
 
@@ -19,7 +20,7 @@ from tests.migration.plain import PlainBench
 FIRST = ("commit", "cut-after-load-paused")
 
 
-@pytest.fixture(params=plain.PROGRAMS)
+@pytest.fixture(params=QEMUS)
 def bench(bed: lab.Lab, request: pytest.FixtureRequest) -> Iterator[PlainBench]:
     one = PlainBench(bed, str(request.param), print)
     try:

@@ -9,6 +9,7 @@ cache.  What they start in turn, hooks first of all, is the host's own.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from . import kernels
@@ -37,6 +38,10 @@ def qemu() -> list[str]:
     return [str(usr / _LINKER), "--library-path", str(usr / _LIBRARIES),
             str(usr / "bin/qemu-system-x86_64"),
             "-L", str(usr / "share/qemu"), "-L", str(usr / "share/seabios")]
+
+
+#: How a QEMU is started on this machine, and in its emulated hosts, by its age.
+QEMUS: dict[str, Callable[[], list[str]]] = {"7.2": lambda: ["qemu-system-x86_64"], "newest": qemu}
 
 
 def tree(name: str) -> Path:

@@ -1,4 +1,4 @@
-"""Run rows: python3 -m tests.migration [--list] [--on vhost-oldest] [ROW...]
+"""Run rows: python3 -m tests.migration [--list] [--on vhost-oldest] [--qemu newest] [ROW...]
 
 python3 -m tests.migration downtime [RUNS]    how long a guest stands still
 python3 -m tests.migration plain [ROW...]     without vhost-scsi, on QEMUs of this machine
@@ -22,6 +22,9 @@ def main(words: list[str]) -> int:
     role = ROLE
     if words[:1] == ["--on"]:
         role, words = words[1], words[2:]
+    age = "7.2"
+    if words[:1] == ["--qemu"]:
+        age, words = words[1], words[2:]
     if words[:1] == ["plain"]:
         return plain.main(words[1:])
     if words[:1] == ["downtime"]:
@@ -35,7 +38,7 @@ def main(words: list[str]) -> int:
     failed = []
     with Lab() as bed:
         began = time.monotonic()
-        bench = Bench(bed, bed.hosts(role, role), say)
+        bench = Bench(bed, bed.hosts(role, role), say, age)
         say(f"{bench.version}; hosts and guests have Linux {bench.hosts[0].release}; two hosts "
             f"up in {time.monotonic() - began:.0f} s")
         try:

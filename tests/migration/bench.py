@@ -16,6 +16,7 @@ from lio_handover.document import document as documents
 from tests.lab.bed import Lab
 from tests.lab.errors import LabError
 from tests.lab.host import CHECKOUT, Host, Program
+from tests.lab.newest import QEMUS
 from tests.migration import guest, image, inhost
 from tests.migration.net import Cable, Json, Qmp, QmpError, Sockets
 from tests.support import inhost as pipeline
@@ -224,8 +225,11 @@ def read(path: Path, folder: Path, run: int) -> Records:
 class Bench:
     """The hosts and the guest; rows run one after the other and find a guest that runs."""
 
-    def __init__(self, bed: Lab, hosts: list[Host], say: Callable[[str], None]) -> None:
+    def __init__(self, bed: Lab, hosts: list[Host], say: Callable[[str], None],
+                 age: str = "7.2") -> None:
+        """``age``: of the guest's QEMUs (newest.QEMUS)."""
         self.bed, self.hosts, self.say = bed, hosts, say
+        self.program = QEMUS[age]()
         self.sockets = Sockets(bed)
         self.folder = bed.shared
         self.linux = hosts[0].kernel.linux
@@ -246,7 +250,7 @@ class Bench:
             host.call(inhost.start_kvm)
             if host is not hosts[0]:
                 host.call(inhost.occupied)      # so that its agent has loaded what rows call
-        self.version = hosts[0].run(["qemu-system-x86_64", "--version"]).stdout.splitlines()[0]
+        self.version = hosts[0].run([*self.program, "--version"]).stdout.splitlines()[0]
 
     def note(self, who: str, what: str) -> None:
         """A line of the story."""
@@ -274,7 +278,7 @@ class Bench:
     def machine(self, vm: Vm) -> list[str]:
         """The words of a QEMU's command line that make the guest."""
         return [
-            "qemu-system-x86_64", "-accel", "kvm", "-cpu", "qemu64", "-m", "128", "-smp", "1",
+            *self.program, "-accel", "kvm", "-cpu", "qemu64", "-m", "128", "-smp", "1",
             "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
             "-bios", "qboot.rom", "-kernel", str(self.linux), "-initrd", str(self.initrd),
             "-append", "console=ttyS0 quiet panic=-1 mitigations=off "

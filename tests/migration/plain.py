@@ -16,17 +16,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.lab import newest
 from tests.lab.bed import GATEWAY, Lab
 from tests.lab.host import CHECKOUT
+from tests.lab.newest import QEMUS
 from tests.migration import firmware, inhost
 from tests.migration.bench import Bench, Records, Vm, Wrong
 from tests.migration.net import Cable, QmpError, Sockets
 from tests.migration.rows import ENDS, ROWS, expect, moved
 
-#: How a QEMU is started, by its age.
-PROGRAMS: dict[str, Callable[[], list[str]]] = {
-    "7.2": lambda: ["qemu-system-x86_64"], "newest": newest.qemu}
 #: Rows that are what they are without a disk.
 PLAIN = ("commit", "vhost-qmp", "pre-switchover", "stop-while-incoming",
          "source-resumes-unoccupied", "cancel-pre-switchover", "stopped", "stopped-cut-active",
@@ -98,7 +95,7 @@ class PlainBench(Bench):
 
     def __init__(self, bed: Lab, age: str, say: Callable[[str], None]) -> None:
         self.bed, self.say, self.age = bed, say, age
-        self.program = PROGRAMS[age]()
+        self.program = QEMUS[age]()
         self.hosts = [Side(self, "a"), Side(self, "b")]  # type: ignore
         self.sockets = Sockets(bed)
         self.folder = bed.shared / f"qemu-{age}"
@@ -376,7 +373,7 @@ def rows() -> dict[str, Callable[[Any], None]]:
 
 
 def main(words: list[str]) -> int:
-    ages = list(PROGRAMS)
+    ages = list(QEMUS)
     if words[:1] == ["--qemu"]:
         ages, words = [words[1]], words[2:]
     failed = []
