@@ -13,11 +13,15 @@ ROOT = "/io/github/lio_handover1"
 #: The version of the interfaces.  2 added Adopt and Giveback; since 3 a method takes only the
 #: options that it needs, so a service of version 1 is no neighbour.  Later versions only add (D-Bus
 #: API Design Guidelines): 4 Manager.Move, Details of a job; 5 the options secrets and question, the
-#: feature key; 6 backstores and ACLs, and whatever changes targets; option export of Freeze.
+#: feature key; 6 backstores and ACLs, and whatever changes targets; option export of Freeze; Finish
+#: of a job, option said.
 API_VERSION = 6
 
 #: The service has this among its Features where its Freeze has option export.
 EXPORTS = "freeze-exports"
+#: And this where a verb of a handover takes one exchange: option said has the messages themselves,
+#: and a job's Finish answers with all that came of it.
+FINISHES = "finish"
 
 MANAGER = BUS_NAME + ".Manager"
 TARGET = BUS_NAME + ".Target"

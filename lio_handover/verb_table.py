@@ -100,6 +100,7 @@ _OPTIONS = (
     Option("messages", "as", "what the other side said; - is standard input", "--messages",
            metavar="FILE"),
     Option("uploads", "as", "tokens of messages that came in pieces, see Upload", bus="uploads"),
+    Option("said", "s", "the messages themselves, where they are short", bus="said"),
     Option("mode", "s", "of prepare: iscsi, iscsi-late, vhost-qmp, vhost-inband or vhost-stopped "
            "(default iscsi, with --guest vhost-qmp)", "--mode", bus="mode", metavar="MODE"),
     Option("handover", "s", "its id, a UUID in small letters (default: one is made)",
@@ -196,13 +197,13 @@ OF_ROOT: Mapping[str, str] = {"guest": "guest-fds", "guest-there": "guest-there-
 _ASSERTIONS = " ".join(ASSERTIONS)
 #: Options of a verb only where it begins a handover (see Verb.of_call); on D-Bus, options that a
 #: verb about every handover does not take, as they are about the other host of one handover.
-OF_A_BEGINNING = ("handover", "mode", "map", "uploads")
-OF_ONE_HANDOVER = ("peer", "document-version", "uploads", "question")
+OF_A_BEGINNING = ("handover", "mode", "map", "uploads", "said")
+OF_ONE_HANDOVER = ("peer", "document-version", "uploads", "said", "question")
 
 #: ``takes`` → the arguments of the command line, and the options of D-Bus that stand for them.
 _ARGUMENTS: Mapping[str, str] = {
     TARGETS: "targets", ANY_TARGETS: "any-targets", A_DOCUMENT: "document upload", AN_ID: "id",
-    A_STEP: "step names", NEW_TARGETS: "targets", MESSAGES: "uploads", NOTHING: "",
+    A_STEP: "step names", NEW_TARGETS: "targets", MESSAGES: "uploads said", NOTHING: "",
     A_NODE: "node words", A_FILE: "wishes upload", A_LINE: "line"}
 
 
@@ -252,7 +253,7 @@ class Verb:
         if self.action != READ:
             needed += [OVERRIDES.get(name, "") for name in given.get("allow", ())]
         if self.takes == MESSAGES and not authenticated and (
-                given.get("messages") or given.get("uploads")):
+                given.get("messages") or given.get("uploads") or given.get("said")):
             needed.append(FORCE)
         return tuple(action for action in dict.fromkeys(needed) if action not in ("", self.action))
 

@@ -11,7 +11,7 @@ import os
 import socket
 import time
 from contextlib import contextmanager
-from typing import Any, Callable, Dict, Iterator, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from .. import dbus_names, errors
 from ..verb_table import BOTH, HANDOVER_VERBS, MESSAGES
@@ -20,8 +20,11 @@ from ..verb_table import BOTH, HANDOVER_VERBS, MESSAGES
 OFTEN, PATIENCE = 250, 30.0
 #: Seconds without a signal of a job after which its state is asked for all the same.
 SILENT = 30.0
-#: For as long as it takes, in seconds.
-EVER = float("inf")
+#: For as long as it takes, in seconds; and the most that libdbus knows.
+EVER, LONG = float("inf"), (1 << 31) / 1000 - 1
+
+#: Bytes of data that Finish answers with at most.
+PIECE = 1 << 20
 
 #: Match rules: a job takes a step, a job ends, the service itself ends.
 _RULES = (
@@ -75,6 +78,8 @@ class Service:
 
     #: Seconds without another step, and in all, after which a job is given up, see `job_hangs`.
     silence, longest = EVER, EVER
+    #: whether it has FINISHES among its features
+    finishes = False
 
     def __init__(self, connection: Any) -> None:
         self.connection = connection
@@ -101,7 +106,7 @@ class Service:
             elif member == "PropertiesChanged" and message.get_path() == self._job:
                 try:
                     _interface, told, changed = message.get_args_list()
-                    self._step |= "Step" in told or "Step" in changed
+                    self._step |= ("Step" in told or "Step" in changed) and "State" not in told
                 except (ValueError, TypeError):
                     pass  # no signal of lio-handoverd
         return dbus.lowlevel.HANDLER_RESULT_NOT_YET_HANDLED  # type: ignore[no-any-return]
@@ -212,8 +217,10 @@ class Service:
         if properties["State"] != "done":
             name, line = map(str, properties["Error"])
             raise self.failed(name, line, result.get("findings", ()))
-        data = self.data_of(job, int(properties["Size"])) if properties["Size"] else b""
-        self.call(job, dbus_names.JOB, "Release", "a{sv}", _options({}))
+        data: Optional[bytes] = properties.get("Data")
+        if data is None:
+            data = self.data_of(job, int(properties["Size"])) if properties["Size"] else b""
+            self.call(job, dbus_names.JOB, "Release", "a{sv}", _options({}))
         return result, data
 
     def _wait(self, job: str, progress: Optional[Progress], stop: Callable[[], bool]) -> Any:
@@ -227,28 +234,39 @@ class Service:
         begun = lived = heard
         last: Any = None
         self._await(job)
+        answers, finishing = self._answers_of(job) if self.finishes else [], self.finishes
         # The timer also lets Python handle a signal that arrives just before the loop waits.
         timer = GLib.timeout_add(OFTEN, lambda: True)
         try:
             while True:
                 loop.iteration(True)
-                if stop() and not cancelled:
-                    cancelled = True
-                    self.call(job, dbus_names.JOB, "Cancel", "a{sv}", _options({}))
-                stepped, self._step = self._step, False
-                heard = time.monotonic() if stepped else heard
-                self._ask |= time.monotonic() - heard > SILENT
-                step = last
-                if stepped and not self._ask and (progress or self.silence < EVER):
-                    step = number, total, what = self._get(job, "Step")
-                    if progress:
-                        progress(int(number), int(total), errors.shown(str(what)))
-                if self._ask:
-                    self._ask, heard = False, time.monotonic()
-                    properties = self._properties(job)
-                    if properties["State"] not in ("running", "cancelling"):
-                        return properties
-                    step = properties["Step"]
+                if answers and not isinstance(answers[0], Exception):
+                    return _properties_of(*answers[0])
+                if answers and finishing:
+                    finishing, self._ask = False, True  # which says more
+                try:
+                    if stop() and not cancelled:
+                        cancelled = True
+                        self.call(job, dbus_names.JOB, "Cancel", "a{sv}", _options({}))
+                    stepped, self._step = self._step, False
+                    heard = time.monotonic() if stepped else heard
+                    self._ask &= not finishing  # the answer comes
+                    self._ask |= time.monotonic() - heard > SILENT
+                    step = last
+                    if stepped and not self._ask and (progress or self.silence < EVER):
+                        step = number, total, what = self._get(job, "Step")
+                        if progress:
+                            progress(int(number), int(total), errors.shown(str(what)))
+                    if self._ask:
+                        self._ask, heard = False, time.monotonic()
+                        properties = self._properties(job)
+                        if properties["State"] not in ("running", "cancelling") and not finishing:
+                            return properties
+                        step = properties["Step"]
+                except errors.NoSuchHandover:
+                    if not finishing:  # a service that was started since
+                        raise self.job_lost() from None
+                    continue  # the job is forgotten, as its answer is on the way
                 now = time.monotonic()
                 if step != last:
                     last, lived = step, now
@@ -257,6 +275,15 @@ class Service:
         finally:
             GLib.source_remove(timer)
             self._await("")
+
+    def _answers_of(self, job: str) -> List[Any]:
+        """Ask for all that comes of a job: once it has ended, the list gets the answer, or an
+        error."""
+        answers: List[Any] = []
+        self.connection.call_async(
+            dbus_names.BUS_NAME, job, dbus_names.JOB, "Finish", "a{sv}", (_options({}),),
+            lambda *values: answers.append(values), answers.append, timeout=LONG, byte_arrays=True)
+        return answers
 
     def _await(self, job: str) -> None:
         self._job, self._step, self._ask = job, False, False
@@ -270,7 +297,7 @@ class Service:
     def _ask_job(self, job: str, member: str, signature: str, *names: str) -> Any:
         try:
             return self.call(job, dbus_names.PROPERTIES, member, signature, *names)
-        except (errors.NoSuchHandover, errors.NoService):  # a service that was started since
+        except errors.NoService:
             raise self.job_lost() from None
 
     def job_lost(self) -> errors.HandoverError:
@@ -283,6 +310,12 @@ class Service:
         so many, and that is too long."""
         return errors.NoService(f"lio-handoverd has not ended in {lasts:.0f} s; its last step came "
                                 f"{silent:.0f} s ago", _NOT_KNOWN, "lio-handover status")
+
+
+def _properties_of(state: Any, error: Any, result: Any, size: Any, data: Any) -> Dict[str, Any]:
+    """The answer of Finish; ``Data`` is there where it is whole."""
+    whole = {"Data": bytes(data)} if len(data) == size <= PIECE else {}
+    return {"State": state, "Error": error, "Result": result, "Size": size, **whole}
 
 
 @contextmanager

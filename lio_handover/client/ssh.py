@@ -203,6 +203,7 @@ class RemoteService(client.Service):
                 dbus_names.ROOT, dbus_names.PROPERTIES, "GetAll", "s", dbus_names.MANAGER))
             version, host, boot_id = (errors.shown(properties[name])
                                       for name in ("Version", "Host", "BootId"))
+            self.finishes = dbus_names.FINISHES in properties["Features"]
             return ServiceInfo(version, int(properties["ApiVersion"]),
                                int(properties["DocumentVersion"]),
                                tuple(map(str, properties["Features"])), host, boot_id)
@@ -255,6 +256,9 @@ class RemoteService(client.Service):
         if not self.where:
             with super().bytes_argument(messages) as argument:
                 yield argument
+            return
+        if self.finishes and messages and len(messages) <= CHUNK_BYTES:
+            yield dbus.Array([], signature="h"), {"said": messages.decode()}
             return
         token = ""
         for at in range(0, len(messages), CHUNK_BYTES):

@@ -49,8 +49,8 @@ PLACES: Mapping[str, Places] = {"root": Places(24, 8, KEPT, 24, KEPT),
 READ_SECONDS, ENDS = 60, 5
 #: Seconds between two signals about progress.
 OFTEN = 0.2
-#: Bytes of the largest request, and the most bytes that Read returns.
-REQUEST, CHUNK = 1 << 22, 1 << 22
+#: Bytes of the largest request, and the most that Read and Finish return.
+REQUEST, CHUNK, PIECE = 1 << 22, 1 << 22, 1 << 20
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
 
@@ -294,10 +294,11 @@ class Job(BusObject):
         for call in [call for call in self.waiting if call.caller.sender == sender]:
             del self.waiting[call]
 
-    def _own(self, call: Call, then: Callable[[], None]) -> Any:
+    def _own(self, call: Call, then: Callable[[], None], answers: bool = True) -> Any:
         def work() -> None:
             then()
-            call.reply()
+            if answers:
+                call.reply()
 
         call.allowed(() if call.caller.uid in (0, self.user) else (WRITE,), work)
         return DEFERRED
@@ -321,6 +322,21 @@ class Job(BusObject):
                                       do="Wait for it, or Cancel it")
             self.jobs.forget(self)
         return self._own(call, work)
+
+    def finish(self, call: Call, options: Mapping[str, Any]) -> Any:
+        call.options(options)
+
+        def told() -> None:
+            whole = self.size <= PIECE
+            call.reply(self.state, self.error, self.result, self.size, os.pread(
+                self.data, self.size, 0) if whole else b"")
+            if whole and self.state == DONE:
+                self.jobs.forget(self)
+
+        def ended() -> None:
+            call.allowed((DOCUMENT,) if self.secret and self.size else (), told)
+
+        return self._own(call, lambda: self.when_ended(call, ended), False)
 
     def open(self, call: Call, options: Mapping[str, Any]) -> Any:
         call.options(options)

@@ -5,7 +5,7 @@ import os
 from typing import Any, Callable, List, Mapping, Sequence
 
 from .. import __version__, dbus_names, errors, settings
-from ..dbus_names import EXPORTS
+from ..dbus_names import EXPORTS, FINISHES
 from ..document import document
 from ..protocol.authentication import KEY, has_key
 from ..system.document_file import SMALL
@@ -40,7 +40,7 @@ class Manager(BusObject):
             key = has_key(settings.load(config) if config else settings.load())
         except errors.BadSettings:
             key = False
-        return ["descriptors", "uploads", EXPORTS, *([KEY] if key else [])]
+        return ["descriptors", "uploads", EXPORTS, FINISHES, *([KEY] if key else [])]
 
     def verb(self, call: Call, *args: Any) -> Any:
         if call.method.verb and call.method.verb.of_object:

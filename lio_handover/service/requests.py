@@ -13,7 +13,7 @@ from ..verb_table import (A_DOCUMENT, A_FILE, A_NODE, ASSERTIONS, HOST, MANAGE, 
 from .bus.dispatcher import DEFERRED, OPTIONS, Call, Named, Standard
 from .bus.marshal import Descriptor
 from .jobs import DONE, Job, Jobs
-from .uploads import Uploads
+from .uploads import Uploads, file_of
 
 
 class Requests:
@@ -41,7 +41,7 @@ class Requests:
             node, values = (args[0], args[1]) if takes == A_NODE else ("", {})
             if takes == NEW_TARGETS:  # the new handover needs an id
                 handover = options["handover"] or options["resume"] or str(uuid.uuid4())
-            request = {**_counted(options), "verb": verb.name,
+            request = {**_counted(options), "said": "", "verb": verb.name,
                        "role": "" if verb.role in (HOST, PAIR) else verb.role,
                        "handover": handover, "node": node, "values": values,
                        "targets": _targets_of(node) if takes == A_NODE else
@@ -50,6 +50,8 @@ class Requests:
                        "assertions": [name for name in ASSERTIONS if options[name]]}
             for token in [*options["uploads"], *filter(None, [options["upload"]])]:
                 descriptors.append(self.uploads.take(token, call.caller.uid))
+            if options["said"]:
+                descriptors.append(file_of(options["said"].encode()))
             if takes in (A_DOCUMENT, A_FILE) and len(descriptors) != 1:
                 raise Standard("InvalidArgs", f"{call.method.name} takes one document: a "
                                "descriptor, or the option upload")

@@ -84,6 +84,25 @@ def test_whatever_a_host_answers_it_is_at_most_unreachable(
         assert caught.value.what.startswith("b says: \\x1b[31m\\nred\\u202e ")
 
 
+@pytest.mark.parametrize("number", sorted(badpeer.WRONG), ids=lambda number: badpeer.WRONG[number])
+def test_nor_is_it_more_where_it_answers_at_once(b: None, number: int,
+                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a driver asks a service that has `finish` among its features."""
+    if badpeer.WRONG[number] == "nothing at all":
+        pytest.skip("a driver waits for its answer as long as for any")
+    monkeypatch.setattr(ssh, "DEADLINES", 0.02)
+    monkeypatch.setattr(ssh, "LONGEST", 3)
+    side = RemoteService("b")
+    side.finishes = True
+    with pytest.raises(errors.HandoverError) as caught:
+        side.verb("retire", of(number).id, b"[]")
+    side.close()
+    shown(caught.value)
+    if badpeer.WRONG[number] not in ("an error in colours", "an error of no name",
+                                     "a page of findings"):
+        assert isinstance(caught.value, errors.PeerUnreachable), caught.value
+
+
 def test_recover_stays_and_says_why(b: None, tmp_path: Path) -> None:
     settings = Settings(state_directory=str(tmp_path / "state"), document_bytes=4 << 20)
     journal = Journal.create(settings.state_directory, replace(of(0), state=""), {})

@@ -1,6 +1,7 @@
 """The service on a private bus of this machine, which has no target: what needs no kernel."""
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -119,7 +120,7 @@ def test_the_verbs_are_those_of_the_protocols_table() -> None:
             assert method.takes == takes + "a{sv}", verb
             assert set(method.options) <= set(row.on_bus), verb
     for verb in ("prepare", "stage"):
-        assert not {"mode", "handover", "maps", "uploads"} & set(steps[verb].options), verb
+        assert not {"mode", "handover", "maps", "uploads", "said"} & set(steps[verb].options), verb
     assert {verb for verb, method in {**steps, **begun}.items()
             if set(method.options) & {"peer-is-fenced", "peer-never-returns"}} == {"recover"}
 
@@ -284,6 +285,31 @@ def test_what_is_uploaded_is_used_once_and_is_its_owners(bus: Bus, client: Clien
     assert job["Error"][0].removeprefix(names.ERROR) in (  # no messages, but they could be read
         "WrongState", "NoTargetModules"), job
     assert client.error(ROOT, names.MANAGER, *stage, options({"uploads": [token]})) == "BadFile"
+
+
+def test_a_verb_takes_one_exchange_where_its_messages_are_said(bus: Bus, client: Client) -> None:
+    assert names.FINISHES in client.get(ROOT, names.MANAGER)["Features"]
+    job = client.manager("StageHandover", "aha{sv}", descriptors(), options({"said": "[]"}))
+    state, error, result, size, data = client.call(job, names.JOB, "Finish", "a{sv}", options({}))
+    assert (state, size, bytes(data)) == ("failed", 0, b"") and "findings" in result
+    assert error[0].removeprefix(names.ERROR) in ("WrongState", "NoTargetModules")  # it was read
+    assert client.get(job, names.JOB)["State"] == "failed"  # who comes late still learns of it
+    with ThreadPoolExecutor(1) as pool, bus.held():
+        job = client.manager("Show", "asa{sv}", [], options({}))
+        assert client.get(job, names.JOB)["State"] == "running"
+        answer = pool.submit(bus.client().call, job, names.JOB, "Finish", "a{sv}", options({}))
+        time.sleep(0.2)
+        assert not answer.done()
+        client.call(job, names.JOB, "Cancel", "a{sv}", options({}))
+    assert answer.result(30)[0] == "cancelled"
+
+
+def test_a_job_that_is_done_is_forgotten_once_its_data_are_handed_over(client: Client) -> None:
+    job = client.manager("StatusHandovers", "a{sv}", options({}))
+    state, error, _result, size, data = client.call(job, names.JOB, "Finish", "a{sv}", options({}))
+    assert (state, tuple(error), len(data)) == ("done", ("", ""), size) and json.loads(bytes(data))
+    assert client.error(job, names.JOB, "Finish", "a{sv}", options({})) == \
+        NOT_OURS + "UnknownObject"
 
 
 def test_uploads_have_limits(client: Client) -> None:

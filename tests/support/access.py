@@ -57,9 +57,9 @@ manager  Move               write: - resume here mode guest-fds guest-there-fds 
 manager  PrepareHandover    write: - handover mode probe allow document-version
                           | write force: peer overrides
 manager  StageHandover      write: - maps allow document-version
-                          | write force: messages uploads peer overrides
+                          | write force: messages uploads said peer overrides
 manager  AbortHandover      write: - probe allow question document-version
-                          | write force: messages uploads peer overrides
+                          | write force: messages uploads said peer overrides
 manager  StatusHandovers    read: -
 manager  RecoverHandovers   write: - guest-left allow
                           | write force: peer-is-fenced peer-never-returns overrides
@@ -68,22 +68,22 @@ handover Freeze             write: - probe export allow document-version
                           | write force: peer overrides
 handover Export             write: - probe allow document-version | write force: peer overrides
 handover Release            write: - guest-left allow document-version
-                          | write force: messages uploads peer overrides
+                          | write force: messages uploads said peer overrides
 handover Thaw               write: - allow document-version
-                          | write force: messages uploads peer overrides
+                          | write force: messages uploads said peer overrides
 handover Retire             write: - allow document-version
-                          | write force: messages uploads peer overrides
+                          | write force: messages uploads said peer overrides
 handover Stage              write: - allow document-version | write force: peer overrides
 handover Activate           write: - allow document-version
-                          | write force: messages uploads peer overrides
+                          | write force: messages uploads said peer overrides
 handover Verify             write: - allow document-version | write force: peer overrides
 handover Confirm            write: - allow document-version
-                          | write force: messages uploads peer overrides
+                          | write force: messages uploads said peer overrides
 handover Abort              write: - probe allow question document-version
                           | write force: peer overrides
 handover Status             read: - question
 handover Recover            write: - guest-left allow document-version
-                          | write force: messages uploads peer peer-is-fenced
+                          | write force: messages uploads said peer peer-is-fenced
                             peer-never-returns overrides
 target   AddTpg             manage: - dry-run allow | manage force: overrides
 target   RemoveTpg          manage: - dry-run allow | manage force: overrides
@@ -114,16 +114,19 @@ job      Open               read: -
 job      Read               read: -
 job      Cancel             write: -
 job      Release            write: -
+job      Finish             write: -
 secret   Wait               read: -
 secret   Open               read document: -
 secret   Read               read document: -
 secret   Cancel             write: -
 secret   Release            write: -
+secret   Finish             write document: -
 own      Wait               read: -
 own      Open               read: -
 own      Read               read: -
 own      Cancel             read: -
 own      Release            read: -
+own      Finish             read: -
 manager  Introspect         open: -
 handover Introspect         read: -
 job      Introspect         read: -
@@ -146,14 +149,14 @@ manager  GetManagedObjects  read: -
 """
 #: What the same methods need where both hosts have a key by which messages are known.
 WITH_KEY = """
-manager  StageHandover      write: messages uploads
-manager  AbortHandover      write: messages uploads
-handover Release            write: messages uploads
-handover Thaw               write: messages uploads
-handover Retire             write: messages uploads
-handover Activate           write: messages uploads
-handover Confirm            write: messages uploads
-handover Recover            write: messages uploads | write force: peer-is-fenced
+manager  StageHandover      write: messages uploads said
+manager  AbortHandover      write: messages uploads said
+handover Release            write: messages uploads said
+handover Thaw               write: messages uploads said
+handover Retire             write: messages uploads said
+handover Activate           write: messages uploads said
+handover Confirm            write: messages uploads said
+handover Recover            write: messages uploads said | write force: peer-is-fenced
 """
 #: What a guest's file says → whether another user than root, who reaches the bus, may call Save()
 #: and Load() of org.qemu.VMState1 there (tests/unit/test_vmstate_bus.py calls them).

@@ -66,6 +66,13 @@ def piece(wrong: str, wanted: int) -> bytes:
             "another handover's answer": b"{}"}.get(wrong, b" " * wanted)
 
 
+def finish(wrong: str) -> tuple[Any, ...]:
+    """The answer of Finish, as the properties and the data have it."""
+    told = properties(wrong)
+    return (told.get("State", ""), told.get("Error", ""), told.get("Result", {}),
+            told.get("Size", 0), dbus.ByteArray(piece(wrong, PIECE)))
+
+
 def stepped(connection: Any, path: str) -> bool:
     """Say that a job has come to another step; called again and again."""
     signal = dbus.lowlevel.SignalMessage(path, dbus_names.PROPERTIES, "PropertiesChanged")
@@ -85,6 +92,14 @@ def answer(connection: Any, message: Any) -> int:
         return int(dbus.lowlevel.HANDLER_RESULT_HANDLED)
     if member == "GetAll":
         reply.append(properties(wrong), signature="a{sv}")
+    elif member == "Finish" and wrong in ENDLESS:
+        return int(dbus.lowlevel.HANDLER_RESULT_HANDLED)
+    elif member == "Finish" and path.startswith(JOB):
+        try:
+            reply.append(*finish(wrong), signature="s(ss)a{sv}tay")
+        except (TypeError, ValueError):
+            reply = dbus.lowlevel.MethodReturnMessage(message)
+            reply.append("x", signature="s")
     elif member == "Get":
         reply.append(step(), signature="v")
     elif member == "Read":
@@ -97,7 +112,7 @@ def answer(connection: Any, message: Any) -> int:
     elif member != "Release":
         reply.append(dbus.ObjectPath(JOB + digits), signature="o")
     connection.send_message(reply)
-    if member not in ("GetAll", "Get", "Read", "Release"):
+    if member not in ("GetAll", "Get", "Read", "Release", "Finish"):
         for interface, name in ((dbus_names.PROPERTIES, "PropertiesChanged"),  # not as ours is
                                 (dbus_names.JOB, "Completed")):
             signal = dbus.lowlevel.SignalMessage(JOB + digits, interface, name)
