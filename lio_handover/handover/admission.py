@@ -56,14 +56,17 @@ class Admission:
         return Journal(self._directory, id, tolerate_damage=True).handover
 
     def superseded(self, handover: Handover,
-                   owners: Optional[Mapping[str, TargetEpochs]] = None) -> bool:
-        """Whether for all of its targets, as they are called here, something later counts now."""
+                   owners: Optional[Mapping[str, TargetEpochs]] = None,
+                   local: Optional[Sequence[str]] = None) -> bool:
+        """Whether for all of its targets, as they are called here, something later counts now.
+        ``owners``, ``local``: what the records say, where they were read."""
         if owners is None:
             owners = OwnershipFile(self._directory).load()
-        try:
-            local = Journal(self._directory, handover.id, tolerate_damage=True).facts.local
-        except errors.HandoverError:
-            local = ()
+        if local is None:
+            try:
+                local = Journal(self._directory, handover.id, tolerate_damage=True).facts.local
+            except errors.HandoverError:
+                local = ()
         return all(owners.get(name, TargetEpochs()).handover not in ("", handover.id)
                    for name in local or handover.targets)
 
@@ -74,17 +77,20 @@ class Admission:
         journal.remove()
 
     def _journal(self, id: str, role: str) -> Journal:  # noqa: A002
-        journal = Journal(self._directory, id)
+        return self._of_role(Journal(self._directory, id), role)
+
+    @staticmethod
+    def _of_role(journal: Journal, role: str) -> Journal:
         if journal.handover.role != role:
-            raise errors.WrongState(f"this host is the {journal.handover.role} of {id}",
-                                    do=f"lio-handover status {id}")
+            raise errors.WrongState(f"this host is the {journal.handover.role} of {journal.id}",
+                                    do=f"lio-handover status {journal.id}")
         return journal
 
     # ---- messages ---
     def authenticate(self, verb: str, role: str, id: str,  # noqa: A002
-                     messages: Sequence[Message]) -> Authentication:
-        """This host's key, or that it has none; the messages are the other side's and, where there
-        is a key, of this handover and epoch.
+                     messages: Sequence[Message]) -> Tuple[Authentication, Optional[Journal]]:
+        """This host's key, or that it has none, and the journal, where there is one; the messages
+        are the other side's and, where there is a key, of this handover and epoch.
 
         Raises NotAuthentic, StaleEpoch, BadSettings for a key that can't be used.
         """
@@ -100,17 +106,18 @@ class Admission:
                     f"the message {message.type.name.lower()} is of handover {message.handover}, "
                     f"epoch {message.epoch}, not of {id}, epoch {epoch}",
                     do=f"lio-handover status {id}")
-        return key
+        return key, journal
 
     # ---- beginning ------------------------------------------------------------------------------
     def _admit(self, verb: str, role: str, id: str,  # noqa: A002
                targets: Sequence[str], mode: str, messages: Sequence[Message],
                maps: Sequence[str], peer: str, allow: Sequence[str],
-               ready: Optional[Ready]) -> Tuple[Journal, int]:
-        """(the journal, the epoch the verb runs under); a new handover where there is none."""
-        known = begun(self._directory, id)
-        if known and verb in ("prepare", "stage", "abort") and not self.get(id).state:
-            self.forget(Journal(self._directory, id))  # it was cut off before its first state
+               ready: Optional[Ready], there: Optional[Journal]) -> Tuple[Journal, int]:
+        """(the journal, the epoch the verb runs under); a new handover where there is none.
+        ``there``: the journal, where there is one."""
+        known = there is not None
+        if there is not None and verb in ("prepare", "stage", "abort") and not there.handover.state:
+            self.forget(there)  # it was cut off before its first state
             known = False
         if verb == next_steps.first(verb, mode, targets) and not known:
             return self._create(id, SOURCE, targets, mode, peer)
@@ -120,7 +127,7 @@ class Admission:
             return self._create(id, DESTINATION, targets, mode, peer)
         if verb in ("stage", "abort") and role == DESTINATION and not known:
             return self._admit_offer(verb, id, messages, maps, peer, allow)
-        journal = self._journal(id, role)
+        journal = self._of_role(there or Journal(self._directory, id), role)
         handover = journal.handover
         if handover.over and verb in ("prepare", "stage"):
             raise errors.StaleEpoch(f"handover {id} is over: it is {handover.state}",

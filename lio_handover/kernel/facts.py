@@ -24,9 +24,10 @@ class Facts:
     placed: Mapping[Key, str] = None  # type: ignore[assignment]
 
 
+@lru_cache(maxsize=1)
 def boot_id() -> str:
-    """The boot id of the running kernel: configfs and all its contents end with a boot.  Raises
-    OSError."""
+    """The boot id of the running kernel, which this process does not outlive: configfs and all its
+    contents end with a boot.  Raises OSError."""
     with open("/proc/sys/kernel/random/boot_id") as file:
         return file.read().strip()
 

@@ -20,7 +20,7 @@ from ..document.document import Document
 from ..document.json_types import check_fields
 from ..protocol.messages import is_id
 from ..protocol.table import DESTINATION, SOURCE, STATES, Mode
-from ..system.atomic_file import fsync_folder, write_file
+from ..system.atomic_file import fsync_folder, read_file, write_file
 from ..system.locks import PATIENCE, Locks
 from .handover_facts import HandoverFacts, copied
 from .record_kinds import KINDS, VERSION
@@ -141,8 +141,7 @@ class Journal:
     def _load(self, tolerate_damage: bool) -> None:
         check_records(self.folder, (JOURNAL, *FILES))
         try:
-            with open(self.path, "rb") as file:
-                data = file.read()
+            data = read_file(self.path)
         except FileNotFoundError:
             raise self._not_begun("is gone") from None
         except OSError as error:
@@ -301,8 +300,7 @@ class Journal:
         """A document that was kept, or None."""
         path = os.path.join(self.folder, name)
         try:
-            with open(path, "rb") as file:
-                return file.read()
+            return read_file(path)
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -376,9 +374,8 @@ def begun(directory: str, handover: str) -> bool:
         return False
     folder = os.path.join(directory, "handovers", handover)
     try:
-        with open(os.path.join(folder, JOURNAL), "rb") as file:
-            if file.readline().endswith(b"\n"):
-                return True
+        if b"\n" in read_file(os.path.join(folder, JOURNAL)):
+            return True
     except (FileNotFoundError, NotADirectoryError):
         pass
     except OSError as error:

@@ -18,7 +18,7 @@ from typing import Dict, Iterable, Optional
 
 from .. import errors
 from ..document.json_types import check_fields
-from ..system.atomic_file import write_file
+from ..system.atomic_file import read_file, write_file
 from ..system.locks import PATIENCE, Locks
 from .record_kinds import VERSION
 from .versions import check
@@ -47,8 +47,7 @@ class OwnershipFile:
     def load(self) -> Dict[str, TargetEpochs]:
         import json
         try:
-            with open(self.path, "rb") as file:
-                tree = json.load(file)
+            tree = json.loads(read_file(self.path))
             check(self.path, tree.get("version"))
             owners = {name: TargetEpochs(entry["epoch"], entry["aborted"], entry["handover"],
                                          entry.get("before", ""))

@@ -15,7 +15,7 @@ from ..errors import MISSHAPEN
 from ..model.keys import backstore_key, display
 from ..model.objects import Key, Reservations, State
 from ..model.reservations import reservations_of_tree, reservations_tree
-from ..system.atomic_file import write_file
+from ..system.atomic_file import read_file, write_file
 from ..system.locks import PATIENCE, Locks
 from .record_kinds import VERSION
 
@@ -26,8 +26,7 @@ def load(directory: str, boot_id: str) -> Dict[Key, Reservations]:
     """{backstore: its reservations when they were restored}; empty where nothing is known."""
     import json
     try:
-        with open(os.path.join(directory, NAME), "rb") as file:
-            record = json.load(file)
+        record = json.loads(read_file(os.path.join(directory, NAME)))
         if record["version"] != VERSION or record["boot_id"] != boot_id:
             return {}
         restored = {backstore_key(*name.split("/", 1)): reservations_of_tree(entry)
