@@ -14,8 +14,8 @@ import fcntl
 import os
 import re
 import time
-from contextlib import ExitStack, contextmanager
-from typing import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Iterable, Iterator, List
 
 from .. import errors
 
@@ -45,31 +45,31 @@ class Locks:
         else is refused for its sake."""
         wanted = sorted(set(names))
         room_for(len(wanted))
-        with ExitStack() as locked:
+        fds: List[int] = []
+        try:
             if guard:
-                locked.enter_context(self.hold(GUARD))
+                fds.append(self._locked(GUARD))
             for name in (HOST, *wanted):
                 shared = name == HOST and bool(wanted)
-                locked.enter_context(self.hold(name, shared) if guard else
-                                     self._hold_after_guard(name, shared))
+                fds.append(self._locked(name, shared) if guard else
+                           self._locked_after_guard(name, shared))
             yield
+        finally:
+            for fd in reversed(fds):
+                os.close(fd)
 
-    @contextmanager
-    def _hold_after_guard(self, name: str, shared: bool) -> Iterator[None]:
-        """Hold a lock; wait for it where it may be the guard that has it."""
+    def _locked_after_guard(self, name: str, shared: bool) -> int:
+        """The descriptor of a lock; wait for it where it may be the guard that has it."""
         until, unguarded = time.monotonic() + PATIENCE, 0
-        with ExitStack() as locked:
-            while True:
-                try:
-                    locked.enter_context(self.hold(name, shared))
-                    break
-                except errors.StillRunning:
-                    # It may have ended between both looks.
-                    unguarded = 0 if self._guarded() else unguarded + 1
-                    if unguarded > 1 or time.monotonic() > until:
-                        raise
-                time.sleep(0.02)
-            yield
+        while True:
+            try:
+                return self._locked(name, shared)
+            except errors.StillRunning:
+                # It may have ended between both looks.
+                unguarded = 0 if self._guarded() else unguarded + 1
+                if unguarded > 1 or time.monotonic() > until:
+                    raise
+            time.sleep(0.02)
 
     def _guarded(self) -> bool:
         """Whether the guard holds its lock."""
@@ -82,6 +82,14 @@ class Locks:
     @contextmanager
     def hold(self, name: str, shared: bool = False, patience: float = 0.0) -> Iterator[None]:
         """Hold a lock; wait for it at most ``patience`` seconds."""
+        fd = self._locked(name, shared, patience)
+        try:
+            yield
+        finally:
+            os.close(fd)
+
+    def _locked(self, name: str, shared: bool = False, patience: float = 0.0) -> int:
+        """The descriptor of a lock that is held until it is closed."""
         path = os.path.join(self.folder, _file_name(name))
         try:
             fd = self._opened(path)
@@ -97,9 +105,10 @@ class Locks:
                         f"another lio-handover is changing {what}",
                         do=f"wait for it, or find it with: fuser {path}")
                 time.sleep(0.02)
-            yield
-        finally:
+        except BaseException:
             os.close(fd)
+            raise
+        return fd
 
     def _opened(self, path: str) -> int:
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
