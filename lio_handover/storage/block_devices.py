@@ -35,6 +35,11 @@ class Host:
         return _mounts(self)
 
     @property
+    def swaps(self) -> List[str]:
+        """The paths of what is swap space."""
+        return _swaps(self)
+
+    @property
     def unsettled(self) -> Dict[str, str]:
         """{mount point: type} of the file systems whose names lead where a program likes: what FUSE
         serves, and proc, where they are a process's files and folders.  Raises OSError."""
@@ -65,6 +70,10 @@ class HostSnapshot(Host):
     @cached_property
     def mounts(self) -> List["Mount"]:
         return _mounts(self)
+
+    @cached_property
+    def swaps(self) -> List[str]:
+        return _swaps(self)
 
     @cached_property
     def unsettled(self) -> Dict[str, str]:
@@ -353,7 +362,7 @@ def usage_of(device: str, host: Host = HERE) -> List[str]:
         if mount.device in every or _basename(mount.source, host) in known:
             uses.append("holds this host's root" if mount.point == "/"
                         else f"is mounted on {show(mount.point)}")
-    for path in swaps(host):
+    for path in host.swaps:
         if _basename(path, host) in known:
             uses.append("is swap space")
     if holders:
@@ -369,7 +378,7 @@ def _basename(path: str, host: Host) -> str:
     return os.path.basename(os.path.realpath(host.dev + path[4:]))
 
 
-def swaps(host: Host) -> List[str]:
+def _swaps(host: Host) -> List[str]:
     try:
         with open(f"{host.proc}/swaps", encoding="utf-8", errors="surrogateescape") as file:
             return [_unescape(line.split()[0]) for line in file.readlines()[1:] if line.strip()]

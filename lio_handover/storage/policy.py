@@ -24,7 +24,7 @@ from ..settings import Settings
 from . import block_devices, protection, trusted
 from .block_devices import (HERE, Host, PathStat, backing_devices, block_facts, file_system,
                             folder_of, holders_of, is_below, names_in, one_line_of, reopen, show,
-                            swaps, usage_of)
+                            usage_of)
 from .evidence import evidence_of
 from .trusted import not_allowed, words_of
 
@@ -320,7 +320,7 @@ def _uses(wanted: Backstore, backing: PathStat, here: "Served", host: Host) -> I
         if not uses and here.state.backstore(wanted.key) is None and _claimed(backing):
             yield "is claimed by something of this host (mounted elsewhere, or another target)"
     else:
-        if backing.identity in map(_identity, swaps(host)):
+        if backing.identity in map(_identity, host.swaps):
             yield "is swap space"
         for name in here.loops(backing):
             yield f"is the file of {name}"
