@@ -115,7 +115,10 @@ class ActionRunner(Building):
             findings += not_late(state, self.core.settings)
         self.notes += cautions.before_handover(self.fs, state)
         errors.refuse(findings, self.allow)
-        self.journal.keep(PREPARED, documents.dumps(document))
+        data = documents.dumps(document)
+        self.journal.keep(PREPARED, data, document)
+        if self.core.memory is not None:
+            self.core.memory.keep_document(data, document)
         surviving_registrations.seen(self, document)
         identity.note(self)
         if by_file:
@@ -170,6 +173,9 @@ class ActionRunner(Building):
         self.dynamic = {target.name: {
             str(tpg.tag): dynamic_acls.sessions(tpg) for tpg in target.tpgs
             if dynamic_acls.generates_acls(tpg)} for target in state.targets}
+        if any(tpg.attributes.get("enable") == "1" for target in state.targets
+               for tpg in target.tpgs):
+            self.flush_data(state)  # while it is still served: the less is left for the window
 
     def unchanged(self, here: State) -> None:
         """Raises StructureChanged where the target is not what was offered, but for its
@@ -251,7 +257,7 @@ class ActionRunner(Building):
             return
         notes = self.journal.facts
         stale = notes.loaded[0] == boot_id() and notes.loaded[1] != digest
-        self.keep(DOCUMENT, document, stale)
+        self.keep(DOCUMENT, document, stale, message.document)
 
     @staticmethod
     def _named(message: Message, document: Document) -> str:

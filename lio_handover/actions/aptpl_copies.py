@@ -200,22 +200,25 @@ class Follower:
             known.seen.update(changed)
 
     def _keep(self, name: str, changed: Iterable[str], passing: bool) -> None:
-        """Sync these files, then have them in the copy."""
-        files: Dict[str, Tuple[AptplFile, bytes]] = {}
-        for serial in changed:
-            data = _synced(os.path.join(self.folder, f"aptpl_{serial}"))
-            if data is not None:
-                file = pr_texts.parse_aptpl(data[1])._replace(mtime_ns=data[0])
-                if file.says:
-                    files[serial] = file, data[1]
-        if files:
-            fsync_folder(self.folder)
+        """Have these files in the copy."""
+        files = {serial: file for serial in changed for file in [self._file(serial, False)]
+                 if file is not None}
         with Journal(self.directory, name, tolerate_damage=True).following():
             self._write(name, files, passing)
 
+    def _file(self, serial: str, synced: bool) -> Optional[Tuple[AptplFile, bytes]]:
+        """What a backstore's file says, and its bytes, where it says something; ``synced``: once
+        that is on the disk."""
+        data = _read_file(os.path.join(self.folder, f"aptpl_{serial}"), synced)
+        if data is None:
+            return None
+        file = pr_texts.parse_aptpl(data[1])._replace(mtime_ns=data[0])
+        return (file, data[1]) if file.says else None
+
     def _write(self, name: str, files: Dict[str, Tuple[AptplFile, bytes]], passing: bool) -> None:
-        """Write the copy.  The journal is read again: a document that was kept or dropped meanwhile
-        ends the copies before it."""
+        """Write the copy, once what is new in it is on the disk as the kernel wrote it.  The
+        journal is read again: a document that was kept or dropped meanwhile ends the copies before
+        it."""
         journal = Journal(self.directory, name, tolerate_damage=True)
         if not wanted(journal, boot_id()):
             return
@@ -231,16 +234,24 @@ class Follower:
         document = context.durable()
         kept, reach = expected(document), Reach(document)
         stores = {store.serial: store for store in document.state.backstores}
-        for serial, (file, data) in files.items():
+
+        def newer(serial: str, file: AptplFile, data: bytes) -> bool:
             previous = followed.files.get(serial)
             if serial not in stores or not reach.ours(file, stores[serial]) \
                     or previous is not None and file.mtime_ns < previous.mtime_ns:
-                continue  # the kernel did not write that
+                return False  # the kernel did not write that
             if previous is None and serial in kept and same(file, kept[serial]):
-                continue  # as the document has it
-            if previous is None or previous.data != data:
-                followed = replace(followed, at=now, files={
-                    **followed.files, serial: FollowedFile(now, file.mtime_ns, data)})
+                return False  # as the document has it
+            return previous is None or previous.data != data
+
+        synced = {serial: self._file(serial, True) for serial, (file, data) in files.items()
+                  if newer(serial, file, data)}
+        if synced:
+            fsync_folder(self.folder)
+        more = {serial: FollowedFile(now, found[0].mtime_ns, found[1])
+                for serial, found in synced.items() if found is not None and newer(serial, *found)}
+        if more:
+            followed = replace(followed, at=now, files={**followed.files, **more})
         if followed != before:
             _save(journal, followed)
 
@@ -285,13 +296,14 @@ def _stamp(path: str) -> Optional[Tuple[int, int, int]]:
     return file_stat.st_ino, file_stat.st_mtime_ns, file_stat.st_size
 
 
-def _synced(path: str) -> Optional[Tuple[int, bytes]]:
-    """(when it was written, its bytes) of a file, once that is on the disk."""
+def _read_file(path: str, synced: bool) -> Optional[Tuple[int, bytes]]:
+    """(when it was written, its bytes) of a file; ``synced``: once that is on the disk."""
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     try:
         seen = os.fstat(fd)
         data = b"".join(iter(lambda: os.read(fd, 1 << 20), b""))
-        os.fsync(fd)
+        if synced:
+            os.fsync(fd)
         return seen.st_mtime_ns, data
     except OSError:
         return None

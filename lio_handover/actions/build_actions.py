@@ -222,7 +222,9 @@ class Building(Gates):
             if self.row.to == "none":
                 self._forget_aptpl()
             return
-        have, want = self.core.state_without(reader, [*targets, *stores])
+        known = self.remembered()
+        have, want = self.core.state_without(reader, [*targets, *stores], known=known and
+                                             runtime_state.without_reservations(known))
         extra = {display(store.key) for store in have.backstores} - set(self.journal.facts.stores)
         if extra:
             errors.refuse([errors.Finding(

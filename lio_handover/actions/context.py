@@ -5,7 +5,6 @@ host's may differ (``--map``).
 """
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field, replace
 from typing import Dict, FrozenSet, Iterator, List, Mapping, Optional, Sequence, Tuple
 
@@ -34,8 +33,6 @@ from ..scsi.endpoint_holder import Holders
 #: Message → the file beside the journal whose bytes it carries.
 _CARRIED = {MessageType.OFFER: PREPARED, MessageType.DOCUMENT: DOCUMENT,
             MessageType.RETURNED: RETURNED}
-#: Where kernels and rtslib keep APTPL files (target_core_configfs.c, rtslib/root.py).
-DBROOTS = ("/var/target", "/etc/target", "/etc/rtslib-fb-target")
 
 
 @dataclass
@@ -141,7 +138,8 @@ class HandoverContext:
                 raise errors.JournalBroken(f"{self.journal.folder} has no {name}",
                                            do=way_out(self.journal.folder, self.handover.mode))
             try:
-                self.journal.documents[name] = documents.loads(data)
+                read = self.core.memory.document if self.core.memory else documents.loads
+                self.journal.documents[name] = read(data)
             except errors.DocumentError as error:
                 raise errors.JournalBroken(
                     f"{self.journal.folder}/{name} can't be read: {error.what}",
@@ -432,19 +430,3 @@ class HandoverContext:
             if path and self.fs.exists(path):
                 counts[display(key)] = int(self.fs.read(path))
         return counts
-
-    def aptpl_folders(self) -> List[str]:
-        """The folders where APTPL files may be: rtslib moves dbroot (rtslib/root.py).
-
-        After a power cut the file may also be in another dbroot than the present one, as
-        targetcli's restore may have moved dbroot since the kernel wrote.  An old file elsewhere
-        could seem newer, by a clock that was set back: where a copy is kept, the other files are
-        removed.
-        """
-        return [os.path.join(folder, "pr")
-                for folder in sorted({self.fs.read("dbroot").strip(), *DBROOTS})]
-
-
-def aptpl_paths(folders: Sequence[str], serial: str) -> List[str]:
-    """The paths of a backstore's APTPL file in these folders."""
-    return [os.path.join(folder, f"aptpl_{serial}") for folder in folders]

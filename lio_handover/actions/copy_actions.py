@@ -102,13 +102,17 @@ class Copies(HandoverContext):
             gates.setdefault(name, {})[tag] = self.fs.read(f"{path}/enable").strip()
         return gates
 
-    def keep(self, name: str, document: Document, stale: bool) -> None:
-        """Keep a copy; ``stale``: the kernel holds something else, which is told before the copy is
-        there, too: else a verb that is killed in between leaves a kernel that seems to have it."""
+    def keep(self, name: str, document: Document, stale: bool, data: bytes = b"") -> None:
+        """Keep a copy; ``data``: its bytes, where they are at hand; ``stale``: the kernel holds
+        something else, which is told before the copy is there, too: else a verb that is killed in
+        between leaves a kernel that seems to have it."""
         if stale:
             facts = self.journal.facts
             self.journal.note("kept", digest=self.handover.digest, stale=True, opened=facts.opened)
-        self.journal.keep(name, documents.dumps(document), document)
+        data = data or documents.dumps(document)
+        self.journal.keep(name, data, document)
+        if self.core.memory is not None:
+            self.core.memory.keep_document(data, document)
         self.journal.note("kept", digest=runtime_state.digest(document.state), stale=stale)
         surviving_registrations.leave(self, self.local(name))
 

@@ -11,12 +11,13 @@ from ..execute.step_runner import Nexuses
 from ..kernel.facts import boot_id
 from ..model import directories, fabrics
 from ..model.fabrics import Gate
+from ..model.objects import State
 from ..protocol.messages import NEVER_RAN
 from ..protocol.table import Mode
 from ..records import relative_ports
 from ..savefile import save_file
 from ..scsi.endpoint_holder import Holder, Holders
-from ..storage import protection
+from ..storage import evidence as storage, protection
 from . import savefile_actions
 from .adoption_actions import Adoption
 
@@ -204,13 +205,15 @@ class Gates(Adoption):
                                   do=f"lio-handover source thaw {self.journal.id}")
 
     def _flush(self) -> None:
-        from ..storage import evidence as storage
         self.flushed_since = self.row.verb == "release" and self.as_kept()
         if self.flushed_since:
             return  # nothing was written since the freeze had it flushed
-        for store in self.durable().state.backstores:
-            for path in protection.files(store):
-                storage.flush(path)
+        self.flush_data(self.durable().state)
+
+    @staticmethod
+    def flush_data(state: State) -> None:
+        """Bring all data to the storage.  Raises KernelRefused."""
+        storage.flush_all([path for store in state.backstores for path in protection.files(store)])
 
     def close_if_reopened(self, why: str =
                           "this host may not serve it, and is shut again: somebody brought it "

@@ -18,6 +18,8 @@ from ..model.reservations import with_known_all_tg_pt
 from .document import Document, canonical, state_bytes
 
 _Keeps = Callable[[str, FrozenSet[str]], bool]
+#: Where a State, which nobody changes, keeps what was worked out of it.
+_DIGEST, _STRUCTURE = "_digest", "_structure"
 
 
 def _filtered(obj: Object, keeps: _Keeps) -> dict[str, str]:
@@ -52,20 +54,31 @@ def _map(state: State, keeps: _Keeps) -> State:
 def digest(state: State) -> str:
     """SHA-256 of the run-time state, 64 hex digits: the same on every host with the same state."""
     import hashlib
+    known = vars(state).get(_DIGEST)
+    if known is not None:
+        return str(known)
     kept = _map(state, lambda name, runtime: name != "enable" and name in runtime)
     kept = replace(kept, backstores=tuple(
         replace(backstore, parameters={}, reservations=with_known_all_tg_pt(backstore.reservations))
         for backstore in kept.backstores), targets=tuple(
         replace(target, tpgs=tuple(replace(tpg, portals=(), acls=()) for tpg in target.tpgs))
         for target in kept.targets))
-    return hashlib.sha256(state_bytes(Document(kept))).hexdigest()
+    vars(state)[_DIGEST] = hashlib.sha256(state_bytes(Document(kept))).hexdigest()
+    return str(vars(state)[_DIGEST])
 
 
 def structure(state: State) -> State:
     """The state without its run-time state and reservations."""
-    kept = _map(canonical(state), lambda name, runtime: name not in runtime)
-    return replace(kept, backstores=tuple(
-        replace(backstore, reservations=NO_RESERVATIONS) for backstore in kept.backstores))
+    if _STRUCTURE not in vars(state):
+        vars(state)[_STRUCTURE] = without_reservations(
+            _map(canonical(state), lambda name, runtime: name not in runtime))
+    known: State = vars(state)[_STRUCTURE]
+    return known
+
+
+def without_reservations(state: State) -> State:
+    return replace(state, backstores=tuple(replace(store, reservations=NO_RESERVATIONS)
+                                           for store in state.backstores))
 
 
 def structural_changes(old: State, new: State) -> Tuple[Change, ...]:

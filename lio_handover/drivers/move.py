@@ -274,8 +274,7 @@ class Move:
             self.targets, self.epoch = answer.handover.targets, answer.handover.epoch
             if "export" in more:
                 self._exported = answer
-            if step.name == "export":
-                self.contents = _contents(answer)
+        self.contents = _contents(self._answers.get("export"))
 
     def _window(self, shut: float) -> float:
         """The seconds of the window, whose first step began at ``shut`` and whose last has ended.
@@ -415,8 +414,8 @@ def _ended_there(host: str, verb: str, error: errors.Interrupted) -> errors.Peer
     return ended
 
 
-def _contents(answer: Reply) -> str:
+def _contents(answer: Optional[Reply]) -> str:
     """The parts of the moved state, counted; "" without a document."""
     documents_sent: Tuple[bytes, ...] = tuple(
-        message.document for message in answer.messages if message.document)
+        message.document for message in answer.messages if message.document) if answer else ()
     return phrases.contents(documents.loads(documents_sent[0]).state) if documents_sent else ""

@@ -6,11 +6,9 @@ which tests/model explores; what each step does stands in actions/actions.py.
 """
 from __future__ import annotations
 
-import threading
 import uuid
-from contextlib import contextmanager
 from dataclasses import replace
-from typing import Callable, FrozenSet, Iterator, List, Optional, Sequence, Tuple
+from typing import Callable, FrozenSet, List, Optional, Sequence, Tuple
 
 from .. import errors
 from ..actions import absent_portals, aptpl_copies
@@ -19,6 +17,7 @@ from ..actions.context import HandoverContext
 from ..document import rename
 from ..execute.step_runner import Progress, never, reason
 from ..host.looked_at import Ready
+from ..host.memory import LISTENING
 from ..host.verbs import lock_names
 from ..kernel import fixes
 from ..kernel.facts import boot_id
@@ -27,10 +26,11 @@ from ..protocol.messages import Message, document_in
 from ..protocol.table import DESTINATION, SOURCE, MessageType, Mode, Transition, rows_for, state_of
 from ..records.journal import Handover, Journal, begun, ids
 from ..records.ownership import OwnershipFile
-from ..savefile import parsed, save_file
+from ..savefile import parsed, places, save_file
 from ..verb_table import BOTH, HANDOVER_VERBS
 from . import meddling, next_steps
 from .admission import Admission
+from .alarms import ALARMS
 from .conditions import ASSERTED, ASSERTS, FIRST_STATE, TransitionChooser
 from .reply import Peer, Reply, reply_from_json, reply_to_json
 
@@ -138,18 +138,20 @@ class HandoverEngine(Admission):
             id = next((message.handover for message in messages), "")
         try:
             self.core.reader()
-            with self.core.alone(more=self._lock_names(verb, id, targets, messages, maps, ready)):
+            names = self._lock_names(verb, id, targets, messages, maps, ready)
+            with self.core.alone(more=names), places.named_once():
                 if verb == "recover":
                     self._shut_where_broken(id)
-                key = self.authenticate(verb, role, id, messages if ready is None else ())
+                key, known = self.authenticate(verb, role, id, messages if ready is None else ())
                 journal, epoch = self._admit(verb, role, id, targets, mode, messages, maps, peer,
-                                             allow, ready)
+                                             allow, ready, known)
                 if probe and not journal.facts.probe:
                     journal.note("probe")
                 aptpl_copies.catch_up(self.core, verb, journal)
                 new = not journal.handover.state
                 run = TransitionChooser(self.core, self.peer, journal, verb, epoch, messages,
-                                        assertions, self.superseded(journal.handover), peer, key)
+                                        assertions, self.superseded(
+                                            journal.handover, local=journal.facts.local), peer, key)
                 if verb == "recover":
                     answer = self._recover(run, asserted_by, allow, progress, stop, restart)
                 else:
@@ -330,7 +332,8 @@ class HandoverEngine(Admission):
             journal.note("heard", host=hosts[0])
         journal.note("begin", verb=verb, to=row.to)
         try:
-            with self._alarm_after(journal, verb, row.deadline):
+            with ALARMS.after(row.deadline, lambda: self.alarm and self.alarm(
+                    journal.handover, verb)):
                 for number, step in enumerate(row.steps):
                     journal.note("step", do=str(step))
                     if runner.progress:
@@ -356,8 +359,11 @@ class HandoverEngine(Admission):
         if runner.mode is Mode.FILE and journal.handover.state == "idle" and not runner.notes:
             # It is as it was before the freeze: there is nothing to remember.
             self.forget(journal)
+        memory = self.core.memory
+        unheard = [memory.why] if memory is not None and memory.why and verb in LISTENING else ()
         return Reply(journal.handover, tuple(runner.sent_messages), (
-            *runner.notes, *absent_portals.absent(runner, verb)), next_steps.command(journal))
+            *runner.notes, *absent_portals.absent(runner, verb), *unheard),
+            next_steps.command(journal))
 
     def _taken_back(self, runner: ActionRunner, error: BaseException) -> bool:
         """Whether a verb that failed has left this host as it was, and nothing to remember."""
@@ -400,16 +406,3 @@ class HandoverEngine(Admission):
             runner.before_clear()
         elif verb == "adopt":
             runner.before_adopt()
-
-    @contextmanager
-    def _alarm_after(self, journal: Journal, verb: str, seconds: float) -> Iterator[None]:
-        def late() -> None:
-            if self.alarm is not None:
-                self.alarm(journal.handover, verb)
-        timer = threading.Timer(seconds, late)
-        timer.daemon = True
-        timer.start()
-        try:
-            yield
-        finally:
-            timer.cancel()

@@ -7,8 +7,8 @@ from typing import Any, Callable, Dict, Mapping, Optional, Tuple
 
 from .. import errors
 from ..protocol.authentication import ANSWER, Authentication
-from ..protocol.messages import (VERSION, WITHOUT_MAC, Message, check_version, from_json, parsed,
-                                 to_json)
+from ..protocol.messages import (VERSION, WITHOUT_MAC, Message, check_version, members, of_entries,
+                                 parsed)
 from ..protocol.table import STATES, Mode
 from ..records.journal import Handover
 
@@ -42,7 +42,7 @@ def reply_to_json(answer: Reply, known: Authentication = Authentication(),
     ``known``: this host's key, under which it is authenticated; ``question``: the asker's text,
     which the MAC is of, too, so that no older answer passes for this one."""
     tree = {"version": VERSION if known else WITHOUT_MAC, "handover": asdict(answer.handover),
-            "messages": json.loads(to_json(answer.messages)),
+            "messages": [members(message) for message in answer.messages],
             "notes": list(answer.notes), "next": answer.next, "stays": answer.undecided}
     if known:
         tree.update(host=known.host, question=question)
@@ -65,7 +65,7 @@ def reply_from_json(data: bytes, known: Optional[Authentication] = None, questio
         host = str(tree["host"]) if tree["version"] == VERSION else ""
         if known is not None:
             _check(tree, host, known, question)
-        return Reply(_handover(tree["handover"]), from_json(json.dumps(tree["messages"]).encode()),
+        return Reply(_handover(tree["handover"]), of_entries(tree["messages"]),
                      tuple(map(str, tree["notes"])), str(tree["next"]), tree["stays"] is True,
                      host=host if known else "")
     except errors.MISSHAPEN as error:

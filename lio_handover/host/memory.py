@@ -6,9 +6,12 @@ nothing.
 """
 from __future__ import annotations
 
+import gc
 from dataclasses import dataclass, field
 from typing import Dict, Iterable, Optional, Sequence, Tuple
 
+from ..document import document as documents
+from ..document.document import Document
 from ..execute.core_watch import CoreWatch
 from ..execute.tree_watch import TreeWatch
 from ..kernel import placement
@@ -16,6 +19,10 @@ from ..kernel.configfs import Configfs
 from ..kernel.reader import Reader
 from ..model.objects import Key, State
 
+#: Documents that are remembered at most: of a handover there are four.
+DOCUMENTS = 4
+#: The verbs that begin to hear what others change: those while the source still serves.
+LISTENING = ("prepare", "stage")
 #: The verbs while nobody is served.
 WAITED_FOR = ("freeze", "export", "activate", "release")
 
@@ -33,13 +40,17 @@ class Memory:
     kept: Optional[Tuple[str, int, Dict[str, int]]] = None
     #: whether that was in this verb
     just_kept: bool = False
+    #: the bytes of a document → what they say, that was used last at the end
+    _documents: Dict[bytes, Document] = field(default_factory=dict)
     _watch: Optional[TreeWatch] = None
     _state: Optional[State] = None
     _changes: int = 0
 
     def begin(self, verb: str) -> None:
         """Another verb begins: all that is true of one alone ends.  The HBAs of the backstores are
-        listed once for all verbs that initiators wait for."""
+        listed once for all verbs that initiators wait for, and Python's collector waits for the
+        others."""
+        (gc.disable if verb in WAITED_FOR else gc.enable)()
         self.fs.enabled.clear()
         self.fs.told.clear()
         self.just_kept = False
@@ -58,6 +69,18 @@ class Memory:
                 self.fs.known_backstores = CoreWatch(self.fs)
             except OSError:
                 pass  # then each change lists them
+
+    def document(self, data: bytes) -> Document:
+        """What bytes say, decoded once.  Raises a DocumentError."""
+        document = self._documents.pop(data, None) or documents.loads(data)
+        self.keep_document(data, document)
+        return document
+
+    def keep_document(self, data: bytes, document: Document) -> None:
+        """Remember what these bytes say."""
+        self._documents[data] = document
+        while len(self._documents) > DOCUMENTS:
+            del self._documents[next(iter(self._documents))]
 
     def read(self, reader: Reader, names: Names) -> State:
         """The state of these targets, read, and remembered.  Raises as Reader.state does."""

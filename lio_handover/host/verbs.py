@@ -180,9 +180,7 @@ class HostVerbs(Host):
                         (*notes, *reader.unsure, *preflight.nobody(state)))
 
     def _flush(self, state: State) -> None:
-        for store in state.backstores:
-            for path in protection.files(store):
-                storage.flush(path)
+        storage.flush_all([path for store in state.backstores for path in protection.files(store)])
 
     def wanted_again(self) -> List[str]:
         """Targets whose gates are shut and may be opened again here: their relative ports are
@@ -360,9 +358,10 @@ class HostVerbs(Host):
         return [*targets, *self.lock_names([(first, rest) for first, rest in pairs
                                             if first in fabrics])]
 
-    def state_without(self, reader: Reader, targets: Sequence[str], everything: bool = False) \
-            -> Tuple[State, State]:
-        """(what is there of these targets and what they use, what of it stays)."""
+    def state_without(self, reader: Reader, targets: Sequence[str], everything: bool = False,
+                      known: Optional[State] = None) -> Tuple[State, State]:
+        """(what is there of these targets and what they use, what of it stays).  ``known``: a
+        reading of these targets that is still true."""
         stores: List[Key] = []
         names: List[str] = []
         fabrics, placed = reader.fabrics(), reader.placed()
@@ -372,7 +371,9 @@ class HostVerbs(Host):
                 stores.append(backstore_key(first, rest))
             else:
                 names.append(name)
-        leaving = reader.state(self.names(names, everything), stores)
+        leaving = known if known is not None and {*stores} <= {
+            store.key for store in known.backstores} else \
+            reader.state(self.names(names, everything), stores)
         mine = [target.name for target in leaving.targets]
         others = reader.exporters([store.key for store in leaving.backstores], mine)
         kept = tuple(store for store in leaving.backstores if store.key in others)

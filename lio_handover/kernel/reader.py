@@ -170,8 +170,9 @@ class Reader:
 
     def target_names(self) -> List[Tuple[str, str]]:
         """(fabric, WWN) of every target."""
-        return [(fabric, wwn) for fabric in sorted(self.fabrics())
-                for wwn in self.fs.entries(fabric)[1] if wwn not in _FABRIC_DEFAULTS]
+        return placement.remembered(self.fs, "targets", lambda: [
+            (fabric, wwn) for fabric in sorted(self.fabrics())
+            for wwn in self.fs.entries(fabric)[1] if wwn not in _FABRIC_DEFAULTS])
 
     def target(self, fabric: str, wwn: str) -> Target:
         key, path = keys.target_key(fabric, wwn), f"{fabric}/{wwn}"
@@ -190,8 +191,9 @@ class Reader:
 
     def tpgs(self, fabric: str, wwn: str) -> List[str]:
         """The names of the directories of a target's TPGs."""
-        return [entry for entry in self.fs.entries(f"{fabric}/{wwn}")[1]
-                if directories.is_tpg(entry)]
+        return placement.remembered(self.fs, f"TPGs of {fabric}/{wwn}", lambda: [
+            entry for entry in self.fs.entries(f"{fabric}/{wwn}")[1]
+            if directories.is_tpg(entry)])
 
     def _tpg(self, key: Key, above: str, at: str) -> Tpg:
         path = f"{above}/{at}"

@@ -111,7 +111,11 @@ def from_json(data: bytes, limit: int = 2 * MAX_BYTES) -> Tuple[Message, ...]:
 
     The documents in them are not looked at here: who needs one gives it to documents.loads.
     """
-    entries = parsed(data, "the messages", limit)
+    return of_entries(parsed(data, "the messages", limit))
+
+
+def of_entries(entries: Any) -> Tuple[Message, ...]:
+    """The same of values of JSON."""
     if not isinstance(entries, list) or len(entries) > MAX_MESSAGES:
         fail(BadStructure, f"the messages are not a list of at most {MAX_MESSAGES}")
     return tuple(_message(entry, f"$[{number}]") for number, entry in enumerate(entries))

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import shlex
-from typing import Dict, Iterator, List, Sequence
+from contextlib import contextmanager
+from typing import Dict, Iterator, List, Sequence, Tuple
 
 from ..errors import SavefileBroken, shown
 
@@ -24,12 +25,34 @@ FOLDERS = ("/etc/systemd/system", "/run/systemd/system", "/usr/local/lib/systemd
 _RESTORES = {"targetctl": "restore", "targetcli": "restoreconfig"}
 _KEY = "savefile="
 
+#: What the owner says → what `named` said, of each `named_once` that goes on.
+_known: List[Dict[Tuple[str, ...], List[str]]] = []
+
 
 def named(more: Sequence[str] = ()) -> List[str]:
     """The files that the owner (``more``) or a unit names, there or not.
 
     Raises SavefileBroken where a unit's command cannot be followed and the owner names none.
     """
+    if not _known:
+        return _named(more)
+    wanted = tuple(more)
+    if wanted not in _known[-1]:
+        _known[-1][wanted] = _named(more)
+    return _known[-1][wanted]
+
+
+@contextmanager
+def named_once() -> Iterator[None]:
+    """Within this context, which one thread uses, units are read once."""
+    _known.append({})
+    try:
+        yield
+    finally:
+        _known.pop()
+
+
+def _named(more: Sequence[str]) -> List[str]:
     paths = list(more)
     for unit in UNITS:
         for command in _commands(unit):

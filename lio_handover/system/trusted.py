@@ -77,7 +77,7 @@ def _parts(path: str) -> list[str]:
 
 def _fault_of(path: str, status: os.stat_result, sticky: bool = False) -> Optional[Fault]:
     """``sticky``: whether others may make names beside what is root's."""
-    if status.st_uid not in (0, os.geteuid()):
+    if status.st_uid and status.st_uid != os.geteuid():
         return Fault(path, f"is user {status.st_uid}'s, not root's",
                      f"chown -h root {_quoted(path)}")
     if not stat.S_ISLNK(status.st_mode) and status.st_mode & 0o022 \

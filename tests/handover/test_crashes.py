@@ -1,8 +1,9 @@
 """A handover killed anywhere: before and after every change of the kernel and every record."""
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -45,6 +46,8 @@ FORWARD = tuple(KILLED)[:10]
 class Killed:
     """A pair of hosts that is brought to the same place again and again."""
 
+    crash: Callable[..., Any] = staticmethod(inhandover.crash)
+
     def __init__(self, pair: Two, state: State) -> None:
         self.pair, self.state = pair, state
         self.before = held(pair, SOURCE)
@@ -59,7 +62,7 @@ class Killed:
         more = pair.asked(verb)
         pair.id = pair.id or "00000000-0000-4000-8000-%012x" % point
         killed, answer = pair.host[role].call(
-            inhandover.crash, point, verb, role, pair.id, tuple(pair.messages), **more)
+            self.crash, point, verb, role, pair.id, tuple(pair.messages), **more)
         if answer is not None:
             pair.messages += answer.messages
         self.one_serves()

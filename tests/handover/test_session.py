@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
+import subprocess
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +18,7 @@ from lio_handover.protocol.table import DESTINATION, SOURCE, MessageType
 from tests import lab
 from tests.conftest import HostsOf
 from tests.handover.test_engine import WAY
-from tests.support import inhandover, inhost, insession
+from tests.support import inhandover, inhost, insession, samples
 from tests.support.inhandover import TARGET
 
 #: What is another one each time.
@@ -136,3 +137,57 @@ def test_what_others_do_meanwhile_is_never_missed(
         seen.append([outcome, *way.seen()])
         way.end()
     assert not [*difflib.unified_diff(seen[0], seen[1])]
+
+
+#: Who else writes: what it is to both hosts alike.
+WRITERS: dict[str, tuple[Any, ...]] = {
+    "echo": (insession.echo, f"{ACL}/attrib/nopin_timeout", "33"),
+    "mkdir": (insession.make, f"{TARGET}/tpgt_1/lun/lun_7"),
+    "ln": (insession.relink, LUN),
+    "rtslib": (insession.by_rtslib, ACL.rpartition("/")[2]),
+    "targetcli": (insession.by_targetcli, samples.IQN),
+}
+#: Every moment between two verbs from prepare to the open gate, and the hosts that have something.
+MOMENTS = [(number, role) for number in range(1, 7) for role in (SOURCE, DESTINATION)
+           if number > 1 or role == SOURCE]
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("writer", WRITERS)
+@pytest.mark.parametrize("number, role", MOMENTS, ids=[
+    f"{WAY.split()[number - 1].strip('*')}-{role}" for number, role in MOMENTS])
+def test_a_writer_at_any_moment_is_never_missed(ways: Callable[[bool], Way], number: int, role: str,
+                                                writer: str) -> None:
+    """15 s each: what comes of it is what a process for each verb comes to, which reads all of it
+    again: carried, or refused."""
+    words, seen = WAY.split(), []
+    for warm in (False, True):
+        way = ways(warm)
+        assert way.outcome(" ".join(words[:number])) == "through"
+        try:
+            way.host[role].call(*WRITERS[writer])
+            done = "done"
+        except subprocess.CalledProcessError:
+            done = "refused"  # there is no link yet, or the kernel has it so
+        outcome = way.outcome(" ".join(words[number:]))
+        print(done, outcome)
+        seen.append([done, outcome, *way.seen()])
+        way.end()
+    assert not [*difflib.unified_diff(seen[0], seen[1])]
+
+
+def test_who_cannot_hear_of_changes_says_so(ways: Callable[[bool], Way]) -> None:
+    """Beyond the host's limit of watches all of it is read again, and the answer says why."""
+    way = ways(True)
+    before = way.host[SOURCE].call(insession.limit_watches, 4)
+    try:
+        answer = way.host[SOURCE].call(insession.do, "prepare", SOURCE, "", [],
+                                       targets=(TARGET,)).answer
+    finally:
+        way.host[SOURCE].call(insession.limit_watches, before)
+    assert [note for note in answer.notes if "can't be heard" in note
+            and "fs.inotify.max_user_watches" in note], answer.notes
+    way.id = answer.handover.id
+    way.newest.update((message.type, message) for message in answer.messages)
+    assert way.outcome(" ".join(WAY.split()[1:7])) == "through"
+    way.end()

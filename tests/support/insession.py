@@ -11,6 +11,7 @@ from multiprocessing.connection import Client, Listener
 from pathlib import Path
 from typing import Any
 
+from lio_handover.handover.engine import Reply
 from lio_handover.host.memory import Memory
 from lio_handover.kernel.configfs import Configfs
 from lio_handover.protocol.messages import Message
@@ -58,8 +59,12 @@ def start() -> int:
                     if asked is None:
                         line.send(os.getpid())
                         return 0
-                    verb, role, id, messages, more = asked  # noqa: A001
+                    verb, role, id, messages, more, point = asked  # noqa: A001
+                    points = inhandover.Points(point)
+                    if point:
+                        points.install()
                     line.send(_answer(counting, memory, verb, role, id, messages, more))
+                    points.point = 0
     finally:
         os._exit(0)
 
@@ -82,12 +87,42 @@ def do(verb: str, role: str, id: str = "", messages: Sequence[Message] = (),  # 
        **more: Any) -> inwindow.Counted:
     """A verb, run by the session."""
     with Client(SOCKET, "AF_UNIX") as line:
-        line.send((verb, role, id, messages, more))
+        line.send((verb, role, id, messages, more, 0))
         answer = line.recv()
     if isinstance(answer, Exception):
         raise answer
     assert isinstance(answer, inwindow.Counted)
     return answer
+
+
+def crash(point: int, verb: str, role: str, id: str,  # noqa: A002
+          messages: Sequence[Message] = (), **more: Any) -> tuple[bool, Reply | None]:
+    """(whether the session was killed at that point of a verb, its answer if it ended before);
+    another session then follows, which remembers nothing."""
+    try:
+        with Client(SOCKET, "AF_UNIX") as line:
+            line.send((verb, role, id, messages, more, point))
+            answer = line.recv()
+    except (EOFError, ConnectionResetError):
+        start()
+        return True, None
+    if isinstance(answer, Exception):
+        raise answer
+    return False, answer.answer
+
+
+def start_again() -> None:
+    """Another session, which remembers nothing; none need be there."""
+    end_any()
+    start()
+
+
+def end_any() -> None:
+    """The session ends, where there is one."""
+    try:
+        end()
+    except OSError:
+        pass
 
 
 def end() -> None:
@@ -124,3 +159,26 @@ def relink(folder: str) -> None:
     store = os.path.realpath(link)
     subprocess.run(["rm", str(link)], check=True)
     subprocess.run(["ln", "-s", store, str(path / "other")], check=True)
+
+
+def by_rtslib(initiator: str) -> None:
+    """What a script does that uses rtslib: an attribute of an ACL."""
+    subprocess.run(["python3", "-c", f"""
+from rtslib_fb import RTSRoot
+acl, = [acl for acl in RTSRoot().node_acls if acl.node_wwn == {initiator!r}]
+acl.set_attribute("nopin_timeout", "33")
+"""], check=True)
+
+
+def by_targetcli(iqn: str) -> None:
+    """What an administrator does: another ACL."""
+    subprocess.run(["targetcli", f"/iscsi/{iqn}/tpg1/acls", "create",
+                    "iqn.2026-11.org.example:another"], check=True, stdout=subprocess.DEVNULL)
+
+
+def limit_watches(most: int) -> int:
+    """This host's limit of inotify's watches from now on; what it was."""
+    path = Path("/proc/sys/fs/inotify/max_user_watches")
+    before = int(path.read_text())
+    path.write_text(f"{most}\n")
+    return before
