@@ -207,7 +207,7 @@ class Follower:
             self._write(name, files, passing)
 
     def _file(self, serial: str, synced: bool) -> Optional[Tuple[AptplFile, bytes]]:
-        """What a backstore's file says, and its bytes, where it says something; ``synced``: once
+        """(a backstore's file as it is read, its bytes), where it says something; ``synced``: once
         that is on the disk."""
         data = _read_file(os.path.join(self.folder, f"aptpl_{serial}"), synced)
         if data is None:
@@ -248,8 +248,9 @@ class Follower:
                   if newer(serial, file, data)}
         if synced:
             fsync_folder(self.folder)
-        more = {serial: FollowedFile(now, found[0].mtime_ns, found[1])
-                for serial, found in synced.items() if found is not None and newer(serial, *found)}
+        more = {serial: FollowedFile(now, content[0].mtime_ns, content[1])
+                for serial, content in synced.items()
+                if content is not None and newer(serial, *content)}
         if more:
             followed = replace(followed, at=now, files={**followed.files, **more})
         if followed != before:

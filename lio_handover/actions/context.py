@@ -425,8 +425,11 @@ class HandoverContext:
         placed = self.reader(False).placed() if known is None else {
             store.key: store.hba for store in known.backstores}
         for key in self.stores():
-            path = f"core/{placed[key]}/{kernel_name(key)}/statistics/scsi_lu/num_cmds" \
-                if key in placed else ""
-            if path and self.fs.exists(path):
-                counts[display(key)] = int(self.fs.read(path))
+            if key not in placed:
+                continue
+            try:
+                counts[display(key)] = int(self.fs.read(
+                    f"core/{placed[key]}/{kernel_name(key)}/statistics/scsi_lu/num_cmds"))
+            except FileNotFoundError:
+                continue
         return counts

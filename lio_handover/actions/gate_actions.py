@@ -88,6 +88,8 @@ class Gates(Adoption):
 
     #: the commands that had been executed by the time it was proven to be idle
     executed: Dict[str, int] = field(default_factory=dict, init=False)
+    #: the files that were flushed while they were served, and are to be once more
+    flushing: storage.Flushing = field(default_factory=storage.Flushing, init=False)
     #: whether the kernel was found to have just what was kept last, when that had been flushed
     flushed_since: bool = field(default=False, init=False)
 
@@ -209,11 +211,12 @@ class Gates(Adoption):
         if self.flushed_since:
             return  # nothing was written since the freeze had it flushed
         self.flush_data(self.durable().state)
+        self.flushing.close()
 
-    @staticmethod
-    def flush_data(state: State) -> None:
+    def flush_data(self, state: State) -> None:
         """Bring all data to the storage.  Raises KernelRefused."""
-        storage.flush_all([path for store in state.backstores for path in protection.files(store)])
+        self.flushing.flush([path for store in state.backstores
+                             for path in protection.files(store)])
 
     def close_if_reopened(self, why: str =
                           "this host may not serve it, and is shut again: somebody brought it "

@@ -71,13 +71,13 @@ class Memory:
                 pass  # then each change lists them
 
     def document(self, data: bytes) -> Document:
-        """What bytes say, decoded once.  Raises a DocumentError."""
+        """The document in these bytes, decoded once.  Raises a DocumentError."""
         document = self._documents.pop(data, None) or documents.loads(data)
         self.keep_document(data, document)
         return document
 
     def keep_document(self, data: bytes, document: Document) -> None:
-        """Remember what these bytes say."""
+        """Remember the document in these bytes."""
         self._documents[data] = document
         while len(self._documents) > DOCUMENTS:
             del self._documents[next(iter(self._documents))]

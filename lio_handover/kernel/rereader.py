@@ -82,11 +82,9 @@ class Rereader(Reader):
         (target_core_pr.c:core_scsi3_pr_generation), and only who is registered holds one of SPC-3.
         """
         was = store.reservations
-        if not self.fs.exists(f"{path}/pr"):
-            return False
         try:
             generation = int(self.fs.read(f"{path}/pr/res_pr_generation") or "0", 0)
-        except ValueError:
+        except (FileNotFoundError, ValueError):
             return False
         if generation != was.generation \
                 or self.fs.read(f"{path}/pr/res_type").strip() != pr_texts.PRESENT:

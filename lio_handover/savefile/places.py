@@ -25,7 +25,7 @@ FOLDERS = ("/etc/systemd/system", "/run/systemd/system", "/usr/local/lib/systemd
 _RESTORES = {"targetctl": "restore", "targetcli": "restoreconfig"}
 _KEY = "savefile="
 
-#: What the owner says → what `named` said, of each `named_once` that goes on.
+#: Files that the owner names → the result of `named`, of each `named_once` that goes on.
 _known: List[Dict[Tuple[str, ...], List[str]]] = []
 
 
