@@ -30,7 +30,6 @@ from ..savefile import outline
 from ..savefile.not_saved import lost
 from ..storage import opened, protection, trusted
 from . import identity, savefile_actions, surviving_registrations
-from .context import aptpl_paths
 from .copy_actions import Copies
 
 #: Overrides of findings that speak against another host's serving the target, not this one's.
@@ -123,12 +122,12 @@ class Adoption(Copies):
                 self.document_of(state), tuple(sorted(there | stores)),
                 tuple(sorted(keys - there)))):
             return False
-        folders = self.aptpl_folders() if news else []
+        folders = surviving_registrations.aptpl_folders(self) if news else {}
         new = {display(store.key): store.serial for store in state.backstores if store.key in news}
         if new or gone:
             self.journal.note("changed", stores=new, gone=gone, left=[
-                serial for serial in new.values() if serial and any(
-                    map(os.path.lexists, aptpl_paths(folders, serial)))])
+                serial for serial in new.values() if serial and any(map(
+                    os.path.lexists, surviving_registrations.aptpl_paths(folders, serial)))])
         if facts.opened != boot_id() and self.open_tpgs():
             self.journal.note("opened", boot=boot_id())
         return True

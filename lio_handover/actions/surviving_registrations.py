@@ -150,10 +150,10 @@ def lacks(context: HandoverContext) -> str:
 
 def _untouched(context: HandoverContext, document: Document) -> bool:
     """Whether no APTPL file says anything else than the document: else somebody opened the gate."""
-    folders = _folders(context)
+    folders = aptpl_folders(context)
     return all(not file.says or aptpl_copies.same(file, kept)
                for serial, kept in aptpl_copies.expected(document).items()
-               for file in [pr_texts.newest(_paths(folders, serial))])
+               for file in [pr_texts.newest(aptpl_paths(folders, serial))])
 
 
 def _opened(context: HandoverContext) -> str:
@@ -169,11 +169,11 @@ def _verdicts(context: HandoverContext, document: Document, kernel: Kernel) -> L
     opened, copies = _opened(context), aptpl_copies.load(context.journal)
     left, reach = aptpl_copies.expected(document), aptpl_copies.Reach(document)
     made_at = identity.made_at(context)
-    kept_at, folders = _written(context), _folders(context)
+    kept_at, folders = _written(context), aptpl_folders(context)
     verdicts = []
     for store in document.state.backstores:
         follows = copies.files.get(store.serial) if copies is not None else None
-        file = pr_texts.newest(_paths(folders, store.serial)) if store.serial \
+        file = pr_texts.newest(aptpl_paths(folders, store.serial)) if store.serial \
             else AptplFile(Kind.MISSING)
         surviving, keeps, at = store.reservations, store.reservations.aptpl, kept_at
         if follows is not None:
@@ -279,7 +279,7 @@ def _written(context: HandoverContext) -> float:
 
 
 # ---- the files ----------------------------------------------------------------------------------
-def _folders(context: HandoverContext) -> Folders:
+def aptpl_folders(context: HandoverContext) -> Folders:
     """The folders where APTPL files may be, and what is in them: rtslib moves dbroot
     (rtslib/root.py).
 
@@ -299,7 +299,7 @@ def _folders(context: HandoverContext) -> Folders:
     return folders
 
 
-def _paths(folders: Folders, serial: str) -> List[str]:
+def aptpl_paths(folders: Folders, serial: str) -> List[str]:
     """The paths at which a backstore's APTPL file is, or may be."""
     name = f"aptpl_{serial}"
     return [os.path.join(folder, name) for folder, names in folders.items()
@@ -317,13 +317,13 @@ def leave(context: HandoverContext, document: Document) -> None:
     ports = {(target.wwn, tpg.tag): int(tpg.attributes.get("rtpi", "0"))
              for target in document.state.targets for tpg in target.tpgs}
     files: Dict[str, bytes] = {}
-    left, folders = [], _folders(context)
+    left, folders = [], aptpl_folders(context)
     for store in document.state.backstores:
         if not store.serial:
             continue
         path = os.path.join(folder, f"aptpl_{store.serial}")
         if store.reservations or context.handover.role == DESTINATION \
-                or any(map(os.path.lexists, _paths(folders, store.serial))):
+                or any(map(os.path.lexists, aptpl_paths(folders, store.serial))):
             content = pr_texts.aptpl_text(store.reservations, ports)
             if _content(path) != content:
                 files[path] = content
@@ -345,20 +345,20 @@ def placeholders(context: HandoverContext, stores: Iterable[Backstore]) -> None:
     nobody is served, and outside the time in which nobody is."""
     folder = os.path.join(context.fs.read("dbroot").strip(), "pr")
     os.makedirs(folder, mode=0o700, exist_ok=True)
-    folders = _folders(context)
+    folders = aptpl_folders(context)
     files = {os.path.join(folder, f"aptpl_{store.serial}"): pr_texts.EMPTY_FILE for store in stores
              if store.serial and not any(map(os.path.lexists,
-                                             _paths(folders, store.serial)))}
+                                             aptpl_paths(folders, store.serial)))}
     if files:
         write_files(files)
 
 
 def seen(context: HandoverContext, document: Document) -> None:
     """Note which files are there while the kernel may write them."""
-    folders = _folders(context)
+    folders = aptpl_folders(context)
     context.journal.note("left", boot=boot_id(), serials=[
         store.serial for store in document.state.backstores if store.serial
-        and any(map(os.path.lexists, _paths(folders, store.serial)))])
+        and any(map(os.path.lexists, aptpl_paths(folders, store.serial)))])
 
 
 def remove_elsewhere(context: HandoverContext, stores: Iterable[Backstore]) -> None:
@@ -370,10 +370,10 @@ def remove_elsewhere(context: HandoverContext, stores: Iterable[Backstore]) -> N
 def remove(context: HandoverContext, serials: Iterable[str], but: str = "") -> None:
     """Remove the APTPL files of these backstores that are not in the folder ``but``.  One that
     stayed would bring its reservations back one day."""
-    folders, changed = _folders(context), set()
+    folders, changed = aptpl_folders(context), set()
     for serial in serials:
         stays = os.path.join(but, f"aptpl_{serial}") if but else ""
-        for path in _paths(folders, serial):
+        for path in aptpl_paths(folders, serial):
             if path == stays:
                 continue
             if but and os.path.exists(path) and os.path.exists(stays) \

@@ -12,7 +12,7 @@ import os
 import secrets
 import signal
 import time
-from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from gi.repository import GLib
 
@@ -23,27 +23,10 @@ from ..system.external_program import where
 from ..system.journald import ERR, NOTICE, Log
 from ..verb_table import A_NODE, DOCUMENT, HANDOVER_VERBS, PAIR_VERBS, VERBS, WRITE
 from .bus.dispatcher import DEFERRED, BusObject, Call, ObjectTree, unknown
-from .workers import Workers
+from .workers import KEPT_SECONDS, PLACES, Workers
 
 RUNNING, CANCELLING, DONE, FAILED, CANCELLED = "running", "cancelling", "done", "failed", \
     "cancelled"
-
-
-class Places(NamedTuple):
-    """Jobs that may run at once, but for moves; moves; ended jobs that are kept; and of these
-    what one user may have.  A move has one of root's jobs at a time, whoever began it."""
-
-    jobs: int
-    moves: int
-    kept: int
-    jobs_of_one: int
-    kept_of_one: int
-
-
-#: Ended jobs that are kept, and the seconds that each of them is kept.
-KEPT, KEPT_SECONDS = 64, 3600
-PLACES: Mapping[str, Places] = {"root": Places(24, 8, KEPT, 24, KEPT),
-                                "others": Places(16, 8, KEPT, 8, 16)}
 #: Seconds that a job of somebody else than root may take which only looks, and seconds until a
 #: worker that was told to end is killed.
 READ_SECONDS, ENDS = 60, 5

@@ -3,12 +3,30 @@ it in memory, where that has stayed; any other by the spare one."""
 from __future__ import annotations
 
 import os
-from typing import Any, Callable, Dict, Hashable, List, Mapping, Optional, Protocol, Sequence, Tuple
+from typing import (Any, Callable, Dict, Hashable, List, Mapping, NamedTuple, Optional, Protocol,
+                    Sequence, Tuple)
 
 from ..client.worker_process import WorkerPool, WorkerProcess
 
 #: Workers that stay at most; those that were used last do.
 MOST = 8
+
+
+class Places(NamedTuple):
+    """Jobs that may run at once, but for moves; moves; ended jobs that are kept; and of these
+    what one user may have.  A move has one of root's jobs at a time, whoever began it."""
+
+    jobs: int
+    moves: int
+    kept: int
+    jobs_of_one: int
+    kept_of_one: int
+
+
+#: Ended jobs that are kept, and the seconds that each of them is kept.
+KEPT, KEPT_SECONDS = 64, 3600
+PLACES: Mapping[str, Places] = {"root": Places(24, 8, KEPT, 24, KEPT),
+                                "others": Places(16, 8, KEPT, 8, 16)}
 
 
 class Sessions:
