@@ -122,10 +122,11 @@ class Host:
 
     # ---- one at a time ---
     @contextmanager
-    def alone(self, names: Sequence[Tuple[str, str]] = (), more: Sequence[str] = ()) \
-            -> Iterator[None]:
+    def alone(self, names: Sequence[Tuple[str, str]] = (), more: Sequence[str] = (),
+              patience: float = 0.0) -> Iterator[None]:
         """No other lio-handover changes these targets and their backstores meanwhile; ``more``
-        are further names to lock.  Without any, none changes this host.
+        are further names to lock.  Without any, none changes this host.  ``patience``: seconds to
+        wait for another one.
 
         Raises NotRoot, StillRunning, NotAuthorized.
         """
@@ -136,7 +137,7 @@ class Host:
             raise errors.NotAuthorized("who may only look locks nothing")
         if os.geteuid() != 0:
             raise errors.NotRoot("only root may change what this host serves", do="sudo")
-        with self.locks.alone([*self.lock_names(names), *more], self.guard), \
+        with self.locks.alone([*self.lock_names(names), *more], self.guard, patience), \
                 placement.listed_once(self.fs):
             self._mine = True
             try:

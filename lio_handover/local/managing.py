@@ -41,6 +41,8 @@ from ..system.journald import NOTICE, Log
 from ..system.locks import PATIENCE
 from .ours import BROUGHT_BACK, Ours
 
+#: Seconds to wait for another lio-handover, as the service looks at targets by itself, too.
+WAITS = 10.0
 #: A wish: the state as it is → as it shall be.
 Wish = Callable[[State, HostSurroundings], Changed]
 
@@ -183,7 +185,7 @@ def as_file(host: Ours, targets: Sequence[str] = ()) -> str:
 # ---- any wish -----------------------------------------------------------------------------------
 def carry_out(host: Ours, part: Part, wish: Wish, order: Order) -> Done:
     """Carry a wish out, or leave the host as it was."""
-    with nullcontext() if order.dry_run else host.alone(more=part.locks):
+    with nullcontext() if order.dry_run else host.alone(more=part.locks, patience=WAITS):
         reader, snapshot = host._plain_reader(), HostSnapshot()
         facts = reader.facts()
         have = _read(host, reader, part, facts)

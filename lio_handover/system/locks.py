@@ -39,10 +39,12 @@ class Locks:
         self.folder = os.path.join(directory, "locks")
 
     @contextmanager
-    def alone(self, names: Iterable[str] = (), guard: bool = False) -> Iterator[None]:
+    def alone(self, names: Iterable[str] = (), guard: bool = False, patience: float = 0.0) \
+            -> Iterator[None]:
         """Keep other processes from changing these (``fileio/disk0``, ``iscsi/iqn.…``) meanwhile;
         without names, from changing anything on this host.  ``guard``: this is the guard; nobody
-        else is refused for its sake."""
+        else is refused for its sake.  ``patience``: seconds to wait for each lock; they are taken
+        in one order, so no two wait for each other."""
         wanted = sorted(set(names))
         room_for(len(wanted))
         fds: List[int] = []
@@ -52,18 +54,19 @@ class Locks:
             for name in (HOST, *wanted):
                 shared = name == HOST and bool(wanted)
                 fds.append(self._locked(name, shared) if guard else
-                           self._locked_after_guard(name, shared))
+                           self._locked_after_guard(name, shared, patience))
             yield
         finally:
             for fd in reversed(fds):
                 os.close(fd)
 
-    def _locked_after_guard(self, name: str, shared: bool) -> int:
-        """The descriptor of a lock; wait for it where it may be the guard that has it."""
+    def _locked_after_guard(self, name: str, shared: bool, patience: float) -> int:
+        """The descriptor of a lock; wait for it ``patience`` seconds, and longer where it may be
+        the guard that has it."""
         until, unguarded = time.monotonic() + PATIENCE, 0
         while True:
             try:
-                return self._locked(name, shared)
+                return self._locked(name, shared, patience)
             except errors.StillRunning:
                 # It may have ended between both looks.
                 unguarded = 0 if self._guarded() else unguarded + 1
