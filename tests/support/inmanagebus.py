@@ -175,3 +175,39 @@ def seconds(shared: str) -> tuple[float, float]:
         took[1].append(time.monotonic() - began)
     inmanage.clean()
     return min(took[0]), min(took[1])
+
+
+# ---- an orchestrator's session -------------------------------------------------------------------
+def makes(image: str, initiator: str) -> str:
+    """A target with a LUN that an initiator gets; its node."""
+    inmanage.clean()
+    bus, target = Orchestrator(), f"iscsi/{IQN}"
+    for kind, name, member, signature, *args in (
+            ("Manager", "", "CreateBackstore", "ssa{ss}", "fileio", "lent",
+             {"file_or_dev": image, "size": "8M"}),
+            ("Manager", "", "CreateTarget", "ss", "iscsi", IQN),
+            ("Target", target, "AddLun", "usxb", 1, "fileio/lent", -1, True),
+            ("Target", target, "AddAcl", "usb", 1, initiator, True)):
+        told = bus.of(str(kind), str(name), str(member), str(signature), *args)
+        assert told.startswith("/"), (member, told)
+    return f"/{target}"
+
+
+def grows(size: int) -> None:
+    told = Orchestrator().of("Backstore", "fileio/lent", "Grow", "t", size)
+    assert told == "/backstores/fileio/lent", told
+
+
+def deletes() -> list[str]:
+    """What the target, and then its backstore, answers that is to be deleted."""
+    bus = Orchestrator()
+    return [bus.of("Target", f"iscsi/{IQN}", "Delete"),
+            bus.of("Backstore", "fileio/lent", "Delete")]
+
+
+def served() -> list[str]:
+    """The targets and backstores that are left."""
+    fs = Configfs()
+    return [*(name for name in fs.names("iscsi") if name.startswith("iqn.")),
+            *(f"{hba}/{name}" for hba in fs.names("core") if hba != "alua"
+              for name in fs.entries(f"core/{hba}")[1])]
