@@ -85,7 +85,7 @@ _OPTIONS = (
     Option("wishes", "s", "what shall be served, YAML or JSON; - is standard input", "file",
            metavar="FILE"),
     Option("node", "s", "a node of targetcli's tree: /backstores/fileio, "
-           "/iscsi/iqn.../tpg1/luns", "path", metavar="PATH"),
+           "/iscsi/iqn.../tpg1/luns", "path", metavar="NODE"),
     Option("words", "as", "in targetcli's order, or NAME=VALUE; of a secret NAME=@FILE, or NAME=- "
            "to be asked", "words", metavar="WORD", nargs="*"),
     Option("line", "as", "a line, as targetcli takes it: /iscsi create iqn.2003-01.org.example:db "

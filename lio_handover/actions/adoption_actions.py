@@ -115,9 +115,11 @@ class Adoption(Copies):
         state = replace(reader.state((), stores | used, False, False), targets=targets.targets)
         if not self._plain(state.backstores) or reader.exporters(news, mine):
             return False
-        gone = [name for name in facts.stores if name not in {
-            display(key) for name in self.names() for _tpg, _lun, key in reader.links(*name)}] \
-            if any(key[4:5] == ("lun",) and len(key) == 6 for key in keys - there) else []
+        gone: List[str] = []
+        if any(key[4:5] == ("lun",) and len(key) == 6 for key in keys - there):
+            exported = {display(key) for name in self.names()
+                        for _tpg, _lun, key in reader.links(*name)}
+            gone = [name for name in facts.stores if name not in exported]
         if not copy_changes.append(self.journal, self.journal.copy, CopyChange(
                 self.document_of(state), tuple(sorted(there | stores)),
                 tuple(sorted(keys - there)))):

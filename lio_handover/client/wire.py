@@ -8,7 +8,8 @@ sent at once, as sd-bus does.
 from __future__ import annotations
 
 import os
-import socket
+# Without the module around it, which imports an event loop's.
+from _socket import AF_UNIX, SOCK_STREAM, socket
 from struct import pack, unpack_from
 
 TYPE_CHECKING = False
@@ -140,7 +141,7 @@ class Bus:
         return message[1], {code: value for code, value in fields}, message[start:], order
 
 
-def _connected(addresses: str) -> socket.socket:
+def _connected(addresses: str) -> socket:
     """A connection to the first address that has one (D-Bus Specification, "Server Addresses")."""
     for address in addresses.split(";"):
         transport, _, rest = address.partition(":")
@@ -148,7 +149,7 @@ def _connected(addresses: str) -> socket.socket:
         path = words.get("path") or "\0" * ("abstract" in words) + words.get("abstract", "")
         if transport != "unix" or not path or "%" in path:
             continue
-        line = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        line = socket(AF_UNIX, SOCK_STREAM)
         try:
             line.connect(path)
             return line

@@ -36,6 +36,7 @@ except ImportError as error:
 from lio_handover import __version__, errors  # noqa: E402
 from lio_handover.cli import parser as command_line  # noqa: E402
 from lio_handover.configuration import KEYS, NAMED, NEEDED, PATH, STATE_DIRECTORY  # noqa: E402
+from lio_handover.model.plugins import PLUGINS  # noqa: E402
 from lio_handover.protocol import table  # noqa: E402
 from lio_handover.settings import Late, Settings  # noqa: E402
 from lio_handover.verb_table import HANDOVER_VERBS  # noqa: E402
@@ -260,7 +261,8 @@ def settings_page() -> str:
 
 # --- completion ----------------------------------------------------------------------------------
 #: Words that bash is offered for TARGET: what configfs has, which anybody may list; for ID: the
-#: handovers, which root may, and the targets that prepare takes there.  A target has
+#: handovers, which root may, and the targets that prepare takes there; for NODE: nodes of
+#: targetcli's tree; for WORD: what is below the node, or what it can be made of.  A target has
 #: colons, at which bash ends a word: what stands before the last one is typed already.
 TARGETS = r"""
 _lio_handover_targets() {
@@ -274,6 +276,37 @@ _lio_handover_ids() {
   compgen -W "$(ls "${LIO_HANDOVER_STATE:-/var/lib/lio-handover}/handovers" 2>/dev/null)" -- "$1"
   _lio_handover_targets "$1"
 }
+_lio_handover_tree() {
+  (cd "${LIO_HANDOVER_TREE:-/sys/kernel/config/target}" 2>/dev/null || exit
+    printf '/%s\n' iscsi vhost loopback backstores/{PLUGINS,lu_groups}
+    find core -mindepth 2 -maxdepth 2 -type d 2>/dev/null | grep -v '^core/alua/' |
+      sed -E 'RENAMES; s#^core/([a-z_]+)_[0-9]+/#/backstores/\1/#'
+    find iscsi vhost loopback -maxdepth 5 -type d 2>/dev/null |
+      grep -Ev '/(attrib|auth|param|fabric_statistics|info|statistics)(/|$)' |
+      grep -E '^[a-z]+/[^/]*[.][^/]*(/tpgt_[0-9]+(/(lun|np|acls)(/.*)?)?)?$' |
+      sed -E 's#/tpgt_#/tpg#; s#(/acls/[^/]+)/lun_#\1/mapped_lun#; s#/lun/lun_#/luns/lun#
+              s#/lun$#/luns#; s#/np(/|$)#/portals\1#; s#^#/#')
+}
+_lio_handover_nodes() {
+  local line=${COMP_LINE:0:COMP_POINT} typed
+  typed=${line##* }
+  compgen -W "$(_lio_handover_tree)" -- "$typed" |
+    while read -r word; do printf '%s\n' "${word#"${typed%"$1"}"}"; done
+}
+_lio_handover_words() {
+  local line=${COMP_LINE:0:COMP_POINT} typed
+  local words=(${line% *})
+  local path=${words[-1]} verb=${words[-2]}
+  typed=${line##* }
+  case $path in create|set|delete) _lio_handover_nodes "$1"; return ;; esac  # behind its colon
+  case $verb:$path in
+    create:*/luns) compgen -W "$(_lio_handover_tree |
+      sed -n 's#^/backstores/\([^/]*/[^/]*\)$#\1#p')" -- "$typed" ;;
+    delete:*) compgen -W "$(_lio_handover_tree | grep -F "${path%/}/" |
+      sed "s#.*${path%/}/##" | grep -v /)" -- "$typed" ;;
+    create:/backstores/*) compgen -f -- "$typed" ;;
+  esac | while read -r word; do printf '%s\n' "${word#"${typed%"$1"}"}"; done
+}
 _lio_handover_hosts() { compgen -A hostname -- "$1"; }
 """
 #: metavar → what completes it.
@@ -282,6 +315,9 @@ COMPLETERS: dict[str, dict[str, str]] = {
     "TARGET": {"bash": "_lio_handover_targets"},
     "ID": {"bash": "_lio_handover_ids"},
     "HOST": {"bash": "_lio_handover_hosts"},
+    "NODE": {"bash": "_lio_handover_nodes"},
+    "PATH": shtab.FILE,  # type: ignore[dict-item]
+    "WORD": {"bash": "_lio_handover_words"},
 }
 
 
@@ -298,7 +334,11 @@ def completion() -> str:
             elif action.metavar == "VERB" and role:
                 action.choices = [name for name, row in HANDOVER_VERBS.items()
                                   if row.role == role and row.bus]
-    return shtab.complete(program, "bash", preamble={"bash": TARGETS})  # type: ignore[arg-type]
+    plugins = {row.name: row.rtslib_name for row in PLUGINS.values()}
+    preamble = TARGETS.replace("PLUGINS", ",".join(sorted(plugins.values()))).replace(
+        "RENAMES", "; ".join(f"s#^core/{name}_[0-9]+/#/backstores/{shown}/#"
+                             for name, shown in plugins.items() if name != shown))
+    return shtab.complete(program, "bash", preamble={"bash": preamble})  # type: ignore[arg-type]
 
 
 def main(folder: str) -> int:

@@ -150,6 +150,32 @@ def test_completion_offers_targets_of_this_host(made: Path, tmp_path: Path) -> N
     assert completed(made, "source", "prepare", "vhost", **tree) == ["vhost/naa.5001405bd1d1f8bb"]
 
 
+def test_completion_offers_nodes_and_names_below_them(made: Path, tmp_path: Path) -> None:
+    target = "iscsi/iqn.2003-01.org.example:db"
+    for name in (f"{target}/tpgt_1/lun/lun_0/statistics", f"{target}/tpgt_1/attrib",
+                 f"{target}/tpgt_1/acls/iqn.1994-05.org.example:me/lun_3",
+                 f"{target}/tpgt_1/np/[::0]:3260", "iscsi/discovery_auth",
+                 "core/iblock_0/sdb", "core/rd_mcp_0/r", "core/fileio_7/disk0/attrib",
+                 "core/alua/lu_gps"):
+        (tmp_path / name).mkdir(parents=True)
+    tree = {"LIO_HANDOVER_TREE": str(tmp_path)}
+    assert {*completed(made, "create", "/backstores/", **tree)} == {
+        f"/backstores/{name}" for name in (
+            "block", "fileio", "pscsi", "ramdisk", "user", "lu_groups", "fileio/disk0",
+            "block/sdb", "ramdisk/r")}
+    assert {*completed(made, "set", f"/{target}/t", **tree)} == {
+        f"db{rest}" for rest in ("/tpg1", "/tpg1/luns", "/tpg1/luns/lun0", "/tpg1/acls",
+                                 "/tpg1/acls/iqn.1994-05.org.example:me", "/tpg1/portals",
+                                 "/tpg1/acls/iqn.1994-05.org.example:me/mapped_lun3",
+                                 "/tpg1/portals/[::0]:3260")}
+    assert completed(made, "delete", f"/{target}/tpg1/luns", "", **tree) == ["lun0"]
+    assert completed(made, "delete", "/backstores/block", "s", **tree) == ["sdb"]
+    assert {*completed(made, "create", f"/{target}/tpg1/luns", "", **tree)} == {
+        "fileio/disk0", "block/sdb", "ramdisk/r"}
+    assert completed(made, "delete", f"/{target}/tpg1/acls", "iqn.1994-05.org.example:", **tree) \
+        == ["me"]
+
+
 # ── what scripts/install makes of it ─────────────────────────────────────────────────────────
 def test_pages_are_installed_and_so_is_every_page_that_something_names(tmp_path: Path) -> None:
     subprocess.run([str(INSTALL), "--root", str(tmp_path)], check=True,
