@@ -3,12 +3,13 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any, Dict, List, Mapping
+from typing import Any, Callable, Dict, List, Mapping
 
 from ..model import defaults, plugins
 from ..model.attributes import RUNTIME, SECRET, rows
 from ..model.objects import DEFAULT_GROUP, Acl, AluaGroup, Backstore, Lun, MappedLun, State, Tpg
-from .nouns import ALIASES, BACKSTORES, DEFAULTS, NOUNS, PORTAL, targetcli_name
+from .backstores import PAGE
+from .nouns import ALIASES, BACKSTORES, DEFAULTS, NOUNS, PORTAL, SWITCHES, targetcli_name
 from .schema import MEMBERS
 from .settable import settable
 from .tree_file import NUMBER
@@ -65,9 +66,7 @@ def _attributes(kind: str, owner: str, values: Mapping[str, str],
 
 
 def _store(store: Backstore) -> Tree:
-    said = store.parameters
-    entry: Tree = {"fileio": _fileio, "iblock": _iblock, "rd_mcp": _rd_mcp, "pscsi": _pscsi,
-                   "user": _user}[store.plugin](store, said)
+    entry = {**_parameters(store), **(_MORE[store.plugin](store) if store.plugin in _MORE else {})}
     if store.serial and any(row.name == "wwn" for row in BACKSTORES[store.plugin]):
         entry["wwn"] = store.serial
     special = DEFAULTS.get(("backstore", store.plugin), {})
@@ -89,30 +88,28 @@ def _store(store: Backstore) -> Tree:
     return entry
 
 
-def _fileio(store: Backstore, said: Mapping[str, str]) -> Tree:
-    return {"file_or_dev": store.path,
-            **({"size": int(said["fd_dev_size"])} if "fd_dev_size" in said else {}),
-            **({} if said.get("fd_buffered_io") == "1" else {"write_back": False}),
-            **({"aio": True} if said.get("fd_async_io") == "1" else {})}
+def _parameters(store: Backstore) -> Tree:
+    """The parameters that words of ``control`` say, but for those that are so anyway."""
+    entry: Tree = {}
+    for row in BACKSTORES[store.plugin]:
+        value = store.parameters.get(row.word, "")
+        if row.only:
+            other = "0" if row.only == "1" else "1"
+            is_so = row.only if value == row.only else other
+            if is_so != SWITCHES.get(row.default, other):
+                entry[row.name] = is_so == "1"
+        elif row.word and value:
+            entry[row.name] = int(value) if row.type in ("size", "number") else value
+    return entry
 
 
-def _iblock(store: Backstore, said: Mapping[str, str]) -> Tree:
-    return {"dev": store.path, **({"readonly": True} if said.get("readonly") == "1" else {}),
-            **({"exclusive": False} if said.get("exclusive") == "0" else {})}
-
-
-def _rd_mcp(store: Backstore, said: Mapping[str, str]) -> Tree:
-    from .backstores import _PAGE
-    return {"size": int(said.get("rd_pages", "1")) * _PAGE,
-            **({"nullio": True} if said.get("rd_nullio") == "1" else {})}
-
-
-def _pscsi(store: Backstore, said: Mapping[str, str]) -> Tree:
-    return {"dev": store.path}
-
-
-def _user(store: Backstore, said: Mapping[str, str]) -> Tree:
-    return {"size": int(said.get("dev_size", "0")), "cfgstring": said.get("dev_config", "")}
+#: What a file says of a plugin's backstore besides.
+_MORE: Mapping[str, Callable[[Backstore], Tree]] = {
+    "fileio": lambda store: {"size": int(store.parameters["fd_dev_size"])}
+    if "fd_dev_size" in store.parameters else {},
+    "rd_mcp": lambda store: {"size": int(store.parameters.get("rd_pages", "1")) * PAGE},
+    "pscsi": lambda store: {"dev": store.path},
+}
 
 
 def _group(group: AluaGroup) -> Tree:

@@ -21,6 +21,8 @@ class Parameter(NamedTuple):
     help     a line
     default  what is taken where it is not given, in words
     needed   whether it has to be given
+    word     the word of ``control`` that it becomes, "" for none
+    only     of a switch: the value that is written to ``control``; the other one is the kernel's
     """
 
     name: str
@@ -28,6 +30,8 @@ class Parameter(NamedTuple):
     help: str
     default: str = ""
     needed: bool = False
+    word: str = ""
+    only: str = ""
 
 
 class Noun(NamedTuple):
@@ -51,6 +55,8 @@ class Noun(NamedTuple):
     source: str = ""
 
 
+#: A default of a switch, in words → its value.
+SWITCHES: Mapping[str, str] = {"true": "1", "false": "0"}
 _NAME = Parameter("name", "name", "of the backstore: its directory in the kernel", needed=True)
 _SERIAL = Parameter("wwn", "serial", "the unit serial, of which an initiator knows the disk",
                     "a new UUID")
@@ -60,26 +66,32 @@ _SIZE = "1024, 512k, 10G: powers of 1024"
 BACKSTORES: Mapping[str, Tuple[Parameter, ...]] = {
     "fileio": (
         _NAME, Parameter("file_or_dev", "path", "a file, which is made where there is none, or a "
-                         "block device", needed=True),
+                         "block device", needed=True, word="fd_dev_name"),
         Parameter("size", "size", f"of the file: {_SIZE}", "that of the file"),
-        Parameter("write_back", "bool", "whether writes are cached by this host", "true"),
+        Parameter("write_back", "bool", "whether writes are cached by this host", "true",
+                  word="fd_buffered_io", only="1"),
         Parameter("sparse", "bool", "whether a new file has its blocks only once they are written",
                   "true"),
-        _SERIAL, Parameter("aio", "bool", "whether I/O is asynchronous", "false")),
+        _SERIAL, Parameter("aio", "bool", "whether I/O is asynchronous", "false",
+                           word="fd_async_io", only="1")),
     "iblock": (
-        _NAME, Parameter("dev", "path", "a block device", needed=True),
-        Parameter("readonly", "bool", "whether nothing can be written", "as the device is"),
+        _NAME, Parameter("dev", "path", "a block device", needed=True, word="udev_path"),
+        Parameter("readonly", "bool", "whether nothing can be written", "as the device is",
+                  word="readonly", only="1"),
         _SERIAL, Parameter("exclusive", "bool", "whether nobody else may open the device (since "
-                           "Linux 6.17)", "true")),
+                           "Linux 6.17)", "true", word="exclusive", only="0")),
     "pscsi": (
         _NAME, Parameter("dev", "path", "the block device of a SCSI device", needed=True)),
     "rd_mcp": (
         _NAME, Parameter("size", "size", f"in memory: {_SIZE}", needed=True),
-        Parameter("nullio", "bool", "whether what is written is dropped", "false"), _SERIAL),
+        Parameter("nullio", "bool", "whether what is written is dropped", "false",
+                  word="rd_nullio", only="1"), _SERIAL),
     "user": (
-        _NAME, Parameter("size", "size", _SIZE, needed=True),
-        Parameter("cfgstring", "text", "for the handler: HANDLER/REST", needed=True), _SERIAL,
-        Parameter("hw_max_sectors", "number", "sectors of one command at most", "the handler's"),
+        _NAME, Parameter("size", "size", _SIZE, needed=True, word="dev_size"),
+        Parameter("cfgstring", "text", "for the handler: HANDLER/REST", needed=True,
+                  word="dev_config"), _SERIAL,
+        Parameter("hw_max_sectors", "number", "sectors of one command at most", "the handler's",
+                  word="hw_max_sectors"),
         Parameter("control", "text", "further NAME=VALUE, with commas between")),
 }
 

@@ -177,10 +177,9 @@ class _Wish:
                 said[name] = values.get("size", old.parameters[name])
                 if int(said[name]) < int(old.parameters[name]):
                     backstores.grown(old, said[name])  # which says why not
+        known = plugins.of(store.plugin).parameters
         rest = {name: value for name, value in old.parameters.items()
-                if name not in said and name in ("hw_block_size", "max_data_area_mb",
-                                                 "data_pages_per_blk", "cmd_ring_size_mb",
-                                                 "hw_max_sectors", "rd_dummy")}
+                if name not in said and (known[name].own or name == "rd_dummy")}
         return replace(store, parameters={**rest, **said}, hba=old.hba)
 
     def _alua_group(self, store: Key, name: str, entry: Mapping[str, Any],

@@ -7,6 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Callable, Dict, Iterator, List, Mapping, Optional, Tuple, Union
 
+from . import plugins
 from .attributes import HOST, owner_of, row, rows
 from .keys import display
 from .objects import (DEFAULT_GROUP, Attributes, Backstore, Key, Lun, MappedLun, Object,
@@ -73,8 +74,8 @@ def diff(have: State, want: State, gates: bool = True, partial: bool = False) \
     """The changes from ``have`` to ``want``, removals first, parents before children.
 
     ``gates=False`` leaves out the attributes that let initiators in (window GATE).  ``partial``
-    says that ``want`` is incomplete: an attribute or default group that it does not have may have
-    any value.
+    says that ``want`` is incomplete: an attribute or default group that it does not have, or a
+    parameter of which the kernel has a value of its own, may have any value.
     """
     old, new = have.index(), want.index()
     changes: List[Change] = [Remove(obj) for key, obj in old.items() if key not in new
@@ -93,7 +94,10 @@ def _compare(old: Object, new: Object, gates: bool, partial: bool) -> Iterator[C
     elif isinstance(new, MappedLun) and isinstance(old, MappedLun) and old.lun != new.lun:
         yield Relink(new.key, "lun", str(old.lun), str(new.lun))
     elif isinstance(new, Backstore) and isinstance(old, Backstore):
+        known = plugins.of(new.plugin).parameters
         for name in sorted({*old.parameters, *new.parameters}):
+            if partial and name not in new.parameters and name in known and known[name].own:
+                continue
             if old.parameters.get(name) != new.parameters.get(name):
                 yield Relink(new.key, f"control/{name}", old.parameters.get(name, ""),
                              new.parameters.get(name, ""))

@@ -39,6 +39,8 @@ class Parameter(NamedTuple):
     what     how a message names the number
     grows    whether a backstore that is served takes a higher number
              (target_core_file.c:fd_set_configfs_dev_params, fd_get_blocks)
+    own      whether the kernel has a value of its own, which ``info`` shows, where none is told
+             (target_core_user.c:tcmu_alloc_device, tcmu_configure_device)
     """
 
     name: str
@@ -48,6 +50,7 @@ class Parameter(NamedTuple):
     path: int = 0
     what: str = "number"
     grows: bool = False
+    own: bool = False
 
 
 class Plugin(NamedTuple):
@@ -144,8 +147,8 @@ def _parameters(*rows: Parameter) -> Mapping[str, Parameter]:
     return {row.name: row for row in rows}
 
 
-def _number(name: str, needed: bool = False) -> Parameter:
-    return Parameter(name, most=_INT, needed=needed)
+def _number(name: str, needed: bool = False, own: bool = False) -> Parameter:
+    return Parameter(name, most=_INT, needed=needed, own=own)
 
 
 _ROWS = (
@@ -173,9 +176,9 @@ _ROWS = (
            parameters=_parameters(
                Parameter("dev_config", needed=True),
                Parameter("dev_size", most=_BYTES, needed=True, what="number of bytes"),
-               Parameter("hw_block_size", ("1024", "2048", "4096", "512")),
-               *map(_number, ("hw_max_sectors", "max_data_area_mb", "data_pages_per_blk",
-                              "cmd_ring_size_mb"))),
+               Parameter("hw_block_size", ("1024", "2048", "4096", "512"), own=True),
+               *(_number(name, own=True) for name in ("hw_max_sectors", "max_data_area_mb",
+                                                      "data_pages_per_blk", "cmd_ring_size_mb"))),
            info=_USER, read=_user, passthrough=True),
 )
 PLUGINS: Mapping[str, Plugin] = {row.name: row for row in _ROWS}

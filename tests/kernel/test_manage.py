@@ -19,6 +19,15 @@ def test_each_object_is_made_changed_and_deleted(way: str, bed: lab.Lab, newest:
     assert {cell: faults for cell, faults in cells.items() if faults} == {}
 
 
+@pytest.mark.parametrize("way", [
+    "library", *(pytest.param(way, marks=pytest.mark.full) for way in inmanage.WAYS[1:])])
+def test_scsi_devices_and_programs_back_stores(way: str, bed: lab.Lab, newest: lab.Host) -> None:
+    """Takes five seconds each."""
+    cells = newest.call(inmanage.others, way, str(bed.shared), timeout=100)
+    assert len(cells) == 5
+    assert {cell: faults for cell, faults in cells.items() if faults} == {}
+
+
 @pytest.mark.full
 @pytest.mark.parametrize("role", [role for role in lab.ROLES if role != "newest"])
 @pytest.mark.parametrize("way", inmanage.WAYS)

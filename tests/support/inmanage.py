@@ -5,13 +5,18 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import socket
+import subprocess
+import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from lio_handover import errors
 from lio_handover.cli import main
+from lio_handover.kernel import tcmu
 from lio_handover.kernel.configfs import Configfs
 from lio_handover.local import managing
 from lio_handover.local.managing import Done, Order
@@ -147,6 +152,16 @@ ROWS = (
     Row("nexus", (LOCAL, ("delete", f"{L}/tpg1/nexus")), (f"{L}/tpg1/nexus", NEXUS), (), ("", ""),
         (f"{L}/tpg1/nexus",), ("targets: {loopback/NAA: {tpg1: {nexus: NEXUS}}}\n", "")),
 )
+#: Backstores that need a device, or a program, besides.
+OTHERS = (
+    Row("backstore/pscsi", (), ("/backstores/pscsi", "p", "/dev/sda"), (), ("", ""),
+        ("/backstores/pscsi", "p"), (_file("pscsi/p: {dev: /dev/sda}"), "")),
+    Row("backstore/user", (), ("/backstores/user", "u", "1M", "lab/x", "wwn=77bb"),
+        ("/backstores/user/u", "attribute", "cmd_time_out=7"),
+        ("core/user_0/u/attrib/cmd_time_out", "7\n"), ("/backstores/user", "u"),
+        (_file("user/u: {size: 1M, cfgstring: lab/x, wwn: 77bb}"),
+         _file("user/u: {size: 1M, cfgstring: lab/x, wwn: 77bb, attributes: {cmd_time_out: 7}}"))),
+)
 WAYS = ("library", "command line", "file")
 
 
@@ -226,11 +241,32 @@ def _do(way: str, verb: str, words: tuple[str, ...]) -> None:
     assert json.loads(out)["about"], out
 
 
-def cells(way: str, shared: str) -> dict[str, list[str]]:
+def others(way: str, shared: str) -> dict[str, list[str]]:
+    """The same for OTHERS: a SCSI disk in memory, a program that listens to tcmu."""
+    for module in (["scsi_debug", "dev_size_mb=8"], ["target_core_pscsi"], ["target_core_user"]):
+        subprocess.run(["modprobe", *module], check=True)
+    until = time.monotonic() + 10
+    while not Path("/dev/sda").exists() and time.monotonic() < until:
+        time.sleep(0.02)
+    before = inhost.SETTINGS, inhost.CONFIG
+    inhost.SETTINGS = replace(inhost.SETTINGS, devices=("/dev/sd*",), user_configs=("lab/*",))
+    inhost.CONFIG += "    /dev/sd*\nuser_configs =\n    lab/*\n"
+    group = tcmu._group(b"TCM-USER", b"config")
+    assert group is not None
+    try:
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 16) as line:
+            line.bind((0, 0))
+            line.setsockopt(270, 1, group)  # SOL_NETLINK, NETLINK_ADD_MEMBERSHIP
+            return cells(way, shared, OTHERS)
+    finally:
+        inhost.SETTINGS, inhost.CONFIG = before
+
+
+def cells(way: str, shared: str, rows: tuple[Row, ...] = ROWS) -> dict[str, list[str]]:
     """row/verb → what is wrong, for each cell of the table."""
     Path(SECRET).write_text("secretsecret12\n")
     wrong: dict[str, list[str]] = {}
-    for number, row in enumerate(ROWS):
+    for number, row in enumerate(rows):
         clean()
         if row.name == "relative port" and not inhost.core().reader().has_rtpi():
             continue
