@@ -52,8 +52,19 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         code = quick.run(words)
         if code is not None:
             return code
+    _add_site_packages()
     from . import main as cli_main
     return cli_main.main(argv)
+
+
+def _add_site_packages() -> None:
+    """Python was started without them (-S), as to find them takes as long as all that comes before
+    this.  The folder of this package, the last one, stays the last."""
+    if sys.flags.no_site and "site" not in sys.modules:
+        last = sys.path.pop()
+        import site
+        site.main()
+        sys.path.append(last)
 
 
 def nothing_to_do(config: str = "") -> bool:
