@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
 from .. import errors
+from ..cli.output import Progress
 from ..errors import quoted
 from ..host.surroundings import HostSurroundings
 from ..local import managing
@@ -129,8 +130,14 @@ class Session:
     # ---- what is said ---
     def say(self, *lines: str) -> None:
         """A command's results, on standard output."""
+        self.clear()
         for line in lines:
             print(line)
+
+    def clear(self) -> None:
+        """Take the line of progress away."""
+        if isinstance(self.order.progress, Progress):
+            self.order.progress.clear()
 
     def info(self, *lines: str) -> None:
         """Tell something besides a result, unless the user wants to see less."""
@@ -143,6 +150,7 @@ class Session:
 
     def note(self, line: str) -> None:
         """Tell a note, on standard error."""
+        self.clear()
         if self.liked["loglevel_console"] not in ("critical", "error"):
             print(f"note: {line}", file=sys.stderr)
 

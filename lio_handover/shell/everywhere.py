@@ -9,7 +9,7 @@ from typing import Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 from .. import errors
 from ..errors import one_line, quoted
 from ..manage.settable import SECRETS
-from ..model import plugins
+from ..model import fabrics, plugins
 from ..model.objects import Secret
 from ..savefile.rtslib_names import FABRICS
 from ..system import secret_file
@@ -209,14 +209,15 @@ def _list_groups(session: Session, node: Node) -> None:
 def _describe(session: Session, group: str,
               heads: Sequence[Tuple[str, groups.Parameter]]) -> None:
     title = f"{group.upper()} CONFIG GROUP"
-    session.say(title, "=" * len(title), *(
-        line for head, row in heads
-        for line in (one_line(head), "-" * len(head),
-                     row.help or f"The {row.name} {group} parameter.", "")))
+    lines = [line for head, row in heads for line in (
+        one_line(head), "-" * len(head), row.help or f"The {row.name} {group} parameter.", "")]
+    session.say(title, "=" * len(title), *lines[:-1])
 
 
 def set_(session: Session, node: Node, given: Given, values: Mapping[str, str]) -> None:
     group = given.get("group")
+    if not group and values:
+        raise errors.BadCall("name the group that has them: set GROUP NAME=VALUE", do="set")
     if not group:
         _list_groups(session, node)
         return
@@ -324,7 +325,8 @@ _INFO: Mapping[str, Callable[[Node], Dict[str, object]]] = {
     "portal": _of_portal,
     "alua_group": lambda node: {"name": node.name, **{
         row.name: groups.value(node, "alua", row, _NOBODY)
-        for row in groups.parameters(node, "alua") if row.name != "members"}},
+        for row in groups.parameters(node, "alua") if row.name not in (
+            "members", "alua_support_lba_dependent")}},
     "target": lambda node: {"wwn": node.name, "fabric": node.fabric},
     "tpg": lambda node: {**_chap(node), "enable": node.read("enable", "1") != "0",
                          "tag": node.at.rpartition("_")[2]}}
@@ -341,4 +343,5 @@ def fabric_info(session: Session, node: Node, _: Given) -> None:
     session.info(f"Fabric module name: {node.name}",
                  f"ConfigFS path: {node.tree.fs.path(node.at)}",
                  f"Allowed WWN types: {', '.join(FABRICS[node.name].types)}",
-                 f"Fabric module features: {', '.join(sorted(LAYOUTS[node.name].features))}")
+                 f"Fabric module features: {', '.join(LAYOUTS[node.name].features)}",
+                 f"Corresponding kernel module: {fabrics.of(node.name).module}")

@@ -180,10 +180,19 @@ def value(node: Node, group: str, row: Parameter, liked: Preferences) -> str:
         from .summaries import store_facts
         return store_facts(node)["size"]
     word = node.read(row.file)
+    if row.name == "members":
+        return str([_member(line) for line in word.split("\n") if line.count("/") == 3])
     if group == "wwn":  # "T10 Vendor Identification: LIO-ORG"
         word = word.rpartition(": ")[2]
     words = _WORDS.get(row.name) if group == "alua" else None
     return str(words.index(word)) if words and word in words else word
+
+
+def _member(line: str) -> Dict[str, object]:
+    """A LUN of an ALUA group, ``iSCSI/iqn.x/tpgt_1/lun_0``, as rtslib tells of it."""
+    driver, target, tpgt, lun = line.strip("\0 ").split("/")
+    return {"driver": driver, "target": target, "tpgt": int(tpgt.rpartition("_")[2]),
+            "lun": int(lun.rpartition("_")[2])}
 
 
 def checked(row: Parameter, word: str) -> str:

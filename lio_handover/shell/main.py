@@ -65,13 +65,13 @@ def one_line(session: Session, read: Callable[[], Optional[Line]], json: bool = 
         if line is not None:
             execute(session, line)
     except errors.HandoverError as error:
-        session.order.progress.clear()  # type: ignore[union-attr]
+        session.clear()
         if json:
             print_data({"error": {"name": type(error).__name__, "what": error.what,
                                   "changed": error.changed, "do": error.do}})
         print(str(error), file=sys.stderr)
         return FAILED
-    session.order.progress.clear()  # type: ignore[union-attr]
+    session.clear()
     return FAILED if session.failed else errors.SAME
 
 
@@ -85,6 +85,7 @@ def script(session: Session) -> int:
             if line is not None:
                 execute(session, line)
         except errors.HandoverError as error:
+            session.clear()
             print(f"line {number}: {error}", file=sys.stderr)
             code = FAILED
         code = FAILED if session.failed else code

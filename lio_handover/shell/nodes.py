@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
-from typing import Callable, Dict, FrozenSet, Iterator, List, Mapping, Optional, Tuple
+from typing import Callable, Dict, Iterator, List, Mapping, Optional, Tuple
 
 from .. import errors
 from ..errors import quoted, shown
@@ -24,17 +24,17 @@ class Layout:
     """How targetcli has a fabric (rtslib/fabric.py): its ``features``, and whether it is shown
     where the kernel has none of it."""
 
-    features: FrozenSet[str]
+    features: Tuple[str, ...]
     always: bool = False
 
 
 def _layout(features: str, always: bool = False) -> Layout:
-    return Layout(frozenset(features.split()), always)
+    return Layout(tuple(features.split()), always)
 
 
 #: targetcli's name of a fabric → how it has it.
 LAYOUTS: Mapping[str, Layout] = {
-    "iscsi": _layout("discovery_auth acls auth nps tpgts", True),
+    "iscsi": _layout("discovery_auth acls auth nps tpgts cpus_allowed_list", True),
     "loopback": _layout("nexus", True),
     "vhost": _layout("nexus acls tpgts", True),
     "xen-pvscsi": _layout("nexus tpgts", True),
@@ -63,8 +63,8 @@ class Node:
         return f"{above}{self.name}" if above == "/" else f"{above}/{self.name}"
 
     @property
-    def features(self) -> FrozenSet[str]:
-        return LAYOUTS[self.fabric].features if self.fabric else frozenset()
+    def features(self) -> Tuple[str, ...]:
+        return LAYOUTS[self.fabric].features if self.fabric else ()
 
     @property
     def tpg(self) -> "Node":

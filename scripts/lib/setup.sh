@@ -17,7 +17,7 @@ SETUP_PACKAGES=(
     systemd udev openssh-client openssh-server
     python3-rtslib-fb python3-configshell-fb targetcli-fb
     iproute2 kmod patchelf dmsetup
-    libiscsi-bin open-iscsi sg3-utils polkitd groff-base
+    libiscsi-bin open-iscsi sg3-utils polkitd groff-base tmux
     qemu-system-x86 busybox-static
 )
 # Of these, what they would start at the next boot stays switched off: this machine is no target

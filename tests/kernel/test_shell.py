@@ -77,7 +77,7 @@ ROWS = {
     "default portal": "maps", "roots": "maps", "cd without a path": "maps",
     "listing": "listing", "nexus": "listing", "other fabrics": "other_fabrics",
     "secrets": "secrets", "clear_existing": "saving", "restoreconfig": "saving",
-    "sessions": "sessions", "in use": "sessions",
+    "sessions": "sessions", "in use": "sessions", "PATH/*": "texts",
     "system bus": "lines"}  # no host of the lab has one
 
 
@@ -208,3 +208,54 @@ def test_save_files_go_both_ways(newer: str, bed: lab.Lab, newest: lab.Host) -> 
     assert found["imported"][0] == 0 and "imported" in found["imported"][2], found["imported"]
     assert found["imported differs"] == []
     assert found["json"][0] == 0 and '"same": true' in found["json"][1], found["json"]
+
+
+# ---- texts -------------------------------------------------------------------------------------
+def undescribed(text: str) -> list[str]:
+    """The lines without those that describe a parameter, which are our own."""
+    lines = text.split("\n")
+    return [line for above, line in zip(["", *lines], lines) if set(above) != {"-"}]
+
+
+def test_texts(bed: lab.Lab, newest: lab.Host) -> None:
+    """ls, status, get and info say what targetcli says, and what fails there fails here."""
+    rows = newest.call(inshell.texts, NEWER, str(bed.shared), timeout=150)
+    wrong = []
+    for line, (code, out, err), (mine, said, why) in rows:
+        if "/*" in line:
+            assert mine == 0 and said.count("Status for") == said.count("\n[") + 1, said
+        elif code != mine or undescribed(out) != undescribed(said):
+            wrong.append(f"{line}: {code} {out!r} {err!r}, ours {mine} {said!r} {why!r}")
+    assert not wrong, "\n".join(wrong)
+    assert len(rows) > 50
+
+
+# ---- a terminal --------------------------------------------------------------------------------
+@pytest.mark.parametrize("newer", [NEWER, pytest.param("", marks=pytest.mark.full)],
+                         ids=["configshell 2.0", "configshell 1.1"])
+def test_a_terminal(newer: str, bed: lab.Lab, newest: lab.Host) -> None:
+    found = newest.call(inshell.terminal, newer, timeout=150)
+    assert "\x1b[" in found["ls"] and "32m" in found["ls"]
+    assert "iqn.2026-11.org.example:typed" in found["ls"]
+    assert "Global pref auto_save_on_exit=true" in found["end"] and found["saved"]
+    assert "set attribute generate_node_acls=1" in found["kept"]["history.txt"]
+    assert "secretsecret" not in str(found["kept"])
+    assert found["gone"] and found["same"]
+
+
+def test_several_at_once(bed: lab.Lab, newest: lab.Host) -> None:
+    found = newest.call(inshell.at_once, NEWER, timeout=150)
+    assert found["codes"] == [0, 0] and found["theirs"][0] == 0 and found["ours"][0] == 0
+    assert found["there"] == ["a1", "a2", "a3", "b0", "b1", "b2", "b3", "theirs"]
+    assert "a1" in found["seen"] and "a0" not in found["seen"]
+
+
+# ---- bad input ---------------------------------------------------------------------------------
+@pytest.mark.parametrize("hostile", [
+    inshell.HOSTILE[:2], pytest.param(inshell.HOSTILE, marks=pytest.mark.full)],
+    ids=["some", "all"])
+def test_bad_input(hostile: tuple[str, ...], bed: lab.Lab, newest: lab.Host) -> None:
+    """All of it takes a minute."""
+    calls, wrong = newest.call(inshell.bad_input, str(bed.shared), hostile, timeout=280)
+    assert not wrong, f"{len(wrong)} of {calls}:\n" + "\n".join(wrong[:40])
+    assert calls > 200

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -518,3 +519,203 @@ def command(*words: str) -> tuple[int, str, str]:
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = main.main(["--config", CONFIG, "--alone", *words])
     return code, out.getvalue(), err.getvalue()
+
+
+# ---- texts -------------------------------------------------------------------------------------
+#: Lines that change nothing, of a host as `_rich` makes it, and whose texts scripts read.
+READ = (
+    "ls", "ls /backstores 2", "/iscsi ls", "ls / 1", "/* status", "/backstores/fileio/* status",
+    f"/iscsi/{IQN} status", f"{TPG} status", f"/iscsi/{IQN}/tpg2 status", f"{TPG}/luns status",
+    f"{TPG}/luns/* status", f"{TPG}/acls/* status", f"{TPG}/acls/{YOU}/* status",
+    f"{TPG}/portals/* status", "/backstores/fileio/f/alua/* status",
+    f"{TPG} get attribute login_timeout authentication", f"{TPG} get attribute",
+    f"{TPG} get parameter MaxConnections InitialR2T", f"{TPG} get parameter",
+    f"{TPG} get auth userid mutual_userid", f"{TPG}/acls/{YOU} get attribute",
+    f"{TPG}/acls/mine get attribute dataout_timeout", f"{TPG}/acls/{YOU} get auth userid",
+    f"{TPG}/luns/lun3 get alua alua_tg_pt_gp_name", "/iscsi get discovery_auth enable userid",
+    "/backstores/fileio/f get attribute emulate_tpu hw_block_size",
+    "/backstores/fileio/f get attribute", "/backstores/fileio/f/alua/ano get alua",
+    "get global auto_enable_tpgt tree_max_depth color_default", "pwd", "/iscsi pwd", "version bad",
+    f"{TPG}/acls/mine info", f"{TPG}/luns/lun3 info", f"{TPG}/acls/{YOU}/mapped_lun7 info",
+    f"/iscsi/{IQN} info", f"{TPG}/portals/127.0.0.1:3261 info", "/backstores/fileio/f info",
+    "/backstores/block/b info", "/backstores/ramdisk/r info", "/backstores/fileio/f/alua/ano info",
+    "/iscsi info", "bookmarks go none", "get nothing", f"{TPG} get attribute x",
+    f"{TPG} set attribute x=1", "/nothing ls", "ls /iscsi/none", "nonsense", "sessions", "cd /none",
+    "clearconfig", f"{TPG}/luns create", "/iscsi delete", "help nonsense",
+    f"{TPG}/luns create /backstores/fileio/f", "sessions list 7", "sessions x", "sessions list x")
+
+
+def texts(newer: str, shared: str) -> list[tuple[str, list[Any], list[Any]]]:
+    """(line, what targetcli came to, what our shell did): exit code, output."""
+    _rich(shared)
+    rows: list[tuple[str, list[Any], list[Any]]] = []
+    with _targetcli(newer) as program:
+        assert program.stdin and program.stdout
+        for line in READ:
+            program.stdin.write(json.dumps(line) + "\n")
+            program.stdin.flush()
+            rows.append((line, json.loads(program.stdout.readline()),
+                         list(shell(*shlex.split(line)))))
+    inside.clear_targets()
+    return rows
+
+
+# ---- a terminal -------------------------------------------------------------------------------
+_TMUX = ("tmux", "-u", "-L", "shell", "-f", "/dev/null")
+
+
+def _tmux(*words: str) -> str:
+    return subprocess.run([*_TMUX, *words], capture_output=True, text=True, check=True,
+                          env={**os.environ, "LC_ALL": "C.UTF-8", "TMPDIR": "/run"}).stdout
+
+
+def _until(wanted: str, colours: bool = False) -> str:
+    """The terminal, once it shows what is wanted."""
+    end = time.monotonic() + 30
+    while True:
+        shown = _tmux("capture-pane", "-p", *(["-e"] if colours else []))
+        if wanted in shown:
+            return shown
+        assert time.monotonic() < end, f"no {wanted!r} in:\n{shown}"
+        time.sleep(0.1)
+
+
+def _open(newer: str) -> int:
+    """Open a shell in a terminal; the process that it is."""
+    Path(CONFIG).write_text(inhost.CONFIG)
+    program = Path(__file__).parents[2] / "scripts" / "lio-handover"
+    environ = [f"LIO_HANDOVER_SHELL_HOME={os.environ['LIO_HANDOVER_SHELL_HOME']}",
+               "TERM=screen-256color", *([f"PYTHONPATH={newer}"] if newer else [])]
+    _tmux("new-session", "-d", "-x", "110", "-y", "50", shlex.join(
+        ["exec", "env", *environ, sys.executable, "-W", "ignore", str(program), "--config", CONFIG,
+         "--alone", "shell"]), ";", "set-option", "-w", "remain-on-exit", "on")
+    _until("\n/")
+    return int(_tmux("list-panes", "-F", "#{pane_pid}"))
+
+
+def _keys(*keys: str) -> None:
+    _tmux("send-keys", *keys)
+
+
+def terminal(newer: str) -> dict[str, Any]:
+    """A shell in a real terminal: completion, colours, history, an end, and one that is no end.
+    ``newer``: the folder of another configshell, "" for Debian's."""
+    serve(f"{TPG}/acls delete {ME}")
+    found: dict[str, Any] = {}
+    _open(newer)
+    _keys("/iscsi", "Enter")
+    _until("/iscsi>")
+    _keys(f"{IQN}/tpg1/lu", "Tab")
+    _until("tpg1/luns/")
+    _keys("C-c")
+    _keys("/ba", "Tab")
+    _until("/backstores/")
+    _keys("C-c")
+    _keys("cr", "Tab", "wwn=iqn.2026-11.org.example:typed", "Enter")
+    _until("Created target iqn.2026-11.org.example:typed.")
+    _keys("C-l")
+    _keys(f"/iscsi/{IQN}/tpg1 set attr", "Tab", "generate_no", "Tab", "1", "Enter")
+    found["set"] = _until("Parameter generate_node_acls is now '1'.")
+    _keys("C-l", "ls", "Enter")
+    found["ls"] = _until("no-auth", colours=True)
+    _keys("C-l", "nonsense", "Enter")
+    found["wrong"] = _until("Command not found")
+    _keys(f"{TPG} set auth password=secretsecret99", "Enter")
+    _until("********")
+    _keys("exit", "Enter")
+    found["end"] = _until("Configuration saved to")
+    _until("Pane is dead")
+    _tmux("kill-server")
+    found["saved"] = Path("/etc/target/saveconfig.json").is_file()
+    home = Path(os.environ["LIO_HANDOVER_SHELL_HOME"])
+    found["kept"] = {path.name: path.read_text() for path in home.iterdir()}
+    # The terminal goes away in the middle of a line.
+    Path("/etc/target/saveconfig.json").unlink()
+    before, pid = tree(), _open(newer)
+    _keys("clearconfig confirm=tr")
+    _until("confirm=tr")
+    _tmux("kill-server")
+    end = time.monotonic() + 20
+    while os.path.exists(f"/proc/{pid}") and time.monotonic() < end:
+        time.sleep(0.1)
+    found["gone"] = not os.path.exists(f"/proc/{pid}")
+    found["same"] = tree() == before and not Path("/etc/target/saveconfig.json").exists()
+    return found
+
+
+def at_once(newer: str) -> dict[str, Any]:
+    """Two shells, and targetcli's shell open beside ours."""
+    _begin()
+    Path(CONFIG).write_text(inhost.CONFIG)
+    program = Path(__file__).parents[2] / "scripts" / "lio-handover"
+    lines = ["".join(f"/backstores/ramdisk create {name}{number} 1M\n" for number in range(4))
+             for name in "ab"]
+    both = [subprocess.Popen([sys.executable, str(program), "--config", CONFIG, "--alone", "shell"],
+                             stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            for _ in lines]
+    for one, text in zip(both, lines):
+        assert one.stdin
+        one.stdin.write(text)
+        one.stdin.close()
+    found: dict[str, Any] = {"codes": [one.wait(60) for one in both]}
+    with _targetcli(newer) as beside:
+        assert beside.stdin and beside.stdout
+        beside.stdin.write(json.dumps("/backstores/ramdisk create theirs 1M") + "\n")
+        beside.stdin.flush()
+        found["theirs"] = json.loads(beside.stdout.readline())
+        found["ours"] = shell(*"/backstores/ramdisk delete a0".split())
+        beside.stdin.write(json.dumps("ls /backstores/ramdisk 1") + "\n")
+        beside.stdin.flush()
+        found["seen"] = json.loads(beside.stdout.readline())[1]
+    found["there"] = sorted(path.name for path in inside.TARGET.glob("core/rd_mcp_*/*")
+                            if path.is_dir())
+    return found
+
+
+# ---- bad input --------------------------------------------------------------------------------
+#: Kind of node → one of `_rich`.
+NODES = {
+    "": "/", "root": "/", "plugin": "/backstores/fileio", "fileio": "/backstores/fileio",
+    "block": "/backstores/block", "pscsi": "/backstores/pscsi", "ramdisk": "/backstores/ramdisk",
+    "user": "/backstores/user:glfs", "backstore": "/backstores/fileio/f",
+    "alua": "/backstores/fileio/f/alua", "alua_group": "/backstores/fileio/f/alua/ano",
+    "fabric": "/iscsi", "target": f"/iscsi/{IQN}", "tpg": TPG, "luns": f"{TPG}/luns",
+    "lun": f"{TPG}/luns/lun3", "acls": f"{TPG}/acls", "acl": f"{TPG}/acls/{YOU}",
+    "mapped_lun": f"{TPG}/acls/{YOU}/mapped_lun7", "portals": f"{TPG}/portals",
+    "portal": f"{TPG}/portals/127.0.0.1:3261"}
+HOSTILE = ("../../etc", "a\x1b[31mb", "x" * 5000, "ä \u202e", "-1", "$(id)", "a\nb", "9" * 30)
+
+
+def bad_input(shared: str, hostile: Sequence[str]) -> tuple[int, list[str]]:
+    """(calls, what is wrong): each command with each parameter missing, unknown, doubled and
+    hostile fails in one line and changes nothing, or is taken for what it says."""
+    from lio_handover.shell import commands
+    _rich(shared)
+    before, wrong, calls = tree(), [], 0
+    for row in commands.rows():
+        path, name = NODES[row.kinds], row.name
+        if "." not in row.where or name in ("exit", "saveconfig"):
+            continue
+        names = [parameter.name for parameter in row.parameters]
+        tries = [[f"{one}=1"] for one in ("unknown", "__class__")]
+        tries += [["a", f"{names[0]}=b"]] if names else []
+        tries += [["a"] * (len(names) + 1)] if row.more != "words" else []
+        tries += [[f"{one}={word}" for one in names] for word in hostile if names]
+        tries += [[f"{one}={word}"] for one in names for word in hostile]
+        if any(parameter.needed for parameter in row.parameters):
+            tries.append([])
+        for words in tries:
+            calls += 1
+            try:
+                code, _, err = shell(path, name, *words)
+            except BaseException as error:  # noqa: B902 - whatever it is
+                wrong.append(f"{path} {name} {words}: {error!r}")
+                continue
+            lines = err.rstrip("\n").split("\n")
+            if code not in (0, 1) or code and (len(lines) != 1 or "nothing was changed" not in err
+                                               or "report it" in err or "\x1b" in err):
+                wrong.append(f"{path} {name} {words}: {code} {err[:300]!r}")
+        if tree() != before:
+            wrong.append(f"{path} {name}: {_differing(before, tree())[:3]}")
+            before = tree()
+    return calls, wrong
