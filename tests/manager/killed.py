@@ -25,8 +25,8 @@ POINTS: dict[str, tuple[str, str]] = {
     "frozen": ("source", '"state": "frozen"'),             # Save()
     "loading": ("destination", '"record": "loading"'),     # Load()
     "armed": ("destination", '"state": "armed"'),
-    "opening": ("destination", '"state": "opening"'),      # the guest runs there
-    "serving": ("destination", '"state": "serving"'),
+    "serving": ("destination", '"state": "serving"'),      # the guest runs there
+    "released": ("source", '"state": "released"'),
     "retiring": ("source", '"state": "retiring"')}
 #: Who is killed → (the side it is of, what does it).
 _SIDES = ("source", "destination")
@@ -123,7 +123,8 @@ class Case:
         whose, text = POINTS[self.point]
         number = self.side(whose) if whose else self.destination
         if text:
-            self.pair.call(number, inlibvirt.hold_helper, text, known[number])
+            assert self.pair.call(number, inlibvirt.hold_helper, text, known[number]), \
+                f"no {text}"
         elif self.point == "copying":
             assert self.pair.call(self.source, inlibvirt.copies), "no memory is copied"
         else:
