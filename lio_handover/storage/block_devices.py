@@ -12,9 +12,12 @@ import re
 import stat
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Dict, List, NamedTuple, Optional, Tuple, Union
+from typing import Any, Dict, List, NamedTuple, Optional, Set, Tuple, Union
 
 from ..errors import shown
+
+#: Bytes that are read at once.
+PAGE = 4096
 
 Evidence = Dict[str, Union[str, int, bool]]
 #: major:minor of a block device; of a file its device and inode.
@@ -62,6 +65,17 @@ class Host:
         """{path: identity} of the storage that was looked at: none."""
         return {}
 
+    @property
+    def page(self) -> Any:
+        """`PAGE` bytes of memory (mmap.mmap) that begin where O_DIRECT wants them to."""
+        import mmap
+        return mmap.mmap(-1, PAGE)
+
+    @property
+    def buffered(self) -> Set[int]:
+        """Devices of the file systems that were found to have no O_DIRECT: none."""
+        return set()
+
 
 class HostSnapshot(Host):
     """The host at one moment: the mounts are read, and each folder is looked at, once; what a path
@@ -90,6 +104,14 @@ class HostSnapshot(Host):
     @cached_property
     def looked(self) -> Dict[str, Identity]:
         return {}
+
+    @cached_property
+    def page(self) -> Any:
+        return super().page
+
+    @cached_property
+    def buffered(self) -> Set[int]:
+        return set()
 
 
 class Component(NamedTuple):

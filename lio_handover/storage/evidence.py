@@ -16,9 +16,10 @@ from ..model.keys import display
 from ..model.objects import Backstore
 from ..system.locks import room_for
 from . import block_devices, protection
-from .block_devices import HERE, Evidence, Host, PathStat, block_facts, file_system, reopen, show
+from .block_devices import (HERE, PAGE, Evidence, Host, PathStat, block_facts, file_system, reopen,
+                            show)
 
-BLOCK = 4096  # bytes of one sample
+BLOCK = PAGE  # bytes of one sample
 SAMPLES = 16
 #: Files that are flushed at once, and stay open.
 OPEN = 512
@@ -65,7 +66,7 @@ def evidence_of(backing: PathStat, sample: bool, host: Host) -> Evidence:
     else:
         raise StorageNotAllowed(f"{show(backing.real)} is neither a file nor a block device")
     if sample:
-        facts["sample"], facts["sample_zero"] = _sample(backing, int(facts["size"]))
+        facts["sample"], facts["sample_zero"] = _sample(backing, int(facts["size"]), host)
     return facts
 
 
@@ -77,31 +78,32 @@ def offsets(size: int) -> List[int]:
                    if offset < size})
 
 
-def _sample(backing: PathStat, size: int) -> Tuple[str, bool]:
+def _sample(backing: PathStat, size: int, host: Host) -> Tuple[str, bool]:
     """(SHA-256 of the blocks at ``offsets``, whether all were zeroes), past the page cache."""
-    try:
-        return _digest(backing, size, os.O_DIRECT)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
-            raise
-    return _digest(backing, size, 0)
+    if backing.block or backing.identity[0] not in host.buffered:
+        try:
+            return _digest(backing, size, os.O_DIRECT, host)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
+                raise
+        if backing.regular:
+            host.buffered.add(backing.identity[0])
+    return _digest(backing, size, 0, host)
 
 
-def _digest(backing: PathStat, size: int, flags: int) -> Tuple[str, bool]:
+def _digest(backing: PathStat, size: int, flags: int, host: Host) -> Tuple[str, bool]:
     import hashlib
-    import mmap
     parts: List[bytes] = []
     fd = reopen(backing, flags)
     try:
         if not flags:
             _forget(fd, backing.block)
-        zero = True
-        with mmap.mmap(-1, BLOCK) as page:  # O_DIRECT wants an aligned buffer
-            for offset in offsets(size):
-                count = os.preadv(fd, [page], offset)
-                data = page[:min(count, size - offset)]
-                zero = zero and not data.strip(b"\0")
-                parts += (b"%d:" % offset, data)
+        zero, page = True, host.page
+        for offset in offsets(size):
+            count = os.preadv(fd, [page], offset)
+            data = page[:min(count, size - offset)]
+            zero = zero and not data.strip(b"\0")
+            parts += (b"%d:" % offset, data)
     finally:
         os.close(fd)
     return hashlib.sha256(b"".join(parts)).hexdigest(), zero
