@@ -313,7 +313,8 @@ class HandoverContext:
 
     @property
     def holders(self) -> Holders:
-        return Holders(self.directory)
+        memory = self.core.memory
+        return Holders(self.directory, memory.ready if memory is not None else None)
 
     def wanted_open(self) -> List[str]:
         """The iSCSI TPGs whose gates were open before the freeze."""

@@ -13,7 +13,7 @@ from ..model import directories, fabrics
 from ..model.fabrics import Gate
 from ..model.objects import State
 from ..protocol.messages import NEVER_RAN
-from ..protocol.table import Mode
+from ..protocol.table import HELD, Mode
 from ..records import relative_ports
 from ..savefile import save_file
 from ..scsi.endpoint_holder import Holder, Holders
@@ -138,6 +138,20 @@ class Gates(Adoption):
             fabric, _, wwpn = name.partition("/")
             if fabrics.gate_of(fabric) is Gate.ENDPOINT:
                 self.holders.release(wwpn)
+
+    def keep_holders_ready(self) -> None:
+        """Start the holders ahead that the verbs of this process which follow will ask, where it
+        stays for them: on the destination activate, on the source release.  A guest stands still
+        then, and runs now."""
+        if self.core.memory is None or self.mode not in HELD \
+                or self.handover.state not in ("prepared", "staged"):
+            return
+        targets = [name.partition("/") for name in self.local_targets()]
+        try:
+            self.holders.keep_ready(wwpn for fabric, _, wwpn in targets
+                                    if fabrics.gate_of(fabric) is Gate.ENDPOINT)
+        except (OSError, errors.HandoverError):
+            pass  # those verbs start them, and tell
 
     def _gate_open(self) -> None:
         if self.vhost:

@@ -189,6 +189,7 @@ class HandoverEngine(Admission):
                              notes=answer.notes + latest.notes)
             done.append(row)
             row = run.next_transition(done)
+        runner.keep_holders_ready()
         return answer
 
     def _recover(self, run: TransitionChooser, asserted_by: str, allow: Sequence[str],

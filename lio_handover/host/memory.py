@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 from dataclasses import dataclass, field
-from typing import Dict, Iterable, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Dict, Iterable, Optional, Sequence, Tuple
 
 from ..document import document as documents
 from ..document.document import Document
@@ -18,6 +18,9 @@ from ..kernel import placement
 from ..kernel.configfs import Configfs
 from ..kernel.reader import Reader
 from ..model.objects import Key, State
+
+if TYPE_CHECKING:
+    from ..scsi.endpoint_holder import Holder
 
 #: Documents that are remembered at most: of a handover there are four.
 DOCUMENTS = 4
@@ -42,6 +45,8 @@ class Memory:
     just_kept: bool = False
     #: the bytes of a document → what they say, that was used last at the end
     _documents: Dict[bytes, Document] = field(default_factory=dict)
+    #: holders of endpoints that were started ahead, see Holders.keep_ready
+    ready: Dict[str, Holder] = field(default_factory=dict)
     _watch: Optional[TreeWatch] = None
     _state: Optional[State] = None
     _changes: int = 0

@@ -9,7 +9,7 @@ import os
 import signal
 import time
 from types import TracebackType
-from typing import Iterable, List, Optional, Type
+from typing import Dict, Iterable, List, Optional, Type
 
 from .. import errors
 from ..started import ENDPOINT_HOLDER, command
@@ -32,10 +32,15 @@ SANDBOX = (
 
 
 class Holders:
-    """The occupied endpoints of one host."""
+    """The occupied endpoints of one host.
 
-    def __init__(self, directory: str) -> None:
+    ``ready``: WWPN → a holder without an endpoint that this process has started ahead.  It is a
+    cache: where such a holder is gone, another one is started.
+    """
+
+    def __init__(self, directory: str, ready: Optional[Dict[str, Holder]] = None) -> None:
         self.folder = os.path.join(directory, "holders")
+        self.ready = {} if ready is None else ready
 
     def _path(self, wwpn: str) -> str:
         return os.path.join(self.folder, wwpn.replace("/", "_"))
@@ -87,13 +92,32 @@ class Holders:
     def occupy(self, wwpn: str) -> None:
         """Start a holder for the endpoint, unless it has one.  Raises InUse where a guest is
         attached, or there is no such endpoint."""
-        if self.pid_of(wwpn) is None:
-            with self.start(wwpn) as holder:
-                holder.hold()
+        if self.pid_of(wwpn) is not None:
+            return
+        if wwpn in self.ready:
+            try:
+                with self.start(wwpn) as holder:
+                    return holder.hold()
+            except errors.InUse:
+                pass  # it may just have been gone
+        with self.start(wwpn) as holder:
+            holder.hold()
+
+    def keep_ready(self, wwpns: Iterable[str]) -> None:
+        """Start holders for verbs of this process that follow: an endpoint is occupied while a
+        guest stands still.  Each ends with this process, where nothing asks it before."""
+        for wwpn in wwpns:
+            if wwpn not in self.ready and not self._holder(wwpn):
+                self.ready[wwpn] = self.start(wwpn)
 
     def start(self, wwpn: str) -> Holder:
-        """Start a holder that has no endpoint yet, instead of the one that there is.  It does not
-        wait for the holder to be there.  Raises StillRunning."""
+        """Start a holder that has no endpoint yet, instead of the one that there is, or take the
+        one that is ready.  It does not wait for the holder to be there.  Raises StillRunning."""
+        ready = self.ready.pop(wwpn, None)
+        if ready is not None:
+            if ready.runs:
+                return ready
+            ready.close()
         self._end(wwpn)
         os.makedirs(self.folder, mode=0o700, exist_ok=True)
         return Holder(wwpn, self._path(wwpn))
@@ -138,6 +162,11 @@ class Holder:
             words, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT if self._apart else None, start_new_session=True, cwd="/",
             env=ENVIRONMENT)
+
+    @property
+    def runs(self) -> bool:
+        """Whether it has not ended, as far as this process knows yet."""
+        return self._process.poll() is None
 
     def expect(self) -> None:
         """Have it try to take the endpoint from now on, until it is told to ``hold`` it, or until

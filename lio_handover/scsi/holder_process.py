@@ -55,6 +55,7 @@ class _Occupier:
 
     def run(self, told_to_end: int) -> None:
         """Answer until the starter ends, and hold until ``told_to_end`` can be read."""
+        from . import vhost  # noqa: F401 - a question may come much later, and is in a hurry then
         poll = select.poll()
         poll.register(told_to_end, select.POLLIN)
         poll.register(0, select.POLLIN)

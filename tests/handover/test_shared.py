@@ -197,6 +197,38 @@ def test_what_one_of_them_changed_there_comes_back(pair: Pair) -> None:
     assert pair.states() == ("idle", "none")
 
 
+@pytest.mark.full
+@pytest.mark.timeout(900)
+def test_holders_that_are_ready_are_a_cache(pair: Pair) -> None:
+    """A process that stays for the next verb of a handover has started them ahead; without them
+    the verb does the same.  Two emulated hosts, three minutes."""
+    def session(verb: str, role: str, ends: str = "") -> tuple[list[str], list[str]]:
+        answer, ready, used = pair.host[role].call(
+            inshared.in_a_session, verb, role, pair.id, tuple(pair.messages), ends,
+            **pair.asked(verb))
+        pair.id = answer.handover.id
+        pair.messages += [message for message in answer.messages if message not in pair.messages]
+        return ready, used
+
+    before = pair.held(SOURCE)
+    for ends in ("", "killed", "another"):
+        pair.id, pair.messages = "", []
+        assert session("prepare", SOURCE) == (sorted(WWPNS), [])
+        assert session("stage", DESTINATION) == (sorted(WWPNS), [])
+        pair.go("freeze export")
+        used = [] if ends else [*WWPNS]
+        assert session("activate", DESTINATION, ends) == ([], used)
+        assert pair.open_at(SOURCE, GUESTS)
+        assert session("release", SOURCE, ends) == ([], used)
+        assert pair.lets_in() == {SOURCE: [], DESTINATION: []}
+        pair.go("activate*")
+        assert pair.open_at(DESTINATION)
+        pair.go("abort* thaw")
+        pair.recover(DESTINATION)
+        assert pair.states() == ("idle", "none")
+        assert pair.open_at(SOURCE) and pair.held(SOURCE) == before
+
+
 # ── killed between two gates ─────────────────────────────────────────────────────────────────
 
 #: What is killed: (verbs that go before, the verb, whose).

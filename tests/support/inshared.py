@@ -1,12 +1,17 @@
 """What tests of targets that share a backstore run inside a lab host."""
 from __future__ import annotations
 
+import os
+import signal
+import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from lio_handover.handover.engine import HandoverEngine
+from lio_handover.host.memory import Memory
 from lio_handover.kernel.configfs import Configfs
 from lio_handover.model.keys import lun_key, target_key, tpg_key
 from lio_handover.model.objects import Lun, State, Target, Tpg
@@ -16,7 +21,7 @@ from lio_handover.scsi.endpoint_holder import Holder, Holders
 from lio_handover.scsi.fingerprint import drain
 from tests.lab import MiB
 from tests.lab.isid import LoginRefused, Session
-from tests.support import inhandover, samples
+from tests.support import inhandover, inhost, samples
 
 WWPNS = ("naa.5001405abcdef0a1", "naa.5001405abcdef0b1")
 NEXUSES = ("naa.5001405000000a11", "naa.5001405000000b11")
@@ -126,6 +131,44 @@ def lets_in(guests: int = 2, initiators: int = 1) -> list[str]:
     except (LoginRefused, OSError):
         pass
     return names
+
+
+# ── a process that stays ─────────────────────────────────────────────────────────────────────
+
+
+def in_a_session(verb: str, role: str, id: str, messages: Sequence[Message],  # noqa: A002
+                 ends: str = "", **more: Any) -> tuple[Any, list[str], list[str]]:
+    """A verb by a process that stays, whose holders were ready: (the answer, the WWPNs whose
+    holders are ready afterwards, those that a holder has which was ready before).  ``ends``:
+    "killed", or "another", where another process has ended what was ready."""
+    core = inhost.core()
+    core.memory = Memory()
+    holders = Holders(core.settings.state_directory, core.memory.ready)
+    before = {}
+    if verb not in ("prepare", "stage"):
+        for wwpn in WWPNS:      # what an earlier process had ready ends with that
+            _until(lambda wwpn=wwpn: not holders._holder(wwpn))  # type: ignore[misc]
+        holders.keep_ready(WWPNS)
+        for wwpn in WWPNS:
+            _until(lambda wwpn=wwpn: bool(holders._holder(wwpn)))  # type: ignore[misc]
+            before[wwpn] = -holders._holder(wwpn)
+        for wwpn in WWPNS if ends else ():
+            if ends == "killed":
+                os.kill(before[wwpn], signal.SIGKILL)
+            else:
+                Holders(core.settings.state_directory).release(wwpn)
+    answer = HandoverEngine(core).do(verb, role, id, messages=messages, **more)
+    for wwpn in core.memory.ready:      # else the next call would not see that they have to end
+        _until(lambda wwpn=wwpn: bool(holders._holder(wwpn)))  # type: ignore[misc]
+    return answer, sorted(core.memory.ready), [
+        wwpn for wwpn in before if holders.pid_of(wwpn) == before[wwpn]]
+
+
+def _until(condition: Callable[[], bool]) -> None:
+    until = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.01)
 
 
 # ── being killed at a gate ───────────────────────────────────────────────────────────────────

@@ -5,6 +5,7 @@ and nobody has taken it.
 """
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -61,8 +62,12 @@ import os, pathlib, signal, sys
 from lio_handover.scsi import endpoint_holder
 holder, folder, wwpn, point = sys.argv[1:]
 endpoint_holder.command = lambda _module, *words: [sys.executable, "-c", holder, *words]
-started = endpoint_holder.Holders(folder).start(wwpn)
-if point != "started":
+holders = endpoint_holder.Holders(folder)
+if point == "ready":
+    holders.keep_ready([wwpn])
+else:
+    started = holders.start(wwpn)
+if point in ("expects", "made"):
     started.expect()
 if point == "made":
     pathlib.Path(folder, "holders", wwpn + ".free").touch()
@@ -148,7 +153,49 @@ def test_a_holder_that_nobody_asked_for_anything_ends(holders: Standing) -> None
     holders.until(False)
 
 
-@pytest.mark.parametrize("point, holds", [("started", False), ("expects", False), ("made", True)])
+def test_a_holder_that_is_ready_is_the_one_that_is_asked(holders: Standing) -> None:
+    holders.keep_ready([WWPN])
+    holders.until(True)
+    assert holders.pid_of(WWPN) is None         # it has not the endpoint
+    waiting = abs(holders._holder(WWPN))
+    holders.keep_ready([WWPN])
+    holders.make_nexus()
+    time.sleep(0.05)
+    assert holders.free                         # nor tries to get it before it is asked
+    holders.occupy(WWPN)
+    assert holders.pid_of(WWPN) == waiting and not holders.ready
+    holders.keep_ready([WWPN])                  # it is occupied, so nothing is to be ready
+    assert not holders.ready
+
+
+@pytest.mark.parametrize("ends", ["before", "unseen", "by another"])
+def test_without_the_one_that_was_ready_another_is_started(
+        holders: Standing, monkeypatch: pytest.MonkeyPatch, ends: str) -> None:
+    """It is a cache."""
+    holders.keep_ready([WWPN])
+    holders.until(True)
+    waiting = abs(holders._holder(WWPN))
+    if ends == "by another":
+        Standing(str(Path(holders.folder).parent)).release(WWPN)
+    else:
+        os.kill(waiting, signal.SIGKILL)
+        holders.until(False)
+    if ends == "unseen":        # it ends when it was found to run
+        monkeypatch.setattr(endpoint_holder.Holder, "runs", True)
+    holders.make_nexus()
+    holders.occupy(WWPN)
+    assert holders.pid_of(WWPN) not in (None, waiting) and not holders.free
+
+
+def test_an_endpoint_that_a_guest_has_is_refused_by_one_that_is_ready(holders: Standing) -> None:
+    holders.keep_ready([WWPN])
+    with pytest.raises(errors.InUse, match="SET_ENDPOINT refused"):
+        holders.occupy(WWPN)
+    holders.until(False)
+
+
+@pytest.mark.parametrize("point, holds", [("started", False), ("ready", False),
+                                          ("expects", False), ("made", True)])
 def test_a_starter_is_killed(holders: Standing, point: str, holds: bool) -> None:
     """Where it had made a nexus the endpoint is taken; where it had not the holder ends."""
     done = subprocess.run([sys.executable, "-c", KILLED, NO_KERNEL,
