@@ -120,7 +120,20 @@ class Holders:
             ready.close()
         self._end(wwpn)
         os.makedirs(self.folder, mode=0o700, exist_ok=True)
+        self._forget(wwpn)
         return Holder(wwpn, self._path(wwpn))
+
+    def _forget(self, wwpn: str) -> None:
+        """Take the number of an earlier holder out of its file: it may be another process's by now,
+        and the next holder has the lock before it has written its own."""
+        fd = os.open(self._path(wwpn), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.ftruncate(fd, 0)
+        except BlockingIOError:
+            pass  # somebody looks, or holds it
+        finally:
+            os.close(fd)
 
     def release(self, wwpn: str) -> None:
         """End the endpoint's holder, if it has one.  Raises StillRunning."""

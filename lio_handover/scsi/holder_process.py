@@ -21,6 +21,7 @@ import os
 import select
 import signal
 import sys
+import time
 from collections.abc import Iterable
 
 TYPE_CHECKING = False
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 #: Seconds for an endpoint to be occupied, or to be released.
 PATIENCE = 10.0
+#: Seconds for which others may have the lock of a holder's file who do not hold the endpoint.
+MOMENT = 2.0
 #: The questions to a holder, with the tags of TPGs behind them, and its answer when that is done.
 EXPECT, HOLD, DRAIN = "expect", "hold", "drain"
 DONE = "done"
@@ -147,11 +150,16 @@ def _occupied(wwpn: str, path: str) -> NoReturn:
     for number in (signal.SIGHUP, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        print("another holder has it", flush=True)
-        raise SystemExit(1) from None
+    until = time.monotonic() + MOMENT
+    while True:  # who looks for a holder has the lock for a moment
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            if time.monotonic() > until:
+                print("another holder has it", flush=True)
+                raise SystemExit(1) from None
+            time.sleep(0.001)
     os.ftruncate(fd, 0)  # the number of an earlier holder may be another process's by now
     _tell(fd, -os.getpid())
     occupier = _Occupier(wwpn, fd)

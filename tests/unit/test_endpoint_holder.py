@@ -5,19 +5,21 @@ and nobody has taken it.
 """
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from lio_handover import errors
 from lio_handover.scsi import endpoint_holder
-from lio_handover.scsi.endpoint_holder import Holders
+from lio_handover.scsi.endpoint_holder import Holder, Holders
 
 WWPN = "naa.5001405abcdef0a1"
 #: Stands in for a holder: takes the lock at once, and says a moment later who it is.
@@ -95,8 +97,32 @@ def test_a_holder_that_has_just_started_is_ended_and_nobody_else(
     bystander.wait()
 
 
+def test_the_number_of_an_earlier_holder_is_gone_before_another_has_the_lock(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be anybody's process by now."""
+    early = f"import sys; sys.path.insert(0, {str(Path(__file__).parents[2])!r})" \
+        + HOLDER.replace("os.ftruncate(fd, 0)\nprint(flush=True)",
+                         "print(flush=True)\ntime.sleep(0.3)\nos.ftruncate(fd, 0)")
+    monkeypatch.setattr(endpoint_holder, "command", lambda _module, _wwpn, path: [
+        sys.executable, "-c", early, path, "-1"])
+    holders, bystander = Holders(str(tmp_path)), subprocess.Popen(["/bin/sleep", "100"])
+    file = tmp_path / "holders" / WWPN
+    file.parent.mkdir()
+    file.write_text(f"{bystander.pid:012d}")
+    with holders.start(WWPN) as holder:
+        assert holder._process.stdout and holder._process.stdout.readline()
+        assert holders.pid_of(WWPN) is None
+        holders.release(WWPN)
+    assert bystander.poll() is None
+    bystander.kill()
+    bystander.wait()
+
+
 class Standing(Holders):
     """Holders without a kernel."""
+
+    def make_nexus_folder(self) -> None:
+        Path(self.folder).mkdir()
 
     def make_nexus(self) -> None:
         Path(self.folder, f"{WWPN}.free").touch()
@@ -151,6 +177,23 @@ def test_an_endpoint_without_a_nexus_is_refused(holders: Standing) -> None:
 def test_a_holder_that_nobody_asked_for_anything_ends(holders: Standing) -> None:
     holders.start(WWPN).close()
     holders.until(False)
+
+
+def test_who_looks_for_a_holder_does_not_end_one_that_starts(holders: Standing) -> None:
+    """A look takes the lock for a moment."""
+    file = Path(holders.folder, WWPN)
+    holders.make_nexus_folder()
+    holders.make_nexus()
+    with file.open("w") as look:
+        fcntl.flock(look, fcntl.LOCK_EX)
+        with ThreadPoolExecutor(1) as pool:
+            holder = Holder(WWPN, str(file))
+            answer = pool.submit(holder.hold, 1)
+            time.sleep(0.3)
+            fcntl.flock(look, fcntl.LOCK_UN)
+            answer.result(20)
+        holder.close()
+    assert holders.pid_of(WWPN)
 
 
 def test_a_holder_that_is_ready_is_the_one_that_is_asked(holders: Standing) -> None:
