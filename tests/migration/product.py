@@ -175,6 +175,7 @@ class Pair:
         :raises Wrong: it does not write there.
         """
         if not self.bench.writes(destination, 5):
-            raise Wrong(f"{destination.name}: the guest does not write")
+            raise Wrong(f"{destination.name}: the guest does not write; {destination.status()}; it "
+                        f"said {destination.said()[-300:]!r}; {destination.complaints()}")
         self.bench.vm.kill()
         self.bench.source_vm = destination
