@@ -11,7 +11,7 @@ from tests import lab
 from tests.lab import qemu
 from tests.support import inbus
 
-from . import big, boot, inhost, manage, page, window
+from . import big, boot, inhost, manage, page, shell, window
 
 SIZES = [(luns, acls) for luns in (20, 100, 200, 1000) for acls in (1, 4)]
 #: Pairs to see whether anything grows faster than the number of LUNs.
@@ -138,6 +138,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    others = {"boot": boot.main, "manage": manage.main, "window": window.main, "big": big.main}
+    others = {"boot": boot.main, "manage": manage.main, "shell": shell.main, "window": window.main,
+              "big": big.main}
     sys.exit(others[sys.argv[1]](sys.argv[2:]) if sys.argv[1:2] and sys.argv[1] in others
              else main())

@@ -172,8 +172,9 @@ def test_sessions(bed: lab.Lab, newest: lab.Host, client: lab.OpenIscsi) -> None
 
 
 # ---- who calls targetcli ------------------------------------------------------------------------
+@pytest.mark.full
 def test_pacemakers_agents_run_with_it(bed: lab.Lab, newest: lab.Host) -> None:
-    """OCF: 0 success, 7 not running."""
+    """OCF: 0 success, 7 not running.  Takes half a minute."""
     ended = newest.call(inshell.agents, str(agents.folder()), f"{bed.shared}/agents.img",
                         timeout=200)
     codes = {"iSCSITarget start": 0, "iSCSILogicalUnit start": 0, "iSCSILogicalUnit stop": 0,
@@ -243,7 +244,9 @@ def test_a_terminal(newer: str, bed: lab.Lab, newest: lab.Host) -> None:
     assert found["gone"] and found["same"]
 
 
+@pytest.mark.full
 def test_several_at_once(bed: lab.Lab, newest: lab.Host) -> None:
+    """Takes ten seconds."""
     found = newest.call(inshell.at_once, NEWER, timeout=150)
     assert found["codes"] == [0, 0] and found["theirs"][0] == 0 and found["ours"][0] == 0
     assert found["there"] == ["a1", "a2", "a3", "b0", "b1", "b2", "b3", "theirs"]
