@@ -6,13 +6,15 @@ import os
 import signal
 import stat
 from contextlib import contextmanager
-from typing import Iterator, List, Optional
+from typing import TYPE_CHECKING, Iterator, List, Optional
 
 from .. import errors
-from ..client import connection
-from ..local.ours import Ours
 from ..settings import Settings, load
 from .output import BY_SERVICE, PROG, Progress, say_notes
+
+if TYPE_CHECKING:  # some verbs need neither
+    from ..client import connection
+    from ..local.ours import Ours
 
 
 class Usage(Exception):
@@ -77,6 +79,7 @@ def require_root(verb: str) -> None:
 
 def open_host(args: argparse.Namespace) -> Ours:
     """This host, with the settings that --config names.  Raises BadSettings."""
+    from ..local.ours import Ours
     host = Ours(load_settings(args.config))
     _OPENED.append(host)
     return host
@@ -112,6 +115,7 @@ def find_service(args: argparse.Namespace) -> Optional[connection.Service]:
     configuration of its own."""
     if args.alone or args.config:
         return None
+    from ..client import connection
     return connection.connect_local()
 
 

@@ -9,25 +9,22 @@ from __future__ import annotations
 import os
 import sys
 from dataclasses import dataclass, field, replace
-from typing import Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
+from typing import (TYPE_CHECKING, Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence,
+                    Tuple)
 
 from .. import errors
 from ..cli.output import Progress
 from ..errors import quoted
-from ..host.surroundings import HostSurroundings
-from ..local import managing
-from ..local.managing import Done, Order, Part
-from ..local.ours import Ours
-from ..manage import changes
-from ..manage.changes import Changed, Request
-from ..manage.places import parse
-from ..model.keys import Key
-from ..model.objects import Acl, State, Target, Tpg
-from ..plan import edits
-from ..views import changed
-from ..views.terminal import Terminal
 from .nodes import Node, Tree
 from .preferences import Preferences
+
+if TYPE_CHECKING:  # a line that only looks needs none of it, and starts sooner
+    from ..host.surroundings import HostSurroundings
+    from ..local.managing import Done, Order, Part
+    from ..local.ours import Ours
+    from ..manage.changes import Request
+    from ..model.keys import Key
+    from ..model.objects import Acl, State, Tpg
 
 
 @dataclass
@@ -43,9 +40,11 @@ class Making:
 
     def do(self, verb: str, path: str, *words: str, **values: str) -> str:
         """Make one change of the state; the path of its object."""
+        from ..manage.changes import Request
         return self.request(Request(verb, path, words, values))
 
     def request(self, request: Request) -> str:
+        from ..manage import changes
         changed = changes.apply(self.state, request, self.host)
         self.state = changed.state
         self.allocate.update(changed.allocate)
@@ -55,24 +54,25 @@ class Making:
 
     def tpg(self, path: str) -> Tpg:
         """The TPG of a path in the words of `manage`.  Raises NoSuchTarget."""
-        tpg = edits.find(self.state, parse(path).key)
-        if not isinstance(tpg, Tpg):
-            raise errors.NoSuchTarget(f"{path} is not there", do="ls")
+        from ..model.objects import Tpg
+        tpg = self._object(path)
+        assert isinstance(tpg, Tpg)
         return tpg
 
     def acl(self, path: str) -> Acl:
         """The ACL of a path.  Raises NoSuchTarget."""
-        acl = edits.find(self.state, parse(path).key)
-        if not isinstance(acl, Acl):
-            raise errors.NoSuchTarget(f"{path} is not there", do="ls")
+        from ..model.objects import Acl
+        acl = self._object(path)
+        assert isinstance(acl, Acl)
         return acl
 
-    def target(self, path: str) -> Target:
-        """The target of a path.  Raises NoSuchTarget."""
-        target = edits.find(self.state, parse(path).key)
-        if not isinstance(target, Target):
+    def _object(self, path: str) -> object:
+        from ..manage.places import parse
+        from ..plan import edits
+        obj = edits.find(self.state, parse(path).key)
+        if obj is None:
             raise errors.NoSuchTarget(f"{path} is not there", do="ls")
-        return target
+        return obj
 
 
 Body = Callable[[Making], None]
@@ -81,6 +81,9 @@ Body = Callable[[Making], None]
 def part_of(host: Ours, requests: Sequence[Request], about: "About") -> Part:
     """The part of the host that these requests are about, with these backstores and targets; of
     one request's target no more than that needs is read."""
+    from ..local import managing
+    from ..local.managing import Part
+    from ..manage import changes
     parts = [managing.part_of(host, changes.needs(request), request) for request in requests]
     part = Part(
         tuple(dict.fromkeys((*about.targets, *(name for part in parts for name in part.targets)))),
@@ -110,12 +113,15 @@ class Session:
     ``open_host`` gives this host once it is changed; ``typed``: whether a line comes from a
     terminal or a file, and so from nobody's list of processes; ``interactive``: whether somebody
     sits there; ``ended`` once the shell is to end; ``failed``: whether a verb said why it failed;
-    ``order``: how changes are to be carried out; ``common``: options that verbs are given.
+    ``common``: options that verbs are given; ``dry_run`` and ``allow`` as of the verb; ``order``
+    makes what says how changes are to be carried out.
     """
 
     def __init__(self, tree: Tree, liked: Preferences, open_host: Callable[[], Ours],
-                 order: Order) -> None:
+                 order: Callable[[], Order], dry_run: bool = False, allow: Sequence[str] = (),
+                 progress: Optional[Progress] = None) -> None:
         self.tree, self.liked, self.open_host, self.order = tree, liked, open_host, order
+        self.dry_run, self.allow, self.progress = dry_run, allow, progress
         self.here = tree.root
         self.typed = self.interactive = self.ended = self.failed = False
         self.common: Sequence[str] = ()
@@ -136,8 +142,8 @@ class Session:
 
     def clear(self) -> None:
         """Take the line of progress away."""
-        if isinstance(self.order.progress, Progress):
-            self.order.progress.clear()
+        if self.progress is not None:
+            self.progress.clear()
 
     def info(self, *lines: str) -> None:
         """Tell something besides a result, unless the user wants to see less."""
@@ -162,6 +168,8 @@ class Session:
         ``what``: the command, for the system's log; ``requests``: what it is about.  Raises what
         `manage` raises.
         """
+        from ..local import managing
+        from ..manage.changes import Changed
         told: List[str] = []
 
         def wish(state: State, surroundings: HostSurroundings) -> Changed:
@@ -170,9 +178,9 @@ class Session:
             told[:] = making.said
             return Changed(making.state, making.about, making.allocate)
         done = managing.carry_out(self.host, part_of(self.host, requests, about), wish,
-                                  replace(self.order, what=what, keep=False))
+                                  replace(self.order(), what=what, keep=False))
         self.tree.again()
-        if self.order.dry_run:
+        if self.dry_run:
             self.planned(done)
         else:
             self.info(*(line for line in told if not line.startswith("note: ")))
@@ -182,13 +190,15 @@ class Session:
 
     def planned(self, done: Done) -> None:
         """Tell what would be changed.  Raises the first of what speaks against it."""
+        from ..views import changed
+        from ..views.terminal import Terminal
         self.say(*changed.lines(done.changes, Terminal.of(sys.stdout)))
-        errors.refuse(list(done.findings), self.order.allow)
+        errors.refuse(list(done.findings), self.allow)
         self.say("nothing was changed: --dry-run" if done.changes else "it is just so already")
 
     def newest(self, node: Node) -> None:
         """A command has made a node: @last is it, and the shell may go there."""
-        if self.order.dry_run:
+        if self.dry_run:
             return
         path = node.path
         if self.liked.bookmarks.get("last") != path:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Callable, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from .. import errors
 from ..errors import one_line, quoted
-from ..manage.settable import SECRETS
 from ..model import fabrics, plugins
 from ..model.objects import Secret
 from ..savefile.rtslib_names import FABRICS
 from ..system import secret_file
-from . import commands, groups, nodes, preferences, summaries
+from . import commands, nodes, preferences, summaries
 from .changes import Session
 from .nodes import LAYOUTS, Node
+
+if TYPE_CHECKING:
+    from .groups import Parameter
 
 Given = Mapping[str, str]
 
@@ -186,6 +188,7 @@ def help_(session: Session, node: Node, given: Given) -> None:
 
 # ---- get and set --------------------------------------------------------------------------------
 def get(session: Session, node: Node, given: Given, words: Sequence[str] = ()) -> None:
+    from . import groups
     group = given.get("group")
     if not group:
         _list_groups(session, node)
@@ -202,12 +205,13 @@ def get(session: Session, node: Node, given: Given, words: Sequence[str] = ()) -
 
 
 def _list_groups(session: Session, node: Node) -> None:
+    from . import groups
     session.say("", "AVAILABLE CONFIGURATION GROUPS", "==============================",
                 " ".join(groups.names(node)), "")
 
 
 def _describe(session: Session, group: str,
-              heads: Sequence[Tuple[str, groups.Parameter]]) -> None:
+              heads: Sequence[Tuple[str, Parameter]]) -> None:
     title = f"{group.upper()} CONFIG GROUP"
     lines = [line for head, row in heads for line in (
         one_line(head), "-" * len(head), row.help or f"The {row.name} {group} parameter.", "")]
@@ -215,6 +219,8 @@ def _describe(session: Session, group: str,
 
 
 def set_(session: Session, node: Node, given: Given, values: Mapping[str, str]) -> None:
+    from ..manage.settable import SECRETS
+    from . import groups
     group = given.get("group")
     if not group and values:
         raise errors.BadCall("name the group that has them: set GROUP NAME=VALUE", do="set")
@@ -235,7 +241,7 @@ def set_(session: Session, node: Node, given: Given, values: Mapping[str, str]) 
             row.name: _secret(session, row.name, values[row.name]) if row.name in SECRETS
             else groups.checked(row, values[row.name]) for row in rows}
         groups.set_values(session, node, group, wanted)
-        if session.order.dry_run:
+        if session.dry_run:
             return
     for row in rows:
         session.say(one_line(f"Parameter {row.name} is now "
@@ -303,6 +309,7 @@ def _of_mapped_lun(node: Node) -> Dict[str, object]:
 
 
 def _chap(node: Node) -> Dict[str, object]:
+    from . import groups
     pairs = ((row.name, groups.value(node, "auth", row, _NOBODY))
              for row in groups.parameters(node, "auth")) if "auth" in node.features else ()
     return {f"chap_{name}": value for name, value in pairs if value}
@@ -319,14 +326,19 @@ def _of_portal(node: Node) -> Dict[str, object]:
             "offload": node.read("cxgbit") == "1"}
 
 
+def _of_alua_group(node: Node) -> Dict[str, object]:
+    from . import groups
+    return {"name": node.name, **{
+        row.name: groups.value(node, "alua", row, _NOBODY)
+        for row in groups.parameters(node, "alua") if row.name not in (
+            "members", "alua_support_lba_dependent")}}
+
+
 _NOBODY = preferences.Preferences("")
 _INFO: Mapping[str, Callable[[Node], Dict[str, object]]] = {
     "backstore": _of_backstore, "lun": _of_lun, "mapped_lun": _of_mapped_lun, "acl": _of_acl,
     "portal": _of_portal,
-    "alua_group": lambda node: {"name": node.name, **{
-        row.name: groups.value(node, "alua", row, _NOBODY)
-        for row in groups.parameters(node, "alua") if row.name not in (
-            "members", "alua_support_lba_dependent")}},
+    "alua_group": _of_alua_group,
     "target": lambda node: {"wwn": node.name, "fabric": node.fabric},
     "tpg": lambda node: {**_chap(node), "enable": node.read("enable", "1") != "0",
                          "tag": node.at.rpartition("_")[2]}}

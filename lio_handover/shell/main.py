@@ -17,16 +17,13 @@ from ..cli.output import flushed, print_data
 from ..cli.session import Signals, open_host
 from ..errors import quoted
 from ..kernel.configfs import Configfs
-from ..local import managing
-from ..local.managing import Order
-from . import commands, everywhere, objects, root
+from . import commands, everywhere
 from .changes import Session, switch
 from .commands import Command
 from .line import Line, of_words, parse
 from .nodes import Node, Tree
 from .preferences import Preferences
 
-MODULES: Mapping[str, Any] = {"everywhere": everywhere, "objects": objects, "root": root}
 FAILED = 1
 
 
@@ -42,14 +39,29 @@ def run(args: argparse.Namespace, signals: Signals) -> int:
     return flushed(terminal.run(session, signals, one_line))
 
 
+def module(name: str) -> Any:
+    """The module of a command's function; a line that only looks needs but one."""
+    if name == "objects":
+        from . import objects
+        return objects
+    if name == "root":
+        from . import root
+        return root
+    return everywhere
+
+
 def opened(args: argparse.Namespace, signals: Signals) -> Session:
     def begin() -> None:
         signals.deferred = True
 
+    def order() -> Any:
+        from ..local import managing
+        return managing.Order(managing.user(), "", tuple(args.allow), args.dry_run,
+                              signals.progress, signals.stop, begin, keep=False)
+
     liked = Preferences()
-    order = Order(managing.user(), "", tuple(args.allow), args.dry_run, signals.progress,
-                  signals.stop, begin, keep=False)
-    session = Session(Tree(Configfs()), liked, lambda: open_host(args), order)
+    session = Session(Tree(Configfs()), liked, lambda: open_host(args), order, args.dry_run,
+                      tuple(args.allow), signals.progress)
     session.common = [*(["--config", args.config] if args.config else []),
                       *(["--alone"] if args.alone else [])]
     if liked.note:
@@ -126,14 +138,14 @@ def _run(session: Session, node: Node, name: str, words: Sequence[str],
         raise errors.BadCall(f"Command not found {quoted(name)}", do="help")
     row = known[name]
     given = taken(row, words, values)
-    if row.changes and os.geteuid() != 0 and not session.order.dry_run:
+    if row.changes and os.geteuid() != 0 and not session.dry_run:
         raise errors.NotRoot("This privileged command is disabled: you are not root.",
                              do="sudo lio-handover shell")
-    module, _, function = row.where.partition(".")
+    where, _, function = row.where.partition(".")
     if not function:
         _verb(session, node, row, given)
         return
-    work: Callable[..., None] = getattr(MODULES[module], function)
+    work: Callable[..., None] = getattr(module(where), function)
     if row.more == "words":
         work(session, node, given, words[len(row.parameters):])
     elif row.more == "values":
@@ -145,7 +157,7 @@ def _run(session: Session, node: Node, name: str, words: Sequence[str],
 
 def _verb(session: Session, node: Node, row: Command, given: Mapping[str, str]) -> None:
     """Run a verb of lio-handover's on a node."""
-    if session.order.dry_run and row.changes and row.name != "import":
+    if session.dry_run and row.changes and row.name != "import":
         raise errors.BadCall(f"{row.name} can't be tried out by --dry-run", do="prepare, or plan")
     words = [row.where, *session.common]
     if node.kind == "target":
@@ -157,9 +169,9 @@ def _verb(session: Session, node: Node, row: Command, given: Mapping[str, str]) 
             words += ["--probe"] * switch(word, name)
         elif word:
             words += [f"--{name}", word]
-    for name in session.order.allow if "allow" not in given and row.changes else ():
+    for name in session.allow if "allow" not in given and row.changes else ():
         words += ["--allow", name]
-    if session.order.dry_run and row.name == "import":
+    if session.dry_run and row.name == "import":
         words.append("--dry-run")
     sys.stdout.flush()
     session.failed = cli_main.main(words) != errors.SAME or session.failed

@@ -189,7 +189,7 @@ def saveconfig(session: Session, node: Node, given: Given) -> None:
             for tpg in target.tpgs for lun in tpg.luns if lun.backstore is not None}
     state = reader.state(rest, [key for key in reader.placed() if key not in mine],
                          session.tree.fs.exists("iscsi/discovery_auth"))
-    if session.order.dry_run:
+    if session.dry_run:
         session.say(f"would save {len(state.targets)} targets to {path}")
         return
     os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
@@ -223,11 +223,11 @@ def restoreconfig(session: Session, node: Node, given: Given) -> None:
             raise errors.TargetDiffers(f"{taken[0]} exists, not restoring",
                                        do="clear_existing=true, or delete it first")
     done = managing.apply(session.host, back.tree, clear, back.secret, replace(
-        session.order, what=f"restoreconfig {path}", keep=False))
+        session.order(), what=f"restoreconfig {path}", keep=False))
     session.tree.again()
     for line in back.notes:
         session.note(line)
-    if session.order.dry_run:
+    if session.dry_run:
         session.planned(done)
         return
     if back.others:

@@ -66,7 +66,7 @@ def _last(session: Session) -> Node:
 
 def _leave(session: Session, run_line: RunLine) -> int:
     """Save, as targetcli does when somebody leaves it."""
-    if not session.liked["auto_save_on_exit"] or os.geteuid() != 0 or session.order.dry_run:
+    if not session.liked["auto_save_on_exit"] or os.geteuid() != 0 or session.dry_run:
         return errors.SAME
     session.info("Global pref auto_save_on_exit=true")
     return run_line(session, lambda: Line("/", False, "saveconfig"))

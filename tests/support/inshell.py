@@ -333,7 +333,7 @@ def row_other_fabrics() -> dict[str, Any]:
                  "qla2xxx/21:00:00:24:ff:31:4c:48/tpgt_1/acls/21:00:00:24:ff:31:4c:4a"):
         (folder / path).mkdir(parents=True)
     (folder / "qla2xxx/21:00:00:24:ff:31:4c:48/tpgt_1/enable").write_text("1\n")
-    session = Session(Tree(Configfs(str(folder))), Preferences(""), inhost.core, Order())
+    session = Session(Tree(Configfs(str(folder))), Preferences(""), inhost.core, Order)
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
         everywhere.ls(session, session.tree.root, {"path": "/qla2xxx"})

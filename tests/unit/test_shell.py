@@ -98,7 +98,7 @@ def test_a_word_of_another_type_is_refused(kind: str, word: str) -> None:
 def test_a_row_has_what_runs_it(row: commands.Command) -> None:
     module, _, function = row.where.partition(".")
     if function:
-        assert callable(getattr(main.MODULES[module], function))
+        assert callable(getattr(main.module(module), function))
     else:
         known = {flag for option in verb_table.VERBS[module].typed for flag in option.flags}
         assert all({parameter.name, f"--{parameter.name}"} & known for parameter in row.parameters)
