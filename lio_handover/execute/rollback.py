@@ -122,7 +122,8 @@ class Rollback:
 
         now = read()
         want = edits.as_before(now, self.before, touched - {()})
-        back = plan(now, want, Reader(self.fs).facts(), self.facts.fabrics, verify=False)
+        back = plan(now, want, Reader(self.fs).facts(), self.facts.fabrics, verify=False,
+                    back=True)
         self._refuse(back)
         self._run(back)
         self._remove_empty_hbas()

@@ -40,7 +40,8 @@ def plan(have: State, want: State, facts: Facts,
          keep_fabrics: Optional[Sequence[str]] = None, verify: bool = True,
          partial: bool = False, trusting: bool = True,
          late: Optional[Mapping[Key, DeferredOpen]] = None, there: State = State(),
-         live: bool = False, allocate: Mapping[Key, bool] = {}) -> Plan:  # noqa: B006
+         live: bool = False, allocate: Mapping[Key, bool] = {},  # noqa: B006
+         back: bool = False) -> Plan:
     """The steps from ``have`` to ``want`` on the host that ``facts`` describe.
 
     ``keep_fabrics``: which fabric directories may stay when they become empty (None: all).
@@ -51,11 +52,12 @@ def plan(have: State, want: State, facts: Facts,
     storage/exclusive.py.
     ``there``: objects of this host besides ``have``; directories keep their names.
     ``live``: see Plan.  ``allocate``: new backstores whose file is to be made → whether sparse.
+    ``back``: what was done a moment ago is taken back, so that a disk may get its old size.
     Raises nothing for a change that cannot be made in place: ``refused`` has it.
     """
     changes = diff(have, want, partial=partial)
     planner = _Planner(have, want, facts, keep_fabrics, partial, trusting, late or {},
-                       there.index(), live, allocate)
+                       there.index(), live, allocate, back)
     return replace(planner.plan(changes, verify), partial=partial, late=late or {}, live=live)
 
 
@@ -81,6 +83,7 @@ class _Planner:
     there: Mapping[Key, Object]
     live: bool = False
     allocate: Mapping[Key, bool] = field(default_factory=dict)
+    back: bool = False
     known: Dict[Tuple[Key, str, bool], Mapping[str, str]] = field(default_factory=dict)
     #: (kind, plugin or fabric) → attributes and values of the last new object, what to write of it
     last: Dict[Tuple[str, str], _Writes] = field(default_factory=dict)
@@ -161,9 +164,11 @@ class _Planner:
     def _grow(self, store: Backstore, change: Relink) -> bool:
         name = change.name.partition("/")[2]
         row = plugins.of(store.plugin).parameters[name]
-        if not row.grows or not change.old.isdigit() or int(change.new or 0) < int(change.old):
+        if not row.grows or not change.old.isdigit() \
+                or int(change.new or 0) < int(change.old) and not self.back:
             return False
-        self._add("grow file", GROW, store.path, change.new.encode(), store.key)
+        if not self.back:  # the file itself is shortened once nobody serves that part
+            self._add("grow file", GROW, store.path, change.new.encode(), store.key)
         self._add("resize", WRITE, f"{self.path(store.key)}/control",
                   f"{name}={change.new}\n".encode(), store.key)
         return True

@@ -4,7 +4,7 @@ from __future__ import annotations
 import pytest
 
 from tests import lab
-from tests.support import inmanagebus, inmove
+from tests.support import inbus, inhost, inmanagebus, inmove
 from tests.support.inmanage import IQN
 
 from .test_move_lab import Pair, pair  # noqa: F401 - a fixture
@@ -17,6 +17,8 @@ def test_an_orchestrator_makes_lends_grows_hands_over_and_deletes(
     """Takes a minute.  A real initiator uses the target on both hosts, and finds its data there."""
     a, b = pair
     target = f"iscsi/{IQN}"
+    for host in pair:
+        host.call(inbus.install, inhost.CONFIG + "[service]\npeers =\n    a\n    b\n")
     assert a.call(inmanagebus.makes, f"{bed.shared}/lent.img", client.name) == f"/{target}"
     session = client.login(IQN, a.address)
     disk = session.disk(0)

@@ -372,6 +372,10 @@ def stopped(shared: str, how: str, only: tuple[str, ...] = ()) -> tuple[int, lis
             more, faults = _stopped(verb, _put(row, words, image), how) if words else (0, [])
             points += more
             wrong += [f"{row.name}, {verb}, {fault}" for fault in faults]
+        for text in row.file if not only else ():
+            more, faults = _stopped("apply", (expanded(text, image),), how) if text else (0, [])
+            points += more
+            wrong += [f"{row.name}, file, {fault}" for fault in faults]
     clean()
     return points, wrong
 
@@ -383,7 +387,10 @@ def _stopped(verb: str, words: tuple[str, ...], how: str) -> tuple[int, list[str
         point += 1
         fs = inhost.Stopping(point, how)
         try:
-            call(verb, *words, fs=fs)
+            if verb == "apply":
+                apply(words[0], fs=fs)
+            else:
+                call(verb, *words, fs=fs)
         except (errors.HandoverError, KeyboardInterrupt) as error:
             faults = inhost.differences(before, inhost.tree())
             faults = [fault for fault in faults if not fault.startswith(_OF_FABRICS)
@@ -562,3 +569,27 @@ def health(kind: str, shared: str) -> tuple[int, str]:
     code, out, _err = command("status", "--check")
     clean()
     return code, out
+
+
+# ---- guests --------------------------------------------------------------------------------------
+def makes_vhost(wwpn: str, nexus: str, device: str) -> None:
+    """A vhost target with this disk, made from nothing."""
+    inhost.SETTINGS = replace(inhost.SETTINGS, devices=(device,))
+    tpg = f"/vhost/{wwpn}/tpg1"
+    for words in (("create", "/backstores/block", "disk", device),
+                  ("create", "/vhost", wwpn), ("delete", f"{tpg}/nexus"),
+                  ("create", f"{tpg}/nexus", nexus), ("create", f"{tpg}/luns", "block/disk")):
+        call(*words)
+
+
+def takes_from_guest(wwpn: str) -> list[str]:
+    """The lines with which it is refused to take something from a guest."""
+    said = []
+    for words in (("delete", f"/vhost/{wwpn}/tpg1/luns", "0"), ("delete", f"/vhost/{wwpn}", "1"),
+                  ("delete", "/vhost", wwpn)):
+        try:
+            call(*words)
+            said.append(f"{words} was not refused")
+        except errors.InUse as error:
+            said.append(str(error))
+    return said

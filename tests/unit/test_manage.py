@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 
 from lio_handover import errors
+from lio_handover.kernel.facts import Facts
 from lio_handover.manage import as_file, changes, nouns, schema, tree_file, wishes
 from lio_handover.manage.changes import Request
 from lio_handover.model.diff import diff
 from lio_handover.model.objects import Backstore, Secret, State, Tpg
+from lio_handover.plan.planner import plan
 from tests.support.commandline import CHECKOUT
 
 IQN, ME = "iqn.2026-11.org.example:made", "iqn.1994-05.org.example:me"
@@ -95,6 +97,29 @@ def test_a_backstore_of_each_plugin(path: str, words: tuple[str, ...],
     store, = do(State(), "create", path, *words).backstores
     assert store.parameters == said
     assert bool(store.serial) == (store.plugin != "pscsi")
+
+
+def test_a_vhost_target_is_planned_whole() -> None:
+    """No host of the quick tests has vhost-scsi: the nexus is there before a LUN is linked, and
+    goes when none is any more."""
+    state = do(State(), "create", "/backstores/block", "d", "/dev/sda")
+    state = do(state, "create", "/vhost", "naa.5001405000000001")
+    state = do(state, "create", "/vhost/naa.5001405000000001/tpg1/luns", "block/d")
+    facts = Facts(placed={})
+    steps = [str(step) for step in plan(State(), state, facts, partial=True, live=True).steps]
+    tpg = "vhost/naa.5001405000000001/tpgt_1"
+    nexus = state.targets[0].tpgs[0].attributes["nexus"]
+    order = [steps.index(step) for step in (
+        f"mkdir {tpg}", f"write {tpg}/nexus = {nexus}", f"mkdir {tpg}/lun/lun_0",
+        f"link {tpg}/lun/lun_0/link → core/iblock_0/d")]
+    assert order[0] < min(order[1:]) and order[2] < order[3]
+    gone = do(do(state, "delete", "/vhost", "naa.5001405000000001"), "delete", "/backstores/block",
+              "d")
+    there = Facts(hbas=("iblock_0",), fabrics=("vhost",),
+                  placed={("backstore", "iblock", "d"): "iblock_0"})
+    steps = [str(step) for step in plan(state, gone, there, partial=True, live=True).steps]
+    assert steps.index(f"unlink {tpg}/lun/lun_0/") < steps.index(f"write {tpg}/nexus = NULL") \
+        < steps.index(f"rmdir {tpg}") < steps.index("rmdir core/iblock_0/d")
 
 
 def test_a_file_that_is_not_there_is_to_be_made() -> None:
