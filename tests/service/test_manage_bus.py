@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import pytest
 
+from lio_handover import errors
 from tests import lab
 from tests.conftest import Pool
 from tests.support import inmanagebus
@@ -20,6 +21,13 @@ def service(bed: lab.Lab, _pool: Pool) -> Service:
 
 def test_each_method_of_each_object(service: Service, bed: lab.Lab) -> None:
     assert service.call(inmanagebus.cells, str(bed.shared), timeout=120) == []
+    told = service.call(inmanagebus.quickly, str(bed.shared), timeout=120)
+    assert [code for code, _said in told] == [
+        0, errors.TargetDiffers.code, 0, 0, 0, None, errors.InUse.code], told
+    assert all(said.count("\n") == 1 for code, said in told if code is not None), told
+    assert "created /backstores/fileio/disk0: " in told[0][1]
+    assert "is there already; nothing was changed" in told[1][1]
+    assert "secretsecret12" not in str(told)
 
 
 def test_who_listens_hears_what_others_make(service: Service, bed: lab.Lab) -> None:

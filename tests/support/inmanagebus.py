@@ -1,6 +1,8 @@
 """Functions that run inside a host with the service: targets changed by D-Bus."""
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import subprocess
 import sys
@@ -9,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lio_handover import dbus_names as names
+from lio_handover.cli import quick
 from lio_handover.kernel.configfs import Configfs
 from tests.support import inbus, inmanage
 from tests.support.inmanage import IQN, ME, NAA, SECRET
@@ -100,6 +103,25 @@ def cells(shared: str) -> list[str]:
     os.close(fd)
     inmanage.clean()
     return wrong
+
+
+def quickly(shared: str) -> list[tuple[int | None, str]]:
+    """(exit code, what is said) of commands that the service carries out by one call."""
+    inmanage.clean()
+    Path(SECRET).write_text("secretsecret12\n")
+    answers = []
+    for words in (("create", "/backstores/fileio", "disk0", f"{shared}/quick.img", "4M"),
+                  ("create", "/backstores/fileio", "disk0", f"{shared}/quick.img"),
+                  ("create", "/iscsi", IQN), ("create", f"{inmanage.T}/tpg1/luns", "fileio/disk0"),
+                  ("set", f"{inmanage.T}/tpg1", "auth", "userid=me", f"password=@{SECRET}"),
+                  ("set", f"{inmanage.T}/tpg1", "auth", "password=told"),
+                  ("delete", "/backstores/fileio", "disk0")):
+        said = io.StringIO()
+        with contextlib.redirect_stderr(said):
+            answers.append((quick.run(words), said.getvalue()))
+    assert Configfs().read(f"iscsi/{IQN}/tpgt_1/auth/password").strip() == "secretsecret12"
+    inmanage.clean()
+    return answers
 
 
 def heard(shared: str) -> tuple[list[str], list[str]]:
