@@ -230,9 +230,12 @@ def _prepared(args: argparse.Namespace, result: results.Prepared) -> int:
     against = errors.stopping(result.findings, args.allow)
     if against:
         return say_against(args, against, "a handover")
-    say_done(args, "nothing speaks against a handover; nothing was changed",
-             f"{PROG} " + ("export" if document.frozen else "freeze")
-             + f" {quoted(result.targets)}")
+    targets = quoted(result.targets)
+    do = f"{PROG} {'export' if document.frozen else 'freeze'} {targets}"
+    if not document.frozen and any(target.startswith("vhost/") for target in result.targets):
+        do = f"{PROG} move {targets} --to HOST --guest SOCKET --guest-there SOCKET; or, where no " \
+             f"guest is attached, {do}"
+    say_done(args, "nothing speaks against a handover; nothing was changed", do)
     return errors.SAME
 
 

@@ -1,6 +1,7 @@
 """The command line, without a kernel: what it understands, hides and answers."""
 from __future__ import annotations
 
+import argparse
 import importlib
 import json
 import os
@@ -20,6 +21,7 @@ from lio_handover.execute.executor import Outcome
 from lio_handover.kernel import fixes, portals
 from lio_handover.kernel.configfs import Configfs
 from lio_handover.local.ours import Ours
+from lio_handover.local.results import Prepared
 from lio_handover.model import objects
 from lio_handover.model.objects import State
 from lio_handover.plan.planner import plan
@@ -54,6 +56,17 @@ def doc(tmp_path: Path) -> str:
     path = tmp_path / "doc.json"
     path.write_bytes(document.dumps(samples.document(STATE, True)))
     return str(path)
+
+
+def test_what_comes_after_prepare_is_what_fits_the_target(capsys: Captured) -> None:
+    """A guest that runs is moved; by file it would have to be stopped."""
+    args = argparse.Namespace(json=False, allow=())
+    for target, more in (("iscsi/iqn.x", ""), (
+            "vhost/naa.1", "move vhost/naa.1 --to HOST --guest SOCKET --guest-there SOCKET; or, where "
+            "no guest is attached, lio-handover ")):
+        assert host_commands._prepared(args, Prepared(targets=(target,))) == errors.SAME
+        assert capsys.readouterr().err.endswith(
+            f"nothing was changed; next: lio-handover {more}freeze {target}\n")
 
 
 # ── what is understood ───────────────────────────────────────────────────────────────────────
