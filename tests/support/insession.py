@@ -18,6 +18,7 @@ from lio_handover.protocol.messages import Message
 from tests.support import inbus, inhandover, inmove, inwindow
 
 SOCKET = "/run/test-session"
+BUS = "/run/dbus/system_bus_socket"
 
 stop_service = inmove.stop_service
 
@@ -171,9 +172,13 @@ acl.set_attribute("nopin_timeout", "33")
 
 
 def by_targetcli(iqn: str) -> None:
-    """What an administrator does: another ACL."""
-    subprocess.run(["targetcli", f"/iscsi/{iqn}/tpg1/acls", "create",
-                    "iqn.2026-11.org.example:another"], check=True, stdout=subprocess.DEVNULL)
+    """What an administrator does: another ACL.  targetcli looks for tcmu's programs on the bus."""
+    if not os.path.exists(BUS):
+        inbus.start_bus()
+    done = subprocess.run(["targetcli"], capture_output=True, text=True, input=(
+        f"/iscsi/{iqn}/tpg1/acls create iqn.2026-11.org.example:another\nexit\n"))
+    if "Created Node ACL" not in done.stdout:
+        raise subprocess.CalledProcessError(done.returncode, "targetcli", done.stdout, done.stderr)
 
 
 def limit_watches(most: int) -> int:
