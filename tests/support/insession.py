@@ -4,6 +4,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Sequence
@@ -173,7 +174,10 @@ acl.set_attribute("nopin_timeout", "33")
 
 def by_targetcli(iqn: str) -> None:
     """What an administrator does: another ACL.  targetcli looks for tcmu's programs on the bus."""
-    if not os.path.exists(BUS):
+    try:
+        with socket.socket(socket.AF_UNIX) as line:
+            line.connect(BUS)
+    except OSError:  # there is none, or a wipe has ended it
         inbus.start_bus()
     done = subprocess.run(["targetcli"], capture_output=True, text=True, input=(
         f"/iscsi/{iqn}/tpg1/acls create iqn.2026-11.org.example:another\nexit\n"))
