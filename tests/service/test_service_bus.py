@@ -175,7 +175,7 @@ def test_what_is_installed_is_what_is_introspected(tmp_path: Path) -> None:
 
 
 #: Verbs of the command line that are not of one host.
-_OTHER = ("source", "destination", "status", "recover", "restore", "clear", "keygen")
+_OTHER = ("source", "destination", "status", "recover", "restore", "clear", "keygen", "shell")
 
 
 def test_every_polkit_action_is_there() -> None:

@@ -46,9 +46,9 @@ manager  Adopt              write: - all allow | write force: overrides
 manager  Giveback           write: - all allow | write force: overrides
 manager  CreateBackstore    manage: - secret-fds dry-run allow | manage force: overrides
 manager  CreateTarget       manage: - dry-run allow | manage force: overrides
-manager  CreateObject       manage: - secret-fds dry-run allow | manage force: overrides
-manager  SetValues          manage: - secret-fds dry-run allow | manage force: overrides
-manager  DeleteObject       manage: - dry-run allow | manage force: overrides
+manager  CreateObject       manage: - secret-fds dry-run allow words wait | manage force: overrides
+manager  SetValues          manage: - secret-fds dry-run allow words wait | manage force: overrides
+manager  DeleteObject       manage: - dry-run allow words wait | manage force: overrides
 manager  Apply              manage: - upload prune dry-run allow | manage force: overrides
 manager  Move               write: - resume here mode guest-fds guest-there-fds guest-uri
                             deadline maps allow probe
