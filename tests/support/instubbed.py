@@ -14,7 +14,8 @@ from lio_handover.service.jobs import DONE, Job, Jobs
 
 PLAIN, SECRET, FIRST_OF_USERS = 1, 2, 10
 TARGET, BACKSTORE = "iscsi/iqn.x", "fileio/x"
-REQUEST = {"verb": "show", "role": "", "handover": "", "targets": ["iscsi/x"], "writes": False}
+REQUEST = {"verb": "show", "role": "", "handover": "", "targets": ["iscsi/x"], "writes": False,
+           "limited": False, "small": False}
 
 
 def _start(self: Jobs, request: Mapping[str, Any], documents: Sequence[int], user: int) -> Job:
