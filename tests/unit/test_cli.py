@@ -61,8 +61,8 @@ def doc(tmp_path: Path) -> str:
 def test_what_comes_after_prepare_is_what_fits_the_target(capsys: Captured) -> None:
     """A guest that runs is moved; by file it would have to be stopped."""
     args = argparse.Namespace(json=False, allow=())
-    move = "move vhost/naa.1 --to HOST --guest SOCKET --guest-there SOCKET; or, where no guest is " \
-        "attached, lio-handover "
+    move = "move vhost/naa.1 --to HOST --guest SOCKET --guest-there SOCKET; or, where no guest " \
+        "is attached, lio-handover "
     for target, more in (("iscsi/iqn.x", ""), ("vhost/naa.1", move)):
         assert host_commands._prepared(args, Prepared(targets=(target,))) == errors.SAME
         assert capsys.readouterr().err.endswith(
