@@ -218,8 +218,10 @@ def undescribed(text: str) -> list[str]:
     return [line for above, line in zip(["", *lines], lines) if set(above) != {"-"}]
 
 
+@pytest.mark.full
 def test_texts(bed: lab.Lab, newest: lab.Host) -> None:
-    """ls, status, get and info say what targetcli says, and what fails there fails here."""
+    """ls, status, get and info say what targetcli says, and what fails there fails here.  Takes
+    twenty seconds."""
     rows = newest.call(inshell.texts, NEWER, str(bed.shared), timeout=150)
     wrong = []
     for line, (code, out, err), (mine, said, why) in rows:
