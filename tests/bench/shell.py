@@ -1,7 +1,7 @@
 """Times the shell beside targetcli, in the same run: `scripts/bench shell`.
 
 One call that makes an ACL, with 2 and with 250 LUNs there; and `ls` of them.  Each call is a
-process of its own, as a script makes it.  (targetcli 2.1 lists no LUN above 255.)
+process of its own, as a script makes it.  (targetcli 2.1 ends with 255 where there are 1000 LUNs.)
 """
 from __future__ import annotations
 
