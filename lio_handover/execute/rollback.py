@@ -10,7 +10,7 @@ from ..kernel.reader import Reader
 from ..kernel.scsi_bus import AUTOPROBE
 from ..model import dynamic_acls
 from ..model.diff import Register, diff
-from ..model.keys import display
+from ..model.keys import display, lu_group_key
 from ..model.objects import State
 from ..plan import edits
 from ..plan.plan import SCRATCH_TARGET, Plan
@@ -114,6 +114,9 @@ class Rollback:
     def _take_back_live(self) -> str:
         """Bring back what the steps were about, and leave all else to those who made it."""
         scope, touched = self.run.scope, {step.about for step in self.plan.steps[:self.run.started]}
+        # The kernel puts the members of a group that goes into its own.
+        touched |= {store.key for store in self.before.backstores
+                    if lu_group_key(store.attributes.get("alua_lu_gp", "")) in touched}
 
         def read() -> State:
             state = scope.part_of(scope.read(self.fs, reservations=False))

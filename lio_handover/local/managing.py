@@ -123,7 +123,8 @@ def with_exporters(host: Ours, part: Part) -> Part:
 def part_of(host: Ours, place: Node, request: Request) -> Part:
     """The part of the host that a request is about."""
     if place.has == "lu_group" or place.kind == "lu_group":
-        return Part(lu_groups=True, stores=_members(host, place))
+        name = {**dict(zip(("name",), request.words)), **request.values}.get("name", "")
+        return Part(lu_groups=True, stores=_members(host, place.key[1] if place.key else name))
     if place.has == "backstore":
         name = {**dict(zip(("name",), request.words)), **request.values}.get("name", "")
         key = backstore_key(place.plugin.partition(":")[0], name)
@@ -141,10 +142,10 @@ def part_of(host: Ours, place: Node, request: Request) -> Part:
     return Part((f"{place.plugin}/{wwn}",) if wwn and "/" not in wwn else ())
 
 
-def _members(host: Ours, place: Node) -> Tuple[Key, ...]:
+def _members(host: Ours, name: str) -> Tuple[Key, ...]:
     """The backstores of an LU group that is named."""
-    path = f"core/alua/lu_gps/{place.key[1]}/members" if place.key else ""
-    if not path or not host.fs.exists(path):
+    path = f"core/alua/lu_gps/{name}/members"
+    if not name or "/" in name or not host.fs.exists(path):
         return ()
     at = {(hba, key[2].rpartition("/")[2]): key for key, hba in
           Reader(host.fs).placed().items()}

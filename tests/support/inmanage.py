@@ -353,6 +353,8 @@ def _without(tree: Any, row: Row) -> Any:
 
 #: CHAP that was never set can't be brought back quite: the kernel's word for none is as good.
 _NEVER_SET = r"'\n' became 'NULL\n'"
+#: The kernel has no name for the group of those that are in none, and it is said.
+_NO_WAY_BACK = "its alua_lu_gp differs and can't be changed in place"
 
 
 # ---- what goes wrong ----------------------------------------------------------------------------
@@ -396,6 +398,8 @@ def _stopped(verb: str, words: tuple[str, ...], how: str) -> tuple[int, list[str
             faults = [fault for fault in faults if not fault.startswith(_OF_FABRICS)
                       and not fault.endswith(_NEVER_SET)]
             if isinstance(error, errors.UndoFailed):
+                if _NO_WAY_BACK in str(error) and all("lu_g" in fault for fault in faults):
+                    return point, []
                 faults.append(str(error))
             if _files(words) != files:
                 faults.append(f"{words} has become {_files(words)}")
