@@ -183,7 +183,10 @@ class HandoverEngine(Admission):
         while row is not None:
             runner = ActionRunner(self.core, journal, run.epoch, row, run.by_type, allow,
                                   asserted_by, run.assertions, progress, stop, ready=ready)
-            latest = self._run(runner, run.verb)
+            try:
+                latest = self._run(runner, run.verb)
+            finally:
+                runner.flushing.close()  # a verb that failed leaves no file open either
             self.outcome = runner.outcome
             answer = replace(latest, messages=answer.messages + latest.messages,
                              notes=answer.notes + latest.notes)

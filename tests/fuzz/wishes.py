@@ -33,6 +33,7 @@ discovery_auth: {{userid: d, password: {{file: /run/secret}}, enable: true}}
 
 
 def files() -> Sequence[bytes]:
+    HERE.number = 0  # the names that are made are those of any other run
     return [_FILE.encode(), as_file.text(as_file.tree(built())).encode(),
             _FILE.partition("      acls:")[0].encode(),
             b'{"targets": {"iscsi/iqn.2026-11.org.example:x": {"tpg1": {"portals": []}}}}']

@@ -64,18 +64,17 @@ def test_a_target_that_is_never_idle_is_not_frozen(bed: lab.Lab, stable: lab.Hos
     assert "the gates are as they were" in said and left == [] and files == 0
 
 
-@pytest.mark.parametrize("fails", ["flush", pytest.param("opened", marks=pytest.mark.full)])
+@pytest.mark.parametrize("fails, time, told", [
+    ("flush", 1, "nothing was changed"), ("flush", 2, "the gates are as they were"),
+    pytest.param("opened", 1, "nothing was changed", marks=pytest.mark.full)])
 def test_data_that_is_not_on_the_storage_keeps_the_gates_open(
-        fails: str, bed: lab.Lab, stable: lab.Host) -> None:
+        fails: str, time: int, told: str, bed: lab.Lab, stable: lab.Host) -> None:
+    """Data is flushed while it is served, and once more behind the gates."""
     stable.call(inhost.build, small(bed.shared, {}))
-    said, left = stable.call(failing_freeze, fails)
-    assert "the disk is gone" in said and "the gates are as they were" in said and left == []
+    said, left = stable.call(failing_freeze, fails, time)
+    assert "the disk is gone" in said and told in said and left == []
 
 
-def failing_freeze(name: str) -> tuple[str, list[str]]:
-    from lio_handover.storage import evidence
-
-    def fail(*_: object) -> int:
-        raise errors.KernelRefused("the disk is gone")
-    setattr(evidence, name, fail)
+def failing_freeze(name: str, time: int) -> tuple[str, list[str]]:
+    inhost.fail_flush(name, time)
     return inhost.refused_freeze()

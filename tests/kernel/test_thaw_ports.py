@@ -9,7 +9,6 @@ from lio_handover.kernel.configfs import Configfs
 from lio_handover.model.objects import State
 from lio_handover.protocol.table import MessageType
 from lio_handover.records import relative_ports
-from lio_handover.storage import evidence
 from tests import lab
 from tests.conftest import HostsOf
 from tests.kernel.test_ports import called
@@ -105,9 +104,7 @@ def test_two_that_were_frozen_one_after_the_other_under_one_number(
 
 
 def failing_freeze() -> tuple[str, dict[str, str]]:
-    def fail(*_: object) -> int:
-        raise errors.KernelRefused("the disk is gone")
-    setattr(evidence, "flush", fail)
+    inhost.fail_flush("flush", 3)  # two backstores, each once while it is served
     try:
         inhost.freeze()
     except errors.HandoverError as error:

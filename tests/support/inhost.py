@@ -1,6 +1,7 @@
 """What tests run inside a lab host: functions that a host's agent can call by name."""
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import shutil
@@ -49,6 +50,19 @@ def build(want: State) -> Outcome:
 def freeze(everything: bool = True, allow: tuple[str, ...] = ()) -> None:
     one = core()
     one.freeze(one.names([], everything), allow)
+
+
+def fail_flush(name: str, time: int) -> None:
+    """Have this function of storage.evidence fail when it is called for the n-th time, and ever
+    after."""
+    from lio_handover.storage import evidence
+    right, calls = getattr(evidence, name), itertools.count(1)
+
+    def fail(*words: object) -> object:
+        if next(calls) >= time:
+            raise errors.KernelRefused("the disk is gone")
+        return right(*words)
+    setattr(evidence, name, fail)
 
 
 def refused_freeze() -> tuple[str, list[str]]:

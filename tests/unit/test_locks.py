@@ -15,15 +15,16 @@ from lio_handover.system.locks import Locks, room_for
 
 
 @pytest.fixture
-def few_files() -> Iterator[None]:
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (300, before[1]))
-    yield
+def few_files() -> Iterator[int]:
+    """The limit: few more files than this process has open, and may need besides."""
+    before, few = resource.getrlimit(resource.RLIMIT_NOFILE), len(os.listdir("/proc/self/fd")) + 280
+    resource.setrlimit(resource.RLIMIT_NOFILE, (few, before[1]))
+    yield few
     resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 def test_a_target_of_many_backstores_is_locked_where_a_shell_allows_few_files(
-        few_files: None, tmp_path: Path) -> None:
+        few_files: int, tmp_path: Path) -> None:
     names = [f"fileio/disk{number}" for number in range(1500)]
     with Locks(str(tmp_path)).alone(names):
         there = len(os.listdir("/proc/self/fd"))
@@ -67,6 +68,6 @@ def test_a_verb_waits_for_the_guard_which_waits_for_nobody(tmp_path: Path) -> No
             pass
 
 
-def test_the_limit_stays_where_it_is_enough(few_files: None) -> None:
+def test_the_limit_stays_where_it_is_enough(few_files: int) -> None:
     room_for(10)
-    assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == 300
+    assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == few_files
