@@ -335,7 +335,9 @@ def mapped(made: Made, tpg: Path, acl: Path, step: int, first: int) -> None:
 
 def second_disk() -> str:
     """A disk in this host's memory, alike on every host: with discard, as files may not have it."""
-    run("modprobe", "scsi_debug", "dev_size_mb=8", "lbpu=1", "lbpws=1", "delay=0")
+    # Its name is that of the number that the host gives it, where it is not told otherwise.
+    run("modprobe", "scsi_debug", "dev_size_mb=8", "vpd_use_hostno=0", "lbpu=1", "lbpws=1",
+        "delay=0")
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
         for path in Path("/sys/class/scsi_disk").glob("*/device/block/*"):
