@@ -114,7 +114,7 @@ class Rollback:
     def _take_back_live(self) -> str:
         """Bring back what the steps were about, and leave all else to those who made it."""
         scope, touched = self.run.scope, {step.about for step in self.plan.steps[:self.run.started]}
-        # The kernel puts the members of a group that goes into its own.
+        # Where an LU group is removed, the kernel moves its members to its default group.
         touched |= {store.key for store in self.before.backstores
                     if lu_group_key(store.attributes.get("alua_lu_gp", "")) in touched}
 

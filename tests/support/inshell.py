@@ -16,9 +16,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lio_handover.cli import main
 from tests.lab import inside
 from tests.support import inhost
+from tests.support.inmanage import command
 
 #: What runs a story: targetcli of the distribution, the newest one, our shell.
 OLD, NEW, OURS = "targetcli 2.1.53", "targetcli 3.0.2", "lio-handover shell"
@@ -510,15 +510,6 @@ def save_files(newer: str, shared: str) -> dict[str, Any]:
 def _differing(before: dict[str, str], after: dict[str, str]) -> list[str]:
     return [f"{path}: {before.get(path)!r} {after.get(path)!r}"
             for path in sorted({*before, *after}) if before.get(path) != after.get(path)]
-
-
-def command(*words: str) -> tuple[int, str, str]:
-    """A command of lio-handover."""
-    Path(CONFIG).write_text(inhost.CONFIG)
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = main.main(["--config", CONFIG, "--alone", *words])
-    return code, out.getvalue(), err.getvalue()
 
 
 # ---- texts -------------------------------------------------------------------------------------
