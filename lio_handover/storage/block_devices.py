@@ -15,6 +15,7 @@ from functools import cached_property
 from typing import Any, Dict, List, NamedTuple, Optional, Set, Tuple, Union
 
 from ..errors import shown
+from . import native_aio
 
 #: Bytes that are read at once.
 PAGE = 4096
@@ -66,10 +67,11 @@ class Host:
         return {}
 
     @property
-    def page(self) -> Any:
-        """`PAGE` bytes of memory (mmap.mmap) that begin where O_DIRECT wants them to."""
+    def pages(self) -> Any:
+        """Memory (mmap.mmap) of `native_aio.MOST` pages, which begins where O_DIRECT wants it to.
+        """
         import mmap
-        return mmap.mmap(-1, PAGE)
+        return mmap.mmap(-1, native_aio.MOST * PAGE)
 
     @property
     def buffered(self) -> Set[int]:
@@ -106,8 +108,8 @@ class HostSnapshot(Host):
         return {}
 
     @cached_property
-    def page(self) -> Any:
-        return super().page
+    def pages(self) -> Any:
+        return super().pages
 
     @cached_property
     def buffered(self) -> Set[int]:

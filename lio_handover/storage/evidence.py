@@ -15,7 +15,7 @@ from ..model import plugins
 from ..model.keys import display
 from ..model.objects import Backstore
 from ..system.locks import room_for
-from . import block_devices, protection
+from . import block_devices, native_aio, protection
 from .block_devices import (HERE, PAGE, Evidence, Host, PathStat, block_facts, file_system, reopen,
                             show)
 
@@ -98,10 +98,13 @@ def _digest(backing: PathStat, size: int, flags: int, host: Host) -> Tuple[str, 
     try:
         if not flags:
             _forget(fd, backing.block)
-        zero, page = True, host.page
-        for offset in offsets(size):
-            count = os.preadv(fd, [page], offset)
-            data = page[:min(count, size - offset)]
+        zero, pages, wanted = True, host.pages, offsets(size)
+        counts = native_aio.read(fd, wanted, pages, BLOCK)
+        if counts is None:
+            views = [memoryview(pages)[at:at + BLOCK] for at in range(0, len(pages), BLOCK)]
+            counts = [os.preadv(fd, [view], offset) for view, offset in zip(views, wanted)]
+        for at, (count, offset) in enumerate(zip(counts, wanted)):
+            data = pages[at * BLOCK:at * BLOCK + min(count, size - offset)]
             zero = zero and not data.strip(b"\0")
             parts += (b"%d:" % offset, data)
     finally:

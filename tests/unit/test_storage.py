@@ -13,7 +13,8 @@ from lio_handover import errors
 from lio_handover.errors import StorageDiffers, StorageInUse, StorageMissing, StorageNotAllowed
 from lio_handover.model import objects
 from lio_handover.settings import Settings
-from lio_handover.storage import block_devices as devices, evidence as storage_evidence, policy
+from lio_handover.storage import (block_devices as devices, evidence as storage_evidence,
+                                  native_aio, policy)
 from lio_handover.storage.block_devices import Host, find_by_wwid, usage_of
 from lio_handover.storage.evidence import evidence
 from lio_handover.storage.policy import findings
@@ -157,6 +158,25 @@ def test_samples_are_the_same_without_o_direct(root: str, monkeypatch: Any) -> N
 
     monkeypatch.setattr(os, "open", refuse)
     assert evidence(store(path), sample=True) == wanted
+
+
+@pytest.mark.parametrize("size", [0, 1, 4096, MIB + 7, 3 * MIB])
+def test_samples_are_the_same_asked_for_at_once_and_one_by_one(
+        root: str, monkeypatch: Any, size: int) -> None:
+    path = made(f"{root}/a", size, b"label"[:size])
+    at_once = evidence(store(path), sample=True)
+    asked: List[int] = []
+    real = os.preadv
+
+    def one_by_one(fd: int, buffers: Any, offset: int) -> int:
+        asked.append(offset)
+        return real(fd, buffers, offset)
+
+    monkeypatch.setattr(os, "preadv", one_by_one)
+    assert evidence(store(path), sample=True) == at_once and not asked
+    monkeypatch.setattr(native_aio, "read", lambda *_arguments: None)
+    assert evidence(store(path), sample=True) == at_once
+    assert asked == storage_evidence.offsets(size)
 
 
 def test_evidence_of_a_device(blocks: Machine) -> None:
