@@ -51,6 +51,8 @@ class HandoverContext:
     looked_at: Optional[State] = field(default=None, init=False)
     #: the APTPL files that this verb has written: path → content
     left: Dict[str, bytes] = field(default_factory=dict, init=False)
+    #: whether this verb has looked at each of them, and all are as the copy that counts has it
+    files_left: bool = field(default=False, init=False)
     #: targets for which something later counts, once that was looked at
     _later: Optional[FrozenSet[str]] = field(default=None, init=False)
 

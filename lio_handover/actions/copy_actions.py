@@ -17,6 +17,7 @@ from ..protocol.table import MessageType, Transition
 from ..records.journal import DOCUMENT
 from ..storage import evidence as storage_evidence, opened
 from ..storage.block_devices import HostSnapshot
+from ..system.locks import room_for
 from . import surviving_registrations
 from .context import HandoverContext
 
@@ -39,18 +40,24 @@ class Copies(HandoverContext):
     notes: List[str] = field(default_factory=list)
     #: target → tag → who is there by a dynamic ACL as a freeze begins
     dynamic: Dict[str, Dict[str, List[str]]] = field(default_factory=dict)
+    #: the files that are flushed while they are served, and once more: open meanwhile
+    flushing: storage_evidence.Flushing = field(default_factory=storage_evidence.Flushing,
+                                                init=False)
     _looks: Optional[opened.Looks] = field(default=None, init=False)
 
     def looks(self, state: State) -> opened.Looks:
         """A look at the files that backstores have open; all else that is open is found out once a
-        verb.  ``state``: a reading of the targets."""
+        verb.  ``state``: a reading of the targets.  A freeze keeps them open for what follows."""
         if self._looks is None:
             used = {lun.backstore for _, _, lun in state.all_luns()}
+            freezes = self.row.verb == "freeze"
+            room_for(min(len(used), storage_evidence.OPEN) if freezes else 0)
             self._looks = opened.Looks(
                 asked=self.core.asked,
                 served=[store for store in state.backstores if store.key in used],
                 there=[f"{hba}/{kernel_name(key)}"
-                       for key, hba in self.reader(False).placed().items()])
+                       for key, hba in self.reader(False).placed().items()],
+                files=self.flushing if freezes else None)
         return self._looks.again()
 
     def in_source_names(self, document: Document) -> Document:
@@ -87,8 +94,9 @@ class Copies(HandoverContext):
         state = replace(state, targets=tuple(with_gates(target, gates.get(target.name, {}))
                                              for target in state.targets))
         here = HostSnapshot()
-        evidence = {display(store.key): storage_evidence.evidence(store, True, here)
+        evidence = {display(store.key): storage_evidence.evidence(store, True, here, self.flushing)
                     for store in state.backstores}
+        self.flushing.close()
         return Document(state, True,
                         Origin(os.uname().nodename, os.uname().release, boot_id()), evidence,
                         notes)

@@ -17,7 +17,7 @@ from ..protocol.table import HELD, Mode
 from ..records import relative_ports
 from ..savefile import save_file
 from ..scsi.endpoint_holder import Holder, Holders
-from ..storage import evidence as storage, protection
+from ..storage import protection
 from . import savefile_actions
 from .adoption_actions import Adoption
 
@@ -88,8 +88,6 @@ class Gates(Adoption):
 
     #: the commands that had been executed by the time it was proven to be idle
     executed: Dict[str, int] = field(default_factory=dict, init=False)
-    #: the files that were flushed while they were served, and are to be once more
-    flushing: storage.Flushing = field(default_factory=storage.Flushing, init=False)
     #: whether the kernel was found to have just what was kept last, when that had been flushed
     flushed_since: bool = field(default=False, init=False)
 
@@ -210,12 +208,14 @@ class Gates(Adoption):
             if self.stop():
                 raise errors.Interrupted("interrupted before it was done",
                                          changed="the gates are shut")
+            began = time.monotonic()
             now = self.commands()
             if now == before:
                 self.executed = now
                 return
             before = now
-            time.sleep(IDLE_SECONDS)
+            # Each LUN is looked at as long after the last look as the first one is.
+            time.sleep(max(0.0, began + IDLE_SECONDS - time.monotonic()))
         raise errors.StillRunning("commands are still being executed although the gates are shut",
                                   changed="the gates are shut",
                                   do=f"lio-handover source thaw {self.journal.id}")
@@ -225,7 +225,8 @@ class Gates(Adoption):
         if self.flushed_since:
             return  # nothing was written since the freeze had it flushed
         self.flush_data(self.durable().state)
-        self.flushing.close()
+        if self.row.verb != "freeze":
+            self.flushing.close()
 
     def flush_data(self, state: State) -> None:
         """Bring all data to the storage.  Raises KernelRefused."""

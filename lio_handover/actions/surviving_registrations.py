@@ -23,7 +23,7 @@ from ..protocol.pr_survival import (FOLLOWED, KEPT_OVERRIDE, NONE_OVERRIDE, Copy
                                     Kernel, Survival, Takes, decide)
 from ..protocol.table import DESTINATION, SOURCE
 from ..records.journal import DOCUMENT, PREPARED, RETURNED, SERVED
-from ..system.atomic_file import fsync_folder, write_files
+from ..system.atomic_file import fsync_folder, read_file, write_files
 from . import aptpl_copies, identity
 from .context import HandoverContext
 
@@ -54,7 +54,8 @@ def since(context: HandoverContext, allow: Sequence[str], notes: List[str]) -> D
     a file that is whole says it.
     """
     document, opened, boot = context.durable(), _opened(context), boot_id()
-    if not opened and context.journal.facts.kept_in == boot and _untouched(context, document):
+    if not opened and context.journal.facts.kept_in == boot and (
+            context.files_left or _untouched(context, document)):
         return document  # nothing came in between
     notes += filter(None, [aptpl_copies.unread(context.journal)])
     # Targets that another program removed and made again have none of their registrations left.
@@ -332,6 +333,7 @@ def leave(context: HandoverContext, document: Document) -> None:
         write_files(files)
         context.left.update(files)
     remove_elsewhere(context, document.state.backstores)
+    context.files_left = True
     context.journal.note("left", boot=boot_id(), serials=left)
 
 
@@ -390,7 +392,6 @@ def remove(context: HandoverContext, serials: Iterable[str], but: str = "") -> N
 
 def _content(path: str) -> Optional[bytes]:
     try:
-        with open(path, "rb") as file:
-            return file.read()
+        return read_file(path)
     except FileNotFoundError:
         return None

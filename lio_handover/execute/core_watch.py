@@ -20,11 +20,12 @@ _NOT_HBAS = ("alua",)
 
 
 class CoreWatch(KnownBackstores):
-    """HBA → its backstores, and what was read of each.  Raises OSError where the kernel has no way
-    to tell, or a limit of this host's is reached."""
+    """HBA → its backstores and, with ``writes``, what was read of each.  Raises OSError where the
+    kernel has no way to tell, or a limit of this host's is reached."""
 
-    def __init__(self, fs: Configfs) -> None:
-        self.fs, self._names, self._writes = fs, Inotify(), Fanotify(fs.root)
+    def __init__(self, fs: Configfs, writes: bool = True) -> None:
+        self.fs, self._names = fs, Inotify()
+        self._writes = Fanotify(fs.root) if writes else None
         self._pid = os.getpid()
         self._folders: Dict[int, str] = {}  # watch → HBA, "" for the folder of them all
         self._listed: Dict[str, List[str]] = {}
@@ -51,6 +52,8 @@ class CoreWatch(KnownBackstores):
     def outlines(self) -> Dict[str, Backstore]:
         """HBA/NAME → an outline that was read, and to which nobody has written since."""
         self.listed()
+        if self._writes is None:
+            return {}
         for write in self._writes.writes():
             words = write.path[len(self.fs.root) + 1:].split("/")
             if write.lost or not write.path and write.pid != self._pid:
@@ -87,4 +90,5 @@ class CoreWatch(KnownBackstores):
 
     def close(self) -> None:
         self._names.close()
-        self._writes.close()
+        if self._writes is not None:
+            self._writes.close()

@@ -53,12 +53,14 @@ class Memory:
 
     def begin(self, verb: str) -> None:
         """Another verb begins: all that is true of one alone ends.  The HBAs of the backstores are
-        listed once for all verbs that initiators wait for, and Python's collector waits for the
+        looked for once for all verbs that initiators wait for, and Python's collector waits for the
         others."""
         (gc.disable if verb in WAITED_FOR else gc.enable)()
         self.fs.enabled.clear()
         self.fs.told.clear()
         self.just_kept = False
+        if verb in LISTENING:
+            self._hear_backstores(False)
         if verb not in WAITED_FOR or not self.alone():
             self.fs.remembers = False
             placement.again(self.fs)
@@ -69,11 +71,15 @@ class Memory:
         """A change of an object begins, in a process that stays for others."""
         self.fs.enabled.clear()
         self.fs.told.clear()
+        self._hear_backstores(True)
+
+    def _hear_backstores(self, writes: bool) -> None:
+        """Hear from now on which HBAs and backstores come and go: nobody lists them again."""
         if self.fs.known_backstores is None and self.fs.exists("core"):
             try:
-                self.fs.known_backstores = CoreWatch(self.fs)
+                self.fs.known_backstores = CoreWatch(self.fs, writes)
             except OSError:
-                pass  # then each change lists them
+                pass  # then they are listed
 
     def document(self, data: bytes) -> Document:
         """The document in these bytes, decoded once.  Raises a DocumentError."""
@@ -100,6 +106,7 @@ class Memory:
         try:
             self._watch = self._watch or TreeWatch(self.fs)
             self._watch.listen(names, stores)
+            self._hear_backstores(False)
             self.why = ""
         except OSError as error:
             self._close()

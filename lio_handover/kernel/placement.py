@@ -96,11 +96,20 @@ def _forget(fs: Configfs) -> None:
                          if what == _PLACEMENT and fs.remembers_hbas}
 
 
+def _by_hba(fs: Configfs) -> Mapping[str, List[str]]:
+    """HBA → the names of its backstores."""
+    if fs.known_backstores is not None:
+        try:
+            return fs.known_backstores.listed()
+        except OSError:
+            fs.known_backstores = None  # it hears no more, as a limit of this host's is reached
+    return {hba: fs.entries(f"core/{hba}")[1] for hba in hbas(fs)}
+
+
 def _listed(fs: Configfs) -> Placement:
     placed: Dict[Key, str] = {}
     twins: Dict[Key, List[str]] = {}
-    for hba, names in sorted(fs.known_backstores.listed().items()) if fs.known_backstores else (
-            (hba, fs.entries(f"core/{hba}")[1]) for hba in hbas(fs)):
+    for hba, names in sorted(_by_hba(fs).items()):
         plugin = hba.rpartition("_")[0]
         for name in names:
             key = keys.backstore_key(plugin, name)

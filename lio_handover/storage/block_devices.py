@@ -67,6 +67,11 @@ class Host:
         return {}
 
     @property
+    def real(self) -> Dict[str, str]:
+        """{path: where it leads} of the folders that were asked for, see policy.py: none."""
+        return {}
+
+    @property
     def pages(self) -> Any:
         """Memory (mmap.mmap) of `native_aio.MOST` pages, which begins where O_DIRECT wants it to.
         """
@@ -105,6 +110,10 @@ class HostSnapshot(Host):
 
     @cached_property
     def looked(self) -> Dict[str, Identity]:
+        return {}
+
+    @cached_property
+    def real(self) -> Dict[str, str]:
         return {}
 
     @cached_property

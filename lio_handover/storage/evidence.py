@@ -29,35 +29,39 @@ _SYNC_FILE_RANGE_WRITE = 2  # linux/fs.h
 
 
 # --- evidence ------------------------------------------------------------------------------------
-def evidence(backstore: Backstore, sample: bool, host: Host = HERE) -> Evidence:
+def evidence(backstore: Backstore, sample: bool, host: Host = HERE,
+             files: "Optional[OpenFiles]" = None) -> Evidence:
     """The facts that identify a backstore's storage.  Raises StorageMissing, StorageNotAllowed.
 
     A file: ``kind`` "file", ``size`` (bytes), ``inode``, ``filesystem``.  A device: ``kind``
     "block", ``size``, ``logical_block_size`` (bytes), ``wwid`` where it has one.  With
     ``sample``, which only holds while nobody writes: ``sample`` (SHA-256 of some blocks) and
     ``sample_zero`` (all of them were zeroes, so that it proves little).  ``protection_…`` is the
-    same of the companion file, see protection.  {} for a plugin that opens neither.
+    same of the companion file, see protection.  {} for a plugin that opens neither.  ``files``:
+    what is open already.
     """
     if plugins.opened_by(backstore.plugin) is None or not backstore.path:
         return {}
     name, path = display(backstore.key), backstore.path
     try:
-        backing = block_devices.look(path)
+        is_open = files.there(path) if files is not None else None
+        backing = is_open or block_devices.look(path)
     except OSError as error:
         raise StorageMissing(f"{name}: {show(path)}: {error.strerror}") from None
     try:
-        facts = evidence_of(backing, sample, host)
+        facts = evidence_of(backing, sample, host, is_open is not None)
     except OSError as error:
         raise StorageMissing(f"{name}: {show(path)} can't be read: {error.strerror}") from None
     finally:
-        os.close(backing.fd)
+        if is_open is None:
+            os.close(backing.fd)
     beside = protection.companion(backstore)
-    return {**facts, **protection.named(evidence(beside, sample, host))} if beside else facts
+    return {**facts, **protection.named(evidence(beside, sample, host, files))} if beside else facts
 
 
-def evidence_of(backing: PathStat, sample: bool, host: Host) -> Evidence:
-    """The evidence of a file or device that was looked at, without its companion.  Raises
-    StorageNotAllowed, OSError."""
+def evidence_of(backing: PathStat, sample: bool, host: Host, readable: bool = False) -> Evidence:
+    """The evidence of a file or device that was looked at, without its companion; ``readable``: its
+    descriptor is one to read by.  Raises StorageNotAllowed, OSError."""
     if backing.block:
         facts = block_facts(backing.device, host)
     elif backing.regular:
@@ -66,7 +70,8 @@ def evidence_of(backing: PathStat, sample: bool, host: Host) -> Evidence:
     else:
         raise StorageNotAllowed(f"{show(backing.real)} is neither a file nor a block device")
     if sample:
-        facts["sample"], facts["sample_zero"] = _sample(backing, int(facts["size"]), host)
+        facts["sample"], facts["sample_zero"] = _sample(
+            backing, int(facts["size"]), host, readable)
     return facts
 
 
@@ -78,7 +83,7 @@ def offsets(size: int) -> List[int]:
                    if offset < size})
 
 
-def _sample(backing: PathStat, size: int, host: Host) -> Tuple[str, bool]:
+def _sample(backing: PathStat, size: int, host: Host, readable: bool) -> Tuple[str, bool]:
     """(SHA-256 of the blocks at ``offsets``, whether all were zeroes), past the page cache."""
     if backing.block or backing.identity[0] not in host.buffered:
         try:
@@ -88,13 +93,14 @@ def _sample(backing: PathStat, size: int, host: Host) -> Tuple[str, bool]:
                 raise
         if backing.regular:
             host.buffered.add(backing.identity[0])
-    return _digest(backing, size, 0, host)
+    return _digest(backing, size, 0, host, readable)
 
 
-def _digest(backing: PathStat, size: int, flags: int, host: Host) -> Tuple[str, bool]:
+def _digest(backing: PathStat, size: int, flags: int, host: Host, readable: bool = False
+            ) -> Tuple[str, bool]:
     import hashlib
     parts: List[bytes] = []
-    fd = reopen(backing, flags)
+    fd = backing.fd if readable else reopen(backing, flags)
     try:
         if not flags:
             _forget(fd, backing.block)
@@ -108,7 +114,8 @@ def _digest(backing: PathStat, size: int, flags: int, host: Host) -> Tuple[str, 
             zero = zero and not data.strip(b"\0")
             parts += (b"%d:" % offset, data)
     finally:
-        os.close(fd)
+        if not readable:
+            os.close(fd)
     return hashlib.sha256(b"".join(parts)).hexdigest(), zero
 
 
@@ -126,26 +133,31 @@ def opened(path: str) -> int:
     """A descriptor for ``flush``: the kernel reports an error of writing back to the descriptors
     that are open at that time, so the caller opens it before the last writes, and closes it.
     Raises KernelRefused."""
+    return _opened(path).fd
+
+
+def _opened(path: str) -> PathStat:
+    """The same, with what it is of."""
     try:
         backing = block_devices.look(path)
         try:
-            return reopen(backing)
+            return backing._replace(fd=reopen(backing))
         finally:
             os.close(backing.fd)
     except OSError as error:
         _refused("open", path, error)
 
 
-def flush(path: str, fd: Optional[int] = None) -> None:
+def flush(path: str, fd: Optional[int] = None, block: Optional[bool] = None) -> None:
     """Everything written is on the storage when this returns.  Raises KernelRefused.
 
     A file: fsync.  A device: fsync, which also has its own cache written, then BLKFLSBUF, which
-    drops this host's pages.
+    drops this host's pages.  ``block``: whether it is one, where that is known.
     """
     mine = opened(path) if fd is None else fd
     try:
         os.fsync(mine)
-        if stat.S_ISBLK(os.fstat(mine).st_mode):
+        if stat.S_ISBLK(os.fstat(mine).st_mode) if block is None else block:
             import fcntl
             fcntl.ioctl(mine, _BLKFLSBUF, 0)
     except OSError as error:
@@ -155,13 +167,40 @@ def flush(path: str, fd: Optional[int] = None) -> None:
             os.close(mine)
 
 
-class Flushing:
-    """Brings data to the storage, of each file or device by itself.  First the writing of all of
-    them is begun, so that a disk has them at once.  Descriptors stay open for the next time, up to
-    `OPEN`."""
+class OpenFiles:
+    """Files and devices that are open to be read, up to `OPEN`: each is looked at and opened once
+    for all that a verb does with it while nobody is served."""
 
     def __init__(self) -> None:
-        self._fds: Dict[str, int] = {}
+        self._open: Dict[str, PathStat] = {}
+
+    def keep(self, path: str, backing: PathStat) -> bool:
+        """Have a regular file's descriptor from now on; whether it is wanted."""
+        if not backing.regular or path in self._open or len(self._open) >= OPEN:
+            return False
+        self._open[path] = backing
+        return True
+
+    def there(self, path: str) -> Optional[PathStat]:
+        """The regular file to which a path leads, as it is now, where that is open.  Raises
+        OSError."""
+        before = self._open.get(path)
+        if before is None or not before.regular:
+            return None
+        now = block_devices.backing_of(before.fd, before.real, os.stat(path))
+        return now if now.regular and now.identity == before.identity else None
+
+    def close(self) -> None:
+        while self._open:
+            os.close(self._open.popitem()[1].fd)
+
+    def __del__(self) -> None:
+        self.close()
+
+
+class Flushing(OpenFiles):
+    """Brings data to the storage, of each file or device by itself.  First the writing of all of
+    them is begun, so that a disk has them at once.  Descriptors stay open for the next time."""
 
     def flush(self, paths: Sequence[str]) -> None:
         """`flush` of each.  Raises KernelRefused."""
@@ -169,20 +208,13 @@ class Flushing:
         for number in range(0, len(paths), OPEN):
             part = dict.fromkeys(paths[number:number + OPEN])
             for path in part:
-                if path not in self._fds:
-                    self._fds[path] = opened(path)
-                _start_writing(self._fds[path])
+                if path not in self._open:
+                    self._open[path] = _opened(path)
+                _start_writing(self._open[path].fd)
             for path in part:
-                flush(path, self._fds[path])
+                flush(path, self._open[path].fd, self._open[path].block)
             if len(paths) > OPEN:
                 self.close()
-
-    def close(self) -> None:
-        while self._fds:
-            os.close(self._fds.popitem()[1])
-
-    def __del__(self) -> None:
-        self.close()
 
 
 def flush_all(paths: Sequence[str]) -> None:

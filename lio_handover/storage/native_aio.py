@@ -7,7 +7,7 @@ import errno
 import os
 import sys
 from functools import lru_cache
-from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence
+from typing import Any, List, Mapping, NamedTuple, Optional, Sequence
 
 
 class _Numbers(NamedTuple):
@@ -85,24 +85,24 @@ class _Context:
 
 
 @lru_cache(maxsize=1)
-def _contexts() -> Dict[int, Optional[_Context]]:
-    """Process → its context, None where the kernel gives none."""
-    return {}
+def _context() -> Optional[_Context]:
+    """This process's context; None where the kernel gives none."""
+    if sys.byteorder != "little" or sys.maxsize < 1 << 32 or os.uname().machine not in _NUMBERS:
+        return None
+    try:
+        return _Context()
+    except OSError:
+        return None
+
+
+os.register_at_fork(after_in_child=_context.cache_clear)
 
 
 def read(fd: int, offsets: Sequence[int], memory: Any, size: int) -> Optional[List[int]]:
     """Read a piece of ``size`` bytes at each offset, at most `MOST`, into ``memory`` (mmap.mmap),
     one after the other: the bytes of each.  None where the kernel has no way to do that, or where a
     piece could not be read."""
-    known, here = _contexts(), os.getpid()
-    if here not in known:
-        known.clear()
-        try:
-            known[here] = _Context() if sys.byteorder == "little" and sys.maxsize > 1 << 32 \
-                else None
-        except (OSError, KeyError, AttributeError):
-            known[here] = None
-    context = known[here]
+    context = _context()
     if context is None or len(offsets) > MOST or len(offsets) * size > len(memory):
         return None
     try:

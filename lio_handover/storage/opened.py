@@ -36,6 +36,7 @@ from ..model.plugins import HCTL, Opens
 from . import block_devices, protection
 from .block_devices import (Host, HostSnapshot, PathStat, file_system, folder_of, hctl_of,
                             one_line_of, show)
+from .evidence import OpenFiles
 from .policy import Served
 
 #: File systems that give leases by what this kernel alone knows, and each file one inode.
@@ -69,22 +70,27 @@ class Look(NamedTuple):
 class Looks:
     """Looks at the backstores of one host; ``asked``: whether a backstore has its own path open, as
     the device itself said (probes.reads).  As far as they were read before, ``served`` has those
-    that are enabled, and ``there`` is HBA/NAME of every one."""
+    that are enabled, and ``there`` is HBA/NAME of every one.  ``files`` gets what is opened."""
 
     def __init__(self, host: Optional[Host] = None,
                  asked: Optional[Mapping[Key, Optional[bool]]] = None,
-                 served: Iterable[Backstore] = (), there: Optional[Iterable[str]] = None) -> None:
+                 served: Iterable[Backstore] = (), there: Optional[Iterable[str]] = None,
+                 files: Optional[OpenFiles] = None) -> None:
         self.host = host or HostSnapshot()
         self.asked = asked or {}
         self._paths = {f"{store.hba}/{store.name}": store.path for store in served}
-        self._there = there
+        self._there, self._files = there, files
         self._kinds: Dict[int, str] = {}  # device of a mount → type of its file system
         self._leases: Dict[Tuple[int, int], int] = {}  # device and inode → see _lease
+        self._looked: Dict[str, PathStat] = {}  # path → what it leads to, without a descriptor
+        self._before: Dict[str, Tuple[PathStat, Look]] = {}  # path → of the last look
 
     def again(self) -> Looks:
         """For another look: what is found out about the files of these backstores is forgotten, and
-        not who else has files open."""
+        not who else has files open.  A file that a path leads to still is the one that the kernel
+        has open still, as it opens one once."""
         self._leases.clear()
+        self._looked.clear()
         return self
 
     def at(self, stores: Iterable[Backstore]) -> Iterator[Look]:
@@ -100,30 +106,63 @@ class Looks:
         """Whether the kernel itself tells that the path leads elsewhere now; who else has a file
         open, which may hide that, is not looked for."""
         try:
-            backing = block_devices.look(store.path)
+            backing = self._backing(store.path)
         except OSError:
             return True
-        try:
-            if plugins.opened_by(store.plugin) is Opens.BLOCK:
-                return _iblock(store, backing, self.host).same is False
-            return backing.regular and self._kind(backing) in _LEASES and self._lease(backing) == 0
-        finally:
-            os.close(backing.fd)
+        if plugins.opened_by(store.plugin) is Opens.BLOCK:
+            return _iblock(store, backing, self.host).same is False
+        return self._lease(backing) == 0
 
     def _look(self, store: Backstore) -> Look:
         try:
-            backing = block_devices.look(store.path)
+            if self._as_before(store):
+                return self._before[store.path][1]._replace(store=store)
+            backing = self._backing(store.path)
         except OSError as error:
             return _nowhere(store, error, self.host)
+        opens = plugins.opened_by(store.plugin)
+        if opens is Opens.BLOCK:
+            return _iblock(store, backing, self.host)
+        if opens is Opens.SCSI:
+            return _pscsi(store, backing, self.host)
+        look = self._fileio(store, backing)
+        self._before[store.path] = backing, look
+        return look
+
+    def _as_before(self, store: Backstore) -> bool:
+        """Whether a path leads to the file to which it led at the last look, where the kernel had
+        that open: one call in place of eight.  Raises OSError."""
+        backing, look = self._before.get(store.path, (None, None))
+        if backing is None or look is None or not look.same or not backing.regular \
+                or look.store.parameters != store.parameters:
+            return False
+        status = os.stat(store.path)
+        return (status.st_dev, status.st_ino, status.st_size) == (*backing.identity, backing.size)
+
+    def _backing(self, path: str) -> PathStat:
+        """The file or device at a path, without a descriptor, looked at once.  Raises OSError."""
+        backing = self._looked.get(path)
+        if backing is None:
+            with_fd = block_devices.look(path)
+            try:
+                if with_fd.regular and with_fd.identity not in self._leases \
+                        and self._kind(with_fd) in _LEASES:
+                    self._leases[with_fd.identity] = self._asked_for_a_lease(path, with_fd)
+            finally:
+                os.close(with_fd.fd)
+            backing = self._looked[path] = with_fd._replace(fd=-1)
+        return backing
+
+    def _asked_for_a_lease(self, path: str, backing: PathStat) -> int:
+        """See `_lease`."""
         try:
-            opens = plugins.opened_by(store.plugin)
-            if opens is Opens.BLOCK:
-                return _iblock(store, backing, self.host)
-            if opens is Opens.SCSI:
-                return _pscsi(store, backing, self.host)
-            return self._fileio(store, backing)
-        finally:
-            os.close(backing.fd)
+            fd = block_devices.reopen(backing)
+        except OSError as error:
+            return error.errno or errno.EIO
+        refused = _lease(fd)
+        if self._files is None or not self._files.keep(path, backing._replace(fd=fd)):
+            os.close(fd)
+        return refused
 
     # ---- fileio ---
     def _fileio(self, store: Backstore, backing: PathStat) -> Look:
@@ -165,10 +204,9 @@ class Looks:
         return self._kinds.get(backing.identity[0]) or self._kinds.setdefault(
             backing.identity[0], file_system(backing.real, self.host))
 
-    def _lease(self, backing: PathStat) -> int:
-        if backing.identity not in self._leases:
-            self._leases[backing.identity] = _lease(backing)
-        return self._leases[backing.identity]
+    def _lease(self, backing: PathStat) -> Optional[int]:
+        """See `_lease`; None for what gives none."""
+        return self._leases.get(backing.identity) if backing.regular else None
 
     @cached_property
     def _strays(self) -> List[str]:
@@ -199,13 +237,9 @@ class Looks:
 
     def _is_stray(self, path: str) -> bool:
         try:
-            backing = block_devices.look(path)
+            return self._lease(self._backing(path)) == 0
         except OSError as error:  # what is no UTF-8 was not read as it is
             return error.errno in _NOWHERE and "\ufffd" not in path
-        try:
-            return backing.regular and self._kind(backing) in _LEASES and self._lease(backing) == 0
-        finally:
-            os.close(backing.fd)
 
     @cached_property
     def _served(self) -> Served:
@@ -233,12 +267,10 @@ class Looks:
         return writers
 
 
-def _lease(backing: PathStat) -> int:
+def _lease(fd: int) -> int:
     """0 where a read lease is granted, which is given back at once, else the errno."""
     import fcntl
-    fd = -1
     try:
-        fd = block_devices.reopen(backing)
         # A process that opens the file for writing meanwhile waits for us; the kernel then sends a
         # signal, by default SIGIO, which would end this process.  SIGURG is ignored by default.
         fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
@@ -247,9 +279,6 @@ def _lease(backing: PathStat) -> int:
         return 0
     except OSError as error:
         return error.errno or errno.EIO
-    finally:
-        if fd >= 0:
-            os.close(fd)
 
 
 # ---- devices ---

@@ -254,7 +254,7 @@ def _not_allowed(wanted: Backstore, backing: PathStat, settings: Settings, in_ro
     if backing.regular:
         if plugins.opened_by(wanted.plugin) is not Opens.FILE:
             return f"is a file, and {wanted.plugin} needs a block device"
-        if not in_roots or not any(is_below(backing.real, os.path.realpath(root))
+        if not in_roots or not any(is_below(backing.real, _real_folder(root, host))
                                    for root in settings.roots):
             return "lies under no configured root"
         kind = file_system(backing.real, host)
@@ -397,6 +397,14 @@ class Served:
             return []
         backing = self._look(store.path)
         return [] if backing is None else self.sharers(store, backing)
+
+
+def _real_folder(path: str, host: Host) -> str:
+    """Where a folder's path leads, which is looked at once for one snapshot of the host."""
+    known = host.real
+    if path not in known:
+        known[path] = os.path.realpath(path)
+    return known[path]
 
 
 def _identity(path: str) -> Union[str, Tuple[int, int], None]:

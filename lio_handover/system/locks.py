@@ -63,11 +63,12 @@ class Locks:
     def _locked_after_guard(self, name: str, shared: bool, patience: float) -> int:
         """The descriptor of a lock; wait for it ``patience`` seconds, and longer where it may be
         the guard that has it."""
-        until, unguarded = time.monotonic() + PATIENCE, 0
+        until, unguarded = 0.0, 0
         while True:
             try:
                 return self._locked(name, shared, patience)
             except errors.StillRunning:
+                until = until or time.monotonic() + PATIENCE
                 # It may have ended between both looks.
                 unguarded = 0 if self._guarded() else unguarded + 1
                 if unguarded > 1 or time.monotonic() > until:
