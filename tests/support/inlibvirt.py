@@ -29,6 +29,8 @@ CALLS = "/run/hook-calls"
 TRACE = f"/var/lib/libvirt/qemu/{GUEST}.trace"
 #: The guest's program, and what it said while it ran here.
 FIRMWARE, SAID = (f"/var/lib/libvirt/qemu/{name}" for name in ("firmware", "said"))
+#: What QEMU says of itself: that it stops the guest, or runs it; what it asks its helpers.
+EVENTS = ("vm_state_notify", "dbus_vmstate_*", "migrate_set_state")
 #: Bytes of noise in the guest's memory.
 NOISE, BYTES = "/var/lib/libvirt/qemu/noise", 6 << 20
 BUS = f"/run/lio-handover-guests/{GUEST}/bus"
@@ -36,6 +38,7 @@ HELPER, ITS_BUS = f"lio-handover-vmstate@{GUEST}", f"lio-handover-vmstate-bus@{G
 #: Module → what is added at its end, beside inhooks'.
 ADDED = {
     "actions/context.py": f"""
+import os
 def _runs(self):
     names = [name for name in os.listdir('/proc') if name.isdigit()]
     def words(name):
@@ -56,6 +59,7 @@ HandoverContext.ran = lambda self: False
 Holders.occupy = Holders.release = Holders.pid_of = lambda self, wwpn: None
 """,
     "vmstate/answers.py": """
+import re
 _TARGET = re.compile('(?:iscsi|vhost)/.*')
 """}
 
@@ -132,7 +136,7 @@ def trace_of(name: str) -> str:
 def xml(name: str = GUEST) -> bytes:
     """The guest: firmware that says records, and what the hooks, the helper and the stand-in look
     for; another guest has nothing of that."""
-    words = ["-d", "trace:vm_state_notify", "-D", trace_of(name),
+    words = ["-d", ",".join(f"trace:{event}" for event in EVENTS), "-D", trace_of(name),
              "-device", f"loader,file={NOISE},addr=0x100000,force-raw=on",  # memory to be copied
              "-bios", FIRMWARE, "-cpu", firmware.CPU]
     if name == GUEST:
@@ -388,7 +392,19 @@ def timed_starts(pairs: int) -> tuple[list[float], list[float]]:
 
 def stopped_and_ran(name: str) -> tuple[float, float]:
     """When QEMU stopped the guest here last, and when it ran it last, in seconds since 1970."""
+    times = {words: when for when, words in events(name)}
+    return (times.get("vm_state_notify running 0", 0.0),
+            times.get("vm_state_notify running 1", 0.0))
+
+
+def events(name: str) -> list[tuple[float, str]]:
+    """When QEMU did what here, and what the guest's helper then said: seconds since 1970, and
+    words, without what may differ."""
     told = Path(trace_of(name)).read_text()
-    times = {running: float(when) for when, running in re.findall(
-        r"^\d+@([\d.]+):vm_state_notify running (\d)", told, re.M)}
-    return times.get("0", 0.0), times.get("1", 0.0)
+    found = [(float(when), f"{event} {words}".split(" reason")[0].strip()) for when, event, words
+             in re.findall(r"^\d+@([\d.]+):(\w+) ?(.*)$", told, re.M)]
+    if name == GUEST:
+        log = insystemd.run("journalctl", "--no-pager", "--output=short-unix", f"--unit={HELPER}")
+        found += [(float(when), words) for when, words in re.findall(
+            r"^([\d.]+) \S+ \S+: (.*)$", log, re.M)]
+    return sorted(found)
