@@ -2,8 +2,9 @@
 
 systemd is told that the unit is started once the guest's targets are staged.  The unit then stays
 until QEMU has carried the rest, and lio-handover-vmstate has the handover; or until that will not
-be: the guest's QEMU ended here, none came in time, or the unit is stopped.  Managers tell a
-destination nothing of a migration that failed before it had a QEMU.
+be: the guest's QEMU ended here, none came in time, the hook that waits for the unit is gone, or the
+unit is stopped.  Managers tell a destination nothing of a migration that failed before it had a
+QEMU.
 """
 from __future__ import annotations
 
@@ -19,11 +20,12 @@ from ..records.journal import Journal
 from ..settings import Settings
 from ..system import supervisor
 from ..system.journald import NOTICE, Log
-from . import domain
+from . import domain, unit
 from .staging import Staging
 
 #: Seconds between two looks whether the handover, or the guest's QEMU, has come further.
 OFTEN = 0.5
+KILLED = "the hook that waited for it was killed"
 #: Bytes of a command line that are read (Linux, MAX_ARG_STRLEN: one argument may have 128 KiB).
 _LONGEST = 1 << 20
 
@@ -41,7 +43,9 @@ class Incoming:
     def __init__(self, guest: Guest, settings: Settings, log: Log, source: str = "") -> None:
         self.guest, self.settings, self.log = guest, settings, log
         self.stopping = False
-        self.staging = Staging(guest, settings, self.say, lambda: self.stopping, source)
+        self._hook = _opened(unit.who_waits(guest.name))
+        self.staging = Staging(guest, settings, self.say,
+                               lambda: self.stopping or self._hook_is_gone(), source)
 
     def say(self, text: str) -> None:
         self.log.say(text, NOTICE)
@@ -55,6 +59,8 @@ class Incoming:
             supervisor.notify(READY=1, STATUS=f"{self.guest.name} is staged, and waits for QEMU")
             self._take_back(self._watch())
         except errors.HandoverError as error:
+            if isinstance(error, errors.Interrupted) and self._hook_is_gone():
+                error = errors.Interrupted(KILLED, error.changed, "migrate again")
             self.log.warn(f"{self.guest.name}: {error}")
             supervisor.notify(STATUS=str(error))
             return 2 if refused(error) else 1
@@ -62,6 +68,11 @@ class Incoming:
 
     def _stop(self, *_: object) -> None:
         self.stopping = True
+
+    def _hook_is_gone(self) -> bool:
+        """Whether the hook ended before it was told that all is staged: its manager will not start
+        a QEMU then."""
+        return unit.who_waits(self.guest.name) != 0 and (self._hook is None or _ended(self._hook))
 
     # ---- watching ------------------------------------------------------------------------------
     def _watch(self) -> str:
@@ -78,7 +89,9 @@ class Incoming:
                     return "this unit is stopped"
                 if qemu is None:
                     qemu = qemu_of(self.guest.targets)
-                if qemu is not None and select.select([qemu], [], [], 0)[0]:
+                if qemu is None and self._hook_is_gone():
+                    return KILLED
+                if qemu is not None and _ended(qemu):
                     return "its QEMU has ended"
                 if qemu is None and time.monotonic() > until:
                     return f"no QEMU of it came in {self.settings.hook_wait} s"
@@ -93,6 +106,18 @@ class Incoming:
     def _take_back(self, why: str) -> None:
         if why and self.staging.take_back():
             self.say(f"{self.guest.name} does not come: {why}")
+
+
+def _opened(pid: int) -> Optional[int]:
+    """A descriptor of a process (pidfd_open(2)), or None."""
+    try:
+        return os.pidfd_open(pid) if pid else None
+    except OSError:
+        return None  # it is gone already
+
+
+def _ended(fd: int) -> bool:
+    return bool(select.select([fd], [], [], 0)[0])
 
 
 def qemu_of(targets: Sequence[str]) -> Optional[int]:

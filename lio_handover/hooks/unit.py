@@ -13,7 +13,8 @@ from ..system import external_program, supervisor
 from ..system.atomic_file import write_file
 
 UNIT = "lio-handover-incoming@{}.service"
-#: Files by guests' names: the source, where whoever began it knows that.
+#: Files by guests' names: a line with the source, where whoever began it knows that, and one with
+#: the process that waits for the unit, as long as it does.
 FOLDER = "/run/lio-handover-incoming"
 #: Seconds beside the hook's own for a unit to stop what it did before, and to end.
 MORE = 30
@@ -23,11 +24,21 @@ ANSWER = 30
 
 def source_of(guest: str) -> str:
     """The source that whoever began it has named, or ""."""
+    return _lines(guest)[0]
+
+
+def who_waits(guest: str) -> int:
+    """The process that had the unit started, and waits for that; 0 where none does any more."""
+    number = _lines(guest)[1]
+    return int(number) if number.isdecimal() else 0
+
+
+def _lines(guest: str) -> Sequence[str]:
     try:
         with open(os.path.join(FOLDER, guest), encoding="ascii", errors="replace") as file:
-            return file.read(1024)
+            return [*file.read(1024).split("\n"), "", ""]
     except OSError:
-        return ""
+        return "", ""
 
 
 def start(guest: str, source: str, seconds: int) -> None:
@@ -39,7 +50,7 @@ def start(guest: str, source: str, seconds: int) -> None:
     if not supervisor.running():
         raise errors.NoService("systemd does not run here, and nothing else would take back what a "
                                "migration leaves", do="lio-handover move --mode vhost-inband")
-    _name_source(guest, source)
+    _write(guest, source, os.getpid())
     unit = UNIT.format(guest)
     try:
         code, said = _run(["restart", "--", unit], seconds + MORE)
@@ -47,6 +58,8 @@ def start(guest: str, source: str, seconds: int) -> None:
         stop(guest)
         raise errors.StillRunning(f"{unit} is not started after {seconds + MORE} s; it is told to "
                                   "stop", do=f"journalctl -u {unit}, and migrate again") from None
+    finally:
+        _write(guest, source, 0)  # whoever is killed does not come here
     if code:
         raise _failure(unit, said)
 
@@ -64,14 +77,11 @@ def stop(guest: str, seconds: int = 0) -> None:
         raise errors.NoService(f"systemctl: {said}", do=f"systemctl status {unit}")
 
 
-def _name_source(guest: str, source: str) -> None:
+def _write(guest: str, source: str, waits: int) -> None:
     path = os.path.join(FOLDER, guest)
     try:
-        if source:
-            os.makedirs(FOLDER, mode=0o700, exist_ok=True)
-            write_file(path, source.encode())
-        elif os.path.exists(path):
-            os.unlink(path)
+        os.makedirs(FOLDER, mode=0o700, exist_ok=True)
+        write_file(path, f"{source}\n{waits or ''}\n".encode())
     except OSError as error:
         raise errors.BadFile(f"{path}: {error.strerror}", do=f"look at {FOLDER}") from None
 

@@ -75,6 +75,9 @@ _SAID = {"nothing": ", no handover: the guest stays on this host",
          "beside": ", which leave the handover to the program that drives it"}
 #: Milliseconds until a bus that is gone is looked for again.
 AGAIN = 1000
+#: Milliseconds after an answer until processes are started for what follows: QEMU, and who manages
+#: it, have to come to run the guest first.
+AFTERWARDS = 1000
 _METHOD_CALL = 1
 _BUS = ("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus")
 _DBUS = "org.freedesktop.DBus.Error."
@@ -121,10 +124,17 @@ class Question:
             self._answer_error(*(self.failure if self.failure[0] else (
                 "WorkerDied", f"{self.what}: its process ended with {code}; whether anything was "
                 "changed is not known; next: lio-handover status")))
+        if good:  # on a host with one processor the guest would wait for both
+            GLib.timeout_add(AFTERWARDS, self._afterwards, True)
+        else:
+            self._afterwards(False)
+
+    def _afterwards(self, good: bool) -> bool:
         if self.about:
             self.helper.follow(self.about, good)
         if not self.helper.stopping:
             self.helper.spare.prepare_soon()
+        return False
 
     def _answer(self, data: bytes) -> None:
         self.answered = True

@@ -40,8 +40,7 @@ def save(host: Handovers, guest: Guest, began: Callable[[str], None]) -> bytes:
             do=f"lio-handover recover {handover.id}, then {BEGIN}, then migrate")
     _is_all_of(host, guest, handover)
     began(handover.id)
-    host.do("freeze", handover)
-    reply = host.do("export", host.journal(handover.id).handover)
+    reply = host.do("freeze", handover, export=True)
     message = next(message for message in reply.messages
                    if message.type is MessageType.DOCUMENT)
     return answers.pack(_answer(host, guest, answers.HANDOVER, answers.about_handover(

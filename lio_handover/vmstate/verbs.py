@@ -6,7 +6,7 @@ lio-handoverd, where it runs, learns of it from the journal, as of ``lio-handove
 from __future__ import annotations
 
 import os
-from typing import Callable, List, Sequence, Tuple
+from typing import Callable, List, Optional, Sequence, Tuple
 
 from .. import errors, settings
 from ..actions.context import HandoverContext
@@ -14,6 +14,7 @@ from ..client import asking, ssh
 from ..execute.step_runner import never
 from ..handover.engine import Handover, HandoverEngine, Reply
 from ..handover.meddling import must_stay_shut
+from ..host.memory import Memory
 from ..kernel.facts import boot_id
 from ..local.ours import Ours
 from ..protocol.messages import Message, to_json
@@ -29,12 +30,14 @@ BEGIN = "lio-handover move --mode vhost-inband"
 
 class Handovers:
     """This host.  ``config``: instead of the host's configuration file; ``stop`` is asked between
-    two steps."""
+    two steps; ``memory``: what this process has read ahead."""
 
-    def __init__(self, config: str = "", stop: Callable[[], bool] = never) -> None:
+    def __init__(self, config: str = "", stop: Callable[[], bool] = never,
+                 memory: Optional[Memory] = None) -> None:
         self.settings = settings.load(config) if config else settings.load()
         self.stop = stop
-        self.host = Ours(self.settings)
+        self.host = Ours(self.settings, memory.fs if memory is not None else None)
+        self.host.memory = memory
         self.engine = HandoverEngine(self.host, asking.asker(self.settings))
 
     # ---- looking -------------------------------------------------------------------------------
@@ -112,9 +115,13 @@ class Handovers:
         return handover.boot_id != boot_id()
 
     # ---- doing ---------------------------------------------------------------------------------
-    def do(self, verb: str, handover: Handover, messages: Sequence[Message] = ()) -> Reply:
-        """Run a verb.  Raises what it fails with."""
-        return self.engine.do(verb, handover.role, handover.id, messages=messages, stop=self.stop)
+    def do(self, verb: str, handover: Handover, messages: Sequence[Message] = (),
+           export: bool = False) -> Reply:
+        """Run a verb; ``export``: a freeze, and the export with it.  Raises what it fails with."""
+        if self.host.memory is not None:
+            self.host.memory.begin(verb)
+        return self.engine.do(verb, handover.role, handover.id, messages=messages, stop=self.stop,
+                              export=export)
 
     # ---- the other host ------------------------------------------------------------------------
     def ask(self, handover: Handover, verb: str = "status") -> Reply:

@@ -19,11 +19,13 @@ import os
 import signal
 import socket
 import sys
-from typing import Any, Callable, Mapping
+from typing import Any, Callable, Mapping, Optional
 
 from .. import errors
 from ..host import guests
+from ..host.memory import Memory
 from . import loading, saving
+from .ahead import Ahead
 from .following import Follower
 from .verbs import Handovers
 
@@ -42,6 +44,7 @@ class Work:
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.args, self.stopping = args, False
+        self.memory: Optional[Memory] = None
 
     def stop(self, *_: object) -> None:
         self.stopping = True
@@ -49,8 +52,9 @@ class Work:
     def run(self, request: Mapping[str, Any]) -> str:
         """The data of the answer."""
         guest = guests.load(self.args.guest, self.args.guests)
-        host = Handovers(self.args.config, lambda: self.stopping)
         wanted = request["do"]
+        host = Handovers(self.args.config, lambda: self.stopping,
+                         self.memory if wanted in ("save", "load") else None)
         if wanted == "save":
             return base64.b64encode(saving.save(host, guest, self._began)).decode()
         if wanted == "load":
@@ -83,6 +87,16 @@ def warm(args: argparse.Namespace) -> None:
         Handovers(args.config).host.reader().facts()
     except (errors.HandoverError, OSError):
         pass  # the verb tells
+
+
+def waited(args: argparse.Namespace, line: socket.socket) -> Optional[Memory]:
+    """Wait for a request; what was read ahead meanwhile."""
+    try:
+        ahead = Ahead(guests.load(args.guest, args.guests), args.config)
+    except errors.HandoverError:
+        return None  # the request tells
+    ahead.wait(line)
+    return ahead.memory
 
 
 def answering(work: Callable[[], None]) -> int:
@@ -118,6 +132,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, work.stop)
     warm(args)
     with socket.socket(fileno=os.dup(0)) as line:
+        work.memory = waited(args, line)
         asked, descriptors, _, _ = socket.recv_fds(line, 1, 1)
     if not asked:
         return 0  # nothing was wanted

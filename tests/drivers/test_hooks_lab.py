@@ -155,6 +155,12 @@ def test_a_hook_says_why_no_peer_makes_the_guest_ready(pair: Pair) -> None:
     code, said, error = pair.hook(MIGRATE)
     assert code == 1 and "a has not answered in 5 s" in error, error
     assert time.monotonic() - began < 90
+    pair.configure("a")  # it would wait for 50 s
+    pair.systemd.call(inhooks.kill_while_it_waits, MIGRATE, WITH)
+    began = time.monotonic()
+    pair.systemd.until(lambda: pair.systemd.show(UNIT, "ActiveState") == ["failed"])
+    assert "the hook that waited for it was killed" in pair.told()
+    assert time.monotonic() - began < 30
     pair.a.call(inhooks.signal_ssh, signal.SIGCONT)
     pair.a.call(inmove.stop_service)
     pair.configure("a")

@@ -96,6 +96,31 @@ def test_a_guest_goes_and_comes_back_by_its_helpers_alone(pair: Callable[[str, s
     assert "this host has no" in a.call(instandin.save)[1]
 
 
+def test_what_was_read_while_the_guest_ran_is_not_read_again(
+        pair: Callable[[str, str], Pair]) -> None:
+    both = pair("stable", "newest")
+    a, b = both.host.values()
+    opened: dict[bool, list[int]] = {}
+    for ahead in (False, True):
+        both.stage()
+        data, error, saved = a.call(instandin.counted, ahead)
+        assert error == "", error
+        _, error, loaded = b.call(instandin.counted, ahead, data)
+        assert error == "" and both.states() == ["frozen", "armed"]
+        opened[ahead] = [saved, loaded]
+        a.call(instandin.attach, True)
+        assert both.follow(SOURCE) and both.states() == ["idle", "none"]
+        a.call(instandin.attach, False)
+    assert all(5 * warm < cold for warm, cold in zip(opened[True], opened[False])), opened
+
+    # What somebody else has changed since is seen.
+    both.stage()
+    path = f"/sys/kernel/config/target/{instandin.TARGET}/tpgt_1/attrib/prod_mode_write_protect"
+    _, error, _ = a.call(instandin.counted, True, b"", f"echo 1 >{path}")
+    assert "changed since it was prepared" in error and "prod_mode_write_protect" in error
+    assert both.states() == ["prepared", "staged"]
+
+
 @pytest.mark.full
 def test_what_fails_in_the_window_is_taken_back(pair: Callable[[str, str], Pair]) -> None:
     both = pair("stable", "newest")

@@ -52,8 +52,8 @@ def run_killed(args: argparse.Namespace) -> int:
                 keep(args.results, outcome.json())
                 say(f"{outcome.point:9} {outcome.party:21} runs {'/'.join(outcome.runs) or '-':12}"
                     f" serves {'/'.join(outcome.serves) or '-':12} {'/'.join(outcome.states):20}"
-                    f" {outcome.led or 'by itself':10} {outcome.seconds:4.0f} s  "
-                    f"{'; '.join(outcome.wrong)}")
+                    f" {outcome.led or 'by itself':10} {outcome.seconds:4.0f} s {outcome.steps} "
+                    f"{'; '.join([outcome.before, *outcome.wrong])}")
                 if outcome.wrong:
                     break  # what is left of it should not spoil the next one
     results = [result for result in kept(args.results)

@@ -47,7 +47,8 @@ def cases(hosts: bool = True) -> list[tuple[str, str]]:
 class Outcome:
     """What became of a case.  ``runs``: hosts that run the guest; ``serves``: hosts that have the
     target and may serve it; ``led``: "" where it came to an end by itself, or the command that led
-    on; ``wrong``: what should not be."""
+    on, and ``before`` how it stood then; ``steps``: the seconds until the point was reached, virsh
+    had ended, and all was settled; ``wrong``: what should not be."""
 
     point: str
     party: str
@@ -56,6 +57,8 @@ class Outcome:
     runs: list[str] = field(default_factory=list)
     serves: list[str] = field(default_factory=list)
     led: str = ""
+    before: str = ""
+    steps: list[float] = field(default_factory=list)
     seconds: float = 0.0
     wrong: list[str] = field(default_factory=list)
 
@@ -103,6 +106,7 @@ class Case:
             migrating = pool.submit(pair.migrate, self.source, *more)
             try:
                 self.reach(known)
+                outcome.steps.append(round(time.monotonic() - began, 1))
                 self.kill()
                 time.sleep(1)
             finally:
@@ -114,7 +118,8 @@ class Case:
             except Exception as error:  # noqa: B902 - its host may be gone
                 outcome.virsh = f"? {type(error).__name__}"
         there.call(inlibvirt.remove_hold)
-        self.settle(known)
+        outcome.steps.append(round(time.monotonic() - began, 1))
+        self.settle()
         outcome.seconds = round(time.monotonic() - began, 1)
         return outcome
 
@@ -161,19 +166,23 @@ class Case:
                 self.pair.ready(number)
 
     # ── the judgement ───────────────────────────────────────────────────────────────────────────
-    def settle(self, known: list[list[str]]) -> None:
+    def settle(self) -> None:
         pair, outcome = self.pair, self.outcome
         if not self.ends(SETTLES if self.over_is_likely() else 20):
             outcome.led = "recover"
+            outcome.before = "; ".join(
+                f"{state}, guest {guest or 'is not there'}, {told.splitlines()[-1]}"
+                for state, guest, told in zip(
+                    outcome.states, *(self.both(function, *words) for function, words in (
+                        (inlibvirt.domain_state, ()), (inlibvirt.told, (inlibvirt.HELPER,))))))
             for number in (0, 1):
                 pair.call(number, inlibvirt.recover)
             if not self.ends(60):
                 outcome.wrong.append(f"not over: {outcome.states}")
         names = ("source", "destination")
-        numbers = (self.source, self.destination)
-        states = [pair.systemd[number].call(inlibvirt.domain_state) for number in numbers]
+        states = self.both(inlibvirt.domain_state)
         outcome.runs = [name for name, state in zip(names, states) if state == "running"]
-        serving = [pair.systemd[number].call(inlibvirt.serves) for number in numbers]
+        serving = self.both(inlibvirt.serves)
         outcome.serves = [name for name, does in zip(names, serving) if does]
         count, twice, _ = pair.records()
         if len(outcome.runs) > 1 or twice:
@@ -190,12 +199,16 @@ class Case:
     def over_is_likely(self) -> bool:
         return not self.party.startswith("host")
 
+    def both(self, function: Any, *words: Any) -> list[Any]:
+        """What a function says on the source and on the destination."""
+        return [self.pair.systemd[number].call(function, *words)
+                for number in (self.source, self.destination)]
+
     def ends(self, seconds: float) -> bool:
         """Wait until no handover is under way on either host."""
         until = time.monotonic() + seconds
         while True:
-            self.outcome.states = [self.pair.systemd[number].call(inlibvirt.state)
-                                   for number in (self.source, self.destination)]
+            self.outcome.states = self.both(inlibvirt.state)
             pair = tuple(self.outcome.states)
             if pair[0] in ("", "idle", "retired", "none", "confirmed") \
                     and pair[1] in ("", "none", "confirmed", "idle", "retired") \

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from lio_handover.host import guests
 from lio_handover.protocol.table import SOURCE
-from tests.support import inhandover, instandin
+from tests.support import inhandover, instandin, insystemd
 
 PACKAGE = Path("/usr/lib/lio-handover/lio_handover")
 HOOK = "/etc/libvirt/hooks/qemu.d/lio-handover"
@@ -102,6 +102,21 @@ def call(words: Sequence[str], data: bytes, program: str = HOOK,
     done = subprocess.run([program, *words], input=data, capture_output=True, cwd="/", timeout=100,
                           env={**ENVIRONMENT, **more})
     return done.returncode, done.stdout.decode(), done.stderr.decode()
+
+
+def kill_while_it_waits(words: Sequence[str], data: bytes) -> None:
+    """A hook that is killed, with all it has started, once its unit is at work."""
+    program = subprocess.Popen([HOOK, *words], stdin=subprocess.PIPE, cwd="/", env=ENVIRONMENT,
+                               start_new_session=True)
+    assert program.stdin
+    program.stdin.write(data)
+    program.stdin.close()
+    until = time.monotonic() + 60
+    while insystemd.show(UNIT, "ActiveState")["ActiveState"] != "activating":
+        assert program.poll() is None and time.monotonic() < until
+        time.sleep(0.1)
+    os.killpg(program.pid, signal.SIGKILL)
+    program.wait()
 
 
 def install(example: str, name: str) -> str:

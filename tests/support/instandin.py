@@ -6,6 +6,7 @@ endpoint.  A file says whether the guest is attached to it, and nobody occupies 
 from __future__ import annotations
 
 import re
+import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,9 +20,10 @@ from lio_handover.host.guests import Guest
 from lio_handover.protocol.messages import Message
 from lio_handover.scsi.endpoint_holder import Holders
 from lio_handover.vmstate import answers, following, loading, saving
+from lio_handover.vmstate.ahead import Ahead
 from lio_handover.vmstate.following import Follower
 from lio_handover.vmstate.verbs import Handovers
-from tests.support import inhandover, inhost
+from tests.support import inhandover, inhost, inwindow
 
 TARGET = inhandover.TARGET
 GUEST = Guest("vm1", (TARGET,), "lio-handover/vm1", "system")
@@ -103,6 +105,26 @@ def _answered(work: Callable[[Host], bytes]) -> tuple[bytes, str]:
             return work(Host({})), ""
         except errors.HandoverError as error:
             return b"", str(error)
+
+
+def counted(ahead: bool, data: bytes = b"", meanwhile: str = "") -> tuple[bytes, str, int]:
+    """Save(), or Load() of data: what `save` and `load` say, and how many files of configfs it has
+    opened.  ``ahead``: as the helper's worker does it, which has read all of it before;
+    ``meanwhile``: what a shell does since then."""
+    with no_endpoint():
+        inhandover.configure()
+        reading = Ahead(GUEST)
+        if ahead:
+            reading._look()
+            assert reading.memory is not None
+        subprocess.run(["sh", "-ec", meanwhile], check=True)
+        host, counting = Handovers(memory=reading.memory), inwindow.Counting()
+        try:
+            said = loading.load(host, GUEST, data, lambda name: None).encode() if data else \
+                saving.save(host, GUEST, lambda name: None)
+            return said, "", counting.counts["files"]
+        except errors.HandoverError as error:
+            return b"", str(error), counting.counts["files"]
 
 
 def follow(id: str, given: bool, known: Mapping[str, Reply]  # noqa: A002

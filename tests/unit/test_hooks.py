@@ -237,6 +237,7 @@ def test_a_unit_that_hangs_is_told_to_stop(monkeypatch: pytest.MonkeyPatch, tmp_
     def run(words: Sequence[str], seconds: float) -> tuple[int, str]:
         ran.append((words[2:], seconds))
         if "restart" in words:
+            assert unit.who_waits("vm1") == os.getpid()
             raise external_program.TooLong("was killed")
         return 0, ""
     monkeypatch.setattr(unit, "FOLDER", str(tmp_path))
@@ -246,6 +247,7 @@ def test_a_unit_that_hangs_is_told_to_stop(monkeypatch: pytest.MonkeyPatch, tmp_
         unit.start("vm1", "", 60)
     assert ran == [(["restart", "--", inhooks.UNIT], 90),
                    (["--no-block", "stop", "--", inhooks.UNIT], 30)]
+    assert unit.who_waits("vm1") == 0  # a process that has its number later is not meant
 
 
 def test_without_systemd_nothing_is_begun(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -108,7 +108,12 @@ class Host(Handovers):
         return Message(kind, ID, self.epoch, "ab" * 32, (TARGET,), self.mode.value,
                        document(2) if kind is MessageType.DOCUMENT else b"")
 
-    def do(self, verb: str, handover: Handover, messages: Sequence[Message] = ()) -> Reply:
+    def do(self, verb: str, handover: Handover, messages: Sequence[Message] = (),
+           export: bool = False) -> Reply:
+        reply = self._do(verb, handover, messages)
+        return self._do("export", handover, ()) if export else reply
+
+    def _do(self, verb: str, handover: Handover, messages: Sequence[Message]) -> Reply:
         if verb in self.fails:
             raise self.fails.pop(verb)
         state = self.handover.state if self.handover else ""
