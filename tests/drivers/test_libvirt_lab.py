@@ -95,6 +95,32 @@ def test_a_guest_that_is_saved_comes_back_on_its_host_alone(pair: Pair) -> None:
     assert pair.each(inlibvirt.state) == ["", ""]
 
 
+def test_a_snapshot_is_of_the_guest_on_its_host(pair: Pair) -> None:
+    """Two minutes: with its memory, within its disk and in files; libvirt migrates no guest that
+    has one."""
+    disk = "/var/lib/libvirt/qemu/disk"
+    pair.systemd[0].call(inlibvirt.make_disk, disk)
+    assert pair.virsh(0, "define", data=inlibvirt.xml(disk=disk)) == (0, ""), pair.told()
+    assert pair.virsh(0, "start", GUEST) == (0, "")
+    code, said = pair.virsh(0, "snapshot-create-as", GUEST, "inside")
+    assert code == 0, (said, pair.told())
+    code, said = pair.migrate(0)
+    assert code == 1 and "snapshot" in said, said
+    code, said = pair.virsh(0, "snapshot-revert", GUEST, "inside")
+    assert code == 0, (said, pair.told())
+    assert pair.systemd[0].call(inlibvirt.domain_state) == "running"
+    assert pair.virsh(0, "snapshot-delete", GUEST, "inside")[0] == 0
+    code, said = pair.virsh(0, "snapshot-create-as", GUEST, "beside", "--memspec",
+                            f"file={disk}.memory,snapshot=external", "--live")
+    assert code == 0, (said, pair.told())
+    assert pair.each(inlibvirt.domain_state) == ["running", ""]
+    assert pair.each(inlibvirt.state) == ["", ""] and pair.each(inlibvirt.target_is_here) == [
+        True, False]
+    told = pair.systemd[0].call(inlibvirt.told, HELPER)
+    assert told.count("no handover: the guest stays on this host") == 2
+    assert "vm1 stays on this host: nothing is done" in told
+
+
 def test_a_switch_that_fails_leaves_the_guest_where_it_was(pair: Pair) -> None:
     """A minute: b's helper is gone when QEMU asks for it, after the target was staged."""
     assert pair.virsh(0, "create", data=inlibvirt.xml()) == (0, ""), pair.told()

@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import signal
+import struct
 import subprocess
 import time
 from collections.abc import Sequence
@@ -133,9 +134,9 @@ def trace_of(name: str) -> str:
     return f"/var/lib/libvirt/qemu/{name}.trace"
 
 
-def xml(name: str = GUEST) -> bytes:
+def xml(name: str = GUEST, disk: str = "") -> bytes:
     """The guest: firmware that says records, and what the hooks, the helper and the stand-in look
-    for; another guest has nothing of that."""
+    for; another guest has nothing of that.  ``disk``: a file in which snapshots go."""
     words = ["-d", ",".join(f"trace:{event}" for event in EVENTS), "-D", trace_of(name),
              "-device", f"loader,file={NOISE},addr=0x100000,force-raw=on",  # memory to be copied
              "-bios", FIRMWARE, "-cpu", firmware.CPU]
@@ -144,6 +145,10 @@ def xml(name: str = GUEST) -> bytes:
                   f"dbus-vmstate,id=lio,addr=unix:path={BUS},id-list=lio-handover/{GUEST}",
                   "-L", f"vhost-scsi-pci,wwpn={inhooks.WWPN}",  # a folder for firmware, to QEMU
                   *firmware.console(SAID, 1)]
+    disks = f"""
+    <disk type='file' device='disk'>
+      <driver name='qemu' type='qcow2'/><source file='{disk}'/><target dev='hda' bus='ide'/>
+    </disk>""" if disk else ""
     arguments = "".join(f"<qemu:arg value='{word}'/>" for word in words)
     return f"""<domain type='qemu' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
   <name>{name}</name>
@@ -151,13 +156,24 @@ def xml(name: str = GUEST) -> bytes:
   <memory unit='MiB'>16</memory>
   <os><type arch='x86_64' machine='pc-i440fx-7.2'>hvm</type></os>
   <devices>
-    <emulator>/usr/bin/qemu-system-x86_64</emulator>
+    <emulator>/usr/bin/qemu-system-x86_64</emulator>{disks}
     <controller type='usb' model='none'/>
     <memballoon model='none'/>
   </devices>
   <qemu:commandline>{arguments}</qemu:commandline>
 </domain>
 """.encode()
+
+
+def make_disk(path: str) -> None:
+    """An empty disk of 1 MiB (QEMU, docs/interop/qcow2.txt: header; table and block of reference
+    counts, with one for each of four clusters; table of the disk's own, which is empty)."""
+    cluster, bits = 1 << 16, 16
+    head = struct.pack(">4sIQIIQIIQQIIQ", b"QFI\xfb", 2, 0, 0, bits, 1 << 20, 0, 1, 3 * cluster,
+                       cluster, 1, 0, 0)
+    counts = struct.pack(">4H", 1, 1, 1, 1)
+    Path(path).write_bytes(b"".join(part.ljust(cluster, b"\0") for part in (
+        head, struct.pack(">Q", 2 * cluster), counts, b"")))
 
 
 def virsh(words: Sequence[str], data: bytes = b"", timeout: float = 250) -> tuple[int, str]:
