@@ -28,6 +28,8 @@ from ..records.journal import DOCUMENT, PREPARED, RETURNED
 from ..settings import Settings
 from ..storage import exclusive, memory, opened, policy as storage, trusted
 from ..storage.block_devices import HostSnapshot
+from ..storage.evidence import OPEN
+from ..system.locks import room_for
 from . import absent_portals, identity, surviving_registrations
 from .copy_actions import sampled
 from .gate_actions import Gates
@@ -159,10 +161,11 @@ class Building(Gates):
         findings = trusted.findings(document.state.backstores, self.core.settings.fuse, here)
         proofs = sampled(document.storage, {}) if self.journal.facts.opened else document.storage
         nothing = storage.Served(State(), here)
+        room_for(min(len(document.state.backstores), OPEN))
         for store in document.state.backstores:
             findings += [finding for finding in storage.findings(
-                store, proofs.get(display(store.key), {}), self.core.settings, nothing, here)
-                if finding.error is errors.StorageDiffers]
+                store, proofs.get(display(store.key), {}), self.core.settings, nothing, here,
+                self.flushing) if finding.error is errors.StorageDiffers]
         errors.refuse(findings, self.allow)
 
     def _afresh(self, want: State) -> None:

@@ -48,17 +48,21 @@ class Copies(HandoverContext):
     def looks(self, state: State) -> opened.Looks:
         """A look at the files that backstores have open; all else that is open is found out once a
         verb.  ``state``: a reading of the targets.  A freeze keeps them open for what follows."""
+        memory, freezes = self.core.memory, self.row.verb == "freeze"
+        if self._looks is None and memory is not None and not freezes \
+                and self.remembered() is not None:
+            self._looks = memory.looks
         if self._looks is None:
             used = {lun.backstore for _, _, lun in state.all_luns()}
-            freezes = self.row.verb == "freeze"
             room_for(min(len(used), storage_evidence.OPEN) if freezes else 0)
             self._looks = opened.Looks(
                 asked=self.core.asked,
                 served=[store for store in state.backstores if store.key in used],
                 there=[f"{hba}/{kernel_name(key)}"
-                       for key, hba in self.reader(False).placed().items()],
-                files=self.flushing if freezes else None)
-        return self._looks.again()
+                       for key, hba in self.reader(False).placed().items()])
+            if memory is not None and not freezes:
+                memory.looks = self._looks
+        return self._looks.again(self.flushing, freezes)
 
     def in_source_names(self, document: Document) -> Document:
         """A document of this host as the source would have written it: the source's own document

@@ -18,6 +18,7 @@ from ..kernel import placement
 from ..kernel.configfs import Configfs
 from ..kernel.reader import Reader
 from ..model.objects import Key, State
+from ..storage.opened import Looks
 
 if TYPE_CHECKING:
     from ..scsi.endpoint_holder import Holder
@@ -47,6 +48,9 @@ class Memory:
     _documents: Dict[bytes, Document] = field(default_factory=dict)
     #: holders of endpoints that were started ahead, see Holders.keep_ready
     ready: Dict[str, Holder] = field(default_factory=dict)
+    #: the last look at what the kernel has open of these backstores, while nobody else has changed
+    #: any of them
+    looks: Optional[Looks] = None
     _watch: Optional[TreeWatch] = None
     _state: Optional[State] = None
     _changes: int = 0
@@ -148,7 +152,7 @@ class Memory:
 
     def forget(self) -> None:
         """Remember nothing, but hear on."""
-        self._state = self.kept = None
+        self._state = self.kept = self.looks = None
 
     def _close(self) -> None:
         self.forget()

@@ -55,6 +55,8 @@ from .guards import guards
 MOST = 18
 #: Seconds between two lines about progress in steps of one slot.
 OFTEN = 0.05
+#: Of so many steps of one slot the time of one is taken.
+SELDOM = 16
 
 #: Bytes of memory that a worker may have for somebody who may only look; and that one may have had
 #: which stays.
@@ -109,6 +111,8 @@ class Work:
         return self.stopping
 
     def progress(self, number: int, total: int, step: Describable) -> None:
+        if step.slot == self._slot and number % SELDOM:
+            return
         now = time.monotonic()
         if now - self._last >= OFTEN or step.slot != self._slot:
             self._last, self._slot = now, step.slot

@@ -181,6 +181,13 @@ class OpenFiles:
         self._open[path] = backing
         return True
 
+    def opened(self, path: str, backing: PathStat) -> Optional[PathStat]:
+        """A regular file that was looked at, opened, where there is room.  Raises OSError."""
+        if not backing.regular or path in self._open or len(self._open) >= OPEN:
+            return None
+        self._open[path] = backing._replace(fd=reopen(backing))
+        return self._open[path]
+
     def there(self, path: str) -> Optional[PathStat]:
         """The regular file to which a path leads, as it is now, where that is open.  Raises
         OSError."""

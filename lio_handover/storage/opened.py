@@ -70,25 +70,28 @@ class Look(NamedTuple):
 class Looks:
     """Looks at the backstores of one host; ``asked``: whether a backstore has its own path open, as
     the device itself said (probes.reads).  As far as they were read before, ``served`` has those
-    that are enabled, and ``there`` is HBA/NAME of every one.  ``files`` gets what is opened."""
+    that are enabled, and ``there`` is HBA/NAME of every one."""
 
     def __init__(self, host: Optional[Host] = None,
                  asked: Optional[Mapping[Key, Optional[bool]]] = None,
-                 served: Iterable[Backstore] = (), there: Optional[Iterable[str]] = None,
-                 files: Optional[OpenFiles] = None) -> None:
+                 served: Iterable[Backstore] = (), there: Optional[Iterable[str]] = None) -> None:
         self.host = host or HostSnapshot()
         self.asked = asked or {}
         self._paths = {f"{store.hba}/{store.name}": store.path for store in served}
-        self._there, self._files = there, files
+        self._there = there
+        self._files: Optional[OpenFiles] = None
+        self._keeps = False
         self._kinds: Dict[int, str] = {}  # device of a mount → type of its file system
         self._leases: Dict[Tuple[int, int], int] = {}  # device and inode → see _lease
         self._looked: Dict[str, PathStat] = {}  # path → what it leads to, without a descriptor
         self._before: Dict[str, Tuple[PathStat, Look]] = {}  # path → of the last look
 
-    def again(self) -> Looks:
+    def again(self, files: Optional[OpenFiles] = None, keeps: bool = False) -> Looks:
         """For another look: what is found out about the files of these backstores is forgotten, and
         not who else has files open.  A file that a path leads to still is the one that the kernel
-        has open still, as it opens one once."""
+        has open still, as it opens one once.  ``files``: what is open already, and with ``keeps``
+        gets what this opens."""
+        self._files, self._keeps = files, keeps
         self._leases.clear()
         self._looked.clear()
         return self
@@ -126,14 +129,16 @@ class Looks:
         if opens is Opens.SCSI:
             return _pscsi(store, backing, self.host)
         look = self._fileio(store, backing)
-        self._before[store.path] = backing, look
+        if look.same or self._lease(backing) not in (0, errno.EAGAIN):
+            self._before[store.path] = backing, look
         return look
 
     def _as_before(self, store: Backstore) -> bool:
         """Whether a path leads to the file to which it led at the last look, where the kernel had
-        that open: one call in place of eight.  Raises OSError."""
+        that open, or where its file system does not tell: one call in place of eight.  Raises
+        OSError."""
         backing, look = self._before.get(store.path, (None, None))
-        if backing is None or look is None or not look.same or not backing.regular \
+        if backing is None or look is None or look.same is False or not backing.regular \
                 or look.store.parameters != store.parameters:
             return False
         status = os.stat(store.path)
@@ -142,6 +147,11 @@ class Looks:
     def _backing(self, path: str) -> PathStat:
         """The file or device at a path, without a descriptor, looked at once.  Raises OSError."""
         backing = self._looked.get(path)
+        is_open = self._files.there(path) if self._files is not None and backing is None else None
+        if is_open is not None:
+            if is_open.identity not in self._leases and self._kind(is_open) in _LEASES:
+                self._leases[is_open.identity] = _lease(is_open.fd)
+            backing = self._looked[path] = is_open._replace(fd=-1)
         if backing is None:
             with_fd = block_devices.look(path)
             try:
@@ -160,7 +170,8 @@ class Looks:
         except OSError as error:
             return error.errno or errno.EIO
         refused = _lease(fd)
-        if self._files is None or not self._files.keep(path, backing._replace(fd=fd)):
+        if not self._keeps or self._files is None \
+                or not self._files.keep(path, backing._replace(fd=fd)):
             os.close(fd)
         return refused
 

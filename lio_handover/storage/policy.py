@@ -25,7 +25,7 @@ from . import block_devices, protection, trusted
 from .block_devices import (HERE, Host, PathStat, backing_devices, block_facts, file_system,
                             folder_of, holders_of, is_below, names_in, one_line_of, reopen, show,
                             usage_of)
-from .evidence import evidence_of
+from .evidence import OpenFiles, evidence_of
 from .trusted import not_allowed, words_of
 
 #: File systems that keep nothing, or whose files do things when they are read.
@@ -72,18 +72,20 @@ def escapes_root(path: str, root: str) -> bool:
 
 
 def findings(wanted: Backstore, proof: Mapping[str, Union[str, int, bool]], settings: Settings,
-             here: "Union[State, Served]" = State(), host: Host = HERE) -> List[Finding]:
+             here: "Union[State, Served]" = State(), host: Host = HERE,
+             files: Optional[OpenFiles] = None) -> List[Finding]:
     """Why this host can't serve ``wanted``, whose evidence on the source was ``proof``.
 
-    ``here`` is what this host serves already.  Changes nothing; never opens for writing.
+    ``here`` is what this host serves already; ``files`` gets what is opened.  Changes nothing;
+    never opens for writing.
     """
     problems = list(_by_plugin(wanted, settings))
     if problems or plugins.opened_by(wanted.plugin) is None:
         return problems
     served = here if isinstance(here, Served) else Served(here, host)
     beside = protection.companion(wanted)
-    return [*_findings(wanted, proof, settings, served, host),
-            *(_findings(beside, protection.part_of(proof), settings, served, host)
+    return [*_findings(wanted, proof, settings, served, host, files),
+            *(_findings(beside, protection.part_of(proof), settings, served, host, files)
               if beside else ())]
 
 
@@ -202,7 +204,7 @@ def _finding(error: type[HandoverError], wanted: Backstore, sentence: str, overr
 
 
 def _findings(wanted: Backstore, proof: Mapping[str, Union[str, int, bool]], settings: Settings,
-              here: "Served", host: Host) -> Iterator[Finding]:
+              here: "Served", host: Host, files: Optional[OpenFiles]) -> Iterator[Finding]:
     path = wanted.path
     roots, is_named = _roots(wanted, settings), _is_named(wanted, settings)
     if not roots and not is_named and not is_below(path, host.dev):
@@ -242,7 +244,8 @@ def _findings(wanted: Backstore, proof: Mapping[str, Union[str, int, bool]], set
             return
         for use in _uses(wanted, backing, here, host):
             yield _finding(StorageInUse, wanted, use, do="free it first, or use --map")
-        yield from _differences(wanted, backing, proof, host)
+        is_open = files.opened(path, backing) if files is not None else None
+        yield from _differences(wanted, is_open or backing, proof, host, is_open is not None)
     except OSError as error:
         yield _finding(StorageMissing, wanted, f"can't be read: {error.strerror}")
     finally:
@@ -278,8 +281,8 @@ def _not_allowed(wanted: Backstore, backing: PathStat, settings: Settings, in_ro
 
 
 def _differences(wanted: Backstore, backing: PathStat, proof: Mapping[str, Union[str, int, bool]],
-                 host: Host) -> Iterator[Finding]:
-    facts = evidence_of(backing, "sample" in proof, host)
+                 host: Host, readable: bool) -> Iterator[Finding]:
+    facts = evidence_of(backing, "sample" in proof, host, readable)
     size = int(facts["size"])
     asked = int(wanted.parameters.get("fd_dev_size", "0"))
     if backing.regular and asked > size:

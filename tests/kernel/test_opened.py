@@ -14,6 +14,7 @@ import pytest
 from lio_handover import errors
 from lio_handover.document import document as documents
 from lio_handover.kernel.configfs import Configfs
+from lio_handover.kernel.reader import Reader
 from lio_handover.local.by_file import ByFile
 from lio_handover.model import keys, objects
 from lio_handover.model.keys import backstore_key
@@ -121,6 +122,10 @@ def ways(folder: str) -> dict[str, Callable[[str], Callable[[], object] | None]]
         moved_over, removed, other_folder, mounted, bound, info, shrunk)}
 
 
+def stores() -> tuple[objects.Backstore, ...]:
+    return Reader(Configfs(), reservations=False).state([("iscsi", IQN)]).backstores
+
+
 def after_each_way(folder: str) -> dict[str, dict[str, str]]:
     found: dict[str, dict[str, str]] = {}
     for name in ways(folder):
@@ -129,10 +134,14 @@ def after_each_way(folder: str) -> dict[str, dict[str, str]]:
         with served(folder) as path:
             if not found:
                 assert prepared() == "", prepared()
+            looks = opened.Looks()
+            for _ in range(2):
+                assert said(lambda: opened.check(stores(), looks.again())) == ""
             undo = ways(folder)[name](path)
             try:
                 found[name] = every_verb() if name in ("removed", "mounted") else \
                     {"prepare": prepared()}
+                found[name]["another look"] = said(lambda: opened.check(stores(), looks.again()))
             finally:
                 if undo:
                     undo()
