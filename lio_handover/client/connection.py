@@ -231,7 +231,7 @@ class Service:
         """
         from gi.repository import GLib
         loop, cancelled, heard = GLib.MainContext.default(), False, time.monotonic()
-        begun = lived = heard
+        begun = lived = asked = heard
         last: Any = None
         self._await(job)
         answers, finishing = self._answers_of(job) if self.finishes else [], self.finishes
@@ -248,8 +248,11 @@ class Service:
                     if stop() and not cancelled:
                         cancelled = True
                         self.call(job, dbus_names.JOB, "Cancel", "a{sv}", _options({}))
-                    stepped, self._step = self._step, False
-                    heard = time.monotonic() if stepped else heard
+                    # A verb that is over sooner is not asked for its step: initiators may wait.
+                    stepped = self._step and time.monotonic() - asked >= OFTEN / 1000
+                    if stepped:
+                        self._step, heard = False, time.monotonic()
+                        asked = heard
                     self._ask &= not finishing  # the answer comes
                     self._ask |= time.monotonic() - heard > SILENT
                     step = last

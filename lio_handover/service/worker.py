@@ -55,7 +55,7 @@ from .guards import guards
 MOST = 18
 #: Seconds between two lines about progress in steps of one slot.
 OFTEN = 0.05
-#: Of so many steps of one slot the time of one is taken.
+#: The time is taken at one of so many steps of a slot.
 SELDOM = 16
 
 #: Bytes of memory that a worker may have for somebody who may only look; and that one may have had
