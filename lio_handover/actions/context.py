@@ -344,11 +344,17 @@ class HandoverContext:
         """Raises InUse where a gate that this row opens, or arms, cannot have its relative port:
         before anything is recorded and, on a destination, before the source has released."""
         opens = any(step.action is Action.GATE_OPEN for step in row.steps) or row.verb == "activate"
-        if opens and self.fs.exists("core"):
-            still = set(self.open_tpgs())
-            errors.refuse(ports.taken(self.reader(False), {
-                path: number for path, number in self.ports().items() if path not in still},
-                self.port_override()), allow)
+        if opens:
+            errors.refuse(ports.taken(self.reader(False), self.ports_of_shut(),
+                                      self.port_override()), allow)
+
+    def ports_of_shut(self) -> Dict[str, str]:
+        """`ports`, of the TPGs that are shut now; {} where this host's kernel has no target tree.
+        """
+        if not self.fs.exists("core"):
+            return {}
+        still = set(self.open_tpgs())
+        return {path: number for path, number in self.ports().items() if path not in still}
 
     def not_served(self) -> List[str]:
         """The gates that do not serve: the iSCSI TPGs that were open on the source and are

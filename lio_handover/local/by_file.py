@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 import uuid
 from dataclasses import replace
-from typing import Callable, Iterable, List, Optional, Sequence, Set, Tuple
+from typing import Callable, Dict, Iterable, List, Optional, Sequence, Set, Tuple
 
 from .. import errors
 from ..actions.actions import ActionRunner
@@ -29,7 +29,7 @@ from ..model.objects import State
 from ..plan.pr_order import nearest_reachable
 from ..protocol.messages import Message, carrying, document_in
 from ..protocol.table import DESTINATION, SOURCE, Action, MessageType, Mode, Step, rows_for
-from ..records import removed
+from ..records import relative_ports, removed
 from ..records.journal import Handover, Journal, ids
 from ..records.ownership import REMOVED, OwnershipFile, TargetEpochs
 
@@ -218,15 +218,29 @@ class ByFile(HostVerbs):
                 "make sure that none does, and never will")
                 for handover in frozen if handover.state == "released"
                 for name in handover.targets], allow)
+            if len(frozen) > 1:
+                self._can_thaw(frozen, allow)
             self.notes = [note for handover in frozen for note in self._thaw(handover, allow)]
             here = self._here(names)
             self.notes += _closed(here)
             return here
 
+    def _can_thaw(self, handovers: Sequence[Handover], allow: Sequence[str]) -> None:
+        """Raises what the thaw of one of several would, before the gate of any is opened: also
+        where two of them had one relative port."""
+        wanted: Dict[str, str] = {}
+        for handover in handovers:
+            journal = Journal(self.settings.state_directory, handover.id)
+            row = TransitionChooser(self, None, journal, "thaw", handover.epoch, (),
+                                    frozenset(_said(allow)), False).row()
+            if row is not None:
+                wanted.update(ActionRunner(self, journal, handover.epoch, row,
+                                           allow=allow).ports_of_shut())
+        errors.refuse(relative_ports.taken(self._plain_reader(), wanted), allow)
+
     def _thaw(self, handover: Handover, allow: Sequence[str] = ()) -> Tuple[str, ...]:
         """Thaw one handover.  Returns its notes."""
-        return self._do("thaw", handover, said=[SAYS[name] for name in allow if name in SAYS],
-                        allow=allow).notes
+        return self._do("thaw", handover, said=_said(allow), allow=allow).notes
 
     # ---- the destination's verbs ---
     def ready(self, document: Document, maps: Sequence[str] = ()) -> Ready:
@@ -379,6 +393,11 @@ class ByFile(HostVerbs):
         errors.refuse([*findings, *in_use.removal(have, reader), *removed.unkept(document)],
                       allow)
         return removed.keep(document, self.settings.state_directory)
+
+
+def _said(allow: Sequence[str]) -> List[str]:
+    """What a human says to the table by --allow."""
+    return [SAYS[name] for name in allow if name in SAYS]
 
 
 def _exported(reply: Reply) -> Document:
