@@ -106,14 +106,14 @@ FOREIGN: tuple[tuple[str, str, tuple[Any, ...], str], ...] = (
      "export activate* release activate* verify*"),
     ("prepare stage* freeze export activate*", SOURCE,
      (insession.echo, f"{ACL}/attrib/nopin_timeout", "33"), "release"),
-    ("prepare stage* freeze export activate*", SOURCE, (insession.relink, LUN), "release"),
+    ("prepare stage* freeze export activate*", SOURCE, (insession.relink, LUN, STORE), "release"),
     ("prepare stage*", DESTINATION, (insession.echo, f"{STORE}/attrib/emulate_tpu", "1"),
      "freeze export activate* release activate* verify*"),
     ("prepare stage*", DESTINATION, (insession.make, f"{TARGET}/tpgt_1/lun/lun_7"),
      "freeze export activate* release activate*"),
     ("prepare stage* freeze export activate* release", DESTINATION,
      (insession.echo, f"{ACL}/attrib/nopin_timeout", "33"), "activate*"),
-    ("prepare stage* freeze export activate* release", DESTINATION, (insession.relink, LUN),
+    ("prepare stage* freeze export activate* release", DESTINATION, (insession.relink, LUN, STORE),
      "activate*"),
 )
 
@@ -143,7 +143,7 @@ def test_what_others_do_meanwhile_is_never_missed(
 WRITERS: dict[str, tuple[Any, ...]] = {
     "echo": (insession.echo, f"{ACL}/attrib/nopin_timeout", "33"),
     "mkdir": (insession.make, f"{TARGET}/tpgt_1/lun/lun_7"),
-    "ln": (insession.relink, LUN),
+    "ln": (insession.relink, LUN, STORE),
     "rtslib": (insession.by_rtslib, ACL.rpartition("/")[2]),
     "targetcli": (insession.by_targetcli, samples.IQN),
 }

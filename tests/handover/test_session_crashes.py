@@ -2,6 +2,7 @@
 that goes by what verbs before it have read.  The other host's session stays, and remembers."""
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,7 +10,6 @@ import pytest
 
 from lio_handover.handover.engine import Reply
 from lio_handover.protocol.messages import from_json, to_json
-from lio_handover.protocol.table import SOURCE
 from tests import lab
 from tests.conftest import HostsOf
 from tests.handover.test_crashes import KILLED, LATE, Killed
@@ -71,7 +71,7 @@ def test_a_session_killed_anywhere_leaves_a_way_on(killed: KilledWarm, bed: lab.
         for host in killed.pair.host.values():
             host.call(inhandover.serve_late, str(bed.shared))
     point = 0
-    while killed.at(name.removeprefix("late "), point := point + 1, bool(point % 2)):
-        pass
+    while killed.at(name.removeprefix("late "), point := point + 1, point % 3 == 1):
+        print(f"{name}: {point} {time.strftime('%X')}", flush=True)
     print(f"{name}: {point - 1} points")
-    assert point > (8 if KILLED[name.removeprefix("late ")][2] == SOURCE else 5)
+    assert point > 3

@@ -61,8 +61,8 @@ def start() -> int:
                     if asked is None:
                         line.send(os.getpid())
                         return 0
-                    verb, role, id, messages, more, point = asked  # noqa: A001
-                    points = inhandover.Points(point)
+                    verb, role, id, messages, more, point, records = asked  # noqa: A001
+                    points = inhandover.Points(point, records, kinds=True)
                     if point:
                         points.install()
                     line.send(_answer(counting, memory, verb, role, id, messages, more))
@@ -89,7 +89,7 @@ def do(verb: str, role: str, id: str = "", messages: Sequence[Message] = (),  # 
        **more: Any) -> inwindow.Counted:
     """A verb, run by the session."""
     with Client(SOCKET, "AF_UNIX") as line:
-        line.send((verb, role, id, messages, more, 0))
+        line.send((verb, role, id, messages, more, 0, False))
         answer = line.recv()
     if isinstance(answer, Exception):
         raise answer
@@ -98,12 +98,13 @@ def do(verb: str, role: str, id: str = "", messages: Sequence[Message] = (),  # 
 
 
 def crash(point: int, verb: str, role: str, id: str,  # noqa: A002
-          messages: Sequence[Message] = (), **more: Any) -> tuple[bool, Reply | None]:
+          messages: Sequence[Message] = (), records: bool = False, **more: Any
+          ) -> tuple[bool, Reply | None]:
     """(whether the session was killed at that point of a verb, its answer if it ended before);
     another session then follows, which remembers nothing."""
     try:
         with Client(SOCKET, "AF_UNIX") as line:
-            line.send((verb, role, id, messages, more, point))
+            line.send((verb, role, id, messages, more, point, records))
             answer = line.recv()
     except (EOFError, ConnectionResetError):
         start()
@@ -154,13 +155,12 @@ def make(path: str) -> None:
     subprocess.run(["mkdir", Configfs().path(path)], check=True)
 
 
-def relink(folder: str) -> None:
-    """A LUN's link, removed and made again."""
+def relink(folder: str, store: str) -> None:
+    """A LUN's link, removed where there is one, and made by another name."""
     path = Path(Configfs().path(folder))
-    link, = [entry for entry in path.iterdir() if entry.is_symlink()]
-    store = os.path.realpath(link)
-    subprocess.run(["rm", str(link)], check=True)
-    subprocess.run(["ln", "-s", store, str(path / "other")], check=True)
+    for link in [entry for entry in path.iterdir() if entry.is_symlink()]:
+        subprocess.run(["rm", str(link)], check=True)
+    subprocess.run(["ln", "-s", Configfs().path(store), str(path / "other")], check=True)
 
 
 def by_rtslib(initiator: str) -> None:
