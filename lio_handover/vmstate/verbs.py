@@ -117,11 +117,15 @@ class Handovers:
     # ---- doing ---------------------------------------------------------------------------------
     def do(self, verb: str, handover: Handover, messages: Sequence[Message] = (),
            export: bool = False) -> Reply:
-        """Run a verb; ``export``: a freeze, and the export with it.  Raises what it fails with."""
+        """Run a verb; ``export``: a freeze, and the export with it.  Raises what it fails with.
+
+        An activate, also one that is repeated, asks the other host nothing: QEMU waits for Load(),
+        and the source cannot have released by then."""
         if self.host.memory is not None:
             self.host.memory.begin(verb)
-        return self.engine.do(verb, handover.role, handover.id, messages=messages, stop=self.stop,
-                              export=export)
+        engine = HandoverEngine(self.host) if verb == "activate" else self.engine
+        return engine.do(verb, handover.role, handover.id, messages=messages, stop=self.stop,
+                         export=export)
 
     # ---- the other host ------------------------------------------------------------------------
     def ask(self, handover: Handover, verb: str = "status") -> Reply:

@@ -73,7 +73,8 @@ def test_a_guest_goes_and_comes_back_by_its_helpers_alone(pair: Callable[[str, s
     data, error = a.call(instandin.save)
     assert error == "" and len(data) < 4096 and both.states() == ["frozen", "staged"]
     assert not both.follow(SOURCE)
-    assert b.call(instandin.load, data)[1] == "" and both.states() == ["frozen", "armed"]
+    for _ in range(2):  # QEMU may call it again
+        assert b.call(instandin.load, data)[1] == "" and both.states() == ["frozen", "armed"]
     assert not both.follow(SOURCE) and not both.follow(DESTINATION)
     assert "an earlier migration is not over" in a.call(instandin.save)[1]
     a.call(instandin.attach, True)

@@ -15,6 +15,7 @@ from unittest import mock
 from lio_handover import errors
 from lio_handover.actions.actions import ActionRunner
 from lio_handover.actions.context import HandoverContext
+from lio_handover.client import asking
 from lio_handover.handover.engine import Handover, Reply
 from lio_handover.host.guests import Guest
 from lio_handover.protocol.messages import Message
@@ -99,8 +100,12 @@ def load(data: bytes) -> tuple[bytes, str]:
     return _answered(lambda host: loading.load(host, GUEST, data, lambda name: None).encode())
 
 
+def _nobody(_handover: Handover, verb: str) -> Reply:
+    raise AssertionError(f"the other host is asked for {verb} while QEMU waits")
+
+
 def _answered(work: Callable[[Host], bytes]) -> tuple[bytes, str]:
-    with no_endpoint():
+    with no_endpoint(), mock.patch.object(asking, "asker", lambda _settings: _nobody):
         try:
             return work(Host({})), ""
         except errors.HandoverError as error:
