@@ -5,6 +5,8 @@ The kernels here have no vhost-scsi, so an iSCSI target stands in for the guest'
 """
 from __future__ import annotations
 
+import re
+import textwrap
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -13,7 +15,8 @@ import pytest
 from tests import lab
 from tests.conftest import Pool
 from tests.manager.pair import MORE, Pair
-from tests.support import inhooks, inhost, inlibvirt
+from tests.support import inhandover, inhooks, inhost, inlibvirt
+from tests.support.commandline import CHECKOUT
 from tests.support.inlibvirt import GUEST, HELPER
 
 pytestmark = [pytest.mark.full, pytest.mark.timeout(900)]
@@ -134,6 +137,38 @@ def test_a_switch_that_fails_leaves_the_guest_where_it_was(pair: Pair) -> None:
     assert pair.each(inlibvirt.target_is_here) == [True, False]
     assert "runs here again: the migration failed or was cancelled" in pair.systemd[0].call(
         inlibvirt.told, HELPER)
+
+
+def test_what_the_manual_has_a_newcomer_type(pair: Pair) -> None:
+    """A minute and a half: docs/operations/live-migration.md, libvirt, step by step."""
+    manual = (CHECKOUT / "docs/operations/live-migration.md").read_text()
+    section = manual.split("\n## libvirt\n")[1].split("\n### ")[0].replace(
+        "vhost/naa.5001405000000001", inhandover.TARGET)
+    files = re.findall(r"`(/etc/\S+\.conf)`(?:(?!```).)*```\n(.*?)```", section, re.S)
+    commands = re.findall(r"^ *([ab]?)# (.+?)(?: {2,}#.*)?$", section, re.M)
+    assert len(files) == 2 and len(commands) == 5, (files, commands)
+    more = {"peers.conf": "[hooks]\nhere = {}\ndeadline = 200\n", "vm1.conf": MORE}
+    for number, name in enumerate("ab"):
+        pair.systemd[number].call(inlibvirt.forget_setup)
+        for path, text in files:
+            text = textwrap.dedent(text) + more[path.rpartition("/")[2]].format(name)
+            pair.hosts[number].call(inlibvirt.write, path, text.replace(
+                "    a\n", f"    {'ba'[number]}\n"))
+
+    def type_in(names: str, words: str) -> str:
+        done = [pair.call("ab".index(name), inlibvirt.typed, words) for name in names]
+        assert all(code == 0 for code, _ in done), (words, done, pair.told())
+        return "".join(said for _, said in done)
+
+    for where, words in commands[:2]:
+        assert where == ""
+        type_in("ab", words)
+    assert pair.virsh(0, "create", data=inlibvirt.xml()) == (0, ""), pair.told()
+    said = {words.split()[0]: type_in(where, words) for where, words in commands[2:]}
+    assert inhandover.TARGET in said["lio-handover"] and "APTPL" in said["lio-handover"]
+    assert "is staged here" in said["journalctl"]
+    assert pair.each(inlibvirt.domain_state) == ["", "running"]
+    pair.until(inlibvirt.state, "retired", "confirmed")
 
 
 def test_the_newest_libvirt_migrates_a_guest_with_its_target_and_back(newest_pair: Pair) -> None:

@@ -20,14 +20,12 @@ PARTS = (("libvirt goes on, QEMU finds its helper", 0, "dbus_vmstate_saving"),
 
 def parts(left: list[tuple[float, str]], came: list[tuple[float, str]]) -> list[float]:
     """The seconds of each part of the last migration, of what both QEMUs say (inlibvirt.events)."""
-    before = max(when for when, words in left if words == "vm_state_notify running 0")
-    found = []
-    for _what, number, text in PARTS:
-        when = min(when for when, words in (left, came)[number]
-                   if when >= before and words.startswith(text))
-        found.append(round(when - before, 3))
-        before = when
-    return found
+    ends = [max(when for when, words in left if words == "vm_state_notify running 0")]
+    for what, number, text in PARTS:
+        told = [when for when, words in (left, came)[number] if words.startswith(text)]
+        assert told, (what, left, came)
+        ends.append(max(told))
+    return [round(end - begin, 3) for begin, end in zip(ends, ends[1:])]
 
 
 def starts(pair: Pair, pairs: int) -> dict[str, Any]:

@@ -187,6 +187,26 @@ def virsh(words: Sequence[str], data: bytes = b"", timeout: float = 250) -> tupl
     return done.returncode, done.stdout.strip()
 
 
+def typed(words: str) -> tuple[int, str]:
+    """What a line of a shell ends with, and says."""
+    done = subprocess.run(["sh", "-c", words], stdin=subprocess.DEVNULL, text=True, timeout=250,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+    return done.returncode, done.stdout
+
+
+def write(path: str, text: str) -> None:
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Path(path).write_text(text)
+
+
+def forget_setup() -> None:
+    """What inhooks.configure and the tests have set up for the guest."""
+    insystemd.run("systemctl", "disable", "--now", f"{HELPER}.service", f"{ITS_BUS}.service")
+    for path in ("/etc/lio-handover/lio-handover.conf.d/hooks.conf",
+                 f"/etc/lio-handover/guests/{GUEST}.conf"):
+        Path(path).unlink(missing_ok=True)
+
+
 def domain_state() -> str:
     code, said = virsh(["domstate", GUEST])
     return said if not code else ""
