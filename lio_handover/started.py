@@ -17,6 +17,8 @@ VMSTATE_WORKER = "lio_handover.vmstate.worker"
 ENDPOINT_HOLDER = "lio_handover.scsi.holder_process"
 ASKER = "lio_handover.client.asking"
 PEER_ASKER = "lio_handover.hooks.peers"
+#: Runs a line of the shell, for the service.
+LINES = "lio_handover.shell.main"
 #: The module that has the package's names: imported when one of them is first asked for.
 LIBRARY = "lio_handover.library"
 

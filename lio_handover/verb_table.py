@@ -120,6 +120,9 @@ _OPTIONS = (
     Option("prune", "b", "delete what the file does not have", "--prune", bus="prune"),
     Option("by-position", "as", "values without names, in targetcli's order", bus="words"),
     Option("wait", "b", "answer once it is done", bus="wait"),
+    Option("preferences", "s", "what the user's file of the shell's preferences has (JSON)",
+           bus="preferences"),
+    Option("folder", "s", "where relative paths begin", bus="folder"),
     Option("secret-fds", "ah", "files with a secret each, which a value @0, @1... names",
            bus="secret-fds"),
     Option("as-file", "b", "as a file that apply takes: only what differs from the defaults",
@@ -399,7 +402,7 @@ defaults.  It shows the difference, and does all of it or nothing; a second run 
   lio-handover apply targets.yaml --dry-run
   lio-handover apply targets.yaml
 """, deadline=120, bus=True, command="manage_commands", run="apply"),
-    Verb("shell", HOST, MANAGE, A_LINE, "dry-run allow",
+    Verb("shell", HOST, MANAGE, A_LINE, "dry-run allow wait preferences folder",
          "targetcli's tree, commands and texts, with the guards of create, set and delete", """\
 A line of its arguments, lines of standard input, or a shell in a terminal.  Nothing is kept for
 the next boot until saveconfig.  See usage/shell.md in /usr/share/doc/lio-handover.
@@ -408,7 +411,7 @@ the next boot until saveconfig.  See usage/shell.md in /usr/share/doc/lio-handov
   lio-handover shell ls /iscsi
   lio-handover shell /backstores/fileio create disk0 /srv/disk0.img 10G
   lio-handover shell --dry-run /iscsi delete iqn.2003-01.org.example:db
-""", command="shell.main"),
+""", deadline=60, bus=True, command="shell.main", run="shell"),
     Verb("restore", HOST, WRITE, TARGETS, "",
          "bring targets back that lio-handover restores, as their units do", """\
 Whole, with their registrations, shut until all of it is there.  Storage that is missing is named,
@@ -496,7 +499,7 @@ PAIR_VERBS: Mapping[str, Verb] = {
     name: verb for name, verb in VERBS.items() if verb.bus and verb.role == PAIR}
 #: Verb → its method on D-Bus, where that is not the verb's own name: Properties has a Set.
 MEMBERS: Mapping[str, str] = {"create": "CreateObject", "set": "SetValues",
-                              "delete": "DeleteObject"}
+                              "delete": "DeleteObject", "shell": "RunLine"}
 #: Name → module of cli/, for the verbs that are not in main.py.
 COMMANDS: Mapping[str, str] = {name: verb.command for name, verb in VERBS.items() if verb.command}
 

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 #: The arguments of the unit that runs before targetcli's.
 WORDS = ["recover", "--boot"]
-#: The verbs that the service does in one call, see quick.py.
-CHANGES = ("create", "set", "delete")
+#: The verbs that the service may do in one call, see quick.py.
+CHANGES = ("create", "set", "delete", "shell")
 #: The modes and states of journals, from protocol/table.py: role → state → whether lio-handover
 #: leaves the target to targetcli in that state, without a unit of its own.
 MODES = ("iscsi", "iscsi-late", "vhost-qmp", "vhost-inband", "vhost-stopped", "file")

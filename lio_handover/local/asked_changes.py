@@ -14,7 +14,7 @@ from ..model.diff import Create, Remove
 from ..model.objects import State
 from ..storage import policy
 from ..system import document_file, secret_file
-from ..verb_table import A_FILE, A_NODE
+from ..verb_table import A_FILE, A_LINE, A_NODE
 from . import results
 from .ours import Ours
 
@@ -31,6 +31,9 @@ def arguments(host: Ours, asked: Mapping[str, Any], files: Sequence[int], takes:
         more = {"node": asked["node"], "words": asked["words"], "values": {
             name: _secret(value, files, asked["root"]) if name in SECRETS else value
             for name, value in asked["values"].items()}}
+    elif takes == A_LINE:
+        more = {"words": asked["line"], "preferences": asked["preferences"],
+                "folder": asked["folder"]}
     elif takes == A_FILE:
         tree = tree_file.load(document_file.read_descriptor(files[0], tree_file.MAX_BYTES))
         schema.check(tree)
@@ -42,7 +45,7 @@ def arguments(host: Ours, asked: Mapping[str, Any], files: Sequence[int], takes:
 
 def same_objects(result: results.Result) -> bool:
     """Whether no object of D-Bus has come or gone by a change."""
-    return isinstance(result, results.Managed) and not any(
+    return isinstance(result, (results.Managed, results.Typed)) and not any(
         isinstance(change, (Create, Remove)) and change.object.kind in _ON_BUS
         for change in result.changes)
 

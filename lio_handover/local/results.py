@@ -153,6 +153,19 @@ class Managed(Result):
 
 
 @dataclass(frozen=True)
+class Typed(Result):
+    """A line of the shell was run.  ``said``: its lines, each with a sign before it (``=`` a
+    result, ``+`` told besides, in green on a terminal that has colours, ``!`` a note); ``last``:
+    the node that it made, or ""; ``preferences``: the user's file of them as it shall be now, ""
+    where it may stay."""
+
+    said: Tuple[str, ...] = ()
+    last: str = ""
+    preferences: str = ""
+    changes: Tuple[Change, ...] = field(default=(), repr=False)
+
+
+@dataclass(frozen=True)
 class Moved(Result):
     """A move between two hosts, ``source`` and ``destination``, whose handover has this id.
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any, Callable, List, Mapping, Optional, Sequence, Tuple
 
 from ..document import document as documents
@@ -18,6 +19,7 @@ from ..kernel import cautions
 from ..manage.changes import Request
 from ..model import diff as differ
 from ..model.objects import State
+from ..started import LINES
 from ..system import secret_file
 from ..verb_table import HOST_VERBS
 from . import managing, results
@@ -54,6 +56,9 @@ class Call:
     prune: bool = False
     dry_run: bool = False
     who: str = ""
+    #: of a line of the shell
+    preferences: str = ""
+    folder: str = ""
     secret: Callable[[str], str] = secret_file.read
     may_serve: Callable[[State], None] = lambda state: None
 
@@ -201,6 +206,11 @@ def delete(host: Ours, call: Call) -> results.Managed:
 def apply(host: Ours, call: Call) -> results.Managed:
     return _managed(managing.apply(host, call.tree, call.prune, call.secret,
                                    call.order("apply")), call)
+
+
+def shell(host: Ours, call: Call) -> results.Typed:
+    line: Callable[[Ours, Call], results.Typed] = import_module(LINES).line_of_call
+    return line(host, call)
 
 
 def _managed(done: managing.Done, call: Call) -> results.Managed:

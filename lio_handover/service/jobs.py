@@ -21,7 +21,7 @@ from ..client.worker_process import WorkerProcess
 from ..protocol import table
 from ..system.external_program import where
 from ..system.journald import ERR, NOTICE, Log
-from ..verb_table import A_NODE, DOCUMENT, HANDOVER_VERBS, PAIR_VERBS, VERBS, WRITE
+from ..verb_table import A_LINE, A_NODE, DOCUMENT, HANDOVER_VERBS, PAIR_VERBS, VERBS, WRITE
 from .bus.dispatcher import DEFERRED, BusObject, Call, ObjectTree, unknown
 from .workers import KEPT_SECONDS, PLACES, Workers
 
@@ -75,7 +75,7 @@ class Job(BusObject):
         #: that stays for others
         self.stays = not request["limited"] and not request["small"] and (
             HANDOVER_VERBS[self.operation].action == WRITE if request["role"]
-            else VERBS[self.operation].takes == A_NODE)
+            else VERBS[self.operation].takes in (A_LINE, A_NODE))
 
     @property
     def session(self) -> Tuple[str, int]:

@@ -8,7 +8,7 @@ from typing import Any, Callable, List, Mapping, Sequence
 
 from .. import errors
 from ..model.fabrics import FABRICS
-from ..verb_table import (A_DOCUMENT, A_FILE, A_NODE, ASSERTIONS, HOST, MANAGE, MESSAGES,
+from ..verb_table import (A_DOCUMENT, A_FILE, A_LINE, A_NODE, ASSERTIONS, HOST, MANAGE, MESSAGES,
                           NEW_TARGETS, NOTHING, OF_ROOT, PAIR, ROOT, WRITE)
 from .bus.dispatcher import DEFERRED, OPTIONS, Call, Named, Standard
 from .bus.marshal import Descriptor
@@ -39,12 +39,17 @@ class Requests:
             options = call.options(args[-1])
             _check(call, options)
             node, values = (args[0], args[1]) if takes == A_NODE else ("", {})
+            line = [*args[0]] if takes == A_LINE else []
+            if takes == A_LINE and call.caller.uid:
+                raise errors.NotAuthorized("lines of the shell are root's alone",
+                                           do="CreateObject, SetValues, DeleteObject")
             if takes == NEW_TARGETS:  # the new handover needs an id
                 handover = options["handover"] or options["resume"] or str(uuid.uuid4())
             request = {**_counted(options), "said": "", "verb": verb.name,
                        "role": "" if verb.role in (HOST, PAIR) else verb.role,
-                       "handover": handover, "node": node, "values": values,
-                       "targets": _targets_of(node) if takes == A_NODE else
+                       "handover": handover, "node": node, "values": values, "line": line,
+                       "targets": _targets_of(node or "".join(line[:1]).partition(" ")[0])
+                       if takes in (A_NODE, A_LINE) else
                        [] if documents else _targets(what),
                        "mode": options["mode"] or ("" if verb.role == PAIR else "iscsi"),
                        "assertions": [name for name in ASSERTIONS if options[name]]}

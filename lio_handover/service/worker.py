@@ -45,8 +45,8 @@ from ..protocol.authentication import Authentication
 from ..records.journal import Handover, Journal, ids
 from ..storage import policy
 from ..system import document_file
-from ..verb_table import (A_DOCUMENT, A_NODE, HANDOVER_VERBS, HOST_VERBS, PAIR_VERBS, READ, TARGETS,
-                          VERBS)
+from ..verb_table import (A_DOCUMENT, A_LINE, A_NODE, HANDOVER_VERBS, HOST_VERBS, PAIR_VERBS, READ,
+                          TARGETS, VERBS)
 from ..views import json_view
 from . import moves
 from .guards import guards
@@ -96,7 +96,7 @@ class Work:
                 and not (request["limited"] or request["small"]):
             self.core.memory = memory
             memory.begin(self.verb)
-        elif memory is not None and row.takes == A_NODE \
+        elif memory is not None and row.takes in (A_LINE, A_NODE) \
                 and not (request["limited"] or request["small"]):
             self.stays = self.core.settings.session_seconds
             memory.begin_change()

@@ -114,7 +114,8 @@ class Session:
     terminal or a file, and so from nobody's list of processes; ``interactive``: whether somebody
     sits there; ``ended`` once the shell is to end; ``failed``: whether a verb said why it failed;
     ``common``: options that verbs are given; ``dry_run`` and ``allow`` as of the verb; ``order``
-    makes what says how changes are to be carried out.
+    makes what says how changes are to be carried out; ``folder``: where relative paths begin, ""
+    for that of this process; ``served``: whether the service, where it runs, makes the changes.
     """
 
     def __init__(self, tree: Tree, liked: Preferences, open_host: Callable[[], Ours],
@@ -125,6 +126,7 @@ class Session:
         self.here = tree.root
         self.typed = self.interactive = self.ended = self.failed = False
         self.common: Sequence[str] = ()
+        self.folder, self.served = "", False
         self._host: Optional[Ours] = None
 
     @property
@@ -136,9 +138,16 @@ class Session:
     # ---- what is said ---
     def say(self, *lines: str) -> None:
         """A command's results, on standard output."""
-        self.clear()
         for line in lines:
-            print(line)
+            self.tell("=", line)
+
+    def tell(self, kind: str, line: str) -> None:
+        """Tell a line: a result (``=``), something besides (``+``), a note (``!``)."""
+        self.clear()
+        if kind == "+" and self.liked["color_mode"] and sys.stdout.isatty():
+            line = f"\x1b[32m{line}\x1b[0m"
+        print(f"note: {line}" if kind == "!" else line,
+              file=sys.stderr if kind == "!" else sys.stdout)
 
     def clear(self) -> None:
         """Take the line of progress away."""
@@ -149,16 +158,13 @@ class Session:
         """Tell something besides a result, unless the user wants to see less."""
         if self.liked["loglevel_console"] not in ("info", "verbose", "debug"):
             return
-        green = self.liked["color_mode"] and sys.stdout.isatty()
-        before = "\x1b[32m" if green else "" if self.liked["color_mode"] else "Info: "
-        after = "\x1b[0m" if green else ""
-        self.say(*(f"{before}{line}{after}" for line in lines))
+        for line in lines:
+            self.tell("+", line if self.liked["color_mode"] else f"Info: {line}")
 
     def note(self, line: str) -> None:
         """Tell a note, on standard error."""
-        self.clear()
         if self.liked["loglevel_console"] not in ("critical", "error"):
-            print(f"note: {line}", file=sys.stderr)
+            self.tell("!", line)
 
     # ---- what is changed ---
     def change(self, what: str, requests: Sequence[Request], body: Body,
@@ -198,9 +204,11 @@ class Session:
 
     def newest(self, node: Node) -> None:
         """A command has made a node: @last is it, and the shell may go there."""
-        if self.dry_run:
-            return
-        path = node.path
+        if not self.dry_run:
+            self.remember(node.path)
+
+    def remember(self, path: str) -> None:
+        """As `newest`, for the node of a path."""
         if self.liked.bookmarks.get("last") != path:
             self.liked.bookmarks["last"] = path
             self.liked.save()
@@ -245,7 +253,7 @@ def mapped_number(wanted: str, taken: Iterable[int]) -> str:
     return str(_free(numbers) if number in numbers else number)
 
 
-def full_path(word: str) -> str:
+def full_path(word: str, folder: str = "") -> str:
     """A path of a file as people type it: ``~`` is their home, and a relative one is of where they
-    are."""
-    return os.path.abspath(os.path.expanduser(word))
+    are, ``folder`` or that of this process."""
+    return os.path.abspath(os.path.join(folder, os.path.expanduser(word)))

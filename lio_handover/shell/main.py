@@ -9,10 +9,10 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from typing import Any, Callable, Dict, Mapping, Optional, Sequence
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, Sequence
 
 from .. import errors
-from ..cli import main as cli_main
+from ..cli import main as cli_main, quick
 from ..cli.output import flushed, print_data
 from ..cli.session import Signals, open_host
 from ..errors import quoted
@@ -23,6 +23,11 @@ from .commands import Command
 from .line import Line, of_words, parse
 from .nodes import Node, Tree
 from .preferences import Preferences
+
+if TYPE_CHECKING:
+    from ..local.ours import Ours
+    from ..local.results import Typed
+    from ..local.verbs import Call
 
 FAILED = 1
 
@@ -64,6 +69,7 @@ def opened(args: argparse.Namespace, signals: Signals) -> Session:
                       tuple(args.allow), signals.progress)
     session.common = [*(["--config", args.config] if args.config else []),
                       *(["--alone"] if args.alone else [])]
+    session.served = not session.common
     if liked.note:
         session.note(liked.note)
     return session
@@ -145,14 +151,97 @@ def _run(session: Session, node: Node, name: str, words: Sequence[str],
     if not function:
         _verb(session, node, row, given)
         return
+    more = {name: value for name, value in values.items() if name not in given}
+    if session.served and by_service(session, node, row, given, more):
+        return
     work: Callable[..., None] = getattr(module(where), function)
     if row.more == "words":
         work(session, node, given, words[len(row.parameters):])
     elif row.more == "values":
-        work(session, node, given, {name: value for name, value in values.items()
-                                    if name not in given})
+        work(session, node, given, more)
     else:
         work(session, node, given)
+
+
+# ---- the service --------------------------------------------------------------------------------
+def serves(row: Command, given: Mapping[str, str], more: Mapping[str, str]) -> bool:
+    """Whether the service makes the change of a command: of an object, and nothing besides; with no
+    secret, but for one that a file has, as who watches the bus can read it."""
+    return (row.where.startswith("objects.") and not given.get("save")
+            or row.where == "everywhere.set_" and bool(more) and given.get("group") != "global"
+            ) and not any(word and not word.startswith("@/")
+                          for name, word in more.items() if name in quick.SECRETS)
+
+
+def by_service(session: Session, node: Node, row: Command, given: Mapping[str, str],
+               more: Mapping[str, str]) -> bool:
+    """Have the service make a change, where it runs; False where it is not asked."""
+    if session.dry_run or not quick.runs() or not serves(row, given, more):
+        return False
+    words = [f"{name}={os.path.expanduser(word)}" for name, word in given.items()]
+    words += [f"{name}={word}" for name, word in more.items()]
+    if not all(map(quick.is_text, words)):
+        return False
+    try:
+        answer = quick.typed([node.path, row.name, *words], session.allow, session.liked.text(),
+                             os.getcwd())
+    except quick.Failed as failed:
+        from ..client.connection import error_from_bus
+        raise error_from_bus(*failed.args) from None
+    if answer is None:
+        return False
+    session.tree.again()
+    for line in answer["said"]:
+        session.tell(line[0], line[1:])
+    if answer["last"]:
+        session.remember(answer["last"])
+    return True
+
+
+class _Called(Session):
+    """A session of one line that the service was asked for."""
+
+    def __init__(self, host: Ours, call: Call) -> None:
+        super().__init__(Tree(host.fs), Preferences("", call.preferences), lambda: host,
+                         lambda: call.order("shell"), allow=call.allow)
+        self.folder = call.folder
+        self.said: List[str] = []
+        self.last, self.preferences = "", ""
+        self.changes: List[Any] = []
+
+    def tell(self, kind: str, line: str) -> None:
+        self.said.append(kind + line)
+
+    def change(self, *args: Any, **more: Any) -> Any:
+        done = super().change(*args, **more)
+        self.changes += done.changes
+        return done
+
+    def remember(self, path: str) -> None:
+        self.last = path
+        if self.liked.bookmarks.get("last") != path:
+            self.liked.bookmarks["last"] = path
+            self.preferences = self.liked.text()
+
+
+def line_of_call(host: Ours, call: Call) -> Typed:
+    """Run a line for the service.  Raises BadCall for one that it does not make, and what fails."""
+    from ..local.results import Typed
+    session = _Called(host, call)
+    line = of_words(call.words)
+    if line is None or line.every or not line.path.startswith("/"):
+        raise errors.BadCall("a line names a path and a command", do="lio-handover shell")
+    node = session.tree.node(line.path)
+    row = commands.of(node.kind, node.name).get(line.command)
+    if row is not None:
+        given = taken(row, line.words, line.values)
+        if not serves(row, given, {name: word for name, word in line.values.items()
+                                   if name not in given}):
+            raise errors.BadCall(f"the service does not run {quoted(line.command)} with these "
+                                 "words", do="lio-handover --alone shell")
+    _run(session, node, line.command, line.words, line.values)
+    return Typed(said=tuple(session.said), last=session.last, preferences=session.preferences,
+                 changes=tuple(session.changes))
 
 
 def _verb(session: Session, node: Node, row: Command, given: Mapping[str, str]) -> None:

@@ -33,7 +33,7 @@ def create_backstore(session: Session, node: Node, given: Given) -> None:
     values = {name: word for name, word in given.items() if word}
     for name in ("file_or_dev", "dev"):
         if name in values:
-            values[name] = full_path(values[name])
+            values[name] = full_path(values[name], session.folder)
     request = Request("create", node.managed, (), values)
     name = values["name"]
 
@@ -216,7 +216,7 @@ def _storage_object(session: Session, node: Node, word: str) -> Tuple[str, str]:
             return f"{store.plugin}/{store.name}", ""
     except errors.NoSuchTarget:
         pass
-    path = full_path(word)
+    path = full_path(word, session.folder)
     if os.path.exists(path) and not os.path.isdir(path):
         plugin = "fileio" if os.path.isfile(path) else "iblock"
         return f"{plugin}/{os.path.basename(path)}", path

@@ -105,9 +105,10 @@ def shown(kind: str, value: Any) -> str:
 
 # ---- the file ------------------------------------------------------------------------------------
 class Preferences:
-    """The preferences of a user.  A file that cannot be read is as none, and said in ``note``."""
+    """The preferences of a user.  A file that cannot be read is as none, and said in ``note``;
+    ``text``: what it has, where another process has read it, and will write it."""
 
-    def __init__(self, folder: Optional[str] = None) -> None:
+    def __init__(self, folder: Optional[str] = None, text: str = "") -> None:
         home = os.path.expanduser(os.environ.get(HOME) or FOLDER) if folder is None else folder
         #: "" where there is no home to keep it in
         self.folder = home if home.startswith("/") else ""
@@ -116,7 +117,7 @@ class Preferences:
         self.paths: Tuple[str, ...] = ("/",)
         self.index = 0
         self.note = ""
-        self._load()
+        self._load(text)
 
     @property
     def file(self) -> str:
@@ -125,13 +126,14 @@ class Preferences:
     def __getitem__(self, name: str) -> Any:
         return self.values[name]
 
-    def _load(self) -> None:
-        if not self.folder:
+    def _load(self, text: str) -> None:
+        if not self.folder and not text:
             return
         try:
-            with open(self.file, "rb") as file:
-                tree = json.loads(file.read(MAX_BYTES).decode())
-            self._take(tree)
+            if not text:
+                with open(self.file, "rb") as file:
+                    text = file.read(MAX_BYTES).decode()
+            self._take(json.loads(text))
         except FileNotFoundError:
             pass
         except (OSError, *errors.MISSHAPEN):
@@ -152,16 +154,19 @@ class Preferences:
         """Keep them.  Raises BadFile."""
         if not self.folder:
             return
-        tree = {"global": {row.name: shown(row.type, self.values[row.name]) for row in ROWS
-                           if self.values[row.name] != row.default},
-                "bookmarks": self.bookmarks, "paths": list(self.paths), "index": self.index}
         try:
             os.makedirs(self.folder, mode=0o700, exist_ok=True)
-            write_file(self.file, (json.dumps(tree, indent=1, sort_keys=True) + "\n").encode(),
-                       durable=False)
+            write_file(self.file, self.text().encode(), durable=False)
         except OSError as error:
             raise errors.BadFile(f"{self.file} can't be written: {error.strerror}",
                                  do="look at the folder") from None
+
+    def text(self) -> str:
+        """The content of the file, as it shall be."""
+        tree = {"global": {row.name: shown(row.type, self.values[row.name]) for row in ROWS
+                           if self.values[row.name] != row.default},
+                "bookmarks": self.bookmarks, "paths": list(self.paths), "index": self.index}
+        return json.dumps(tree, indent=1, sort_keys=True) + "\n"
 
     def went(self, path: str) -> None:
         """Remember a path that was gone to, behind the one that is current."""

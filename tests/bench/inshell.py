@@ -10,7 +10,8 @@ from tests.bench import inhost, inmanage
 from tests.lab import inside
 
 TPG = f"/iscsi/{inmanage.IQN}/tpg1"
-OURS = ("/usr/bin/lio-handover", "--alone", "shell")
+OURS = ("/usr/bin/lio-handover", "shell")
+ALONE = ("/usr/bin/lio-handover", "--alone", "shell")
 THEIRS = ("targetcli",)
 
 
@@ -31,7 +32,8 @@ def _least(program: tuple[str, ...], lines: list[tuple[str, ...]]) -> float:
 
 
 def _both(ours: list[tuple[str, ...]], theirs: list[tuple[str, ...]]) -> dict[str, float]:
-    figures = {"ours": _least(OURS, ours), "targetcli": _least(THEIRS, theirs)}
+    figures = {"ours": _least(OURS, ours), "targetcli": _least(THEIRS, theirs),
+               "python3 -I -S -c pass": _least(("python3", "-I", "-S", "-c", "pass"), [()] * 3)}
     return {**figures, "ours to targetcli's": figures["ours"] / figures["targetcli"]}
 
 
@@ -43,6 +45,7 @@ def one_call(folder: str, luns: int, runs: int) -> dict[str, float]:
         return [(f"{TPG}/acls", "create", f"iqn.1994-05.org.example:{who}{number}", "false")
                 for number in range(calls)]
     figures = _both(lines("ours", runs), lines("theirs", runs if luns < 50 else 1))
+    figures["ours, without the service"] = _least(ALONE, lines("alone", runs))
     inmanage._down()
     return figures
 

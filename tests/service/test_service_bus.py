@@ -95,7 +95,8 @@ def test_the_tree_can_be_walked_from_its_root(client: Client) -> None:
 #: What a verb takes → what its method does, options aside.
 SIGNATURES = {verb_table.TARGETS: "as", verb_table.ANY_TARGETS: "as", verb_table.NEW_TARGETS: "as",
               verb_table.A_DOCUMENT: "ah", verb_table.MESSAGES: "ah", verb_table.NOTHING: "",
-              verb_table.A_FILE: "ah", verb_table.A_NODE: "sa{ss}"}
+              verb_table.A_FILE: "ah", verb_table.A_NODE: "sa{ss}",
+              verb_table.A_LINE: "as"}
 
 
 def test_the_verbs_are_those_of_the_protocols_table() -> None:
@@ -175,7 +176,7 @@ def test_what_is_installed_is_what_is_introspected(tmp_path: Path) -> None:
 
 
 #: Verbs of the command line that are not of one host.
-_OTHER = ("source", "destination", "status", "recover", "restore", "clear", "keygen", "shell")
+_OTHER = ("source", "destination", "status", "recover", "restore", "clear", "keygen")
 
 
 def test_every_polkit_action_is_there() -> None:

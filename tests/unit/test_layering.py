@@ -26,7 +26,7 @@ LONGEST, MOST = 450, 12
 TABLES = {"model.attributes", "protocol.table", "verb_table"}
 #: Those that import modules by their names in started.py, once a verb, or a name of the API, is
 #: wanted.
-BY_NAME = {"cli.main", "__init__"}
+BY_NAME = {"cli.main", "local.verbs", "__init__"}
 #: What modules have of the package's root, beside its modules: importing these runs nothing else.
 OF_THE_ROOT = {"__version__"}
 
@@ -38,6 +38,7 @@ ONCE = "rtslib_fb"
 #: Who changes anything, and where.
 KERNEL = {"kernel.configfs", "kernel.scsi_bus"}
 FILES = {"scsi.endpoint_holder", "scsi.holder_process", "records.journal", "system.locks",
+         "cli.quick",  # a user's preferences of the shell, by a program that loads next to nothing
          "records.removed", "records.pr_record", "execute.step_runner", "savefile.save_file",
          "savefile.writers", "shell.preferences", "shell.root",
          "actions.surviving_registrations", "execute.rollback",
@@ -197,7 +198,7 @@ def test_a_room_can_be_overseen() -> None:
 def test_modules_are_named_in_one_table() -> None:
     assert by_name(sources()) == []
     named = {*started.COMMANDS.values(), started.WORKER, started.ENDPOINT_HOLDER, started.LIBRARY,
-             started.VMSTATE_WORKER, started.ASKER}
+             started.VMSTATE_WORKER, started.ASKER, started.LINES}
     assert {name.removeprefix("lio_handover.") for name in named} <= set(paths())
 
 

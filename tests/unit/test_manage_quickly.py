@@ -25,6 +25,7 @@ from lio_handover.protocol.table import DESTINATION
 from lio_handover.records import copy_changes
 from lio_handover.records.copy_changes import CopyChange
 from lio_handover.records.journal import SERVED, Handover, Journal
+from lio_handover.shell import commands, main as shell_main, preferences
 from lio_handover.verb_table import MEMBERS
 from tests.unit.test_manage import HERE, IQN, ME, T, built, do
 
@@ -63,7 +64,45 @@ def test_the_quick_way_has_the_names_of_the_others() -> None:
     assert (quick.BUS_NAME, quick.ROOT, quick.RUNNING) == (
         dbus_names.BUS_NAME, dbus_names.ROOT, dbus_names.RUNNING)
     assert {*quick.SECRETS} == {*settable.SECRETS}
-    assert {verb: member for verb, (member, _done) in quick.VERBS.items()} == dict(MEMBERS)
+    assert {**{verb: member for verb, (member, _done) in quick.VERBS.items()},
+            "shell": "RunLine"} == dict(MEMBERS)
+    assert {*quick.COMMANDS} == {row.name for row in commands.rows()
+                                 if row.where.startswith("objects.") or row.name == "set"}
+    assert (quick.HOME, quick.FOLDER, quick.FILE, quick.MAX_BYTES, quick.FAILED) == (
+        preferences.HOME, preferences.FOLDER, preferences.FILE, preferences.MAX_BYTES,
+        shell_main.FAILED)
+
+
+@pytest.mark.parametrize("words", [
+    (), ("ls",), ("/iscsi", "ls"), ("--dry-run", "/iscsi", "create"), ("-", "/iscsi", "create"),
+    ("/iscsi create 'x'",), ("/iscsi create x\n",), ("iscsi", "create"), ("/iscsi/*", "create"),
+    ("/", "set", "global", "color_mode=false"), ("/x", "set"), ("/x", "set", "attribute"),
+    ("/x", "set", "group=global", "color_mode=false"), ("/x", "create", "\udcff"),
+    ("/backstores/ramdisk", "delete", "r", "save=true"), ("/x", "set", "auth", "password=told"),
+    ("/x", "set", "auth", "password=-"), ("/x", "create", "d", "~/d"), ("/x", "saveconfig")])
+def test_a_line_that_is_not_plain_is_left_to_the_shell(words: tuple[str, ...]) -> None:
+    assert quick._line(words) is None
+
+
+def test_a_plain_line_is_asked_as_it_is() -> None:
+    assert quick._line(["/iscsi create  iqn.x"]) == (["/iscsi", "create", "iqn.x"], [])
+    assert quick._line(["--allow", "in-use", "/x", "delete", "a|b c"]) == (
+        ["/x", "delete", "a|b c"], ["in-use"])
+    assert quick._line(["/x", "set", "auth", "userid=", "password=@/s"]) == (
+        ["/x", "set", "auth", "userid=", "password=@/s"], [])
+
+
+@pytest.mark.parametrize("given, more, served", [
+    ({"wwn": "iqn.x"}, {}, True), ({"name": "x", "save": "true"}, {}, False),
+    ({"group": "auth"}, {"password": "@/s"}, True), ({"group": "auth"}, {"password": "x"}, False),
+    ({"group": "auth"}, {"password": "-"}, False), ({"group": "auth"}, {}, False),
+    ({"group": "global"}, {"color_mode": "false"}, False)])
+def test_the_service_makes_changes_of_objects(given: dict[str, str], more: dict[str, str],
+                                              served: bool) -> None:
+    """It gets no secret, sets no preferences, and saves nothing."""
+    row = commands.of("acl")["set"] if "group" in given else commands.of("plugin")["delete"]
+    assert shell_main.serves(row, given, more) is served
+    assert not shell_main.serves(commands.of("root")["saveconfig"], given, more)
 
 
 @pytest.mark.parametrize("words", [

@@ -17,9 +17,9 @@ from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
 from ... import dbus_names, verb_table
-from ...verb_table import (A_DOCUMENT, A_FILE, A_NODE, ANY_TARGETS, BOTH, HANDOVER_VERBS, HOST,
-                           HOST_VERBS, MESSAGES, NEW_TARGETS, NOTHING, PAIR, PAIR_VERBS, TARGETS,
-                           WRITE, Option, Verb)
+from ...verb_table import (A_DOCUMENT, A_FILE, A_LINE, A_NODE, ANY_TARGETS, BOTH, HANDOVER_VERBS,
+                           HOST, HOST_VERBS, MESSAGES, NEW_TARGETS, NOTHING, PAIR, PAIR_VERBS,
+                           TARGETS, WRITE, Option, Verb)
 from .object_methods import OBJECT_METHODS, ObjectMethod
 
 HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -47,6 +47,9 @@ _ARGUMENTS: Mapping[str, Sequence[Tuple[str, str, str]]] = {
     A_NODE: [("path", "s", "A node of targetcli's tree: /iscsi/iqn.../tpg1/luns."),
              ("values", "a{ss}", "What the command line has as NAME=VALUE. Of a secret @0, @1...: "
               "the content of a descriptor of option secret-fds; root may name a file: @/PATH.")],
+    A_LINE: [("line", "as", "A line of `lio-handover shell` that makes, changes or deletes one "
+              "object: one word is a line, several are its words.  Root alone; a secret is "
+              "NAME=@/FILE.")],
     MESSAGES: [("messages", "ah", "What the other side said, as the data of its job have it: "
                 "descriptors of files or memfds; none where it said nothing, or with option "
                 "uploads.")]}
