@@ -34,6 +34,7 @@ from ..plan import edits
 from ..plan.plan import Plan
 from ..plan.planner import plan
 from ..protocol.table import DESTINATION
+from ..records import copy_changes
 from ..records.journal import Journal
 from ..savefile import not_saved, save_file
 from ..storage.block_devices import HostSnapshot
@@ -187,6 +188,7 @@ def as_file(host: Ours, targets: Sequence[str] = ()) -> str:
 def carry_out(host: Ours, part: Part, wish: Wish, order: Order) -> Done:
     """Carry a wish out, or leave the host as it was."""
     with nullcontext() if order.dry_run else host.alone(more=part.locks, patience=WAITS):
+        mended = [] if order.dry_run else _mend(host, part.targets)
         reader, snapshot = host._plain_reader(), HostSnapshot()
         facts = reader.facts()
         have = _read(host, reader, part, facts)
@@ -199,7 +201,7 @@ def carry_out(host: Ours, part: Part, wish: Wish, order: Order) -> Done:
         want = changed.state
         differing = diff(have, want, partial=True)
         if not differing:
-            return Done(_names(want), changed.about, notes=changed.told)
+            return Done(_names(want), changed.about, notes=(*mended, *changed.told))
         if part.reach is not None:
             have, want, differing = _narrowed(host, reader, part, facts, have, want)
         order.may(want)
@@ -225,13 +227,19 @@ def carry_out(host: Ours, part: Part, wish: Wish, order: Order) -> Done:
         errors.refuse(findings, order.allow)
         order.begin()
         gone = [change.object for change in differing if isinstance(change, Remove)]
-        with _leaving(host, gone, order.allow, order.keep) as notes:
-            the_plan, outcome = host.run(make, have, facts, order.progress, order.stop,
-                                         reservations=False)
+        copy_changes.begin(affected, order.keep)
+        try:
+            with _leaving(host, gone, order.allow, order.keep) as notes:
+                the_plan, outcome = host.run(make, have, facts, order.progress, order.stop,
+                                             reservations=False)
+        except BaseException:
+            copy_changes.end(affected)  # it was taken back, or the error says what was not
+            raise
         _log(order, done)
         kept = _keep_for_boot(host, affected, differing, want, order.keep)
+        copy_changes.end(affected)
     return replace(done, plan=the_plan, outcome=outcome, notes=(
-        *changed.told, *notes, *outcome.notes, *kept))
+        *mended, *changed.told, *notes, *outcome.notes, *kept))
 
 
 def _names(state: State) -> Tuple[str, ...]:
@@ -327,15 +335,15 @@ def _log(order: Order, done: Done) -> None:
 
 # ---- the next boot ------------------------------------------------------------------------------
 def _keep_for_boot(host: Ours, names: Set[str], differing: Sequence[Change], want: State,
-                   everything: bool = True) -> List[str]:
+                   everything: bool = True, whole: AbstractSet[str] = frozenset()) -> List[str]:
     """See that a boot brings the targets back as they are now, all of them or those that
-    lio-handover keeps already; what there is to tell.
+    lio-handover keeps already; what there is to tell.  ``whole``: those whose copy is kept anew.
 
     A target of targetcli's save file is saved there; one of lio-handover's, and a new one, is kept
     by lio-handover.  Raises nothing: what was changed stays so.
     """
     here = sorted(name for name in names if host.fs.exists(name))
-    new = set(_new_targets(differing))
+    new = {*_new_targets(differing), *whole}
     notes: List[str] = []
     try:
         counting = host.counting() if here else {}
@@ -349,7 +357,7 @@ def _keep_for_boot(host: Ours, names: Set[str], differing: Sequence[Change], wan
                          and name not in mine)]
     changed = {change.key for change in differing}
     added = {handover for handover in {counting[name].id for name in mine}
-             if _added(host, handover, changed, want)}
+             if not whole and _added(host, handover, changed, want)}
     kept = {name for name in mine if counting[name].id in added}
     rest = [name for name in adopting if name not in kept]
     for group in host._groups(rest) if rest else ():
@@ -363,6 +371,18 @@ def _keep_for_boot(host: Ours, names: Set[str], differing: Sequence[Change], wan
                 counting[name].role]:
             notes.append(f"{name}: no boot brings it back; next: lio-handover adopt {name}, or "
                          "targetcli saveconfig")
+    return notes
+
+
+def _mend(host: Ours, names: Sequence[str]) -> List[str]:
+    """Keep for the next boot what a change made that ended before it did; what there is to tell."""
+    notes: List[str] = []
+    for name, new in copy_changes.cut_off(names).items():
+        if host.fs.exists(name):
+            notes += [f"{name}: a change of it was cut off before it was kept for the next boot: "
+                      "it is kept now as it is",
+                      *_keep_for_boot(host, {name}, (), State(), new, {name})]
+        copy_changes.end([name])
     return notes
 
 

@@ -11,7 +11,7 @@ import json
 import os
 import re
 from dataclasses import dataclass, replace
-from typing import Any, Dict, Iterator, List, Tuple
+from typing import Any, Dict, Iterable, Iterator, List, Tuple
 
 from .. import errors
 from ..document import document as documents
@@ -19,12 +19,15 @@ from ..document.document import Document
 from ..model.keys import Key, display
 from ..model.objects import Backstore, State
 from ..plan import edits
-from ..system.atomic_file import append_line
+from ..system.atomic_file import append_line, write_file
 from .journal import CHANGED, Journal, way_out
 from .record_kinds import VERSION
 
 #: Bytes of lines after which the copy is to be written anew, unless the copy itself has more.
 MOST = 1 << 20
+#: A file for each target that is being changed, from before the kernel is until the copy has it,
+#: too.  A boot brings the copy back, and forgets these.
+UNDER_WAY = "/run/lio-handover/changing"
 _DIGEST = re.compile(rb'\{\n "digest": "([0-9a-f]{64})",\n')
 
 
@@ -57,6 +60,43 @@ def append(journal: Journal, name: str, change: CopyChange) -> bool:
         raise errors.JournalBroken(f"{path}: {error.strerror or error}") from None
     journal.documents.clear()
     return True
+
+
+# ---- changes that are under way ------------------------------------------------------------------
+def begin(names: Iterable[str], keep: bool) -> None:
+    """Note that these targets are being changed, and whether a new one shall be kept for a boot."""
+    for name in names:
+        try:
+            os.makedirs(UNDER_WAY, mode=0o700, exist_ok=True)
+            write_file(_noted(name), b"keep" if keep else b"", durable=False)
+        except OSError:
+            pass  # then the guard of the service, which compares, finds what was cut off
+
+
+def end(names: Iterable[str]) -> None:
+    """Note that the copies have all of it."""
+    for name in names:
+        try:
+            os.unlink(_noted(name))
+        except OSError:
+            pass
+
+
+def cut_off(names: Iterable[str]) -> Dict[str, bool]:
+    """The targets of these that a change was begun of and not ended, and whether a new one was to
+    be kept; for who has their locks."""
+    there: Dict[str, bool] = {}
+    for name in names:
+        try:
+            with open(_noted(name), "rb") as file:
+                there[name] = file.read(8) == b"keep"
+        except OSError:
+            pass
+    return there
+
+
+def _noted(name: str) -> str:
+    return os.path.join(UNDER_WAY, name.replace("/", "_"))
 
 
 def applied(journal: Journal, name: str, document: Document) -> Document:

@@ -291,6 +291,9 @@ def delete_lun(session: Session, node: Node, given: Given) -> None:
 def create_acl(session: Session, node: Node, given: Given) -> None:
     mapped = _wanted(session, given, "add_mapped_luns", "auto_add_mapped_luns")
     wwn = _wwn(node.fabric, given["wwn"])
+    if node.fabric in fabrics.FABRICS and not rtslib_names.wwns(node.fabric, wwn):
+        raise errors.BadName(f"{quoted(wwn)} is no WWN of an initiator of {node.fabric}",
+                             do=f"/{node.fabric} info")
     request = Request("create", node.managed, (wwn,),
                       {"add_mapped_luns": "true" if mapped else "false"})
 

@@ -57,6 +57,16 @@ def test_the_same_on_the_oldest_kernel(how: str, bed: lab.Lab, oldest: lab.Host)
     assert not wrong and points > 80
 
 
+def test_a_change_that_is_cut_off_before_its_copy_is_kept_by_the_next(
+        bed: lab.Lab, newest: lab.Host) -> None:
+    found = newest.call(inmanage.cut_off, str(bed.shared), timeout=60)
+    assert found["kernel"] == ["lun_0"]
+    assert [who for who, _ in found["before"]] == ["lio-handover"], found["before"]
+    assert "was cut off before it was kept" in found["said"][0] and found["again"] == ()
+    assert [who for who, _ in found["after"]] == ["lio-handover"], found["after"]
+    assert "was cut off before it was kept" in found["same"][0] and found["luns"] == [0, 7]
+
+
 def test_two_managers_wait_for_each_other(bed: lab.Lab, newest: lab.Host) -> None:
     assert len(newest.call(inmanage.two_at_once, str(bed.shared))) >= 4
 

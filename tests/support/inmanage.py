@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
+import signal
 import socket
 import subprocess
 import time
@@ -468,6 +470,46 @@ def targetcli_in_between(shared: str) -> tuple[str, list[str], list[str]]:
     there = Configfs().names(f"{tpg}/lun"), Configfs().names(f"{tpg}/acls")
     clean()
     return said, *there
+
+
+def cut_off(shared: str) -> dict[str, Any]:
+    """A program is killed when the kernel has its change, and the copy for the next boot has not:
+    what the next command says, and the LUNs of the copy then.  A new target, and one more LUN."""
+    clean()
+    for words in (STORE, TARGET, LUN):
+        row = tuple(word.replace("{image}", f"{shared}/cut.img") for word in words)
+        if words is STORE:
+            call(*row)
+        else:
+            _killed_before_the_copy(row)
+    name, one = f"iscsi/{IQN}", inhost.core()
+    found: dict[str, Any] = {"kernel": Configfs().names(f"{name}/tpgt_1/lun"),
+                             "before": [(known.who, known.notes)
+                                        for known in one.restorers([name])]}
+    found["said"] = call("set", f"/iscsi/{IQN}/tpg1", "attribute", "login_timeout=20").notes
+    found["again"] = call("set", f"/iscsi/{IQN}/tpg1", "attribute", "login_timeout=21").notes
+    found["after"] = [(known.who, known.notes) for known in one.restorers([name])]
+    _killed_before_the_copy(("create", f"/iscsi/{IQN}/tpg1/luns", "fileio/disk0", "7"))
+    found["same"] = call("set", f"/iscsi/{IQN}/tpg1", "attribute", "login_timeout=21").notes
+    handover, = one.handovers().list()
+    from lio_handover.actions.adoption_actions import Adoption
+    from lio_handover.records.journal import Journal
+    copy = Adoption(one, Journal(one.settings.state_directory, handover.id)).durable()
+    found["luns"] = [lun.number for _, _, lun in copy.state.all_luns()]
+    clean()
+    return found
+
+
+def _killed_before_the_copy(words: tuple[str, ...]) -> None:
+    pid = os.fork()
+    if not pid:
+        managing._log = lambda *_: os.kill(  # the kernel has it by then
+            os.getpid(), signal.SIGKILL)
+        try:
+            call(*words)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
 
 
 def boots(shared: str) -> dict[str, Any]:
