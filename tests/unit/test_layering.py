@@ -39,7 +39,8 @@ ONCE = "rtslib_fb"
 KERNEL = {"kernel.configfs", "kernel.scsi_bus"}
 FILES = {"scsi.endpoint_holder", "scsi.holder_process", "records.journal", "system.locks",
          "cli.quick",  # a user's preferences of the shell, by a program that loads next to nothing
-         "records.removed", "records.pr_record", "execute.step_runner", "savefile.save_file",
+         "records.removed", "records.pr_record", "records.copy_changes", "execute.step_runner",
+         "savefile.save_file",
          "savefile.writers", "shell.preferences", "shell.root",
          "actions.surviving_registrations", "execute.rollback",
          "storage.made_files", "manage.schema", "system.atomic_file",
