@@ -57,6 +57,13 @@ def test_the_same_on_the_oldest_kernel(how: str, bed: lab.Lab, oldest: lab.Host)
     assert not wrong and points > 80
 
 
+def test_the_file_of_a_host_changes_nothing_there(bed: lab.Lab, newest: lab.Host) -> None:
+    """Also where it leaves out what stays as it is: a relative port."""
+    text, once, pruned = newest.call(inmanage.as_it_is, str(bed.shared), timeout=60)
+    assert "rtpi" not in text and "optimal_sectors: 128" in text
+    assert once == [] and pruned == []
+
+
 def test_a_change_that_is_cut_off_before_its_copy_is_kept_by_the_next(
         bed: lab.Lab, newest: lab.Host) -> None:
     found = newest.call(inmanage.cut_off, str(bed.shared), timeout=60)

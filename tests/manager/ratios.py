@@ -8,7 +8,6 @@ from tests.manager.pair import Pair
 from tests.support import inlibvirt
 from tests.support.inlibvirt import GUEST, PLAIN
 
-
 #: The parts of a guest's standing still, in turn: what they are → the host whose QEMU says that the
 #: part ends (0: the source), and how it says so; without a handover the guest has three of them.
 PARTS = (("libvirt goes on, QEMU finds its helper", 0, "dbus_vmstate_saving"),

@@ -472,6 +472,22 @@ def targetcli_in_between(shared: str) -> tuple[str, list[str], list[str]]:
     return said, *there
 
 
+def as_it_is(shared: str) -> tuple[str, list[str], list[str]]:
+    """A host whose target has a relative port and a limit of its device that no file says: (its
+    file, what applying that changes, and once more with all else pruned)."""
+    clean()
+    limit = ("set", "/backstores/fileio/disk0", "attribute", "optimal_sectors=128")
+    for words in (STORE, limit, TARGET, LUN):
+        call(*(word.replace("{image}", f"{shared}/as-it-is.img") for word in words))
+    for value in ("enable=false", "rtpi=77", "enable=true"):
+        call("set", f"/iscsi/{IQN}/tpg1", "tpg", value)
+    text = managing.as_file(inhost.core())
+    told = [[str(change) for change in apply(text, prune).changes] for prune in (False, True)]
+    assert Configfs().read(f"iscsi/{IQN}/tpgt_1/rtpi").strip() == "0x4d"
+    clean()
+    return text, told[0], told[1]
+
+
 def cut_off(shared: str) -> dict[str, Any]:
     """A program is killed when the kernel has its change, and the copy for the next boot has not:
     what the next command says, and the LUNs of the copy then.  A new target, and one more LUN."""
