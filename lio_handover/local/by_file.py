@@ -396,7 +396,7 @@ class ByFile(HostVerbs):
 
 
 def _said(allow: Sequence[str]) -> List[str]:
-    """What a human says to the table by --allow."""
+    """The assertions that a human makes by --allow."""
     return [SAYS[name] for name in allow if name in SAYS]
 
 
