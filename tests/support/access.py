@@ -49,7 +49,8 @@ manager  CreateTarget       manage: - dry-run allow | manage force: overrides
 manager  CreateObject       manage: - secret-fds dry-run allow words wait | manage force: overrides
 manager  SetValues          manage: - secret-fds dry-run allow words wait | manage force: overrides
 manager  DeleteObject       manage: - dry-run allow words wait | manage force: overrides
-manager  RunLine            manage: - allow wait preferences folder | manage force: overrides
+manager  RunLine            manage root: - allow wait preferences folder
+                          | manage root force: overrides
 manager  Apply              manage: - upload prune dry-run allow | manage force: overrides
 manager  Move               write: - resume here mode guest-fds guest-there-fds guest-uri
                             deadline maps allow probe
