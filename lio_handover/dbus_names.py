@@ -14,8 +14,8 @@ ROOT = "/io/github/lio_handover1"
 #: options that it needs, so a service of version 1 is no neighbour.  Later versions only add (D-Bus
 #: API Design Guidelines): 4 Manager.Move, Details of a job; 5 the options secrets and question, the
 #: feature key; 6 backstores and ACLs, and whatever changes targets; option export of Freeze; Finish
-#: of a job, option said.
-API_VERSION = 6
+#: of a job, option said; 7 Manager.RunLine.
+API_VERSION = 7
 
 #: The service has this among its Features where its Freeze has option export.
 EXPORTS = "freeze-exports"

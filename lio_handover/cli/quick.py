@@ -35,6 +35,9 @@ HOME, FOLDER, FILE, MAX_BYTES = ("LIO_HANDOVER_SHELL_HOME", "~/.lio-handover", "
                                  256 * 1024)
 #: The exit code of a line that failed, from shell/main.py.
 FAILED = 1
+#: D-Bus's errors where nobody was asked: no service, or one that is older than the command line.
+_NOBODY = tuple(f"org.freedesktop.DBus.Error.{name}"
+                for name in ("ServiceUnknown", "NameHasNoOwner", "UnknownMethod"))
 _NOT_KNOWN = "whether anything was changed is not known"
 
 
@@ -95,8 +98,7 @@ def _job(member: str, signature: str, *args: Any) -> Optional[Mapping[str, Any]]
     except wire.Unreachable:
         return None
     except wire.CallFailed as error:
-        if error.name in ("org.freedesktop.DBus.Error.ServiceUnknown",
-                          "org.freedesktop.DBus.Error.NameHasNoOwner"):
+        if error.name in _NOBODY:
             return None
         raise Failed(error.name, error.text) from None
     except wire.Lost:

@@ -21,8 +21,8 @@ from tests.support import inmanage
 @pytest.mark.full
 @pytest.mark.timeout(900)
 def test_a_guest_has_the_disk_of_a_target_that_was_made(bed: lab.Lab, hosts: HostsOf) -> None:
-    """Takes a minute and a half, on an emulated host.  As long as the guest is there nothing is taken
-    from it."""
+    """Takes a minute and a half, on an emulated host.  As long as the guest is there nothing is
+    taken from it."""
     here, = hosts(ROLE)
     bench = Bench(bed, [here], lambda line: print(line, flush=True))
     try:

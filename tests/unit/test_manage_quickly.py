@@ -92,6 +92,21 @@ def test_a_plain_line_is_asked_as_it_is() -> None:
         ["/x", "set", "auth", "userid=", "password=@/s"], [])
 
 
+@pytest.mark.parametrize("name, asks_nobody", [
+    ("ServiceUnknown", True), ("UnknownMethod", True), ("AccessDenied", False)])
+def test_a_service_that_is_older_is_not_there(name: str, asks_nobody: bool,
+                                              monkeypatch: pytest.MonkeyPatch) -> None:
+    """An upgrade leaves the old one running until it is restarted: the line is run without it."""
+    def bus(*_: object) -> object:
+        raise wire.CallFailed(f"org.freedesktop.DBus.Error.{name}", "the manager has no RunLine")
+    monkeypatch.setattr(wire, "Bus", bus)
+    if asks_nobody:
+        assert quick.typed(["/iscsi", "create"], [], "", "/") is None
+    else:
+        with pytest.raises(quick.Failed):
+            quick.typed(["/iscsi", "create"], [], "", "/")
+
+
 @pytest.mark.parametrize("given, more, served", [
     ({"wwn": "iqn.x"}, {}, True), ({"name": "x", "save": "true"}, {}, False),
     ({"group": "auth"}, {"password": "@/s"}, True), ({"group": "auth"}, {"password": "x"}, False),
