@@ -1,12 +1,14 @@
 """Other people's entries in targetcli's save file, and other people who write it."""
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -206,12 +208,23 @@ def test_what_cannot_be_written_is_said_at_once(
     assert time.monotonic() - began < 1
 
 
+@contextlib.contextmanager
+def written_soon(path: Path) -> Iterator[None]:
+    """Somebody else writes the file while this runs; a program of its own would start too late on a
+    busy machine."""
+    writer = threading.Timer(0.1, path.write_text, [FULL])
+    writer.start()
+    try:
+        yield
+    finally:
+        writer.join()
+
+
 def test_half_a_file_is_looked_at_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """rtslib 2.1 copies into it (RTSRoot.save_to_file)."""
     monkeypatch.setattr(writers, "RECENT", 0.3)
     path.write_text(FULL[:100])
-    with subprocess.Popen([sys.executable, "-c", "import sys, time; time.sleep(0.1); "
-                           "open(sys.argv[1], 'w').write(sys.argv[2])", str(path), FULL]):
+    with written_soon(path):
         assert drop(path) == [str(path)]
     assert path.read_text() == REST
 
@@ -221,8 +234,7 @@ def test_an_empty_file_that_is_being_written_is_not_taken_for_one_without_us(
         path: Path, monkeypatch: pytest.MonkeyPatch, meant: str) -> None:
     monkeypatch.setattr(writers, "RECENT", 0.5)
     path.write_text(meant)
-    with subprocess.Popen([sys.executable, "-c", "import sys, time; time.sleep(0.1); "
-                           "open(sys.argv[1], 'w').write(sys.argv[2])", str(path), FULL]):
+    with written_soon(path):
         assert drop(path) == [str(path)]
     assert not save_file.entries([TARGET])
 
