@@ -20,13 +20,17 @@ from .qmp import Address, Monitor
 #: Seconds until QEMU is asked again where no event comes, and that it has to end a migration that
 #: is cancelled, or to run a guest.
 OFTEN, ENDS = 0.2, 60.0
-#: Looks for the times of a migration that is completed, and seconds after each.
+#: Looks for the times of a migration that is completed, or whether one that is ended runs its guest
+#: again, and seconds after each.
 SETTLES, SETTLE = 20, 0.05
 #: `query-migrate`: what a migration ends with; and none.
 ENDED = ("completed", "failed", "cancelled")
 NONE = "none"
 #: `query-status` of a guest that only `cont` runs again, and of one that was never run.
 PAUSED = ("postmigrate", "paused")
+#: `query-status` of a guest whose migration has ended, and that QEMU is about to run again
+#: (migration/migration.c:migration_iteration_finish).
+LEAVING = "finish-migrate"
 NEVER_RUN = ("inmigrate", "paused", "postmigrate")
 PAUSE = "pause-before-switchover"
 #: The members that are read of what QEMU answers.
@@ -176,6 +180,11 @@ class Guest:
     def run_again(self) -> str:
         """Run the guest on the source, whose target serves again; its state, as "running"."""
         state = self.status(SOURCE)
+        for _ in range(SETTLES):
+            if state != LEAVING:
+                break
+            time.sleep(SETTLE)
+            state = self.status(SOURCE)
         self.switch(SOURCE, **{PAUSE: False})
         if state in PAUSED:
             self.monitor(SOURCE).execute("cont", seconds=ENDS)

@@ -77,6 +77,8 @@ class Qemu:
     slow: int = 0
     #: it says "completed" so many times before it knows how long that took, as QEMU 7.2 does
     unsettled: int = 2
+    #: it says "finish-migrate" so many times more before the guest runs again
+    leaving: int = 0
     downtime: int = 300
     mode: str = ""      # 7.2 has none
 
@@ -148,7 +150,8 @@ class Qemu:
         elif command == "migrate-continue":
             self.all_sent()
         elif command == "migrate_cancel" and self.migration not in ("none", "completed", "failed"):
-            self.become("cancelled", "running" if self.status == "finish-migrate" else "")
+            self.leaving = 2 if self.status == "finish-migrate" else 0
+            self.become("cancelled", "running" if self.leaving else "")
         elif command == "stop" and self.status == "running":
             self.become(self.migration, "paused")
         elif command == "cont":
@@ -168,6 +171,9 @@ class Qemu:
     def about(self, command: str, given: dict[str, Any]) -> object:
         """Questions that change nothing."""
         if command == "query-status":
+            if self.leaving:
+                self.leaving -= 1
+                return {"status": "finish-migrate", "running": False}
             return {"status": self.status, "running": self.status == "running"}
         if command == "query-migrate":
             return self.about_migration()
