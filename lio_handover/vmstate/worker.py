@@ -90,7 +90,10 @@ def warm(args: argparse.Namespace) -> None:
 
 
 def waited(args: argparse.Namespace, line: socket.socket) -> Optional[Memory]:
-    """Wait for a request; what was read ahead meanwhile."""
+    """Wait for a request; what was read ahead meanwhile.  A guest's file that may keep its reader
+    waiting is left to the request, which has a deadline."""
+    if not os.path.isfile(f"{args.guests}/{args.guest}.conf"):
+        return None
     try:
         ahead = Ahead(guests.load(args.guest, args.guests), args.config)
     except errors.HandoverError:
